@@ -1,0 +1,48 @@
+"""Content hashes: equal contents, equal digests, whatever object holds them."""
+
+import hashlib
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def tensor_bytes(tensor: Tensor) -> memoryview:
+    """The raw bytes of a tensor, in row-major order (no copy if it is contiguous on the CPU)."""
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")
+
+
+def digest(*parts: Any) -> str:
+    """A 16-digit hex digest of plain values, tensors and containers of them."""
+    state = hashlib.sha256()
+    _feed(state, parts)
+    return state.hexdigest()[:16]
+
+
+def _feed(state: Any, value: Any) -> None:
+    if isinstance(value, Tensor):
+        state.update(f"T{value.dtype}{tuple(value.shape)}".encode())
+        state.update(tensor_bytes(value))
+    elif isinstance(value, dict):
+        state.update(b"{")
+        for key in sorted(value, key=str):
+            _feed(state, key)
+            _feed(state, value[key])
+    elif isinstance(value, list | tuple):
+        state.update(b"[")
+        for item in value:
+            _feed(state, item)
+        state.update(b"]")
+    else:
+        state.update(f"{type(value).__name__}:{value!r};".encode())
+
+
+def weights_digest(named: Iterable[tuple[str, Tensor]]) -> str:
+    """SHA-256 of a model's weights: names, shapes, types and bytes, in name order."""
+    state = hashlib.sha256()
+    for name, tensor in sorted(named, key=lambda item: item[0]):
+        state.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
+        state.update(tensor_bytes(tensor))
+    return state.hexdigest()

@@ -1,0 +1,78 @@
+"""The errors a user can meet. Each message carries the user's value, the valid choices and the nearest name."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class PatchclampError(Exception):
+    """Base of every error that patchclamp raises on purpose."""
+
+
+class InputError(PatchclampError, ValueError):
+    """Something the user passed cannot be used; raised before any work is done."""
+
+
+class SiteError(InputError):
+    """No such site, or the model cannot offer it (the message says why)."""
+
+
+class PositionError(InputError):
+    """A position that is not in the prompt, or a token string that is absent or ambiguous."""
+
+
+class EditError(InputError):
+    """An edit that cannot be applied: wrong width, NaN, read-only site, unplaced."""
+
+
+class ModelError(InputError):
+    """A model that cannot be opened or used as it is (compiled, quantised, in training mode, ...)."""
+
+
+class AssetError(PatchclampError):
+    """An asset of the catalogue could not be fetched or is damaged."""
+
+
+class NotFiredError(PatchclampError):
+    """An edit never met its site during the forward pass: the run would have been a silent no-op."""
+
+
+class ExactnessError(PatchclampError):
+    """A fast path disagreed with one hooked forward pass a cell beyond the promised tolerance."""
+
+
+class BudgetError(PatchclampError, MemoryError):
+    """The work does not fit the memory budget; the message says what would."""
+
+
+class MissingDependencyError(PatchclampError, ImportError):
+    """An optional package is not installed; the message holds the pip line."""
+
+
+class PatchclampWarning(UserWarning):
+    """Something the user should know before trusting a number."""
+
+
+def nearest(value: str, choices: Iterable[str]) -> str | None:
+    """The choice most like ``value``, or None if nothing is close."""
+    found = difflib.get_close_matches(value, list(choices), n=1, cutoff=0.5)
+    return found[0] if found else None
+
+
+def unknown(kind: str, value: object, choices: Iterable[object], *, limit: int = 24) -> str:
+    """Message for a name that is not among the valid ones.
+
+    >>> unknown("model", "smolm2-135m", ["smollm2-135m", "stories15m"])
+    "unknown model 'smolm2-135m'; did you mean 'smollm2-135m'? Valid: smollm2-135m, stories15m"
+    """
+    names = [str(choice) for choice in choices]
+    close = nearest(str(value), names)
+    hint = f"; did you mean {close!r}?" if close else "."
+    shown = ", ".join(names[:limit]) + (f", ... ({len(names) - limit} more)" if len(names) > limit else "")
+    return f"unknown {kind} {value!r}{hint} Valid: {shown or 'none'}"
+
+
+def missing_dependency(feature: str, package: str, extra: str) -> MissingDependencyError:
+    """The error for an optional package, with the pip line that installs it."""
+    return MissingDependencyError(
+        f"{feature} needs {package}, which is not installed: pip install 'patchclamp[{extra}]'"
+    )

@@ -1,0 +1,54 @@
+"""Where each kind of result finds its class, its figure and its parts of the report. One line a kind."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from patchclamp.core.errors import InputError, unknown
+
+
+@dataclass(frozen=True)
+class Kind:
+    """The three places of a result kind, as ``module:name``; imported when first needed."""
+
+    result: str
+    figure: str
+    parts: str
+
+
+KINDS: dict[str, Kind] = {
+    "grid": Kind("interventions.grid:Grid", "figures.grid:figure", "reports.grid:parts"),
+    "run": Kind("interventions.run:Run", "figures.run:figure", "reports.run:parts"),
+    "activations": Kind("interventions.results:Activations", "figures.activations:figure", "reports.activations:parts"),
+    "generation": Kind("interventions.generate:Generation", "figures.generation:figure", "reports.generation:parts"),
+}
+
+
+def find(kind: str, place: str) -> Any:
+    """The ``place`` (``result``, ``figure`` or ``parts``) of a result kind.
+
+    Raises:
+        InputError: There is no such kind.
+    """
+    if kind not in KINDS:
+        raise InputError(unknown("result kind", kind, KINDS))
+    return find_name(getattr(KINDS[kind], place))
+
+
+def find_name(path: str) -> Any:
+    """What ``module:name`` inside patchclamp stands for, imported now."""
+    module, _, name = path.partition(":")
+    return getattr(import_module(f"patchclamp.{module}"), name)
+
+
+def page_of(result: Any) -> str:
+    """The complete HTML page of a result."""
+    text: str = find_name("reports.page:result_page")(result)
+    return text
+
+
+def figure_of(kind: str) -> Callable[..., Any]:
+    """The function that draws a result of this kind with matplotlib."""
+    found: Callable[..., Any] = find(kind, "figure")
+    return found

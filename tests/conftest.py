@@ -1,0 +1,75 @@
+"""Fixtures that many tests share."""
+
+import os
+
+import pytest
+import torch
+from jaxtyping import install_import_hook
+
+import tests.typecheck  # noqa: F401  (the hook looks it up by name)
+
+# Shapes and types are checked at run time in tests only, in every module whose annotations exist when it runs. Edits are
+# left out: wrong types must reach their own error messages there.
+CHECKED = [
+    "patchclamp.models",
+    *(f"patchclamp.core.{name}" for name in ("digest", "errors", "files", "progress")),
+    *(
+        f"patchclamp.interventions.{name}"
+        for name in [
+            "actions",
+            "axes",
+            "base",
+            "cost",
+            "execute",
+            "forward",
+            "gates",
+            "head",
+            "hooks",
+            "job",
+            "operations",
+            "plan",
+            "positions",
+            "reads",
+            "record",
+            "recorded",
+            "saving",
+            "sweep",
+            "trie",
+            "verification",
+            "wavefront",
+        ]
+    ),
+]
+install_import_hook(CHECKED, "tests.typecheck.checked")
+
+import patchclamp as pc  # noqa: E402
+from tests import tiny  # noqa: E402
+
+torch.set_num_threads(int(os.environ.get("PATCHCLAMP_TEST_THREADS", "1")))
+
+
+@pytest.fixture(scope="session")
+def llama() -> pc.Model:
+    """A tiny random Llama in float64, without a tokenizer."""
+    return pc.wrap(tiny.shared("llama"))
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> pc.Model:
+    """SmolLM2-135M in float32."""
+    return pc.load("smollm2-135m", dtype="float32")
+
+
+@pytest.fixture(scope="session")
+def stories() -> pc.Model:
+    """stories15M in float32."""
+    return pc.load("stories15m", dtype="float32")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that need the hub run only when asked for."""
+    if os.environ.get("PATCHCLAMP_HUB_TESTS") == "1":
+        return
+    for item in items:
+        if item.get_closest_marker("hub"):
+            item.add_marker(pytest.mark.skip(reason="set PATCHCLAMP_HUB_TESTS=1"))

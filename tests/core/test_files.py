@@ -1,0 +1,75 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from patchclamp.core.files import atomic_file, atomic_folder, read_json, sha256_file, write_json
+
+
+def test_a_file_appears_complete_or_not_at_all(tmp_path: Path) -> None:
+    target = tmp_path / "a.txt"
+    target.write_text("old")
+
+    def fail() -> None:
+        with atomic_file(target) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError("stopped in the middle")
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert target.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.txt"]
+    with atomic_file(target) as temporary:
+        temporary.write_text("new")
+        assert target.read_text() == "old", "nothing is seen before the end"
+    assert target.read_text() == "new"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_a_folder_takes_the_place_of_another_as_a_whole(tmp_path: Path) -> None:
+    target = tmp_path / "folder"
+    for content in ("one", "two"):
+        with atomic_folder(target) as temporary:
+            (temporary / "file").write_text(content)
+        assert (target / "file").read_text() == content
+
+    def fail() -> None:
+        with atomic_folder(target) as temporary:
+            (temporary / "file").write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert (target / "file").read_text() == "two"
+    assert os.listdir(tmp_path) == ["folder"]
+
+
+def test_a_killed_process_leaves_the_old_file(tmp_path: Path) -> None:
+    target = tmp_path / "a.txt"
+    target.write_text("old")
+    script = (
+        "import sys, time; from patchclamp.core.files import atomic_file\n"
+        f"with atomic_file({str(target)!r}) as t:\n"
+        "    t.write_text('half'); print('ready', flush=True); time.sleep(60)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    time.sleep(0.05)
+    assert target.read_text() == "old"
+
+
+def test_json_round_trip_and_hash(tmp_path: Path) -> None:
+    value = {"a": [1, 2.5, None, "é ·"], "b": {"c": True}}
+    write_json(tmp_path / "x.json", value)
+    assert read_json(tmp_path / "x.json") == value
+    assert sha256_file(tmp_path / "x.json") == sha256_file(tmp_path / "x.json")
+    before = sha256_file(tmp_path / "x.json")
+    write_json(tmp_path / "x.json", {**value, "a": []})
+    assert sha256_file(tmp_path / "x.json") != before

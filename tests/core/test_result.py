@@ -1,0 +1,165 @@
+"""Every kind of result: saved, opened, equal; repeated from its folder; never half-written."""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import torch
+
+import patchclamp as pc
+from patchclamp.core import registry
+from patchclamp.core.result import Result
+from tests import tiny
+
+
+def _results(model: pc.Model) -> dict[str, Result]:
+    prompts = [*tiny.ids(1, 6), *tiny.ids(1, 4, seed=2)]
+    edit = pc.Scale(2.0, site="resid_post.1", at=-1)
+    return {
+        "run": model.run(prompts, [edit], record=["resid_post", "z.1"], at=[0, -1]),
+        "activations": model.record(prompts, ["resid_post", "mlp_act.1.n3", "z"], at="all", edits=edit),
+        "grid": model.sweep(
+            prompts, pc.Scale(2.0), sites=["mlp_out", "attn_out"], at="each", read=[pc.TopK(2), pc.KL()]
+        ),
+        "generation": model.generate(prompts, [edit], max_new_tokens=3),
+    }
+
+
+@pytest.fixture(scope="module")
+def results(llama: pc.Model) -> dict[str, Result]:
+    return _results(llama)
+
+
+def test_every_kind_is_covered(results: dict[str, Result]) -> None:
+    assert set(results) == set(registry.KINDS)
+    for name, kind in registry.KINDS.items():
+        assert registry.find(name, "result").kind == name
+        assert callable(registry.find(name, "figure")), kind
+        assert callable(registry.find(name, "parts"))
+
+
+@pytest.mark.parametrize("kind", registry.KINDS)
+def test_opening_gives_an_equal_object_back(results: dict[str, Result], kind: str, tmp_path: Path) -> None:
+    saved = results[kind]
+    saved.save(tmp_path / "x")
+    opened = pc.open(tmp_path / "x")
+    assert type(opened) is type(saved)
+    assert opened == saved
+    assert opened.frame().equals(saved.frame())
+    others = [r for name, r in results.items() if name != kind]
+    assert all(opened != other for other in others)
+
+
+@pytest.mark.parametrize("kind", registry.KINDS)
+def test_the_folder_holds_everything_and_works_offline(results: dict[str, Result], kind: str, tmp_path: Path) -> None:
+    results[kind].save(tmp_path)
+    files = {p.name for p in tmp_path.iterdir() if p.is_file()}
+    assert {"result.json", "arrays.safetensors", "data.csv", "figure.svg", "figure.png", "report.html"} <= files
+    page = (tmp_path / "report.html").read_text()
+    assert not re.search(r"""(src|href)=["']?(https?:)?//""", page)
+    assert "@import" not in page
+    HTMLParser().feed(page)
+    record = json.loads((tmp_path / "result.json").read_text())
+    assert {"kind", "format_version", "model", "versions", "parameters"} <= set(record)
+    assert re.fullmatch(r"[0-9a-f]{64}", record["model"]["weights_sha256"])
+    assert {"torch", "transformers", "patchclamp"} <= set(record["versions"])
+
+
+def test_saving_twice_gives_the_same_bytes(results: dict[str, Result], tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        results["grid"].save(tmp_path / name)
+    for file in ("result.json", "arrays.safetensors", "data.csv", "figure.svg", "report.html"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes(), file
+
+
+def test_saving_keeps_strangers_in_the_folder(results: dict[str, Result], tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    results["grid"].save(tmp_path)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_an_interrupted_save_is_not_taken_for_a_result(
+    results: dict[str, Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results["grid"].save(tmp_path)
+    monkeypatch.setattr(registry, "page_of", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        results["grid"].save(tmp_path)
+    with pytest.raises(pc.InputError, match="holds no complete result"):
+        pc.open(tmp_path)
+
+
+def test_a_newer_format_and_an_empty_folder_are_refused(results: dict[str, Result], tmp_path: Path) -> None:
+    with pytest.raises(pc.InputError, match="holds no complete result"):
+        pc.open(tmp_path / "nowhere")
+    results["run"].save(tmp_path)
+    record = json.loads((tmp_path / "result.json").read_text())
+    (tmp_path / "result.json").write_text(json.dumps({**record, "format_version": 99}))
+    with pytest.raises(pc.InputError, match="format version 99"):
+        pc.open(tmp_path)
+
+
+@pytest.mark.parametrize("kind", registry.KINDS)
+def test_a_result_can_be_repeated_from_its_folder(
+    llama: pc.Model, results: dict[str, Result], kind: str, tmp_path: Path
+) -> None:
+    results[kind].save(tmp_path)
+    again = pc.repeat(tmp_path, llama)
+    assert again == results[kind]
+    assert again.frame().equals(results[kind].frame())
+
+
+def test_a_live_model_must_be_passed_to_repeat(results: dict[str, Result], tmp_path: Path) -> None:
+    results["grid"].save(tmp_path)
+    with pytest.raises(pc.InputError, match="live model that has no name"):
+        pc.repeat(tmp_path)
+
+
+def test_a_sweep_with_a_function_says_why_it_cannot_be_repeated(llama: pc.Model, tmp_path: Path) -> None:
+    grid = llama.sweep(tiny.ids(1, 4), pc.Call(lambda x: 2 * x), sites="mlp_out", at=-1, read=pc.TopK(1))
+    grid.save(tmp_path)
+    with pytest.raises(pc.InputError, match=r"cannot be repeated from its folder: edit: Call cannot be saved"):
+        pc.repeat(tmp_path, llama)
+
+
+@pytest.mark.parametrize("kind", ["run", "activations", "generation"])
+def test_what_ran_under_a_function_is_kept_and_says_why_it_cannot_be_repeated(
+    llama: pc.Model, kind: str, tmp_path: Path
+) -> None:
+    edit = pc.Call(lambda x: 2 * x, site="mlp_out.1", at=0)
+    prompt = tiny.ids(1, 4)
+    made = {
+        "run": lambda: llama.run(prompt, edit),
+        "activations": lambda: llama.record(prompt, "z", edits=edit),
+        "generation": lambda: llama.generate(prompt, edit, max_new_tokens=2),
+    }[kind]()
+    made.save(tmp_path)
+    assert pc.open(tmp_path) == made
+    with pytest.raises(pc.InputError, match="edits: Call cannot be saved"):
+        pc.repeat(tmp_path, llama)
+
+
+def test_the_weight_hash_follows_the_weights() -> None:
+    model = pc.wrap(tiny.build("gpt2"))
+    before = model.weights_digest()
+    assert model.weights_digest() == before
+    result = model.run(tiny.ids(1, 4))
+    assert result.plain_record()["model"]["weights_sha256"] == before
+    late = model.run(tiny.ids(1, 4))
+    with torch.no_grad():
+        next(iter(model.module.parameters())).view(-1)[0].add_(1.0)
+    assert model.weights_digest() != before
+    assert late.plain_record()["model"]["weights_sha256"] is None, (
+        "saved after training: the weights of the run are gone"
+    )
+
+
+@pytest.mark.assets
+def test_a_named_model_is_opened_again_by_repeat(stories: pc.Model, tmp_path: Path) -> None:
+    grid = stories.sweep(
+        "Once upon a time", pc.Add(stories.embedding(" dog")), sites="mlp_out", at="each", read=pc.TopK(1)
+    )
+    grid.save(tmp_path)
+    assert pc.repeat(tmp_path) == pc.open(tmp_path) == grid
