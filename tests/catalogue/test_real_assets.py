@@ -1,0 +1,58 @@
+"""The real assets, converted: known answers that a wrong byte layout could not give."""
+
+import pytest
+import torch
+
+import patchclamp as pc
+
+pytestmark = pytest.mark.assets
+
+
+def test_smollm2_knows_the_capital_of_spain(smollm2: pc.Model) -> None:
+    top = smollm2.top("The capital of Spain is", 2)
+    assert list(top["token"]) == [" Madrid", " Barcelona"]
+    assert top["probability"][0] == pytest.approx(0.377, abs=0.01)
+    assert smollm2.sites.n_layers == 30
+    assert pc.catalogue.verify("smollm2-135m")
+
+
+def test_stories_knows_lily(stories: pc.Model) -> None:
+    top = stories.top("Once upon a time, there was a little girl named", 1)
+    assert top["token"][0] == " L"
+    assert top["probability"][0] == pytest.approx(0.913, abs=0.01)
+    text = str(stories.generate("Once upon a time", max_new_tokens=12))
+    assert text.startswith("Once upon a time, there was a little girl named Lily.")
+    assert stories.tokens("Once upon a time")[0] == "<s>"
+
+
+def test_mnist_is_whole() -> None:
+    digits = pc.catalogue.mnist()
+    assert digits.train_images.shape == (60000, 28, 28)
+    assert digits.test_images.shape == (10000, 28, 28)
+    assert torch.bincount(digits.train_labels).tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+    assert digits.test_labels[:5].tolist() == [7, 2, 1, 0, 4]
+
+
+def test_gutenberg_and_capitals() -> None:
+    books = pc.catalogue.gutenberg()
+    assert len(books) == 18
+    assert "Call me Ishmael." in books["melville-moby_dick"]
+    assert list(pc.catalogue.gutenberg("carroll-alice")) == ["carroll-alice"]
+    with pytest.raises(pc.InputError, match="did you mean 'carroll-alice'"):
+        pc.catalogue.gutenberg("carrol-alice")
+    capitals = {country.name: country.capital for country in pc.catalogue.capitals()}
+    assert (capitals["Spain"], capitals["Italy"], capitals["Japan"]) == ("Madrid", "Rome", "Tokyo")
+
+
+@pytest.mark.slow
+def test_resnet_names_a_photograph() -> None:
+    from PIL import Image
+    from skimage import data_dir
+
+    model = pc.load("resnet50-imagenet")
+    picture = Image.open(f"{data_dir}/coffee.png").convert("RGB").crop((100, 0, 500, 400)).resize((224, 224))
+    pixels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).view(224, 224, 3).permute(2, 0, 1)
+    mean = torch.tensor([123.68, 116.779, 103.939])[:, None, None]
+    top = model.top((pixels.float() - mean).unsqueeze(0), 1)
+    assert top["token"][0] == "espresso"
+    assert top["probability"][0] > 0.99
