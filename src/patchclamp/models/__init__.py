@@ -1,0 +1,1 @@
+"""Open a model and know its sites."""

@@ -1,0 +1,29 @@
+"""Falcon: multi-query, grouped or per-head fused q/k/v; parallel blocks in the newer checkpoints."""
+
+from patchclamp.models.families.gpt_neox import FAMILY as NEOX
+from patchclamp.models.family import PARALLEL, Place, Variant
+
+_FUSED = "self_attention.query_key_value:out"
+_PARALLEL = {"resid_mid": PARALLEL}
+_CONTIGUOUS = {part: Place(_FUSED, part=part) for part in ("q", "k", "v")}
+_GROUPED = {part: Place(_FUSED, part=part, layout="grouped") for part in ("q", "k", "v")}
+
+FAMILY = NEOX.derive(
+    "falcon",
+    layers="h",
+    embed="word_embeddings",
+    final_norm="ln_f",
+    attn="self_attention",
+    sites={
+        "attn_in": "self_attention:in",
+        "attn_pattern": "self_attention:out[1]",
+        "z": "self_attention.dense:in",
+        "attn_out": "self_attention:out",
+        **_GROUPED,
+    },
+    variants=(
+        Variant("multi_query", True, sites=_CONTIGUOUS),
+        Variant("parallel_attn", True, refused=_PARALLEL, residual="parallel"),
+        Variant("new_decoder_architecture", True, sites=_GROUPED, refused=_PARALLEL, residual="parallel"),
+    ),
+)

@@ -1,0 +1,13 @@
+"""OLMo 2: norms after the sublayers only, so attention and MLP read the stream itself."""
+
+from patchclamp.models.families.llama import FAMILY as LLAMA
+from patchclamp.models.family import Place
+
+FAMILY = LLAMA.derive(
+    "olmo2",
+    sites={
+        "attn_out": "post_attention_layernorm:out",
+        "resid_mid": Place("mlp:in", in_place=True),
+        "mlp_out": "post_feedforward_layernorm:out",
+    },
+)

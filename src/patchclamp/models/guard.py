@@ -1,0 +1,63 @@
+"""Models that cannot be used as they are: refused by name, before any work, and never changed."""
+
+from typing import Any
+
+from torch import nn
+
+from patchclamp.core.errors import ModelError
+
+_QUANTISED = ("quantized", "bitsandbytes", "bnb", "gptq", "awq", "hqq", "torchao")
+
+
+def check_kind(module: Any) -> None:
+    """Refuse what can never be hooked exactly: not a module, compiled, scripted, quantised, spread over devices.
+
+    Raises:
+        ModelError: With the reason and what to do instead.
+    """
+    if not isinstance(module, nn.Module):
+        raise ModelError(f"a torch.nn.Module is needed, got {type(module).__name__}")
+    kind = type(module).__name__
+    if kind == "OptimizedModule" or hasattr(module, "_orig_mod"):
+        raise ModelError(
+            "this model is compiled, and compiled code ignores hooks set later; pass the original, model._orig_mod"
+        )
+    if kind in ("RecursiveScriptModule", "ScriptModule", "TopLevelTracedModule"):
+        raise ModelError("this model is TorchScript, whose inner modules take no Python hooks; pass the eager module")
+    quantised = next((m for m in module.modules() if any(q in type(m).__module__ for q in _QUANTISED)), None)
+    if quantised is not None or getattr(module, "is_quantized", False):
+        what = type(quantised).__name__ if quantised is not None else "its config"
+        raise ModelError(
+            f"this model is quantised ({what}): its kernels give other numbers for other batch sizes, so no sweep of it "
+            "could be exact; load it with dtype='bfloat16' or 'float32'"
+        )
+    devices = {str(parameter.device) for parameter in module.parameters()}
+    if "meta" in devices:
+        raise ModelError(
+            "some weights are offloaded or were never loaded (device 'meta'); load the whole model on one device"
+        )
+    if len(devices) > 1:
+        raise ModelError(
+            f"the model is spread over {sorted(devices)}; patchclamp needs it on one device: device_map={{'': 0}}"
+        )
+
+
+def check_ready(module: nn.Module) -> None:
+    """Refuse a model in training mode: dropout would make every run different.
+
+    Raises:
+        ModelError: Call ``model.eval()`` first; patchclamp never switches the mode of your model.
+    """
+    training = next((name for name, m in module.named_modules() if m.training), None)
+    if training is not None:
+        where = f"its module {training!r} is" if training else "it is"
+        raise ModelError(f"the model cannot be used while {where} in training mode; call model.eval() first")
+
+
+def foreign_hooks(module: nn.Module) -> str | None:
+    """The path of a module that carries a forward hook of the user's (transformers' own recorders do not count)."""
+    for name, child in module.named_modules():
+        for hook in (*child._forward_hooks.values(), *child._forward_pre_hooks.values()):
+            if not (getattr(hook, "__module__", None) or "").startswith("transformers."):
+                return name or "the model itself"
+    return None

@@ -1,0 +1,209 @@
+"""An open model: the user's own module, its tokenizer, its sites, and where it came from."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from patchclamp.core.digest import weights_digest
+from patchclamp.core.errors import InputError, ModelError, unknown
+from patchclamp.core.result import Deferred
+from patchclamp.models import tokens
+from patchclamp.models.guard import check_ready
+from patchclamp.models.inputs import Batch, Prompt, make_batch, make_prompts
+from patchclamp.models.sitemap import SiteMap
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model came from, so that a saved result can open it again."""
+
+    name: str | None
+    """Catalogue name, Hugging Face id or folder; None for a live model."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """What ``pc.load`` was called with."""
+
+
+@dataclass(eq=False, repr=False)
+class OpenModel:
+    """A model whose sites are known. Nothing of the user's module is changed."""
+
+    module: nn.Module
+    tokenizer: Any
+    sites: SiteMap
+    source: Source
+    ladder: "Ladder" = field(default_factory=lambda: Ladder("rows", "no layers are known"))
+    narrows: bool = False
+    """Whether the code after the last layer was seen to work position by position."""
+    arity: int | None = None
+    """Length of the tuple that a layer returns; None if it returns the hidden states themselves."""
+    seen_causal: bool | None = None
+    """Whether a later token was seen to leave earlier positions alone."""
+    pending: "Callable[[OpenModel], None] | None" = None
+    """What has still to be looked at: a model in training mode is verified when it is first used after ``eval()``."""
+    pads_left: bool | None = None
+    """Whether left padding was seen to change nothing in generation; None if it was not tried."""
+    width_of_logits: int | None = None
+    """Measured on the first run."""
+
+    def __repr__(self) -> str:
+        size = sum(parameter.numel() for parameter in self.module.parameters())
+        where = self.source.name or "live"
+        return (
+            f"<{type(self.module).__name__} {where}: {self.sites.n_layers} layers, {size:,} parameters, {self.dtype}>"
+        )
+
+    @property
+    def config(self) -> Any:
+        """The transformers config, or None for a plain module."""
+        return getattr(self.module, "config", None)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        first = next(self.module.parameters(), None)
+        return first.device if first is not None else torch.device("cpu")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating dtype of the weights."""
+        return next((p.dtype for p in self.module.parameters() if p.is_floating_point()), torch.float32)
+
+    @property
+    def causal(self) -> bool:
+        """True if a position cannot see later ones: as seen on the model, or as its family says if it was not looked at."""
+        return self.sites.family.causal if self.seen_causal is None else self.seen_causal
+
+    @property
+    def takes_tokens(self) -> bool:
+        """True if the model's input is token ids."""
+        return getattr(self.module, "main_input_name", "") == "input_ids" or self.tokenizer is not None
+
+    @property
+    def context(self) -> int | None:
+        """Longest prompt, in tokens."""
+        found = getattr(self.config, "max_position_embeddings", None)
+        return found if isinstance(found, int) and found > 0 else None
+
+    @property
+    def vocabulary(self) -> int | None:
+        """Number of token ids."""
+        found = getattr(self.config, "vocab_size", None)
+        return found if isinstance(found, int) else None
+
+    def weights_digest(self) -> str:
+        """SHA-256 of the weights as they are now."""
+        return weights_digest(self.module.state_dict().items())
+
+    def weights_version(self) -> tuple[tuple[int, int], ...]:
+        """Changes when a weight is replaced or written to in place: cheap, and good enough to notice training."""
+        held = chain(self.module.parameters(), self.module.buffers())
+        return tuple((tensor.data_ptr(), tensor._version) for tensor in held)
+
+    @cached_property
+    def parameters_of_forward(self) -> set[str]:
+        """Names that the module's forward takes."""
+        return set(inspect.signature(self.module.forward).parameters)
+
+    def prompts(self, inputs: Any) -> list[Prompt]:
+        """Read the user's inputs as unpadded rows; see :func:`patchclamp.models.inputs.make_prompts`."""
+        self.look()
+        return make_prompts(inputs, self.tokenizer, self.context, self.vocabulary, self.takes_tokens)
+
+    def look(self) -> None:
+        """Verify a model that was in training mode when it was wrapped.
+
+        Raises:
+            ModelError: It still is.
+        """
+        if self.pending is not None:
+            check_ready(self.module)
+            verify, self.pending = self.pending, None
+            verify(self)
+
+    def batch(self, prompts: "list[Prompt] | tuple[Prompt, ...]") -> Batch:
+        """Pad prompts into one call; refuses a model in training mode."""
+        check_ready(self.module)
+        return make_batch(prompts, self.device, None if self.takes_tokens else self.dtype)
+
+    @property
+    def outputs(self) -> int:
+        """Width of the logits: the vocabulary, or the number of classes."""
+        if self.width_of_logits is None:
+            raise ModelError("the width of this model's output is not known yet; run it once with model.run(inputs)")
+        return self.width_of_logits
+
+    def output_id(self, name: str | int) -> int:
+        """Column of the logits: a token's id, or a class by name or number.
+
+        Raises:
+            InputError: There is no such token or class.
+        """
+        names = getattr(self.config, "label2id", None) or {}
+        if isinstance(name, str) and self.tokenizer is None and len(names) == self.outputs:
+            if name not in names:
+                raise InputError(unknown("class", name, names))
+            return int(names[name])
+        identity = self.token_id(name)
+        if not 0 <= identity < self.outputs:
+            raise InputError(f"output {identity} is outside 0..{self.outputs - 1}")
+        return identity
+
+    def output_label(self, identity: int) -> str:
+        """A token or class as text."""
+        if self.tokenizer is not None:
+            return tokens.labels(self.tokenizer, [identity])[0]
+        return str((getattr(self.config, "id2label", None) or {}).get(identity, identity))
+
+    def token_id(self, text: str | int) -> int:
+        """The one token that stands for ``text`` inside a sentence."""
+        return tokens.token_id(self.tokenizer, text)
+
+    def embedding(self, text: str | int) -> Tensor:
+        """What the token embedding gives for one token (scaled where the model scales it), ``[d_model]``."""
+        table = self.module.get_input_embeddings()  # type: ignore[operator]
+        identity = torch.tensor([[self.token_id(text)]], device=self.device)
+        with torch.no_grad():
+            found: Tensor = table(identity)[0, 0]
+        return found.clone()
+
+    def describe(self) -> Deferred:
+        """What a saved result says about its model; the weights are hashed when the result is saved."""
+        then = self.weights_version()
+        said = {
+            "name": self.source.name,
+            "options": dict(self.source.options),
+            "class": type(self.module).__name__,
+            "family": self.sites.family.name,
+            "revision": getattr(self.config, "_commit_hash", None),
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "attention": getattr(self.config, "_attn_implementation", None),
+        }
+
+        def finish() -> dict[str, Any]:
+            if self.weights_version() != then:
+                return {
+                    **said,
+                    "weights_sha256": None,
+                    "note": "the weights were changed between the run and its saving",
+                }
+            return {**said, "weights_sha256": self.weights_digest()}
+
+        return Deferred(finish)
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """How far a sweep of this model may share work, as measured when the model was opened.
+
+    ``rung`` is "wavefront" (layers below an edit and positions before it are shared), "layers" (layers only), "rows"
+    (many cells in one forward) or "cell" (one forward a cell); ``reason`` says what stopped it from going higher.
+    """
+
+    rung: str
+    reason: str = ""

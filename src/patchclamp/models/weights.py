@@ -1,0 +1,88 @@
+"""Weight matrices by the role they play, always ``[d_in, d_out]`` so that ``y = x @ W``."""
+
+from torch import Tensor, nn
+
+from patchclamp.core.errors import SiteError, unknown
+from patchclamp.models.opened import OpenModel
+from patchclamp.models.sites import Site, SitePattern, Unit
+
+_ROLES = {
+    "q": "queries",
+    "k": "keys",
+    "v": "values",
+    "attn_out": "the attention's output projection",
+    "mlp_pre": "the MLP's (gate) input projection",
+    "mlp_up": "the other input projection of a gated MLP",
+    "mlp_out": "the MLP's output projection",
+    "embed": "the token embedding",
+    "logits": "the unembedding",
+}
+_READ_BY = {"attn_out": "z", "mlp_out": "mlp_act"}
+
+
+def weight(model: OpenModel, role: str) -> Tensor:
+    """The weight matrix that makes a site, ``[d_in, d_out]``; a view of the model's own parameter.
+
+    With a unit it is that head's or neuron's part: ``q.5.h3`` is ``[d_model, d_head]``, ``attn_out.5.h3`` is
+    ``[d_head, d_model]``, ``mlp_out.5.n7`` is ``[d_model]``.
+
+    Args:
+        model: The model.
+        role: A role and a layer; ``embed`` is ``[vocabulary, d_model]`` and ``logits`` ``[d_model, vocabulary]``.
+
+    Raises:
+        SiteError: There is no such role, or it is not one matrix in this model (mixtures of experts).
+    """
+    name = role.split(".")[0]
+    if name not in _ROLES:
+        raise SiteError(unknown("weight", role, _ROLES))
+    if name == "embed":
+        table: Tensor = model.module.get_input_embeddings().weight  # type: ignore[operator]
+        return table
+    if name == "logits":
+        head = model.module.get_output_embeddings()  # type: ignore[operator]
+        if head is None:
+            raise SiteError(f"{type(model.module).__name__} has no unembedding")
+        return _oriented(head)
+    if name == "mlp_up":
+        return _mlp_up(model, role)
+    site = Site.parse(role)
+    source = Site(_READ_BY.get(name, name), site.layer)
+    access = model.sites.access(source)
+    matrix = _oriented(model.sites.modules[access.module])
+    if name in _READ_BY:
+        return matrix if site.unit is None else _rows(matrix, site.unit, model.sites.access(source).units)
+    columns = matrix if access.columns is None else matrix[:, access.columns]
+    return columns if site.unit is None else _rows(columns.T, site.unit, access.units).T
+
+
+def _mlp_up(model: OpenModel, role: str) -> Tensor:
+    path = model.sites.family.weights.get("mlp_up")
+    if not path:
+        raise SiteError(f"{role}: this {model.sites.family.name} model has no separate up-projection")
+    layers = SitePattern.parse(role.replace("mlp_up", "mlp_pre")).layers
+    if not layers or len(layers) != 1:
+        raise SiteError(f"{role!r} needs one layer, as in 'mlp_up.5'")
+    site = model.sites.expand([f"mlp_pre.{layers[0]}"])[0]
+    assert site.layer is not None
+    return _oriented(model.sites.modules[f"{model.sites.layers[site.layer]}.{path}"])
+
+
+def _oriented(module: nn.Module) -> Tensor:
+    found = getattr(module, "weight", None)
+    if not isinstance(found, Tensor) or found.ndim != 2:
+        raise SiteError(f"{type(module).__name__} is not one weight matrix")
+    return found if type(module).__name__ == "Conv1D" else found.T
+
+
+def _rows(matrix: Tensor, unit: Unit, heads: int | None) -> Tensor:
+    if unit.kind == "n":
+        if not 0 <= unit.index < len(matrix):
+            raise SiteError(f"neuron {unit.index} is outside 0..{len(matrix) - 1}")
+        return matrix[unit.index]
+    if heads is None or not 0 <= unit.index < heads:
+        raise SiteError(
+            f"head {unit.index} is outside 0..{(heads or 0) - 1}" if heads else "this weight is not divided into heads"
+        )
+    size = len(matrix) // heads
+    return matrix[unit.index * size : (unit.index + 1) * size]

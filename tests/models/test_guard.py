@@ -1,0 +1,73 @@
+"""Models that cannot be used as they are: one clear error each, and the model as it was."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import patchclamp as pc
+from tests import tiny
+from tests.traces import no_trace
+
+
+def test_a_compiled_model_is_refused() -> None:
+    compiled = torch.compile(tiny.build("gpt2"))
+    with pytest.raises(pc.ModelError, match=r"compiled.*model\._orig_mod"):
+        pc.wrap(compiled)
+
+
+def test_a_scripted_model_is_refused() -> None:
+    with pytest.raises(pc.ModelError, match="TorchScript"):
+        pc.wrap(torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2)))
+
+
+def test_a_quantised_model_is_refused() -> None:
+    model = tiny.build("opt", torch.float32)
+    quantised = torch.ao.quantization.quantize_dynamic(copy.deepcopy(model), {nn.Linear}, dtype=torch.qint8)
+    with pytest.raises(pc.ModelError, match=r"quantised \(Linear\).*dtype="):
+        pc.wrap(quantised)
+    pc.wrap(model)
+
+
+def test_offloaded_and_spread_models_are_refused() -> None:
+    model = tiny.build("gpt2")
+    model.transformer.h[1].to("meta")
+    with pytest.raises(pc.ModelError, match="never loaded"):
+        pc.wrap(model)
+    for spread in ("auto", "balanced", {"a": 0, "b": 1}):
+        with pytest.raises(pc.ModelError, match="may spread the model over devices"):
+            pc.load("somewhere/something", device_map=spread)
+
+
+def test_something_that_is_no_module_is_refused() -> None:
+    with pytest.raises(pc.ModelError, match=r"a torch.nn.Module is needed, got str"):
+        pc.wrap("gpt2")
+
+
+def test_a_model_in_training_mode_is_refused_and_not_switched() -> None:
+    module = tiny.build("gpt2")
+    model = pc.wrap(module)
+    module.transformer.h[1].mlp.train()
+    with no_trace(module):
+        calls = [
+            lambda: model.run([[3, 4]]),
+            lambda: model.record([[3, 4]], "resid_post"),
+            lambda: model.generate([[3, 4]], pc.Zero(site="mlp_out.1")),
+            lambda: model.sweep([[3, 4]], pc.Zero(), sites="mlp_out", read=pc.TopK(1)),
+            lambda: model.editing(pc.Zero(site="mlp_out.1")).__enter__(),
+        ]
+        for call in calls:
+            with pytest.raises(pc.ModelError, match=r"'transformer.h.1.mlp' is in training mode; call model.eval\(\)"):
+                call()
+    assert module.transformer.h[1].mlp.training
+
+
+def test_a_model_wrapped_in_training_mode_works_after_eval() -> None:
+    module = tiny.build("gpt2").train()
+    model = pc.wrap(module)
+    with pytest.raises(pc.ModelError, match="training mode"):
+        model.run([[3, 4]])
+    module.eval()
+    grid = model.sweep([[3, 4, 5]], pc.Zero(), sites="mlp_out", at="each", read=pc.TopK(1))
+    assert grid.plan.rung == "wavefront"

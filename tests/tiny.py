@@ -1,0 +1,130 @@
+"""Tiny random models of every family, with weights large enough that attention decides something."""
+
+from functools import cache
+from typing import Any
+
+import torch
+
+_COMMON = {"vocab_size": 97, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+_LLAMA = {
+    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "max_position_embeddings": 64, **_COMMON,
+}  # fmt: skip
+_SLIDING = {"sliding_window": 5}
+_MOE = {"num_local_experts": 4, "num_experts_per_tok": 2}
+
+# family row -> (config class, model class, arguments)
+FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "llama": ("LlamaConfig", "LlamaForCausalLM", _LLAMA),
+    "mistral": ("MistralConfig", "MistralForCausalLM", {**_LLAMA, **_SLIDING}),
+    "mixtral": ("MixtralConfig", "MixtralForCausalLM", {**_LLAMA, **_MOE, **_SLIDING}),
+    "qwen2": ("Qwen2Config", "Qwen2ForCausalLM", {**_LLAMA, "use_sliding_window": True, "max_window_layers": 1, **_SLIDING}),
+    "qwen3": ("Qwen3Config", "Qwen3ForCausalLM", {**_LLAMA, "head_dim": 16}),
+    "gemma": ("GemmaConfig", "GemmaForCausalLM", {**_LLAMA, "head_dim": 16}),
+    "gemma2": ("Gemma2Config", "Gemma2ForCausalLM", {**_LLAMA, "head_dim": 16, "query_pre_attn_scalar": 16, **_SLIDING}),
+    "gemma3": ("Gemma3TextConfig", "Gemma3ForCausalLM", {**_LLAMA, "head_dim": 16, "query_pre_attn_scalar": 16, **_SLIDING}),
+    "phi": ("PhiConfig", "PhiForCausalLM", _LLAMA),
+    "phi3": ("Phi3Config", "Phi3ForCausalLM", {**_LLAMA, **_SLIDING}),
+    "gpt2": ("GPT2Config", "GPT2LMHeadModel", {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64, **_COMMON}),
+    "gpt_neo": (
+        "GPTNeoConfig", "GPTNeoForCausalLM",
+        {"hidden_size": 32, "num_layers": 3, "num_heads": 4, "max_position_embeddings": 64, "window_size": 5,
+         "attention_types": [[["global", "local", "global"], 1]], **_COMMON},
+    ),
+    "gpt_neox": (
+        "GPTNeoXConfig", "GPTNeoXForCausalLM",
+        {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,
+         "max_position_embeddings": 64, **_COMMON},
+    ),
+    "gpt_neox_sequential": (
+        "GPTNeoXConfig", "GPTNeoXForCausalLM",
+        {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,
+         "max_position_embeddings": 64, "use_parallel_residual": False, **_COMMON},
+    ),
+    "gptj": ("GPTJConfig", "GPTJForCausalLM", {"n_embd": 32, "n_layer": 3, "n_head": 4, "rotary_dim": 4, "n_positions": 64, **_COMMON}),
+    "opt": (
+        "OPTConfig", "OPTForCausalLM",
+        {"hidden_size": 32, "ffn_dim": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "max_position_embeddings": 64,
+         "word_embed_proj_dim": 32, **_COMMON},
+    ),
+    "opt_post_norm": (
+        "OPTConfig", "OPTForCausalLM",
+        {"hidden_size": 32, "ffn_dim": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "max_position_embeddings": 64,
+         "word_embed_proj_dim": 16, "do_layer_norm_before": False, **_COMMON},
+    ),
+    "falcon": (
+        "FalconConfig", "FalconForCausalLM",
+        {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "new_decoder_architecture": False,
+         "multi_query": True, "parallel_attn": True, "bias": False, "alibi": False, **_COMMON},
+    ),
+    "falcon_new": (
+        "FalconConfig", "FalconForCausalLM",
+        {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "num_kv_heads": 2, "new_decoder_architecture": True,
+         "bias": False, "alibi": False, **_COMMON},
+    ),
+    "falcon_alibi": (
+        "FalconConfig", "FalconForCausalLM",
+        {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "new_decoder_architecture": False,
+         "multi_query": False, "parallel_attn": False, "bias": True, "alibi": True, **_COMMON},
+    ),
+    "bloom": ("BloomConfig", "BloomForCausalLM", {"hidden_size": 32, "n_layer": 3, "n_head": 4, **_COMMON}),
+    "olmo2": ("Olmo2Config", "Olmo2ForCausalLM", _LLAMA),
+    "stablelm": ("StableLmConfig", "StableLmForCausalLM", _LLAMA),
+    "stablelm_parallel": ("StableLmConfig", "StableLmForCausalLM", {**_LLAMA, "use_parallel_residual": True}),
+    "granite": ("GraniteConfig", "GraniteForCausalLM", {**_LLAMA, "residual_multiplier": 0.22, "embedding_multiplier": 12.0, "logits_scaling": 8.0}),
+    "starcoder2": ("Starcoder2Config", "Starcoder2ForCausalLM", {**_LLAMA, **_SLIDING}),
+    "cohere": ("CohereConfig", "CohereForCausalLM", {**_LLAMA, "logit_scale": 0.25}),
+    "glm4": ("Glm4Config", "Glm4ForCausalLM", {**_LLAMA, "head_dim": 8}),
+    "smollm3": ("SmolLM3Config", "SmolLM3ForCausalLM", _LLAMA),
+    "gpt_oss": ("GptOssConfig", "GptOssForCausalLM", {**_LLAMA, **_MOE, "head_dim": 8, **_SLIDING}),
+    "mamba": ("MambaConfig", "MambaForCausalLM", {"hidden_size": 32, "num_hidden_layers": 3, "state_size": 4, **_COMMON}),
+    "bert": (
+        "BertConfig", "BertForMaskedLM",
+        {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,
+         "max_position_embeddings": 64, **_COMMON},
+    ),
+    "vit": (
+        "ViTConfig", "ViTForImageClassification",
+        {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "image_size": 16,
+         "patch_size": 8, "num_labels": 5},
+    ),
+    "resnet": ("ResNetConfig", "ResNetForImageClassification", {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [2, 1], "num_labels": 5}),
+}  # fmt: skip
+
+DECODERS = [name for name in FAMILIES if name not in ("bert", "vit", "resnet")]
+MOE = ("mixtral", "gpt_oss")
+FP32_ATTENTION = ("gpt_neo", "gptj")
+"""Their attention computes in float32 whatever the model's dtype."""
+
+
+def build(name: str, dtype: torch.dtype = torch.float64, attention: str | None = None) -> torch.nn.Module:
+    """A fresh tiny model of a family, in eval mode."""
+    import transformers
+
+    config_class, model_class, arguments = FAMILIES[name]
+    config = getattr(transformers, config_class)(**arguments)
+    if attention:
+        config._attn_implementation = attention
+    # the only seeding of the global stream in the tests: transformers draws its initial weights from it
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1234)
+        model = getattr(transformers, model_class)(config)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.ndim >= 2:
+                    parameter.mul_(2.0 if name in FP32_ATTENTION else 4.0)
+                else:
+                    parameter.add_(0.1 * torch.randn_like(parameter))
+    return model.to(dtype).eval()
+
+
+@cache
+def shared(name: str, dtype: torch.dtype = torch.float64) -> torch.nn.Module:
+    """A tiny model that tests share, because patchclamp leaves no trace on it."""
+    return build(name, dtype)
+
+
+def ids(rows: int, length: int, seed: int = 0) -> list[list[int]]:
+    """Random token ids without special tokens."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(3, 97, (rows, length), generator=generator).tolist()
