@@ -1,0 +1,246 @@
+"""From edits to actions: concrete sites and positions in one prompt, with every value filled in."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from patchclamp.core.digest import digest
+from patchclamp.core.errors import EditError, PositionError
+from patchclamp.interventions import positions
+from patchclamp.interventions.edits import Edit, gate_key
+from patchclamp.interventions.hooks import Instruction, Port
+from patchclamp.interventions.operations import Operation
+from patchclamp.interventions.positions import GENERATED
+from patchclamp.interventions.sources import Scene, Source, Unbound
+from patchclamp.models.inputs import Prompt
+from patchclamp.models.opened import OpenModel
+from patchclamp.models.sitemap import SiteMap, columns_of
+from patchclamp.models.sites import Site
+
+
+@dataclass(frozen=True, eq=False)
+class Action:
+    """One operation at one site and some positions of one prompt."""
+
+    site: Site
+    positions: tuple[int, ...] | None
+    """Unpadded positions, in the order of the operation's values; None for all of an input without tokens."""
+    operation: Operation
+    gate: Callable[[Tensor], Tensor] | None
+    edit: int
+    """Which of the user's edits this is."""
+
+    @cached_property
+    def key(self) -> str:
+        """Content digest: equal actions do the same thing to the same place."""
+        return digest(str(self.site), self.positions, self.operation.key, gate_key(self.gate))
+
+
+Recorder = Callable[[OpenModel, Source, Sequence[Site]], dict[Site, list[Tensor]]]
+"""Runs a source and gives its values, ``[position, d]`` a prompt, at each site."""
+
+
+class Placer:
+    """Edits on the prompts of one call: checks them, records what they need, and makes actions."""
+
+    def __init__(self, model: OpenModel, edits: Sequence[Edit], prompts: Sequence[Prompt], recorder: Recorder) -> None:
+        self.model, self.edits, self.prompts = model, tuple(edits), tuple(prompts)
+        self.sites = [_sites_of(model, edit) for edit in edits]
+        needed: dict[str, tuple[Source, set[Site]]] = {}
+        for edit, sites in zip(self.edits, self.sites, strict=True):
+            for source in edit.operation.needs() if isinstance(edit.operation, Unbound) else ():
+                needed.setdefault(source.run_key, (source, set()))[1].update(sites)
+        self._held = {
+            key: recorder(model, source, sorted(sites, key=lambda site: site.sort_key))
+            for key, (source, sites) in needed.items()
+        }
+
+    def positions(self, number: int, index: int, generating: bool = False) -> tuple[int, ...] | None:
+        """Where an edit acts in a prompt."""
+        prompt = self.prompts[index]
+        return positions.resolve(
+            self.edits[number].at, prompt, index, len(self.prompts), self.model.tokenizer, generating
+        )
+
+    def action(self, number: int, index: int, site: Site, where: tuple[int, ...] | None) -> Action:
+        """One edit at one site and some positions of one prompt, with its values filled in."""
+        edit = self.edits[number]
+        operation = edit.operation
+        if isinstance(operation, Unbound):
+            fixed = _fixed(where, operation)
+            operation = operation.bind(Scene(self.prompts[index], index, site, fixed, self._recorded, self._locate))
+            check_width(self.model.sites, operation, site)
+        return Action(site, where, operation, edit.where, number)
+
+    def rows(self, generating: bool = False) -> list[tuple[Action, ...]]:
+        """The actions of each prompt, in the order of the edits."""
+        return [
+            tuple(
+                self.action(number, index, site, self.positions(number, index, generating))
+                for number, sites in enumerate(self.sites)
+                for site in sites
+            )
+            for index in range(len(self.prompts))
+        ]
+
+    def _recorded(self, source: Source, site: Site) -> list[Tensor]:
+        return self._held[source.run_key][site]
+
+    def _locate(self, at: Any, source: Source) -> tuple[int, ...]:
+        found = self.model.prompts(source.inputs)
+        return positions.resolve(at, found[0], 0, len(found), self.model.tokenizer) or ()
+
+
+def place(
+    model: OpenModel, edits: Sequence[Edit], prompts: Sequence[Prompt], recorder: Recorder
+) -> list[tuple[Action, ...]]:
+    """Resolve edits on prompts: which actions each prompt gets, in the order of the edits.
+
+    Raises:
+        EditError: An edit has no site, or the wrong width.
+        SiteError: A site is unknown or read-only.
+        PositionError: A position is outside a prompt.
+    """
+    return Placer(model, edits, prompts, recorder).rows()
+
+
+def _fixed(where: tuple[int, ...] | None, operation: Operation) -> tuple[int, ...] | None:
+    if where is not None and GENERATED in where:
+        raise PositionError(
+            f"{type(operation).__name__} takes its values position by position, so it cannot act on generated tokens"
+        )
+    return where
+
+
+def _sites_of(model: OpenModel, edit: Edit) -> list[Site]:
+    if not edit.sites:
+        raise EditError(
+            f"the edit {type(edit.operation).__name__} has no site; place it, as in edit.on('mlp_out.4', at=-1)"
+        )
+    sites = model.sites.expand(list(edit.sites))
+    for site in sites:
+        model.sites.check_writable(site)
+        check_width(model.sites, edit.operation, site)
+    return sites
+
+
+def check_width(sites: SiteMap, operation: Operation, site: Site) -> None:
+    """Refuse a vector that is not as wide as the site (where the width is known before a run).
+
+    Raises:
+        EditError: With both widths.
+    """
+    width = sites.width(site)
+    for name, vector in operation.vectors():
+        if width is not None and vector.shape[-1] != width:
+            raise EditError(
+                f"{type(operation).__name__}: {name} has width {vector.shape[-1]}, but {site} has width {width}"
+            )
+
+
+@dataclass(eq=False)
+class Tally:
+    """How often each edit was reached and how many vectors it changed."""
+
+    reached: dict[int, int]
+    changed: dict[int, list[Tensor | int]]
+
+    @classmethod
+    def empty(cls) -> "Tally":
+        """Nothing counted yet."""
+        return cls(defaultdict(int), defaultdict(list))
+
+    def teller(self, edit: int, vectors: int) -> Callable[[Tensor | int], None]:
+        """What an instruction calls when it fires."""
+
+        def tell(changed: Tensor | int) -> None:
+            self.reached[edit] += vectors
+            self.changed[edit].append(changed)
+
+        return tell
+
+    def fired(self, edit: int) -> int:
+        """How many vectors an edit changed."""
+        return int(sum(int(n) for n in self.changed[edit]))
+
+
+def instructions(
+    sites: SiteMap,
+    rows: Sequence[Sequence[Action]],
+    start: Sequence[int],
+    width: int,
+    device: torch.device,
+    tally: Tally,
+) -> dict[Port, list[Instruction]]:
+    """What to do at each port of one call, with equal actions of many rows carried out together.
+
+    Args:
+        sites: The model's sites.
+        rows: The actions of each batch row, in order.
+        start: The unpadded position of column 0 in each row (negative under left padding).
+        width: Columns of the call.
+        device: Where index tensors live.
+        tally: Counts what fires.
+    """
+    grouped: dict[tuple[Port, int, str, int], tuple[Action, list[int], list[tuple[int, ...]]]] = {}
+    for row, actions in enumerate(rows):
+        order: dict[Port, int] = defaultdict(int)
+        for action in actions:
+            access = sites.access(action.site)
+            number = order[access.port]
+            order[access.port] += 1
+            kept, columns = _columns_in(action, start[row], width)
+            if kept == ():
+                continue
+            shared = digest(action.key, kept)
+            entry = grouped.setdefault((access.port, number, shared, action.edit), (_narrowed(action, kept), [], []))
+            entry[1].append(row)
+            entry[2].append(columns)
+    table: dict[Port, list[Instruction]] = defaultdict(list)
+    for (port, _, _, edit), (action, members, cols) in sorted(grouped.items(), key=lambda item: item[0][1]):
+        access = sites.access(action.site)
+        every = len(members) == len(rows)
+        whole = action.positions is None
+        vectors = len(members) * (1 if whole else len(cols[0]))
+        picked = None if whole else torch.tensor(cols, device=device)
+        same = picked is not None and all(c == cols[0] for c in cols)
+        table[port].append(
+            Instruction(
+                access,
+                columns_of(access, action.site.unit, sites.width(action.site.whole) or 0),
+                action.operation,
+                action.gate,
+                None if every and (same or whole) else torch.tensor(members, device=device),
+                picked,
+                tally.teller(edit, vectors),
+                -1 if whole else max(max(c) for c in cols),
+            )
+        )
+    return dict(table)
+
+
+def _columns_in(action: Action, start: int, width: int) -> tuple[tuple[int, ...] | None, tuple[int, ...]]:
+    """Which of an action's positions lie in this call (as indices into its list), and at which columns."""
+    if action.positions is None:
+        return None, ()
+    if GENERATED in action.positions:
+        raise AssertionError("generated positions are made concrete by the generation")
+    kept = tuple(i for i, position in enumerate(action.positions) if 0 <= position - start < width)
+    return kept, tuple(action.positions[i] - start for i in kept)
+
+
+def _narrowed(action: Action, kept: tuple[int, ...] | None) -> Action:
+    if kept is None or action.positions is None or len(kept) == len(action.positions):
+        return action
+    positions_kept = tuple(action.positions[i] for i in kept)
+    return Action(action.site, positions_kept, action.operation.select(kept), action.gate, action.edit)
+
+
+def edited_sites(rows: Iterable[Iterable[Action]]) -> list[Site]:
+    """Every site that some action writes, without repetition."""
+    return list(dict.fromkeys(action.site for actions in rows for action in actions))

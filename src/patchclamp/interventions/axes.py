@@ -1,0 +1,220 @@
+"""The axes of a sweep: prompts, sites, layers, heads, positions, parameters; and the cells they span."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from torch import Tensor
+
+from patchclamp.core.errors import InputError, PositionError
+from patchclamp.interventions.actions import Action, Placer, Recorder
+from patchclamp.interventions.edits import Edit
+from patchclamp.models.inputs import Prompt
+from patchclamp.models.opened import OpenModel
+from patchclamp.models.sites import Site
+
+BEFORE_LAYERS = -1
+
+
+@dataclass(frozen=True, eq=False)
+class Axes:
+    """Every axis of a sweep, in the order of the result's dimensions."""
+
+    prompts: tuple[Prompt, ...]
+    components: tuple[str, ...]
+    layers: tuple[int, ...]
+    """Layer numbers; -1 for what lies before the layers, their number for what lies behind. Empty: no such axis."""
+    units: tuple[int, ...]
+    """Head or neuron numbers; empty if whole sites are edited."""
+    unit_kind: str
+    each: bool
+    """One cell a position."""
+    over: Mapping[str, tuple[Any, ...]]
+    sites: Mapping[tuple[str, int, int], Site]
+    """(component, layer, unit) -> site."""
+
+    @classmethod
+    def of(
+        cls, model: OpenModel, prompts: Sequence[Prompt], sites: Any, at: Any, over: Mapping[str, Iterable[Any]] | None
+    ) -> "Axes":
+        """Read a sweep's arguments.
+
+        Raises:
+            InputError: Nothing to sweep, or heads and whole sites at once.
+        """
+        if sites is None or not len(sites):
+            raise InputError("a sweep needs sites, as in sites=['mlp_out', 'attn_out'] or a site in the edit")
+        expanded = model.sites.expand(sites)
+        kinds = {site.unit.kind if site.unit else "" for site in expanded}
+        if len(kinds) > 1:
+            raise InputError(f"heads, neurons and whole sites cannot share one sweep: {[str(s) for s in expanded[:6]]}")
+        behind = model.sites.n_layers
+        table: dict[tuple[str, int, int], Site] = {}
+        for site in expanded:
+            layer = (
+                site.layer
+                if site.layer is not None
+                else behind
+                if site.component in ("final_norm", "logits")
+                else BEFORE_LAYERS
+            )
+            table[site.whole.component, layer, site.unit.index if site.unit else 0] = site
+        each = isinstance(at, str) and at == "each"
+        if each and any(prompt.length is None for prompt in prompts):
+            raise PositionError("at='each' needs prompts made of tokens")
+        layered = any(site.layer is not None for site in expanded)
+        values = {name: tuple(items) for name, items in (over or {}).items()}
+        for name, items in values.items():
+            if not items:
+                raise InputError(f"over={{{name!r}: ...}} has no values")
+        return cls(
+            tuple(prompts),
+            tuple(dict.fromkeys(key[0] for key in table)),
+            tuple(sorted({key[1] for key in table})) if layered else (),
+            tuple(sorted({key[2] for key in table})) if "" not in kinds else (),
+            {"h": "head", "n": "neuron", "": ""}[kinds.pop()],
+            each,
+            values,
+            table,
+        )
+
+    @property
+    def longest(self) -> int:
+        """Positions of the longest prompt."""
+        return max(prompt.length or 0 for prompt in self.prompts)
+
+    def dims(self) -> dict[str, int]:
+        """Dimensions and their sizes."""
+        found = {"prompt": len(self.prompts), "site": len(self.components)}
+        if self.layers:
+            found["layer"] = len(self.layers)
+        if self.units:
+            found[self.unit_kind] = len(self.units)
+        if self.each:
+            found["position"] = self.longest
+        return found | {name: len(values) for name, values in self.over.items()}
+
+    def coords(self) -> dict[str, Any]:
+        """Coordinates, as xarray takes them; tokens label positions."""
+        import numpy as np
+
+        found: dict[str, Any] = {
+            "prompt": np.array([prompt.name for prompt in self.prompts], dtype=object),
+            "site": np.array(self.components, dtype=object),
+        }
+        if self.layers:
+            found["layer"] = np.array(self.layers)
+        if self.units:
+            found[self.unit_kind] = np.array(self.units)
+        if self.each:
+            found["position"] = np.arange(self.longest)
+            rows = [[*p.tokens, *[""] * (self.longest - len(p.tokens))] for p in self.prompts]
+            found["token"] = (("prompt", "position"), np.array(rows, dtype=object))
+        for name, values in self.over.items():
+            plain = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+            found[name] = (
+                np.array(values) if plain else np.array([label(v, i) for i, v in enumerate(values)], dtype=object)
+            )
+        return found
+
+
+def label(value: Any, number: int) -> str:
+    """How a value of a swept parameter is called."""
+    return f"{number}" if isinstance(value, Tensor) else str(value)
+
+
+@dataclass(frozen=True, eq=False)
+class Point:
+    """One cell: where it stands in the result, and what it does."""
+
+    index: tuple[int, ...]
+    prompt: int
+    actions: tuple[Action, ...]
+
+
+def points(
+    model: OpenModel,
+    axes: Axes,
+    edits: Sequence[Edit],
+    cumulative: bool,
+    recorder: Recorder,
+    allowed: Sequence[set[int]] | None = None,
+) -> list[Point]:
+    """Every cell of a sweep.
+
+    Args:
+        model: The model.
+        axes: Its axes.
+        edits: Unplaced edits, which each cell places together.
+        cumulative: A cell at layer ``i`` edits the swept layers up to ``i``.
+        recorder: Runs sources.
+        allowed: For each prompt the positions that can be edited (others stay empty).
+    """
+    found: list[Point] = []
+    names = list(axes.over)
+    for values in product(*(range(len(axes.over[name])) for name in names)):
+        changed = {name: axes.over[name][i] for name, i in zip(names, values, strict=True)}
+        variant = _Variant(model, axes, [_changed(edit, changed) for edit in edits], recorder)
+        for prompt, text in enumerate(axes.prompts):
+            spots = [(p,) for p in range(text.length or 0)] if axes.each else [None]
+            for component, layer, unit in axes.sites:
+                for spot in spots:
+                    if spot is not None and allowed is not None and spot[0] not in allowed[prompt]:
+                        continue
+                    reached = (
+                        _reached(axes, component, layer, unit) if cumulative else [axes.sites[component, layer, unit]]
+                    )
+                    actions = tuple(action for site in reached for action in variant.actions(prompt, site, spot))
+                    found.append(Point(_index(axes, prompt, component, layer, unit, spot, values), prompt, actions))
+    return found
+
+
+class _Variant:
+    """The edits under one choice of the swept parameters, ready to act anywhere."""
+
+    def __init__(self, model: OpenModel, axes: Axes, edits: Sequence[Edit], recorder: Recorder) -> None:
+        every = [str(site) for site in axes.sites.values()]
+        placed = [edit.on(every, at="all") if axes.each else edit.on(every) for edit in edits]
+        self.each, self.placer = axes.each, Placer(model, placed, axes.prompts, recorder)
+        self.known: dict[tuple[int, Site, tuple[int, ...] | None], tuple[Action, ...]] = {}
+
+    def actions(self, prompt: int, site: Site, spot: tuple[int, ...] | None) -> tuple[Action, ...]:
+        """What the edits do at one site and position of one prompt; made once."""
+        key = (prompt, site, spot)
+        if key not in self.known:
+            where = [spot if self.each else self.placer.positions(n, prompt) for n in range(len(self.placer.edits))]
+            self.known[key] = tuple(self.placer.action(n, prompt, site, w) for n, w in enumerate(where))
+        return self.known[key]
+
+
+def _changed(edit: Edit, values: Mapping[str, Any]) -> Edit:
+    """The edit with those parameters changed that it has; a parameter that no edit has is an error in ``using``."""
+    return edit.using(**values) if values else edit
+
+
+def _reached(axes: Axes, component: str, layer: int, unit: int) -> list[Site]:
+    return [
+        axes.sites[component, below, unit]
+        for below in axes.layers
+        if below <= layer and (component, below, unit) in axes.sites
+    ]
+
+
+def _index(
+    axes: Axes,
+    prompt: int,
+    component: str,
+    layer: int,
+    unit: int,
+    spot: tuple[int, ...] | None,
+    values: tuple[int, ...],
+) -> tuple[int, ...]:
+    index = [prompt, axes.components.index(component)]
+    if axes.layers:
+        index.append(axes.layers.index(layer))
+    if axes.units:
+        index.append(axes.units.index(unit))
+    if spot is not None:
+        index.append(spot[0])
+    return (*index, *values)

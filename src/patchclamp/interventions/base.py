@@ -1,0 +1,150 @@
+"""The recorded runs that cells fork from: hidden states where forks happen, keys and values before them, logits."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+
+from patchclamp.interventions.forward import Row, forward
+from patchclamp.interventions.job import Job
+from patchclamp.models.opened import OpenModel
+from patchclamp.models.sites import Site
+
+
+@dataclass(eq=False)
+class Base:
+    """One forward pass over some lines of equal length."""
+
+    lines: tuple[int, ...]
+    hidden: dict[int, Tensor]
+    """Depth -> ``[line, position, d]`` on entry (the number of layers: on exit from the last)."""
+    cache: Any
+    """Keys and values of every layer, or None."""
+    logits: dict[int, Tensor]
+    """Line -> ``[position, vocabulary]`` at the line's read positions."""
+    activations: dict[Site, Tensor]
+    """``[line, position, d]`` at the sites that reads want."""
+
+    def row(self, line: int) -> int:
+        """Where a line stands in the batch."""
+        return self.lines.index(line)
+
+
+def record_base(job: Job, lines: Sequence[int], depths: Iterable[int], *, keep_cache: bool, narrow: bool) -> Base:
+    """Run lines once, keeping what their cells will need.
+
+    Args:
+        job: The sweep.
+        lines: Lines whose prompts have one length (or no tokens).
+        depths: Where cells fork.
+        keep_cache: Whether positions before an edit will be shared.
+        narrow: Whether only read positions need to pass the head.
+    """
+    model = job.model
+    count = model.sites.n_layers
+    hidden: dict[int, Tensor] = {}
+    activations: dict[Site, Tensor] = {}
+    taps = {}
+    # with a cache every layer that will be walked must run to its end, or its keys and values would be missing
+    for depth in {*depths, job.depth} if keep_cache else depths:
+        site = Site("resid_pre", depth) if depth < count else Site("resid_post", count - 1)
+        taps[site] = _keep(hidden, depth)
+    for site in dict.fromkeys(site for line in lines for site in job.lines[line].sites):
+        taps[site] = _both(taps.get(site), _keep(activations, site))
+    cache = DynamicCache() if keep_cache else None
+    rows = [Row(job.lines[line].prompt, job.lines[line].base) for line in lines]
+    wanted = [job.lines[line].positions for line in lines]
+    width = max((len(w) for w in wanted), default=0)
+    keep = None
+    if narrow and width:
+        table = [[*w, *(w[-1:] or (0,)) * (width - len(w))] for w in wanted]
+        keep = torch.tensor(table, device=model.device)
+    extra = {"past_key_values": cache, "use_cache": True} if keep_cache else None
+    done = forward(model, rows, taps=taps, logits=width > 0, keep=keep, extra=extra)
+    logits = {}
+    for index, (line, where) in enumerate(zip(lines, wanted, strict=True)):
+        if done.logits is not None:
+            whole = done.logits[index] if done.logits.ndim > 2 else done.logits[index : index + 1]
+            logits[line] = whole[: len(where)] if keep is not None else whole[list(where)]
+    return Base(tuple(lines), hidden, cache, logits, activations)
+
+
+def _keep(store: dict[Any, Tensor], key: Any) -> Any:
+    def sink(value: Tensor) -> None:
+        store[key] = value.detach().clone()
+
+    return sink
+
+
+def _both(first: Any, second: Any) -> Any:
+    if first is None:
+        return second
+
+    def sink(value: Tensor) -> None:
+        first(value)
+        second(value)
+
+    return sink
+
+
+class PrefixLayer(DynamicLayer):  # type: ignore[misc]
+    """A cache layer that holds the first positions of each line and remembers nothing of the rows that use it."""
+
+    def __init__(self, owner: "PrefixCache", keys: Tensor, values: Tensor) -> None:
+        super().__init__()
+        self.owner = owner
+        self.keys, self.values = keys, values
+        self.is_initialized = True
+        self.dtype, self.device = keys.dtype, keys.device
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Each row's line before it, its own positions after: ``[row, head, position, d_head]``."""
+        lines = self.owner.lines
+        if lines is None:
+            keys, values = (t.expand(len(key_states), -1, -1, -1) for t in (self.keys, self.values))
+        else:
+            keys, values = self.keys[lines], self.values[lines]
+        return torch.cat([keys, key_states], dim=2), torch.cat([values, value_states], dim=2)
+
+    def get_seq_length(self) -> int:
+        """Positions before the rows' own."""
+        return int(self.keys.shape[2])
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Length and offset of keys and values."""
+        return self.get_seq_length() + query_length, 0
+
+
+class PrefixCache(Cache):  # type: ignore[misc]
+    """The keys and values of positions before an edit, shared by every row that forks after them."""
+
+    def __init__(self, recorded: Any, start: int) -> None:
+        super().__init__(layers=[])
+        self.lines: Tensor | None = None
+        """``[row]`` line of each row of the call under way; None if there is one line only."""
+        self.layers = [
+            PrefixLayer(self, layer.keys[:, :, :start], layer.values[:, :, :start]) for layer in recorded.layers
+        ]
+
+
+def embedded_states(job: Job, runs: Sequence[int]) -> Tensor:
+    """Hidden states on entry to the first layer for runs that edit the embedding, ``[run, position, d]``."""
+    found: dict[int, Tensor] = {}
+    rows = []
+    for run in runs:
+        line = job.lines[job.runs[run].line]
+        own = tuple(action for action in job.runs[run].actions if action.site.component == "embed")
+        before = tuple(
+            action for action in line.base if action.site.component == "embed" or action.site == Site("resid_pre", 0)
+        )
+        rows.append(Row(line.prompt, (*before, *own)))
+    forward(job.model, rows, taps={Site("resid_pre", 0): _keep(found, 0)}, logits=False)
+    return found[0]
+
+
+def prefix_is_supported(model: OpenModel) -> bool:
+    """Whether the model's forward takes keys and values of earlier positions."""
+    return model.causal and not model.sites.family.recurrent and "past_key_values" in model.parameters_of_forward

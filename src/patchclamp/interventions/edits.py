@@ -1,0 +1,299 @@
+"""An edit: an operation and where it goes. The constructors here are the public ones, one an operation."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from patchclamp.core.digest import digest
+from patchclamp.core.errors import EditError, unknown
+from patchclamp.interventions import operations, positions, sources
+from patchclamp.interventions.gates import Gate
+from patchclamp.interventions.operations import Operation
+from patchclamp.models.peers import is_foreign, names_of
+from patchclamp.models.sites import SitePattern
+
+Where = Gate | Callable[[Tensor], Tensor] | None
+
+
+@dataclass(frozen=True, eq=False)
+class Edit:
+    """An operation (or a trainable module), the sites and positions it acts at, and the gate that lets it.
+
+    Without a site it is unplaced: place it with :meth:`on`, or let a sweep place it.
+    """
+
+    operation: Any
+    site: Any = None
+    at: Any = "all"
+    where: Where = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.operation, nn.Module):
+            object.__setattr__(self, "operation", operations.Apply(self.operation))
+        if not isinstance(self.operation, Operation):
+            raise EditError(f"an edit needs an operation or an nn.Module, got {type(self.operation).__name__}")
+        if self.site is not None and not isinstance(self.site, str):
+            object.__setattr__(self, "site", names_of(self.site))
+        if isinstance(self.at, list):
+            object.__setattr__(self, "at", tuple(self.at))
+        for name in self.sites:
+            if not is_foreign(name):
+                SitePattern.parse(name)
+        positions.check(self.at)
+        self.operation.check()
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """The names of the sites, as the user wrote them."""
+        return () if self.site is None else (self.site,) if isinstance(self.site, str) else tuple(self.site)
+
+    def on(self, site: "str | Iterable[str] | None" = None, at: Any = None, where: Where = None) -> "Edit":
+        """The same operation somewhere else; what is not given stays."""
+        place = self.site if site is None else site if isinstance(site, str) else tuple(site)
+        return replace(self, site=place, at=self.at if at is None else at, where=self.where if where is None else where)
+
+    def using(self, **changes: Any) -> "Edit":
+        """The same edit with some of its parameters changed: those of the operation, or ``at``, ``where``, ``site``.
+
+        Raises:
+            EditError: There is no such parameter.
+        """
+        own = {name: changes.pop(name) for name in ("at", "where", "site") if name in changes}
+        valid = self.parameters
+        for name in changes:
+            if name not in valid:
+                raise EditError(unknown(f"parameter of {type(self.operation).__name__}", name, valid))
+        read = {name: _READERS[name](value) if name in _READERS else value for name, value in changes.items()}
+        return replace(self, operation=replace(self.operation, **read), **own)
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Names that :meth:`using` and a sweep's ``over`` accept."""
+        return (
+            *(name for name in self.operation.__dataclass_fields__ if not name.startswith("_")),
+            "at",
+            "where",
+            "site",
+        )
+
+    @cached_property
+    def key(self) -> str:
+        """Content digest: equal edits, equal keys."""
+        return digest(self.operation.key, self.sites, repr(self.at), gate_key(self.where))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Edit) and self.key == other.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+
+def gate_key(where: Where) -> str:
+    """Content digest of a gate; of its identity if it is a plain function."""
+    return where.key if isinstance(where, Gate) else "" if where is None else f"function {id(where)}"
+
+
+def _vector(value: Any, name: str) -> Tensor:
+    if isinstance(value, str):
+        raise EditError(f"{name} is the text {value!r}; pass a vector, as in model.embedding({value!r})")
+    try:
+        tensor = torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError):
+        raise EditError(f"{name} must be a vector [d], got {type(value).__name__}") from None
+    if tensor.ndim != 1:
+        raise EditError(
+            f"{name} must be one vector [d], got shape {tuple(tensor.shape)}; vectors are never broadcast by shape"
+        )
+    if not tensor.is_floating_point():
+        raise EditError(f"{name} has dtype {tensor.dtype}; a floating dtype is needed")
+    return tensor.detach().clone()
+
+
+def _directions(value: Any) -> Tensor | None:
+    if value is None:
+        return None
+    tensor = torch.as_tensor(value)
+    if tensor.ndim not in (1, 2):
+        raise EditError(f"directions must be [d] or [rank, d], got shape {tuple(tensor.shape)}")
+    if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
+        raise EditError(f"directions must be finite and of a floating dtype, got {tensor.dtype}")
+    return operations.orthonormal(torch.atleast_2d(tensor))
+
+
+def _about(value: Any) -> Tensor | None:
+    return None if value is None else _vector(value, "about")
+
+
+_READERS: dict[str, Callable[[Any], Any]] = {
+    "vector": lambda value: _vector(value, "vector"),
+    "directions": _directions,
+    "about": _about,
+    "source": lambda value: _source(value, "source"),
+}
+
+
+def Add(vector: Any, scale: float = 1.0, *, site: Any = None, at: Any = "all", where: Where = None) -> Edit:
+    """``x + scale * vector``; the vector is ``[d]``."""
+    return Edit(operations.Add(_vector(vector, "vector"), float(scale)), site, at, where)
+
+
+def Zero(*, site: Any = None, at: Any = "all", where: Where = None) -> Edit:
+    """``x <- 0``."""
+    return Edit(operations.Zero(), site, at, where)
+
+
+def Scale(
+    factor: float, directions: Any = None, about: Any = None, *, site: Any = None, at: Any = "all", where: Where = None
+) -> Edit:
+    """``x * factor``; with directions ``[d]`` or ``[rank, d]`` only the part of ``x - about`` in their span."""
+    return Edit(operations.Scale(float(factor), _directions(directions), _about(about)), site, at, where)
+
+
+def ProjectOut(directions: Any, about: Any = None, *, site: Any = None, at: Any = "all", where: Where = None) -> Edit:
+    """Remove the part along the directions, measured from ``about`` (default: zero)."""
+    return Edit(operations.ProjectOut(_need(directions), _about(about)), site, at, where)
+
+
+def Reflect(directions: Any, about: Any = None, *, site: Any = None, at: Any = "all", where: Where = None) -> Edit:
+    """Mirror along the directions, at ``about`` (default: zero); twice is the identity."""
+    return Edit(operations.Reflect(_need(directions), _about(about)), site, at, where)
+
+
+def _need(directions: Any) -> Tensor:
+    found = _directions(directions)
+    if found is None:
+        raise EditError("directions are needed: a vector [d], or [rank, d]")
+    return found
+
+
+def Clamp(
+    low: float | None = None,
+    high: float | None = None,
+    directions: Any = None,
+    about: Any = None,
+    *,
+    site: Any = None,
+    at: Any = "all",
+    where: Where = None,
+) -> Edit:
+    """Bound each coordinate, or the coordinates along (unit) directions, to ``[low, high]``."""
+    if low is None and high is None:
+        raise EditError("pc.Clamp needs low, high, or both")
+    if low is not None and high is not None and low > high:
+        raise EditError(f"pc.Clamp: low {low} is above high {high}")
+    return Edit(operations.Clamp(low, high, _directions(directions), _about(about)), site, at, where)
+
+
+def Noise(std: float, seed: int = 0, *, site: Any = None, at: Any = "all", where: Where = None) -> Edit:
+    """Add ``std`` times standard normal noise, drawn for (seed, prompt, site, position)."""
+    if not std >= 0:
+        raise EditError(f"pc.Noise: std must be 0 or more, got {std}")
+    return Edit(sources.Noise(float(std), int(seed)), site, at, where)
+
+
+def source(inputs: Any, edits: Iterable[Edit] = (), *, at: Any = None) -> sources.Source:
+    """A run to take values from: a prompt, the edits it runs under, and where in it to look (default: same position)."""
+    if at is not None:
+        positions.check(at)
+    return sources.Source(inputs, tuple(edits), at)
+
+
+def _source(value: Any, what: str) -> Any:
+    if isinstance(value, sources.Source) or hasattr(value, "vectors"):
+        return value
+    if isinstance(value, str | Mapping) or (
+        isinstance(value, list) and value and isinstance(value[0], str | int | list)
+    ):
+        return sources.Source(value)
+    if isinstance(value, Tensor) and not value.is_floating_point():
+        return sources.Source(value)
+    raise EditError(
+        f"{what} takes a vector [d], a prompt, pc.source(...) or recorded activations; got {type(value).__name__}"
+    )
+
+
+def Patch(values: Any, *, site: Any = None, at: Any = "all", where: Where = None) -> Edit:
+    """``x <-`` a vector ``[d]``, or the value at the same site in another run.
+
+    Args:
+        values: A vector; a prompt (its clean run); ``pc.source(prompt, edits, at=...)`` (an edited run, or other
+            positions); or what ``model.record`` or ``model.run`` returned.
+        site: Where; see :class:`Edit`.
+        at: Positions.
+        where: Gate.
+    """
+    if isinstance(values, Tensor) and values.is_floating_point():
+        return Edit(operations.Put(_vector(values, "values")), site, at, where)
+    return Edit(sources.Patch(_source(values, "pc.Patch")), site, at, where)
+
+
+def MeanAblate(mean: Any, *, site: Any = None, at: Any = "all", where: Where = None) -> Edit:
+    """``x <-`` a mean: a vector ``[d]``, or prompts over whose positions the site is averaged."""
+    if isinstance(mean, Tensor) and mean.is_floating_point():
+        return Edit(operations.Put(_vector(mean, "mean")), site, at, where)
+    found = _source(mean, "pc.MeanAblate")
+    if not isinstance(found, sources.Source):
+        raise EditError("pc.MeanAblate takes a vector [d] or prompts to average over")
+    return Edit(sources.MeanAblate(found), site, at, where)
+
+
+def Rotate(
+    source: Any,
+    rank: int | None = None,
+    d: int | None = None,
+    *,
+    subspace: sources.Subspace | None = None,
+    directions: Any = None,
+    seed: int = 0,
+    site: Any = None,
+    at: Any = "all",
+    where: Where = None,
+) -> Edit:
+    """Interchange in a learned subspace: the coordinates of ``x`` there become the source's.
+
+    Args:
+        source: As for :func:`Patch`.
+        rank: Dimensions of the subspace.
+        d: Width of the site.
+        subspace: A :class:`Subspace` to use (and train) instead of a new one.
+        directions: Where to start, ``[rank, d]``; random otherwise.
+        seed: For the random start.
+        site: Where; see :class:`Edit`.
+        at: Positions.
+        where: Gate.
+    """
+    if subspace is None:
+        start = None if directions is None else torch.atleast_2d(torch.as_tensor(directions))
+        rank, d = (len(start), start.shape[-1]) if start is not None else (rank, d)
+        if rank is None or d is None:
+            raise EditError("pc.Rotate needs rank and d (the site's width), directions [rank, d], or a subspace")
+        subspace = sources.Subspace(d, rank, directions=start, seed=seed)
+    fixed = isinstance(source, Tensor) and source.is_floating_point()
+    value = _vector(source, "source") if fixed else _source(source, "pc.Rotate")
+    return Edit(sources.Rotate(subspace, value), site, at, where)
+
+
+def Splice(
+    dictionary: Any,
+    latents: Mapping[int, float],
+    keep_error: bool = True,
+    *,
+    site: Any = None,
+    at: Any = "all",
+    where: Where = None,
+) -> Edit:
+    """Set latents of a sparse dictionary; with ``keep_error`` what the dictionary misses stays."""
+    if not isinstance(dictionary, operations.Codec):
+        raise EditError(f"pc.Splice needs a dictionary with encode and decode, got {type(dictionary).__name__}")
+    return Edit(operations.Splice(dictionary, dict(latents), keep_error), site, at, where)
+
+
+def Call(function: Callable[[Tensor], Tensor], *, site: Any = None, at: Any = "all", where: Where = None) -> Edit:
+    """Any function of the vectors ``[position, d]``: the escape hatch, which no sweep can share."""
+    if not callable(function):
+        raise EditError(f"pc.Call needs a function, got {type(function).__name__}")
+    return Edit(operations.Call(function), site, at, where)

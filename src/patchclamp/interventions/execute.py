@@ -1,0 +1,264 @@
+"""Carrying out a planned job: on its rung, within its budget, resumable, and checked against the slow way."""
+
+import random
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from patchclamp.core.digest import digest
+from patchclamp.core.errors import BudgetError, ExactnessError
+from patchclamp.core.files import atomic_file
+from patchclamp.core.progress import Listener, task
+from patchclamp.interventions.base import Base, record_base
+from patchclamp.interventions.forward import Row, forward
+from patchclamp.interventions.head import finish
+from patchclamp.interventions.job import Job, Line
+from patchclamp.interventions.plan import Plan, Schedule
+from patchclamp.interventions.trie import CLEAN, Group
+from patchclamp.interventions.wavefront import Walk
+from patchclamp.models.sites import Site
+
+TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-5, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+"""Largest difference from one forward a cell, relative to the largest logit, that ``verify`` accepts."""
+
+
+@dataclass(eq=False)
+class Outcome:
+    """What a job gave."""
+
+    job: Job
+    chosen: frozenset[int]
+    """Runs that will be verified."""
+    baseline: dict[int, list[Tensor]] = field(default_factory=dict)
+    """Line -> one tensor a read."""
+    values: dict[int, list[Tensor]] = field(default_factory=dict)
+    """Run -> one tensor a read."""
+    evidence: dict[int, Tensor] = field(default_factory=dict)
+    """What the chosen runs' reads were computed from."""
+    clean: dict[int, Tensor] = field(default_factory=dict)
+    """Logits of the lines whose reads compare with them, ``[position, vocabulary]``."""
+
+    def note_base(self, base: Base) -> None:
+        """Measure the lines of a base run, without any cell's edits."""
+        for place, number in enumerate(base.lines):
+            line = self.job.lines[number]
+            logits = base.logits.get(number, torch.zeros(0, 0))
+            seen = {site: base.activations[site][place : place + 1] for site in line.sites}
+            self.baseline[number] = [value[0] for value in line.measure(logits.unsqueeze(0), logits, seen)]
+            if line.compares:
+                self.clean[number] = logits
+
+    def deliver(self, runs: list[int], logits: Tensor, activations: dict[Site, Tensor]) -> None:
+        """Measure some runs of one line."""
+        number = self.job.runs[runs[0]].line
+        line = self.job.lines[number]
+        values = line.measure(logits, self.clean.get(number), activations)
+        for place, run in enumerate(runs):
+            self.values[run] = [value[place] for value in values]
+            if run in self.chosen:
+                self.evidence[run] = _evidence(line, logits[place], {site: a[place] for site, a in activations.items()})
+
+
+def _evidence(line: Line, logits: Tensor, activations: dict[Site, Tensor]) -> Tensor:
+    if line.positions:
+        return logits.detach().clone()
+    return torch.cat(
+        [activations[read.site][list(read.positions)].flatten() for read in line.reads if read.site is not None]
+    )
+
+
+def execute(
+    job: Job,
+    scheduled: Schedule,
+    *,
+    verify: int = 0,
+    checkpoint: str | Path | None = None,
+    progress: bool | Listener | None = None,
+    seed: int = 0,
+) -> tuple[Outcome, Plan]:
+    """Run a job.
+
+    Args:
+        job: The sweep.
+        scheduled: Its plan.
+        verify: How many random runs to repeat with one forward each.
+        checkpoint: Folder for finished parts; a later call with the same job goes on from there.
+        progress: See :func:`patchclamp.core.progress.task`.
+        seed: Chooses the runs to verify.
+
+    Raises:
+        ExactnessError: A verified run differs by more than the tolerance.
+        BudgetError: The machine ran out of memory; the message says what to try.
+    """
+    weights = "" if checkpoint is None else job.model.weights_digest()
+    chosen = sorted(random.Random(seed).sample(range(len(job.runs)), min(verify, len(job.runs))))
+    outcome = Outcome(job, frozenset(chosen))
+    try:
+        with task("sweep", scheduled.plan.rows, "row-layers", show=progress) as bar:
+            for number, (runs, work) in enumerate(_parts(job, scheduled, outcome, bar.advance)):
+                file = (
+                    None
+                    if checkpoint is None
+                    else Path(checkpoint) / f"{_identity(job, runs, weights)}-{number:04d}.safetensors"
+                )
+                if file is not None and file.is_file() and not set(runs) & set(chosen):
+                    _load(file, runs, outcome)
+                    continue
+                work()
+                if file is not None:
+                    _store(file, runs, outcome)
+            _missing_baselines(job, outcome)
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if isinstance(error, BudgetError) or not _is_memory(error):
+            raise
+        less = max(scheduled.plan.budget // 2, 1)
+        raise BudgetError(
+            f"the machine ran out of memory under a budget of {scheduled.plan.budget} bytes; try budget={less}"
+        ) from error
+    plan = scheduled.plan
+    if chosen:
+        plan = plan.checked(len(chosen), _verify(job, outcome, chosen))
+    return outcome, plan
+
+
+def _is_memory(error: BaseException) -> bool:
+    said = str(error).lower()
+    words = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in said for word in words)
+
+
+Work = Callable[[], None]
+
+
+def _parts(
+    job: Job, scheduled: Schedule, outcome: Outcome, advance: Callable[[float], None]
+) -> list[tuple[list[int], Work]]:
+    """Independent pieces of the job, in a fixed order."""
+    parts: list[tuple[list[int], Work]] = []
+    if scheduled.plan.rung in ("wavefront", "layers"):
+        for lines, groups in scheduled.batches:
+            runs = [run for group in groups for run in group.runs]
+            parts.append((runs, partial(_wave, job, lines, groups, scheduled.head_rows, outcome, advance)))
+        return parts
+    order = sorted(range(len(job.runs)), key=lambda run: (_shape(job, run), run))
+    begin = 0
+    while begin < len(order):
+        chunk = [run for run in order[begin : begin + scheduled.rows] if _shape(job, run) == _shape(job, order[begin])]
+        parts.append((chunk, partial(_rows, job, chunk, outcome, advance)))
+        begin += len(chunk)
+    return parts
+
+
+def _shape(job: Job, run: int) -> tuple[int, ...]:
+    """Runs of one shape can be rows of one batch without padding."""
+    prompt = job.lines[job.runs[run].line].prompt
+    return (len(prompt.ids), *(n for tensor in prompt.tensors.values() for n in tensor.shape))
+
+
+def _wave(
+    job: Job,
+    lines: tuple[int, ...],
+    groups: list[Group],
+    head_rows: int,
+    outcome: Outcome,
+    advance: Callable[[float], None],
+) -> None:
+    forks = {
+        depth for group in groups for depth, step in enumerate(group.steps) if any(p[0] == CLEAN for p in step.parents)
+    }
+    cached = any(group.start for group in groups)
+    base = record_base(job, lines, sorted(forks), keep_cache=cached, narrow=_may_narrow(job, lines))
+    outcome.note_base(base)
+    walk = Walk.begin(job, base, groups)
+    walk.through_layers(advance)
+    finish(walk, outcome.deliver, head_rows)
+
+
+def _may_narrow(job: Job, lines: Sequence[int]) -> bool:
+    """Whether unread positions can be kept out of the head: nothing that all cells share is edited there."""
+    shared = (action.site.component for line in lines for action in job.lines[line].base)
+    return job.model.narrows and not any(name in ("final_norm", "logits") for name in shared)
+
+
+def _rows(job: Job, chunk: list[int], outcome: Outcome, advance: Callable[[float], None]) -> None:
+    _missing_baselines(job, outcome, [job.runs[run].line for run in chunk])
+    logits, activations = run_rows(job, chunk)
+    for place, run in enumerate(chunk):
+        line = job.lines[job.runs[run].line]
+        seen = {site: activations[site][place : place + 1] for site in line.sites}
+        outcome.deliver([run], logits[place].unsqueeze(0), seen)
+    advance(len(chunk) * max(1, job.model.sites.n_layers))
+
+
+def run_rows(job: Job, runs: Sequence[int]) -> tuple[list[Tensor], dict[Site, Tensor]]:
+    """Run some cells as rows of one full forward: logits ``[position, vocabulary]`` a run, and activations."""
+    lines = [job.lines[job.runs[run].line] for run in runs]
+    rows = [Row(line.prompt, (*line.base, *job.runs[run].actions)) for line, run in zip(lines, runs, strict=True)]
+    seen: dict[Site, Tensor] = {}
+    taps = {site: _into(seen, site) for line in lines for site in line.sites}
+    done = forward(job.model, rows, taps=taps, logits=any(line.positions for line in lines))
+    if done.logits is None:
+        return [torch.zeros(0, 0)] * len(runs), seen
+    whole = done.logits if done.logits.ndim > 2 else done.logits.unsqueeze(1)
+    return [whole[place, list(line.positions)] for place, line in enumerate(lines)], seen
+
+
+def _into(store: dict[Site, Tensor], site: Site) -> Callable[[Tensor], None]:
+    def sink(value: Tensor) -> None:
+        store[site] = value.detach()
+
+    return sink
+
+
+def _missing_baselines(job: Job, outcome: Outcome, lines: Iterable[int] | None = None) -> None:
+    """Run the lines that no base run measured: those without runs, or on the lower rungs."""
+    for number in dict.fromkeys(range(len(job.lines)) if lines is None else lines):
+        if number not in outcome.baseline:
+            outcome.note_base(record_base(job, [number], [], keep_cache=False, narrow=_may_narrow(job, [number])))
+
+
+def _identity(job: Job, runs: Sequence[int], weights: str) -> str:
+    """Digest of everything that decides a part's numbers."""
+    cells = [(job.lines[job.runs[run].line], job.runs[run].actions) for run in runs]
+    parts = [(line.prompt.key, [action.key for action in (*line.base, *own)]) for line, own in cells]
+    reads = [(read.name, read.positions, repr(read.axes)) for line in job.lines for read in line.reads]
+    return digest(weights, str(job.model.dtype), parts, reads)
+
+
+def _store(file: Path, runs: Sequence[int], outcome: Outcome) -> None:
+    arrays = {
+        f"{place}.{read}": value.contiguous()
+        for place, run in enumerate(runs)
+        for read, value in enumerate(outcome.values[run])
+    }
+    with atomic_file(file) as temporary:
+        save_file(arrays, temporary)
+
+
+def _load(file: Path, runs: Sequence[int], outcome: Outcome) -> None:
+    arrays = load_file(file)
+    for place, run in enumerate(runs):
+        reads = len(outcome.job.lines[outcome.job.runs[run].line].reads)
+        outcome.values[run] = [arrays[f"{place}.{read}"] for read in range(reads)]
+
+
+def _verify(job: Job, outcome: Outcome, chosen: Sequence[int]) -> float:
+    """Run cells again with one forward each; the largest difference relative to the largest logit."""
+    worst = 0.0
+    for run in chosen:
+        logits, activations = run_rows(job, [run])
+        slow = _evidence(job.lines[job.runs[run].line], logits[0], {site: a[0] for site, a in activations.items()})
+        difference = (outcome.evidence[run] - slow).abs().max() / slow.abs().max().clamp(min=1e-30)
+        worst = max(worst, float(difference))
+    allowed = TOLERANCE.get(job.model.dtype, 1e-5)
+    if worst > allowed:
+        raise ExactnessError(
+            f"of {len(chosen)} cells run again with one forward each, the worst differs by {worst:.2g} of the largest logit; "
+            f"{allowed:.0e} is promised for {job.model.dtype}. The slow way is exact: model.sweep(..., rung='cell')"
+        )
+    return worst

@@ -1,0 +1,174 @@
+"""One hooked forward pass: the primitive under run, record, the sweep's slow path and every check."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from patchclamp.core.errors import ModelError, NotFiredError, SiteError
+from patchclamp.interventions.actions import Action, Tally, instructions
+from patchclamp.interventions.hooks import Instruction, Port, Session, Tap, bypassed, ports_of
+from patchclamp.models.inputs import Batch, Prompt
+from patchclamp.models.opened import OpenModel
+from patchclamp.models.sitemap import columns_of
+from patchclamp.models.sites import Site
+
+UNKNOWN_WIDTH = 2**31
+"""Positions of an input without tokens: whether one exists is seen when its activation is."""
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One batch row: a prompt and what is done to it."""
+
+    prompt: Prompt
+    actions: tuple[Action, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Forwarded:
+    """What one pass gave."""
+
+    logits: Tensor | None
+    """``[row, position, vocabulary]``, or the module's own output where it has no positions; None if not asked for."""
+    tally: Tally
+    output: Any
+
+
+Sink = Callable[[Tensor], None]
+
+
+def forward(
+    model: OpenModel,
+    rows: Sequence[Row],
+    *,
+    taps: Mapping[Site, Sink] | None = None,
+    logits: bool = True,
+    keep: Tensor | None = None,
+    grad: bool = False,
+    extra: Mapping[str, Any] | None = None,
+) -> Forwarded:
+    """Run several rows at once through the model's own forward, with edits and taps in place.
+
+    Args:
+        model: The model.
+        rows: What to run; prompts of different lengths are padded.
+        taps: Sites to show, and who gets each ``[row, position, d]``.
+        logits: Whether the output is wanted; without it the pass ends at the last hooked module.
+        keep: ``[row, position]``: the only positions whose logits are wanted, which spares the rest of the head. Only for
+            models whose head was seen to work position by position, and without taps or edits in it.
+        grad: Keep the autograd graph.
+        extra: More keyword arguments for the module.
+
+    Raises:
+        NotFiredError: An edit never met its site.
+        SiteError: A site ran more than once in the pass, so that it does not name one tensor.
+    """
+    if keep is not None and logits:
+        return _narrowed(model, rows, taps or {}, keep, grad, extra)
+    batch = model.batch([row.prompt for row in rows])
+    tally = Tally.empty()
+    actions = [row.actions for row in rows]
+    todo = instructions(model.sites, actions, [0] * len(rows), batch.width or UNKNOWN_WIDTH, model.device, tally)
+    tapped = ports_of(make_tap(model, site, sink) for site, sink in (taps or {}).items())
+    output = None
+    with ExitStack() as stack:
+        stack.enter_context(nullcontext() if grad else torch.no_grad())
+        session = Session(model.sites.modules, len(rows), batch.width or 1, todo, tapped, stop_early=not logits)
+        stack.enter_context(session)
+        output = call(model, batch, extra)
+    _check_fired(session, rows, tally)
+    found = logits_of(output) if logits else None
+    if found is not None:
+        model.width_of_logits = found.shape[-1]
+    return Forwarded(found, tally, output)
+
+
+def call(model: OpenModel, batch: Batch, extra: Mapping[str, Any] | None = None) -> Any:
+    """Call the user's module on a batch, without a key-value cache where it would make one."""
+    kwargs: dict[str, Any] = {**batch.kwargs, **(extra or {})}
+    if "use_cache" in model.parameters_of_forward and "use_cache" not in kwargs:
+        kwargs["use_cache"] = False
+    return model.module(*batch.args, **kwargs)
+
+
+def logits_of(output: Any) -> Tensor:
+    """The logits of a model's output, or the output itself if it is a tensor.
+
+    Raises:
+        ModelError: The model gives neither.
+    """
+    if isinstance(output, Tensor):
+        return output
+    found = getattr(output, "logits", None)
+    if isinstance(found, Tensor):
+        return found
+    if isinstance(output, tuple) and output and isinstance(output[0], Tensor):
+        return output[0]
+    raise ModelError(
+        f"the model returns {type(output).__name__} without logits; load it with its head (AutoModelForCausalLM)"
+    )
+
+
+def make_tap(model: OpenModel, site: Site, sink: Sink) -> Tap:
+    """A tap on a site."""
+    access = model.sites.access(site)
+    if access.attention:
+        columns = None if site.unit is None else slice(site.unit.index, site.unit.index + 1)
+        return Tap(access, columns, sink)
+    return Tap(access, columns_of(access, site.unit, model.sites.width(site.whole) or 0), sink)
+
+
+def _narrowed(
+    model: OpenModel,
+    rows: Sequence[Row],
+    taps: Mapping[Site, Sink],
+    keep: Tensor,
+    grad: bool,
+    extra: Mapping[str, Any] | None,
+) -> Forwarded:
+    """A pass that ends after the last layer, and the head on the wanted positions only."""
+    last = Site("resid_post", model.sites.n_layers - 1)
+    states: list[Tensor] = []
+    wanted = taps.get(last)
+
+    def sink(value: Tensor) -> None:
+        states.append(value)
+        if wanted is not None:
+            wanted(value)
+
+    done = forward(model, rows, taps={**taps, last: sink}, logits=False, grad=grad, extra=extra)
+    chosen = states[0][torch.arange(len(rows), device=keep.device).unsqueeze(1), keep]
+    with nullcontext() if grad else torch.no_grad():
+        logits = through_head(model, chosen.flatten(0, 1).unsqueeze(1))
+    return Forwarded(logits.reshape(len(rows), keep.shape[1], -1), done.tally, None)
+
+
+def through_head(model: OpenModel, states: Tensor, todo: dict[Port, list[Instruction]] | None = None) -> Tensor:
+    """The model's own code after its last layer, on states of single positions: ``[row, 1, d] -> [row, 1, vocabulary]``."""
+    layers = [model.sites.modules[path] for path in model.sites.layers]
+    ids = torch.zeros(1, 1, dtype=torch.long, device=model.device)
+    with bypassed(layers, model.arity, inject=states), Session(model.sites.modules, len(states), 1, todo or {}):
+        output = call(model, Batch((), {"input_ids": ids}, (1,)))
+    return logits_of(output)
+
+
+def _check_fired(session: Session, rows: Sequence[Row], tally: Tally) -> None:
+    for port, count in session.calls.items():
+        if count > 1:
+            raise SiteError(
+                f"{port[0]}:{port[1]} ran {count} times in one forward pass, so it does not name one tensor"
+            )
+    for port in (*session.instructions, *session.taps):
+        if not session.calls[port]:
+            what = "edited" if port in session.instructions else "read"
+            raise NotFiredError(
+                f"the site at {port[0]}:{port[1]} was to be {what}, but the forward pass never went there; nothing was returned"
+            )
+    wanted = {action.edit for row in rows for action in row.actions if action.positions != ()}
+    silent = sorted(edit for edit in wanted if not tally.reached[edit])
+    if silent:
+        raise NotFiredError(f"edit number {silent[0]} of {len(wanted)} did not fire on any row; nothing was returned")

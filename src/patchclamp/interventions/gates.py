@@ -1,0 +1,127 @@
+"""Gates: tests of the activation that decide, per row and position, whether an edit acts there."""
+
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from typing_extensions import override
+
+from patchclamp.core.digest import digest
+
+Vectors = Float[Tensor, "... d"]
+Verdict = Bool[Tensor, "..."]
+
+
+@dataclass(frozen=True, eq=False)
+class Gate:
+    """Base of every gate; combine with ``&``, ``|`` and ``~``."""
+
+    def __call__(self, x: Vectors) -> Verdict:
+        """True where the edit acts."""
+        raise NotImplementedError
+
+    @cached_property
+    def key(self) -> str:
+        """Content digest."""
+        return digest(type(self).__name__, {f.name: _content(getattr(self, f.name)) for f in fields(self)})
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and self.key == other.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    def __and__(self, other: "Gate") -> "Gate":
+        return Both(self, other)
+
+    def __or__(self, other: "Gate") -> "Gate":
+        return Either(self, other)
+
+    def __invert__(self) -> "Gate":
+        return Not(self)
+
+
+def _content(value: Any) -> Any:
+    return value.key if isinstance(value, Gate) else value
+
+
+@dataclass(frozen=True, eq=False)
+class Along(Gate):
+    """The coordinate along a direction (made unit length) lies above ``above`` and below ``below``."""
+
+    direction: Float[Tensor, " d"]
+    above: float = -torch.inf
+    below: float = torch.inf
+
+    @override
+    def __call__(self, x: Vectors) -> Verdict:
+        unit = self.direction.to(device=x.device, dtype=x.dtype)
+        coordinate = x @ (unit / unit.norm())
+        verdict: Tensor = (coordinate > self.above) & (coordinate < self.below)
+        return verdict
+
+
+@dataclass(frozen=True, eq=False)
+class Norm(Gate):
+    """The length of the vector lies above ``above`` and below ``below``: massive activations in or out."""
+
+    above: float = 0.0
+    below: float = torch.inf
+
+    @override
+    def __call__(self, x: Vectors) -> Verdict:
+        length = x.norm(dim=-1)
+        verdict: Tensor = (length > self.above) & (length < self.below)
+        return verdict
+
+
+@dataclass(frozen=True, eq=False)
+class Nearest(Gate):
+    """Of the given centres, number ``index`` is the nearest (Euclidean)."""
+
+    centres: Float[Tensor, "centre d"]
+    index: int
+
+    @override
+    def __call__(self, x: Vectors) -> Verdict:
+        centres = self.centres.to(device=x.device, dtype=x.dtype)
+        distance = torch.cdist(x.reshape(-1, x.shape[-1]), centres, compute_mode="donot_use_mm_for_euclid_dist")
+        return (distance.argmin(dim=-1) == self.index).reshape(x.shape[:-1])
+
+
+@dataclass(frozen=True, eq=False)
+class Both(Gate):
+    """Both gates are open."""
+
+    first: Gate
+    second: Gate
+
+    @override
+    def __call__(self, x: Vectors) -> Verdict:
+        return self.first(x) & self.second(x)
+
+
+@dataclass(frozen=True, eq=False)
+class Either(Gate):
+    """At least one gate is open."""
+
+    first: Gate
+    second: Gate
+
+    @override
+    def __call__(self, x: Vectors) -> Verdict:
+        return self.first(x) | self.second(x)
+
+
+@dataclass(frozen=True, eq=False)
+class Not(Gate):
+    """The other gate is closed."""
+
+    gate: Gate
+
+    @override
+    def __call__(self, x: Vectors) -> Verdict:
+        return ~self.gate(x)

@@ -1,0 +1,95 @@
+"""The result of a sweep: one number (or a few) a cell, labelled by prompt, site, layer, position and parameter."""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+from torch import Tensor
+
+from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.result import Result, Saved
+from patchclamp.interventions.plan import Plan
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+BASELINE = "baseline:"
+REFERENCE = "reference:"
+
+
+@dataclass(eq=False)
+class Grid(Result):
+    """What a sweep measured.
+
+    ``data`` is a DataArray with dims ``prompt, site, layer, [head], [position], *over, *read`` (a Dataset if several
+    things were read); cells that do not exist are NaN. ``baseline`` is the same read without the swept edit.
+    """
+
+    kind: ClassVar[str] = "grid"
+    dataset: "xr.Dataset"
+    plan: Plan
+    record: dict[str, Any] = field(default_factory=dict)
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Names of what was measured."""
+        return tuple(str(name) for name in self.dataset.data_vars if ":" not in str(name))
+
+    def _pick(self, prefix: str) -> "xr.DataArray | xr.Dataset":
+        named = {name: self.dataset[f"{prefix}{name}"].rename(name) for name in self.reads}
+        if len(named) == 1:
+            return next(iter(named.values()))
+        import xarray as xr
+
+        return xr.Dataset(named)
+
+    @property
+    def data(self) -> "xr.DataArray | xr.Dataset":
+        """The measured numbers."""
+        return self._pick("")
+
+    @property
+    def baseline(self) -> "xr.DataArray | xr.Dataset":
+        """The same reads without the swept edit: of each prompt, under the shared edits if there are any."""
+        return self._pick(BASELINE)
+
+    @property
+    def reference(self) -> "xr.DataArray | xr.Dataset":
+        """For ``model.patch``: the same reads of the source run.
+
+        Raises:
+            InputError: This grid is no patching result.
+        """
+        if f"{REFERENCE}{self.reads[0]}" not in self.dataset:
+            raise InputError("only the result of model.patch has a reference: the source run")
+        return self._pick(REFERENCE)
+
+    def relative(self, how: Literal["difference", "ratio", "recovery"] = "difference") -> "xr.DataArray | xr.Dataset":
+        """Numbers relative to the baseline.
+
+        Args:
+            how: ``difference`` from the baseline; ``ratio`` to it; or, for ``model.patch``, ``recovery``: 0 where the
+                patch changes nothing and 1 where it brings back the source run's value.
+        """
+        if how == "difference":
+            return self.data - self.baseline
+        if how == "ratio":
+            return self.data / self.baseline
+        if how == "recovery":
+            return (self.data - self.baseline) / (self.reference - self.baseline)
+        raise InputError(unknown("relative", how, ("difference", "ratio", "recovery")))
+
+    def _dataset(self) -> "xr.Dataset":
+        return self.dataset
+
+    def plain_record(self) -> dict[str, Any]:
+        """``record`` as plain JSON, with the plan."""
+        return {**super().plain_record(), "plan": self.plan.as_record()}
+
+    @classmethod
+    def _from_saved(cls, saved: Saved) -> Self:
+        return cls(saved.dataset, Plan.from_record(saved.record.pop("plan")), saved.record, saved.tensors)
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{dim} {size}" for dim, size in self.dataset[self.reads[0]].sizes.items())
+        return f"Grid of {', '.join(self.reads)}: {sizes}\n{self.plan}"

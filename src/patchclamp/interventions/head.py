@@ -1,0 +1,119 @@
+"""The end of the wavefront: what the reads need passes the model's own head, many cells at once."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from patchclamp.interventions.actions import Action, Tally, instructions
+from patchclamp.interventions.forward import through_head
+from patchclamp.interventions.job import index_like
+from patchclamp.interventions.wavefront import Front, Walk
+from patchclamp.models.sites import Site
+
+Deliver = Callable[[list[int], Tensor, dict[Site, Tensor]], None]
+"""Takes runs of one line, their logits ``[run, position, vocabulary]`` and their activations."""
+
+
+@dataclass(eq=False)
+class Pending:
+    """A run whose states are ready for the head."""
+
+    run: int
+    line: int
+    place: int
+    """Index in its group."""
+    front: Front
+    states: Tensor
+    """``[position, d]`` at the read positions from the first edit on."""
+    actions: tuple[Action, ...]
+    """Edits in the head itself."""
+    late: tuple[int, ...]
+    """Which of the line's read positions these are."""
+
+
+def finish(walk: Walk, deliver: Deliver, head_rows: int) -> None:
+    """Send the last states through the head and hand the results over, line by line.
+
+    Args:
+        walk: Groups that passed every layer.
+        deliver: Receives the results.
+        head_rows: How many positions pass the head at once.
+    """
+    with torch.no_grad():
+        if walk.job.depth < walk.model.sites.n_layers:
+            _without_head(walk, deliver)
+            return
+        batch: list[Pending] = []
+        for item in _pending(walk):
+            if batch and sum(len(p.late) for p in batch) + len(item.late) > head_rows:
+                _flush(walk, batch, deliver)
+                batch = []
+            batch.append(item)
+        _flush(walk, batch, deliver)
+
+
+def _without_head(walk: Walk, deliver: Deliver) -> None:
+    """Hand over activations of layers below the last: the walk ended there."""
+    for front in walk.fronts:
+        if front.group.steps[walk.job.depth].rows:
+            walk.enter(front, walk.job.depth)  # keeps what is read of the stream after the last walked layer
+        for line in dict.fromkeys(walk.job.runs[run].line for run in front.group.runs):
+            mine = [i for i, run in enumerate(front.group.runs) if walk.job.runs[run].line == line]
+            sites = {site: walk.seen(front, site)[mine] for site in walk.job.lines[line].sites}
+            deliver([front.group.runs[i] for i in mine], torch.zeros(len(mine), 0, 0), sites)
+
+
+def _pending(walk: Walk) -> Iterator[Pending]:
+    job, depth = walk.job, walk.model.sites.n_layers
+    for front in walk.fronts:
+        group, step = front.group, front.group.steps[-1]
+        hidden = walk.enter(front, depth) if step.rows else None
+        for place, run in enumerate(group.runs):
+            line = job.runs[run].line
+            positions = job.lines[line].positions
+            late = tuple(i for i, position in enumerate(positions) if position >= group.start)
+            row = step.row_of[run]
+            assert hidden is not None
+            where = index_like([positions[i] - group.start for i in late], hidden.device)
+            yield Pending(run, line, place, front, hidden[row, where], step.inside[row], late)
+
+
+def _flush(walk: Walk, batch: list[Pending], deliver: Deliver) -> None:
+    if not batch:
+        return
+    job, base = walk.job, walk.base
+    states = torch.cat([item.states for item in batch])
+    counts = [len(item.late) for item in batch]
+    passed = states
+    if len(states):
+        rows = [item.actions for item in batch for _ in item.late]
+        starts = [job.lines[item.line].positions[i] for item in batch for i in item.late]
+        todo = instructions(walk.model.sites, rows, starts, 1, walk.model.device, Tally.empty()) if any(rows) else {}
+        passed = through_head(walk.model, states.unsqueeze(1), todo)[:, 0]
+    new = passed.split(counts)
+    for line in dict.fromkeys(item.line for item in batch):
+        mine = [i for i, item in enumerate(batch) if item.line == line]
+        clean = base.logits.get(line)
+        if clean is None:
+            logits = torch.zeros(len(mine), 0, 0)
+        elif len(mine) == len(batch) and all(count == len(clean) for count in counts):
+            logits = passed.reshape(len(mine), len(clean), -1)
+        else:
+            logits = torch.stack([_with_clean(clean, new[i], batch[i].late) for i in mine])
+        sites = {
+            site: torch.stack([walk.seen(batch[i].front, site)[batch[i].place] for i in mine])
+            for site in job.lines[line].sites
+        }
+        deliver([batch[i].run for i in mine], logits, sites)
+
+
+def _with_clean(clean: Tensor, new: Tensor, late: tuple[int, ...]) -> Tensor:
+    """Logits at every read position: those before the first edit are the line's own."""
+    if len(late) == len(clean):
+        return new
+    whole = clean.clone()
+    if late:
+        whole[list(late)] = new
+    return whole

@@ -1,0 +1,309 @@
+"""The only file that touches the user's modules: it registers hooks, and takes every one of them away again."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from patchclamp.core.errors import EditError, PositionError, SiteError
+from patchclamp.interventions.operations import Operation
+from patchclamp.models.sitemap import Access
+from patchclamp.models.tensors import Keys, fetch, first_tensor, from_rows, input_keys, replace_at, to_rows
+
+Port = tuple[str, str, Keys]
+
+
+class Stop(BaseException):
+    """Ends a forward pass once everything that was asked for has been seen."""
+
+
+@dataclass(eq=False)
+class Instruction:
+    """One operation at some rows and columns of one module call."""
+
+    access: Access
+    columns: slice | Tensor | None
+    """Part of the last dimension, for units and fused projections."""
+    operation: Operation
+    gate: Callable[[Tensor], Tensor] | None
+    rows: Tensor | None
+    """``[row]``, or None for every row."""
+    positions: Tensor | None
+    """``[row, position]`` columns of the call, or None for every column."""
+    tally: Callable[[Tensor | int], None]
+    """Told how many vectors were edited."""
+    furthest: int = -1
+    """The largest column, to be checked where the width of the call was not known before."""
+
+    def apply(self, x: Tensor) -> Tensor:
+        """The activation ``[batch, position, d]`` with this instruction carried out; ``x`` is left as it is."""
+        if self.furthest >= x.shape[1]:
+            raise PositionError(
+                f"position {self.furthest} is outside the activation at {self.access.module!r}, which has {x.shape[1]} positions"
+            )
+        where = None
+        if self.rows is not None and self.positions is not None:
+            where = (self.rows.unsqueeze(1), self.positions)
+        elif self.rows is not None:
+            where = (self.rows,)  # type: ignore[assignment]
+        elif self.positions is not None:
+            where = (slice(None), self.positions[0])  # type: ignore[assignment]
+        chosen = x if where is None else x[where]
+        edited = self._edit(chosen)
+        if where is None:
+            return edited
+        out = x.clone()
+        out[where] = edited
+        return out
+
+    def _edit(self, chosen: Tensor) -> Tensor:
+        part = chosen if self.columns is None else chosen[..., self.columns]
+        factor = self.access.factor
+        value = part if factor == 1.0 else part * factor
+        self._check_width(value.shape[-1])
+        new = self.operation(value)
+        if new.shape != value.shape:
+            raise EditError(
+                f"{type(self.operation).__name__} turned shape {tuple(value.shape)} into {tuple(new.shape)}"
+            )
+        if self.gate is None:
+            self.tally(value.numel() // value.shape[-1])
+        else:
+            verdict = self.gate(value)
+            if verdict.shape != value.shape[:-1] or verdict.dtype != torch.bool:
+                raise EditError(
+                    f"a gate must give one bool a vector, {tuple(value.shape[:-1])}; got {verdict.dtype} {tuple(verdict.shape)}"
+                )
+            new = torch.where(verdict.unsqueeze(-1), new, value)
+            self.tally(verdict.sum())
+        new = (new if factor == 1.0 else new / factor).to(chosen.dtype)
+        if self.columns is None:
+            return new
+        out = chosen.clone()
+        out[..., self.columns] = new
+        return out
+
+    def _check_width(self, width: int) -> None:
+        for name, vector in self.operation.vectors():
+            if vector.shape[-1] != width:
+                raise EditError(
+                    f"{name} has width {vector.shape[-1]}, but the activation at {self.access.module!r} has width {width}"
+                )
+
+
+@dataclass(eq=False)
+class Tap:
+    """Something that wants to see one tensor: it gets ``[batch, position, d]``, after every edit."""
+
+    access: Access
+    columns: slice | Tensor | None
+    sink: Callable[[Tensor], None]
+
+    def take(self, raw: Tensor, rows: int, width: int) -> None:
+        """Pass the site's values on."""
+        if self.access.attention:
+            whole = raw.transpose(1, 2)  # [batch, query, head, key]
+            if self.columns is not None:
+                assert isinstance(self.columns, slice)
+                whole = whole[:, :, self.columns.start : self.columns.start + 1]
+            self.sink(whole)
+            return
+        view = to_rows(raw, rows, width)
+        part = view if self.columns is None else view[..., self.columns]
+        self.sink(part if self.access.factor == 1.0 else part * self.access.factor)
+
+
+@dataclass(eq=False)
+class Session:
+    """Hooks on a set of ports, with what to do at each. Use as a context manager: leaving it removes every hook."""
+
+    modules: Mapping[str, nn.Module]
+    rows: int
+    width: int
+    """Positions of the call."""
+    instructions: dict[Port, list[Instruction]] = field(default_factory=dict)
+    taps: dict[Port, list[Tap]] = field(default_factory=dict)
+    stop_early: bool = False
+    """Raise :class:`Stop` once every port has been seen."""
+    calls: Counter[Port] = field(default_factory=Counter)
+    _handles: list[RemovableHandle] = field(default_factory=list)
+    _watched: list[Port] = field(default_factory=list)
+
+    def __enter__(self) -> "Session":
+        try:
+            for port in dict.fromkeys((*self.instructions, *self.taps)):
+                self.watch(port)
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        self.close()
+        return kind is Stop
+
+    def close(self) -> None:
+        """Remove every hook."""
+        while self._handles:
+            self._handles.pop().remove()
+
+    @property
+    def ports(self) -> set[Port]:
+        """What is hooked."""
+        return set(self._watched)
+
+    def watch(self, port: Port) -> None:
+        """Hook one port."""
+        self._watched.append(port)
+        module, side, _ = port
+        target = self.modules[module]
+        if side == "in":
+            handle = target.register_forward_pre_hook(
+                lambda _, args, kwargs: self._before(port, args, kwargs), with_kwargs=True
+            )
+        else:
+            handle = target.register_forward_hook(lambda _, __, output: self._after(port, output))
+        self._handles.append(handle)
+
+    def _before(self, port: Port, args: Any, kwargs: Any) -> Any:
+        keys = self._input(port, args, kwargs)
+        new = self._visit(port, fetch((args, kwargs), keys))
+        return None if new is None else replace_at((args, kwargs), keys, new)
+
+    def _input(self, port: Port, args: Any, kwargs: Any) -> Keys:
+        wanted = port[2]
+        if not wanted:
+            found = input_keys(args, kwargs)
+            if found is None:
+                raise SiteError(f"{port[0]}:in: the module is called without any tensor")
+            return found
+        first = wanted[0]
+        return (0 if isinstance(first, int) else 1, first, *wanted[1:])
+
+    def _after(self, port: Port, output: Any) -> Any:
+        keys = port[2] or first_tensor(output)
+        if keys is None:
+            raise SiteError(f"{port[0]}:out: the module returns no tensor, but {type(output).__name__}")
+        new = self._visit(port, fetch(output, keys))
+        return None if new is None else replace_at(output, keys, new)
+
+    def _visit(self, port: Port, raw: Any) -> Tensor | None:
+        """Edit, then show, one tensor; the new tensor, or None if it stays."""
+        self.calls[port] += 1
+        changed = None
+        if not isinstance(raw, Tensor):
+            raise SiteError(
+                f"{port[0]}:{port[1]}{list(port[2]) or ''}: there is {type(raw).__name__} instead of a tensor"
+            )
+        todo = self.instructions.get(port, ())
+        if in_place := [item for item in todo if item.access.in_place]:
+            # a clone, so that what autograd saves of the old values is not what we overwrite
+            raw.copy_(self._carry_out(in_place, raw.clone() if raw.requires_grad else raw))
+        if plain := [item for item in todo if not item.access.in_place]:
+            changed = self._carry_out(plain, raw)
+        for tap in self.taps.get(port, ()):
+            tap.take(raw if changed is None or tap.access.in_place else changed, self.rows, self.width)
+        if self.stop_early and all(self.calls[p] for p in (*self.instructions, *self.taps)):
+            raise Stop
+        return changed
+
+    def _carry_out(self, todo: Sequence[Instruction], raw: Tensor) -> Tensor:
+        view = to_rows(raw, self.rows, self.width)
+        for instruction in todo:
+            view = instruction.apply(view)
+        return from_rows(view, raw)
+
+
+@contextmanager
+def bypassed(
+    layers: Sequence[nn.Module],
+    arity: int | None = None,
+    inject: Tensor | None = None,
+    seen: "list[tuple[tuple[Any, ...], dict[str, Any]]] | None" = None,
+) -> Iterator[None]:
+    """Inside the block each layer returns its hidden states unchanged, so the model's own code around them still runs.
+
+    Args:
+        layers: The decoder layers.
+        arity: Length of the tuple that a layer returns; None if it returns the tensor itself.
+        inject: Hidden states to return instead.
+        seen: Filled with the arguments of each layer's call, in order.
+    """
+    missing = object()
+    before = [layer.__dict__.get("forward", missing) for layer in layers]
+
+    def skip(*args: Any, **kwargs: Any) -> Any:
+        if seen is not None:
+            seen.append((args, kwargs))
+        hidden = fetch((args, kwargs), input_keys(args, kwargs) or ()) if inject is None else inject
+        return hidden if arity is None else (hidden, *(None,) * (arity - 1))
+
+    try:
+        for layer in layers:
+            layer.__dict__["forward"] = skip
+        yield
+    finally:
+        for layer, old in zip(layers, before, strict=True):
+            if old is missing:
+                layer.__dict__.pop("forward", None)
+            else:
+                layer.__dict__["forward"] = old
+
+
+@contextmanager
+def before_each_call(module: nn.Module, function: Callable[[tuple[Any, ...], dict[str, Any]], None]) -> Iterator[None]:
+    """Inside the block ``function(args, kwargs)`` runs before every call of the module."""
+
+    def tell(_: nn.Module, args: Any, kwargs: Any) -> None:
+        function(args, kwargs)
+
+    handle = module.register_forward_pre_hook(tell, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def after_each_call(module: nn.Module, function: Callable[[Any], None]) -> Iterator[None]:
+    """Inside the block ``function(output)`` runs after every call of the module."""
+
+    def tell(_: nn.Module, __: Any, output: Any) -> None:
+        function(output)
+
+    handle = module.register_forward_hook(tell)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def shadowed(module: nn.Module, name: str, make: Callable[[Any], Any]) -> Iterator[None]:
+    """Inside the block the attribute ``name`` of this one module is ``make(its value)``; class and weights stay."""
+    missing = object()
+    before = module.__dict__.get(name, missing)
+    module.__dict__[name] = make(getattr(module, name))
+    try:
+        yield
+    finally:
+        if before is missing:
+            module.__dict__.pop(name, None)
+        else:
+            module.__dict__[name] = before
+
+
+def ports_of(taps: Iterable[Tap]) -> dict[Port, list[Tap]]:
+    """Group taps by what has to be hooked."""
+    grouped: dict[Port, list[Tap]] = {}
+    for tap in taps:
+        grouped.setdefault(tap.access.port, []).append(tap)
+    return grouped

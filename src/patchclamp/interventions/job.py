@@ -1,0 +1,139 @@
+"""A sweep as data: lines (a prompt and what every cell of it shares), cells, reads; and which cells need not be run."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from patchclamp.interventions.actions import Action
+from patchclamp.interventions.reads import Bound
+from patchclamp.models.components import COMPONENTS
+from patchclamp.models.inputs import Prompt
+from patchclamp.models.opened import OpenModel
+from patchclamp.models.sites import Site
+
+
+@dataclass(frozen=True, eq=False)
+class Line:
+    """One prompt under the edits that all its cells share (none: the clean prompt), and what is read of it."""
+
+    prompt: Prompt
+    base: tuple[Action, ...]
+    reads: tuple[Bound, ...]
+
+    @property
+    def positions(self) -> tuple[int, ...]:
+        """Every position whose logits some read needs, in order."""
+        return tuple(sorted({p for read in self.reads if read.site is None for p in read.positions}))
+
+    @property
+    def compares(self) -> bool:
+        """Whether some read compares with the line's own logits."""
+        return any(read.needs_baseline for read in self.reads)
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """Every site that some read wants."""
+        return tuple(dict.fromkeys(read.site for read in self.reads if read.site is not None))
+
+    def measure(self, logits: Tensor, baseline: Tensor | None, activations: dict[Site, Tensor]) -> list[Tensor]:
+        """Evaluate every read for some cells.
+
+        Args:
+            logits: ``[cell, position, vocabulary]`` at ``positions``.
+            baseline: ``[position, vocabulary]`` of the line itself; None if no read compares with it.
+            activations: ``[cell, position, d]`` for each of ``sites``, at all positions of the prompt.
+        """
+        found = []
+        for read in self.reads:
+            if read.site is not None:
+                values = activations[read.site][:, list(read.positions)]
+                found.append(read.compute(values, values[0]))
+                continue
+            index = [self.positions.index(p) for p in read.positions]
+            chosen = widen(logits if index == list(range(len(self.positions))) else logits[:, index])
+            before = widen(baseline[index]) if read.needs_baseline and baseline is not None else chosen[0]
+            found.append(read.compute(chosen, before))
+        return [value.cpu() for value in found]
+
+
+def widen(logits: Tensor) -> Tensor:
+    """Half-precision logits in float32, so that a softmax over them loses nothing more."""
+    return logits if logits.dtype in (torch.float32, torch.float64) else logits.float()
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """One point of a sweep."""
+
+    line: int
+    actions: tuple[Action, ...]
+
+
+@dataclass(eq=False)
+class Job:
+    """All the cells of a sweep, and the fewer ones that have to be run for them."""
+
+    model: OpenModel
+    lines: list[Line]
+    cells: list[Cell]
+    runs: list[Cell] = field(default_factory=list)
+    """Distinct cells that can differ from their line's baseline."""
+    run_of: list[int | None] = field(default_factory=list)
+    """For each cell its run, or None if it equals the baseline."""
+    dead: int = 0
+    """Cells whose edits cannot reach any read."""
+    repeated: int = 0
+    """Cells that do what an earlier one does."""
+
+    def __post_init__(self) -> None:
+        known: dict[tuple[object, ...], int] = {}
+        for number, cell in enumerate(self.cells):
+            opaque = any(action.operation.opaque for action in cell.actions)
+            live = cell.actions if opaque else tuple(a for a in cell.actions if self._reaches(a, self.lines[cell.line]))
+            if not live:
+                self.run_of.append(None)
+                self.dead += bool(cell.actions)
+                continue
+            key = (cell.line, number) if opaque else (cell.line, *(action.key for action in live))
+            if key in known:
+                self.repeated += 1
+            else:
+                known[key] = len(self.runs)
+                self.runs.append(Cell(cell.line, live))
+            self.run_of.append(known[key])
+
+    @property
+    def depth(self) -> int:
+        """How many layers have to be walked: all of them if logits are read, else as many as the deepest read site needs."""
+        layers = self.model.sites.layers
+        if any(line.positions for line in self.lines):
+            return len(layers)
+        return 1 + max(layer_of(site, layers) for line in self.lines for site in line.sites)
+
+    def _reaches(self, action: Action, line: Line) -> bool:
+        """Whether an edit can change what the line reads, by the causal structure alone."""
+        if action.positions == ():
+            return False
+        if not self.model.causal or action.positions is None or line.sites or action.site.is_raw:
+            return True
+        if min(action.positions) > max(line.positions):
+            return False
+        last = self.model.sites.n_layers - 1
+        row = COMPONENTS[action.site.component]
+        beyond = action.site.component in ("final_norm", "logits") or (action.site.layer == last and row.local)
+        return not beyond or any(position in line.positions for position in action.positions)
+
+
+def layer_of(site: Site, layers: Sequence[str]) -> int:
+    """The layer that a site lies in; the last one if it lies outside the layers."""
+    if site.layer is not None:
+        return site.layer
+    inside = (i for i, path in enumerate(layers) if f"{site.module}.".startswith(f"{path}."))
+    return next(inside, len(layers) - 1)
+
+
+def index_like(values: Sequence[int], device: torch.device) -> Tensor:
+    """An index tensor."""
+    return torch.tensor(list(values), dtype=torch.long, device=device)

@@ -1,0 +1,100 @@
+"""Activation patching: a run's activations put into another run, at every layer, position and head."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.progress import Listener
+from patchclamp.interventions.edits import Edit, Patch
+from patchclamp.interventions.execute import execute
+from patchclamp.interventions.grid import BASELINE, REFERENCE, Grid
+from patchclamp.interventions.job import Job
+from patchclamp.interventions.plan import schedule
+from patchclamp.interventions.sources import Source
+from patchclamp.interventions.sweep import Prepared, make_lines
+from patchclamp.models.inputs import Prompt
+from patchclamp.models.opened import OpenModel
+
+Align = Literal["equal", "left", "right", "ends"]
+_RULES = {
+    "equal": "prompts of equal length only",
+    "left": "position by position from the first token",
+    "right": "position by position from the last token",
+    "ends": "the tokens that both share at the beginning, and those that both share at the end",
+}
+
+
+def counterparts(source: Prompt, into: Prompt, align: Align) -> dict[int, int]:
+    """Which source position each target position takes its value from; a position without one is not patched.
+
+    Args:
+        source: Where values come from.
+        into: Where they go.
+        align: ``equal``, ``left``, ``right``, or ``ends`` (common beginning and common end; the middle is left out).
+
+    Raises:
+        InputError: The lengths differ under ``equal``.
+    """
+    n, m = len(source.ids), len(into.ids)
+    if align not in _RULES:
+        raise InputError(unknown("alignment", align, _RULES))
+    if align == "equal" and n != m:
+        raise InputError(
+            f"the source has {n} tokens and the target {m}: {list(source.tokens)} and {list(into.tokens)}; choose how they "
+            f"correspond with align='left', 'right' or 'ends' ({_RULES['ends']})"
+        )
+    if align in ("equal", "left"):
+        return {i: i for i in range(min(n, m))}
+    if align == "right":
+        return {m - i: n - i for i in range(1, min(n, m) + 1)}
+    head = next((i for i in range(min(n, m)) if source.ids[i] != into.ids[i]), min(n, m))
+    tail = next((i for i in range(min(n, m) - head) if source.ids[n - 1 - i] != into.ids[m - 1 - i]), min(n, m) - head)
+    return {**{i: i for i in range(head)}, **{m - i: n - i for i in range(1, tail + 1)}}
+
+
+def patch(
+    model: OpenModel,
+    source: Any,
+    into: Any,
+    *,
+    sites: Any = "resid_post",
+    at: Any = "each",
+    read: Any = None,
+    align: Align = "equal",
+    source_edits: Sequence[Edit] = (),
+    base: Sequence[Edit] = (),
+    verify: int = 0,
+    checkpoint: str | Path | None = None,
+    progress: bool | Listener | None = None,
+    **options: Any,
+) -> Grid:
+    """Patch one run into another; see :meth:`patchclamp.Model.patch`."""
+    sources, targets = model.prompts(source), model.prompts(into)
+    if len(sources) != 1 or len(targets) != 1:
+        raise InputError(f"model.patch takes one source and one target prompt, got {len(sources)} and {len(targets)}")
+    partner = counterparts(sources[0], targets[0], align) if sources[0].ids and targets[0].ids else None
+    edit = Patch(Source(sources[0], tuple(source_edits), counterpart=partner))
+    allowed = [set(partner)] if partner is not None else None
+    prepared = Prepared(model, targets, edit, sites=sites, at=at, read=read, base=base, allowed=allowed, **options)
+    reference = _reference(model, sources[0], prepared, source_edits)
+    grid = prepared.run(verify=verify, checkpoint=checkpoint, progress=progress)
+    for (name, values), measured in zip(_baselines(grid), reference, strict=True):
+        grid.dataset[f"{REFERENCE}{name}"] = (values.dims, measured.to(torch.float64).reshape(values.shape).numpy())
+    grid.record["parameters"] |= {"source": {"text": sources[0].text, "ids": list(sources[0].ids)}, "align": align}
+    return grid
+
+
+def _baselines(grid: Grid) -> list[tuple[str, Any]]:
+    return [(name, grid.dataset[f"{BASELINE}{name}"]) for name in grid.reads]
+
+
+def _reference(model: OpenModel, source: Prompt, prepared: Prepared, edits: Sequence[Edit]) -> list[Tensor]:
+    """The reads of the source run itself, one tensor a read."""
+    lines = make_lines(model, [source], prepared.reads, edits)
+    job = Job(model, lines, [])
+    outcome, _ = execute(job, schedule(job, prepared.plan.budget, None), progress=False)
+    return outcome.baseline[0]

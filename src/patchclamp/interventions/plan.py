@@ -1,0 +1,226 @@
+"""How a sweep will run, what it costs, what was shared, what fell back and why."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from patchclamp.core.errors import BudgetError
+from patchclamp.interventions.cost import Costs, full_pass, group_flops, matmul_rate, parse_bytes
+from patchclamp.interventions.job import Job
+from patchclamp.interventions.trie import Group, depth_of, group_runs, split
+from patchclamp.models.guard import foreign_hooks
+
+RUNGS = {
+    "wavefront": "layers below an edit and positions before it are shared",
+    "layers": "layers below an edit are shared",
+    "rows": "many cells in one forward pass",
+    "cell": "one forward pass a cell",
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The plan of a sweep. ``print(plan)`` explains it."""
+
+    rung: str
+    """wavefront, layers, rows or cell."""
+    reason: str
+    """Why not a higher rung ('' for the highest)."""
+    cells: int
+    runs: int
+    """Cells that are really run."""
+    dead: int
+    """Cells whose edits cannot reach what is read: they equal the baseline."""
+    repeated: int
+    """Cells that repeat another one."""
+    groups: int
+    rows: int
+    """Row-layers: how many rows pass a layer, summed over layers."""
+    naive_rows: int
+    """The same with one full forward a cell."""
+    flops: int
+    naive_flops: int
+    """One full forward a cell, logits at every position."""
+    memory: int
+    """Bytes alive at the peak, beyond the model."""
+    budget: int
+    seconds: float
+    """Estimate, from the machine's own matrix-product rate."""
+    verified: int = 0
+    """Cells run again the slow way."""
+    difference: float | None = None
+    """Largest difference of their logits, relative to the largest logit."""
+
+    def __str__(self) -> str:
+        share = self.naive_flops / self.flops if self.flops else 1.0
+        lines = [
+            f"rung       {self.rung}: {RUNGS[self.rung]}",
+            *([f"because    {self.reason}"] if self.reason else []),
+            f"cells      {self.cells}: {self.runs} run, {self.dead} cannot reach the read, {self.repeated} repeat another",
+            f"row-layers {self.rows:,} in {self.groups} groups (one forward a cell: {self.naive_rows:,})",
+            f"FLOPs      {_si(self.flops)} (one forward a cell: {_si(self.naive_flops)}, {share:.1f}x)",
+            f"memory     {_si(self.memory)}B beyond the model (budget {_si(self.budget)}B)",
+            f"time       about {self.seconds:.2g} s",
+        ]
+        if self.verified:
+            lines.append(
+                f"verified   {self.verified} cells against one forward each: difference {self.difference:.2g} of the largest logit"
+            )
+        return "\n".join(lines)
+
+    def as_record(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> "Plan":
+        """The inverse of ``as_record``."""
+        return cls(**record)
+
+    def checked(self, cells: int, difference: float) -> "Plan":
+        """The plan with the outcome of a verification."""
+        return replace(self, verified=cells, difference=difference)
+
+
+def _si(value: float) -> str:
+    for factor, name in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= factor:
+            return f"{value / factor:.3g} {name}"
+    return f"{value:.3g} "
+
+
+def choose_rung(job: Job) -> tuple[str, str]:
+    """The highest rung that is exact for this model and this sweep, and why not a higher one."""
+    model = job.model
+    if where := foreign_hooks(model.module):
+        return "cell", f"{where} carries a forward hook of yours, which must see whole prompts one by one"
+    if model.ladder.rung in ("rows", "cell"):
+        return model.ladder.rung, model.ladder.reason
+    actions = [action for cell in job.runs for action in cell.actions] + [a for line in job.lines for a in line.base]
+    if any(action.operation.opaque for action in actions):
+        return "rows", "pc.Call is opaque: nothing is known of the function, so its cells share nothing"
+    if any(line.prompt.length is None for line in job.lines):
+        return "rows", "the inputs are not tokens"
+    outside = next((a.site for a in actions if depth_of(a.site, model.sites.layers) is None), None)
+    if outside is not None:
+        return "rows", f"the site {outside} lies outside the layers"
+    read = next(
+        (
+            s
+            for line in job.lines
+            for s in line.sites
+            if s.layer is None and depth_of(s, model.sites.layers) in (0, None, model.sites.n_layers)
+        ),
+        None,
+    )
+    if read is not None and not (read.is_raw and depth_of(read, model.sites.layers) is not None):
+        return "rows", f"the read site {read} lies outside the layers"
+    return model.ladder.rung, model.ladder.reason
+
+
+@dataclass(eq=False)
+class Schedule:
+    """A plan with the work it stands for."""
+
+    plan: Plan
+    batches: list[tuple[tuple[int, ...], list[Group]]]
+    """For the wavefront: lines of one length, and groups that fit the budget together."""
+    rows: int
+    """For the other rungs: cells a forward pass."""
+    head_rows: int
+
+
+def schedule(job: Job, budget: int | str, max_tokens: int | None, rung: str | None = None) -> Schedule:
+    """Decide how a job runs within a memory budget.
+
+    Args:
+        job: The sweep.
+        budget: Bytes, or as ``"1GB"``: what may be alive beyond the model.
+        max_tokens: Rows times positions alive at once, instead of what follows from the budget.
+        rung: Force a rung (for tests and benchmarks).
+
+    Raises:
+        BudgetError: One cell alone does not fit; the message says what would.
+    """
+    model, costs = job.model, Costs.of(job.model)
+    allowed = parse_bytes(budget)
+    chosen, reason = (rung, "asked for") if rung else choose_rung(job)
+    lengths = [job.lines[run.line].prompt.length or 1 for run in job.runs] or [1]
+    layerwise = chosen in ("wavefront", "layers")
+    read = max((len(line.positions) for line in job.lines), default=1) or 1
+    row_bytes = max(lengths) * (costs.token_bytes + costs.key_bytes)
+    base_bytes = _base_bytes(job, costs) if layerwise else 0
+    one = row_bytes + base_bytes + costs.logit_bytes * (read if layerwise else max(lengths))
+    if one > allowed and max_tokens is None:
+        raise BudgetError(
+            f"one cell needs about {_si(one)}B beyond the model and the budget is {_si(allowed)}B; pass budget='{_up(one)}'"
+        )
+    free = max(allowed - base_bytes, one)
+    tokens = max_tokens or max(max(lengths), int(free * 0.6 / max(1, costs.token_bytes + costs.key_bytes)))
+    head_rows = max(read, int(free * 0.4 / max(1, costs.logit_bytes)))
+    naive = sum(
+        full_pass(costs, job.lines[cell.line].prompt.length or 1, job.lines[cell.line].prompt.length or 1)
+        for cell in job.cells
+    )
+    rates = matmul_rate(str(model.device), model.dtype, max(64, getattr(model.config, "hidden_size", 64) or 64))
+    if layerwise:
+        batches = _batches(job, chosen == "wavefront", tokens)
+        groups = [group for _, members in batches for group in members]
+        flops = sum(group_flops(costs, group, job.depth) for group in groups)
+        flops += costs.head * sum(len(job.lines[run.line].positions) for run in job.runs)
+        flops += sum(full_pass(costs, line.prompt.length or 1, len(line.positions)) for line in job.lines)
+        row_layers = sum(step.rows for group in groups for step in group.steps[: job.depth])
+        alive = max((sum(max(s.rows for s in g.steps) * g.width for g in members) for _, members in batches), default=0)
+        memory = (
+            base_bytes
+            + alive * (costs.token_bytes + costs.key_bytes)
+            + min(head_rows, len(job.runs) * read) * costs.logit_bytes
+        )
+        rows = 1
+    else:
+        batches, groups = [], []
+        rows = 1 if chosen == "cell" else max(1, min(len(job.runs), tokens // max(lengths), head_rows // max(lengths)))
+        flops = sum(full_pass(costs, length, length) for length in lengths if job.runs)
+        row_layers = len(job.runs) * len(costs.layer)
+        memory = rows * (row_bytes + max(lengths) * costs.logit_bytes)
+    plan = Plan(
+        chosen, reason, len(job.cells), len(job.runs), job.dead, job.repeated, len(groups), row_layers,
+        len(job.cells) * len(costs.layer), flops, naive, memory, allowed, flops / rates / (0.6 if layerwise else 0.4),
+    )  # fmt: skip
+    return Schedule(plan, batches, rows, head_rows)
+
+
+def _up(need: int) -> str:
+    return f"{-(-need * 11 // 10 // 10**6)}MB"
+
+
+def _base_bytes(job: Job, costs: Costs) -> int:
+    """Bytes of what lines of one length record: keys and values of every layer, hidden states where runs fork."""
+    by_length = Counter(line.prompt.length or 1 for line in job.lines)
+    tokens = max((length * count for length, count in by_length.items()), default=0)
+    return int(tokens * len(costs.layer) * (costs.key_bytes // 2))
+
+
+def _batches(job: Job, share_positions: bool, tokens: int) -> list[tuple[tuple[int, ...], list[Group]]]:
+    """Groups of one prompt length, packed together until the token budget is full."""
+    batches: list[tuple[tuple[int, ...], list[Group]]] = []
+    by_length: dict[int, list[Group]] = {}
+    for group in group_runs(job, share_positions):
+        by_length.setdefault(group.length, []).extend(split(job, group, max(1, tokens // group.width)))
+    for groups in by_length.values():
+        pack: list[Group] = []
+        alive = 0
+        for group in groups:
+            size = max(step.rows for step in group.steps) * group.width
+            if pack and alive + size > tokens:
+                batches.append((_lines(job, pack), pack))
+                pack, alive = [], 0
+            pack.append(group)
+            alive += size
+        batches.append((_lines(job, pack), pack))
+    return batches
+
+
+def _lines(job: Job, groups: Sequence[Group]) -> tuple[int, ...]:
+    return tuple(sorted({job.runs[run].line for group in groups for run in group.runs}))

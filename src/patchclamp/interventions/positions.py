@@ -1,0 +1,125 @@
+"""Where in a prompt: always positions of the unpadded prompt, whatever the batch looks like."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from patchclamp.core.errors import PositionError, unknown
+from patchclamp.models import tokens
+from patchclamp.models.inputs import Prompt
+
+WORDS = ("last", "all", "each", "prompt", "generated")
+GENERATED = -(10**9)
+"""Stands for every position after the prompt, in a generation."""
+
+
+@dataclass(frozen=True)
+class Token:
+    """The tokens that a string covers; see :func:`token`."""
+
+    text: str
+    occurrence: int | None = None
+
+
+@dataclass(frozen=True)
+class PerPrompt:
+    """One position (or span, or list) for each prompt of the call."""
+
+    each: tuple[Any, ...]
+
+
+def token(text: str, occurrence: int | None = None) -> Token:
+    """The span of tokens that ``text`` covers in a prompt.
+
+    Args:
+        text: A string of the prompt whose ends fall on token borders, as ``" Spain"``.
+        occurrence: Which one, from 0, where it stands several times; without it an ambiguous string is an error.
+    """
+    return Token(text, occurrence)
+
+
+def per_prompt(positions: Sequence[Any]) -> PerPrompt:
+    """One position, span or list for each prompt, in the order of the prompts."""
+    return PerPrompt(tuple(positions))
+
+
+def check(at: Any) -> None:
+    """Refuse what is no position at all, before a prompt is known.
+
+    Raises:
+        PositionError: With the valid forms.
+    """
+    if isinstance(at, str) and at not in WORDS:
+        raise PositionError(
+            unknown("position", at, WORDS) + "; or an int, a slice, pc.token('...'), a list, pc.per_prompt([...])"
+        )
+    if isinstance(at, list | tuple):
+        if not at:
+            raise PositionError("the list of positions is empty")
+        for item in at:
+            check(item)
+    elif isinstance(at, bool) or not isinstance(at, str | int | slice | Token | PerPrompt):
+        raise PositionError(
+            f"{at!r} is no position; valid: int, slice, {', '.join(WORDS)}, pc.token, a list, pc.per_prompt"
+        )
+
+
+def resolve(
+    at: Any, prompt: Prompt, index: int, count: int, tokenizer: Any, generating: bool = False
+) -> tuple[int, ...] | None:
+    """Positions in one prompt, in the order given; None for all of an input that has no tokens.
+
+    Args:
+        at: What the user wrote.
+        prompt: The prompt.
+        index: Which prompt of the call it is.
+        count: How many prompts the call has.
+        tokenizer: To find strings.
+        generating: Whether tokens will follow the prompt, so that "all" includes them and "generated" is allowed.
+
+    Raises:
+        PositionError: Outside the prompt; the message shows its tokens.
+    """
+    if isinstance(at, PerPrompt):
+        if len(at.each) != count:
+            raise PositionError(f"pc.per_prompt has {len(at.each)} positions for {count} prompts")
+        return resolve(at.each[index], prompt, index, count, tokenizer, generating)
+    if isinstance(at, list | tuple):
+        merged = [resolve(item, prompt, index, count, tokenizer, generating) for item in at]
+        return tuple(dict.fromkeys(p for group in merged for p in group or ()))
+    if isinstance(at, Token):
+        return tokens.find_span(tokenizer, prompt.ids, prompt.text, at.text, at.occurrence)
+    if at == "generated" and not generating:
+        raise PositionError("at='generated' needs a generation: use model.generate or model.editing")
+    if at == "each":
+        raise PositionError("at='each' makes one cell a position: it belongs to model.sweep and model.patch")
+    if prompt.length is None:
+        return _without_tokens(at)
+    return _within(at, prompt, prompt.length, generating)
+
+
+def _within(at: Any, prompt: Prompt, length: int, generating: bool) -> tuple[int, ...]:
+    if at == "generated":
+        return (GENERATED,)
+    if at in ("all", "prompt"):
+        return (*range(length), GENERATED) if generating and at == "all" else tuple(range(length))
+    if at == "last":
+        return (length - 1,)
+    if isinstance(at, slice):
+        chosen = tuple(range(length))[at]
+        if not chosen:
+            raise PositionError(f"{at} selects none of the {length} positions of {prompt.name!r}")
+        return chosen
+    if not -length <= at < length:
+        raise PositionError(
+            f"position {at} is outside the prompt, which has {length} tokens (0..{length - 1}): {list(prompt.tokens)}"
+        )
+    return (at % length,)
+
+
+def _without_tokens(at: Any) -> tuple[int, ...] | None:
+    if at == "all":
+        return None
+    if isinstance(at, int) and at >= 0:
+        return (at,)
+    raise PositionError(f"at={at!r}: this input has no tokens, so a position is 'all' or a number from 0 on")

@@ -1,0 +1,319 @@
+"""What is measured of a run: probabilities, logit differences, loss, divergence, ranks, activations, or any function."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from typing_extensions import override
+
+from patchclamp.core.digest import digest
+from patchclamp.core.errors import InputError
+from patchclamp.interventions import positions
+from patchclamp.models.inputs import Prompt
+from patchclamp.models.opened import OpenModel
+from patchclamp.models.sites import Site
+
+LogitRows = Float[Tensor, "row position vocabulary"]
+_CACHE_ROWS = 16  # a block of rows that stays in the processor's cache while its softmax is taken
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One extra dimension of a read's result."""
+
+    name: str
+    labels: tuple[Any, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Bound:
+    """A read on one prompt: which positions it needs, and how it turns them into numbers."""
+
+    name: str
+    positions: tuple[int, ...]
+    """Positions whose logits it needs (none if it reads only activations)."""
+    axes: tuple[Axis, ...]
+    compute: Callable[[Tensor, Tensor], Tensor]
+    """``(logits [row, position, vocabulary], baseline [position, vocabulary]) -> [row, *axes]``."""
+    site: Site | None = None
+    """For activations: where, instead of logits; ``compute`` then gets ``[row, position, d]``."""
+    needs_baseline: bool = False
+    """Whether ``compute`` looks at its second argument."""
+
+
+@dataclass(frozen=True)
+class Read:
+    """Base of every read. ``at`` says at which positions, as for edits."""
+
+    @property
+    def key(self) -> str:
+        """Content digest."""
+        return digest(repr(self))
+
+    def bind(self, model: OpenModel, prompt: Prompt, index: int, count: int) -> list[Bound]:
+        """The read on one prompt of ``count``."""
+        raise NotImplementedError
+
+
+def _answers(model: OpenModel, given: Any) -> tuple[list[int], tuple[str, ...]]:
+    wanted = [given] if isinstance(given, str | int) else list(given)
+    if not wanted:
+        raise InputError("a read needs at least one token")
+    ids = [model.output_id(item) for item in wanted]
+    return ids, tuple(
+        model.output_label(identity) if isinstance(item, int) else item
+        for identity, item in zip(ids, wanted, strict=True)
+    )
+
+
+def _where(at: Any, model: OpenModel, prompt: Prompt, index: int, count: int) -> tuple[int, ...]:
+    if prompt.length is None:
+        return (at if isinstance(at, int) else -1,)
+    return positions.resolve(at, prompt, index, count, model.tokenizer) or ()
+
+
+def _place_axis(where: tuple[int, ...]) -> tuple[Axis, ...]:
+    return (Axis("read_at", where),) if len(where) > 1 else ()
+
+
+def _squeeze(values: Tensor, where: tuple[int, ...]) -> Tensor:
+    return values if len(where) > 1 else values[:, 0]
+
+
+def in_blocks(function: Callable[[Tensor], Tensor], logits: LogitRows) -> Tensor:
+    """Apply a row-wise function block by block, so that the vocabulary-wide temporaries stay in cache."""
+    return torch.cat([function(block) for block in logits.split(_CACHE_ROWS)])
+
+
+@dataclass(frozen=True)
+class Probability(Read):
+    """Probability of each token."""
+
+    tokens: Any
+    at: Any = "last"
+
+    @override
+    def bind(self, model: OpenModel, prompt: Prompt, index: int, count: int) -> list[Bound]:
+        ids, names = _answers(model, self.tokens)
+        where = _where(self.at, model, prompt, index, count)
+
+        def compute(logits: Tensor, _: Tensor) -> Tensor:
+            return _squeeze(in_blocks(lambda block: block.softmax(-1)[..., ids], logits), where)
+
+        return [Bound("probability", where, (*_place_axis(where), Axis("answer", names)), compute)]
+
+
+@dataclass(frozen=True)
+class LogitDifference(Read):
+    """Logit of one token minus logit of another."""
+
+    token: Any
+    other: Any
+    at: Any = "last"
+
+    @override
+    def bind(self, model: OpenModel, prompt: Prompt, index: int, count: int) -> list[Bound]:
+        (first, second), _ = _answers(model, [self.token, self.other])
+        where = _where(self.at, model, prompt, index, count)
+
+        def compute(logits: Tensor, _: Tensor) -> Tensor:
+            return _squeeze(logits[..., first] - logits[..., second], where)
+
+        return [Bound("logit_difference", where, _place_axis(where), compute)]
+
+
+@dataclass(frozen=True)
+class Loss(Read):
+    """Mean cross-entropy in nats: of one token at ``at``, or of the prompt's own next tokens."""
+
+    token: Any = None
+    at: Any = None
+
+    @override
+    def bind(self, model: OpenModel, prompt: Prompt, index: int, count: int) -> list[Bound]:
+        if self.token is not None:
+            where = _where("last" if self.at is None else self.at, model, prompt, index, count)
+            ids, _ = _answers(model, self.token)
+            targets = ids * len(where) if len(ids) == 1 else ids
+        else:
+            if len(prompt.ids) < 2:
+                raise InputError(
+                    f"pc.Loss() needs a next token, and the prompt {prompt.name!r} has {len(prompt.ids)} token"
+                )
+            chosen = range(len(prompt.ids)) if self.at is None else _where(self.at, model, prompt, index, count)
+            where = tuple(position for position in chosen if position + 1 < len(prompt.ids))
+            targets = [prompt.ids[position + 1] for position in where]
+        if len(targets) != len(where) or not where:
+            raise InputError(f"pc.Loss has {len(targets)} target tokens for {len(where)} positions")
+        target = torch.tensor(targets)
+
+        def compute(logits: Tensor, _: Tensor) -> Tensor:
+            def loss(block: Tensor) -> Tensor:
+                index = target.to(block.device).expand(len(block), -1).unsqueeze(-1)
+                return -block.log_softmax(-1).gather(-1, index).squeeze(-1).mean(-1)
+
+            return in_blocks(loss, logits)
+
+        return [Bound("loss", where, (), compute)]
+
+
+@dataclass(frozen=True)
+class KL(Read):
+    """KL divergence of the edited next-token distribution from the baseline's, in nats: ``KL(baseline || edited)``."""
+
+    at: Any = "last"
+
+    @override
+    def bind(self, model: OpenModel, prompt: Prompt, index: int, count: int) -> list[Bound]:
+        where = _where(self.at, model, prompt, index, count)
+
+        def compute(logits: Tensor, baseline: Tensor) -> Tensor:
+            before = baseline.log_softmax(-1)
+
+            def divergence(block: Tensor) -> Tensor:
+                return (before.exp() * (before - block.log_softmax(-1))).sum(-1).clamp(min=0)
+
+            return _squeeze(in_blocks(divergence, logits), where)
+
+        return [Bound("kl", where, _place_axis(where), compute, needs_baseline=True)]
+
+
+@dataclass(frozen=True)
+class Rank(Read):
+    """Rank of each token in the next-token distribution; 0 is the most likely."""
+
+    tokens: Any
+    at: Any = "last"
+
+    @override
+    def bind(self, model: OpenModel, prompt: Prompt, index: int, count: int) -> list[Bound]:
+        ids, names = _answers(model, self.tokens)
+        where = _where(self.at, model, prompt, index, count)
+
+        def compute(logits: Tensor, _: Tensor) -> Tensor:
+            def rank(block: Tensor) -> Tensor:
+                return torch.stack([(block > block[..., i : i + 1]).sum(-1) for i in ids], dim=-1).to(block.dtype)
+
+            return _squeeze(in_blocks(rank, logits), where)
+
+        return [Bound("rank", where, (*_place_axis(where), Axis("answer", names)), compute)]
+
+
+@dataclass(frozen=True)
+class TopK(Read):
+    """The ``k`` most likely next tokens: their ids and their probabilities."""
+
+    k: int = 5
+    at: Any = "last"
+
+    @override
+    def bind(self, model: OpenModel, prompt: Prompt, index: int, count: int) -> list[Bound]:
+        where = _where(self.at, model, prompt, index, count)
+        if not 1 <= self.k <= model.outputs:
+            raise InputError(f"pc.TopK: k={self.k} is outside 1..{model.outputs}")
+        axes = (*_place_axis(where), Axis("top", tuple(range(self.k))))
+
+        def best(which: int) -> Callable[[Tensor, Tensor], Tensor]:
+            def compute(logits: Tensor, _: Tensor) -> Tensor:
+                return _squeeze(
+                    in_blocks(lambda block: block.softmax(-1).topk(self.k, dim=-1)[which].to(block.dtype), logits),
+                    where,
+                )
+
+            return compute
+
+        return [Bound("top_probability", where, axes, best(0)), Bound("top_token", where, axes, best(1))]
+
+
+@dataclass(frozen=True)
+class Logits(Read):
+    """The logits of some tokens, or of the whole vocabulary."""
+
+    tokens: Any = None
+    at: Any = "last"
+
+    @override
+    def bind(self, model: OpenModel, prompt: Prompt, index: int, count: int) -> list[Bound]:
+        where = _where(self.at, model, prompt, index, count)
+        if self.tokens is None:
+            axes = (*_place_axis(where), Axis("token_id", tuple(range(model.outputs))))
+            return [Bound("logits", where, axes, lambda x, _: _squeeze(x, where))]
+        ids, names = _answers(model, self.tokens)
+        axes = (*_place_axis(where), Axis("answer", names))
+        return [Bound("logits", where, axes, lambda x, _: _squeeze(x[..., ids], where))]
+
+
+@dataclass(frozen=True)
+class Activation(Read):
+    """The activation at a site."""
+
+    site: str
+    at: Any = "last"
+
+    @override
+    def bind(self, model: OpenModel, prompt: Prompt, index: int, count: int) -> list[Bound]:
+        found = model.sites.expand([self.site])
+        if len(found) != 1:
+            raise InputError(f"pc.Activation reads one site, and {self.site!r} names {len(found)}")
+        site = found[0]
+        width = model.sites.width(site)
+        if width is None:
+            raise InputError(
+                f"pc.Activation({self.site!r}): the width of this site is not known before a run; use model.record"
+            )
+        where = _where(self.at, model, prompt, index, count)
+        axes = (*_place_axis(where), Axis("d", tuple(range(width))))
+        return [Bound(self.site, where, axes, lambda x, _: _squeeze(x, where), site)]
+
+
+@dataclass(frozen=True)
+class Function(Read):
+    """Any function of the logits at one position: ``[row, vocabulary] -> [row]`` or ``[row, n]``."""
+
+    function: Callable[[Tensor], Tensor] = field(repr=False)
+    name: str = "value"
+    at: Any = "last"
+
+    @override
+    @property
+    def key(self) -> str:
+        return digest(id(self.function), self.name, repr(self.at))
+
+    @override
+    def bind(self, model: OpenModel, prompt: Prompt, index: int, count: int) -> list[Bound]:
+        where = _where(self.at, model, prompt, index, count)
+        if len(where) != 1:
+            raise InputError(f"a function of the logits reads one position, and at={self.at!r} gives {len(where)}")
+        size = model.outputs
+        shape = self.function(torch.zeros(2, size)).shape
+        if len(shape) not in (1, 2) or shape[0] != 2:
+            raise InputError(
+                f"the read {self.name!r} turned logits [2, {size}] into shape {tuple(shape)}; give [row] or [row, n]"
+            )
+        axes = (Axis("output", tuple(range(shape[1]))),) if len(shape) == 2 else ()
+        return [Bound(self.name, where, axes, lambda x, _: self.function(x[:, 0]))]
+
+
+def as_reads(given: Any) -> tuple[Read, ...]:
+    """The user's ``read=``: a read, a function of the logits, or several of them.
+
+    Raises:
+        InputError: It is neither.
+    """
+    items: Sequence[Any] = list(given) if isinstance(given, list | tuple) else [given]
+    found: list[Read] = []
+    for item in items:
+        if isinstance(item, Read):
+            found.append(item)
+        elif callable(item):
+            found.append(Function(item, getattr(item, "__name__", "value").strip("<>")))
+        else:
+            raise InputError(
+                f"a read is pc.Probability, pc.LogitDifference, ... or a function of the logits; got {type(item).__name__}"
+            )
+    if not found:
+        raise InputError("nothing to read was given")
+    return tuple(found)

@@ -1,0 +1,95 @@
+"""Recording activations: many prompts, many sites, into buffers that are allocated once."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from patchclamp.core.errors import InputError
+from patchclamp.core.progress import Listener, task
+from patchclamp.interventions import positions
+from patchclamp.interventions.actions import place
+from patchclamp.interventions.edits import Edit
+from patchclamp.interventions.forward import Row, forward
+from patchclamp.interventions.recorded import Buffers
+from patchclamp.interventions.results import Activations, evidence
+from patchclamp.interventions.sources import Source
+from patchclamp.models.inputs import Prompt
+from patchclamp.models.opened import OpenModel
+from patchclamp.models.sites import Site
+
+BATCH_TOKENS = 2048
+
+
+def record_source(model: OpenModel, source: Source, sites: Sequence[Site]) -> dict[Site, list[Tensor]]:
+    """Run a source and give its values at some sites, ``[position, d]`` a prompt."""
+    prompts = model.prompts(source.inputs)
+    actions = place(model, source.edits, prompts, record_source)
+    found: dict[Site, list[Tensor]] = {site: [] for site in sites}
+    for prompt, own in zip(prompts, actions, strict=True):
+        seen: dict[Site, Tensor] = {}
+        forward(model, [Row(prompt, own)], taps={site: _into(seen, site) for site in sites}, logits=False)
+        for site in sites:
+            found[site].append(seen[site][0].clone())
+    return found
+
+
+def _into(store: dict[Site, Tensor], site: Site) -> Any:
+    def sink(value: Tensor) -> None:
+        store[site] = value
+
+    return sink
+
+
+def record(
+    model: OpenModel,
+    inputs: Any,
+    sites: Any,
+    at: Any = "all",
+    *,
+    edits: Iterable[Edit] | Edit = (),
+    batch_tokens: int = BATCH_TOKENS,
+    grad: bool = False,
+    progress: bool | Listener | None = None,
+) -> Activations:
+    """Record activations; see :meth:`patchclamp.Model.record`."""
+    prompts = model.prompts(inputs)
+    names = [sites] if isinstance(sites, str) else list(sites)
+    if not names:
+        raise InputError("no site to record was given")
+    wanted = {str(name): model.sites.expand([name]) for name in names}
+    positions.check(at)
+    where = [positions.resolve(at, p, i, len(prompts), model.tokenizer) for i, p in enumerate(prompts)]
+    chosen = [edits] if isinstance(edits, Edit) else list(edits)
+    actions = place(model, chosen, prompts, record_source)
+    buffers = Buffers(wanted, where, grad)
+    with task("record", len(prompts), "prompts", show=progress) as bar:
+        for members in batches(prompts, batch_tokens, model.causal):
+            rows = [Row(prompts[i], actions[i]) for i in members]
+            forward(model, rows, taps=buffers.sinks(members), logits=False, grad=grad)
+            bar.advance(len(members))
+    said = evidence(model, prompts, sites=list(wanted), at=at, edits=chosen)
+    return Activations.build(model, prompts, wanted, buffers.finish(), where, *said)
+
+
+def batches(prompts: Sequence[Prompt], tokens: int, causal: bool) -> Iterator[list[int]]:
+    """Indices of prompts that run together: of similar length, at most ``tokens`` padded positions.
+
+    Prompts of a model that is not causal are batched only with those of equal length or shape.
+    """
+    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i].ids), i))
+    batch: list[int] = []
+    for index in order:
+        prompt = prompts[index]
+        shape = tuple(t.shape for t in prompt.tensors.values())
+        longest = len(prompt.ids) or 1
+        if batch:
+            first = prompts[batch[0]]
+            other = tuple(t.shape for t in first.tensors.values()) != shape
+            uneven = not causal and len(first.ids) != len(prompt.ids)
+            if other or uneven or (len(batch) + 1) * longest > tokens:
+                yield batch
+                batch = []
+        batch.append(index)
+    if batch:
+        yield batch

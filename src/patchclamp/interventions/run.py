@@ -1,0 +1,195 @@
+"""One run: prompts, edits, and what the model said."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.result import Result, Saved
+from patchclamp.interventions.actions import place
+from patchclamp.interventions.edits import Edit
+from patchclamp.interventions.forward import Row, forward
+from patchclamp.interventions.job import widen
+from patchclamp.interventions.record import BATCH_TOKENS, batches, record_source
+from patchclamp.interventions.recorded import Buffers, padded
+from patchclamp.interventions.results import Activations, evidence, to_numpy
+from patchclamp.models.opened import OpenModel
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+
+Keep = Literal["all", "last"]
+
+
+@dataclass(eq=False)
+class Run(Result):
+    """What an edited forward pass gave."""
+
+    kind: ClassVar[str] = "run"
+    logits: Tensor
+    """``[prompt, position, vocabulary]``, NaN beyond a shorter prompt's end; ``[prompt, vocabulary]`` for ``logits="last"``
+    and for models whose output has no positions."""
+    lengths: tuple[int, ...]
+    fired: tuple[int, ...]
+    """For each edit, how many vectors it changed."""
+    prompts: tuple[str, ...]
+    tokens: tuple[tuple[str, ...], ...]
+    activations: Activations | None
+    names: dict[int, str] = field(default_factory=dict)
+    """Text of the likely outputs, for tables."""
+    record: dict[str, Any] = field(default_factory=dict)
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+
+    def last_logits(self) -> Tensor:
+        """Logits of the next token after each prompt, ``[prompt, vocabulary]``."""
+        if self.logits.ndim == 2:
+            return self.logits
+        return torch.stack([row[n - 1] for row, n in zip(self.logits, self.lengths, strict=True)])
+
+    def top(self, k: int = 10) -> "pd.DataFrame":
+        """The ``k`` likeliest next tokens of each prompt, with their probabilities."""
+        import pandas as pd
+
+        if not 1 <= k <= self.logits.shape[-1]:
+            raise InputError(f"k={k} is outside 1..{self.logits.shape[-1]}")
+        best = widen(self.last_logits().detach()).softmax(-1).topk(k)
+        rows = [
+            {"prompt": prompt, "rank": rank, "token": self._name(int(i)), "id": int(i), "probability": float(p)}
+            for prompt, ids, values in zip(self.prompts, best.indices, best.values, strict=True)
+            for rank, (i, p) in enumerate(zip(ids, values, strict=True))
+        ]
+        return pd.DataFrame(rows)
+
+    def _name(self, identity: int) -> str:
+        return self.names.get(identity, str(identity))
+
+    @property
+    def data(self) -> "xr.DataArray":
+        """The logits after each prompt, labelled."""
+        return self._dataset()["logits"]
+
+    def frame(self) -> "pd.DataFrame":
+        """The likeliest outputs, as :meth:`top`."""
+        return self.top(min(20, self.logits.shape[-1]))
+
+    def _dataset(self) -> "xr.Dataset":
+        import numpy as np
+        import xarray as xr
+
+        dims = ("prompt", "position", "output") if self.logits.ndim == 3 else ("prompt", "output")
+        coords = {"prompt": np.array(self.prompts, dtype=object)}
+        attrs = {
+            "lengths": list(self.lengths), "fired": list(self.fired), "tokens": [list(t) for t in self.tokens],
+            "names": [[i, name] for i, name in self.names.items()], "dtype": str(self.logits.dtype).removeprefix("torch."),
+        }  # fmt: skip
+        return xr.Dataset({"logits": (dims, to_numpy(self.logits))}, coords=coords, attrs=attrs)
+
+    @override
+    def _parts(self) -> dict[str, Result]:
+        return {} if self.activations is None else {"activations": self.activations}
+
+    @classmethod
+    @override
+    def _from_saved(cls, saved: Saved) -> Self:
+        attrs = saved.dataset.attrs
+        activations = saved.parts.get("activations")
+        assert activations is None or isinstance(activations, Activations)
+        return cls(
+            torch.from_numpy(saved.dataset["logits"].values).to(getattr(torch, attrs["dtype"])),
+            tuple(attrs["lengths"]),
+            tuple(attrs["fired"]),
+            tuple(str(name) for name in saved.dataset["prompt"].values),
+            tuple(tuple(t) for t in attrs["tokens"]),
+            activations,
+            {int(i): name for i, name in attrs["names"]},
+            saved.record,
+            saved.tensors,
+        )
+
+
+def run(
+    model: OpenModel,
+    inputs: Any,
+    edits: Iterable[Edit] | Edit = (),
+    *,
+    record: Any = (),
+    at: Any = "all",
+    logits: Keep = "all",
+    grad: bool = False,
+    batch_tokens: int = BATCH_TOKENS,
+) -> Run:
+    """Run prompts under edits; see :meth:`patchclamp.Model.run`."""
+    if logits not in ("all", "last"):
+        raise InputError(unknown("logits", logits, ("all", "last")))
+    chosen = [edits] if isinstance(edits, Edit) else list(edits)
+    prompts = model.prompts(inputs)
+    names = [record] if isinstance(record, str) else list(record)
+    wanted = {str(name): model.sites.expand([name]) for name in names}
+    from patchclamp.interventions import positions
+
+    where = [positions.resolve(at, p, i, len(prompts), model.tokenizer) for i, p in enumerate(prompts)]
+    actions = place(model, chosen, prompts, record_source)
+    buffers = Buffers(wanted, where, grad)
+    pieces: dict[int, Tensor] = {}
+    fired = [0] * len(chosen)
+    narrow = logits == "last" and model.narrows and not _in_head(actions)
+    for members in batches(prompts, batch_tokens, model.causal):
+        rows = [Row(prompts[i], actions[i]) for i in members]
+        keep = torch.tensor([[len(prompts[i].ids) - 1] for i in members], device=model.device) if narrow else None
+        done = forward(model, rows, taps=buffers.sinks(members), keep=keep, grad=grad)
+        assert done.logits is not None
+        for place_in_batch, member in enumerate(members):
+            pieces[member] = _of_prompt(done.logits[place_in_batch], len(prompts[member].ids), logits, narrow)
+        fired = [n + done.tally.fired(i) for i, n in enumerate(fired)]
+    stacked = _stacked([pieces[i] for i in range(len(prompts))])
+    said = evidence(model, prompts, edits=chosen, record=names, at=at, logits=logits)
+    activations = Activations.build(model, prompts, wanted, buffers.finish(), where, {}, {}) if wanted else None
+    lengths = tuple(len(p.ids) for p in prompts)
+    result = Run(
+        stacked,
+        lengths,
+        tuple(fired),
+        tuple(p.name for p in prompts),
+        tuple(p.tokens for p in prompts),
+        activations,
+        {},
+        *said,
+    )
+    result.names = _likely_names(model, result)
+    return result
+
+
+def _stacked(pieces: list[Tensor]) -> Tensor:
+    """One tensor of all prompts' logits; a single prompt's are not copied, which would cost as much as some layers."""
+    if len(pieces) == 1:
+        return pieces[0].unsqueeze(0)
+    return torch.stack(padded(pieces) if pieces[0].ndim == 2 else pieces)
+
+
+def _in_head(actions: Sequence[Sequence[Any]]) -> bool:
+    return any(action.site.component in ("final_norm", "logits") for row in actions for action in row)
+
+
+def _of_prompt(logits: Tensor, length: int, keep: Keep, narrowed: bool) -> Tensor:
+    if logits.ndim == 1 or not length:
+        return logits
+    if narrowed:
+        return logits[0]
+    return logits[length - 1] if keep == "last" else logits[:length]
+
+
+def _likely_names(model: OpenModel, result: Run) -> dict[int, str]:
+    """Text of every output that a table might show."""
+    with torch.no_grad():
+        ids = result.last_logits().detach().topk(min(100, result.logits.shape[-1])).indices.flatten().unique().tolist()
+    return {int(i): model.output_label(int(i)) for i in ids}
+
+
+def top(model: OpenModel, inputs: Any, k: int = 10) -> "pd.DataFrame":
+    """The likeliest next tokens; see :meth:`patchclamp.Model.top`."""
+    return run(model, inputs, logits="last").top(k)

@@ -1,0 +1,294 @@
+"""Operations whose values come from elsewhere: another run, a mean over prompts, a keyed random stream."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from patchclamp.core.digest import digest
+from patchclamp.core.errors import EditError
+from patchclamp.interventions.operations import Operation, Put, Shift
+from patchclamp.models.inputs import Prompt
+from patchclamp.models.sites import Site
+
+if TYPE_CHECKING:
+    from patchclamp.interventions.edits import Edit
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A run to take values from: prompts, the edits it runs under (then it is a serial source), and where to look."""
+
+    inputs: Any
+    """Text, ids or tensors, as everywhere."""
+    edits: tuple["Edit", ...] = ()
+    at: Any = None
+    """Positions in the source; None for the same ones as in the target."""
+    counterpart: Mapping[int, int] | None = None
+    """Position in the target -> position in the source, where the prompts are aligned otherwise."""
+
+    @cached_property
+    def key(self) -> str:
+        """Content digest."""
+        return digest(self.run_key, repr(self.at), self.counterpart and dict(self.counterpart))
+
+    @cached_property
+    def run_key(self) -> str:
+        """Digest of the run alone: sources that differ only in where they look share one forward pass."""
+        return digest(_plain(self.inputs), [edit.key for edit in self.edits])
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Prompt):
+        return value.key
+    if isinstance(value, Mapping):
+        return {str(name): item for name, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+class Labelled(Protocol):
+    """Recorded activations that can be looked up by site, prompt and position."""
+
+    def vectors(self, site: Site, prompt: int, positions: Sequence[int] | None) -> Tensor:
+        """``[position, d]``."""
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """What an operation may know when it is bound: where it will act, and what was recorded for it."""
+
+    prompt: Prompt
+    index: int
+    """Which prompt of the call this is."""
+    site: Site
+    positions: tuple[int, ...] | None
+    """Edited positions, or None for all of an input without tokens."""
+    recorded: Callable[[Source, Site], Sequence[Tensor]]
+    """Values of a source at a site: a tensor ``[position, d]`` for each of its prompts."""
+    locate: Callable[[Any, Source], tuple[int, ...]]
+    """Positions in the source's first prompt."""
+
+
+@dataclass(frozen=True, eq=False)
+class Unbound(Operation):
+    """An operation that becomes another one once its prompt, site and positions are known."""
+
+    def needs(self) -> tuple[Source, ...]:
+        """Runs that have to be recorded first."""
+        return ()
+
+    def bind(self, scene: Scene) -> Operation:
+        """The operation with its values filled in."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, eq=False)
+class Patch(Unbound):
+    """``x <-`` the value at the same site in another run."""
+
+    source: Source | Labelled
+
+    @override
+    def needs(self) -> tuple[Source, ...]:
+        return (self.source,) if isinstance(self.source, Source) else ()
+
+    @override
+    def bind(self, scene: Scene) -> Operation:
+        return Put(values_from(self.source, scene))
+
+    @override
+    @cached_property
+    def key(self) -> str:
+        return digest("Patch", self.source.key if isinstance(self.source, Source) else id(self.source))
+
+
+def values_from(source: "Source | Labelled", scene: Scene) -> Tensor:
+    """What a source holds for an edit: ``[position, d]``, or ``[d]`` where one source position serves all.
+
+    Raises:
+        EditError: The source has another number of positions than the edit.
+    """
+    if not isinstance(source, Source):
+        return source.vectors(scene.site, scene.index, scene.positions)
+    rows = scene.recorded(source, scene.site)
+    if len(rows) not in (1, scene.index + 1) and scene.index >= len(rows):
+        raise EditError(
+            f"the source has {len(rows)} prompts and the edit prompt number {scene.index}; give one source, or one a prompt"
+        )
+    whole = rows[0] if len(rows) == 1 else rows[scene.index]
+    if source.at is None:
+        if scene.positions is None:
+            return whole
+        partner = source.counterpart if source.counterpart is not None else {p: p for p in range(len(whole))}
+        outside = [p for p in scene.positions if p not in partner]
+        if outside:
+            raise EditError(
+                f"position {outside[0]} of {scene.prompt.name!r} has no counterpart in the source, which has {len(whole)} "
+                "positions; say where to look, as in pc.source(prompt, at=-1)"
+            )
+        return whole[[partner[p] for p in scene.positions]]
+    found = scene.locate(source.at, source)
+    if len(found) == 1:
+        return whole[found[0]]
+    if scene.positions is None or len(found) != len(scene.positions):
+        wanted = "all" if scene.positions is None else len(scene.positions)
+        raise EditError(f"the source gives {len(found)} positions and the edit has {wanted}; give one, or as many")
+    return whole[list(found)]
+
+
+@dataclass(frozen=True, eq=False)
+class MeanAblate(Unbound):
+    """``x <-`` the mean of the site over every position of the source's prompts."""
+
+    source: Source
+
+    @override
+    def needs(self) -> tuple[Source, ...]:
+        return (self.source,)
+
+    @override
+    def bind(self, scene: Scene) -> Operation:
+        rows = torch.cat(list(scene.recorded(self.source, scene.site)))
+        return Put(rows.to(torch.promote_types(rows.dtype, torch.float64)).mean(dim=0))
+
+    @override
+    @cached_property
+    def key(self) -> str:
+        return digest("MeanAblate", self.source.key)
+
+
+@dataclass(frozen=True, eq=False)
+class Noise(Unbound):
+    """``x + std * standard normal``, drawn for (seed, prompt, site, position) and so the same in any batch."""
+
+    std: float
+    seed: int = 0
+
+    @override
+    def bind(self, scene: Scene) -> Operation:
+        return DrawnNoise(self.std, self.seed, scene.prompt.key, str(scene.site), scene.positions)
+
+
+@dataclass(frozen=True, eq=False)
+class DrawnNoise(Operation):
+    """Noise with its keys; the numbers are drawn when the width is known, and kept."""
+
+    std: float
+    seed: int
+    prompt: str
+    site: str
+    positions: tuple[int, ...] | None
+    _drawn: dict[tuple[int, int], Tensor] = field(default_factory=dict, repr=False)
+
+    @override
+    @cached_property
+    def key(self) -> str:
+        return digest("DrawnNoise", self.std, self.seed, self.prompt, self.site, self.positions)
+
+    def _values(self, count: int, width: int) -> Tensor:
+        if (count, width) not in self._drawn:
+            where = range(count) if self.positions is None else self.positions
+            rows = []
+            for position in where:
+                generator = torch.Generator().manual_seed(
+                    int(digest(self.seed, self.prompt, self.site, position), 16) % 2**63
+                )
+                rows.append(torch.randn(width, generator=generator))
+            self._drawn[count, width] = self.std * torch.stack(rows)
+        return self._drawn[count, width]
+
+    @override
+    def __call__(self, x: Tensor) -> Tensor:
+        return Shift(self._values(x.shape[-2], x.shape[-1]))(x)
+
+    @override
+    def select(self, index: Sequence[int]) -> Operation:
+        positions = range(max(index) + 1) if self.positions is None else self.positions
+        return DrawnNoise(self.std, self.seed, self.prompt, self.site, tuple(positions[i] for i in index))
+
+
+class Subspace(nn.Module):
+    """A learned subspace: ``rank`` orthonormal rows of width ``d``, orthonormal at every step of training.
+
+    Source: distributed alignment search, Geiger et al. 2024, arXiv 2303.02536.
+    """
+
+    def __init__(self, d: int, rank: int, *, directions: Tensor | None = None, seed: int = 0) -> None:
+        super().__init__()
+        if not 1 <= rank <= d:
+            raise EditError(f"a subspace of rank {rank} does not fit into width {d}; valid: 1..{d}")
+        start = directions
+        if start is None:
+            start = torch.randn(rank, d, generator=torch.Generator().manual_seed(seed))
+        if tuple(start.shape) != (rank, d):
+            raise EditError(
+                f"directions have shape {tuple(start.shape)}; a subspace of rank {rank} in width {d} needs [{rank}, {d}]"
+            )
+        self.weight = nn.Parameter(start.detach().clone().float())
+        nn.utils.parametrizations.orthogonal(self, "weight", orthogonal_map="householder")
+        with torch.no_grad():
+            self.weight = torch.linalg.qr(start.detach().float().T)[0].T
+
+    def forward(self, x: Tensor, source: Tensor) -> Tensor:
+        """``x`` with its coordinates in the subspace replaced by the source's, ``[..., d] -> [..., d]``."""
+        basis = self.weight.to(device=x.device, dtype=x.dtype)
+        return x + (source - x) @ basis.T @ basis
+
+
+@dataclass(frozen=True, eq=False)
+class Rotate(Unbound):
+    """Interchange in a learned subspace: rotate, swap the first coordinates for the source's, rotate back."""
+
+    subspace: Subspace
+    source: "Source | Labelled | Tensor"
+
+    @override
+    def needs(self) -> tuple[Source, ...]:
+        return (self.source,) if isinstance(self.source, Source) else ()
+
+    @override
+    def bind(self, scene: Scene) -> Operation:
+        value = self.source if isinstance(self.source, Tensor) else values_from(self.source, scene)
+        return Rotated(self.subspace, value)
+
+    @override
+    def vectors(self) -> Any:
+        yield "subspace", self.subspace.weight.detach()
+        if isinstance(self.source, Tensor):
+            yield "source", self.source
+
+    @override
+    @property
+    def key(self) -> str:
+        source = self.source if isinstance(self.source, Tensor) else getattr(self.source, "key", id(self.source))
+        return digest("Rotate", _versions(self.subspace), source)
+
+
+@dataclass(frozen=True, eq=False)
+class Rotated(Operation):
+    """A rotation with its source values."""
+
+    subspace: Subspace
+    value: Tensor
+
+    @override
+    def __call__(self, x: Tensor) -> Tensor:
+        new: Tensor = self.subspace(x, self.value.to(device=x.device, dtype=x.dtype))
+        return new
+
+    @override
+    def select(self, index: Sequence[int]) -> Operation:
+        return Rotated(self.subspace, self.value[list(index)]) if self.value.ndim > 1 else self
+
+    @override
+    @property
+    def key(self) -> str:
+        return digest("Rotated", _versions(self.subspace), self.value)
+
+
+def _versions(module: nn.Module) -> list[Any]:
+    return [id(module), *[parameter._version for parameter in module.parameters()]]

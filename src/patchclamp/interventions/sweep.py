@@ -1,0 +1,162 @@
+"""Sweeps: an edit at every site, layer, position and parameter, planned together."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from patchclamp.core.errors import EditError, InputError
+from patchclamp.core.progress import Listener
+from patchclamp.interventions.actions import place
+from patchclamp.interventions.axes import Axes, Point, points
+from patchclamp.interventions.cost import DEFAULT_BUDGET
+from patchclamp.interventions.edits import Edit
+from patchclamp.interventions.execute import Outcome, execute
+from patchclamp.interventions.forward import Row, forward
+from patchclamp.interventions.grid import BASELINE, Grid
+from patchclamp.interventions.job import Cell, Job, Line
+from patchclamp.interventions.plan import Plan, Schedule, schedule
+from patchclamp.interventions.reads import Read, as_reads
+from patchclamp.interventions.record import record_source
+from patchclamp.interventions.results import evidence
+from patchclamp.models.inputs import Prompt
+from patchclamp.models.opened import OpenModel
+from patchclamp.models.peers import names_of
+
+
+class Prepared:
+    """A sweep whose arguments were read and checked, and which is planned but not run."""
+
+    def __init__(
+        self,
+        model: OpenModel,
+        inputs: Any,
+        edit: Edit | Sequence[Edit],
+        *,
+        sites: Any = None,
+        at: Any = None,
+        cumulative: bool = False,
+        over: Mapping[str, Iterable[Any]] | None = None,
+        read: Any = None,
+        base: Iterable[Edit] = (),
+        budget: int | str = DEFAULT_BUDGET,
+        max_tokens: int | None = None,
+        rung: str | None = None,
+        allowed: Sequence[set[int]] | None = None,
+    ) -> None:
+        edits = [edit] if isinstance(edit, Edit) else list(edit)
+        if not edits or not all(isinstance(item, Edit) for item in edits):
+            raise EditError("a sweep needs an edit, as in pc.Add(vector), or a list of edits")
+        self.model, self.edits, self.base = (
+            model,
+            [e if at is None or at == "each" else e.on(at=at) for e in edits],
+            list(base),
+        )
+        if read is None:
+            raise InputError("a sweep needs something to read, as in read=pc.Probability([' Madrid', ' Rome'])")
+        self.reads = as_reads(read)
+        self.prompts = model.prompts(inputs)
+        self.at, self.cumulative = at if at is not None else edits[0].at, cumulative
+        self.sites = names_of(sites) if sites is not None else edits[0].sites
+        self.axes = Axes.of(model, self.prompts, self.sites, self.at, over)
+        if cumulative and not self.axes.layers:
+            raise InputError("cumulative=True adds layer after layer, and these sites have no layers")
+        _know_outputs(model, self.prompts[0])
+        lines = make_lines(model, self.prompts, self.reads, self.base)
+        self.points: list[Point] = points(model, self.axes, self.edits, cumulative, record_source, allowed)
+        if not self.points:
+            raise InputError("this sweep has no cells")
+        self.job = Job(model, lines, [Cell(point.prompt, point.actions) for point in self.points])
+        self.schedule: Schedule = schedule(self.job, budget, max_tokens, rung)
+
+    @property
+    def plan(self) -> Plan:
+        """How it will run."""
+        return self.schedule.plan
+
+    def run(
+        self, *, verify: int = 0, checkpoint: str | Path | None = None, progress: bool | Listener | None = None
+    ) -> Grid:
+        """Run it."""
+        if verify < 0:
+            raise InputError(f"verify is the number of cells to run again, 0 or more; got {verify!r}")
+        outcome, plan = execute(self.job, self.schedule, verify=verify, checkpoint=checkpoint, progress=progress)
+        record, tensors = self._record()
+        return Grid(self._dataset(outcome), plan, record, tensors)
+
+    def _dataset(self, outcome: Outcome) -> Any:
+        import xarray as xr
+
+        dims, coords = self.axes.dims(), self.axes.coords()
+        variables: dict[str, Any] = {}
+        for number, (bound, own) in enumerate(zip(self.job.lines[0].reads, self._read_axes(), strict=True)):
+            extra = tuple(len(labels) for labels in own.values())
+            clean = np.full((len(self.prompts), *extra), np.nan)
+            for line, values in outcome.baseline.items():
+                _put(clean, (line,), values[number])
+            cells = np.full((*dims.values(), *extra), np.nan)
+            for point, run in zip(self.points, self.job.run_of, strict=True):
+                _put(
+                    cells,
+                    point.index,
+                    outcome.baseline[point.prompt][number] if run is None else outcome.values[run][number],
+                )
+            variables[bound.name] = ((*dims, *own), cells)
+            variables[f"{BASELINE}{bound.name}"] = (("prompt", *own), clean)
+            coords |= {name: _labels(labels) for name, labels in own.items()}
+        return xr.Dataset(variables, coords=coords)
+
+    def _read_axes(self) -> list[dict[str, tuple[Any, ...]]]:
+        """For each read its own dimensions, with the labels of the prompt that has most of them.
+
+        Two reads share a dimension only if they share its labels; otherwise each gets one of its own.
+        """
+        found: list[dict[str, tuple[Any, ...]]] = []
+        for number, read in enumerate(self.job.lines[0].reads):
+            axes: dict[str, tuple[Any, ...]] = {}
+            for line in self.job.lines:
+                for axis in line.reads[number].axes:
+                    counted = axis.name == "read_at" and len(self.job.lines) > 1
+                    labels = tuple(range(len(axis.labels))) if counted else axis.labels
+                    axes[axis.name] = max(axes.get(axis.name, ()), labels, key=len)
+            shared = {name: all(other.get(name, labels) == labels for other in found) for name, labels in axes.items()}
+            found.append({name if shared[name] else f"{name}:{read.name}": labels for name, labels in axes.items()})
+        return found
+
+    def _record(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        return evidence(
+            self.model, self.prompts, edit=self.edits, base=self.base, read=self.reads, over=self.axes.over, at=self.at,
+            sites=list(self.sites), cumulative=self.cumulative,
+        )  # fmt: skip
+
+
+def make_lines(model: OpenModel, prompts: Sequence[Prompt], reads: Sequence[Read], base: Sequence[Edit]) -> list[Line]:
+    """Each prompt with what is read of it and the edits that all its cells share."""
+    count = len(prompts)
+    shared = place(model, base, prompts, record_source)
+    bound = [tuple(b for read in reads for b in read.bind(model, prompt, i, count)) for i, prompt in enumerate(prompts)]
+    return [Line(prompt, actions, own) for prompt, actions, own in zip(prompts, shared, bound, strict=True)]
+
+
+def _know_outputs(model: OpenModel, prompt: Prompt) -> None:
+    """Reads name columns of the logits, so their number must be known: it takes one run of a model never run before."""
+    if model.width_of_logits is None:
+        forward(model, [Row(prompt)])
+
+
+def _put(array: Any, index: tuple[int, ...], value: Tensor) -> None:
+    plain = value.to(torch.float64).numpy()
+    array[(*index, *(slice(0, n) for n in plain.shape))] = plain
+
+
+def _labels(labels: tuple[Any, ...]) -> Any:
+    return np.array(labels, dtype=object) if labels and isinstance(labels[0], str) else np.array(labels)
+
+
+def sweep(model: OpenModel, inputs: Any, edit: Edit | Sequence[Edit], **options: Any) -> Grid:
+    """Run a sweep; see :meth:`patchclamp.Model.sweep`."""
+    own = {name: options.pop(name) for name in ("verify", "checkpoint", "progress") if name in options}
+    return Prepared(model, inputs, edit, **options).run(**own)

@@ -1,0 +1,295 @@
+"""What a model really does, checked on the user's own checkpoint when it is opened.
+
+Every site of the architecture's table is looked at in one short forward pass; sums that must hold are checked; and a
+small sweep is run on each rung of the ladder, so that the fast ways are used only where they were seen to be exact.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from patchclamp.core.errors import PatchclampError
+from patchclamp.interventions.actions import Action
+from patchclamp.interventions.base import prefix_is_supported
+from patchclamp.interventions.execute import execute, run_rows
+from patchclamp.interventions.forward import Row, call, forward, logits_of
+from patchclamp.interventions.hooks import Port, Session, Tap, after_each_call
+from patchclamp.interventions.job import Cell, Job, Line
+from patchclamp.interventions.operations import Add
+from patchclamp.interventions.plan import schedule
+from patchclamp.interventions.reads import Bound
+from patchclamp.models.components import COMPONENTS
+from patchclamp.models.inputs import Prompt
+from patchclamp.models.opened import Ladder, OpenModel
+from patchclamp.models.sitemap import SiteMap
+from patchclamp.models.sites import Site
+
+TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+PROBE_TOKENS = 8
+Key = tuple[str, int | None]
+
+
+def verify(model: OpenModel) -> None:
+    """Measure a model: drop sites that are not what their name says, and find its rung.
+
+    Only ``model.sites``, ``model.ladder`` and what the wavefront needs to know are set; the module is not changed.
+    """
+    if not model.sites.layers:
+        return
+    probe = _probe(model)
+    if probe is None:
+        model.ladder = Ladder("rows", "no short input could be made up to look at this model")
+        return
+    survey = _Survey.of(model, probe)
+    model.arity = survey.arity
+    model.sites = _checked(model, survey)
+    if not probe.ids:
+        model.ladder = Ladder("rows", "the inputs are not tokens")
+        return
+    model.seen_causal = _is_causal(model, probe)
+    model.narrows = _head_is_separate(model, probe)
+    model.ladder = _ladder(model, probe)
+
+
+def _probe(model: OpenModel) -> Prompt | None:
+    """A made-up input: scattered token ids, or a random image."""
+    config = model.config
+    if getattr(model.module, "main_input_name", "") == "input_ids" and model.vocabulary:
+        count = min(PROBE_TOKENS, model.context or PROBE_TOKENS)
+        ids = tuple((7919 * i + 11) % model.vocabulary for i in range(1, count + 1))
+        return Prompt(ids, None, tuple(map(str, ids)))
+    channels, size = getattr(config, "num_channels", None), getattr(config, "image_size", 64)
+    if isinstance(channels, int) and isinstance(size, int):
+        generator = torch.Generator().manual_seed(0)
+        return Prompt(tensors={"pixel_values": torch.randn(1, channels, size, size, generator=generator)})
+    return None
+
+
+@dataclass(eq=False)
+class _Survey:
+    """One tolerant pass over every port of the table."""
+
+    values: dict[Key, Tensor] = field(default_factory=dict)
+    """Component and layer -> the site's tensor, or ``[batch, query, head, key]``."""
+    missing: dict[Port, str] = field(default_factory=dict)
+    calls: dict[Port, int] = field(default_factory=dict)
+    arity: int | None = None
+
+    @classmethod
+    def of(cls, model: OpenModel, probe: Prompt) -> "_Survey":
+        found = cls()
+        batch = model.batch([probe])
+        taps: dict[Port, list[Tap]] = {}
+        for key, access in model.sites.accesses.items():
+            if key not in model.sites.refused:
+                taps.setdefault(access.port, []).append(
+                    Tap(access, access.columns if not access.attention else None, found._sink(key))
+                )
+        session = _Tolerant(model.sites.modules, 1, batch.width or 1, taps=taps)
+        last = model.sites.modules[model.sites.layers[-1]]
+        with torch.no_grad(), session, after_each_call(last, found._look):
+            output = call(model, batch)
+        found.missing, found.calls = session.missing, dict(session.calls)
+        try:
+            model.width_of_logits = logits_of(output).shape[-1]
+        except PatchclampError:
+            model.width_of_logits = None
+        return found
+
+    def _look(self, output: Any) -> None:
+        self.arity = len(output) if isinstance(output, tuple) else None
+
+    def _sink(self, key: Key) -> Any:
+        def sink(value: Tensor) -> None:
+            self.values[key] = value.detach().clone()
+
+        return sink
+
+
+@dataclass(eq=False)
+class _Tolerant(Session):
+    """A session that notes where there is no tensor instead of ending the pass."""
+
+    missing: dict[Port, str] = field(default_factory=dict)
+
+    def _visit(self, port: Port, raw: Any) -> Tensor | None:
+        if isinstance(raw, Tensor):
+            return super()._visit(port, raw)
+        self.missing[port] = f"the module gives {type(raw).__name__} there"
+        return None
+
+    def _after(self, port: Port, output: Any) -> Any:
+        if not port[2] or hasattr(output, "__getitem__"):
+            return super()._after(port, output)
+        self.missing[port] = f"the module returns {type(output).__name__}"
+        return None
+
+
+def _checked(model: OpenModel, survey: _Survey) -> SiteMap:
+    """The sites with their measured widths, and with a reason for each that did not hold."""
+    sites = model.sites
+    refused = dict(sites.refused)
+    widths: dict[Key, int] = {}
+    for key, access in sites.accesses.items():
+        if key in refused:
+            continue
+        if access.port in survey.missing:
+            refused[key] = _why_missing(model, key, survey.missing[access.port])
+        elif survey.calls.get(access.port, 0) != 1:
+            refused[key] = f"its module runs {survey.calls.get(access.port, 0)} times in one forward pass"
+        elif key not in survey.values:
+            refused[key] = "its module gave no tensor"
+        else:
+            widths[key] = survey.values[key].shape[-1]
+    for layer in range(sites.n_layers):
+        refused |= _sums(model, survey, layer, refused)
+        refused |= _heads(model, survey, layer, refused)
+    return replace(sites, refused=refused, widths=widths)
+
+
+def _why_missing(model: OpenModel, key: Key, found: str) -> str:
+    if key[0] == "attn_pattern":
+        implementation = getattr(model.config, "_attn_implementation", None)
+        return f"{implementation} attention never forms the weights; load the model with attn_implementation='eager'"
+    if key[0] == "logits":
+        return f"{type(model.module).__name__} has no head; load the model with one (AutoModelForCausalLM)"
+    return found
+
+
+def _error(found: Tensor, wanted: Tensor) -> float:
+    return float((found - wanted).abs().max() / wanted.abs().max().clamp(min=1e-30))
+
+
+def _sums(model: OpenModel, survey: _Survey, layer: int, refused: dict[Key, str]) -> dict[Key, str]:
+    """Check that the stream is the sum of what is said to be added to it."""
+    have = {
+        name: survey.values[name, layer]
+        for name in COMPONENTS
+        if (name, layer) in survey.values and (name, layer) not in refused
+    }
+    allowed = TOLERANCE.get(model.dtype, 1e-4)
+    bad: dict[Key, str] = {}
+    following = survey.values.get(("resid_pre", layer + 1))
+    if following is not None and "resid_post" in have and _error(have["resid_post"], following) > allowed:
+        bad["resid_post", layer] = (
+            f"it is not what layer {layer + 1} reads: something changes the stream between the layers"
+        )
+    if model.sites.family.residual == "post_norm":
+        return bad
+    if {"resid_pre", "attn_out", "mlp_out", "resid_post"} <= set(have):
+        whole = have["resid_pre"] + have["attn_out"] + have["mlp_out"]
+        error = _error(whole, have["resid_post"])
+        if error > allowed:
+            for name in ("attn_out", "mlp_out"):
+                bad[name, layer] = (
+                    f"resid_pre + attn_out + mlp_out misses resid_post by {error:.1e} of its largest value on this checkpoint"
+                )
+    if {"resid_pre", "attn_out", "resid_mid"} <= set(have):
+        error = _error(have["resid_pre"] + have["attn_out"], have["resid_mid"])
+        if error > allowed:
+            bad["resid_mid", layer] = (
+                f"it misses resid_pre + attn_out by {error:.1e} of its largest value on this checkpoint"
+            )
+    return bad
+
+
+def _heads(model: OpenModel, survey: _Survey, layer: int, refused: dict[Key, str]) -> dict[Key, str]:
+    """Check values against heads where attention has one key only: at position 0 each head's z is its value's multiple."""
+    heads, names = model.sites.heads, ("v", "z")
+    if (
+        heads is None
+        or not model.causal
+        or any((n, layer) not in survey.values or (n, layer) in refused for n in names)
+    ):
+        return {}
+    v, z = (survey.values[name, layer][0, 0].double().reshape(-1, heads.size) for name in names)
+    if len(v) != heads.key or len(z) != heads.query:
+        return {(n, layer): f"{len(v)} value heads and {len(z)} query heads do not fit the config" for n in names}
+    v = v.repeat_interleave(heads.query // heads.key, dim=0)
+    cosine = torch.nn.functional.cosine_similarity(v, z, dim=-1).min()
+    if cosine < 1 - max(1e-4, TOLERANCE.get(model.dtype, 1e-4)):
+        said = f"at position 0, where attention has one key, z is not a multiple of v (cosine {float(cosine):.4f})"
+        return {(name, layer): said for name in ("q", "k", "v", "z") if (name, layer) in survey.values}
+    return {}
+
+
+def _is_causal(model: OpenModel, probe: Prompt) -> bool:
+    """Whether the last token leaves the states of all earlier positions alone."""
+    last = Site("resid_post", model.sites.n_layers - 1)
+    if ("resid_post", last.layer) in model.sites.refused or len(probe.ids) < 2:
+        return False
+    other = Prompt((*probe.ids[:-1], (probe.ids[-1] + 1) % (model.vocabulary or 2)), None, probe.tokens)
+    seen: list[Tensor] = []
+    for prompt in (probe, other):
+        forward(model, [Row(prompt)], taps={last: lambda value: seen.append(value.clone())}, logits=False)
+    return _error(seen[0][:, :-1], seen[1][:, :-1]) <= TOLERANCE.get(model.dtype, 1e-4)
+
+
+def _head_is_separate(model: OpenModel, probe: Prompt) -> bool:
+    """Whether the model's own code after its last layer works position by position."""
+    if ("logits", None) in model.sites.refused:
+        return False
+    positions = [1, len(probe.ids) - 1]
+    whole = forward(model, [Row(probe)]).logits
+    if whole is None or whole.ndim != 3 or whole.shape[1] != len(probe.ids):
+        return False
+    try:
+        part = forward(model, [Row(probe)], keep=torch.tensor([positions], device=model.device)).logits
+    except (RuntimeError, IndexError, TypeError, ValueError):
+        return False
+    return part is not None and _error(part, whole[:, positions]) <= TOLERANCE.get(model.dtype, 1e-4)
+
+
+def _ladder(model: OpenModel, probe: Prompt) -> Ladder:
+    """The highest rung whose numbers are those of one forward a cell, on two prompts and a handful of cells."""
+    if not model.narrows:
+        headless = ("logits", None) in model.sites.refused
+        return Ladder("rows", "it has no head" if headless else "its output is not a prediction for each position")
+    job = _probe_job(model, probe)
+    slow = [run_rows(job, [run])[0][0] for run in range(len(job.runs))]
+    reason = ""
+    supported = prefix_is_supported(model)
+    if not supported:
+        reason = "a layer's state is not only keys and values" if model.causal else "every position sees every other"
+    for rung in ("wavefront", "layers", "rows") if supported else ("layers", "rows"):
+        try:
+            outcome, _ = execute(job, schedule(job, "4GB", None, rung=rung), verify=0, progress=False)
+        except (RuntimeError, TypeError, ValueError, AttributeError, IndexError, KeyError, PatchclampError) as error:
+            reason = f"the {rung} rung failed: {type(error).__name__}: {str(error).splitlines()[0][:120]}"
+            continue
+        worst = max(_error(outcome.values[run][0], slow[run].cpu()) for run in range(len(job.runs)))
+        if worst <= TOLERANCE.get(model.dtype, 1e-4):
+            return Ladder(rung, reason)
+        reason = f"the {rung} rung missed one forward a cell by {worst:.1e} of the largest logit on this checkpoint"
+    return Ladder("cell", reason)
+
+
+def _probe_job(model: OpenModel, probe: Prompt) -> Job:
+    """Edits of the stream at scattered layers and positions of two prompts."""
+    other = Prompt(tuple(reversed(probe.ids)), None, probe.tokens)
+    last = len(probe.ids) - 1
+    generator = torch.Generator().manual_seed(0)
+    width = model.sites.widths["resid_pre", 0]
+
+    def whole(logits: Tensor, _: Tensor) -> Tensor:
+        return logits
+
+    read = Bound("logits", (last - 1, last), (), whole)
+    lines = [Line(prompt, (), (read,)) for prompt in (probe, other)]
+    cells = []
+    for layer, position in _scattered(model.sites.n_layers, last):
+        vector = torch.randn(width, generator=generator)
+        for line in range(len(lines)):
+            action = Action(Site("resid_pre", layer), (position,), Add(vector), None, 0)
+            cells.append(Cell(line, (action,)))
+    return Job(model, lines, cells)
+
+
+def _scattered(layers: int, last: int) -> Iterable[tuple[int, int]]:
+    middle = layers // 2
+    return dict.fromkeys(
+        [(0, 0), (0, last // 2), (middle, last // 2), (middle, last), (layers - 1, 1), (layers - 1, last)]
+    )

@@ -1,0 +1,269 @@
+"""The facade: what a user does with an open model, one line a method."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from patchclamp.core.progress import Listener
+from patchclamp.interventions import generate as _generate
+from patchclamp.interventions import patching as _patching
+from patchclamp.interventions import record as _record
+from patchclamp.interventions import run as _run
+from patchclamp.interventions import sweep as _sweep
+from patchclamp.interventions.cost import DEFAULT_BUDGET
+from patchclamp.interventions.edits import Edit
+from patchclamp.interventions.generate import Generation
+from patchclamp.interventions.grid import Grid
+from patchclamp.interventions.plan import Plan
+from patchclamp.interventions.results import Activations
+from patchclamp.interventions.run import Run
+from patchclamp.interventions.verification import verify as _verify
+from patchclamp.models import loading as _loading
+from patchclamp.models import weights as _weights
+from patchclamp.models.opened import OpenModel
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Show = bool | Listener | None
+
+
+class Model(OpenModel):
+    """An open model. Make one with :func:`patchclamp.load` or :func:`patchclamp.wrap`.
+
+    Your module is used as it is: no weight, hook, mode or gradient flag of it is different after any call.
+    """
+
+    def tokens(self, prompt: Any) -> list[str]:
+        """The prompt's tokens as text, in order."""
+        return list(self.prompts(prompt)[0].tokens)
+
+    def top(self, prompt: Any, k: int = 10) -> "pd.DataFrame":
+        """The ``k`` likeliest next tokens of each prompt, with their probabilities."""
+        return _run.top(self, prompt, k)
+
+    def weight(self, role: str) -> Tensor:
+        """A weight matrix by role, ``[d_in, d_out]``, as in ``weight("mlp_out.5")`` or ``weight("q.5.h3")``."""
+        return _weights.weight(self, role)
+
+    def run(
+        self,
+        prompts: Any,
+        edits: Iterable[Edit] | Edit = (),
+        *,
+        record: Any = (),
+        at: Any = "all",
+        logits: Literal["all", "last"] = "all",
+        grad: bool = False,
+    ) -> Run:
+        """Run prompts under edits, all in one forward pass (or a few, if there are many prompts).
+
+        Args:
+            prompts: Text, lists of text, ids, tensors or a BatchEncoding.
+            edits: Placed edits; at one site they act in list order.
+            record: Sites to keep, in ``run.activations``.
+            at: Positions to keep of them.
+            logits: Of every position, or of the last one only (cheaper).
+            grad: Keep the autograd graph, through the edits too.
+
+        Raises:
+            InputError: A site, position or vector does not fit; raised before the run.
+            NotFiredError: An edit never met its site.
+        """
+        return _run.run(self, prompts, edits, record=record, at=at, logits=logits, grad=grad)
+
+    def record(
+        self,
+        prompts: Any,
+        sites: Any,
+        at: Any = "all",
+        *,
+        edits: Iterable[Edit] | Edit = (),
+        batch_tokens: int = _record.BATCH_TOKENS,
+        grad: bool = False,
+        progress: Show = None,
+    ) -> Activations:
+        """Record activations; the pass ends at the last site asked for, and no logits are computed.
+
+        Args:
+            prompts: As for :meth:`run`.
+            sites: Names such as ``"resid_post"`` (every layer), ``"z.5.h3"``, ``"model.layers.7.mlp:out"``.
+            at: Positions; the result has a ``position`` dimension if there are several.
+            edits: Record under edits.
+            batch_tokens: Padded tokens a forward pass: the memory knob.
+            grad: Keep the autograd graph.
+            progress: True for a bar, a function for events.
+        """
+        return _record.record(
+            self, prompts, sites, at, edits=edits, batch_tokens=batch_tokens, grad=grad, progress=progress
+        )
+
+    def generate(
+        self,
+        prompts: Any,
+        edits: Iterable[Edit] | Edit = (),
+        *,
+        max_new_tokens: int = 20,
+        seed: int | None = None,
+        **settings: Any,
+    ) -> Generation:
+        """Generate under edits, with the key-value cache.
+
+        Args:
+            prompts: As for :meth:`run`.
+            edits: ``at="prompt"`` acts on prompt tokens, ``"generated"`` on each new token when it is fed back (so
+                n new tokens give n-1 firings), ``"all"`` on both; ``-1`` is the last prompt token.
+            max_new_tokens: How many.
+            seed: For sampling; the global random state is then left alone.
+            **settings: Anything else that ``transformers`` takes (``do_sample=True``, ``temperature``, ...); greedy by
+                default. Beams and assisted decoding are refused.
+        """
+        return _generate.generate(self, prompts, edits, max_new_tokens=max_new_tokens, seed=seed, **settings)
+
+    def editing(self, edits: Iterable[Edit] | Edit) -> AbstractContextManager[Any]:
+        """Edits around your own calls: ``with model.editing(edit): model.module.generate(...)``."""
+        return _generate.editing(self, edits)
+
+    def sweep(
+        self,
+        prompts: Any,
+        edit: Edit | Sequence[Edit],
+        *,
+        sites: Any = None,
+        at: Any = None,
+        cumulative: bool = False,
+        over: Mapping[str, Iterable[Any]] | None = None,
+        read: Any = None,
+        base: Iterable[Edit] = (),
+        budget: int | str = DEFAULT_BUDGET,
+        max_tokens: int | None = None,
+        verify: int = 0,
+        checkpoint: str | Path | None = None,
+        progress: Show = None,
+        rung: str | None = None,
+    ) -> Grid:
+        """Apply an edit at every site, layer and position, one cell each, sharing all the work that can be shared.
+
+        Every number equals that of one hooked forward pass a cell.
+
+        Args:
+            prompts: As for :meth:`run`.
+            edit: An unplaced edit, or a list of them to be placed together.
+            sites: Names; ``"mlp_out"`` is every layer, ``"z.*.h*"`` every head.
+            at: ``"each"`` for a cell a position; any other position is edited in every cell.
+            cumulative: The cell at layer i edits every swept layer up to i.
+            over: Values for parameters of the edit, as ``{"scale": [1, 2, 4]}``; each makes an axis.
+            read: What to measure: :class:`Probability`, :class:`LogitDifference`, ..., a function of the logits, or several.
+            base: Edits that every cell shares; the baseline is the run under them.
+            budget: Memory beyond the model, as ``"1GB"``.
+            max_tokens: Rows times positions alive at once, instead of what follows from the budget.
+            verify: Run this many random cells again the slow way, and raise if they differ beyond the tolerance.
+            checkpoint: A folder: a killed sweep goes on from there.
+            progress: True for a bar, a function for events.
+            rung: Force a rung of the ladder: wavefront, layers, rows or cell.
+
+        Raises:
+            InputError: Something does not fit; raised before any work.
+            BudgetError: One cell needs more memory than the budget.
+            ExactnessError: A verified cell differs.
+        """
+        return _sweep.sweep(
+            self, prompts, edit, sites=sites, at=at, cumulative=cumulative, over=over, read=read, base=base, budget=budget,
+            max_tokens=max_tokens, verify=verify, checkpoint=checkpoint, progress=progress, rung=rung,
+        )  # fmt: skip
+
+    def plan(self, prompts: Any, edit: Edit | Sequence[Edit], **options: Any) -> Plan:
+        """What :meth:`sweep` with the same arguments would do and cost."""
+        return _sweep.Prepared(self, prompts, edit, **options).plan
+
+    def patch(
+        self,
+        source: Any,
+        into: Any,
+        *,
+        sites: Any = "resid_post",
+        at: Any = "each",
+        read: Any = None,
+        align: Literal["equal", "left", "right", "ends"] = "equal",
+        source_edits: Sequence[Edit] = (),
+        base: Sequence[Edit] = (),
+        **options: Any,
+    ) -> Grid:
+        """Activation patching: one run's activations put into another, a cell a site and position.
+
+        Args:
+            source: The prompt whose activations are taken.
+            into: The prompt that receives them.
+            sites: Where; ``"z.*.h*"`` patches head by head.
+            at: ``"each"`` for a cell a position, or positions that are patched together.
+            read: What to measure.
+            align: Rule for prompts of unequal length: ``"equal"`` refuses them; ``"left"`` and ``"right"`` count from the
+                first and the last token; ``"ends"`` matches the common beginning and the common end.
+            source_edits: The source runs under these.
+            base: The target runs under these.
+            **options: As for :meth:`sweep`.
+        """
+        return _patching.patch(
+            self,
+            source,
+            into,
+            sites=sites,
+            at=at,
+            read=read,
+            align=align,
+            source_edits=source_edits,
+            base=base,
+            **options,
+        )
+
+
+def load(
+    name_or_path: str | Path,
+    *,
+    dtype: str | torch.dtype = "auto",
+    device_map: Any = None,
+    revision: str | None = None,
+    attn_implementation: str | None = None,
+) -> Model:
+    """Open a model by name.
+
+    Args:
+        name_or_path: A name of the catalogue (``smollm2-135m``, ``stories15m``, ``resnet50-imagenet``), a Hugging Face
+            id, or a folder.
+        dtype: ``"auto"`` (as saved), ``"float32"``, ``"bfloat16"``, ...
+        device_map: One device, as ``"cuda:0"``; models spread over devices are refused.
+        revision: Of a Hugging Face repository.
+        attn_implementation: ``"eager"`` shows attention patterns; the default is the model's own.
+
+    Raises:
+        ModelError: Unknown, broken, quantised or spread over devices.
+    """
+    opened = _loading.open_model(
+        name_or_path, dtype=dtype, device_map=device_map, revision=revision, attn_implementation=attn_implementation
+    )
+    return _as_model(opened)
+
+
+def wrap(module: Any, tokenizer: Any = None) -> Model:
+    """Open a live model: any ``transformers`` model, or any ``nn.Module`` (whose sites are its module paths).
+
+    Args:
+        module: Used as it is, never modified.
+        tokenizer: To pass text and find tokens.
+
+    Raises:
+        ModelError: Compiled, quantised or spread over devices.
+    """
+    return _as_model(_loading.wrap_module(module, tokenizer))
+
+
+def _as_model(opened: OpenModel) -> Model:
+    model = Model(opened.module, opened.tokenizer, opened.sites, opened.source)
+    model.pending = _verify
+    if not any(module.training for module in model.module.modules()):
+        model.look()
+    return model

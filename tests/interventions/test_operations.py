@@ -1,0 +1,188 @@
+"""Operations as theorems: purity, idempotence, invariance, and what each keeps and removes."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+import patchclamp as pc
+from patchclamp.core.errors import EditError
+from patchclamp.interventions import operations as ops
+from patchclamp.interventions.operations import orthonormal
+
+WIDTH = 6
+seeds = st.integers(0, 2**20)
+
+
+def draw(seed: int, *shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def every_operation(seed: int) -> list[ops.Operation]:
+    v, about, basis = draw(seed, WIDTH), draw(seed + 1, WIDTH), orthonormal(draw(seed + 2, 2, WIDTH))
+    return [
+        ops.Add(v, 1.5), ops.Put(v), ops.Zero(), ops.Scale(2.5), ops.Scale(2.5, None, about), ops.Scale(0.5, basis, about),
+        ops.ProjectOut(basis), ops.ProjectOut(basis, about), ops.Reflect(basis, about), ops.Clamp(-0.5, 0.5),
+        ops.Clamp(None, 0.1, basis, about), ops.Call(lambda x: x.sin()), ops.Apply(torch.nn.Linear(WIDTH, WIDTH).double()),
+    ]  # fmt: skip
+
+
+@given(seeds)
+@settings(max_examples=25)
+def test_operations_are_pure_and_act_vector_by_vector(seed: int) -> None:
+    x = draw(seed + 9, 3, 4, WIDTH)
+    for operation in every_operation(seed):
+        before = x.clone()
+        whole = operation(x)
+        assert torch.equal(x, before), operation
+        assert whole.shape == x.shape
+        assert torch.allclose(whole[1, 2], operation(x[1, 2]), rtol=1e-12, atol=1e-12), operation
+        assert torch.allclose(whole, operation(x)), operation
+
+
+@given(seeds)
+@settings(max_examples=25)
+def test_projection_theorems(seed: int) -> None:
+    x, about, raw = draw(seed, 5, WIDTH), draw(seed + 1, WIDTH), draw(seed + 2, 3, WIDTH)
+    basis = orthonormal(raw)
+    out = ops.ProjectOut(basis, about)
+    removed = out(x)
+    assert torch.allclose((removed - about) @ raw.T, torch.zeros(5, 3, dtype=torch.float64), atol=1e-9), (
+        "nothing is left along the span"
+    )
+    assert torch.allclose(out(removed), removed), "idempotent"
+    off = x - (x - about) @ basis.T @ basis
+    assert torch.allclose(removed, off), "what is orthogonal stays"
+    reflect = ops.Reflect(basis, about)
+    assert torch.allclose(reflect(reflect(x)), x), "twice is the identity"
+    assert torch.allclose((x + reflect(x)) / 2, removed), "erasing is the mean of identity and reflection"
+    scaled = ops.Scale(0.0, basis, about)(x)
+    assert torch.allclose(scaled, removed), "scaling the part by 0 erases it"
+    assert torch.allclose(ops.Scale(1.0, basis, about)(x), x)
+    assert torch.allclose(ops.Scale(-1.0, basis, about)(x), reflect(x))
+    clamped = ops.Clamp(-0.3, 0.3, basis, about)(x)
+    assert bool((((clamped - about) @ basis.T).abs() <= 0.3 + 1e-9).all())
+    assert torch.allclose(ops.Clamp(-0.3, 0.3, basis, about)(clamped), clamped)
+
+
+@given(seeds, st.integers(1, WIDTH))
+@settings(max_examples=25)
+def test_orthonormal_rows_span_the_same_space(seed: int, rank: int) -> None:
+    raw = draw(seed, rank, WIDTH)
+    basis = orthonormal(raw)
+    assert torch.allclose(basis @ basis.T, torch.eye(rank, dtype=torch.float64), atol=1e-9)
+    assert torch.allclose(raw @ basis.T @ basis, raw, atol=1e-9)
+    assert torch.allclose(basis[0], raw[0] / raw[0].norm()), "the first direction keeps its sign"
+
+
+def test_dependent_directions_are_refused() -> None:
+    v = draw(0, WIDTH)
+    for bad in (torch.stack([v, 2 * v]), torch.zeros(1, WIDTH, dtype=torch.float64)):
+        with pytest.raises(pc.EditError, match="linearly dependent or zero"):
+            pc.ProjectOut(bad)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_the_activations_dtype_is_kept(dtype: torch.dtype) -> None:
+    x = draw(1, 4, WIDTH).to(dtype)
+    for operation in every_operation(3)[:-1]:
+        assert operation(x).dtype == dtype, operation
+    basis = orthonormal(draw(2, 2, WIDTH))
+    fine = ops.ProjectOut(basis)(x.double())
+    assert (ops.ProjectOut(basis)(x).double() - fine).abs().max() < 4 * torch.finfo(dtype).eps * x.abs().max()
+
+
+@given(seeds)
+@settings(max_examples=20)
+def test_equality_and_hash_go_by_content(seed: int) -> None:
+    one, two = every_operation(seed)[:-2], every_operation(seed)[:-2]
+    assert one == two
+    assert [hash(a) for a in one] == [hash(b) for b in two]
+    assert len(set(one)) == len(one), "different operations differ"
+    assert ops.Add(draw(seed, WIDTH)) != ops.Add(draw(seed, WIDTH).float())
+
+
+def test_values_a_position_are_selected_in_order() -> None:
+    value = draw(0, 5, WIDTH)
+    x = torch.zeros(2, 5, WIDTH, dtype=torch.float64)
+    assert torch.equal(ops.Put(value)(x)[1], value)
+    assert torch.equal(ops.Put(value).select([3, 1])(x[:, :2])[0], value[[3, 1]])
+    assert ops.Put(value[0]).select([3, 1]) == ops.Put(value[0])
+    assert torch.equal(ops.Shift(value).select([4])(x[:, :1])[0], value[[4]])
+
+
+class Double:
+    """A dictionary of two latents that reconstructs the first two coordinates only."""
+
+    def encode(self, x: Tensor) -> Tensor:
+        return x[..., :2]
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return torch.cat([latents, torch.zeros(*latents.shape[:-1], WIDTH - 2, dtype=latents.dtype)], dim=-1)
+
+
+def test_splicing_a_dictionary() -> None:
+    x = draw(4, 3, WIDTH)
+    keep = ops.Splice(Double(), {}, keep_error=True)
+    assert torch.equal(keep(x), x), "setting nothing changes nothing"
+    lossy = ops.Splice(Double(), {}, keep_error=False)(x)
+    assert torch.equal(lossy[..., 2:], torch.zeros(3, WIDTH - 2, dtype=torch.float64))
+    changed = ops.Splice(Double(), {1: 5.0})(x)
+    assert torch.allclose(changed[..., 1], torch.full((3,), 5.0, dtype=torch.float64))
+    assert torch.equal(changed[..., 2:], x[..., 2:]), "the error stays"
+    with pytest.raises(pc.EditError, match="encode and decode"):
+        pc.Splice(object(), {0: 1.0})
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: pc.Add(" Rome"), r"as in model.embedding\(' Rome'\)"),
+        (lambda: pc.Add(torch.zeros(2, 3)), "one vector"),
+        (lambda: pc.Add(torch.tensor([1, 2])), "dtype torch.int64; a floating dtype is needed"),
+        (lambda: pc.Add(torch.tensor([1.0, math.nan, math.inf])), "holds 2 NaN or infinite values of 3"),
+        (lambda: pc.Add(object()), "must be a vector"),
+        (lambda: pc.ProjectOut(torch.tensor([math.nan, 1.0])), "must be finite"),
+        (lambda: pc.ProjectOut(torch.zeros(1, 2, 3)), r"\[d\] or \[rank, d\]"),
+        (lambda: pc.Clamp(), "low, high, or both"),
+        (lambda: pc.Clamp(2.0, 1.0), "low 2.0 is above high 1.0"),
+        (lambda: pc.Noise(-1.0), "std must be 0 or more"),
+        (lambda: pc.Call(3), "needs a function"),
+        (lambda: pc.Patch(3), "pc.Patch takes a vector"),
+        (lambda: pc.Rotate("x", rank=2), "needs rank and d"),
+        (lambda: pc.Rotate("x", rank=9, d=4), r"rank 9 does not fit into width 4"),
+        (lambda: pc.Zero(site="mlpout"), "did you mean 'mlp_out'"),
+        (lambda: pc.Zero(at="lats"), "did you mean 'last'"),
+        (lambda: pc.Zero(at=1.5), "is no position"),
+        (lambda: pc.Zero(at=[]), "list of positions is empty"),
+        (lambda: pc.Edit(3), "needs an operation or an nn.Module"),
+        (lambda: pc.Zero().using(scale=2), "unknown parameter of Zero 'scale'"),
+        (lambda: pc.Add(torch.zeros(3)).using(scal=2), "did you mean 'scale'"),
+    ],
+)
+def test_bad_edits_are_refused_when_they_are_made(make: object, message: str) -> None:
+    with pytest.raises(pc.InputError, match=message):
+        make()  # type: ignore[operator]
+
+
+def test_an_operation_must_keep_the_shape() -> None:
+    with pytest.raises(EditError, match="must keep the shape"):
+        ops.Call(lambda x: x[..., :1])(draw(0, 2, WIDTH))
+    with pytest.raises(EditError, match="must keep the shape"):
+        ops.Apply(torch.nn.Linear(WIDTH, 2).double())(draw(0, 2, WIDTH))
+
+
+def test_edits_are_values() -> None:
+    v = draw(0, WIDTH)
+    edit = pc.Add(v, 2.0)
+    placed = edit.on("mlp_out.1", at=-1)
+    assert edit.site is None
+    assert (placed.sites, placed.at) == (("mlp_out.1",), -1)
+    assert placed == pc.Add(v, 2, site="mlp_out.1", at=-1)
+    assert placed != placed.on(at=0)
+    assert edit.using(scale=3.0) == pc.Add(v, 3.0)
+    v[0] = 99.0
+    assert edit.operation.vector[0] != 99.0, "the vector is copied: changing it later does not change the edit"

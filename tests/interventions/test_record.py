@@ -1,0 +1,127 @@
+import pytest
+import torch
+
+import patchclamp as pc
+from patchclamp.interventions.record import batches
+from tests import tiny
+from tests.interventions import by_hand
+
+
+def test_recorded_values_are_what_hooks_see(llama: pc.Model) -> None:
+    prompts = [*tiny.ids(2, 7), *tiny.ids(1, 4, seed=6)]
+    acts = llama.record(prompts, ["resid_post", "mlp_out.1", "z.1", "z.1.h2"])
+    for row, prompt in enumerate(prompts):
+        for layer in range(3):
+            seen: list[torch.Tensor] = []
+            by_hand.run(llama.module, prompt, [(f"model.layers.{layer}", "out", lambda x: seen.append(x) or x)])
+            assert torch.allclose(acts["resid_post"][layer, row, : len(prompt)], seen[0][0], rtol=1e-12)
+            assert bool(acts["resid_post"][layer, row, len(prompt) :].isnan().all())
+    assert torch.equal(acts["z.1"][:, :, 2].nan_to_num(), acts["z.1.h2"].nan_to_num())
+    assert torch.equal(acts["resid_post.2"].nan_to_num(), acts["resid_post"][2].nan_to_num())
+
+
+@pytest.mark.parametrize(
+    ("sites", "at", "shape", "dims"),
+    [
+        ("resid_post", "last", (3, 2, 32), ("layer", "prompt", "d")),
+        ("resid_post", "all", (3, 2, 6, 32), ("layer", "prompt", "position", "d")),
+        ("resid_post.0-1", -1, (2, 2, 32), ("layer", "prompt", "d")),
+        ("resid_post.1", [0, 2], (2, 2, 32), ("prompt", "position", "d")),
+        ("z", "last", (3, 2, 4, 8), ("layer", "prompt", "head", "d_head")),
+        ("k.1", "all", (2, 6, 2, 8), ("prompt", "position", "head", "d_head")),
+        ("z.1.h3", "all", (2, 6, 8), ("prompt", "position", "d")),
+        ("mlp_act.2.n7", "last", (2, 1), ("prompt", "d")),
+        ("embed", "all", (2, 6, 32), ("prompt", "position", "d")),
+    ],
+)
+def test_shapes_have_named_dimensions(
+    llama: pc.Model, sites: str, at: object, shape: tuple[int, ...], dims: tuple[str, ...]
+) -> None:
+    acts = llama.record(tiny.ids(2, 6), sites, at)
+    assert acts[sites].shape == shape
+    assert acts.dims[sites] == dims
+    assert acts.data[sites].shape == shape
+
+
+def test_the_pass_ends_at_the_last_site(llama: pc.Model) -> None:
+    """Nothing above the deepest site runs, and so no logits are ever formed."""
+    ran: list[str] = []
+    layers = llama.module.model.layers
+    handles = [
+        m.register_forward_hook(lambda *_, name=name: ran.append(name))
+        for name, m in (("1", layers[1]), ("2", layers[2]), ("head", llama.module.lm_head))
+    ]
+    llama.record(tiny.ids(1, 5), ["resid_pre.1", "mlp_out.0"])
+    assert ran == []
+    llama.record(tiny.ids(1, 5), ["mlp_out.1"])
+    assert ran == []
+    llama.record(tiny.ids(1, 5), ["resid_post.1"])
+    assert ran == ["1"]
+    for handle in handles:
+        handle.remove()
+
+
+def test_batching_does_not_change_the_order_or_the_numbers(llama: pc.Model) -> None:
+    prompts = [tiny.ids(1, n, seed=n)[0] for n in (5, 2, 9, 5, 3, 2)]
+    whole = llama.record(prompts, "resid_post.1", at=[0, -1])["resid_post.1"]
+    for tokens in (1, 6, 12):
+        parts = llama.record(prompts, "resid_post.1", at=[0, -1], batch_tokens=tokens)["resid_post.1"]
+        assert torch.allclose(parts, whole, rtol=1e-12)
+    order = [3, 0, 5, 1, 4, 2]
+    shuffled = llama.record([prompts[i] for i in order], "resid_post.1", at=[0, -1])["resid_post.1"]
+    assert torch.allclose(shuffled, whole[order], rtol=1e-12)
+
+
+def test_batches_hold_each_prompt_once_and_keep_the_budget(llama: pc.Model) -> None:
+    prompts = llama.prompts([tiny.ids(1, n, seed=n)[0] for n in (5, 2, 9, 5, 3, 2, 40)])
+    for tokens in (1, 10, 18, 1000):
+        found = list(batches(prompts, tokens, causal=True))
+        assert sorted(i for batch in found for i in batch) == list(range(7))
+        for batch in found:
+            assert len(batch) == 1 or len(batch) * max(len(prompts[i].ids) for i in batch) <= tokens
+    for batch in batches(prompts, 1000, causal=False):
+        assert len({len(prompts[i].ids) for i in batch}) == 1, "what looks both ways is never padded"
+
+
+def test_recording_for_training_keeps_the_graph(llama: pc.Model) -> None:
+    layer = torch.nn.Linear(32, 32).double()
+    prompts = [*tiny.ids(1, 6), *tiny.ids(1, 4, seed=1)]
+    edit = pc.Edit(layer, site="mlp_out.0")
+    acts = llama.record(prompts, "resid_post.2", "last", edits=[edit], grad=True)["resid_post.2"]
+    (gradient,) = torch.autograd.grad(acts.sum(), layer.weight)
+    assert float(gradient.abs().max()) > 0
+    plain = llama.record(prompts, "resid_post.2", "last", edits=[edit])["resid_post.2"]
+    assert torch.allclose(acts.detach(), plain, rtol=1e-12)
+    assert not plain.requires_grad
+    assert not plain.is_inference(), "people train on recordings"
+
+
+def test_half_precision_is_recorded_as_it_is() -> None:
+    model = pc.wrap(tiny.build("llama", torch.bfloat16))
+    acts = model.record(tiny.ids(1, 5), "resid_post")
+    assert acts["resid_post"].dtype == torch.bfloat16
+    assert acts.data["resid_post"].dtype == "float32"
+
+
+def test_bad_requests(llama: pc.Model) -> None:
+    with pytest.raises(pc.InputError, match="no site to record"):
+        llama.record(tiny.ids(1, 4), [])
+    with pytest.raises(pc.PositionError, match="position 4 is outside"):
+        llama.record(tiny.ids(1, 4), "resid_post", at=4)
+    acts = llama.record(tiny.ids(1, 4), "resid_post")
+    with pytest.raises(pc.SiteError, match="unknown recorded site 'mlp_out.1'"):
+        acts["mlp_out.1"]
+    resnet = pc.wrap(tiny.shared("resnet"))
+    with pytest.raises(pc.InputError, match="has other shapes in other layers"):
+        resnet.record(torch.zeros(1, 3, 32, 32), "resid_post")
+
+
+@pytest.mark.assets
+def test_positions_of_words(smollm2: pc.Model) -> None:
+    prompts = ["The capital of Spain is", "In Spain, people eat late"]
+    acts = smollm2.record(prompts, "resid_post.5", pc.token(" Spain"))
+    assert acts.tokens == ((" Spain",), (" Spain",))
+    single = [smollm2.record(p, "resid_post.5", at)["resid_post.5"] for p, at in zip(prompts, (3, 1), strict=True)]
+    assert torch.allclose(acts["resid_post.5"], torch.cat(single), atol=1e-4)
+    each = smollm2.record(prompts, "resid_post.5", pc.per_prompt([0, "last"]))
+    assert each.tokens == (("The",), (" late",))
