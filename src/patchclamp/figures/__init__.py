@@ -1,0 +1,1 @@
+"""One figure a result kind, in matplotlib, fit for a paper."""

@@ -1,0 +1,188 @@
+"""The heat map of a sweep: layers down, tokens across, one panel a component and answer."""
+
+from dataclasses import dataclass
+from itertools import product
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from patchclamp.core.errors import InputError, unknown
+from patchclamp.figures.style import limits, styled, thin, visible
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from patchclamp.interventions.grid import Grid
+
+Layers = Literal["down", "up", "right"]
+_ROW_FACETS = ("prompt", "site")
+_READ_DIMS = ("answer", "read_at", "top", "output")
+MOST_PANELS = 48
+
+
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """One picture of a figure."""
+
+    title: str
+    values: Any
+    """``[y, x]``, or ``[x]`` for a curve."""
+    y: tuple[str, ...]
+    x: tuple[str, ...]
+    baseline: float | None
+    y_name: str
+    x_name: str
+    scale: tuple[str, float, float] = ("cividis", 0.0, 1.0)
+    """Colour map and range, shared by all panels that show the same read of the same answer."""
+
+
+def panels(grid: "Grid", read: str | None = None) -> list[Panel]:
+    """Cut a grid into pictures: layer against position (or head, or parameter), one for every other coordinate.
+
+    Args:
+        grid: The result.
+        read: Which measurement, if there are several.
+
+    Raises:
+        InputError: There is no such measurement, or far too many pictures.
+    """
+    name = read or grid.reads[0]
+    if name not in grid.reads:
+        raise InputError(unknown("read", name, grid.reads))
+    data, baseline = grid.dataset[name], grid.dataset[f"baseline:{name}"]
+    x: str | None = next((d for d in ("position", "head", "neuron") if d in data.dims and data.sizes[d] > 1), None)
+    own = ("prompt", "site", "layer", "position", "head", "neuron", *_READ_DIMS)
+    over = [str(d) for d in data.dims if d not in own and data.sizes[d] > 1]
+    y = "layer" if "layer" in data.dims and data.sizes["layer"] > 1 else None
+    if x is None and over:
+        x = over[-1]
+    if x is None:
+        x, y = y or "site", None
+    across = "token" if x == "position" else x
+    facets = [str(d) for d in data.dims if d not in (x, y)]
+    count = int(np.prod([data.sizes[d] for d in facets])) if facets else 1
+    if count > MOST_PANELS:
+        raise InputError(f"this grid makes {count} panels; choose some with grid.data.sel(...), or a read")
+    found = []
+    for index in product(*(range(data.sizes[d]) for d in facets)):
+        at = dict(zip(facets, index, strict=True))
+        part = data.isel(at)
+        clean = baseline.isel({d: i for d, i in at.items() if d in baseline.dims})
+        values = part.transpose(*(d for d in (y, x) if d)).values
+        level = float(clean.values) if clean.ndim == 0 else None
+        title = _title(data, at, name)
+        shown = np.asarray(data.isel({d: i for d, i in at.items() if d in _READ_DIMS or d == "prompt"}).values)
+        found.append(
+            Panel(title, values, _labels(part, y), _labels(part, x), level, y or "", across, limits(shown, level))
+        )
+    return found
+
+
+def _title(data: Any, at: dict[str, int], name: str) -> str:
+    parts = []
+    for dim, index in at.items():
+        if dim == "prompt" and data.sizes["prompt"] == 1:
+            continue
+        value = data.coords[dim].values[index] if dim in data.coords else index
+        parts.append(visible(str(value), 40) if dim in ("prompt", "site", "answer") else f"{dim} {value}")
+    return ", ".join(parts) or name
+
+
+def _labels(part: Any, dim: str | None) -> tuple[str, ...]:
+    if dim is None:
+        return ()
+    if dim == "position" and "token" in part.coords and part["token"].ndim == 1:
+        return tuple(visible(str(token)) for token in part["token"].values)
+    values = part.coords[dim].values if dim in part.coords else range(part.sizes[dim])
+    return tuple(visible(str(value)) for value in values)
+
+
+def figure(
+    grid: "Grid",
+    *,
+    read: str | None = None,
+    layers: Layers = "down",
+    low: float | None = None,
+    high: float | None = None,
+) -> "Figure":
+    """Draw a sweep.
+
+    Args:
+        grid: The result.
+        read: Which measurement, if there are several.
+        layers: Layer 0 at the top (``"down"``), at the bottom (``"up"``), or at the left (``"right"``).
+        low: Lower end of the colours.
+        high: Upper end.
+    """
+    if layers not in ("down", "up", "right"):
+        raise InputError(unknown("orientation", layers, ("down", "up", "right")))
+    cut = panels(grid, read)
+    columns = _columns(grid, cut)
+    rows = -(-len(cut) // columns)
+    curve = cut[0].values.ndim == 1
+    with styled() as make:
+        wide, high_ = _size(cut[0], layers, curve)
+        drawn: Figure = make(figsize=(columns * wide + 1.1, rows * high_ + 0.4), layout="constrained")
+        axes = drawn.subplots(rows, columns, squeeze=False)
+        for axis in axes.flat[len(cut) :]:
+            axis.set_visible(False)
+        for axis, panel in zip(axes.flat, cut, strict=False):
+            if curve:
+                _curve(axis, panel, read or grid.reads[0])
+            else:
+                _heat(drawn, axis, panel, layers, low, high)
+        return drawn
+
+
+def _columns(grid: "Grid", cut: list[Panel]) -> int:
+    answers = int(np.prod([grid.dataset[grid.reads[0]].sizes.get(d, 1) for d in _READ_DIMS]))
+    return answers if 1 < answers <= 6 and len(cut) % answers == 0 else min(len(cut), 4 if len(cut) > 4 else 2)
+
+
+def _size(panel: Panel, layers: Layers, curve: bool) -> tuple[float, float]:
+    if curve:
+        return 3.2, 2.2
+    tall, wide = (len(panel.x), len(panel.y)) if layers == "right" else (len(panel.y), len(panel.x))
+    return float(np.clip(0.24 * wide + 0.9, 2.0, 7.5)), float(np.clip(0.115 * tall + 0.8, 1.6, 6.5))
+
+
+def _heat(drawn: Any, axis: Any, panel: Panel, layers: Layers, low: float | None, high: float | None) -> None:
+    colours, least, most = panel.scale
+    least, most = least if low is None else low, most if high is None else high
+    values, y, x = panel.values, panel.y, panel.x
+    y_name, x_name = panel.y_name, panel.x_name
+    if layers == "right":
+        values, y, x, y_name, x_name = values.T, x, y, x_name, y_name
+    origin = "lower" if layers == "up" else "upper"
+    image = axis.imshow(
+        values, cmap=colours, vmin=least, vmax=most, aspect="auto", origin=origin, interpolation="nearest"
+    )
+    axis.set_facecolor("0.85")
+    for labels, set_ticks, most_labels in ((x, axis.set_xticks, 40), (y, axis.set_yticks, 34)):
+        chosen = thin(labels, most_labels)
+        set_ticks([i for i, _ in chosen], [label for _, label in chosen])
+    if max((len(label) for label in x), default=0) * len(x) > 34:
+        axis.tick_params(axis="x", rotation=90)
+    axis.set_xlabel(x_name)
+    axis.set_ylabel(y_name)
+    axis.set_title(panel.title)
+    axis.tick_params(length=2, width=0.5)
+    bar = drawn.colorbar(image, ax=axis, fraction=0.05, pad=0.02)
+    bar.outline.set_linewidth(0.4)
+    bar.ax.tick_params(length=2, width=0.4)
+    if panel.baseline is not None and least <= panel.baseline <= most:
+        bar.ax.axhline(panel.baseline, color="#d62728", linewidth=1.2)
+        bar.ax.set_title("– base", fontsize=6, color="#d62728", pad=3)
+
+
+def _curve(axis: Any, panel: Panel, name: str) -> None:
+    axis.plot(range(len(panel.x)), panel.values, marker="o", markersize=2.5, linewidth=1.2, color="#1f3b73")
+    if panel.baseline is not None:
+        axis.axhline(panel.baseline, color="#d62728", linewidth=0.8, linestyle="--", label="baseline")
+        axis.legend(frameon=False, fontsize=6)
+    chosen = thin(panel.x, 16)
+    axis.set_xticks([i for i, _ in chosen], [label for _, label in chosen])
+    axis.set_xlabel(panel.x_name)
+    axis.set_ylabel(name.replace("_", " "))
+    axis.set_title(panel.title)
+    axis.spines[["top", "right"]].set_visible(False)

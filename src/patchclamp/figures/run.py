@@ -1,0 +1,33 @@
+"""The likeliest next tokens of each prompt, as bars."""
+
+from typing import TYPE_CHECKING
+
+from patchclamp.figures.style import styled, visible
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from patchclamp.interventions.run import Run
+
+
+def figure(run: "Run", *, k: int = 10) -> "Figure":
+    """Draw a run: one panel a prompt, the ``k`` likeliest outputs."""
+    table = run.top(min(k, run.logits.shape[-1]))
+    with styled() as make:
+        count = len(run.prompts)
+        drawn: Figure = make(figsize=(3.4 * min(count, 3), (0.17 * k + 0.7) * -(-count // 3)), layout="constrained")
+        axes = drawn.subplots(-(-count // 3), min(count, 3), squeeze=False)
+        for axis in axes.flat[count:]:
+            axis.set_visible(False)
+        for number, axis in zip(range(count), axes.flat, strict=False):
+            rows = (
+                table.iloc[number * k : (number + 1) * k]
+                if len(table) >= count * k
+                else table[table["prompt"] == run.prompts[number]]
+            )
+            axis.barh([visible(t) for t in rows["token"]], rows["probability"], color="#1f3b73", height=0.7)
+            axis.invert_yaxis()
+            axis.set_title(visible(run.prompts[number], 48))
+            axis.set_xlabel("probability")
+            axis.spines[["top", "right"]].set_visible(False)
+        return drawn

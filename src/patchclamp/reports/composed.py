@@ -1,0 +1,46 @@
+"""A page of your own: texts, tables and results under one heading."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from markupsafe import Markup
+
+from patchclamp.core import registry
+from patchclamp.core.errors import InputError
+from patchclamp.core.files import write_text
+from patchclamp.core.result import Result, library_versions
+from patchclamp.reports.page import Part, render, table
+
+
+def report(path: str | Path, title: str, contents: Sequence[tuple[str, Any]], **record: Any) -> Path:
+    """Write a self-contained page that works offline.
+
+    Args:
+        path: The HTML file.
+        title: Its heading.
+        contents: Headings with what stands under them: text, a pandas frame, or a result (with all its parts).
+        **record: Evidence for the end of the page, such as ``command``.
+
+    Raises:
+        InputError: Something that is none of these.
+    """
+    parts: list[Part] = []
+    for heading, content in contents:
+        if isinstance(content, Result):
+            inner = registry.find(content.kind, "parts")(content)
+            parts += [Part(f"{heading}: {part.title}", part.body) for part in inner]
+            record.setdefault("results", {})[heading] = content.plain_record()
+        elif isinstance(content, pd.DataFrame):
+            parts.append(Part(heading, table(content)))
+        elif isinstance(content, str):
+            parts.append(
+                Part(heading, Markup("").join(Markup("<p>{}</p>").format(text) for text in content.split("\n\n")))
+            )
+        else:
+            raise InputError(
+                f"a report takes text, frames and results; under {heading!r} stands a {type(content).__name__}"
+            )
+    write_text(path, render(title, parts, {**record, "versions": library_versions()}))
+    return Path(path)

@@ -1,0 +1,85 @@
+"""The frame of every report: heading, parts, evidence; one style and one script, all in the file."""
+
+import base64
+import io
+import json
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, select_autoescape
+from markupsafe import Markup
+
+from patchclamp.core import registry
+from patchclamp.core.result import Result
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of a page."""
+
+    title: str
+    body: Markup
+
+
+def result_page(result: Result) -> str:
+    """The page of one result, as :meth:`Result.save` writes it."""
+    parts = registry.find(result.kind, "parts")(result)
+    return render(_title(result), parts, result.plain_record())
+
+
+def _title(result: Result) -> str:
+    prompts = result.record.get("prompts", [])
+    names = [str(row.get("text") or "tokens") for row in prompts[:3]]
+    return f"{result.kind.capitalize()}: {', '.join(names)}" if names else result.kind.capitalize()
+
+
+def render(title: str, parts: list[Part], record: dict[str, Any]) -> str:
+    """A complete page.
+
+    Args:
+        title: Heading.
+        parts: What stands between.
+        record: The evidence at the end.
+    """
+    environment = Environment(
+        loader=PackageLoader("patchclamp.reports"),
+        autoescape=select_autoescape(default=True),
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    assets = files("patchclamp.reports") / "templates"
+    return environment.get_template("page.html").render(
+        title=title,
+        parts=parts,
+        command=record.get("command"),
+        evidence=json.dumps(record, indent=2, ensure_ascii=False),
+        style=Markup((assets / "page.css").read_text(encoding="utf-8")),
+        script=Markup((assets / "page.js").read_text(encoding="utf-8")),
+    )
+
+
+def embedded_png(result: Result) -> Markup:
+    """The result's figure inside the page."""
+    buffer = io.BytesIO()
+    result.figure().savefig(buffer, format="png", dpi=160, bbox_inches="tight")
+    data = base64.b64encode(buffer.getvalue()).decode("ascii")
+    return Markup('<img alt="figure" src="data:image/png;base64,{}">').format(data)
+
+
+def table(frame: Any, most: int = 50) -> Markup:
+    """A pandas frame as an HTML table."""
+    head = Markup("").join(Markup("<th>{}</th>").format(column) for column in frame.columns)
+    rows = []
+    for _, row in frame.head(most).iterrows():
+        rows.append(
+            Markup("<tr>{}</tr>").format(Markup("").join(Markup("<td>{}</td>").format(_cell(value)) for value in row))
+        )
+    more = Markup("<p>{} more rows in data.csv</p>").format(len(frame) - most) if len(frame) > most else Markup("")
+    return Markup("<table><thead><tr>{}</tr></thead><tbody>{}</tbody></table>{}").format(
+        head, Markup("").join(rows), more
+    )
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
