@@ -1,0 +1,85 @@
+"""The application: verbs, configuration files, exit codes."""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, CycloptsError, Parameter
+from cyclopts.config import Toml
+from rich.console import Console
+
+from patchclamp import __version__
+from patchclamp.cli import assets, generate, patch, repeat, run, sites, study, sweep, top
+from patchclamp.core.errors import InputError, PatchclampError
+
+OK, FAILED, MISUSED = 0, 1, 2
+
+app = App(
+    name="patchclamp",
+    version=__version__,
+    help="Open a model, read its activations at named sites, edit them, and measure and see what the edit did.",
+    help_format="markdown",
+    result_action="return_value",
+)
+for verb in (sites, top, run, sweep, patch, generate, repeat):
+    app.command(verb.command)
+app.command(assets.app)
+app.command(study.app)
+
+
+@app.meta.default
+def _with_config(
+    *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
+    config: Annotated[
+        Path | None, Parameter(help="TOML file with a table for each verb; options on the command line win.")
+    ] = None,
+) -> Any:
+    if config is not None:
+        if not config.is_file():
+            raise InputError(f"the configuration file {str(config)!r} does not exist")
+        app.config = (Toml(config, must_exist=True),)
+    try:
+        return app(tokens, exit_on_error=False, print_error=False)
+    finally:
+        app.config = ()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: Arguments; those of the process by default.
+
+    Returns:
+        0 if it worked, 1 if the work failed, 2 if the request could not be understood.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    as_json = "--json" in arguments
+    try:
+        app.meta(arguments, exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        return _complain(str(error), "usage", MISUSED, as_json)
+    except PatchclampError as error:
+        return _complain(
+            str(error), type(error).__name__, MISUSED if isinstance(error, InputError) else FAILED, as_json
+        )
+    except KeyboardInterrupt:
+        return _complain("interrupted", "KeyboardInterrupt", FAILED, as_json)
+    return OK
+
+
+def _complain(message: str, kind: str, code: int, as_json: bool) -> int:
+    if as_json:
+        sys.stdout.write(json.dumps({"error": kind, "message": message}) + "\n")
+    Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(f"patchclamp: {message}")
+    return code
+
+
+def run_process() -> None:
+    """Entry point of the console script."""
+    sys.exit(main())
+
+
+__all__ = ["app", "main", "run_process"]

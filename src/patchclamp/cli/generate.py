@@ -1,0 +1,63 @@
+"""``patchclamp generate MODEL PROMPT``: text under edits, beside the unedited text."""
+
+from typing import Annotated, Any
+
+from cyclopts import App, Parameter
+
+from patchclamp.cli.options import Edits, Json, Opening, Out, Short
+from patchclamp.cli.output import keep, show
+from patchclamp.cli.specs import edits_of
+
+command = App(name="generate", help="Generate text under edits, beside the text without them.")
+
+
+@command.default
+def generate(
+    model: str,
+    prompt: Annotated[list[str], Parameter(negative="")],
+    *,
+    edit: Edits = None,
+    short: Short = None,
+    max_new_tokens: Annotated[int, Parameter(name=["-n", "--max-new-tokens"])] = 40,
+    seed: int | None = None,
+    temperature: float | None = None,
+    out: Out = None,
+    opening: Opening = Opening(),  # noqa: B008
+    as_json: Json = False,
+) -> None:
+    """Generate text.
+
+    Args:
+        model: Catalogue name, Hugging Face id or folder.
+        prompt: One or more texts.
+        edit: Edits as JSON.
+        short: One edit as options; --at prompt, generated or all.
+        max_new_tokens: How many tokens to add.
+        seed: For sampling.
+        temperature: Sample at this temperature; greedy without it.
+        out: Folder to save everything in.
+        opening: How to open the model.
+        as_json: Print JSON.
+    """
+    opened = opening.load(model)
+    settings: dict[str, Any] = {} if temperature is None else {"do_sample": True, "temperature": temperature}
+    edits = edits_of(opened, short, edit)
+    plain = opened.generate(prompt, max_new_tokens=max_new_tokens, seed=seed, **settings)
+    result = opened.generate(prompt, edits, max_new_tokens=max_new_tokens, seed=seed, **settings) if edits else plain
+    rows = [
+        {"prompt": p, "without edits": a, **({"with edits": b} if edits else {})}
+        for p, a, b in zip(result.prompts, plain.texts, result.texts, strict=True)
+    ]
+    show({"fired": result.fired, "texts": rows}, as_json=as_json) if as_json else _print(rows)
+    specs = [*(edit or []), *([short] if short and short.op else [])]
+    said = {
+        "model": model, "prompt": prompt, "edit": specs, "max_new_tokens": max_new_tokens, "seed": seed, "temperature": temperature,
+    }  # fmt: skip
+    keep(result, out, "generate", {**said, **opening.as_config()})
+
+
+def _print(rows: list[dict[str, str]]) -> None:
+    for row in rows:
+        for name in ("without edits", "with edits"):
+            if name in row:
+                show(f"[{name}] {row['prompt']}{row[name]}\n", as_json=False)

@@ -1,0 +1,96 @@
+"""What a verb prints and leaves behind: tables or JSON, and the command and config that make it again."""
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tomli_w
+from rich.console import Console
+from rich.table import Table
+
+from patchclamp.core.files import write_text
+
+if TYPE_CHECKING:
+    from patchclamp.core.result import Result
+
+Plain = dict[str, Any] | list[Any] | str | int | float | bool | None
+
+
+def show(value: Plain, *, as_json: bool, table: Any = None, title: str | None = None) -> None:
+    """Print a result: as JSON on stdout, or as a table.
+
+    Args:
+        value: Plain data.
+        as_json: Print it as JSON.
+        table: A pandas frame to print instead, or a list of dictionaries.
+        title: Above the table.
+    """
+    if as_json:
+        sys.stdout.write(json.dumps(value, ensure_ascii=False, default=_plain) + "\n")
+        return
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    if table is None:
+        console.print(
+            value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False, default=_plain)
+        )
+        return
+    rows = table.to_dict("records") if hasattr(table, "to_dict") else list(table)
+    drawn = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for column in rows[0] if rows else ():
+        drawn.add_column(str(column), justify="right" if isinstance(rows[0][column], int | float) else "left")
+    for row in rows:
+        drawn.add_row(*(_cell(item) for item in row.values()))
+    console.print(drawn)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4f}" if 1e-4 <= abs(value) < 1e4 or value == 0 else f"{value:.3g}"
+    text = str(value)
+    return text.replace("\n", "⏎")
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "item"):
+        return value.item()
+    return str(value)
+
+
+def keep(result: "Result", out: Path | None, verb: str, options: dict[str, Any], **figure: Any) -> None:
+    """Save a result with the exact command and the effective config that remake it.
+
+    Args:
+        result: What was made.
+        out: The folder; None to keep nothing.
+        verb: Table of the config.
+        options: Every option in effect.
+        **figure: Options of the figure.
+    """
+    if out is None:
+        return
+    command = shlex.join(["patchclamp", *sys.argv[1:]])
+    result.record["command"] = command
+    result.save(out, **figure)
+    remember(out, command, verb, options)
+    Console(stderr=True, highlight=False, markup=False).print(f"saved to {out}")
+
+
+def remember(out: Path, command: str, verb: str, options: dict[str, Any]) -> None:
+    """Write ``command.txt`` and ``config.toml``."""
+    write_text(out / "command.txt", command + "\n")
+    nested: dict[str, Any] = {
+        name: _toml(value) for name, value in options.items() if value is not None and value != []
+    }
+    for part in reversed(verb.split(".")):
+        nested = {part: nested}
+    write_text(out / "config.toml", tomli_w.dumps(nested))
+
+
+def _toml(value: Any) -> Any:
+    if hasattr(value, "model_dump"):
+        return {name: _toml(item) for name, item in value.model_dump().items() if item is not None}
+    if isinstance(value, list | tuple):
+        return [_toml(item) for item in value]
+    return str(value) if isinstance(value, Path) else value

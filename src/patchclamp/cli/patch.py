@@ -1,0 +1,71 @@
+"""``patchclamp patch MODEL SOURCE INTO``: activation patching over layers and positions."""
+
+from typing import Annotated, Literal
+
+from cyclopts import App, Parameter
+from rich.console import Console
+
+from patchclamp.cli.options import Json, Opening, Out
+from patchclamp.cli.output import keep, show
+from patchclamp.cli.specs import ReadName, position, reads_of
+from patchclamp.cli.sweep import strongest
+
+command = App(name="patch", help="Put one run's activations into another, a cell a site and position, and measure.")
+
+
+@command.default
+def patch(
+    model: str,
+    source: str,
+    into: str,
+    *,
+    site: Annotated[list[str] | None, Parameter(negative="")] = None,
+    at: str = "each",
+    align: Literal["equal", "left", "right", "ends"] = "equal",
+    read: Annotated[list[ReadName] | None, Parameter(negative="")] = None,
+    answer: Annotated[list[str] | None, Parameter(negative="")] = None,
+    budget: str = "1GB",
+    verify: int = 0,
+    layers: Literal["down", "up", "right"] = "down",
+    out: Out = None,
+    opening: Opening = Opening(),  # noqa: B008
+    as_json: Json = False,
+) -> None:
+    """Patch one run into another.
+
+    Args:
+        model: Catalogue name, Hugging Face id or folder.
+        source: The prompt whose activations are taken.
+        into: The prompt that receives them.
+        site: Where; resid_post by default, z.*.h* for every head.
+        at: Position; each makes a cell a position.
+        align: How positions correspond where the prompts differ in length.
+        read: What to measure; the logit difference of two answers by default.
+        answer: Tokens that are read.
+        budget: Memory beyond the model.
+        verify: Run this many random cells again the slow way.
+        layers: How the figure turns.
+        out: Folder to save everything in.
+        opening: How to open the model.
+        as_json: Print JSON.
+    """
+    opened = opening.load(model)
+    sites = site or ["resid_post"]
+    grid = opened.patch(
+        source, into, sites=sites, at=position(at), align=align, read=reads_of(read or ["logit-difference"], answer),
+        budget=budget, verify=verify,
+    )  # fmt: skip
+    Console(stderr=True, highlight=False, markup=False).print(str(grid.plan))
+    name = grid.reads[0]
+    value = {
+        "baseline": grid.dataset[f"baseline:{name}"].values.tolist(),
+        "reference": grid.dataset[f"reference:{name}"].values.tolist(),
+        "values": grid.dataset[name].values.tolist(),
+        "plan": grid.plan.as_record(),
+    }
+    show(value, as_json=as_json, table=strongest(grid), title="largest differences from the unpatched run")
+    said = {
+        "model": model, "source": source, "into": into, "site": sites, "at": at, "align": align, "read": read, "answer": answer,
+        "budget": budget, "verify": verify, "layers": layers,
+    }  # fmt: skip
+    keep(grid, out, "patch", {**said, **opening.as_config()}, layers=layers)

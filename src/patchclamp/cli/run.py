@@ -1,0 +1,63 @@
+"""``patchclamp run MODEL PROMPT``: one edited run, beside the unedited one."""
+
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from patchclamp.cli.options import Edits, Json, Opening, Out, Short
+from patchclamp.cli.output import keep, show
+from patchclamp.cli.specs import edits_of
+
+command = App(name="run", help="Run a prompt under edits: the likeliest next tokens before and after.")
+
+
+@command.default
+def run(
+    model: str,
+    prompt: str,
+    *,
+    edit: Edits = None,
+    short: Short = None,
+    record: Annotated[list[str] | None, Parameter(negative="")] = None,
+    k: Annotated[int, Parameter(name=["-k", "--k"])] = 10,
+    out: Out = None,
+    opening: Opening = Opening(),  # noqa: B008
+    as_json: Json = False,
+) -> None:
+    """Run a prompt under edits.
+
+    Args:
+        model: Catalogue name, Hugging Face id or folder.
+        prompt: The text.
+        edit: Edits as JSON.
+        short: One edit as options.
+        record: Sites to save.
+        k: How many tokens to show.
+        out: Folder to save everything in.
+        opening: How to open the model.
+        as_json: Print JSON.
+    """
+    opened = opening.load(model)
+    edits = edits_of(opened, short, edit)
+    before = opened.top(prompt, k)
+    result = opened.run(prompt, edits, record=record or ())
+    after = result.top(k)
+    rows = [
+        {"before": a["token"], "p before": a["probability"], "after": b["token"], "p after": b["probability"]}
+        for a, b in zip(before.to_dict("records"), after.to_dict("records"), strict=True)
+    ]
+    value = {
+        "prompt": prompt,
+        "fired": result.fired,
+        "before": before.to_dict("records"),
+        "after": after.to_dict("records"),
+    }
+    show(value, as_json=as_json, table=rows, title=f"{prompt}   (vectors edited: {sum(result.fired)})")
+    options = {
+        "model": model,
+        "prompt": prompt,
+        "edit": [*(edit or []), *([short] if short and short.op else [])],
+        "record": record,
+        "k": k,
+    }
+    keep(result, out, "run", {**options, **opening.as_config()})

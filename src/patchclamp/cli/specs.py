@@ -1,0 +1,168 @@
+"""Edits, positions and reads as a command line or a TOML file can say them."""
+
+import re
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict
+
+import patchclamp as pc
+from patchclamp.core.errors import InputError, unknown
+
+Operation = Literal["add", "patch", "zero", "mean", "scale", "project-out", "reflect", "clamp", "noise"]
+ReadName = Literal["probability", "logit-difference", "loss", "kl", "rank", "top"]
+
+
+class EditSpec(BaseModel):
+    """One edit."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    op: Operation | None = None
+    """What to do to the activation."""
+    token: str | None = None
+    """Use this token's embedding as the vector (or direction)."""
+    vector: str | None = None
+    """Use a vector from a safetensors file: FILE, or FILE:NAME if it holds several."""
+    source: str | None = None
+    """For patch and mean: the prompt whose activations are taken."""
+    scale: float = 1.0
+    """Multiplies the vector (add) or the activation (scale)."""
+    low: float | None = None
+    """For clamp."""
+    high: float | None = None
+    """For clamp."""
+    std: float = 1.0
+    """For noise: its standard deviation."""
+    noise_seed: int = 0
+    """For noise."""
+    site: list[str] | None = None
+    """Where: mlp_out (every layer), mlp_out.5, z.5.h3, or a module path with its port."""
+    at: str = "all"
+    """Position: last, all, each (sweeps), a number, 2:5, 'token: Spain', and in generation prompt or generated."""
+
+    def build(self, model: "pc.Model") -> "pc.Edit":
+        """The edit that this describes.
+
+        Raises:
+            InputError: The operation needs something that is not given.
+        """
+        where = {"site": tuple(self.site) if self.site else None, "at": position(self.at)}
+        if self.op == "add":
+            return pc.Add(self._vector(model), self.scale, **where)
+        if self.op == "patch":
+            return pc.Patch(self._vector(model) if self.source is None else self.source, **where)
+        if self.op == "zero":
+            return pc.Zero(**where)
+        if self.op == "mean":
+            return pc.MeanAblate([self._source()], **where)
+        if self.op == "scale":
+            has_direction = self.token is not None or self.vector is not None
+            return pc.Scale(self.scale, self._vector(model) if has_direction else None, **where)
+        if self.op == "project-out":
+            return pc.ProjectOut(self._vector(model), **where)
+        if self.op == "reflect":
+            return pc.Reflect(self._vector(model), **where)
+        if self.op == "clamp":
+            return pc.Clamp(self.low, self.high, **where)
+        if self.op == "noise":
+            return pc.Noise(self.std, self.noise_seed, **where)
+        raise InputError(f"an edit needs an operation: --op with one of {', '.join(get_args(Operation))}")
+
+    def _source(self) -> str:
+        if self.source is None:
+            raise InputError(f"--op {self.op} needs --source PROMPT")
+        return self.source
+
+    def _vector(self, model: "pc.Model") -> Any:
+        if self.token is not None:
+            return model.embedding(self.token)
+        if self.vector is None:
+            raise InputError(
+                f"--op {self.op} needs a vector: --token ' Rome' (its embedding) or --vector FILE.safetensors"
+            )
+        path, _, name = self.vector.partition(".safetensors:")
+        file = Path(f"{path}.safetensors" if name else path)
+        if not file.is_file():
+            raise InputError(f"the vector file {str(file)!r} does not exist")
+        from safetensors.torch import load_file
+
+        held = load_file(file)
+        if not name and len(held) == 1:
+            return next(iter(held.values()))
+        if name not in held:
+            raise InputError(unknown(f"vector in {str(file)!r}", name, held))
+        return held[name]
+
+
+def edits_of(model: "pc.Model", short: EditSpec | None, several: list[EditSpec] | None) -> "list[pc.Edit]":
+    """The edits of a command: those given as JSON or in the config, and the one spelled out as options."""
+    given = [*(several or []), *([short] if short is not None and short.op is not None else [])]
+    return [spec.build(model) for spec in given]
+
+
+def position(text: str) -> Any:
+    """Read a position.
+
+    Raises:
+        InputError: It is none.
+    """
+    if text.startswith("token:"):
+        found, _, number = text.removeprefix("token:").partition("#")
+        return pc.token(found, int(number) if number else None)
+    if re.fullmatch(r"-?\d+", text):
+        return int(text)
+    if match := re.fullmatch(r"(-?\d*):(-?\d*)", text):
+        return slice(*(int(part) if part else None for part in match.groups()))
+    if "," in text:
+        return [position(part.strip()) for part in text.split(",")]
+    return text
+
+
+def reads_of(names: list[ReadName], answers: list[str] | None) -> "list[pc.Read]":
+    """The reads of a command.
+
+    Raises:
+        InputError: A read needs answers that are not given.
+    """
+    chosen: list[pc.Read] = []
+    for name in names:
+        if name in ("probability", "rank", "logit-difference") and not answers:
+            raise InputError(f"--read {name} needs --answer, as in --answer ' Madrid' --answer ' Rome'")
+        if name == "probability":
+            chosen.append(pc.Probability(answers))
+        elif name == "rank":
+            chosen.append(pc.Rank(answers))
+        elif name == "logit-difference":
+            if len(answers or []) != 2:
+                raise InputError(f"--read logit-difference needs two answers, got {len(answers or [])}")
+            chosen.append(pc.LogitDifference(*(answers or [])))
+        else:
+            chosen.append({"loss": pc.Loss, "kl": pc.KL, "top": pc.TopK}[name]())
+    return chosen
+
+
+def over_of(items: list[str] | None) -> dict[str, list[Any]]:
+    """Swept parameters, given as ``scale=1,2,4``.
+
+    Raises:
+        InputError: It is not ``name=value,value``.
+    """
+    found: dict[str, list[Any]] = {}
+    for item in items or []:
+        name, equals, values = item.partition("=")
+        if not equals or not values:
+            raise InputError(f"--over takes name=value,value, as in --over scale=1,2,4; got {item!r}")
+        found[name] = [_number(value) for value in values.split(",")]
+    return found
+
+
+def _number(text: str) -> Any:
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    try:
+        return float(text)
+    except ValueError:
+        return text

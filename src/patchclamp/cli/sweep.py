@@ -1,0 +1,103 @@
+"""``patchclamp sweep MODEL PROMPT``: an edit at every site, layer and position."""
+
+from typing import Annotated, Any, Literal
+
+from cyclopts import App, Parameter
+from rich.console import Console
+
+import patchclamp as pc
+from patchclamp.cli.options import Edits, Json, Opening, Out, Short
+from patchclamp.cli.output import keep, show
+from patchclamp.cli.specs import EditSpec, ReadName, edits_of, over_of, reads_of
+from patchclamp.core.errors import InputError
+
+command = App(name="sweep", help="Apply an edit at every site, layer and position, one cell each, and measure.")
+
+
+@command.default
+def sweep(
+    model: str,
+    prompt: Annotated[list[str], Parameter(negative="")],
+    *,
+    edit: Edits = None,
+    short: Short = None,
+    cumulative: bool = False,
+    over: Annotated[list[str] | None, Parameter(negative="")] = None,
+    read: Annotated[list[ReadName] | None, Parameter(negative="")] = None,
+    answer: Annotated[list[str] | None, Parameter(negative="")] = None,
+    budget: str = "1GB",
+    verify: int = 0,
+    checkpoint: str | None = None,
+    plan: Annotated[bool, Parameter(negative="")] = False,
+    layers: Literal["down", "up", "right"] = "down",
+    out: Out = None,
+    opening: Opening = Opening(),  # noqa: B008
+    as_json: Json = False,
+) -> None:
+    """Sweep an edit.
+
+    Args:
+        model: Catalogue name, Hugging Face id or folder.
+        prompt: One or more texts.
+        edit: Edits as JSON, placed together in each cell.
+        short: One edit as options; its --site names what is swept, and --at each makes a cell a position.
+        cumulative: The cell at layer i edits every swept layer up to i.
+        over: Parameters of the edit to sweep, as scale=1,2,4.
+        read: What to measure.
+        answer: Tokens whose probability, rank or logit difference is read.
+        budget: Memory beyond the model.
+        verify: Run this many random cells again the slow way.
+        checkpoint: Folder from which a killed sweep goes on.
+        plan: Only print the plan and the estimate.
+        layers: How the figure turns.
+        out: Folder to save everything in.
+        opening: How to open the model.
+        as_json: Print JSON.
+    """
+    opened = opening.load(model)
+    specs = [*(edit or []), *([short] if short and short.op else [])]
+    edits = edits_of(opened, short, edit)
+    if not edits:
+        raise InputError("a sweep needs an edit: --op add --token ' Rome', or --edit JSON")
+    options = {
+        "sites": _sites(specs), "at": edits[0].at, "cumulative": cumulative, "over": over_of(over),
+        "read": reads_of(read or ["probability"], answer), "budget": budget,
+    }  # fmt: skip
+    if plan:
+        found = opened.plan(prompt, [e.on(at="all") if e.at == "each" else e for e in edits], **options)
+        show(found.as_record(), as_json=as_json) if as_json else show(str(found), as_json=False)
+        return
+    grid = opened.sweep(prompt, edits, verify=verify, checkpoint=checkpoint, **options)
+    Console(stderr=True, highlight=False, markup=False).print(str(grid.plan))
+    show(_summary(grid), as_json=as_json, table=strongest(grid), title="largest differences from the baseline")
+    said = {
+        "model": model, "prompt": prompt, "edit": specs, "cumulative": cumulative, "over": over, "read": read, "answer": answer,
+        "budget": budget, "verify": verify, "layers": layers,
+    }  # fmt: skip
+    keep(grid, out, "sweep", {**said, **opening.as_config()}, layers=layers)
+
+
+def _sites(specs: list[EditSpec]) -> list[str]:
+    found = [name for spec in specs for name in spec.site or []]
+    if not found:
+        raise InputError("a sweep needs sites: --site mlp_out --site attn_out")
+    return list(dict.fromkeys(found))
+
+
+def strongest(grid: "pc.Grid", most: int = 12) -> list[dict[str, Any]]:
+    """The cells furthest from the baseline, as rows."""
+    from patchclamp.reports.grid import strongest as furthest
+
+    frame = furthest(grid, most)
+    kept = [c for c in frame.columns if c != "prompt" or frame["prompt"].nunique() > 1]
+    return [dict(zip(kept, row, strict=True)) for row in frame[kept].itertuples(index=False)]
+
+
+def _summary(grid: "pc.Grid") -> dict[str, object]:
+    return {
+        "dims": {str(name): size for name, size in grid.dataset[grid.reads[0]].sizes.items()},
+        "baseline": {name: grid.dataset[f"baseline:{name}"].values.tolist() for name in grid.reads},
+        "values": {name: grid.dataset[name].values.tolist() for name in grid.reads},
+        "plan": grid.plan.as_record(),
+        "strongest": strongest(grid),
+    }

@@ -1,0 +1,71 @@
+"""A saved result, made again from its folder alone."""
+
+from pathlib import Path
+from typing import Any
+
+from patchclamp.core.errors import InputError
+from patchclamp.core.files import read_json
+from patchclamp.core.result import Result
+from patchclamp.core.result import open as open_result
+from patchclamp.interventions.saving import from_plain
+from patchclamp.model import Model, load
+
+
+def repeat(folder: str | Path, model: Model | None = None) -> Result:
+    """Run again what a folder holds, with the model, prompts and parameters that it records.
+
+    Args:
+        folder: A saved sweep, run, recording or generation.
+        model: The model to use; without it the recorded one is opened by name.
+
+    Raises:
+        InputError: The folder does not say enough: a live model without a name, or an edit that could not be saved.
+    """
+    saved = open_result(folder)
+    record = read_json(Path(folder) / "result.json")
+    opened = model or _open(record["model"], folder)
+    prompts = [row["ids"] if row.get("text") is None else row["text"] for row in record["prompts"] if "ids" in row]
+    if len(prompts) != len(record["prompts"]):
+        raise InputError(f"{str(folder)!r} holds inputs without tokens, which are recorded by their digest only")
+    said = record["parameters"]
+    if "not_repeatable" in said:
+        raise InputError(f"{str(folder)!r} cannot be repeated from its folder: {said['not_repeatable']}")
+    return _MAKERS[saved.kind](opened, prompts, from_plain(said, saved.tensors))
+
+
+def _open(described: dict[str, Any], folder: str | Path) -> Model:
+    if described["name"] is None:
+        raise InputError(
+            f"{str(folder)!r} was made with a live model that has no name; pass it: pc.repeat(folder, model)"
+        )
+    opened = load(described["name"], **described["options"])
+    if described["weights_sha256"] not in (None, opened.weights_digest()):
+        raise InputError(
+            f"the weights of {described['name']!r} are no longer those of {str(folder)!r}; pass the model you mean"
+        )
+    return opened
+
+
+def _sweep(model: Model, prompts: Any, said: dict[str, Any]) -> Result:
+    options = {"sites": said["sites"], "at": said["at"], "base": said["base"], "read": said["read"]}
+    if "source" in said:
+        (edit,) = said["edit"]
+        source = edit.operation.source
+        return model.patch(source.inputs, prompts, align=said["align"], source_edits=source.edits, **options)
+    return model.sweep(prompts, said["edit"], cumulative=said["cumulative"], over=said["over"], **options)
+
+
+def _run(model: Model, prompts: Any, said: dict[str, Any]) -> Result:
+    return model.run(prompts, said["edits"], record=said["record"], at=said["at"], logits=said["logits"])
+
+
+def _generation(model: Model, prompts: Any, said: dict[str, Any]) -> Result:
+    lists = {name: list(value) if isinstance(value, tuple) else value for name, value in said["settings"].items()}
+    return model.generate(prompts, said["edits"], max_new_tokens=said["max_new_tokens"], seed=said["seed"], **lists)
+
+
+def _recording(model: Model, prompts: Any, said: dict[str, Any]) -> Result:
+    return model.record(prompts, said["sites"], said["at"], edits=said["edits"])
+
+
+_MAKERS = {"grid": _sweep, "run": _run, "generation": _generation, "activations": _recording}

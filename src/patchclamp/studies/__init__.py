@@ -1,0 +1,1 @@
+"""The experiments of the documents that patchclamp grew from, made of its public API alone."""

@@ -1,0 +1,267 @@
+"""Every verb: what it prints, what it leaves, and its exit code."""
+
+import json
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import patchclamp as pc
+from patchclamp.cli.app import main
+from tests import tiny
+
+VERBS = ["sites", "top", "run", "sweep", "patch", "generate", "repeat", "assets", "study"]
+PROMPT = "Once upon a time, there was a dog"
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A tiny Llama with stories15M's tokenizer, as a plain folder: fast, and the command line needs no cache for it."""
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    path = tmp_path_factory.mktemp("model")
+    tokenizer = AutoTokenizer.from_pretrained(pc.catalogue.fetch("stories15m"))
+    _, _, arguments = tiny.FAMILIES["llama"]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = LlamaForCausalLM(LlamaConfig(**{**arguments, "vocab_size": 32000}))
+    model.save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return str(path)
+
+
+def call(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> str:
+    capsys.readouterr()
+    assert main(list(arguments)) == code
+    out, err = capsys.readouterr()
+    return out if code == 0 else err
+
+
+def as_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
+    return json.loads(call(capsys, *arguments, "--json"))
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_itself(capsys: pytest.CaptureFixture[str], verb: str) -> None:
+    assert verb in call(capsys, "--help")
+    assert "Usage: patchclamp" in call(capsys, verb, "--help")
+
+
+@pytest.mark.assets
+def test_sites_and_top(capsys: pytest.CaptureFixture[str], folder: str) -> None:
+    found = as_json(capsys, "sites", folder)
+    assert (found["layers"], found["rung"]) == (3, "wavefront")
+    assert {row["site"] for row in found["sites"] if row["read"]} >= {"resid_post", "z", "mlp_act"}
+    assert "4 x 8" in call(capsys, "sites", folder)
+    top = as_json(capsys, "top", folder, PROMPT, "-k", "3")
+    assert [row["rank"] for row in top] == [0, 1, 2]
+    assert top[0]["probability"] >= top[1]["probability"]
+    assert "probability" in call(capsys, "top", folder, PROMPT)
+
+
+@pytest.mark.assets
+def test_run_says_the_same_as_the_library(capsys: pytest.CaptureFixture[str], folder: str, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    found = as_json(
+        capsys,
+        "run",
+        folder,
+        PROMPT,
+        "--op",
+        "add",
+        "--token",
+        " dog",
+        "--scale",
+        "5",
+        "--site",
+        "mlp_out",
+        "--at",
+        "-1",
+        "--out",
+        str(out),
+    )
+    model = pc.load(folder, dtype="float32")
+    wanted = model.run(PROMPT, pc.Add(model.embedding(" dog"), 5.0, site="mlp_out", at=-1))
+    assert [row["id"] for row in found["after"]] == list(wanted.top(10)["id"])
+    assert found["fired"] == [3]
+    opened = pc.open(out)
+    assert isinstance(opened, pc.Run)
+    assert torch.equal(opened.logits, wanted.logits)
+
+
+@pytest.mark.assets
+def test_edits_as_json_and_vectors_from_files(capsys: pytest.CaptureFixture[str], folder: str, tmp_path: Path) -> None:
+    file = tmp_path / "v.safetensors"
+    save_file({"one": torch.ones(32), "two": torch.full((32,), 2.0)}, file)
+    edits = [
+        {"op": "add", "vector": f"{file}:two", "site": ["mlp_out.1"], "at": "token: dog"},
+        {"op": "zero", "site": ["z.2.h1"], "at": "1:3"},
+    ]
+    found = as_json(capsys, "run", folder, PROMPT, *[part for e in edits for part in ("--edit", json.dumps(e))])
+    assert found["fired"] == [1, 2]
+    model = pc.load(folder, dtype="float32")
+    wanted = model.run(
+        PROMPT, [pc.Add(torch.full((32,), 2.0), site="mlp_out.1", at=-1), pc.Zero(site="z.2.h1", at=slice(1, 3))]
+    )
+    assert [row["id"] for row in found["after"]] == list(wanted.top(10)["id"])
+    assert "unknown vector in" in call(
+        capsys, "run", folder, PROMPT, "--op", "add", "--vector", f"{file}:three", "--site", "mlp_out", code=2
+    )
+
+
+@pytest.mark.assets
+def test_a_sweep_leaves_everything_and_can_be_made_again(
+    capsys: pytest.CaptureFixture[str], folder: str, tmp_path: Path
+) -> None:
+    out, again = tmp_path / "a", tmp_path / "b"
+    arguments = [
+        "sweep", folder, PROMPT, "--op", "add", "--token", " dog", "--site", "mlp_out", "--site", "attn_out", "--at", "each",
+        "--cumulative", "--over", "scale=1,2.5", "--answer", " cat", "--answer", " dog", "--read", "probability", "--read", "kl",
+        "--verify", "3",
+    ]  # fmt: skip
+    monkey = [*arguments, "--out", str(out)]
+    sys.argv, before = ["patchclamp", *monkey], sys.argv
+    try:
+        found = as_json(capsys, *monkey)
+    finally:
+        sys.argv = before
+    assert found["dims"] == {"prompt": 1, "site": 2, "layer": 3, "position": 10, "scale": 2, "answer": 2}
+    assert found["plan"]["verified"] == 3
+    files = {p.name for p in out.iterdir()}
+    assert {
+        "result.json",
+        "arrays.safetensors",
+        "data.csv",
+        "figure.svg",
+        "figure.png",
+        "report.html",
+        "command.txt",
+        "config.toml",
+    } <= files
+    command = (out / "command.txt").read_text().strip()
+    assert shlex.split(command)[1:] == monkey
+    config = tomllib.loads((out / "config.toml").read_text())
+    assert config["sweep"]["cumulative"] is True
+    assert config["sweep"]["edit"][0]["op"] == "add"
+    call(capsys, "sweep", "--config", str(out / "config.toml"), "--out", str(again))
+    assert (again / "data.csv").read_bytes() == (out / "data.csv").read_bytes(), "the config alone makes it again"
+    assert as_json(capsys, "repeat", str(out))["same_numbers"] is True
+    assert "row-layers" in call(capsys, *arguments, "--plan")
+
+
+@pytest.mark.assets
+def test_patch_and_generate(capsys: pytest.CaptureFixture[str], folder: str, tmp_path: Path) -> None:
+    found = as_json(
+        capsys, "patch", folder, PROMPT, PROMPT.replace("dog", "cat"), "--answer", " cat", "--answer", " dog", "--site", "z.*.h*",
+        "--at", "last", "--out", str(tmp_path / "p"),
+    )  # fmt: skip
+    assert torch.tensor(found["values"]).shape == (1, 1, 3, 4)
+    assert isinstance(pc.open(tmp_path / "p"), pc.Grid)
+    assert as_json(capsys, "repeat", str(tmp_path / "p"))["same_numbers"] is True
+    made = as_json(
+        capsys,
+        "generate",
+        folder,
+        PROMPT,
+        "--op",
+        "add",
+        "--token",
+        " dog",
+        "--scale",
+        "40",
+        "--site",
+        "resid_post.2",
+        "--at",
+        "generated",
+        "-n",
+        "4",
+        "--out",
+        str(tmp_path / "g"),
+    )
+    assert made["fired"] == [3]
+    assert set(made["texts"][0]) == {"prompt", "without edits", "with edits"}
+    assert "[without edits]" in call(capsys, "generate", folder, PROMPT, "-n", "2")
+    sampled = [
+        as_json(capsys, "generate", folder, PROMPT, "-n", "6", "--temperature", "5", "--seed", "1") for _ in range(2)
+    ]
+    assert sampled[0] == sampled[1]
+
+
+def test_assets(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATCHCLAMP_CACHE", str(tmp_path))
+    rows = as_json(capsys, "assets", "list")
+    assert {row["name"] for row in rows} == set(pc.catalogue.ASSETS)
+    assert not any(row["fetched"] for row in rows)
+    assert "patchclamp assets fetch mnist" in call(capsys, "assets", "where", "mnist", code=1)
+    assert "did you mean 'mnist'" in call(capsys, "assets", "fetch", "mnits", code=2)
+    assert as_json(capsys, "assets", "verify") == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["swep", "x"], 2, 'Did you mean "sweep"'),
+        (["top", "only-a-model"], 2, "requires an argument"),
+        (["top", "smolm2-135m", "x"], 2, "'smollm2-135m' is near"),
+        (["sites", "smollm2-135m", "--dtype", "float23"], 2, "float23"),
+        (["--config", "nowhere.toml", "top", "a", "b"], 2, "does not exist"),
+        (["repeat", "nowhere"], 2, "holds no complete result"),
+    ],
+)
+def test_misuse_exits_with_2(capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, message: str) -> None:
+    assert message in call(capsys, *arguments, code=code)
+
+
+@pytest.mark.assets
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["sweep", "{m}", "Once", "--site", "mlp_out", "--answer", " dog"], "a sweep needs an edit: --op add"),
+        (["sweep", "{m}", "Once", "--op", "add", "--token", " dog", "--answer", " dog"], "a sweep needs sites: --site"),
+        (["sweep", "{m}", "Once", "--op", "zero", "--site", "mlp_out"], "--read probability needs --answer"),
+        (
+            ["sweep", "{m}", "Once", "--op", "zero", "--site", "mlp_out", "--answer", " dog", "--over", "scale"],
+            "--over takes name=value",
+        ),
+        (["run", "{m}", "Once", "--op", "add", "--site", "mlp_out"], "needs a vector: --token ' Rome'"),
+        (["run", "{m}", "Once", "--op", "mean", "--site", "mlp_out"], "--op mean needs --source"),
+        (["run", "{m}", "Once", "--op", "zero", "--site", "mlpout"], "did you mean 'mlp_out'"),
+        (
+            ["run", "{m}", "Once", "--op", "zero", "--site", "mlp_out", "--at", "99"],
+            "position 99 is outside the prompt",
+        ),
+        (["patch", "{m}", "Once", "Once upon", "--answer", " a", "--answer", " dog"], "--align|align='left'"),
+        (["patch", "{m}", "Once", "Once", "--answer", " a"], "needs two answers, got 1"),
+    ],
+)
+def test_bad_input_exits_with_2_and_says_what_is_wrong(
+    capsys: pytest.CaptureFixture[str], folder: str, arguments: list[str], message: str
+) -> None:
+    import re
+
+    said = call(capsys, *(a.format(m=folder) for a in arguments), code=2)
+    assert re.search(message, said), said
+
+
+def test_errors_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["top", "smolm2-135m", "x", "--json"]) == 2
+    assert json.loads(capsys.readouterr().out)["error"] == "ModelError"
+
+
+def test_an_unknown_key_in_a_config_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text('[top]\nmodel = "x"\nprompt = "y"\nkk = 3\n')
+    said = call(capsys, "top", "--config", str(tmp_path / "c.toml"), code=2)
+    assert "kk" in said
+
+
+def test_the_console_script_starts_without_torch() -> None:
+    """--help and mistakes in spelling are answered before anything heavy is imported."""
+    script = "import sys; from patchclamp.cli.app import main; main(['--help']); print('torch' in sys.modules, 'pandas' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False False"
