@@ -1,0 +1,47 @@
+"""Sphinx configuration. Tables that repeat facts of the code are written from the code."""
+
+from pathlib import Path
+
+import patchclamp
+from patchclamp.models.components import COMPONENTS
+from patchclamp.models.families import all_families
+
+project = "patchclamp"
+author = "The patchclamp developers"
+copyright = "2026, the patchclamp developers"  # noqa: A001
+version = release = patchclamp.__version__
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "sphinx_copybutton"]
+html_theme = "furo"
+html_title = "patchclamp"
+html_static_path = ["_static"]
+exclude_patterns = ["_build", "_generated", "notebooks"]
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 3
+autodoc_typehints = "description"
+autodoc_member_order = "bysource"
+autodoc_default_options = {"exclude-members": "kind"}
+napoleon_google_docstring = True
+nitpicky = False
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
+
+
+def write_tables() -> None:
+    """Write the tables of components and families."""
+    folder = Path(__file__).parent / "_generated"
+    folder.mkdir(exist_ok=True)
+    rows = [[f"`{c.name}`", "every layer" if c.per_layer else "once", c.axis.replace("_", " "), c.meaning] for c in COMPONENTS.values()]
+    (folder / "components.md").write_text(_table(["component", "where", "last dimension", "what it is"], rows))
+    families = {family.name: family for family in all_families().values()}
+    rows = [
+        [f"`{', '.join(f.model_types)}`", f.residual.replace("_", " "), ", ".join(f"`{c}`" for c in f.refused if len(f.refused) < 9) or
+         ("all but the residual stream" if f.refused else "")]
+        for f in sorted(families.values(), key=lambda f: f.name)
+    ]  # fmt: skip
+    (folder / "families.md").write_text(_table(["`config.model_type`", "block", "always refused"], rows))
+
+
+write_tables()
