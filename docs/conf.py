@@ -1,8 +1,10 @@
 """Sphinx configuration. Tables that repeat facts of the code are written from the code."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 import patchclamp
+from patchclamp.catalogue import ASSETS
 from patchclamp.models.components import COMPONENTS
 from patchclamp.models.families import all_families
 
@@ -30,18 +32,30 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
 
 
 def write_tables() -> None:
-    """Write the tables of components and families."""
+    """Write the tables of components, families and the catalogue."""
     folder = Path(__file__).parent / "_generated"
     folder.mkdir(exist_ok=True)
-    rows = [[f"`{c.name}`", "every layer" if c.per_layer else "once", c.axis.replace("_", " "), c.meaning] for c in COMPONENTS.values()]
+    rows = [
+        [f"`{c.name}`", "every layer" if c.per_layer else "once", c.axis.replace("_", " "), c.meaning]
+        for c in COMPONENTS.values()
+    ]
     (folder / "components.md").write_text(_table(["component", "where", "last dimension", "what it is"], rows))
     families = {family.name: family for family in all_families().values()}
     rows = [
-        [f"`{', '.join(f.model_types)}`", f.residual.replace("_", " "), ", ".join(f"`{c}`" for c in f.refused if len(f.refused) < 9) or
-         ("all but the residual stream" if f.refused else "")]
+        [", ".join(f"`{name}`" for name in f.model_types), f.residual.replace("_", " "), _refused(f.refused)]
         for f in sorted(families.values(), key=lambda f: f.name)
-    ]  # fmt: skip
+    ]
     (folder / "families.md").write_text(_table(["`config.model_type`", "block", "always refused"], rows))
+    rows = [
+        [f"`{a.name}`", a.says, f"{a.registry}: {a.package} {a.version}", f"{a.megabytes:g} MB", a.licence]
+        for a in ASSETS.values()
+    ]
+    (folder / "catalogue.md").write_text(_table(["name", "what it is", "package", "size", "licence"], rows))
+
+
+def _refused(components: Collection[str]) -> str:
+    few = len(components) < 9
+    return ", ".join(f"`{name}`" for name in components) if few else "all but the residual stream"
 
 
 write_tables()

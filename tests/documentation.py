@@ -18,10 +18,11 @@ from typing import Any
 from patchclamp.cli.app import main as command_line
 from patchclamp.core.errors import PatchclampError
 
+ROOT = Path(__file__).parent.parent
 _BLOCK = re.compile(
     r"^```(?P<kind>python|console)\n(?P<code>.*?)^```\n(?:\n?```text\n(?P<output>.*?)^```\n)?", re.M | re.S
 )
-_COMMAND = re.compile(r"^\$ (?P<line>.*(?:\\\n.*)*)\n(?P<output>(?:(?!\$ ).*\n)*)", re.M)
+_COMMAND = re.compile(r"^\$ (?P<line>(?:.*\\\n)*.*)\n(?P<output>(?:(?!\$ ).*\n)*)", re.M)
 _NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?")
 _TIME = re.compile(r"^time .*$", re.M)
 RELATIVE, ABSOLUTE = 0.03, 2e-3

@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.documentation import run_page, same
+from tests.documentation import ROOT, run_page, same
 
-ROOT = Path(__file__).parent.parent
 PAGES = sorted(
     path
     for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]

@@ -42,6 +42,7 @@ def test_gutenberg_and_capitals() -> None:
         pc.catalogue.gutenberg("carrol-alice")
     capitals = {country.name: country.capital for country in pc.catalogue.capitals()}
     assert (capitals["Spain"], capitals["Italy"], capitals["Japan"]) == ("Madrid", "Rome", "Tokyo")
+    assert all(isinstance(capital, str) and capital for capital in capitals.values())
 
 
 @pytest.mark.slow

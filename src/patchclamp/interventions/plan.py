@@ -58,11 +58,16 @@ class Plan:
             f"rung       {self.rung}: {RUNGS[self.rung]}",
             *([f"because    {self.reason}"] if self.reason else []),
             f"cells      {self.cells}: {self.runs} run, {self.dead} cannot reach the read, {self.repeated} repeat another",
-            f"row-layers {self.rows:,} in {self.groups} groups (one forward a cell: {self.naive_rows:,})",
-            f"FLOPs      {_si(self.flops)} (one forward a cell: {_si(self.naive_flops)}, {share:.1f}x)",
-            f"memory     {_si(self.memory)}B beyond the model (budget {_si(self.budget)}B)",
-            f"time       about {self.seconds:.2g} s",
         ]
+        if self.naive_flops:
+            lines += [
+                f"row-layers {self.rows:,} in {self.groups} groups (one forward a cell: {self.naive_rows:,})",
+                f"FLOPs      {_si(self.flops)} (one forward a cell: {_si(self.naive_flops)}, {share:.1f}x)",
+                f"memory     {_si(self.memory)}B beyond the model (budget {_si(self.budget)}B)",
+                f"time       about {self.seconds:.2g} s",
+            ]
+        else:
+            lines.append("cost       not known beforehand: nothing is known of this model's layers")
         if self.verified:
             lines.append(
                 f"verified   {self.verified} cells against one forward each: difference {self.difference:.2g} of the largest logit"

@@ -25,13 +25,15 @@ def record_source(model: OpenModel, source: Source, sites: Sequence[Site]) -> di
     """Run a source and give its values at some sites, ``[position, d]`` a prompt."""
     prompts = model.prompts(source.inputs)
     actions = place(model, source.edits, prompts, record_source)
-    found: dict[Site, list[Tensor]] = {site: [] for site in sites}
-    for prompt, own in zip(prompts, actions, strict=True):
+    found: dict[Site, dict[int, Tensor]] = {site: {} for site in sites}
+    for members in batches(prompts, BATCH_TOKENS, model.causal):
         seen: dict[Site, Tensor] = {}
-        forward(model, [Row(prompt, own)], taps={site: _into(seen, site) for site in sites}, logits=False)
+        rows = [Row(prompts[i], actions[i]) for i in members]
+        forward(model, rows, taps={site: _into(seen, site) for site in sites}, logits=False)
         for site in sites:
-            found[site].append(seen[site][0].clone())
-    return found
+            for row, i in enumerate(members):
+                found[site][i] = seen[site][row, : prompts[i].length].clone()
+    return {site: [values[i] for i in range(len(prompts))] for site, values in found.items()}
 
 
 def _into(store: dict[Site, Tensor], site: Site) -> Any:

@@ -12,11 +12,14 @@ def convert(archive: Path, out: Path) -> None:
     rows = []
     for data in read_members(archive, "countryinfo/data/", ".json").values():
         country = json.loads(data)
-        if country.get("capital") and country.get("name"):
+        capital = country.get("capital")
+        if isinstance(capital, list):  # the package lists the Vatican's
+            (capital,) = capital
+        if capital and country.get("name"):
             rows.append(
                 {
                     "name": country["name"],
-                    "capital": country["capital"],
+                    "capital": capital,
                     "region": country.get("region") or "",
                     "population": int(country.get("population") or 0),
                 }
