@@ -10,7 +10,7 @@ from patchclamp.models.families import all_families
 
 project = "patchclamp"
 author = "The patchclamp developers"
-copyright = "2026, the patchclamp developers"  # noqa: A001
+copyright = "2026, the patchclamp developers"
 version = release = patchclamp.__version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "sphinx_copybutton"]
 html_theme = "furo"

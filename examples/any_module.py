@@ -18,7 +18,7 @@ net = nn.Sequential(
     nn.Conv2d(1, 8, 5, stride=2), nn.ReLU(), nn.Conv2d(8, 12, 5, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(192, 10)
 )
 optimizer = torch.optim.Adam(net.parameters(), lr=3e-3)
-for step in range(300):
+for _ in range(300):
     chosen = torch.randint(len(train), (64,))
     loss = nn.functional.cross_entropy(net(train[chosen]), digits.train_labels[chosen])
     optimizer.zero_grad()

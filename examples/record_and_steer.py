@@ -3,7 +3,7 @@
 #
 # The mean activation after sad beginnings of stories minus that after happy ones is a direction. Does adding it make
 # stories15M's stories sadder? Sadness is counted in words, on beginnings that were not used to find the direction; a
-# random direction of the same length is the control.
+# random direction of the same length is the control, and so is the share of distinct words: too large a dose breaks the text.
 
 # %%
 import torch
@@ -12,8 +12,18 @@ import patchclamp as pc
 
 model = pc.load("stories15m", dtype="float32")
 SITE = "resid_post.3"
-SAD = ["The boy was very sad. He cried", "Tim lost his toy and was sad. He", "The dog was hurt and it cried. It was sad", "Anna was alone and she felt sad. She"]
-HAPPY = ["The boy was very happy. He smiled", "Tim found his toy and was happy. He", "The dog was glad and it ran. It was happy", "Anna had friends and she felt happy. She"]
+SAD = [
+    "The boy was very sad. He cried",
+    "Tim lost his toy and was sad. He",
+    "The dog was hurt and it cried. It was sad",
+    "Anna was alone and she felt sad. She",
+]
+HAPPY = [
+    "The boy was very happy. He smiled",
+    "Tim found his toy and was happy. He",
+    "The dog was glad and it ran. It was happy",
+    "Anna had friends and she felt happy. She",
+]
 
 # %%
 means = [model.record(prompts, SITE, at="last")[SITE].mean(0) for prompts in (SAD, HAPPY)]
@@ -23,21 +33,30 @@ random *= direction.norm() / random.norm()
 print("length of the direction:", round(float(direction.norm()), 2))
 
 # %%
-BEGINNINGS = ["Once upon a time there was a little cat", "One day Ben went to the park", "Lily and her mom were in the kitchen", "There was a big tree near the house", "Sam had a red ball", "A bird lived in the forest"]  # fmt: skip
-WORDS = ("sad", "cry", "cried", "hurt", "lost", "alone", "scared", "sorry")
+BEGINNINGS = [
+    "Once upon a time there was a little cat", "One day Ben went to the park", "Lily and her mom were in the kitchen",
+    "There was a big tree near the house", "Sam had a red ball", "A bird lived in the forest", "Mia wanted to bake a cake",
+    "The old man had a boat", "Tom and Sue were friends", "In the garden there was a frog", "A rabbit found a box",
+    "Jack looked out of the window",
+]  # fmt: skip
+WORDS = ("sad", "cry", "cried", "hurt", "lost", "alone", "scared", "sorry", "upset")
 
 
-def sadness(edits: list[pc.Edit]) -> float:
-    """Sad words a story."""
+def measure(edits: list[pc.Edit]) -> tuple[float, float]:
+    """Share of stories with a sad word, and share of distinct words (it falls when the text degenerates)."""
     texts = model.generate(BEGINNINGS, edits, max_new_tokens=60).texts
-    return sum(text.count(word) for text in texts for word in WORDS) / len(texts)
+    sad = sum(any(word in text for word in WORDS) for text in texts) / len(texts)
+    words = [text.split() for text in texts]
+    return sad, sum(len(set(w)) for w in words) / sum(len(w) for w in words)
 
 
-for scale in (0, 1, 2, 3):
-    steered, control = (
-        sadness([pc.Add(vector, scale, site=SITE, at="all")] if scale else []) for vector in (direction, random)
-    )
-    print(f"scale {scale}: {steered:.2f} sad words a story; random direction {control:.2f}")
+print("no edit: {:.0%} of stories have a sad word; {:.0%} of their words are distinct".format(*measure([])))
+sad = {}
+for scale in (0.5, 1, 1.5, 2):
+    for name, vector in (("sad - happy", direction), ("random", random)):
+        sad[name, scale], distinct = measure([pc.Add(vector, scale, site=SITE, at="all")])
+        print(f"{scale:>3} x {name:<12} {sad[name, scale]:4.0%} sad; {distinct:.0%} distinct")
+assert sad["sad - happy", 1] > sad["random", 1] + 0.3
 
 # %%
-print(model.generate(BEGINNINGS[1], pc.Add(direction, 3, site=SITE, at="all"), max_new_tokens=40).texts[0])
+print(model.generate(BEGINNINGS[1], pc.Add(direction, 1, site=SITE, at="all"), max_new_tokens=60).texts[0])

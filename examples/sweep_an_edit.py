@@ -16,7 +16,11 @@ read = pc.Probability([" Madrid", " Rome"])
 # What would it cost?
 
 # %%
-print(model.plan(prompt, add, sites=["mlp_out", "attn_out"], at="each", cumulative=True, over={"scale": [1, 4]}, read=read))
+print(
+    model.plan(
+        prompt, add, sites=["mlp_out", "attn_out"], at="each", cumulative=True, over={"scale": [1, 4]}, read=read
+    )
+)
 
 # %%
 grid = model.sweep(

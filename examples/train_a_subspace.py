@@ -1,74 +1,84 @@
 # %% [markdown]
-# # Train a subspace: where does the model keep the country?
+# # One direction for grammatical number
 #
-# Distributed alignment search (Geiger et al., 2024): find the few directions of the residual stream in which swapping the
-# coordinates of two runs swaps their answers. A subspace is trained on some pairs of countries and tested on countries it has
-# not seen, beside a random subspace of the same rank.
+# "The dog near the old gate" goes on with "is", "The dogs near the old gate" with "are". Distributed alignment search (Geiger et
+# al., 2024) looks for the directions of the residual stream in which swapping the coordinates of two runs swaps what they
+# do. One direction is trained on some nouns and tested on nouns that it has not seen; beside it the whole vector swapped (the
+# ceiling) and a random direction (the control).
 
 # %%
 import itertools
 
 import torch
+from torch import Tensor
 
 import patchclamp as pc
 
 model = pc.load("smollm2-135m", dtype="float32")
 model.module.requires_grad_(False)
-PROMPT = "The capital of {} is"
-SITE, RANK = "resid_post.23", 8
-
-# %% [markdown]
-# Countries and capitals of one token that the model knows.
-
-# %%
-single = [
-    (c.name, " " + c.capital)
-    for c in pc.catalogue.capitals()
-    if len(model.tokens(" " + c.name)) == 1 and len(model.tokens(" " + c.capital)) == 1
-]
-top = model.run([PROMPT.format(name) for name, _ in single], logits="last").logits
-ids = [model.prompts(capital)[0].ids[0] for _, capital in single]
-ranks = (top > top.gather(1, torch.tensor(ids)[:, None])).sum(1)
-known = [pair for pair, rank in zip(single, ranks.tolist(), strict=True) if rank < 3]
-half = len(known) // 2
-trained, held_out = known[:half], known[half:]
-print(f"{len(known)} countries: {len(trained)} to train on, {len(held_out)} held out")
+SITE, NOUN = "resid_post.10", 1  # the noun is token 1
+PAIRS = [
+    ("dog", "dogs"), ("cat", "cats"), ("boy", "boys"), ("girl", "girls"), ("teacher", "teachers"), ("doctor", "doctors"),
+    ("car", "cars"), ("house", "houses"), ("book", "books"), ("tree", "trees"), ("king", "kings"), ("friend", "friends"),
+    ("child", "children"), ("woman", "women"), ("man", "men"), ("bird", "birds"), ("city", "cities"), ("river", "rivers"),
+    ("picture", "pictures"), ("farmer", "farmers"), ("window", "windows"), ("letter", "letters"), ("song", "songs"),
+]  # fmt: skip
+Noun = tuple[str, str]
+IS, ARE = (model.prompts(word)[0].ids[0] for word in (" is", " are"))
 
 
-# %%
-def interchange(pairs: list[tuple], subspace: pc.Subspace, grad: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits of the target prompts after the swap, and the sources' answers."""
-    sources = [PROMPT.format(source) for (source, _), _ in pairs]
-    targets = [PROMPT.format(target) for _, (target, _) in pairs]
-    edit = pc.Rotate(pc.source(sources, at="last"), subspace=subspace, site=SITE, at="last")
-    wanted = torch.tensor([model.prompts(answer)[0].ids[0] for (_, answer), _ in pairs])
-    return model.run(targets, edit, grad=grad, logits="last").logits, wanted
+def prompt(noun: str) -> str:
+    return f"The {noun} near the old gate"
 
 
-def success(pairs: list[tuple], subspace: pc.Subspace) -> float:
-    """Share of pairs in which the source's capital beats the target's."""
-    logits, wanted = interchange(pairs, subspace)
-    own = torch.tensor([model.prompts(answer)[0].ids[0] for _, (_, answer) in pairs])
-    return float((logits.gather(1, wanted[:, None]) > logits.gather(1, own[:, None])).float().mean())
+def are_over_is(logits: Tensor) -> Tensor:
+    return logits[:, ARE] - logits[:, IS]
+
+
+plain = [are_over_is(model.run([prompt(pair[i]) for pair in PAIRS], logits="last").logits) for i in (0, 1)]
+print(f"logit of 'are' minus 'is': {plain[0].mean():.1f} after singular nouns, {plain[1].mean():.1f} after plural ones")
+order = torch.randperm(len(PAIRS), generator=torch.Generator().manual_seed(0)).tolist()
+trained, held_out = [PAIRS[i] for i in order[:12]], [PAIRS[i] for i in order[12:]]
 
 
 # %%
-every = list(itertools.permutations(trained, 2))
-subspace = pc.Subspace(576, RANK, seed=0)
+def swapped(pairs: list[tuple[Noun, Noun]], subspace: pc.Subspace, grad: bool = False) -> Tensor:
+    """How far the verb follows the source's number: positive where it does. Each pair is swapped both ways."""
+    sources = [prompt(source[1]) for source, _ in pairs] + [prompt(source[0]) for source, _ in pairs]
+    targets = [prompt(target[0]) for _, target in pairs] + [prompt(target[1]) for _, target in pairs]
+    edit = pc.Rotate(pc.source(sources, at=NOUN), subspace=subspace, site=SITE, at=NOUN)
+    sign = torch.tensor([1.0] * len(pairs) + [-1.0] * len(pairs))
+    return sign * are_over_is(model.run(targets, edit, grad=grad, logits="last").logits)
+
+
+subspace = pc.Subspace(576, rank=1, seed=0)
 optimizer = torch.optim.Adam(subspace.parameters(), lr=0.02)
-order = torch.Generator().manual_seed(0)
-for step in range(30):
-    batch = [every[i] for i in torch.randperm(len(every), generator=order)[:8]]
-    logits, wanted = interchange(batch, subspace, grad=True)
-    loss = torch.nn.functional.cross_entropy(logits, wanted)
+every = list(itertools.permutations(trained, 2))
+draw = torch.Generator().manual_seed(0)
+for step in range(25):
+    batch = [every[i] for i in torch.randperm(len(every), generator=draw)[:6].tolist()]
+    loss = torch.nn.functional.softplus(-swapped(batch, subspace, grad=True)).mean()
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
-    if step % 10 == 9:
-        print(f"step {step + 1}: loss {loss.item():.2f}")
+    if step % 6 == 0:
+        print(f"step {step}: loss {loss.item():.2f}")
+
+# %% [markdown]
+# ## Held-out nouns
 
 # %%
 test = list(itertools.permutations(held_out, 2))[:40]
-found, chance = success(test, subspace), success(test, pc.Subspace(576, RANK, seed=1))
-print(f"held-out pairs that take the source's capital: {found:.2f} with the trained subspace, {chance:.2f} with a random one")
-assert found > chance + 0.3
+subspaces = {
+    "the whole vector": pc.Subspace(576, 576, directions=torch.eye(576)),
+    "the trained direction": subspace,
+    "a random direction": pc.Subspace(576, 1, seed=1),
+}
+shares = {}
+for name, used in subspaces.items():
+    with torch.no_grad():
+        result = swapped(test, used)
+    shares[name] = float((result > 0).float().mean())
+    print(f"{name}: the verb follows the source in {shares[name]:.0%} of {len(result)} swaps")
+assert shares["the trained direction"] > 0.9
+assert shares["a random direction"] < 0.1
