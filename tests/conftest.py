@@ -27,6 +27,7 @@ CHECKED = [
             "hooks",
             "job",
             "operations",
+            "packing",
             "plan",
             "positions",
             "reads",

@@ -176,6 +176,7 @@ def instructions(
     width: int,
     device: torch.device,
     tally: Tally,
+    batch_rows: Sequence[int] | None = None,
 ) -> dict[Port, list[Instruction]]:
     """What to do at each port of one call, with equal actions of many rows carried out together.
 
@@ -186,6 +187,7 @@ def instructions(
         width: Columns of the call.
         device: Where index tensors live.
         tally: Counts what fires.
+        batch_rows: The batch row of each entry of ``rows``, where several entries share one.
     """
     grouped: dict[tuple[Port, int, str, int], tuple[Action, list[int], list[tuple[int, ...]]]] = {}
     for row, actions in enumerate(rows):
@@ -199,12 +201,12 @@ def instructions(
                 continue
             shared = digest(action.key, kept)
             entry = grouped.setdefault((access.port, number, shared, action.edit), (_narrowed(action, kept), [], []))
-            entry[1].append(row)
+            entry[1].append(row if batch_rows is None else batch_rows[row])
             entry[2].append(columns)
     table: dict[Port, list[Instruction]] = defaultdict(list)
     for (port, _, _, edit), (action, members, cols) in sorted(grouped.items(), key=lambda item: item[0][1]):
         access = sites.access(action.site)
-        every = len(members) == len(rows)
+        every = batch_rows is None and len(members) == len(rows)
         whole = action.positions is None
         vectors = len(members) * (1 if whole else len(cols[0]))
         picked = None if whole else torch.tensor(cols, device=device)
@@ -232,6 +234,12 @@ def _columns_in(action: Action, start: int, width: int) -> tuple[tuple[int, ...]
         raise AssertionError("generated positions are made concrete by the generation")
     kept = tuple(i for i, position in enumerate(action.positions) if 0 <= position - start < width)
     return kept, tuple(action.positions[i] - start for i in kept)
+
+
+def from_position(action: Action, first: int) -> Action:
+    """The part of an action at a position and after it."""
+    assert action.positions is not None
+    return _narrowed(action, tuple(i for i, position in enumerate(action.positions) if position >= first))
 
 
 def _narrowed(action: Action, kept: tuple[int, ...] | None) -> Action:

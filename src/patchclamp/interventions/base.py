@@ -33,7 +33,15 @@ class Base:
         return self.lines.index(line)
 
 
-def record_base(job: Job, lines: Sequence[int], depths: Iterable[int], *, keep_cache: bool, narrow: bool) -> Base:
+def record_base(
+    job: Job,
+    lines: Sequence[int],
+    depths: Iterable[int],
+    *,
+    keep_cache: bool,
+    narrow: bool,
+    sites: Iterable[Site] = (),
+) -> Base:
     """Run lines once, keeping what their cells will need.
 
     Args:
@@ -42,6 +50,7 @@ def record_base(job: Job, lines: Sequence[int], depths: Iterable[int], *, keep_c
         depths: Where cells fork.
         keep_cache: Whether positions before an edit will be shared.
         narrow: Whether only read positions need to pass the head.
+        sites: More sites to keep, beside those that reads want.
     """
     model = job.model
     count = model.sites.n_layers
@@ -52,7 +61,7 @@ def record_base(job: Job, lines: Sequence[int], depths: Iterable[int], *, keep_c
     for depth in {*depths, job.depth} if keep_cache else depths:
         site = Site("resid_pre", depth) if depth < count else Site("resid_post", count - 1)
         taps[site] = _keep(hidden, depth)
-    for site in dict.fromkeys(site for line in lines for site in job.lines[line].sites):
+    for site in dict.fromkeys((*sites, *(site for line in lines for site in job.lines[line].sites))):
         taps[site] = _both(taps.get(site), _keep(activations, site))
     cache = DynamicCache() if keep_cache else None
     rows = [Row(job.lines[line].prompt, job.lines[line].base) for line in lines]
@@ -128,6 +137,7 @@ class PrefixCache(Cache):  # type: ignore[misc]
         self.layers = [
             PrefixLayer(self, layer.keys[:, :, :start], layer.values[:, :, :start]) for layer in recorded.layers
         ]
+        self.device: torch.device = recorded.layers[0].keys.device
 
 
 def embedded_states(job: Job, runs: Sequence[int]) -> Tensor:

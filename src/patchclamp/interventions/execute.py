@@ -143,7 +143,7 @@ def _parts(
     if scheduled.plan.rung in ("wavefront", "layers"):
         for lines, groups in scheduled.batches:
             runs = [run for group in groups for run in group.runs]
-            parts.append((runs, partial(_wave, job, lines, groups, scheduled.head_rows, outcome, advance)))
+            parts.append((runs, partial(_wave, job, lines, groups, scheduled, outcome, advance)))
         return parts
     order = sorted(range(len(job.runs)), key=lambda run: (_shape(job, run), run))
     begin = 0
@@ -164,7 +164,7 @@ def _wave(
     job: Job,
     lines: tuple[int, ...],
     groups: list[Group],
-    head_rows: int,
+    scheduled: Schedule,
     outcome: Outcome,
     advance: Callable[[float], None],
 ) -> None:
@@ -172,14 +172,14 @@ def _wave(
         depth for group in groups for depth, step in enumerate(group.steps) if any(p[0] == CLEAN for p in step.parents)
     }
     cached = any(group.start for group in groups)
-    base = record_base(job, lines, sorted(forks), keep_cache=cached, narrow=_may_narrow(job, lines))
+    base = record_base(job, lines, sorted(forks), keep_cache=cached, narrow=may_narrow(job, lines))
     outcome.note_base(base)
-    walk = Walk.begin(job, base, groups)
+    walk = Walk.begin(job, base, groups, scheduled.waste)
     walk.through_layers(advance)
-    finish(walk, outcome.deliver, head_rows)
+    finish(walk, outcome.deliver, scheduled.head_rows)
 
 
-def _may_narrow(job: Job, lines: Sequence[int]) -> bool:
+def may_narrow(job: Job, lines: Sequence[int]) -> bool:
     """Whether unread positions can be kept out of the head: nothing that all cells share is edited there."""
     shared = (action.site.component for line in lines for action in job.lines[line].base)
     return job.model.narrows and not any(name in ("final_norm", "logits") for name in shared)
@@ -219,7 +219,7 @@ def _missing_baselines(job: Job, outcome: Outcome, lines: Iterable[int] | None =
     """Run the lines that no base run measured: those without runs, or on the lower rungs."""
     for number in dict.fromkeys(range(len(job.lines)) if lines is None else lines):
         if number not in outcome.baseline:
-            outcome.note_base(record_base(job, [number], [], keep_cache=False, narrow=_may_narrow(job, [number])))
+            outcome.note_base(record_base(job, [number], [], keep_cache=False, narrow=may_narrow(job, [number])))
 
 
 def _identity(job: Job, runs: Sequence[int], weights: str) -> str:

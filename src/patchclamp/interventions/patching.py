@@ -9,15 +9,17 @@ from torch import Tensor
 
 from patchclamp.core.errors import InputError, unknown
 from patchclamp.core.progress import Listener
+from patchclamp.interventions.base import record_base
 from patchclamp.interventions.edits import Edit, Patch
-from patchclamp.interventions.execute import execute
+from patchclamp.interventions.execute import Outcome, may_narrow
 from patchclamp.interventions.grid import BASELINE, REFERENCE, Grid
 from patchclamp.interventions.job import Job
-from patchclamp.interventions.plan import schedule
+from patchclamp.interventions.reads import Read, as_reads
 from patchclamp.interventions.sources import Source
 from patchclamp.interventions.sweep import Prepared, make_lines
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import OpenModel
+from patchclamp.models.sites import Site
 
 Align = Literal["equal", "left", "right", "ends"]
 _RULES = {
@@ -79,8 +81,15 @@ def patch(
     partner = counterparts(sources[0], targets[0], align) if sources[0].ids and targets[0].ids else None
     edit = Patch(Source(sources[0], tuple(source_edits), counterpart=partner))
     allowed = [set(partner)] if partner is not None else None
-    prepared = Prepared(model, targets, edit, sites=sites, at=at, read=read, base=base, allowed=allowed, **options)
-    reference = _reference(model, sources[0], prepared, source_edits)
+    reference: list[Tensor] = []
+
+    def record_and_read(model: OpenModel, source: Source, wanted: Sequence[Site]) -> dict[Site, list[Tensor]]:
+        reference[:], recorded = _read_source(model, sources[0], source, as_reads(read), wanted)
+        return recorded
+
+    prepared = Prepared(
+        model, targets, edit, sites=sites, at=at, read=read, base=base, allowed=allowed, recorder=record_and_read, **options
+    )  # fmt: skip
     grid = prepared.run(verify=verify, checkpoint=checkpoint, progress=progress)
     for (name, values), measured in zip(_baselines(grid), reference, strict=True):
         grid.dataset[f"{REFERENCE}{name}"] = (values.dims, measured.to(torch.float64).reshape(values.shape).numpy())
@@ -92,9 +101,12 @@ def _baselines(grid: Grid) -> list[tuple[str, Any]]:
     return [(name, grid.dataset[f"{BASELINE}{name}"]) for name in grid.reads]
 
 
-def _reference(model: OpenModel, source: Prompt, prepared: Prepared, edits: Sequence[Edit]) -> list[Tensor]:
-    """The reads of the source run itself, one tensor a read."""
-    lines = make_lines(model, [source], prepared.reads, edits)
-    job = Job(model, lines, [])
-    outcome, _ = execute(job, schedule(job, prepared.plan.budget, None), progress=False)
-    return outcome.baseline[0]
+def _read_source(
+    model: OpenModel, prompt: Prompt, source: Source, reads: Sequence[Read], sites: Sequence[Site]
+) -> tuple[list[Tensor], dict[Site, list[Tensor]]]:
+    """One pass over the source: its own value of each read, and its activations."""
+    job = Job(model, make_lines(model, [prompt], reads, source.edits), [])
+    base = record_base(job, [0], (), keep_cache=False, narrow=may_narrow(job, [0]), sites=sites)
+    outcome = Outcome(job, frozenset())
+    outcome.note_base(base)
+    return outcome.baseline[0], {site: [base.activations[site][0]] for site in sites}

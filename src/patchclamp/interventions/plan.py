@@ -8,6 +8,7 @@ from typing import Any
 from patchclamp.core.errors import BudgetError
 from patchclamp.interventions.cost import Costs, full_pass, group_flops, matmul_rate, parse_bytes
 from patchclamp.interventions.job import Job
+from patchclamp.interventions.packing import WASTE
 from patchclamp.interventions.trie import Group, depth_of, group_runs, split
 from patchclamp.models.guard import foreign_hooks
 
@@ -134,6 +135,8 @@ class Schedule:
     rows: int
     """For the other rungs: cells a forward pass."""
     head_rows: int
+    waste: float
+    """For the wavefront: see :func:`patchclamp.interventions.packing.lay_out`."""
 
 
 def schedule(job: Job, budget: int | str, max_tokens: int | None, rung: str | None = None) -> Schedule:
@@ -193,7 +196,7 @@ def schedule(job: Job, budget: int | str, max_tokens: int | None, rung: str | No
         chosen, reason, len(job.cells), len(job.runs), job.dead, job.repeated, len(groups), row_layers,
         len(job.cells) * len(costs.layer), flops, naive, memory, allowed, flops / rates / (0.6 if layerwise else 0.4),
     )  # fmt: skip
-    return Schedule(plan, batches, rows, head_rows)
+    return Schedule(plan, batches, rows, head_rows, WASTE if model.ladder.packs else 0.0)
 
 
 def _up(need: int) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from patchclamp.core.errors import EditError, InputError
 from patchclamp.core.progress import Listener
-from patchclamp.interventions.actions import place
+from patchclamp.interventions.actions import Recorder, place
 from patchclamp.interventions.axes import Axes, Point, points
 from patchclamp.interventions.cost import DEFAULT_BUDGET
 from patchclamp.interventions.edits import Edit
@@ -46,6 +46,7 @@ class Prepared:
         max_tokens: int | None = None,
         rung: str | None = None,
         allowed: Sequence[set[int]] | None = None,
+        recorder: Recorder = record_source,
     ) -> None:
         edits = [edit] if isinstance(edit, Edit) else list(edit)
         if not edits or not all(isinstance(item, Edit) for item in edits):
@@ -66,7 +67,7 @@ class Prepared:
             raise InputError("cumulative=True adds layer after layer, and these sites have no layers")
         _know_outputs(model, self.prompts[0])
         lines = make_lines(model, self.prompts, self.reads, self.base)
-        self.points: list[Point] = points(model, self.axes, self.edits, cumulative, record_source, allowed)
+        self.points: list[Point] = points(model, self.axes, self.edits, cumulative, recorder, allowed)
         if not self.points:
             raise InputError("this sweep has no cells")
         self.job = Job(model, lines, [Cell(point.prompt, point.actions) for point in self.points])

@@ -4,7 +4,8 @@ Every site of the architecture's table is looked at in one short forward pass; s
 small sweep is run on each rung of the ladder, so that the fast ways are used only where they were seen to be exact.
 """
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from patchclamp.core.errors import PatchclampError
 from patchclamp.interventions.actions import Action
-from patchclamp.interventions.base import prefix_is_supported
+from patchclamp.interventions.base import prefix_is_supported, record_base
 from patchclamp.interventions.execute import execute, run_rows
 from patchclamp.interventions.forward import Row, call, forward, logits_of
 from patchclamp.interventions.hooks import Port, Session, Tap, after_each_call
@@ -21,6 +22,7 @@ from patchclamp.interventions.job import Cell, Job, Line
 from patchclamp.interventions.operations import Add
 from patchclamp.interventions.plan import schedule
 from patchclamp.interventions.reads import Bound
+from patchclamp.interventions.wavefront import make_packer
 from patchclamp.models.components import COMPONENTS
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import Ladder, OpenModel
@@ -29,6 +31,7 @@ from patchclamp.models.sites import Site
 
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 PROBE_TOKENS = 8
+_FAILURES = (RuntimeError, TypeError, ValueError, AttributeError, IndexError, KeyError, PatchclampError)
 Key = tuple[str, int | None]
 
 
@@ -256,15 +259,32 @@ def _ladder(model: OpenModel, probe: Prompt) -> Ladder:
         reason = "a layer's state is not only keys and values" if model.causal else "every position sees every other"
     for rung in ("wavefront", "layers", "rows") if supported else ("layers", "rows"):
         try:
-            outcome, _ = execute(job, schedule(job, "4GB", None, rung=rung), verify=0, progress=False)
-        except (RuntimeError, TypeError, ValueError, AttributeError, IndexError, KeyError, PatchclampError) as error:
+            worst = _worst(job, slow, rung)
+        except _FAILURES as error:
             reason = f"the {rung} rung failed: {type(error).__name__}: {str(error).splitlines()[0][:120]}"
             continue
-        worst = max(_error(outcome.values[run][0], slow[run].cpu()) for run in range(len(job.runs)))
         if worst <= TOLERANCE.get(model.dtype, 1e-4):
-            return Ladder(rung, reason)
+            return Ladder(rung, reason, rung == "wavefront" and _packs(job, slow))
         reason = f"the {rung} rung missed one forward a cell by {worst:.1e} of the largest logit on this checkpoint"
     return Ladder("cell", reason)
+
+
+def _packs(job: Job, slow: Sequence[Tensor]) -> bool:
+    """Whether rows that share a row of a call do not see each other."""
+    base = record_base(job, [0], [], keep_cache=True, narrow=True)
+    try:
+        if make_packer(job.model, base, len(job.lines[0].prompt.ids)) is None:
+            return False
+        return _worst(job, slow, "wavefront", waste=math.inf) <= TOLERANCE.get(job.model.dtype, 1e-4)
+    except _FAILURES:
+        return False
+
+
+def _worst(job: Job, slow: Sequence[Tensor], rung: str, waste: float = 0.0) -> float:
+    """Largest difference of a rung's logits from one forward a cell, relative to the largest logit."""
+    scheduled = replace(schedule(job, "4GB", None, rung=rung), waste=waste)
+    outcome, _ = execute(job, scheduled, progress=False)
+    return max(_error(outcome.values[run][0], slow[run].cpu()) for run in range(len(job.runs)))
 
 
 def _probe_job(model: OpenModel, probe: Prompt) -> Job:

@@ -1,29 +1,32 @@
 """The wavefront: every run of a sweep walks the layers once, together, on the model's own modules.
 
-At each layer the live rows of all groups are run, group after group, so that a layer's weights are read from memory
-once. Rows are born at their first edit from the recorded clean state, positions before it exist only as recorded keys
+At each layer the live rows of all groups are run, small groups packed into one call, so that a layer's weights are read
+from memory once. Rows are born at their first edit from the recorded clean state, positions before it exist only as recorded keys
 and values, and only the positions that a read needs go through the head.
 """
 
+import inspect
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from patchclamp.core.errors import NotFiredError
-from patchclamp.interventions.actions import Action, Tally, instructions
+from patchclamp.interventions.actions import Action, Tally, from_position, instructions
 from patchclamp.interventions.base import Base, PrefixCache, embedded_states
 from patchclamp.interventions.forward import call, make_tap
 from patchclamp.interventions.hooks import Instruction, Port, Session, bypassed, ports_of
 from patchclamp.interventions.job import Job, index_like, layer_of
+from patchclamp.interventions.packing import ENOUGH, Layout, Packer, UnpackableError, lay_out, pack, unpack
 from patchclamp.interventions.trie import CLEAN, EMBEDDED, ROW, Group, Step
 from patchclamp.models.inputs import Batch
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.sites import Site
-from patchclamp.models.tensors import fetch, first_tensor, input_keys, replace_at
+from patchclamp.models.tensors import Keys, fetch, first_tensor, input_keys, replace_at
 
 
 @dataclass(eq=False)
@@ -47,18 +50,27 @@ class Walk:
     job: Job
     base: Base
     fronts: list[Front]
+    packer: Packer | None = None
+    waste: float = 0.0
+    """Tokens that a packed row may have for each token of the rows in it."""
 
     @classmethod
-    def begin(cls, job: Job, base: Base, groups: Sequence[Group]) -> "Walk":
-        """Prepare the layer calls of every group; those that start at the same position share them."""
-        captured: dict[tuple[int, int], tuple[list[Any], PrefixCache | None]] = {}
-        fronts = []
+    def begin(cls, job: Job, base: Base, groups: Sequence[Group], waste: float = 0.0) -> "Walk":
+        """Prepare the layer calls of every group; those that start at the same position share them.
+
+        Args:
+            job: The sweep.
+            base: The recorded run of the groups' lines, which have one length.
+            groups: What to run.
+            waste: See :func:`patchclamp.interventions.packing.lay_out`; 0 packs nothing.
+        """
+        captured: dict[int, tuple[list[Any], PrefixCache | None]] = {}
         for group in groups:
-            key = (group.start, group.length)
-            if key not in captured:
-                captured[key] = capture_calls(job.model, base, group)
-            fronts.append(Front(group, *captured[key]))
-        return cls(job, base, fronts)
+            if group.start not in captured:
+                captured[group.start] = capture_calls(job.model, base, group.start, group.length)
+        fronts = [Front(group, *captured[group.start]) for group in groups]
+        packer = make_packer(job.model, base, groups[0].length) if waste and len(captured) > 1 else None
+        return cls(job, base, fronts, packer, waste)
 
     @property
     def model(self) -> OpenModel:
@@ -81,19 +93,58 @@ class Walk:
                 session.watch(port)
             for depth in range(self.job.depth):
                 here = [site for site, layer in wanted.items() if layer == depth and site.component != "resid_post"]
+                layout = Layout((), (), ()) if here else self._layout(depth)
+                if layout.places:
+                    self._run_packed(session, layout, depth)
                 for front in self.fronts:
                     step = front.group.steps[depth]
-                    if step.rows:
+                    if step.rows and front.group.start not in layout.starts:
                         hidden = self.enter(front, depth)
                         session.rows, session.width = step.rows, front.group.width
                         session.instructions = self._instructions(step.inside, front.group)
                         session.taps = ports_of(
                             make_tap(self.model, site, self._keeper(front, step, site)) for site in here
                         )
-                        session.calls.clear()
-                        front.hidden = self._run_layer(front, step, depth, hidden)
-                        _check_fired(session)
-                        advance(step.rows)
+                        front.hidden = self._run_layer(session, front, step, depth, hidden)
+                    advance(step.rows)
+
+    def _layout(self, depth: int) -> Layout:
+        """Which groups are small enough to be packed at this layer."""
+        nothing = Layout((), (), ())
+        if self.packer is None:
+            return nothing
+        alone = Counter(front.group.start for front in self.fronts)
+        small = {
+            front.group.start: front.group.steps[depth].lines
+            for front in self.fronts
+            if alone[front.group.start] == 1 and 0 < front.group.steps[depth].rows * front.group.width < ENOUGH
+        }
+        layout = lay_out(self.packer.length, small, self.waste)
+        return layout if len(layout.places) > 1 else nothing
+
+    def _run_packed(self, session: Session, layout: Layout, depth: int) -> None:
+        """Run the groups of a layout through a layer in one call."""
+        assert self.packer is not None
+        length = self.packer.length
+        fronts = {front.group.start: front for front in self.fronts if front.group.start in layout.starts}
+        entered = {start: self.enter(front, depth) for start, front in fronts.items()}
+        rows: list[tuple[Action, ...]] = []
+        starts: list[int] = []
+        batch_rows: list[int] = []
+        for place in layout.places:
+            inside = fronts[place.start].group.steps[depth].inside[place.rows]
+            rows += [tuple(from_position(action, place.start) for action in own) for own in inside]
+            starts += [place.start - place.column] * len(inside)
+            batch_rows += range(place.packed.start, place.packed.stop)
+        session.rows, session.width, session.taps = len(layout.kinds), length, {}
+        session.instructions = instructions(
+            self.model.sites, rows, starts, length, self.model.device, Tally.empty(), batch_rows
+        )
+        args, kwargs = self.packer.call(depth, layout)
+        self._choose_lines(self.packer.cache, layout.lines)
+        after = unpack(layout, self._call_layer(session, depth, args, kwargs, pack(layout, entered, length)), length)
+        for start, front in fronts.items():
+            front.hidden = after[start]
 
     def enter(self, front: Front, depth: int) -> Tensor:
         """Hidden states of a step's rows on entry to its layer, with the edits of the stream between layers done."""
@@ -143,21 +194,31 @@ class Walk:
         starts = [group.start] * len(rows)
         return instructions(self.model.sites, rows, starts, group.width, self.model.device, Tally.empty())
 
-    def _run_layer(self, front: Front, step: Step, depth: int, hidden: Tensor) -> Tensor:
+    def _run_layer(self, session: Session, front: Front, step: Step, depth: int, hidden: Tensor) -> Tensor:
         """Call the layer on the rows, with the arguments that the model itself would give it."""
         args, kwargs = front.calls[depth]
         if front.cache is not None:
-            rows = [self.base.row(line) for line in step.lines]
-            front.cache.lines = None if len(self.base.lines) == 1 else index_like(rows, hidden.device)
+            self._choose_lines(front.cache, step.lines)
         repeated = self.model.sites.family.row_kwargs
         kwargs = {
             name: _repeat(v, step.rows) if name in repeated else _spread(v, step.rows) for name, v in kwargs.items()
         }
         args = tuple(_spread(value, step.rows) for value in args)
+        return self._call_layer(session, depth, args, kwargs, hidden)
+
+    def _choose_lines(self, cache: PrefixCache, lines: Sequence[int]) -> None:
+        rows = [self.base.row(line) for line in lines]
+        cache.lines = None if len(self.base.lines) == 1 else index_like(rows, self.model.device)
+
+    def _call_layer(
+        self, session: Session, depth: int, args: tuple[Any, ...], kwargs: dict[str, Any], hidden: Tensor
+    ) -> Tensor:
         keys = input_keys(args, kwargs)
         assert keys is not None
         args, kwargs = replace_at((args, kwargs), keys, hidden)
+        session.calls.clear()
         output = self.model.sites.modules[self.model.sites.layers[depth]](*args, **kwargs)
+        _check_fired(session)
         found: Tensor = fetch(output, first_tensor(output) or ())
         return found
 
@@ -180,18 +241,53 @@ class Walk:
         return front.seen[site]
 
 
-def capture_calls(model: OpenModel, base: Base, group: Group) -> tuple[list[Any], PrefixCache | None]:
-    """Let the model's own forward prepare each layer's call (masks, rotary tables) for the group's positions."""
+def capture_calls(
+    model: OpenModel, base: Base, start: int, length: int, cached: bool = False
+) -> tuple[list[Any], PrefixCache | None]:
+    """Let the model's own forward prepare each layer's call (masks, rotary tables) for positions from ``start`` on.
+
+    Args:
+        model: The model.
+        base: Whose keys and values stand before ``start``.
+        start: First position.
+        length: Of the prompt.
+        cached: Pass a cache even if it is empty.
+    """
     seen: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
-    cache = PrefixCache(base.cache, group.start) if group.start else None
+    cache = PrefixCache(base.cache, start) if start or cached else None
+    width = length - start
     layers = [model.sites.modules[path] for path in model.sites.layers]
-    ids = torch.zeros(1, group.width, dtype=torch.long, device=model.device)
+    ids = torch.zeros(1, width, dtype=torch.long, device=model.device)
     extra = {"past_key_values": cache, "use_cache": True} if cache is not None else None
     last = make_tap(model, Site("resid_post", len(layers) - 1), lambda _: None)
-    ending = Session(model.sites.modules, 1, group.width, taps=ports_of([last]), stop_early=True)
+    ending = Session(model.sites.modules, 1, width, taps=ports_of([last]), stop_early=True)
     with torch.no_grad(), bypassed(layers, model.arity, seen=seen), ending:
-        call(model, Batch((), {"input_ids": ids}, (group.width,)), extra)
+        call(model, Batch((), {"input_ids": ids}, (width,)), extra)
     return seen, cache
+
+
+def make_packer(model: OpenModel, base: Base, length: int) -> Packer | None:
+    """What packs this model's layer calls; None if some argument of a layer is not understood."""
+    calls, _ = capture_calls(model, base, 0, length, cached=True)
+    causal = torch.ones(1, 1, length, length, dtype=torch.bool, device=model.device).tril()
+    implicit = getattr(model.config, "_attn_implementation", None) == "sdpa"
+    keys = _mask_keys(model.sites.modules[model.sites.layers[0]], *calls[0])
+    packer = Packer(calls, PrefixCache(base.cache, length), length, causal if implicit else None, keys)
+    try:
+        for depth in range(len(calls)):
+            packer.call(depth, Layout((), (0,), (0,)))
+    except UnpackableError:
+        return None
+    return packer
+
+
+def _mask_keys(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Keys | None:
+    """Where a layer's call has its attention mask, which may be None."""
+    name = "attention_mask"
+    if name in kwargs:
+        return (1, name)
+    names = list(inspect.signature(layer.forward).parameters)
+    return (0, names.index(name)) if name in names[: len(args)] else None
 
 
 def _apply(todo: Sequence[Instruction], hidden: Tensor) -> Tensor:

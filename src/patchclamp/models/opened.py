@@ -203,7 +203,9 @@ class Ladder:
 
     ``rung`` is "wavefront" (layers below an edit and positions before it are shared), "layers" (layers only), "rows"
     (many cells in one forward) or "cell" (one forward a cell); ``reason`` says what stopped it from going higher.
+    On the wavefront, ``packs`` says whether short rows of different start positions may share a row of a call.
     """
 
     rung: str
     reason: str = ""
+    packs: bool = False

@@ -1,0 +1,192 @@
+"""Packing: short rows of different start positions share one call of a layer.
+
+A row that starts at position s of a prompt of T tokens is T - s tokens long. A row that starts at T - s fits behind it, so
+that the two are one row of T tokens whose attention mask keeps them apart; the prompt's recorded keys and values stand
+before both, and each sees those before its own start. One matrix product then does the work of many thin ones, which on
+every machine run at a fraction of its speed.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+from transformers.cache_utils import Cache
+
+from patchclamp.interventions.base import PrefixCache
+from patchclamp.models.tensors import Keys, fetch, input_keys, replace_at
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+ENOUGH = 256
+"""Tokens of a call from which matrix products run at full speed, so that packing gains nothing."""
+WASTE = 1.1
+"""How many tokens a packed row may have for each token of the rows in it."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where some rows of one start position lie in the packed call."""
+
+    start: int
+    rows: slice
+    """Of the start position's own rows."""
+    packed: slice
+    """The rows of the call that hold them."""
+    column: int
+    """Where they begin in those."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A packed call: which start positions each row holds, and the line it belongs to."""
+
+    places: tuple[Place, ...]
+    kinds: tuple[int, ...]
+    """For each row of the call the start position of its first part (0: the whole row)."""
+    lines: tuple[int, ...]
+
+    @property
+    def starts(self) -> set[int]:
+        """Start positions whose rows are in it."""
+        return {place.start for place in self.places}
+
+
+def lay_out(length: int, rows: Mapping[int, Sequence[int]], waste: float = WASTE) -> Layout:
+    """Pair start positions s and T - s.
+
+    Args:
+        length: T, positions of the prompt.
+        rows: Start position -> the line of each of its rows.
+        waste: Tokens allowed for each token in it; pairs that would need more are left out.
+    """
+    places: list[Place] = []
+    kinds: list[int] = []
+    lines: list[int] = []
+
+    def put(start: int, own: slice, at: int, column: int) -> None:
+        if own.stop > own.start:
+            places.append(Place(start, own, slice(at, at + own.stop - own.start), column))
+
+    for start in sorted(rows):
+        rest = length - start
+        own, at = rows[start], len(lines)
+        if start == 0:
+            put(0, slice(0, len(own)), at, 0)
+            kinds += [0] * len(own)
+            lines += own
+        elif start == rest:
+            half = (len(own) + 1) // 2
+            if list(own[half:]) != list(own[: len(own) - half]) or half * length > waste * len(own) * start:
+                continue
+            put(start, slice(0, half), at, 0)
+            put(start, slice(half, len(own)), at, rest)
+            kinds += [start] * half
+            lines += own[:half]
+        elif start < rest or rest not in rows:
+            long, short = (start, rest) if start < rest else (rest, start)
+            first, second = rows.get(long, ()), rows.get(short, ())
+            both, most = min(len(first), len(second)), max(len(first), len(second))
+            tokens = len(first) * (length - long) + len(second) * (length - short)
+            if list(first[:both]) != list(second[:both]) or most * length > waste * tokens:
+                continue
+            put(long, slice(0, len(first)), at, 0)
+            put(short, slice(0, len(second)), at, length - long)
+            kinds += [long] * most
+            lines += first if len(first) == most else second
+    return Layout(tuple(places), tuple(kinds), tuple(lines))
+
+
+class UnpackableError(Exception):
+    """A layer takes an argument of which it is not known how it depends on the position."""
+
+
+@dataclass(eq=False)
+class Packer:
+    """The layer calls of one base, turned into calls of packed rows."""
+
+    calls: Sequence[Call]
+    """As the model makes them for the whole prompt, behind an empty cache."""
+    cache: PrefixCache
+    """The whole prompt's keys and values."""
+    length: int
+    causal_mask: Tensor | None
+    """``[1, 1, T, T]``, for a call without a mask (if that means a causal one)."""
+    mask_keys: Keys | None
+    """Where a layer takes its mask, in ``(args, kwargs)``."""
+    _masks: dict[tuple[int, int], Tensor] = field(default_factory=dict)
+
+    def call(self, depth: int, layout: Layout) -> Call:
+        """A layer's arguments for a layout, but for the hidden states.
+
+        Raises:
+            UnpackableError: An argument's shape is none that is known.
+        """
+        used = sorted(set(layout.kinds))
+        index = torch.tensor([used.index(kind) for kind in layout.kinds], device=self.cache.device)
+        positions = torch.stack([self._positions(kind) for kind in used])[index]
+        masked = False
+
+        def packed(value: Any) -> Any:
+            nonlocal masked
+            if isinstance(value, Cache):
+                return self.cache
+            if not isinstance(value, Tensor) or value.ndim == 1:
+                return value
+            if value.ndim == 4 and value.shape[0] == 1 and value.shape[2:] == (self.length, self.length):
+                masked = True
+                return torch.stack([self._mask(value, kind) for kind in used])[index]
+            if value.shape[:2] == (1, self.length):
+                return value[0][positions]
+            raise UnpackableError(f"an argument of shape {tuple(value.shape)}")
+
+        args, kwargs = self.calls[depth]
+        keys = input_keys(args, kwargs)
+        assert keys is not None
+        args, kwargs = tree_map(packed, replace_at((args, kwargs), keys, torch.empty(0)))
+        if not masked:
+            if self.causal_mask is None or self.mask_keys is None or fetch((args, kwargs), self.mask_keys) is not None:
+                raise UnpackableError("a layer without an attention mask")
+            args, kwargs = replace_at((args, kwargs), self.mask_keys, packed(self.causal_mask))
+        return args, kwargs
+
+    def _positions(self, start: int) -> Tensor:
+        """Position in the prompt of each column of a row whose first part starts at ``start``."""
+        whole = torch.arange(self.length, device=self.cache.device)
+        return torch.cat([whole[start:], whole[self.length - start :]])
+
+    def _mask(self, mask: Tensor, start: int) -> Tensor:
+        """The prompt's mask for a packed row, ``[head, T, 2T]``: positions before each part's start, then its own."""
+        if (id(mask), start) not in self._masks:
+            self._masks[id(mask), start] = self._widened(mask, start)
+        return self._masks[id(mask), start]
+
+    def _widened(self, mask: Tensor, start: int) -> Tensor:
+        position = self._positions(start)
+        part = torch.arange(self.length, device=mask.device) >= self.length - start
+        begins = torch.where(part, self.length - start, start)
+        rows = mask[0][:, position]
+        before = torch.arange(self.length, device=mask.device) < begins.unsqueeze(1)
+        allowed = torch.cat([before, part.unsqueeze(1) == part], dim=1)
+        wide = torch.cat([rows, rows[:, :, position]], dim=2)
+        shut = False if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
+        return torch.where(allowed, wide, torch.full_like(wide, shut))
+
+
+def pack(layout: Layout, hidden: Mapping[int, Tensor], length: int) -> Tensor:
+    """Hidden states by start position, ``[row, T - s, d]``, as one ``[row, T, d]``."""
+    some = next(iter(hidden.values()))
+    packed = some.new_zeros(len(layout.kinds), length, some.shape[-1])
+    for place in layout.places:
+        packed[place.packed, place.column : place.column + length - place.start] = hidden[place.start][place.rows]
+    return packed
+
+
+def unpack(layout: Layout, packed: Tensor, length: int) -> dict[int, Tensor]:
+    """The inverse of :func:`pack`."""
+    found: dict[int, list[Tensor]] = {}
+    for place in layout.places:
+        part = packed[place.packed, place.column : place.column + length - place.start]
+        found.setdefault(place.start, []).append(part)
+    return {start: parts[0] if len(parts) == 1 else torch.cat(parts) for start, parts in found.items()}
