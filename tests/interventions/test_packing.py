@@ -107,16 +107,18 @@ def test_a_mask_that_lets_rows_see_each_other_is_caught(monkeypatch: pytest.Monk
 def test_an_argument_that_is_not_understood_is_not_packed() -> None:
     assert not pc.wrap(tiny.shared("bloom")).ladder.packs, "alibi biases have the keys' own shape"
     assert pc.wrap(tiny.shared("bloom")).ladder.rung == "wavefront"
-    assert pc.wrap(tiny.shared("gemma2")).ladder.packs, "a sliding window is a mask"
+    assert pc.wrap(tiny.shared("mistral")).ladder.packs, "a sliding window is a mask"
+    assert not pc.wrap(tiny.shared("gemma2")).ladder.packs, "its softmax in float32 depends on the number of keys"
+    assert pc.wrap(tiny.shared("gemma2", torch.float32)).ladder.packs, "which float32 does not promise"
 
 
 def test_large_groups_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     module = tiny.build("llama")
     model = pc.wrap(module)
     laid: list[Layout] = []
-    original = packing.lay_out
-    monkeypatch.setattr(wavefront, "lay_out", lambda *a: laid.append(original(*a)) or laid[-1])
-    monkeypatch.setattr(wavefront, "ENOUGH", 1)
+    original = packing.layout_at
+    monkeypatch.setattr(wavefront, "layout_at", lambda *a: laid.append(original(*a)) or laid[-1])
+    monkeypatch.setattr(packing, "ENOUGH", 1)
     model.sweep(PROMPTS, pc.Scale(2.0), sites="mlp_out", at="each", read=READ)
     assert laid
     assert not any(layout.places for layout in laid)

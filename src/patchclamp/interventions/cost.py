@@ -2,6 +2,7 @@
 
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from patchclamp.core.errors import InputError
+from patchclamp.interventions.packing import layout_at
 from patchclamp.interventions.trie import Group
 from patchclamp.models.opened import OpenModel
 
@@ -89,11 +91,15 @@ def full_pass(costs: Costs, length: int, logits: int) -> int:
     return sum(costs.layer) * length + len(costs.layer) * costs.attention * length**2 + costs.head * logits
 
 
-def group_flops(costs: Costs, group: Group, depth: int) -> int:
-    """FLOPs of a group's first ``depth`` layers."""
-    q = group.width
-    per_row = [flops * q + costs.attention * q * group.length for flops in costs.layer]
-    return sum(step.rows * flops for step, flops in zip(group.steps[:depth], per_row, strict=False))
+def wave_flops(costs: Costs, groups: Sequence[Group], depth: int, waste: float) -> int:
+    """FLOPs of the first ``depth`` layers of groups that run together, packed where they will be."""
+    length, total = groups[0].length, 0
+    for layer in range(depth):
+        layout = layout_at(layer, groups, waste)
+        calls = [(len(layout.kinds) * length, 2 * length)]
+        calls += [(g.steps[layer].rows * g.width, length) for g in groups if g.start not in layout.starts]
+        total += sum(tokens * (costs.layer[layer] + costs.attention * keys) for tokens, keys in calls)
+    return total
 
 
 @lru_cache(maxsize=8)

@@ -6,6 +6,7 @@ before both, and each sees those before its own start. One matrix product then d
 every machine run at a fraction of its speed.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,7 @@ from torch.utils._pytree import tree_map
 from transformers.cache_utils import Cache
 
 from patchclamp.interventions.base import PrefixCache
+from patchclamp.interventions.trie import Group
 from patchclamp.models.tensors import Keys, fetch, input_keys, replace_at
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
@@ -96,6 +98,21 @@ def lay_out(length: int, rows: Mapping[int, Sequence[int]], waste: float = WASTE
             kinds += [long] * most
             lines += first if len(first) == most else second
     return Layout(tuple(places), tuple(kinds), tuple(lines))
+
+
+NOTHING = Layout((), (), ())
+
+
+def layout_at(depth: int, groups: Sequence[Group], waste: float) -> Layout:
+    """Which groups of one prompt length are packed at a layer: those too small to keep the machine busy alone."""
+    alone = Counter(group.start for group in groups)
+    small = {
+        group.start: group.steps[depth].lines
+        for group in groups
+        if alone[group.start] == 1 and 0 < group.steps[depth].rows * group.width < ENOUGH
+    }
+    layout = lay_out(groups[0].length, small, waste) if waste and len(alone) > 1 else NOTHING
+    return layout if len(layout.places) > 1 else NOTHING
 
 
 class UnpackableError(Exception):

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from patchclamp.core.errors import BudgetError
-from patchclamp.interventions.cost import Costs, full_pass, group_flops, matmul_rate, parse_bytes
+from patchclamp.interventions.cost import Costs, full_pass, matmul_rate, parse_bytes, wave_flops
 from patchclamp.interventions.job import Job
 from patchclamp.interventions.packing import WASTE
 from patchclamp.interventions.trie import Group, depth_of, group_runs, split
@@ -155,6 +155,7 @@ def schedule(job: Job, budget: int | str, max_tokens: int | None, rung: str | No
     allowed = parse_bytes(budget)
     chosen, reason = (rung, "asked for") if rung else choose_rung(job)
     lengths = [job.lines[run.line].prompt.length or 1 for run in job.runs] or [1]
+    waste = WASTE if chosen == "wavefront" and model.ladder.packs else 0.0
     layerwise = chosen in ("wavefront", "layers")
     read = max((len(line.positions) for line in job.lines), default=1) or 1
     row_bytes = max(lengths) * (costs.token_bytes + costs.key_bytes)
@@ -175,7 +176,7 @@ def schedule(job: Job, budget: int | str, max_tokens: int | None, rung: str | No
     if layerwise:
         batches = _batches(job, chosen == "wavefront", tokens)
         groups = [group for _, members in batches for group in members]
-        flops = sum(group_flops(costs, group, job.depth) for group in groups)
+        flops = sum(wave_flops(costs, members, job.depth, waste) for _, members in batches)
         flops += costs.head * sum(len(job.lines[run.line].positions) for run in job.runs)
         flops += sum(full_pass(costs, line.prompt.length or 1, len(line.positions)) for line in job.lines)
         row_layers = sum(step.rows for group in groups for step in group.steps[: job.depth])
@@ -196,7 +197,7 @@ def schedule(job: Job, budget: int | str, max_tokens: int | None, rung: str | No
         chosen, reason, len(job.cells), len(job.runs), job.dead, job.repeated, len(groups), row_layers,
         len(job.cells) * len(costs.layer), flops, naive, memory, allowed, flops / rates / (0.6 if layerwise else 0.4),
     )  # fmt: skip
-    return Schedule(plan, batches, rows, head_rows, WASTE if model.ladder.packs else 0.0)
+    return Schedule(plan, batches, rows, head_rows, waste)
 
 
 def _up(need: int) -> str:

@@ -6,7 +6,6 @@ and values, and only the positions that a read needs go through the head.
 """
 
 import inspect
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,7 +20,7 @@ from patchclamp.interventions.base import Base, PrefixCache, embedded_states
 from patchclamp.interventions.forward import call, make_tap
 from patchclamp.interventions.hooks import Instruction, Port, Session, bypassed, ports_of
 from patchclamp.interventions.job import Job, index_like, layer_of
-from patchclamp.interventions.packing import ENOUGH, Layout, Packer, UnpackableError, lay_out, pack, unpack
+from patchclamp.interventions.packing import Layout, Packer, UnpackableError, layout_at, pack, unpack
 from patchclamp.interventions.trie import CLEAN, EMBEDDED, ROW, Group, Step
 from patchclamp.models.inputs import Batch
 from patchclamp.models.opened import OpenModel
@@ -88,12 +87,13 @@ class Walk:
         actions = (a for front in self.fronts for step in front.group.steps[:-1] for row in step.inside for a in row)
         ports = [sites.access(action.site).port for action in actions]
         ports += [sites.access(site).port for site in wanted if site.component != "resid_post"]
+        groups = [front.group for front in self.fronts]
         with torch.no_grad(), Session(sites.modules, 1, 1) as session:
             for port in dict.fromkeys(ports):
                 session.watch(port)
             for depth in range(self.job.depth):
                 here = [site for site, layer in wanted.items() if layer == depth and site.component != "resid_post"]
-                layout = Layout((), (), ()) if here else self._layout(depth)
+                layout = layout_at(depth, groups, self.waste if self.packer and not here else 0.0)
                 if layout.places:
                     self._run_packed(session, layout, depth)
                 for front in self.fronts:
@@ -107,20 +107,6 @@ class Walk:
                         )
                         front.hidden = self._run_layer(session, front, step, depth, hidden)
                     advance(step.rows)
-
-    def _layout(self, depth: int) -> Layout:
-        """Which groups are small enough to be packed at this layer."""
-        nothing = Layout((), (), ())
-        if self.packer is None:
-            return nothing
-        alone = Counter(front.group.start for front in self.fronts)
-        small = {
-            front.group.start: front.group.steps[depth].lines
-            for front in self.fronts
-            if alone[front.group.start] == 1 and 0 < front.group.steps[depth].rows * front.group.width < ENOUGH
-        }
-        layout = lay_out(self.packer.length, small, self.waste)
-        return layout if len(layout.places) > 1 else nothing
 
     def _run_packed(self, session: Session, layout: Layout, depth: int) -> None:
         """Run the groups of a layout through a layer in one call."""
