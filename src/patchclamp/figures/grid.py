@@ -18,6 +18,7 @@ Layers = Literal["down", "up", "right"]
 _ROW_FACETS = ("prompt", "site")
 _READ_DIMS = ("answer", "read_at", "top", "output")
 MOST_PANELS = 48
+_MARK = "#d62728"
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,12 +127,53 @@ def figure(
         axes = drawn.subplots(rows, columns, squeeze=False)
         for axis in axes.flat[len(cut) :]:
             axis.set_visible(False)
-        for axis, panel in zip(axes.flat, cut, strict=False):
-            if curve:
+        if curve:
+            for axis, panel in zip(axes.flat, cut, strict=False):
                 _curve(axis, panel, read or grid.reads[0])
-            else:
-                _heat(drawn, axis, panel, layers, low, high)
+            return drawn
+        images = [_heat(axis, panel, layers, low, high) for axis, panel in zip(axes.flat, cut, strict=False)]
+        _share_labels(axes, len(cut))
+        for column in range(columns):
+            _colour_bars(drawn, list(zip(axes.flat, cut, images, strict=False))[column::columns])
         return drawn
+
+
+def _share_labels(axes: Any, count: int) -> None:
+    """Tick labels only at the left and at the bottom, where all panels of a row or column have the same."""
+    rows, columns = axes.shape
+    shown = [(row, column) for row in range(rows) for column in range(columns) if row * columns + column < count]
+    ticks = {
+        place: [
+            [t.get_text() for t in labels()] for labels in (axes[place].get_xticklabels, axes[place].get_yticklabels)
+        ]
+        for place in shown
+    }
+    for row, column in shown:
+        below = (row + 1, column)
+        if below in ticks and ticks[below][0] == ticks[row, column][0]:
+            axes[row, column].tick_params(labelbottom=False)
+            axes[row, column].set_xlabel("")
+        if column and ticks[row, 0][1] == ticks[row, column][1]:
+            axes[row, column].tick_params(labelleft=False)
+            axes[row, column].set_ylabel("")
+
+
+def _colour_bars(drawn: Any, column: list[tuple[Any, Panel, Any]]) -> None:
+    """One colour bar for each range of a column of panels, with a mark at the baseline."""
+    ranges = list(dict.fromkeys((*image.get_clim(), panel.baseline) for _, panel, image in column))
+    for least, most, baseline in ranges:
+        own = [
+            (axis, image)
+            for axis, panel, image in column
+            if (*image.get_clim(), panel.baseline) == (least, most, baseline)
+        ]
+        bar = drawn.colorbar(own[0][1], ax=[axis for axis, _ in own], fraction=0.05, pad=0.02, aspect=24)
+        bar.outline.set_linewidth(0.4)
+        bar.ax.tick_params(length=2, width=0.4)
+        if baseline is not None and least <= baseline <= most:
+            bar.ax.axhline(baseline, color=_MARK, linewidth=1.4)
+            style = {"fontsize": 6, "color": _MARK, "ha": "left", "va": "top"}
+            bar.ax.text(0, -0.015, "— no edit", transform=bar.ax.transAxes, **style)
 
 
 def _columns(grid: "Grid", cut: list[Panel]) -> int:
@@ -146,7 +188,7 @@ def _size(panel: Panel, layers: Layers, curve: bool) -> tuple[float, float]:
     return float(np.clip(0.24 * wide + 0.9, 2.0, 7.5)), float(np.clip(0.115 * tall + 0.8, 1.6, 6.5))
 
 
-def _heat(drawn: Any, axis: Any, panel: Panel, layers: Layers, low: float | None, high: float | None) -> None:
+def _heat(axis: Any, panel: Panel, layers: Layers, low: float | None, high: float | None) -> Any:
     colours, least, most = panel.scale
     least, most = least if low is None else low, most if high is None else high
     values, y, x = panel.values, panel.y, panel.x
@@ -167,18 +209,13 @@ def _heat(drawn: Any, axis: Any, panel: Panel, layers: Layers, low: float | None
     axis.set_ylabel(y_name)
     axis.set_title(panel.title)
     axis.tick_params(length=2, width=0.5)
-    bar = drawn.colorbar(image, ax=axis, fraction=0.05, pad=0.02)
-    bar.outline.set_linewidth(0.4)
-    bar.ax.tick_params(length=2, width=0.4)
-    if panel.baseline is not None and least <= panel.baseline <= most:
-        bar.ax.axhline(panel.baseline, color="#d62728", linewidth=1.2)
-        bar.ax.set_title("– base", fontsize=6, color="#d62728", pad=3)
+    return image
 
 
 def _curve(axis: Any, panel: Panel, name: str) -> None:
     axis.plot(range(len(panel.x)), panel.values, marker="o", markersize=2.5, linewidth=1.2, color="#1f3b73")
     if panel.baseline is not None:
-        axis.axhline(panel.baseline, color="#d62728", linewidth=0.8, linestyle="--", label="baseline")
+        axis.axhline(panel.baseline, color=_MARK, linewidth=0.8, linestyle="--", label="no edit")
         axis.legend(frameon=False, fontsize=6)
     chosen = thin(panel.x, 16)
     axis.set_xticks([i for i, _ in chosen], [label for _, label in chosen])

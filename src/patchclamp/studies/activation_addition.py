@@ -34,7 +34,7 @@ class ActivationAddition:
     dose: pc.Grid
     """Probability of both answers against the coefficient, added up to each layer."""
     sweep: pc.Grid
-    """The systematic sweep: component by layer by position."""
+    """The systematic sweep: component by layer by position, with the smallest and the largest coefficient."""
     model: str
 
     def probability(self, answer: str, coefficient: float) -> float:
@@ -100,7 +100,10 @@ def study(model: pc.Model, out: str | Path | None = None) -> ActivationAddition:
     tables = {prompt: before_and_after(model, prompt, rome) for prompt in (BASE, OTHER)}
     add = pc.Add(rome)
     dose = model.sweep(BASE, add, sites="mlp_out", at="last", cumulative=True, over={"scale": DOSES}, read=read)
-    sweep = model.sweep(BASE, add, sites=["mlp_out", "attn_out"], at="each", cumulative=True, read=read, verify=5)
+    least_and_most = {"scale": (COEFFICIENTS[0], COEFFICIENTS[-1])}
+    sweep = model.sweep(
+        BASE, add, sites=["mlp_out", "attn_out"], at="each", cumulative=True, over=least_and_most, read=read, verify=5
+    )
     found = ActivationAddition(tables, dose, sweep, model.source.name or type(model.module).__name__)
     if out is not None:
         _save(found, Path(out))
