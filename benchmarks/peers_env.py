@@ -41,7 +41,7 @@ def version_of(module: str) -> str | None:
 def main() -> int:
     if not python().exists():
         venv.create(HOME, with_pip=True)
-    if not pip(*BASE) or not pip("--editable", str(ROOT)):
+    if not pip(*BASE) or not pip("--editable", f"{ROOT}[assets]"):
         print("torch, transformers or patchclamp could not be installed", file=sys.stderr)
         return 1
     for package in PEERS.values():
