@@ -1,6 +1,7 @@
 """Edits, positions and reads as a command line or a TOML file can say them."""
 
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -158,11 +159,7 @@ def over_of(items: list[str] | None) -> dict[str, list[Any]]:
 
 
 def _number(text: str) -> Any:
-    try:
-        return int(text)
-    except ValueError:
-        pass
-    try:
-        return float(text)
-    except ValueError:
-        return text
+    for kind in (int, float):
+        with suppress(ValueError):
+            return kind(text)
+    return text

@@ -1,5 +1,6 @@
 """Gates: tests of the activation that decide, per row and position, whether an edit acts there."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
@@ -16,12 +17,12 @@ Verdict = Bool[Tensor, "..."]
 
 
 @dataclass(frozen=True, eq=False)
-class Gate:
+class Gate(ABC):
     """Base of every gate; combine with ``&``, ``|`` and ``~``."""
 
+    @abstractmethod
     def __call__(self, x: Vectors) -> Verdict:
         """True where the edit acts."""
-        raise NotImplementedError
 
     @cached_property
     def key(self) -> str:

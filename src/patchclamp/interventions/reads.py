@@ -1,5 +1,6 @@
 """What is measured of a run: probabilities, logit differences, loss, divergence, ranks, activations, or any function."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -45,7 +46,7 @@ class Bound:
 
 
 @dataclass(frozen=True)
-class Read:
+class Read(ABC):
     """Base of every read. ``at`` says at which positions, as for edits."""
 
     @property
@@ -53,9 +54,9 @@ class Read:
         """Content digest."""
         return digest(repr(self))
 
+    @abstractmethod
     def bind(self, model: OpenModel, prompt: Prompt, index: int, count: int) -> list[Bound]:
         """The read on one prompt of ``count``."""
-        raise NotImplementedError
 
 
 def _answers(model: OpenModel, given: Any) -> tuple[list[int], tuple[str, ...]]:

@@ -1,5 +1,6 @@
 """Operations whose values come from elsewhere: another run, a mean over prompts, a keyed random stream."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -74,16 +75,16 @@ class Scene:
 
 
 @dataclass(frozen=True, eq=False)
-class Unbound(Operation):
+class Unbound(Operation, ABC):
     """An operation that becomes another one once its prompt, site and positions are known."""
 
     def needs(self) -> tuple[Source, ...]:
         """Runs that have to be recorded first."""
         return ()
 
+    @abstractmethod
     def bind(self, scene: Scene) -> Operation:
         """The operation with its values filled in."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, eq=False)
