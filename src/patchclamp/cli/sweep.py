@@ -89,8 +89,7 @@ def strongest(grid: "pc.Grid", most: int = 12) -> list[dict[str, Any]]:
     from patchclamp.reports.grid import strongest as furthest
 
     frame = furthest(grid, most)
-    kept = [c for c in frame.columns if c != "prompt" or frame["prompt"].nunique() > 1]
-    return [dict(zip(kept, row, strict=True)) for row in frame[kept].itertuples(index=False)]
+    return [dict(zip(frame.columns, row, strict=True)) for row in frame.itertuples(index=False)]
 
 
 def _summary(grid: "pc.Grid") -> dict[str, object]:

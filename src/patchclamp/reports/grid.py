@@ -43,4 +43,4 @@ def strongest(grid: "Grid", most: int = 20) -> pd.DataFrame:
     frame[name] = grid.dataset[name].to_dataframe().reset_index()[name].loc[frame.index]
     order = frame["difference"].abs().sort_values(ascending=False).index[:most]
     kept: pd.DataFrame = frame.loc[order]
-    return kept
+    return kept if kept["prompt"].nunique() > 1 else kept.drop(columns="prompt")

@@ -55,11 +55,26 @@ def heatmap(panel: Panel) -> Markup:
             )
         )
     size = (left + values.shape[1] * wide + 10, height + 12 + 6 * max((len(label) for label in panel.x), default=1))
-    key = Markup('<p class="key">{} to {}{}</p>').format(
-        f"{low:.3g}", f"{high:.3g}", "" if panel.baseline is None else f", baseline {panel.baseline:.4g}"
-    )
     return Markup('<div class="panel"><h3>{}</h3><svg width="{}" height="{}" role="img">{}{}</svg>{}</div>').format(
-        panel.title.replace("\\$", "$"), size[0], size[1], Markup("").join(cells), Markup("").join(ticks), key
+        panel.title.replace("\\$", "$"),
+        size[0],
+        size[1],
+        Markup("").join(cells),
+        Markup("").join(ticks),
+        _key(panel, colours),
+    )
+
+
+def _key(panel: Panel, colours: list[str]) -> Markup:
+    """The colour bar, with a mark at the value without the edit."""
+    _, low, high = panel.scale
+    bar = Markup('<i style="background: linear-gradient(to right, {})">{}</i>')
+    mark, said = Markup(""), ""
+    if panel.baseline is not None and np.isfinite(panel.baseline):
+        place = float(np.clip((panel.baseline - low) / (high - low or 1.0), 0, 1))
+        mark, said = Markup('<b style="left: {}%"></b>').format(round(100 * place, 1)), f"no edit: {panel.baseline:.4g}"
+    return Markup('<p class="key">{} {} {} <em>{}</em></p>').format(
+        f"{low:.3g}", bar.format(", ".join(colours[::7]), mark), f"{high:.3g}", said
     )
 
 
