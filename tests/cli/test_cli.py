@@ -232,6 +232,7 @@ def test_misuse_exits_with_2(capsys: pytest.CaptureFixture[str], arguments: list
         (["run", "{m}", "Once", "--op", "add", "--site", "mlp_out"], "needs a vector: --token ' Rome'"),
         (["run", "{m}", "Once", "--op", "mean", "--site", "mlp_out"], "--op mean needs --source"),
         (["run", "{m}", "Once", "--op", "zero", "--site", "mlpout"], "did you mean 'mlp_out'"),
+        (["run", "{m}", "Once", "--op", "zer"], "unknown --op 'zer'; did you mean 'zero'?"),
         (
             ["run", "{m}", "Once", "--op", "zero", "--site", "mlp_out", "--at", "99"],
             "position 99 is outside the prompt",

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -158,3 +159,33 @@ def test_classes_by_name_on_an_image_model() -> None:
     assert float(grid.baseline.sum()) < 1
     with pytest.raises(pc.InputError, match="did you mean 'class 3'"):
         model.sweep(x, pc.Zero(), sites="mlp_out", read=pc.Probability("klass 3"))
+
+
+def test_each_prompt_can_have_its_own_answers(llama: pc.Model) -> None:
+    prompts = tiny.ids(2, 6)
+    answers, others = pc.per_prompt([11, 12]), pc.per_prompt([21, 22])
+    options = {"sites": "mlp_out", "at": "last"}
+    both = llama.sweep(
+        prompts,
+        pc.Zero(),
+        read=[pc.LogitDifference(answers, others), pc.Probability(answers), pc.Rank(others)],
+        **options,
+    )
+    for i, (answer, other) in enumerate([(11, 21), (12, 22)]):
+        alone = llama.sweep(
+            prompts[i],
+            pc.Zero(),
+            read=[pc.LogitDifference(answer, other), pc.Probability(answer), pc.Rank(other)],
+            **options,
+        )
+        for name in ("logit_difference", "probability", "rank"):
+            assert both.data[name].isel(prompt=i).values == pytest.approx(
+                alone.data[name].isel(prompt=0).values, abs=1e-12
+            )
+    assert not np.allclose(both.data["probability"].isel(prompt=0), both.data["probability"].isel(prompt=1)), "control"
+    with pytest.raises(pc.InputError, match="pc.per_prompt has 3 answers for 2 prompts"):
+        llama.sweep(prompts, pc.Zero(), read=pc.Probability(pc.per_prompt([1, 2, 3])), **options)
+    with pytest.raises(pc.InputError, match=r"for other answers in each prompt: pc.per_prompt"):
+        llama.sweep(prompts, pc.Zero(), read=pc.Probability([[11], [12]]), **options)
+    with pytest.raises(pc.InputError, match="compares one token with one other"):
+        llama.sweep(prompts, pc.Zero(), read=pc.LogitDifference([11, 12], 3), **options)

@@ -1,6 +1,7 @@
 """The application: verbs, configuration files, exit codes."""
 
 import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,11 +9,12 @@ from typing import Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter
 from cyclopts.config import Toml
+from pydantic import ValidationError
 from rich.console import Console
 
 from patchclamp import __version__
 from patchclamp.cli import assets, generate, patch, repeat, run, sites, study, sweep, top
-from patchclamp.core.errors import InputError, PatchclampError
+from patchclamp.core.errors import InputError, PatchclampError, unknown
 
 OK, FAILED, MISUSED = 0, 1, 2
 
@@ -60,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         app.meta(arguments, exit_on_error=False, print_error=False)
     except CycloptsError as error:
-        return _complain(str(error), "usage", MISUSED, as_json)
+        return _complain(_said(error), "usage", MISUSED, as_json)
     except PatchclampError as error:
         return _complain(
             str(error), type(error).__name__, MISUSED if isinstance(error, InputError) else FAILED, as_json
@@ -68,6 +70,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _complain("interrupted", "KeyboardInterrupt", FAILED, as_json)
     return OK
+
+
+def _said(error: CycloptsError) -> str:
+    """The message of a misuse; that of pydantic, who checks edits, in our own form."""
+    cause = error.__cause__
+    if not isinstance(cause, ValidationError):
+        return str(error)
+    parts = []
+    for item in cause.errors():
+        name = "--" + ".".join(str(part) for part in item["loc"]).replace("_", "-")
+        choices = re.findall(r"'([^']+)'", str(item.get("ctx", {}).get("expected", "")))
+        given = item["input"]
+        parts.append(unknown(name, str(given), choices) if choices else f"{name}: {item['msg']}, got {given!r}")
+    return "; ".join(parts)
 
 
 def _complain(message: str, kind: str, code: int, as_json: bool) -> int:

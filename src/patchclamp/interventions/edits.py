@@ -85,6 +85,11 @@ class Edit:
         """Content digest: equal edits, equal keys."""
         return digest(self.operation.key, self.sites, repr(self.at), gate_key(self.where))
 
+    def __repr__(self) -> str:
+        given = [repr(self.site)] if self.site is not None else []
+        given += [f"at={self.at!r}"] + ([f"where={type(self.where).__name__}"] if self.where is not None else [])
+        return f"Edit({type(self.operation).__name__}, {', '.join(given)})"
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Edit) and self.key == other.key
 

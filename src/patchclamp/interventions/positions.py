@@ -38,9 +38,9 @@ def token(text: str, occurrence: int | None = None) -> Token:
     return Token(text, occurrence)
 
 
-def per_prompt(positions: Sequence[Any]) -> PerPrompt:
-    """One position, span or list for each prompt, in the order of the prompts."""
-    return PerPrompt(tuple(positions))
+def per_prompt(each: Sequence[Any]) -> PerPrompt:
+    """One position, span or list for each prompt, in the order of the prompts; in a read, one answer for each."""
+    return PerPrompt(tuple(each))
 
 
 def check(at: Any) -> None:
@@ -51,7 +51,8 @@ def check(at: Any) -> None:
     """
     if isinstance(at, str) and at not in WORDS:
         raise PositionError(
-            unknown("position", at, WORDS) + "; or an int, a slice, pc.token('...'), a list, pc.per_prompt([...])"
+            unknown("position", at, WORDS)
+            + f"; or an int, a slice, a string's tokens as pc.token({at!r}), a list, pc.per_prompt([...])"
         )
     if isinstance(at, list | tuple):
         if not at:

@@ -59,10 +59,20 @@ class Read(ABC):
         """The read on one prompt of ``count``."""
 
 
-def _answers(model: OpenModel, given: Any) -> tuple[list[int], tuple[str, ...]]:
+def _answers(model: OpenModel, given: Any, index: int, count: int) -> tuple[list[int], tuple[str, ...]]:
+    """Ids and labels of the tokens that a read wants of prompt number ``index``."""
+    if isinstance(given, positions.PerPrompt):
+        if len(given.each) != count:
+            raise InputError(f"pc.per_prompt has {len(given.each)} answers for {count} prompts")
+        ids, _ = _answers(model, given.each[index], index, count)
+        return ids, tuple(f"answer {number}" for number in range(len(ids)))
     wanted = [given] if isinstance(given, str | int) else list(given)
     if not wanted:
         raise InputError("a read needs at least one token")
+    if odd := next((item for item in wanted if not isinstance(item, str | int)), None):
+        raise InputError(
+            f"a read takes tokens as text or ids, got {odd!r}; for other answers in each prompt: pc.per_prompt([...])"
+        )
     ids = [model.output_id(item) for item in wanted]
     return ids, tuple(
         model.output_label(identity) if isinstance(item, int) else item
@@ -91,14 +101,14 @@ def in_blocks(function: Callable[[Tensor], Tensor], logits: LogitRows) -> Tensor
 
 @dataclass(frozen=True)
 class Probability(Read):
-    """Probability of each token."""
+    """Probability of each token: text or ids, or ``pc.per_prompt([...])`` of them."""
 
     tokens: Any
     at: Any = "last"
 
     @override
     def bind(self, model: OpenModel, prompt: Prompt, index: int, count: int) -> list[Bound]:
-        ids, names = _answers(model, self.tokens)
+        ids, names = _answers(model, self.tokens, index, count)
         where = _where(self.at, model, prompt, index, count)
 
         def compute(logits: Tensor, _: Tensor) -> Tensor:
@@ -109,7 +119,7 @@ class Probability(Read):
 
 @dataclass(frozen=True)
 class LogitDifference(Read):
-    """Logit of one token minus logit of another."""
+    """Logit of one token minus logit of another; each may be ``pc.per_prompt([...])``."""
 
     token: Any
     other: Any
@@ -117,13 +127,19 @@ class LogitDifference(Read):
 
     @override
     def bind(self, model: OpenModel, prompt: Prompt, index: int, count: int) -> list[Bound]:
-        (first, second), _ = _answers(model, [self.token, self.other])
+        first, second = (self._one(model, token, index, count) for token in (self.token, self.other))
         where = _where(self.at, model, prompt, index, count)
 
         def compute(logits: Tensor, _: Tensor) -> Tensor:
             return _squeeze(logits[..., first] - logits[..., second], where)
 
         return [Bound("logit_difference", where, _place_axis(where), compute)]
+
+    def _one(self, model: OpenModel, token: Any, index: int, count: int) -> int:
+        ids, _ = _answers(model, token, index, count)
+        if len(ids) != 1:
+            raise InputError(f"pc.LogitDifference compares one token with one other, got {token!r}; see pc.per_prompt")
+        return ids[0]
 
 
 @dataclass(frozen=True)
@@ -137,7 +153,7 @@ class Loss(Read):
     def bind(self, model: OpenModel, prompt: Prompt, index: int, count: int) -> list[Bound]:
         if self.token is not None:
             where = _where("last" if self.at is None else self.at, model, prompt, index, count)
-            ids, _ = _answers(model, self.token)
+            ids, _ = _answers(model, self.token, index, count)
             targets = ids * len(where) if len(ids) == 1 else ids
         else:
             if len(prompt.ids) < 2:
@@ -191,7 +207,7 @@ class Rank(Read):
 
     @override
     def bind(self, model: OpenModel, prompt: Prompt, index: int, count: int) -> list[Bound]:
-        ids, names = _answers(model, self.tokens)
+        ids, names = _answers(model, self.tokens, index, count)
         where = _where(self.at, model, prompt, index, count)
 
         def compute(logits: Tensor, _: Tensor) -> Tensor:
@@ -242,7 +258,7 @@ class Logits(Read):
         if self.tokens is None:
             axes = (*_place_axis(where), Axis("token_id", tuple(range(model.outputs))))
             return [Bound("logits", where, axes, lambda x, _: _squeeze(x, where))]
-        ids, names = _answers(model, self.tokens)
+        ids, names = _answers(model, self.tokens, index, count)
         axes = (*_place_axis(where), Axis("answer", names))
         return [Bound("logits", where, axes, lambda x, _: _squeeze(x[..., ids], where))]
 

@@ -94,6 +94,10 @@ class Activations(Result):
         shown = tuple(tuple(p.tokens[i] for i in w) if p.tokens else () for p, w in zip(prompts, kept, strict=True))
         return cls(shaped, dims, layers, tuple(p.name for p in prompts), kept, shown, record, tensors)
 
+    def __repr__(self) -> str:
+        held = (f"{name} [{', '.join(map(str, self.dims[name]))}] {tuple(v.shape)}" for name, v in self.values.items())
+        return "Activations: " + "; ".join(held)
+
     def __getitem__(self, name: str) -> Tensor:
         """The tensor of a recorded name, or of one site inside it (``acts["resid_post.7"]``)."""
         if name in self.values:

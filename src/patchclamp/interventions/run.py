@@ -45,6 +45,10 @@ class Run(Result):
     record: dict[str, Any] = field(default_factory=dict)
     tensors: dict[str, Tensor] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        recorded = "" if self.activations is None else f"; {self.activations!r}"
+        return f"Run of {len(self.prompts)} prompts: logits {tuple(self.logits.shape)}, fired {self.fired}{recorded}"
+
     def last_logits(self) -> Tensor:
         """Logits of the next token after each prompt, ``[prompt, vocabulary]``."""
         if self.logits.ndim == 2:
