@@ -49,7 +49,7 @@ def test_each_shape_gets_its_picture(grids: dict[str, pc.Grid], name: str, count
     assert len(cut) == count
     assert all((panel.y_name, panel.x_name) == (y, x) for panel in cut)
     drawn = grids[name].figure()
-    assert sum(axis.get_visible() and bool(axis.get_xlabel()) for axis in drawn.axes) == count
+    assert sum(axis.get_visible() and bool(axis.get_title()) for axis in drawn.axes) == count
 
 
 def test_panels_hold_the_results_numbers(grids: dict[str, pc.Grid]) -> None:
@@ -65,20 +65,30 @@ def test_panels_hold_the_results_numbers(grids: dict[str, pc.Grid]) -> None:
 
 def test_layers_run_down_unless_turned(grids: dict[str, pc.Grid]) -> None:
     grid = grids["layer by token"]
-    down, up, right = (grid.figure(layers=way).axes[0] for way in ("down", "up", "right"))
-    assert down.get_ylabel() == "layer"
-    assert down.yaxis_inverted()
-    assert not up.yaxis_inverted()
-    assert right.get_xlabel() == "layer"
+    down, up, right = (grid.figure(layers=way).axes[:4] for way in ("down", "up", "right"))
+    assert [axis.get_ylabel() for axis in down] == ["layer", "", "layer", ""], "labels at the left"
+    assert [axis.get_xlabel() for axis in right] == ["", "", "layer", "layer"], "and at the bottom"
+    assert down[0].yaxis_inverted()
+    assert not up[0].yaxis_inverted()
     with pytest.raises(pc.InputError, match="unknown orientation 'sideways'"):
         grid.figure(layers="sideways")
 
 
 def test_one_answer_has_one_scale_of_colours(grids: dict[str, pc.Grid]) -> None:
     """Panels of the same answer can be compared by eye: MLP and attention share their colours."""
-    images = [axis.images[0] for axis in grids["layer by token"].figure().axes if axis.images]
+    drawn = grids["layer by token"].figure()
+    assert len(drawn.axes) == 4 + 2, "one colour bar an answer"
+    images = [axis.images[0] for axis in drawn.axes if axis.images]
     assert images[0].get_clim() == images[2].get_clim()
     assert images[1].get_clim() == images[3].get_clim()
+
+
+def test_panels_of_different_prompts_keep_their_own_tokens(llama: pc.Model) -> None:
+    two = [*tiny.ids(1, 4), *tiny.ids(1, 6, seed=5)]
+    drawn = llama.sweep(two, pc.Scale(2.0), sites="mlp_out", at="each", read=[pc.KL()]).figure()
+    assert [bool(axis.get_ylabel()) for axis in drawn.axes[:2]] == [True, False]
+    tall = llama.sweep(two, pc.Scale(2.0), sites="mlp_out", at="each", read=pc.Probability([5, 9])).figure()
+    assert all(axis.get_xlabel() for axis in tall.axes[:4]), "no panel stands below another with its tokens"
 
 
 def test_an_unknown_read_and_too_many_panels_are_refused(grids: dict[str, pc.Grid], llama: pc.Model) -> None:
