@@ -112,7 +112,7 @@ def _stream_sites(model: OpenModel, sites: Any) -> list[Site]:
     found = dict.fromkeys(model.sites.expand(sites))
     for site in found:
         if site.component not in STREAM or site.unit is not None:
-            raise SiteError(unknown("site for a lens", site, STREAM) + "; a lens reads the whole residual stream")
+            raise SiteError(unknown("site for a lens", str(site), STREAM) + "; a lens reads the whole residual stream")
     if not found:
         raise InputError("no site to look at was given")
     return sorted(found, key=lambda site: site.sort_key)
