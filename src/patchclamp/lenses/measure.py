@@ -61,11 +61,11 @@ def _block(logits: Tensor, final: Final, targets: Tensor, k: int, rows: slice) -
     probabilities = logs.exp()
     found = {
         "log_probability": logs.gather(-1, index)[:, 0],
-        "rank": (logits > logits.gather(-1, index)).sum(-1).to(logits.dtype),
+        "rank": torch.gt(logits, logits.gather(-1, index), out=torch.empty_like(logits)).sum(-1),
         "entropy": -(probabilities * logs).sum(-1),
         "kl": final.mean_log[rows] - cross,
         "final_probability": probabilities.gather(-1, top_final)[:, 0],
-        "agreement": (logits.argmax(-1) == final.top[rows]).to(logits.dtype),
+        "agreement": (logits.gather(-1, top_final)[:, 0] == logits.amax(-1)).to(logits.dtype),
         "top_id": best,
         "top_probability": probabilities.gather(-1, best),
     }
