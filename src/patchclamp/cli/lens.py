@@ -75,6 +75,6 @@ def _table(found: "pc.Lens", metric: str) -> list[dict[str, Any]]:
     rows = []
     for row, tokens in found.top().iterrows():
         values = float(last[metric].values[list(last["site"].values).index(row)])
-        shown = {"site": row, "tokens": "  ".join(repr(token)[1:-1] for token in tokens)}
-        rows.append({**shown, metric: values} if np.isfinite(values) else shown)
+        shown = {"site": row, "tokens": "  ".join(map(repr, tokens))}
+        rows.append({**shown, metric: int(values) if metric == "rank" else values} if np.isfinite(values) else shown)
     return rows
