@@ -22,6 +22,10 @@ from patchclamp.interventions.plan import Plan
 from patchclamp.interventions.results import Activations
 from patchclamp.interventions.run import Run
 from patchclamp.interventions.verification import verify as _verify
+from patchclamp.lenses import contributions as _contributions
+from patchclamp.lenses import logit as _logit
+from patchclamp.lenses.contributions import Contributions
+from patchclamp.lenses.result import Lens
 from patchclamp.models import loading as _loading
 from patchclamp.models import weights as _weights
 from patchclamp.models.opened import OpenModel
@@ -219,6 +223,60 @@ class Model(OpenModel):
             base=base,
             **options,
         )
+
+    def lens(
+        self,
+        prompts: Any,
+        sites: Any = "resid_post",
+        at: Any = "all",
+        *,
+        k: int = 5,
+        targets: Any = "next",
+        chunk: int = _logit.CHUNK,
+        batch_tokens: int = _logit.BATCH_TOKENS,
+        progress: Show = None,
+    ) -> Lens:
+        """The logit lens: what each layer would predict if it were the last one (nostalgebraist 2020).
+
+        The model's own final norm and head are applied to the residual stream; logits are float32 also for a model in
+        half precision. It streams: logits of ``chunk`` rows are alive at once, and only numbers are kept of them.
+
+        Args:
+            prompts: As for :meth:`run`.
+            sites: ``resid_post``, ``resid_pre`` or ``resid_mid``, with layers or without, or a list of them.
+            at: Positions.
+            k: How many of the likeliest tokens to keep.
+            targets: ``"next"`` for the prompt's own next tokens; or a token (text or id), or a list with one a prompt.
+            chunk: Rows (positions times layers) that pass the head at once: the memory knob.
+            batch_tokens: Padded tokens a forward pass, whose states are held: the other one.
+            progress: True for a bar, a function for events.
+
+        Raises:
+            ModelError: The model has no final norm or head, or is an encoder.
+            InputError: A site, position, target or ``k`` does not fit; raised before any work.
+        """
+        return _logit.look(
+            self, prompts, sites, at, k=k, targets=targets, chunk=chunk, batch_tokens=batch_tokens, progress=progress
+        )
+
+    def contributions(self, prompt: Any, tokens: Any, at: Any = "last", *, heads: bool = False) -> Contributions:
+        """Direct logit attribution: what each component adds to the logit of each token (Elhage et al. 2021).
+
+        The residual stream is the sum of what the embedding, attention and MLP of each layer add; with the final norm's
+        scale frozen at its value, the logit is linear in it, so the parts sum to the logit. Where the model caps its
+        logits, they sum to the logit before the cap.
+
+        Args:
+            prompt: One prompt.
+            tokens: A token (text or id) or several.
+            at: Positions.
+            heads: Split attention into heads.
+
+        Raises:
+            ModelError: The logit is not such a sum in this model, or it is in half precision.
+            InputError: More than one prompt, or a token or position that does not fit.
+        """
+        return _contributions.contribute(self, prompt, tokens, at, heads=heads)
 
 
 def load(

@@ -15,7 +15,7 @@ def repeat(folder: str | Path, model: Model | None = None) -> Result:
     """Run again what a folder holds, with the model, prompts and parameters that it records.
 
     Args:
-        folder: A saved sweep, run, recording or generation.
+        folder: What ``Result.save`` wrote.
         model: The model to use; without it the recorded one is opened by name.
 
     Raises:
@@ -68,4 +68,19 @@ def _recording(model: Model, prompts: Any, said: dict[str, Any]) -> Result:
     return model.record(prompts, said["sites"], said["at"], edits=said["edits"])
 
 
-_MAKERS = {"grid": _sweep, "run": _run, "generation": _generation, "activations": _recording}
+def _lens(model: Model, prompts: Any, said: dict[str, Any]) -> Result:
+    return model.lens(prompts, said["sites"], said["at"], k=said["k"], targets=said["targets"])
+
+
+def _contributions(model: Model, prompts: Any, said: dict[str, Any]) -> Result:
+    return model.contributions(prompts, said["tokens"], said["at"], heads=said["heads"])
+
+
+_MAKERS = {
+    "grid": _sweep,
+    "run": _run,
+    "generation": _generation,
+    "activations": _recording,
+    "lens": _lens,
+    "contributions": _contributions,
+}

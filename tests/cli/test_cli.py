@@ -16,7 +16,7 @@ import patchclamp as pc
 from patchclamp.cli.app import main
 from tests import tiny
 
-VERBS = ["sites", "top", "run", "sweep", "patch", "generate", "repeat", "assets", "study"]
+VERBS = ["sites", "top", "run", "sweep", "patch", "lens", "generate", "repeat", "assets", "study"]
 PROMPT = "Once upon a time, there was a dog"
 
 
@@ -266,3 +266,16 @@ def test_the_console_script_starts_without_torch() -> None:
     script = "import sys; from patchclamp.cli.app import main; main(['--help']); print('torch' in sys.modules, 'pandas' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "False False"
+
+
+@pytest.mark.assets
+def test_lens(capsys: pytest.CaptureFixture[str], folder: str, tmp_path: Path) -> None:
+    found = as_json(capsys, "lens", folder, PROMPT, "--site", "resid_post.0-1", "--out", str(tmp_path / "lens"))
+    model = pc.load(folder, dtype="float32")
+    assert [row["rank"] for row in found["rows"] if row["rank"] is not None] == [
+        value for value in model.lens(PROMPT, "resid_post.0-1").frame()["rank"] if value == value
+    ]
+    assert isinstance(pc.open(tmp_path / "lens"), pc.Lens)
+    assert as_json(capsys, "repeat", str(tmp_path / "lens"))["same_numbers"] is True
+    assert "resid_mid.2" in call(capsys, "lens", folder, PROMPT, "--site", "resid_mid", "--metric", "kl")
+    assert "did you mean 'rank'" in call(capsys, "lens", folder, PROMPT, "--metric", "ranks", code=2)

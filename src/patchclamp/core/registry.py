@@ -22,6 +22,10 @@ KINDS: dict[str, Kind] = {
     "run": Kind("interventions.run:Run", "figures.run:figure", "reports.run:parts"),
     "activations": Kind("interventions.results:Activations", "figures.activations:figure", "reports.activations:parts"),
     "generation": Kind("interventions.generate:Generation", "figures.generation:figure", "reports.generation:parts"),
+    "lens": Kind("lenses.result:Lens", "figures.lens:figure", "reports.lens:parts"),
+    "contributions": Kind(
+        "lenses.contributions:Contributions", "figures.contributions:figure", "reports.contributions:parts"
+    ),
 }
 
 

@@ -47,7 +47,7 @@ def save(drawn: Any, path: Path, suffix: str) -> None:
 
 def visible(text: str, longest: int = 14) -> str:
     """A token as a tick label: spaces, line ends and mathematics shown, long ones cut."""
-    shown = text.replace("\n", "⏎").replace("\t", "⇥").replace("\r", "␍")
+    shown = text.replace("\n", "⏎").replace("\t", "⇥").replace("\r", "␍").replace("\u00a0", "␣")
     lead = len(shown) - len(shown.lstrip(" "))
     shown = "·" * lead + shown[lead:]
     shown = shown if len(shown) <= longest else shown[: longest - 1] + "…"

@@ -11,6 +11,7 @@ from torch import Tensor
 from patchclamp.core.errors import ModelError, NotFiredError, SiteError
 from patchclamp.interventions.actions import Action, Tally, instructions
 from patchclamp.interventions.hooks import Instruction, Port, Session, Tap, bypassed, ports_of
+from patchclamp.interventions.wide import WideLogits
 from patchclamp.models.inputs import Batch, Prompt
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.sitemap import columns_of
@@ -147,11 +148,24 @@ def _narrowed(
     return Forwarded(logits.reshape(len(rows), keep.shape[1], -1), done.tally, None)
 
 
-def through_head(model: OpenModel, states: Tensor, todo: dict[Port, list[Instruction]] | None = None) -> Tensor:
-    """The model's own code after its last layer, on states of single positions: ``[row, 1, d] -> [row, 1, vocabulary]``."""
+def through_head(
+    model: OpenModel, states: Tensor, todo: dict[Port, list[Instruction]] | None = None, *, wide: bool = False
+) -> Tensor:
+    """The model's own code after its last layer, on states of single positions: ``[row, 1, d] -> [row, 1, vocabulary]``.
+
+    Args:
+        model: The model.
+        states: What the last layer is to return.
+        todo: Edits in the head.
+        wide: Logits in float32 also where the weights are in half precision.
+    """
     layers = [model.sites.modules[path] for path in model.sites.layers]
     ids = torch.zeros(1, 1, dtype=torch.long, device=model.device)
-    with bypassed(layers, model.arity, inject=states), Session(model.sites.modules, len(states), 1, todo or {}):
+    with ExitStack() as stack:
+        stack.enter_context(bypassed(layers, model.arity, inject=states))
+        stack.enter_context(Session(model.sites.modules, len(states), 1, todo or {}))
+        if wide and model.dtype in (torch.bfloat16, torch.float16):
+            stack.enter_context(WideLogits(model.module.get_output_embeddings().weight))  # type: ignore[operator]
         output = call(model, Batch((), {"input_ids": ids}, (1,)))
     return logits_of(output)
 

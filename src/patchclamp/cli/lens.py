@@ -1,0 +1,80 @@
+"""``patchclamp lens MODEL PROMPT``: what each layer would predict."""
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import numpy as np
+from cyclopts import App, Parameter
+
+from patchclamp.cli.options import Json, Opening, Out
+from patchclamp.cli.output import keep, show
+from patchclamp.cli.specs import position
+from patchclamp.core.errors import InputError, unknown
+from patchclamp.lenses.result import METRICS
+
+if TYPE_CHECKING:
+    import patchclamp as pc
+
+command = App(name="lens", help="What each layer would predict if it were the last one (logit lens).")
+
+
+@command.default
+def lens(
+    model: str,
+    prompt: str,
+    *,
+    site: Annotated[list[str] | None, Parameter(negative="")] = None,
+    at: str = "all",
+    k: Annotated[int, Parameter(name=["-k", "--k"])] = 5,
+    target: str = "next",
+    metric: str = "final_probability",
+    layers: Literal["down", "up", "right"] = "down",
+    out: Out = None,
+    opening: Opening = Opening(),  # noqa: B008
+    as_json: Json = False,
+) -> None:
+    """Look at every layer through the model's own head.
+
+    Args:
+        model: Catalogue name, Hugging Face id or folder.
+        prompt: The text.
+        site: Where; resid_post by default, resid_mid.0-5 for some layers.
+        at: Positions.
+        k: How many of the likeliest tokens to keep.
+        target: The token whose probability, rank and surprisal are kept; next is the prompt's own next token.
+        metric: What the table and the figure's colours show, as rank, kl or entropy.
+        layers: How the figure turns.
+        out: Folder to save everything in.
+        opening: How to open the model.
+        as_json: Print JSON.
+    """
+    if metric not in METRICS:
+        raise InputError(unknown("metric", metric, METRICS))
+    sites = site or ["resid_post"]
+    found = opening.load(model).lens(prompt, sites, position(at), k=k, targets=target)
+    value = {"prompt": prompt, "rows": _rows(found.frame())}
+    title = f"{METRICS[metric]}; the likeliest tokens after {str(found.data['token'].values[0, -1])!r}"
+    show(value, as_json=as_json, table=_table(found, metric), title=title)
+    said = {
+        "model": model, "prompt": prompt, "site": sites, "at": at, "k": k, "target": target, "metric": metric, "layers": layers,
+    }  # fmt: skip
+    keep(found, out, "lens", {**said, **opening.as_config()}, metric=metric, layers=layers)
+
+
+def _rows(frame: Any) -> list[dict[str, Any]]:
+    """The frame as plain JSON, in which a missing number is null."""
+    rows: list[dict[str, Any]] = frame.to_dict("records")
+    return [
+        {name: None if isinstance(item, float) and not np.isfinite(item) else item for name, item in row.items()}
+        for row in rows
+    ]
+
+
+def _table(found: "pc.Lens", metric: str) -> list[dict[str, Any]]:
+    """The last position that was looked at, a row a layer; the metric is left out where it has no target."""
+    last = found.data.isel(prompt=0, position=-1)
+    rows = []
+    for row, tokens in found.top().iterrows():
+        values = float(last[metric].values[list(last["site"].values).index(row)])
+        shown = {"site": row, "tokens": "  ".join(map(repr, tokens))}
+        rows.append({**shown, metric: int(values) if metric == "rank" else values} if np.isfinite(values) else shown)
+    return rows

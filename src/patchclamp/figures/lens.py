@@ -1,0 +1,224 @@
+"""The field's picture of a lens: layers against tokens, each cell with the layer's own top token; or curves over layers."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from patchclamp.core.errors import InputError, unknown
+from patchclamp.figures.grid import Layers
+from patchclamp.figures.style import SEQUENTIAL, styled, thin, visible
+from patchclamp.lenses.result import METRICS
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from matplotlib.figure import Figure
+
+    from patchclamp.lenses.result import Lens
+
+MOST_TEXTS = 1500
+_LONGEST = 8
+_CLIP = {"log_probability": (-20.0, 0.0), "surprisal": (0.0, 20.0), "kl": (0.0, 20.0)}
+"""Nats at which colours end: a few early cells would otherwise take the whole scale."""
+_UNIT = ("final_probability", "probability", "agreement")
+_REVERSED = ("rank", "surprisal", "entropy", "kl")
+"""Where less is closer to the answer: bright stays near it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """One prompt's heat map: layers down, tokens across."""
+
+    values: Any
+    """``[layer, position]``, as they are; NaN where a position has no target."""
+    texts: Any
+    """Each cell's own top token, as the model has it."""
+    hits: Any
+    """Whether it is the target."""
+    layers: tuple[str, ...]
+    tokens: tuple[str, ...]
+    targets: tuple[str, ...]
+    low: float
+    high: float
+    colours: str
+    log: bool
+    label: str
+
+    def shade(self) -> Any:
+        """Where each value lies on the colour scale, from 0 to 1."""
+        scale = np.log10 if self.log else np.asarray
+        low, high, values = scale(self.low), scale(self.high), scale(np.maximum(self.values, self.low))
+        return np.clip((values - low) / ((high - low) or 1.0), 0, 1)
+
+
+def picture(lens: "Lens", metric: str = "final_probability", prompt: int = 0) -> Picture:
+    """Cut one prompt out of a lens, without padding.
+
+    Raises:
+        InputError: There is no such metric or prompt.
+    """
+    if metric not in METRICS:
+        raise InputError(unknown("metric", metric, METRICS))
+    if not -lens.data.sizes["prompt"] <= prompt < lens.data.sizes["prompt"]:
+        raise InputError(f"prompt number {prompt} is outside 0..{lens.data.sizes['prompt'] - 1}")
+    one = lens.data.isel(prompt=prompt)
+    one = one.isel(position=np.flatnonzero(one["at"].values >= 0))
+    log = metric == "rank"
+    values = one[metric].values.astype(float) + log  # ranks count from 0, logarithms do not
+    low, high, said = _range(metric, values)
+    return Picture(
+        values, one["top_token"].isel(top=0).values, one["top_id"].isel(top=0).values == one["target_id"].values,
+        _names(one), tuple(one["token"].values), tuple(one["target"].values), low, high,
+        SEQUENTIAL + "_r" * (metric in _REVERSED), log, METRICS[metric] + said,
+    )  # fmt: skip
+
+
+def _range(metric: str, values: Any) -> tuple[float, float, str]:
+    if metric in _UNIT:
+        return 0.0, 1.0, ""
+    finite = values[np.isfinite(values)]
+    most = float(finite.max()) if finite.size else 1.0
+    if metric == "rank":
+        return 1.0, max(most, 2.0), ", from 1"
+    if metric not in _CLIP:
+        return 0.0, most or 1.0, ""
+    low, high = _CLIP[metric]
+    beyond = finite.size and (finite.min() < low or most > high)
+    return low, high, ", colours end at 20" if beyond else ""
+
+
+def _names(one: "xr.Dataset") -> tuple[str, ...]:
+    components = {str(site).split(".")[0] for site in one["site"].values}
+    if len(components) == 1:
+        return tuple(str(layer) for layer in one["layer"].values)
+    return tuple(str(site).removeprefix("resid_") for site in one["site"].values)
+
+
+def figure(
+    lens: "Lens",
+    *,
+    metric: str = "final_probability",
+    prompt: int | None = None,
+    layers: Layers = "down",
+    style: Literal["cells", "curves"] | None = None,
+) -> "Figure":
+    """Draw a lens.
+
+    Args:
+        lens: The result.
+        metric: What the colour (or the curve) shows.
+        prompt: Which prompt; the first, for cells.
+        layers: Layer 0 at the top (``"down"``), at the bottom (``"up"``), or at the left (``"right"``).
+        style: ``"cells"``: one prompt, the top token in every cell, bold with a frame where it is the target.
+            ``"curves"``: mean over all positions and prompts (or those of ``prompt``) by layer, with its 95 % interval. By
+            default cells for one prompt, curves for several.
+    """
+    if layers not in ("down", "up", "right"):
+        raise InputError(unknown("orientation", layers, ("down", "up", "right")))
+    if style not in (None, "cells", "curves"):
+        raise InputError(unknown("style", style, ("cells", "curves")))
+    if metric not in METRICS:
+        raise InputError(unknown("metric", metric, METRICS))
+    chosen = style or ("cells" if prompt is not None or lens.data.sizes["prompt"] == 1 else "curves")
+    return _curves(lens, metric, prompt) if chosen == "curves" else _cells(picture(lens, metric, prompt or 0), layers)
+
+
+def _cells(shown: Picture, layers: Layers) -> "Figure":
+    from matplotlib.colors import LogNorm, Normalize
+
+    turned = layers == "right"
+    values = shown.values.T if turned else shown.values
+    rows, columns = values.shape
+    with styled() as make:
+        size = (float(np.clip(0.56 * columns + 1.6, 3.0, 24.0)), float(np.clip(0.17 * rows + 1.2, 2.2, 18.0)))
+        drawn: Figure = make(figsize=size, layout="constrained")
+        axis = drawn.subplots()
+        norm = (LogNorm if shown.log else Normalize)(shown.low, shown.high)
+        image = axis.imshow(
+            values,
+            cmap=shown.colours,
+            norm=norm,
+            aspect="auto",
+            origin="lower" if layers == "up" else "upper",
+            interpolation="nearest",
+        )
+        axis.set_facecolor("0.85")
+        if values.size <= MOST_TEXTS:
+            _write(axis, shown, turned)
+        tokens = thin([visible(token) for token in shown.tokens], 60)
+        targets = thin([visible(target) if target else "?" for target in shown.targets], 60)
+        names = thin(shown.layers, 40)
+        own, other = (axis.set_yticks, axis.set_xticks) if turned else (axis.set_xticks, axis.set_yticks)
+        own([i for i, _ in tokens], [text for _, text in tokens])
+        other([i for i, _ in names], [text for _, text in names])
+        second = axis.secondary_yaxis("right") if turned else axis.secondary_xaxis("top")
+        (second.set_yticks if turned else second.set_xticks)([i for i, _ in targets], [text for _, text in targets])
+        (second.set_ylabel if turned else second.set_xlabel)("target")
+        for each in (axis, second):
+            each.tick_params(length=2, width=0.5)
+            if not turned:
+                each.tick_params(axis="x", rotation=90 if columns > 1 and max(map(len, shown.tokens)) > 5 else 0)
+        axis.set_xlabel("layer" if turned else "token")
+        axis.set_ylabel("token" if turned else "layer")
+        drawn.colorbar(image, ax=axis, fraction=0.05, pad=0.02, aspect=24, label=shown.label).outline.set_linewidth(0.4)
+        return drawn
+
+
+def _write(axis: Any, shown: Picture, turned: bool) -> None:
+    import matplotlib as mpl
+
+    colours = mpl.colormaps[shown.colours](np.nan_to_num(shown.shade(), nan=0.5))
+    for row, column in np.ndindex(*shown.values.shape):
+        light = float(colours[row, column, :3] @ (0.2126, 0.7152, 0.0722))
+        missing = not np.isfinite(shown.values[row, column])
+        ink = "0.2" if missing else "black" if light > 0.45 else "white"
+        place = (row, column) if turned else (column, row)
+        hit = bool(shown.hits[row, column])
+        text = visible(str(shown.texts[row, column]), _LONGEST)
+        frame = {"boxstyle": "square,pad=0.12", "fill": False, "edgecolor": ink, "linewidth": 0.6} if hit else None
+        axis.text(
+            *place, text, ha="center", va="center", fontsize=5.5, color=ink, bbox=frame,
+            fontweight="bold" if hit else "normal", clip_on=True,
+        )  # fmt: skip
+
+
+def curves(lens: "Lens", metric: str, prompt: int | None = None) -> tuple[Any, Any]:
+    """Mean over positions by layer, then over prompts, and half its 95 % interval, ``[layer]`` each.
+
+    Positions of one prompt are not independent, so with several prompts the interval is that of the prompts' means; with
+    one it is that of its positions.
+    """
+    values = lens.data[metric].transpose("prompt", "layer", "position").values.astype(float)
+    if prompt is not None:
+        values = values[[prompt]]
+    known = np.isfinite(values)
+    counts = known.sum(2)
+    with np.errstate(invalid="ignore"):
+        means = np.where(known, values, 0).sum(2) / np.where(counts, counts, np.nan)
+    samples = means if len(values) > 1 else values[0].T
+    samples = samples[np.isfinite(samples).all(1)]
+    if not len(samples):
+        raise InputError(f"no position has a {metric!r}: there is no target")
+    spread = samples.std(0, ddof=1) / np.sqrt(len(samples)) if len(samples) > 1 else np.full(samples.shape[1], np.nan)
+    return samples.mean(0), 1.96 * spread
+
+
+def _curves(lens: "Lens", metric: str, prompt: int | None) -> "Figure":
+    mean, half = curves(lens, metric, prompt)
+    with styled() as make:
+        drawn: Figure = make(figsize=(4.2, 2.6), layout="constrained")
+        axis = drawn.subplots()
+        rows = range(len(mean))
+        axis.plot(rows, mean, marker="o", markersize=2.5, linewidth=1.2, color="#1f3b73", label="mean")
+        axis.fill_between(
+            rows, mean - half, mean + half, color="#1f3b73", alpha=0.2, linewidth=0, label="95 % interval"
+        )
+        names = thin(_names(lens.data), 16)
+        axis.set_xticks([i for i, _ in names], [text for _, text in names])
+        axis.set_xlabel("layer")
+        axis.set_ylabel(METRICS[metric])
+        if metric == "rank":
+            axis.set_yscale("symlog", linthresh=1)
+        axis.legend(frameon=False, fontsize=6)
+        axis.spines[["top", "right"]].set_visible(False)
+        return drawn

@@ -1,0 +1,240 @@
+"""Direct logit attribution: what every component adds to a logit (Elhage et al. 2021)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from patchclamp.core.errors import InputError, ModelError
+from patchclamp.core.result import Result, Saved
+from patchclamp.interventions import positions
+from patchclamp.interventions.forward import Row, forward
+from patchclamp.interventions.results import evidence
+from patchclamp.lenses.frozen import Frozen
+from patchclamp.lenses.logit import LogitLens
+from patchclamp.models.inputs import Prompt
+from patchclamp.models.opened import OpenModel
+from patchclamp.models.sites import Site
+from patchclamp.models.weights import weight
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
+
+
+@dataclass(eq=False)
+class Contributions(Result):
+    """What each component adds to the logit of each token.
+
+    ``data`` is a DataArray with dims ``position, component, answer``; its components are ``embed`` (what enters layer 0),
+    ``attn_out.0``, ``mlp_out.0``, ..., and ``bias`` (of the final norm and the unembedding). With ``heads`` attention is
+    ``attn_out.0.h0``, ... and ``attn_out.0.bias``. Summed over ``component`` they are ``logit``.
+    """
+
+    kind: ClassVar[str] = "contributions"
+    dataset: "xr.Dataset"
+    record: dict[str, Any] = field(default_factory=dict)
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def data(self) -> "xr.DataArray":
+        """The contributions, in units of the logits."""
+        return self.dataset["contribution"]
+
+    @property
+    def logit(self) -> "xr.DataArray":
+        """The logits that the contributions sum to, ``[position, answer]``; before the cap where the model caps them."""
+        return self.dataset["logit"]
+
+    def difference(self, token: str | int, other: str | int) -> "xr.DataArray":
+        """Contributions to the logit of one of the tokens minus that of another, ``[position, component]``.
+
+        Raises:
+            InputError: They are not both among the tokens asked for.
+        """
+        known = [str(name) for name in self.data["answer"].values]
+        missing = [name for name in (str(token), str(other)) if name not in known]
+        if missing:
+            raise InputError(f"{missing[0]!r} is not among the tokens asked for: {known}")
+        found: xr.DataArray = self.data.sel(answer=str(token), drop=True) - self.data.sel(answer=str(other), drop=True)
+        return found
+
+    def _dataset(self) -> "xr.Dataset":
+        return self.dataset
+
+    @classmethod
+    def _from_saved(cls, saved: Saved) -> Self:
+        return cls(saved.dataset, saved.record, saved.tensors)
+
+    def __repr__(self) -> str:
+        return "Contributions: " + ", ".join(f"{dim} {size}" for dim, size in self.data.sizes.items())
+
+
+def contribute(model: OpenModel, inputs: Any, tokens: Any, at: Any = "last", *, heads: bool = False) -> Contributions:
+    """Attribute logits to components; see :meth:`patchclamp.Model.contributions`."""
+    lens = LogitLens(model)
+    _check(model)
+    prompts = model.prompts(inputs)
+    if len(prompts) != 1:
+        raise InputError(f"contributions are those of one prompt; {len(prompts)} were given")
+    wanted = [tokens] if isinstance(tokens, str | int) else list(tokens)
+    if not wanted:
+        raise InputError("contributions need at least one token")
+    ids = [model.output_id(token) for token in wanted]
+    positions.check(at)
+    where = positions.resolve(at, prompts[0], 0, 1, model.tokenizer) or ()
+    sites = _sites(model, heads)
+    states = _states(model, prompts[0], where, sites)
+    parts = _split(model, states, heads)
+    unembedding, offset = _unembedding(model, ids)
+    last = states[Site("resid_post", model.sites.n_layers - 1)]
+    scale, capped = _scale(lens, last)
+    names = [*parts, "bias"]
+    values = torch.empty(len(where), len(names), len(ids), dtype=torch.float64)
+    for place, state in enumerate(last):
+        frozen = Frozen.of(model.sites.modules[model.sites.access(Site("final_norm")).module], state)
+        stacked = torch.stack([part[place] for part in parts.values()])
+        values[place, :-1] = scale * (frozen.linear(stacked) @ unembedding).cpu()
+        values[place, -1] = scale * (frozen.bias @ unembedding + offset).cpu()
+    logit = scale * _uncapped(model, last)[:, ids].cpu()
+    _check_sum(model, values.sum(1), logit)
+    said = evidence(model, prompts, tokens=wanted, at=at, heads=heads)
+    said[0]["capped"] = capped
+    return Contributions(_labelled(model, prompts[0], where, names, ids, values, logit), *said)
+
+
+def _check(model: OpenModel) -> None:
+    if model.dtype not in TOLERANCE:
+        raise ModelError(
+            f"contributions need a model in float32 or float64, and this one is in {str(model.dtype).removeprefix('torch.')}: "
+            "its sum of components is rounded by as much as they add; load it with dtype='float32'"
+        )
+    if model.sites.family.residual == "post_norm":
+        raise ModelError(
+            f"this {model.sites.family.name} model normalises the stream itself after each sublayer, so what a component "
+            "adds does not reach the final norm as it is, and a logit is no sum of contributions"
+        )
+
+
+def _sites(model: OpenModel, heads: bool) -> list[Site]:
+    names = ["attn_out", "mlp_out", *(["z"] if heads else [])]
+    every = [Site(name, layer) for layer in range(model.sites.n_layers) for name in names]
+    return model.sites.expand([Site("resid_pre", 0), *every, Site("resid_post", model.sites.n_layers - 1)])
+
+
+def _states(model: OpenModel, prompt: Prompt, where: Sequence[int], sites: Sequence[Site]) -> dict[Site, Tensor]:
+    """Activations at the chosen positions, ``[position, d]`` a site."""
+    states: dict[Site, Tensor] = {}
+
+    def sink(site: Site) -> Any:
+        return lambda value: states.update({site: value[0, list(where)]})
+
+    forward(model, [Row(prompt)], taps={site: sink(site) for site in sites}, logits=False)
+    return states
+
+
+def _split(model: OpenModel, states: dict[Site, Tensor], heads: bool) -> dict[str, Tensor]:
+    """What every component adds to the stream, ``[position, d]`` each, in float64."""
+    parts = {"embed": states[Site("resid_pre", 0)].double()}
+    for layer in range(model.sites.n_layers):
+        attention = states[Site("attn_out", layer)].double()
+        if heads:
+            parts |= _by_head(model, states[Site("z", layer)].double(), attention, layer)
+        else:
+            parts[f"attn_out.{layer}"] = attention
+        parts[f"mlp_out.{layer}"] = states[Site("mlp_out", layer)].double()
+    return parts
+
+
+def _by_head(model: OpenModel, z: Tensor, attention: Tensor, layer: int) -> dict[str, Tensor]:
+    """What every head adds: its ``z`` times its rows of the output projection (times the family's multiplier)."""
+    access = model.sites.access(Site("z", layer))
+    factor = model.sites.access(Site("attn_out", layer)).factor
+    with torch.no_grad():
+        matrix = weight(model, f"attn_out.{layer}").double() * factor
+        given = getattr(model.sites.modules[access.module], "bias", None)
+        bias = torch.zeros_like(attention[0]) if given is None else given.double() * factor
+    count = access.units or 1
+    added = torch.einsum("phd,hdm->hpm", z.unflatten(-1, (count, -1)), matrix.unflatten(0, (count, -1)))
+    error = (added.sum(0) + bias - attention).abs().max() / attention.abs().max().clamp(min=1e-30)
+    if not error <= TOLERANCE[model.dtype]:
+        raise ModelError(
+            f"the heads of layer {layer} of this {model.sites.family.name} model do not sum to attn_out: something (a norm) "
+            "acts on attention's output after its projection, so heads=True does not apply"
+        )
+    found = {f"attn_out.{layer}.h{head}": added[head] for head in range(count)}
+    return found if given is None else {**found, f"attn_out.{layer}.bias": bias.expand_as(attention)}
+
+
+def _unembedding(model: OpenModel, ids: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Columns ``[d, token]`` of the unembedding, and its bias ``[token]``, in float64."""
+    bias = getattr(model.module.get_output_embeddings(), "bias", None)  # type: ignore[operator]
+    columns = weight(model, "logits").detach()[:, list(ids)].double()
+    return columns, torch.zeros_like(columns[0]) if bias is None else bias.detach()[list(ids)].double()
+
+
+def _uncapped(model: OpenModel, states: Tensor) -> Tensor:
+    """Final norm and unembedding alone, ``[position, vocabulary]``: logits before any scale or cap."""
+    with torch.no_grad():
+        normed = model.sites.modules[model.sites.access(Site("final_norm")).module](states.unsqueeze(1))
+        logits: Tensor = model.module.get_output_embeddings()(normed)[:, 0]  # type: ignore[operator]
+    return logits.double()
+
+
+def _scale(lens: LogitLens, states: Tensor) -> tuple[float, bool]:
+    """By what the model's own head multiplies the unembedding's product, and whether it caps the logits instead."""
+    plain, own = _uncapped(lens.model, states).flatten(), lens.logits(states).double().flatten()
+    scale = float((plain @ own) / (plain @ plain))
+    if (own - scale * plain).abs().max() <= TOLERANCE[lens.model.dtype] * own.abs().max():
+        exact = abs(scale - 1.0) <= TOLERANCE[lens.model.dtype]
+        return (1.0 if exact else scale), False
+    cap = getattr(lens.model.config, "final_logit_softcapping", None)
+    if cap:
+        return 1.0, True
+    raise ModelError(
+        f"the head of {type(lens.model.module).__name__} does more than final norm, unembedding and a scale, so a logit "
+        "is no sum of contributions"
+    )
+
+
+def _check_sum(model: OpenModel, total: Tensor, logit: Tensor) -> None:
+    error = float((total - logit).abs().max() / logit.abs().max().clamp(min=1.0))
+    if not error <= 10 * TOLERANCE[model.dtype]:
+        raise ModelError(
+            f"the contributions miss the logit by {error:.1e} of it: this {model.sites.family.name} model adds something to "
+            "the stream that has no site"
+        )
+
+
+def _labelled(
+    model: OpenModel,
+    prompt: Prompt,
+    where: Sequence[int],
+    names: Sequence[str],
+    ids: Sequence[int],
+    values: Tensor,
+    logit: Tensor,
+) -> "xr.Dataset":
+    import xarray as xr
+
+    def text(items: Sequence[str]) -> Any:
+        return np.array(items, dtype=object)
+
+    layers = [int(name.split(".")[1]) if "." in name else -1 for name in names]
+    return xr.Dataset(
+        {
+            "contribution": (("position", "component", "answer"), values.numpy()),
+            "logit": (("position", "answer"), logit.numpy()),
+        },
+        {
+            "position": np.array(where),
+            "token": ("position", text([prompt.tokens[i] for i in where])),
+            "component": text(names),
+            "layer": ("component", np.array(layers)),
+            "answer": text([model.output_label(i) for i in ids]),
+        },
+    )

@@ -1,0 +1,175 @@
+"""The logit lens: the model's own head, applied to the residual stream of every layer (nostalgebraist 2020)."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from patchclamp.core.errors import InputError, ModelError, SiteError, unknown
+from patchclamp.core.progress import Listener, task
+from patchclamp.interventions import positions
+from patchclamp.interventions.forward import Row, forward, through_head
+from patchclamp.interventions.record import batches
+from patchclamp.interventions.results import evidence
+from patchclamp.lenses.measure import Final, measure
+from patchclamp.lenses.result import Lens, Table
+from patchclamp.models.inputs import Prompt
+from patchclamp.models.opened import OpenModel
+from patchclamp.models.sites import Site
+
+STREAM = ("resid_pre", "resid_mid", "resid_post")
+CHUNK = 32
+BATCH_TOKENS = 512
+_ROW_MULTIPLE = 8  # matrix products of so many rows give every row the same bits, however many rows there are
+
+
+@dataclass(frozen=True, eq=False)
+class LogitLens:
+    """Final norm and unembedding, soft-capping and scale included: the model's own code after its last layer.
+
+    Logits are float32 also for a model in half precision (float64 stays float64).
+
+    Raises:
+        ModelError: The model has no final norm or no head that works position by position, or is an encoder.
+    """
+
+    model: OpenModel
+
+    def __post_init__(self) -> None:
+        self.model.look()
+        refusal = _refusal(self.model)
+        if refusal:
+            raise ModelError(f"the logit lens does not apply to {type(self.model.module).__name__}: {refusal}")
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Logits of hidden states, ``[row, d] -> [row, vocabulary]``."""
+        short = -len(states) % _ROW_MULTIPLE
+        padded = torch.cat([states, states[-1:].expand(short, -1)]) if short else states
+        with torch.no_grad():
+            return through_head(self.model, padded.unsqueeze(1), wide=True)[: len(states), 0]
+
+
+def _refusal(model: OpenModel) -> str:
+    if not model.sites.layers:
+        return "it is a plain module, without layers or an unembedding that patchclamp knows"
+    if not model.takes_tokens or ("logits", None) in model.sites.refused:
+        return model.sites.refused.get(("logits", None), "its output is not a prediction of tokens")
+    if not model.causal:
+        return (
+            "it is an encoder: each position sees the whole text, its token included, and predicts no next token, so "
+            "there is nothing for early layers to converge to"
+        )
+    if ("final_norm", None) in model.sites.refused or ("final_norm", None) not in model.sites.accesses:
+        why = model.sites.refused.get(("final_norm", None), "none is known in this architecture")
+        return f"it has no final norm ({why}), and states of early layers cannot be read without one"
+    if not model.narrows:
+        return "its head was not seen to work position by position"
+    return ""
+
+
+def look(
+    model: OpenModel,
+    inputs: Any,
+    sites: Any = "resid_post",
+    at: Any = "all",
+    *,
+    k: int = 5,
+    targets: Any = "next",
+    chunk: int = CHUNK,
+    batch_tokens: int = BATCH_TOKENS,
+    progress: bool | Listener | None = None,
+) -> Lens:
+    """Look at the layers through the logit lens; see :meth:`patchclamp.Model.lens`."""
+    lens = LogitLens(model)
+    rows = _stream_sites(model, sites)
+    positions.check(at)
+    if chunk < 1:
+        raise InputError(f"chunk={chunk}: at least one row must pass the head at once")
+    if not 1 <= k <= model.outputs:
+        raise InputError(f"k={k} is outside 1..{model.outputs}, the size of the vocabulary")
+    prompts = model.prompts(inputs)
+    where = [positions.resolve(at, p, i, len(prompts), model.tokenizer) or () for i, p in enumerate(prompts)]
+    wanted = _targets(model, prompts, where, targets)
+    table = Table.empty(rows, where, k, torch.float64 if model.dtype == torch.float64 else torch.float32)
+    with task("lens", sum(map(len, where)), "positions", show=progress) as bar:
+        for members in batches(prompts, batch_tokens, model.causal):
+            states = _states(model, rows, prompts, where, members)
+            places = [(i, j) for i in members for j in range(len(where[i]))]
+            ids = torch.tensor([wanted[i][j] for i, j in places], device=model.device)
+            for part in _chunks(len(places), chunk):
+                for row, found in _through(lens, states, ids, part, k, max(1, chunk // (part.stop - part.start))):
+                    table.put(row, places[part], found)
+                bar.advance(part.stop - part.start)
+    table.check()
+    said = evidence(model, prompts, sites=[str(site) for site in rows], at=at, k=k, targets=targets)
+    return Lens.build(model, prompts, table, wanted, *said)
+
+
+def _stream_sites(model: OpenModel, sites: Any) -> list[Site]:
+    """The rows of the lens, in the order of the forward pass."""
+    found = dict.fromkeys(model.sites.expand(sites))
+    for site in found:
+        if site.component not in STREAM or site.unit is not None:
+            raise SiteError(unknown("site for a lens", str(site), STREAM) + "; a lens reads the whole residual stream")
+    if not found:
+        raise InputError("no site to look at was given")
+    return sorted(found, key=lambda site: site.sort_key)
+
+
+def _targets(
+    model: OpenModel, prompts: Sequence[Prompt], where: Sequence[tuple[int, ...]], targets: Any
+) -> list[list[int]]:
+    """The target of every position of every prompt; -1 where there is none."""
+    if isinstance(targets, str) and targets == "next":
+        return [
+            [prompt.ids[i + 1] if i + 1 < len(prompt.ids) else -1 for i in at]
+            for prompt, at in zip(prompts, where, strict=True)
+        ]
+    given = [targets] * len(prompts) if isinstance(targets, str | int) else list(targets)
+    if len(given) != len(prompts):
+        raise InputError(f"{len(given)} targets for {len(prompts)} prompts; give one, or one a prompt, or 'next'")
+    return [[model.output_id(target)] * len(at) for target, at in zip(given, where, strict=True)]
+
+
+def _states(
+    model: OpenModel,
+    rows: Sequence[Site],
+    prompts: Sequence[Prompt],
+    where: Sequence[tuple[int, ...]],
+    members: Sequence[int],
+) -> dict[Site, Tensor]:
+    """The residual stream at the chosen positions of some prompts, ``[row, d]`` a site; the last one always."""
+    last = Site("resid_post", model.sites.n_layers - 1)
+    batch = torch.tensor([place for place, i in enumerate(members) for _ in where[i]], device=model.device)
+    position = torch.tensor([p for i in members for p in where[i]], device=model.device)
+    states: dict[Site, Tensor] = {}
+
+    def sink(site: Site) -> Any:
+        return lambda value: states.update({site: value[batch, position]})
+
+    taps = {site: sink(site) for site in dict.fromkeys([*rows, last])}
+    forward(model, [Row(prompts[i]) for i in members], taps=taps, logits=False)
+    return states
+
+
+def _chunks(count: int, size: int) -> Iterator[slice]:
+    for start in range(0, count, size):
+        yield slice(start, min(start + size, count))
+
+
+def _through(
+    lens: LogitLens, states: dict[Site, Tensor], targets: Tensor, part: slice, k: int, together: int
+) -> Iterator[tuple[Site, dict[str, Tensor]]]:
+    """Every layer's metrics at a chunk of positions; ``together`` layers pass the head at once."""
+    sites = list(states)
+    last = sites.pop(sites.index(Site("resid_post", lens.model.sites.n_layers - 1)))
+    logits = lens.logits(states[last][part])
+    final = Final.of(logits)
+    yield last, measure(logits, final, targets[part], k)
+    del logits
+    for group in _chunks(len(sites), together):
+        stacked = torch.cat([states[site][part] for site in sites[group]])
+        for site, own in zip(sites[group], lens.logits(stacked).chunk(len(sites[group])), strict=True):
+            yield site, measure(own, final, targets[part], k)
