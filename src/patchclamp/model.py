@@ -25,6 +25,10 @@ from patchclamp.interventions.verification import verify as _verify
 from patchclamp.models import loading as _loading
 from patchclamp.models import weights as _weights
 from patchclamp.models.opened import OpenModel
+from patchclamp.tracing import causal as _causal
+from patchclamp.tracing.causal import Window
+from patchclamp.tracing.setting import Std
+from patchclamp.tracing.trace import Trace
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -219,6 +223,55 @@ class Model(OpenModel):
             base=base,
             **options,
         )
+
+    def causal_trace(
+        self,
+        prompt: Any,
+        subject: Any,
+        answer: str | int | None = None,
+        *,
+        sites: Any = "resid_post",
+        window: Window = None,
+        samples: int = 10,
+        noise: float = 3.0,
+        std: Std = None,
+        seed: int = 0,
+        read: Any = None,
+        method: Literal["exact", "gradient"] = "exact",
+        integrate: int = 0,
+        check: int = 20,
+        **options: Any,
+    ) -> Trace:
+        """Causal tracing: corrupt the subject, set one state back to the clean run's, and see how much of the answer returns.
+
+        Source: Meng et al. 2022 (ROME), arXiv 2202.05262, section 2.1.
+
+        Args:
+            prompt: One prompt.
+            subject: Its subject as text (or any position): the tokens whose embeddings get noise.
+            answer: One token; the clean run's likeliest by default. Its probability and log-odds are read.
+            sites: What is restored, a cell a site, layer and position: ``["resid_post", "mlp_out", "attn_out"]``.
+            window: Layers restored together, centred on the cell's: one number, or one a site. By default 10 for
+                ``mlp_out`` and ``attn_out`` (from 5 below to 4 above, as in ROME), else 1.
+            samples: How often noise is drawn; each sample has the same noise in all its cells.
+            noise: Its size, in ``std``.
+            std: The standard deviation that noise is measured by: a number, or texts over whose tokens' embedding entries
+                it is taken (ROME: the subjects of all known facts); by default over the subject's own tokens.
+            seed: Of the noise.
+            read: Something else to measure than the answer: one number a run.
+            method: ``"gradient"`` estimates all cells from one backward pass a read, with the error measured.
+            integrate: For the estimate: average the gradient over so many points between the two runs.
+            check: For the estimate: random cells that are run exactly.
+            **options: ``budget``, ``max_tokens``, ``verify``, ``checkpoint``, ``progress``, as for :meth:`sweep`.
+
+        Raises:
+            PositionError: The subject is not in the prompt, or not on token borders; the message shows the tokens.
+            InputError: The answer is not one token, there are no samples, or the model reads both ways.
+        """
+        return _causal.causal_trace(
+            self, prompt, subject, answer, sites=sites, window=window, samples=samples, noise=noise, std=std, seed=seed,
+            read=read, method=method, integrate=integrate, check=check, **options,
+        )  # fmt: skip
 
 
 def load(

@@ -22,6 +22,7 @@ KINDS: dict[str, Kind] = {
     "run": Kind("interventions.run:Run", "figures.run:figure", "reports.run:parts"),
     "activations": Kind("interventions.results:Activations", "figures.activations:figure", "reports.activations:parts"),
     "generation": Kind("interventions.generate:Generation", "figures.generation:figure", "reports.generation:parts"),
+    "trace": Kind("tracing.trace:Trace", "figures.trace:figure", "reports.trace:parts"),
 }
 
 

@@ -84,7 +84,7 @@ def patch(
     reference: list[Tensor] = []
 
     def record_and_read(model: OpenModel, source: Source, wanted: Sequence[Site]) -> dict[Site, list[Tensor]]:
-        reference[:], recorded = _read_source(model, sources[0], source, as_reads(read), wanted)
+        reference[:], recorded = read_source(model, sources[0], source, as_reads(read), wanted)
         return recorded
 
     prepared = Prepared(
@@ -101,7 +101,7 @@ def _baselines(grid: Grid) -> list[tuple[str, Any]]:
     return [(name, grid.dataset[f"{BASELINE}{name}"]) for name in grid.reads]
 
 
-def _read_source(
+def read_source(
     model: OpenModel, prompt: Prompt, source: Source, reads: Sequence[Read], sites: Sequence[Site]
 ) -> tuple[list[Tensor], dict[Site, list[Tensor]]]:
     """One pass over the source: its own value of each read, and its activations."""
