@@ -60,6 +60,8 @@ from .model import load as load
 from .model import wrap as wrap
 from .repeating import repeat as repeat
 from .reports.composed import report as report
+from .tracing.attribution import Attribution as Attribution
+from .tracing.neurons import Neurons as Neurons
 from .tracing.trace import Trace as Trace
 
 __version__: str

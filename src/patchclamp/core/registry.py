@@ -23,6 +23,8 @@ KINDS: dict[str, Kind] = {
     "activations": Kind("interventions.results:Activations", "figures.activations:figure", "reports.activations:parts"),
     "generation": Kind("interventions.generate:Generation", "figures.generation:figure", "reports.generation:parts"),
     "trace": Kind("tracing.trace:Trace", "figures.trace:figure", "reports.trace:parts"),
+    "attribution": Kind("tracing.attribution:Attribution", "figures.grid:figure", "reports.attribution:parts"),
+    "neurons": Kind("tracing.neurons:Neurons", "figures.neurons:figure", "reports.neurons:parts"),
 }
 
 

@@ -28,6 +28,9 @@ from patchclamp.models.opened import OpenModel
 from patchclamp.models.sitemap import columns_of
 from patchclamp.models.sites import Site
 
+MOST_NUMBERS = 64
+"""Backward passes that one read may take."""
+
 
 @dataclass(frozen=True, eq=False)
 class Probe(Operation):
@@ -57,8 +60,8 @@ class Slopes:
     """One ``[row, ...]`` a read."""
     states: dict[Site, Tensor]
     """``[row, position, d]``."""
-    gradients: list[dict[Site, Tensor]]
-    """The same shapes, for each read."""
+    gradients: list[list[dict[Site, Tensor]]]
+    """The same shapes, for each number of each read."""
 
 
 def slopes(model: OpenModel, lines: Sequence[Line], sites: Sequence[Site]) -> Slopes:
@@ -75,31 +78,37 @@ def slopes(model: OpenModel, lines: Sequence[Line], sites: Sequence[Site]) -> Sl
     for bound in lines[0].reads:
         if bound.site is not None or bound.needs_baseline:
             raise InputError(f"{bound.name} has no gradient to estimate with; read a probability or a logit difference")
-    length = len(lines[0].prompt.ids)
+    length = lines[0].prompt.length
     probes = {site: Probe() for site in sites}
-    own = tuple(
-        Action(site, tuple(range(length)), probe, None, 1 + i) for i, (site, probe) in enumerate(probes.items())
-    )
+    everywhere = None if length is None else tuple(range(length))
+    first = max((action.edit for line in lines for action in line.base), default=-1) + 1
+    own = tuple(Action(site, everywhere, probe, None, first + i) for i, (site, probe) in enumerate(probes.items()))
     rows = [Row(line.prompt, (*line.base, *own)) for line in lines]
     where = list(lines[0].positions)
-    keep = torch.tensor([where] * len(rows), device=model.device) if model.narrows and not _in_head(sites) else None
+    narrow = model.narrows and not _in_head(lines, sites)
+    keep = torch.tensor([where] * len(rows), device=model.device) if narrow else None
     with torch.enable_grad():
         logits = forward(model, rows, keep=keep, grad=True).logits
         assert logits is not None
-        values = lines[0].measure(logits if keep is not None else logits[:, where], None, {})
+        whole = logits if logits.ndim > 2 else logits.unsqueeze(1)
+        values = lines[0].measure(whole if narrow else whole[:, where], None, {})
     zeros = [probe.zeros[0] for probe in probes.values()]
-    found: list[dict[Site, Tensor]] = []
+    found: list[list[dict[Site, Tensor]]] = []
     for bound, value in zip(lines[0].reads, values, strict=True):
         if not value.requires_grad:
             raise InputError(f"the read {bound.name!r} has no gradient; read a probability or a logit difference")
-        got = torch.autograd.grad(value.sum(), zeros, retain_graph=len(found) + 1 < len(values), allow_unused=True)
-        found.append({s: torch.zeros_like(z) if g is None else g for s, z, g in zip(probes, zeros, got, strict=True)})
+        numbers = value.flatten(1).sum(0) if value.ndim > 1 else value.sum().unsqueeze(0)
+        if len(numbers) > MOST_NUMBERS:
+            raise InputError(f"{bound.name} reads {len(numbers)} numbers, and each takes a backward pass; read fewer")
+        got = [torch.autograd.grad(n, zeros, retain_graph=True, materialize_grads=True) for n in numbers]
+        found.append([dict(zip(probes, each, strict=True)) for each in got])
     states = {site: probe.seen[0] for site, probe in probes.items()}
     return Slopes([value.detach() for value in values], states, found)
 
 
-def _in_head(sites: Sequence[Site]) -> bool:
-    return any(site.component in ("final_norm", "logits") for site in sites)
+def _in_head(lines: Sequence[Line], sites: Sequence[Site]) -> bool:
+    written = (*sites, *(action.site for line in lines for action in line.base))
+    return any(site.component in ("final_norm", "logits") for site in written)
 
 
 def midpoints(points: int) -> list[float]:
@@ -117,7 +126,7 @@ def estimate(job: Job, path: Sequence[Sequence[Line]] = ()) -> Outcome:
     """Every run of a job to first order.
 
     Args:
-        job: Lines of one length; every read gives one number.
+        job: Lines of one length.
         path: For integrated gradients: the lines at points on the way from the base run to the clean one, over which
             the gradient is averaged (Hanna et al. 2024, arXiv 2403.17806).
     """
@@ -128,8 +137,11 @@ def estimate(job: Job, path: Sequence[Sequence[Line]] = ()) -> Outcome:
     if path:
         several = [slopes(job.model, lines, sites).gradients for lines in path]
         gradients = [
-            {site: torch.stack([one[n][site] for one in several]).mean(0) for site in sites}
-            for n in range(len(gradients))
+            [
+                {site: torch.stack([one[n][k][site] for one in several]).mean(0) for site in sites}
+                for k in range(len(own))
+            ]
+            for n, own in enumerate(gradients)
         ]
     outcome = Outcome(job, frozenset())
     for line in range(len(job.lines)):
@@ -138,8 +150,8 @@ def estimate(job: Job, path: Sequence[Sequence[Line]] = ()) -> Outcome:
         for number, run in enumerate(job.runs):
             moved = [_moved(job.model, action, here.states, run.line) for action in run.actions]
             outcome.values[number] = [
-                base + sum(_along(change, gradient[site], run.line) for site, *change in moved)
-                for base, gradient in zip(outcome.baseline[run.line], gradients, strict=True)
+                base + torch.stack([_change(moved, each, run.line) for each in own]).reshape(base.shape)
+                for base, own in zip(outcome.baseline[run.line], gradients, strict=True)
             ]
     return outcome
 
@@ -149,7 +161,7 @@ def _moved(model: OpenModel, action: Action, states: dict[Site, Tensor], row: in
     whole = action.site.whole
     access = model.sites.access(action.site)
     part = columns_of(access, action.site.unit, model.sites.width(whole) or 0) if action.site.unit else slice(None)
-    places = list(action.positions or ())
+    places = slice(None) if action.positions is None else list(action.positions)
     before = states[whole][row, places][..., part]
     after = action.operation(before)
     if action.gate is not None:
@@ -157,10 +169,9 @@ def _moved(model: OpenModel, action: Action, states: dict[Site, Tensor], row: in
     return whole, places, part, after - before
 
 
-def _along(change: Sequence[Any], gradient: Tensor, row: int) -> Tensor:
-    places, part, difference = change
-    product: Tensor = gradient[row, places][..., part] * difference
-    return product.sum().cpu()
+def _change(moved: Sequence[tuple[Any, ...]], gradient: dict[Site, Tensor], row: int) -> Tensor:
+    parts = [(gradient[site][row, places][..., part] * by).sum() for site, places, part, by in moved]
+    return torch.stack(parts).sum().cpu()
 
 
 def measured_error(job: Job, estimated: Outcome, check: int, seed: int = 0) -> dict[str, Any] | None:
@@ -183,17 +194,27 @@ def measured_error(job: Job, estimated: Outcome, check: int, seed: int = 0) -> d
         return None
     small = Job(job.model, job.lines, [job.runs[run] for run in chosen])
     exact, _ = execute(small, schedule(small, DEFAULT_BUDGET, None))
-    truth = np.array(
-        [float(exact.values[i][0] - exact.baseline[job.runs[run].line][0]) for i, run in enumerate(chosen)]
+    truth, guess = (
+        np.array([_first(outcome, run, job.runs[r].line) for r, run in zip(chosen, places, strict=True)])
+        for outcome, places in ((exact, range(len(chosen))), (estimated, chosen))
     )
-    guess = np.array([float(estimated.values[run][0] - estimated.baseline[job.runs[run].line][0]) for run in chosen])
+    return compared(job.lines[0].reads[0].name, truth, guess, "random cells")
+
+
+def _first(outcome: Outcome, run: int, line: int) -> float:
+    """How far a run moved the first number of the first read."""
+    return float((outcome.values[run][0] - outcome.baseline[line][0]).flatten()[0])
+
+
+def compared(read: str, truth: Any, guess: Any, what: str) -> dict[str, Any]:
+    """Correlation and relative error (root of summed squares) of estimates, with a line that says them."""
     norm = float(np.linalg.norm(truth))
-    varies = len(chosen) > 1 and float(truth.std()) > 0 and float(guess.std()) > 0
+    varies = len(truth) > 1 and float(truth.std()) > 0 and float(guess.std()) > 0
     pearson = float(np.corrcoef(truth, guess)[0, 1]) if varies else None
     relative = float(np.linalg.norm(guess - truth)) / norm if norm else None
     shown = ["not defined" if value is None else f"{value:.2g}" for value in (pearson, relative)]
     return {
-        "read": job.lines[0].reads[0].name, "cells": len(chosen), "pearson": pearson, "relative_error": relative,
+        "read": read, "cells": len(truth), "pearson": pearson, "relative_error": relative,
         "exact": truth.tolist(), "estimated": guess.tolist(),
-        "said": f"by gradient; on {len(chosen)} random cells run exactly: correlation {shown[0]}, relative error {shown[1]}",
+        "said": f"by gradient; on {len(truth)} {what} run exactly: correlation {shown[0]}, relative error {shown[1]}",
     }  # fmt: skip
