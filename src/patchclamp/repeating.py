@@ -15,7 +15,7 @@ def repeat(folder: str | Path, model: Model | None = None) -> Result:
     """Run again what a folder holds, with the model, prompts and parameters that it records.
 
     Args:
-        folder: A saved sweep, run, recording or generation.
+        folder: A saved result: a sweep, run, recording, generation, trace or estimate.
         model: The model to use; without it the recorded one is opened by name.
 
     Raises:
@@ -68,4 +68,29 @@ def _recording(model: Model, prompts: Any, said: dict[str, Any]) -> Result:
     return model.record(prompts, said["sites"], said["at"], edits=said["edits"])
 
 
-_MAKERS = {"grid": _sweep, "run": _run, "generation": _generation, "activations": _recording}
+def _attribution(model: Model, prompts: Any, said: dict[str, Any]) -> Result:
+    (edit,) = said["edit"]
+    source = edit.operation.source
+    options = {name: said[name] for name in ("sites", "at", "base", "read", "align", "integrate", "check")}
+    return model.attribution_patch(source.inputs, prompts, source_edits=source.edits, **options)
+
+
+def _traced(said: dict[str, Any]) -> dict[str, Any]:
+    """What every trace is made again from; the deviation as the number that it was."""
+    found = {name: said[name] for name in ("answer", "samples", "noise", "std", "seed", "integrate")}
+    return found | {"subject": list(said["subject"]), "read": said["read"] if said["answer"] is None else None}
+
+
+def _trace(model: Model, prompts: Any, said: dict[str, Any]) -> Result:
+    own = {name: said[name] for name in ("sites", "window", "method", "check")}
+    return model.causal_trace(prompts, **_traced(said), **own)
+
+
+def _neurons(model: Model, prompts: Any, said: dict[str, Any]) -> Result:
+    return model.neuron_importances(prompts, **_traced(said), top=said["top"], verify=said["verify"])
+
+
+_MAKERS = {
+    "grid": _sweep, "run": _run, "generation": _generation, "activations": _recording, "attribution": _attribution,
+    "trace": _trace, "neurons": _neurons,
+}  # fmt: skip

@@ -135,6 +135,19 @@ def test_averaging_by_role(llama: pc.Model) -> None:
         pc.tracing.average([])
 
 
+def test_made_again_from_its_folder(llama: pc.Model, tmp_path: Path) -> None:
+    made = {
+        "trace": llama.causal_trace([IDS], SUBJECT, samples=2, sites=["resid_post", "mlp_out"], method="gradient"),
+        "neurons": llama.neuron_importances([IDS], SUBJECT, samples=2),
+        "attribution": llama.attribution_patch(
+            [IDS], tiny.ids(1, 7, seed=5), read=pc.LogitDifference(5, 9), integrate=2
+        ),
+    }
+    for name, result in made.items():
+        result.save(tmp_path / name)
+        assert pc.repeat(tmp_path / name, llama)._dataset().identical(result._dataset()), name
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

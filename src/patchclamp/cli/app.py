@@ -11,7 +11,7 @@ from cyclopts.config import Toml
 from rich.console import Console
 
 from patchclamp import __version__
-from patchclamp.cli import assets, generate, patch, repeat, run, sites, study, sweep, top
+from patchclamp.cli import assets, attribute, generate, patch, repeat, run, sites, study, sweep, top, trace
 from patchclamp.core.errors import InputError, PatchclampError
 
 OK, FAILED, MISUSED = 0, 1, 2
@@ -23,7 +23,7 @@ app = App(
     help_format="markdown",
     result_action="return_value",
 )
-for verb in (sites, top, run, sweep, patch, generate, repeat):
+for verb in (sites, top, run, sweep, patch, trace, attribute, generate, repeat):
     app.command(verb.command)
 app.command(assets.app)
 app.command(study.app)

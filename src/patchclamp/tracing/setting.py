@@ -148,7 +148,7 @@ def _std(model: OpenModel, prompt: Prompt, subject: tuple[int, ...], given: Std)
         entries = record_source(model, Source(prompt), [EMBED])[EMBED][0][list(subject)]
         if entries.numel() < 2:
             raise InputError("the subject's embedding has one entry, whose deviation is not defined; pass std=")
-        return float(entries.float().std()), f"the subject's {len(subject)} tokens"
+        return float(entries.float().std()), f"the subject's {len(subject)} token{'s' * (len(subject) > 1)}"
     texts = [given] if isinstance(given, str) else list(given)
     if not texts:
         raise InputError("std takes a number, or texts whose tokens' embeddings are measured; the list is empty")
