@@ -52,7 +52,7 @@ def attribution_patch(
     path = _path(model, prepared, tuple(source_edits), shares)
     outcome = estimate(job, path)
     grid = prepared.finish(prepared.sweep.grid(outcome, prepared.sweep.plan))
-    grid.record["parameters"] |= {"integrate": integrate, "check": check, "source_edits": len(source_edits)}
+    grid.record["parameters"] |= {"integrate": integrate, "check": check}
     error = measured_error(job, outcome, check)
     return Attribution(grid.dataset, grid.plan, grid.record | ({"agreement": error} if error else {}), grid.tensors)
 
