@@ -1,5 +1,6 @@
 # The public names: the one page that says what patchclamp offers, and where each name lives.
 from . import catalogue as catalogue
+from . import tracing as tracing
 from .core.errors import AssetError as AssetError
 from .core.errors import BudgetError as BudgetError
 from .core.errors import EditError as EditError
@@ -42,6 +43,7 @@ from .interventions.reads import Activation as Activation
 from .interventions.reads import Function as Function
 from .interventions.reads import LogitDifference as LogitDifference
 from .interventions.reads import Logits as Logits
+from .interventions.reads import LogOdds as LogOdds
 from .interventions.reads import Loss as Loss
 from .interventions.reads import Probability as Probability
 from .interventions.reads import Rank as Rank
@@ -60,5 +62,8 @@ from .model import load as load
 from .model import wrap as wrap
 from .repeating import repeat as repeat
 from .reports.composed import report as report
+from .tracing.attribution import Attribution as Attribution
+from .tracing.neurons import Neurons as Neurons
+from .tracing.trace import Trace as Trace
 
 __version__: str

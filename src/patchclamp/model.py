@@ -29,6 +29,14 @@ from patchclamp.lenses.result import Lens
 from patchclamp.models import loading as _loading
 from patchclamp.models import weights as _weights
 from patchclamp.models.opened import OpenModel
+from patchclamp.tracing import attribution as _attribution
+from patchclamp.tracing import causal as _causal
+from patchclamp.tracing import neurons as _neurons
+from patchclamp.tracing.attribution import Attribution
+from patchclamp.tracing.causal import Window
+from patchclamp.tracing.neurons import Neurons
+from patchclamp.tracing.setting import Std
+from patchclamp.tracing.trace import Trace
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -277,6 +285,138 @@ class Model(OpenModel):
             InputError: More than one prompt, or a token or position that does not fit.
         """
         return _contributions.contribute(self, prompt, tokens, at, heads=heads)
+
+    def causal_trace(
+        self,
+        prompt: Any,
+        subject: Any,
+        answer: str | int | None = None,
+        *,
+        sites: Any = "resid_post",
+        window: Window = None,
+        samples: int = 10,
+        noise: float = 3.0,
+        std: Std = None,
+        seed: int = 0,
+        read: Any = None,
+        method: Literal["exact", "gradient"] = "exact",
+        integrate: int = 0,
+        check: int = 20,
+        **options: Any,
+    ) -> Trace:
+        """Causal tracing: corrupt the subject, set one state back to the clean run's, and see how much of the answer returns.
+
+        Source: Meng et al. 2022 (ROME), arXiv 2202.05262, section 2.1.
+
+        Args:
+            prompt: One prompt.
+            subject: Its subject as text (or any position): the tokens whose embeddings get noise.
+            answer: One token; the clean run's likeliest by default. Its probability and log-odds are read.
+            sites: What is restored, a cell a site, layer and position: ``["resid_post", "mlp_out", "attn_out"]``.
+            window: Layers restored together, centred on the cell's: one number, or one a site. By default 10 for
+                ``mlp_out`` and ``attn_out`` (from 5 below to 4 above, as in ROME), else 1.
+            samples: How often noise is drawn; each sample has the same noise in all its cells.
+            noise: Its size, in ``std``.
+            std: The standard deviation that noise is measured by: a number, or texts over whose tokens' embedding entries
+                it is taken (ROME: the subjects of all known facts); by default over the subject's own tokens.
+            seed: Of the noise.
+            read: Something else to measure than the answer: one number a run.
+            method: ``"gradient"`` estimates all cells from one backward pass a read, with the error measured. (A window's
+                estimate is the sum over its layers, which counts paths through several of them more than once.)
+            integrate: For the estimate: average the gradient over so many points between the two runs.
+            check: For the estimate: random cells that are run exactly.
+            **options: ``budget``, ``max_tokens``, ``verify``, ``checkpoint``, ``progress``, as for :meth:`sweep`.
+
+        Raises:
+            PositionError: The subject is not in the prompt, or not on token borders; the message shows the tokens.
+            InputError: The answer is not one token, there are no samples, or the model reads both ways.
+        """
+        return _causal.causal_trace(
+            self, prompt, subject, answer, sites=sites, window=window, samples=samples, noise=noise, std=std, seed=seed,
+            read=read, method=method, integrate=integrate, check=check, **options,
+        )  # fmt: skip
+
+    def attribution_patch(
+        self,
+        source: Any,
+        into: Any,
+        *,
+        sites: Any = "resid_post",
+        at: Any = "each",
+        read: Any = None,
+        align: Literal["equal", "left", "right", "ends"] = "equal",
+        source_edits: Sequence[Edit] = (),
+        base: Sequence[Edit] = (),
+        integrate: int = 0,
+        check: int = 20,
+    ) -> Attribution:
+        """Estimate :meth:`patch` from one backward pass, and measure how wrong the estimate is.
+
+        A cell is estimated by ``(source's state - target's state) . gradient``, with the gradient of the read in the
+        target's run: two forward passes and one backward pass for each number that is read, for all cells.
+
+        Source: Nanda 2023, "Attribution patching"; with points, Hanna et al. 2024, arXiv 2403.17806.
+
+        Args:
+            source: The prompt whose activations are taken.
+            into: The prompt that receives them.
+            sites: Where; ``"z.*.h*"`` estimates head by head.
+            at: ``"each"`` for a cell a position, or positions that are patched together.
+            read: What to measure; it needs a gradient.
+            align: As for :meth:`patch`.
+            source_edits: The source runs under these.
+            base: The target runs under these.
+            integrate: Average the gradient over so many points between the two prompts' embeddings (they must be equally
+                long).
+            check: Random cells that are run exactly, for ``agreement``.
+
+        Raises:
+            InputError: The read has no gradient, or the prompts cannot be aligned.
+        """
+        return _attribution.attribution_patch(
+            self, source, into, sites=sites, at=at, read=read, align=align, source_edits=source_edits, base=base,
+            integrate=integrate, check=check,
+        )  # fmt: skip
+
+    def neuron_importances(
+        self,
+        prompt: Any,
+        subject: Any,
+        answer: str | int | None = None,
+        *,
+        samples: int = 10,
+        noise: float = 3.0,
+        std: Std = None,
+        seed: int = 0,
+        read: Any = None,
+        integrate: int = 0,
+        top: int = 10,
+        verify: int = 20,
+    ) -> Neurons:
+        """The indirect effect of every single MLP neuron in a causal trace: restore one neuron's clean value in the corrupted run.
+
+        All are estimated by gradient (two forward passes and one backward pass); the strongest are run exactly.
+
+        Args:
+            prompt: As for :meth:`causal_trace`.
+            subject: As for :meth:`causal_trace`.
+            answer: As for :meth:`causal_trace`.
+            samples: How often noise is drawn.
+            noise: Its size, in ``std``.
+            std: As for :meth:`causal_trace`.
+            seed: Of the noise.
+            read: As for :meth:`causal_trace`; the first number is taken.
+            integrate: Average the gradient over so many points between the corrupted run and the clean one.
+            top: Neurons kept for each layer and token.
+            verify: Strongest neurons that are run exactly.
+
+        Raises:
+            SiteError: The model has no ``mlp_act`` (experts are no single MLP).
+        """
+        return _neurons.neuron_importances(
+            self, prompt, subject, answer, samples=samples, noise=noise, std=std, seed=seed, read=read,
+            integrate=integrate, top=top, verify=verify,
+        )  # fmt: skip
 
 
 def load(

@@ -76,6 +76,28 @@ def _contributions(model: Model, prompts: Any, said: dict[str, Any]) -> Result:
     return model.contributions(prompts, said["tokens"], said["at"], heads=said["heads"])
 
 
+def _attribution(model: Model, prompts: Any, said: dict[str, Any]) -> Result:
+    (edit,) = said["edit"]
+    source = edit.operation.source
+    options = {name: said[name] for name in ("sites", "at", "base", "read", "align", "integrate", "check")}
+    return model.attribution_patch(source.inputs, prompts, source_edits=source.edits, **options)
+
+
+def _traced(said: dict[str, Any]) -> dict[str, Any]:
+    """What every trace is made again from; the deviation as the number that it was."""
+    found = {name: said[name] for name in ("answer", "samples", "noise", "std", "seed", "integrate")}
+    return found | {"subject": list(said["subject"]), "read": said["read"] if said["answer"] is None else None}
+
+
+def _trace(model: Model, prompts: Any, said: dict[str, Any]) -> Result:
+    own = {name: said[name] for name in ("sites", "window", "method", "check")}
+    return model.causal_trace(prompts, **_traced(said), **own)
+
+
+def _neurons(model: Model, prompts: Any, said: dict[str, Any]) -> Result:
+    return model.neuron_importances(prompts, **_traced(said), top=said["top"], verify=said["verify"])
+
+
 _MAKERS = {
     "grid": _sweep,
     "run": _run,
@@ -83,4 +105,7 @@ _MAKERS = {
     "activations": _recording,
     "lens": _lens,
     "contributions": _contributions,
+    "attribution": _attribution,
+    "trace": _trace,
+    "neurons": _neurons,
 }

@@ -16,7 +16,7 @@ import patchclamp as pc
 from patchclamp.cli.app import main
 from tests import tiny
 
-VERBS = ["sites", "top", "run", "sweep", "patch", "lens", "generate", "repeat", "assets", "study"]
+VERBS = ["sites", "top", "run", "sweep", "patch", "lens", "trace", "attribute", "generate", "repeat", "assets", "study"]
 PROMPT = "Once upon a time, there was a dog"
 
 
@@ -279,3 +279,37 @@ def test_lens(capsys: pytest.CaptureFixture[str], folder: str, tmp_path: Path) -
     assert as_json(capsys, "repeat", str(tmp_path / "lens"))["same_numbers"] is True
     assert "resid_mid.2" in call(capsys, "lens", folder, PROMPT, "--site", "resid_mid", "--metric", "kl")
     assert "did you mean 'rank'" in call(capsys, "lens", folder, PROMPT, "--metric", "ranks", code=2)
+
+
+@pytest.mark.assets
+def test_trace(capsys: pytest.CaptureFixture[str], folder: str, tmp_path: Path) -> None:
+    arguments = ["trace", folder, PROMPT, "--subject", "time", "--samples", "2", "--site", "mlp_out", "--window", "2"]
+    found = as_json(capsys, *arguments, "--out", str(tmp_path))
+    assert len(found["corrupted"]) == 2
+    trace = pc.open(tmp_path)
+    assert isinstance(trace, pc.Trace)
+    assert trace.mean()["effect"].values.tolist() == found["effect"]
+    assert tomllib.loads((tmp_path / "config.toml").read_text())["trace"]["window"] == 2
+    estimated = as_json(capsys, *arguments, "--method", "gradient", "--check", "5")
+    assert estimated["agreement"]["cells"] == 5
+    assert "is not in the prompt; its tokens are" in call(capsys, "trace", folder, PROMPT, "--subject", "Rome", code=2)
+
+
+@pytest.mark.assets
+def test_attribute(capsys: pytest.CaptureFixture[str], folder: str, tmp_path: Path) -> None:
+    arguments = [
+        folder,
+        PROMPT,
+        PROMPT.replace("dog", "cat"),
+        "--answer",
+        " dog",
+        "--answer",
+        " cat",
+        "--site",
+        "mlp_out",
+    ]
+    found = as_json(capsys, "attribute", *arguments, "--check", "5", "--out", str(tmp_path))
+    exact = as_json(capsys, "patch", *arguments)
+    assert found["baseline"] == pytest.approx(exact["baseline"], rel=1e-4)
+    assert found["agreement"]["cells"] == 5
+    assert isinstance(pc.open(tmp_path), pc.Attribution)

@@ -26,6 +26,9 @@ KINDS: dict[str, Kind] = {
     "contributions": Kind(
         "lenses.contributions:Contributions", "figures.contributions:figure", "reports.contributions:parts"
     ),
+    "trace": Kind("tracing.trace:Trace", "figures.trace:figure", "reports.trace:parts"),
+    "attribution": Kind("tracing.attribution:Attribution", "figures.grid:figure", "reports.attribution:parts"),
+    "neurons": Kind("tracing.neurons:Neurons", "figures.neurons:figure", "reports.neurons:parts"),
 }
 
 

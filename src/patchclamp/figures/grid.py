@@ -122,7 +122,7 @@ def figure(
     rows = -(-len(cut) // columns)
     curve = cut[0].values.ndim == 1
     with styled() as make:
-        wide, high_ = _size(cut[0], layers, curve)
+        wide, high_ = size(cut[0], layers, curve)
         drawn: Figure = make(figsize=(columns * wide + 1.1, rows * high_ + 0.4), layout="constrained")
         axes = drawn.subplots(rows, columns, squeeze=False)
         for axis in axes.flat[len(cut) :]:
@@ -131,10 +131,10 @@ def figure(
             for axis, panel in zip(axes.flat, cut, strict=False):
                 _curve(axis, panel, read or grid.reads[0])
             return drawn
-        images = [_heat(axis, panel, layers, low, high) for axis, panel in zip(axes.flat, cut, strict=False)]
+        images = [heat(axis, panel, layers, low, high) for axis, panel in zip(axes.flat, cut, strict=False)]
         _share_labels(axes, len(cut))
         for column in range(columns):
-            _colour_bars(drawn, list(zip(axes.flat, cut, images, strict=False))[column::columns])
+            colour_bars(drawn, list(zip(axes.flat, cut, images, strict=False))[column::columns])
         return drawn
 
 
@@ -158,7 +158,7 @@ def _share_labels(axes: Any, count: int) -> None:
             axes[row, column].set_ylabel("")
 
 
-def _colour_bars(drawn: Any, column: list[tuple[Any, Panel, Any]]) -> None:
+def colour_bars(drawn: Any, column: list[tuple[Any, Panel, Any]]) -> None:
     """One colour bar for each range of a column of panels, with a mark at the baseline."""
     ranges = list(dict.fromkeys((*image.get_clim(), panel.baseline) for _, panel, image in column))
     for least, most, baseline in ranges:
@@ -181,14 +181,16 @@ def _columns(grid: "Grid", cut: list[Panel]) -> int:
     return answers if 1 < answers <= 6 and len(cut) % answers == 0 else min(len(cut), 4 if len(cut) > 4 else 2)
 
 
-def _size(panel: Panel, layers: Layers, curve: bool) -> tuple[float, float]:
+def size(panel: Panel, layers: Layers, curve: bool) -> tuple[float, float]:
+    """Width and height of a panel, in inches."""
     if curve:
         return 3.2, 2.2
     tall, wide = (len(panel.x), len(panel.y)) if layers == "right" else (len(panel.y), len(panel.x))
     return float(np.clip(0.24 * wide + 0.9, 2.0, 7.5)), float(np.clip(0.115 * tall + 0.8, 1.6, 6.5))
 
 
-def _heat(axis: Any, panel: Panel, layers: Layers, low: float | None, high: float | None) -> Any:
+def heat(axis: Any, panel: Panel, layers: Layers, low: float | None, high: float | None) -> Any:
+    """Draw a panel as a heat map; gives the image."""
     colours, least, most = panel.scale
     least, most = least if low is None else low, most if high is None else high
     values, y, x = panel.values, panel.y, panel.x

@@ -1,6 +1,7 @@
 """Activation patching: a run's activations put into another run, at every layer, position and head."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -58,50 +59,78 @@ def counterparts(source: Prompt, into: Prompt, align: Align) -> dict[int, int]:
     return {**{i: i for i in range(head)}, **{m - i: n - i for i in range(1, tail + 1)}}
 
 
+@dataclass(frozen=True, eq=False)
+class PreparedPatch:
+    """A pair of prompts, aligned, with the sweep that puts one into the other."""
+
+    sweep: Prepared
+    source: Prompt
+    reference: list[Tensor]
+    """The source's own value of each read."""
+    align: Align
+
+    @classmethod
+    def of(
+        cls,
+        model: OpenModel,
+        source: Any,
+        into: Any,
+        *,
+        read: Any,
+        align: Align = "equal",
+        source_edits: Sequence[Edit] = (),
+        **options: Any,
+    ) -> "PreparedPatch":
+        """Read and check the arguments of a patch, and run its source."""
+        sources, targets = model.prompts(source), model.prompts(into)
+        if len(sources) != 1 or len(targets) != 1:
+            raise InputError(
+                f"model.patch takes one source and one target prompt, got {len(sources)} and {len(targets)}"
+            )
+        partner = counterparts(sources[0], targets[0], align) if sources[0].ids and targets[0].ids else None
+        edit = Patch(Source(sources[0], tuple(source_edits), counterpart=partner))
+        allowed = [set(partner)] if partner is not None else None
+        reference: list[Tensor] = []
+
+        def record_and_read(model: OpenModel, source: Source, wanted: Sequence[Site]) -> dict[Site, list[Tensor]]:
+            reference[:], recorded = read_source(model, sources[0], source, as_reads(read), wanted)
+            return recorded
+
+        prepared = Prepared(model, targets, edit, read=read, allowed=allowed, recorder=record_and_read, **options)
+        return cls(prepared, sources[0], reference, align)
+
+    def finish(self, grid: Grid) -> Grid:
+        """A grid with the source's numbers, and what it was made of."""
+        for (name, values), measured in zip(_baselines(grid), self.reference, strict=True):
+            grid.dataset[f"{REFERENCE}{name}"] = (
+                values.dims,
+                measured.to(torch.float64).reshape(values.shape).numpy(),
+            )
+        said = {"source": {"text": self.source.text, "ids": list(self.source.ids)}, "align": self.align}
+        grid.record["parameters"] |= said
+        return grid
+
+
 def patch(
     model: OpenModel,
     source: Any,
     into: Any,
     *,
-    sites: Any = "resid_post",
-    at: Any = "each",
-    read: Any = None,
-    align: Align = "equal",
-    source_edits: Sequence[Edit] = (),
-    base: Sequence[Edit] = (),
     verify: int = 0,
     checkpoint: str | Path | None = None,
     progress: bool | Listener | None = None,
     **options: Any,
 ) -> Grid:
     """Patch one run into another; see :meth:`patchclamp.Model.patch`."""
-    sources, targets = model.prompts(source), model.prompts(into)
-    if len(sources) != 1 or len(targets) != 1:
-        raise InputError(f"model.patch takes one source and one target prompt, got {len(sources)} and {len(targets)}")
-    partner = counterparts(sources[0], targets[0], align) if sources[0].ids and targets[0].ids else None
-    edit = Patch(Source(sources[0], tuple(source_edits), counterpart=partner))
-    allowed = [set(partner)] if partner is not None else None
-    reference: list[Tensor] = []
-
-    def record_and_read(model: OpenModel, source: Source, wanted: Sequence[Site]) -> dict[Site, list[Tensor]]:
-        reference[:], recorded = _read_source(model, sources[0], source, as_reads(read), wanted)
-        return recorded
-
-    prepared = Prepared(
-        model, targets, edit, sites=sites, at=at, read=read, base=base, allowed=allowed, recorder=record_and_read, **options
-    )  # fmt: skip
-    grid = prepared.run(verify=verify, checkpoint=checkpoint, progress=progress)
-    for (name, values), measured in zip(_baselines(grid), reference, strict=True):
-        grid.dataset[f"{REFERENCE}{name}"] = (values.dims, measured.to(torch.float64).reshape(values.shape).numpy())
-    grid.record["parameters"] |= {"source": {"text": sources[0].text, "ids": list(sources[0].ids)}, "align": align}
-    return grid
+    prepared = PreparedPatch.of(model, source, into, **options)
+    return prepared.finish(prepared.sweep.run(verify=verify, checkpoint=checkpoint, progress=progress))
 
 
 def _baselines(grid: Grid) -> list[tuple[str, Any]]:
     return [(name, grid.dataset[f"{BASELINE}{name}"]) for name in grid.reads]
 
 
-def _read_source(
+def read_source(
     model: OpenModel, prompt: Prompt, source: Source, reads: Sequence[Read], sites: Sequence[Site]
 ) -> tuple[list[Tensor], dict[Site, list[Tensor]]]:
     """One pass over the source: its own value of each read, and its activations."""

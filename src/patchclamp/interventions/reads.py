@@ -118,6 +118,29 @@ class Probability(Read):
 
 
 @dataclass(frozen=True)
+class LogOdds(Read):
+    """Logarithm of the odds of each token, ``log(p / (1 - p))``, in nats: unlike a probability it never saturates."""
+
+    tokens: Any
+    at: Any = "last"
+
+    @override
+    def bind(self, model: OpenModel, prompt: Prompt, index: int, count: int) -> list[Bound]:
+        ids, names = _answers(model, self.tokens)
+        where = _where(self.at, model, prompt, index, count)
+
+        def odds(block: Tensor) -> Tensor:
+            columns = torch.tensor(ids, device=block.device)
+            others = [block.index_fill(-1, column, -torch.inf).logsumexp(-1) for column in columns]
+            return block[..., ids] - torch.stack(others, dim=-1)
+
+        def compute(logits: Tensor, _: Tensor) -> Tensor:
+            return _squeeze(in_blocks(odds, logits), where)
+
+        return [Bound("log_odds", where, (*_place_axis(where), Axis("answer", names)), compute)]
+
+
+@dataclass(frozen=True)
 class LogitDifference(Read):
     """Logit of one token minus logit of another; each may be ``pc.per_prompt([...])``."""
 

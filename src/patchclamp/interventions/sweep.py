@@ -85,8 +85,11 @@ class Prepared:
         if verify < 0:
             raise InputError(f"verify is the number of cells to run again, 0 or more; got {verify!r}")
         outcome, plan = execute(self.job, self.schedule, verify=verify, checkpoint=checkpoint, progress=progress)
-        record, tensors = self._record()
-        return Grid(self._dataset(outcome), plan, record, tensors)
+        return self.grid(outcome, plan)
+
+    def grid(self, outcome: Outcome, plan: Plan) -> Grid:
+        """What came out, labelled."""
+        return Grid(self._dataset(outcome), plan, *self._record())
 
     def _dataset(self, outcome: Outcome) -> Any:
         import xarray as xr

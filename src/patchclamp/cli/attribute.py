@@ -1,0 +1,71 @@
+"""``patchclamp attribute MODEL SOURCE INTO``: activation patching estimated by gradient."""
+
+from typing import Annotated, Literal
+
+from cyclopts import App, Parameter
+from rich.console import Console
+
+from patchclamp.cli.options import Json, Opening, Out
+from patchclamp.cli.output import keep, show
+from patchclamp.cli.specs import ReadName, position, reads_of
+from patchclamp.cli.sweep import strongest
+
+command = App(name="attribute", help="Estimate activation patching by gradient, and measure how wrong the estimate is.")
+
+
+@command.default
+def attribute(
+    model: str,
+    source: str,
+    into: str,
+    *,
+    site: Annotated[list[str] | None, Parameter(negative="")] = None,
+    at: str = "each",
+    align: Literal["equal", "left", "right", "ends"] = "equal",
+    read: Annotated[list[ReadName] | None, Parameter(negative="")] = None,
+    answer: Annotated[list[str] | None, Parameter(negative="")] = None,
+    integrate: int = 0,
+    check: int = 20,
+    layers: Literal["down", "up", "right"] = "down",
+    out: Out = None,
+    opening: Opening = Opening(),  # noqa: B008
+    as_json: Json = False,
+) -> None:
+    """Estimate what patching one run into another would do.
+
+    Args:
+        model: Catalogue name, Hugging Face id or folder.
+        source: The prompt whose activations are taken.
+        into: The prompt that receives them.
+        site: Where; resid_post by default, z.*.h* for every head.
+        at: Position; each makes a cell a position.
+        align: How positions correspond where the prompts differ in length.
+        read: What to measure; the logit difference of two answers by default.
+        answer: Tokens that are read.
+        integrate: Points of integrated gradients.
+        check: Random cells run exactly.
+        layers: How the figure turns.
+        out: Folder to save everything in.
+        opening: How to open the model.
+        as_json: Print JSON.
+    """
+    opened = opening.load(model)
+    sites = site or ["resid_post"]
+    found = opened.attribution_patch(
+        source, into, sites=sites, at=position(at), align=align, read=reads_of(read or ["logit-difference"], answer),
+        integrate=integrate, check=check,
+    )  # fmt: skip
+    Console(stderr=True, highlight=False, markup=False).print(repr(found))
+    name = found.reads[0]
+    value = {
+        "baseline": found.dataset[f"baseline:{name}"].values.tolist(),
+        "reference": found.dataset[f"reference:{name}"].values.tolist(),
+        "values": found.dataset[name].values.tolist(),
+        "agreement": found.agreement,
+    }
+    show(value, as_json=as_json, table=strongest(found), title="largest estimated differences from the unpatched run")
+    said = {
+        "model": model, "source": source, "into": into, "site": sites, "at": at, "align": align, "read": read, "answer": answer,
+        "integrate": integrate, "check": check, "layers": layers,
+    }  # fmt: skip
+    keep(found, out, "attribute", {**said, **opening.as_config()}, layers=layers)

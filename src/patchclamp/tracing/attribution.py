@@ -1,0 +1,80 @@
+"""Attribution patching: activation patching of a pair of prompts to first order, with its measured error."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from patchclamp.core.errors import InputError
+from patchclamp.interventions.actions import Action
+from patchclamp.interventions.edits import Edit
+from patchclamp.interventions.grid import Grid
+from patchclamp.interventions.job import Line
+from patchclamp.interventions.operations import Put
+from patchclamp.interventions.patching import PreparedPatch
+from patchclamp.interventions.record import record_source
+from patchclamp.interventions.sources import Source
+from patchclamp.models.opened import OpenModel
+from patchclamp.tracing.estimate import estimate, measured_error, midpoints
+from patchclamp.tracing.setting import EMBED
+
+
+class Attribution(Grid):
+    """An estimated grid of patching: the same labels as :class:`Grid`, and how far the estimate is from the truth."""
+
+    kind: ClassVar[str] = "attribution"
+
+    @property
+    def agreement(self) -> dict[str, Any] | None:
+        """``pearson`` correlation and ``relative_error`` on random cells run exactly; None if none were."""
+        found: dict[str, Any] | None = self.record.get("agreement")
+        return found
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{dim} {size}" for dim, size in self.dataset[self.reads[0]].sizes.items())
+        said = "by gradient; not checked" if self.agreement is None else self.agreement["said"]
+        return f"Attribution of {', '.join(self.reads)}: {sizes}\nestimate   {said}"
+
+
+def attribution_patch(
+    model: OpenModel,
+    source: Any,
+    into: Any,
+    *,
+    read: Any = None,
+    source_edits: Sequence[Edit] = (),
+    integrate: int = 0,
+    check: int = 20,
+    **options: Any,
+) -> Attribution:
+    """Estimate a patch; see :meth:`patchclamp.Model.attribution_patch`."""
+    shares = midpoints(integrate)
+    prepared = PreparedPatch.of(model, source, into, read=read, source_edits=source_edits, **options)
+    job = prepared.sweep.job
+    path = _path(model, prepared, tuple(source_edits), shares)
+    outcome = estimate(job, path)
+    grid = prepared.finish(prepared.sweep.grid(outcome, prepared.sweep.plan))
+    grid.record["parameters"] |= {"integrate": integrate, "check": check}
+    error = measured_error(job, outcome, check)
+    return Attribution(grid.dataset, grid.plan, grid.record | ({"agreement": error} if error else {}), grid.tensors)
+
+
+def _path(
+    model: OpenModel, prepared: PreparedPatch, source_edits: tuple[Edit, ...], shares: Sequence[float]
+) -> list[list[Line]]:
+    """The target's line with its embeddings on the way to the source's."""
+    if not shares:
+        return []
+    line, source = prepared.sweep.job.lines[0], prepared.source
+    if line.prompt.length is None or len(source.ids) != len(line.prompt.ids):
+        raise InputError(
+            f"integrated gradients go from one prompt's embeddings to the other's, which must be equally long; "
+            f"got {len(source.ids)} and {len(line.prompt.ids)} tokens: {list(source.tokens)} and {list(line.prompt.tokens)}"
+        )
+    clean = record_source(model, Source(source, source_edits), [EMBED])[EMBED][0]
+    base = record_source(model, Source(line.prompt, tuple(prepared.sweep.base)), [EMBED])[EMBED][0]
+    everywhere = tuple(range(line.prompt.length))
+    found = []
+    for share in shares:
+        mixed = Put(share * base + (1 - share) * clean)
+        action = Action(EMBED, everywhere, mixed, None, len(prepared.sweep.base))
+        found.append([Line(line.prompt, (*line.base, action), line.reads)])
+    return found

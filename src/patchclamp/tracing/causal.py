@@ -1,0 +1,174 @@
+"""Causal tracing: corrupt the subject, set one state back to the clean run's, and see how much of the answer returns."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.progress import Listener
+from patchclamp.interventions.actions import Action
+from patchclamp.interventions.cost import DEFAULT_BUDGET
+from patchclamp.interventions.execute import Outcome, execute
+from patchclamp.interventions.job import Cell, Job
+from patchclamp.interventions.operations import Put
+from patchclamp.interventions.plan import Plan, schedule
+from patchclamp.interventions.results import evidence
+from patchclamp.models.opened import OpenModel
+from patchclamp.models.sites import Site
+from patchclamp.tracing.estimate import estimate, measured_error, midpoints
+from patchclamp.tracing.setting import Setting, Std
+from patchclamp.tracing.trace import CLEAN, CORRUPTED, Trace
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+Window = int | Mapping[str, int] | None
+WINDOWS = {"mlp_out": 10, "attn_out": 10}
+"""Layers restored together at one position, as in ROME; one anywhere else."""
+
+
+@dataclass(frozen=True, eq=False)
+class States:
+    """What a trace restores: components by layers, in windows of layers."""
+
+    sites: Mapping[tuple[str, int], Site]
+    """Every site that a window can hold."""
+    components: tuple[str, ...]
+    layers: tuple[int, ...]
+    windows: Mapping[str, int]
+
+    @classmethod
+    def of(cls, model: OpenModel, names: Any, window: Window) -> "States":
+        """Read the sites of a trace.
+
+        Raises:
+            InputError: Sites outside the layers, single heads or neurons, or a window that is no number of layers.
+            SiteError: A site is unknown or read-only.
+        """
+        asked = model.sites.expand(names)
+        odd = next((site for site in asked if site.layer is None or site.unit is not None), None)
+        if odd is not None:
+            raise InputError(
+                f"a trace restores whole states of layers, and {odd} is none; for single neurons use "
+                "model.neuron_importances, for heads model.patch with base=[pc.Noise(...)]"
+            )
+        components = tuple(dict.fromkeys(site.component for site in asked))
+        if isinstance(window, Mapping):
+            for name in window:
+                if name not in components:
+                    raise InputError(unknown("site of window", name, components))
+        windows = {
+            name: WINDOWS.get(name, 1) if window is None else window if isinstance(window, int) else window.get(name, 1)
+            for name in components
+        }
+        for size in windows.values():
+            if isinstance(size, bool) or size < 1:
+                raise InputError(f"a window is a number of layers, 1 or more; got {size!r}")
+        around = {(s.component, s.layer or 0): s for s in model.sites.expand(list(components))}
+        for site in asked:
+            model.sites.check_writable(site)
+        return cls(around, components, tuple(sorted({site.layer or 0 for site in asked})), windows)
+
+    def restored(self, component: str, layer: int) -> list[Site]:
+        """The window of layers centred on one: for a width of 10, from 5 below to 4 above."""
+        width = self.windows[component]
+        near = range(layer - width // 2, layer + (width + 1) // 2)
+        return [self.sites[component, i] for i in near if (component, i) in self.sites]
+
+
+def causal_trace(
+    model: OpenModel,
+    prompt: Any,
+    subject: Any,
+    answer: str | int | None = None,
+    *,
+    sites: Any = "resid_post",
+    window: Window = None,
+    samples: int = 10,
+    noise: float = 3.0,
+    std: Std = None,
+    seed: int = 0,
+    read: Any = None,
+    method: Literal["exact", "gradient"] = "exact",
+    integrate: int = 0,
+    check: int = 20,
+    budget: int | str = DEFAULT_BUDGET,
+    max_tokens: int | None = None,
+    verify: int = 0,
+    checkpoint: str | Path | None = None,
+    progress: bool | Listener | None = None,
+) -> Trace:
+    """Trace a fact; see :meth:`patchclamp.Model.causal_trace`."""
+    if method not in ("exact", "gradient"):
+        raise InputError(unknown("method", method, ("exact", "gradient")))
+    states = States.of(model, sites, window)
+    setting = Setting.of(
+        model, prompt, subject, answer, noise=noise, std=std, samples=samples, seed=seed, read=read
+    )  # fmt: skip
+    clean, values = setting.clean(list(states.sites.values()))
+    places = list(np.ndindex(len(states.components), len(states.layers), len(setting.prompt.ids)))
+    acts = [_restoring(states, setting, values, place) for place in places]
+    cells = [Cell(sample, actions) for sample in range(samples) for actions in acts]
+    job = Job(model, setting.lines(), cells)
+    scheduled = schedule(job, budget, max_tokens)
+    outcome, plan, error = _done(job, scheduled.plan, setting, method, integrate, check)
+    if outcome is None:
+        outcome, plan = execute(job, scheduled, verify=verify, checkpoint=checkpoint, progress=progress)
+    record, tensors = evidence(
+        model, [setting.prompt], sites=[str(s) for s in model.sites.expand(sites)], window=dict(states.windows), seed=seed,
+        method=method, integrate=integrate, check=check, **setting.said(),
+    )  # fmt: skip
+    record["answer"] = None if setting.answer is None else model.output_label(setting.answer)
+    if error is not None:
+        record["agreement"] = error
+    return Trace(_labelled(setting, states, job, outcome, clean), plan, record, tensors)
+
+
+def _done(
+    job: Job, plan: Plan, setting: Setting, method: str, integrate: int, check: int
+) -> tuple[Outcome | None, Plan, dict[str, Any] | None]:
+    """The estimate, if one was asked for."""
+    if method == "exact":
+        return None, plan, None
+    path = [setting.lines(share) for share in midpoints(integrate)]
+    outcome = estimate(job, path)
+    return outcome, plan, measured_error(job, outcome, check)
+
+
+def _restoring(
+    states: States, setting: Setting, values: Mapping[Site, Any], place: Sequence[int]
+) -> tuple[Action, ...]:
+    """What one cell sets back; nothing before the subject, where the corrupted run is the clean one."""
+    component, layer, position = states.components[place[0]], states.layers[place[1]], place[2]
+    if position < setting.subject[0]:
+        return ()
+    found = [site for site in states.restored(component, layer)]
+    return tuple(Action(site, (position,), Put(values[site][[position]]), None, 1) for site in found)
+
+
+def _labelled(setting: Setting, states: States, job: Job, outcome: Outcome, clean: Sequence[Any]) -> "xr.Dataset":
+    import xarray as xr
+
+    samples, length = len(job.lines), len(setting.prompt.ids)
+    shape = (samples, len(states.components), len(states.layers), length)
+    variables: dict[str, Any] = {}
+    for number, bound in enumerate(job.lines[0].reads):
+        corrupted = np.array([float(outcome.baseline[line][number]) for line in range(samples)])
+        restored = [
+            corrupted[cell.line] if run is None else float(outcome.values[run][number])
+            for cell, run in zip(job.cells, job.run_of, strict=True)
+        ]
+        dims = ("site", "layer", "position", "sample")
+        variables[bound.name] = (dims, np.moveaxis(np.array(restored).reshape(shape), 0, -1))
+        variables[CORRUPTED + bound.name] = ("sample", corrupted)
+        variables[CLEAN + bound.name] = ((), float(clean[number]))
+    marks = np.isin(np.arange(length), setting.subject)
+    coords = {
+        "site": np.array(states.components, dtype=object), "layer": np.array(states.layers), "position": np.arange(length),
+        "sample": np.arange(samples), "token": ("position", np.array(setting.prompt.tokens, dtype=object)),
+        "subject": ("position", marks),
+    }  # fmt: skip
+    return xr.Dataset(variables, coords=coords)

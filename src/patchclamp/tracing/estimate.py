@@ -1,0 +1,220 @@
+"""First-order estimates of a sweep: every cell from one backward pass, and the error that this makes.
+
+An edit that turns a state ``x`` into ``x'`` changes the metric by about ``(x' - x) . grad``, with the gradient of the run
+that is edited (Nanda 2023, "Attribution patching"). One pass gives all of them; how wrong they are has to be measured.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from patchclamp.core.digest import digest
+from patchclamp.core.errors import InputError
+from patchclamp.interventions.actions import Action, edited_sites
+from patchclamp.interventions.cost import DEFAULT_BUDGET
+from patchclamp.interventions.execute import Outcome, execute
+from patchclamp.interventions.forward import Row, forward
+from patchclamp.interventions.job import Job, Line
+from patchclamp.interventions.operations import Operation
+from patchclamp.interventions.plan import schedule
+from patchclamp.models.opened import OpenModel
+from patchclamp.models.sitemap import columns_of
+from patchclamp.models.sites import Site
+
+MOST_NUMBERS = 64
+"""Backward passes that one read may take."""
+
+
+@dataclass(frozen=True, eq=False)
+class Probe(Operation):
+    """Adds a zero to the state, by which the metric can be differentiated, and keeps what it saw."""
+
+    seen: list[Tensor] = field(default_factory=list)
+    zeros: list[Tensor] = field(default_factory=list)
+
+    @override
+    def __call__(self, x: Tensor) -> Tensor:
+        zero = torch.zeros_like(x, requires_grad=True)
+        self.seen.append(x.detach())
+        self.zeros.append(zero)
+        return x + zero
+
+    @override
+    @cached_property
+    def key(self) -> str:
+        return digest("Probe", id(self))
+
+
+@dataclass(frozen=True, eq=False)
+class Slopes:
+    """States of some runs, and the gradients of each read there."""
+
+    values: list[Tensor]
+    """One ``[row, ...]`` a read."""
+    states: dict[Site, Tensor]
+    """``[row, position, d]``."""
+    gradients: list[list[dict[Site, Tensor]]]
+    """The same shapes, for each number of each read."""
+
+
+def slopes(model: OpenModel, lines: Sequence[Line], sites: Sequence[Site]) -> Slopes:
+    """One forward and one backward pass (a read) over lines of one length.
+
+    Args:
+        model: The model.
+        lines: Prompts under their own edits.
+        sites: Whole sites, writable.
+
+    Raises:
+        InputError: A read has no gradient, or compares with the run itself.
+    """
+    for bound in lines[0].reads:
+        if bound.site is not None or bound.needs_baseline:
+            raise InputError(f"{bound.name} has no gradient to estimate with; read a probability or a logit difference")
+    length = lines[0].prompt.length
+    probes = {site: Probe() for site in sites}
+    everywhere = None if length is None else tuple(range(length))
+    first = max((action.edit for line in lines for action in line.base), default=-1) + 1
+    own = tuple(Action(site, everywhere, probe, None, first + i) for i, (site, probe) in enumerate(probes.items()))
+    rows = [Row(line.prompt, (*line.base, *own)) for line in lines]
+    where = list(lines[0].positions)
+    narrow = model.narrows and not _in_head(lines, sites)
+    keep = torch.tensor([where] * len(rows), device=model.device) if narrow else None
+    with torch.enable_grad():
+        logits = forward(model, rows, keep=keep, grad=True).logits
+        assert logits is not None
+        whole = logits if logits.ndim > 2 else logits.unsqueeze(1)
+        values = lines[0].measure(whole if narrow else whole[:, where], None, {})
+    zeros = [probe.zeros[0] for probe in probes.values()]
+    found: list[list[dict[Site, Tensor]]] = []
+    for bound, value in zip(lines[0].reads, values, strict=True):
+        if not value.requires_grad:
+            raise InputError(f"the read {bound.name!r} has no gradient; read a probability or a logit difference")
+        numbers = value.flatten(1).sum(0) if value.ndim > 1 else value.sum().unsqueeze(0)
+        if len(numbers) > MOST_NUMBERS:
+            raise InputError(f"{bound.name} reads {len(numbers)} numbers, and each takes a backward pass; read fewer")
+        got = [torch.autograd.grad(n, zeros, retain_graph=True, materialize_grads=True) for n in numbers]
+        found.append([dict(zip(probes, each, strict=True)) for each in got])
+    states = {site: probe.seen[0] for site, probe in probes.items()}
+    return Slopes([value.detach() for value in values], states, found)
+
+
+def _in_head(lines: Sequence[Line], sites: Sequence[Site]) -> bool:
+    written = (*sites, *(action.site for line in lines for action in line.base))
+    return any(site.component in ("final_norm", "logits") for site in written)
+
+
+def midpoints(points: int) -> list[float]:
+    """Where integrated gradients look between the corrupted run (1) and the clean one (0); nowhere for 0 points.
+
+    Raises:
+        InputError: It is no number of points.
+    """
+    if points < 0:
+        raise InputError(f"integrate is a number of points between the two runs, 0 or more; got {points!r}")
+    return [1 - (i + 0.5) / points for i in range(points)]
+
+
+def estimate(job: Job, path: Sequence[Sequence[Line]] = ()) -> Outcome:
+    """Every run of a job to first order.
+
+    Args:
+        job: Lines of one length.
+        path: For integrated gradients: the lines at points on the way from the base run to the clean one, over which
+            the gradient is averaged (Hanna et al. 2024, arXiv 2403.17806).
+    """
+    sites = [site.whole for site in edited_sites(run.actions for run in job.runs)]
+    sites = list(dict.fromkeys(sites))
+    here = slopes(job.model, job.lines, sites)
+    gradients = here.gradients
+    if path:
+        several = [slopes(job.model, lines, sites).gradients for lines in path]
+        gradients = [
+            [
+                {site: torch.stack([one[n][k][site] for one in several]).mean(0) for site in sites}
+                for k in range(len(own))
+            ]
+            for n, own in enumerate(gradients)
+        ]
+    outcome = Outcome(job, frozenset())
+    for line in range(len(job.lines)):
+        outcome.baseline[line] = [value[line].cpu() for value in here.values]
+    with torch.no_grad():
+        for number, run in enumerate(job.runs):
+            moved = [_moved(job.model, action, here.states, run.line) for action in run.actions]
+            outcome.values[number] = [
+                base + torch.stack([_change(moved, each, run.line) for each in own]).reshape(base.shape)
+                for base, own in zip(outcome.baseline[run.line], gradients, strict=True)
+            ]
+    return outcome
+
+
+def _moved(model: OpenModel, action: Action, states: dict[Site, Tensor], row: int) -> tuple[Any, ...]:
+    """The site, its positions and columns that an edit changes, and by how much."""
+    whole = action.site.whole
+    access = model.sites.access(action.site)
+    part = columns_of(access, action.site.unit, model.sites.width(whole) or 0) if action.site.unit else slice(None)
+    places = slice(None) if action.positions is None else list(action.positions)
+    before = states[whole][row, places][..., part]
+    after = action.operation(before)
+    if action.gate is not None:
+        raise InputError("an edit with a gate has no first-order estimate")
+    return whole, places, part, after - before
+
+
+def _change(moved: Sequence[tuple[Any, ...]], gradient: dict[Site, Tensor], row: int) -> Tensor:
+    parts = [(gradient[site][row, places][..., part] * by).sum() for site, places, part, by in moved]
+    return torch.stack(parts).sum().cpu()
+
+
+def measured_error(job: Job, estimated: Outcome, check: int, seed: int = 0) -> dict[str, Any] | None:
+    """How far an estimate is from the truth, on random cells run exactly.
+
+    Args:
+        job: The sweep.
+        estimated: Its estimate.
+        check: How many cells; 0 for none.
+        seed: Chooses them.
+
+    Returns:
+        ``cells``, the ``pearson`` correlation and the ``relative_error`` (root of summed squares) of the first read's
+        changes, and both lists; or None.
+    """
+    if check < 0:
+        raise InputError(f"check is a number of cells to run exactly, 0 or more; got {check!r}")
+    chosen = sorted(random.Random(seed).sample(range(len(job.runs)), min(check, len(job.runs))))
+    if not chosen:
+        return None
+    small = Job(job.model, job.lines, [job.runs[run] for run in chosen])
+    exact, _ = execute(small, schedule(small, DEFAULT_BUDGET, None))
+    truth, guess = (
+        np.array([_first(outcome, run, job.runs[r].line) for r, run in zip(chosen, places, strict=True)])
+        for outcome, places in ((exact, range(len(chosen))), (estimated, chosen))
+    )
+    return compared(job.lines[0].reads[0].name, truth, guess, "random cells")
+
+
+def _first(outcome: Outcome, run: int, line: int) -> float:
+    """How far a run moved the first number of the first read."""
+    return float((outcome.values[run][0] - outcome.baseline[line][0]).flatten()[0])
+
+
+def compared(read: str, truth: Any, guess: Any, what: str) -> dict[str, Any]:
+    """Correlation and relative error (root of summed squares) of estimates, with a line that says them."""
+    norm = float(np.linalg.norm(truth))
+    varies = len(truth) > 1 and float(truth.std()) > 0 and float(guess.std()) > 0
+    pearson = float(np.corrcoef(truth, guess)[0, 1]) if varies else None
+    relative = float(np.linalg.norm(guess - truth)) / norm if norm else None
+    shown = ["not defined" if value is None else f"{value:.2g}" for value in (pearson, relative)]
+    return {
+        "read": read, "cells": len(truth), "pearson": pearson, "relative_error": relative,
+        "exact": truth.tolist(), "estimated": guess.tolist(),
+        "said": f"by gradient; on {len(truth)} {what} run exactly: correlation {shown[0]}, relative error {shown[1]}",
+    }  # fmt: skip

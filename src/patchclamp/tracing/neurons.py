@@ -1,0 +1,199 @@
+"""Neuron importances: a causal trace at the level of single MLP neurons."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from patchclamp.core.errors import InputError
+from patchclamp.core.result import Result, Saved
+from patchclamp.interventions.actions import Action
+from patchclamp.interventions.cost import DEFAULT_BUDGET
+from patchclamp.interventions.execute import execute
+from patchclamp.interventions.job import Cell, Job
+from patchclamp.interventions.operations import Put
+from patchclamp.interventions.plan import schedule
+from patchclamp.interventions.results import evidence
+from patchclamp.models.opened import OpenModel
+from patchclamp.models.sites import Site
+from patchclamp.tracing.estimate import compared, midpoints, slopes
+from patchclamp.tracing.setting import Setting, Std
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+
+
+@dataclass(eq=False)
+class Neurons(Result):
+    """What restoring single MLP neurons brings back, in the units of the read.
+
+    ``data`` holds ``importance`` ``[layer, position]``, the sum over neurons of the size of their estimated indirect
+    effects, and of the strongest ``neuron`` and ``effect`` ``[layer, position, rank]``.
+    """
+
+    kind: ClassVar[str] = "neurons"
+    dataset: "xr.Dataset"
+    record: dict[str, Any] = field(default_factory=dict)
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def data(self) -> "xr.Dataset":
+        """Importances, and the strongest neurons of each layer and token."""
+        return self.dataset[["importance", "neuron", "effect"]]
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """The prompt's tokens."""
+        return tuple(str(token) for token in self.dataset["token"].values)
+
+    @property
+    def subject(self) -> tuple[int, ...]:
+        """Positions of the subject."""
+        return tuple(int(i) for i in np.flatnonzero(self.dataset["subject"].values))
+
+    @property
+    def agreement(self) -> dict[str, Any] | None:
+        """How far the estimates of the strongest neurons are from the truth."""
+        found: dict[str, Any] | None = self.record.get("agreement")
+        return found
+
+    def layer_means(self) -> "xr.DataArray":
+        """Mean size of a neuron's effect in each layer, over its neurons and the tokens from the subject on, ``[layer]``."""
+        importance = self.dataset["importance"].isel(position=slice(self.subject[0], None))
+        return importance.mean("position") / int(self.record["neurons"])
+
+    def verified(self) -> "pd.DataFrame":
+        """The strongest neurons: estimated effect, exact effect and its standard error over the samples."""
+        names = ["at_layer", "at_position", "at_neuron", "estimate", "exact", "standard_error"]
+        found = self.dataset[names].to_dataframe().reset_index(drop=True)
+        return found.rename(columns=lambda name: name.removeprefix("at_"))[[n.removeprefix("at_") for n in names]]
+
+    def _dataset(self) -> "xr.Dataset":
+        return self.dataset
+
+    @classmethod
+    def _from_saved(cls, saved: Saved) -> Self:
+        return cls(saved.dataset, saved.record, saved.tensors)
+
+    def __repr__(self) -> str:
+        said = self.agreement["said"] if self.agreement else "by gradient; not checked"
+        sizes = self.dataset["importance"].shape
+        return (
+            f"Neurons of {''.join(self.tokens)!r}: {sizes[0]} layers, {sizes[1]} tokens, {self.record['neurons']} neurons each\n"
+            f"estimate   {said}"
+        )
+
+
+def neuron_importances(
+    model: OpenModel,
+    prompt: Any,
+    subject: Any,
+    answer: str | int | None = None,
+    *,
+    samples: int = 10,
+    noise: float = 3.0,
+    std: Std = None,
+    seed: int = 0,
+    read: Any = None,
+    integrate: int = 0,
+    top: int = 10,
+    verify: int = 20,
+) -> Neurons:
+    """Importances of single neurons; see :meth:`patchclamp.Model.neuron_importances`."""
+    sites = model.sites.expand("mlp_act")
+    width = model.sites.width(sites[0]) or 0
+    if not 1 <= top <= width:
+        raise InputError(f"top={top} is outside 1..{width}, the neurons of a layer")
+    if verify < 0:
+        raise InputError(f"verify is a number of neurons to run exactly, 0 or more; got {verify}")
+    shares = midpoints(integrate)
+    setting = Setting.of(model, prompt, subject, answer, noise=noise, std=std, samples=samples, seed=seed, read=read)
+    setting = replace(setting, reads=setting.reads[:1])
+    clean, values = setting.clean(sites)
+    effects = _estimates(setting, sites, values, shares)
+    order = effects.abs().flatten().topk(verify).indices
+    chosen = [tuple(int(i) for i in np.unravel_index(int(place), effects.shape)) for place in order]
+    exact = _exact(setting, sites, values, chosen)
+    record, tensors = evidence(
+        model, [setting.prompt], seed=seed, integrate=integrate, top=top, verify=verify, **setting.said()
+    )
+    record |= {"neurons": width, "answer": None if setting.answer is None else model.output_label(setting.answer)}
+    record |= {"clean": float(clean[0])}
+    if chosen:
+        guess = np.array([float(effects[place]) for place in chosen])
+        record["agreement"] = compared(setting.lines()[0].reads[0].name, exact.mean(1), guess, "strongest neurons")
+    return Neurons(_labelled(setting, sites, effects, top, chosen, exact), record, tensors)
+
+
+def _estimates(
+    setting: Setting, sites: Sequence[Site], values: Mapping[Site, Tensor], shares: Sequence[float]
+) -> Tensor:
+    """Mean effect over samples, ``[layer, position, neuron]``; nothing before the subject."""
+    here = slopes(setting.model, setting.lines(), sites)
+    path = [slopes(setting.model, setting.lines(share), sites) for share in shares] or [here]
+    layers = []
+    for site in sites:
+        gradient = torch.stack([one.gradients[0][0][site] for one in path]).mean(0)
+        layers.append(((values[site] - here.states[site]) * gradient).mean(0).cpu())
+    effects = torch.stack(layers)
+    effects[:, : setting.subject[0]] = 0
+    return effects
+
+
+def _exact(
+    setting: Setting, sites: Sequence[Site], values: Mapping[Site, Tensor], chosen: Sequence[tuple[int, ...]]
+) -> Any:
+    """Indirect effects of single neurons, one run each and sample: ``[neuron, sample]``."""
+    lines = setting.lines()
+    if not chosen:
+        return np.zeros((0, len(lines)))
+    acts = []
+    for layer, position, neuron in chosen:
+        (site,) = setting.model.sites.expand(f"{sites[layer]}.n{neuron}")
+        value = values[sites[layer]][position, neuron].reshape(1, 1)
+        acts.append((Action(site, (position,), Put(value), None, 1),))
+    job = Job(setting.model, lines, [Cell(line, actions) for actions in acts for line in range(len(lines))])
+    outcome, _ = execute(job, schedule(job, DEFAULT_BUDGET, None))
+    changes = [
+        0.0 if run is None else float(outcome.values[run][0]) - float(outcome.baseline[cell.line][0])
+        for cell, run in zip(job.cells, job.run_of, strict=True)
+    ]
+    return np.array(changes).reshape(len(chosen), len(lines))
+
+
+def _labelled(
+    setting: Setting,
+    sites: Sequence[Site],
+    effects: Tensor,
+    top: int,
+    chosen: Sequence[tuple[int, ...]],
+    exact: Any,
+) -> "xr.Dataset":
+    import xarray as xr
+
+    best = effects.abs().topk(top).indices
+    samples, length = exact.shape[1], len(setting.prompt.ids)
+    error = exact.std(1, ddof=1) / np.sqrt(samples) if samples > 1 else np.full(len(exact), np.nan)
+    cell = ("layer", "position", "rank")
+    layers = [site.layer for site in sites]
+    variables: dict[str, Any] = {
+        "importance": (cell[:2], effects.abs().sum(-1).double().numpy()),
+        "neuron": (cell, best.numpy()),
+        "effect": (cell, effects.gather(-1, best).double().numpy()),
+        "at_layer": ("strongest", np.array([layers[place[0]] for place in chosen], dtype=int)),
+        "at_position": ("strongest", np.array([place[1] for place in chosen], dtype=int)),
+        "at_neuron": ("strongest", np.array([place[2] for place in chosen], dtype=int)),
+        "estimate": ("strongest", np.array([float(effects[place]) for place in chosen])),
+        "exact": ("strongest", exact.mean(1)),
+        "standard_error": ("strongest", error),
+    }
+    coords = {
+        "layer": np.array(layers), "position": np.arange(length), "rank": np.arange(top),
+        "token": ("position", np.array(setting.prompt.tokens, dtype=object)),
+        "subject": ("position", np.isin(np.arange(length), setting.subject)),
+    }  # fmt: skip
+    return xr.Dataset(variables, coords=coords)

@@ -1,0 +1,157 @@
+"""What every trace begins with: one prompt, its subject, the noise on it, and what is read."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from patchclamp.core.digest import digest
+from patchclamp.core.errors import InputError
+from patchclamp.interventions import positions
+from patchclamp.interventions.edits import Edit, Noise
+from patchclamp.interventions.forward import Row, forward
+from patchclamp.interventions.job import Line
+from patchclamp.interventions.patching import read_source
+from patchclamp.interventions.positions import Token
+from patchclamp.interventions.reads import LogOdds, Probability, Read, as_reads
+from patchclamp.interventions.record import record_source
+from patchclamp.interventions.sources import Source
+from patchclamp.interventions.sweep import make_lines
+from patchclamp.models.inputs import Prompt
+from patchclamp.models.opened import OpenModel
+from patchclamp.models.sites import Site
+
+Std = float | Sequence[str] | None
+EMBED = Site("embed")
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """A prompt whose subject is corrupted by noise, several times."""
+
+    model: OpenModel
+    prompt: Prompt
+    subject: tuple[int, ...]
+    """Positions of the subject."""
+    answer: int | None
+    """Column of the logits; None if the user reads something else."""
+    reads: tuple[Read, ...]
+    noise: float
+    std: float
+    """Standard deviation of the embedding entries that the noise is measured by."""
+    std_of: str
+    """Whose entries they are."""
+    seeds: tuple[int, ...]
+    """Of the noise of each sample."""
+
+    @classmethod
+    def of(
+        cls,
+        model: OpenModel,
+        prompt: object,
+        subject: object,
+        answer: str | int | None,
+        *,
+        noise: float,
+        std: Std,
+        samples: int,
+        seed: int,
+        read: object = None,
+    ) -> "Setting":
+        """Read and check a trace's arguments.
+
+        Raises:
+            InputError: Something does not fit; raised before any work.
+            PositionError: The subject is not in the prompt, or does not lie on token borders.
+        """
+        prompts = model.prompts(prompt)
+        if len(prompts) != 1 or not prompts[0].ids:
+            raise InputError(f"a trace takes one prompt made of tokens, got {len(prompts)} inputs")
+        if not model.causal:
+            raise InputError(
+                f"a trace follows the next token of a model that reads from left to right; {type(model.module).__name__} "
+                "reads both ways: use model.patch with base=[pc.Noise(...)]"
+            )
+        if samples < 1:
+            raise InputError(f"samples is how often noise is drawn, 1 or more; got {samples!r}")
+        if not noise >= 0:
+            raise InputError(f"noise is in standard deviations, 0 or more; got {noise!r}")
+        where = positions.resolve(
+            Token(subject) if isinstance(subject, str) else subject, prompts[0], 0, 1, model.tokenizer
+        )
+        assert where is not None
+        chosen, reads = _what_is_read(model, prompts[0], answer, read)
+        found, said = _std(model, prompts[0], tuple(sorted(where)), std)
+        seeds = tuple(int(digest("trace", seed, sample), 16) % 2**31 for sample in range(samples))
+        return cls(model, prompts[0], tuple(sorted(where)), chosen, reads, float(noise), found, said, seeds)
+
+    def corruption(self, sample: int, share: float = 1.0) -> Edit:
+        """The noise of one sample as an edit, or a share of it."""
+        strength = share * self.noise * self.std
+        return Noise(strength, self.seeds[sample], site="embed", at=list(self.subject))
+
+    def lines(self, share: float = 1.0) -> list[Line]:
+        """A line a sample: the prompt under (a share of) its noise."""
+        return [
+            make_lines(self.model, [self.prompt], self.reads, [self.corruption(sample, share)])[0]
+            for sample in range(len(self.seeds))
+        ]
+
+    def clean(self, sites: Sequence[Site]) -> tuple[list[Tensor], dict[Site, Tensor]]:
+        """The clean run's own value of each read, and its states ``[position, d]`` at some sites."""
+        values, states = read_source(self.model, self.prompt, Source(self.prompt), self.reads, sites)
+        return values, {site: rows[0] for site, rows in states.items()}
+
+    def said(self) -> dict[str, object]:
+        """Parameters for the record."""
+        return {
+            "subject": list(self.subject), "answer": self.answer, "noise": self.noise, "std": self.std, "std_of": self.std_of,
+            "samples": len(self.seeds), "seeds": list(self.seeds), "read": self.reads,
+        }  # fmt: skip
+
+
+def _what_is_read(
+    model: OpenModel, prompt: Prompt, answer: str | int | None, read: object
+) -> tuple[int | None, tuple[Read, ...]]:
+    if read is not None:
+        if answer is not None:
+            raise InputError("give the answer, whose probability is read, or read=, not both")
+        return None, _scalar(model, prompt, as_reads(read))
+    if answer is None or model.width_of_logits is None:
+        logits = forward(model, [Row(prompt)]).logits
+        assert logits is not None
+        answer = int(logits[0, -1].argmax()) if answer is None else answer
+    chosen = model.output_id(answer)
+    return chosen, (Probability(chosen), LogOdds(chosen))
+
+
+def _scalar(model: OpenModel, prompt: Prompt, reads: tuple[Read, ...]) -> tuple[Read, ...]:
+    if model.width_of_logits is None:
+        forward(model, [Row(prompt)])
+    for read in reads:
+        for bound in read.bind(model, prompt, 0, 1):
+            sizes = {axis.name: len(axis.labels) for axis in bound.axes}
+            if bound.site is not None or any(size != 1 for size in sizes.values()):
+                raise InputError(
+                    f"a trace reads one number a run from the logits; {bound.name} gives {sizes or 'states'}"
+                )
+    return reads
+
+
+def _std(model: OpenModel, prompt: Prompt, subject: tuple[int, ...], given: Std) -> tuple[float, str]:
+    if isinstance(given, int | float):
+        if not given >= 0:
+            raise InputError(f"std must be 0 or more, got {given}")
+        return float(given), "given"
+    if given is None:
+        entries = record_source(model, Source(prompt), [EMBED])[EMBED][0][list(subject)]
+        if entries.numel() < 2:
+            raise InputError("the subject's embedding has one entry, whose deviation is not defined; pass std=")
+        return float(entries.float().std()), f"the subject's {len(subject)} token{'s' * (len(subject) > 1)}"
+    texts = [given] if isinstance(given, str) else list(given)
+    if not texts:
+        raise InputError("std takes a number, or texts whose tokens' embeddings are measured; the list is empty")
+    ids = [model.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    rows = record_source(model, Source(ids), [EMBED])[EMBED]
+    return float(torch.cat(rows).float().std()), f"the {sum(map(len, ids))} tokens of {len(texts)} texts"

@@ -1,0 +1,66 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import patchclamp as pc
+from tests import tiny
+from tests.traces import no_trace
+
+IDS, SUBJECT = tiny.ids(1, 6)[0], [1, 2]
+
+
+def test_exact_effects_are_those_of_single_neurons(llama: pc.Model) -> None:
+    with no_trace(llama.module):
+        found = llama.neuron_importances([IDS], SUBJECT, 9, samples=2, verify=5)
+    said = found.record["parameters"]
+    clean = llama.record([IDS], "mlp_act")["mlp_act"][:, 0]
+    for row in found.verified().itertuples():
+        changes = []
+        for seed in said["seeds"]:
+            noise = pc.Noise(said["noise"] * said["std"], seed, site="embed", at=SUBJECT)
+            value = clean[row.layer, row.position, row.neuron].reshape(1)
+            restore = pc.Patch(value, site=f"mlp_act.{row.layer}.n{row.neuron}", at=row.position)
+            base, restored = (
+                llama.run([IDS], edits).logits[0, -1].softmax(-1)[9] for edits in ([noise], [noise, restore])
+            )
+            changes.append(float(restored - base))
+        assert row.exact == pytest.approx(np.mean(changes), abs=1e-12)
+
+
+def test_estimates_are_first_order(llama: pc.Model) -> None:
+    found = llama.neuron_importances([IDS], SUBJECT, 9, samples=2, noise=1e-3, verify=20)
+    assert found.agreement is not None
+    assert found.agreement["relative_error"] < 1e-2
+    assert (found.data["importance"].sel(position=0) == 0).all(), "control: before the subject"
+    assert (found.data["importance"].sel(layer=2, position=[1, 2, 3, 4]) == 0).all(), "the last layer's other tokens"
+    assert (found.data["importance"].sel(layer=1, position=SUBJECT) > 0).all()
+
+
+def test_importances_sum_and_average_over_neurons(llama: pc.Model) -> None:
+    found = llama.neuron_importances([IDS], SUBJECT, 9, samples=2, top=48, verify=0)
+    importance = found.data["importance"]
+    assert np.allclose(abs(found.data["effect"]).sum("rank"), importance)
+    assert np.allclose(found.layer_means(), importance.isel(position=slice(1, None)).mean("position") / 48)
+    assert found.agreement is None
+    sizes = abs(found.data["effect"]).values
+    assert (np.diff(sizes, axis=-1) <= 0).all(), "strongest first"
+
+
+def test_saved_and_opened(llama: pc.Model, tmp_path: Path) -> None:
+    found = llama.neuron_importances([IDS], SUBJECT, samples=1, verify=3, integrate=2)
+    found.save(tmp_path)
+    assert pc.open(tmp_path) == found
+    assert "strongest neurons run exactly" in repr(found)
+    for layers in ("up", "right"):
+        assert found.figure(layers=layers).axes
+
+
+def test_what_does_not_fit_is_refused(llama: pc.Model) -> None:
+    with pytest.raises(pc.InputError, match=r"top=49 is outside 1\.\.48"):
+        llama.neuron_importances([IDS], SUBJECT, top=49)
+    with pytest.raises(pc.InputError, match="verify is a number of neurons"):
+        llama.neuron_importances([IDS], SUBJECT, verify=-1)
+    with pytest.raises(pc.SiteError):
+        pc.wrap(tiny.shared("mixtral", torch.float32)).neuron_importances([IDS], SUBJECT)
