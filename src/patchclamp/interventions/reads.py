@@ -126,7 +126,7 @@ class LogOdds(Read):
 
     @override
     def bind(self, model: OpenModel, prompt: Prompt, index: int, count: int) -> list[Bound]:
-        ids, names = _answers(model, self.tokens)
+        ids, names = _answers(model, self.tokens, index, count)
         where = _where(self.at, model, prompt, index, count)
 
         def odds(block: Tensor) -> Tensor:
