@@ -145,7 +145,7 @@ def _restoring(
     component, layer, position = states.components[place[0]], states.layers[place[1]], place[2]
     if position < setting.subject[0]:
         return ()
-    found = [site for site in states.restored(component, layer)]
+    found = states.restored(component, layer)
     return tuple(Action(site, (position,), Put(values[site][[position]]), None, 1) for site in found)
 
 
