@@ -4,6 +4,7 @@ import os
 
 import pytest
 import torch
+from hypothesis import settings
 from jaxtyping import install_import_hook
 
 import tests.typecheck  # noqa: F401  (the hook looks it up by name)
@@ -46,6 +47,8 @@ install_import_hook(CHECKED, "tests.typecheck.checked")
 import patchclamp as pc  # noqa: E402
 from tests import tiny  # noqa: E402
 
+settings.register_profile("patchclamp", deadline=None)  # how long an example takes is no property of the code
+settings.load_profile("patchclamp")
 torch.set_num_threads(int(os.environ.get("PATCHCLAMP_TEST_THREADS", "1")))
 
 

@@ -142,7 +142,7 @@ READS = [
 
 
 @given(st.data())
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow])
 def test_any_sweep_equals_one_forward_a_cell(llama: pc.Model, data: st.DataObject) -> None:
     """Random edits, sites, positions, prompts, bases and reads: sharing never changes a number."""
     name = data.draw(st.sampled_from(list(EDITS)))
