@@ -84,9 +84,13 @@ def _attribution(model: Model, prompts: Any, said: dict[str, Any]) -> Result:
 
 
 def _traced(said: dict[str, Any]) -> dict[str, Any]:
-    """What every trace is made again from; the deviation as the number that it was."""
-    found = {name: said[name] for name in ("answer", "samples", "noise", "std", "seed", "integrate")}
-    return found | {"subject": list(said["subject"]), "read": said["read"] if said["answer"] is None else None}
+    """What every trace is made again from."""
+    found = {name: said[name] for name in ("answer", "samples", "noise", "seed", "integrate")}
+    return found | {
+        "std": said["std_given"],
+        "subject": list(said["subject"]),
+        "read": said["read"] if said["answer"] is None else None,
+    }
 
 
 def _trace(model: Model, prompts: Any, said: dict[str, Any]) -> Result:

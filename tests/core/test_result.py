@@ -24,6 +24,13 @@ def _results(model: pc.Model) -> dict[str, Result]:
             prompts, pc.Scale(2.0), sites=["mlp_out", "attn_out"], at="each", read=[pc.TopK(2), pc.KL()]
         ),
         "generation": model.generate(prompts, [edit], max_new_tokens=3),
+        "lens": model.lens(prompts, k=2),
+        "contributions": model.contributions([prompts[0]], [5, 9], heads=True),
+        "trace": model.causal_trace([prompts[0]], [1, 2], 9, samples=2, sites=["resid_post", "mlp_out"]),
+        "attribution": model.attribution_patch(
+            [prompts[0]], tiny.ids(1, 6, seed=3), sites="resid_post", read=pc.LogitDifference(5, 9), check=5
+        ),
+        "neurons": model.neuron_importances([prompts[0]], [1, 2], 9, samples=2, top=3),
     }
 
 

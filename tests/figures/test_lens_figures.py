@@ -4,7 +4,7 @@ import pytest
 
 import patchclamp as pc
 from patchclamp.figures.lens import curves, picture
-from patchclamp.lenses.result import METRICS
+from patchclamp.lenses.metrics import METRICS
 from tests import tiny
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 import patchclamp as pc
 from patchclamp.lenses.logit import LogitLens
-from patchclamp.lenses.result import METRICS
+from patchclamp.lenses.metrics import METRICS
 from tests import tiny
 from tests.traces import no_trace
 

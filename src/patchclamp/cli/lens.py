@@ -9,7 +9,7 @@ from patchclamp.cli.options import Json, Opening, Out
 from patchclamp.cli.output import keep, show
 from patchclamp.cli.specs import position
 from patchclamp.core.errors import InputError, unknown
-from patchclamp.lenses.result import METRICS
+from patchclamp.lenses.metrics import METRICS
 
 if TYPE_CHECKING:
     import patchclamp as pc

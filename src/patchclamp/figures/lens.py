@@ -8,7 +8,7 @@ import numpy as np
 from patchclamp.core.errors import InputError, unknown
 from patchclamp.figures.grid import Layers
 from patchclamp.figures.style import SEQUENTIAL, styled, thin, visible
-from patchclamp.lenses.result import METRICS
+from patchclamp.lenses.metrics import METRICS
 
 if TYPE_CHECKING:
     import xarray as xr

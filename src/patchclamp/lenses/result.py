@@ -10,6 +10,7 @@ from torch import Tensor
 
 from patchclamp.core.errors import InputError, ModelError
 from patchclamp.core.result import Result, Saved
+from patchclamp.lenses.metrics import METRICS
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.sites import Site
@@ -17,18 +18,6 @@ from patchclamp.models.sites import Site
 if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
-
-METRICS: dict[str, str] = {
-    "final_probability": "probability of the final layer's top token",
-    "probability": "probability of the target",
-    "log_probability": "log-probability of the target (nats)",
-    "surprisal": "surprisal of the target (nats)",
-    "rank": "rank of the target",
-    "entropy": "entropy (nats)",
-    "kl": "KL(final || layer) (nats)",
-    "agreement": "top token is the final layer's",
-}
-"""Every metric, and how a figure calls it."""
 
 
 @dataclass(eq=False)

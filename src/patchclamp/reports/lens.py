@@ -10,7 +10,7 @@ from matplotlib.colors import to_hex
 
 from patchclamp.figures.lens import Picture, curves, picture
 from patchclamp.figures.style import visible
-from patchclamp.lenses.result import METRICS
+from patchclamp.lenses.metrics import METRICS
 from patchclamp.reports.page import Part, table
 
 if TYPE_CHECKING:

@@ -42,6 +42,8 @@ class Setting:
     """Standard deviation of the embedding entries that the noise is measured by."""
     std_of: str
     """Whose entries they are."""
+    std_given: Std
+    """As the user said it."""
     seeds: tuple[int, ...]
     """Of the noise of each sample."""
 
@@ -84,7 +86,7 @@ class Setting:
         chosen, reads = _what_is_read(model, prompts[0], answer, read)
         found, said = _std(model, prompts[0], tuple(sorted(where)), std)
         seeds = tuple(int(digest("trace", seed, sample), 16) % 2**31 for sample in range(samples))
-        return cls(model, prompts[0], tuple(sorted(where)), chosen, reads, float(noise), found, said, seeds)
+        return cls(model, prompts[0], tuple(sorted(where)), chosen, reads, float(noise), found, said, std, seeds)
 
     def corruption(self, sample: int, share: float = 1.0) -> Edit:
         """The noise of one sample as an edit, or a share of it."""
@@ -107,7 +109,7 @@ class Setting:
         """Parameters for the record."""
         return {
             "subject": list(self.subject), "answer": self.answer, "noise": self.noise, "std": self.std, "std_of": self.std_of,
-            "samples": len(self.seeds), "seeds": list(self.seeds), "read": self.reads,
+            "std_given": self.std_given, "samples": len(self.seeds), "seeds": list(self.seeds), "read": self.reads,
         }  # fmt: skip
 
 
