@@ -293,6 +293,22 @@ def test_a_killed_sweep_goes_on_and_ends_with_the_same_numbers(llama: pc.Model, 
     assert not other.dataset.identical(wanted.dataset), "another edit does not take this one's parts"
 
 
+@pytest.mark.parametrize("rung", ["wavefront", "layers", "rows", "cell"])
+def test_a_finished_checkpoint_gives_the_same_bytes_for_many_prompts(
+    llama: pc.Model, tmp_path: Path, rung: str
+) -> None:
+    """Baselines too: run again with other lines beside them, their last bits would differ."""
+    prompts = [*tiny.ids(3, 7), *tiny.ids(2, 5)]
+    options = {"sites": "mlp_out", "at": "each", "read": [READ, pc.KL()], "rung": rung, "max_tokens": 60}
+    wanted = llama.sweep(prompts, pc.Add(draw(0)), **options)
+    for _ in ("made", "loaded"):
+        found = llama.sweep(prompts, pc.Add(draw(0)), checkpoint=tmp_path, **options)
+        assert found.dataset.identical(wanted.dataset)
+    for file in sorted(tmp_path.iterdir())[::2]:
+        file.unlink()
+    assert llama.sweep(prompts, pc.Add(draw(0)), checkpoint=tmp_path, **options).dataset.identical(wanted.dataset)
+
+
 def test_progress_counts_to_the_planned_total(llama: pc.Model) -> None:
     events: list[Progress] = []
     for rung in ("wavefront", "layers", "rows", "cell"):

@@ -1,7 +1,7 @@
 """Carrying out a planned job: on its rung, within its budget, resumable, and checked against the slow way."""
 
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -216,9 +216,13 @@ def _into(store: dict[Site, Tensor], site: Site) -> Callable[[Tensor], None]:
 
 
 def _missing_baselines(job: Job, outcome: Outcome, lines: Iterable[int] | None = None) -> None:
-    """Run the lines that no base run measured: those without runs, or on the lower rungs."""
+    """Run the lines that no base run measured: those without runs, or on the lower rungs.
+
+    Lines about to be measured also need their logits if they compare with them; a checkpoint holds the numbers only.
+    """
     for number in dict.fromkeys(range(len(job.lines)) if lines is None else lines):
-        if number not in outcome.baseline:
+        compared = lines is not None and job.lines[number].compares and number not in outcome.clean
+        if number not in outcome.baseline or compared:
             outcome.note_base(record_base(job, [number], [], keep_cache=False, narrow=may_narrow(job, [number])))
 
 
@@ -227,24 +231,38 @@ def _identity(job: Job, runs: Sequence[int], weights: str) -> str:
     cells = [(job.lines[job.runs[run].line], job.runs[run].actions) for run in runs]
     parts = [(line.prompt.key, [action.key for action in (*line.base, *own)]) for line, own in cells]
     reads = [(read.name, read.positions, repr(read.axes)) for line in job.lines for read in line.reads]
-    return digest(weights, str(job.model.dtype), parts, reads)
+    return digest("numbers and baselines", weights, str(job.model.dtype), parts, reads)
 
 
 def _store(file: Path, runs: Sequence[int], outcome: Outcome) -> None:
-    arrays = {
-        f"{place}.{read}": value.contiguous()
-        for place, run in enumerate(runs)
-        for read, value in enumerate(outcome.values[run])
-    }
     with atomic_file(file) as temporary:
-        save_file(arrays, temporary)
+        save_file(
+            {
+                f"{kind}.{place}.{read}": value.contiguous()
+                for kind, place, _, values in _numbers(runs, outcome)
+                for read, value in enumerate(values)
+            },
+            temporary,
+        )
 
 
 def _load(file: Path, runs: Sequence[int], outcome: Outcome) -> None:
     arrays = load_file(file)
+    for kind, place, number, values in _numbers(runs, outcome):
+        reads = len(outcome.job.lines[number].reads)
+        values[:] = [arrays[f"{kind}.{place}.{read}"] for read in range(reads)]
+
+
+def _numbers(runs: Sequence[int], outcome: Outcome) -> Iterator[tuple[str, int, int, list[Tensor]]]:
+    """What a part's file holds: kind, place in the file, line, and the outcome's own list for it.
+
+    Baselines belong to it: computed again with other lines beside them, their last bits could differ.
+    """
+    lines = dict.fromkeys(outcome.job.runs[run].line for run in runs)
+    for place, number in enumerate(lines):
+        yield "line", place, number, outcome.baseline.setdefault(number, [])
     for place, run in enumerate(runs):
-        reads = len(outcome.job.lines[outcome.job.runs[run].line].reads)
-        outcome.values[run] = [arrays[f"{place}.{read}"] for read in range(reads)]
+        yield "run", place, outcome.job.runs[run].line, outcome.values.setdefault(run, [])
 
 
 def _verify(job: Job, outcome: Outcome, chosen: Sequence[int]) -> float:
