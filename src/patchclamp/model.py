@@ -31,9 +31,12 @@ from patchclamp.models import weights as _weights
 from patchclamp.models.opened import OpenModel
 from patchclamp.tracing import attribution as _attribution
 from patchclamp.tracing import causal as _causal
+from patchclamp.tracing import facts as _facts
 from patchclamp.tracing import neurons as _neurons
 from patchclamp.tracing.attribution import Attribution
+from patchclamp.tracing.average import TraceAverage
 from patchclamp.tracing.causal import Window
+from patchclamp.tracing.facts import Fact
 from patchclamp.tracing.neurons import Neurons
 from patchclamp.tracing.setting import Std
 from patchclamp.tracing.trace import Trace
@@ -334,6 +337,42 @@ class Model(OpenModel):
         return _causal.causal_trace(
             self, prompt, subject, answer, sites=sites, window=window, samples=samples, noise=noise, std=std, seed=seed,
             read=read, method=method, integrate=integrate, check=check, **options,
+        )  # fmt: skip
+
+    def trace_facts(
+        self,
+        facts: Sequence[Fact],
+        *,
+        sites: Any = "resid_post",
+        noise: float = 3.0,
+        std: Std = None,
+        samples: int = 10,
+        seed: int = 0,
+        checkpoint: str | Path | None = None,
+        progress: Show = None,
+        **options: Any,
+    ) -> TraceAverage:
+        """Causal traces of many facts, averaged by the role of the token: first, middle and last of the subject, and after.
+
+        Source: Meng et al. 2022, arXiv 2202.05262, section 2.2 and figure 2.
+
+        Args:
+            facts: ``(prompt, subject)`` or ``(prompt, subject, answer)`` each.
+            sites: As for :meth:`causal_trace`.
+            noise: Size of the noise, in ``std``.
+            std: As for :meth:`causal_trace`; by default over the tokens of all facts' subjects, as in ROME.
+            samples: How often noise is drawn for each fact.
+            seed: Of the noise.
+            checkpoint: A folder: killed work goes on from there.
+            progress: True for a bar, a function for events.
+            **options: ``window``, ``read``, ``method``, ..., as for :meth:`causal_trace`.
+
+        Raises:
+            InputError: No facts, or one that cannot be traced; raised before any of them is run, with its number.
+        """
+        return _facts.trace_facts(
+            self, facts, sites=sites, noise=noise, std=std, samples=samples, seed=seed, checkpoint=checkpoint,
+            progress=progress, **options,
         )  # fmt: skip
 
     def attribution_patch(

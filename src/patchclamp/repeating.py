@@ -98,6 +98,12 @@ def _trace(model: Model, prompts: Any, said: dict[str, Any]) -> Result:
     return model.causal_trace(prompts, **_traced(said), **own)
 
 
+def _trace_average(model: Model, prompts: Any, said: dict[str, Any]) -> Result:
+    facts = [([p], list(s), a) for p, s, a in zip(prompts, said["subject"], said["answer"], strict=True)]
+    names = ("sites", "window", "samples", "noise", "std", "seed", "read", "method", "integrate", "check")
+    return model.trace_facts(facts, **{name: said[name] for name in names})
+
+
 def _neurons(model: Model, prompts: Any, said: dict[str, Any]) -> Result:
     return model.neuron_importances(prompts, **_traced(said), top=said["top"], verify=said["verify"])
 
@@ -111,5 +117,6 @@ _MAKERS = {
     "contributions": _contributions,
     "attribution": _attribution,
     "trace": _trace,
+    "trace_average": _trace_average,
     "neurons": _neurons,
 }

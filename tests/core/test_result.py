@@ -27,6 +27,9 @@ def _results(model: pc.Model) -> dict[str, Result]:
         "lens": model.lens(prompts, k=2),
         "contributions": model.contributions([prompts[0]], [5, 9], heads=True),
         "trace": model.causal_trace([prompts[0]], [1, 2], 9, samples=2, sites=["resid_post", "mlp_out"]),
+        "trace_average": model.trace_facts(
+            [([prompts[0]], [1, 2], 9), ([prompts[1]], [1], 4)], samples=2, sites=["resid_post", "mlp_out"]
+        ),
         "attribution": model.attribution_patch(
             [prompts[0]], tiny.ids(1, 6, seed=3), sites="resid_post", read=pc.LogitDifference(5, 9), check=5
         ),

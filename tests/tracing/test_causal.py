@@ -5,7 +5,6 @@ import pytest
 import torch
 
 import patchclamp as pc
-from patchclamp.tracing.average import roles
 from tests import tiny
 from tests.traces import no_trace
 from tests.tracing import by_loop
@@ -114,25 +113,6 @@ def test_saved_and_opened(llama: pc.Model, tmp_path: Path) -> None:
         assert trace.figure(layers=layers).axes
     labels = [t.get_text() for t in trace.figure().axes[0].get_xticklabels()]
     assert [label.endswith("*") for label in labels] == [i in SUBJECT for i in range(7)]
-
-
-def test_averaging_by_role(llama: pc.Model) -> None:
-    assert roles(7, (2, 3)) == {
-        "first subject token": [2], "middle subject tokens": [], "last subject token": [3], "first subsequent token": [4],
-        "further tokens": [5], "last token": [6],
-    }  # fmt: skip
-    one = llama.causal_trace([IDS], SUBJECT, 9, samples=2)
-    two = llama.causal_trace(tiny.ids(1, 5, seed=4), [1], 9, samples=2)
-    mean = pc.tracing.average([one, two])
-    effects = [t.mean()["effect"].sel(site="resid_post", layer=1) for t in (one, two)]
-    wanted = (effects[0].sel(position=3) + effects[1].sel(position=1)) / 2
-    found = mean.sel(site="resid_post", layer=1)
-    assert float(found["effect"].sel(role="last subject token")) == pytest.approx(float(wanted))
-    assert float(found["effect"].sel(role="first subject token")) == pytest.approx(float(effects[0].sel(position=2)))
-    assert list(mean["count"].values) == [1, 0, 2, 2, 2, 2]
-    assert np.isnan(found["effect"].sel(role="middle subject tokens"))
-    with pytest.raises(pc.InputError, match="no traces"):
-        pc.tracing.average([])
 
 
 def test_made_again_from_its_folder(llama: pc.Model, tmp_path: Path) -> None:

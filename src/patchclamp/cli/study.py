@@ -3,6 +3,7 @@
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 from cyclopts import App
 
@@ -30,10 +31,42 @@ def activation_addition(
     """
     from patchclamp.studies.activation_addition import study
 
-    found = study(opening.load(model), out)
+    _tell(study(opening.load(model), out), out, "activation-addition", {"model": model, **opening.as_config()}, as_json)
+
+
+@app.command
+def facts(
+    *,
+    model: str = "smollm2-135m",
+    template: str = "The capital of {} is the city of",
+    most: int = 40,
+    samples: int = 4,
+    seed: int = 0,
+    out: Path = Path("out/facts"),
+    opening: Opening = Opening(),  # noqa: B008
+    as_json: Json = False,
+) -> None:
+    """Trace the capitals that a model knows, as in ROME, and average over them. Killed work goes on from its folder.
+
+    Args:
+        model: Catalogue name, Hugging Face id or folder.
+        template: A prompt with {} for the country.
+        most: How many facts.
+        samples: Draws of noise for each fact.
+        seed: Of the noise.
+        out: Folder for tables, pictures and the report.
+        opening: How to open the model.
+        as_json: Print JSON.
+    """
+    from patchclamp.studies.facts import study
+
+    options = {"template": template, "most": most, "samples": samples, "seed": seed}
+    found = study(opening.load(model), out, **options, progress=True)  # type: ignore[arg-type]
+    _tell(found, out, "facts", {"model": model, **options, **opening.as_config()}, as_json)
+
+
+def _tell(found: Any, out: Path, name: str, options: dict[str, Any], as_json: bool) -> None:
+    """Leave the command beside what a study found, and print it."""
     command = shlex.join(["patchclamp", *sys.argv[1:]])
-    remember(out, command, "study.activation-addition", {"model": model, "out": out, **opening.as_config()})
-    if as_json:
-        show(found.summary(), as_json=True)
-    else:
-        show(found.text(), as_json=False)
+    remember(out, command, f"study.{name}", {**options, "out": out})
+    show(found.summary() if as_json else found.text(), as_json=as_json)

@@ -27,6 +27,7 @@ KINDS: dict[str, Kind] = {
         "lenses.contributions:Contributions", "figures.contributions:figure", "reports.contributions:parts"
     ),
     "trace": Kind("tracing.trace:Trace", "figures.trace:figure", "reports.trace:parts"),
+    "trace_average": Kind("tracing.average:TraceAverage", "figures.average:figure", "reports.average:parts"),
     "attribution": Kind("tracing.attribution:Attribution", "figures.grid:figure", "reports.attribution:parts"),
     "neurons": Kind("tracing.neurons:Neurons", "figures.neurons:figure", "reports.neurons:parts"),
 }

@@ -1,12 +1,15 @@
 """Causal traces of many facts, averaged by the role that a token plays."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
+from torch import Tensor
 
-from patchclamp.core.errors import InputError
-from patchclamp.tracing.trace import Trace
+from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.result import Result, Saved
+from patchclamp.tracing.trace import CLEAN, CORRUPTED, Trace
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -35,49 +38,146 @@ def roles(length: int, subject: tuple[int, ...]) -> dict[str, list[int]]:
     }
 
 
-def average(traces: Sequence[Trace], read: str | None = None) -> "xr.Dataset":
-    """Average indirect effect over facts, by site, layer and role of the token.
+_SHARED = ("sites", "window", "samples", "noise", "std", "seed", "read", "method", "integrate", "check")
+"""Parameters in which averaged traces must agree to be made again from one folder."""
 
-    Args:
-        traces: Of the same model, sites and layers; prompts may differ in length.
-        read: Which measurement; the first by default.
 
-    Returns:
-        ``effect`` and its ``standard_error`` over facts, ``count`` of facts that have a token in the role, all
-        ``[site, layer, role]`` (``count`` by role only); and ``total``, the average total effect. A fact with several
-        tokens in a role counts once, with their mean.
+@dataclass(eq=False)
+class TraceAverage(Result):
+    """Indirect effects of many facts, by site, layer and role of the token.
 
-    Raises:
-        InputError: No traces, or traces of different sites or layers.
+    ``data`` holds for each thing that was read the mean effect over a fact's noise samples and over its tokens of that
+    role, with dims ``fact, site, layer, role``; NaN where a fact has no token of the role.
 
     Source: Meng et al. 2022, arXiv 2202.05262, figure 2 and appendix B.
+    """
+
+    kind: ClassVar[str] = "trace_average"
+    dataset: "xr.Dataset"
+    record: dict[str, Any] = field(default_factory=dict)
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Names of what was measured."""
+        return tuple(str(name) for name in self.dataset.data_vars if ":" not in str(name))
+
+    @property
+    def data(self) -> "xr.Dataset":
+        """The indirect effects of every fact."""
+        return self.dataset[list(self.reads)]
+
+    def total_effect(self, read: str | None = None) -> "xr.DataArray":
+        """What the corruption takes away from each fact, clean - corrupted, ``[fact]``."""
+        name = self.named(read)
+        return (self.dataset[CLEAN + name] - self.dataset[CORRUPTED + name]).rename(name)
+
+    def mean(self, read: str | None = None, level: float = 0.95) -> "xr.Dataset":
+        """The average indirect ``effect`` over facts, with its interval (Student's t; NaN for one fact).
+
+        Args:
+            read: Which measurement; the first by default.
+            level: Of the interval.
+
+        Returns:
+            ``effect``, ``low``, ``high`` and ``standard_error``, ``[site, layer, role]``; and ``count`` of facts ``[role]``.
+        """
+        from scipy.stats import t
+
+        values = self.dataset[self.named(read)]
+        count = values.notnull().isel(site=0, layer=0, drop=True).sum("fact")
+        effect, freedom = values.mean("fact"), (count - 1).clip(min=1)
+        error = (values.std("fact", ddof=1) / np.sqrt(count)).where(count > 1)
+        reach = error * t.ppf((1 + level) / 2, freedom.values)
+        found = effect.to_dataset(name="effect")
+        return found.assign(low=effect - reach, high=effect + reach, standard_error=error, count=count)
+
+    def named(self, read: str | None) -> str:
+        """The read asked for, or the first.
+
+        Raises:
+            InputError: It was not measured.
+        """
+        if read is not None and read not in self.reads:
+            raise InputError(unknown("read", read, self.reads))
+        return read or self.reads[0]
+
+    def _dataset(self) -> "xr.Dataset":
+        return self.dataset
+
+    @classmethod
+    def _from_saved(cls, saved: Saved) -> Self:
+        return cls(saved.dataset, saved.record, saved.tensors)
+
+    def __repr__(self) -> str:
+        name, facts = self.reads[0], self.dataset.sizes["fact"]
+        total, effect = float(self.total_effect().mean()), self.mean()["effect"]
+        lines = [f"Causal traces of {facts} facts: average total effect on {name.replace('_', ' ')} {total:.3f}"]
+        for site in effect["site"].values:
+            for role in ("last subject token", "last token"):
+                curve = effect.sel(site=site, role=role)
+                if not bool(curve.isnull().all()):
+                    layer = int(curve["layer"].values[int(np.nanargmax(curve.values))])
+                    lines.append(f"  {site:<10} {role:<18} largest {float(curve.max()):.3f} at layer {layer}")
+        return "\n".join(lines)
+
+
+def average(traces: Sequence[Trace]) -> TraceAverage:
+    """Average causal traces over facts; see :meth:`patchclamp.Model.trace_facts`, which makes them too.
+
+    Args:
+        traces: Of the same model, sites, layers and reads; prompts may differ in length. A fact with several tokens in a
+            role counts once, with their mean.
+
+    Raises:
+        InputError: No traces, or traces of different sites, layers or reads.
     """
     import xarray as xr
 
     if not traces:
         raise InputError("there are no traces to average")
-    first = traces[0].dataset
+    first = traces[0]
     for trace in traces:
-        if any(list(trace.dataset[dim].values) != list(first[dim].values) for dim in ("site", "layer")):
+        if any(list(trace.dataset[dim].values) != list(first.dataset[dim].values) for dim in ("site", "layer")):
             raise InputError("traces to average must have the same sites and layers")
-    shape = (len(traces), first.sizes["site"], first.sizes["layer"], len(ROLES))
-    table = np.full(shape, np.nan)
-    for row, trace in enumerate(traces):
-        effect = trace.mean(read)["effect"].transpose("site", "layer", "position").values
-        for column, places in enumerate(roles(len(trace.tokens), trace.subject).values()):
-            if places:
-                table[row, :, :, column] = effect[:, :, places].mean(-1)
-    present = ~np.isnan(table[:, 0, 0])
-    count = present.sum(0)
-    filled = np.nan_to_num(table)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        mean = filled.sum(0) / count
-        spread = np.where(np.isnan(table), 0, table - mean)
-        error = np.sqrt((spread**2).sum(0) / (count - 1) / count)
-    error[..., count < 2] = np.nan
-    dims = ("site", "layer", "role")
-    total = float(np.mean([float(trace.total_effect(read).mean()) for trace in traces]))
-    return xr.Dataset(
-        {"effect": (dims, mean), "standard_error": (dims, error), "count": ("role", count), "total": ((), total)},
-        coords={"site": first["site"], "layer": first["layer"], "role": np.array(ROLES, dtype=object)},
-    )
+        if trace.reads != first.reads:
+            raise InputError(f"traces to average must read the same: {first.reads} and {trace.reads}")
+    variables: dict[str, Any] = {}
+    for name in first.reads:
+        variables[name] = (("fact", "site", "layer", "role"), np.stack([_by_role(trace, name) for trace in traces]))
+        variables[CLEAN + name] = ("fact", np.array([float(trace.clean[name]) for trace in traces]))
+        variables[CORRUPTED + name] = ("fact", np.array([float(trace.corrupted[name].mean()) for trace in traces]))
+    coords = {
+        "fact": np.array(["".join(trace.tokens) for trace in traces], dtype=object),
+        "subject": ("fact", np.array(["".join(t.tokens[i] for i in t.subject).strip() for t in traces], dtype=object)),
+        "answer": ("fact", np.array([trace.answer or "" for trace in traces], dtype=object)),
+        "site": first.dataset["site"].values, "layer": first.dataset["layer"].values,
+        "role": np.array(ROLES, dtype=object),
+    }  # fmt: skip
+    return TraceAverage(xr.Dataset(variables, coords), _record(traces), dict(first.tensors))
+
+
+def _by_role(trace: Trace, read: str) -> Any:
+    """Mean effect ``[site, layer, role]``."""
+    effect = trace.mean(read)["effect"].transpose("site", "layer", "position").values
+    table = np.full((*effect.shape[:2], len(ROLES)), np.nan)
+    for column, places in enumerate(roles(len(trace.tokens), trace.subject).values()):
+        if places:
+            table[:, :, column] = effect[:, :, places].mean(-1)
+    return table
+
+
+def _record(traces: Sequence[Trace]) -> dict[str, Any]:
+    """The evidence of all traces as one: made again by tracing the same facts."""
+    said = [trace.record["parameters"] for trace in traces]
+    said = [one if one["answer"] is None else {**one, "read": None} for one in said]
+    shared = {name: said[0][name] for name in _SHARED}
+    shared |= {name: [one[name] for one in said] for name in ("subject", "answer")}
+    odd = next((name for name in _SHARED if any(one[name] != said[0][name] for one in said)), None)
+    if odd is not None:
+        shared["not_repeatable"] = f"its traces differ in {odd}"
+    reasons = [one["not_repeatable"] for one in said if "not_repeatable" in one]
+    if reasons:
+        shared["not_repeatable"] = reasons[0]
+    prompts = [row for trace in traces for row in trace.record["prompts"]]
+    return {**traces[0].record, "prompts": prompts, "parameters": shared}

@@ -155,5 +155,10 @@ def _std(model: OpenModel, prompt: Prompt, subject: tuple[int, ...], given: Std)
     if not texts:
         raise InputError("std takes a number, or texts whose tokens' embeddings are measured; the list is empty")
     ids = [model.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
-    rows = record_source(model, Source(ids), [EMBED])[EMBED]
-    return float(torch.cat(rows).float().std()), f"the {sum(map(len, ids))} tokens of {len(texts)} texts"
+    return deviation_of(model, ids), f"the {sum(map(len, ids))} tokens of {len(texts)} texts"
+
+
+def deviation_of(model: OpenModel, ids: Sequence[Sequence[int]]) -> float:
+    """Standard deviation of the embedding entries of some tokens."""
+    rows = record_source(model, Source([list(row) for row in ids]), [EMBED])[EMBED]
+    return float(torch.cat(rows).float().std())

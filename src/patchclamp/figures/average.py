@@ -1,0 +1,75 @@
+"""Averaged traces: layers by the role of the token, and curves over layers with their intervals."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from patchclamp.core.errors import InputError, unknown
+from patchclamp.figures.grid import Layers, Panel, colour_bars, heat
+from patchclamp.figures.style import limits, styled
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from patchclamp.tracing.average import TraceAverage
+
+CURVES = {"last subject token": "#1f3b73", "first subsequent token": "#8a8d91", "last token": "#b8451f"}
+
+
+def panels(average: "TraceAverage", read: str | None = None) -> list[Panel]:
+    """Average indirect effect, a panel a site, all with the same colours; roles that no fact has are left out."""
+    mean = average.mean(read)
+    mean = mean.isel(role=np.flatnonzero(mean["count"].values))
+    scale = limits(mean["effect"].values, 0.0)
+    layers = tuple(str(layer) for layer in mean["layer"].values)
+    counts = zip(mean["role"].values, mean["count"].values, strict=True)
+    roles = tuple(f"{str(role).replace(' token', '')} ({int(n)})" for role, n in counts)
+    return [
+        Panel(
+            str(site), mean["effect"].sel(site=site).transpose("layer", "role").values, layers, roles, None, "layer", "role",
+            scale,
+        )
+        for site in mean["site"].values
+    ]  # fmt: skip
+
+
+def figure(average: "TraceAverage", *, read: str | None = None, layers: Layers = "down") -> "Figure":
+    """Draw averaged traces: heat maps of all roles above, curves of the telling ones with 95 % intervals below.
+
+    Args:
+        average: The result.
+        read: Which measurement, if there are several.
+        layers: Layer 0 at the top (``"down"``), at the bottom (``"up"``), or at the left (``"right"``) of the heat maps.
+    """
+    if layers not in ("down", "up", "right"):
+        raise InputError(unknown("orientation", layers, ("down", "up", "right")))
+    cut, mean, name = panels(average, read), average.mean(read), average.named(read)
+    with styled() as make:
+        drawn: Figure = make(figsize=(2.9 * len(cut) + 0.6, 7.0), layout="constrained")
+        axes = drawn.subplots(2, len(cut), squeeze=False, gridspec_kw={"height_ratios": [3, 2]}, sharey="row")
+        images = [
+            (axis, panel, heat(axis, panel, layers, None, None)) for axis, panel in zip(axes[0], cut, strict=True)
+        ]
+        colour_bars(drawn, images[-1:])
+        for number, panel in enumerate(cut):
+            _curves(axes[1, number], mean.sel(site=panel.title))
+            axes[1, number].set_title(panel.title)
+        for axis in axes[0, 1:]:
+            axis.set_ylabel("")
+        axes[1, 0].set_ylabel(f"indirect effect on {name.replace('_', ' ')}")
+        axes[1, 0].legend(frameon=False, fontsize=6)
+        facts, total = average.dataset.sizes["fact"], float(average.total_effect(read).mean())
+        drawn.suptitle(f"{facts} facts, average total effect {total:.3f}", fontsize=9)
+        return drawn
+
+
+def _curves(axis: Any, mean: Any) -> None:
+    for role, colour in CURVES.items():
+        one = mean.sel(role=role)
+        if not int(one["count"]):
+            continue
+        axis.plot(one["layer"], one["effect"], color=colour, linewidth=1.2, label=role)
+        axis.fill_between(one["layer"], one["low"], one["high"], color=colour, alpha=0.2, linewidth=0)
+    axis.axhline(0, color="0.6", linewidth=0.5)
+    axis.set_xlabel("layer")
+    axis.spines[["top", "right"]].set_visible(False)

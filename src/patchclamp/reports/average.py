@@ -1,0 +1,46 @@
+"""The page of averaged traces: pictures with numbers under the mouse, the figure, the largest effects, every fact."""
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+from markupsafe import Markup
+
+from patchclamp.figures.average import panels
+from patchclamp.reports.heatmap import heatmap
+from patchclamp.reports.page import Part, embedded_png, table
+
+if TYPE_CHECKING:
+    from patchclamp.tracing.average import TraceAverage
+
+
+def parts(average: "TraceAverage") -> list[Part]:
+    """What the page shows."""
+    pictures = [
+        Part(
+            f"Average indirect effect: {name.replace('_', ' ')}",
+            Markup('<div class="panels">{}</div>').format(Markup("").join(heatmap(p) for p in panels(average, name))),
+        )
+        for name in average.reads
+    ]
+    return [
+        Part("Summary", Markup("<pre>{}</pre>").format(repr(average))),
+        *pictures,
+        Part("With intervals", embedded_png(average)),
+        Part("Largest average effects", table(strongest(average))),
+        Part("Facts", table(facts(average))),
+    ]
+
+
+def strongest(average: "TraceAverage", read: str | None = None) -> pd.DataFrame:
+    """For each site and role, the layer with the largest average effect, with its interval."""
+    frame = average.mean(read).to_dataframe().reset_index().dropna(subset=["effect"])
+    best = frame.groupby(["site", "role"], sort=False)["effect"].idxmax()
+    kept: pd.DataFrame = frame.loc[best, ["site", "role", "layer", "effect", "low", "high", "count"]]
+    return kept.sort_values("effect", ascending=False)
+
+
+def facts(average: "TraceAverage", read: str | None = None) -> pd.DataFrame:
+    """Each fact with its total effect, the largest first."""
+    total = average.total_effect(read)
+    frame = total.to_dataframe(name="total effect").reset_index()
+    return frame.sort_values("total effect", ascending=False)[["fact", "subject", "answer", "total effect"]]
