@@ -15,6 +15,7 @@ from .core.errors import SiteError as SiteError
 from .core.progress import listening as listening
 from .core.result import Result as Result
 from .core.result import open as open
+from .figures.aligned import aligned as aligned
 from .interventions.edits import Add as Add
 from .interventions.edits import Call as Call
 from .interventions.edits import Clamp as Clamp

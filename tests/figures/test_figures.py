@@ -147,7 +147,7 @@ def test_odd_tokens_do_not_break_the_picture_or_the_page(llama: pc.Model) -> Non
     page = str(heatmap(panels(grid)[0]))
     assert "<b>" not in page
     assert "&lt;b&gt;" in page
-    assert page.count('class="cell"') == 18
+    assert page.count("<rect/>") == 18
 
 
 def test_empty_cells_are_left_out_of_the_svg(llama: pc.Model) -> None:
@@ -155,5 +155,5 @@ def test_empty_cells_are_left_out_of_the_svg(llama: pc.Model) -> None:
         [*tiny.ids(1, 5), *tiny.ids(1, 2, seed=3)], pc.Scale(2.0), sites="mlp_out", at="each", read=pc.KL()
     )
     full, ragged = (str(heatmap(panel)) for panel in panels(grid))
-    assert full.count('class="cell"') == 15
-    assert ragged.count('class="cell"') == 6
+    assert full.count("<rect/>") == 15
+    assert ragged.count("<rect/>") == 6

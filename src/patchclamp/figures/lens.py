@@ -124,44 +124,50 @@ def figure(
 
 
 def _cells(shown: Picture, layers: Layers) -> "Figure":
+    with styled() as make:
+        drawn: Figure = make(figsize=size(shown, layers), layout="constrained")
+        axis = drawn.subplots()
+        image = draw(axis, shown, layers)
+        drawn.colorbar(image, ax=axis, fraction=0.05, pad=0.02, aspect=24, label=shown.label).outline.set_linewidth(0.4)
+        return drawn
+
+
+def size(shown: Picture, layers: Layers) -> tuple[float, float]:
+    """Width and height of a picture, in inches."""
+    rows, columns = shown.values.T.shape if layers == "right" else shown.values.shape
+    return float(np.clip(0.56 * columns + 1.6, 3.0, 24.0)), float(np.clip(0.17 * rows + 1.2, 2.2, 18.0))
+
+
+def draw(axis: Any, shown: Picture, layers: Layers) -> Any:
+    """Draw a picture on an axis, the targets on the other side of the tokens; gives the image."""
     from matplotlib.colors import LogNorm, Normalize
 
     turned = layers == "right"
     values = shown.values.T if turned else shown.values
-    rows, columns = values.shape
-    with styled() as make:
-        size = (float(np.clip(0.56 * columns + 1.6, 3.0, 24.0)), float(np.clip(0.17 * rows + 1.2, 2.2, 18.0)))
-        drawn: Figure = make(figsize=size, layout="constrained")
-        axis = drawn.subplots()
-        norm = (LogNorm if shown.log else Normalize)(shown.low, shown.high)
-        image = axis.imshow(
-            values,
-            cmap=shown.colours,
-            norm=norm,
-            aspect="auto",
-            origin="lower" if layers == "up" else "upper",
-            interpolation="nearest",
-        )
-        axis.set_facecolor("0.85")
-        if values.size <= MOST_TEXTS:
-            _write(axis, shown, turned)
-        tokens = thin([visible(token) for token in shown.tokens], 60)
-        targets = thin([visible(target) if target else "?" for target in shown.targets], 60)
-        names = thin(shown.layers, 40)
-        own, other = (axis.set_yticks, axis.set_xticks) if turned else (axis.set_xticks, axis.set_yticks)
-        own([i for i, _ in tokens], [text for _, text in tokens])
-        other([i for i, _ in names], [text for _, text in names])
-        second = axis.secondary_yaxis("right") if turned else axis.secondary_xaxis("top")
-        (second.set_yticks if turned else second.set_xticks)([i for i, _ in targets], [text for _, text in targets])
-        (second.set_ylabel if turned else second.set_xlabel)("target")
-        for each in (axis, second):
-            each.tick_params(length=2, width=0.5)
-            if not turned:
-                each.tick_params(axis="x", rotation=90 if columns > 1 and max(map(len, shown.tokens)) > 5 else 0)
-        axis.set_xlabel("layer" if turned else "token")
-        axis.set_ylabel("token" if turned else "layer")
-        drawn.colorbar(image, ax=axis, fraction=0.05, pad=0.02, aspect=24, label=shown.label).outline.set_linewidth(0.4)
-        return drawn
+    norm = (LogNorm if shown.log else Normalize)(shown.low, shown.high)
+    origin = "lower" if layers == "up" else "upper"
+    image = axis.imshow(
+        values, cmap=shown.colours, norm=norm, aspect="auto", origin=origin, interpolation="nearest"
+    )  # fmt: skip
+    axis.set_facecolor("0.85")
+    if values.size <= MOST_TEXTS:
+        _write(axis, shown, turned)
+    tokens = thin([visible(token) for token in shown.tokens], 60)
+    targets = thin([visible(target) if target else "?" for target in shown.targets], 60)
+    names = thin(shown.layers, 40)
+    own, other = (axis.set_yticks, axis.set_xticks) if turned else (axis.set_xticks, axis.set_yticks)
+    own([i for i, _ in tokens], [text for _, text in tokens])
+    other([i for i, _ in names], [text for _, text in names])
+    second = axis.secondary_yaxis("right") if turned else axis.secondary_xaxis("top")
+    (second.set_yticks if turned else second.set_xticks)([i for i, _ in targets], [text for _, text in targets])
+    (second.set_ylabel if turned else second.set_xlabel)("target")
+    for each in (axis, second):
+        each.tick_params(length=2, width=0.5)
+        if not turned:
+            each.tick_params(axis="x", rotation=90 if len(shown.tokens) > 1 and max(map(len, shown.tokens)) > 5 else 0)
+    axis.set_xlabel("layer" if turned else "token")
+    axis.set_ylabel("token" if turned else "layer")
+    return image
 
 
 def _write(axis: Any, shown: Picture, turned: bool) -> None:

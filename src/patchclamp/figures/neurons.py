@@ -1,4 +1,4 @@
-"""Neuron importances as layers by tokens, with the mean of each layer beside."""
+"""Neuron importances as layers by tokens: the strongest neuron and the mean of all, with the mean of each layer beside."""
 
 from typing import TYPE_CHECKING
 
@@ -12,12 +12,19 @@ if TYPE_CHECKING:
     from patchclamp.tracing.neurons import Neurons
 
 
-def panel(neurons: "Neurons") -> Panel:
-    """The importances of all layers and tokens."""
-    values = neurons.dataset["importance"].values
+def panels(neurons: "Neurons") -> list[Panel]:
+    """All layers and tokens: the strongest single neuron of each cell, and the mean of all its neurons."""
+    strongest = abs(neurons.dataset["effect"].isel(rank=0)).values
+    mean = neurons.dataset["importance"].values / int(neurons.record["neurons"])
     layers = tuple(str(layer) for layer in neurons.dataset["layer"].values)
     tokens = starred(neurons.tokens, neurons.subject)
-    return Panel("neurons restored one by one", values, layers, tokens, None, "layer", "token", limits(values, None))
+    named = (
+        ("strongest neuron, |indirect effect|", strongest),
+        ("mean over a layer's neurons, |indirect effect|", mean),
+    )
+    return [
+        Panel(name, values, layers, tokens, None, "layer", "token", limits(values, None)) for name, values in named
+    ]  # fmt: skip
 
 
 def figure(neurons: "Neurons", *, layers: Layers = "down") -> "Figure":
@@ -27,5 +34,8 @@ def figure(neurons: "Neurons", *, layers: Layers = "down") -> "Figure":
         neurons: The result.
         layers: Layer 0 at the top (``"down"``), at the bottom (``"up"``), or at the left (``"right"``).
     """
-    said = "sum over neurons of |indirect effect| (layer means: of one neuron)"
-    return layer_by_token([panel(neurons)], [neurons.layer_means().values], said, layers)
+    strongest = abs(neurons.dataset["effect"].isel(rank=0, position=slice(neurons.subject[0], None)))
+    means = [strongest.mean("position").values, neurons.layer_means().values]
+    return layer_by_token(
+        panels(neurons), means, "each with the mean of every layer over the tokens from the subject on", layers
+    )

@@ -11,7 +11,8 @@ from patchclamp.core import registry
 from patchclamp.core.errors import InputError
 from patchclamp.core.files import write_text
 from patchclamp.core.result import Result, library_versions
-from patchclamp.reports.page import Part, render, table
+from patchclamp.reports.beside import beside
+from patchclamp.reports.page import Part, embedded, render, table
 
 
 def report(path: str | Path, title: str, contents: Sequence[tuple[str, Any]], **record: Any) -> Path:
@@ -20,7 +21,8 @@ def report(path: str | Path, title: str, contents: Sequence[tuple[str, Any]], **
     Args:
         path: The HTML file.
         title: Its heading.
-        contents: Headings with what stands under them: text, a pandas frame, or a result (with all its parts).
+        contents: Headings with what stands under them: text, a pandas frame, a result (with all its parts), a list of results
+            of one prompt (their pictures side by side, layer by layer on one line), or a matplotlib figure.
         **record: Evidence for the end of the page, such as ``command``.
 
     Raises:
@@ -32,15 +34,21 @@ def report(path: str | Path, title: str, contents: Sequence[tuple[str, Any]], **
             inner = registry.find(content.kind, "parts")(content)
             parts += [Part(f"{heading}: {part.title}", part.body) for part in inner]
             record.setdefault("results", {})[heading] = content.plain_record()
+        elif isinstance(content, list | tuple) and all(isinstance(one, Result) for one in content):
+            parts.append(Part(heading, beside(content)))
+            record.setdefault("results", {})[heading] = [one.plain_record() for one in content]
         elif isinstance(content, pd.DataFrame):
             parts.append(Part(heading, table(content)))
+        elif hasattr(content, "savefig"):
+            parts.append(Part(heading, embedded(content)))
         elif isinstance(content, str):
             parts.append(
                 Part(heading, Markup("").join(Markup("<p>{}</p>").format(text) for text in content.split("\n\n")))
             )
         else:
             raise InputError(
-                f"a report takes text, frames and results; under {heading!r} stands a {type(content).__name__}"
+                f"a report takes text, frames, figures, results and lists of results; under {heading!r} stands a "
+                f"{type(content).__name__}"
             )
     write_text(path, render(title, parts, {**record, "versions": library_versions()}))
     return Path(path)

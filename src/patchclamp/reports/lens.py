@@ -2,36 +2,34 @@
 
 from typing import TYPE_CHECKING
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from markupsafe import Markup
-from matplotlib.colors import to_hex
 
-from patchclamp.figures.lens import Picture, curves, picture
+from patchclamp.figures.lens import curves, picture
 from patchclamp.figures.style import visible
 from patchclamp.lenses.metrics import METRICS
+from patchclamp.reports.cells import Cells, Shade, plain, svg
 from patchclamp.reports.page import Part, table
 
 if TYPE_CHECKING:
     from patchclamp.lenses.result import Lens
 
 MOST_CELLS = 20_000
-_WIDE, _HIGH, _LEFT, _TOP = 46, 15, 44, 44
 
 
 def parts(lens: "Lens") -> list[Part]:
     """What the page shows."""
-    found, cells = [], 0
+    found, count = [], 0
     for prompt in range(lens.data.sizes["prompt"]):
-        shown = picture(lens, prompt=prompt)
-        cells += shown.values.size
-        if cells > MOST_CELLS:
+        drawn = cells(lens, prompt)
+        count += len(drawn.rows) * len(drawn.columns)
+        if count > MOST_CELLS:
             said = Markup("<p>Prompts from number {} on are in data.csv.</p>").format(prompt)
             found.append(Part("More", said))
             break
-        title = visible(str(lens.data["prompt"].values[prompt]), 80).replace("\\$", "$")
-        found.append(Part(f"{METRICS['final_probability'].capitalize()}: {title}", grid(lens, shown, prompt)))
+        title = plain(visible(str(lens.data["prompt"].values[prompt]), 80))
+        found.append(Part(title, svg(drawn)))
     return [*found, Part("Means by layer", table(means(lens), 200))]
 
 
@@ -44,45 +42,34 @@ def means(lens: "Lens") -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def grid(lens: "Lens", shown: Picture, prompt: int) -> Markup:
-    """One prompt as SVG: layers down, tokens across, the layer's own top token in each cell; a frame where it is the target."""
-    palette, shade = mpl.colormaps[shown.colours], np.nan_to_num(shown.shade(), nan=0.5)
-    said = _said(lens, prompt)
-    cells = []
-    for row, column in np.ndindex(*shown.values.shape):
-        colour = palette(shade[row, column])
-        ink = "#000" if float(np.dot(colour[:3], (0.2126, 0.7152, 0.0722))) > 0.45 else "#fff"
-        hit = bool(shown.hits[row, column])
-        x, y = _LEFT + column * _WIDE, _TOP + row * _HIGH
-        cells.append(
-            Markup(
-                '<g data-tip="{}"><rect class="cell" x="{}" y="{}" width="{}" height="{}" fill="{}" {}/>'
-                '<text x="{}" y="{}" text-anchor="middle" style="fill: {}; font-weight: {}">{}</text></g>'
-            ).format(
-                said[row][column], x, y, _WIDE - 1, _HIGH - 1, to_hex(colour),
-                Markup('stroke="{}"').format(ink) if hit else "",
-                x + _WIDE / 2, y + 11, ink, "bold" if hit else "normal",
-                _plain(str(shown.texts[row, column]), 7),
-            )
-        )  # fmt: skip
-    height, width = _TOP + len(shown.layers) * _HIGH, _LEFT + len(shown.tokens) * _WIDE
-    labels = [_label(_LEFT - 4, _TOP + i * _HIGH + 11, name, "end") for i, name in enumerate(shown.layers)]
-    for i, (token, target) in enumerate(zip(shown.tokens, shown.targets, strict=True)):
-        middle = _LEFT + (i + 0.5) * _WIDE
-        labels.append(_label(middle, _TOP - 6, _plain(target, 7) if target else "?", "middle"))
-        labels.append(_label(middle, height + 13, _plain(token, 7), "middle"))
-    labels.append(_label(_LEFT - 4, _TOP - 6, "target", "end"))
-    return Markup(
-        '<div class="panel" style="overflow-x: auto"><svg width="{}" height="{}" role="img">{}{}</svg></div>'
-    ).format(width + 8, height + 22, Markup("").join(cells), Markup("").join(labels))
+SHADES = ("final_probability", "probability", "rank", "surprisal", "entropy", "kl")
+"""What the colour of the page's picture can show."""
+
+
+def cells(lens: "Lens", prompt: int = 0) -> Cells:
+    """One prompt: layers down, tokens across, the layer's own top token in each cell, with a frame where it is the target."""
+    known = [metric for metric in SHADES if np.isfinite(lens.data.isel(prompt=prompt)[metric].values).any()]
+    shown = {metric: picture(lens, metric, prompt) for metric in known}
+    first = shown[known[0]]
+    shades = []
+    for one in shown.values():
+        places = np.where(np.isfinite(one.values), one.shade(), np.nan)
+        shades.append(Shade(one.label, places, one.colours, f"{one.low:.3g}", f"{one.high:.3g}"))
+    texts = np.vectorize(lambda text: _plain(str(text), 7), otypes=[object])(first.texts)
+    return Cells(
+        "each layer's likeliest token, framed where it is the target",
+        tuple(shades),
+        first.layers,
+        tuple(_plain(token, 7) for token in first.tokens),
+        _said(lens, prompt),
+        tuple(_plain(target, 7) if target else "?" for target in first.targets),
+        texts,
+        first.hits,
+    )
 
 
 def _plain(text: str, longest: int) -> str:
-    return visible(text, longest).replace("\\$", "$")
-
-
-def _label(x: float, y: float, text: str, anchor: str) -> Markup:
-    return Markup('<text x="{}" y="{}" text-anchor="{}">{}</text>').format(x, y, anchor, text)
+    return plain(visible(text, longest))
 
 
 def _said(lens: "Lens", prompt: int) -> list[list[str]]:

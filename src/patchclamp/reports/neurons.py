@@ -1,11 +1,13 @@
 """The page of neuron importances: the picture, and the strongest neurons with their exact effects."""
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from patchclamp.figures.neurons import panel
-from patchclamp.reports.heatmap import heatmap
+from patchclamp.figures.neurons import panels
+from patchclamp.reports.cells import Cells, aligned, svg
+from patchclamp.reports.heatmap import picture
 from patchclamp.reports.page import Part, embedded_png, table
 
 if TYPE_CHECKING:
@@ -16,7 +18,26 @@ def parts(neurons: "Neurons") -> list[Part]:
     """What the page shows."""
     return [
         Part("Summary", Markup("<pre>{}</pre>").format(repr(neurons))),
-        Part("Importance by layer and token", Markup('<div class="panels">{}</div>').format(heatmap(panel(neurons)))),
+        Part("Importance by layer and token", aligned([svg(one) for one in cells(neurons)])),
         Part("With layer means", embedded_png(neurons)),
         Part("Strongest neurons", table(neurons.verified())),
     ]
+
+
+def cells(neurons: "Neurons") -> list[Cells]:
+    """The pictures, with the strongest neurons of each layer and token under the mouse."""
+    best = neurons.dataset.isel(rank=slice(0, 5))
+    found = []
+    for panel in panels(neurons):
+        plain = picture(panel)
+        tips = [
+            [f"{tip}\n{_best(best.isel(layer=row, position=column))}" for column, tip in enumerate(line)]
+            for row, line in enumerate(plain.tips)
+        ]
+        found.append(replace(plain, tips=tips))
+    return found
+
+
+def _best(cell: Any) -> str:
+    pairs = zip(cell["neuron"].values, cell["effect"].values, strict=True)
+    return "\n".join(f"neuron {int(neuron):>5}  {effect:+.4g}" for neuron, effect in pairs)

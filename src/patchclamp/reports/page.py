@@ -61,8 +61,13 @@ def render(title: str, parts: list[Part], record: dict[str, Any]) -> str:
 
 def embedded_png(result: Result) -> Markup:
     """The result's figure inside the page."""
+    return embedded(result.figure())
+
+
+def embedded(figure: Any) -> Markup:
+    """A matplotlib figure inside the page."""
     buffer = io.BytesIO()
-    result.figure().savefig(buffer, format="png", dpi=160, bbox_inches="tight")
+    figure.savefig(buffer, format="png", dpi=160, bbox_inches="tight")
     data = base64.b64encode(buffer.getvalue()).decode("ascii")
     return Markup('<img alt="figure" src="data:image/png;base64,{}">').format(data)
 

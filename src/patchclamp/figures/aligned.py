@@ -1,0 +1,122 @@
+"""Several results on shared axes of tokens and layers: the lens beside the trace, cell for cell."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from textwrap import wrap
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from patchclamp.core import registry
+from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.result import Result
+from patchclamp.figures import lens as lens_figure
+from patchclamp.figures.grid import Layers, Panel, heat
+from patchclamp.figures.style import styled
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Picture = Panel | lens_figure.Picture
+
+
+def aligned(
+    results: Sequence[Result], *, share: Literal["layers", "tokens"] = "layers", layers: Layers = "down"
+) -> "Figure":
+    """Draw results of one prompt so that the same layer and token lie on the same line.
+
+    Args:
+        results: Lenses, causal traces, neuron importances, sweeps or patches with layers and positions.
+        share: ``"layers"``: side by side, each layer one line through all pictures. ``"tokens"``: one above the other, each
+            token one line. (The other way round where layers run to the right.)
+        layers: Layer 0 at the top (``"down"``), at the bottom (``"up"``), or at the left (``"right"``).
+
+    Raises:
+        InputError: A result has no picture of layers and tokens, or tokens or layers differ.
+    """
+    if layers not in ("down", "up", "right"):
+        raise InputError(unknown("orientation", layers, ("down", "up", "right")))
+    if share not in ("layers", "tokens"):
+        raise InputError(unknown("share", share, ("layers", "tokens")))
+    shown = [(result.kind, picture) for result in results for picture in pictures_of(result)]
+    check([(kind, _layers(picture), picture.values.shape[1]) for kind, picture in shown], share)
+    beside = (share == "layers") != (layers == "right")
+    with styled() as make:
+        sizes = [_size(picture, layers) for _, picture in shown]
+        wide, high = zip(*sizes, strict=True)
+        total = (sum(wide), max(high)) if beside else (max(wide), sum(high))
+        drawn: Figure = make(figsize=tuple(float(np.clip(side, 2, 40)) for side in total), layout="constrained")
+        grid = (1, len(shown)) if beside else (len(shown), 1)
+        ratios: dict[str, Any] = {"width_ratios": wide} if beside else {"height_ratios": high}
+        axes = drawn.subplots(*grid, squeeze=False, gridspec_kw=ratios, sharex=not beside, sharey=beside).flatten()
+        for axis, (_, picture) in zip(axes, shown, strict=True):
+            image, label = _draw(axis, picture, layers)
+            where: dict[str, Any] = {"location": "bottom", "shrink": 0.9} if beside else {"location": "right"}
+            bar = drawn.colorbar(
+                image, ax=axis, fraction=0.05, pad=0.02, aspect=24, label="\n".join(wrap(label, 30)), **where
+            )
+            bar.outline.set_linewidth(0.4)
+            axis.label_outer()
+        return drawn
+
+
+def pictures_of(result: Result) -> list[Picture]:
+    """What a result shows of layers by tokens.
+
+    Raises:
+        InputError: Nothing.
+    """
+    if result.kind == "lens":
+        return [lens_figure.picture(result)]  # type: ignore[arg-type]
+    module = registry.KINDS[result.kind].figure.partition(":")[0]
+    cut = registry.find_name(f"{module}:panels") if _has(module) else lambda _: []
+    found: list[Picture] = [panel for panel in cut(result) if panel.y_name == "layer" and panel.x_name == "token"]
+    if not found:
+        raise InputError(f"a {result.kind} has no picture of layers by tokens to align")
+    return found
+
+
+def _has(module: str) -> bool:
+    try:
+        registry.find_name(f"{module}:panels")
+    except AttributeError:
+        return False
+    return True
+
+
+def check(shown: Sequence[tuple[str, tuple[str, ...], int]], share: str) -> None:
+    """Refuse pictures that do not lie on one line.
+
+    Args:
+        shown: Kind, names of layers and number of tokens of each picture.
+        share: Which axis they share.
+
+    Raises:
+        InputError: There is nothing to draw, or layers or tokens differ.
+    """
+    if not shown:
+        raise InputError("there is nothing to align")
+    for kind, layers, tokens in shown[1:]:
+        if tokens != shown[0][2]:
+            raise InputError(f"a {shown[0][0]} of {shown[0][2]} tokens and a {kind} of {tokens} cannot be aligned")
+        if share == "layers" and layers != shown[0][1]:
+            raise InputError(
+                f"a {shown[0][0]} and a {kind} show different layers; pass the same, or share='tokens'"
+            )  # fmt: skip
+
+
+def _layers(picture: Picture) -> tuple[str, ...]:
+    return picture.y if isinstance(picture, Panel) else picture.layers
+
+
+def _size(picture: Picture, layers: Layers) -> tuple[float, float]:
+    if isinstance(picture, lens_figure.Picture):
+        return lens_figure.size(picture, layers)
+    rows, columns = picture.values.T.shape if layers == "right" else picture.values.shape
+    return 0.2 * columns + 1.2, 0.17 * rows + 1.2
+
+
+def _draw(axis: Any, picture: Picture, layers: Layers) -> tuple[Any, str]:
+    if isinstance(picture, lens_figure.Picture):
+        return lens_figure.draw(axis, picture, layers), picture.label
+    return heat(axis, replace(picture, title=""), layers, None, None), picture.title

@@ -1,0 +1,40 @@
+"""Pictures of several results on one page, cell for cell on one line."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+from markupsafe import Markup
+
+from patchclamp.core.digest import digest
+from patchclamp.core.result import Result
+from patchclamp.figures.aligned import check, pictures_of
+from patchclamp.figures.grid import Panel
+from patchclamp.reports import lens, neurons
+from patchclamp.reports.cells import Cells, aligned, svg
+from patchclamp.reports.heatmap import picture
+
+
+def beside(results: Sequence[Result], share: Literal["layers", "tokens"] = "layers") -> Markup:
+    """Results of one prompt side by side (or one above the other), so that the same layer (or token) lies on one line.
+
+    Raises:
+        InputError: A result has no picture of layers by tokens, or tokens or layers differ.
+    """
+    shown = [(result.kind, one) for result in results for one in cells_of(result)]
+    check([(kind, one.rows, len(one.columns)) for kind, one in shown], share)
+    link = digest(*(list(one.columns) for _, one in shown))[:12]
+    return aligned([svg(replace(one, link=link)) for _, one in shown], stacked=share == "tokens")
+
+
+def cells_of(result: Any) -> list[Cells]:
+    """What a result shows of layers by tokens.
+
+    Raises:
+        InputError: Nothing.
+    """
+    if result.kind == "lens":
+        return [lens.cells(result)]
+    if result.kind == "neurons":
+        return neurons.cells(result)
+    return [picture(panel) for panel in pictures_of(result) if isinstance(panel, Panel)]
