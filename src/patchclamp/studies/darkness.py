@@ -1,0 +1,139 @@
+"""Is the dark area of a logit lens surprise? Darkness against surprisal, at a recurring name and elsewhere."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+import patchclamp as pc
+from patchclamp.studies.names import Passage
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PLACES = (
+    "elsewhere",
+    "before the first name",
+    "inside the first name",
+    "before a later name",
+    "inside a later name",
+    "after a name",
+)
+_COLOURS = {"elsewhere": "#b8bcc2", "name": "#b8451f"}
+
+
+def measure(model: pc.Model, passages: Sequence[Passage]) -> pd.DataFrame:
+    """Every position of every passage.
+
+    Returns:
+        ``darkness``: 1 - the probability of the final layer's top token, averaged over layers. ``surprisal`` of the true next
+        token and ``entropy`` of the final layer, in nats. ``place``: where the position stands towards the name.
+    """
+    frames = []
+    for one in passages:
+        data = model.lens([list(one.ids)], k=1).data.isel(prompt=0)
+        final = data.isel(layer=-1)
+        table = {
+            "passage": one.label, "position": np.arange(len(one.ids)), "token": final["token"].values,
+            "darkness": 1 - data["final_probability"].mean("layer").values, "surprisal": final["surprisal"].values,
+            "entropy": final["entropy"].values, "place": _places(one),
+        }  # fmt: skip
+        frames.append(pd.DataFrame(table).iloc[:-1])
+    return pd.concat(frames, ignore_index=True)
+
+
+def _places(one: Passage) -> list[str]:
+    """What the next token of each position is to the name."""
+    found = ["elsewhere"] * len(one.ids)
+    for number, start in enumerate(one.starts):
+        name = "the first name" if number == 0 else "a later name"
+        end = start + len(one.name) - 1
+        found[start - 1 : end + 1] = [f"before {name}", *[f"inside {name}"] * (end - start), "after a name"]
+    return found
+
+
+def answers(table: pd.DataFrame, draws: int = 1000) -> list[dict[str, Any]]:
+    """The numbers that answer the question, each with a 95 % bootstrap interval over passages.
+
+    Rank correlations of darkness with surprisal and with entropy, at all positions, at the name and elsewhere; and how much
+    darker and how much more surprising the places at the name are than the rest.
+    """
+    at_name = table["place"] != "elsewhere"
+    parts = {"all positions": table, "at the name": table[at_name], "elsewhere": table[~at_name]}
+    rows = [
+        {"what": f"correlation of darkness and {other}, {where}", **_interval(part, _correlation(other), draws)}
+        for other in ("surprisal", "entropy")
+        for where, part in parts.items()
+    ]
+    for place in PLACES[1:]:
+        for quantity in ("darkness", "surprisal"):
+            rows.append({"what": f"{quantity} {place} - elsewhere", **_interval(table, _gap(quantity, place), draws)})
+    return rows
+
+
+def _correlation(other: str) -> Any:
+    def value(part: pd.DataFrame) -> float:
+        return float(part["darkness"].corr(part[other], method="spearman"))
+
+    return value
+
+
+def _gap(quantity: str, place: str) -> Any:
+    def value(part: pd.DataFrame) -> float:
+        means = part.groupby("place")[quantity].mean()
+        return float(means.get(place, np.nan) - means.get("elsewhere", np.nan))
+
+    return value
+
+
+def _interval(table: pd.DataFrame, statistic: Any, draws: int) -> dict[str, float]:
+    """A statistic and its interval over passages drawn with replacement; none for one passage."""
+    groups = [part for _, part in table.groupby("passage", sort=False)]
+    value = statistic(table)
+    if len(groups) < 3:
+        return {"value": value, "low": np.nan, "high": np.nan}
+    random = np.random.default_rng(0)
+    several = [
+        statistic(pd.concat([groups[i] for i in random.integers(0, len(groups), len(groups))])) for _ in range(draws)
+    ]
+    low, high = np.nanquantile(several, [0.025, 0.975])
+    return {"value": value, "low": float(low), "high": float(high)}
+
+
+def said(table: pd.DataFrame) -> str:
+    """The answer, in lines."""
+    rows = answers(table)
+    lines = [
+        f"Darkness (1 - mean over layers of the probability of the final top token), {table['passage'].nunique()} passages:"
+    ]
+    lines += [f"  {row['what']:<62} {row['value']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]" for row in rows]
+    return "\n".join(lines)
+
+
+def figure(table: pd.DataFrame) -> "Figure":
+    """Darkness against surprisal, the name's positions marked; and both by place."""
+    from patchclamp.figures.style import styled
+
+    with styled() as make:
+        drawn: Figure = make(figsize=(8.4, 3.4), layout="constrained")
+        left, right = drawn.subplots(1, 2, width_ratios=[1.1, 1])
+        at_name = table["place"].isin(PLACES[1:5])
+        for part, name, size in ((table[~at_name], "elsewhere", 6), (table[at_name], "name", 14)):
+            label = "next token belongs to the name" if name == "name" else "other positions"
+            left.scatter(part["surprisal"], part["darkness"], s=size, color=_COLOURS[name], linewidths=0, label=label)
+        left.set_xlabel("surprisal of the next token (nats)")
+        left.set_ylabel("darkness of the lens")
+        left.legend(frameon=False, fontsize=6, loc="lower right")
+        groups = [table[table["place"] == place] for place in PLACES]
+        right.boxplot(
+            [group["darkness"] for group in groups], orientation="horizontal", widths=0.6, showfliers=False,
+            medianprops={"color": _COLOURS["name"]}, boxprops={"linewidth": 0.7}, whiskerprops={"linewidth": 0.7},
+        )  # fmt: skip
+        names = [f"{place} ({len(group)})" for place, group in zip(PLACES, groups, strict=True)]
+        right.set_yticks(range(1, len(PLACES) + 1), names)
+        right.invert_yaxis()
+        right.set_xlabel("darkness of the lens")
+        for axis in (left, right):
+            axis.spines[["top", "right"]].set_visible(False)
+        return drawn

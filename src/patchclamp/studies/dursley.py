@@ -1,0 +1,178 @@
+"""A name that comes again: does a later occurrence draw on the earlier ones, and is the dark area under it surprise?
+
+Helm-Burger ("Progress Report 4: logit lens redux", 2022) put nostalgebraist's logit lens beside neuron importances and their means
+by layer, layers top to bottom and tokens left to right, for a text in which "Dursley" recurs, and left two questions open. If we
+look at a later "Dursley", are the earlier ones seen to matter? And is the dark area below the name in the lens the mark of an
+extra surprising word?
+
+Here: the three pictures, aligned; what the earlier names are worth in nats, against replacing as many other tokens; which heads
+carry it, tested on other passages with other names; and darkness against surprisal, at the name and elsewhere.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+import patchclamp as pc
+from patchclamp.studies import copying, darkness
+from patchclamp.studies.names import NOVELS, Passage, ids_of, passage, recurring, stand_in
+
+NAME = " Dursley"
+TEXT = (
+    "Mr and Mrs Dursley kept a small bakery by the harbour. Every morning they lit the oven before the sun was up, and by six "
+    "o'clock the smell of warm bread filled the whole street. One winter day a letter came for Mr Dursley. It had no stamp and no "
+    'name on the back, and the postman said that he had found it on the step. "Read it to me," said Mrs Dursley'
+)
+"""Written for this study."""
+
+
+@dataclass(frozen=True)
+class Dursley:
+    """What the study found."""
+
+    name: str
+    lens: pc.Lens
+    """Of the passage before the last occurrence."""
+    neurons: pc.Neurons
+    """Neurons restored one by one, with noise on the earlier occurrences; the answer is the name's first token."""
+    scores: pc.HeadScores
+    """Attention of every head from the later name to what followed the earlier one, with controls."""
+    worth: pd.DataFrame
+    """What the earlier occurrences are worth to each token of the last one, in nats."""
+    heads: pd.DataFrame
+    """Every head, by how much of that it carries."""
+    together: pd.DataFrame
+    """The strongest heads together, on the passage and on the others, beside random ones."""
+    passages: pd.DataFrame
+    """The other passages: what the earlier names are worth there."""
+    darkness: pd.DataFrame
+    """Every position of every passage: darkness of the lens, surprisal, entropy, and its place in the name."""
+    model: str
+
+    def summary(self) -> dict[str, Any]:
+        """The numbers, as plain JSON."""
+        return {
+            "model": self.model,
+            "name": self.name,
+            "worth": self.worth.to_dict("records"),
+            "strongest heads": self.heads.head(10).to_dict("records"),
+            "heads together": self.together.to_dict("records"),
+            "other passages": copying.over_passages(self.passages),
+            "darkness": darkness.answers(self.darkness),
+        }
+
+    def text(self) -> str:
+        """What was found, for a terminal."""
+        total = self.worth[["earlier names", "other tokens"]].sum()
+        shown = self.heads.head(6)[["site", "share", "attention to what followed", "shuffled attention"]]
+        return "\n".join([
+            f"{self.model}: the last{self.name!r} of the passage, token by token (nats of surprisal)",
+            _table(self.worth, 2),
+            "",
+            f"Replacing the earlier names by another one costs {total.iloc[0]:.1f} nats, replacing as many other tokens "
+            f"{total.iloc[1]:.1f}.",
+            copying.said(self.passages),
+            "",
+            "Heads that carry it (share of the log-odds that comes back), and where they look:",
+            _table(shown, 3),
+            "",
+            _table(self.together, 2),
+            "",
+            darkness.said(self.darkness),
+        ])  # fmt: skip
+
+
+def study(
+    model: pc.Model,
+    out: str | Path | None = None,
+    *,
+    text: str = TEXT,
+    name: str = NAME,
+    other: str | None = None,
+    passages: int = 12,
+    samples: int = 4,
+    seed: int = 0,
+) -> Dursley:
+    """Run the experiment.
+
+    Args:
+        model: A language model.
+        out: Folder for ``report.html``, pictures and tables; None to keep nothing.
+        text: A text in which the name recurs; the last occurrence is looked at.
+        name: The name, with its leading space.
+        other: A name of as many tokens that takes the place of earlier occurrences; by default one is found.
+        passages: How many passages of public-domain novels, with other names, to test on.
+        samples: Draws of noise for the neurons.
+        seed: Of noise, random heads, random places and passages.
+
+    Raises:
+        InputError: The name does not recur; the message shows the tokens.
+    """
+    found = passage(model, text, name)
+    strange = stand_in(model, found) if other is None else ids_of(model, other)
+    if len(strange) != len(found.name):
+        raise pc.InputError(
+            f"{other!r} has {len(strange)} tokens, {name!r} has {len(found.name)}; they must be as many"
+        )
+    books = pc.catalogue.gutenberg()
+    others = recurring(model, {title: books[title] for title in NOVELS}, passages, seed=seed) if passages else []
+    begun = found.until(0)
+    lens = model.lens([begun])
+    neurons = model.neuron_importances(
+        [begun], found.earlier(), int(found.name[0]), samples=samples, seed=seed, verify=20
+    )
+    scores = model.head_scores(text, name, seed=seed)
+    heads = _with_attention(copying.heads(model, found, strange), scores)
+    strange_to = {one.label: stand_in(model, one) for one in others}
+    result = Dursley(
+        name, lens, neurons, scores,
+        copying.worth(model, found, strange, seed=seed), heads,
+        copying.together(model, found, strange, heads, [(one, strange_to[one.label]) for one in others], seed=seed),
+        pd.DataFrame([copying.worth_of(model, one, strange_to[one.label], seed=seed) for one in others]),
+        darkness.measure(model, [replace(found, label=f"the text:{name}"), *others]),
+        model.source.name or type(model.module).__name__,
+    )  # fmt: skip
+    if out is not None:
+        _save(result, found, others, Path(out))
+    return result
+
+
+def _with_attention(heads: pd.DataFrame, scores: pc.HeadScores) -> pd.DataFrame:
+    """Each head with its prefix matching on the name and the same with shuffled targets."""
+    table = scores.strongest("induction", k=len(heads)).set_index("site")
+    found = heads.join(table[["induction"]].rename(columns={"induction": "attention to what followed"}), on="site")
+    null = [column for column in table.columns if "shuffled" in column and "mean" in column]
+    return found.join(table[null[:1]].set_axis(["shuffled attention"], axis=1), on="site")
+
+
+def _table(frame: pd.DataFrame, digits: int) -> str:
+    return frame.to_string(index=False, float_format=lambda value: f"{value:.{digits}f}")
+
+
+def _save(found: Dursley, own: Passage, others: Sequence[Passage], out: Path) -> None:
+    for name, result in (("lens", found.lens), ("neurons", found.neurons), ("heads", found.scores)):
+        result.save(out / name)
+    frames = {"worth": found.worth, "heads": found.heads, "together": found.together, "passages": found.passages}
+    for name, table in {**frames, "darkness": found.darkness}.items():
+        table.to_csv(out / f"{name}.csv", index=False)
+    pictures = {"side-by-side": pc.aligned([found.lens, found.neurons]), "darkness": darkness.figure(found.darkness)}
+    for name, picture in pictures.items():
+        for suffix in ("png", "svg", "pdf"):
+            picture.savefig(out / f"{name}.{suffix}", dpi=160, bbox_inches="tight")
+    contents = [
+        ("The questions", __doc__.split("\n\n", 1)[1]),
+        ("Lens, neuron importances and their means by layer", [found.lens, found.neurons]),
+        ("What was found", found.text()),
+        ("What the earlier names are worth (nats)", found.worth),
+        ("Heads that carry it", found.heads.head(20)),
+        ("The strongest heads together (share of the log-odds that comes back)", found.together),
+        ("Other passages", found.passages),
+        ("Is darkness surprise?", pictures["darkness"]),
+        ("Correlations and differences", pd.DataFrame(darkness.answers(found.darkness))),
+        ("Neurons", found.neurons),
+    ]
+    sources = [one.label for one in others]
+    pc.report(out / "report.html", "A name that comes again", contents, passages=sources, name_at=list(own.starts))
