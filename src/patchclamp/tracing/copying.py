@@ -27,18 +27,20 @@ class Writes:
     """What heads write at some positions, kept from one pass, and what it adds to the logits of the text's tokens."""
 
     model: OpenModel
+    rows: Sequence[int]
+    """For each passage its row of the pass."""
     queries: Sequence[Sequence[int]]
-    """For each row of the pass, the positions that are kept."""
+    """For each passage the positions that are kept."""
     lens: LogitLens
     z: dict[int, list[Tensor]] = field(default_factory=dict)
-    """Layer -> for each row ``[query, head * d_head]``."""
+    """Layer -> for each passage ``[query, head * d_head]``."""
     last: list[Tensor] = field(default_factory=list)
-    """For each row the final residual stream ``[query, d_model]``."""
+    """For each passage the final residual stream ``[query, d_model]``."""
     added: dict[int, Tensor] = field(default_factory=dict)
-    """Layer -> what attention adds at the first row's queries."""
+    """Layer -> what attention adds at the first passage's queries."""
 
     @classmethod
-    def of(cls, model: OpenModel, queries: Sequence[Sequence[int]]) -> "Writes":
+    def of(cls, model: OpenModel, rows: Sequence[int], queries: Sequence[Sequence[int]]) -> "Writes":
         """Nothing kept yet.
 
         Raises:
@@ -46,7 +48,7 @@ class Writes:
         """
         lens = LogitLens(model)
         check_linear(model)
-        return cls(model, queries, lens)
+        return cls(model, rows, queries, lens)
 
     def taps(self) -> dict[Site, Sink]:
         """What has to be seen of the pass."""
@@ -58,38 +60,41 @@ class Writes:
         return found
 
     def _keep_last(self, value: Tensor) -> None:
-        self.last = [row[list(where)].detach().clone() for row, where in zip(value, self.queries, strict=True)]
+        self.last = self._chosen(value)
+
+    def _chosen(self, value: Tensor) -> list[Tensor]:
+        return [value[row, list(where)].detach() for row, where in zip(self.rows, self.queries, strict=True)]
 
     def _keeper(self, layer: int) -> Sink:
         def sink(value: Tensor) -> None:
-            self.z[layer] = [row[list(where)].detach().clone() for row, where in zip(value, self.queries, strict=True)]
+            self.z[layer] = self._chosen(value)
 
         return sink
 
     def _adder(self, layer: int) -> Sink:
         def sink(value: Tensor) -> None:
-            self.added[layer] = value[0, list(self.queries[0])].detach().double()
+            self.added[layer] = value[self.rows[0], list(self.queries[0])].detach().double()
 
         return sink
 
-    def logits(self, row: int, ids: Sequence[int]) -> dict[int, Tensor]:
+    def logits(self, passage: int, ids: Sequence[int]) -> dict[int, Tensor]:
         """What each head adds to the logits of some tokens, final norm frozen: layer -> ``[head, query, token]``, float64.
 
         Raises:
             ModelError: The heads do not sum to what attention adds.
         """
         norm = self.model.sites.modules[self.model.sites.access(Site("final_norm")).module]
-        frozen = [Frozen.of(norm, state) for state in self.last[row]]
+        frozen = [Frozen.of(norm, state) for state in self.last[passage]]
         gain = torch.stack([one.gain for one in frozen])
-        columns = unembedding(self.model, ids)[0] * head_scale(self.lens, self.last[row])[0]
+        columns = unembedding(self.model, ids)[0] * head_scale(self.lens, self.last[passage])[0]
         found = {}
-        for layer, rows in self.z.items():
+        for layer, kept in self.z.items():
             matrix, _ = head_outputs(self.model, layer)
-            written = torch.einsum("qhk,hkd->hqd", rows[row].double().unflatten(-1, matrix.shape[:2]), matrix)
-            if row == 0:
+            written = torch.einsum("qhk,hkd->hqd", kept[passage].double().unflatten(-1, matrix.shape[:2]), matrix)
+            if passage == 0:
                 check_heads(self.model, written.sum(0), self.added[layer], layer)
             centred = written - written.mean(-1, keepdim=True) if frozen[0].centred else written
-            found[layer] = (centred * gain) @ columns
+            found[layer] = (centred * gain.unsqueeze(0)) @ columns
         return found
 
 

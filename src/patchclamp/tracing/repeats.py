@@ -1,6 +1,6 @@
 """Text in which something recurs, and which attention counts as going back to it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -158,8 +158,8 @@ def find_word(model: OpenModel, prompt: Prompt, word: str) -> Word:
     return Word(tuple(best), count - len(best))
 
 
-def word_passage(model: OpenModel, inputs: Any, word: str) -> tuple[Passage, Word]:
-    """A text in which a word recurs: each token of each later occurrence looks back at every earlier one.
+def word_passages(model: OpenModel, inputs: Any, word: str) -> tuple[list[Passage], Word]:
+    """A text in which a word recurs, once for each later occurrence: each of its tokens looks back at every earlier one.
 
     Raises:
         InputError: More than one text.
@@ -168,26 +168,15 @@ def word_passage(model: OpenModel, inputs: Any, word: str) -> tuple[Passage, Wor
     prompts = model.prompts(inputs)
     if len(prompts) != 1 or not prompts[0].ids:
         raise InputError(f"a word recurs in one text made of tokens; {len(prompts)} inputs were given")
-    if not word:
-        raise InputError("word is empty; name the text that recurs")
     prompt, found = prompts[0], find_word(model, prompts[0], word)
     first = len(prefix_of(model))
-    queries, duplicates, following = [], [], []
+    passages = []
     for number, span in enumerate(found.occurrences[1:], start=1):
-        for place, query in enumerate(span):
-            earlier = [before[place] for before in found.occurrences[:number]]
-            queries.append(query)
-            duplicates.append(tuple(earlier))
-            following.append(tuple(position + 1 for position in earlier))
-    late = tuple(queries)
-    pairs = {
-        INDUCTION: Pairs(late, tuple(following)),
-        DUPLICATE: Pairs(late, tuple(duplicates)),
-        PREVIOUS: Pairs(late, tuple((query - 1,) for query in queries)),
-    }
-    return Passage(prompt, pairs, first), found
-
-
-def span_text(prompt: Prompt, span: Sequence[int]) -> str:
-    """The tokens of a span, as text."""
-    return "".join(prompt.tokens[i] for i in span)
+        earlier = [tuple(before[place] for before in found.occurrences[:number]) for place in range(len(span))]
+        pairs = {
+            INDUCTION: Pairs(span, tuple(tuple(position + 1 for position in found) for found in earlier)),
+            DUPLICATE: Pairs(span, tuple(earlier)),
+            PREVIOUS: Pairs(span, tuple((query - 1,) for query in span)),
+        }
+        passages.append(Passage(prompt, pairs, first))
+    return passages, found
