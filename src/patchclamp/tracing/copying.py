@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -50,6 +51,11 @@ class Writes:
         check_linear(model)
         return cls(model, rows, queries, lens)
 
+    @cached_property
+    def scale(self) -> float:
+        """By what the model's head multiplies its logits."""
+        return head_scale(self.lens, self.last[0][:1])[0]
+
     def taps(self) -> dict[Site, Sink]:
         """What has to be seen of the pass."""
         found: dict[Site, Sink] = {Site("resid_post", self.model.sites.n_layers - 1): self._keep_last}
@@ -86,7 +92,7 @@ class Writes:
         norm = self.model.sites.modules[self.model.sites.access(Site("final_norm")).module]
         frozen = [Frozen.of(norm, state) for state in self.last[passage]]
         gain = torch.stack([one.gain for one in frozen])
-        columns = unembedding(self.model, ids)[0] * head_scale(self.lens, self.last[passage])[0]
+        columns = unembedding(self.model, ids)[0] * self.scale
         found = {}
         for layer, kept in self.z.items():
             matrix, _ = head_outputs(self.model, layer)
@@ -138,8 +144,8 @@ def ov_positivity(model: OpenModel, draws: int, seed: int) -> tuple[Tensor, Tens
     found = []
     for draw in range(draws + 1):
         generator = torch.Generator().manual_seed(int(digest("ov", seed, draw), 16) % 2**63)
-        order = torch.randperm(count, generator=generator).to(out.device) if draw else slice(None)
-        middle = {kind: (out[:, order] @ tokens[kind]).double() for kind in kinds}
+        order = torch.randperm(count, generator=generator) if draw else torch.arange(count)
+        middle = {kind: (out @ tokens[kind][order.to(out.device)]).double() for kind in kinds}
         values = torch.stack([torch.linalg.eigvals(left @ middle[kind] @ right) for left, right, kind in circuits])
         found.append((values.sum(-1).real / values.abs().sum(-1)).cpu())
     return found[0], torch.stack(found[1:])
