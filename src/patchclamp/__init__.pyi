@@ -63,6 +63,7 @@ from .model import wrap as wrap
 from .repeating import repeat as repeat
 from .reports.composed import report as report
 from .tracing.attribution import Attribution as Attribution
+from .tracing.heads import HeadScores as HeadScores
 from .tracing.neurons import Neurons as Neurons
 from .tracing.trace import Trace as Trace
 

@@ -28,6 +28,7 @@ KINDS: dict[str, Kind] = {
     ),
     "trace": Kind("tracing.trace:Trace", "figures.trace:figure", "reports.trace:parts"),
     "attribution": Kind("tracing.attribution:Attribution", "figures.grid:figure", "reports.attribution:parts"),
+    "heads": Kind("tracing.heads:HeadScores", "figures.heads:figure", "reports.heads:parts"),
     "neurons": Kind("tracing.neurons:Neurons", "figures.neurons:figure", "reports.neurons:parts"),
 }
 

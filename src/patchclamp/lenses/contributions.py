@@ -90,7 +90,7 @@ def contribute(model: OpenModel, inputs: Any, tokens: Any, at: Any = "last", *, 
     sites = _sites(model, heads)
     states = _states(model, prompts[0], where, sites)
     parts = _split(model, states, heads)
-    unembedding, offset = unembedding(model, ids)
+    columns, offset = unembedding(model, ids)
     last = states[Site("resid_post", model.sites.n_layers - 1)]
     scale, capped = head_scale(lens, last)
     names = [*parts, "bias"]
@@ -98,8 +98,8 @@ def contribute(model: OpenModel, inputs: Any, tokens: Any, at: Any = "last", *, 
     for place, state in enumerate(last):
         frozen = Frozen.of(model.sites.modules[model.sites.access(Site("final_norm")).module], state)
         stacked = torch.stack([part[place] for part in parts.values()])
-        values[place, :-1] = scale * (frozen.linear(stacked) @ unembedding).cpu()
-        values[place, -1] = scale * (frozen.bias @ unembedding + offset).cpu()
+        values[place, :-1] = scale * (frozen.linear(stacked) @ columns).cpu()
+        values[place, -1] = scale * (frozen.bias @ columns + offset).cpu()
     logit = scale * _uncapped(model, last)[:, ids].cpu()
     _check_sum(model, values.sum(1), logit)
     said = evidence(model, prompts, tokens=wanted, at=at, heads=heads)

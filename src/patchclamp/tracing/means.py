@@ -44,8 +44,8 @@ class Index:
                 for query, targets in zip(pairs.queries, pairs.targets, strict=True):
                     one = (score * (1 + draws) + place, 1 / len(pairs.queries), 1 / len(targets))
                     rows += [(query, key, *one) for key in targets]
-        query, key, place_of, weight, share = (torch.tensor(column) for column in zip(*rows, strict=True))
-        return cls(query, key, place_of, weight.double(), share.double())
+        queries, keys, bins, weights, shares = (torch.tensor(column) for column in zip(*rows, strict=True))
+        return cls(queries, keys, bins, weights.double(), shares.double())
 
 
 @dataclass(eq=False)
@@ -100,9 +100,7 @@ class Means:
     def _look(self, layer: int, first: int, part: Tensor, number: int, index: Index) -> None:
         """Add what part of one pattern holds, ``[head, query, key]`` with the keys from ``first`` on."""
         bins = len(ATTENTION_SCORES) * (1 + self.draws)
-        total = self.attention.setdefault(
-            layer, torch.zeros(len(self.passages), len(part), bins, dtype=torch.float64)
-        )
+        total = self.attention.setdefault(layer, torch.zeros(len(self.passages), len(part), bins, dtype=torch.float64))
         inside = (index.key >= first) & (index.key < first + part.shape[-1])
         cells = index.query[inside] * part.shape[-1] + index.key[inside] - first
         found = part.flatten(1)[:, cells.to(part.device)].double().cpu() * index.weight[inside]
@@ -117,9 +115,7 @@ class Means:
             missing[COPYING] = str(error)
             return None
 
-    def _copies(
-        self, writes: Writes, members: Sequence[int], index: Sequence[Index], missing: dict[str, str]
-    ) -> None:
+    def _copies(self, writes: Writes, members: Sequence[int], index: Sequence[Index], missing: dict[str, str]) -> None:
         """Add what heads write at the queries of some passages: one token's logit minus the mean of the text's others."""
         places = 1 + self.draws
         for place, number in enumerate(members):

@@ -67,9 +67,7 @@ def prefix_of(model: OpenModel) -> tuple[int, ...]:
     return tuple(whole[:start])
 
 
-def random_passages(
-    model: OpenModel, length: int, samples: int, seed: int, *, repeated: bool = True
-) -> list[Passage]:
+def random_passages(model: OpenModel, length: int, samples: int, seed: int, *, repeated: bool = True) -> list[Passage]:
     """Random tokens, ``length`` of them twice over; or as many that do not repeat, with the same pairs.
 
     No token stands twice in a block. Special tokens are not drawn; those that the tokenizer puts before a text are there.
