@@ -65,6 +65,7 @@ from .repeating import repeat as repeat
 from .reports.composed import report as report
 from .tracing.attribution import Attribution as Attribution
 from .tracing.average import TraceAverage as TraceAverage
+from .tracing.heads import HeadScores as HeadScores
 from .tracing.neurons import Neurons as Neurons
 from .tracing.trace import Trace as Trace
 

@@ -32,11 +32,14 @@ from patchclamp.models.opened import OpenModel
 from patchclamp.tracing import attribution as _attribution
 from patchclamp.tracing import causal as _causal
 from patchclamp.tracing import facts as _facts
+from patchclamp.tracing import heads as _heads
 from patchclamp.tracing import neurons as _neurons
+from patchclamp.tracing import path as _path
 from patchclamp.tracing.attribution import Attribution
 from patchclamp.tracing.average import TraceAverage
 from patchclamp.tracing.causal import Window
 from patchclamp.tracing.facts import Fact
+from patchclamp.tracing.heads import HeadScores
 from patchclamp.tracing.neurons import Neurons
 from patchclamp.tracing.setting import Std
 from patchclamp.tracing.trace import Trace
@@ -455,6 +458,82 @@ class Model(OpenModel):
         return _neurons.neuron_importances(
             self, prompt, subject, answer, samples=samples, noise=noise, std=std, seed=seed, read=read,
             integrate=integrate, top=top, verify=verify,
+        )  # fmt: skip
+
+    def head_scores(
+        self,
+        text: Any = None,
+        word: str | None = None,
+        *,
+        length: int = 32,
+        samples: int = 8,
+        seed: int = 0,
+        draws: int = 100,
+        progress: Show = None,
+    ) -> HeadScores:
+        """Score every head: does it go back to where a token stood before, and copy what followed? With controls.
+
+        On random tokens that come twice, or on a text in which a word recurs. Any attention implementation will do: patterns
+        are read off the values. The page on head scores has every definition.
+
+        Source: Olsson et al. 2022, arXiv 2209.11895; Elhage et al. 2021.
+
+        Args:
+            text: A text with a word that recurs; without it, random tokens.
+            word: The word, as ``" Dursley"``.
+            length: Random tokens of a block, which comes twice.
+            samples: How many such passages.
+            seed: Of the tokens and of the shuffled targets.
+            draws: How often targets are shuffled, for the control.
+            progress: True for a bar, a function for events.
+
+        Raises:
+            ModelError: The model has no attention heads, or reads both ways.
+            PositionError: The word does not recur, or not in the same tokens; the message shows them.
+        """
+        return _heads.head_scores(
+            self, text, word, length=length, samples=samples, seed=seed, draws=draws, progress=progress
+        )
+
+    def path_patch(
+        self,
+        source: Any,
+        into: Any,
+        *,
+        sender: Any = "z.*.h*",
+        receivers: Any = "final_norm",
+        at: Any = "all",
+        receive_at: Any = "all",
+        freeze: Any = _path.FREEZABLE,
+        read: Any = None,
+        **options: Any,
+    ) -> Grid:
+        """Path patching: what a sender does to the read through the receivers alone, a cell a sender.
+
+        The sender takes the source run's value; what lies between is frozen at the target run's; what then reaches the
+        receivers is put into an otherwise clean target run.
+
+        Source: Wang et al. 2022, arXiv 2211.00593, section 3.1; Goldowsky-Dill et al. 2023, arXiv 2304.05969.
+
+        Args:
+            source: The prompt from which senders are patched.
+            into: The prompt that is run.
+            sender: ``z`` (heads), ``attn_out``, ``mlp_out`` or ``embed``.
+            receivers: What components read: ``q.9.h3``, ``mlp_in.5``, ..., or ``final_norm`` for the logits. Several act
+                together.
+            at: Positions of the sender; ``"each"`` for a cell a position.
+            receive_at: Positions at which receivers take what reached them.
+            freeze: ``attn_out`` and ``mlp_out`` (direct paths only), ``"attn_out"`` (MLPs belong to the path), or ``()``.
+            read: What to measure.
+            **options: ``align``, ``source_edits``, ``base`` as for :meth:`patch`; ``budget``, ``max_tokens``, ``verify``,
+                ``checkpoint``, ``progress`` as for :meth:`sweep`.
+
+        Raises:
+            InputError: No sender lies below a receiver, or a site cannot send or receive.
+        """
+        return _path.path_patch(
+            self, source, into, sender=sender, receivers=receivers, at=at, receive_at=receive_at, freeze=freeze, read=read,
+            **options,
         )  # fmt: skip
 
 

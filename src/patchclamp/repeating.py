@@ -51,6 +51,9 @@ def _sweep(model: Model, prompts: Any, said: dict[str, Any]) -> Result:
     if "source" in said:
         (edit,) = said["edit"]
         source = edit.operation.source
+        if "receivers" in said:
+            options |= {"sender": options.pop("sites")} | {n: said[n] for n in ("receivers", "receive_at", "freeze")}
+            return model.path_patch(source.inputs, prompts, align=said["align"], source_edits=source.edits, **options)
         return model.patch(source.inputs, prompts, align=said["align"], source_edits=source.edits, **options)
     return model.sweep(prompts, said["edit"], cumulative=said["cumulative"], over=said["over"], **options)
 
@@ -108,6 +111,11 @@ def _neurons(model: Model, prompts: Any, said: dict[str, Any]) -> Result:
     return model.neuron_importances(prompts, **_traced(said), top=said["top"], verify=said["verify"])
 
 
+def _heads(model: Model, prompts: Any, said: dict[str, Any]) -> Result:
+    text = None if said["word"] is None else prompts[0]
+    return model.head_scores(text, **{name: said[name] for name in ("word", "length", "samples", "seed", "draws")})
+
+
 _MAKERS = {
     "grid": _sweep,
     "run": _run,
@@ -119,4 +127,5 @@ _MAKERS = {
     "trace": _trace,
     "trace_average": _trace_average,
     "neurons": _neurons,
+    "heads": _heads,
 }

@@ -29,6 +29,7 @@ KINDS: dict[str, Kind] = {
     "trace": Kind("tracing.trace:Trace", "figures.trace:figure", "reports.trace:parts"),
     "trace_average": Kind("tracing.average:TraceAverage", "figures.average:figure", "reports.average:parts"),
     "attribution": Kind("tracing.attribution:Attribution", "figures.grid:figure", "reports.attribution:parts"),
+    "heads": Kind("tracing.heads:HeadScores", "figures.heads:figure", "reports.heads:parts"),
     "neurons": Kind("tracing.neurons:Neurons", "figures.neurons:figure", "reports.neurons:parts"),
 }
 

@@ -1,6 +1,7 @@
 """Sweeps: an edit at every site, layer, position and parameter, planned together."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from patchclamp.core.errors import EditError, InputError
 from patchclamp.core.progress import Listener
-from patchclamp.interventions.actions import Recorder, place
+from patchclamp.interventions.actions import Action, Recorder, place
 from patchclamp.interventions.axes import Axes, Point, points
 from patchclamp.interventions.cost import DEFAULT_BUDGET
 from patchclamp.interventions.edits import Edit
@@ -72,6 +73,19 @@ class Prepared:
             raise InputError("this sweep has no cells")
         self.job = Job(model, lines, [Cell(point.prompt, point.actions) for point in self.points])
         self.schedule: Schedule = schedule(self.job, budget, max_tokens, rung)
+
+    def act(
+        self,
+        actions: Sequence[tuple[Action, ...]],
+        *,
+        budget: int | str = DEFAULT_BUDGET,
+        max_tokens: int | None = None,
+        rung: str | None = None,
+    ) -> None:
+        """Let every cell do something else, in the order of ``points``; what is read and how it is labelled stays."""
+        self.points = [replace(point, actions=own) for point, own in zip(self.points, actions, strict=True)]
+        self.job = Job(self.model, self.job.lines, [Cell(point.prompt, point.actions) for point in self.points])
+        self.schedule = schedule(self.job, budget, max_tokens, rung)
 
     @property
     def plan(self) -> Plan:

@@ -77,7 +77,7 @@ class Contributions(Result):
 def contribute(model: OpenModel, inputs: Any, tokens: Any, at: Any = "last", *, heads: bool = False) -> Contributions:
     """Attribute logits to components; see :meth:`patchclamp.Model.contributions`."""
     lens = LogitLens(model)
-    _check(model)
+    check_linear(model)
     prompts = model.prompts(inputs)
     if len(prompts) != 1:
         raise InputError(f"contributions are those of one prompt; {len(prompts)} were given")
@@ -90,16 +90,16 @@ def contribute(model: OpenModel, inputs: Any, tokens: Any, at: Any = "last", *, 
     sites = _sites(model, heads)
     states = _states(model, prompts[0], where, sites)
     parts = _split(model, states, heads)
-    unembedding, offset = _unembedding(model, ids)
+    columns, offset = unembedding(model, ids)
     last = states[Site("resid_post", model.sites.n_layers - 1)]
-    scale, capped = _scale(lens, last)
+    scale, capped = head_scale(lens, last)
     names = [*parts, "bias"]
     values = torch.empty(len(where), len(names), len(ids), dtype=torch.float64)
     for place, state in enumerate(last):
         frozen = Frozen.of(model.sites.modules[model.sites.access(Site("final_norm")).module], state)
         stacked = torch.stack([part[place] for part in parts.values()])
-        values[place, :-1] = scale * (frozen.linear(stacked) @ unembedding).cpu()
-        values[place, -1] = scale * (frozen.bias @ unembedding + offset).cpu()
+        values[place, :-1] = scale * (frozen.linear(stacked) @ columns).cpu()
+        values[place, -1] = scale * (frozen.bias @ columns + offset).cpu()
     logit = scale * _uncapped(model, last)[:, ids].cpu()
     _check_sum(model, values.sum(1), logit)
     said = evidence(model, prompts, tokens=wanted, at=at, heads=heads)
@@ -107,7 +107,12 @@ def contribute(model: OpenModel, inputs: Any, tokens: Any, at: Any = "last", *, 
     return Contributions(_labelled(model, prompts[0], where, names, ids, values, logit), *said)
 
 
-def _check(model: OpenModel) -> None:
+def check_linear(model: OpenModel) -> None:
+    """Refuse models whose logits are no sum of what their components add.
+
+    Raises:
+        ModelError: With the reason.
+    """
     if model.dtype not in TOLERANCE:
         raise ModelError(
             f"contributions need a model in float32 or float64, and this one is in {str(model.dtype).removeprefix('torch.')}: "
@@ -152,25 +157,38 @@ def _split(model: OpenModel, states: dict[Site, Tensor], heads: bool) -> dict[st
 
 def _by_head(model: OpenModel, z: Tensor, attention: Tensor, layer: int) -> dict[str, Tensor]:
     """What every head adds: its ``z`` times its rows of the output projection (times the family's multiplier)."""
+    matrix, bias = head_outputs(model, layer)
+    added = torch.einsum("phd,hdm->hpm", z.unflatten(-1, matrix.shape[:2]), matrix)
+    check_heads(model, added.sum(0), attention, layer)
+    found = {f"attn_out.{layer}.h{head}": one for head, one in enumerate(added)}
+    return found if bias is None else {**found, f"attn_out.{layer}.bias": bias.expand_as(attention)}
+
+
+def head_outputs(model: OpenModel, layer: int) -> tuple[Tensor, Tensor | None]:
+    """Each head's part of the output projection ``[head, d_head, d_model]``, and its bias, in float64, multiplier included."""
     access = model.sites.access(Site("z", layer))
     factor = model.sites.access(Site("attn_out", layer)).factor
-    with torch.no_grad():
-        matrix = weight(model, f"attn_out.{layer}").double() * factor
-        given = getattr(model.sites.modules[access.module], "bias", None)
-        bias = torch.zeros_like(attention[0]) if given is None else given.double() * factor
-    count = access.units or 1
-    added = torch.einsum("phd,hdm->hpm", z.unflatten(-1, (count, -1)), matrix.unflatten(0, (count, -1)))
-    error = (added.sum(0) + bias - attention).abs().max() / attention.abs().max().clamp(min=1e-30)
+    matrix = weight(model, f"attn_out.{layer}").detach().double() * factor
+    bias = getattr(model.sites.modules[access.module], "bias", None)
+    return matrix.unflatten(0, (access.units or 1, -1)), None if bias is None else bias.detach().double() * factor
+
+
+def check_heads(model: OpenModel, total: Tensor, attention: Tensor, layer: int) -> None:
+    """Compare the sum over heads with what attention adds, ``[..., d_model]``.
+
+    Raises:
+        ModelError: They differ (by more than the projection's bias).
+    """
+    bias = head_outputs(model, layer)[1]
+    error = ((total if bias is None else total + bias) - attention).abs().max() / attention.abs().max().clamp(min=1e-30)
     if not error <= TOLERANCE[model.dtype]:
         raise ModelError(
             f"the heads of layer {layer} of this {model.sites.family.name} model do not sum to attn_out: something (a norm) "
-            "acts on attention's output after its projection, so heads=True does not apply"
+            "acts on attention's output after its projection, so they add nothing to the stream by themselves"
         )
-    found = {f"attn_out.{layer}.h{head}": added[head] for head in range(count)}
-    return found if given is None else {**found, f"attn_out.{layer}.bias": bias.expand_as(attention)}
 
 
-def _unembedding(model: OpenModel, ids: Sequence[int]) -> tuple[Tensor, Tensor]:
+def unembedding(model: OpenModel, ids: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Columns ``[d, token]`` of the unembedding, and its bias ``[token]``, in float64."""
     bias = getattr(model.module.get_output_embeddings(), "bias", None)  # type: ignore[operator]
     columns = weight(model, "logits").detach()[:, list(ids)].double()
@@ -185,7 +203,7 @@ def _uncapped(model: OpenModel, states: Tensor) -> Tensor:
     return logits.double()
 
 
-def _scale(lens: LogitLens, states: Tensor) -> tuple[float, bool]:
+def head_scale(lens: LogitLens, states: Tensor) -> tuple[float, bool]:
     """By what the model's own head multiplies the unembedding's product, and whether it caps the logits instead."""
     plain, own = _uncapped(lens.model, states).flatten(), lens.logits(states).double().flatten()
     scale = float((plain @ own) / (plain @ plain))

@@ -1,0 +1,63 @@
+"""``patchclamp heads MODEL``: induction, previous-token and copying scores of every head."""
+
+from typing import Annotated, Literal
+
+from cyclopts import App, Parameter
+from rich.console import Console
+
+from patchclamp.cli.options import Json, Opening, Out
+from patchclamp.cli.output import keep, show
+
+command = App(
+    name="heads", help="Score every head: does it go back to where a token stood before, and copy what followed?"
+)
+
+
+@command.default
+def heads(
+    model: str,
+    *,
+    text: str | None = None,
+    word: str | None = None,
+    length: int = 32,
+    samples: int = 8,
+    seed: int = 0,
+    draws: int = 100,
+    score: str = "induction",
+    top: Annotated[int, Parameter(alias="-k")] = 10,
+    layers: Literal["down", "up", "right"] = "down",
+    out: Out = None,
+    opening: Opening = Opening(),  # noqa: B008
+    as_json: Json = False,
+) -> None:
+    """Score heads on random tokens that come twice, or on a text in which a word recurs.
+
+    Args:
+        model: Catalogue name, Hugging Face id or folder.
+        text: A text with a word that recurs.
+        word: The word, with its leading space.
+        length: Random tokens of a block, which comes twice.
+        samples: How many such passages.
+        seed: Of the tokens and the shuffled targets.
+        draws: How often targets are shuffled, for the control.
+        score: Which score the table is of.
+        top: Heads in the table.
+        layers: How the figure turns.
+        out: Folder to save everything in.
+        opening: How to open the model.
+        as_json: Print JSON.
+    """
+    opened = opening.load(model)
+    found = opened.head_scores(text, word, length=length, samples=samples, seed=seed, draws=draws)
+    table = found.strongest(score, top)
+    Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(repr(found))
+    value = {
+        "strongest": {name: found.strongest(name, top).to_dict("records") for name in found.scores},
+        "not_measured": found.record["not_measured"],
+    }
+    show(value, as_json=as_json, table=table, title=f"largest {score.replace('_', ' ')} scores")
+    said = {
+        "model": model, "text": text, "word": word, "length": length, "samples": samples, "seed": seed, "draws": draws,
+        "score": score, "top": top, "layers": layers,
+    }  # fmt: skip
+    keep(found, out, "heads", {**said, **opening.as_config()}, layers=layers)

@@ -1,0 +1,80 @@
+"""``patchclamp path MODEL SOURCE INTO``: path patching from senders to receivers."""
+
+from typing import Annotated, Literal
+
+from cyclopts import App, Parameter
+from rich.console import Console
+
+from patchclamp.cli.options import Json, Opening, Out
+from patchclamp.cli.output import keep, show
+from patchclamp.cli.specs import ReadName, position, reads_of
+from patchclamp.cli.sweep import strongest
+
+command = App(name="path", help="Path patching: what senders do to the answer through chosen receivers alone.")
+
+
+@command.default
+def path(
+    model: str,
+    source: str,
+    into: str,
+    *,
+    sender: Annotated[list[str] | None, Parameter(negative="")] = None,
+    receiver: Annotated[list[str] | None, Parameter(negative="")] = None,
+    at: str = "all",
+    receive_at: str = "all",
+    freeze: Literal["all", "attention", "nothing"] = "all",
+    align: Literal["equal", "left", "right", "ends"] = "equal",
+    read: Annotated[list[ReadName] | None, Parameter(negative="")] = None,
+    answer: Annotated[list[str] | None, Parameter(negative="")] = None,
+    budget: str = "1GB",
+    verify: int = 0,
+    layers: Literal["down", "up", "right"] = "down",
+    out: Out = None,
+    opening: Opening = Opening(),  # noqa: B008
+    as_json: Json = False,
+) -> None:
+    """Patch paths.
+
+    Args:
+        model: Catalogue name, Hugging Face id or folder.
+        source: The prompt from which senders are patched.
+        into: The prompt that is run.
+        sender: What sends; z.*.h* (every head) by default.
+        receiver: What receives, together; final_norm (the logits) by default.
+        at: Position of the sender; each makes a cell a position.
+        receive_at: Position at which receivers are patched.
+        freeze: What is held between them; attention lets MLPs belong to the path.
+        align: How positions correspond where the prompts differ in length.
+        read: What to measure; the logit difference of two answers by default.
+        answer: Tokens that are read.
+        budget: Memory beyond the model.
+        verify: Run this many random cells again the slow way.
+        layers: How the figure turns.
+        out: Folder to save everything in.
+        opening: How to open the model.
+        as_json: Print JSON.
+    """
+    opened = opening.load(model)
+    senders, receivers = sender or ["z.*.h*"], receiver or ["final_norm"]
+    frozen = {"all": ["attn_out", "mlp_out"], "attention": ["attn_out"], "nothing": []}[freeze]
+    grid = opened.path_patch(
+        source, into, sender=senders, receivers=receivers, at=position(at), receive_at=position(receive_at), freeze=frozen,
+        align=align, read=reads_of(read or ["logit-difference"], answer), budget=budget, verify=verify,
+    )  # fmt: skip
+    Console(stderr=True, highlight=False, markup=False).print(str(grid.plan))
+    name = grid.reads[0]
+    value = {
+        "baseline": grid.dataset[f"baseline:{name}"].values.tolist(),
+        "reference": grid.dataset[f"reference:{name}"].values.tolist(),
+        "values": grid.dataset[name].values.tolist(),
+        "plan": grid.plan.as_record(),
+    }
+    title = f"largest differences from the unpatched run, through {', '.join(receivers)}"
+    show(value, as_json=as_json, table=strongest(grid), title=title)
+    said = {
+        "model": model, "source": source, "into": into, "sender": senders, "receiver": receivers, "at": at,
+        "receive_at": receive_at, "freeze": freeze, "align": align, "read": read, "answer": answer, "budget": budget,
+        "verify": verify, "layers": layers,
+    }  # fmt: skip
+    keep(grid, out, "path", {**said, **opening.as_config()}, layers=layers)

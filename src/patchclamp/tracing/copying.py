@@ -1,0 +1,209 @@
+"""Does a head raise the logit of what it attends to? As it behaves on a text, and by its weights alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from patchclamp.core.digest import digest
+from patchclamp.core.errors import ModelError
+from patchclamp.interventions.actions import Action
+from patchclamp.interventions.forward import Row, Sink, forward
+from patchclamp.interventions.operations import Put
+from patchclamp.lenses.contributions import check_heads, check_linear, head_outputs, head_scale, unembedding
+from patchclamp.lenses.frozen import Frozen
+from patchclamp.lenses.logit import LogitLens
+from patchclamp.models.inputs import Prompt
+from patchclamp.models.opened import OpenModel
+from patchclamp.models.sites import Site
+from patchclamp.models.weights import weight
+
+_SAME = 1e-3
+
+
+@dataclass(eq=False)
+class Writes:
+    """What heads write at some positions, kept from one pass, and what it adds to the logits of the text's tokens."""
+
+    model: OpenModel
+    rows: Sequence[int]
+    """For each passage its row of the pass."""
+    queries: Sequence[Sequence[int]]
+    """For each passage the positions that are kept."""
+    lens: LogitLens
+    z: dict[int, list[Tensor]] = field(default_factory=dict)
+    """Layer -> for each passage ``[query, head * d_head]``."""
+    last: list[Tensor] = field(default_factory=list)
+    """For each passage the final residual stream ``[query, d_model]``."""
+    added: dict[int, Tensor] = field(default_factory=dict)
+    """Layer -> what attention adds at the first passage's queries."""
+
+    @classmethod
+    def of(cls, model: OpenModel, rows: Sequence[int], queries: Sequence[Sequence[int]]) -> "Writes":
+        """Nothing kept yet.
+
+        Raises:
+            ModelError: A head's part of the logits is not defined in this model; the message says why.
+        """
+        lens = LogitLens(model)
+        check_linear(model)
+        return cls(model, rows, queries, lens)
+
+    @cached_property
+    def scale(self) -> float:
+        """By what the model's head multiplies its logits."""
+        return head_scale(self.lens, self.last[0][:1])[0]
+
+    def taps(self) -> dict[Site, Sink]:
+        """What has to be seen of the pass."""
+        found: dict[Site, Sink] = {Site("resid_post", self.model.sites.n_layers - 1): self._keep_last}
+        for site in self.model.sites.expand("z"):
+            assert site.layer is not None
+            found[site] = self._keeper(site.layer)
+            found[Site("attn_out", site.layer)] = self._adder(site.layer)
+        return found
+
+    def _keep_last(self, value: Tensor) -> None:
+        self.last = self._chosen(value)
+
+    def _chosen(self, value: Tensor) -> list[Tensor]:
+        return [value[row, list(where)].detach() for row, where in zip(self.rows, self.queries, strict=True)]
+
+    def _keeper(self, layer: int) -> Sink:
+        def sink(value: Tensor) -> None:
+            self.z[layer] = self._chosen(value)
+
+        return sink
+
+    def _adder(self, layer: int) -> Sink:
+        def sink(value: Tensor) -> None:
+            self.added[layer] = value[self.rows[0], list(self.queries[0])].detach().double()
+
+        return sink
+
+    def logits(self, passage: int, ids: Sequence[int]) -> dict[int, Tensor]:
+        """What each head adds to the logits of some tokens, final norm frozen: layer -> ``[head, query, token]``, float64.
+
+        Raises:
+            ModelError: The heads do not sum to what attention adds.
+        """
+        norm = self.model.sites.modules[self.model.sites.access(Site("final_norm")).module]
+        frozen = [Frozen.of(norm, state) for state in self.last[passage]]
+        gain = torch.stack([one.gain for one in frozen])
+        columns = unembedding(self.model, ids)[0] * self.scale
+        found = {}
+        for layer, kept in self.z.items():
+            matrix, _ = head_outputs(self.model, layer)
+            written = torch.einsum("qhk,hkd->hqd", kept[passage].double().unflatten(-1, matrix.shape[:2]), matrix)
+            if passage == 0:
+                check_heads(self.model, written.sum(0), self.added[layer], layer)
+            centred = written - written.mean(-1, keepdim=True) if frozen[0].centred else written
+            found[layer] = (centred * gain.unsqueeze(0)) @ columns
+        return found
+
+
+def ov_positivity(model: OpenModel, draws: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Eigenvalue positivity of each head's OV circuit, ``sum(lambda) / sum(|lambda|)``, from -1 to 1.
+
+    The circuit goes from tokens to tokens: embedding, the layer's own input norm (each token by itself), values, output
+    projection, the final norm's gain, unembedding. It copies if its eigenvalues are positive: a token raises itself. The means
+    over tokens, of what is read and of the logits, are taken off first: they are the same for every token, and with them
+    shuffled tokens score as high as real ones.
+
+    Source: Elhage et al. 2021, "A mathematical framework for transformer circuits", section "Summarizing OV/QK matrices".
+
+    Args:
+        model: The model.
+        draws: How often the unembedding's tokens are shuffled, for the control.
+        seed: Of the shuffles.
+
+    Returns:
+        The scores ``[layer, head]`` and the controls ``[draw, layer, head]``.
+
+    Raises:
+        ModelError: The circuit is not defined in this model; the message says why.
+    """
+    LogitLens(model)
+    check_linear(model)
+    with torch.no_grad():
+        table = model.module.get_input_embeddings()(  # type: ignore[operator]
+            torch.arange(weight(model, "embed").shape[0], device=model.device)
+        )
+    out = weight(model, "logits").detach()
+    if table.shape[-1] != out.shape[0]:
+        raise ModelError(f"embedding and unembedding have widths {table.shape[-1]} and {out.shape[0]}")
+    count = min(len(table), out.shape[1])
+    table, out = table[:count].float(), out[:, :count].float()
+    circuits = _circuits(model)
+    kinds = {kind for *_, kind in circuits}
+    tokens = {kind: _normalised(table, kind) for kind in kinds}
+    tokens = {kind: read - read.mean(0) for kind, read in tokens.items()}
+    out = out - out.mean(1, keepdim=True)
+    found = []
+    for draw in range(draws + 1):
+        generator = torch.Generator().manual_seed(int(digest("ov", seed, draw), 16) % 2**63)
+        order = torch.randperm(count, generator=generator) if draw else torch.arange(count)
+        middle = {kind: (out @ tokens[kind][order.to(out.device)]).double() for kind in kinds}
+        values = torch.stack([torch.linalg.eigvals(left @ middle[kind] @ right) for left, right, kind in circuits])
+        found.append((values.sum(-1).real / values.abs().sum(-1)).cpu())
+    return found[0], torch.stack(found[1:])
+
+
+Kind = tuple[bool, bool]
+"""Whether attention's input is normalised, and whether it is centred."""
+
+
+def _circuits(model: OpenModel) -> list[tuple[Tensor, Tensor, Kind]]:
+    """For each layer what its heads write through the final norm, what they read through their own, and how it normalises."""
+    norm = model.sites.modules[model.sites.access(Site("final_norm")).module]
+    signs = _signs(model)
+    final = Frozen.of(norm, signs)
+    found = []
+    for layer, (gain, kind) in _input_norms(model, signs).items():
+        write = final.linear(head_outputs(model, layer)[0])  # [head, d_head, d_model]
+        read = weight(model, f"v.{layer}").detach().double() * gain.unsqueeze(-1)
+        heads = read.unflatten(-1, (model.sites.access(Site("v", layer)).units or 1, -1)).movedim(1, 0)
+        found.append((write, heads.repeat_interleave(len(write) // len(heads), dim=0), kind))
+    return found
+
+
+def _signs(model: OpenModel) -> Tensor:
+    """A vector of mean 0 and mean square 1, as wide as the stream."""
+    width = model.sites.width(Site("resid_pre", 0)) or 0
+    return torch.ones(width, dtype=model.dtype, device=model.device).index_fill(
+        0, torch.arange(1, width, 2, device=model.device), -1.0
+    )
+
+
+def _input_norms(model: OpenModel, signs: Tensor) -> dict[int, tuple[Tensor, Kind]]:
+    """The gain between the stream and what attention reads, asked of the model itself."""
+    probes = torch.stack([signs, -signs, 2 * signs, signs + 1])
+    prompt = Prompt((0,) * len(probes), None, ("",) * len(probes))
+    layers = [site.layer for site in model.sites.expand("z") if site.layer is not None]
+    answers: dict[int, Tensor] = {}
+
+    def keeper(layer: int) -> Sink:
+        return lambda value: answers.update({layer: value[0].detach().double()})
+
+    where = tuple(range(len(probes)))
+    actions = tuple(Action(Site("resid_pre", layer), where, Put(probes), None, i) for i, layer in enumerate(layers))
+    sites = model.sites.expand([f"attn_in.{layer}" for layer in layers])
+    forward(model, [Row(prompt, actions)], taps={s: keeper(s.layer or 0) for s in sites}, logits=False)
+    found = {}
+    for layer, (plus, minus, double, shifted) in answers.items():
+        allowed = _SAME * plus.abs().max()
+        normalised = bool((double - plus).abs().max() <= allowed)
+        if not normalised and not (double - 2 * plus).abs().max() <= allowed:
+            raise ModelError(f"what attention of layer {layer} reads is neither the stream nor a norm of it")
+        centred = normalised and bool((shifted - plus).abs().max() <= allowed)
+        found[layer] = ((plus - minus) / 2 * signs.double(), (normalised, centred))
+    return found
+
+
+def _normalised(table: Tensor, kind: Kind) -> Tensor:
+    """Embeddings as a norm leaves them before its gain, ``[token, d_model]``."""
+    normalised, centred = kind
+    whole = table - table.mean(-1, keepdim=True) if centred else table
+    return whole / whole.square().mean(-1, keepdim=True).sqrt().clamp(min=1e-12) if normalised else whole

@@ -1,0 +1,213 @@
+"""Head scores: which heads go back to where a token stood before, and which copy what they find there."""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+from torch import Tensor
+
+from patchclamp.core.errors import InputError, ModelError, unknown
+from patchclamp.core.progress import Listener, task
+from patchclamp.core.result import Result, Saved
+from patchclamp.interventions.results import evidence
+from patchclamp.models.opened import OpenModel
+from patchclamp.tracing import patterns
+from patchclamp.tracing.copying import ov_positivity
+from patchclamp.tracing.means import COPYING, Means
+from patchclamp.tracing.repeats import (
+    ATTENTION_SCORES,
+    INDUCTION,
+    PREVIOUS,
+    Passage,
+    Word,
+    random_passages,
+    word_passages,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+
+OV = "ov_copying"
+SCORES = (*ATTENTION_SCORES, COPYING, OV)
+SHUFFLED, UNREPEATED = "shuffled", "unrepeated"
+OV_DRAWS = 5
+HIGH = 0.95
+
+
+@dataclass(eq=False)
+class HeadScores(Result):
+    """Scores of every head, and what the same statistics give where there is nothing to find.
+
+    ``data`` holds ``value`` and ``standard_error`` with dims ``score, layer, head``; and for each control its ``null_mean``
+    and ``null_high`` (95 % quantile) with dims ``control, score, layer, head``. What a control does not apply to is NaN.
+
+    Source: Olsson et al. 2022, "In-context learning and induction heads", arXiv 2209.11895; Elhage et al. 2021.
+    """
+
+    kind: ClassVar[str] = "heads"
+    dataset: "xr.Dataset"
+    record: dict[str, Any] = field(default_factory=dict)
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def data(self) -> "xr.Dataset":
+        """The scores with their errors and controls."""
+        return self.dataset
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """Names of what was measured."""
+        return tuple(str(name) for name in self.dataset["score"].values)
+
+    def strongest(self, score: str = INDUCTION, k: int = 10) -> "pd.DataFrame":
+        """The ``k`` heads with the largest score, as sites, each beside its standard error and its controls.
+
+        Raises:
+            InputError: There is no such score here.
+        """
+        import pandas as pd
+
+        one = self.dataset.sel(score=self.named(score))
+        flat = one["value"].values.ravel()
+        order = np.argsort(-np.nan_to_num(flat, nan=-np.inf), kind="stable")[:k]
+        rows = []
+        for place in order:
+            layer, head = np.unravel_index(int(place), one["value"].shape)
+            cell = one.isel(layer=layer, head=head)
+            row = {"site": f"z.{int(cell['layer'])}.h{int(cell['head'])}", score: float(cell["value"])}
+            row["standard_error"] = float(cell["standard_error"])
+            for control in self.controls(score):
+                row |= {control: float(cell["null_mean"].sel(control=control))}
+                row |= {f"{control} 95 %": float(cell["null_high"].sel(control=control))}
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+    def controls(self, score: str) -> list[str]:
+        """The controls that a score has."""
+        means = self.dataset["null_mean"].sel(score=self.named(score))
+        return [str(name) for name in means["control"].values if bool(means.sel(control=name).notnull().any())]
+
+    def named(self, score: str) -> str:
+        """The score asked for.
+
+        Raises:
+            InputError: It was not measured.
+        """
+        if score not in self.scores:
+            raise InputError(unknown("score", score, self.scores))
+        return score
+
+    def _dataset(self) -> "xr.Dataset":
+        return self.dataset
+
+    @classmethod
+    def _from_saved(cls, saved: Saved) -> Self:
+        return cls(saved.dataset, saved.record, saved.tensors)
+
+    def __repr__(self) -> str:
+        said = self.record["parameters"]
+        sizes = self.dataset.sizes
+        if said["word"] is None:
+            on = f"{said['samples']} passages of {said['length']} random tokens, twice"
+        else:
+            on = f"{len(self.record['occurrences'])} occurrences of {said['word']!r}"
+            left = self.record["occurrences_elsewhere"]
+            on += f" ({left} more in other tokens left out)" if left else ""
+        lines = [f"HeadScores of {sizes['layer']} layers x {sizes['head']} heads, on {on}"]
+        for score in self.scores:
+            best = self.strongest(score, 3)
+            if not np.isfinite(best[score]).any():
+                continue
+            high = float(self.dataset["null_high"].sel(score=score, control=self.controls(score)[0]).max())
+            named = ", ".join(f"{site} {value:.2f}" for site, value in zip(best["site"], best[score], strict=True))
+            lines.append(f"{score:<16} {named}; shuffled: at most {high:.2f}")
+        lines += [f"{name:<16} not measured: {why}" for name, why in self.record["not_measured"].items()]
+        return "\n".join(lines)
+
+
+def head_scores(
+    model: OpenModel,
+    text: Any = None,
+    word: str | None = None,
+    *,
+    length: int = 32,
+    samples: int = 8,
+    seed: int = 0,
+    draws: int = 100,
+    batch_tokens: int = patterns.BATCH_TOKENS,
+    progress: bool | Listener | None = None,
+) -> HeadScores:
+    """Score every head; see :meth:`patchclamp.Model.head_scores`."""
+    if not model.causal:
+        raise ModelError(
+            f"head scores are about going back in a text that is read from left to right; {type(model.module).__name__} "
+            "reads both ways"
+        )
+    if (text is None) != (word is None):
+        raise InputError("a text needs the word that recurs in it, and a word its text: head_scores(text, word)")
+    if draws < 1:
+        raise InputError(f"draws is how often targets are shuffled, 1 or more; got {draws!r}")
+    found: Word | None = None
+    others: list[Passage] = []
+    if word is None:
+        passages = random_passages(model, length, samples, seed)
+        others = random_passages(model, length, samples, seed, repeated=False)
+    else:
+        passages, found = word_passages(model, text, word)
+    missing: dict[str, str] = {}
+    with task("heads", len(passages) + len(others), "passages", show=progress) as bar:
+        own = Means(model, passages, draws, seed).measure(batch_tokens, bar.advance, missing)
+        unrepeated = Means(model, others, 0, seed).measure(batch_tokens, bar.advance, missing) if others else None
+    circuit = None if word is not None else _circuit(model, seed, missing)
+    prompts = list({passage.prompt.key: passage.prompt for passage in passages}.values())
+    said: dict[str, Any] = {"word": word, "length": length, "samples": samples, "seed": seed, "draws": draws}
+    record, tensors = evidence(model, prompts, **said)
+    record |= {"not_measured": missing}
+    if found is not None:
+        record |= {"occurrences": [list(span) for span in found.occurrences], "occurrences_elsewhere": found.other}
+    return HeadScores(_labelled(own, unrepeated, circuit), record, tensors)
+
+
+def _circuit(model: OpenModel, seed: int, missing: dict[str, str]) -> tuple[Tensor, Tensor] | None:
+    try:
+        return ov_positivity(model, OV_DRAWS, seed)
+    except ModelError as error:
+        missing[OV] = str(error)
+        return None
+
+
+def _labelled(own: Means, unrepeated: Means | None, circuit: tuple[Tensor, Tensor] | None) -> "xr.Dataset":
+    import xarray as xr
+
+    layers = sorted(own.attention)
+    table = own.table()  # [score, layer, head, passage, place]
+    names = SCORES if unrepeated is not None else SCORES[:-1]
+    shape = (len(names), *table.shape[1:3])
+    value, error = np.full(shape, np.nan), np.full(shape, np.nan)
+    mean, high = np.full((2, *shape), np.nan), np.full((2, *shape), np.nan)
+    count, real, null = table.shape[3], table[..., 0], table[..., 1:].mean(3)
+    measured = slice(0, len(SCORES) - 1)
+    value[measured] = real.mean(-1)
+    if count > 1:
+        error[measured] = real.std(-1, ddof=1) / np.sqrt(count)
+    mean[0, measured], high[0, measured] = null.mean(-1), np.quantile(null, HIGH, axis=-1)
+    if unrepeated is not None:
+        other = unrepeated.table()[..., 0]
+        other[names.index(PREVIOUS)] = np.nan  # the token before is there whether or not anything recurs
+        mean[1, measured], high[1, measured] = other.mean(-1), np.quantile(other, HIGH, axis=-1)
+    if circuit is not None:
+        value[-1] = circuit[0].numpy()
+        mean[0, -1], high[0, -1] = circuit[1].mean(0).numpy(), np.quantile(circuit[1].numpy(), HIGH, axis=0)
+    cell = ("score", "layer", "head")
+    controls = [SHUFFLED, UNREPEATED] if unrepeated is not None else [SHUFFLED]
+    return xr.Dataset(
+        {
+            "value": (cell, value), "standard_error": (cell, error),
+            "null_mean": (("control", *cell), mean[: len(controls)]), "null_high": (("control", *cell), high[: len(controls)]),
+        },
+        {
+            "score": np.array(names, dtype=object), "layer": np.array(layers), "head": np.arange(shape[-1]),
+            "control": np.array(controls, dtype=object),
+        },
+    )  # fmt: skip

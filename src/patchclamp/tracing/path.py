@@ -1,0 +1,196 @@
+"""Path patching: what a sender does to a read through chosen receivers alone, everything between held in place."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.progress import Listener
+from patchclamp.interventions import positions
+from patchclamp.interventions.actions import Action
+from patchclamp.interventions.cost import DEFAULT_BUDGET
+from patchclamp.interventions.edits import Edit
+from patchclamp.interventions.execute import execute
+from patchclamp.interventions.grid import Grid
+from patchclamp.interventions.job import Cell, Job, Line
+from patchclamp.interventions.operations import Put
+from patchclamp.interventions.patching import Align, PreparedPatch
+from patchclamp.interventions.plan import schedule
+from patchclamp.interventions.reads import Activation
+from patchclamp.interventions.record import record_source
+from patchclamp.interventions.sources import Source
+from patchclamp.models.components import ORDER
+from patchclamp.models.opened import OpenModel
+from patchclamp.models.sites import Site
+
+SENDERS = ("embed", "z", "attn_out", "mlp_out")
+RECEIVERS = (
+    "resid_pre", "attn_in", "q", "k", "v", "resid_mid", "mlp_in", "mlp_pre", "mlp_act", "resid_post", "final_norm",
+)  # fmt: skip
+FREEZABLE = ("attn_out", "mlp_out")
+
+
+@dataclass(frozen=True, eq=False)
+class Route:
+    """Through where a sender's change may go."""
+
+    receivers: tuple[Site, ...]
+    frozen: tuple[Site, ...]
+    """What is held at the target's values where it lies between a sender and a receiver."""
+    at: tuple[int, ...]
+    """Positions at which the receivers take what reached them."""
+
+    @classmethod
+    def of(cls, model: OpenModel, senders: Any, receivers: Any, freeze: Any, at: Any, prompt: Any) -> "Route":
+        """Read and check senders, receivers and what is frozen.
+
+        Raises:
+            InputError: A site that cannot send or receive, or no sender below any receiver.
+            SiteError: A site is unknown.
+        """
+        names = (freeze,) if isinstance(freeze, str) else tuple(freeze)
+        for name in names:
+            if name not in FREEZABLE:
+                raise InputError(unknown("component to freeze", name, FREEZABLE))
+        sending, receiving = model.sites.expand(senders), tuple(model.sites.expand(receivers))
+        for site in sending:
+            if site.component not in SENDERS or (site.unit is not None and site.unit.kind == "n"):
+                raise InputError(
+                    f"{site} cannot send: a sender writes to the residual stream; valid: {', '.join(SENDERS)} "
+                    "(heads as z.*.h*)"
+                )
+        for site in receiving:
+            if site.component not in RECEIVERS:
+                raise InputError(
+                    f"{site} cannot receive: a receiver is what a component reads; valid: {', '.join(RECEIVERS)} "
+                    "(final_norm is what the logits are made of)"
+                )
+        if not any(before(sender, receiver) for sender in sending for receiver in receiving):
+            raise InputError(
+                f"no sender lies below a receiver: the first sender is {min(sending, key=order)}, the last receiver "
+                f"{max(receiving, key=order)}"
+            )
+        where = positions.resolve(at, prompt, 0, 1, model.tokenizer)
+        if where is None:
+            raise InputError("path patching needs prompts made of tokens")
+        return cls(receiving, tuple(model.sites.expand(list(names))), where)
+
+    def reached(self, sender: Site) -> tuple[Site, ...]:
+        """The receivers that lie above a sender."""
+        return tuple(site for site in self.receivers if before(sender, site))
+
+    def held(self, sender: Site) -> tuple[Site, ...]:
+        """What is frozen between a sender and the last receiver."""
+        last = max(self.receivers, key=order)
+        return tuple(site for site in self.frozen if _above(sender, site) and before(site, last))
+
+
+def order(site: Site) -> tuple[int, int]:
+    """Place in the forward pass."""
+    layer = site.layer if site.layer is not None else 10**6 if site.component == "final_norm" else -1
+    return (layer, ORDER[site.component])
+
+
+def before(first: Site, second: Site) -> bool:
+    """Whether what is written at one site can be read at another."""
+    return order(first) < order(second)
+
+
+def _above(sender: Site, other: Site) -> bool:
+    """Whether a component reads the stream after a sender wrote to it (a head is part of its own layer's ``attn_out``)."""
+    low, high = order(sender)[0], order(other)[0]
+    return high > low or (high == low and other.component == "mlp_out" and sender.component != "mlp_out")
+
+
+def path_patch(
+    model: OpenModel,
+    source: Any,
+    into: Any,
+    *,
+    sender: Any = "z.*.h*",
+    receivers: Any = "final_norm",
+    at: Any = "all",
+    receive_at: Any = "all",
+    freeze: Any = FREEZABLE,
+    read: Any = None,
+    align: Align = "equal",
+    source_edits: Sequence[Edit] = (),
+    base: Sequence[Edit] = (),
+    budget: int | str = DEFAULT_BUDGET,
+    max_tokens: int | None = None,
+    verify: int = 0,
+    checkpoint: str | Path | None = None,
+    progress: bool | Listener | None = None,
+) -> Grid:
+    """Patch paths; see :meth:`patchclamp.Model.path_patch`."""
+    targets = model.prompts(into)
+    route = Route.of(model, sender, receivers, freeze, receive_at, targets[0])
+    prepared = PreparedPatch.of(
+        model, source, into, read=read, align=align, source_edits=source_edits, base=base, sites=sender, at=at, budget=budget,
+        max_tokens=max_tokens,
+    )  # fmt: skip
+    sweep = prepared.sweep
+    sent = [point.actions for point in sweep.points]
+    arrived = _arrivals(model, sweep.job.lines[0], Source(targets[0], tuple(base)), sent, route, budget, max_tokens)
+    sweep.act(
+        [_received(route, actions, values) for actions, values in zip(sent, arrived, strict=True)],
+        budget=budget,
+        max_tokens=max_tokens,
+    )
+    grid = prepared.finish(sweep.run(verify=verify, checkpoint=checkpoint, progress=progress))
+    grid.record["parameters"] |= {
+        "receivers": [str(site) for site in route.receivers],
+        "receive_at": list(route.at),
+        "freeze": [freeze] if isinstance(freeze, str) else list(freeze),
+    }
+    return grid
+
+
+def _arrivals(
+    model: OpenModel,
+    line: Line,
+    target: Source,
+    sent: Sequence[tuple[Action, ...]],
+    route: Route,
+    budget: int | str,
+    max_tokens: int | None,
+) -> list[dict[Site, Tensor]]:
+    """What reaches the receivers, ``[position, d]`` at theirs, when each sender is patched and the rest is frozen."""
+    holding = _holding(model, target, route)
+    listening = tuple(
+        bound
+        for site in route.receivers
+        for bound in Activation(str(site), list(route.at)).bind(model, line.prompt, 0, 1)
+    )
+    cells = []
+    for actions in sent:
+        site = actions[0].site
+        own = (*actions, *(holding[held] for held in route.held(site))) if route.reached(site) else ()
+        cells.append(Cell(0, own))
+    job = Job(model, [Line(line.prompt, line.base, listening)], cells)
+    outcome, _ = execute(job, schedule(job, budget, max_tokens))
+    count = len(route.at)
+    return [
+        {}
+        if run is None
+        else {site: value.reshape(count, -1) for site, value in zip(route.receivers, outcome.values[run], strict=True)}
+        for run in job.run_of
+    ]
+
+
+def _holding(model: OpenModel, target: Source, route: Route) -> dict[Site, Action]:
+    """Edits that hold what is frozen at the target's own values."""
+    if not route.frozen:
+        return {}
+    values = record_source(model, target, route.frozen)
+    return {site: Action(site, tuple(range(len(rows[0]))), Put(rows[0]), None, 0) for site, rows in values.items()}
+
+
+def _received(route: Route, sent: tuple[Action, ...], arrived: dict[Site, Tensor]) -> tuple[Action, ...]:
+    """Edits that give the receivers what reached them, in an otherwise clean run."""
+    if not arrived:
+        return ()
+    return tuple(Action(site, route.at, Put(arrived[site]), None, 0) for site in route.reached(sent[0].site))
