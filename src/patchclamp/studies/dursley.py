@@ -142,10 +142,8 @@ def study(
 
 def _with_attention(heads: pd.DataFrame, scores: pc.HeadScores) -> pd.DataFrame:
     """Each head with its prefix matching on the name and the same with shuffled targets."""
-    table = scores.strongest("induction", k=len(heads)).set_index("site")
-    found = heads.join(table[["induction"]].rename(columns={"induction": "attention to what followed"}), on="site")
-    null = [column for column in table.columns if "shuffled" in column and "mean" in column]
-    return found.join(table[null[:1]].set_axis(["shuffled attention"], axis=1), on="site")
+    table = scores.strongest("induction", k=len(heads)).set_index("site")[["induction", "shuffled"]]
+    return heads.join(table.set_axis(["attention to what followed", "shuffled attention"], axis=1), on="site")
 
 
 def _table(frame: pd.DataFrame, digits: int) -> str:
