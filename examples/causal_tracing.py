@@ -30,16 +30,12 @@ assert float(abs(share.sel(position=[0, 1, 2])).max()) == 0
 
 # %%
 countries = ["Spain", "Japan", "Italy", "Egypt"]
-traces = [
-    model.causal_trace(f"The capital of {name} is", subject=name, sites="resid_post.0,8,16,24,29", samples=2)
-    for name in countries
-]
-mean = pc.tracing.average(traces)
+facts = [(f"The capital of {name} is", name) for name in countries]
+average = model.trace_facts(facts, sites="resid_post.0,8,16,24,29", samples=2)
+mean = average.mean().sel(site="resid_post")
 early, late = "last subject token", "last token"
-print(mean["effect"].sel(site="resid_post", role=[early, late]).to_pandas().round(2))
-assert mean["effect"].sel(site="resid_post", layer=0, role=early) > 5 * abs(
-    mean["effect"].sel(site="resid_post", layer=0, role=late)
-)
+print(mean["effect"].sel(role=[early, late]).to_pandas().round(2))
+assert mean["effect"].sel(layer=0, role=early) > 5 * abs(mean["effect"].sel(layer=0, role=late))
 
 # %% [markdown]
 # ## Which neurons?

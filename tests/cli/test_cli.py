@@ -8,6 +8,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -293,6 +294,24 @@ def test_trace(capsys: pytest.CaptureFixture[str], folder: str, tmp_path: Path) 
     estimated = as_json(capsys, *arguments, "--method", "gradient", "--check", "5")
     assert estimated["agreement"]["cells"] == 5
     assert "is not in the prompt; its tokens are" in call(capsys, "trace", folder, PROMPT, "--subject", "Rome", code=2)
+
+
+@pytest.mark.assets
+def test_trace_of_many_facts(capsys: pytest.CaptureFixture[str], folder: str, tmp_path: Path) -> None:
+    file = tmp_path / "facts.csv"
+    file.write_text(f'prompt,subject\n"{PROMPT}",time\n"{PROMPT} and a cat",dog\n')
+    found = as_json(capsys, "trace", folder, "--facts", str(file), "--samples", "2", "--out", str(tmp_path / "out"))
+    average = pc.open(tmp_path / "out")
+    assert isinstance(average, pc.TraceAverage)
+    assert [row["subject"] for row in found["facts"]] in (["time", "dog"], ["dog", "time"])
+    wanted = average.mean()["effect"].sel(role=["last subject token", "last token"]).values
+    kept = [found["roles"].index(role) for role in ("last subject token", "last token")]
+    assert np.array_equal(np.array(found["effect"])[..., kept], wanted)
+    assert "takes a PROMPT with its --subject, or --facts" in call(capsys, "trace", folder, PROMPT, code=2)
+    assert "or --facts" in call(capsys, "trace", folder, PROMPT, "--subject", "time", "--facts", str(file), code=2)
+    file.write_text("text,subject\n1,2\n")
+    assert "it lacks ['prompt']" in call(capsys, "trace", folder, "--facts", str(file), code=2)
+    assert "cannot be read as text" in call(capsys, "trace", folder, "--facts", str(tmp_path / "none.csv"), code=2)
 
 
 @pytest.mark.assets

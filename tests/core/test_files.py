@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from patchclamp.core.files import atomic_file, atomic_folder, read_json, sha256_file, write_json
+from patchclamp.core.errors import InputError
+from patchclamp.core.files import atomic_file, atomic_folder, read_json, read_text, sha256_file, write_json, write_text
 
 
 def test_a_file_appears_complete_or_not_at_all(tmp_path: Path) -> None:
@@ -73,3 +74,12 @@ def test_json_round_trip_and_hash(tmp_path: Path) -> None:
     before = sha256_file(tmp_path / "x.json")
     write_json(tmp_path / "x.json", {**value, "a": []})
     assert sha256_file(tmp_path / "x.json") != before
+
+
+def test_text_that_is_none_is_refused_by_name(tmp_path: Path) -> None:
+    write_text(tmp_path / "a.txt", "Réunion\n")
+    assert read_text(tmp_path / "a.txt") == "Réunion\n"
+    (tmp_path / "b.txt").write_bytes(b"\xff\xfe\xff")
+    for name in ("b.txt", "missing.txt"):
+        with pytest.raises(InputError, match=f"{name}' cannot be read as text"):
+            read_text(tmp_path / name)

@@ -9,6 +9,7 @@ from cyclopts import App
 
 from patchclamp.cli.options import Json, Opening
 from patchclamp.cli.output import remember, show
+from patchclamp.core.files import read_text
 
 app = App(name="study", help="Run an experiment from beginning to end and leave its tables, pictures and report.")
 
@@ -63,6 +64,42 @@ def facts(
     options = {"template": template, "most": most, "samples": samples, "seed": seed}
     found = study(opening.load(model), out, **options, progress=True)  # type: ignore[arg-type]
     _tell(found, out, "facts", {"model": model, **options, **opening.as_config()}, as_json)
+
+
+@app.command
+def dursley(
+    *,
+    model: str = "smollm2-135m",
+    text: Path | None = None,
+    name: str = " Dursley",
+    other: str | None = None,
+    passages: int = 12,
+    samples: int = 4,
+    seed: int = 0,
+    out: Path = Path("out/dursley"),
+    opening: Opening = Opening(),  # noqa: B008
+    as_json: Json = False,
+) -> None:
+    """A name that comes again: lens, neuron importances and their means side by side; what earlier occurrences are worth; darkness.
+
+    Args:
+        model: Catalogue name, Hugging Face id or folder.
+        text: A text file in which the name recurs; the study's own by default.
+        name: The name, with its leading space.
+        other: A name of as many tokens that takes its place; by default one is found.
+        passages: How many passages of novels to test on.
+        samples: Draws of noise for the neurons.
+        seed: Of noise, random heads, places and passages.
+        out: Folder for tables, pictures and the report.
+        opening: How to open the model.
+        as_json: Print JSON.
+    """
+    from patchclamp.studies import dursley as experiment
+
+    given = experiment.TEXT if text is None else read_text(text)
+    options = {"name": name, "other": other, "passages": passages, "samples": samples, "seed": seed}
+    found = experiment.study(opening.load(model), out, text=given, **options)  # type: ignore[arg-type]
+    _tell(found, out, "dursley", {"model": model, "text": text, **options, **opening.as_config()}, as_json)
 
 
 def _tell(found: Any, out: Path, name: str, options: dict[str, Any], as_json: bool) -> None:

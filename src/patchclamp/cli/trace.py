@@ -1,12 +1,21 @@
 """``patchclamp trace MODEL PROMPT --subject S``: causal tracing of a fact."""
 
-from typing import Annotated, Any, Literal
+import csv
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 from rich.console import Console
 
 from patchclamp.cli.options import Json, Opening, Out
 from patchclamp.cli.output import keep, show
+from patchclamp.core.errors import InputError
+from patchclamp.core.files import read_text
+
+if TYPE_CHECKING:
+    from patchclamp.tracing.average import TraceAverage
+    from patchclamp.tracing.trace import Trace
 
 command = App(
     name="trace", help="Corrupt a prompt's subject, restore one state at a time, and see what brings the answer back."
@@ -16,10 +25,11 @@ command = App(
 @command.default
 def trace(
     model: str,
-    prompt: str,
+    prompt: str | None = None,
     *,
-    subject: str,
+    subject: str | None = None,
     answer: str | None = None,
+    facts: Path | None = None,
     site: Annotated[list[str] | None, Parameter(negative="")] = None,
     window: int | None = None,
     samples: int = 10,
@@ -36,13 +46,14 @@ def trace(
     opening: Opening = Opening(),  # noqa: B008
     as_json: Json = False,
 ) -> None:
-    """Trace a fact.
+    """Trace a fact, or the average of many.
 
     Args:
         model: Catalogue name, Hugging Face id or folder.
         prompt: The prompt.
         subject: Its subject, a text in the prompt.
         answer: The token whose probability is read; the likeliest by default.
+        facts: A CSV file with columns prompt, subject and perhaps answer, instead of one prompt.
         site: What is restored; resid_post by default.
         window: Layers restored together; by default 10 for mlp_out and attn_out, else 1.
         samples: How often noise is drawn.
@@ -59,15 +70,42 @@ def trace(
         opening: How to open the model.
         as_json: Print JSON.
     """
-    from patchclamp.reports.trace import strongest
-
-    opened = opening.load(model)
     sites = site or ["resid_post"]
     options: dict[str, Any] = {
         "window": window, "samples": samples, "noise": noise, "std": std, "seed": seed, "method": method,
         "integrate": integrate, "check": check, "budget": budget, "verify": verify,
     }  # fmt: skip
-    found = opened.causal_trace(prompt, subject, answer, sites=sites, **options)
+    said = {"model": model, "prompt": prompt, "subject": subject, "answer": answer, "facts": facts, "site": sites}
+    several = None if facts is None else read_facts(facts)
+    if (several is None) == (prompt is None) or (several is None) != (subject is not None):
+        raise InputError("trace takes a PROMPT with its --subject, or --facts FILE.csv")
+    opened = opening.load(model)
+    if several is None:
+        assert prompt is not None
+        found: Any = opened.causal_trace(prompt, subject, answer, sites=sites, **options)
+        _show_one(found, as_json)
+    else:
+        found = opened.trace_facts(several, sites=sites, progress=True, **options)
+        _show_many(found, as_json)
+    keep(found, out, "trace", {**said, "layers": layers, **options, **opening.as_config()}, layers=layers)
+
+
+def read_facts(path: Path) -> list[tuple[str, str, str | None]]:
+    """Facts from a CSV file.
+
+    Raises:
+        InputError: It is missing, or lacks a column.
+    """
+    rows = list(csv.DictReader(io.StringIO(read_text(path))))
+    lacking = [name for name in ("prompt", "subject") if not rows or name not in rows[0]]
+    if lacking:
+        raise InputError(f"{str(path)!r} needs the columns prompt, subject and perhaps answer; it lacks {lacking}")
+    return [(row["prompt"], row["subject"], row.get("answer") or None) for row in rows]
+
+
+def _show_one(found: "Trace", as_json: bool) -> None:
+    from patchclamp.reports.trace import strongest
+
     Console(stderr=True, highlight=False, markup=False).print(f"{found!r}\n{found.plan}")
     name = found.reads[0]
     frame = strongest(found, 12)
@@ -81,11 +119,23 @@ def trace(
         "plan": found.plan.as_record(),
         "strongest": frame.to_dict("records"),
     }
-    show(
-        value,
-        as_json=as_json,
-        table=frame,
-        title=f"largest indirect effects on the {name.replace('_', ' ')} of {found.answer!r}",
-    )
-    said = {"model": model, "prompt": prompt, "subject": subject, "answer": answer, "site": sites, "layers": layers}
-    keep(found, out, "trace", {**said, **options, **opening.as_config()}, layers=layers)
+    title = f"largest indirect effects on the {name.replace('_', ' ')} of {found.answer!r}"
+    show(value, as_json=as_json, table=frame, title=title)
+
+
+def _show_many(found: "TraceAverage", as_json: bool) -> None:
+    from patchclamp.reports.average import facts, strongest
+
+    Console(stderr=True, highlight=False, markup=False).print(repr(found))
+    mean, frame = found.mean(), strongest(found)
+    value = {
+        "effect": mean["effect"].values.tolist(),
+        "low": mean["low"].values.tolist(),
+        "high": mean["high"].values.tolist(),
+        "dims": ["site", "layer", "role"],
+        "roles": mean["role"].values.tolist(),
+        "facts": facts(found).to_dict("records"),
+        "strongest": frame.to_dict("records"),
+    }
+    title = f"largest average effects on {found.reads[0].replace('_', ' ')}, with 95 % intervals"
+    show(value, as_json=as_json, table=frame, title=title)

@@ -159,15 +159,16 @@ def together(
         many random heads on both.
     """
     sites, draw = list(ranked["site"]), random.Random(seed)
+    counts = [count for count in COUNTS if count < len(sites)]
     sets: dict[tuple[str, int], list[list[str]]] = {}
-    for count in COUNTS:
+    for count in counts:
         sets["strongest", count] = [sites[:count]]
         sets["random", count] = [draw.sample(sites, count) for _ in range(RANDOM_DRAWS)]
     sets["all", len(sites)] = [sites]
     here = _shares(model, found, other, sets)
     there = [_shares(model, one, name, sets) for one, name in held_out]
     rows = []
-    for count in (*COUNTS, len(sites)):
+    for count in (*counts, len(sites)):
         own, chance = ("strongest", "random") if count < len(sites) else ("all", None)
         row: dict[str, Any] = {"heads": count, "share": here[own, count]}
         row["random heads"] = here[chance, count] if chance else np.nan
