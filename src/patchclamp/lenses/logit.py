@@ -20,7 +20,7 @@ from patchclamp.models.opened import OpenModel
 from patchclamp.models.sites import Site
 
 STREAM = ("resid_pre", "resid_mid", "resid_post")
-CHUNK = 64
+CHUNK = 48
 BATCH_TOKENS = 512
 _ROW_MULTIPLE = 8  # matrix products of so many rows give every row the same bits, however many rows there are
 
@@ -168,6 +168,8 @@ def _through(
     final = None
     for group in _chunks(len(sites), max(1, chunk // (part.stop - part.start))):
         stacked = torch.cat([states[site][part] for site in sites[group]])
-        for site, own in zip(sites[group], lens.logits(stacked).chunk(len(sites[group])), strict=True):
-            final = final or Final.of(own)
-            yield site, measure(own, final, targets[part], k)
+        logits = lens.logits(stacked).unflatten(0, (len(sites[group]), -1))
+        for row, site in enumerate(sites[group]):
+            final = final or Final.of(logits[row])
+            yield site, measure(logits[row], final, targets[part], k)
+        del logits  # before the next ones are made
