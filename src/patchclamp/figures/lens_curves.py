@@ -76,7 +76,7 @@ def _panel(axis: Any, metric: str, several: "Mapping[str, LensCurves]") -> None:
         least = 0.0 if metric != "log_probability" else -np.inf
         axis.plot(rows, one[middle], color=colour, marker=marker, markersize=2.5, linewidth=1.1, label=label)
         axis.fill_between(rows, np.maximum(one[low], least), one[high], color=colour, alpha=0.25, linewidth=0)
-    names = thin(row_names(one), 10)
+    names = thin(row_names(next(iter(several.values())).data), 10)
     axis.set_xticks([i for i, _ in names], [text for _, text in names])
     axis.set_ylabel(
         ("median " if metric in MEDIANS else "") + METRICS[metric].replace("probability of the ", "p of "), fontsize=7

@@ -125,6 +125,7 @@ def lens_curves(
         raise InputError(f"the target of a corpus is 'next' or one token; got {type(targets).__name__}")
     together = max(1, batch_tokens // length)
     pieces: list[tuple[Any, Any]] = []
+    seen: Lens | None = None
     with task("lens", len(rows), "sequences", show=progress) as bar:
         for start in range(0, len(rows), together):
             part = rows[start : start + together]
@@ -133,6 +134,7 @@ def lens_curves(
             )
             pieces.append(_summed(seen))
             bar.advance(len(part))
+    assert seen is not None
     said = evidence(
         model, [], texts=torch.tensor(rows, dtype=torch.int32),
         sites=[str(site) for site in seen.data["site"].values], at=at, length=length, targets=targets,
