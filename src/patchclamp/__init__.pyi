@@ -57,6 +57,7 @@ from .interventions.saving import save_edits as save_edits
 from .interventions.sources import Source as Source
 from .interventions.sources import Subspace as Subspace
 from .lenses.contributions import Contributions as Contributions
+from .lenses.curves import LensCurves as LensCurves
 from .lenses.result import Lens as Lens
 from .model import Model as Model
 from .model import load as load

@@ -23,8 +23,10 @@ from patchclamp.interventions.results import Activations
 from patchclamp.interventions.run import Run
 from patchclamp.interventions.verification import verify as _verify
 from patchclamp.lenses import contributions as _contributions
+from patchclamp.lenses import curves as _curves
 from patchclamp.lenses import logit as _logit
 from patchclamp.lenses.contributions import Contributions
+from patchclamp.lenses.curves import LensCurves
 from patchclamp.lenses.result import Lens
 from patchclamp.models import loading as _loading
 from patchclamp.models import weights as _weights
@@ -272,6 +274,44 @@ class Model(OpenModel):
         return _logit.look(
             self, prompts, sites, at, k=k, targets=targets, chunk=chunk, batch_tokens=batch_tokens, progress=progress
         )
+
+    def lens_curves(
+        self,
+        texts: Any,
+        sites: Any = "resid_post",
+        at: Any = "all",
+        *,
+        length: int = _curves.LENGTH,
+        tokens: int | None = _curves.TOKENS,
+        targets: str | int = "next",
+        chunk: int = _logit.CHUNK,
+        batch_tokens: int = _logit.BATCH_TOKENS,
+        progress: Show = None,
+    ) -> LensCurves:
+        """:meth:`lens` over a corpus: every metric by layer, with intervals over sequences.
+
+        Texts are packed into sequences of equal length. A few sequences are looked at at a time, and only their means and
+        quartiles are kept, so memory does not grow with the number of positions.
+
+        Args:
+            texts: ``"gutenberg"``, ``"gutenberg:TITLE"``, or an iterable of texts or of lists of token ids.
+            sites: As for :meth:`lens`.
+            at: Positions of every sequence.
+            length: Tokens of a sequence.
+            tokens: How many tokens to read at most; None for all.
+            targets: ``"next"``, or one token.
+            chunk: As for :meth:`lens`.
+            batch_tokens: As for :meth:`lens`.
+            progress: True for a bar, a function for events.
+
+        Raises:
+            InputError: The corpus is empty, unknown, or does not fill one sequence.
+            ModelError: As for :meth:`lens`.
+        """
+        return _curves.lens_curves(
+            self, texts, sites, at, length=length, tokens=tokens, targets=targets, chunk=chunk, batch_tokens=batch_tokens,
+            progress=progress,
+        )  # fmt: skip
 
     def contributions(self, prompt: Any, tokens: Any, at: Any = "last", *, heads: bool = False) -> Contributions:
         """Direct logit attribution: what each component adds to the logit of each token (Elhage et al. 2021).

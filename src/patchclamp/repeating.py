@@ -79,6 +79,11 @@ def _contributions(model: Model, prompts: Any, said: dict[str, Any]) -> Result:
     return model.contributions(prompts, said["tokens"], said["at"], heads=said["heads"])
 
 
+def _lens_curves(model: Model, _: Any, said: dict[str, Any]) -> Result:
+    own = {name: said[name] for name in ("at", "length", "targets")}
+    return model.lens_curves(said["texts"].tolist(), list(said["sites"]), tokens=None, **own)
+
+
 def _attribution(model: Model, prompts: Any, said: dict[str, Any]) -> Result:
     (edit,) = said["edit"]
     source = edit.operation.source
@@ -122,6 +127,7 @@ _MAKERS = {
     "generation": _generation,
     "activations": _recording,
     "lens": _lens,
+    "lens_curves": _lens_curves,
     "contributions": _contributions,
     "attribution": _attribution,
     "trace": _trace,

@@ -25,6 +25,7 @@ def _results(model: pc.Model) -> dict[str, Result]:
         ),
         "generation": model.generate(prompts, [edit], max_new_tokens=3),
         "lens": model.lens(prompts, k=2),
+        "lens_curves": model.lens_curves(tiny.ids(3, 5), length=5),
         "contributions": model.contributions([prompts[0]], [5, 9], heads=True),
         "trace": model.causal_trace([prompts[0]], [1, 2], 9, samples=2, sites=["resid_post", "mlp_out"]),
         "trace_average": model.trace_facts(

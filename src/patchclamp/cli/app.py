@@ -16,6 +16,7 @@ from patchclamp import __version__
 from patchclamp.cli import (
     assets,
     attribute,
+    curves,
     generate,
     heads,
     lens,
@@ -40,7 +41,7 @@ app = App(
     help_format="markdown",
     result_action="return_value",
 )
-for verb in (sites, top, run, sweep, patch, path, lens, trace, attribute, heads, generate, repeat):
+for verb in (sites, top, run, sweep, patch, path, lens, curves, trace, attribute, heads, generate, repeat):
     app.command(verb.command)
 app.command(assets.app)
 app.command(study.app)

@@ -68,7 +68,7 @@ def picture(lens: "Lens", metric: str = "final_probability", prompt: int = 0) ->
     low, high, said = _range(metric, values)
     return Picture(
         values, one["top_token"].isel(top=0).values, one["top_id"].isel(top=0).values == one["target_id"].values,
-        _names(one), tuple(one["token"].values), tuple(one["target"].values), low, high,
+        row_names(one), tuple(one["token"].values), tuple(one["target"].values), low, high,
         SEQUENTIAL + "_r" * (metric in _REVERSED), log, METRICS[metric] + said,
     )  # fmt: skip
 
@@ -87,7 +87,8 @@ def _range(metric: str, values: Any) -> tuple[float, float, str]:
     return low, high, ", colours end at 20" if beyond else ""
 
 
-def _names(one: "xr.Dataset") -> tuple[str, ...]:
+def row_names(one: "xr.Dataset") -> tuple[str, ...]:
+    """How the rows of a lens are called on an axis."""
     components = {str(site).split(".")[0] for site in one["site"].values}
     if len(components) == 1:
         return tuple(str(layer) for layer in one["layer"].values)
@@ -219,7 +220,7 @@ def _curves(lens: "Lens", metric: str, prompt: int | None) -> "Figure":
         axis.fill_between(
             rows, mean - half, mean + half, color="#1f3b73", alpha=0.2, linewidth=0, label="95 % interval"
         )
-        names = thin(_names(lens.data), 16)
+        names = thin(row_names(lens.data), 16)
         axis.set_xticks([i for i, _ in names], [text for _, text in names])
         axis.set_xlabel("layer")
         axis.set_ylabel(METRICS[metric])

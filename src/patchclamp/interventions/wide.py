@@ -1,4 +1,4 @@
-"""Logits in float32 from half-precision weights, through the model's own code."""
+"""The product with the unembedding: in float32 also for half-precision weights, and a block of the vocabulary at a time."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -9,13 +9,17 @@ from torch.nn.functional import linear
 from torch.overrides import TorchFunctionMode
 from typing_extensions import override
 
-_VOCABULARY_BLOCK = 4096  # rows of the unembedding that are held in float32 at once
+_HALF = (torch.bfloat16, torch.float16)
+_BLOCK_BYTES = {"cpu": 2**21}
+"""A block of the unembedding on a CPU: it stays in cache, so that a product of few rows costs no more than one of many."""
+_LARGE_BLOCK_BYTES = 2**26
 
 
 class WideLogits(TorchFunctionMode):
     """Inside the block the product with ``weight`` is taken in float32; what follows it (caps, scales) runs in float32 too.
 
-    Rounded to bfloat16, the logits of one position have few distinct values: ranks tie and probabilities are off.
+    Rounded to bfloat16, the logits of one position have few distinct values: ranks tie and probabilities are off. Weights in
+    float32 or float64 keep their type.
     """
 
     def __init__(self, weight: Tensor) -> None:
@@ -37,9 +41,12 @@ class WideLogits(TorchFunctionMode):
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    out = torch.empty(*x.shape[:-1], len(weight), dtype=torch.float32, device=x.device)
-    wide = x.float()
-    for start in range(0, len(weight), _VOCABULARY_BLOCK):
-        part = slice(start, start + _VOCABULARY_BLOCK)
-        out[..., part] = linear(wide, weight[part].float(), None if bias is None else bias[part].float())
+    dtype = torch.float32 if weight.dtype in _HALF else weight.dtype
+    room = _BLOCK_BYTES.get(weight.device.type, _LARGE_BLOCK_BYTES)
+    rows = max(64, room // (weight.shape[1] * dtype.itemsize))
+    out = torch.empty(*x.shape[:-1], len(weight), dtype=dtype, device=x.device)
+    wide = x.to(dtype)
+    for start in range(0, len(weight), rows):
+        part = slice(start, start + rows)
+        out[..., part] = linear(wide, weight[part].to(dtype), None if bias is None else bias[part].to(dtype))
     return out

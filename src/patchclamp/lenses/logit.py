@@ -20,7 +20,7 @@ from patchclamp.models.opened import OpenModel
 from patchclamp.models.sites import Site
 
 STREAM = ("resid_pre", "resid_mid", "resid_post")
-CHUNK = 32
+CHUNK = 48
 BATCH_TOKENS = 512
 _ROW_MULTIPLE = 8  # matrix products of so many rows give every row the same bits, however many rows there are
 
@@ -98,8 +98,8 @@ def look(
             states = _states(model, rows, prompts, where, members)
             places = [(i, j) for i in members for j in range(len(where[i]))]
             ids = torch.tensor([wanted[i][j] for i, j in places], device=model.device)
-            for part in _chunks(len(places), chunk):
-                for row, found in _through(lens, states, ids, part, k, max(1, chunk // (part.stop - part.start))):
+            for part in _chunks(len(places), _ROW_MULTIPLE):
+                for row, found in _through(lens, states, ids, part, k, chunk):
                     table.put(row, places[part], found)
                 bar.advance(part.stop - part.start)
     table.check()
@@ -160,16 +160,16 @@ def _chunks(count: int, size: int) -> Iterator[slice]:
 
 
 def _through(
-    lens: LogitLens, states: dict[Site, Tensor], targets: Tensor, part: slice, k: int, together: int
+    lens: LogitLens, states: dict[Site, Tensor], targets: Tensor, part: slice, k: int, chunk: int
 ) -> Iterator[tuple[Site, dict[str, Tensor]]]:
-    """Every layer's metrics at a chunk of positions; ``together`` layers pass the head at once."""
-    sites = list(states)
-    last = sites.pop(sites.index(Site("resid_post", lens.model.sites.n_layers - 1)))
-    logits = lens.logits(states[last][part])
-    final = Final.of(logits)
-    yield last, measure(logits, final, targets[part], k)
-    del logits
-    for group in _chunks(len(sites), together):
+    """Every layer's metrics at a few positions, the last layer's first; ``chunk`` rows pass the head at once."""
+    last = Site("resid_post", lens.model.sites.n_layers - 1)
+    sites = [last, *(site for site in states if site != last)]
+    final = None
+    for group in _chunks(len(sites), max(1, chunk // (part.stop - part.start))):
         stacked = torch.cat([states[site][part] for site in sites[group]])
-        for site, own in zip(sites[group], lens.logits(stacked).chunk(len(sites[group])), strict=True):
-            yield site, measure(own, final, targets[part], k)
+        logits = lens.logits(stacked).unflatten(0, (len(sites[group]), -1))
+        for row, site in enumerate(sites[group]):
+            final = final or Final.of(logits[row])
+            yield site, measure(logits[row], final, targets[part], k)
+        del logits  # before the next ones are made

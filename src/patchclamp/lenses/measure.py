@@ -5,12 +5,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_CACHE_ROWS = 8  # vocabulary-wide temporaries of a block this high stay small
+_BLOCK = 128  # tokens whose largest logit is found before the likeliest tokens are
 
 
 @dataclass(frozen=True, eq=False)
 class Final:
-    """The last layer's distribution at a chunk of positions."""
+    """The last layer's distribution at a few positions."""
 
     probabilities: Tensor
     """``[position, vocabulary]``."""
@@ -18,22 +18,21 @@ class Final:
     """Its mean log-probability, ``[position]``: the negative entropy in nats."""
     top: Tensor
     """Its likeliest token, ``[position]``."""
+    scratch: tuple[Tensor, Tensor]
+    """Two buffers ``[position, vocabulary]`` for whoever measures at these positions: new ones each time are slow."""
 
     @classmethod
     def of(cls, logits: Tensor) -> "Final":
         """From logits ``[position, vocabulary]``."""
-        probabilities = torch.empty_like(logits)
-        mean_log = logits.new_empty(len(logits))
-        for start in range(0, len(logits), _CACHE_ROWS):
-            rows = slice(start, start + _CACHE_ROWS)
-            logs = logits[rows].log_softmax(-1)
-            torch.exp(logs, out=probabilities[rows])
-            mean_log[rows] = (probabilities[rows] * logs).sum(-1)
-        return cls(probabilities, mean_log, logits.argmax(-1))
+        logs = logits.log_softmax(-1)
+        probabilities = logs.exp()
+        scratch = torch.empty_like(logits)
+        mean_log = torch.mul(probabilities, logs, out=scratch).sum(-1)
+        return cls(probabilities, mean_log, logits.argmax(-1), (logs, scratch))
 
 
 def measure(logits: Tensor, final: Final, targets: Tensor, k: int) -> dict[str, Tensor]:
-    """Every metric of the lens, for one layer at a chunk of positions.
+    """Every metric of the lens, for one layer at a few positions (so few that their logits stay in cache).
 
     Args:
         logits: ``[position, vocabulary]``.
@@ -45,31 +44,39 @@ def measure(logits: Tensor, final: Final, targets: Tensor, k: int) -> dict[str, 
         ``[position]`` each: ``log_probability`` (nats) and ``rank`` of the target, ``entropy`` and ``kl`` (nats),
         ``final_probability``, ``agreement``; and ``top_id``, ``top_probability`` ``[position, k]``.
     """
-    pieces = [
-        _block(logits[start : start + _CACHE_ROWS], final, targets, k, slice(start, start + _CACHE_ROWS))
-        for start in range(0, len(logits), _CACHE_ROWS)
-    ]
-    return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
-
-
-def _block(logits: Tensor, final: Final, targets: Tensor, k: int, rows: slice) -> dict[str, Tensor]:
-    top_final, wanted = final.top[rows].unsqueeze(-1), targets[rows].unsqueeze(-1)
-    index = wanted.clamp(min=0)
-    best = logits.topk(k, dim=-1).indices
-    logs = logits.log_softmax(-1)
-    cross = (final.probabilities[rows] * logs).sum(-1)
-    probabilities = logs.exp()
+    logs, scratch = final.scratch
+    top_final, target = final.top.unsqueeze(-1), targets.clamp(min=0).unsqueeze(-1)
+    best = likeliest(logits, k)
+    above = torch.gt(logits, logits.gather(-1, target), out=scratch).sum(-1)
+    torch.log_softmax(logits, -1, out=logs)
+    cross = torch.mul(final.probabilities, logs, out=scratch).sum(-1)
+    probabilities = torch.exp(logs, out=scratch)
     found = {
-        "log_probability": logs.gather(-1, index)[:, 0],
-        "rank": torch.gt(logits, logits.gather(-1, index), out=torch.empty_like(logits)).sum(-1),
-        "entropy": -(probabilities * logs).sum(-1),
-        "kl": final.mean_log[rows] - cross,
+        "log_probability": logs.gather(-1, target)[:, 0],
+        "rank": above,
+        "kl": final.mean_log - cross,
         "final_probability": probabilities.gather(-1, top_final)[:, 0],
-        "agreement": (logits.gather(-1, top_final)[:, 0] == logits.amax(-1)).to(logits.dtype),
+        "agreement": (logits.gather(-1, top_final) == logits.gather(-1, best[:, :1]))[:, 0].to(logits.dtype),
         "top_id": best,
         "top_probability": probabilities.gather(-1, best),
     }
-    absent = wanted[:, 0] < 0
+    found["entropy"] = -probabilities.mul_(logs).sum(-1)
     for name in ("log_probability", "rank"):
-        found[name] = found[name].masked_fill(absent, torch.nan)
+        found[name] = found[name].masked_fill(targets < 0, torch.nan)
     return found
+
+
+def likeliest(logits: Tensor, k: int) -> Tensor:
+    """Ids of the ``k`` largest logits of each row, ``[row, k]``, the largest first.
+
+    They lie in the ``k`` blocks with the largest maxima (and the tail), so only these are searched.
+    """
+    blocks = logits.shape[-1] // _BLOCK
+    if k >= blocks:
+        return logits.topk(k, dim=-1).indices
+    inside = torch.arange(_BLOCK, device=logits.device)
+    tail = torch.arange(blocks * _BLOCK, logits.shape[-1], device=logits.device)
+    maxima = logits[:, : blocks * _BLOCK].unflatten(-1, (blocks, _BLOCK)).amax(-1)
+    chosen = maxima.topk(k, dim=-1).indices.unsqueeze(-1) * _BLOCK + inside
+    candidates = torch.cat([chosen.flatten(1), tail.expand(len(logits), -1)], -1)
+    return candidates.gather(-1, logits.gather(-1, candidates).topk(k, dim=-1).indices)

@@ -31,7 +31,8 @@ def result_page(result: Result) -> str:
 def _title(result: Result) -> str:
     prompts = result.record.get("prompts", [])
     names = [str(row.get("text") or "tokens") for row in prompts[:3]]
-    return f"{result.kind.capitalize()}: {', '.join(names)}" if names else result.kind.capitalize()
+    kind = result.kind.capitalize().replace("_", " ")
+    return f"{kind}: {', '.join(names)}" if names else kind
 
 
 def render(title: str, parts: list[Part], record: dict[str, Any]) -> str:

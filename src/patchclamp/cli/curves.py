@@ -1,0 +1,95 @@
+"""``patchclamp curves MODEL CORPUS``: a lens over a corpus."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import App, Parameter
+
+from patchclamp.cli.options import Json, Opening, Out
+from patchclamp.cli.output import keep, show
+from patchclamp.core.errors import InputError, unknown
+from patchclamp.lenses.metrics import METRICS
+
+if TYPE_CHECKING:
+    import patchclamp as pc
+
+command = App(name="curves", help="The logit lens over a corpus: every metric by layer, with intervals.")
+
+
+@command.default
+def curves(
+    model: str,
+    corpus: str,
+    *,
+    tokens: int = 20_000,
+    length: int = 128,
+    site: Annotated[list[str] | None, Parameter(negative="")] = None,
+    at: str = "all",
+    metric: Annotated[list[str] | None, Parameter(negative="")] = None,
+    out: Out = None,
+    opening: Opening = Opening(),  # noqa: B008
+    as_json: Json = False,
+) -> None:
+    """Look at a corpus through the model's own head, at every layer.
+
+    Args:
+        model: Catalogue name, Hugging Face id or folder.
+        corpus: gutenberg, gutenberg:TITLE, or a text file.
+        tokens: How many tokens to read.
+        length: Tokens of a sequence.
+        site: Where; resid_post by default.
+        at: Positions of every sequence.
+        metric: What the table and the figure show; surprisal, rank, kl and agreement by default.
+        out: Folder to save everything in.
+        opening: How to open the model.
+        as_json: Print JSON.
+    """
+    from patchclamp.cli.specs import position
+    from patchclamp.figures.lens_curves import SHOWN
+
+    shown = metric or list(SHOWN)
+    for name in shown:
+        if name not in METRICS:
+            raise InputError(unknown("metric", name, METRICS))
+    texts: Any = [Path(corpus).read_text(encoding="utf-8")] if Path(corpus).is_file() else corpus
+    sites = site or ["resid_post"]
+    found = opening.load(model).lens_curves(texts, sites, position(at), length=length, tokens=tokens)
+    frame = found.frame().astype({"metric": str, "site": str})
+    value = {"sequences": found.data.sizes["sequence"], "positions": found.tokens, "rows": _rows(frame)}
+    title = (
+        f"means over {value['sequences']} sequences of {length} tokens; of rank and KL, means of the sequences' medians"
+    )
+    show(value, as_json=as_json, table=_table(found, shown), title=title)
+    said = {
+        "model": model,
+        "corpus": corpus,
+        "tokens": tokens,
+        "length": length,
+        "site": sites,
+        "at": at,
+        "metric": shown,
+    }
+    keep(found, out, "curves", {**said, **opening.as_config()}, metrics=shown)
+
+
+def _rows(frame: Any) -> list[dict[str, Any]]:
+    """The frame as plain JSON, in which a missing number is null."""
+    rows: list[dict[str, Any]] = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    return rows
+
+
+def _table(found: "pc.LensCurves", metrics: list[str]) -> list[dict[str, Any]]:
+    """A row a site: what the figure shows, with half the interval."""
+    from patchclamp.figures.lens_curves import MEDIANS
+
+    summary = found.summary()
+    rows = []
+    for place, name in enumerate(summary["site"].values):
+        row: dict[str, Any] = {"site": str(name)}
+        for metric in metrics:
+            one = summary.sel(metric=metric).isel(layer=place)
+            middle, high = ("median", "median_high") if metric in MEDIANS else ("mean", "high")
+            centre = float(one[middle])
+            row[metric] = f"{centre:.4g} ± {float(one[high]) - centre:.2g}"
+        rows.append(row)
+    return rows

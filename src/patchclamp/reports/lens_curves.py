@@ -1,0 +1,25 @@
+"""The page of a lens over a corpus: the curves, and their table."""
+
+from typing import TYPE_CHECKING
+
+from markupsafe import Markup
+
+from patchclamp.lenses.metrics import METRICS
+from patchclamp.reports.page import Part, embedded_png, table
+
+if TYPE_CHECKING:
+    from patchclamp.lenses.curves import LensCurves
+
+
+def parts(found: "LensCurves") -> list[Part]:
+    """What the page shows."""
+    frame = found.frame()
+    tables = [
+        Part(said.capitalize(), table(frame[frame["metric"] == metric].drop(columns=["metric", "layer"]), 200))
+        for metric, said in METRICS.items()
+    ]
+    return [
+        Part("Summary", Markup("<pre>{}</pre>").format(repr(found))),
+        Part("By layer, with 95 % intervals over sequences", embedded_png(found)),
+        *tables,
+    ]

@@ -1,0 +1,76 @@
+from collections.abc import Iterator
+from itertools import chain
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import patchclamp as pc
+from patchclamp.lenses.corpus import sequences
+from tests import tiny
+
+
+@given(st.lists(st.lists(st.integers(0, 96), max_size=9), max_size=9), st.integers(2, 7))
+def test_ids_are_joined_and_cut_and_nothing_is_lost_but_the_end(rows: list[list[int]], length: int) -> None:
+    model, stream = pc.wrap(tiny.shared("llama")), list(chain.from_iterable(rows))
+    if len(stream) < length:
+        with pytest.raises(pc.InputError, match="empty|too small"):
+            sequences(model, rows, length)
+        return
+    found = sequences(model, rows, length)
+    assert all(len(row) == length for row in found)
+    assert list(chain.from_iterable(found)) == stream[: len(stream) // length * length]
+    assert sequences(model, rows, length, most=1) == found[:1]
+
+
+def test_no_more_is_read_than_is_needed(llama: pc.Model) -> None:
+    def endless() -> Iterator[list[int]]:
+        while True:
+            yield tiny.ids(1, 10)[0]
+
+    assert len(sequences(llama, endless(), 8, most=5)) == 5
+
+
+@pytest.mark.parametrize(
+    ("corpus", "length", "message"),
+    [
+        ([], 8, "empty"),
+        (["", ""], 8, "empty"),
+        ([[1, 2, 3]], 8, "too small"),
+        ("gutenburg", 8, "did you mean 'gutenberg'"),
+        ("gutenberg:carroll-alise", 8, "did you mean 'carroll-alice'"),
+        (7, 8, "iterable of texts"),
+        ([[1] * 9, 3.5], 8, "text number 1 .* float"),
+        ([[1] * 9, "text"], 8, "cannot be mixed"),
+        ([[1, 97] * 9], 8, "token id 97"),
+        ([[1] * 99], 65, r"2\.\.64"),
+        ([[1] * 99], 1, r"2\.\.64"),
+        (["some text"], 8, "needs a tokenizer"),
+    ],
+)
+def test_bad_input(llama: pc.Model, corpus: Any, length: int, message: str) -> None:
+    with pytest.raises(pc.InputError, match=message):
+        sequences(llama, corpus, length)
+
+
+@pytest.mark.assets
+def test_every_sequence_begins_as_a_prompt_does(stories: pc.Model, smollm2: pc.Model) -> None:
+    texts = ["Once upon a time there was a cat.", "The dog ran."]
+    begin = stories.tokenizer.bos_token_id
+    (row,) = sequences(stories, texts, 15)
+    parts = [stories.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    assert row == [begin, *parts[0], begin, *parts[1]][:15]
+    assert all(row[0] == begin for row in sequences(stories, texts, 4))
+    (row,) = sequences(smollm2, texts, 14)
+    parts = [smollm2.tokenizer(text)["input_ids"] for text in texts]
+    assert row == [*parts[0], smollm2.tokenizer.eos_token_id, *parts[1]][:14]
+
+
+@pytest.mark.assets
+def test_the_catalogue_gives_passages_of_all_books_in_a_fixed_order(stories: pc.Model) -> None:
+    found = sequences(stories, "gutenberg", 64, most=40)
+    assert found == sequences(stories, "gutenberg", 64, most=80)[:40]
+    assert len({tuple(row) for row in found}) == 40
+    (alice,) = sequences(stories, "gutenberg:carroll-alice", 16, most=1)
+    assert "Alice's Adventures in Wonderland" in stories.tokenizer.decode(alice)
