@@ -31,11 +31,13 @@ class Source:
     """Positions in the source; None for the same ones as in the target."""
     counterpart: Mapping[int, int] | None = None
     """Position in the target -> position in the source, where the prompts are aligned otherwise."""
+    site: str | None = None
+    """The one site to take values from; None for the site that is edited."""
 
     @cached_property
     def key(self) -> str:
         """Content digest."""
-        return digest(self.run_key, repr(self.at), self.counterpart and dict(self.counterpart))
+        return digest(self.run_key, repr(self.at), self.counterpart and dict(self.counterpart), self.site)
 
     @cached_property
     def run_key(self) -> str:
@@ -69,7 +71,7 @@ class Scene:
     positions: tuple[int, ...] | None
     """Edited positions, or None for all of an input without tokens."""
     recorded: Callable[[Source, Site], Sequence[Tensor]]
-    """Values of a source at a site: a tensor ``[position, d]`` for each of its prompts."""
+    """Values of a source for an edit at a site: a tensor ``[position, d]`` for each of its prompts."""
     locate: Callable[[Any, Source], tuple[int, ...]]
     """Positions in the source's first prompt."""
 
@@ -89,7 +91,7 @@ class Unbound(Operation, ABC):
 
 @dataclass(frozen=True, eq=False)
 class Patch(Unbound):
-    """``x <-`` the value at the same site in another run."""
+    """``x <-`` the value in another run: at the same site, unless the source names one."""
 
     source: Source | Labelled
 
