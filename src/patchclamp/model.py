@@ -24,8 +24,10 @@ from patchclamp.interventions.run import Run
 from patchclamp.interventions.verification import verify as _verify
 from patchclamp.lenses import contributions as _contributions
 from patchclamp.lenses import logit as _logit
+from patchclamp.lenses import weights as _weight_lens
 from patchclamp.lenses.contributions import Contributions
 from patchclamp.lenses.result import Lens
+from patchclamp.lenses.weights import WeightLens
 from patchclamp.models import loading as _loading
 from patchclamp.models import weights as _weights
 from patchclamp.models.opened import OpenModel
@@ -285,6 +287,41 @@ class Model(OpenModel):
             InputError: More than one prompt, or a token or position that does not fit.
         """
         return _contributions.contribute(self, prompt, tokens, at, heads=heads)
+
+    def weight_lens(
+        self,
+        matrices: str | Sequence[str],
+        *,
+        directions: int = 10,
+        k: int = 10,
+        through: Literal["embedding", "unembedding"] = "embedding",
+        draws: int = 20,
+        seed: int = 0,
+        progress: Show = None,
+    ) -> WeightLens:
+        """The weight lens: singular vectors of weight matrices as tokens, beside those of random matrices.
+
+        The norm's gain is folded in on each side that has one. What a direction reads is decoded through the embedding,
+        what it writes through the final norm's gain and the unembedding.
+
+        Source: Millidge and Black 2022; the control is ours.
+
+        Args:
+            matrices: ``"ov.23.h4"``, ``"qk.5.h*"``, ``"mlp_pre.5"``, ``"mlp_up.5"``, ``"mlp_out.0-3"``, or a list of them.
+            directions: How many singular directions to decode, strongest first.
+            k: Tokens for each direction and sign.
+            through: What reading sides are decoded through.
+            draws: Random matrices of the same shape and norm, decoded in the same way.
+            seed: Of the random matrices.
+            progress: True for a bar, a function for events.
+
+        Raises:
+            SiteError: There is no such matrix in this model (experts, recurrent layers, normalised queries).
+            ModelError: The model normalises the stream itself, or a projection lies before its unembedding.
+        """
+        return _weight_lens.look(
+            self, matrices, directions=directions, k=k, through=through, draws=draws, seed=seed, progress=progress
+        )
 
     def causal_trace(
         self,

@@ -76,6 +76,10 @@ def _contributions(model: Model, prompts: Any, said: dict[str, Any]) -> Result:
     return model.contributions(prompts, said["tokens"], said["at"], heads=said["heads"])
 
 
+def _weight_lens(model: Model, _: Any, said: dict[str, Any]) -> Result:
+    return model.weight_lens(**said)
+
+
 def _attribution(model: Model, prompts: Any, said: dict[str, Any]) -> Result:
     (edit,) = said["edit"]
     source = edit.operation.source
@@ -109,6 +113,7 @@ _MAKERS = {
     "activations": _recording,
     "lens": _lens,
     "contributions": _contributions,
+    "weight_lens": _weight_lens,
     "attribution": _attribution,
     "trace": _trace,
     "neurons": _neurons,

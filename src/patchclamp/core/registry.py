@@ -26,6 +26,7 @@ KINDS: dict[str, Kind] = {
     "contributions": Kind(
         "lenses.contributions:Contributions", "figures.contributions:figure", "reports.contributions:parts"
     ),
+    "weight_lens": Kind("lenses.weights:WeightLens", "figures.weights:figure", "reports.weights:parts"),
     "trace": Kind("tracing.trace:Trace", "figures.trace:figure", "reports.trace:parts"),
     "attribution": Kind("tracing.attribution:Attribution", "figures.grid:figure", "reports.attribution:parts"),
     "neurons": Kind("tracing.neurons:Neurons", "figures.neurons:figure", "reports.neurons:parts"),

@@ -29,9 +29,10 @@ def result_page(result: Result) -> str:
 
 
 def _title(result: Result) -> str:
+    kind = result.kind.replace("_", " ").capitalize()
     prompts = result.record.get("prompts", [])
     names = [str(row.get("text") or "tokens") for row in prompts[:3]]
-    return f"{result.kind.capitalize()}: {', '.join(names)}" if names else result.kind.capitalize()
+    return f"{kind}: {', '.join(names)}" if names else kind
 
 
 def render(title: str, parts: list[Part], record: dict[str, Any]) -> str:
@@ -59,10 +60,10 @@ def render(title: str, parts: list[Part], record: dict[str, Any]) -> str:
     )
 
 
-def embedded_png(result: Result) -> Markup:
-    """The result's figure inside the page."""
+def embedded_png(result: Result, **options: Any) -> Markup:
+    """The result's figure inside the page, drawn with these options."""
     buffer = io.BytesIO()
-    result.figure().savefig(buffer, format="png", dpi=160, bbox_inches="tight")
+    result.figure(**options).savefig(buffer, format="png", dpi=160, bbox_inches="tight")
     data = base64.b64encode(buffer.getvalue()).decode("ascii")
     return Markup('<img alt="figure" src="data:image/png;base64,{}">').format(data)
 
