@@ -56,6 +56,7 @@ from .interventions.saving import save_edits as save_edits
 from .interventions.sources import Source as Source
 from .interventions.sources import Subspace as Subspace
 from .lenses.contributions import Contributions as Contributions
+from .lenses.patchscope import Patchscope as Patchscope
 from .lenses.result import Lens as Lens
 from .lenses.weights import WeightLens as WeightLens
 from .model import Model as Model

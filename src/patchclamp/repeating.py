@@ -76,6 +76,10 @@ def _contributions(model: Model, prompts: Any, said: dict[str, Any]) -> Result:
     return model.contributions(prompts, said["tokens"], said["at"], heads=said["heads"])
 
 
+def _patchscope(model: Model, prompts: Any, said: dict[str, Any]) -> Result:
+    return model.patchscope(prompts, **said)
+
+
 def _weight_lens(model: Model, _: Any, said: dict[str, Any]) -> Result:
     return model.weight_lens(**said)
 
@@ -113,6 +117,7 @@ _MAKERS = {
     "activations": _recording,
     "lens": _lens,
     "contributions": _contributions,
+    "patchscope": _patchscope,
     "weight_lens": _weight_lens,
     "attribution": _attribution,
     "trace": _trace,

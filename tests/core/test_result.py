@@ -26,6 +26,7 @@ def _results(model: pc.Model) -> dict[str, Result]:
         "generation": model.generate(prompts, [edit], max_new_tokens=3),
         "lens": model.lens(prompts, k=2),
         "contributions": model.contributions([prompts[0]], [5, 9], heads=True),
+        "patchscope": model.patchscope(prompts, target=tiny.ids(1, 5, seed=4), at=[0, -1], k=2, max_new_tokens=2),
         "weight_lens": model.weight_lens(["ov.1.h3", "mlp_out.2"], directions=3, k=3, draws=4),
         "trace": model.causal_trace([prompts[0]], [1, 2], 9, samples=2, sites=["resid_post", "mlp_out"]),
         "attribution": model.attribution_patch(

@@ -26,6 +26,7 @@ KINDS: dict[str, Kind] = {
     "contributions": Kind(
         "lenses.contributions:Contributions", "figures.contributions:figure", "reports.contributions:parts"
     ),
+    "patchscope": Kind("lenses.patchscope:Patchscope", "figures.lens:figure", "reports.patchscope:parts"),
     "weight_lens": Kind("lenses.weights:WeightLens", "figures.weights:figure", "reports.weights:parts"),
     "trace": Kind("tracing.trace:Trace", "figures.trace:figure", "reports.trace:parts"),
     "attribution": Kind("tracing.attribution:Attribution", "figures.grid:figure", "reports.attribution:parts"),
