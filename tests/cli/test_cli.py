@@ -16,7 +16,22 @@ import patchclamp as pc
 from patchclamp.cli.app import main
 from tests import tiny
 
-VERBS = ["sites", "top", "run", "sweep", "patch", "lens", "patchscope", "weights", "trace", "attribute", "generate", "repeat", "assets", "study"]
+VERBS = [
+    "sites",
+    "top",
+    "run",
+    "sweep",
+    "patch",
+    "lens",
+    "patchscope",
+    "weights",
+    "trace",
+    "attribute",
+    "generate",
+    "repeat",
+    "assets",
+    "study",
+]
 PROMPT = "Once upon a time, there was a dog"
 
 

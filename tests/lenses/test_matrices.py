@@ -88,7 +88,9 @@ def test_mlp_matrices_are_what_the_neurons_read_and_write(name: str) -> None:
     wanted = whole(wrote) @ neurons
     assert along(added, wanted) == pytest.approx(1.0, abs=1e-6)
     if name not in ("gemma2", "gemma3", "olmo2", "glm4"):
-        assert torch.allclose(added, wanted, rtol=1e-9), "no norm follows, so the size is right too: multipliers included"
+        assert torch.allclose(added, wanted, rtol=1e-9), (
+            "no norm follows, so the size is right too: multipliers included"
+        )
 
 
 @pytest.mark.parametrize("name", GATED)

@@ -116,9 +116,7 @@ def test_a_planted_direction_passes_and_a_random_model_does_not() -> None:
     ids = found.data["token_id"].sel(matrix="ov.1.h3", side="write", direction=0).values[sign]
     assert set(ids) == set(range(10, 15))
     assert not found.passes("ov.2.h1", "write")[0].any()
-    spectrum, control = (
-        found.data[name].sel(matrix="ov.1.h3").isel(index=0) for name in ("singular_value", "control")
-    )
+    spectrum, control = (found.data[name].sel(matrix="ov.1.h3").isel(index=0) for name in ("singular_value", "control"))
     assert float(spectrum) > float(control.max()), "it stands out of the random spectra too"
 
 

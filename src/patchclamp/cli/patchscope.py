@@ -1,6 +1,6 @@
 """``patchclamp patchscope MODEL PROMPT``: what the model says of its own states."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from cyclopts import App, Parameter
@@ -53,7 +53,7 @@ def patchscope(
     """
     if metric not in METRICS:
         raise InputError(unknown("metric", metric, METRICS))
-    given = {} if target is None else {"target": target}
+    given: dict[str, Any] = {} if target is None else {"target": target}
     sites = site or ["resid_post"]
     found = opening.load(model).patchscope(
         prompt, sites, position(at), into=into, into_at=position(into_at), k=k, max_new_tokens=max_new_tokens, **given

@@ -70,9 +70,9 @@ def _lists(axis: Any, lens: "WeightLens", name: str, side: str, rows: int) -> No
     for direction in range(rows):
         axis.text(0.0, direction + 0.25, str(direction), fontsize=6.5, color=_OWN, va="center")
         for sign in (0, 1):
-            tokens = one["token"].values[direction, sign][:_TOKENS]
+            tokens = "  ".join(visible(str(t), 11) for t in one["token"].values[direction, sign][:_TOKENS])
             bold = bool(passed[direction, sign])
             axis.text(
-                0.05, direction + 0.08 + 0.4 * sign, f"{'+-'[sign]}  " + "  ".join(visible(str(t), 11) for t in tokens), fontsize=5.8,
+                0.05, direction + 0.08 + 0.4 * sign, f"{'+-'[sign]}  {tokens}", fontsize=5.8,
                 color="black" if bold else "0.35", fontweight="bold" if bold else "normal", va="center", clip_on=False,
             )  # fmt: skip

@@ -44,6 +44,16 @@ class Source:
         """Digest of the run alone: sources that differ only in where they look share one forward pass."""
         return digest(_plain(self.inputs), [edit.key for edit in self.edits])
 
+    def __str__(self) -> str:
+        """How a sweep over sources labels one."""
+        name = self.inputs.name if isinstance(self.inputs, Prompt) else _plain(self.inputs)
+        places = [
+            self.site,
+            None if self.at is None else f"at {self.at}",
+            f"{len(self.edits)} edits" if self.edits else None,
+        ]
+        return ", ".join([str(name), *(place for place in places if place)])
+
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Prompt):

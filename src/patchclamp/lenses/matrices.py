@@ -156,7 +156,7 @@ def _reads(model: OpenModel, side: Side, role: str, site: Site) -> Face:
     if torch.equal(before, read):
         return Face(side, given, torch.ones_like(given[:, 0]), False)
     for module in model.sites.modules[model.sites.layers[site.layer or 0]].modules():
-        if _is_norm(module) and module.weight.shape == before.shape[-1:]:  # type: ignore[union-attr]
+        if _is_norm(module) and module.weight.shape == before.shape[-1:]:
             with torch.no_grad():
                 made = module(before.to(model.device)).cpu()
             if torch.allclose(made, read, rtol=1e-4, atol=1e-4 * float(read.abs().max())):

@@ -161,7 +161,9 @@ def _stream(model: OpenModel, sites: Any) -> list[Site]:
     found = dict.fromkeys(model.sites.expand(sites))
     for site in found:
         if site.component not in STREAM or site.unit is not None:
-            raise SiteError(unknown("site for a Patchscope", str(site), STREAM) + "; it reads the whole residual stream")
+            raise SiteError(
+                unknown("site for a Patchscope", str(site), STREAM) + "; it reads the whole residual stream"
+            )
     if not found:
         raise InputError("no site to take states from was given")
     return sorted(found, key=lambda site: site.sort_key)

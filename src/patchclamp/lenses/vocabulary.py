@@ -64,7 +64,8 @@ class Vocabulary:
         wide = torch.promote_types(self.table.dtype, torch.float32)
         rows = self.table[index].to(wide) * self.gain.to(wide)
         rows = rows - rows.mean(-1, keepdim=True) if self.centred else rows
-        return rows / rows.pow(2).mean(-1, keepdim=True).sqrt().clamp(min=1e-12) if self.unit else rows
+        size: Tensor = rows.pow(2).mean(-1, keepdim=True).sqrt().clamp(min=1e-12)
+        return rows / size if self.unit else rows
 
     def top(self, directions: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """The ``k`` tokens with the largest products with each direction and with its negative.

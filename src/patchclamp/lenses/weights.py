@@ -88,7 +88,8 @@ class WeightLens(Result):
             for side in self.sides(matrix):
                 passed = self.passes(matrix, side)
                 low, high = _wilson(int(passed.sum()), passed.size)
-                rows.append({"matrix": matrix, "side": side, "lists": passed.size, "passing": float(passed.mean()), "low": low, "high": high})  # fmt: skip
+                share = {"lists": passed.size, "passing": float(passed.mean()), "low": low, "high": high}
+                rows.append({"matrix": matrix, "side": side, **share})
         return pd.DataFrame(rows)
 
     def passes(self, matrix: str, side: str) -> Any:
@@ -109,7 +110,11 @@ class WeightLens(Result):
                     if not np.isfinite(one["singular_value"].values[direction]):
                         continue
                     here = one.isel(direction=direction, sign=sign).sel(side=side)
-                    row = {"matrix": matrix, "direction": direction, "singular_value": float(one["singular_value"][direction])}
+                    row = {
+                        "matrix": matrix,
+                        "direction": direction,
+                        "singular_value": float(one["singular_value"][direction]),
+                    }
                     row |= {"side": side, "sign": SIGNS[sign], "coherence": float(here["coherence"])}
                     rows.append({**row, "passes": bool(passed[direction, sign]), "tokens": list(here["token"].values)})
         return pd.DataFrame(rows)
@@ -127,10 +132,10 @@ class WeightLens(Result):
         return cls(saved.dataset, saved.record, saved.tensors)
 
     def __repr__(self) -> str:
-        table = self.passing().round(2)
         lines = [
-            f"{row.matrix:<12} {row.side:<6} {row.passing:.0%} of {row.lists} token lists pass ({row.low:.0%} to {row.high:.0%}; random: 5%)"
-            for row in table.itertuples()
+            f"{row['matrix']:<12} {row['side']:<6} {row['passing']:.0%} of {row['lists']} token lists pass "
+            f"({row['low']:.0%} to {row['high']:.0%}; random: 5%)"
+            for row in self.passing().to_dict("records")
         ]
         return "\n".join(["Weight lens", *lines])
 
@@ -189,7 +194,8 @@ def look(
         raise InputError("no matrix was given, as in model.weight_lens('ov.5.h0')")
     writing, reading = Vocabulary.writing(model), Vocabulary.reading(model, through)
     size = min(len(writing.table), len(reading.table))
-    for name, value, low, high in (("k", k, 2, size), ("directions", directions, 1, len(writing.gain)), ("draws", draws, 1, 10**4)):  # fmt: skip
+    bounds = {"k": (k, 2, size), "directions": (directions, 1, len(writing.gain)), "draws": (draws, 1, 10**4)}
+    for name, (value, low, high) in bounds.items():
         if not low <= value <= high:
             raise InputError(f"{name}={value} is outside {low}..{high}")
     books = {side: writing if side == "write" else reading for matrix in found for side in _sides(matrix)}
@@ -254,7 +260,9 @@ class _Decoded:
         )  # fmt: skip
 
 
-def _labelled(model: OpenModel, rows: Sequence[_Decoded], sides: Sequence[str], directions: int, k: int) -> "xr.Dataset":
+def _labelled(
+    model: OpenModel, rows: Sequence[_Decoded], sides: Sequence[str], directions: int, k: int
+) -> "xr.Dataset":
     import xarray as xr
 
     rank, count = max(len(row.values) for row in rows), len(rows)

@@ -17,5 +17,7 @@ def parts(scope: "Patchscope") -> list[Part]:
     """What the page shows."""
     found = [Part("Target prompt", Markup("<pre>{}</pre>").format(repr(scope))), *lens.parts(scope)]
     if "text" in scope.data:
-        found.append(Part("What follows the target prompt", table(scope.frame()[["site", "at", "token", "text"]], MOST)))
+        found.append(
+            Part("What follows the target prompt", table(scope.frame()[["site", "at", "token", "text"]], MOST))
+        )
     return found
