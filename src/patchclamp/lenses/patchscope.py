@@ -130,19 +130,24 @@ def look(
     table = Table.empty(rows, where, k, torch.float64 if model.dtype == torch.float64 else torch.float32)
     texts = np.full((len(prompts), len(rows), max(map(len, where))), "", dtype=object)
     last = Site("resid_post", model.sites.n_layers - 1)
+    size = max(1, _CELLS // len(rows))
     with task("patchscope", sum(map(len, where)), "positions", show=progress) as bar:
-        for number, (prompt, own) in enumerate(zip(prompts, where, strict=True)):
-            held = record_source(model, Source(prompt), list(dict.fromkeys([*rows, last])))
-            states = {site: values[0][list(own)] for site, values in held.items()}
-            for part in _parts(len(own), max(1, _CELLS // len(rows))):
-                places = [(number, j) for j in range(len(own))[part]]
+        for members in _groups(where, size):
+            held = record_source(model, Source([prompts[i] for i in members]), list(dict.fromkeys([*rows, last])))
+            states = {
+                site: torch.cat([value[list(where[i])] for i, value in zip(members, values, strict=True)])
+                for site, values in held.items()
+            }
+            every = [(i, j) for i in members for j in range(len(where[i]))]
+            for part in _parts(len(every), size):
+                places, taken = every[part], {site: states[site][part] for site in rows}
                 final = Final.of(lens.logits(states[last][part]))
-                ids = torch.tensor(nexts[number][part], device=model.device)
-                found = _answers(model, aim, rows, {site: states[site][part] for site in rows})
-                for site, logits in found.items():
+                ids = torch.tensor([nexts[i][j] for i, j in places], device=model.device)
+                for site, logits in _answers(model, aim, rows, taken).items():
                     table.put(site, places, measure(logits, final, ids, k))
                 if max_new_tokens:
-                    texts[number, :, part] = _texts(model, aim, rows, states, part, max_new_tokens)
+                    for (i, j), column in zip(places, _texts(model, aim, taken, max_new_tokens).T, strict=True):
+                        texts[i, :, j] = column
                 bar.advance(len(places))
     table.check()
     record, tensors = evidence(
@@ -169,6 +174,18 @@ def _stream(model: OpenModel, sites: Any) -> list[Site]:
     return sorted(found, key=lambda site: site.sort_key)
 
 
+def _groups(where: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:
+    """Consecutive prompts that together have about so many positions."""
+    group: list[int] = []
+    for index in range(len(where)):
+        group.append(index)
+        if sum(len(where[i]) for i in group) >= size:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
 def _parts(count: int, size: int) -> Iterator[slice]:
     for start in range(0, count, size):
         yield slice(start, min(start + size, count))
@@ -185,13 +202,10 @@ def _answers(model: OpenModel, aim: _Target, rows: Sequence[Site], states: dict[
     return dict(zip(rows, stacked.chunk(len(rows)), strict=True))
 
 
-def _texts(
-    model: OpenModel, aim: _Target, rows: Sequence[Site], states: dict[Site, Tensor], part: slice, count: int
-) -> Any:
+def _texts(model: OpenModel, aim: _Target, states: dict[Site, Tensor], count: int) -> Any:
     """What is generated after the target prompt, ``[site, position]``."""
     found = []
-    for site in rows:
-        chosen = states[site][part]
+    for site, chosen in states.items():
         written: list[str] = []
         for group in _parts(len(chosen), _TEXTS):
             edit = aim.edit(site, chosen[group])

@@ -97,7 +97,8 @@ class Vocabulary:
         white = (self.vectors(ids).double() - mean) @ whiten
         white = white / white.norm(dim=-1, keepdim=True).clamp(min=1e-12)
         k = ids.shape[-1]
-        return ((white @ white.mT).sum((-1, -2)) - k) / (k * (k - 1))
+        total: Tensor = (white @ white.mT).sum((-1, -2))
+        return (total - k) / (k * (k - 1))
 
     def _blocks(self) -> Iterator[slice]:
         for start in range(0, len(self.table), _ROWS):
