@@ -35,7 +35,7 @@ random = torch.randn(5, 576, generator=torch.Generator().manual_seed(0))
 prompt, read = "The capital of Spain is", pc.LogitDifference(" Madrid", " Rome")
 for name, basis in (("the head's", directions), ("random", random)):
     grid = model.sweep(prompt, pc.ProjectOut(basis), sites="attn_out.23", at=-1, read=read)
-    print(f"without {name} directions: {float(grid.data):.2f}, with all: {float(grid.baseline):.2f}")
+    print(f"without {name} directions: {grid.data.item():.2f}, with all: {grid.baseline.item():.2f}")
 
 # %% [markdown]
 # ## Ask the model
