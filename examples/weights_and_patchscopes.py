@@ -24,8 +24,9 @@ passed = {token for row in written.query("passes")["tokens"] for token in row}
 assert {" France", " Germany", "Japan"} <= passed
 
 # %% [markdown]
-# A direction is a vector like any other. Take the head's five strongest out of what attention writes there, and see what that
-# costs the capital. As control, five random directions.
+# A direction is a vector like any other. Take the head's five strongest out of what attention writes there. Madrid loses
+# nothing by it, its lead even grows, and five random directions do nothing: Madrid is written along weaker directions. A list
+# of tokens is a hint at what a head is for; what it does to a prompt is another question.
 
 # %%
 import torch

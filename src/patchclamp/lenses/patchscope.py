@@ -5,7 +5,7 @@ Source: Ghandeharioun et al. 2024, arXiv 2401.06102. The logit lens is the case 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -33,6 +33,9 @@ from patchclamp.lenses.result import Lens, Table
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.sites import Site
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 IDENTITY = "cat -> cat; 135 -> 135; hello -> hello; ?"
 """A prompt that asks for its last token again: the paper's token identity prompt."""
@@ -157,8 +160,15 @@ def look(
     shown = {"text": aim.prompt.name, "ids": list(aim.prompt.ids), "token": aim.prompt.tokens[aim.position]}
     result = Patchscope.build(model, prompts, table, nexts, {**record, "target": shown}, tensors)
     if max_new_tokens:
-        result.dataset["text"] = (("prompt", "layer", "position"), texts)
+        result.dataset = _with_texts(result.dataset, texts)
     return result
+
+
+def _with_texts(dataset: "xr.Dataset", texts: Any) -> "xr.Dataset":
+    """The texts beside the other variables, before the coordinates, where they are when a saved result is opened."""
+    import xarray as xr
+
+    return xr.Dataset({**dataset.data_vars, "text": (("prompt", "layer", "position"), texts)}, dataset.coords)
 
 
 def _stream(model: OpenModel, sites: Any) -> list[Site]:
