@@ -58,7 +58,9 @@ from .interventions.sources import Source as Source
 from .interventions.sources import Subspace as Subspace
 from .lenses.contributions import Contributions as Contributions
 from .lenses.curves import LensCurves as LensCurves
+from .lenses.patchscope import Patchscope as Patchscope
 from .lenses.result import Lens as Lens
+from .lenses.weights import WeightLens as WeightLens
 from .model import Model as Model
 from .model import load as load
 from .model import wrap as wrap

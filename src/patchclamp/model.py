@@ -25,9 +25,13 @@ from patchclamp.interventions.verification import verify as _verify
 from patchclamp.lenses import contributions as _contributions
 from patchclamp.lenses import curves as _curves
 from patchclamp.lenses import logit as _logit
+from patchclamp.lenses import patchscope as _patchscope
+from patchclamp.lenses import weights as _weight_lens
 from patchclamp.lenses.contributions import Contributions
 from patchclamp.lenses.curves import LensCurves
+from patchclamp.lenses.patchscope import Patchscope
 from patchclamp.lenses.result import Lens
+from patchclamp.lenses.weights import WeightLens
 from patchclamp.models import loading as _loading
 from patchclamp.models import weights as _weights
 from patchclamp.models.opened import OpenModel
@@ -331,6 +335,81 @@ class Model(OpenModel):
             InputError: More than one prompt, or a token or position that does not fit.
         """
         return _contributions.contribute(self, prompt, tokens, at, heads=heads)
+
+    def patchscope(
+        self,
+        prompts: Any,
+        sites: Any = "resid_post",
+        at: Any = "all",
+        *,
+        target: Any = _patchscope.IDENTITY,
+        into: str | None = None,
+        into_at: Any = "last",
+        k: int = 5,
+        max_new_tokens: int = 0,
+        progress: Show = None,
+    ) -> Patchscope:
+        """Patchscopes: put each state into another prompt, and see what the model says of it.
+
+        The numbers are those of :meth:`lens`, against the same final distribution, so the two can be laid side by side.
+
+        Source: Ghandeharioun et al. 2024, arXiv 2401.06102.
+
+        Args:
+            prompts: The texts whose states are taken.
+            sites: ``resid_post``, ``resid_pre`` or ``resid_mid``, with layers or without, or a list of them.
+            at: Positions in them.
+            target: The prompt that states are put into; by default the paper's token identity prompt.
+            into: Site in the target, as ``"resid_post.2"``; by default the one that the state comes from.
+            into_at: The one position in the target, as ``pc.token("x")``; its last token by default.
+            k: How many of the likeliest next tokens to keep.
+            max_new_tokens: Tokens to generate (greedily) after the target, for each state.
+            progress: True for a bar, a function for events.
+
+        Raises:
+            ModelError: The model has no final distribution to compare with, as for :meth:`lens`.
+            PositionError: The position is not in the target, or not one token; the message shows its tokens.
+            InputError: A site, a position or ``k`` does not fit; raised before any work.
+        """
+        return _patchscope.look(
+            self, prompts, sites, at, target=target, into=into, into_at=into_at, k=k, max_new_tokens=max_new_tokens,
+            progress=progress,
+        )  # fmt: skip
+
+    def weight_lens(
+        self,
+        matrices: str | Sequence[str],
+        *,
+        directions: int = 10,
+        k: int = 10,
+        through: Literal["embedding", "unembedding"] = "embedding",
+        draws: int = 20,
+        seed: int = 0,
+        progress: Show = None,
+    ) -> WeightLens:
+        """The weight lens: singular vectors of weight matrices as tokens, beside those of random matrices.
+
+        The norm's gain is folded in on each side that has one. What a direction reads is decoded through the embedding,
+        what it writes through the final norm's gain and the unembedding.
+
+        Source: Millidge and Black 2022; the control is ours.
+
+        Args:
+            matrices: ``"ov.23.h4"``, ``"qk.5.h*"``, ``"mlp_pre.5"``, ``"mlp_up.5"``, ``"mlp_out.0-3"``, or a list of them.
+            directions: How many singular directions to decode, strongest first.
+            k: Tokens for each direction and sign.
+            through: What reading sides are decoded through.
+            draws: Random matrices of the same shape and norm, decoded in the same way.
+            seed: Of the random matrices.
+            progress: True for a bar, a function for events.
+
+        Raises:
+            SiteError: There is no such matrix in this model (experts, recurrent layers, normalised queries).
+            ModelError: The model normalises the stream itself, or a projection lies before its unembedding.
+        """
+        return _weight_lens.look(
+            self, matrices, directions=directions, k=k, through=through, draws=draws, seed=seed, progress=progress
+        )
 
     def causal_trace(
         self,

@@ -84,6 +84,14 @@ def _lens_curves(model: Model, _: Any, said: dict[str, Any]) -> Result:
     return model.lens_curves(said["texts"].tolist(), list(said["sites"]), tokens=None, **own)
 
 
+def _patchscope(model: Model, prompts: Any, said: dict[str, Any]) -> Result:
+    return model.patchscope(prompts, **said)
+
+
+def _weight_lens(model: Model, _: Any, said: dict[str, Any]) -> Result:
+    return model.weight_lens(**said)
+
+
 def _attribution(model: Model, prompts: Any, said: dict[str, Any]) -> Result:
     (edit,) = said["edit"]
     source = edit.operation.source
@@ -129,6 +137,8 @@ _MAKERS = {
     "lens": _lens,
     "lens_curves": _lens_curves,
     "contributions": _contributions,
+    "patchscope": _patchscope,
+    "weight_lens": _weight_lens,
     "attribution": _attribution,
     "trace": _trace,
     "trace_average": _trace_average,

@@ -25,6 +25,8 @@ VERBS = [
     "patch",
     "lens",
     "curves",
+    "patchscope",
+    "weights",
     "trace",
     "attribute",
     "generate",
@@ -206,6 +208,39 @@ def test_patch_and_generate(capsys: pytest.CaptureFixture[str], folder: str, tmp
         as_json(capsys, "generate", folder, PROMPT, "-n", "6", "--temperature", "5", "--seed", "1") for _ in range(2)
     ]
     assert sampled[0] == sampled[1]
+
+
+@pytest.mark.assets
+def test_weights_and_patchscope(capsys: pytest.CaptureFixture[str], folder: str, tmp_path: Path) -> None:
+    options = ["--matrix", "ov.1.h3", "--matrix", "mlp_out.2", "--directions", "2", "-k", "3", "--draws", "2"]
+    found = as_json(capsys, "weights", folder, *options, "--out", str(tmp_path / "w"))
+    assert [row["side"] for row in found["passing"]] == ["read", "write", "write"]
+    assert len(found["rows"]) == 3 * 2 * 2
+    opened = pc.open(tmp_path / "w")
+    assert isinstance(opened, pc.WeightLens)
+    assert list(opened.frame()["tokens"][0]) == found["rows"][0]["tokens"]
+    assert as_json(capsys, "repeat", str(tmp_path / "w"))["same_numbers"] is True
+    assert "unknown matrix 'mlp_in.1'" in call(capsys, "weights", folder, "--matrix", "mlp_in.1", code=2)
+    asked = [
+        "patchscope",
+        folder,
+        PROMPT,
+        "--target",
+        "cat -> cat; dog",
+        "--at",
+        "0:2",
+        "--into",
+        "resid_post.0",
+        "-n",
+        "2",
+    ]
+    said = as_json(capsys, *asked, "--out", str(tmp_path / "p"))
+    assert said["target"]["token"] == " dog"
+    assert len(said["rows"]) == 3 * 2
+    assert isinstance(pc.open(tmp_path / "p"), pc.Patchscope)
+    assert as_json(capsys, "repeat", str(tmp_path / "p"))["same_numbers"] is True
+    refused = call(capsys, "patchscope", folder, PROMPT, "--target", "cat -> cat", "--into-at", "token:cat", code=2)
+    assert "stands 2 times" in refused
 
 
 def test_assets(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

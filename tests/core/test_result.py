@@ -27,6 +27,8 @@ def _results(model: pc.Model) -> dict[str, Result]:
         "lens": model.lens(prompts, k=2),
         "lens_curves": model.lens_curves(tiny.ids(3, 5), length=5),
         "contributions": model.contributions([prompts[0]], [5, 9], heads=True),
+        "patchscope": model.patchscope(prompts, target=tiny.ids(1, 5, seed=4), at=[0, -1], k=2, max_new_tokens=2),
+        "weight_lens": model.weight_lens(["ov.1.h3", "mlp_out.2"], directions=3, k=3, draws=4),
         "trace": model.causal_trace([prompts[0]], [1, 2], 9, samples=2, sites=["resid_post", "mlp_out"]),
         "trace_average": model.trace_facts(
             [([prompts[0]], [1, 2], 9), ([prompts[1]], [1], 4)], samples=2, sites=["resid_post", "mlp_out"]

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given
@@ -114,3 +116,46 @@ def test_the_capital_follows_the_country(smollm2: pc.Model) -> None:
     assert float(recovery.sel(layer=29, position=4)) > 0.9
     assert abs(float(recovery.sel(layer=29, position=3))) < 1e-6
     assert list(grid.data["token"].values[0]) == ["The", " capital", " of", " Spain", " is"]
+
+
+@pytest.mark.parametrize(
+    ("taken", "put", "path"), [(2, 0, "model.layers.0"), (0, 2, "model.layers.2"), (1, 1, "model.layers.1")]
+)
+def test_a_source_may_name_a_site_of_its_own(llama: pc.Model, taken: int, put: int, path: str) -> None:
+    source, into = tiny.ids(1, 6), tiny.ids(1, 4, seed=5)
+    edit = pc.Patch(pc.source(source, at=3, site=f"resid_post.{taken}"), site=f"resid_post.{put}", at=1)
+    states: list[torch.Tensor] = []
+    by_hand.run(llama.module, source[0], [(f"model.layers.{taken}", "out", lambda x: states.append(x.clone()) or x)])
+    wanted = by_hand.run(llama.module, into[0], [(path, "out", by_hand.at(1, lambda _: states[0][:, 3]))])
+    assert torch.allclose(llama.run(into, edit).logits[0], wanted, rtol=1e-12)
+    swept = llama.sweep(
+        into, pc.Patch(pc.source(source, at=3, site=f"resid_post.{taken}")), sites="resid_post", at=1, read=pc.Logits()
+    )
+    assert torch.allclose(torch.from_numpy(swept.data.sel(layer=put).values.squeeze()), wanted[-1], rtol=1e-12)
+    assert edit != pc.Patch(pc.source(source, at=3), site=f"resid_post.{put}", at=1)
+
+
+def test_a_sweep_over_source_layers(llama: pc.Model, tmp_path: Path) -> None:
+    source, into = tiny.ids(1, 6), tiny.ids(1, 4, seed=5)
+    taken = [pc.source(source, at=-1, site=f"resid_post.{layer}") for layer in range(3)]
+    grid = llama.sweep(into, pc.Patch(taken[0]), sites="resid_pre.1", at=2, over={"source": taken}, read=pc.TopK(1))
+    for number, one in enumerate(taken):
+        alone = llama.sweep(into, pc.Patch(one), sites="resid_pre.1", at=2, read=pc.TopK(1))
+        assert (
+            float(abs(grid.data["top_probability"][..., number, :].values - alone.data["top_probability"].values).max())
+            < 1e-12
+        )
+    grid.save(tmp_path)
+    assert pc.repeat(tmp_path, llama).frame().equals(grid.frame())
+
+
+def test_a_source_site_must_be_one_and_as_wide(llama: pc.Model) -> None:
+    source, into = tiny.ids(2, 6)
+    for site, message in (
+        ("resid_post", "names 3"),
+        ("resid_pst.1", "did you mean"),
+        ("resid_post.7", "layer 7"),
+        ("mlp_act.1", "width 48"),
+    ):
+        with pytest.raises(pc.InputError, match=message):
+            llama.run([into], pc.Patch(pc.source([source], at=-1, site=site), site="resid_post.1", at=-1))

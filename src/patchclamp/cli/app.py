@@ -21,6 +21,7 @@ from patchclamp.cli import (
     heads,
     lens,
     patch,
+    patchscope,
     path,
     repeat,
     run,
@@ -29,6 +30,7 @@ from patchclamp.cli import (
     sweep,
     top,
     trace,
+    weights,
 )
 from patchclamp.core.errors import InputError, PatchclampError, unknown
 
@@ -41,7 +43,10 @@ app = App(
     help_format="markdown",
     result_action="return_value",
 )
-for verb in (sites, top, run, sweep, patch, path, lens, curves, trace, attribute, heads, generate, repeat):
+VERBS = (
+    sites, top, run, sweep, patch, path, lens, curves, patchscope, weights, trace, attribute, heads, generate, repeat,
+)  # fmt: skip
+for verb in VERBS:
     app.command(verb.command)
 app.command(assets.app)
 app.command(study.app)

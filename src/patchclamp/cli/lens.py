@@ -51,7 +51,7 @@ def lens(
         raise InputError(unknown("metric", metric, METRICS))
     sites = site or ["resid_post"]
     found = opening.load(model).lens(prompt, sites, position(at), k=k, targets=target)
-    value = {"prompt": prompt, "rows": _rows(found.frame())}
+    value = {"prompt": prompt, "rows": plain_rows(found.frame())}
     title = f"{METRICS[metric]}; the likeliest tokens after {str(found.data['token'].values[0, -1])!r}"
     show(value, as_json=as_json, table=_table(found, metric), title=title)
     said = {
@@ -60,7 +60,7 @@ def lens(
     keep(found, out, "lens", {**said, **opening.as_config()}, metric=metric, layers=layers)
 
 
-def _rows(frame: Any) -> list[dict[str, Any]]:
+def plain_rows(frame: Any) -> list[dict[str, Any]]:
     """The frame as plain JSON, in which a missing number is null."""
     rows: list[dict[str, Any]] = frame.to_dict("records")
     return [

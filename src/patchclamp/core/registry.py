@@ -27,6 +27,8 @@ KINDS: dict[str, Kind] = {
         "lenses.contributions:Contributions", "figures.contributions:figure", "reports.contributions:parts"
     ),
     "lens_curves": Kind("lenses.curves:LensCurves", "figures.lens_curves:figure", "reports.lens_curves:parts"),
+    "patchscope": Kind("lenses.patchscope:Patchscope", "figures.lens:figure", "reports.patchscope:parts"),
+    "weight_lens": Kind("lenses.weights:WeightLens", "figures.weights:figure", "reports.weights:parts"),
     "trace": Kind("tracing.trace:Trace", "figures.trace:figure", "reports.trace:parts"),
     "trace_average": Kind("tracing.average:TraceAverage", "figures.average:figure", "reports.average:parts"),
     "attribution": Kind("tracing.attribution:Attribution", "figures.grid:figure", "reports.attribution:parts"),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from patchclamp.core.digest import digest
-from patchclamp.core.errors import EditError, PositionError
+from patchclamp.core.errors import EditError, PositionError, SiteError
 from patchclamp.interventions import positions
 from patchclamp.interventions.edits import Edit, gate_key
 from patchclamp.interventions.hooks import Instruction, Port
@@ -54,7 +54,7 @@ class Placer:
         needed: dict[str, tuple[Source, set[Site]]] = {}
         for edit, sites in zip(self.edits, self.sites, strict=True):
             for source in edit.operation.needs() if isinstance(edit.operation, Unbound) else ():
-                needed.setdefault(source.run_key, (source, set()))[1].update(sites)
+                needed.setdefault(source.run_key, (source, set()))[1].update(_read_at(model, source, sites))
         self._held = {
             key: recorder(model, source, sorted(sites, key=lambda site: site.sort_key))
             for key, (source, sites) in needed.items()
@@ -89,7 +89,7 @@ class Placer:
         ]
 
     def _recorded(self, source: Source, site: Site) -> list[Tensor]:
-        return self._held[source.run_key][site]
+        return self._held[source.run_key][_read_at(self.model, source, [site])[0]]
 
     def _locate(self, at: Any, source: Source) -> tuple[int, ...]:
         found = self.model.prompts(source.inputs)
@@ -127,6 +127,18 @@ def _sites_of(model: OpenModel, edit: Edit) -> list[Site]:
         model.sites.check_writable(site)
         check_width(model.sites, edit.operation, site)
     return sites
+
+
+def _read_at(model: OpenModel, source: Source, edited: Sequence[Site]) -> Sequence[Site]:
+    """Sites that a source is looked at for edits at some sites: the same ones, unless it names one."""
+    if source.site is None:
+        return edited
+    found = model.sites.expand(source.site)
+    if len(found) != 1:
+        raise SiteError(
+            f"a source is looked at in one site, and {source.site!r} names {len(found)}; write one, as in 'resid_post.5'"
+        )
+    return found
 
 
 def check_width(sites: SiteMap, operation: Operation, site: Site) -> None:

@@ -200,11 +200,20 @@ def Noise(std: float, seed: int = 0, *, site: Any = None, at: Any = "all", where
     return Edit(sources.Noise(float(std), int(seed)), site, at, where)
 
 
-def source(inputs: Any, edits: Iterable[Edit] = (), *, at: Any = None) -> sources.Source:
-    """A run to take values from: a prompt, the edits it runs under, and where in it to look (default: same position)."""
+def source(inputs: Any, edits: Iterable[Edit] = (), *, at: Any = None, site: str | None = None) -> sources.Source:
+    """A run to take values from: a prompt, the edits it runs under, and where in it to look.
+
+    Args:
+        inputs: The prompt.
+        edits: It runs under these.
+        at: Positions in it; those of the edit by default.
+        site: A site in it, as ``"resid_post.10"``; that of the edit by default. It must be as wide as the edited one.
+    """
     if at is not None:
         positions.check(at)
-    return sources.Source(inputs, tuple(edits), at)
+    if site is not None and not is_foreign(site):
+        SitePattern.parse(site)
+    return sources.Source(inputs, tuple(edits), at, None, site)
 
 
 def _source(value: Any, what: str) -> Any:
@@ -226,7 +235,7 @@ def Patch(values: Any, *, site: Any = None, at: Any = "all", where: Where = None
 
     Args:
         values: A vector; a prompt (its clean run); ``pc.source(prompt, edits, at=...)`` (an edited run, or other
-            positions); or what ``model.record`` or ``model.run`` returned.
+            positions, or another site); or what ``model.record`` or ``model.run`` returned.
         site: Where; see :class:`Edit`.
         at: Positions.
         where: Gate.

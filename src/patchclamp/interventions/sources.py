@@ -31,16 +31,28 @@ class Source:
     """Positions in the source; None for the same ones as in the target."""
     counterpart: Mapping[int, int] | None = None
     """Position in the target -> position in the source, where the prompts are aligned otherwise."""
+    site: str | None = None
+    """The one site to take values from; None for the site that is edited."""
 
     @cached_property
     def key(self) -> str:
         """Content digest."""
-        return digest(self.run_key, repr(self.at), self.counterpart and dict(self.counterpart))
+        return digest(self.run_key, repr(self.at), self.counterpart and dict(self.counterpart), self.site)
 
     @cached_property
     def run_key(self) -> str:
         """Digest of the run alone: sources that differ only in where they look share one forward pass."""
         return digest(_plain(self.inputs), [edit.key for edit in self.edits])
+
+    def __str__(self) -> str:
+        """How a sweep over sources labels one."""
+        name = self.inputs.name if isinstance(self.inputs, Prompt) else _plain(self.inputs)
+        places = [
+            self.site,
+            None if self.at is None else f"at {self.at}",
+            f"{len(self.edits)} edits" if self.edits else None,
+        ]
+        return ", ".join([str(name), *(place for place in places if place)])
 
 
 def _plain(value: Any) -> Any:
@@ -69,7 +81,7 @@ class Scene:
     positions: tuple[int, ...] | None
     """Edited positions, or None for all of an input without tokens."""
     recorded: Callable[[Source, Site], Sequence[Tensor]]
-    """Values of a source at a site: a tensor ``[position, d]`` for each of its prompts."""
+    """Values of a source for an edit at a site: a tensor ``[position, d]`` for each of its prompts."""
     locate: Callable[[Any, Source], tuple[int, ...]]
     """Positions in the source's first prompt."""
 
@@ -89,7 +101,7 @@ class Unbound(Operation, ABC):
 
 @dataclass(frozen=True, eq=False)
 class Patch(Unbound):
-    """``x <-`` the value at the same site in another run."""
+    """``x <-`` the value in another run: at the same site, unless the source names one."""
 
     source: Source | Labelled
 

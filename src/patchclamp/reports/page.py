@@ -29,9 +29,9 @@ def result_page(result: Result) -> str:
 
 
 def _title(result: Result) -> str:
+    kind = result.kind.replace("_", " ").capitalize()
     prompts = result.record.get("prompts", [])
     names = [str(row.get("text") or "tokens") for row in prompts[:3]]
-    kind = result.kind.capitalize().replace("_", " ")
     return f"{kind}: {', '.join(names)}" if names else kind
 
 
@@ -60,9 +60,9 @@ def render(title: str, parts: list[Part], record: dict[str, Any]) -> str:
     )
 
 
-def embedded_png(result: Result) -> Markup:
-    """The result's figure inside the page."""
-    return embedded(result.figure())
+def embedded_png(result: Result, **options: Any) -> Markup:
+    """The result's figure inside the page, drawn with these options."""
+    return embedded(result.figure(**options))
 
 
 def embedded(figure: Any) -> Markup:

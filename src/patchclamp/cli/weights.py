@@ -1,0 +1,56 @@
+"""``patchclamp weights MODEL --matrix ov.23.h4``: weight matrices as tokens."""
+
+from typing import Annotated, Any, Literal
+
+from cyclopts import App, Parameter
+
+from patchclamp.cli.options import Json, Opening, Out
+from patchclamp.cli.output import keep, show
+
+command = App(name="weights", help="Singular vectors of weight matrices as tokens, beside those of random matrices.")
+
+
+@command.default
+def weights(
+    model: str,
+    *,
+    matrix: Annotated[list[str], Parameter(negative="")],
+    directions: int = 5,
+    k: Annotated[int, Parameter(name=["-k", "--k"])] = 8,
+    through: Literal["embedding", "unembedding"] = "embedding",
+    draws: int = 20,
+    seed: int = 0,
+    out: Out = None,
+    opening: Opening = Opening(),  # noqa: B008
+    as_json: Json = False,
+) -> None:
+    """Decode weight matrices.
+
+    Args:
+        model: Catalogue name, Hugging Face id or folder.
+        matrix: ov.23.h4, qk.5.h*, mlp_pre.5, mlp_up.5 or mlp_out.5; may be repeated.
+        directions: How many singular directions to decode.
+        k: Tokens for each direction and sign.
+        through: What reading sides are decoded through.
+        draws: Random matrices to compare with.
+        seed: Of the random matrices.
+        out: Folder to save everything in.
+        opening: How to open the model.
+        as_json: Print JSON.
+    """
+    options: dict[str, Any] = {"directions": directions, "k": k, "through": through, "draws": draws, "seed": seed}
+    found = opening.load(model).weight_lens(matrix, **options)
+    frame = found.frame()
+    value = {"passing": found.passing().to_dict("records"), "rows": frame.to_dict("records")}
+    rows = [
+        {
+            "matrix": row["matrix"],
+            "direction": f"{row['direction']}{row['sign']}",
+            "side": row["side"],
+            "passes": "*" if row["passes"] else "",
+            "tokens": " ".join(map(repr, row["tokens"])),
+        }
+        for row in value["rows"]
+    ]
+    show(value, as_json=as_json, table=rows, title=f"{found!r}\n")
+    keep(found, out, "weights", {"model": model, "matrix": matrix, **options, **opening.as_config()})

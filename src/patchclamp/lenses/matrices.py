@@ -1,0 +1,172 @@
+"""The weight matrices that read from the residual stream or write to it, with the norms beside them folded in."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from patchclamp.core.errors import ModelError, SiteError, unknown
+from patchclamp.interventions.record import record
+from patchclamp.lenses.frozen import Frozen
+from patchclamp.models.opened import OpenModel
+from patchclamp.models.sites import Site
+from patchclamp.models.weights import weight
+
+MATRICES = {
+    "ov": "what a head moves: its value projection times its output projection",
+    "qk": "what a head looks for: its query projection times its key projection, without rotary positions",
+    "mlp_pre": "what the MLP's neurons read (in a gated MLP: through the gate)",
+    "mlp_up": "what they read through the other projection of a gated MLP",
+    "mlp_out": "what the MLP's neurons write",
+}
+"""Every kind of matrix, and what it does."""
+
+Side = Literal["read", "write", "query", "key"]
+_PARSED_AS = {"ov": "z", "qk": "q", "mlp_pre": "mlp_pre", "mlp_up": "mlp_pre", "mlp_out": "mlp_out"}
+
+
+@dataclass(frozen=True, eq=False)
+class Face:
+    """One side of a matrix that faces the residual stream."""
+
+    side: Side
+    weight: Tensor
+    """``[d_model, width]``, float64, as the model holds it."""
+    gain: Tensor
+    """``[d_model]``: of the norm on this side (times the family's multiplier); ones where there is none."""
+    centred: bool
+    """Whether that norm subtracts the mean."""
+
+    def folded(self, given: Tensor) -> Tensor:
+        """A weight ``[d_model, width]`` as the stream meets it: behind the norm's gain and centring."""
+        if self.side == "write":
+            return self.gain[:, None] * (given - given.mean(0) if self.centred else given)
+        scaled = self.gain[:, None] * given
+        return scaled - scaled.mean(0) if self.centred else scaled
+
+
+@dataclass(frozen=True, eq=False)
+class Matrix:
+    """``first @ second.T`` of its two faces, ``[d_model, d_model]``; of an MLP matrix one face alone, ``[d_model, width]``."""
+
+    name: str
+    faces: tuple[Face, ...]
+
+
+def find_matrices(model: OpenModel, names: str | Sequence[str]) -> list[Matrix]:
+    """The matrices that some names mean: ``ov.23.h4``, ``qk.*.h*``, ``mlp_pre.5``, ``mlp_up.5``, ``mlp_out``.
+
+    Raises:
+        SiteError: A name is unknown, or the model has no such matrix (experts, recurrent layers, a norm in between).
+        ModelError: The norm before a matrix was not found, or the stream itself is normalised.
+    """
+    if model.sites.family.residual == "post_norm":
+        raise ModelError(
+            f"this {model.sites.family.name} model normalises the stream itself after each sublayer, so no direction of the "
+            "stream keeps its meaning from layer to layer"
+        )
+    given = [names] if isinstance(names, str) else list(names)
+    wanted = dict.fromkeys(pair for name in given for pair in _expand(model, name))
+    return [Matrix(_name(kind, site), _faces(model, kind, site)) for kind, site in wanted]
+
+
+def _expand(model: OpenModel, name: str) -> list[tuple[str, Site]]:
+    kind, _, rest = name.partition(".")
+    if kind not in MATRICES:
+        raise SiteError(unknown("matrix", name, MATRICES) + ", each with a layer, as in ov.23.h4 and mlp_out.5")
+    try:
+        sites = model.sites.expand(f"{_PARSED_AS[kind]}.{rest or '*'}")
+    except SiteError as error:
+        raise SiteError(f"{name}: {error}") from None
+    for site in sites:
+        by_head = site.unit is not None and site.unit.kind == "h"
+        if kind in ("ov", "qk") and not by_head:
+            raise SiteError(f"{name}: each head has its own {kind} matrix; write {kind}.{site.layer}.h0 or .h* for all")
+        if kind not in ("ov", "qk") and site.unit is not None:
+            raise SiteError(f"{name}: {kind} is one matrix of a layer, without parts; write {kind}.{site.layer}")
+    return [(kind, site) for site in sites]
+
+
+def _name(kind: str, site: Site) -> str:
+    return ".".join(str(part) for part in (kind, site.layer, site.unit) if part is not None)
+
+
+def _faces(model: OpenModel, kind: str, site: Site) -> tuple[Face, ...]:
+    layer = site.layer or 0
+    if kind == "mlp_out":
+        return (_writes(model, f"mlp_out.{layer}", Site("mlp_out", layer)),)
+    if kind in ("mlp_pre", "mlp_up"):
+        return (_reads(model, "read", f"{kind}.{layer}", Site("mlp_in", layer)),)
+    assert site.unit is not None
+    shared = _shared(model, site)
+    if kind == "ov":
+        value = _reads(model, "read", f"v.{layer}.h{shared}", Site("attn_in", layer))
+        return (value, _writes(model, f"attn_out.{layer}.{site.unit}", Site("attn_out", layer)))
+    _refuse_normed_queries(model, layer)
+    sides: tuple[tuple[Side, str], ...] = (("query", f"q.{layer}.{site.unit}"), ("key", f"k.{layer}.h{shared}"))
+    first, second = (_reads(model, side, role, Site("attn_in", layer)) for side, role in sides)
+    return (first, second)
+
+
+def _shared(model: OpenModel, site: Site) -> int:
+    """The key-value head that a query head uses."""
+    assert site.unit is not None
+    queries, keys = (model.sites.access(Site(name, site.layer)).units or 1 for name in ("q", "k"))
+    return site.unit.index // (queries // keys)
+
+
+def _refuse_normed_queries(model: OpenModel, layer: int) -> None:
+    path = f"{model.sites.layers[layer]}.{model.sites.family.attn}"
+    normed = [name for name, module in model.sites.modules[path].named_modules() if _is_norm(module)]
+    if normed:
+        raise SiteError(
+            f"qk.{layer}: this {model.sites.family.name} model normalises queries and keys after projecting them ({normed[0]}), "
+            "so its scores are not one matrix between two states"
+        )
+
+
+def _is_norm(module: nn.Module) -> bool:
+    found = getattr(module, "weight", None)
+    return isinstance(found, Tensor) and found.ndim == 1 and not list(module.children())
+
+
+def _writes(model: OpenModel, role: str, site: Site) -> Face:
+    """What a matrix adds to the stream, behind the norm that some families put there."""
+    access = model.sites.access(site)
+    given = weight(model, role).detach().double().T
+    module = model.sites.modules[access.module]
+    gain, centred = _of_norm(model, module, len(given)) if _is_norm(module) else (torch.ones_like(given[:, 0]), False)
+    return Face("write", given, gain * access.factor, centred)
+
+
+def _reads(model: OpenModel, side: Side, role: str, site: Site) -> Face:
+    """What a matrix reads of the stream, behind the norm before it.
+
+    No table names that norm, so it is found by looking: the module of the layer that turns the stream into what is read.
+    """
+    given = weight(model, role).detach().double()
+    middle = Site("resid_mid", site.layer)
+    offered = site.component == "mlp_in" and (middle.component, middle.layer) not in model.sites.refused
+    stream = middle if offered else Site("resid_pre", site.layer)
+    probe = [list(range(min(8, model.vocabulary or 1)))]
+    seen = record(model, probe, [str(stream), str(site)])
+    before, read = seen[str(stream)], seen[str(site)]
+    if torch.equal(before, read):
+        return Face(side, given, torch.ones_like(given[:, 0]), False)
+    for module in model.sites.modules[model.sites.layers[site.layer or 0]].modules():
+        if _is_norm(module) and module.weight.shape == before.shape[-1:]:
+            with torch.no_grad():
+                made = module(before.to(model.device)).cpu()
+            if torch.allclose(made, read, rtol=1e-4, atol=1e-4 * float(read.abs().max())):
+                return Face(side, given, *_of_norm(model, module, len(given)))
+    raise ModelError(f"{role}: no norm of this layer turns {stream} into {site}, so what the matrix reads is not known")
+
+
+def _of_norm(model: OpenModel, norm: nn.Module, width: int) -> tuple[Tensor, bool]:
+    """Gain and centring of a norm, taken at a state of mean 0 and mean square 1."""
+    state = torch.ones(width, dtype=model.dtype, device=model.device)
+    state[1::2] = -1
+    frozen = Frozen.of(norm, state)
+    return frozen.gain, frozen.centred

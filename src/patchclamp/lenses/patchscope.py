@@ -1,0 +1,224 @@
+"""Patchscopes: a hidden state put into another prompt, and what the model then says of it.
+
+Source: Ghandeharioun et al. 2024, arXiv 2401.06102. The logit lens is the case without a prompt, so both give one kind of data.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from patchclamp.core.errors import InputError, PositionError, SiteError, unknown
+from patchclamp.core.progress import Listener, task
+from patchclamp.interventions import positions
+from patchclamp.interventions.actions import Action
+from patchclamp.interventions.cost import DEFAULT_BUDGET
+from patchclamp.interventions.edits import Edit
+from patchclamp.interventions.execute import execute
+from patchclamp.interventions.generate import generate
+from patchclamp.interventions.job import Cell, Job, widen
+from patchclamp.interventions.operations import Put
+from patchclamp.interventions.plan import schedule
+from patchclamp.interventions.reads import Logits
+from patchclamp.interventions.record import record_source
+from patchclamp.interventions.results import evidence
+from patchclamp.interventions.sources import Patch, Source
+from patchclamp.interventions.sweep import make_lines
+from patchclamp.lenses.logit import STREAM, LogitLens
+from patchclamp.lenses.measure import Final, measure
+from patchclamp.lenses.result import Lens, Table
+from patchclamp.models.inputs import Prompt
+from patchclamp.models.opened import OpenModel
+from patchclamp.models.sites import Site
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+IDENTITY = "cat -> cat; 135 -> 135; hello -> hello; ?"
+"""A prompt that asks for its last token again: the paper's token identity prompt."""
+_CELLS = 256  # logits alive at once
+_TEXTS = 32  # generations that run together
+
+
+@dataclass(eq=False)
+class Patchscope(Lens):
+    """What a model says of its own states, layer by layer and position by position.
+
+    ``data`` is that of a :class:`Lens`, with the same metrics against the source's own final distribution, but each
+    distribution is the next token's in the target prompt. ``text`` (if tokens were generated) is what follows it.
+    """
+
+    kind: ClassVar[str] = "patchscope"
+
+    def __repr__(self) -> str:
+        return f"{super().__repr__()}\ntarget {self.record['target']['text']!r}, patched at {self.record['target']['token']!r}"
+
+
+@dataclass(frozen=True, eq=False)
+class _Held:
+    """States for an edit, one a prompt of the call."""
+
+    states: Tensor
+    """``[prompt, d]``."""
+
+    def vectors(self, site: Site, prompt: int, positions: Sequence[int] | None) -> Tensor:
+        """The state of one prompt, ``[1, d]``."""
+        del site, positions
+        return self.states[prompt : prompt + 1]
+
+
+@dataclass(frozen=True, eq=False)
+class _Target:
+    """The prompt that states are put into, and where."""
+
+    prompt: Prompt
+    position: int
+    site: Site | None
+    """None for the site that the state comes from."""
+
+    @classmethod
+    def of(cls, model: OpenModel, target: Any, into: str | None, into_at: Any) -> "_Target":
+        found = model.prompts(target)
+        if len(found) != 1:
+            raise InputError(f"a Patchscope has one target prompt; {len(found)} were given")
+        positions.check(into_at)
+        where = positions.resolve(into_at, found[0], 0, 1, model.tokenizer) or ()
+        if len(where) != 1:
+            raise PositionError(
+                f"a state is put into one position of the target, and into_at={into_at!r} gives {len(where)}, at tokens "
+                f"{[found[0].tokens[i] for i in where]} of {list(found[0].tokens)}"
+            )
+        sites = [] if into is None else _stream(model, into)
+        if len(sites) > 1:
+            raise SiteError(f"a state is put into one site, and into={into!r} names {len(sites)}; or None for its own")
+        return cls(found[0], where[0], sites[0] if sites else None)
+
+    def edit(self, site: Site, states: Tensor) -> Edit:
+        """Put states ``[prompt, d]`` in, one a prompt of the call."""
+        return Edit(Patch(_Held(states)), str(self.site or site), self.position)
+
+    def action(self, site: Site, state: Tensor) -> Action:
+        """Put one state ``[d]`` in."""
+        return Action(self.site or site, (self.position,), Put(state[None]), None, 0)
+
+
+def look(
+    model: OpenModel,
+    inputs: Any,
+    sites: Any = "resid_post",
+    at: Any = "all",
+    *,
+    target: Any = IDENTITY,
+    into: str | None = None,
+    into_at: Any = "last",
+    k: int = 5,
+    max_new_tokens: int = 0,
+    progress: bool | Listener | None = None,
+) -> Patchscope:
+    """Let a model describe its own states; see :meth:`patchclamp.Model.patchscope`."""
+    lens = LogitLens(model)
+    rows = _stream(model, sites)
+    aim = _Target.of(model, target, into, into_at)
+    positions.check(at)
+    if not 1 <= k <= model.outputs:
+        raise InputError(f"k={k} is outside 1..{model.outputs}, the size of the vocabulary")
+    if max_new_tokens < 0:
+        raise InputError(f"max_new_tokens must be 0 or more, got {max_new_tokens}")
+    prompts = model.prompts(inputs)
+    where = [positions.resolve(at, p, i, len(prompts), model.tokenizer) or () for i, p in enumerate(prompts)]
+    nexts = [[p.ids[i + 1] if i + 1 < len(p.ids) else -1 for i in own] for p, own in zip(prompts, where, strict=True)]
+    table = Table.empty(rows, where, k, torch.float64 if model.dtype == torch.float64 else torch.float32)
+    texts = np.full((len(prompts), len(rows), max(map(len, where))), "", dtype=object)
+    last = Site("resid_post", model.sites.n_layers - 1)
+    size = max(1, _CELLS // len(rows))
+    with task("patchscope", sum(map(len, where)), "positions", show=progress) as bar:
+        for members in _groups(where, size):
+            held = record_source(model, Source([prompts[i] for i in members]), list(dict.fromkeys([*rows, last])))
+            states = {
+                site: torch.cat([value[list(where[i])] for i, value in zip(members, values, strict=True)])
+                for site, values in held.items()
+            }
+            every = [(i, j) for i in members for j in range(len(where[i]))]
+            for part in _parts(len(every), size):
+                places, taken = every[part], {site: states[site][part] for site in rows}
+                final = Final.of(lens.logits(states[last][part]))
+                ids = torch.tensor([nexts[i][j] for i, j in places], device=model.device)
+                for site, logits in _answers(model, aim, rows, taken).items():
+                    table.put(site, places, measure(logits, final, ids, k))
+                if max_new_tokens:
+                    for (i, j), column in zip(places, _texts(model, aim, taken, max_new_tokens).T, strict=True):
+                        texts[i, :, j] = column
+                bar.advance(len(places))
+    table.check()
+    record, tensors = evidence(
+        model, prompts, sites=[str(site) for site in rows], at=at, target=target, into=into, into_at=into_at, k=k,
+        max_new_tokens=max_new_tokens,
+    )  # fmt: skip
+    shown = {"text": aim.prompt.name, "ids": list(aim.prompt.ids), "token": aim.prompt.tokens[aim.position]}
+    result = Patchscope.build(model, prompts, table, nexts, {**record, "target": shown}, tensors)
+    if max_new_tokens:
+        result.dataset = _with_texts(result.dataset, texts)
+    return result
+
+
+def _with_texts(dataset: "xr.Dataset", texts: Any) -> "xr.Dataset":
+    """The texts beside the other variables, before the coordinates, where they are when a saved result is opened."""
+    import xarray as xr
+
+    return xr.Dataset({**dataset.data_vars, "text": (("prompt", "layer", "position"), texts)}, dataset.coords)
+
+
+def _stream(model: OpenModel, sites: Any) -> list[Site]:
+    """Whole states of the residual stream, in the order of the forward pass."""
+    found = dict.fromkeys(model.sites.expand(sites))
+    for site in found:
+        if site.component not in STREAM or site.unit is not None:
+            raise SiteError(
+                unknown("site for a Patchscope", str(site), STREAM) + "; it reads the whole residual stream"
+            )
+    if not found:
+        raise InputError("no site to take states from was given")
+    return sorted(found, key=lambda site: site.sort_key)
+
+
+def _groups(where: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:
+    """Consecutive prompts that together have about so many positions."""
+    group: list[int] = []
+    for index in range(len(where)):
+        group.append(index)
+        if sum(len(where[i]) for i in group) >= size:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _parts(count: int, size: int) -> Iterator[slice]:
+    for start in range(0, count, size):
+        yield slice(start, min(start + size, count))
+
+
+def _answers(model: OpenModel, aim: _Target, rows: Sequence[Site], states: dict[Site, Tensor]) -> dict[Site, Tensor]:
+    """Logits after the target prompt with each state in it, ``[position, vocabulary]`` a site."""
+    lines = make_lines(model, [aim.prompt], (Logits(),), ())
+    cells = [Cell(0, (aim.action(site, state),)) for site in rows for state in states[site]]
+    job = Job(model, lines, cells)
+    outcome, _ = execute(job, schedule(job, DEFAULT_BUDGET, None))
+    values = [outcome.baseline[0][0] if run is None else outcome.values[run][0] for run in job.run_of]
+    stacked = widen(torch.stack(values)).to(model.device)
+    return dict(zip(rows, stacked.chunk(len(rows)), strict=True))
+
+
+def _texts(model: OpenModel, aim: _Target, states: dict[Site, Tensor], count: int) -> Any:
+    """What is generated after the target prompt, ``[site, position]``."""
+    found = []
+    for site, chosen in states.items():
+        written: list[str] = []
+        for group in _parts(len(chosen), _TEXTS):
+            edit = aim.edit(site, chosen[group])
+            written += generate(model, [aim.prompt] * len(chosen[group]), edit, max_new_tokens=count).texts
+        found.append(written)
+    return np.array(found, dtype=object)

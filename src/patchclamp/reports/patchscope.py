@@ -1,0 +1,23 @@
+"""The page of a Patchscope: that of a lens, and what the model wrote of each state."""
+
+from typing import TYPE_CHECKING
+
+from markupsafe import Markup
+
+from patchclamp.reports import lens
+from patchclamp.reports.page import Part, table
+
+if TYPE_CHECKING:
+    from patchclamp.lenses.patchscope import Patchscope
+
+MOST = 400
+
+
+def parts(scope: "Patchscope") -> list[Part]:
+    """What the page shows."""
+    found = [Part("Target prompt", Markup("<pre>{}</pre>").format(repr(scope))), *lens.parts(scope)]
+    if "text" in scope.data:
+        found.append(
+            Part("What follows the target prompt", table(scope.frame()[["site", "at", "token", "text"]], MOST))
+        )
+    return found
