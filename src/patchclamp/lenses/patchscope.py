@@ -168,7 +168,9 @@ def _with_texts(dataset: "xr.Dataset", texts: Any) -> "xr.Dataset":
     """The texts beside the other variables, before the coordinates, where they are when a saved result is opened."""
     import xarray as xr
 
-    return xr.Dataset({**dataset.data_vars, "text": (("prompt", "layer", "position"), texts)}, dataset.coords)
+    variables: dict[str, Any] = {str(name): array.variable for name, array in dataset.data_vars.items()}
+    variables["text"] = (("prompt", "layer", "position"), texts)
+    return xr.Dataset(variables, {name: array.variable for name, array in dataset.coords.items()})
 
 
 def _stream(model: OpenModel, sites: Any) -> list[Site]:
