@@ -57,6 +57,7 @@ from .interventions.sources import Source as Source
 from .interventions.sources import Subspace as Subspace
 from .lenses.contributions import Contributions as Contributions
 from .lenses.result import Lens as Lens
+from .lenses.tuned import TunedLens as TunedLens
 from .model import Model as Model
 from .model import load as load
 from .model import wrap as wrap
