@@ -13,7 +13,12 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 HOME = Path(__file__).parent / ".venv-peers"
 BASE = ("torch==2.13.0", "transformers==5.23.0")
-PEERS = {"pyvene": "pyvene==0.1.8", "nnsight": "nnsight==0.8.1", "transformer_lens": "transformer_lens==4.3.0"}
+PEERS = {
+    "pyvene": "pyvene==0.1.8",
+    "nnsight": "nnsight==0.8.1",
+    "transformer_lens": "transformer_lens==4.3.0",
+    "tuned_lens": "tuned-lens==0.2.0",
+}
 """Module -> what pip installs."""
 
 

@@ -13,7 +13,21 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from patchclamp import __version__
-from patchclamp.cli import assets, attribute, generate, lens, patch, repeat, run, sites, study, sweep, top, trace
+from patchclamp.cli import (
+    assets,
+    attribute,
+    generate,
+    lens,
+    patch,
+    repeat,
+    run,
+    sites,
+    study,
+    sweep,
+    top,
+    trace,
+    tune_lens,
+)
 from patchclamp.core.errors import InputError, PatchclampError, unknown
 
 OK, FAILED, MISUSED = 0, 1, 2
@@ -25,7 +39,7 @@ app = App(
     help_format="markdown",
     result_action="return_value",
 )
-for verb in (sites, top, run, sweep, patch, lens, trace, attribute, generate, repeat):
+for verb in (sites, top, run, sweep, patch, lens, tune_lens, trace, attribute, generate, repeat):
     app.command(verb.command)
 app.command(assets.app)
 app.command(study.app)

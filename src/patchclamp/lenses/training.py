@@ -26,7 +26,7 @@ from patchclamp.models.sites import Site
 FORWARD_TOKENS = 512
 SAVE_EVERY = 30.0
 """Seconds between two checkpoints."""
-RATES = {"adam": 1e-3, "sgd": 1.0}
+RATES = {"adam": 2e-3, "sgd": 1.0}
 
 
 @dataclass(frozen=True)
@@ -100,12 +100,13 @@ def tune(
 def _split(model: OpenModel, corpus: Any, settings: Settings) -> tuple[list[list[int]], list[list[int]]]:
     """Sequences to train on, and those at the end of the corpus that are kept for the report."""
     wanted = settings.tokens // settings.length
-    most = wanted + max(1, round(wanted * settings.held_out))
+    most = wanted + max(2, round(wanted * settings.held_out))
     found = sequences(model, corpus, settings.length, most=most)
-    kept = max(1, round(len(found) * (most - wanted) / most))
+    kept = max(2, round(len(found) * (most - wanted) / most))
     if len(found) - kept < 1:
         raise InputError(
-            f"the corpus gives {len(found)} sequence of {settings.length} tokens; at least 2 are needed, one of them for the report"
+            f"the corpus gives {len(found)} sequences of {settings.length} tokens; at least 3 are needed, two of them for "
+            "the report"
         )
     return found[:-kept], found[-kept:]
 
@@ -148,8 +149,9 @@ class Training:
             scratch = torch.empty_like(aim.probabilities)
             for depth, states in enumerate(streams[:-1]):
                 kl, pull = _pull(self.model, self.lens.translate(depth, states), aim, scratch)
-                weight[depth].addmm_(pull.T, states.to(weight.dtype))
-                bias[depth] += pull.sum(0)
+                slope = pull.to(weight.dtype)
+                weight[depth].addmm_(slope.T, states.to(weight.dtype))
+                bias[depth] += slope.sum(0)
                 total[depth] += float(kl.sum(dtype=torch.float64))
         means = total / count
         if not means.isfinite().all():
@@ -217,7 +219,7 @@ def evaluate(
     """KL(final || layer) in nats, of a tuned lens and of the logit lens: means over sequences, with 95 % intervals.
 
     Returns:
-        A row a site: ``site``, ``kl``, ``kl_interval`` (plus or minus), ``logit_lens_kl``, ``logit_lens_kl_interval``.
+        A row a site: ``site``, ``kl``, ``logit_lens_kl``, ``kl_interval`` (plus or minus) and ``logit_lens_kl_interval``.
     """
     found = torch.zeros(len(rows), len(lens.weight), 2, dtype=torch.float64)
     with torch.no_grad(), task("held-out text", len(rows), "sequences", show=progress) as bar:
@@ -230,14 +232,11 @@ def evaluate(
                         kl = divergence(logits, aim, scratch).sum(dtype=torch.float64)
                         found[number, depth, which] += float(kl) / len(row)
             bar.advance()
-    means = found.mean(0).tolist()
-    spread = found.std(0) * 1.96 / math.sqrt(len(rows)) if len(rows) > 1 else torch.full_like(found[0], torch.nan)
-    names = ("kl", "logit_lens_kl")
+    means, spread = found.mean(0).tolist(), (found.std(0) * 1.96 / math.sqrt(len(rows))).tolist()
+    names = ("kl", "logit_lens_kl", "kl_interval", "logit_lens_kl_interval")
     return [
-        {"site": str(site_of(depth))}
-        | {name: round(value, 6) for name, value in zip(names, means[depth], strict=True)}
-        | {f"{name}_interval": round(value, 6) for name, value in zip(names, spread[depth].tolist(), strict=True)}
-        for depth in range(len(means))
+        {"site": str(site_of(depth))} | dict(zip(names, (round(value, 6) for value in (*mean, *interval)), strict=True))
+        for depth, (mean, interval) in enumerate(zip(means, spread, strict=True))
     ]
 
 
@@ -279,4 +278,4 @@ def _pull(model: OpenModel, translated: Tensor, aim: Aim, scratch: Tensor) -> tu
     kl = divergence(logits.detach()[:, 0], aim, scratch)
     # the gradient of this leaf alone: none of the model's weights gets one, whatever its flags say
     (found,) = torch.autograd.grad(logits, leaf, scratch.unsqueeze(1))
-    return kl, found.to(scratch.dtype)
+    return kl, found

@@ -176,7 +176,7 @@ class TunedLens(nn.Module):
         optimizer: Literal["adam", "sgd"] = "adam",
         learning_rate: float | None = None,
         weight_decay: float = 0.0,
-        batch: int = 2048,
+        batch: int = 512,
         seed: int = 0,
         chunk: int = 128,
         checkpoint: str | Path | None = None,
