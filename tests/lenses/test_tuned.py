@@ -137,7 +137,7 @@ def test_the_type_that_a_model_is_loaded_in_makes_no_other_model(tmp_path: Path)
     assert a == pytest.approx(b, rel=0.2, abs=0.05)
 
 
-@pytest.mark.parametrize("damage", ["nan", "width", "layers", "missing", "torn", "kind", "newer", "absent"])
+@pytest.mark.parametrize("damage", ["nan", "width", "layers", "missing", "torn", "kind", "newer", "keys", "absent"])
 def test_damaged_lenses(llama: pc.Model, tmp_path: Path, damage: str) -> None:
     random_lens(llama).save_pretrained(tmp_path)
     file, config = tmp_path / "model.safetensors", tmp_path / "config.json"
@@ -145,7 +145,7 @@ def test_damaged_lenses(llama: pc.Model, tmp_path: Path, damage: str) -> None:
     wanted = {
         "nan": "depth 1 holds NaN", "width": r"weight of shape \(3, 16, 16\)", "layers": r"shape \(2, 32, 32\)",
         "missing": r"bias of shape None", "torn": "is damaged", "kind": "no tuned lens", "newer": "format version 9",
-        "absent": "no complete lens",
+        "keys": "is damaged: 'training'", "absent": "no complete lens",
     }  # fmt: skip
     if damage == "nan":
         state["weight"][1, 2, 3] = torch.nan
@@ -160,6 +160,8 @@ def test_damaged_lenses(llama: pc.Model, tmp_path: Path, damage: str) -> None:
         file.write_bytes(file.read_bytes()[:100])
     if damage in ("kind", "newer"):
         config.write_text(json.dumps({**said, **({"kind": "grid"} if damage == "kind" else {"format_version": 9})}))
+    if damage == "keys":
+        config.write_text(json.dumps({name: value for name, value in said.items() if name != "training"}))
     if damage == "absent":
         config.unlink()
     with pytest.raises(pc.InputError, match=wanted[damage]):
@@ -184,6 +186,8 @@ def test_sites_and_models_without_a_translator(llama: pc.Model) -> None:
         pc.TunedLens(pc.wrap(tiny.shared("opt_post_norm")))
     with pytest.raises(pc.InputError, match="not a folder"):
         pc.TunedLens.from_pretrained("nowhere", llama)
+    with pytest.raises(pc.InputError, match="tuned='folder' is no lens"):
+        llama.lens(tiny.ids(1, 4), tuned="folder")  # type: ignore[arg-type]
     with pytest.raises(pc.InputError, match="no training report"):
         pc.TunedLens(llama).frame()
 
@@ -261,7 +265,7 @@ class Bomb:
         return (Path.touch, (self.file,))
 
 
-@pytest.mark.parametrize("damage", ["code", "torn", "list", "names", "width", "layers", "config"])
+@pytest.mark.parametrize("damage", ["code", "torn", "list", "names", "width", "layers", "config", "json"])
 def test_damaged_published_lenses(llama: pc.Model, tmp_path: Path, damage: str) -> None:
     state, file = write_theirs(tmp_path, llama), tmp_path / "params.pt"
     if damage == "code":
@@ -279,8 +283,10 @@ def test_damaged_published_lenses(llama: pc.Model, tmp_path: Path, damage: str) 
         write_theirs(tmp_path, llama, num_hidden_layers=4)
     if damage == "config":
         (tmp_path / "config.json").write_text("{}")
+    if damage == "json":
+        (tmp_path / "config.json").write_text("{")
     message = {
-        "code": "holds more than tensors", "torn": "is damaged", "list": "holds list", "names": "not one of 3 translators",
+        "json": "config.json' is damaged", "code": "holds more than tensors", "torn": "is damaged", "list": "holds list", "names": "not one of 3 translators",
         "width": r"1.bias has shape \(16,\)", "layers": "not one of 4 translators", "config": "not that of a tuned lens",
     }  # fmt: skip
     with pytest.raises(pc.InputError, match=message[damage]):

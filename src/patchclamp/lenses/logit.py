@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -51,6 +51,7 @@ class LogitLens:
             return through_head(self.model, padded.unsqueeze(1), wide=True)[: len(states), 0]
 
 
+@runtime_checkable
 class Translator(Protocol):
     """What may stand between the stream and the head."""
 
@@ -99,6 +100,8 @@ def look(
     lens = LogitLens(model)
     rows = _stream_sites(model, sites)
     if tuned is not None:
+        if not isinstance(tuned, Translator):
+            raise InputError(f"tuned={tuned!r} is no lens; load one with pc.TunedLens.from_pretrained(folder, model)")
         tuned.check(model, rows)
     positions.check(at)
     if chunk < 1:

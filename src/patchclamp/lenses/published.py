@@ -71,7 +71,10 @@ def read(
         InputError: It is damaged, or holds anything but tensors.
         ModelError: It was trained for another unembedding, or is of another size.
     """
-    config = read_json(folder / _CONFIG)
+    try:
+        config = dict(read_json(folder / _CONFIG))
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{str(folder / _CONFIG)!r} is damaged: {error}") from error
     layers, width = config.get("num_hidden_layers"), config.get("d_model")
     if not isinstance(layers, int) or not isinstance(width, int):
         raise InputError(

@@ -198,7 +198,7 @@ class TunedLens(nn.Module):
             passes: How often the corpus is gone through, in a new order each time.
             held_out: The end of the corpus that is kept for the report, as a share of what is trained on.
             optimizer: ``"adam"``, or ``"sgd"`` with Nesterov momentum 0.9, as in the paper. The step size falls to 0.
-            learning_rate: By default {ADAM} for Adam and 1.0 for SGD (as in the paper, before the momentum's factor 10).
+            learning_rate: by default 0.002 for Adam and 1.0 for SGD (as in the paper, before the momentum's factor 10).
             weight_decay: Pulls to the logit lens.
             batch: Tokens of a step.
             seed: Of the order of the sequences.
@@ -212,7 +212,7 @@ class TunedLens(nn.Module):
         """
         from patchclamp.lenses.training import Settings, tune
 
-        size = length or min(256, model.context or 256)
+        size = min(256, model.context or 256) if length is None else length
         settings = Settings(tokens, size, passes, held_out, optimizer, learning_rate, weight_decay, batch, seed, chunk)
         return tune(cls(model), model, corpus, settings, checkpoint, progress)
 
@@ -236,8 +236,7 @@ class TunedLens(nn.Module):
         lens = cls(model)
         folder = locate(place, revision)
         if (folder / WEIGHTS).is_file():
-            config, state = _read(folder)
-            trained_for, report = config["trained_for"], config["training"]
+            trained_for, report, state = _read(folder)
             if trained_for["weights"] != lens.model["weights"] and not force:
                 raise ModelError(_mismatch(trained_for, lens.model) + "; force=True takes it all the same")
         else:
@@ -297,12 +296,16 @@ def identity(model: OpenModel) -> dict[str, Any]:
 
 
 def _mismatch(wanted: dict[str, Any], other: dict[str, Any]) -> str:
-    said, given = (f"{m['name'] or 'a live ' + m['class']} (revision {m['revision']})" for m in (wanted, other))
+    said, given = (
+        (m["name"] or f"a live {m['class']}") + (f" (revision {m['revision']})" if m["revision"] else "")
+        for m in (wanted, other)
+    )
     same = wanted["name"] is not None and wanted["name"] == other["name"]
     return f"the lens is for {said}; this is {'the same name with other weights' if same else given}"
 
 
-def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Tensor]]:
+    """Which model a saved lens was trained for, its report, and its translators."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -314,7 +317,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             raise InputError(
                 f"{str(folder)!r} has format version {config['format_version']}; this patchclamp reads up to {FORMAT_VERSION}"
             )
-        return config, load_file(folder / WEIGHTS)
+        return config["trained_for"], config["training"], load_file(folder / WEIGHTS)
     except (ValueError, KeyError, SafetensorError) as error:
         if isinstance(error, InputError):
             raise
