@@ -20,7 +20,7 @@ assert (table["kl"] < table["logit_lens_kl"]).all()
 # ## The same sentence through both
 
 # %%
-prompt = "Once upon a time, there was a little girl named"
+prompt = "Lily and Tom went to the park. They wanted to play on the"
 plain, tuned = model.lens(prompt), model.lens(prompt, tuned=lens)
 print(pd.DataFrame({"logit lens": plain.top()[0], "tuned lens": tuned.top()[0]}))
 tuned.figure(metric="kl")

@@ -133,7 +133,7 @@ def test_what_cannot_be_trained(llama: pc.Model) -> None:
         ({"tokens": 15}, "tokens=15 is less than one sequence of 16"),
         ({"batch": 15}, "batch=15 is less"),
         ({"length": 65}, r"2\.\.64"),
-        ({"length": 0}, r"2\.\.64"),
+        ({"length": 0}, "length=0"),
     ]
     for changed, message in bad:
         with pytest.raises(pc.InputError, match=message):

@@ -197,7 +197,8 @@ def test_leaves_no_trace(tmp_path: Path) -> None:
     with no_trace(model.module):
         lens = random_lens(model)
         lens.save_pretrained(tmp_path)
-        model.lens(tiny.ids(1, 4), tuned=pc.TunedLens.from_pretrained(tmp_path, model))
+        seen = model.lens(tiny.ids(1, 4), tuned=pc.TunedLens.from_pretrained(tmp_path, model))
+    assert seen.data["kl"].values[:, 0].min() > 0
 
 
 # Checkpoints of the tuned-lens package

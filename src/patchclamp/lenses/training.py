@@ -57,7 +57,8 @@ class Settings:
         """
         if self.optimizer not in RATES:
             raise InputError(unknown("optimizer", self.optimizer, RATES))
-        for name, value in (("passes", self.passes), ("chunk", self.chunk), ("learning_rate", self.rate)):
+        sizes = {name: getattr(self, name) for name in ("length", "passes", "chunk")}
+        for name, value in {**sizes, "learning_rate": self.rate}.items():
             if not 0 < value < math.inf:
                 raise InputError(f"{name}={value}: it must be larger than 0")
         if not 0 <= self.weight_decay < math.inf:
