@@ -25,7 +25,7 @@ THREADS = 1
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 OUT = Path(__file__).parent / "out"
-LIBRARIES = ("patchclamp", "torch", "transformers", "numpy", "pyvene", "nnsight", "transformer_lens")
+LIBRARIES = ("patchclamp", "torch", "transformers", "numpy", "pyvene", "nnsight", "transformer_lens", "tuned_lens")
 
 
 def cpu_seconds(work: Callable[[], object]) -> float:

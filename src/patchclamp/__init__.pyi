@@ -60,6 +60,7 @@ from .lenses.contributions import Contributions as Contributions
 from .lenses.curves import LensCurves as LensCurves
 from .lenses.patchscope import Patchscope as Patchscope
 from .lenses.result import Lens as Lens
+from .lenses.tuned import TunedLens as TunedLens
 from .lenses.weights import WeightLens as WeightLens
 from .model import Model as Model
 from .model import load as load

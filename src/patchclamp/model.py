@@ -31,6 +31,7 @@ from patchclamp.lenses.contributions import Contributions
 from patchclamp.lenses.curves import LensCurves
 from patchclamp.lenses.patchscope import Patchscope
 from patchclamp.lenses.result import Lens
+from patchclamp.lenses.tuned import TunedLens
 from patchclamp.lenses.weights import WeightLens
 from patchclamp.models import loading as _loading
 from patchclamp.models import weights as _weights
@@ -252,11 +253,12 @@ class Model(OpenModel):
         *,
         k: int = 5,
         targets: Any = "next",
+        tuned: TunedLens | None = None,
         chunk: int = _logit.CHUNK,
         batch_tokens: int = _logit.BATCH_TOKENS,
         progress: Show = None,
     ) -> Lens:
-        """The logit lens: what each layer would predict if it were the last one (nostalgebraist 2020).
+        """The logit lens: what each layer would predict if it were the last one (nostalgebraist 2020); or a tuned lens.
 
         The model's own final norm and head are applied to the residual stream; logits are float32 also for a model in
         half precision. It streams: logits of ``chunk`` rows are alive at once, and only numbers are kept of them.
@@ -267,6 +269,8 @@ class Model(OpenModel):
             at: Positions.
             k: How many of the likeliest tokens to keep.
             targets: ``"next"`` for the prompt's own next tokens; or a token (text or id), or a list with one a prompt.
+            tuned: A lens from :meth:`tune_lens` or :meth:`TunedLens.from_pretrained`, whose translators stand between the
+                stream and the head.
             chunk: Rows (positions times layers) that pass the head at once: the memory knob.
             batch_tokens: Padded tokens a forward pass, whose states are held: the other one.
             progress: True for a bar, a function for events.
@@ -276,8 +280,13 @@ class Model(OpenModel):
             InputError: A site, position, target or ``k`` does not fit; raised before any work.
         """
         return _logit.look(
-            self, prompts, sites, at, k=k, targets=targets, chunk=chunk, batch_tokens=batch_tokens, progress=progress
-        )
+            self, prompts, sites, at, k=k, targets=targets, chunk=chunk, batch_tokens=batch_tokens, tuned=tuned,
+            progress=progress,
+        )  # fmt: skip
+
+    def tune_lens(self, corpus: Any = "gutenberg", **settings: Any) -> TunedLens:
+        """Train a tuned lens for this model; settings as for :meth:`TunedLens.train_on`."""
+        return TunedLens.train_on(self, corpus, **settings)
 
     def lens_curves(
         self,

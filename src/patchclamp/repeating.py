@@ -8,6 +8,7 @@ from patchclamp.core.files import read_json
 from patchclamp.core.result import Result
 from patchclamp.core.result import open as open_result
 from patchclamp.interventions.saving import from_plain
+from patchclamp.lenses.tuned import TunedLens
 from patchclamp.model import Model, load
 
 
@@ -72,7 +73,15 @@ def _recording(model: Model, prompts: Any, said: dict[str, Any]) -> Result:
 
 
 def _lens(model: Model, prompts: Any, said: dict[str, Any]) -> Result:
-    return model.lens(prompts, said["sites"], said["at"], k=said["k"], targets=said["targets"])
+    tuned = _tuned(model, said["tuned"]) if "tuned" in said else None
+    return model.lens(prompts, said["sites"], said["at"], k=said["k"], targets=said["targets"], tuned=tuned)
+
+
+def _tuned(model: Model, said: dict[str, Any]) -> TunedLens:
+    found = TunedLens.from_pretrained(said["folder"], model, force=said["forced"])
+    if found.digest() != said["digest"]:
+        raise InputError(f"the tuned lens in {said['folder']!r} is no longer the one that the result was made with")
+    return found
 
 
 def _contributions(model: Model, prompts: Any, said: dict[str, Any]) -> Result:

@@ -27,6 +27,7 @@ VERBS = [
     "curves",
     "patchscope",
     "weights",
+    "tune-lens",
     "trace",
     "attribute",
     "generate",
@@ -316,6 +317,27 @@ def test_the_console_script_starts_without_torch() -> None:
     script = "import sys; from patchclamp.cli.app import main; main(['--help']); print('torch' in sys.modules, 'pandas' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "False False"
+
+
+@pytest.mark.assets
+def test_tune_lens_and_look_through_it(capsys: pytest.CaptureFixture[str], folder: str, tmp_path: Path) -> None:
+    text, lens = tmp_path / "text.txt", tmp_path / "lens"
+    text.write_text("\n\n".join(f"Once there were {i} dogs and {i + 1} cats." for i in range(60)))
+    asked = ["tune-lens", folder, "--corpus", str(text), "--length", "32", "--batch", "64", "--tokens", "320"]
+    found = as_json(capsys, *asked, "--learning-rate", "0.01", "--out", str(lens))
+    assert [row["site"] for row in found["held_out"]["by_site"]] == ["resid_pre.0", "resid_post.0", "resid_post.1"]
+    assert all(row["kl"] != row["logit_lens_kl"] for row in found["held_out"]["by_site"])
+    assert tomllib.loads((lens / "config.toml").read_text())["tune-lens"]["learning_rate"] == 0.01
+    model = pc.load(folder, dtype="float32")
+    tuned = pc.TunedLens.from_pretrained(lens, model)
+    seen = as_json(capsys, "lens", folder, PROMPT, "--tuned", str(lens), "--out", str(tmp_path / "seen"))
+    expected = model.lens(PROMPT, tuned=tuned).frame()["kl"]
+    assert [row["kl"] for row in seen["rows"]] == pytest.approx(list(expected))
+    assert as_json(capsys, "repeat", str(tmp_path / "seen"))["same_numbers"] is True
+    wrong = call(capsys, "tune-lens", folder, "--corpus", "gutenburg", "--out", str(lens), code=2)
+    assert "did you mean 'gutenberg'" in wrong
+    pair = ("--corpus", str(text), "--corpus", "nowhere.txt")
+    assert "'nowhere.txt' is no file" in call(capsys, "tune-lens", folder, *pair, "--out", str(lens), code=2)
 
 
 @pytest.mark.assets

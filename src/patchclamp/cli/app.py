@@ -30,6 +30,7 @@ from patchclamp.cli import (
     sweep,
     top,
     trace,
+    tune_lens,
     weights,
 )
 from patchclamp.core.errors import InputError, PatchclampError, unknown
@@ -44,7 +45,7 @@ app = App(
     result_action="return_value",
 )
 VERBS = (
-    sites, top, run, sweep, patch, path, lens, curves, patchscope, weights, trace, attribute, heads, generate, repeat,
+    sites, top, run, sweep, patch, path, lens, curves, tune_lens, patchscope, weights, trace, attribute, heads, generate, repeat,
 )  # fmt: skip
 for verb in VERBS:
     app.command(verb.command)

@@ -1,20 +1,18 @@
 """``patchclamp lens MODEL PROMPT``: what each layer would predict."""
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from cyclopts import App, Parameter
 
+import patchclamp as pc
 from patchclamp.cli.options import Json, Opening, Out
 from patchclamp.cli.output import keep, show
 from patchclamp.cli.specs import position
 from patchclamp.core.errors import InputError, unknown
 from patchclamp.lenses.metrics import METRICS
 
-if TYPE_CHECKING:
-    import patchclamp as pc
-
-command = App(name="lens", help="What each layer would predict if it were the last one (logit lens).")
+command = App(name="lens", help="What each layer would predict if it were the last one (logit lens, or a tuned one).")
 
 
 @command.default
@@ -27,6 +25,7 @@ def lens(
     k: Annotated[int, Parameter(name=["-k", "--k"])] = 5,
     target: str = "next",
     metric: str = "final_probability",
+    tuned: str | None = None,
     layers: Literal["down", "up", "right"] = "down",
     out: Out = None,
     opening: Opening = Opening(),  # noqa: B008
@@ -42,6 +41,7 @@ def lens(
         k: How many of the likeliest tokens to keep.
         target: The token whose probability, rank and surprisal are kept; next is the prompt's own next token.
         metric: What the table and the figure's colours show, as rank, kl or entropy.
+        tuned: A tuned lens: the folder that tune-lens made, or a Hugging Face id.
         layers: How the figure turns.
         out: Folder to save everything in.
         opening: How to open the model.
@@ -50,12 +50,15 @@ def lens(
     if metric not in METRICS:
         raise InputError(unknown("metric", metric, METRICS))
     sites = site or ["resid_post"]
-    found = opening.load(model).lens(prompt, sites, position(at), k=k, targets=target)
+    opened = opening.load(model)
+    own = None if tuned is None else pc.TunedLens.from_pretrained(tuned, opened)
+    found = opened.lens(prompt, sites, position(at), k=k, targets=target, tuned=own)
     value = {"prompt": prompt, "rows": plain_rows(found.frame())}
     title = f"{METRICS[metric]}; the likeliest tokens after {str(found.data['token'].values[0, -1])!r}"
     show(value, as_json=as_json, table=_table(found, metric), title=title)
     said = {
-        "model": model, "prompt": prompt, "site": sites, "at": at, "k": k, "target": target, "metric": metric, "layers": layers,
+        "model": model, "prompt": prompt, "site": sites, "at": at, "k": k, "target": target, "metric": metric, "tuned": tuned,
+        "layers": layers,
     }  # fmt: skip
     keep(found, out, "lens", {**said, **opening.as_config()}, metric=metric, layers=layers)
 

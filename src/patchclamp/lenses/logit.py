@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -51,6 +51,20 @@ class LogitLens:
             return through_head(self.model, padded.unsqueeze(1), wide=True)[: len(states), 0]
 
 
+@runtime_checkable
+class Translator(Protocol):
+    """What may stand between the stream and the head."""
+
+    def check(self, model: OpenModel, sites: Sequence[Site] = ()) -> None:
+        """Refuse a model or a site that it is not for."""
+
+    def translate(self, where: Site, states: Tensor) -> Tensor:
+        """What the head is to read, ``[..., d]``."""
+
+    def evidence(self) -> dict[str, Any]:
+        """What a result says about it."""
+
+
 def _refusal(model: OpenModel) -> str:
     if not model.sites.layers:
         return "it is a plain module, without layers or an unembedding that patchclamp knows"
@@ -79,11 +93,16 @@ def look(
     targets: Any = "next",
     chunk: int = CHUNK,
     batch_tokens: int = BATCH_TOKENS,
+    tuned: Translator | None = None,
     progress: bool | Listener | None = None,
 ) -> Lens:
-    """Look at the layers through the logit lens; see :meth:`patchclamp.Model.lens`."""
+    """Look at the layers through the logit lens, or a tuned one; see :meth:`patchclamp.Model.lens`."""
     lens = LogitLens(model)
     rows = _stream_sites(model, sites)
+    if tuned is not None:
+        if not isinstance(tuned, Translator):
+            raise InputError(f"tuned={tuned!r} is no lens; load one with pc.TunedLens.from_pretrained(folder, model)")
+        tuned.check(model, rows)
     positions.check(at)
     if chunk < 1:
         raise InputError(f"chunk={chunk}: at least one row must pass the head at once")
@@ -96,6 +115,8 @@ def look(
     with task("lens", sum(map(len, where)), "positions", show=progress) as bar:
         for members in batches(prompts, batch_tokens, model.causal):
             states = _states(model, rows, prompts, where, members)
+            if tuned is not None:
+                states = {site: tuned.translate(site, value) for site, value in states.items()}
             places = [(i, j) for i in members for j in range(len(where[i]))]
             ids = torch.tensor([wanted[i][j] for i, j in places], device=model.device)
             for part in _chunks(len(places), _ROW_MULTIPLE):
@@ -104,6 +125,8 @@ def look(
                 bar.advance(part.stop - part.start)
     table.check()
     said = evidence(model, prompts, sites=[str(site) for site in rows], at=at, k=k, targets=targets)
+    if tuned is not None:
+        said[0]["parameters"] |= tuned.evidence()
     return Lens.build(model, prompts, table, wanted, *said)
 
 

@@ -1,0 +1,282 @@
+"""Training a tuned lens: KL(final || lens) at every depth, over a corpus, one pass of the model a batch."""
+
+import json
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from patchclamp.core.digest import digest
+from patchclamp.core.errors import InputError, ModelError, unknown
+from patchclamp.core.files import atomic_file
+from patchclamp.core.progress import Listener, task
+from patchclamp.interventions.forward import Row, forward, through_head
+from patchclamp.lenses.corpus import sequences
+from patchclamp.lenses.divergence import Aim, divergence
+from patchclamp.lenses.tuned import TunedLens
+from patchclamp.models.inputs import Prompt
+from patchclamp.models.opened import OpenModel
+from patchclamp.models.sites import Site
+
+FORWARD_TOKENS = 512
+SAVE_EVERY = 30.0
+"""Seconds between two checkpoints."""
+RATES = {"adam": 2e-3, "sgd": 1.0}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides the trained weights, beside model and corpus."""
+
+    tokens: int
+    length: int
+    passes: int
+    held_out: float
+    optimizer: Literal["adam", "sgd"]
+    learning_rate: float | None
+    weight_decay: float
+    batch: int
+    seed: int
+    chunk: int
+
+    @property
+    def rate(self) -> float:
+        """The learning rate, given or by default."""
+        return RATES[self.optimizer] if self.learning_rate is None else self.learning_rate
+
+    def check(self) -> None:
+        """Refuse what makes no sense.
+
+        Raises:
+            InputError: With the setting.
+        """
+        if self.optimizer not in RATES:
+            raise InputError(unknown("optimizer", self.optimizer, RATES))
+        sizes = {name: getattr(self, name) for name in ("length", "passes", "chunk")}
+        for name, value in {**sizes, "learning_rate": self.rate}.items():
+            if not 0 < value < math.inf:
+                raise InputError(f"{name}={value}: it must be larger than 0")
+        if not 0 <= self.weight_decay < math.inf:
+            raise InputError(f"weight_decay={self.weight_decay}: it must be 0 or larger")
+        if not 0 < self.held_out < 1:
+            raise InputError(f"held_out={self.held_out}: it is the share of text kept for the report, between 0 and 1")
+        for name in ("tokens", "batch"):
+            if getattr(self, name) < self.length:
+                raise InputError(f"{name}={getattr(self, name)} is less than one sequence of {self.length} tokens")
+
+
+def tune(
+    lens: TunedLens,
+    model: OpenModel,
+    corpus: Any,
+    settings: Settings,
+    checkpoint: str | Path | None,
+    progress: bool | Listener | None,
+) -> TunedLens:
+    """Train the translators of a new lens; see :meth:`TunedLens.train_on`."""
+    settings.check()
+    train, kept = _split(model, corpus, settings)
+    training, size = Training(model, lens, settings, train), settings.length
+    seen = settings.passes * len(train) * size
+    with task("tune", seen, "tokens", show=progress) as bar:
+        for done in training.run(checkpoint):
+            bar.advance(done * size)
+    measured = evaluate(model, lens, kept, settings.chunk, progress=progress)
+    lens.training_report = {
+        **asdict(settings),
+        "learning_rate": settings.rate,
+        "corpus": corpus if isinstance(corpus, str) else {"digest": digest(torch.tensor([*train, *kept]))},
+        "trained_tokens": seen,
+        "loss": training.losses,
+        "held_out": {"tokens": len(kept) * size, "sequences": len(kept), "by_site": measured},
+    }
+    return lens
+
+
+def _split(model: OpenModel, corpus: Any, settings: Settings) -> tuple[list[list[int]], list[list[int]]]:
+    """Sequences to train on, and those at the end of the corpus that are kept for the report."""
+    wanted = settings.tokens // settings.length
+    most = wanted + max(2, round(wanted * settings.held_out))
+    found = sequences(model, corpus, settings.length, most=most)
+    kept = max(2, round(len(found) * (most - wanted) / most))
+    if len(found) - kept < 1:
+        raise InputError(
+            f"the corpus gives {len(found)} sequences of {settings.length} tokens; at least 3 are needed, two of them for "
+            "the report"
+        )
+    return found[:-kept], found[-kept:]
+
+
+class Training:
+    """The translators of a lens, their optimiser, and how far it has come."""
+
+    def __init__(self, model: OpenModel, lens: TunedLens, settings: Settings, train: Sequence[list[int]]) -> None:
+        self.model, self.lens, self.settings, self.train = model, lens, settings, train
+        generator = torch.Generator().manual_seed(settings.seed)
+        order = [i for _ in range(settings.passes) for i in torch.randperm(len(train), generator=generator).tolist()]
+        rows = settings.batch // settings.length
+        self.steps = [order[start : start + rows] for start in range(0, len(order), rows)]
+        self.step = 0
+        self.losses: list[float] = []
+        """Mean KL over depths and tokens of every step, in nats."""
+        self.optimizer = _optimizer(lens, settings)
+
+    def run(self, checkpoint: str | Path | None) -> Iterator[int]:
+        """Train; after every step, how many sequences it took."""
+        file = None if checkpoint is None else Path(checkpoint) / f"tuned-lens-{self._identity()}.safetensors"
+        if file is not None and file.is_file():
+            self._load(file)
+            yield sum(map(len, self.steps[: self.step]))
+        saved = time.monotonic()
+        while self.step < len(self.steps):
+            members = self.steps[self.step]
+            self._take([self.train[i] for i in members])
+            self.step += 1
+            if file is not None and (self.step == len(self.steps) or time.monotonic() - saved >= SAVE_EVERY):
+                self._save(file)
+                saved = time.monotonic()
+            yield len(members)
+
+    def _take(self, rows: Sequence[list[int]]) -> None:
+        """One step of the optimiser."""
+        weight, bias = torch.zeros_like(self.lens.weight), torch.zeros_like(self.lens.bias)
+        count, total = len(rows) * self.settings.length, torch.zeros(len(weight), dtype=torch.float64)
+        for streams, aim in _chunks(self.model, rows, self.settings.chunk):
+            scratch = torch.empty_like(aim.probabilities)
+            for depth, states in enumerate(streams[:-1]):
+                kl, pull = _pull(self.model, self.lens.translate(depth, states), aim, scratch)
+                slope = pull.to(weight.dtype)
+                weight[depth].addmm_(slope.T, states.to(weight.dtype))
+                bias[depth] += slope.sum(0)
+                total[depth] += float(kl.sum(dtype=torch.float64))
+        means = total / count
+        if not means.isfinite().all():
+            site = site_of(int((~means.isfinite()).nonzero()[0, 0]))
+            raise ModelError(
+                f"the loss at {site} is not finite in step {self.step + 1} of {len(self.steps)}: learning_rate="
+                f"{self.settings.rate} is too large, or the model overflows (try dtype='float32')"
+            )
+        self.losses.append(round(float(means.mean()), 6))
+        self.lens.weight.grad, self.lens.bias.grad = weight.div_(count), bias.div_(count)
+        for group in self.optimizer.param_groups:
+            group["lr"] = _rate(self.settings) * (1 - self.step / len(self.steps))
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def _identity(self) -> str:
+        return digest(asdict(self.settings), self.lens.model, torch.tensor(self.train))
+
+    def _save(self, file: Path) -> None:
+        from safetensors.torch import save_file
+
+        held = {f"lens.{name}": value for name, value in self.lens.state_dict().items()}
+        for number, state in self.optimizer.state_dict()["state"].items():
+            held |= {f"optimizer.{number}.{name}": torch.as_tensor(value) for name, value in state.items()}
+        with atomic_file(file) as temporary:
+            metadata = {"step": str(self.step), "losses": json.dumps(self.losses)}
+            save_file({name: value.contiguous() for name, value in held.items()}, temporary, metadata)
+
+    def _load(self, file: Path) -> None:
+        from safetensors import safe_open
+
+        with safe_open(file, "pt") as saved:
+            metadata, held = saved.metadata(), {name: saved.get_tensor(name) for name in saved.keys()}  # noqa: SIM118
+        self.lens.load_state_dict({name[5:]: value for name, value in held.items() if name.startswith("lens.")})
+        state = self.optimizer.state_dict()
+        for name, value in held.items():
+            kind, _, rest = name.partition(".")
+            if kind == "optimizer":
+                number, _, own = rest.partition(".")
+                state["state"].setdefault(int(number), {})[own] = value
+        self.optimizer.load_state_dict(state)
+        self.step, self.losses = int(metadata["step"]), json.loads(metadata["losses"])
+
+
+def _optimizer(lens: TunedLens, settings: Settings) -> torch.optim.Optimizer:
+    own = [lens.weight, lens.bias]
+    if settings.optimizer == "adam":
+        return torch.optim.Adam(own, _rate(settings), weight_decay=settings.weight_decay)
+    return torch.optim.SGD(own, _rate(settings), momentum=0.9, nesterov=True, weight_decay=settings.weight_decay)
+
+
+def _rate(settings: Settings) -> float:
+    """The step size that torch is given: with momentum 0.9 a step adds up to ten times itself."""
+    return settings.rate * (0.1 if settings.optimizer == "sgd" else 1.0)
+
+
+def evaluate(
+    model: OpenModel,
+    lens: TunedLens,
+    rows: Sequence[list[int]],
+    chunk: int,
+    *,
+    progress: bool | Listener | None = None,
+) -> list[dict[str, Any]]:
+    """KL(final || layer) in nats, of a tuned lens and of the logit lens: means over sequences, with 95 % intervals.
+
+    Returns:
+        A row a site: ``site``, ``kl``, ``logit_lens_kl``, ``kl_interval`` (plus or minus) and ``logit_lens_kl_interval``.
+    """
+    found = torch.zeros(len(rows), len(lens.weight), 2, dtype=torch.float64)
+    with torch.no_grad(), task("held-out text", len(rows), "sequences", show=progress) as bar:
+        for number, row in enumerate(rows):
+            for streams, aim in _chunks(model, [row], chunk):
+                scratch = torch.empty_like(aim.probabilities)
+                for depth, states in enumerate(streams[:-1]):
+                    for which, read in enumerate((lens(states, depth), states)):
+                        logits = through_head(model, read.unsqueeze(1), wide=True)[:, 0]
+                        kl = divergence(logits, aim, scratch).sum(dtype=torch.float64)
+                        found[number, depth, which] += float(kl) / len(row)
+            bar.advance()
+    means, spread = found.mean(0).tolist(), (found.std(0) * 1.96 / math.sqrt(len(rows))).tolist()
+    names = ("kl", "logit_lens_kl", "kl_interval", "logit_lens_kl_interval")
+    return [
+        {"site": str(site_of(depth))} | dict(zip(names, (round(value, 6) for value in (*mean, *interval)), strict=True))
+        for depth, (mean, interval) in enumerate(zip(means, spread, strict=True))
+    ]
+
+
+def site_of(depth: int) -> Site:
+    """A site where the stream has passed so many layers."""
+    return Site("resid_post", depth - 1) if depth else Site("resid_pre", 0)
+
+
+def _chunks(model: OpenModel, rows: Sequence[list[int]], chunk: int) -> Iterator[tuple[list[Tensor], Aim]]:
+    """The stream at every depth, ``[row, d]``, and the final distribution, at so many positions at once."""
+    depths = [site_of(depth) for depth in range(model.sites.n_layers + 1)]
+    together = max(1, FORWARD_TOKENS // len(rows[0]))
+    for start in range(0, len(rows), together):
+        prompts = [Prompt(tuple(row)) for row in rows[start : start + together]]
+        seen: dict[Site, Tensor] = {}
+        taps = {site: _into(seen, site) for site in depths}
+        forward(model, [Row(prompt) for prompt in prompts], taps=taps, logits=False)
+        count = len(prompts) * len(rows[0])
+        for first in range(0, count, chunk):
+            part = slice(first, min(first + chunk, count))
+            streams = [seen[site][part] for site in depths]
+            with torch.no_grad():
+                final = through_head(model, streams[-1].unsqueeze(1), wide=True)[:, 0]
+            aim = Aim.of(final)
+            if not aim.mean_log.isfinite().all():
+                raise ModelError("the model's own logits are not finite: try dtype='float32', or its weights hold NaN")
+            yield streams, aim
+
+
+def _into(seen: dict[Site, Tensor], site: Site) -> Any:
+    return lambda value: seen.update({site: value.detach().flatten(0, 1)})
+
+
+def _pull(model: OpenModel, translated: Tensor, aim: Aim, scratch: Tensor) -> tuple[Tensor, Tensor]:
+    """KL of each row and its gradient with respect to what the head reads, ``[row]`` and ``[row, d]``."""
+    leaf = translated.detach().requires_grad_()
+    with torch.enable_grad():
+        logits = through_head(model, leaf.unsqueeze(1), wide=True)
+    kl = divergence(logits.detach()[:, 0], aim, scratch)
+    # the gradient of this leaf alone: none of the model's weights gets one, whatever its flags say
+    (found,) = torch.autograd.grad(logits, leaf, scratch.unsqueeze(1))
+    return kl, found

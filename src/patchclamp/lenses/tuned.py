@@ -1,0 +1,324 @@
+"""The tuned lens: an affine translator a layer between the residual stream and the model's own head (Belrose et al. 2023)."""
+
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import torch
+from torch import Tensor, nn
+
+from patchclamp.core.digest import digest, weights_digest
+from patchclamp.core.errors import InputError, ModelError, SiteError
+from patchclamp.core.files import atomic_file, read_json, write_json
+from patchclamp.core.progress import Listener
+from patchclamp.lenses.logit import LogitLens
+from patchclamp.lenses.published import locate, read
+from patchclamp.models.opened import OpenModel
+from patchclamp.models.sites import Site
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FORMAT_VERSION = 1
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+
+
+class TunedLens(nn.Module):
+    """What the head is to read instead of the stream ``h`` after some layers: ``h + A h + b``, with an ``A`` and ``b`` a depth.
+
+    A new one has ``A = 0`` and ``b = 0``, which is the logit lens. :meth:`train_on` trains it. Depth is
+    the number of layers that the stream has passed: ``resid_pre.0`` has depth 0, ``resid_post.0`` and ``resid_pre.1`` have
+    depth 1. There is one translator for each depth but the last, where the stream is what the head reads anyway.
+
+    Source: Belrose et al. 2023, arXiv 2303.08112, section 3; added to ``h`` so that weight decay leads to the logit lens.
+
+    Args:
+        model: The model that it is for; the lens knows it by its weights and does not hold it.
+
+    Raises:
+        ModelError: The logit lens does not apply to the model.
+    """
+
+    weight: nn.Parameter
+    """``A``, ``[depth, d, d]``: its product with a state is ``A @ h``."""
+    bias: nn.Parameter
+    """``b``, ``[depth, d]``."""
+
+    def __init__(self, model: OpenModel) -> None:
+        LogitLens(model)
+        super().__init__()
+        width = model.sites.width(Site("resid_post", model.sites.n_layers - 1))
+        assert width is not None
+        kind = torch.promote_types(model.dtype, torch.float32)
+        self.weight = nn.Parameter(torch.zeros(model.sites.n_layers, width, width, dtype=kind, device=model.device))
+        self.bias = nn.Parameter(torch.zeros(model.sites.n_layers, width, dtype=kind, device=model.device))
+        self.model = identity(model)
+        """The model it is for: name, revision, class, and a hash of its weights that their type does not change."""
+        self.trained_for: dict[str, Any] = dict(self.model)
+        """The model it was trained for; another one only if it was loaded with ``force=True``."""
+        self.training_report: dict[str, Any] = {}
+        """Settings, loss by step, and the KL by layer on held-out text with that of the logit lens."""
+        self.folder: Path | None = None
+        """Where it is saved."""
+        self._checked: tuple[Any, Any] = (None, None)
+
+    @property
+    def forced(self) -> bool:
+        """Whether it is used on a model that it was not trained for."""
+        return self.trained_for != self.model
+
+    def forward(self, states: Tensor, depth: int) -> Tensor:
+        """Translate states ``[..., d]`` of a depth, for the head to read; computed in float32 at least."""
+        if depth == len(self.weight):
+            return states
+        kind = torch.promote_types(states.dtype, self.weight.dtype)
+        wide = states.to(kind)
+        matrix, offset = (own[depth].to(states.device, kind) for own in (self.weight, self.bias))
+        return (wide + nn.functional.linear(wide, matrix, offset)).to(states.dtype)
+
+    def translate(self, where: Site | int, states: Tensor) -> Tensor:
+        """:meth:`forward` by site or depth, without a graph.
+
+        Raises:
+            SiteError: The stream is read in the middle of a layer there.
+        """
+        with torch.no_grad():
+            found: Tensor = self(states, where if isinstance(where, int) else depth_of(where))
+        return found
+
+    def check(self, model: OpenModel, sites: Sequence[Site] = ()) -> None:
+        """Refuse a model that the lens is not for, or a site that it has no translator for.
+
+        Raises:
+            ModelError: The model's weights are others.
+            SiteError: The stream is read in the middle of a layer there.
+        """
+        for site in sites:
+            depth_of(site)
+        held, version = self._checked
+        if held is not None and held() is model.module and version == model.weights_version():
+            return
+        other = identity(model)
+        if other["weights"] != self.model["weights"]:
+            raise ModelError(_mismatch(self.model, other))
+        self._checked = (weakref.ref(model.module), model.weights_version())
+
+    def evidence(self) -> dict[str, Any]:
+        """What a result says about the lens: its digest, its folder, and which model it was trained for.
+
+        A lens that lies in no folder cannot be found again, so neither can the result be repeated from its own.
+        """
+        folder = None if self.folder is None else str(self.folder)
+        said = {"digest": self.digest(), "folder": folder, "trained_for": self.trained_for, "forced": self.forced}
+        if folder is not None:
+            return {"tuned": said}
+        return {
+            "tuned": said,
+            "not_repeatable": "its tuned lens was not saved: lens.save_pretrained(folder) before use",
+        }
+
+    def digest(self) -> str:
+        """Of the translators, as they are now."""
+        return digest(dict(self.state_dict()))
+
+    def frame(self) -> "pd.DataFrame":
+        """KL(final || layer) on held-out text in nats, a row a site: of this lens, of the logit lens, and their 95 % intervals.
+
+        Raises:
+            InputError: The lens was not trained here, so nothing was measured.
+        """
+        import pandas as pd
+
+        if "held_out" not in self.training_report:
+            raise InputError("this lens has no training report: it was not trained by model.tune_lens")
+        return pd.DataFrame(self.training_report["held_out"]["by_site"])
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write ``config.json`` and ``model.safetensors``; ``config.json`` comes last.
+
+        Raises:
+            ModelError: A weight is not finite.
+        """
+        from safetensors.torch import save_file
+
+        self._need_finite(str(folder))
+        target = Path(folder)
+        target.mkdir(parents=True, exist_ok=True)
+        (target / CONFIG).unlink(missing_ok=True)
+        with atomic_file(target / WEIGHTS) as temporary:
+            save_file({name: value.cpu().contiguous() for name, value in self.state_dict().items()}, temporary)
+        write_json(
+            target / CONFIG,
+            {
+                "format_version": FORMAT_VERSION,
+                "kind": "tuned_lens",
+                "n_layers": self.weight.shape[0],
+                "d_model": self.weight.shape[1],
+                "model": self.model,
+                "trained_for": self.trained_for,
+                "training": self.training_report,
+            },
+        )
+        self.folder = target.resolve()
+        return target
+
+    @classmethod
+    def train_on(
+        cls,
+        model: OpenModel,
+        corpus: Any = "gutenberg",
+        *,
+        tokens: int = 250_000,
+        length: int | None = None,
+        passes: int = 1,
+        held_out: float = 0.1,
+        optimizer: Literal["adam", "sgd"] = "adam",
+        learning_rate: float | None = None,
+        weight_decay: float = 0.0,
+        batch: int = 512,
+        seed: int = 0,
+        chunk: int = 128,
+        checkpoint: str | Path | None = None,
+        progress: bool | Listener | None = None,
+    ) -> "TunedLens":
+        """Train a tuned lens: at every depth an affine map of the stream, after which the head predicts what the last layer does.
+
+        It minimises KL(final || lens), all depths in one pass of the model. Logits of ``chunk`` positions at one depth are
+        alive at once, in float32.
+
+        Source: Belrose et al. 2023, arXiv 2303.08112, section 3.
+
+        Args:
+            model: The model; nothing of it is changed.
+            corpus: Texts, or ``"gutenberg"`` (or a book of it, as ``"gutenberg:carroll-alice"``), or lists of token ids;
+                packed into sequences of equal length.
+            tokens: How many to train on, at most.
+            length: Of a sequence; by default 256, or the model's context if that is shorter.
+            passes: How often the corpus is gone through, in a new order each time.
+            held_out: The end of the corpus that is kept for the report, as a share of what is trained on.
+            optimizer: ``"adam"``, or ``"sgd"`` with Nesterov momentum 0.9, as in the paper. The step size falls to 0.
+            learning_rate: by default 0.002 for Adam and 1.0 for SGD (as in the paper, before the momentum's factor 10).
+            weight_decay: Pulls to the logit lens.
+            batch: Tokens of a step.
+            seed: Of the order of the sequences.
+            chunk: Positions that pass the head at once: the memory knob.
+            checkpoint: A folder: a killed training goes on from there, and ends with the same bytes.
+            progress: True for a bar, a function for events.
+
+        Raises:
+            ModelError: The logit lens does not apply to the model, or a loss is not finite.
+            InputError: The corpus is empty or too small, or a setting makes no sense; raised before any work.
+        """
+        from patchclamp.lenses.training import Settings, tune
+
+        size = min(256, model.context or 256) if length is None else length
+        settings = Settings(tokens, size, passes, held_out, optimizer, learning_rate, weight_decay, batch, seed, chunk)
+        return tune(cls(model), model, corpus, settings, checkpoint, progress)
+
+    @classmethod
+    def from_pretrained(
+        cls, place: str | Path, model: OpenModel, *, revision: str | None = None, force: bool = False
+    ) -> Self:
+        """Load a lens: what :meth:`save_pretrained` wrote, or a checkpoint of the ``tuned-lens`` package.
+
+        Args:
+            place: A folder; a Hugging Face id; or one of the published lenses, as in
+                ``"AlignmentResearch/tuned-lens/gpt2"``.
+            model: The model to use it on.
+            revision: Of the Hugging Face repository.
+            force: Use it although it was trained for other weights, which ``trained_for`` and every result then say.
+
+        Raises:
+            InputError: There is no lens, or it is damaged: nothing but tensors is ever read from a ``params.pt``.
+            ModelError: It was trained for another model or revision, or is of another size.
+        """
+        lens = cls(model)
+        folder = locate(place, revision)
+        if (folder / WEIGHTS).is_file():
+            trained_for, report, state = _read(folder)
+            if trained_for["weights"] != lens.model["weights"] and not force:
+                raise ModelError(_mismatch(trained_for, lens.model) + "; force=True takes it all the same")
+        else:
+            trained_for, report, state = read(folder, model, lens.model, force)
+        lens._fill(state, trained_for, str(place))
+        lens.training_report, lens.folder = report, folder.resolve()
+        return lens
+
+    def _fill(self, state: dict[str, Tensor], trained_for: dict[str, Any], place: str) -> None:
+        for name, own in self.state_dict().items():
+            if name not in state or state[name].shape != own.shape:
+                found = tuple(state[name].shape) if name in state else None
+                raise ModelError(
+                    f"the lens in {place!r} has {name} of shape {found}; this model ({self.model['name'] or 'live'}) "
+                    f"needs {tuple(own.shape)}: one translator for each of its {len(self.weight)} layers"
+                )
+        self.load_state_dict({name: state[name] for name in self.state_dict()})
+        self._need_finite(place)
+        self.trained_for = trained_for if trained_for["weights"] != self.model["weights"] else dict(self.model)
+
+    def _need_finite(self, place: str) -> None:
+        for name, value in self.state_dict().items():
+            if not value.isfinite().all():
+                depth = int((~value.isfinite()).nonzero()[0, 0])
+                raise ModelError(f"the lens of {place!r} is damaged: its {name} at depth {depth} holds NaN or infinity")
+
+    def extra_repr(self) -> str:
+        """For ``print(lens)``."""
+        return (
+            f"{len(self.weight)} translators of width {self.weight.shape[1]} for {self.model['name'] or 'a live model'}"
+        )
+
+
+def depth_of(site: Site) -> int:
+    """How many layers the stream has passed at a site.
+
+    Raises:
+        SiteError: It is in the middle of one.
+    """
+    depths = {"resid_pre": 0, "resid_post": 1}
+    if site.component not in depths or site.layer is None or site.unit is not None:
+        raise SiteError(
+            f"a tuned lens has no translator for {site}: it has one for the stream between layers, "
+            "resid_pre and resid_post; without tuned=, the logit lens reads resid_mid too"
+        )
+    return site.layer + depths[site.component]
+
+
+def identity(model: OpenModel) -> dict[str, Any]:
+    """What a lens knows a model by."""
+    return {
+        "name": model.source.name,
+        "revision": getattr(model.config, "_commit_hash", None) or model.source.options.get("revision"),
+        "class": type(model.module).__name__,
+        "weights": weights_digest(model.module.state_dict().items(), torch.bfloat16),
+    }
+
+
+def _mismatch(wanted: dict[str, Any], other: dict[str, Any]) -> str:
+    said, given = (
+        (m["name"] or f"a live {m['class']}") + (f" (revision {m['revision']})" if m["revision"] else "")
+        for m in (wanted, other)
+    )
+    same = wanted["name"] is not None and wanted["name"] == other["name"]
+    return f"the lens is for {said}; this is {'the same name with other weights' if same else given}"
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Tensor]]:
+    """Which model a saved lens was trained for, its report, and its translators."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        config = read_json(folder / CONFIG)
+        if not isinstance(config, dict) or config.get("kind") != "tuned_lens":
+            raise InputError(f"{str(folder)!r} holds no tuned lens: its {CONFIG} is of something else")
+        if config["format_version"] > FORMAT_VERSION:
+            raise InputError(
+                f"{str(folder)!r} has format version {config['format_version']}; this patchclamp reads up to {FORMAT_VERSION}"
+            )
+        return config["trained_for"], config["training"], load_file(folder / WEIGHTS)
+    except (ValueError, KeyError, SafetensorError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"the lens in {str(folder)!r} is damaged: {error}") from error

@@ -1,0 +1,190 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import patchclamp as pc
+from patchclamp.lenses import training
+from patchclamp.lenses.training import Settings, Training
+from tests import tiny
+from tests.traces import no_trace
+
+CORPUS = tiny.ids(12, 40, seed=5)
+QUICK: dict[str, Any] = {"tokens": 400, "length": 16, "batch": 64, "progress": False}
+
+
+def settings(**changed: Any) -> Settings:
+    usual = {
+        "tokens": 64, "length": 16, "passes": 1, "held_out": 0.1, "optimizer": "sgd", "learning_rate": 1e-3,
+        "weight_decay": 0.0, "batch": 64, "seed": 0, "chunk": 7,
+    }  # fmt: skip
+    return Settings(**{**usual, **changed})
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2", "cohere", "gpt_neox", "mamba"])
+def test_the_gradient_is_that_of_autograd_through_the_definition(name: str) -> None:
+    """One step of plain descent, against KL written down and differentiated, with soft caps, scales and biases of the head."""
+    model, rows = pc.wrap(tiny.shared(name)), tiny.ids(4, 16)
+    lens, other = pc.TunedLens(model), pc.TunedLens(model)
+    with torch.no_grad():
+        for own, copy in zip(lens.parameters(), other.parameters(), strict=True):
+            own.copy_(0.1 * torch.randn(own.shape, generator=torch.Generator().manual_seed(1), dtype=own.dtype))
+            copy.copy_(own)
+    run = Training(model, lens, settings(), rows)
+    run.optimizer = torch.optim.SGD(lens.parameters(), lr=1.0)
+    run.optimizer.step = lambda: None  # type: ignore[method-assign,assignment]
+    run.optimizer.zero_grad = lambda set_to_none: None  # type: ignore[method-assign,assignment,misc]
+    list(run.run(None))
+    acts = model.record(rows, ["resid_pre.0", "resid_post"])
+    streams = [acts["resid_pre.0"], *acts["resid_post"]]
+    final = model.run(rows).logits.log_softmax(-1)
+    total = torch.zeros(())
+    for depth, states in enumerate(streams[:-1]):
+        edit = pc.Call(lambda _, depth=depth, states=states: other(states, depth))
+        logits = model.run(rows, edit.on(f"resid_post.{model.sites.n_layers - 1}"), grad=True).logits
+        total = total + (final.exp() * (final - logits.log_softmax(-1))).sum(-1).mean()
+    total.backward()
+    assert run.losses == [pytest.approx(float(total.detach()) / len(lens.weight), rel=1e-5)]
+    for own, copy in zip(lens.parameters(), other.parameters(), strict=True):
+        assert own.grad is not None
+        assert copy.grad is not None
+        near = 1e-4 if name == "mamba" else 1e-7  # its norms compute in float32
+        assert torch.allclose(own.grad, copy.grad, rtol=near, atol=near * float(copy.grad.abs().max()))
+        assert own.grad.abs().max() > 1e-6
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_training_lowers_the_loss_on_text_it_has_not_seen(llama: pc.Model, optimizer: Any) -> None:
+    lens = llama.tune_lens(
+        CORPUS, passes=20, optimizer=optimizer, learning_rate=0.01 if optimizer == "adam" else 0.3, **QUICK
+    )
+    table = lens.frame()
+    assert list(table["site"]) == ["resid_pre.0", "resid_post.0", "resid_post.1"]
+    assert (table["kl"] < 0.9 * table["logit_lens_kl"]).all()
+    assert lens.training_report["loss"][-1] < lens.training_report["loss"][0]
+
+
+def test_the_report_is_what_the_lens_says_about_the_end_of_the_corpus(llama: pc.Model) -> None:
+    lens = llama.tune_lens(CORPUS, **QUICK)
+    report = lens.training_report
+    rows = training.sequences(llama, CORPUS, 16)[:27]
+    kept = rows[-report["held_out"]["sequences"] :]
+    assert report["trained_tokens"] + report["held_out"]["tokens"] == 27 * 16
+    for column, tuned in (("kl", lens), ("logit_lens_kl", None)):
+        seen = llama.lens(kept, ["resid_pre.0", "resid_post"], tuned=tuned).data["kl"].values[:, :-1].mean(-1)
+        assert lens.frame()[column].values == pytest.approx(seen.mean(0), abs=1e-6)
+        spread = 1.96 * seen.std(0, ddof=1) / np.sqrt(len(kept))
+        assert lens.frame()[f"{column}_interval"].values == pytest.approx(spread, abs=1e-6)
+
+
+def test_equal_seeds_equal_bytes(llama: pc.Model, tmp_path: Path) -> None:
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        llama.tune_lens(CORPUS, seed=seed, **QUICK).save_pretrained(tmp_path / name)
+    a, b, c = ((tmp_path / name / "model.safetensors").read_bytes() for name in "abc")
+    assert a == b
+    assert a != c
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_a_killed_training_goes_on_and_ends_with_the_same_bytes(
+    llama: pc.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: Any
+) -> None:
+    monkeypatch.setattr(training, "SAVE_EVERY", 0.0)
+    options = {**QUICK, "passes": 2, "optimizer": optimizer, "weight_decay": 0.01}
+    taken: list[int] = []
+    step = Training._take
+
+    def count(self: Training, rows: Any) -> None:
+        if len(taken) == 5:
+            raise Killed
+        taken.append(self.step)
+        step(self, rows)
+
+    monkeypatch.setattr(Training, "_take", count)
+    with pytest.raises(Killed):
+        llama.tune_lens(CORPUS, checkpoint=tmp_path / "check", **options)
+    monkeypatch.setattr(Training, "_take", lambda self, rows: (taken.append(self.step), step(self, rows))[1])
+    llama.tune_lens(CORPUS, checkpoint=tmp_path / "check", **options).save_pretrained(tmp_path / "resumed")
+    assert taken == list(range(len(taken))), "no step was taken twice"
+    llama.tune_lens(CORPUS, **options).save_pretrained(tmp_path / "whole")
+    for name in ("model.safetensors", "config.json"):
+        assert (tmp_path / "resumed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    before = len(taken)
+    llama.tune_lens(CORPUS, checkpoint=tmp_path / "check", **{**options, "seed": 1})
+    assert taken[before] == 0, "other settings, another training"
+
+
+def test_what_cannot_be_trained(llama: pc.Model) -> None:
+    bad: list[tuple[dict[str, Any], str]] = [
+        ({"optimizer": "adamw"}, "did you mean 'adam'"),
+        ({"learning_rate": 0.0}, "learning_rate=0.0"),
+        ({"learning_rate": float("nan")}, "learning_rate=nan"),
+        ({"weight_decay": -1.0}, "weight_decay=-1.0"),
+        ({"passes": 0}, "passes=0"),
+        ({"chunk": 0}, "chunk=0"),
+        ({"held_out": 1.0}, "held_out=1.0"),
+        ({"tokens": 15}, "tokens=15 is less than one sequence of 16"),
+        ({"batch": 15}, "batch=15 is less"),
+        ({"length": 65}, r"2\.\.64"),
+        ({"length": 0}, "length=0"),
+    ]
+    for changed, message in bad:
+        with pytest.raises(pc.InputError, match=message):
+            llama.tune_lens(CORPUS, **{**QUICK, "batch": 80, **changed})
+    with pytest.raises(pc.InputError, match="at least 3 are needed"):
+        llama.tune_lens([list(range(3, 20))], **QUICK)
+    with pytest.raises(pc.InputError, match="empty"):
+        llama.tune_lens([], **QUICK)
+    with pytest.raises(pc.ModelError, match="is an encoder"):
+        pc.wrap(tiny.shared("bert")).tune_lens(CORPUS, **QUICK)
+
+
+def test_nan_stops_the_training_at_once() -> None:
+    model = pc.wrap(tiny.build("llama", torch.float32))
+    with pytest.raises(
+        pc.ModelError, match=r"the loss at resid_\S+ is not finite in step \d+ of 7: learning_rate=2e\+37"
+    ):
+        model.tune_lens(CORPUS, learning_rate=2e37, **QUICK)
+    with torch.no_grad():
+        model.module.get_submodule("model.norm").weight[0] = torch.nan
+    with pytest.raises(pc.ModelError, match="the model's own logits are not finite"):
+        model.tune_lens(CORPUS, **QUICK)
+
+
+def test_the_model_is_left_as_it_was() -> None:
+    model = pc.wrap(tiny.build("llama"))
+    assert all(parameter.requires_grad for parameter in model.module.parameters())
+    with no_trace(model.module):
+        model.tune_lens(CORPUS, **QUICK)
+
+
+def test_a_model_in_half_precision_is_tuned_in_float32() -> None:
+    model = pc.wrap(tiny.build("llama", torch.bfloat16))
+    lens = model.tune_lens(CORPUS, passes=10, learning_rate=0.01, **QUICK)
+    assert lens.weight.dtype == torch.float32
+    assert (lens.frame()["kl"] < 0.9 * lens.frame()["logit_lens_kl"]).all()
+
+
+def test_progress_counts_every_token(llama: pc.Model, tmp_path: Path) -> None:
+    seen: list[Any] = []
+    lens = llama.tune_lens(CORPUS, checkpoint=tmp_path, **{**QUICK, "progress": seen.append})
+    last = [event for event in seen if event.task == "tune"][-1]
+    assert last.done == last.total == lens.training_report["trained_tokens"]
+    assert json.loads(json.dumps(lens.training_report)) == lens.training_report
+
+
+@pytest.mark.assets
+def test_a_lens_of_stories15m_beats_the_logit_lens_on_stories_it_has_not_seen(stories: pc.Model) -> None:
+    lens = stories.tune_lens(
+        "gutenberg:bryant-stories", tokens=1536, length=64, batch=128, held_out=0.25, learning_rate=5e-3, progress=False
+    )
+    table = lens.frame()
+    assert list(table["site"]) == ["resid_pre.0", *(f"resid_post.{layer}" for layer in range(5))]
+    assert (table["kl"] + table["kl_interval"] < table["logit_lens_kl"] - table["logit_lens_kl_interval"]).all()
