@@ -284,23 +284,17 @@ class Model(OpenModel):
     ) -> LensCurves:
         """:meth:`lens` over a corpus: every metric by layer, with intervals over sequences.
 
-        Texts are packed into sequences of equal length. A few sequences are looked at at a time, and only their means and
-        quartiles are kept, so memory does not grow with the number of positions.
+        Texts are packed into sequences of equal length; of each, only means and quartiles are kept.
 
         Args:
             texts: ``"gutenberg"``, ``"gutenberg:TITLE"``, or an iterable of texts or of lists of token ids.
-            sites: As for :meth:`lens`.
-            at: Positions of every sequence.
+            sites, at, chunk, batch_tokens, progress: As for :meth:`lens`, of every sequence.
             length: Tokens of a sequence.
             tokens: How many tokens to read at most; None for all.
             targets: ``"next"``, or one token.
-            chunk: As for :meth:`lens`.
-            batch_tokens: As for :meth:`lens`.
-            progress: True for a bar, a function for events.
 
         Raises:
             InputError: The corpus is empty, unknown, or does not fill one sequence.
-            ModelError: As for :meth:`lens`.
         """
         return _curves.lens_curves(
             self, texts, sites, at, length=length, tokens=tokens, targets=targets, chunk=chunk, batch_tokens=batch_tokens,
