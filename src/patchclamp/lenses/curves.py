@@ -74,7 +74,7 @@ class LensCurves(Result):
 
         if not 0 < confidence < 1:
             raise InputError(f"confidence={confidence} is outside 0..1")
-        found: dict[str, Any] = {}
+        found: dict[str, xr.DataArray] = {}
         medians = self.dataset["quantile"].sel(quantile_at=0.5, drop=True)
         for name, low, high, values in (
             ("mean", "low", "high", self.dataset["mean"]),
