@@ -90,7 +90,8 @@ def _contributions(model: Model, prompts: Any, said: dict[str, Any]) -> Result:
 
 def _lens_curves(model: Model, _: Any, said: dict[str, Any]) -> Result:
     own = {name: said[name] for name in ("at", "length", "targets")}
-    return model.lens_curves(said["texts"].tolist(), list(said["sites"]), tokens=None, **own)
+    tuned = _tuned(model, said["tuned"]) if "tuned" in said else None
+    return model.lens_curves(said["texts"].tolist(), list(said["sites"]), tokens=None, tuned=tuned, **own)
 
 
 def _patchscope(model: Model, prompts: Any, said: dict[str, Any]) -> Result:

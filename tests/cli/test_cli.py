@@ -354,6 +354,27 @@ def test_lens(capsys: pytest.CaptureFixture[str], folder: str, tmp_path: Path) -
 
 
 @pytest.mark.assets
+def test_curves(capsys: pytest.CaptureFixture[str], folder: str, tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("Once upon a time there was a dog who liked to run in the park with his friend Tom. " * 20)
+    arguments = ["curves", folder, str(corpus), "--tokens", "128", "--length", "32"]
+    found = as_json(capsys, *arguments, "--out", str(tmp_path / "out"))
+    assert (found["sequences"], found["positions"]) == (4, 128)
+    model = pc.load(folder, dtype="float32")
+    curves = model.lens_curves([corpus.read_text()], length=32, tokens=128)
+    assert pc.open(tmp_path / "out").dataset.identical(curves.dataset)
+    assert "surprisal" in call(capsys, *arguments)
+    assert "cannot be read" not in call(capsys, *arguments)
+    assert "unknown corpus" in call(capsys, "curves", folder, "gutenburg", code=2)
+    assert "did you mean 'rank'" in call(capsys, *arguments, "--metric", "ranks", code=2)
+    model.tune_lens([corpus.read_text()], length=32, tokens=256, held_out=0.2).save_pretrained(tmp_path / "lens")
+    call(capsys, *arguments, "--tuned", str(tmp_path / "lens"), "--out", str(tmp_path / "both"))
+    record = json.loads((tmp_path / "both" / "result.json").read_text())
+    assert record["parameters"]["tuned"]["folder"] == str(tmp_path / "lens")
+    assert pc.repeat(tmp_path / "both", model).dataset.identical(pc.open(tmp_path / "both").dataset)
+
+
+@pytest.mark.assets
 def test_trace(capsys: pytest.CaptureFixture[str], folder: str, tmp_path: Path) -> None:
     arguments = ["trace", folder, PROMPT, "--subject", "time", "--samples", "2", "--site", "mlp_out", "--window", "2"]
     found = as_json(capsys, *arguments, "--out", str(tmp_path))

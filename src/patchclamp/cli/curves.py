@@ -1,17 +1,16 @@
 """``patchclamp curves MODEL CORPUS``: a lens over a corpus."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
+import patchclamp as pc
 from patchclamp.cli.options import Json, Opening, Out
 from patchclamp.cli.output import keep, show
 from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.files import read_text
 from patchclamp.lenses.metrics import METRICS
-
-if TYPE_CHECKING:
-    import patchclamp as pc
 
 command = App(name="curves", help="The logit lens over a corpus: every metric by layer, with intervals.")
 
@@ -26,6 +25,7 @@ def curves(
     site: Annotated[list[str] | None, Parameter(negative="")] = None,
     at: str = "all",
     metric: Annotated[list[str] | None, Parameter(negative="")] = None,
+    tuned: str | None = None,
     out: Out = None,
     opening: Opening = Opening(),  # noqa: B008
     as_json: Json = False,
@@ -40,6 +40,7 @@ def curves(
         site: Where; resid_post by default.
         at: Positions of every sequence.
         metric: What the table and the figure show; surprisal, rank, kl and agreement by default.
+        tuned: A tuned lens: the folder that tune-lens made, or a Hugging Face id; drawn beside the logit lens.
         out: Folder to save everything in.
         opening: How to open the model.
         as_json: Print JSON.
@@ -51,9 +52,13 @@ def curves(
     for name in shown:
         if name not in METRICS:
             raise InputError(unknown("metric", name, METRICS))
-    texts: Any = [Path(corpus).read_text(encoding="utf-8")] if Path(corpus).is_file() else corpus
+    texts: Any = [read_text(corpus)] if Path(corpus).is_file() else corpus
     sites = site or ["resid_post"]
-    found = opening.load(model).lens_curves(texts, sites, position(at), length=length, tokens=tokens)
+    opened = opening.load(model)
+    own = None if tuned is None else pc.TunedLens.from_pretrained(tuned, opened)
+    options: dict[str, Any] = {"length": length, "tokens": tokens, "progress": True}
+    found = opened.lens_curves(texts, sites, position(at), tuned=own, **options)
+    beside = {} if own is None else {"logit lens": opened.lens_curves(texts, sites, position(at), **options)}
     frame = found.frame().astype({"metric": str, "site": str})
     value = {"sequences": found.data.sizes["sequence"], "positions": found.tokens, "rows": _rows(frame)}
     title = (
@@ -68,8 +73,10 @@ def curves(
         "site": sites,
         "at": at,
         "metric": shown,
+        "tuned": tuned,
     }
-    keep(found, out, "curves", {**said, **opening.as_config()}, metrics=shown)
+    drawn = {"label": "tuned lens", "beside": beside} if beside else {}
+    keep(found, out, "curves", {**said, **opening.as_config()}, metrics=shown, **drawn)
 
 
 def _rows(frame: Any) -> list[dict[str, Any]]:

@@ -77,6 +77,7 @@ class Lenses(OpenModel):
         targets: str | int = "next",
         chunk: int = _logit.CHUNK,
         batch_tokens: int = _logit.BATCH_TOKENS,
+        tuned: TunedLens | None = None,
         progress: Show = None,
     ) -> LensCurves:
         """:meth:`lens` over a corpus: every metric by layer, with intervals over sequences.
@@ -93,6 +94,7 @@ class Lenses(OpenModel):
             targets: ``"next"``, or one token.
             chunk: As for :meth:`lens`.
             batch_tokens: As for :meth:`lens`.
+            tuned: As for :meth:`lens`.
             progress: True for a bar, a function for events.
 
         Raises:
@@ -101,7 +103,7 @@ class Lenses(OpenModel):
         """
         return _curves.lens_curves(
             self, texts, sites, at, length=length, tokens=tokens, targets=targets, chunk=chunk, batch_tokens=batch_tokens,
-            progress=progress,
+            tuned=tuned, progress=progress,
         )  # fmt: skip
 
     def contributions(self, prompt: Any, tokens: Any, at: Any = "last", *, heads: bool = False) -> Contributions:

@@ -12,7 +12,7 @@ from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import Result, Saved
 from patchclamp.interventions.results import evidence
 from patchclamp.lenses.corpus import sequences
-from patchclamp.lenses.logit import BATCH_TOKENS, CHUNK, look
+from patchclamp.lenses.logit import BATCH_TOKENS, CHUNK, Translator, look
 from patchclamp.lenses.metrics import METRICS
 from patchclamp.models.opened import OpenModel
 
@@ -115,6 +115,7 @@ def lens_curves(
     targets: Any = "next",
     chunk: int = CHUNK,
     batch_tokens: int = BATCH_TOKENS,
+    tuned: Translator | None = None,
     progress: bool | Listener | None = None,
 ) -> LensCurves:
     """Look at a corpus; see :meth:`patchclamp.Model.lens_curves`."""
@@ -130,8 +131,9 @@ def lens_curves(
         for start in range(0, len(rows), together):
             part = rows[start : start + together]
             seen = look(
-                model, part, sites, at, k=1, targets=targets, chunk=chunk, batch_tokens=batch_tokens, progress=False
-            )
+                model, part, sites, at, k=1, targets=targets, chunk=chunk, batch_tokens=batch_tokens, tuned=tuned,
+                progress=False,
+            )  # fmt: skip
             pieces.append(_summed(seen))
             bar.advance(len(part))
     assert seen is not None
@@ -139,6 +141,8 @@ def lens_curves(
         model, [], texts=torch.tensor(rows, dtype=torch.int32),
         sites=[str(site) for site in seen.data["site"].values], at=at, length=length, targets=targets,
     )  # fmt: skip
+    if tuned is not None:
+        said[0]["parameters"] |= tuned.evidence()
     return LensCurves(_labelled(seen, pieces), *said)
 
 

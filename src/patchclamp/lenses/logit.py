@@ -73,7 +73,8 @@ def _refusal(model: OpenModel) -> str:
     if not model.causal:
         return (
             "it is an encoder: each position sees the whole text, its token included, and predicts no next token, so "
-            "there is nothing for early layers to converge to"
+            "there is nothing for early layers to converge to. A masked-LM head answers at the mask itself: "
+            "model.run(text).logits, or pc.Probability(answers, at=pc.token('[MASK]'))"
         )
     if ("final_norm", None) in model.sites.refused or ("final_norm", None) not in model.sites.accesses:
         why = model.sites.refused.get(("final_norm", None), "none is known in this architecture")
