@@ -119,6 +119,16 @@ def test_shuffled_targets_are_other_earlier_positions(query: int, seed: int, dat
     assert set(drawn) == set(range(query)) - {target}
 
 
+def test_the_figure_names_the_strongest_heads(built: pc.HeadScores) -> None:
+    drawn = built.figure(scores=["induction", "previous_token"])
+    named = [[text.get_text() for text in axis.texts] for axis in drawn.axes[:2]]
+    assert named[0][0] == "1.0"
+    assert named[1][0] == "0.0"
+    assert built.figure(layers="right").axes[0].get_xlabel() == "layer"
+    with pytest.raises(pc.InputError, match="unknown orientation 'left'"):
+        built.figure(layers="left")
+
+
 def test_the_seed_decides_the_numbers() -> None:
     model = pc.wrap(tiny.shared("gpt2"))
     with no_trace(model.module):
