@@ -23,6 +23,7 @@ VERBS = [
     "run",
     "sweep",
     "patch",
+    "path",
     "lens",
     "curves",
     "patchscope",
@@ -30,6 +31,7 @@ VERBS = [
     "tune-lens",
     "trace",
     "attribute",
+    "heads",
     "generate",
     "repeat",
     "assets",
@@ -424,3 +426,33 @@ def test_attribute(capsys: pytest.CaptureFixture[str], folder: str, tmp_path: Pa
     assert found["baseline"] == pytest.approx(exact["baseline"], rel=1e-4)
     assert found["agreement"]["cells"] == 5
     assert isinstance(pc.open(tmp_path), pc.Attribution)
+
+
+@pytest.mark.assets
+def test_heads(capsys: pytest.CaptureFixture[str], folder: str, tmp_path: Path) -> None:
+    arguments = ["heads", folder, "--length", "5", "--samples", "2", "--draws", "3"]
+    found = as_json(capsys, *arguments, "--out", str(tmp_path / "h"))
+    scores = pc.open(tmp_path / "h")
+    assert isinstance(scores, pc.HeadScores)
+    assert found["strongest"]["induction"] == scores.strongest("induction").to_dict("records")
+    assert as_json(capsys, "repeat", str(tmp_path / "h"))["same_numbers"] is True
+    text = ["--text", "Tom saw a dog. Tom ran to the dog", "--word", " dog"]
+    assert "largest copying scores" in call(capsys, *arguments, *text, "--score", "copying", "-k", "2")
+    assert "did you mean 'copying'" in call(capsys, *arguments, "--score", "copyin", code=2)
+    assert "does not recur" in call(capsys, *arguments, "--text", "a dog", "--word", " dog", code=2)
+
+
+@pytest.mark.assets
+def test_path(capsys: pytest.CaptureFixture[str], folder: str, tmp_path: Path) -> None:
+    arguments = ["path", folder, PROMPT, PROMPT.replace("dog", "cat"), "--answer", " dog", "--answer", " cat"]
+    found = as_json(
+        capsys, *arguments, "--sender", "mlp_out", "--receiver", "q.2", "--freeze", "attention", "--out", str(tmp_path)
+    )
+    grid = pc.open(tmp_path)
+    assert isinstance(grid, pc.Grid)
+    assert grid.data.values.tolist() == found["values"]
+    assert grid.record["parameters"]["freeze"] == ["attn_out"]
+    assert as_json(capsys, "repeat", str(tmp_path))["same_numbers"] is True
+    assert "no sender lies below a receiver" in call(
+        capsys, *arguments, "--sender", "mlp_out.2", "--receiver", "q.0", code=2
+    )

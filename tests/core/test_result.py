@@ -36,6 +36,7 @@ def _results(model: pc.Model) -> dict[str, Result]:
         "attribution": model.attribution_patch(
             [prompts[0]], tiny.ids(1, 6, seed=3), sites="resid_post", read=pc.LogitDifference(5, 9), check=5
         ),
+        "heads": model.head_scores(length=4, samples=2, draws=3),
         "neurons": model.neuron_importances([prompts[0]], [1, 2], 9, samples=2, top=3),
     }
 
@@ -122,6 +123,16 @@ def test_a_result_can_be_repeated_from_its_folder(
     again = pc.repeat(tmp_path, llama)
     assert again == results[kind]
     assert again.frame().equals(results[kind].frame())
+
+
+def test_patched_paths_can_be_repeated(llama: pc.Model, tmp_path: Path) -> None:
+    source, into = tiny.ids(2, 5)
+    made = llama.path_patch(
+        [source], [into], sender="z.0.h*", receivers=["q.2.h1", "mlp_in.1"], receive_at=[1, -1], freeze="attn_out",
+        read=pc.LogitDifference(5, 9),
+    )  # fmt: skip
+    made.save(tmp_path)
+    assert pc.repeat(tmp_path, llama) == made == pc.open(tmp_path)
 
 
 def test_a_live_model_must_be_passed_to_repeat(results: dict[str, Result], tmp_path: Path) -> None:

@@ -26,20 +26,11 @@ TITLES = {
 
 
 def panel(found: "HeadScores", score: str) -> Panel:
-    """One score of all heads; the baseline is the largest 95 % quantile that a head reaches with shuffled targets."""
+    """One score of all heads."""
     one = found.dataset.sel(score=found.named(score))
     values = one["value"].transpose("layer", "head").values
     names = [tuple(str(i) for i in one[dim].values) for dim in ("layer", "head")]
-    return Panel(
-        TITLES.get(score, score),
-        values,
-        names[0],
-        names[1],
-        shuffled(found, score),
-        "layer",
-        "head",
-        limits(values, 0.0),
-    )
+    return Panel(TITLES.get(score, score), values, names[0], names[1], None, "layer", "head", limits(values, 0.0))
 
 
 def shuffled(found: "HeadScores", score: str) -> float | None:
@@ -64,18 +55,20 @@ def figure(found: "HeadScores", *, scores: Sequence[str] | None = None, layers: 
         wide, high = size(cut[0], layers, False)
         drawn: Figure = make(figsize=(len(cut) * (wide + 0.5), high + 0.4), layout="constrained")
         axes = drawn.subplots(1, len(cut), squeeze=False)[0]
-        for axis, one in zip(axes, cut, strict=True):
+        for axis, one, score in zip(axes, cut, chosen, strict=True):
             image = heat(axis, one, layers, None, None)
             _name(axis, one, layers)
             bar = drawn.colorbar(image, ax=axis, fraction=0.06, pad=0.03, aspect=24)
             bar.outline.set_linewidth(0.4)
             bar.ax.tick_params(length=2, width=0.4)
-            if one.baseline is not None and one.scale[1] <= one.baseline <= one.scale[2]:
-                bar.ax.axhline(one.baseline, color="#d62728", linewidth=1.4)
+            level = shuffled(found, score)
+            if level is not None and one.scale[1] <= level <= one.scale[2]:
+                bar.ax.axhline(level, color="#d62728", linewidth=1.4)
         for axis in axes[1:]:
             axis.set_ylabel("")
         drawn.supxlabel(
-            "numbers name the strongest heads (layer.head); red: the most any head reaches, shuffled", fontsize=7
+            "the strongest heads are named (layer.head); red: the highest 95 % quantile of any head with shuffled targets",
+            fontsize=7,
         )
         return drawn
 

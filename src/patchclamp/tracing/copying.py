@@ -21,6 +21,7 @@ from patchclamp.models.sites import Site
 from patchclamp.models.weights import weight
 
 _SAME = 1e-3
+_NOTHING = 1e-6
 
 
 @dataclass(eq=False)
@@ -146,9 +147,16 @@ def ov_positivity(model: OpenModel, draws: int, seed: int) -> tuple[Tensor, Tens
         generator = torch.Generator().manual_seed(int(digest("ov", seed, draw), 16) % 2**63)
         order = torch.randperm(count, generator=generator) if draw else torch.arange(count)
         middle = {kind: (out @ tokens[kind][order.to(out.device)]).double() for kind in kinds}
-        values = torch.stack([torch.linalg.eigvals(left @ middle[kind] @ right) for left, right, kind in circuits])
-        found.append((values.sum(-1).real / values.abs().sum(-1)).cpu())
+        found.append(torch.stack([_positivity(left, middle[kind], right) for left, right, kind in circuits]).cpu())
     return found[0], torch.stack(found[1:])
+
+
+def _positivity(left: Tensor, middle: Tensor, right: Tensor) -> Tensor:
+    """For each head ``sum(lambda) / sum(|lambda|)``; 0 where nothing but rounding is left. ``[head]``."""
+    values = torch.linalg.eigvals(left @ middle @ right)
+    total = values.abs().sum(-1)
+    size = left.flatten(1).norm(dim=-1) * middle.norm() * right.flatten(1).norm(dim=-1)
+    return torch.where(total > _NOTHING * size, values.sum(-1).real / total.clamp(min=1e-300), 0.0)
 
 
 Kind = tuple[bool, bool]

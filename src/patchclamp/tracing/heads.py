@@ -144,6 +144,7 @@ def head_scores(
             f"head scores are about going back in a text that is read from left to right; {type(model.module).__name__} "
             "reads both ways"
         )
+    patterns.readable(model)
     if (text is None) != (word is None):
         raise InputError("a text needs the word that recurs in it, and a word its text: head_scores(text, word)")
     if draws < 1:

@@ -44,8 +44,9 @@ class Index:
                 for query, targets in zip(pairs.queries, pairs.targets, strict=True):
                     one = (score * (1 + draws) + place, 1 / len(pairs.queries), 1 / len(targets))
                     rows += [(query, key, *one) for key in targets]
-        queries, keys, bins, weights, shares = (torch.tensor(column) for column in zip(*rows, strict=True))
-        return cls(queries, keys, bins, weights.double(), shares.double())
+        queries, keys, bins, weights, shares = zip(*rows, strict=True)
+        index = [torch.tensor(column) for column in (queries, keys, bins)]
+        return cls(*index, *(torch.tensor(column, dtype=torch.float64) for column in (weights, shares)))
 
 
 @dataclass(eq=False)

@@ -114,7 +114,7 @@ def attention(
     Raises:
         ModelError: The model has no attention over tokens, or its heads are no weighted sums of their values.
     """
-    layers, size = _readable(model)
+    layers, size = readable(model)
     length = len(prompts[0].ids)
     shown = {site: _of_prompts(sink, len(prompts)) for site, sink in (taps or {}).items()}
     _check_sums(model, prompts[0], layers, size)
@@ -124,8 +124,12 @@ def attention(
         _pass(model, prompts, keys, layers, visit, shown if first == 0 else {})
 
 
-def _readable(model: OpenModel) -> tuple[list[int], int]:
-    """The layers that have attention, and the coordinates of a head."""
+def readable(model: OpenModel) -> tuple[list[int], int]:
+    """The layers that have attention, and the coordinates of a head.
+
+    Raises:
+        ModelError: The model has no attention heads.
+    """
     try:
         values, sums = model.sites.expand("v"), model.sites.expand("z")
     except SiteError as error:

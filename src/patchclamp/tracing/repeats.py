@@ -134,7 +134,7 @@ def find_word(model: OpenModel, prompt: Prompt, word: str) -> Word:
         PositionError: It does not recur, or not in the same tokens; the message shows them.
     """
     whole, _ = tokens.spans(tokens.need_tokenizer(model.tokenizer, f"word={word!r}"), prompt.ids, prompt.text)
-    count = sum(whole.startswith(word, i) for i in range(len(whole))) if word else 0
+    count = sum(whole.startswith(word, i) for i in range(len(whole)))
     shown = list(prompt.tokens)
     if count < 2:
         raise PositionError(
@@ -166,6 +166,8 @@ def word_passages(model: OpenModel, inputs: Any, word: str) -> tuple[list[Passag
     prompts = model.prompts(inputs)
     if len(prompts) != 1 or not prompts[0].ids:
         raise InputError(f"a word recurs in one text made of tokens; {len(prompts)} inputs were given")
+    if not word:
+        raise InputError("word is empty; name the text that recurs")
     prompt, found = prompts[0], find_word(model, prompts[0], word)
     first = len(prefix_of(model))
     passages = []
