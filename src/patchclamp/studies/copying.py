@@ -11,8 +11,8 @@ import torch
 import patchclamp as pc
 from patchclamp.studies.names import Passage
 
-COUNTS = (1, 2, 4, 8, 16)
-RANDOM_DRAWS = 4
+COUNTS = (1, 4, 16)
+RANDOM_DRAWS = 2
 
 
 def surprisals(model: pc.Model, rows: Sequence[Sequence[int]], positions: Sequence[int]) -> Any:
@@ -104,6 +104,16 @@ def said(table: pd.DataFrame) -> str:
         for one in (found["earlier names"], found["other tokens"])
     )
     return f"On {found['passages']} passages of novels with other names: {own} nats, other tokens {control}."
+
+
+def said_of_heads(table: pd.DataFrame) -> str:
+    """:func:`together` in a sentence."""
+    rows = [row for row in table.to_dict("records") if row["heads"] in COUNTS]
+    found = []
+    for row in rows:
+        held = f", on held-out passages {row['held-out passages']:.2f}" if "held-out passages" in row else ""
+        found.append(f"{row['heads']} {row['share']:.2f}{held} (random heads {row['random heads']:.2f})")
+    return f"The strongest heads together bring back of the log-odds: {'; '.join(found)}."
 
 
 def heads(model: pc.Model, found: Passage, other: Sequence[int]) -> pd.DataFrame:

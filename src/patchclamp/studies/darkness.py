@@ -101,14 +101,17 @@ def _interval(table: pd.DataFrame, statistic: Any, draws: int) -> dict[str, floa
     return {"value": value, "low": float(low), "high": float(high)}
 
 
-def said(table: pd.DataFrame) -> str:
-    """The answer, in lines."""
-    rows = answers(table)
-    lines = [
-        f"Darkness (1 - mean over layers of the probability of the final top token), {table['passage'].nunique()} passages:"
+def said(table: pd.DataFrame) -> list[str]:
+    """The answer, in sentences."""
+    rows = {row["what"]: f"{row['value']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]" for row in answers(table)}
+    return [
+        f"Darkness is 1 - the mean over layers of the probability of the final top token ({table['passage'].nunique()} passages). "
+        f"Its rank correlation with surprisal is {rows['correlation of darkness and surprisal, elsewhere']} away from names and "
+        f"{rows['correlation of darkness and surprisal, at the name']} at them.",
+        f"Inside a later name the lens is darker than elsewhere by {rows['darkness inside a later name - elsewhere']}, while the "
+        f"surprisal there differs by {rows['surprisal inside a later name - elsewhere']} nats; before a later name by "
+        f"{rows['darkness before a later name - elsewhere']}.",
     ]
-    lines += [f"  {row['what']:<62} {row['value']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]" for row in rows]
-    return "\n".join(lines)
 
 
 def figure(table: pd.DataFrame) -> "Figure":

@@ -22,9 +22,8 @@ from patchclamp.studies.names import NOVELS, Passage, ids_of, passage, recurring
 
 NAME = " Dursley"
 TEXT = (
-    "Mr and Mrs Dursley kept a small bakery by the harbour. Every morning they lit the oven before the sun was up, and by six "
-    "o'clock the smell of warm bread filled the whole street. One winter day a letter came for Mr Dursley. It had no stamp and no "
-    'name on the back, and the postman said that he had found it on the step. "Read it to me," said Mrs Dursley'
+    "Mr and Mrs Dursley kept a small bakery by the harbour. One winter day a letter came for Mr Dursley, with no stamp and no "
+    'name on the back. "Read it to me," said Mrs Dursley'
 )
 """Written for this study."""
 
@@ -64,25 +63,29 @@ class Dursley:
             "darkness": darkness.answers(self.darkness),
         }
 
+    def findings(self) -> list[str]:
+        """What was found, in sentences."""
+        total = self.worth[["earlier names", "other tokens"]].sum()
+        return [
+            f"{self.model}, the last{self.name!r} of the passage: replacing the earlier names by another one costs "
+            f"{total.iloc[0]:.1f} nats, replacing as many other tokens {total.iloc[1]:.1f}.",
+            copying.said(self.passages),
+            copying.said_of_heads(self.together),
+            *darkness.said(self.darkness),
+        ]
+
     def text(self) -> str:
         """What was found, for a terminal."""
-        total = self.worth[["earlier names", "other tokens"]].sum()
         shown = self.heads.head(6)[["site", "share", "attention to what followed", "shuffled attention"]]
-        return "\n".join([
-            f"{self.model}: the last{self.name!r} of the passage, token by token (nats of surprisal)",
-            _table(self.worth, 2),
-            "",
-            f"Replacing the earlier names by another one costs {total.iloc[0]:.1f} nats, replacing as many other tokens "
-            f"{total.iloc[1]:.1f}.",
-            copying.said(self.passages),
-            "",
-            "Heads that carry it (share of the log-odds that comes back), and where they look:",
-            _table(shown, 3),
-            "",
-            _table(self.together, 2),
-            "",
-            darkness.said(self.darkness),
-        ])  # fmt: skip
+        tables = {
+            "Surprisal of its tokens, and how much more without the earlier names (nats)": _table(self.worth, 2),
+            "Heads that carry it (share of the log-odds that comes back), and where they look": _table(shown, 3),
+            "Heads together": _table(self.together, 2),
+            f"Darkness, {self.darkness['passage'].nunique()} passages": _table(
+                pd.DataFrame(darkness.answers(self.darkness)), 2
+            ),
+        }
+        return "\n".join([*self.findings(), *(f"\n{title}\n{table}" for title, table in tables.items())])
 
 
 def study(
@@ -163,7 +166,7 @@ def _save(found: Dursley, own: Passage, others: Sequence[Passage], out: Path) ->
     contents = [
         ("The questions", __doc__.split("\n\n", 1)[1]),
         ("Lens, neuron importances and their means by layer", [found.lens, found.neurons]),
-        ("What was found", found.text()),
+        ("What was found", "\n\n".join(found.findings())),
         ("What the earlier names are worth (nats)", found.worth),
         ("Heads that carry it", found.heads.head(20)),
         ("The strongest heads together (share of the log-odds that comes back)", found.together),

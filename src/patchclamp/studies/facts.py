@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.stats import t
 
 import patchclamp as pc
 
@@ -67,21 +68,29 @@ class CapitalFacts:
             "published": PUBLISHED,
         }
 
+    def findings(self) -> list[str]:
+        """What was found, in sentences."""
+        total = self.average.total_effect().values
+        half = float(t.ppf(0.975, len(total) - 1) * total.std(ddof=1)) / np.sqrt(len(total))
+        third = self.control.iloc[len(self.control) // 3]
+        return [
+            f"{self.model}: {len(self.known)} capitals that it knows; average total effect {total.mean():.3f} ± {half:.3f}.",
+            f"Control, the stream after layer {int(third['layer'])} at the last subject token: restored from the own clean run it "
+            f"brings {third[EFFECTS[0]]:+.3f} of the capital's probability, from another country's {third[EFFECTS[1]]:+.3f}; that "
+            f"country's capital gains {third[EFFECTS[2]]:+.3f}.",
+            "ROME on GPT-2 XL, about 1,000 facts of many relations: average total effect 0.186; at the last subject token the state of "
+            "layer 15 (of 48) 0.087, MLPs 0.066, attention 0.016.",
+        ]
+
     def text(self) -> str:
         """What was found, for a terminal."""
-        total = self.average.total_effect().values
-        half = 1.96 * float(total.std(ddof=1)) / np.sqrt(len(total))
-        shown = self.control.iloc[:: max(1, len(self.control) // 6)]
-        return "\n".join([
-            f"{self.model}: {len(self.known)} capitals that it knows; average total effect {total.mean():.3f} +- {half:.3f}",
-            self.table().to_string(index=False, float_format=lambda value: f"{value:.3f}"),
-            "",
-            "Control: the residual stream at the last subject token, restored from the own clean run or from another country's",
-            shown[["layer", *EFFECTS]].to_string(index=False, float_format=lambda value: f"{value:.3f}"),
-            "",
-            "ROME on GPT-2 XL, about 1,000 facts of many relations: average total effect 0.186; at the last subject token the",
-            "state of layer 15 (of 48) 0.087, MLPs 0.066, attention 0.016.",
-        ])  # fmt: skip
+        shown = self.control.iloc[:: max(1, len(self.control) // 6)][["layer", *EFFECTS]]
+        tables = {"Largest average effects, with 95 % intervals": self.table(), "Control by layer": shown}
+        drawn = [
+            f"\n{title}\n{table.to_string(index=False, float_format=lambda value: f'{value:.3f}')}"
+            for title, table in tables.items()
+        ]
+        return "\n".join([*self.findings(), *drawn])
 
 
 def known_capitals(model: pc.Model, template: str = TEMPLATE, most: int | None = None) -> pd.DataFrame:
@@ -209,7 +218,7 @@ def _save(found: CapitalFacts, out: Path) -> None:
         table.to_csv(out / f"{name}.csv", index=False)
     contents = [
         ("The experiment", __doc__.split("\n\n", 1)[1]),
-        ("What was found", found.text()),
+        ("What was found", "\n\n".join(found.findings())),
         ("Largest effects", found.table()),
         ("Average", found.average),
         ("Control: another country's state", found.control),
