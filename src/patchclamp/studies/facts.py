@@ -78,8 +78,8 @@ class CapitalFacts:
             f"Control, the stream after layer {int(third['layer'])} at the last subject token: restored from the own clean run it "
             f"brings {third[EFFECTS[0]]:+.3f} of the capital's probability, from another country's {third[EFFECTS[1]]:+.3f}; that "
             f"country's capital gains {third[EFFECTS[2]]:+.3f}.",
-            "ROME on GPT-2 XL, about 1,000 facts of many relations: average total effect 0.186; at the last subject token the state of "
-            "layer 15 (of 48) 0.087, MLPs 0.066, attention 0.016.",
+            "ROME on GPT-2 XL, about 1,000 facts of many relations: average total effect 0.186; at the last subject token the "
+            "state of layer 15 (of 48) 0.087, MLPs 0.066, attention 0.016.",
         ]
 
     def text(self) -> str:
