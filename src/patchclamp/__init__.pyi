@@ -23,6 +23,7 @@ from .interventions.edits import MeanAblate as MeanAblate
 from .interventions.edits import Noise as Noise
 from .interventions.edits import Patch as Patch
 from .interventions.edits import ProjectOut as ProjectOut
+from .interventions.edits import RankOne as RankOne
 from .interventions.edits import Reflect as Reflect
 from .interventions.edits import Rotate as Rotate
 from .interventions.edits import Scale as Scale
