@@ -1,5 +1,6 @@
 # The public names: the one page that says what patchclamp offers, and where each name lives.
 from . import catalogue as catalogue
+from . import rewriting as rewriting
 from . import tracing as tracing
 from .core.errors import AssetError as AssetError
 from .core.errors import BudgetError as BudgetError
@@ -63,6 +64,7 @@ from .model import load as load
 from .model import wrap as wrap
 from .repeating import repeat as repeat
 from .reports.composed import report as report
+from .rewriting.result import Rewrite as Rewrite
 from .tracing.attribution import Attribution as Attribution
 from .tracing.neurons import Neurons as Neurons
 from .tracing.trace import Trace as Trace

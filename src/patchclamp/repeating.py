@@ -98,6 +98,13 @@ def _trace(model: Model, prompts: Any, said: dict[str, Any]) -> Result:
     return model.causal_trace(prompts, **_traced(said), **own)
 
 
+def _rewrite(model: Model, prompts: Any, said: dict[str, Any]) -> Result:
+    given = {name: value for name, value in said.items() if name not in ("target", "subject")}
+    given["prefixes"] = given["prefixes"] if isinstance(given["prefixes"], int) else list(given["prefixes"])
+    subject = said["subject"] if isinstance(said["subject"], str) else list(said["subject"])
+    return model.rewrite_fact(prompts, subject, said["target"], **given)
+
+
 def _neurons(model: Model, prompts: Any, said: dict[str, Any]) -> Result:
     return model.neuron_importances(prompts, **_traced(said), top=said["top"], verify=said["verify"])
 
@@ -112,4 +119,5 @@ _MAKERS = {
     "attribution": _attribution,
     "trace": _trace,
     "neurons": _neurons,
+    "rewrite": _rewrite,
 }

@@ -28,6 +28,7 @@ KINDS: dict[str, Kind] = {
     ),
     "trace": Kind("tracing.trace:Trace", "figures.trace:figure", "reports.trace:parts"),
     "attribution": Kind("tracing.attribution:Attribution", "figures.grid:figure", "reports.attribution:parts"),
+    "rewrite": Kind("rewriting.result:Rewrite", "figures.rewrite:figure", "reports.rewrite:parts"),
     "neurons": Kind("tracing.neurons:Neurons", "figures.neurons:figure", "reports.neurons:parts"),
 }
 

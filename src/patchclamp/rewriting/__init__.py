@@ -1,0 +1,10 @@
+"""Rewriting what a model knows: one fact, in one weight matrix."""
+
+from patchclamp.rewriting.covariance import Covariance as Covariance
+from patchclamp.rewriting.covariance import covariance as covariance
+from patchclamp.rewriting.covariance import covariances as covariances
+from patchclamp.rewriting.scores import Fact as Fact
+from patchclamp.rewriting.scores import score as score
+from patchclamp.rewriting.scores import summary as summary
+
+__all__ = ["Covariance", "Fact", "covariance", "covariances", "score", "summary"]

@@ -28,6 +28,7 @@ from patchclamp.rewriting.value import TERMS, Search, search
 if TYPE_CHECKING:
     import xarray as xr
 
+RIDGE = 1e-3
 IDENTITY = "identity"
 """In place of a covariance: every direction counts the same. A control."""
 Moment = Covariance | str
@@ -86,7 +87,7 @@ def rewrite_fact(
     layer: int | None = None,
     true: str | int | None = None,
     covariance: Moment = "gutenberg",
-    ridge: float = 1e-3,
+    ridge: float = RIDGE,
     prefixes: int | Sequence[Any] = 5,
     essence: str | None = "{} is a",
     seed: int = 0,

@@ -97,7 +97,7 @@ def search(
             raise ModelError(f"the search for a value met a loss of {loss.item()} at step {step}; is the model in half precision?")
         said: tuple[Any, ...] = (loss, nll, divergence, decay, logits[:contexts, target].exp().mean(), shift.change.norm())
         for name, item in zip(TERMS, said, strict=True):
-            curve[name].append(float(item))
+            curve[name].append(float(item.detach()))
         if step == how.steps or float(nll) < how.enough:
             break
         (shift.change.grad,) = torch.autograd.grad(loss, [shift.change])
