@@ -22,7 +22,7 @@ from patchclamp.models.opened import OpenModel
 from patchclamp.rewriting.projection import Projection
 
 FORMAT_VERSION = 1
-TOKENS, CONTEXT = 50_000, 256
+TOKENS, CONTEXT = 20_000, 256
 """How many tokens the moment is taken over, and how many a forward pass reads at once."""
 PASSAGE = 2000
 """Characters of one passage of a book."""

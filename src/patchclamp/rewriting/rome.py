@@ -111,7 +111,8 @@ def rewrite_fact(
         change, curve = search(tail, len(said.contexts), said.target, value, settings, bar.advance)
     update = rank_one(projection.matrix, key, change, key if moment is None else moment.solve(key, ridge))
     record, tensors = evidence(
-        model, [said.contexts[0].prompt], layer=projection.layer, target=said.target, true=true, subject=list(said.where),
+        model, [said.contexts[0].prompt], layer=projection.layer, target=said.target, true=true,
+        subject=subject if isinstance(subject, str) else list(said.where),
         covariance=covariance, ridge=ridge, prefixes=prefixes, essence=said.essence, seed=seed, **asdict(settings),
     )  # fmt: skip
     others = [said.target, said.true]
