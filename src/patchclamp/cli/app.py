@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from patchclamp import __version__
-from patchclamp.cli import assets, attribute, generate, lens, patch, repeat, run, sites, study, sweep, top, trace
+from patchclamp.cli import assets, attribute, edit, generate, lens, patch, repeat, run, sites, study, sweep, top, trace
 from patchclamp.core.errors import InputError, PatchclampError, unknown
 
 OK, FAILED, MISUSED = 0, 1, 2
@@ -28,6 +28,7 @@ app = App(
 for verb in (sites, top, run, sweep, patch, lens, trace, attribute, generate, repeat):
     app.command(verb.command)
 app.command(assets.app)
+app.command(edit.app)
 app.command(study.app)
 
 

@@ -98,7 +98,7 @@ def search(
         said: tuple[Any, ...] = (loss, nll, divergence, decay, logits[:contexts, target].exp().mean(), shift.change.norm())
         for name, item in zip(TERMS, said, strict=True):
             curve[name].append(float(item.detach()))
-        if step == how.steps or float(nll) < how.enough:
+        if step == how.steps or float(nll.detach()) < how.enough:
             break
         (shift.change.grad,) = torch.autograd.grad(loss, [shift.change])
         optimizer.step()
