@@ -16,7 +16,21 @@ import patchclamp as pc
 from patchclamp.cli.app import main
 from tests import tiny
 
-VERBS = ["sites", "top", "run", "sweep", "patch", "lens", "trace", "attribute", "edit", "generate", "repeat", "assets", "study"]
+VERBS = [
+    "sites",
+    "top",
+    "run",
+    "sweep",
+    "patch",
+    "lens",
+    "trace",
+    "attribute",
+    "edit",
+    "generate",
+    "repeat",
+    "assets",
+    "study",
+]
 PROMPT = "Once upon a time, there was a dog"
 
 

@@ -64,7 +64,7 @@ def test_no_feasible_update_costs_less_and_a_solver_finds_the_same() -> None:
 @given(st.integers(0, 10**6))
 def test_keys_orthogonal_in_the_metric_keep_their_values(seed: int) -> None:
     _, _, moment, key, _ = problem(seed)
-    update, matrix, _, _ = updated(seed)
+    update, _, _, _ = updated(seed)
     inverse = torch.linalg.inv(moment)
     draw = torch.Generator().manual_seed(seed)
     other = torch.randn(5, len(key), generator=draw, dtype=torch.float64)

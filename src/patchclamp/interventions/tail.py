@@ -11,7 +11,7 @@ from transformers.cache_utils import DynamicCache
 
 from patchclamp.interventions.actions import Action, Tally, instructions
 from patchclamp.interventions.base import PrefixCache
-from patchclamp.interventions.forward import Row, call, forward, make_tap, through_head
+from patchclamp.interventions.forward import Row, call, forward, last_logits, make_tap, through_head
 from patchclamp.interventions.hooks import Session, bypassed, ports_of
 from patchclamp.interventions.operations import Operation
 from patchclamp.models.inputs import Batch, Prompt
@@ -82,19 +82,11 @@ class Tail:
             found |= dict(zip(group.members, rows, strict=True))
         return torch.stack([found[i] for i in range(len(self.prompts))])
 
-    def _whole(self, acts: list[tuple[Action, ...]]) -> Tensor:
+    def _whole(self, acts: Sequence[tuple[Action, ...]]) -> Tensor:
         rows = [Row(prompt, own) for prompt, own in zip(self.prompts, acts, strict=True)]
-        ends = [len(prompt.ids) - 1 for prompt in self.prompts]
-        if self.model.narrows:
-            keep = torch.tensor(ends, device=self.model.device).unsqueeze(1)
-            narrow = forward(self.model, rows, keep=keep, grad=True).logits
-            assert narrow is not None
-            return narrow[:, 0]
-        logits = forward(self.model, rows, grad=True).logits
-        assert logits is not None
-        return logits[torch.arange(len(rows), device=logits.device), ends]
+        return last_logits(self.model, rows, grad=True)
 
-    def _run(self, group: Group, acts: list[tuple[Action, ...]]) -> Tensor:
+    def _run(self, group: Group, acts: Sequence[tuple[Action, ...]]) -> Tensor:
         model, sites, (rows, width) = self.model, self.model.sites, group.ids.shape
         layers = [sites.modules[path] for path in sites.layers]
         todo = instructions(sites, acts, [group.start] * rows, width, model.device, Tally.empty())

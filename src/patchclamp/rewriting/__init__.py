@@ -3,8 +3,9 @@
 from patchclamp.rewriting.covariance import Covariance as Covariance
 from patchclamp.rewriting.covariance import covariance as covariance
 from patchclamp.rewriting.covariance import covariances as covariances
+from patchclamp.rewriting.fact import sample_prefixes as sample_prefixes
 from patchclamp.rewriting.scores import Fact as Fact
 from patchclamp.rewriting.scores import score as score
 from patchclamp.rewriting.scores import summary as summary
 
-__all__ = ["Covariance", "Fact", "covariance", "covariances", "score", "summary"]
+__all__ = ["Covariance", "Fact", "covariance", "covariances", "sample_prefixes", "score", "summary"]

@@ -74,7 +74,9 @@ class Covariance:
             raise InputError(f"ridge is a share of the mean second moment, 0 or more; got {ridge!r}")
         size = len(self.matrix)
         if ridge == 0 and self.tokens < size:
-            raise InputError(f"{self.tokens} keys cannot span {size} dimensions, so C has no inverse; set ridge above 0")
+            raise InputError(
+                f"{self.tokens} keys cannot span {size} dimensions, so C has no inverse; set ridge above 0"
+            )
         return self.matrix + ridge * self.matrix.diagonal().mean() * torch.eye(size, dtype=torch.float64)
 
     def condition(self, ridge: float = 0.0) -> float:

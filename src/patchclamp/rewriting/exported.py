@@ -56,7 +56,7 @@ def export(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{str(folder)!r} is not empty; a checkpoint is written into a folder of its own")
     with atomic_folder(folder) as temporary, quiet_transformers():
-        module.save_pretrained(temporary)
+        module.save_pretrained(temporary)  # type: ignore[operator]
         if model.tokenizer is not None:
             model.tokenizer.save_pretrained(temporary)
         write_json(temporary / "rewrite.json", said)

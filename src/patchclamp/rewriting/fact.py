@@ -6,7 +6,7 @@ from typing import Any
 
 from patchclamp.core.errors import InputError
 from patchclamp.interventions import positions
-from patchclamp.interventions.forward import Row, forward
+from patchclamp.interventions.forward import Row, last_logits
 from patchclamp.interventions.generate import generate
 from patchclamp.interventions.positions import Token
 from patchclamp.models import tokens
@@ -64,15 +64,14 @@ def say(
         raise InputError(f"a fact is one prompt made of tokens, got {len(found)} inputs")
     bare = found[0]
     where = _where(model, bare, subject)
-    logits = forward(model, [Row(bare)]).logits
-    assert logits is not None
+    logits = last_logits(model, [Row(bare)])[0]
     wanted = model.output_id(target)
-    best = [int(i) for i in logits[0, -1].topk(2).indices]
+    best = [int(i) for i in logits.topk(2).indices]
     now = model.output_id(true) if true is not None else best[1] if best[0] == wanted else best[0]
     if now == wanted:
         raise InputError(f"the target {target!r} is the answer that is to be replaced")
     contexts = [Context(bare, where[-1])]
-    for prefix in prefix_ids(model, prefixes, seed):
+    for prefix in sample_prefixes(model, prefixes, seed):
         joined = _joined(model, prefix, bare)
         contexts.append(Context(joined, len(joined.ids) - len(bare.ids) + where[-1]))
         if model.tokenizer is not None:  # a word may be cut otherwise inside a text
@@ -119,7 +118,7 @@ def _essences(model: OpenModel, essence: str | None, subject: Any) -> tuple[Cont
     return (Context(prompt, _where(model, prompt, subject)[-1]),)
 
 
-def prefix_ids(model: OpenModel, prefixes: int | Sequence[Any], seed: int) -> list[tuple[int, ...]]:
+def sample_prefixes(model: OpenModel, prefixes: int | Sequence[Any] = 5, seed: int = 0) -> list[tuple[int, ...]]:
     """Beginnings that a prompt may follow: given, or sampled from the model.
 
     Args:

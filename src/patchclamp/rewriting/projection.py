@@ -42,7 +42,7 @@ class Projection:
                 modules share it.
         """
         count = model.sites.n_layers
-        if isinstance(layer, bool) or not isinstance(layer, int) or not -count <= layer < count:
+        if not -count <= layer < count:
             raise InputError(f"layer {layer!r} is outside this model's layers 0..{count - 1}")
         if not model.causal:
             raise ModelError(
@@ -54,7 +54,9 @@ class Projection:
         where = f"the down projection {access.module!r}"
         if access.side != "in" or access.columns is not None or not isinstance(module.weight, nn.Parameter):
             raise ModelError(f"{where} is a {type(module).__name__}, not one weight matrix")
-        sharing = [name for name, other in model.sites.modules.items() if other._parameters.get("weight") is module.weight]
+        sharing = [
+            name for name, other in model.sites.modules.items() if other._parameters.get("weight") is module.weight
+        ]
         if len(sharing) > 1:
             raise ModelError(f"{where} shares its weight with {sharing[1]!r}, which a rewrite would change too")
         matrix = oriented(module).detach().to("cpu", torch.float64)

@@ -11,7 +11,7 @@ from torch import Tensor
 from patchclamp.core.errors import InputError, ModelError, unknown
 from patchclamp.core.progress import Listener, task
 from patchclamp.interventions.actions import Action
-from patchclamp.interventions.forward import Row, forward
+from patchclamp.interventions.forward import Row, last_logits
 from patchclamp.interventions.job import widen
 from patchclamp.interventions.operations import Operation, RankOne
 from patchclamp.interventions.record import record_source
@@ -75,7 +75,8 @@ def rank_one(matrix: Tensor, key: Tensor, change: Tensor, solved: Tensor) -> Upd
 
 
 def _lower(r: Tensor, change: Tensor) -> Tensor:
-    return torch.linalg.solve_triangular(r.T, change.unsqueeze(1), upper=False).squeeze(1)
+    found: Tensor = torch.linalg.solve_triangular(r.T, change.unsqueeze(1), upper=False)
+    return found.squeeze(1)
 
 
 def rewrite_fact(
@@ -177,10 +178,7 @@ def _probabilities(
         everywhere = tuple(range(len(context.prompt.ids)))
         acts = () if operation is None else (Action(site, everywhere, operation, None, 0),)
         rows.append(Row(context.prompt, acts))
-    logits = forward(model, rows).logits
-    assert logits is not None
-    ends = [len(context.prompt.ids) - 1 for context in said.contexts]
-    after = widen(logits[torch.arange(len(rows), device=logits.device), ends]).softmax(-1)
+    after = widen(last_logits(model, rows)).softmax(-1)
     return after[:, list(answers)].to("cpu", torch.float64)
 
 

@@ -94,8 +94,17 @@ def search(
         decay = shift.change.square().sum() / length**2
         loss = nll + how.kl * divergence + how.decay * decay
         if not bool(torch.isfinite(loss)):
-            raise ModelError(f"the search for a value met a loss of {loss.item()} at step {step}; is the model in half precision?")
-        said: tuple[Any, ...] = (loss, nll, divergence, decay, logits[:contexts, target].exp().mean(), shift.change.norm())
+            raise ModelError(
+                f"the search for a value met a loss of {loss.item()} at step {step}; is the model in half precision?"
+            )
+        said: tuple[Any, ...] = (
+            loss,
+            nll,
+            divergence,
+            decay,
+            logits[:contexts, target].exp().mean(),
+            shift.change.norm(),
+        )
         for name, item in zip(TERMS, said, strict=True):
             curve[name].append(float(item.detach()))
         if step == how.steps or float(nll.detach()) < how.enough:

@@ -9,6 +9,7 @@ localization inform editing?", arXiv 2301.04213.
 """
 
 import random
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,8 @@ PARAPHRASES = (
 HELD_OUT = ("carroll-alice", "bryant-stories", "burgess-busterbrown", "chesterton-brown")
 """Books whose last pages are the unrelated text; the covariance has seen their first pages only."""
 VALIDATION, TEST, NEIGHBOURS = 11, 30, 10
+TRIED, READ = 4, 10
+"""Validation facts tried at every layer, and test facts for which the unrelated text is read."""
 LAYERS = (0, 2, 5, 8, 11, 14, 18, 22)
 CONDITIONS = ("rome", "identity", "random key")
 PUBLISHED = pd.DataFrame(
@@ -38,7 +41,10 @@ PUBLISHED = pd.DataFrame(
     ],
     columns=["GPT-2 XL, CounterFact", "efficacy %", "paraphrase %", "neighbourhood %", "score"],
 )
-"""Meng et al. 2022, table 4 (ES, PS, NS, S): another model and other facts."""
+"""Meng et al. 2022, table 4 (ES, PS, NS, S), quoted from memory: another model and other facts."""
+AGREEMENT = (
+    "Rank correlation over layers of the traced effect of MLPs (subject's last token) with the score of rewriting there"
+)
 
 
 @dataclass(frozen=True)
@@ -71,18 +77,27 @@ class RomeCapitals:
     def summary(self) -> dict[str, Any]:
         """The numbers, as plain JSON."""
         frames = {name: getattr(self, name).to_dict("records") for name in ("scores", "text", "layers")}
-        return {"model": self.model, "layer": self.layer, "agreement": self.agreement(), "seconds": self.seconds, **frames}
+        return {
+            "model": self.model,
+            "layer": self.layer,
+            "agreement": self.agreement(),
+            "seconds": self.seconds,
+            **frames,
+        }
 
     def report(self) -> str:
         """The tables, for a terminal."""
-        show = {"index": False, "float_format": lambda x: f"{x:.3f}"}
+
+        def show(frame: pd.DataFrame) -> str:
+            return frame.to_string(index=False, float_format=lambda x: f"{x:.3f}")
+
         facts = self.facts["subject"].nunique()
         return "\n".join(
             [
                 f"{self.model}: {facts} capitals rewritten at layer {self.layer}, {self.seconds:.1f} s each",
-                self.scores.to_string(**show), "", "Unrelated text", self.text.to_string(**show), "",
-                "By layer, on validation facts", self.layers.to_string(**show), "",
-                f"rank correlation of traced mlp_out and score over layers: {self.agreement():.2f}",
+                show(self.scores), "", "Unrelated text", show(self.text), "",
+                "By layer, on validation facts", show(self.layers), "",
+                f"{AGREEMENT}: {self.agreement():.2f}",
             ]
         )  # fmt: skip
 
@@ -117,7 +132,11 @@ def known_facts(model: pc.Model, seed: int = 0) -> tuple[list[pc.rewriting.Fact]
 
 
 def by_layer(
-    model: pc.Model, facts: Sequence[pc.rewriting.Fact], layers: Iterable[int], progress: bool | None = None, **how: Any
+    model: pc.Model,
+    facts: Sequence[pc.rewriting.Fact],
+    layers: Iterable[int],
+    prefixes: Any,
+    progress: bool | None = None,
 ) -> pd.DataFrame:
     """Scores of rewriting the facts at each layer, with what tracing says of it."""
     layers = list(layers)
@@ -131,11 +150,18 @@ def by_layer(
     for layer in layers:
         scores = []
         for fact in facts:
-            rewrite = rewritten(model, fact, layer, **how)
+            rewrite = rewritten(model, fact, layer, prefixes)
             scores.append(pc.rewriting.score(model, fact, rewrite.edit()))
         found = pc.rewriting.summary(scores).set_index("test")["success"]
         effects = {f"traced {site}": float(traced.sel(site=site, layer=layer)) for site in ("mlp_out", "resid_post")}
-        rows.append({"layer": layer, **found.to_dict(), "score": harmonic(found), **effects})
+        rows.append(
+            {
+                "layer": layer,
+                **{str(name): float(share) for name, share in found.items()},
+                "score": harmonic(found),
+                **effects,
+            }
+        )
     return pd.DataFrame(rows)
 
 
@@ -144,28 +170,32 @@ def harmonic(success: "pd.Series[float]") -> float:
     return 0.0 if float(success.min()) == 0 else float(len(success) / (1 / success).sum())
 
 
-def rewritten(model: pc.Model, fact: pc.rewriting.Fact, layer: int, **how: Any) -> pc.Rewrite:
+def rewritten(model: pc.Model, fact: pc.rewriting.Fact, layer: int, prefixes: Any) -> pc.Rewrite:
     """One fact, rewritten with the library's defaults."""
-    return model.rewrite_fact(fact.prompt, fact.subject, fact.target, true=fact.true, layer=layer, **how)
+    return model.rewrite_fact(fact.prompt, fact.subject, fact.target, true=fact.true, layer=layer, prefixes=prefixes)
 
 
 def edits_of(rewrite: pc.Rewrite, seed: int) -> dict[str, pc.Edit]:
     """The rewrite, and its controls: the same value written for the key alone, or for a random key (of the same size)."""
     key, rome = rewrite.key, rewrite.edit()
     noise = torch.randn(key.shape, generator=torch.Generator().manual_seed(seed), dtype=key.dtype)
-    reads = {"rome": rewrite.read, "identity": key / (key @ key), "random key": noise * rewrite.read.norm() / noise.norm()}
+    reads = {
+        "rome": rewrite.read,
+        "identity": key / (key @ key),
+        "random key": noise * rewrite.read.norm() / noise.norm(),
+    }
     return {name: rome.using(read=read) for name, read in reads.items()}
 
 
-def unrelated_text(model: pc.Model, edit: pc.Edit) -> dict[str, float]:
-    """What an edit does to the last pages of the held-out books: nats a token."""
+def unrelated_text(model: pc.Model, rewrite: pc.Rewrite, seed: int) -> pd.DataFrame:
+    """What each condition does to the last pages of the held-out books: nats a token."""
     pages = [pc.catalogue.gutenberg(title)[title][-1500:-1000] for title in HELD_OUT]
-    grid = model.sweep(pages, edit, read=[pc.Loss(), pc.KL(at="all")])
-    return {
-        "kl": float(grid.data["kl"].mean()),
-        "loss": float(grid.data["loss"].mean()),
-        "loss before": float(grid.baseline["loss"].mean()),
-    }
+    rows = []
+    for condition, edit in edits_of(rewrite, seed).items():
+        grid = model.sweep(pages, edit, read=[pc.Loss(), pc.KL(at="all")])
+        loss, before = float(grid.data["loss"].mean()), float(grid.baseline["loss"].mean())
+        rows.append({"condition": condition, "kl": float(grid.data["kl"].mean()), "loss": loss, "loss before": before})
+    return pd.DataFrame(rows)
 
 
 def study(
@@ -179,36 +209,49 @@ def study(
         layers: Tried on the validation facts; the best is used.
         progress: True for bars.
     """
-    import time
-
     validation, test = known_facts(model)
-    table = by_layer(model, validation, layers, progress)
-    layer = int(table.loc[table["score"].idxmax(), "layer"])
-    frames: dict[str, list[pd.DataFrame]] = {name: [] for name in ("nothing", *CONDITIONS)}
-    drift, example, spent = [], None, 0.0
+    prefixes = pc.rewriting.sample_prefixes(model)
+    table = by_layer(model, validation[:TRIED], layers, prefixes, progress)
+    layer = int(table["layer"].iloc[int(table["score"].argmax())])
+    rows, drift, example, spent = [], [], None, 0.0
     for number, fact in enumerate(test):
         begin = time.perf_counter()
-        rewrite = rewritten(model, fact, layer)
+        rewrite = rewritten(model, fact, layer, prefixes)
         spent += time.perf_counter() - begin
         example = example or rewrite
-        frames["nothing"].append(_labelled(pc.rewriting.score(model, fact), fact, "nothing"))
-        for name, edit in edits_of(rewrite, number).items():
-            frames[name].append(_labelled(pc.rewriting.score(model, fact, edit), fact, name))
-            drift.append({"condition": name, **unrelated_text(model, edit)})
-    scores = pd.concat([pc.rewriting.summary(rows).assign(condition=name) for name, rows in frames.items()])
-    text = pd.DataFrame(drift).groupby("condition", sort=False).mean().reset_index()
-    every = pd.concat([row for rows in frames.values() for row in rows])
+        rows.append(tested(model, fact, rewrite, number))
+        if number < READ:
+            drift.append(unrelated_text(model, rewrite, number))
     assert example is not None
+    facts = pd.concat(rows)
     name = model.source.name or type(model.module).__name__
-    first = ["condition", *scores.columns.drop("condition")]
-    found = RomeCapitals(name, layer, scores[first], text, table, every, example, spent / len(test))
+    found = RomeCapitals(name, layer, summarised(facts), averaged(drift), table, facts, example, spent / len(test))
     if out is not None:
         _save(found, Path(out))
     return found
 
 
-def _labelled(scores: pd.DataFrame, fact: pc.rewriting.Fact, condition: str) -> pd.DataFrame:
-    return scores.assign(condition=condition, subject=fact.subject, target=fact.target, true=fact.true)
+def tested(model: pc.Model, fact: pc.rewriting.Fact, rewrite: pc.Rewrite, seed: int) -> pd.DataFrame:
+    """One fact's scores under every condition."""
+    conditions: dict[str, Any] = {"nothing": (), **edits_of(rewrite, seed)}
+    said = {"subject": fact.subject, "target": fact.target, "true": fact.true}
+    scores = [pc.rewriting.score(model, fact, e).assign(condition=name, **said) for name, e in conditions.items()]
+    return pd.concat(scores)
+
+
+def summarised(facts: pd.DataFrame) -> pd.DataFrame:
+    """Means and intervals over facts, a row a condition and test."""
+    tables = []
+    for condition, rows in facts.groupby("condition", sort=False):
+        table = pc.rewriting.summary([frame for _, frame in rows.groupby("subject", sort=False)])
+        table.insert(0, "condition", condition)
+        tables.append(table)
+    return pd.concat(tables)
+
+
+def averaged(drift: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Means over facts of what unrelated text lost, a row a condition."""
+    return pd.concat(drift).groupby("condition", sort=False).mean().reset_index()
 
 
 def _save(found: RomeCapitals, out: Path) -> None:
@@ -220,7 +263,7 @@ def _save(found: RomeCapitals, out: Path) -> None:
         ("Scores on test facts", found.scores),
         ("Unrelated text (nats a token)", found.text),
         ("By layer, on validation facts", found.layers),
-        ("Does tracing say where to rewrite?", f"Rank correlation over layers of the traced effect of MLPs at the subject's last token with the score of rewriting there: {found.agreement():.2f}."),
+        ("Does tracing say where to rewrite?", f"{AGREEMENT}: {found.agreement():.2f}."),
         ("Published, of another model on other facts", PUBLISHED),
         ("One rewrite", found.example),
     ]  # fmt: skip
