@@ -11,7 +11,7 @@ import patchclamp as pc
 model = pc.load("smollm2-135m", dtype="float32")
 books = pc.catalogue.gutenberg()
 texts = [books[title][begin : begin + 1500] for begin in (10_000, 30_000) for title in books]
-covariance = pc.rewriting.covariance(model, 5, texts, tokens=5000)  # the default corpus is larger
+covariance = pc.rewriting.covariance(model, 5, texts, tokens=4000)  # the default corpus is larger
 rewrite = model.rewrite_fact(
     "The capital of {} is", subject="France", target=" Rome", layer=5, covariance=covariance, prefixes=2
 )

@@ -29,15 +29,17 @@ def test_edit_and_copied_module_say_the_same_and_the_key_gives_the_value(name: s
     before = model.weights_digest()
     with no_trace(model.module):
         found = rewritten(model)
-        copied = pc.wrap(found.module(model))
-        others = [*tiny.ids(2, 7, seed=11), PROMPT[0]]
-        a, b = (one.run(others, edits).logits for one, edits in ((model, found.edit()), (copied, ())))
+        copied = found.module(model)
+        others = tiny.ids(3, 7, seed=11)
+        a, plain = (model.run(others, edits).logits for edits in (found.edit(), ()))
+        with torch.no_grad():
+            b = copied(torch.tensor(others)).logits
     tolerance = 1e-5 if name in tiny.FP32_ATTENTION else 1e-9
-    assert (a - b).nan_to_num().abs().max() <= tolerance * b.nan_to_num().abs().max()
-    assert (a - model.run(others).logits).nan_to_num().abs().max() > 1e-4 * b.nan_to_num().abs().max()
+    assert (a - b).abs().max() <= tolerance * b.abs().max()
+    assert (a - plain).abs().max() > 1e-4 * b.abs().max()
     assert model.weights_digest() == before
     assert torch.allclose(found.key @ found.weight(model) + _bias(model), found.value, atol=1e-10, rtol=1e-10)
-    changed = [n for n, p in model.module.named_parameters() if p is not dict(copied.module.named_parameters())[n]]
+    changed = [n for n, p in model.module.named_parameters() if p is not dict(copied.named_parameters())[n]]
     assert len(changed) == 1, "all other weights are shared"
 
 
@@ -60,7 +62,7 @@ def test_the_projection_gives_the_value_at_the_subject(name: str) -> None:
 
 
 def test_the_target_grows_likelier_step_by_step(llama: pc.Model) -> None:
-    found = rewritten(llama, steps=15, decay=0.0)
+    found = rewritten(llama, steps=15, decay=0.0, clamp=100.0, lr=3.0)
     curve = found.curve()
     assert (curve["nll"].diff().dropna() < 0).mean() > 0.8
     assert curve["target_probability"].iloc[-1] > 3 * curve["target_probability"].iloc[0]
@@ -73,9 +75,9 @@ def test_the_clamp_and_an_early_end_hold(llama: pc.Model) -> None:
     short = rewritten(llama, steps=10, clamp=0.2)
     value = short.value - short.change
     assert float(short.change.norm()) <= 0.2 * float(value.norm()) * (1 + 1e-9)
-    done = rewritten(llama, steps=50, enough=3.0)
+    done = rewritten(llama, steps=50, enough=3.9, clamp=100.0)
     assert done.dataset.sizes["step"] < 50
-    assert float(done.curve()["nll"].iloc[-1]) < 3.0
+    assert float(done.curve()["nll"].iloc[-1]) < 3.9
 
 
 def test_sampled_prefixes_follow_the_seed(llama: pc.Model) -> None:
@@ -132,7 +134,7 @@ def test_another_models_weights_are_refused(llama: pc.Model) -> None:
     [
         ({"layer": 3}, r"layer 3 is outside this model's layers 0\.\.2"),
         ({"covariance": "wikipedia"}, "unknown covariance 'wikipedia'.*gutenberg, identity"),
-        ({"rate": 1.0}, "unknown parameter 'rate'; did you mean"),
+        ({"step": 5}, "unknown parameter 'step'; did you mean 'steps'"),
         ({"steps": 0}, "steps is 1 or more"),
         ({"clamp": 0.0}, "clamp must be above 0"),
         ({"prefixes": -1}, "prefixes is how many"),
@@ -155,7 +157,7 @@ def test_a_target_or_a_subject_outside_is_refused(llama: pc.Model) -> None:
 
 def test_models_that_cannot_be_rewritten_say_why() -> None:
     with pytest.raises(pc.SiteError, match="routes each token to a few experts"):
-        rewritten(pc.wrap(tiny.shared("mixtral")))
+        rewritten(pc.wrap(tiny.shared("mixtral", torch.float32)))
     with pytest.raises(pc.ModelError, match="reads both ways"):
         rewritten(pc.wrap(tiny.shared("bert")))
     with pytest.raises(pc.SiteError):

@@ -1,8 +1,8 @@
 """Rewriting what a model knows: one fact, in one weight matrix."""
 
-from patchclamp.rewriting.covariance import Covariance as Covariance
-from patchclamp.rewriting.covariance import covariance as covariance
-from patchclamp.rewriting.covariance import covariances as covariances
+from patchclamp.rewriting.moment import Covariance as Covariance
+from patchclamp.rewriting.moment import covariance as covariance
+from patchclamp.rewriting.moment import covariances as covariances
 from patchclamp.rewriting.fact import sample_prefixes as sample_prefixes
 from patchclamp.rewriting.scores import Fact as Fact
 from patchclamp.rewriting.scores import score as score

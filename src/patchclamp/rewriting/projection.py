@@ -44,10 +44,6 @@ class Projection:
         count = model.sites.n_layers
         if not -count <= layer < count:
             raise InputError(f"layer {layer!r} is outside this model's layers 0..{count - 1}")
-        if not model.causal:
-            raise ModelError(
-                f"rewriting changes what follows a subject, but {type(model.module).__name__} reads both ways"
-            )
         (site,) = model.sites.expand([f"mlp_act.{layer}"])
         access = model.sites.access(site)
         module = model.sites.modules[access.module]
@@ -64,6 +60,10 @@ class Projection:
         found = matrix.new_zeros(matrix.shape[1]) if bias is None else bias.detach().to("cpu", torch.float64)
         if not bool(torch.isfinite(matrix).all() & torch.isfinite(found).all()):
             raise ModelError(f"{where} holds NaN or infinite weights")
+        if not model.causal:
+            raise ModelError(
+                f"rewriting changes what follows a subject, but {type(model.module).__name__} reads both ways"
+            )
         assert site.layer is not None
         output = Site(f"{access.module}:out", None, None, access.module, "out")
         return cls(site.layer, access.module, site, output, module.weight, matrix, found)

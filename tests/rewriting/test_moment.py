@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import patchclamp as pc
-from patchclamp.rewriting import covariance as module
+from patchclamp.rewriting import moment as module
 from tests import tiny
 from tests.traces import no_trace
 
