@@ -22,7 +22,12 @@ rewrite.figure()
 # The model is as it was; the rewrite is an edit. Other words for the same fact follow, other countries do not.
 
 # %%
-prompts = ["The capital of France is", "The capital city of France is", "The capital of Spain is", "The capital of Japan is"]
+prompts = [
+    "The capital of France is",
+    "The capital city of France is",
+    "The capital of Spain is",
+    "The capital of Japan is",
+]
 for name, edits in {"before": [], "after": [rewrite.edit()]}.items():
     top = model.run(prompts, edits, logits="last").top(1)
     print(name, dict(zip(prompts, top["token"], strict=True)))

@@ -19,8 +19,8 @@ from patchclamp.interventions.results import evidence
 from patchclamp.interventions.sources import Source
 from patchclamp.interventions.tail import Tail
 from patchclamp.models.opened import OpenModel
-from patchclamp.rewriting.moment import CORPORA, Covariance, covariance
 from patchclamp.rewriting.fact import Said, say
+from patchclamp.rewriting.moment import CORPORA, Covariance, covariance
 from patchclamp.rewriting.projection import Projection
 from patchclamp.rewriting.result import Rewrite
 from patchclamp.rewriting.value import TERMS, Search, search
