@@ -1,5 +1,6 @@
 # The public names: the one page that says what patchclamp offers, and where each name lives.
 from . import catalogue as catalogue
+from . import rewriting as rewriting
 from . import tracing as tracing
 from .core.errors import AssetError as AssetError
 from .core.errors import BudgetError as BudgetError
@@ -24,6 +25,7 @@ from .interventions.edits import MeanAblate as MeanAblate
 from .interventions.edits import Noise as Noise
 from .interventions.edits import Patch as Patch
 from .interventions.edits import ProjectOut as ProjectOut
+from .interventions.edits import RankOne as RankOne
 from .interventions.edits import Reflect as Reflect
 from .interventions.edits import Rotate as Rotate
 from .interventions.edits import Scale as Scale
@@ -67,6 +69,7 @@ from .model import load as load
 from .model import wrap as wrap
 from .repeating import repeat as repeat
 from .reports.composed import report as report
+from .rewriting.result import Rewrite as Rewrite
 from .tracing.attribution import Attribution as Attribution
 from .tracing.average import TraceAverage as TraceAverage
 from .tracing.heads import HeadScores as HeadScores

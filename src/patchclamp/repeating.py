@@ -130,6 +130,13 @@ def _trace_average(model: Model, prompts: Any, said: dict[str, Any]) -> Result:
     return model.trace_facts(facts, **{name: said[name] for name in names})
 
 
+def _rewrite(model: Model, prompts: Any, said: dict[str, Any]) -> Result:
+    given = {name: value for name, value in said.items() if name not in ("target", "subject")}
+    given["prefixes"] = given["prefixes"] if isinstance(given["prefixes"], int) else list(given["prefixes"])
+    subject = said["subject"] if isinstance(said["subject"], str) else list(said["subject"])
+    return model.rewrite_fact(prompts, subject, said["target"], **given)
+
+
 def _neurons(model: Model, prompts: Any, said: dict[str, Any]) -> Result:
     return model.neuron_importances(prompts, **_traced(said), top=said["top"], verify=said["verify"])
 
@@ -154,4 +161,5 @@ _MAKERS = {
     "trace_average": _trace_average,
     "neurons": _neurons,
     "heads": _heads,
+    "rewrite": _rewrite,
 }

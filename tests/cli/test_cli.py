@@ -32,6 +32,7 @@ VERBS = [
     "trace",
     "attribute",
     "heads",
+    "edit",
     "generate",
     "repeat",
     "assets",

@@ -37,6 +37,7 @@ def _results(model: pc.Model) -> dict[str, Result]:
             [prompts[0]], tiny.ids(1, 6, seed=3), sites="resid_post", read=pc.LogitDifference(5, 9), check=5
         ),
         "heads": model.head_scores(length=4, samples=2, draws=3),
+        "rewrite": model.rewrite_fact([prompts[0]], [1, 2], 9, layer=1, covariance="identity", prefixes=2, steps=4),
         "neurons": model.neuron_importances([prompts[0]], [1, 2], 9, samples=2, top=3),
     }
 

@@ -17,6 +17,7 @@ from patchclamp.cli import (
     assets,
     attribute,
     curves,
+    edit,
     generate,
     heads,
     lens,
@@ -50,6 +51,7 @@ VERBS = (
 for verb in VERBS:
     app.command(verb.command)
 app.command(assets.app)
+app.command(edit.app)
 app.command(study.app)
 
 

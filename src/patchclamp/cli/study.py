@@ -102,6 +102,28 @@ def dursley(
     _tell(found, out, "dursley", {"model": model, "text": text, **options, **opening.as_config()}, as_json)
 
 
+@app.command
+def rome_capitals(
+    *,
+    model: str = "smollm2-135m",
+    out: Path = Path("out/rome-capitals"),
+    opening: Opening = Opening(),  # noqa: B008
+    as_json: Json = False,
+) -> None:
+    """Rewrite the capitals that a model knows, as in ROME, and measure what was learnt and what was broken.
+
+    Args:
+        model: Catalogue name, Hugging Face id or folder.
+        out: Folder for tables, pictures and the report.
+        opening: How to open the model.
+        as_json: Print JSON.
+    """
+    from patchclamp.studies.rome_capitals import study
+
+    found = study(opening.load(model), out)
+    _tell(found, out, "rome-capitals", {"model": model, **opening.as_config()}, as_json)
+
+
 def _tell(found: Any, out: Path, name: str, options: dict[str, Any], as_json: bool) -> None:
     """Leave the command beside what a study found, and print it."""
     command = shlex.join(["patchclamp", *sys.argv[1:]])

@@ -33,6 +33,7 @@ KINDS: dict[str, Kind] = {
     "trace_average": Kind("tracing.average:TraceAverage", "figures.average:figure", "reports.average:parts"),
     "attribution": Kind("tracing.attribution:Attribution", "figures.grid:figure", "reports.attribution:parts"),
     "heads": Kind("tracing.heads:HeadScores", "figures.heads:figure", "reports.heads:parts"),
+    "rewrite": Kind("rewriting.result:Rewrite", "figures.rewrite:figure", "reports.rewrite:parts"),
     "neurons": Kind("tracing.neurons:Neurons", "figures.neurons:figure", "reports.neurons:parts"),
 }
 

@@ -135,6 +135,8 @@ def _about(value: Any) -> Tensor | None:
 
 _READERS: dict[str, Callable[[Any], Any]] = {
     "vector": lambda value: _vector(value, "vector"),
+    "read": lambda value: _vector(value, "read"),
+    "write": lambda value: _vector(value, "write"),
     "directions": _directions,
     "about": _about,
     "source": lambda value: _source(value, "source"),
@@ -191,6 +193,11 @@ def Clamp(
     if low is not None and high is not None and low > high:
         raise EditError(f"pc.Clamp: low {low} is above high {high}")
     return Edit(operations.Clamp(low, high, _directions(directions), _about(about)), site, at, where)
+
+
+def RankOne(read: Any, write: Any, *, site: Any = None, at: Any = "all", where: Where = None) -> Edit:
+    """``x + (x . read) write``, both ``[d]``: what a rank-one change of a weight does, at the input of that weight."""
+    return Edit(operations.RankOne(_vector(read, "read"), _vector(write, "write")), site, at, where)
 
 
 def Noise(std: float, seed: int = 0, *, site: Any = None, at: Any = "all", where: Where = None) -> Edit:

@@ -88,6 +88,15 @@ def forward(
     return Forwarded(found, tally, output)
 
 
+def last_logits(model: OpenModel, rows: Sequence[Row], *, grad: bool = False) -> Tensor:
+    """Logits after each row's last token, ``[row, vocabulary]``; only they pass the head where the model allows it."""
+    ends = torch.tensor([[len(row.prompt.ids) - 1] for row in rows], device=model.device)
+    logits = forward(model, rows, keep=ends if model.narrows else None, grad=grad).logits
+    assert logits is not None
+    model.width_of_logits = logits.shape[-1]
+    return logits[:, 0] if model.narrows else logits[torch.arange(len(rows), device=logits.device), ends[:, 0]]
+
+
 def call(model: OpenModel, batch: Batch, extra: Mapping[str, Any] | None = None) -> Any:
     """Call the user's module on a batch, without a key-value cache where it would make one."""
     kwargs: dict[str, Any] = {**batch.kwargs, **(extra or {})}

@@ -173,6 +173,20 @@ class Reflect(Operation):
 
 
 @dataclass(frozen=True, eq=False)
+class RankOne(Operation):
+    """``x + (x . read) write``: the linear map ``I + write read^T``."""
+
+    read: Float[Tensor, " d"]
+    write: Float[Tensor, " d"]
+
+    @override
+    def __call__(self, x: Vectors) -> Vectors:
+        work = torch.promote_types(x.dtype, torch.float32)
+        read, write = (vector.to(device=x.device, dtype=work) for vector in (self.read, self.write))
+        return x + ((x.to(work) @ read).unsqueeze(-1) * write).to(x.dtype)
+
+
+@dataclass(frozen=True, eq=False)
 class Clamp(Operation):
     """Bound each coordinate, or the coordinates along unit directions, to ``[low, high]``."""
 

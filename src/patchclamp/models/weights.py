@@ -43,13 +43,13 @@ def weight(model: OpenModel, role: str) -> Tensor:
         head = model.module.get_output_embeddings()  # type: ignore[operator]
         if head is None:
             raise SiteError(f"{type(model.module).__name__} has no unembedding")
-        return _oriented(head)
+        return oriented(head)
     if name == "mlp_up":
         return _mlp_up(model, role)
     site = Site.parse(role)
     source = Site(_READ_BY.get(name, name), site.layer)
     access = model.sites.access(source)
-    matrix = _oriented(model.sites.modules[access.module])
+    matrix = oriented(model.sites.modules[access.module])
     if name in _READ_BY:
         return matrix if site.unit is None else _rows(matrix, site.unit, model.sites.access(source).units)
     columns = matrix if access.columns is None else matrix[:, access.columns]
@@ -65,10 +65,11 @@ def _mlp_up(model: OpenModel, role: str) -> Tensor:
         raise SiteError(f"{role!r} needs one layer, as in 'mlp_up.5'")
     site = model.sites.expand([f"mlp_pre.{layers[0]}"])[0]
     assert site.layer is not None
-    return _oriented(model.sites.modules[f"{model.sites.layers[site.layer]}.{path}"])
+    return oriented(model.sites.modules[f"{model.sites.layers[site.layer]}.{path}"])
 
 
-def _oriented(module: nn.Module) -> Tensor:
+def oriented(module: nn.Module) -> Tensor:
+    """A module's weight as ``[d_in, d_out]``, whichever way it is stored; a view."""
     found = getattr(module, "weight", None)
     if not isinstance(found, Tensor) or found.ndim != 2:
         raise SiteError(f"{type(module).__name__} is not one weight matrix")

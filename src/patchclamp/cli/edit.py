@@ -1,0 +1,100 @@
+"""``patchclamp edit fact MODEL PROMPT --subject S --target T``: rewrite a fact in one weight matrix."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import App, Parameter
+from rich.console import Console
+
+from patchclamp.cli.options import Json, Opening, Out
+from patchclamp.cli.output import keep, show
+
+app = App(name="edit", help="Rewrite what a model knows; the model itself stays as it is.")
+
+
+@app.command
+def fact(
+    model: str,
+    prompt: str,
+    *,
+    subject: str,
+    target: str,
+    layer: int | None = None,
+    true: str | None = None,
+    covariance: Literal["gutenberg", "identity"] = "gutenberg",
+    ridge: float = 1e-3,
+    prefixes: int = 5,
+    steps: int = 25,
+    lr: float = 0.5,
+    kl: float = 0.0625,
+    decay: float = 0.05,
+    clamp: float = 4.0,
+    seed: int = 0,
+    try_: Annotated[list[str] | None, Parameter(name="--try", negative="")] = None,
+    out: Out = None,
+    export: Annotated[Path | None, Parameter(help="Folder for a checkpoint of the rewritten model.")] = None,
+    opening: Opening = Opening(),  # noqa: B008
+    as_json: Json = False,
+) -> None:
+    """Give a subject another answer, by an update of rank one in one MLP (ROME).
+
+    Args:
+        model: Catalogue name, Hugging Face id or folder.
+        prompt: The prompt, with {} for the subject or with the subject in it.
+        subject: Its text.
+        target: The new answer, one token with its leading space.
+        layer: Whose MLP; a sixth of the way up by default.
+        true: The answer to be replaced, for the table; the likeliest by default.
+        covariance: Which directions other texts use; identity is a control.
+        ridge: Added to the covariance's diagonal, as a share of its mean.
+        prefixes: Beginnings sampled from the model.
+        steps: Of the search for the new value, at most.
+        lr: Its step.
+        kl: Weight of what the subject is.
+        decay: Weight of the change's size.
+        clamp: Longest change, in lengths of the value.
+        seed: Of the sampling.
+        try_: Another prompt to run before and after; may be repeated.
+        out: Folder to save everything in.
+        export: Folder for a checkpoint of the rewritten model.
+        opening: How to open the model.
+        as_json: Print JSON.
+    """
+    opened = opening.load(model)
+    options: dict[str, Any] = {
+        "layer": layer, "true": true, "covariance": covariance, "ridge": ridge, "prefixes": prefixes, "steps": steps, "lr": lr,
+        "kl": kl, "decay": decay, "clamp": clamp, "seed": seed,
+    }  # fmt: skip
+    found = opened.rewrite_fact(prompt, subject, target, **options)
+    Console(stderr=True, highlight=False, markup=False).print(repr(found))
+    rows = _tried(opened, found, try_ or [])
+    value = {
+        "layer": found.layer,
+        "target": found.record["target"],
+        "true": found.record["true"],
+        "contexts": found.frame().to_dict("records"),
+        "tried": rows,
+        "checks": found.record["checks"],
+    }
+    show(value, as_json=as_json, table=rows, title=f"likeliest next token; layer {found.layer} rewritten")
+    said = {"model": model, "prompt": prompt, "subject": subject, "target": target, "try": try_, "export": export}
+    keep(found, out, "edit.fact", {**said, **options, **opening.as_config()})
+    if export is not None:
+        found.export(opened, export)
+        Console(stderr=True, highlight=False, markup=False).print(f"checkpoint in {export}")
+
+
+def _tried(model: Any, found: Any, others: list[str]) -> list[dict[str, Any]]:
+    """The likeliest token of the prompt, and of others, before and after."""
+    prompts = [found.record["said"], *others]
+    tables = [model.run(prompts, edits, logits="last").top(1) for edits in ((), found.edit())]
+    rows = []
+    for row, prompt in enumerate(prompts):
+        before, after = (table.iloc[row] for table in tables)
+        rows.append(
+            {
+                "prompt": prompt, "before": before["token"], "p before": float(before["probability"]),
+                "after": after["token"], "p after": float(after["probability"]),
+            }
+        )  # fmt: skip
+    return rows

@@ -1,0 +1,244 @@
+"""The uncentred second moment of an MLP's keys over a corpus: which directions other inputs use."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from patchclamp import catalogue
+from patchclamp.core.digest import digest
+from patchclamp.core.errors import InputError, ModelError, unknown
+from patchclamp.core.files import atomic_folder, read_json, write_json
+from patchclamp.core.progress import Listener, task
+from patchclamp.interventions.forward import Row, forward
+from patchclamp.interventions.record import BATCH_TOKENS, batches
+from patchclamp.models.inputs import Prompt
+from patchclamp.models.opened import OpenModel
+from patchclamp.rewriting.projection import Projection
+
+FORMAT_VERSION = 1
+TOKENS, CONTEXT = 20_000, 256
+"""How many tokens the moment is taken over, and how many a forward pass reads at once."""
+PASSAGE = 2000
+"""Characters of one passage of a book."""
+CORPORA = ("gutenberg",)
+
+
+@dataclass(frozen=True, eq=False)
+class Covariance:
+    """``C = E[k k^T]`` of one layer's keys, in float64."""
+
+    matrix: Tensor
+    """``[d_mlp, d_mlp]``."""
+    layer: int
+    tokens: int
+    """How many keys it is the mean of."""
+    corpus: str
+    """Its name in the catalogue, or "texts"."""
+    corpus_digest: str
+    """Of the token ids."""
+    model: str | None
+    weights_sha256: str
+
+    def check(self, model: OpenModel, layer: int, weights: str | None = None) -> None:
+        """Refuse keys of another layer or model.
+
+        Args:
+            model: The model that is to be rewritten.
+            layer: Its layer.
+            weights: The hash of its weights, if it is known already.
+
+        Raises:
+            InputError: With both layers, or both models.
+        """
+        if self.layer != layer:
+            raise InputError(f"the covariance is of layer {self.layer}, not of layer {layer}")
+        if self.weights_sha256 != (weights or model.weights_digest()):
+            raise InputError(
+                f"the covariance was made of {self.model or 'a live model'} with weights {self.weights_sha256[:12]}..., "
+                f"not of this {model.source.name or 'live model'}; make it anew with pc.rewriting.covariance"
+            )
+
+    def damped(self, ridge: float) -> Tensor:
+        """``C + ridge * trace(C) / d * I``.
+
+        Raises:
+            InputError: The ridge is negative, or 0 where C cannot be inverted.
+        """
+        if not ridge >= 0:
+            raise InputError(f"ridge is a share of the mean second moment, 0 or more; got {ridge!r}")
+        size = len(self.matrix)
+        if ridge == 0 and self.tokens < size:
+            raise InputError(
+                f"{self.tokens} keys cannot span {size} dimensions, so C has no inverse; set ridge above 0"
+            )
+        return self.matrix + ridge * self.matrix.diagonal().mean() * torch.eye(size, dtype=torch.float64)
+
+    def condition(self, ridge: float = 0.0) -> float:
+        """Largest over smallest eigenvalue of the damped matrix."""
+        values = torch.linalg.eigvalsh(self.damped(ridge))
+        return float(values[-1] / values[0]) if values[0] > 0 else float("inf")
+
+    def solve(self, key: Tensor, ridge: float) -> Tensor:
+        """``C^-1 k`` of the damped matrix, ``[d_mlp]``."""
+        factor = torch.linalg.cholesky(self.damped(ridge))
+        return torch.cholesky_solve(key.unsqueeze(1), factor).squeeze(1)
+
+    def described(self) -> dict[str, Any]:
+        """Everything but the numbers, as plain JSON."""
+        names = ("layer", "tokens", "corpus", "corpus_digest", "model", "weights_sha256")
+        return {name: getattr(self, name) for name in names}
+
+    def save(self, folder: str | Path) -> Path:
+        """Write ``covariance.json`` and ``covariance.safetensors``; the folder appears complete or not at all."""
+        with atomic_folder(folder) as temporary:
+            save_file({"matrix": self.matrix.contiguous()}, temporary / "covariance.safetensors")
+            write_json(temporary / "covariance.json", {"format_version": FORMAT_VERSION, **self.described()})
+        return Path(folder)
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Self:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            InputError: The folder holds no covariance, or one of a newer format.
+        """
+        path = Path(folder)
+        if not (path / "covariance.json").is_file():
+            raise InputError(f"{str(path)!r} holds no covariance.json")
+        said = read_json(path / "covariance.json")
+        if said.pop("format_version") > FORMAT_VERSION:
+            raise InputError(f"{str(path)!r} has a newer format than this patchclamp reads ({FORMAT_VERSION})")
+        return cls(load_file(path / "covariance.safetensors")["matrix"], **said)
+
+
+def covariance(
+    model: OpenModel,
+    layer: int,
+    corpus: str | Iterable[Any] = "gutenberg",
+    *,
+    tokens: int = TOKENS,
+    context: int = CONTEXT,
+    cache: bool = True,
+    progress: bool | Listener | None = None,
+) -> Covariance:
+    """The second moment of one layer's keys; see :func:`covariances`."""
+    return covariances(model, [layer], corpus, tokens=tokens, context=context, cache=cache, progress=progress)[0]
+
+
+def covariances(
+    model: OpenModel,
+    layers: Sequence[int],
+    corpus: str | Iterable[Any] = "gutenberg",
+    *,
+    tokens: int = TOKENS,
+    context: int = CONTEXT,
+    cache: bool = True,
+    progress: bool | Listener | None = None,
+) -> list[Covariance]:
+    """``C = E[k k^T]`` of the keys (``mlp_act``) of some layers, over a corpus, in one pass and in float64.
+
+    Source: Meng et al. 2022, arXiv 2202.05262, section 3.1 and appendix E.
+
+    Args:
+        model: The model.
+        layers: Whose keys.
+        corpus: ``"gutenberg"`` (passages from each book in turn), or texts or lists of token ids, read until there are
+            enough tokens.
+        tokens: How many keys at most.
+        context: Tokens that a forward pass reads at once; longer texts are cut.
+        cache: Keep it, in the cache of the catalogue, by weights, layer and corpus.
+        progress: True for a bar, a function for events.
+
+    Raises:
+        InputError: An unknown corpus, an empty one, or no such layer.
+        ModelError: The layer's keys are not those of one matrix, or a key is not finite.
+    """
+    projections = [Projection.of(model, layer) for layer in layers]
+    if tokens < 1 or context < 1:
+        raise InputError(f"tokens and context are 1 or more; got {tokens!r} and {context!r}")
+    prompts = list(_chunks(model, _texts(corpus), tokens, context))
+    if not prompts:
+        raise InputError("the corpus is empty: it gives no token")
+    name = corpus if isinstance(corpus, str) else "texts"
+    read, weights = digest([list(prompt.ids) for prompt in prompts]), model.weights_digest()
+    places = {p.layer: _place(weights, p.layer, read) for p in projections}
+    found = {layer: Covariance.open(at) for layer, at in places.items() if cache and (at / "covariance.json").is_file()}
+    missing = [p for p in projections if p.layer not in found]
+    if missing:
+        seen = sum(len(prompt.ids) for prompt in prompts)
+        for layer, matrix in _moments(model, missing, prompts, progress).items():
+            found[layer] = Covariance(matrix, layer, seen, name, read, model.source.name, weights)
+            if cache:
+                found[layer].save(places[layer])
+    return [found[p.layer] for p in projections]
+
+
+def _place(weights: str, layer: int, read: str) -> Path:
+    return catalogue.cache_root() / "covariances" / f"{weights[:16]}-layer{layer}-{read}"
+
+
+def _texts(corpus: str | Iterable[Any]) -> Iterable[Any]:
+    if not isinstance(corpus, str):
+        return corpus
+    if corpus not in CORPORA:
+        raise InputError(unknown("corpus", corpus, CORPORA) + "; or pass a list of texts")
+    return passages(list(catalogue.gutenberg().values()))
+
+
+def passages(books: Sequence[str], size: int = PASSAGE) -> Iterator[str]:
+    """Passages of books in turn, one of each and again, so that any beginning of the corpus has some of every book."""
+    longest = max(map(len, books), default=0)
+    for begin in count(0, size):
+        if begin >= longest:
+            return
+        yield from (book[begin : begin + size] for book in books if begin < len(book))
+
+
+def _chunks(model: OpenModel, texts: Iterable[Any], tokens: int, context: int) -> Iterator[Prompt]:
+    """Rows of at most ``context`` tokens, ``tokens`` in all."""
+    left = tokens
+    for text in texts:
+        prompts = [prompt.ids for prompt in _read(model, text)]
+        for ids in prompts:
+            for begin in range(0, len(ids), context):
+                row = ids[begin : begin + min(context, left)]
+                left -= len(row)
+                yield Prompt(row)
+                if not left:
+                    return
+
+
+def _read(model: OpenModel, text: Any) -> list[Prompt]:
+    """One text, which may be longer than the model's context."""
+    if isinstance(text, str) and model.tokenizer is not None:
+        return [Prompt(tuple(model.tokenizer(text)["input_ids"]))]
+    return model.prompts([text])
+
+
+def _moments(
+    model: OpenModel, projections: Sequence[Projection], prompts: Sequence[Prompt], progress: bool | Listener | None
+) -> dict[int, Tensor]:
+    totals = {p.layer: torch.zeros(len(p.matrix), len(p.matrix), dtype=torch.float64) for p in projections}
+    seen = 0
+    with task("covariance", sum(len(p.ids) for p in prompts), "tokens", show=progress) as bar:
+        for members in batches(prompts, BATCH_TOKENS, model.causal):
+            lengths = [len(prompts[i].ids) for i in members]
+
+            def add(layer: int, value: Tensor, lengths: list[int] = lengths) -> None:
+                keys = torch.cat([row[:n] for row, n in zip(value, lengths, strict=True)]).double().cpu()
+                totals[layer].addmm_(keys.T, keys)
+
+            taps = {p.key_site: lambda value, layer=p.layer: add(layer, value) for p in projections}
+            forward(model, [Row(prompts[i]) for i in members], taps=taps, logits=False)
+            seen += sum(lengths)
+            bar.advance(sum(lengths))
+    for layer, total in totals.items():
+        if not bool(torch.isfinite(total).all()):
+            raise ModelError(f"the keys of layer {layer} are not finite on this corpus")
+    return {layer: total / seen for layer, total in totals.items()}

@@ -1,0 +1,213 @@
+"""Rank-one model editing: one fact, rewritten in one MLP (Meng et al. 2022)."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from patchclamp.core.errors import InputError, ModelError, unknown
+from patchclamp.core.progress import Listener, task
+from patchclamp.interventions.actions import Action
+from patchclamp.interventions.forward import Row, last_logits
+from patchclamp.interventions.job import widen
+from patchclamp.interventions.operations import Operation, RankOne
+from patchclamp.interventions.record import record_source
+from patchclamp.interventions.results import evidence
+from patchclamp.interventions.sources import Source
+from patchclamp.interventions.tail import Tail
+from patchclamp.models.opened import OpenModel
+from patchclamp.rewriting.fact import Said, say
+from patchclamp.rewriting.moment import CORPORA, Covariance, covariance
+from patchclamp.rewriting.projection import Projection
+from patchclamp.rewriting.result import Rewrite
+from patchclamp.rewriting.value import TERMS, Search, search
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+RIDGE = 1e-3
+IDENTITY = "identity"
+"""In place of a covariance: every direction counts the same. A control."""
+Moment = Covariance | str
+
+
+@dataclass(frozen=True, eq=False)
+class Update:
+    """A rank-one update ``W' = W + change read^T``, all float64."""
+
+    key: Tensor
+    read: Tensor
+    change: Tensor
+    write: Tensor
+    """``[d_mlp]``, with ``write @ W = change`` as nearly as the projection allows."""
+    missed: float
+    """How nearly: relative error."""
+
+
+def rank_one(matrix: Tensor, key: Tensor, change: Tensor, solved: Tensor) -> Update:
+    """The smallest update, in the metric of the covariance, that adds a change to what one key gives.
+
+    Of all updates ``D`` with ``k* @ D = change`` this one has the least ``E |k @ D|^2`` over the corpus's keys, and keys with
+    ``k^T C^-1 k* = 0`` keep their values.
+
+    Source: Meng et al. 2022, arXiv 2202.05262, equation 2 and appendix A.
+
+    Args:
+        matrix: ``W``, ``[d_mlp, d_model]``.
+        key: ``k*``, ``[d_mlp]``.
+        change: ``v* - k* @ W``, ``[d_model]``.
+        solved: ``C^-1 k*``, ``[d_mlp]``.
+
+    Raises:
+        ModelError: The key is zero or not finite.
+    """
+    against = float(key @ solved)
+    if not bool(torch.isfinite(key).all()) or not against > 0:
+        raise ModelError(f"the subject's key cannot be rewritten: k^T C^-1 k is {against}")
+    q, r = torch.linalg.qr(matrix)
+    small = r.diagonal().abs().min() <= 1e-12 * r.diagonal().abs().max() or matrix.shape[0] < matrix.shape[1]
+    write = torch.linalg.lstsq(matrix.T, change, driver="gelsd").solution if small else q @ _lower(r, change)
+    missed = float((write @ matrix - change).norm() / change.norm().clamp(min=1e-300))
+    return Update(key, solved / against, change, write, missed)
+
+
+def _lower(r: Tensor, change: Tensor) -> Tensor:
+    found: Tensor = torch.linalg.solve_triangular(r.T, change.unsqueeze(1), upper=False)
+    return found.squeeze(1)
+
+
+def rewrite_fact(
+    model: OpenModel,
+    prompt: Any,
+    subject: Any,
+    target: str | int,
+    *,
+    layer: int | None = None,
+    true: str | int | None = None,
+    covariance: Moment = "gutenberg",
+    ridge: float = RIDGE,
+    prefixes: int | Sequence[Any] = 5,
+    essence: str | None = "{} is a",
+    seed: int = 0,
+    progress: bool | Listener | None = None,
+    **how: Any,
+) -> Rewrite:
+    """Rewrite a fact; see :meth:`patchclamp.Model.rewrite_fact`."""
+    for name in how:
+        if name not in Search.__dataclass_fields__:
+            raise InputError(unknown("parameter", name, Search.__dataclass_fields__))
+    settings = Search(**how)
+    projection = Projection.of(model, _default_layer(model) if layer is None else layer)
+    said = say(model, prompt, subject, target, true, prefixes, essence, seed)
+    moment = _moment(model, projection, covariance, progress)
+    places = [c.subject for c in (*said.contexts, *said.essences)]
+    prompts = [c.prompt for c in (*said.contexts, *said.essences)]
+    key = _key(model, projection, said)
+    value = key @ projection.matrix + projection.bias
+    tail = Tail.record(model, prompts, projection.output_site, projection.layer, places)
+    with task("rewrite", settings.steps, "steps", show=progress) as bar:
+        change, curve = search(tail, len(said.contexts), said.target, value, settings, bar.advance)
+    update = rank_one(projection.matrix, key, change, key if moment is None else moment.solve(key, ridge))
+    record, tensors = evidence(
+        model, [said.contexts[0].prompt], layer=projection.layer, target=said.target, true=true,
+        subject=subject if isinstance(subject, str) else list(said.where),
+        covariance=covariance, ridge=ridge, prefixes=prefixes, essence=said.essence, seed=seed, **asdict(settings),
+    )  # fmt: skip
+    others = [said.target, said.true]
+    record |= {
+        "said": said.contexts[0].prompt.name,
+        "target": model.output_label(said.target),
+        "true": model.output_label(said.true),
+        "contexts": [list(c.prompt.ids) for c in said.contexts],
+        "checks": _checks(projection, update, value, moment, ridge, model),
+    }
+    return Rewrite(_labelled(model, said, others, projection, update, value, curve), record, tensors)
+
+
+def _default_layer(model: OpenModel) -> int:
+    return model.sites.n_layers // 6
+
+
+def _moment(model: OpenModel, projection: Projection, given: Moment, progress: Any) -> Covariance | None:
+    if isinstance(given, Covariance):
+        given.check(model, projection.layer)
+        return given
+    if given == IDENTITY:
+        return None
+    if given not in CORPORA:
+        raise InputError(
+            unknown("covariance", given, (*CORPORA, IDENTITY)) + "; or one made with pc.rewriting.covariance"
+        )
+    return covariance(model, projection.layer, given, progress=progress)
+
+
+def _key(model: OpenModel, projection: Projection, said: Said) -> Tensor:
+    """The mean of the subject's last key over the contexts, ``[d_mlp]`` float64."""
+    prompts = [context.prompt for context in said.contexts]
+    rows = record_source(model, Source(prompts), [projection.key_site])[projection.key_site]
+    keys = [row[context.subject] for row, context in zip(rows, said.contexts, strict=True)]
+    return torch.stack(keys).to("cpu", torch.float64).mean(0)
+
+
+def _checks(
+    projection: Projection, update: Update, value: Tensor, moment: Covariance | None, ridge: float, model: OpenModel
+) -> dict[str, Any]:
+    """What a reader needs to trust the update, as plain numbers."""
+    size = float(update.change.norm() * update.read.norm())
+    return {
+        "projection": projection.key,
+        "of": f"{model.source.name or 'a live model'}, {projection.path}",
+        "update": size / float(projection.matrix.norm()),
+        "change": float(update.change.norm() / value.norm()),
+        "written": update.missed,
+        "covariance": IDENTITY if moment is None else f"of {moment.tokens} tokens of {moment.corpus}",
+        "moment": None if moment is None else moment.described(),
+        "condition": 1.0 if moment is None else moment.condition(ridge),
+    }
+
+
+def _probabilities(
+    model: OpenModel, said: Said, answers: Sequence[int], site: Any, operation: Operation | None
+) -> Tensor:
+    """Of some answers after each context, ``[context, answer]`` float64."""
+    rows = []
+    for context in said.contexts:
+        everywhere = tuple(range(len(context.prompt.ids)))
+        acts = () if operation is None else (Action(site, everywhere, operation, None, 0),)
+        rows.append(Row(context.prompt, acts))
+    after = widen(last_logits(model, rows)).softmax(-1)
+    return after[:, list(answers)].to("cpu", torch.float64)
+
+
+def _labelled(
+    model: OpenModel,
+    said: Said,
+    answers: Sequence[int],
+    projection: Projection,
+    update: Update,
+    value: Tensor,
+    curve: dict[str, list[float]],
+) -> "xr.Dataset":
+    import xarray as xr
+
+    edit = RankOne(update.read, update.write)
+    both = [_probabilities(model, said, answers, projection.key_site, operation) for operation in (None, edit)]
+    variables: dict[str, Any] = {
+        "probability": (("context", "moment", "answer"), torch.stack(both, 1).numpy()),
+        **{name: ("step", np.array(curve[name])) for name in TERMS},
+        "key": ("neuron", update.key.numpy()),
+        "read": ("neuron", update.read.numpy()),
+        "write": ("neuron", update.write.numpy()),
+        "value": ("d", (value + update.change).numpy()),
+        "change": ("d", update.change.numpy()),
+    }
+    coords = {
+        "context": np.array([context.prompt.name for context in said.contexts], dtype=object),
+        "moment": np.array(["before", "after"], dtype=object),
+        "answer": np.array([model.output_label(answer) for answer in answers], dtype=object),
+        "step": np.arange(len(curve["loss"])),
+    }
+    return xr.Dataset(variables, coords=coords)

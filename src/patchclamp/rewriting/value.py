@@ -1,0 +1,117 @@
+"""The value that a rewrite stores: found by gradient, at the output of one layer's MLP."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from patchclamp.core.errors import InputError, ModelError
+from patchclamp.interventions.job import widen
+from patchclamp.interventions.operations import Apply
+from patchclamp.interventions.tail import Tail
+
+TERMS = ("loss", "nll", "kl", "decay", "target_probability", "norm")
+
+
+@dataclass(frozen=True)
+class Search:
+    """How a value is looked for. The defaults were chosen on validation facts of SmolLM2-135M (docs/editing.md)."""
+
+    steps: int = 25
+    """At most; it ends sooner when the target is likely enough."""
+    lr: float = 0.5
+    """Adam's step, in units of the value's root mean square."""
+    kl: float = 0.0625
+    """Weight of the divergence after the essence prompt."""
+    decay: float = 0.05
+    """Weight of the change's squared length, relative to the value's."""
+    clamp: float = 4.0
+    """Longest change, in lengths of the value."""
+    enough: float = 0.05
+    """The search ends when the mean surprisal of the target falls below this (nats)."""
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise InputError(f"steps is 1 or more; got {self.steps!r}")
+        for name in ("lr", "clamp"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"{name} must be above 0; got {getattr(self, name)!r}")
+        for name in ("kl", "decay", "enough"):
+            if not getattr(self, name) >= 0:
+                raise InputError(f"{name} must be 0 or more; got {getattr(self, name)!r}")
+
+
+class Shift(nn.Module):
+    """``x + change``, the change being trained."""
+
+    def __init__(self, like: Tensor) -> None:
+        super().__init__()
+        self.change = nn.Parameter(torch.zeros_like(like))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The shifted vectors."""
+        return x + self.change.to(x.dtype)
+
+
+def search(
+    tail: Tail, contexts: int, target: int, value: Tensor, how: Search, told: Callable[[], None]
+) -> tuple[Tensor, dict[str, list[float]]]:
+    """The change of a value that makes the target likely.
+
+    ``nll + kl * D(edited || unedited) + decay * |change|^2 / |value|^2`` is minimised by Adam, the change being held within
+    a ball. ``nll`` is the mean surprisal of the target over the contexts, ``D`` that of the prompts after them.
+
+    Source: Meng et al. 2022, arXiv 2202.05262, section 3.1, step 2.
+
+    Args:
+        tail: The contexts, and after them the essence prompts, edited at the subject's last token.
+        contexts: How many of the prompts are contexts.
+        target: Token.
+        value: What the projection gives now, ``[d_model]`` float64: the scale of everything.
+        how: Weights, steps and bounds.
+        told: Called after each step.
+
+    Returns:
+        The change ``[d_model]`` in float64, and each step's terms, the last entry being that of the change returned.
+
+    Raises:
+        ModelError: The loss is not a number.
+    """
+    length = float(value.norm())
+    scale = length / value.numel() ** 0.5
+    shift = Shift(value.to(tail.model.device, torch.promote_types(tail.model.dtype, torch.float32)))
+    optimizer = torch.optim.Adam([shift.change], lr=how.lr * scale)
+    curve: dict[str, list[float]] = {name: [] for name in TERMS}
+    before: Tensor | None = None
+    for step in range(how.steps + 1):
+        logits = widen(tail.logits(Apply(shift))).log_softmax(-1)
+        before = logits[contexts:].detach() if before is None else before
+        nll = -logits[:contexts, target].mean()
+        edited = logits[contexts:]
+        divergence = (edited.exp() * (edited - before)).sum(-1).mean() if len(edited) else nll.new_zeros(())
+        decay = shift.change.square().sum() / length**2
+        loss = nll + how.kl * divergence + how.decay * decay
+        if not bool(torch.isfinite(loss)):
+            raise ModelError(
+                f"the search for a value met a loss of {loss.item()} at step {step}; is the model in half precision?"
+            )
+        said: tuple[Any, ...] = (
+            loss,
+            nll,
+            divergence,
+            decay,
+            logits[:contexts, target].exp().mean(),
+            shift.change.norm(),
+        )
+        for name, item in zip(TERMS, said, strict=True):
+            curve[name].append(float(item.detach()))
+        if step == how.steps or float(nll.detach()) < how.enough:
+            break
+        (shift.change.grad,) = torch.autograd.grad(loss, [shift.change])
+        optimizer.step()
+        with torch.no_grad():
+            shift.change.mul_(min(1.0, how.clamp * length / max(float(shift.change.norm()), 1e-30)))
+        told()
+    return shift.change.detach().to("cpu", torch.float64), curve

@@ -1,0 +1,270 @@
+"""Rewriting capitals: ROME on facts that a small model knows, against doing nothing and against two controls.
+
+Each country that the model knows the capital of is given another country's. Was it learnt (efficacy), is it said in other
+words (paraphrase), do other countries keep theirs (neighbourhood), and does unrelated text stay as it was? The layer is
+chosen on validation facts, which are not among the test facts; beside it stands what causal tracing says of the layers.
+
+Source: Meng et al. 2022, "Locating and editing factual associations in GPT", arXiv 2202.05262; Hase et al. 2023, "Does
+localization inform editing?", arXiv 2301.04213.
+"""
+
+import random
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+import patchclamp as pc
+
+TEMPLATE = "The capital of {} is"
+PARAPHRASES = (
+    "The capital city of {} is",
+    "In {}, the capital is",
+    "The city that is the capital of {} is",
+    "The government of {} sits in the capital,",
+)
+HELD_OUT = ("carroll-alice", "bryant-stories", "burgess-busterbrown", "chesterton-brown")
+"""Books whose last pages are the unrelated text; the covariance has seen their first pages only."""
+VALIDATION, TEST, NEIGHBOURS = 11, 30, 10
+TRIED, READ = 4, 10
+"""Validation facts tried at every layer, and test facts for which the unrelated text is read."""
+LAYERS = (0, 2, 5, 8, 11, 14, 18, 22)
+CONDITIONS = ("rome", "identity", "random key")
+PUBLISHED = pd.DataFrame(
+    [
+        ["nothing", 22.2, 24.7, 78.1, 30.5],
+        ["ROME", 100.0, 96.4, 75.4, 89.2],
+    ],
+    columns=["GPT-2 XL, CounterFact", "efficacy %", "paraphrase %", "neighbourhood %", "score"],
+)
+"""Meng et al. 2022, table 4 (ES, PS, NS, S), quoted from memory: another model and other facts."""
+AGREEMENT = (
+    "Rank correlation over layers of the traced effect of MLPs (subject's last token) with the score of rewriting there"
+)
+
+
+@dataclass(frozen=True)
+class RomeCapitals:
+    """What the study found."""
+
+    model: str
+    layer: int
+    scores: pd.DataFrame
+    """Share of successes and magnitude with 95 % intervals, a row a condition and test."""
+    unrelated: pd.DataFrame
+    """Unrelated text: divergence from the unedited model and loss, a row a condition."""
+    layers: pd.DataFrame
+    """Validation facts: scores by layer, and the indirect effect that causal tracing finds there."""
+    facts: pd.DataFrame
+    """Every test fact under every condition."""
+    example: pc.Rewrite
+    seconds: float
+    """Of one rewrite, on average."""
+
+    def share(self, condition: str, test: str) -> float:
+        """Share of successes of one condition and test."""
+        rows = self.scores[(self.scores["condition"] == condition) & (self.scores["test"] == test)]
+        return float(rows["success"].iloc[0])
+
+    def agreement(self) -> float:
+        """Spearman correlation, over layers, of the traced effect of MLPs with the score of rewriting there."""
+        return float(self.layers["traced mlp_out"].corr(self.layers["score"], method="spearman"))
+
+    def summary(self) -> dict[str, Any]:
+        """The numbers, as plain JSON."""
+        frames = {name: getattr(self, name).to_dict("records") for name in ("scores", "text", "layers")}
+        return {
+            "model": self.model,
+            "layer": self.layer,
+            "agreement": self.agreement(),
+            "seconds": self.seconds,
+            **frames,
+        }
+
+    def text(self) -> str:
+        """The tables, for a terminal."""
+
+        def show(frame: pd.DataFrame) -> str:
+            return frame.to_string(index=False, float_format=lambda x: f"{x:.3f}")
+
+        facts = self.facts["subject"].nunique()
+        return "\n".join(
+            [
+                f"{self.model}: {facts} capitals rewritten at layer {self.layer}, {self.seconds:.1f} s each",
+                show(self.scores), "", "Unrelated text", show(self.unrelated), "",
+                "By layer, on validation facts", show(self.layers), "",
+                f"{AGREEMENT}: {self.agreement():.2f}",
+            ]
+        )  # fmt: skip
+
+
+def known_facts(model: pc.Model, seed: int = 0) -> tuple[list[pc.rewriting.Fact], list[pc.rewriting.Fact]]:
+    """Capitals that the model prefers to all others, each with another as its target: validation facts and test facts.
+
+    A capital is one token, and not part of its country's name.
+    """
+    single = []
+    for country in pc.catalogue.capitals():
+        try:
+            model.token_id(f" {country.capital}")
+        except pc.InputError:
+            continue
+        if country.capital.split()[0] not in country.name:
+            single.append(country)
+    columns = [model.token_id(f" {country.capital}") for country in single]
+    logits = model.run([TEMPLATE.format(c.name) for c in single], logits="last").logits[:, columns]
+    known = [c for c, best in zip(single, logits.argmax(-1).tolist(), strict=True) if single[best] is c]
+    draw = random.Random(seed)
+    draw.shuffle(known)
+    facts = []
+    for country in known:
+        others = [c for c in known if c is not country]
+        target = draw.choice(others)
+        near = draw.sample([c for c in others if c is not target], min(NEIGHBOURS, len(others) - 1))
+        neighbours = tuple((c.name, f" {c.capital}") for c in near)
+        said = (f" {country.capital}", f" {target.capital}")
+        facts.append(pc.rewriting.Fact(TEMPLATE, country.name, *said, PARAPHRASES, neighbours))
+    return facts[:VALIDATION], facts[VALIDATION : VALIDATION + TEST]
+
+
+def by_layer(
+    model: pc.Model,
+    facts: Sequence[pc.rewriting.Fact],
+    layers: Iterable[int],
+    prefixes: Any,
+    progress: bool | None = None,
+) -> pd.DataFrame:
+    """Scores of rewriting the facts at each layer, with what tracing says of it."""
+    layers = list(layers)
+    pc.rewriting.covariances(model, layers, progress=progress)
+    traces = [
+        model.causal_trace(f.prompt.format(f.subject), f.subject, f.true, sites=["mlp_out", "resid_post"], samples=3)
+        for f in facts
+    ]
+    traced = pc.tracing.average(traces).mean()["effect"].sel(role="last subject token")
+    rows = []
+    for layer in layers:
+        scores = []
+        for fact in facts:
+            rewrite = rewritten(model, fact, layer, prefixes)
+            scores.append(pc.rewriting.score(model, fact, rewrite.edit()))
+        found = pc.rewriting.summary(scores).set_index("test")["success"]
+        effects = {f"traced {site}": float(traced.sel(site=site, layer=layer)) for site in ("mlp_out", "resid_post")}
+        rows.append(
+            {
+                "layer": layer,
+                **{str(name): float(share) for name, share in found.items()},
+                "score": harmonic(found),
+                **effects,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def harmonic(success: "pd.Series[float]") -> float:
+    """ROME's score: the harmonic mean of the three shares."""
+    return 0.0 if float(success.min()) == 0 else float(len(success) / (1 / success).sum())
+
+
+def rewritten(model: pc.Model, fact: pc.rewriting.Fact, layer: int, prefixes: Any) -> pc.Rewrite:
+    """One fact, rewritten with the library's defaults."""
+    return model.rewrite_fact(fact.prompt, fact.subject, fact.target, true=fact.true, layer=layer, prefixes=prefixes)
+
+
+def edits_of(rewrite: pc.Rewrite, seed: int) -> dict[str, pc.Edit]:
+    """The rewrite, and its controls: the same value written for the key alone, or for a random key (of the same size)."""
+    key, rome = rewrite.key, rewrite.edit()
+    noise = torch.randn(key.shape, generator=torch.Generator().manual_seed(seed), dtype=key.dtype)
+    reads = {
+        "rome": rewrite.read,
+        "identity": key / (key @ key),
+        "random key": noise * rewrite.read.norm() / noise.norm(),
+    }
+    return {name: rome.using(read=read) for name, read in reads.items()}
+
+
+def unrelated_text(model: pc.Model, rewrite: pc.Rewrite, seed: int) -> pd.DataFrame:
+    """What each condition does to the last pages of the held-out books: nats a token."""
+    pages = [pc.catalogue.gutenberg(title)[title][-1500:-1000] for title in HELD_OUT]
+    rows = []
+    for condition, edit in edits_of(rewrite, seed).items():
+        grid = model.sweep(pages, edit, read=[pc.Loss(), pc.KL(at="all")])
+        loss, before = float(grid.data["loss"].mean()), float(grid.baseline["loss"].mean())
+        rows.append({"condition": condition, "kl": float(grid.data["kl"].mean()), "loss": loss, "loss before": before})
+    return pd.DataFrame(rows)
+
+
+def study(
+    model: pc.Model, out: str | Path | None = None, *, layers: Sequence[int] = LAYERS, progress: bool | None = None
+) -> RomeCapitals:
+    """Run the experiment.
+
+    Args:
+        model: A language model that knows capitals.
+        out: Folder for the page, the tables as CSV, and one rewrite; None to keep nothing.
+        layers: Tried on the validation facts; the best is used.
+        progress: True for bars.
+    """
+    validation, test = known_facts(model)
+    prefixes = pc.rewriting.sample_prefixes(model)
+    table = by_layer(model, validation[:TRIED], layers, prefixes, progress)
+    layer = int(table["layer"].iloc[int(table["score"].argmax())])
+    rows, drift, example, spent = [], [], None, 0.0
+    for number, fact in enumerate(test):
+        begin = time.perf_counter()
+        rewrite = rewritten(model, fact, layer, prefixes)
+        spent += time.perf_counter() - begin
+        example = example or rewrite
+        rows.append(tested(model, fact, rewrite, number))
+        if number < READ:
+            drift.append(unrelated_text(model, rewrite, number))
+    assert example is not None
+    facts = pd.concat(rows)
+    name = model.source.name or type(model.module).__name__
+    found = RomeCapitals(name, layer, summarised(facts), averaged(drift), table, facts, example, spent / len(test))
+    if out is not None:
+        _save(found, Path(out))
+    return found
+
+
+def tested(model: pc.Model, fact: pc.rewriting.Fact, rewrite: pc.Rewrite, seed: int) -> pd.DataFrame:
+    """One fact's scores under every condition."""
+    conditions: dict[str, Any] = {"nothing": (), **edits_of(rewrite, seed)}
+    said = {"subject": fact.subject, "target": fact.target, "true": fact.true}
+    scores = [pc.rewriting.score(model, fact, e).assign(condition=name, **said) for name, e in conditions.items()]
+    return pd.concat(scores)
+
+
+def summarised(facts: pd.DataFrame) -> pd.DataFrame:
+    """Means and intervals over facts, a row a condition and test."""
+    tables = []
+    for condition, rows in facts.groupby("condition", sort=False):
+        table = pc.rewriting.summary([frame for _, frame in rows.groupby("subject", sort=False)])
+        table.insert(0, "condition", condition)
+        tables.append(table)
+    return pd.concat(tables)
+
+
+def averaged(drift: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Means over facts of what unrelated text lost, a row a condition."""
+    return pd.concat(drift).groupby("condition", sort=False).mean().reset_index()
+
+
+def _save(found: RomeCapitals, out: Path) -> None:
+    found.example.save(out / "example")
+    for name in ("scores", "text", "layers", "facts"):
+        getattr(found, name).to_csv(out / f"{name}.csv", index=False)
+    contents = [
+        ("The experiment", __doc__.split("\n\n", 1)[1]),
+        ("Scores on test facts", found.scores),
+        ("Unrelated text (nats a token)", found.unrelated),
+        ("By layer, on validation facts", found.layers),
+        ("Does tracing say where to rewrite?", f"{AGREEMENT}: {found.agreement():.2f}."),
+        ("Published, of another model on other facts", PUBLISHED),
+        ("One rewrite", found.example),
+    ]  # fmt: skip
+    pc.report(out / "report.html", "Rewriting capitals", contents)

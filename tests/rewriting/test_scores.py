@@ -1,0 +1,38 @@
+"""Shares with their intervals."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import patchclamp as pc
+from patchclamp.rewriting.scores import bootstrap, wilson
+
+
+def test_wilson_intervals() -> None:
+    """Newcombe 1998, table I: 81 of 263, and 0 of 20."""
+    assert wilson(np.array([1.0] * 81 + [0.0] * 182)) == pytest.approx((0.2553, 0.3662), abs=1e-4)
+    assert wilson(np.zeros(20)) == pytest.approx((0.0, 0.1611), abs=1e-4)
+
+
+def test_the_bootstrap_covers_the_mean_and_follows_the_seed() -> None:
+    draw, hits = np.random.default_rng(0), 0
+    for _ in range(200):
+        low, high = bootstrap(draw.normal(1.0, 2.0, 40), 0)
+        hits += low <= 1.0 <= high
+    assert 175 <= hits <= 199
+    values = draw.normal(size=9)
+    assert bootstrap(values, 3) == bootstrap(values, 3) != bootstrap(values, 4)
+
+
+def test_a_fact_counts_once_a_test() -> None:
+    def frame(near: list[bool]) -> pd.DataFrame:
+        rows = [("efficacy", True, 0.5), *(("neighbourhood", good, 0.1) for good in near)]
+        return pd.DataFrame(rows, columns=["test", "success", "magnitude"])
+
+    found = pc.rewriting.summary([frame([True] * 9 + [False]), frame([False])]).set_index("test")
+    assert list(found.index) == ["efficacy", "neighbourhood"]
+    assert found.loc["neighbourhood", "success"] == pytest.approx(0.45)
+    assert found.loc["efficacy", "facts"] == 2
+    assert found.loc["efficacy", "low"] == pytest.approx(wilson(np.ones(2))[0])
+    with pytest.raises(pc.InputError, match="no scores"):
+        pc.rewriting.summary([])
