@@ -76,7 +76,7 @@ class RomeCapitals:
 
     def summary(self) -> dict[str, Any]:
         """The numbers, as plain JSON."""
-        frames = {name: getattr(self, name).to_dict("records") for name in ("scores", "text", "layers")}
+        frames = {name: getattr(self, name).to_dict("records") for name in ("scores", "unrelated", "layers")}
         return {
             "model": self.model,
             "layer": self.layer,
