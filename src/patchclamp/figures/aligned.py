@@ -113,7 +113,7 @@ def _size(picture: Picture, layers: Layers) -> tuple[float, float]:
     if isinstance(picture, lens_figure.Picture):
         return lens_figure.size(picture, layers)
     rows, columns = picture.values.T.shape if layers == "right" else picture.values.shape
-    return 0.2 * columns + 1.2, 0.17 * rows + 1.2
+    return (0.2 if columns <= 30 else 0.14) * columns + 1.2, 0.17 * rows + 1.2
 
 
 def _draw(axis: Any, picture: Picture, layers: Layers) -> tuple[Any, str]:

@@ -136,7 +136,7 @@ def _cells(shown: Picture, layers: Layers) -> "Figure":
 def size(shown: Picture, layers: Layers) -> tuple[float, float]:
     """Width and height of a picture, in inches."""
     rows, columns = shown.values.T.shape if layers == "right" else shown.values.shape
-    wide = 0.56 if shown.values.size <= MOST_TEXTS else 0.15
+    wide = 0.15 if shown.values.size > MOST_TEXTS else 0.56 if columns <= 30 else 0.4
     return float(np.clip(wide * columns + 1.6, 3.0, 24.0)), float(np.clip(0.17 * rows + 1.2, 2.2, 18.0))
 
 
