@@ -394,7 +394,7 @@ def test_trace(capsys: pytest.CaptureFixture[str], folder: str, tmp_path: Path) 
 @pytest.mark.assets
 def test_trace_of_many_facts(capsys: pytest.CaptureFixture[str], folder: str, tmp_path: Path) -> None:
     file = tmp_path / "facts.csv"
-    file.write_text(f'prompt,subject\n"{PROMPT}",time\n"{PROMPT} and a cat",dog\n')
+    file.write_text(f'\ufeffprompt,subject\n"{PROMPT}",time\n"{PROMPT} and a cat",dog\n')
     found = as_json(capsys, "trace", folder, "--facts", str(file), "--samples", "2", "--out", str(tmp_path / "out"))
     average = pc.open(tmp_path / "out")
     assert isinstance(average, pc.TraceAverage)

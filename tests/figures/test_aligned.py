@@ -48,11 +48,22 @@ def test_the_shared_axis_is_one(results: list[pc.Result], share: str, layers: st
         assert origin == ("lower" if layers == "up" else "upper")
 
 
+def test_a_patchscope_lies_beside_its_lens(llama: pc.Model) -> None:
+    scope = llama.patchscope(IDS, at="all", target=[[5, 9, 7]])
+    drawn = images(pc.aligned([llama.lens(IDS), scope]))
+    assert [image.shape for image in drawn] == [(3, 6), (3, 6)]
+
+
 def test_what_cannot_be_aligned_is_refused(results: list[pc.Result], llama: pc.Model) -> None:
     with pytest.raises(pc.InputError, match="nothing to align"):
         pc.aligned([])
-    with pytest.raises(pc.InputError, match="6 tokens and a lens of 4"):
-        pc.aligned([results[1], llama.lens(tiny.ids(1, 4))])
+    for other in (tiny.ids(1, 4), tiny.ids(1, 6, seed=5)):
+        with pytest.raises(pc.InputError, match="a trace and a lens are not of the same tokens.*the prompts differ"):
+            pc.aligned([results[1], llama.lens(other)])
+    with pytest.raises(pc.InputError, match=r"positions \[0, 1, 2\] of 6 tokens and \[1, 2, 3\] of 6$"):
+        pc.aligned([llama.lens(IDS, at=[0, 1, 2]), llama.lens(IDS, at=[1, 2, 3])])
+    with pytest.raises(pc.InputError, match="this lens has 2"):
+        pc.aligned([llama.lens(tiny.ids(2, 6))])
     with pytest.raises(pc.InputError, match="different layers"):
         pc.aligned([results[1], llama.lens(IDS, "resid_post.1")])
     assert len(images(pc.aligned([results[1], llama.lens(IDS, "resid_post.1")], share="tokens"))) == 2

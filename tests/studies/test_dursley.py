@@ -70,6 +70,14 @@ def test_places_are_those_of_the_next_token() -> None:
     assert places.count("elsewhere") == len(IDS) - 9
 
 
+def test_a_name_at_the_very_beginning_has_no_place_before_it() -> None:
+    begun = Passage("begun", IDS[1:], NAME, (0, 10, 17))
+    places = darkness._places(begun)
+    assert len(places) == len(begun.ids)
+    assert places[:2] == ["inside the first name", "after a name"]
+    assert "before the first name" not in places
+
+
 def test_darkness_is_found_where_it_is_put() -> None:
     """Darkness made of surprisal alone correlates by 1 with it; the gap put at the name comes out; nothing else does."""
     random = np.random.default_rng(0)

@@ -100,5 +100,10 @@ def test_bad_input(llama: pc.Model) -> None:
         pc.tracing.average([one, llama.causal_trace([LONG], [1], 9, samples=1, sites="mlp_out")])
     with pytest.raises(pc.InputError, match="read the same"):
         pc.tracing.average([one, llama.causal_trace([LONG], [1], samples=1, read=pc.LogitDifference(5, 9))])
+    with pytest.raises(pc.InputError, match="one kind: method is 'exact' and 'gradient'"):
+        pc.tracing.average([one, llama.causal_trace([LONG], [1], 9, samples=1, method="gradient", check=0)])
+    other = pc.wrap(tiny.shared("gpt2")).causal_trace([LONG], [1], 9, samples=1)
+    with pytest.raises(pc.InputError, match="model is|same sites"):
+        pc.tracing.average([one, other])
     with pytest.raises(pc.InputError, match="unknown read"):
         pc.tracing.average([one]).mean("logits")

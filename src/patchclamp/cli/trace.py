@@ -96,7 +96,7 @@ def read_facts(path: Path) -> list[tuple[str, str, str | None]]:
     Raises:
         InputError: It is missing, or lacks a column.
     """
-    rows = list(csv.DictReader(io.StringIO(read_text(path))))
+    rows = list(csv.DictReader(io.StringIO(read_text(path).removeprefix("\ufeff"))))
     lacking = [name for name in ("prompt", "subject") if not rows or name not in rows[0]]
     if lacking:
         raise InputError(f"{str(path)!r} needs the columns prompt, subject and perhaps answer; it lacks {lacking}")

@@ -52,7 +52,12 @@ def find(kind: str, place: str) -> Any:
 def find_name(path: str) -> Any:
     """What ``module:name`` inside patchclamp stands for, imported now."""
     module, _, name = path.partition(":")
-    return getattr(import_module(f"patchclamp.{module}"), name)
+    return getattr(find_module(module), name)
+
+
+def find_module(name: str) -> Any:
+    """A module inside patchclamp, imported now."""
+    return import_module(f"patchclamp.{name}")
 
 
 def page_of(result: Any) -> str:

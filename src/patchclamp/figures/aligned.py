@@ -1,6 +1,6 @@
 """Several results on shared axes of tokens and layers: the lens beside the trace, cell for cell."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,6 +13,7 @@ from patchclamp.core.result import Result
 from patchclamp.figures import lens as lens_figure
 from patchclamp.figures.grid import Layers, Panel, heat
 from patchclamp.figures.style import styled
+from patchclamp.lenses.result import Lens
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,8 +39,9 @@ def aligned(
         raise InputError(unknown("orientation", layers, ("down", "up", "right")))
     if share not in ("layers", "tokens"):
         raise InputError(unknown("share", share, ("layers", "tokens")))
+    check(results)
     shown = [(result.kind, picture) for result in results for picture in pictures_of(result)]
-    check([(kind, _layers(picture), picture.values.shape[1]) for kind, picture in shown], share)
+    check_layers([(kind, _layers(picture)) for kind, picture in shown], share)
     beside = (share == "layers") != (layers == "right")
     with styled() as make:
         sizes = [_size(picture, layers) for _, picture in shown]
@@ -64,45 +66,63 @@ def pictures_of(result: Result) -> list[Picture]:
     """What a result shows of layers by tokens.
 
     Raises:
-        InputError: Nothing.
+        InputError: It shows nothing of the kind.
     """
-    if result.kind == "lens":
-        return [lens_figure.picture(result)]  # type: ignore[arg-type]
+    if isinstance(result, Lens):
+        return [lens_figure.picture(result)]
     module = registry.KINDS[result.kind].figure.partition(":")[0]
-    cut = registry.find_name(f"{module}:panels") if _has(module) else lambda _: []
-    found: list[Picture] = [panel for panel in cut(result) if panel.y_name == "layer" and panel.x_name == "token"]
+    panels: Callable[[Result], list[Panel]] = getattr(registry.find_module(module), "panels", lambda _: [])
+    found: list[Picture] = [panel for panel in panels(result) if panel.y_name == "layer" and panel.x_name == "token"]
     if not found:
         raise InputError(f"a {result.kind} has no picture of layers by tokens to align")
     return found
 
 
-def _has(module: str) -> bool:
-    try:
-        registry.find_name(f"{module}:panels")
-    except AttributeError:
-        return False
-    return True
+def check(results: Sequence[Result]) -> None:
+    """Refuse results that are not of the same positions of one prompt.
+
+    Raises:
+        InputError: There is nothing to align, or prompts or positions differ.
+    """
+    if not results:
+        raise InputError("there is nothing to align")
+    first = None
+    for result in results:
+        prompts = [row.get("ids") for row in result.record["prompts"]]
+        if len(prompts) != 1:
+            raise InputError(f"only results of one prompt can be aligned; this {result.kind} has {len(prompts)}")
+        places = (list(prompts[0] or ()), _positions(result))
+        if first is None:
+            first = (result.kind, places)
+        elif places != first[1]:
+            raise InputError(
+                f"a {first[0]} and a {result.kind} are not of the same tokens, and cannot be aligned: "
+                f"positions {first[1][1]} of {len(first[1][0])} tokens and {places[1]} of {len(places[0])}"
+                + ("" if places[0] == first[1][0] else "; the prompts differ")
+            )
 
 
-def check(shown: Sequence[tuple[str, tuple[str, ...], int]], share: str) -> None:
-    """Refuse pictures that do not lie on one line.
+def _positions(result: Result) -> list[int]:
+    """Which positions of its prompt a result shows."""
+    if isinstance(result, Lens):
+        return [int(i) for i in result.data["at"].values[0] if i >= 0]
+    data = result.data
+    return [int(i) for i in data["position"].values] if "position" in data.coords else []
+
+
+def check_layers(shown: Sequence[tuple[str, tuple[str, ...]]], share: str) -> None:
+    """Refuse pictures whose layers do not lie on one line.
 
     Args:
-        shown: Kind, names of layers and number of tokens of each picture.
+        shown: Kind and names of layers of each picture.
         share: Which axis they share.
 
     Raises:
-        InputError: There is nothing to draw, or layers or tokens differ.
+        InputError: Layers differ.
     """
-    if not shown:
-        raise InputError("there is nothing to align")
-    for kind, layers, tokens in shown[1:]:
-        if tokens != shown[0][2]:
-            raise InputError(f"a {shown[0][0]} of {shown[0][2]} tokens and a {kind} of {tokens} cannot be aligned")
+    for kind, layers in shown[1:]:
         if share == "layers" and layers != shown[0][1]:
-            raise InputError(
-                f"a {shown[0][0]} and a {kind} show different layers; pass the same, or share='tokens'"
-            )  # fmt: skip
+            raise InputError(f"a {shown[0][0]} and a {kind} show different layers; pass the same, or share='tokens'")
 
 
 def _layers(picture: Picture) -> tuple[str, ...]:

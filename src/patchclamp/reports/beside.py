@@ -8,8 +8,9 @@ from markupsafe import Markup
 
 from patchclamp.core.digest import digest
 from patchclamp.core.result import Result
-from patchclamp.figures.aligned import check, pictures_of
+from patchclamp.figures.aligned import check, check_layers, pictures_of
 from patchclamp.figures.grid import Panel
+from patchclamp.lenses.result import Lens
 from patchclamp.reports import lens, neurons
 from patchclamp.reports.cells import Cells, aligned, svg
 from patchclamp.reports.heatmap import picture
@@ -21,8 +22,9 @@ def beside(results: Sequence[Result], share: Literal["layers", "tokens"] = "laye
     Raises:
         InputError: A result has no picture of layers by tokens, or tokens or layers differ.
     """
+    check(results)
     shown = [(result.kind, one) for result in results for one in cells_of(result)]
-    check([(kind, one.rows, len(one.columns)) for kind, one in shown], share)
+    check_layers([(kind, one.rows) for kind, one in shown], share)
     link = digest(*(list(one.columns) for _, one in shown))[:12]
     return aligned([svg(replace(one, link=link)) for _, one in shown], stacked=share == "tokens")
 
@@ -31,9 +33,9 @@ def cells_of(result: Any) -> list[Cells]:
     """What a result shows of layers by tokens.
 
     Raises:
-        InputError: Nothing.
+        InputError: It shows nothing of the kind.
     """
-    if result.kind == "lens":
+    if isinstance(result, Lens):
         return [lens.cells(result)]
     if result.kind == "neurons":
         return neurons.cells(result)

@@ -24,7 +24,7 @@ def parts(lens: "Lens") -> list[Part]:
     for prompt in range(lens.data.sizes["prompt"]):
         drawn = cells(lens, prompt)
         count += len(drawn.rows) * len(drawn.columns)
-        if count > MOST_CELLS:
+        if count > MOST_CELLS and prompt:
             said = Markup("<p>Prompts from number {} on are in data.csv.</p>").format(prompt)
             found.append(Part("More", said))
             break

@@ -20,6 +20,8 @@ PLACES = (
     "inside a later name",
     "after a name",
 )
+AT_NAME = PLACES[1:5]
+"""Where the next token belongs to the name."""
 _COLOURS = {"elsewhere": "#b8bcc2", "name": "#b8451f"}
 
 
@@ -49,7 +51,9 @@ def _places(one: Passage) -> list[str]:
     for number, start in enumerate(one.starts):
         name = "the first name" if number == 0 else "a later name"
         end = start + len(one.name) - 1
-        found[start - 1 : end + 1] = [f"before {name}", *[f"inside {name}"] * (end - start), "after a name"]
+        found[start : end + 1] = [*[f"inside {name}"] * (end - start), "after a name"]
+        if start:
+            found[start - 1] = f"before {name}"
     return found
 
 
@@ -59,8 +63,8 @@ def answers(table: pd.DataFrame, draws: int = 1000) -> list[dict[str, Any]]:
     Rank correlations of darkness with surprisal and with entropy, at all positions, at the name and elsewhere; and how much
     darker and how much more surprising the places at the name are than the rest.
     """
-    at_name = table["place"] != "elsewhere"
-    parts = {"all positions": table, "at the name": table[at_name], "elsewhere": table[~at_name]}
+    at_name = table["place"].isin(AT_NAME)
+    parts = {"all positions": table, "at the name": table[at_name], "elsewhere": table[table["place"] == "elsewhere"]}
     rows = [
         {"what": f"correlation of darkness and {other}, {where}", **_interval(part, _correlation(other), draws)}
         for other in ("surprisal", "entropy")
@@ -121,7 +125,7 @@ def figure(table: pd.DataFrame) -> "Figure":
     with styled() as make:
         drawn: Figure = make(figsize=(8.4, 3.4), layout="constrained")
         left, right = drawn.subplots(1, 2, width_ratios=[1.1, 1])
-        at_name = table["place"].isin(PLACES[1:5])
+        at_name = table["place"].isin(AT_NAME)
         for part, name, size in ((table[~at_name], "elsewhere", 6), (table[at_name], "name", 14)):
             label = "next token belongs to the name" if name == "name" else "other positions"
             left.scatter(part["surprisal"], part["darkness"], s=size, color=_COLOURS[name], linewidths=0, label=label)

@@ -18,7 +18,7 @@ import pandas as pd
 
 import patchclamp as pc
 from patchclamp.studies import copying, darkness
-from patchclamp.studies.names import NOVELS, Passage, ids_of, passage, recurring, stand_in
+from patchclamp.studies.names import NOVELS, Passage, passage, piece_of, recurring, stand_in
 
 NAME = " Dursley"
 TEXT = (
@@ -26,6 +26,8 @@ TEXT = (
     'name on the back. "Read it to me," said Mrs Dursley'
 )
 """Written for this study."""
+ATTENTION = ("induction score", "shuffled")
+"""Mean attention from the tokens of later occurrences to what followed the same token earlier, and its control."""
 
 
 @dataclass(frozen=True)
@@ -76,10 +78,12 @@ class Dursley:
 
     def text(self) -> str:
         """What was found, for a terminal."""
-        shown = self.heads.head(6)[["site", "share", "attention to what followed", "shuffled attention"]]
+        shown = self.heads.head(6)[["site", "share", *ATTENTION]]
         tables = {
             "Surprisal of its tokens, and how much more without the earlier names (nats)": _table(self.worth, 2),
-            "Heads that carry it (share of the log-odds that comes back), and where they look": _table(shown, 3),
+            "Heads that carry it (share of the log-odds that comes back), and their induction scores on the name": _table(
+                shown, 3
+            ),
             "Heads together": _table(self.together, 2),
             f"Darkness, {self.darkness['passage'].nunique()} passages": _table(
                 pd.DataFrame(darkness.answers(self.darkness)), 2
@@ -115,7 +119,7 @@ def study(
         InputError: The name does not recur; the message shows the tokens.
     """
     found = passage(model, text, name)
-    strange = stand_in(model, found) if other is None else ids_of(model, other)
+    strange = stand_in(model, found) if other is None else piece_of(model, other)
     if len(strange) != len(found.name):
         raise pc.InputError(
             f"{other!r} has {len(strange)} tokens, {name!r} has {len(found.name)}; they must be as many"
@@ -144,9 +148,12 @@ def study(
 
 
 def _with_attention(heads: pd.DataFrame, scores: pc.HeadScores) -> pd.DataFrame:
-    """Each head with its prefix matching on the name and the same with shuffled targets."""
+    """Each head with its induction score on the name, and the same with shuffled targets.
+
+    The score is over the tokens *of* later occurrences; what a head carries is measured at the positions *before* them.
+    """
     table = scores.strongest("induction", k=len(heads)).set_index("site")[["induction", "shuffled"]]
-    return heads.join(table.set_axis(["attention to what followed", "shuffled attention"], axis=1), on="site")
+    return heads.join(table.set_axis(list(ATTENTION), axis=1), on="site")
 
 
 def _table(frame: pd.DataFrame, digits: int) -> str:

@@ -19,6 +19,7 @@ import pandas as pd
 from scipy.stats import t
 
 import patchclamp as pc
+from patchclamp.studies.names import piece_of
 
 TEMPLATE = "The capital of {} is the city of"
 SITES = ("resid_post", "mlp_out", "attn_out")
@@ -46,7 +47,10 @@ class CapitalFacts:
     model: str
 
     def table(self) -> pd.DataFrame:
-        """Where each site works most, at the last subject token and at the last token, with 95 % intervals."""
+        """Where each site works most, at the last subject token and at the last token, with 95 % intervals.
+
+        The layer is chosen by the same facts, so the largest effect is a little too large; the curves have all layers.
+        """
         mean = self.average.mean()
         rows = []
         for role in ("last subject token", "last token"):
@@ -101,7 +105,7 @@ def known_capitals(model: pc.Model, template: str = TEMPLATE, most: int | None =
     """
     rows: list[dict[str, Any]] = []
     for country in pc.catalogue.capitals():
-        answer = model.tokens(" " + country.capital)[0]
+        answer = model.output_label(piece_of(model, " " + country.capital)[0])
         if answer.strip().casefold() in country.name.casefold() or any(row["answer"] == answer for row in rows):
             continue
         top = model.run(template.format(country.name), logits="last").top(1).iloc[0]
@@ -169,7 +173,7 @@ def other_states(
     """
     by_shape: dict[tuple[int, int], list[tuple[str, str, str]]] = {}
     for fact in facts:
-        shape = (len(model.tokens(fact[0])), len(model.tokens(" " + fact[1])))
+        shape = (len(model.tokens(fact[0])), len(piece_of(model, " " + fact[1])))
         by_shape.setdefault(shape, []).append(fact)
     pairs = [
         (mine, same[(i + 1) % len(same)]) for same in by_shape.values() if len(same) > 1 for i, mine in enumerate(same)
@@ -191,9 +195,8 @@ def _own_and_other(
 ) -> Any:
     """Effects on the own capital of both states, and on the other capital of the other state, ``[3, layer]``."""
     prompt, subject, answer = mine
-    span = pc.token(" " + subject)
-    last = prompt[: prompt.index(subject) + len(subject)]
-    position = len(model.tokens(last)) - 1
+    span = pc.token(subject)
+    position = len(model.tokens(prompt[: prompt.index(subject) + len(subject)])) - 1
     found = []
     for sample in range(samples):
         noise = pc.Noise(strength, seed + sample, site="embed", at=span)

@@ -55,9 +55,19 @@ class Passage:
 
 
 def ids_of(model: pc.Model, text: str) -> tuple[int, ...]:
-    """A text's tokens."""
+    """A text's tokens, with what the tokenizer puts before a prompt."""
     (prompt,) = model.prompts(text)
     return tuple(prompt.ids)
+
+
+def piece_of(model: pc.Model, text: str) -> tuple[int, ...]:
+    """The tokens of a piece of text as it stands within a sentence, after another word."""
+    word, both = ids_of(model, "the"), ids_of(model, "the" + text)
+    if both[: len(word)] != word:
+        raise pc.InputError(
+            f"{text!r} melts into the word before it: {model.tokens('the' + text)}; give it a leading space"
+        )
+    return both[len(word) :]
 
 
 def passage(model: pc.Model, text: str, name: str, label: str = "passage") -> Passage:
@@ -72,12 +82,13 @@ def passage(model: pc.Model, text: str, name: str, label: str = "passage") -> Pa
     Raises:
         InputError: It does not stand there twice in the same tokens; the message shows the tokens.
     """
-    ids, own = ids_of(model, text), ids_of(model, name)
+    ids, own = ids_of(model, text), piece_of(model, name)
     starts = tuple(i for i in range(len(ids)) if ids[i : i + len(own)] == own)
     if len(starts) < 2:
+        tokens = [model.output_label(token) for token in own]
         raise pc.InputError(
-            f"{name!r} stands {len(starts)} times in the text as the tokens {model.tokens(name)}; the study compares a later "
-            f"occurrence with earlier ones. The text's tokens: {model.tokens(text)}"
+            f"{name!r} stands {len(starts)} times in the text as the tokens {tokens}; the study compares a later occurrence with "
+            f"earlier ones. The text's tokens: {model.tokens(text)}"
         )
     return Passage(label, ids, own, starts)
 
@@ -90,7 +101,7 @@ def stand_in(model: pc.Model, found: Passage, names: Iterable[str] = OTHERS) -> 
     """
     tried = list(names)
     for name in tried:
-        own = ids_of(model, name)
+        own = piece_of(model, name)
         if len(own) == len(found.name) and not set(own) & set(found.ids):
             return own
     raise pc.InputError(f"none of {tried} has {len(found.name)} tokens that the passage lacks; pass other=")
@@ -127,7 +138,7 @@ def recurring(
 
 def _cut(model: pc.Model, window: str, name: str, label: str, length: int) -> Passage | None:
     """The first tokens of a window, if the name recurs in them as it should."""
-    own, ids = ids_of(model, name), ids_of(model, window)[:length]
+    own, ids = piece_of(model, name), ids_of(model, window)[:length]
     starts = tuple(i for i in range(len(ids) - len(own)) if ids[i : i + len(own)] == own)
     fits = len(own) in (2, 3, 4) and len(starts) >= 2 and starts[-1] >= 40 and starts[-1] - starts[-2] >= 10
     return Passage(label, ids, own, starts) if fits else None

@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from patchclamp.core.errors import InputError, unknown
-from patchclamp.core.result import Result, Saved
+from patchclamp.core.result import Deferred, Result, Saved
 from patchclamp.tracing.trace import CLEAN, CORRUPTED, Trace
 
 if TYPE_CHECKING:
@@ -40,6 +40,10 @@ def roles(length: int, subject: tuple[int, ...]) -> dict[str, list[int]]:
 
 _SHARED = ("sites", "window", "samples", "noise", "std", "seed", "read", "method", "integrate", "check")
 """Parameters in which averaged traces must agree to be made again from one folder."""
+
+
+_MEANING = ("model", "method", "window", "noise")
+"""What the numbers of averaged traces mean the same by."""
 
 
 @dataclass(eq=False)
@@ -142,6 +146,11 @@ def average(traces: Sequence[Trace]) -> TraceAverage:
             raise InputError("traces to average must have the same sites and layers")
         if trace.reads != first.reads:
             raise InputError(f"traces to average must read the same: {first.reads} and {trace.reads}")
+        odd = next((name for name in _MEANING if _said(trace, name) != _said(first, name)), None)
+        if odd is not None:
+            raise InputError(
+                f"traces to average must be of one model and one kind: {odd} is {_said(first, odd)!r} and {_said(trace, odd)!r}"
+            )
     variables: dict[str, Any] = {}
     for name in first.reads:
         variables[name] = (("fact", "site", "layer", "role"), np.stack([_by_role(trace, name) for trace in traces]))
@@ -155,6 +164,11 @@ def average(traces: Sequence[Trace]) -> TraceAverage:
         "role": np.array(ROLES, dtype=object),
     }  # fmt: skip
     return TraceAverage(xr.Dataset(variables, coords), _record(traces), dict(first.tensors))
+
+
+def _said(trace: Trace, name: str) -> Any:
+    found = trace.record["model"] if name == "model" else trace.record["parameters"][name]
+    return found.value() if isinstance(found, Deferred) else found
 
 
 def _by_role(trace: Trace, read: str) -> Any:
