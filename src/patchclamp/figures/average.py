@@ -23,7 +23,7 @@ def panels(average: "TraceAverage", read: str | None = None) -> list[Panel]:
     scale = limits(mean["effect"].values, 0.0)
     layers = tuple(str(layer) for layer in mean["layer"].values)
     counts = zip(mean["role"].values, mean["count"].values, strict=True)
-    roles = tuple(f"{str(role).replace(' token', '')} ({int(n)})" for role, n in counts)
+    roles = tuple(f"{str(role).replace(' tokens', '').replace(' token', '')} ({int(n)})" for role, n in counts)
     return [
         Panel(
             str(site), mean["effect"].sel(site=site).transpose("layer", "role").values, layers, roles, None, "layer", "role",
