@@ -26,6 +26,8 @@ from patchclamp.models.sites import Site
 FORWARD_TOKENS = 512
 SAVE_EVERY = 30.0
 """Seconds between two checkpoints."""
+VERSION = 1
+"""Of the method: a checkpoint of another one is not gone on from."""
 RATES = {"adam": 2e-3, "sgd": 1.0}
 
 
@@ -169,7 +171,8 @@ class Training:
         self.optimizer.zero_grad(set_to_none=True)
 
     def _identity(self) -> str:
-        return digest(asdict(self.settings), self.lens.model, torch.tensor(self.train))
+        # dtype: states differ with the type that the model computes in, and its hash of the weights does not
+        return digest(VERSION, asdict(self.settings), self.lens.model, str(self.model.dtype), torch.tensor(self.train))
 
     def _save(self, file: Path) -> None:
         from safetensors.torch import save_file
@@ -182,10 +185,13 @@ class Training:
             save_file({name: value.contiguous() for name, value in held.items()}, temporary, metadata)
 
     def _load(self, file: Path) -> None:
-        from safetensors import safe_open
+        from safetensors import SafetensorError, safe_open
 
-        with safe_open(file, "pt") as saved:
-            metadata, held = saved.metadata(), {name: saved.get_tensor(name) for name in saved.keys()}  # noqa: SIM118
+        try:
+            with safe_open(file, "pt") as saved:
+                metadata, held = saved.metadata(), {name: saved.get_tensor(name) for name in saved.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise InputError(f"the checkpoint {str(file)!r} is damaged: {error}; delete it to start again") from error
         self.lens.load_state_dict({name[5:]: value for name, value in held.items() if name.startswith("lens.")})
         state = self.optimizer.state_dict()
         for name, value in held.items():

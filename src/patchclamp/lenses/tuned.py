@@ -208,7 +208,8 @@ class TunedLens(nn.Module):
 
         Raises:
             ModelError: The logit lens does not apply to the model, or a loss is not finite.
-            InputError: The corpus is empty or too small, or a setting makes no sense; raised before any work.
+            InputError: The corpus is empty or too small, a setting makes no sense, or the checkpoint is damaged; raised
+                before any work.
         """
         from patchclamp.lenses.training import Settings, tune
 
