@@ -137,6 +137,20 @@ def test_the_type_that_a_model_is_loaded_in_makes_no_other_model(tmp_path: Path)
     assert a == pytest.approx(b, rel=0.2, abs=0.05)
 
 
+def test_float16_makes_another_model_of_rounded_weights(tmp_path: Path) -> None:
+    wide = pc.wrap(tiny.build("llama", torch.float32))
+    rounded = {kind: pc.wrap(tiny.build("llama", torch.float32).to(kind)) for kind in (torch.bfloat16, torch.float16)}
+    lens = random_lens(wide)
+    lens.save_pretrained(tmp_path)
+    loaded = pc.TunedLens.from_pretrained(tmp_path, rounded[torch.bfloat16])
+    assert (loaded.trained_for["dtype"], loaded.model["dtype"], loaded.forced) == ("float32", "bfloat16", False)
+    message = r"in float16 where that one was in float32: .* load it with dtype='float32'"
+    with pytest.raises(pc.ModelError, match=message):
+        pc.TunedLens.from_pretrained(tmp_path, rounded[torch.float16])
+    with pytest.raises(pc.ModelError, match=message):
+        rounded[torch.float16].lens(tiny.ids(1, 4), tuned=lens)
+
+
 @pytest.mark.parametrize("damage", ["nan", "width", "layers", "missing", "torn", "kind", "newer", "keys", "absent"])
 def test_damaged_lenses(llama: pc.Model, tmp_path: Path, damage: str) -> None:
     random_lens(llama).save_pretrained(tmp_path)
