@@ -151,7 +151,9 @@ def test_float16_makes_another_model_of_rounded_weights(tmp_path: Path) -> None:
         rounded[torch.float16].lens(tiny.ids(1, 4), tuned=lens)
 
 
-@pytest.mark.parametrize("damage", ["nan", "width", "layers", "missing", "torn", "kind", "newer", "keys", "absent"])
+@pytest.mark.parametrize(
+    "damage", ["nan", "width", "layers", "missing", "torn", "kind", "newer", "keys", "whose", "weights", "absent"]
+)
 def test_damaged_lenses(llama: pc.Model, tmp_path: Path, damage: str) -> None:
     random_lens(llama).save_pretrained(tmp_path)
     file, config = tmp_path / "model.safetensors", tmp_path / "config.json"
@@ -159,7 +161,8 @@ def test_damaged_lenses(llama: pc.Model, tmp_path: Path, damage: str) -> None:
     wanted = {
         "nan": "depth 1 holds NaN", "width": r"weight of shape \(3, 16, 16\)", "layers": r"shape \(2, 32, 32\)",
         "missing": r"bias of shape None", "torn": "is damaged", "kind": "no tuned lens", "newer": "format version 9",
-        "keys": "is damaged: 'training'", "absent": "no complete lens",
+        "keys": "is damaged: 'training'", "whose": "is damaged", "weights": "is damaged: 'weights'",
+        "absent": "no complete lens",
     }  # fmt: skip
     if damage == "nan":
         state["weight"][1, 2, 3] = torch.nan
@@ -176,6 +179,11 @@ def test_damaged_lenses(llama: pc.Model, tmp_path: Path, damage: str) -> None:
         config.write_text(json.dumps({**said, **({"kind": "grid"} if damage == "kind" else {"format_version": 9})}))
     if damage == "keys":
         config.write_text(json.dumps({name: value for name, value in said.items() if name != "training"}))
+    if damage == "whose":
+        config.write_text(json.dumps({**said, "trained_for": None}))
+    if damage == "weights":
+        del said["trained_for"]["weights"]
+        config.write_text(json.dumps(said))
     if damage == "absent":
         config.unlink()
     with pytest.raises(pc.InputError, match=wanted[damage]):

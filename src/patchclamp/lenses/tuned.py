@@ -329,8 +329,9 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Tenso
             raise InputError(
                 f"{str(folder)!r} has format version {config['format_version']}; this patchclamp reads up to {FORMAT_VERSION}"
             )
-        return config["trained_for"], config["training"], load_file(folder / WEIGHTS)
-    except (ValueError, KeyError, SafetensorError) as error:
+        trained_for = {name: config["trained_for"][name] for name in ("name", "revision", "class", "weights")}
+        return {**config["trained_for"], **trained_for}, config["training"], load_file(folder / WEIGHTS)
+    except (ValueError, KeyError, TypeError, SafetensorError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"the lens in {str(folder)!r} is damaged: {error}") from error
