@@ -13,6 +13,7 @@ from torch import Tensor
 import patchclamp as pc
 from patchclamp.core.errors import PatchclampWarning
 from patchclamp.lenses import published
+from patchclamp.models.sites import Site
 from tests import tiny
 from tests.traces import no_trace
 
@@ -202,6 +203,10 @@ def test_a_lens_that_holds_nan_is_not_saved(llama: pc.Model, tmp_path: Path) -> 
 def test_sites_and_models_without_a_translator(llama: pc.Model) -> None:
     with pytest.raises(pc.SiteError, match="no translator for resid_mid.0"):
         llama.lens(tiny.ids(1, 4), ["resid_post", "resid_mid"], tuned=pc.TunedLens(llama))
+    states = torch.zeros(2, 32)
+    for where, depth in ((4, 4), (9, 9), (-1, -1), (Site("resid_post", 3), 4)):
+        with pytest.raises(pc.SiteError, match=rf"depth {depth} is outside 0\.\.3"):
+            pc.TunedLens(llama).translate(where, states)
     with pytest.raises(pc.ModelError, match="is an encoder"):
         pc.TunedLens(pc.wrap(tiny.shared("bert")))
     with pytest.raises(pc.ModelError, match="no final norm"):

@@ -73,7 +73,15 @@ class TunedLens(nn.Module):
         return bool(self.trained_for["weights"] != self.model["weights"])
 
     def forward(self, states: Tensor, depth: int) -> Tensor:
-        """Translate states ``[..., d]`` of a depth, for the head to read; computed in float32 at least."""
+        """Translate states ``[..., d]`` of a depth, for the head to read; computed in float32 at least.
+
+        Raises:
+            SiteError: The model is not that deep.
+        """
+        if not 0 <= depth <= len(self.weight):
+            raise SiteError(
+                f"depth {depth} is outside 0..{len(self.weight)}, the layers that the stream can have passed"
+            )
         if depth == len(self.weight):
             return states
         kind = torch.promote_types(states.dtype, self.weight.dtype)
@@ -85,7 +93,7 @@ class TunedLens(nn.Module):
         """:meth:`forward` by site or depth, without a graph.
 
         Raises:
-            SiteError: The stream is read in the middle of a layer there.
+            SiteError: The stream is read in the middle of a layer there, or the model is not that deep.
         """
         with torch.no_grad():
             found: Tensor = self(states, where if isinstance(where, int) else depth_of(where))
