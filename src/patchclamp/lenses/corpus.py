@@ -46,6 +46,10 @@ def sequences(model: OpenModel, texts: Any, length: int, *, most: int | None = N
     begin, between = ([], []) if not isinstance(first, str) else _special(model, first)
     stream = chain.from_iterable(_encoded(model, rows, between))
     body = length - len(begin)
+    if body < 1:
+        raise InputError(
+            f"sequences of {length} tokens hold no text: the tokenizer puts {len(begin)} of its own before each"
+        )
     found: list[list[int]] = []
     while most is None or len(found) < most:
         row = list(islice(stream, body))
