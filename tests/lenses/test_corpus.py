@@ -26,11 +26,17 @@ def test_ids_are_joined_and_cut_and_nothing_is_lost_but_the_end(rows: list[list[
 
 
 def test_no_more_is_read_than_is_needed(llama: pc.Model) -> None:
+    read: list[int] = []
+
     def endless() -> Iterator[list[int]]:
         while True:
+            read.append(1)
             yield tiny.ids(1, 10)[0]
 
     assert len(sequences(llama, endless(), 8, most=5)) == 5
+    assert len(read) == 32
+    assert len(sequences(llama, endless(), 8, most=41)) == 41
+    assert len(read) == 32 + 64
 
 
 @pytest.mark.parametrize(
