@@ -343,6 +343,12 @@ def test_tune_lens_and_look_through_it(capsys: pytest.CaptureFixture[str], folde
     assert "'nowhere.txt' is no file" in call(capsys, "tune-lens", folder, *pair, "--out", str(lens), code=2)
 
 
+def test_a_corpus_that_is_no_text(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "image.png").write_bytes(b"\x89PNG\r\n")
+    said = call(capsys, "tune-lens", "nowhere", "--corpus", str(tmp_path / "image.png"), "--out", str(tmp_path), code=2)
+    assert "image.png' cannot be read as text" in said
+
+
 @pytest.mark.assets
 def test_lens(capsys: pytest.CaptureFixture[str], folder: str, tmp_path: Path) -> None:
     found = as_json(capsys, "lens", folder, PROMPT, "--site", "resid_post.0-1", "--out", str(tmp_path / "lens"))

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import patchclamp as pc
+from patchclamp.lenses import corpus
 from patchclamp.lenses.corpus import sequences
 from tests import tiny
 
@@ -25,15 +26,21 @@ def test_ids_are_joined_and_cut_and_nothing_is_lost_but_the_end(rows: list[list[
 
 
 def test_no_more_is_read_than_is_needed(llama: pc.Model) -> None:
+    read: list[int] = []
+
     def endless() -> Iterator[list[int]]:
         while True:
+            read.append(1)
             yield tiny.ids(1, 10)[0]
 
     assert len(sequences(llama, endless(), 8, most=5)) == 5
+    assert len(read) == 32
+    assert len(sequences(llama, endless(), 8, most=41)) == 41
+    assert len(read) == 32 + 64
 
 
 @pytest.mark.parametrize(
-    ("corpus", "length", "message"),
+    ("texts", "length", "message"),
     [
         ([], 8, "empty"),
         (["", ""], 8, "empty"),
@@ -49,9 +56,18 @@ def test_no_more_is_read_than_is_needed(llama: pc.Model) -> None:
         (["some text"], 8, "needs a tokenizer"),
     ],
 )
-def test_bad_input(llama: pc.Model, corpus: Any, length: int, message: str) -> None:
+def test_bad_input(llama: pc.Model, texts: Any, length: int, message: str) -> None:
     with pytest.raises(pc.InputError, match=message):
-        sequences(llama, corpus, length)
+        sequences(llama, texts, length)
+
+
+@pytest.mark.parametrize("length", [2, 3])
+def test_a_sequence_that_special_tokens_fill(llama: pc.Model, monkeypatch: pytest.MonkeyPatch, length: int) -> None:
+    monkeypatch.setattr(corpus, "_special", lambda *_: ([1] * 3, []))
+    with pytest.raises(
+        pc.InputError, match=f"sequences of {length} tokens hold no text: the tokenizer puts 3 of its own before each"
+    ):
+        sequences(llama, ["some text"], length, most=4)
 
 
 @pytest.mark.assets

@@ -13,6 +13,7 @@ from torch import Tensor
 import patchclamp as pc
 from patchclamp.core.errors import PatchclampWarning
 from patchclamp.lenses import published
+from patchclamp.models.sites import Site
 from tests import tiny
 from tests.traces import no_trace
 
@@ -137,7 +138,23 @@ def test_the_type_that_a_model_is_loaded_in_makes_no_other_model(tmp_path: Path)
     assert a == pytest.approx(b, rel=0.2, abs=0.05)
 
 
-@pytest.mark.parametrize("damage", ["nan", "width", "layers", "missing", "torn", "kind", "newer", "keys", "absent"])
+def test_float16_makes_another_model_of_rounded_weights(tmp_path: Path) -> None:
+    wide = pc.wrap(tiny.build("llama", torch.float32))
+    rounded = {kind: pc.wrap(tiny.build("llama", torch.float32).to(kind)) for kind in (torch.bfloat16, torch.float16)}
+    lens = random_lens(wide)
+    lens.save_pretrained(tmp_path)
+    loaded = pc.TunedLens.from_pretrained(tmp_path, rounded[torch.bfloat16])
+    assert (loaded.trained_for["dtype"], loaded.model["dtype"], loaded.forced) == ("float32", "bfloat16", False)
+    message = r"in float16 where that one was in float32: .* load it with dtype='float32'"
+    with pytest.raises(pc.ModelError, match=message):
+        pc.TunedLens.from_pretrained(tmp_path, rounded[torch.float16])
+    with pytest.raises(pc.ModelError, match=message):
+        rounded[torch.float16].lens(tiny.ids(1, 4), tuned=lens)
+
+
+@pytest.mark.parametrize(
+    "damage", ["nan", "width", "layers", "missing", "torn", "kind", "newer", "keys", "whose", "weights", "absent"]
+)
 def test_damaged_lenses(llama: pc.Model, tmp_path: Path, damage: str) -> None:
     random_lens(llama).save_pretrained(tmp_path)
     file, config = tmp_path / "model.safetensors", tmp_path / "config.json"
@@ -145,7 +162,8 @@ def test_damaged_lenses(llama: pc.Model, tmp_path: Path, damage: str) -> None:
     wanted = {
         "nan": "depth 1 holds NaN", "width": r"weight of shape \(3, 16, 16\)", "layers": r"shape \(2, 32, 32\)",
         "missing": r"bias of shape None", "torn": "is damaged", "kind": "no tuned lens", "newer": "format version 9",
-        "keys": "is damaged: 'training'", "absent": "no complete lens",
+        "keys": "is damaged: 'training'", "whose": "is damaged", "weights": "is damaged: 'weights'",
+        "absent": "no complete lens",
     }  # fmt: skip
     if damage == "nan":
         state["weight"][1, 2, 3] = torch.nan
@@ -162,6 +180,11 @@ def test_damaged_lenses(llama: pc.Model, tmp_path: Path, damage: str) -> None:
         config.write_text(json.dumps({**said, **({"kind": "grid"} if damage == "kind" else {"format_version": 9})}))
     if damage == "keys":
         config.write_text(json.dumps({name: value for name, value in said.items() if name != "training"}))
+    if damage == "whose":
+        config.write_text(json.dumps({**said, "trained_for": None}))
+    if damage == "weights":
+        del said["trained_for"]["weights"]
+        config.write_text(json.dumps(said))
     if damage == "absent":
         config.unlink()
     with pytest.raises(pc.InputError, match=wanted[damage]):
@@ -180,6 +203,10 @@ def test_a_lens_that_holds_nan_is_not_saved(llama: pc.Model, tmp_path: Path) -> 
 def test_sites_and_models_without_a_translator(llama: pc.Model) -> None:
     with pytest.raises(pc.SiteError, match="no translator for resid_mid.0"):
         llama.lens(tiny.ids(1, 4), ["resid_post", "resid_mid"], tuned=pc.TunedLens(llama))
+    states = torch.zeros(2, 32)
+    for where, depth in ((4, 4), (9, 9), (-1, -1), (Site("resid_post", 3), 4)):
+        with pytest.raises(pc.SiteError, match=rf"depth {depth} is outside 0\.\.3"):
+            pc.TunedLens(llama).translate(where, states)
     with pytest.raises(pc.ModelError, match="is an encoder"):
         pc.TunedLens(pc.wrap(tiny.shared("bert")))
     with pytest.raises(pc.ModelError, match="no final norm"):

@@ -1,3 +1,5 @@
+import gc
+
 import pytest
 import torch
 from torch import Tensor
@@ -48,6 +50,21 @@ def test_the_run_itself_is_left_as_it_is(llama: pc.Model) -> None:
     for site, value in seen.items():
         assert value.shape[0] == 3
         assert torch.allclose(value, clean[str(site)].flatten(2), atol=1e-12)
+
+
+def test_no_layer_is_kept() -> None:
+    """Tensors of the values' shape, counted while layers are shown: as many in the last one as in the first."""
+    model, alive = pc.wrap(tiny.shared("llama")), []
+    width = model.sites.width(Site("v", 0))
+    assert width != model.sites.width(Site("z", 0)), "grouped heads, so the shape tells values from the stream"
+
+    def visit(layer: int, first: int, part: Tensor) -> None:
+        shape = (3, 9, width)
+        alive.append(sum(type(held) is Tensor and held.shape == shape for held in gc.get_objects()))
+
+    attention(model, model.prompts(tiny.ids(3, 9)), visit)
+    assert len(alive) == 3
+    assert len(set(alive)) == 1
 
 
 def test_heads_that_are_no_weighted_sums_are_refused() -> None:

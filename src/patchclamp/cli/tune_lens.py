@@ -11,6 +11,7 @@ from rich.console import Console
 from patchclamp.cli.options import Json, Opening
 from patchclamp.cli.output import remember, show
 from patchclamp.core.errors import InputError
+from patchclamp.core.files import read_text
 
 command = App(
     name="tune-lens", help="Train a tuned lens: an affine map a layer, after which it predicts what the last does."
@@ -78,4 +79,4 @@ def _texts(corpus: list[str]) -> str | list[str]:
     missing = [name for name, file in zip(corpus, files, strict=True) if not file.is_file()]
     if missing:
         raise InputError(f"--corpus {missing[0]!r} is no file; several are text files, one may be a name as gutenberg")
-    return [file.read_text(encoding="utf-8") for file in files]
+    return [read_text(file) for file in files]

@@ -39,7 +39,7 @@ class Lenses(OpenModel):
         """The logit lens: what each layer would predict if it were the last one (nostalgebraist 2020); or a tuned lens.
 
         The model's own final norm and head are applied to the residual stream; logits are float32 also for a model in
-        half precision. It streams: logits of ``chunk`` rows are alive at once, and only numbers are kept of them.
+        half precision. It streams: logits of ``chunk`` rows (8 at least) are alive at once, and only numbers are kept of them.
 
         Args:
             prompts: As for :meth:`run`.
@@ -49,7 +49,8 @@ class Lenses(OpenModel):
             targets: ``"next"`` for the prompt's own next tokens; or a token (text or id), or a list with one a prompt.
             tuned: A lens from :meth:`tune_lens` or :meth:`TunedLens.from_pretrained`, whose translators stand between the
                 stream and the head.
-            chunk: Rows (positions times layers) that pass the head at once: the memory knob.
+            chunk: Rows (positions times layers) that pass the head at once, 8 at least: the memory knob. (With fewer, a row's
+                last bits would depend on how many pass beside it.)
             batch_tokens: Padded tokens a forward pass, whose states are held: the other one.
             progress: True for a bar, a function for events.
 

@@ -19,8 +19,8 @@ def sequences(model: OpenModel, texts: Any, length: int, *, most: int | None = N
     """Pack a corpus into sequences of exactly ``length`` token ids; what is left at the end is dropped.
 
     The texts are joined into one stream and cut. Every sequence begins as a prompt does, with the special tokens that the
-    tokenizer puts before a text; these, or else its end-of-text token, stand between two texts as well. No text is read
-    beyond what ``most`` sequences need.
+    tokenizer puts before a text; these, or else its end-of-text token, stand between two texts as well. Texts are read
+    32 at a time, and no more of them once ``most`` sequences are full.
 
     Args:
         model: Whose tokenizer, context and vocabulary count.
@@ -46,6 +46,10 @@ def sequences(model: OpenModel, texts: Any, length: int, *, most: int | None = N
     begin, between = ([], []) if not isinstance(first, str) else _special(model, first)
     stream = chain.from_iterable(_encoded(model, rows, between))
     body = length - len(begin)
+    if body < 1:
+        raise InputError(
+            f"sequences of {length} tokens hold no text: the tokenizer puts {len(begin)} of its own before each"
+        )
     found: list[list[int]] = []
     while most is None or len(found) < most:
         row = list(islice(stream, body))

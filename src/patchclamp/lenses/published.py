@@ -81,7 +81,7 @@ def read(
             f"{str(folder / _CONFIG)!r} is not that of a tuned lens: it lacks num_hidden_layers or d_model"
         )
     name, wanted = config.get("base_model_name_or_path"), config.get("unembed_hash")
-    trained_for = {**given, "name": name, "revision": config.get("base_model_revision")}
+    trained_for = {**given, "dtype": None, "name": name, "revision": config.get("base_model_revision")}
     if wanted is None:
         message = f"the lens for {name} does not say which weights it was trained for; only its size was compared"
         warnings.warn(message, PatchclampWarning, stacklevel=3)

@@ -26,6 +26,8 @@ from patchclamp.models.sites import Site
 FORWARD_TOKENS = 512
 SAVE_EVERY = 30.0
 """Seconds between two checkpoints."""
+VERSION = 1
+"""Of the method: a checkpoint of another one is not gone on from."""
 RATES = {"adam": 2e-3, "sgd": 1.0}
 
 
@@ -169,7 +171,8 @@ class Training:
         self.optimizer.zero_grad(set_to_none=True)
 
     def _identity(self) -> str:
-        return digest(asdict(self.settings), self.lens.model, torch.tensor(self.train))
+        # dtype: states differ with the type that the model computes in, and its hash of the weights does not
+        return digest(VERSION, asdict(self.settings), self.lens.model, str(self.model.dtype), torch.tensor(self.train))
 
     def _save(self, file: Path) -> None:
         from safetensors.torch import save_file
@@ -182,10 +185,13 @@ class Training:
             save_file({name: value.contiguous() for name, value in held.items()}, temporary, metadata)
 
     def _load(self, file: Path) -> None:
-        from safetensors import safe_open
+        from safetensors import SafetensorError, safe_open
 
-        with safe_open(file, "pt") as saved:
-            metadata, held = saved.metadata(), {name: saved.get_tensor(name) for name in saved.keys()}  # noqa: SIM118
+        try:
+            with safe_open(file, "pt") as saved:
+                metadata, held = saved.metadata(), {name: saved.get_tensor(name) for name in saved.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise InputError(f"the checkpoint {str(file)!r} is damaged: {error}; delete it to start again") from error
         self.lens.load_state_dict({name[5:]: value for name, value in held.items() if name.startswith("lens.")})
         state = self.optimizer.state_dict()
         for name, value in held.items():
@@ -219,9 +225,13 @@ def evaluate(
 ) -> list[dict[str, Any]]:
     """KL(final || layer) in nats, of a tuned lens and of the logit lens: means over sequences, with 95 % intervals.
 
+    The intervals are Student's t over sequences: few are kept, and with two of them 1.96 would be a sixth of what is needed.
+
     Returns:
         A row a site: ``site``, ``kl``, ``logit_lens_kl``, ``kl_interval`` (plus or minus) and ``logit_lens_kl_interval``.
     """
+    from scipy.stats import t
+
     found = torch.zeros(len(rows), len(lens.weight), 2, dtype=torch.float64)
     with torch.no_grad(), task("held-out text", len(rows), "sequences", show=progress) as bar:
         for number, row in enumerate(rows):
@@ -233,7 +243,8 @@ def evaluate(
                         kl = divergence(logits, aim, scratch).sum(dtype=torch.float64)
                         found[number, depth, which] += float(kl) / len(row)
             bar.advance()
-    means, spread = found.mean(0).tolist(), (found.std(0) * 1.96 / math.sqrt(len(rows))).tolist()
+    factor = float(t.ppf(0.975, len(rows) - 1)) / math.sqrt(len(rows))
+    means, spread = found.mean(0).tolist(), (found.std(0) * factor).tolist()
     names = ("kl", "logit_lens_kl", "kl_interval", "logit_lens_kl_interval")
     return [
         {"site": str(site_of(depth))} | dict(zip(names, (round(value, 6) for value in (*mean, *interval)), strict=True))

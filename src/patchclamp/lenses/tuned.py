@@ -54,7 +54,11 @@ class TunedLens(nn.Module):
         self.weight = nn.Parameter(torch.zeros(model.sites.n_layers, width, width, dtype=kind, device=model.device))
         self.bias = nn.Parameter(torch.zeros(model.sites.n_layers, width, dtype=kind, device=model.device))
         self.model = identity(model)
-        """The model it is for: name, revision, class, and a hash of its weights that their type does not change."""
+        """The model it is for: name, revision, class, type, and a hash of its weights, rounded to bfloat16.
+
+        Weights in bfloat16, or in a wider type that holds the same values or is rounded to bfloat16 in one step, have one
+        hash. Those that float16 has rounded before have another one as a rule.
+        """
         self.trained_for: dict[str, Any] = dict(self.model)
         """The model it was trained for; another one only if it was loaded with ``force=True``."""
         self.training_report: dict[str, Any] = {}
@@ -66,10 +70,18 @@ class TunedLens(nn.Module):
     @property
     def forced(self) -> bool:
         """Whether it is used on a model that it was not trained for."""
-        return self.trained_for != self.model
+        return bool(self.trained_for["weights"] != self.model["weights"])
 
     def forward(self, states: Tensor, depth: int) -> Tensor:
-        """Translate states ``[..., d]`` of a depth, for the head to read; computed in float32 at least."""
+        """Translate states ``[..., d]`` of a depth, for the head to read; computed in float32 at least.
+
+        Raises:
+            SiteError: The model is not that deep.
+        """
+        if not 0 <= depth <= len(self.weight):
+            raise SiteError(
+                f"depth {depth} is outside 0..{len(self.weight)}, the layers that the stream can have passed"
+            )
         if depth == len(self.weight):
             return states
         kind = torch.promote_types(states.dtype, self.weight.dtype)
@@ -81,7 +93,7 @@ class TunedLens(nn.Module):
         """:meth:`forward` by site or depth, without a graph.
 
         Raises:
-            SiteError: The stream is read in the middle of a layer there.
+            SiteError: The stream is read in the middle of a layer there, or the model is not that deep.
         """
         with torch.no_grad():
             found: Tensor = self(states, where if isinstance(where, int) else depth_of(where))
@@ -208,7 +220,8 @@ class TunedLens(nn.Module):
 
         Raises:
             ModelError: The logit lens does not apply to the model, or a loss is not finite.
-            InputError: The corpus is empty or too small, or a setting makes no sense; raised before any work.
+            InputError: The corpus is empty or too small, a setting makes no sense, or the checkpoint is damaged; raised
+                before any work.
         """
         from patchclamp.lenses.training import Settings, tune
 
@@ -255,7 +268,7 @@ class TunedLens(nn.Module):
                 )
         self.load_state_dict({name: state[name] for name in self.state_dict()})
         self._need_finite(place)
-        self.trained_for = trained_for if trained_for["weights"] != self.model["weights"] else dict(self.model)
+        self.trained_for = trained_for
 
     def _need_finite(self, place: str) -> None:
         for name, value in self.state_dict().items():
@@ -291,6 +304,7 @@ def identity(model: OpenModel) -> dict[str, Any]:
         "name": model.source.name,
         "revision": getattr(model.config, "_commit_hash", None) or model.source.options.get("revision"),
         "class": type(model.module).__name__,
+        "dtype": str(model.dtype).removeprefix("torch."),
         "weights": weights_digest(model.module.state_dict().items(), torch.bfloat16),
     }
 
@@ -301,7 +315,13 @@ def _mismatch(wanted: dict[str, Any], other: dict[str, Any]) -> str:
         for m in (wanted, other)
     )
     same = wanted["name"] is not None and wanted["name"] == other["name"]
-    return f"the lens is for {said}; this is {'the same name with other weights' if same else given}"
+    message = f"the lens is for {said}; this is {'the same name with other weights' if same else given}"
+    before, now = wanted.get("dtype"), other["dtype"]
+    if "float16" not in (before, now) or before in (None, now):
+        return message
+    return (
+        f"{message}, in {now} where that one was in {before}: float16 rounds weights, so load it with dtype={before!r}"
+    )
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Tensor]]:
@@ -317,8 +337,9 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Tenso
             raise InputError(
                 f"{str(folder)!r} has format version {config['format_version']}; this patchclamp reads up to {FORMAT_VERSION}"
             )
-        return config["trained_for"], config["training"], load_file(folder / WEIGHTS)
-    except (ValueError, KeyError, SafetensorError) as error:
+        trained_for = {name: config["trained_for"][name] for name in ("name", "revision", "class", "weights")}
+        return {**config["trained_for"], **trained_for}, config["training"], load_file(folder / WEIGHTS)
+    except (ValueError, KeyError, TypeError, SafetensorError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"the lens in {str(folder)!r} is damaged: {error}") from error

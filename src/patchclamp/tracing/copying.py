@@ -1,8 +1,9 @@
 """Does a head raise the logit of what it attends to? As it behaves on a text, and by its weights alone."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,6 +23,10 @@ from patchclamp.models.weights import weight
 
 _SAME = 1e-3
 _NOTHING = 1e-6
+AT_ONCE = 4096
+"""Tokens of the vocabulary that are alive at once."""
+Kind = tuple[bool, bool]
+"""Whether attention's input is normalised, and whether it is centred."""
 
 
 @dataclass(eq=False)
@@ -128,27 +133,69 @@ def ov_positivity(model: OpenModel, draws: int, seed: int) -> tuple[Tensor, Tens
     """
     LogitLens(model)
     check_linear(model)
-    with torch.no_grad():
-        table = model.module.get_input_embeddings()(  # type: ignore[operator]
-            torch.arange(weight(model, "embed").shape[0], device=model.device)
-        )
-    out = weight(model, "logits").detach()
-    if table.shape[-1] != out.shape[0]:
-        raise ModelError(f"embedding and unembedding have widths {table.shape[-1]} and {out.shape[0]}")
-    count = min(len(table), out.shape[1])
-    table, out = table[:count].float(), out[:, :count].float()
-    circuits = _circuits(model)
-    kinds = {kind for *_, kind in circuits}
-    tokens = {kind: _normalised(table, kind) for kind in kinds}
-    tokens = {kind: read - read.mean(0) for kind, read in tokens.items()}
-    out = out - out.mean(1, keepdim=True)
+    vocabulary, circuits = Vocabulary.of(model), _circuits(model)
+    means = {kind: vocabulary.mean(kind) for *_, kind in circuits}
     found = []
     for draw in range(draws + 1):
         generator = torch.Generator().manual_seed(int(digest("ov", seed, draw), 16) % 2**63)
+        count = vocabulary.count
         order = torch.randperm(count, generator=generator) if draw else torch.arange(count)
-        middle = {kind: (out @ tokens[kind][order.to(out.device)]).double() for kind in kinds}
+        middle = {kind: vocabulary.between(order, kind, mean) for kind, mean in means.items()}
         found.append(torch.stack([_positivity(left, middle[kind], right) for left, right, kind in circuits]).cpu())
     return found[0], torch.stack(found[1:])
+
+
+@dataclass(frozen=True, eq=False)
+class Vocabulary:
+    """Embedding and unembedding of all tokens, read some tokens at a time: a large vocabulary is never copied whole."""
+
+    embed: Callable[[Tensor], Tensor]
+    out: Tensor
+    """The unembedding ``[d_model, token]``, the model's own memory."""
+    count: int
+
+    @classmethod
+    def of(cls, model: OpenModel) -> "Vocabulary":
+        """The model's.
+
+        Raises:
+            ModelError: Its embedding and unembedding differ in width.
+        """
+        embed: Any = model.module.get_input_embeddings()  # type: ignore[operator]
+        out = weight(model, "logits").detach()
+        with torch.no_grad():
+            width = embed(torch.zeros(1, dtype=torch.long, device=model.device)).shape[-1]
+        if width != out.shape[0]:
+            raise ModelError(f"embedding and unembedding have widths {width} and {out.shape[0]}")
+        return cls(embed, out, min(weight(model, "embed").shape[0], out.shape[1]))
+
+    def mean(self, kind: Kind) -> Tensor:
+        """Of what attention reads of the tokens, ``[d_model]``, float64."""
+        parts = torch.arange(self.count).split(AT_ONCE)
+        return torch.stack([self._read(part, kind).sum(0, dtype=torch.float64) for part in parts]).sum(0) / self.count
+
+    def between(self, order: Tensor, kind: Kind, mean: Tensor) -> Tensor:
+        """Unembedding times what attention reads of the tokens in some order, both less their means over tokens.
+
+        Args:
+            order: Of all tokens.
+            kind: How attention reads.
+            mean: Of what it reads, over tokens.
+
+        Returns:
+            ``[d_model, d_model]``, float64.
+        """
+        columns = self.out[:, : self.count]
+        centre = columns.mean(1, keepdim=True, dtype=torch.float64)
+        total = torch.zeros(len(mean), len(mean), dtype=torch.float64, device=mean.device)
+        for part, some in zip(order.split(AT_ONCE), columns.split(AT_ONCE, dim=1), strict=True):
+            # centred before the product: the means are large, and float32 would lose what is left
+            total += ((some.double() - centre).float() @ (self._read(part, kind) - mean.float())).double()
+        return total
+
+    def _read(self, ids: Tensor, kind: Kind) -> Tensor:
+        with torch.no_grad():
+            return _normalised(self.embed(ids.to(self.out.device)).float(), kind)
 
 
 def _positivity(left: Tensor, middle: Tensor, right: Tensor) -> Tensor:
@@ -157,10 +204,6 @@ def _positivity(left: Tensor, middle: Tensor, right: Tensor) -> Tensor:
     total = values.abs().sum(-1)
     size = left.flatten(1).norm(dim=-1) * middle.norm() * right.flatten(1).norm(dim=-1)
     return torch.where(total > _NOTHING * size, values.sum(-1).real / total.clamp(min=1e-300), 0.0)
-
-
-Kind = tuple[bool, bool]
-"""Whether attention's input is normalised, and whether it is centred."""
 
 
 def _circuits(model: OpenModel) -> list[tuple[Tensor, Tensor, Kind]]:

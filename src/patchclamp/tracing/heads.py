@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 from torch import Tensor
 
+from patchclamp.core.digest import digest
 from patchclamp.core.errors import InputError, ModelError, unknown
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import Result, Saved
@@ -41,6 +42,8 @@ class HeadScores(Result):
 
     ``data`` holds ``value`` and ``standard_error`` with dims ``score, layer, head``; and for each control its ``null_mean``
     and ``null_high`` (95 % quantile) with dims ``control, score, layer, head``. What a control does not apply to is NaN.
+    Both controls are of the mean over passages: the shuffled one over draws of targets, the unrepeated one over draws of
+    passages (a bootstrap), so it is NaN for one passage.
 
     Source: Olsson et al. 2022, "In-context learning and induction heads", arXiv 2209.11895; Elhage et al. 2021.
     """
@@ -167,7 +170,7 @@ def head_scores(
     record |= {"not_measured": missing}
     if found is not None:
         record |= {"occurrences": [list(span) for span in found.occurrences], "occurrences_elsewhere": found.other}
-    return HeadScores(_labelled(own, unrepeated, circuit), record, tensors)
+    return HeadScores(_labelled(own, unrepeated, circuit, draws, seed), record, tensors)
 
 
 def _circuit(model: OpenModel, seed: int, missing: dict[str, str]) -> tuple[Tensor, Tensor] | None:
@@ -178,7 +181,16 @@ def _circuit(model: OpenModel, seed: int, missing: dict[str, str]) -> tuple[Tens
         return None
 
 
-def _labelled(own: Means, unrepeated: Means | None, circuit: tuple[Tensor, Tensor] | None) -> "xr.Dataset":
+def _resampled(values: Any, draws: int, seed: int) -> Any:
+    """Means over as many passages, drawn with replacement: ``[..., passage]`` to ``[..., draw]``; NaN for one passage."""
+    count = values.shape[-1]
+    chosen = np.random.default_rng(int(digest(UNREPEATED, seed), 16)).integers(count, size=(draws, count))
+    return values[..., chosen].mean(-1) if count > 1 else np.full((*values.shape[:-1], draws), np.nan)
+
+
+def _labelled(
+    own: Means, unrepeated: Means | None, circuit: tuple[Tensor, Tensor] | None, draws: int, seed: int
+) -> "xr.Dataset":
     import xarray as xr
 
     layers = sorted(own.attention)
@@ -196,7 +208,8 @@ def _labelled(own: Means, unrepeated: Means | None, circuit: tuple[Tensor, Tenso
     if unrepeated is not None:
         other = unrepeated.table()[..., 0]
         other[names.index(PREVIOUS)] = np.nan  # the token before is there whether or not anything recurs
-        mean[1, measured], high[1, measured] = other.mean(-1), np.quantile(other, HIGH, axis=-1)
+        mean[1, measured] = other.mean(-1)
+        high[1, measured] = np.quantile(_resampled(other, draws, seed), HIGH, axis=-1)
     if circuit is not None:
         value[-1] = circuit[0].numpy()
         mean[0, -1], high[0, -1] = circuit[1].mean(0).numpy(), np.quantile(circuit[1].numpy(), HIGH, axis=0)

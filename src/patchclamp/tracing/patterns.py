@@ -7,7 +7,7 @@ heads. A pattern is shown to a visitor layer by layer and never kept.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -55,11 +55,9 @@ class UnitValues(Operation):
 
     keys: Keys
     heads: int
-    seen: list[Tensor] = field(default_factory=list)
 
     @override
     def __call__(self, x: Tensor) -> Tensor:
-        self.seen.append(x[: self.keys.prompts].detach())
         out = x.clone()
         probes = out[self.keys.prompts :].zero_().unflatten(0, (self.keys.groups, -1)).unflatten(-1, (self.heads, -1))
         for key in range(self.keys.count):
@@ -150,22 +148,20 @@ def _pass(
     layers: Sequence[int],
     visit: Visit,
     taps: Mapping[Site, Sink],
-) -> dict[int, UnitValues]:
-    """One forward pass; gives what stood in place of the values."""
+) -> None:
+    """One forward pass."""
     everywhere = tuple(range(len(prompts[0].ids)))
     actions: list[Action] = []
-    values: dict[int, UnitValues] = {}
     for layer in layers:
         value, total = Site("v", layer), Site("z", layer)
-        values[layer] = UnitValues(keys, model.sites.access(value).units or 1)
+        probe = UnitValues(keys, model.sites.access(value).units or 1)
         read = ReadOff(keys, model.sites.access(total).units or 1, _showing(visit, layer, keys.first))
         actions += [
-            Action(value, everywhere, values[layer], None, len(actions)),
+            Action(value, everywhere, probe, None, len(actions)),
             Action(total, everywhere, read, None, len(actions) + 1),
         ]
     rows = [Row(prompt, tuple(actions)) for _ in range(1 + keys.groups) for prompt in prompts]
     forward(model, rows, taps=taps, logits=False)
-    return values
 
 
 def _showing(visit: Visit, layer: int, first: int) -> Callable[[Tensor], None]:
@@ -181,13 +177,14 @@ def _check_sums(model: OpenModel, prompt: Prompt, layers: Sequence[int], size: i
     start = Prompt(prompt.ids[:size], None, prompt.tokens[:size])
     patterns: dict[int, Tensor] = {}
     sums: dict[int, Tensor] = {}
-    taps = {Site("z", layer): _into(sums, layer) for layer in layers}
+    values: dict[int, Tensor] = {}
+    taps = {Site(name, layer): _into(held, layer) for name, held in (("z", sums), ("v", values)) for layer in layers}
     keys = Keys(1, 0, len(start.ids), size)
-    values = _pass(model, [start], keys, layers, lambda layer, _, part: patterns.update({layer: part[0]}), taps)
+    _pass(model, [start], keys, layers, lambda layer, _, part: patterns.update({layer: part[0]}), taps)
     allowed = ALLOWED.get(model.dtype, ALLOWED_HALF)
     for layer in layers:
-        own = values[layer].seen[0][0].double().unflatten(-1, (values[layer].heads, -1))
-        shared = own.repeat_interleave(len(patterns[layer]) // values[layer].heads, dim=1)
+        own = values[layer][0].unflatten(-1, (-1, size))
+        shared = own.repeat_interleave(len(patterns[layer]) // own.shape[1], dim=1)
         made = torch.einsum("hqk,khd->qhd", patterns[layer].double(), shared).flatten(1)
         error = (made - sums[layer][0]).abs().max() / sums[layer][0].abs().max().clamp(min=1e-30)
         if not error <= allowed:
