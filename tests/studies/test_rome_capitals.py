@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pandas as pd
 import pytest
 import torch
@@ -15,6 +17,18 @@ def test_controls_differ_from_the_rewrite_in_what_they_read_only(llama: pc.Model
     assert torch.equal(edits["random key"].operation.write, edits["rome"].operation.write)
     assert float(reads["random key"].norm()) == pytest.approx(float(reads["rome"].norm()))
     assert not torch.allclose(reads["random key"], reads["rome"])
+
+
+def test_everything_found_is_kept(llama: pc.Model, tmp_path: Path) -> None:
+    rewrite = llama.rewrite_fact([[5, 6, 7, 8]], [1], 9, layer=1, covariance="identity", prefixes=0, steps=2)
+    frame = pd.DataFrame({"layer": [0, 1], "traced mlp_out": [0.1, 0.2], "score": [0.5, 0.6]})
+    tables = {name: frame.assign(table=name) for name in ("scores", "unrelated", "layers", "facts")}
+    found = rome_capitals.RomeCapitals("tiny", 1, **tables, example=rewrite, seconds=0.1)
+    rome_capitals._save(found, tmp_path)
+    for name, table in tables.items():
+        pd.testing.assert_frame_equal(pd.read_csv(tmp_path / f"{name}.csv"), table)
+    assert pc.open(tmp_path / "example") == rewrite
+    assert "Rewriting capitals" in (tmp_path / "report.html").read_text()
 
 
 @pytest.mark.assets

@@ -256,7 +256,7 @@ def averaged(drift: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 def _save(found: RomeCapitals, out: Path) -> None:
     found.example.save(out / "example")
-    for name in ("scores", "text", "layers", "facts"):
+    for name in ("scores", "unrelated", "layers", "facts"):
         getattr(found, name).to_csv(out / f"{name}.csv", index=False)
     contents = [
         ("The experiment", __doc__.split("\n\n", 1)[1]),
