@@ -28,7 +28,7 @@ def test_everything_found_is_kept(llama: pc.Model, tmp_path: Path) -> None:
     for name, table in tables.items():
         pd.testing.assert_frame_equal(pd.read_csv(tmp_path / f"{name}.csv"), table)
     assert pc.open(tmp_path / "example") == rewrite
-    assert "Rewriting capitals" in (tmp_path / "report.html").read_text()
+    assert "Published (quoted from memory)" in (tmp_path / "report.html").read_text()
 
 
 @pytest.mark.assets

@@ -264,7 +264,7 @@ def _save(found: RomeCapitals, out: Path) -> None:
         ("Unrelated text (nats a token)", found.unrelated),
         ("By layer, on validation facts", found.layers),
         ("Does tracing say where to rewrite?", f"{AGREEMENT}: {found.agreement():.2f}."),
-        ("Published, of another model on other facts", PUBLISHED),
+        ("Published (quoted from memory), of another model on other facts", PUBLISHED),
         ("One rewrite", found.example),
     ]  # fmt: skip
     pc.report(out / "report.html", "Rewriting capitals", contents)
