@@ -106,6 +106,9 @@ def known_facts(model: pc.Model, seed: int = 0) -> tuple[list[pc.rewriting.Fact]
     """Capitals that the model prefers to all others, each with another as its target: validation facts and test facts.
 
     A capital is one token, and not part of its country's name.
+
+    Raises:
+        InputError: The model knows too few.
     """
     single = []
     for country in pc.catalogue.capitals():
@@ -118,6 +121,11 @@ def known_facts(model: pc.Model, seed: int = 0) -> tuple[list[pc.rewriting.Fact]
     columns = [model.token_id(f" {country.capital}") for country in single]
     logits = model.run([TEMPLATE.format(c.name) for c in single], logits="last").logits[:, columns]
     known = [c for c, best in zip(single, logits.argmax(-1).tolist(), strict=True) if single[best] is c]
+    if len(known) < VALIDATION + TEST:
+        raise pc.InputError(
+            f"{model.source.name or 'this model'} knows {len(known)} capitals (of {len(single)} that are one token), and the study "
+            f"needs {VALIDATION + TEST}: {VALIDATION} validation and {TEST} test facts"
+        )
     draw = random.Random(seed)
     draw.shuffle(known)
     facts = []
