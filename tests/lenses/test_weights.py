@@ -143,6 +143,15 @@ def test_matrices_of_unlike_rank_in_one_result(llama: pc.Model) -> None:
     assert (kept["ov.1.h3"], kept["mlp_out.2"]) == (8 * 2 * 2, 20 * 2), "a direction that is not there is no row"
     assert both.sides("ov.1.h3") == ("read", "write")
     assert both.sides("mlp_out.2") == ("write",)
+    lists = both.passing().set_index(["matrix", "side"])
+    wanted = alone.passing().set_index(["matrix", "side"])
+    assert lists.loc["ov.1.h3"].equals(wanted.loc["ov.1.h3"]), "the share is of the lists that are there"
+    assert lists.loc[("mlp_out.2", "write"), "lists"] == 20 * 2
+    assert both.passes("ov.1.h3", "read").shape == (8, 2)
+    with pytest.raises(pc.InputError, match=r"direction 8 of ov\.1\.h3 is outside the 8"):
+        both.vector("ov.1.h3", 8, "read")
+    assert bool(both.vector("mlp_out.2", 8, "write").isfinite().all())
+    both.figure(matrix="ov.1.h3", directions=20)
 
 
 def test_a_direction_is_a_vector_for_edits(llama: pc.Model) -> None:

@@ -69,10 +69,9 @@ class WeightLens(Result):
         """
         if side not in self.sides(matrix):
             raise InputError(unknown(f"side of {matrix}", side, self.sides(matrix)))
-        if not 0 <= direction < self.dataset.sizes["direction"]:
-            raise InputError(
-                f"direction {direction} is outside the {self.dataset.sizes['direction']} that were decoded"
-            )
+        decoded = len(self.passes(matrix, side))
+        if not 0 <= direction < decoded:
+            raise InputError(f"direction {direction} of {matrix} is outside the {decoded} that were decoded")
         found = self._one(matrix)["vector"].sel(direction=direction, side=side)
         return torch.from_numpy(found.values.copy())
 
@@ -93,9 +92,13 @@ class WeightLens(Result):
         return pd.DataFrame(rows)
 
     def passes(self, matrix: str, side: str) -> Any:
-        """Which token lists of one side are more alike than 95 % of random ones, a bool array ``[direction, sign]``."""
+        """Which token lists of one side are more alike than 95 % of random ones, a bool array ``[direction, sign]``.
+
+        It has the directions that the matrix has, which may be fewer than those of others in the result.
+        """
         one = self._one(matrix).sel(side=side)
-        return one["coherence"].values > np.nanquantile(one["control_coherence"].values, LEVEL)
+        alike = one["coherence"].values
+        return alike[np.isfinite(alike).all(1)] > np.nanquantile(one["control_coherence"].values, LEVEL)
 
     def frame(self) -> "pd.DataFrame":
         """One row a matrix, direction, side and sign: the singular value, how alike the tokens are, and the tokens."""
@@ -107,8 +110,6 @@ class WeightLens(Result):
             for side in self.sides(matrix):
                 passed = self.passes(matrix, side)
                 for direction, sign in np.ndindex(*passed.shape):
-                    if not np.isfinite(one["singular_value"].values[direction]):
-                        continue
                     here = one.isel(direction=direction, sign=sign).sel(side=side)
                     row = {
                         "matrix": matrix,
