@@ -9,7 +9,7 @@ import patchclamp as pc
 from patchclamp.lenses.logit import LogitLens
 from patchclamp.lenses.matrices import find_matrices
 from patchclamp.lenses.vocabulary import Vocabulary
-from patchclamp.lenses.weights import decompose, random_like
+from patchclamp.lenses.weights import _Decoded, decompose, random_like
 from tests import tiny
 
 
@@ -152,6 +152,12 @@ def test_matrices_of_unlike_rank_in_one_result(llama: pc.Model) -> None:
         both.vector("ov.1.h3", 8, "read")
     assert bool(both.vector("mlp_out.2", 8, "write").isfinite().all())
     both.figure(matrix="ov.1.h3", directions=20)
+
+
+def test_only_the_directions_asked_for_are_kept(llama: pc.Model) -> None:
+    (matrix,) = find_matrices(llama, "mlp_pre.1")
+    decoded = _Decoded.of(matrix, {"read": Vocabulary.reading(llama, "embedding")}, 2, 3, 1, 0, lambda _: None)
+    assert decoded.vectors["read"].untyped_storage().nbytes() == 2 * 32 * 8
 
 
 def test_a_direction_is_a_vector_for_edits(llama: pc.Model) -> None:

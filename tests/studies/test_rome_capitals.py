@@ -46,7 +46,9 @@ def test_validation_and_test_facts_are_apart_and_known(smollm2: pc.Model) -> Non
 
 @pytest.mark.assets
 def test_a_model_that_knows_too_few_capitals_is_refused(stories: pc.Model) -> None:
-    with pytest.raises(pc.InputError, match=r"stories15m knows \d+ capitals .* needs 41: 11 validation and 30 test facts"):
+    with pytest.raises(
+        pc.InputError, match=r"stories15m knows \d+ capitals .* needs 41: 11 validation and 30 test facts"
+    ):
         rome_capitals.known_facts(stories)
 
 

@@ -170,7 +170,7 @@ def random_like(faces: Sequence[Face], generator: torch.Generator) -> list[Tenso
     """Gaussian weights of the same shape and Frobenius norm as each face's, behind the same norms."""
     found = []
     for face in faces:
-        drawn = torch.randn(face.weight.shape, generator=generator, dtype=torch.float64).to(face.weight.device)
+        drawn = torch.randn(face.held.shape, generator=generator, dtype=torch.float64).to(face.held.device)
         found.append(face.folded(drawn * (face.weight.norm() / drawn.norm())))
     return found
 
@@ -240,7 +240,9 @@ class _Decoded:
         """Decompose a matrix and as many random ones, and decode them in the same way."""
         values, vectors = decompose([face.folded(face.weight) for face in matrix.faces])
         advance(1)
-        own = dict(zip(_sides(matrix), (side[:directions] for side in vectors), strict=True))
+        own = dict(
+            zip(_sides(matrix), (side[:directions].clone() for side in vectors), strict=True)
+        )  # not the whole basis
         generator = torch.Generator().manual_seed(int(digest(seed, matrix.name), 16) % 2**63)
         spectra: list[Tensor] = []
         random: dict[str, list[Tensor]] = {side: [] for side in own}
@@ -248,7 +250,7 @@ class _Decoded:
             drawn, sides = decompose(random_like(matrix.faces, generator))
             spectra.append(drawn * (values.norm() / drawn.norm()))
             for side, rows in zip(own, sides, strict=True):
-                random[side].append(rows[:directions])
+                random[side].append(rows[:directions].clone())
             advance(1)
         tops = {side: books[side].top(torch.cat([rows, *random[side]]), k) for side, rows in own.items()}
         alike = {side: books[side].coherence(ids) for side, (ids, _) in tops.items()}
