@@ -1,12 +1,15 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import patchclamp as pc
+from patchclamp.tracing import copying
 from patchclamp.tracing.repeats import Pairs, random_passages
 from tests import tiny
 from tests.traces import no_trace
@@ -140,6 +143,46 @@ def test_the_seed_decides_the_numbers() -> None:
     )
     more = model.head_scores(length=4, samples=3, draws=3)
     assert more.record["prompts"][:2] == first.record["prompts"], "a passage depends on its number alone"
+
+
+def test_the_ov_circuit_is_that_of_the_whole_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, kind = pc.wrap(tiny.shared("gpt2")), (True, True)
+    table, out = (model.weight(name).detach() for name in ("embed", "logits"))
+    read = torch.nn.functional.layer_norm(table, table.shape[1:], eps=0.0)
+    order = torch.randperm(len(table), generator=torch.Generator().manual_seed(0))
+    wanted = (out - out.mean(1, keepdim=True)) @ (read - read.mean(0))[order]
+    whole, controls = copying.ov_positivity(model, 2, 0)
+    assert torch.allclose(copying._Table.of(model, kind).circuit(order), wanted, atol=1e-5)
+    monkeypatch.setattr(copying, "_ROWS", 10)
+    assert torch.allclose(copying._Table.of(model, kind).circuit(order), wanted, atol=1e-5)
+    parts = copying.ov_positivity(model, 2, 0)
+    assert torch.allclose(parts[0], whole, atol=1e-4)
+    assert torch.allclose(parts[1], controls, atol=1e-4)
+
+
+class Made(TorchDispatchMode):
+    """Notes how many numbers the largest tensor has that is made, views left out."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        super().__init__()
+        self.own = {parameter.untyped_storage().data_ptr() for parameter in module.parameters()}
+        self.most = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        if isinstance(found, torch.Tensor) and found.untyped_storage().data_ptr() not in self.own:
+            self.most = max(self.most, found.numel())
+        return found
+
+
+def test_tables_of_the_vocabulary_are_never_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = tiny.shared("llama", torch.float32)
+    model = pc.wrap(module)
+    model.look()
+    monkeypatch.setattr(copying, "_ROWS", 10, raising=False)
+    with Made(module) as made:
+        copying.ov_positivity(model, 1, 0)
+    assert 10 * 32 <= made.most < 97 * 32 / 2
 
 
 def test_what_cannot_be_measured_is_said() -> None:

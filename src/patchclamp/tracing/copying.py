@@ -20,6 +20,9 @@ from patchclamp.models.opened import OpenModel
 from patchclamp.models.sites import Site
 from patchclamp.models.weights import weight
 
+Kind = tuple[bool, bool]
+"""Whether attention's input is normalised, and whether it is centred."""
+_ROWS = 4096  # tokens whose vectors are alive at once
 _SAME = 1e-3
 _NOTHING = 1e-6
 
@@ -128,25 +131,14 @@ def ov_positivity(model: OpenModel, draws: int, seed: int) -> tuple[Tensor, Tens
     """
     LogitLens(model)
     check_linear(model)
-    with torch.no_grad():
-        table = model.module.get_input_embeddings()(  # type: ignore[operator]
-            torch.arange(weight(model, "embed").shape[0], device=model.device)
-        )
-    out = weight(model, "logits").detach()
-    if table.shape[-1] != out.shape[0]:
-        raise ModelError(f"embedding and unembedding have widths {table.shape[-1]} and {out.shape[0]}")
-    count = min(len(table), out.shape[1])
-    table, out = table[:count].float(), out[:, :count].float()
     circuits = _circuits(model)
-    kinds = {kind for *_, kind in circuits}
-    tokens = {kind: _normalised(table, kind) for kind in kinds}
-    tokens = {kind: read - read.mean(0) for kind, read in tokens.items()}
-    out = out - out.mean(1, keepdim=True)
+    tables = [_Table.of(model, kind) for kind in dict.fromkeys(kind for *_, kind in circuits)]
     found = []
     for draw in range(draws + 1):
         generator = torch.Generator().manual_seed(int(digest("ov", seed, draw), 16) % 2**63)
+        count = tables[0].count
         order = torch.randperm(count, generator=generator) if draw else torch.arange(count)
-        middle = {kind: (out @ tokens[kind][order.to(out.device)]).double() for kind in kinds}
+        middle = {table.kind: table.circuit(order) for table in tables}
         found.append(torch.stack([_positivity(left, middle[kind], right) for left, right, kind in circuits]).cpu())
     return found[0], torch.stack(found[1:])
 
@@ -159,8 +151,54 @@ def _positivity(left: Tensor, middle: Tensor, right: Tensor) -> Tensor:
     return torch.where(total > _NOTHING * size, values.sum(-1).real / total.clamp(min=1e-300), 0.0)
 
 
-Kind = tuple[bool, bool]
-"""Whether attention's input is normalised, and whether it is centred."""
+@dataclass(frozen=True, eq=False)
+class _Table:
+    """Embedding and unembedding of every token, read in blocks and never copied whole; both without their means."""
+
+    model: OpenModel
+    kind: Kind
+    count: int
+    read: Tensor
+    """``[d_model]``: mean of what is read of a token."""
+    out: Tensor
+    """``[d_model]``: mean of what the logits read."""
+
+    @classmethod
+    def of(cls, model: OpenModel, kind: Kind) -> "_Table":
+        """Take the means.
+
+        Raises:
+            ModelError: Embedding and unembedding differ in width.
+        """
+        embed, out = weight(model, "embed"), weight(model, "logits")
+        read, wrote = torch.zeros(2, len(out), dtype=torch.float64, device=model.device)
+        table = cls(model, kind, min(len(embed), out.shape[1]), read, wrote)
+        for ids in torch.arange(table.count).split(_ROWS):
+            read += table._embedded(ids).double().sum(0) / table.count
+            wrote += out[:, ids[0] : ids[-1] + 1].detach().double().sum(1) / table.count
+        return table
+
+    def circuit(self, order: Tensor) -> Tensor:
+        """What is read of token ``order[i]`` times what the logits of token ``i`` read, over all tokens.
+
+        Returns:
+            ``[d_model, d_model]`` float64.
+        """
+        out = weight(self.model, "logits").detach()
+        total = torch.zeros(len(self.out), len(self.read), dtype=torch.float64, device=self.model.device)
+        for start in range(0, self.count, _ROWS):
+            ids = order[start : start + _ROWS]
+            wanted = out[:, start : start + len(ids)].float() - self.out.float().unsqueeze(1)
+            total += (wanted @ (self._embedded(ids) - self.read.float())).double()
+        return total
+
+    def _embedded(self, ids: Tensor) -> Tensor:
+        """What attention reads of some tokens before its norm's gain, ``[token, d_model]`` float32."""
+        with torch.no_grad():
+            rows = self.model.module.get_input_embeddings()(ids.to(self.model.device))  # type: ignore[operator]
+        if rows.shape[-1] != len(self.out):
+            raise ModelError(f"embedding and unembedding have widths {rows.shape[-1]} and {len(self.out)}")
+        return _normalised(rows.float(), self.kind)
 
 
 def _circuits(model: OpenModel) -> list[tuple[Tensor, Tensor, Kind]]:
