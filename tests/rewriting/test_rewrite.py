@@ -88,6 +88,12 @@ def test_the_clamp_and_an_early_end_hold(llama: pc.Model) -> None:
     assert done.dataset.sizes["step"] == int((surprisal < enough).argmax()) + 1 < 11
 
 
+def test_it_needs_no_gradients_of_its_caller(llama: pc.Model) -> None:
+    wanted = rewritten(llama)
+    with torch.no_grad():
+        assert rewritten(llama) == wanted
+
+
 def test_sampled_prefixes_follow_the_seed(llama: pc.Model) -> None:
     found = [rewritten(llama, prefixes=2, seed=seed) for seed in (0, 0, 1)]
     assert found[0] == found[1]
