@@ -134,6 +134,14 @@ def test_a_checkpoint_that_says_something_else_is_refused(tmp_path: Path, monkey
     assert list(tmp_path.iterdir()) == [], "nothing half-written"
 
 
+def test_a_checkpoint_that_lacks_a_tensor_is_refused(tmp_path: Path) -> None:
+    model = pc.wrap(tiny.build("llama", torch.float32))
+    found = rewritten(model)
+    model.module.model.layers[0].register_buffer("extra", torch.ones(2))
+    with pytest.raises(pc.ExactnessError, match=r"does not give back 'model\.layers\.0\.extra' \(1 tensors differ\)"):
+        found.export(model, tmp_path / "new")
+
+
 def test_another_models_weights_are_refused(llama: pc.Model) -> None:
     found = rewritten(llama)
     other = tiny.build("llama")

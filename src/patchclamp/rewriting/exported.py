@@ -74,15 +74,15 @@ def _compare(
         folder, dtype=model.dtype, attn_implementation=getattr(model.config, "_attn_implementation", None)
     )
     again = again.to(model.device).eval()
-    kept = again.state_dict()
-    lost = [name for name, value in module.state_dict().items() if not torch.equal(value, kept[name])]
+    kept, wanted = again.state_dict(), module.state_dict()
+    lost = [name for name, value in wanted.items() if name not in kept or not torch.equal(value, kept[name])]
     if lost:
         raise ExactnessError(f"the checkpoint does not give back {lost[0]!r} ({len(lost)} tensors differ)")
     if edits is None:
         return
     opened = wrap_module(again, model.tokenizer)
-    wanted = run(model, prompts, edits).last_logits()
-    error = float((run(opened, prompts).last_logits() - wanted).abs().max() / wanted.abs().max())
+    logits = run(model, prompts, edits).last_logits()
+    error = float((run(opened, prompts).last_logits() - logits).abs().max() / logits.abs().max())
     if not error <= TOLERANCE[model.dtype]:
         raise ExactnessError(
             f"the reloaded checkpoint's logits differ from the edited model's by {error:.2g} of the largest, more than "
