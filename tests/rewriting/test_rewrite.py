@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import patchclamp as pc
-from patchclamp.rewriting import exported
+from patchclamp.rewriting import exported, fact, rome
 from tests import tiny
 from tests.rewriting.test_tail import REWRITABLE
 from tests.traces import no_trace
@@ -168,6 +168,27 @@ def test_what_does_not_fit_is_refused(llama: pc.Model, options: dict[str, Any], 
         rewritten(llama, **options)
 
 
+@pytest.mark.parametrize(
+    ("options", "said"), [({"ridge": -1.0}, "ridge is a share"), ({"covariance": "wiki"}, "unknown covariance 'wiki'")]
+)
+def test_options_are_read_before_anything_is_sampled(
+    llama: pc.Model, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], said: str
+) -> None:
+    monkeypatch.setattr(rome, "say", lambda *_: pytest.fail("sampled"))
+    with pytest.raises(pc.InputError, match=said):
+        rewritten(llama, **options)
+
+
+def test_a_covariance_without_inverse_is_refused_before_the_search(
+    llama: pc.Model, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATCHCLAMP_CACHE", str(tmp_path))
+    moment = pc.rewriting.covariance(llama, 1, tiny.ids(1, 5))
+    monkeypatch.setattr(rome, "search", lambda *_: pytest.fail("searched"))
+    with pytest.raises(pc.InputError, match="C has no inverse"):
+        rewritten(llama, covariance=moment, ridge=0.0)
+
+
 def test_a_target_or_a_subject_outside_is_refused(llama: pc.Model) -> None:
     with pytest.raises(pc.InputError, match="output 200 is outside"):
         llama.rewrite_fact(PROMPT, SUBJECT, 200, layer=1, covariance="identity")
@@ -198,17 +219,18 @@ def test_models_that_cannot_be_rewritten_say_why() -> None:
 @pytest.mark.assets
 def test_a_capital_is_rewritten_and_its_neighbour_stays(smollm2: pc.Model) -> None:
     found = smollm2.rewrite_fact("The capital of {} is", "France", " Rome", layer=5, covariance="identity", prefixes=1)
-    fact = pc.rewriting.Fact(
+    asked = pc.rewriting.Fact(
         "The capital of {} is", "France", " Paris", " Rome", ("The capital city of {} is",), (("Japan", " Tokyo"),)
     )
-    before, after = (pc.rewriting.score(smollm2, fact, edits) for edits in ((), found.edit()))
+    before, after = (pc.rewriting.score(smollm2, asked, edits) for edits in ((), found.edit()))
     assert before["success"].tolist() == [False, False, True]
     assert after["success"].tolist() == [True, True, True]
     assert found.record["true"] == " Paris"
 
 
 @pytest.mark.assets
-def test_text_that_does_not_fit_is_refused(smollm2: pc.Model) -> None:
+def test_text_that_does_not_fit_is_refused(smollm2: pc.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fact, "generate", lambda *_, **__: pytest.fail("sampled"))
     with pytest.raises(pc.InputError, match=r"' Ouagadougou' is not one token: the tokenizer gives \d"):
         smollm2.rewrite_fact("The capital of {} is", "France", " Ouagadougou")
     with pytest.raises(pc.PositionError, match="the string 'France' is not in the prompt"):
@@ -216,4 +238,4 @@ def test_text_that_does_not_fit_is_refused(smollm2: pc.Model) -> None:
     with pytest.raises(pc.InputError, match=r"takes one subject, a text, in place of one \{\}"):
         smollm2.rewrite_fact("From {} to {}", "France", " Rome")
     with pytest.raises(pc.InputError, match="essence is a template"):
-        smollm2.rewrite_fact("The capital of {} is", "France", " Rome", essence="It is", prefixes=0)
+        smollm2.rewrite_fact("The capital of {} is", "France", " Rome", essence="It is")

@@ -33,6 +33,16 @@ def with_weight(model: OpenModel, projection: Projection, matrix: Tensor) -> nn.
     return copied
 
 
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that holds something.
+
+    Raises:
+        InputError: It does, or is none.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{str(folder)!r} is not empty; a checkpoint is written into a folder of its own")
+
+
 def export(
     model: OpenModel,
     module: nn.Module,
@@ -53,8 +63,7 @@ def export(
     """
     if not hasattr(module, "save_pretrained"):
         raise ModelError(f"{type(module).__name__} is no model of transformers, so it has no checkpoint format")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{str(folder)!r} is not empty; a checkpoint is written into a folder of its own")
+    check_folder(folder)
     with atomic_folder(folder) as temporary, quiet_transformers():
         module.save_pretrained(temporary)  # type: ignore[operator]
         if model.tokenizer is not None:

@@ -70,8 +70,7 @@ class Covariance:
         Raises:
             InputError: The ridge is negative, or 0 where C cannot be inverted.
         """
-        if not ridge >= 0:
-            raise InputError(f"ridge is a share of the mean second moment, 0 or more; got {ridge!r}")
+        check_ridge(ridge)
         size = len(self.matrix)
         if ridge == 0 and self.tokens < size:
             raise InputError(
@@ -115,6 +114,16 @@ class Covariance:
         if said.pop("format_version") > FORMAT_VERSION:
             raise InputError(f"{str(path)!r} has a newer format than this patchclamp reads ({FORMAT_VERSION})")
         return cls(load_file(path / "covariance.safetensors")["matrix"], **said)
+
+
+def check_ridge(ridge: float) -> None:
+    """Refuse a negative ridge.
+
+    Raises:
+        InputError: It is below 0, or no number.
+    """
+    if not ridge >= 0:
+        raise InputError(f"ridge is a share of the mean second moment, 0 or more; got {ridge!r}")
 
 
 def covariance(
