@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import patchclamp as pc
+from patchclamp.lenses import weights
 from patchclamp.lenses.logit import LogitLens
 from patchclamp.lenses.matrices import find_matrices
 from patchclamp.lenses.vocabulary import Vocabulary
@@ -179,6 +180,13 @@ def test_a_model_in_half_precision_is_decoded_as_its_weights_are() -> None:
     one, other = (model.weight_lens(["ov.1.h3", "mlp_pre.0"], k=3, draws=2) for model in (half, wide))
     gap = abs(one.data["singular_value"] / other.data["singular_value"] - 1)
     assert float(gap.max()) < 1e-4
+
+
+def test_numbers_are_checked_before_any_matrix_is_read(llama: pc.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "find_matrices", lambda *_: pytest.fail("read"))
+    for options in ({"k": 98}, {"directions": 33}, {"draws": 0}):
+        with pytest.raises(pc.InputError, match="is outside"):
+            llama.weight_lens("ov.1.h3", **options)  # type: ignore[arg-type]
 
 
 def test_bad_requests_are_refused(llama: pc.Model) -> None:

@@ -19,6 +19,7 @@ from patchclamp.interventions.results import evidence
 from patchclamp.lenses.matrices import Face, Matrix, find_matrices
 from patchclamp.lenses.vocabulary import Through, Vocabulary
 from patchclamp.models.opened import OpenModel
+from patchclamp.models.sites import Site
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -190,15 +191,11 @@ def look(
     model.look()
     if not model.takes_tokens:
         raise InputError(f"{type(model.module).__name__} reads no tokens, so its weights are not decoded to any")
+    _check_numbers(model, directions, k, draws)
     found = find_matrices(model, matrices)
     if not found:
         raise InputError("no matrix was given, as in model.weight_lens('ov.5.h0')")
     writing, reading = Vocabulary.writing(model), Vocabulary.reading(model, through)
-    size = min(len(writing.table), len(reading.table))
-    bounds = {"k": (k, 2, size), "directions": (directions, 1, len(writing.gain)), "draws": (draws, 1, 10**4)}
-    for name, (value, low, high) in bounds.items():
-        if not low <= value <= high:
-            raise InputError(f"{name}={value} is outside {low}..{high}")
     books = {side: writing if side == "write" else reading for matrix in found for side in _sides(matrix)}
     with task("weights", len(found) * (1 + draws), "matrices", show=progress) as bar, torch.no_grad():
         rows = []
@@ -208,6 +205,15 @@ def look(
         model, [], matrices=[matrix.name for matrix in found], directions=directions, k=k, through=through, draws=draws, seed=seed,
     )  # fmt: skip
     return WeightLens(_labelled(model, rows, list(books), directions, k), *said)
+
+
+def _check_numbers(model: OpenModel, directions: int, k: int, draws: int) -> None:
+    tokens = min(model.outputs, model.vocabulary or model.outputs)
+    width = model.sites.width(Site("resid_post", 0)) or directions
+    bounds = {"k": (k, 2, tokens), "directions": (directions, 1, width), "draws": (draws, 1, 10**4)}
+    for name, (value, low, high) in bounds.items():
+        if not low <= value <= high:
+            raise InputError(f"{name}={value} is outside {low}..{high}")
 
 
 def _sides(matrix: Matrix) -> tuple[str, ...]:
