@@ -75,6 +75,30 @@ def test_every_verb_explains_itself(capsys: pytest.CaptureFixture[str], verb: st
 
 
 @pytest.mark.assets
+def test_a_full_export_folder_is_refused_before_any_work(
+    capsys: pytest.CaptureFixture[str], folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pc.Model, "rewrite_fact", lambda *_, **__: pytest.fail("rewritten"))
+    (tmp_path / "mine.txt").write_text("kept")
+    rewrite = ["edit", "fact", folder, PROMPT, "--subject", "dog", "--target", " cat"]
+    assert "is not empty" in call(capsys, *rewrite, "--export", str(tmp_path), code=2)
+
+
+@pytest.mark.assets
+def test_a_rewrite_is_kept_though_it_is_no_edit(
+    capsys: pytest.CaptureFixture[str], folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: pc.Rewrite) -> pc.Edit:
+        raise pc.ModelError("the projection cannot write this value")
+
+    monkeypatch.setattr(pc.Rewrite, "edit", refuse)
+    quick = ["--covariance", "identity", "--prefixes", "0", "--steps", "1", "--layer", "1"]
+    rewrite = ["edit", "fact", folder, PROMPT, "--subject", "dog", "--target", " cat", *quick]
+    assert "cannot write this value" in call(capsys, *rewrite, "--out", str(tmp_path / "out"), code=2)
+    assert isinstance(pc.open(tmp_path / "out"), pc.Rewrite)
+
+
+@pytest.mark.assets
 def test_sites_and_top(capsys: pytest.CaptureFixture[str], folder: str) -> None:
     found = as_json(capsys, "sites", folder)
     assert (found["layers"], found["rung"]) == (3, "wavefront")

@@ -5,6 +5,8 @@ import torch
 from torch import Tensor
 
 import patchclamp as pc
+from patchclamp.interventions.record import record
+from patchclamp.lenses import matrices
 from patchclamp.lenses.matrices import Matrix, find_matrices
 from tests import tiny
 
@@ -104,6 +106,19 @@ def test_the_other_projection_of_a_gated_mlp(name: str) -> None:
     with torch.no_grad():
         ups = [run["mlp_act.1"] / mlp.act_fn(run["mlp_pre.1"]) for run in runs]
     assert along(((ups[0] - ups[1]) / 2).flatten(), x @ whole(matrix)) == pytest.approx(1.0, abs=1e-6)
+
+
+def test_matrices_are_views_and_each_norm_is_looked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = pc.wrap(tiny.shared("llama", torch.float32))
+    probed: list[str] = []
+    monkeypatch.setattr(matrices, "record", lambda *args: probed.append(args[2][1]) or record(*args))
+    found = find_matrices(model, ["ov.*.h*", "qk.*.h*", "mlp_pre", "mlp_up", "mlp_out"])
+    assert sorted(probed) == [f"{site}.{layer}" for site in ("attn_in", "mlp_in") for layer in range(3)]
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.module.parameters()}
+    assert len(found) == 3 * (4 + 4 + 3)
+    for face in (face for matrix in found for face in matrix.faces):
+        assert face.held.untyped_storage().data_ptr() in own, "whole models are decoded without a copy of them"
+        assert face.weight.dtype == torch.float64
 
 
 @pytest.mark.parametrize(

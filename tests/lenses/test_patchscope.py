@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 from torch import Tensor
 
 import patchclamp as pc
@@ -57,6 +58,18 @@ def test_the_last_layer_needs_no_prompt(llama: pc.Model) -> None:
     scope, lens = (f.data.sel(layer=2) for f in (llama.patchscope(SOURCE, target=TARGET, k=3), llama.lens(SOURCE, k=3)))
     for name in ("top_probability", "entropy", "surprisal"):
         assert np.allclose(scope[name], lens[name], rtol=1e-10, equal_nan=True)
+    assert np.array_equal(scope["top_id"], lens["top_id"])
+
+
+def test_a_model_in_half_precision_has_logits_in_full() -> None:
+    model = pc.wrap(tiny.shared("llama", torch.bfloat16))
+    scope, lens = (
+        f.data.sel(layer=2) for f in (model.patchscope(SOURCE, target=TARGET, k=97), model.lens(SOURCE, k=97))
+    )
+    for name in ("top_probability", "entropy", "surprisal"):
+        assert np.allclose(scope[name], lens[name], rtol=1e-6, equal_nan=True), (
+            "rounded logits differ by up to 1 in 256"
+        )
     assert np.array_equal(scope["top_id"], lens["top_id"])
 
 

@@ -6,10 +6,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import patchclamp as pc
+from patchclamp.lenses import weights
 from patchclamp.lenses.logit import LogitLens
 from patchclamp.lenses.matrices import find_matrices
 from patchclamp.lenses.vocabulary import Vocabulary
-from patchclamp.lenses.weights import decompose, random_like
+from patchclamp.lenses.weights import _Decoded, decompose, random_like
 from tests import tiny
 
 
@@ -143,6 +144,21 @@ def test_matrices_of_unlike_rank_in_one_result(llama: pc.Model) -> None:
     assert (kept["ov.1.h3"], kept["mlp_out.2"]) == (8 * 2 * 2, 20 * 2), "a direction that is not there is no row"
     assert both.sides("ov.1.h3") == ("read", "write")
     assert both.sides("mlp_out.2") == ("write",)
+    lists = both.passing().set_index(["matrix", "side"])
+    wanted = alone.passing().set_index(["matrix", "side"])
+    assert lists.loc["ov.1.h3"].equals(wanted.loc["ov.1.h3"]), "the share is of the lists that are there"
+    assert lists.loc[("mlp_out.2", "write"), "lists"] == 20 * 2
+    assert both.passes("ov.1.h3", "read").shape == (8, 2)
+    with pytest.raises(pc.InputError, match=r"direction 8 of ov\.1\.h3 is outside the 8"):
+        both.vector("ov.1.h3", 8, "read")
+    assert bool(both.vector("mlp_out.2", 8, "write").isfinite().all())
+    both.figure(matrix="ov.1.h3", directions=20)
+
+
+def test_only_the_directions_asked_for_are_kept(llama: pc.Model) -> None:
+    (matrix,) = find_matrices(llama, "mlp_pre.1")
+    decoded = _Decoded.of(matrix, {"read": Vocabulary.reading(llama, "embedding")}, 2, 3, 1, 0, lambda _: None)
+    assert decoded.vectors["read"].untyped_storage().nbytes() == 2 * 32 * 8
 
 
 def test_a_direction_is_a_vector_for_edits(llama: pc.Model) -> None:
@@ -164,6 +180,13 @@ def test_a_model_in_half_precision_is_decoded_as_its_weights_are() -> None:
     one, other = (model.weight_lens(["ov.1.h3", "mlp_pre.0"], k=3, draws=2) for model in (half, wide))
     gap = abs(one.data["singular_value"] / other.data["singular_value"] - 1)
     assert float(gap.max()) < 1e-4
+
+
+def test_numbers_are_checked_before_any_matrix_is_read(llama: pc.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "find_matrices", lambda *_: pytest.fail("read"))
+    for options in ({"k": 98}, {"directions": 33}, {"draws": 0}):
+        with pytest.raises(pc.InputError, match="is outside"):
+            llama.weight_lens("ov.1.h3", **options)  # type: ignore[arg-type]
 
 
 def test_bad_requests_are_refused(llama: pc.Model) -> None:

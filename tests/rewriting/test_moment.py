@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import patchclamp as pc
+from patchclamp.models.inputs import Prompt
 from patchclamp.rewriting import moment as module
 from tests import tiny
 from tests.traces import no_trace
@@ -32,6 +33,18 @@ def test_it_is_the_mean_of_outer_products(llama: pc.Model, monkeypatch: pytest.M
     for covariance in found:
         assert torch.allclose(covariance.matrix, by_hand(llama, covariance.layer, rows), atol=1e-12)
         assert covariance.tokens == sum(map(len, CORPUS))
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_rows_fit_the_models_context(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = pc.wrap(tiny.shared(name))
+    assert model.context == 64
+    (long,) = tiny.ids(1, 150)
+    monkeypatch.setattr(module, "_read", lambda *_: [Prompt(tuple(long))])  # as of a long text
+    found = pc.rewriting.covariance(model, 1, ["long"])
+    assert torch.allclose(found.matrix, by_hand(model, 1, [long[:64], long[64:128], long[128:]]), atol=1e-12)
+    with pytest.raises(pc.InputError, match="context=65 is longer than the model's own, 64"):
+        pc.rewriting.covariance(model, 1, ["long"], context=65)
 
 
 def test_it_stops_at_the_tokens_asked_for(llama: pc.Model) -> None:

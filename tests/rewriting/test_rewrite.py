@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import patchclamp as pc
-from patchclamp.rewriting import exported
+from patchclamp.rewriting import exported, fact, rome
 from tests import tiny
 from tests.rewriting.test_tail import REWRITABLE
 from tests.traces import no_trace
@@ -88,6 +88,12 @@ def test_the_clamp_and_an_early_end_hold(llama: pc.Model) -> None:
     assert done.dataset.sizes["step"] == int((surprisal < enough).argmax()) + 1 < 11
 
 
+def test_it_needs_no_gradients_of_its_caller(llama: pc.Model) -> None:
+    wanted = rewritten(llama)
+    with torch.no_grad():
+        assert rewritten(llama) == wanted
+
+
 def test_sampled_prefixes_follow_the_seed(llama: pc.Model) -> None:
     found = [rewritten(llama, prefixes=2, seed=seed) for seed in (0, 0, 1)]
     assert found[0] == found[1]
@@ -128,6 +134,14 @@ def test_a_checkpoint_that_says_something_else_is_refused(tmp_path: Path, monkey
     assert list(tmp_path.iterdir()) == [], "nothing half-written"
 
 
+def test_a_checkpoint_that_lacks_a_tensor_is_refused(tmp_path: Path) -> None:
+    model = pc.wrap(tiny.build("llama", torch.float32))
+    found = rewritten(model)
+    model.module.model.layers[0].register_buffer("extra", torch.ones(2))
+    with pytest.raises(pc.ExactnessError, match=r"does not give back 'model\.layers\.0\.extra' \(1 tensors differ\)"):
+        found.export(model, tmp_path / "new")
+
+
 def test_another_models_weights_are_refused(llama: pc.Model) -> None:
     found = rewritten(llama)
     other = tiny.build("llama")
@@ -152,6 +166,27 @@ def test_another_models_weights_are_refused(llama: pc.Model) -> None:
 def test_what_does_not_fit_is_refused(llama: pc.Model, options: dict[str, Any], said: str) -> None:
     with no_trace(llama.module), pytest.raises(pc.InputError, match=said):
         rewritten(llama, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"), [({"ridge": -1.0}, "ridge is a share"), ({"covariance": "wiki"}, "unknown covariance 'wiki'")]
+)
+def test_options_are_read_before_anything_is_sampled(
+    llama: pc.Model, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], said: str
+) -> None:
+    monkeypatch.setattr(rome, "say", lambda *_: pytest.fail("sampled"))
+    with pytest.raises(pc.InputError, match=said):
+        rewritten(llama, **options)
+
+
+def test_a_covariance_without_inverse_is_refused_before_the_search(
+    llama: pc.Model, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATCHCLAMP_CACHE", str(tmp_path))
+    moment = pc.rewriting.covariance(llama, 1, tiny.ids(1, 5))
+    monkeypatch.setattr(rome, "search", lambda *_: pytest.fail("searched"))
+    with pytest.raises(pc.InputError, match="C has no inverse"):
+        rewritten(llama, covariance=moment, ridge=0.0)
 
 
 def test_a_target_or_a_subject_outside_is_refused(llama: pc.Model) -> None:
@@ -184,17 +219,18 @@ def test_models_that_cannot_be_rewritten_say_why() -> None:
 @pytest.mark.assets
 def test_a_capital_is_rewritten_and_its_neighbour_stays(smollm2: pc.Model) -> None:
     found = smollm2.rewrite_fact("The capital of {} is", "France", " Rome", layer=5, covariance="identity", prefixes=1)
-    fact = pc.rewriting.Fact(
+    asked = pc.rewriting.Fact(
         "The capital of {} is", "France", " Paris", " Rome", ("The capital city of {} is",), (("Japan", " Tokyo"),)
     )
-    before, after = (pc.rewriting.score(smollm2, fact, edits) for edits in ((), found.edit()))
+    before, after = (pc.rewriting.score(smollm2, asked, edits) for edits in ((), found.edit()))
     assert before["success"].tolist() == [False, False, True]
     assert after["success"].tolist() == [True, True, True]
     assert found.record["true"] == " Paris"
 
 
 @pytest.mark.assets
-def test_text_that_does_not_fit_is_refused(smollm2: pc.Model) -> None:
+def test_text_that_does_not_fit_is_refused(smollm2: pc.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fact, "generate", lambda *_, **__: pytest.fail("sampled"))
     with pytest.raises(pc.InputError, match=r"' Ouagadougou' is not one token: the tokenizer gives \d"):
         smollm2.rewrite_fact("The capital of {} is", "France", " Ouagadougou")
     with pytest.raises(pc.PositionError, match="the string 'France' is not in the prompt"):
@@ -202,4 +238,4 @@ def test_text_that_does_not_fit_is_refused(smollm2: pc.Model) -> None:
     with pytest.raises(pc.InputError, match=r"takes one subject, a text, in place of one \{\}"):
         smollm2.rewrite_fact("From {} to {}", "France", " Rome")
     with pytest.raises(pc.InputError, match="essence is a template"):
-        smollm2.rewrite_fact("The capital of {} is", "France", " Rome", essence="It is", prefixes=0)
+        smollm2.rewrite_fact("The capital of {} is", "France", " Rome", essence="It is")

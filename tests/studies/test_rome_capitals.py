@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pandas as pd
 import pytest
 import torch
@@ -17,6 +19,18 @@ def test_controls_differ_from_the_rewrite_in_what_they_read_only(llama: pc.Model
     assert not torch.allclose(reads["random key"], reads["rome"])
 
 
+def test_everything_found_is_kept(llama: pc.Model, tmp_path: Path) -> None:
+    rewrite = llama.rewrite_fact([[5, 6, 7, 8]], [1], 9, layer=1, covariance="identity", prefixes=0, steps=2)
+    frame = pd.DataFrame({"layer": [0, 1], "traced mlp_out": [0.1, 0.2], "score": [0.5, 0.6]})
+    tables = {name: frame.assign(table=name) for name in ("scores", "unrelated", "layers", "facts")}
+    found = rome_capitals.RomeCapitals("tiny", 1, **tables, example=rewrite, seconds=0.1)
+    rome_capitals._save(found, tmp_path)
+    for name, table in tables.items():
+        pd.testing.assert_frame_equal(pd.read_csv(tmp_path / f"{name}.csv"), table)
+    assert pc.open(tmp_path / "example") == rewrite
+    assert "Published (quoted from memory)" in (tmp_path / "report.html").read_text()
+
+
 @pytest.mark.assets
 def test_validation_and_test_facts_are_apart_and_known(smollm2: pc.Model) -> None:
     validation, test = rome_capitals.known_facts(smollm2)
@@ -28,6 +42,14 @@ def test_validation_and_test_facts_are_apart_and_known(smollm2: pc.Model) -> Non
         assert all(name != fact.subject and own != fact.target for name, own in fact.neighbours)
     before = pc.rewriting.score(smollm2, test[0])
     assert not before[before["test"] == "efficacy"]["success"].any()
+
+
+@pytest.mark.assets
+def test_a_model_that_knows_too_few_capitals_is_refused(stories: pc.Model) -> None:
+    with pytest.raises(
+        pc.InputError, match=r"stories15m knows \d+ capitals .* needs 41: 11 validation and 30 test facts"
+    ):
+        rome_capitals.known_facts(stories)
 
 
 @pytest.mark.assets

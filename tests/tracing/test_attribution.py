@@ -61,6 +61,14 @@ def small_noise(llama: pc.Model, noise: float, window: int) -> float:
     return float(trace.agreement["relative_error"])
 
 
+def test_it_needs_no_gradients_of_its_caller(llama: pc.Model) -> None:
+    reads = [READ, pc.Probability([5, 9])]
+    wanted = llama.attribution_patch([IDS], [OTHER], sites="mlp_out", read=reads, check=0, integrate=2)
+    with torch.no_grad():
+        found = llama.attribution_patch([IDS], [OTHER], sites="mlp_out", read=reads, check=0, integrate=2)
+    assert found == wanted
+
+
 def test_the_error_vanishes_with_the_change(llama: pc.Model) -> None:
     coarse, fine = (small_noise(llama, noise, window=1) for noise in (1e-2, 1e-3))
     assert fine < 1e-2

@@ -60,6 +60,10 @@ def fact(
         opening: How to open the model.
         as_json: Print JSON.
     """
+    from patchclamp.rewriting.exported import check_folder
+
+    if export is not None:
+        check_folder(export)
     opened = opening.load(model)
     options: dict[str, Any] = {
         "layer": layer, "true": true, "covariance": covariance, "ridge": ridge, "prefixes": prefixes, "steps": steps, "lr": lr,
@@ -67,6 +71,8 @@ def fact(
     }  # fmt: skip
     found = opened.rewrite_fact(prompt, subject, target, **options)
     Console(stderr=True, highlight=False, markup=False).print(repr(found))
+    said = {"model": model, "prompt": prompt, "subject": subject, "target": target, "try": try_, "export": export}
+    keep(found, out, "edit.fact", {**said, **options, **opening.as_config()})
     rows = _tried(opened, found, try_ or [])
     value = {
         "layer": found.layer,
@@ -77,8 +83,6 @@ def fact(
         "checks": found.record["checks"],
     }
     show(value, as_json=as_json, table=rows, title=f"likeliest next token; layer {found.layer} rewritten")
-    said = {"model": model, "prompt": prompt, "subject": subject, "target": target, "try": try_, "export": export}
-    keep(found, out, "edit.fact", {**said, **options, **opening.as_config()})
     if export is not None:
         found.export(opened, export)
         Console(stderr=True, highlight=False, markup=False).print(f"checkpoint in {export}")

@@ -67,7 +67,7 @@ def _lists(axis: Any, lens: "WeightLens", name: str, side: str, rows: int) -> No
     axis.set_ylim(rows, -0.35)
     axis.axis("off")
     axis.set_title(f"{side}: tokens of each direction", loc="left", fontsize=7)
-    for direction in range(rows):
+    for direction in range(min(rows, len(passed))):
         axis.text(0.0, direction + 0.25, str(direction), fontsize=6.5, color=_OWN, va="center")
         for sign in (0, 1):
             tokens = "  ".join(visible(str(t), 11) for t in one["token"].values[direction, sign][:_TOKENS])

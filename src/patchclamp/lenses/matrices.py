@@ -1,7 +1,7 @@
 """The weight matrices that read from the residual stream or write to it, with the norms beside them folded in."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -32,12 +32,17 @@ class Face:
     """One side of a matrix that faces the residual stream."""
 
     side: Side
-    weight: Tensor
-    """``[d_model, width]``, float64, as the model holds it."""
+    held: Tensor
+    """``[d_model, width]``: a view of the model's own parameter."""
     gain: Tensor
     """``[d_model]``: of the norm on this side (times the family's multiplier); ones where there is none."""
     centred: bool
     """Whether that norm subtracts the mean."""
+
+    @property
+    def weight(self) -> Tensor:
+        """What the model holds, in float64: a copy, made anew each time so that none outlives its use."""
+        return self.held.double()
 
     def folded(self, given: Tensor) -> Tensor:
         """A weight ``[d_model, width]`` as the stream meets it: behind the norm's gain and centring."""
@@ -69,7 +74,8 @@ def find_matrices(model: OpenModel, names: str | Sequence[str]) -> list[Matrix]:
         )
     given = [names] if isinstance(names, str) else list(names)
     wanted = dict.fromkeys(pair for name in given for pair in _expand(model, name))
-    return [Matrix(_name(kind, site), _faces(model, kind, site)) for kind, site in wanted]
+    norms = _Norms(model)
+    return [Matrix(_name(kind, site), _faces(norms, kind, site)) for kind, site in wanted]
 
 
 def _expand(model: OpenModel, name: str) -> list[tuple[str, Site]]:
@@ -93,20 +99,20 @@ def _name(kind: str, site: Site) -> str:
     return ".".join(str(part) for part in (kind, site.layer, site.unit) if part is not None)
 
 
-def _faces(model: OpenModel, kind: str, site: Site) -> tuple[Face, ...]:
-    layer = site.layer or 0
+def _faces(norms: "_Norms", kind: str, site: Site) -> tuple[Face, ...]:
+    model, layer = norms.model, site.layer or 0
     if kind == "mlp_out":
         return (_writes(model, f"mlp_out.{layer}", Site("mlp_out", layer)),)
     if kind in ("mlp_pre", "mlp_up"):
-        return (_reads(model, "read", f"{kind}.{layer}", Site("mlp_in", layer)),)
+        return (_reads(norms, "read", f"{kind}.{layer}", Site("mlp_in", layer)),)
     assert site.unit is not None
     shared = _shared(model, site)
     if kind == "ov":
-        value = _reads(model, "read", f"v.{layer}.h{shared}", Site("attn_in", layer))
+        value = _reads(norms, "read", f"v.{layer}.h{shared}", Site("attn_in", layer))
         return (value, _writes(model, f"attn_out.{layer}.{site.unit}", Site("attn_out", layer)))
     _refuse_normed_queries(model, layer)
     sides: tuple[tuple[Side, str], ...] = (("query", f"q.{layer}.{site.unit}"), ("key", f"k.{layer}.h{shared}"))
-    first, second = (_reads(model, side, role, Site("attn_in", layer)) for side, role in sides)
+    first, second = (_reads(norms, side, role, Site("attn_in", layer)) for side, role in sides)
     return (first, second)
 
 
@@ -135,33 +141,58 @@ def _is_norm(module: nn.Module) -> bool:
 def _writes(model: OpenModel, role: str, site: Site) -> Face:
     """What a matrix adds to the stream, behind the norm that some families put there."""
     access = model.sites.access(site)
-    given = weight(model, role).detach().double().T
+    given = weight(model, role).detach().T
     module = model.sites.modules[access.module]
-    gain, centred = _of_norm(model, module, len(given)) if _is_norm(module) else (torch.ones_like(given[:, 0]), False)
+    gain, centred = _of_norm(model, module, len(given)) if _is_norm(module) else _no_norm(given)
     return Face("write", given, gain * access.factor, centred)
 
 
-def _reads(model: OpenModel, side: Side, role: str, site: Site) -> Face:
-    """What a matrix reads of the stream, behind the norm before it.
+def _reads(norms: "_Norms", side: Side, role: str, site: Site) -> Face:
+    """What a matrix reads of the stream, behind the norm before it."""
+    given = weight(norms.model, role).detach()
+    norm = norms.before(site, role)
+    return Face(side, given, *(_no_norm(given) if norm is None else _of_norm(norms.model, norm, len(given))))
 
-    No table names that norm, so it is found by looking: the module of the layer that turns the stream into what is read.
+
+@dataclass(frozen=True, eq=False)
+class _Norms:
+    """The norms before what layers read.
+
+    No table names them, so each is found by looking, once: the module of the layer that turns the stream into what is read.
     """
-    given = weight(model, role).detach().double()
-    middle = Site("resid_mid", site.layer)
-    offered = site.component == "mlp_in" and (middle.component, middle.layer) not in model.sites.refused
-    stream = middle if offered else Site("resid_pre", site.layer)
-    probe = [list(range(min(8, model.vocabulary or 1)))]
-    seen = record(model, probe, [str(stream), str(site)])
-    before, read = seen[str(stream)], seen[str(site)]
-    if torch.equal(before, read):
-        return Face(side, given, torch.ones_like(given[:, 0]), False)
-    for module in model.sites.modules[model.sites.layers[site.layer or 0]].modules():
-        if _is_norm(module) and module.weight.shape == before.shape[-1:]:
-            with torch.no_grad():
-                made = module(before.to(model.device)).cpu()
-            if torch.allclose(made, read, rtol=1e-4, atol=1e-4 * float(read.abs().max())):
-                return Face(side, given, *_of_norm(model, module, len(given)))
-    raise ModelError(f"{role}: no norm of this layer turns {stream} into {site}, so what the matrix reads is not known")
+
+    model: OpenModel
+    found: dict[Site, nn.Module | None] = field(default_factory=dict)
+
+    def before(self, site: Site, role: str) -> nn.Module | None:
+        """The norm between the stream and a site; None if the stream itself is read."""
+        if site not in self.found:
+            self.found[site] = self._look(site, role)
+        return self.found[site]
+
+    def _look(self, site: Site, role: str) -> nn.Module | None:
+        model = self.model
+        middle = Site("resid_mid", site.layer)
+        offered = site.component == "mlp_in" and (middle.component, middle.layer) not in model.sites.refused
+        stream = middle if offered else Site("resid_pre", site.layer)
+        probe = [list(range(min(8, model.vocabulary or 1)))]
+        seen = record(model, probe, [str(stream), str(site)])
+        before, read = seen[str(stream)], seen[str(site)]
+        if torch.equal(before, read):
+            return None
+        for module in model.sites.modules[model.sites.layers[site.layer or 0]].modules():
+            if _is_norm(module) and module.weight.shape == before.shape[-1:]:
+                with torch.no_grad():
+                    made = module(before.to(model.device)).cpu()
+                if torch.allclose(made, read, rtol=1e-4, atol=1e-4 * float(read.abs().max())):
+                    return module
+        raise ModelError(
+            f"{role}: no norm of this layer turns {stream} into {site}, so what the matrix reads is not known"
+        )
+
+
+def _no_norm(given: Tensor) -> tuple[Tensor, bool]:
+    return torch.ones(len(given), dtype=torch.float64, device=given.device), False
 
 
 def _of_norm(model: OpenModel, norm: nn.Module, width: int) -> tuple[Tensor, bool]:

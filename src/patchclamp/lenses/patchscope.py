@@ -19,10 +19,10 @@ from patchclamp.interventions.cost import DEFAULT_BUDGET
 from patchclamp.interventions.edits import Edit
 from patchclamp.interventions.execute import execute
 from patchclamp.interventions.generate import generate
-from patchclamp.interventions.job import Cell, Job, widen
+from patchclamp.interventions.job import Cell, Job
 from patchclamp.interventions.operations import Put
 from patchclamp.interventions.plan import schedule
-from patchclamp.interventions.reads import Logits
+from patchclamp.interventions.reads import Activation
 from patchclamp.interventions.record import record_source
 from patchclamp.interventions.results import evidence
 from patchclamp.interventions.sources import Patch, Source
@@ -146,7 +146,7 @@ def look(
                 places, taken = every[part], {site: states[site][part] for site in rows}
                 final = Final.of(lens.logits(states[last][part]))
                 ids = torch.tensor([nexts[i][j] for i, j in places], device=model.device)
-                for site, logits in _answers(model, aim, rows, taken).items():
+                for site, logits in _answers(lens, aim, rows, taken).items():
                     table.put(site, places, measure(logits, final, ids, k))
                 if max_new_tokens:
                     for (i, j), column in zip(places, _texts(model, aim, taken, max_new_tokens).T, strict=True):
@@ -203,15 +203,17 @@ def _parts(count: int, size: int) -> Iterator[slice]:
         yield slice(start, min(start + size, count))
 
 
-def _answers(model: OpenModel, aim: _Target, rows: Sequence[Site], states: dict[Site, Tensor]) -> dict[Site, Tensor]:
+def _answers(lens: LogitLens, aim: _Target, rows: Sequence[Site], states: dict[Site, Tensor]) -> dict[Site, Tensor]:
     """Logits after the target prompt with each state in it, ``[position, vocabulary]`` a site."""
-    lines = make_lines(model, [aim.prompt], (Logits(),), ())
+    model = lens.model
+    final = Activation(f"resid_post.{model.sites.n_layers - 1}")  # its logits are wide, the model's own may be rounded
+    lines = make_lines(model, [aim.prompt], (final,), ())
     cells = [Cell(0, (aim.action(site, state),)) for site in rows for state in states[site]]
     job = Job(model, lines, cells)
     outcome, _ = execute(job, schedule(job, DEFAULT_BUDGET, None))
     values = [outcome.baseline[0][0] if run is None else outcome.values[run][0] for run in job.run_of]
-    stacked = widen(torch.stack(values)).to(model.device)
-    return dict(zip(rows, stacked.chunk(len(rows)), strict=True))
+    logits = lens.logits(torch.stack(values).to(model.device))
+    return dict(zip(rows, logits.chunk(len(rows)), strict=True))
 
 
 def _texts(model: OpenModel, aim: _Target, states: dict[Site, Tensor], count: int) -> Any:

@@ -19,6 +19,7 @@ from patchclamp.interventions.results import evidence
 from patchclamp.lenses.matrices import Face, Matrix, find_matrices
 from patchclamp.lenses.vocabulary import Through, Vocabulary
 from patchclamp.models.opened import OpenModel
+from patchclamp.models.sites import Site
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,10 +70,9 @@ class WeightLens(Result):
         """
         if side not in self.sides(matrix):
             raise InputError(unknown(f"side of {matrix}", side, self.sides(matrix)))
-        if not 0 <= direction < self.dataset.sizes["direction"]:
-            raise InputError(
-                f"direction {direction} is outside the {self.dataset.sizes['direction']} that were decoded"
-            )
+        decoded = len(self.passes(matrix, side))
+        if not 0 <= direction < decoded:
+            raise InputError(f"direction {direction} of {matrix} is outside the {decoded} that were decoded")
         found = self._one(matrix)["vector"].sel(direction=direction, side=side)
         return torch.from_numpy(found.values.copy())
 
@@ -93,9 +93,13 @@ class WeightLens(Result):
         return pd.DataFrame(rows)
 
     def passes(self, matrix: str, side: str) -> Any:
-        """Which token lists of one side are more alike than 95 % of random ones, a bool array ``[direction, sign]``."""
+        """Which token lists of one side are more alike than 95 % of random ones, a bool array ``[direction, sign]``.
+
+        It has the directions that the matrix has, which may be fewer than those of others in the result.
+        """
         one = self._one(matrix).sel(side=side)
-        return one["coherence"].values > np.nanquantile(one["control_coherence"].values, LEVEL)
+        alike = one["coherence"].values
+        return alike[np.isfinite(alike).all(1)] > np.nanquantile(one["control_coherence"].values, LEVEL)
 
     def frame(self) -> "pd.DataFrame":
         """One row a matrix, direction, side and sign: the singular value, how alike the tokens are, and the tokens."""
@@ -107,8 +111,6 @@ class WeightLens(Result):
             for side in self.sides(matrix):
                 passed = self.passes(matrix, side)
                 for direction, sign in np.ndindex(*passed.shape):
-                    if not np.isfinite(one["singular_value"].values[direction]):
-                        continue
                     here = one.isel(direction=direction, sign=sign).sel(side=side)
                     row = {
                         "matrix": matrix,
@@ -169,7 +171,7 @@ def random_like(faces: Sequence[Face], generator: torch.Generator) -> list[Tenso
     """Gaussian weights of the same shape and Frobenius norm as each face's, behind the same norms."""
     found = []
     for face in faces:
-        drawn = torch.randn(face.weight.shape, generator=generator, dtype=torch.float64).to(face.weight.device)
+        drawn = torch.randn(face.held.shape, generator=generator, dtype=torch.float64).to(face.held.device)
         found.append(face.folded(drawn * (face.weight.norm() / drawn.norm())))
     return found
 
@@ -189,15 +191,11 @@ def look(
     model.look()
     if not model.takes_tokens:
         raise InputError(f"{type(model.module).__name__} reads no tokens, so its weights are not decoded to any")
+    _check_numbers(model, directions, k, draws)
     found = find_matrices(model, matrices)
     if not found:
         raise InputError("no matrix was given, as in model.weight_lens('ov.5.h0')")
     writing, reading = Vocabulary.writing(model), Vocabulary.reading(model, through)
-    size = min(len(writing.table), len(reading.table))
-    bounds = {"k": (k, 2, size), "directions": (directions, 1, len(writing.gain)), "draws": (draws, 1, 10**4)}
-    for name, (value, low, high) in bounds.items():
-        if not low <= value <= high:
-            raise InputError(f"{name}={value} is outside {low}..{high}")
     books = {side: writing if side == "write" else reading for matrix in found for side in _sides(matrix)}
     with task("weights", len(found) * (1 + draws), "matrices", show=progress) as bar, torch.no_grad():
         rows = []
@@ -207,6 +205,15 @@ def look(
         model, [], matrices=[matrix.name for matrix in found], directions=directions, k=k, through=through, draws=draws, seed=seed,
     )  # fmt: skip
     return WeightLens(_labelled(model, rows, list(books), directions, k), *said)
+
+
+def _check_numbers(model: OpenModel, directions: int, k: int, draws: int) -> None:
+    tokens = min(model.outputs, model.vocabulary or model.outputs)
+    width = model.sites.width(Site("resid_post", 0)) or directions
+    bounds = {"k": (k, 2, tokens), "directions": (directions, 1, width), "draws": (draws, 1, 10**4)}
+    for name, (value, low, high) in bounds.items():
+        if not low <= value <= high:
+            raise InputError(f"{name}={value} is outside {low}..{high}")
 
 
 def _sides(matrix: Matrix) -> tuple[str, ...]:
@@ -239,7 +246,9 @@ class _Decoded:
         """Decompose a matrix and as many random ones, and decode them in the same way."""
         values, vectors = decompose([face.folded(face.weight) for face in matrix.faces])
         advance(1)
-        own = dict(zip(_sides(matrix), (side[:directions] for side in vectors), strict=True))
+        own = dict(
+            zip(_sides(matrix), (side[:directions].clone() for side in vectors), strict=True)
+        )  # not the whole basis
         generator = torch.Generator().manual_seed(int(digest(seed, matrix.name), 16) % 2**63)
         spectra: list[Tensor] = []
         random: dict[str, list[Tensor]] = {side: [] for side in own}
@@ -247,7 +256,7 @@ class _Decoded:
             drawn, sides = decompose(random_like(matrix.faces, generator))
             spectra.append(drawn * (values.norm() / drawn.norm()))
             for side, rows in zip(own, sides, strict=True):
-                random[side].append(rows[:directions])
+                random[side].append(rows[:directions].clone())
             advance(1)
         tops = {side: books[side].top(torch.cat([rows, *random[side]]), k) for side, rows in own.items()}
         alike = {side: books[side].coherence(ids) for side, (ids, _) in tops.items()}

@@ -33,6 +33,16 @@ def with_weight(model: OpenModel, projection: Projection, matrix: Tensor) -> nn.
     return copied
 
 
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that holds something.
+
+    Raises:
+        InputError: It does, or is none.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{str(folder)!r} is not empty; a checkpoint is written into a folder of its own")
+
+
 def export(
     model: OpenModel,
     module: nn.Module,
@@ -53,8 +63,7 @@ def export(
     """
     if not hasattr(module, "save_pretrained"):
         raise ModelError(f"{type(module).__name__} is no model of transformers, so it has no checkpoint format")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{str(folder)!r} is not empty; a checkpoint is written into a folder of its own")
+    check_folder(folder)
     with atomic_folder(folder) as temporary, quiet_transformers():
         module.save_pretrained(temporary)  # type: ignore[operator]
         if model.tokenizer is not None:
@@ -74,15 +83,15 @@ def _compare(
         folder, dtype=model.dtype, attn_implementation=getattr(model.config, "_attn_implementation", None)
     )
     again = again.to(model.device).eval()
-    kept = again.state_dict()
-    lost = [name for name, value in module.state_dict().items() if not torch.equal(value, kept[name])]
+    kept, wanted = again.state_dict(), module.state_dict()
+    lost = [name for name, value in wanted.items() if name not in kept or not torch.equal(value, kept[name])]
     if lost:
         raise ExactnessError(f"the checkpoint does not give back {lost[0]!r} ({len(lost)} tensors differ)")
     if edits is None:
         return
     opened = wrap_module(again, model.tokenizer)
-    wanted = run(model, prompts, edits).last_logits()
-    error = float((run(opened, prompts).last_logits() - wanted).abs().max() / wanted.abs().max())
+    logits = run(model, prompts, edits).last_logits()
+    error = float((run(opened, prompts).last_logits() - logits).abs().max() / logits.abs().max())
     if not error <= TOLERANCE[model.dtype]:
         raise ExactnessError(
             f"the reloaded checkpoint's logits differ from the edited model's by {error:.2g} of the largest, more than "

@@ -70,6 +70,8 @@ def say(
     now = model.output_id(true) if true is not None else best[1] if best[0] == wanted else best[0]
     if now == wanted:
         raise InputError(f"the target {target!r} is the answer that is to be replaced")
+    asked = essence if model.tokenizer is not None and isinstance(subject, str) else None
+    essences = _essences(model, asked, subject)
     contexts = [Context(bare, where[-1])]
     for prefix in sample_prefixes(model, prefixes, seed):
         joined = _joined(model, prefix, bare)
@@ -77,8 +79,7 @@ def say(
         if model.tokenizer is not None:  # a word may be cut otherwise inside a text
             span = _where(model, joined, Token(subject, -1) if isinstance(subject, str) else contexts[-1].subject)
             contexts[-1] = Context(joined, span[-1])
-    asked = essence if model.tokenizer is not None and isinstance(subject, str) else None
-    return Said(tuple(contexts), _essences(model, asked, subject), where, asked, wanted, now)
+    return Said(tuple(contexts), essences, where, asked, wanted, now)
 
 
 def filled(prompt: Any, subject: Any) -> Any:

@@ -23,7 +23,7 @@ from patchclamp.rewriting.projection import Projection
 
 FORMAT_VERSION = 1
 TOKENS, CONTEXT = 20_000, 256
-"""How many tokens the moment is taken over, and how many a forward pass reads at once."""
+"""How many tokens the moment is taken over, and how many a forward pass reads at once if the model can."""
 PASSAGE = 2000
 """Characters of one passage of a book."""
 CORPORA = ("gutenberg",)
@@ -70,8 +70,7 @@ class Covariance:
         Raises:
             InputError: The ridge is negative, or 0 where C cannot be inverted.
         """
-        if not ridge >= 0:
-            raise InputError(f"ridge is a share of the mean second moment, 0 or more; got {ridge!r}")
+        check_ridge(ridge)
         size = len(self.matrix)
         if ridge == 0 and self.tokens < size:
             raise InputError(
@@ -117,13 +116,23 @@ class Covariance:
         return cls(load_file(path / "covariance.safetensors")["matrix"], **said)
 
 
+def check_ridge(ridge: float) -> None:
+    """Refuse a negative ridge.
+
+    Raises:
+        InputError: It is below 0, or no number.
+    """
+    if not ridge >= 0:
+        raise InputError(f"ridge is a share of the mean second moment, 0 or more; got {ridge!r}")
+
+
 def covariance(
     model: OpenModel,
     layer: int,
     corpus: str | Iterable[Any] = "gutenberg",
     *,
     tokens: int = TOKENS,
-    context: int = CONTEXT,
+    context: int | None = None,
     cache: bool = True,
     progress: bool | Listener | None = None,
 ) -> Covariance:
@@ -137,7 +146,7 @@ def covariances(
     corpus: str | Iterable[Any] = "gutenberg",
     *,
     tokens: int = TOKENS,
-    context: int = CONTEXT,
+    context: int | None = None,
     cache: bool = True,
     progress: bool | Listener | None = None,
 ) -> list[Covariance]:
@@ -151,18 +160,22 @@ def covariances(
         corpus: ``"gutenberg"`` (passages from each book in turn), or texts or lists of token ids, read until there are
             enough tokens.
         tokens: How many keys at most.
-        context: Tokens that a forward pass reads at once; longer texts are cut.
+        context: Tokens that a forward pass reads at once; longer texts are cut. At most the model's own context; None for 256
+            or that, whichever is less.
         cache: Keep it, in the cache of the catalogue, by weights, layer and corpus.
         progress: True for a bar, a function for events.
 
     Raises:
-        InputError: An unknown corpus, an empty one, or no such layer.
+        InputError: An unknown corpus, an empty one, no such layer, or a longer context than the model's.
         ModelError: The layer's keys are not those of one matrix, or a key is not finite.
     """
     projections = [Projection.of(model, layer) for layer in layers]
-    if tokens < 1 or context < 1:
-        raise InputError(f"tokens and context are 1 or more; got {tokens!r} and {context!r}")
-    prompts = list(_chunks(model, _texts(corpus), tokens, context))
+    size = min(CONTEXT, model.context or CONTEXT) if context is None else context
+    if tokens < 1 or size < 1:
+        raise InputError(f"tokens and context are 1 or more; got {tokens!r} and {size!r}")
+    if model.context is not None and size > model.context:
+        raise InputError(f"context={size} is longer than the model's own, {model.context}")
+    prompts = list(_chunks(model, _texts(corpus), tokens, size))
     if not prompts:
         raise InputError("the corpus is empty: it gives no token")
     name = corpus if isinstance(corpus, str) else "texts"

@@ -20,7 +20,7 @@ from patchclamp.interventions.sources import Source
 from patchclamp.interventions.tail import Tail
 from patchclamp.models.opened import OpenModel
 from patchclamp.rewriting.fact import Said, say
-from patchclamp.rewriting.moment import CORPORA, Covariance, covariance
+from patchclamp.rewriting.moment import CORPORA, Covariance, check_ridge, covariance
 from patchclamp.rewriting.projection import Projection
 from patchclamp.rewriting.result import Rewrite
 from patchclamp.rewriting.value import TERMS, Search, search
@@ -101,16 +101,19 @@ def rewrite_fact(
             raise InputError(unknown("parameter", name, Search.__dataclass_fields__))
     settings = Search(**how)
     projection = Projection.of(model, _default_layer(model) if layer is None else layer)
+    check_ridge(ridge)
+    _check_moment(model, projection, covariance)
     said = say(model, prompt, subject, target, true, prefixes, essence, seed)
     moment = _moment(model, projection, covariance, progress)
     places = [c.subject for c in (*said.contexts, *said.essences)]
     prompts = [c.prompt for c in (*said.contexts, *said.essences)]
     key = _key(model, projection, said)
+    solved = key if moment is None else moment.solve(key, ridge)
     value = key @ projection.matrix + projection.bias
     tail = Tail.record(model, prompts, projection.output_site, projection.layer, places)
     with task("rewrite", settings.steps, "steps", show=progress) as bar:
         change, curve = search(tail, len(said.contexts), said.target, value, settings, bar.advance)
-    update = rank_one(projection.matrix, key, change, key if moment is None else moment.solve(key, ridge))
+    update = rank_one(projection.matrix, key, change, solved)
     record, tensors = evidence(
         model, [said.contexts[0].prompt], layer=projection.layer, target=said.target, true=true,
         subject=subject if isinstance(subject, str) else list(said.where),
@@ -131,16 +134,20 @@ def _default_layer(model: OpenModel) -> int:
     return model.sites.n_layers // 6
 
 
-def _moment(model: OpenModel, projection: Projection, given: Moment, progress: Any) -> Covariance | None:
+def _check_moment(model: OpenModel, projection: Projection, given: Moment) -> None:
     if isinstance(given, Covariance):
         given.check(model, projection.layer)
-        return given
-    if given == IDENTITY:
-        return None
-    if given not in CORPORA:
+    elif given not in (*CORPORA, IDENTITY):
         raise InputError(
             unknown("covariance", given, (*CORPORA, IDENTITY)) + "; or one made with pc.rewriting.covariance"
         )
+
+
+def _moment(model: OpenModel, projection: Projection, given: Moment, progress: Any) -> Covariance | None:
+    if isinstance(given, Covariance):
+        return given
+    if given == IDENTITY:
+        return None
     return covariance(model, projection.layer, given, progress=progress)
 
 

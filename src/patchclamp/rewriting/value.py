@@ -55,6 +55,7 @@ class Shift(nn.Module):
         return x + self.change.to(x.dtype)
 
 
+@torch.enable_grad()
 def search(
     tail: Tail, contexts: int, target: int, value: Tensor, how: Search, told: Callable[[], None]
 ) -> tuple[Tensor, dict[str, list[float]]]:

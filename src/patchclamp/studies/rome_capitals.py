@@ -106,6 +106,9 @@ def known_facts(model: pc.Model, seed: int = 0) -> tuple[list[pc.rewriting.Fact]
     """Capitals that the model prefers to all others, each with another as its target: validation facts and test facts.
 
     A capital is one token, and not part of its country's name.
+
+    Raises:
+        InputError: The model knows too few.
     """
     single = []
     for country in pc.catalogue.capitals():
@@ -118,6 +121,11 @@ def known_facts(model: pc.Model, seed: int = 0) -> tuple[list[pc.rewriting.Fact]
     columns = [model.token_id(f" {country.capital}") for country in single]
     logits = model.run([TEMPLATE.format(c.name) for c in single], logits="last").logits[:, columns]
     known = [c for c, best in zip(single, logits.argmax(-1).tolist(), strict=True) if single[best] is c]
+    if len(known) < VALIDATION + TEST:
+        raise pc.InputError(
+            f"{model.source.name or 'this model'} knows {len(known)} capitals (of {len(single)} that are one token), and the study "
+            f"needs {VALIDATION + TEST}: {VALIDATION} validation and {TEST} test facts"
+        )
     draw = random.Random(seed)
     draw.shuffle(known)
     facts = []
@@ -256,7 +264,7 @@ def averaged(drift: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 def _save(found: RomeCapitals, out: Path) -> None:
     found.example.save(out / "example")
-    for name in ("scores", "text", "layers", "facts"):
+    for name in ("scores", "unrelated", "layers", "facts"):
         getattr(found, name).to_csv(out / f"{name}.csv", index=False)
     contents = [
         ("The experiment", __doc__.split("\n\n", 1)[1]),
@@ -264,7 +272,7 @@ def _save(found: RomeCapitals, out: Path) -> None:
         ("Unrelated text (nats a token)", found.unrelated),
         ("By layer, on validation facts", found.layers),
         ("Does tracing say where to rewrite?", f"{AGREEMENT}: {found.agreement():.2f}."),
-        ("Published, of another model on other facts", PUBLISHED),
+        ("Published (quoted from memory), of another model on other facts", PUBLISHED),
         ("One rewrite", found.example),
     ]  # fmt: skip
     pc.report(out / "report.html", "Rewriting capitals", contents)

@@ -64,6 +64,7 @@ class Slopes:
     """The same shapes, for each number of each read."""
 
 
+@torch.enable_grad()
 def slopes(model: OpenModel, lines: Sequence[Line], sites: Sequence[Site]) -> Slopes:
     """One forward and one backward pass (a read) over lines of one length.
 
@@ -87,11 +88,10 @@ def slopes(model: OpenModel, lines: Sequence[Line], sites: Sequence[Site]) -> Sl
     where = list(lines[0].positions)
     narrow = model.narrows and not _in_head(lines, sites)
     keep = torch.tensor([where] * len(rows), device=model.device) if narrow else None
-    with torch.enable_grad():
-        logits = forward(model, rows, keep=keep, grad=True).logits
-        assert logits is not None
-        whole = logits if logits.ndim > 2 else logits.unsqueeze(1)
-        values = lines[0].measure(whole if narrow else whole[:, where], None, {})
+    logits = forward(model, rows, keep=keep, grad=True).logits
+    assert logits is not None
+    whole = logits if logits.ndim > 2 else logits.unsqueeze(1)
+    values = lines[0].measure(whole if narrow else whole[:, where], None, {})
     zeros = [probe.zeros[0] for probe in probes.values()]
     found: list[list[dict[Site, Tensor]]] = []
     for bound, value in zip(lines[0].reads, values, strict=True):
