@@ -186,7 +186,8 @@ class Vocabulary:
             ``[d_model, d_model]``, float64.
         """
         columns = self.out[:, : self.count]
-        centre = columns.mean(1, keepdim=True, dtype=torch.float64)
+        parts = [some.double().sum(1, keepdim=True) for some in columns.split(AT_ONCE, dim=1)]
+        centre = torch.stack(parts).sum(0) / self.count
         total = torch.zeros(len(mean), len(mean), dtype=torch.float64, device=mean.device)
         for part, some in zip(order.split(AT_ONCE), columns.split(AT_ONCE, dim=1), strict=True):
             # centred before the product: the means are large, and float32 would lose what is left
