@@ -1,6 +1,7 @@
 import matplotlib.figure
 import numpy as np
 import pytest
+from scipy import stats
 
 import patchclamp as pc
 from patchclamp.figures.lens import curves, picture
@@ -52,7 +53,7 @@ def test_curves_are_means_of_prompts_with_an_interval(lens: pc.Lens) -> None:
     mean, half = curves(lens, "surprisal")
     by_prompt = np.array([np.nanmean(lens.data["surprisal"].values[i], axis=1) for i in range(3)])
     assert np.allclose(mean, by_prompt.mean(0))
-    assert np.allclose(half, 1.96 * by_prompt.std(0, ddof=1) / np.sqrt(3))
+    assert np.allclose(half, stats.t.ppf(0.975, 2) * by_prompt.std(0, ddof=1) / np.sqrt(3))
     assert lens.figure(metric="surprisal").axes[0].lines
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from scipy.stats import t
 
 from patchclamp.core.errors import InputError, unknown
 from patchclamp.figures.grid import Layers
@@ -191,7 +192,7 @@ def _write(axis: Any, shown: Picture, turned: bool) -> None:
 
 
 def curves(lens: "Lens", metric: str, prompt: int | None = None) -> tuple[Any, Any]:
-    """Mean over positions by layer, then over prompts, and half its 95 % interval, ``[layer]`` each.
+    """Mean over positions by layer, then over prompts, and half its 95 % interval (Student's t), ``[layer]`` each.
 
     Positions of one prompt are not independent, so with several prompts the interval is that of the prompts' means; with
     one it is that of its positions.
@@ -208,7 +209,7 @@ def curves(lens: "Lens", metric: str, prompt: int | None = None) -> tuple[Any, A
     if not len(samples):
         raise InputError(f"no position has a {metric!r}: there is no target")
     spread = samples.std(0, ddof=1) / np.sqrt(len(samples)) if len(samples) > 1 else np.full(samples.shape[1], np.nan)
-    return samples.mean(0), 1.96 * spread
+    return samples.mean(0), float(t.ppf(0.975, max(len(samples) - 1, 1))) * spread
 
 
 def _curves(lens: "Lens", metric: str, prompt: int | None) -> "Figure":
