@@ -13,6 +13,7 @@ from torch import Tensor
 
 from patchclamp.core.digest import digest
 from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.intervals import wilson
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import Result, Saved
 from patchclamp.interventions.results import evidence
@@ -87,7 +88,7 @@ class WeightLens(Result):
         for matrix in self.matrices:
             for side in self.sides(matrix):
                 passed = self.passes(matrix, side)
-                low, high = _wilson(int(passed.sum()), passed.size)
+                low, high = wilson(int(passed.sum()), passed.size)
                 share = {"lists": passed.size, "passing": float(passed.mean()), "low": low, "high": high}
                 rows.append({"matrix": matrix, "side": side, **share})
         return pd.DataFrame(rows)
@@ -308,11 +309,3 @@ def _labelled(
         "side": np.array(sides, dtype=object), "sign": np.array(SIGNS, dtype=object),
     }  # fmt: skip
     return xr.Dataset(variables, coords)
-
-
-def _wilson(hits: int, count: int, z: float = 1.96) -> tuple[float, float]:
-    """A 95 % interval of a share."""
-    share, extra = hits / count, z * z / count
-    middle = (share + extra / 2) / (1 + extra)
-    half = z * np.sqrt(share * (1 - share) / count + extra / (4 * count)) / (1 + extra)
-    return max(0.0, float(middle - half)), min(1.0, float(middle + half))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from patchclamp.core.errors import InputError
+from patchclamp.core.intervals import bootstrap, wilson
 from patchclamp.interventions.edits import Edit
 from patchclamp.interventions.run import run
 from patchclamp.models.opened import OpenModel
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 TESTS = ("efficacy", "paraphrase", "neighbourhood")
-RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
@@ -99,23 +99,8 @@ def summary(scores: "Sequence[pd.DataFrame]", seed: int = 0) -> "pd.DataFrame":
         if not facts:
             continue
         shares = np.array([frame["success"].mean() for frame in facts])
-        low, high = wilson(shares) if set(shares) <= {0.0, 1.0} else bootstrap(shares, seed)
+        low, high = wilson(int(sum(shares)), len(shares)) if set(shares) <= {0.0, 1.0} else bootstrap(shares, seed)
         magnitude = np.array([frame["magnitude"].mean() for frame in facts])
         rows.append([test, len(facts), shares.mean(), low, high, magnitude.mean(), *bootstrap(magnitude, seed)])
     columns = ["test", "facts", "success", "low", "high", "magnitude", "magnitude_low", "magnitude_high"]
     return pd.DataFrame(rows, columns=columns)
-
-
-def wilson(outcomes: "np.ndarray", z: float = 1.959964) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share of zeros and ones (Wilson 1927)."""
-    n, share = len(outcomes), float(np.mean(outcomes))
-    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z * float(np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))) / (1 + z**2 / n)
-    return max(0.0, centre - half), min(1.0, centre + half)
-
-
-def bootstrap(values: "np.ndarray", seed: int) -> tuple[float, float]:
-    """The 95 % percentile interval of a mean."""
-    draws = np.random.default_rng(seed).integers(len(values), size=(RESAMPLES, len(values)))
-    low, high = np.percentile(values[draws].mean(1), [2.5, 97.5])
-    return float(low), float(high)

@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 
 import patchclamp as pc
+from patchclamp.core.intervals import bootstrap
 from patchclamp.studies.names import Passage
 
 COUNTS = (1, 4, 16)
@@ -85,12 +86,11 @@ def over_passages(table: pd.DataFrame) -> dict[str, Any]:
     """Means over passages with 95 % bootstrap intervals."""
     if table.empty:
         return {}
-    draws = np.random.default_rng(0).integers(0, len(table), (2000, len(table)))
     found: dict[str, Any] = {"passages": len(table)}
     for name in ("earlier names", "other tokens"):
         values = table[name].to_numpy()
-        low, high = np.quantile(values[draws].mean(1), [0.025, 0.975])
-        found[name] = {"mean": float(values.mean()), "low": float(low), "high": float(high)}
+        low, high = bootstrap(values, seed=0)
+        found[name] = {"mean": float(values.mean()), "low": low, "high": high}
     return found
 
 

@@ -1,0 +1,23 @@
+"""Intervals of shares and means, one definition for every method."""
+
+from typing import Any
+
+import numpy as np
+
+RESAMPLES = 2000
+
+
+def wilson(hits: int, count: int) -> tuple[float, float]:
+    """The 95 % interval of a share (Wilson 1927)."""
+    from scipy.stats import binomtest
+
+    found = binomtest(hits, count).proportion_ci(0.95, method="wilson")
+    return float(found.low), float(found.high)
+
+
+def bootstrap(values: Any, seed: int) -> tuple[float, float]:
+    """The 95 % percentile interval of a mean, ``values`` drawn with replacement."""
+    values = np.asarray(values)
+    draws = np.random.default_rng(seed).integers(len(values), size=(RESAMPLES, len(values)))
+    low, high = np.percentile(values[draws].mean(1), [2.5, 97.5])
+    return float(low), float(high)
