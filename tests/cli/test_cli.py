@@ -384,6 +384,8 @@ def test_lens(capsys: pytest.CaptureFixture[str], folder: str, tmp_path: Path) -
     assert as_json(capsys, "repeat", str(tmp_path / "lens"))["same_numbers"] is True
     assert "resid_mid.2" in call(capsys, "lens", folder, PROMPT, "--site", "resid_mid", "--metric", "kl")
     assert "did you mean 'rank'" in call(capsys, "lens", folder, PROMPT, "--metric", "ranks", code=2)
+    said = call(capsys, "lens", folder, PROMPT, "--metric", "rank", code=2)
+    assert "the last position has no next token: name one with --target" in said
 
 
 @pytest.mark.assets
@@ -419,6 +421,13 @@ def test_trace(capsys: pytest.CaptureFixture[str], folder: str, tmp_path: Path) 
     estimated = as_json(capsys, *arguments, "--method", "gradient", "--check", "5")
     assert estimated["agreement"]["cells"] == 5
     assert "is not in the prompt; its tokens are" in call(capsys, "trace", folder, PROMPT, "--subject", "Rome", code=2)
+    twice = ["trace", folder, "A dog saw a dog and", "--samples", "1", "--site", "resid_post.1"]
+    assert "occurrence=0..1" in call(capsys, *twice, "--subject", "dog", code=2)
+    second = np.array(as_json(capsys, *twice, "--subject", "token: dog#1")["effect"])
+    model = pc.load(folder, dtype="float32")
+    where = model.tokens("A dog saw a dog and").index(" dog", 4)
+    assert not second[..., :where].any()
+    assert second[..., where].any()
 
 
 @pytest.mark.assets

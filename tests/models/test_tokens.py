@@ -79,3 +79,8 @@ def test_the_embedding_is_what_the_model_looks_up(smollm2: pc.Model) -> None:
     assert (smollm2.embedding(" Rome") == table[smollm2.token_id(" Rome")]).all()
     acts = smollm2.record("The Rome", "embed")
     assert (acts["embed"][0, -1] == smollm2.embedding(" Rome")).all()
+
+
+def test_a_word_that_the_tokenizer_reads_otherwise_is_named(stories: pc.Model) -> None:
+    with pytest.raises(pc.InputError, match="'dog' is no token of its own: the tokenizer reads it as ' dog'"):
+        stories.token_id("dog")

@@ -37,7 +37,7 @@ def attribute(
         model: Catalogue name, Hugging Face id or folder.
         source: The prompt whose activations are taken.
         into: The prompt that receives them.
-        site: Where; resid_post by default, z.*.h* for every head.
+        site: Where; resid_post by default, `z.*.h*` for every head.
         at: Position; each makes a cell a position.
         align: How positions correspond where the prompts differ in length.
         read: What to measure; the logit difference of two answers by default.

@@ -52,7 +52,7 @@ def curves(
     for name in shown:
         if name not in METRICS:
             raise InputError(unknown("metric", name, METRICS))
-    texts: Any = [read_text(corpus)] if Path(corpus).is_file() else corpus
+    texts: Any = [read_text(corpus)] if Path(corpus).is_file() or Path(corpus).suffix else corpus
     sites = site or ["resid_post"]
     opened = opening.load(model)
     own = None if tuned is None else pc.TunedLens.from_pretrained(tuned, opened)

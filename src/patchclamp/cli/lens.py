@@ -53,6 +53,10 @@ def lens(
     opened = opening.load(model)
     own = None if tuned is None else pc.TunedLens.from_pretrained(tuned, opened)
     found = opened.lens(prompt, sites, position(at), k=k, targets=target, tuned=own)
+    if not np.isfinite(found.data[metric].values[0, :, -1]).any():
+        raise InputError(
+            f"{metric} is that of a target, and the last position has no next token: name one with --target, or choose --at"
+        )
     value = {"prompt": prompt, "rows": plain_rows(found.frame())}
     title = f"{METRICS[metric]}; the likeliest tokens after {str(found.data['token'].values[0, -1])!r}"
     show(value, as_json=as_json, table=_table(found, metric), title=title)
@@ -73,11 +77,11 @@ def plain_rows(frame: Any) -> list[dict[str, Any]]:
 
 
 def _table(found: "pc.Lens", metric: str) -> list[dict[str, Any]]:
-    """The last position that was looked at, a row a layer; the metric is left out where it has no target."""
+    """The last position that was looked at, a row a layer."""
     last = found.data.isel(prompt=0, position=-1)
     rows = []
     for row, tokens in found.top().iterrows():
-        values = float(last[metric].values[list(last["site"].values).index(row)])
+        value = float(last[metric].values[list(last["site"].values).index(row)])
         shown = {"site": row, "tokens": "  ".join(map(repr, tokens))}
-        rows.append({**shown, metric: int(values) if metric == "rank" else values} if np.isfinite(values) else shown)
+        rows.append({**shown, metric: int(value) if metric == "rank" else value})
     return rows

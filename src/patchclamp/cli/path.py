@@ -40,7 +40,7 @@ def path(
         model: Catalogue name, Hugging Face id or folder.
         source: The prompt from which senders are patched.
         into: The prompt that is run.
-        sender: What sends; z.*.h* (every head) by default.
+        sender: What sends; every head (`z.*.h*`) by default.
         receiver: What receives, together; final_norm (the logits) by default.
         at: Position of the sender; each makes a cell a position.
         receive_at: Position at which receivers are patched.

@@ -51,7 +51,7 @@ def trace(
     Args:
         model: Catalogue name, Hugging Face id or folder.
         prompt: The prompt.
-        subject: Its subject, a text in the prompt.
+        subject: Its subject, a text in the prompt; `token: dog#1` is its second occurrence.
         answer: The token whose probability is read; the likeliest by default.
         facts: A CSV file with columns prompt, subject and perhaps answer, instead of one prompt.
         site: What is restored; resid_post by default.
@@ -76,13 +76,17 @@ def trace(
         "integrate": integrate, "check": check, "budget": budget, "verify": verify,
     }  # fmt: skip
     said = {"model": model, "prompt": prompt, "subject": subject, "answer": answer, "facts": facts, "site": sites}
+    from patchclamp.cli.specs import position
+
     several = None if facts is None else read_facts(facts)
     if (several is None) == (prompt is None) or (several is None) != (subject is not None):
         raise InputError("trace takes a PROMPT with its --subject, or --facts FILE.csv")
     opened = opening.load(model)
     if several is None:
         assert prompt is not None
-        found: Any = opened.causal_trace(prompt, subject, answer, sites=sites, **options)
+        assert subject is not None
+        where = position(subject) if subject.startswith("token:") else subject
+        found: Any = opened.causal_trace(prompt, where, answer, sites=sites, **options)
         _show_one(found, as_json)
     else:
         found = opened.trace_facts(several, sites=sites, progress=True, **options)

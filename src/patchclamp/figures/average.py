@@ -45,7 +45,7 @@ def figure(average: "TraceAverage", *, read: str | None = None, layers: Layers =
         raise InputError(unknown("orientation", layers, ("down", "up", "right")))
     cut, mean, name = panels(average, read), average.mean(read), average.named(read)
     with styled() as make:
-        drawn: Figure = make(figsize=(2.9 * len(cut) + 0.6, 7.0), layout="constrained")
+        drawn: Figure = make(figsize=(2.9 * len(cut) + 0.6, 7.8), layout="constrained")
         axes = drawn.subplots(2, len(cut), squeeze=False, gridspec_kw={"height_ratios": [3, 2]}, sharey="row")
         images = [
             (axis, panel, heat(axis, panel, layers, None, None)) for axis, panel in zip(axes[0], cut, strict=True)
@@ -57,7 +57,7 @@ def figure(average: "TraceAverage", *, read: str | None = None, layers: Layers =
         for axis in axes[0, 1:]:
             axis.set_ylabel("")
         axes[1, 0].set_ylabel(f"indirect effect on {name.replace('_', ' ')}")
-        axes[1, 0].legend(frameon=False, fontsize=6)
+        axes[1, -1].legend(frameon=False, fontsize=6, loc="upper left")
         facts, total = average.dataset.sizes["fact"], float(average.total_effect(read).mean())
         drawn.suptitle(f"{facts} facts, average total effect {total:.3f}", fontsize=9)
         return drawn

@@ -53,6 +53,10 @@ def token_id(tokenizer: Any, text: str | int) -> int:
         tried.append(ids)
     pieces = list(labels(tokenizer, tried[0]))
     hint = "" if text.startswith(" ") else f" (with a leading space, as inside a sentence, it would be {' ' + text!r})"
+    if len(pieces) == 1:
+        raise InputError(
+            f"{text!r} is no token of its own: the tokenizer reads it as {pieces[0]!r}; say that if you mean it"
+        )
     raise InputError(f"{text!r} is not one token: the tokenizer gives {len(pieces)}: {pieces}{hint}")
 
 
