@@ -406,6 +406,7 @@ def test_curves(capsys: pytest.CaptureFixture[str], folder: str, tmp_path: Path)
     call(capsys, *arguments, "--tuned", str(tmp_path / "lens"), "--out", str(tmp_path / "both"))
     record = json.loads((tmp_path / "both" / "result.json").read_text())
     assert record["parameters"]["tuned"]["folder"] == str(tmp_path / "lens")
+    assert pc.open(tmp_path / "both" / "logit-lens").dataset.identical(curves.dataset)
     assert pc.repeat(tmp_path / "both", model).dataset.identical(pc.open(tmp_path / "both").dataset)
 
 

@@ -341,6 +341,9 @@ def test_ids_of_the_hub(llama: pc.Model, tmp_path: Path, monkeypatch: pytest.Mon
     assert asked == [("someone/lens", name, "abc", None, None) for name in ("config.json", "model.safetensors")]
     shutil.rmtree(tmp_path / "ours")
     monkeypatch.setattr("huggingface_hub.hf_hub_download", _refuse)
+    for place in ("/nowhere/at/all", "./nowhere/lens"):
+        with pytest.raises(pc.InputError, match=f"there is no lens '{place}'"):
+            pc.TunedLens.from_pretrained(place, llama)
     with pytest.raises(pc.InputError, match="no lens in 'someone/lens': config.json was not found"):
         pc.TunedLens.from_pretrained("someone/lens", llama)
 

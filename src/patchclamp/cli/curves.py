@@ -76,6 +76,14 @@ def curves(
         "tuned": tuned,
     }
     drawn = {"label": "tuned lens", "beside": beside} if beside else {}
+    for other in beside.values():
+        keep(
+            other,
+            None if out is None else out / "logit-lens",
+            "curves",
+            {**said, "tuned": None, **opening.as_config()},
+            metrics=shown,
+        )
     keep(found, out, "curves", {**said, **opening.as_config()}, metrics=shown, **drawn)
 
 

@@ -32,7 +32,7 @@ def locate(place: str | Path, revision: str | None) -> Path:
         return folder
     owner, _, rest = str(place).partition("/")
     repository, _, name = rest.partition("/")
-    if not rest:
+    if not owner or not rest or owner.startswith((".", "~")):
         raise InputError(
             f"there is no lens {str(place)!r}: not a folder, and a Hugging Face id is owner/name "
             "(a published lens: 'AlignmentResearch/tuned-lens/gpt2')"

@@ -150,7 +150,7 @@ class Lens(Result):
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{dim} {size}" for dim, size in self.dataset.sizes.items())
-        return f"Lens of {', '.join(METRICS)}: {sizes}"
+        return f"{type(self).__name__} of {', '.join(METRICS)}: {sizes}"
 
 
 def _padded(rows: Sequence[Sequence[int]], fill: int) -> Any:

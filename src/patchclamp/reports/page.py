@@ -31,7 +31,7 @@ def result_page(result: Result) -> str:
 def _title(result: Result) -> str:
     kind = result.kind.replace("_", " ").capitalize()
     prompts = result.record.get("prompts", [])
-    names = [str(row.get("text") or "tokens") for row in prompts[:3]]
+    names = dict.fromkeys(str(row.get("text") or "tokens") for row in prompts[:3])
     return f"{kind}: {', '.join(names)}" if names else kind
 
 

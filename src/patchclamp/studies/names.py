@@ -87,8 +87,8 @@ def passage(model: pc.Model, text: str, name: str, label: str = "passage") -> Pa
     if len(starts) < 2:
         tokens = [model.output_label(token) for token in own]
         raise pc.InputError(
-            f"{name!r} stands {len(starts)} times in the text as the tokens {tokens}; the study compares a later occurrence with "
-            f"earlier ones. The text's tokens: {model.tokens(text)}"
+            f"{name!r} does not recur: occurrences in the text, as the tokens {tokens}: {len(starts)}; the study compares a later "
+            f"one with earlier ones. The text's tokens: {model.tokens(text)}"
         )
     return Passage(label, ids, own, starts)
 

@@ -138,7 +138,7 @@ def find_word(model: OpenModel, prompt: Prompt, word: str) -> Word:
     shown = list(prompt.tokens)
     if count < 2:
         raise PositionError(
-            f"the word {word!r} does not recur: it stands {count} times in the text, whose tokens are {shown}"
+            f"the word {word!r} does not recur: occurrences in the text: {count}; its tokens are {shown}"
         )
     spans: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
     for number in range(count):
