@@ -108,6 +108,10 @@ def test_generation_with_the_cache_is_generation_without_it(llama: pc.Model, int
 
 
 def test_bad_requests_are_refused(llama: pc.Model) -> None:
+    def hooks() -> list[list[object]]:
+        return [[*m._forward_hooks.values(), *m._forward_pre_hooks.values()] for m in llama.module.modules()]
+
+    before = hooks()
     for options, message in (
         ({"into_at": 5}, "position 5 is outside the prompt, which has 5 tokens"),
         ({"into_at": [0, 1]}, r"into_at=\[0, 1\] gives 2, at tokens"),
@@ -123,8 +127,7 @@ def test_bad_requests_are_refused(llama: pc.Model) -> None:
             llama.patchscope(SOURCE, **{"target": TARGET, **options})  # type: ignore[arg-type]
     with pytest.raises(pc.ModelError, match="it is an encoder"):
         pc.wrap(tiny.shared("bert")).patchscope(SOURCE, target=TARGET)
-    hooks = [hook for module in llama.module.modules() for hook in (module._forward_hooks, module._forward_pre_hooks)]
-    assert not any(hooks)
+    assert hooks() == before
 
 
 @pytest.mark.assets

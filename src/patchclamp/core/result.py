@@ -3,7 +3,7 @@
 import platform
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -168,6 +168,27 @@ class Result(ABC):
         )
 
     __hash__ = None  # type: ignore[assignment]
+
+
+@dataclass(eq=False)
+class DatasetResult(Result):
+    """A result that is one labelled dataset, saved and opened as it is."""
+
+    dataset: "xr.Dataset"
+    record: dict[str, Any] = field(default_factory=dict)
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def data(self) -> "xr.DataArray | xr.Dataset":
+        """The labelled numbers."""
+        return self.dataset
+
+    def _dataset(self) -> "xr.Dataset":
+        return self.dataset
+
+    @classmethod
+    def _from_saved(cls, saved: Saved) -> Self:
+        return cls(saved.dataset, saved.record, saved.tensors)
 
 
 def open(folder: str | Path) -> Result:

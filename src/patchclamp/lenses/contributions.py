@@ -1,15 +1,15 @@
 """Direct logit attribution: what every component adds to a logit (Elhage et al. 2021)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from patchclamp.core.errors import InputError, ModelError
-from patchclamp.core.result import Result, Saved
+from patchclamp.core.result import DatasetResult
 from patchclamp.interventions import positions
 from patchclamp.interventions.forward import Row, forward
 from patchclamp.interventions.results import evidence
@@ -27,7 +27,7 @@ TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 
 
 @dataclass(eq=False)
-class Contributions(Result):
+class Contributions(DatasetResult):
     """What each component adds to the logit of each token.
 
     ``data`` is a DataArray with dims ``position, component, answer``; its components are ``embed`` (what enters layer 0),
@@ -36,9 +36,6 @@ class Contributions(Result):
     """
 
     kind: ClassVar[str] = "contributions"
-    dataset: "xr.Dataset"
-    record: dict[str, Any] = field(default_factory=dict)
-    tensors: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def data(self) -> "xr.DataArray":
@@ -62,13 +59,6 @@ class Contributions(Result):
             raise InputError(f"{missing[0]!r} is not among the tokens asked for: {known}")
         found: xr.DataArray = self.data.sel(answer=str(token), drop=True) - self.data.sel(answer=str(other), drop=True)
         return found
-
-    def _dataset(self) -> "xr.Dataset":
-        return self.dataset
-
-    @classmethod
-    def _from_saved(cls, saved: Saved) -> Self:
-        return cls(saved.dataset, saved.record, saved.tensors)
 
     def __repr__(self) -> str:
         return "Contributions: " + ", ".join(f"{dim} {size}" for dim, size in self.data.sizes.items())

@@ -1,15 +1,14 @@
 """A lens over a corpus: every metric by layer, with intervals over sequences; nothing is kept of single positions."""
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from patchclamp.core.errors import InputError
 from patchclamp.core.progress import Listener, task
-from patchclamp.core.result import Result, Saved
+from patchclamp.core.result import DatasetResult
 from patchclamp.interventions.results import evidence
 from patchclamp.lenses.corpus import sequences
 from patchclamp.lenses.logit import BATCH_TOKENS, CHUNK, Translator, look
@@ -28,7 +27,7 @@ QUANTILES = (0.25, 0.5, 0.75)
 
 
 @dataclass(eq=False)
-class LensCurves(Result):
+class LensCurves(DatasetResult):
     """What each layer would predict, over a corpus.
 
     ``data`` is a Dataset: ``mean`` with dims ``metric, sequence, layer`` (over the positions of a sequence) and ``quantile``
@@ -36,21 +35,11 @@ class LensCurves(Result):
     """
 
     kind: ClassVar[str] = "lens_curves"
-    dataset: "xr.Dataset"
-    record: dict[str, Any] = field(default_factory=dict)
-    tensors: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def data(self) -> "xr.Dataset":
         """The numbers of every sequence."""
         return self.dataset
-
-    def _dataset(self) -> "xr.Dataset":
-        return self.dataset
-
-    @classmethod
-    def _from_saved(cls, saved: Saved) -> Self:
-        return cls(saved.dataset, saved.record, saved.tensors)
 
     @property
     def tokens(self) -> int:

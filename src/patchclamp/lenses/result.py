@@ -1,7 +1,7 @@
 """What a lens saw: per prompt, layer and position a few numbers and the likeliest tokens."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from patchclamp.core.errors import InputError, ModelError
-from patchclamp.core.result import Result, Saved
+from patchclamp.core.result import DatasetResult
 from patchclamp.lenses.metrics import METRICS
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import OpenModel
@@ -64,7 +64,7 @@ class Table:
 
 
 @dataclass(eq=False)
-class Lens(Result):
+class Lens(DatasetResult):
     """What each layer would predict.
 
     ``data`` is a Dataset with dims ``prompt, layer, position``: the metrics of :data:`METRICS` (``surprisal``, ``entropy``
@@ -74,9 +74,6 @@ class Lens(Result):
     """
 
     kind: ClassVar[str] = "lens"
-    dataset: "xr.Dataset"
-    record: dict[str, Any] = field(default_factory=dict)
-    tensors: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def build(
@@ -113,13 +110,6 @@ class Lens(Result):
     def data(self) -> "xr.Dataset":
         """The labelled numbers."""
         return self.dataset
-
-    def _dataset(self) -> "xr.Dataset":
-        return self.dataset
-
-    @classmethod
-    def _from_saved(cls, saved: Saved) -> Self:
-        return cls(saved.dataset, saved.record, saved.tensors)
 
     def frame(self) -> "pd.DataFrame":
         """One row a prompt, layer and position: its metrics and its likeliest token."""

@@ -4,8 +4,8 @@ Source: Millidge and Black 2022, "The Singular Value Decompositions of Transform
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from patchclamp.core.digest import digest
 from patchclamp.core.errors import InputError, unknown
 from patchclamp.core.intervals import wilson
 from patchclamp.core.progress import Listener, task
-from patchclamp.core.result import Result, Saved
+from patchclamp.core.result import DatasetResult
 from patchclamp.interventions.results import evidence
 from patchclamp.lenses.matrices import Face, Matrix, find_matrices
 from patchclamp.lenses.vocabulary import Through, Vocabulary
@@ -32,7 +32,7 @@ SIGNS = ("+", "-")
 
 
 @dataclass(eq=False)
-class WeightLens(Result):
+class WeightLens(DatasetResult):
     """Singular directions of weight matrices, decoded to tokens, with a random-matrix control.
 
     ``data`` is a Dataset. ``singular_value [matrix, index]`` is the whole spectrum and ``control [matrix, draw, index]`` that
@@ -43,9 +43,6 @@ class WeightLens(Result):
     """
 
     kind: ClassVar[str] = "weight_lens"
-    dataset: "xr.Dataset"
-    record: dict[str, Any] = field(default_factory=dict)
-    tensors: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def data(self) -> "xr.Dataset":
@@ -126,13 +123,6 @@ class WeightLens(Result):
         if matrix not in self.matrices:
             raise InputError(unknown("matrix", matrix, self.matrices))
         return self.dataset.sel(matrix=matrix)
-
-    def _dataset(self) -> "xr.Dataset":
-        return self.dataset
-
-    @classmethod
-    def _from_saved(cls, saved: Saved) -> Self:
-        return cls(saved.dataset, saved.record, saved.tensors)
 
     def __repr__(self) -> str:
         lines = [

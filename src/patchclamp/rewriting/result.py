@@ -1,16 +1,16 @@
 """The result of a rewrite: its rank-one factors, how they were found, and what they did."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
 from patchclamp.core.errors import InputError, ModelError
-from patchclamp.core.result import Result, Saved
+from patchclamp.core.result import DatasetResult
 from patchclamp.interventions.edits import Edit, RankOne
 from patchclamp.models.opened import OpenModel
 from patchclamp.rewriting import exported
@@ -25,7 +25,7 @@ WIDEST = 1e-6
 
 
 @dataclass(eq=False)
-class Rewrite(Result):
+class Rewrite(DatasetResult):
     """One fact, rewritten in one MLP: ``W' = W + (v* - W k*) read^T`` with ``read = C^-1 k* / (k*^T C^-1 k*)``.
 
     The model it was made with is unchanged. :meth:`edit` is the rewrite as an edit, :meth:`module` a copy of the model with
@@ -35,9 +35,6 @@ class Rewrite(Result):
     """
 
     kind: ClassVar[str] = "rewrite"
-    dataset: "xr.Dataset"
-    record: dict[str, Any] = field(default_factory=dict)
-    tensors: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def layer(self) -> int:
@@ -148,13 +145,6 @@ class Rewrite(Result):
         """Probabilities as a table: one row a context and answer."""
         table = self.probability.to_series().unstack("moment")[["before", "after"]]
         return table.reset_index().rename_axis(columns=None)
-
-    def _dataset(self) -> "xr.Dataset":
-        return self.dataset
-
-    @classmethod
-    def _from_saved(cls, saved: Saved) -> Self:
-        return cls(saved.dataset, saved.record, saved.tensors)
 
     def __repr__(self) -> str:
         said: Mapping[str, Any] = self.record["parameters"]

@@ -1,14 +1,13 @@
 """Causal traces of many facts, averaged by the role that a token plays."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from torch import Tensor
 
 from patchclamp.core.errors import InputError, unknown
-from patchclamp.core.result import Deferred, Result, Saved
+from patchclamp.core.result import DatasetResult, Deferred
 from patchclamp.tracing.trace import CLEAN, CORRUPTED, Trace
 
 if TYPE_CHECKING:
@@ -47,7 +46,7 @@ _MEANING = ("model", "method", "window", "noise")
 
 
 @dataclass(eq=False)
-class TraceAverage(Result):
+class TraceAverage(DatasetResult):
     """Indirect effects of many facts, by site, layer and role of the token.
 
     ``data`` holds for each thing that was read the mean effect over a fact's noise samples and over its tokens of that
@@ -57,9 +56,6 @@ class TraceAverage(Result):
     """
 
     kind: ClassVar[str] = "trace_average"
-    dataset: "xr.Dataset"
-    record: dict[str, Any] = field(default_factory=dict)
-    tensors: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -105,13 +101,6 @@ class TraceAverage(Result):
         if read is not None and read not in self.reads:
             raise InputError(unknown("read", read, self.reads))
         return read or self.reads[0]
-
-    def _dataset(self) -> "xr.Dataset":
-        return self.dataset
-
-    @classmethod
-    def _from_saved(cls, saved: Saved) -> Self:
-        return cls(saved.dataset, saved.record, saved.tensors)
 
     def __repr__(self) -> str:
         name, facts = self.reads[0], self.dataset.sizes["fact"]

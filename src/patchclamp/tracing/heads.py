@@ -1,7 +1,7 @@
 """Head scores: which heads go back to where a token stood before, and which copy what they find there."""
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from torch import Tensor
@@ -9,7 +9,7 @@ from torch import Tensor
 from patchclamp.core.digest import digest
 from patchclamp.core.errors import InputError, ModelError, unknown
 from patchclamp.core.progress import Listener, task
-from patchclamp.core.result import Result, Saved
+from patchclamp.core.result import DatasetResult
 from patchclamp.interventions.results import evidence
 from patchclamp.models.opened import OpenModel
 from patchclamp.tracing import patterns
@@ -37,7 +37,7 @@ HIGH = 0.95
 
 
 @dataclass(eq=False)
-class HeadScores(Result):
+class HeadScores(DatasetResult):
     """Scores of every head, and what the same statistics give where there is nothing to find.
 
     ``data`` holds ``value`` and ``standard_error`` with dims ``score, layer, head``; and for each control its ``null_mean``
@@ -49,9 +49,6 @@ class HeadScores(Result):
     """
 
     kind: ClassVar[str] = "heads"
-    dataset: "xr.Dataset"
-    record: dict[str, Any] = field(default_factory=dict)
-    tensors: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def data(self) -> "xr.Dataset":
@@ -100,13 +97,6 @@ class HeadScores(Result):
         if score not in self.scores:
             raise InputError(unknown("score", score, self.scores))
         return score
-
-    def _dataset(self) -> "xr.Dataset":
-        return self.dataset
-
-    @classmethod
-    def _from_saved(cls, saved: Saved) -> Self:
-        return cls(saved.dataset, saved.record, saved.tensors)
 
     def __repr__(self) -> str:
         said = self.record["parameters"]

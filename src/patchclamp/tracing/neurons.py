@@ -1,15 +1,15 @@
 """Neuron importances: a causal trace at the level of single MLP neurons."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from patchclamp.core.errors import InputError
-from patchclamp.core.result import Result, Saved
+from patchclamp.core.result import DatasetResult
 from patchclamp.interventions.actions import Action
 from patchclamp.interventions.cost import DEFAULT_BUDGET
 from patchclamp.interventions.execute import execute
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(eq=False)
-class Neurons(Result):
+class Neurons(DatasetResult):
     """What restoring single MLP neurons brings back, in the units of the read.
 
     ``data`` holds ``importance`` ``[layer, position]``, the sum over neurons of the size of their estimated indirect
@@ -36,9 +36,6 @@ class Neurons(Result):
     """
 
     kind: ClassVar[str] = "neurons"
-    dataset: "xr.Dataset"
-    record: dict[str, Any] = field(default_factory=dict)
-    tensors: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def data(self) -> "xr.Dataset":
@@ -71,13 +68,6 @@ class Neurons(Result):
         names = ["at_layer", "at_position", "at_neuron", "estimate", "exact", "standard_error"]
         found = self.dataset[names].to_dataframe().reset_index(drop=True)
         return found.rename(columns=lambda name: name.removeprefix("at_"))[[n.removeprefix("at_") for n in names]]
-
-    def _dataset(self) -> "xr.Dataset":
-        return self.dataset
-
-    @classmethod
-    def _from_saved(cls, saved: Saved) -> Self:
-        return cls(saved.dataset, saved.record, saved.tensors)
 
     def __repr__(self) -> str:
         said = self.agreement["said"] if self.agreement else "by gradient; not checked"
