@@ -68,6 +68,51 @@ def test_projection_theorems(seed: int) -> None:
     assert torch.allclose(ops.Clamp(-0.3, 0.3, basis, about)(clamped), clamped)
 
 
+@given(seeds)
+@settings(max_examples=25)
+def test_oblique_projection_theorems(seed: int) -> None:
+    x, about, raw, reads = (
+        draw(seed + i, *shape) for i, shape in enumerate([(5, WIDTH), (WIDTH,), (2, WIDTH), (2, WIDTH)])
+    )
+    removed = pc.ProjectOut(raw, about, reads).operation(x)
+    scale = float(torch.linalg.cond(reads @ orthonormal(raw).T))
+    assert torch.allclose((removed - about) @ reads.T, torch.zeros(5, 2, dtype=torch.float64), atol=1e-10 * scale), (
+        "unread"
+    )
+    off = (x - removed) @ (torch.eye(WIDTH, dtype=torch.float64) - orthonormal(raw).T @ orthonormal(raw))
+    assert torch.allclose(off, torch.zeros_like(off), atol=1e-10 * scale), (
+        "the change lies in the span of the directions"
+    )
+    reflect = pc.Reflect(raw, about, reads).operation
+    assert torch.allclose(reflect(reflect(x)), x, atol=1e-10 * scale**2)
+    assert torch.allclose((x + reflect(x)) / 2, removed, atol=1e-10 * scale)
+    assert torch.allclose(pc.Scale(0.0, raw, about, reads).operation(x), removed, atol=1e-10 * scale)
+    pinned = pc.Clamp(0.7, 0.7, raw, about, reads).operation(x)
+    assert torch.allclose(
+        (pinned - about) @ operations_dual(reads, raw).T,
+        torch.full((5, 2), 0.7, dtype=torch.float64),
+        atol=1e-9 * scale,
+    )
+    straight = pc.ProjectOut(raw, about, 3 * raw).operation(x)
+    assert torch.allclose(straight, pc.ProjectOut(raw, about).operation(x)), "readers of the same span change nothing"
+
+
+def operations_dual(reads: Tensor, raw: Tensor) -> Tensor:
+    return ops.dual(reads, orthonormal(raw))
+
+
+def test_readers_that_see_nothing_are_refused() -> None:
+    one, other = torch.eye(WIDTH)[:2]
+    with pytest.raises(pc.EditError, match="do not see some of the directions"):
+        pc.ProjectOut(one, readers=other)
+    with pytest.raises(pc.EditError, match="shape of the directions"):
+        pc.ProjectOut(one, readers=torch.eye(WIDTH)[:2])
+    with pytest.raises(pc.EditError, match="readers need directions"):
+        pc.Scale(2.0, readers=one)
+    with pytest.raises(pc.EditError, match="belong together"):
+        pc.Reflect(one, readers=one + other).using(directions=other)
+
+
 @given(seeds, st.integers(1, WIDTH))
 @settings(max_examples=25)
 def test_orthonormal_rows_span_the_same_space(seed: int, rank: int) -> None:

@@ -40,6 +40,12 @@ def test_words(length: int) -> None:
     assert resolve("all", p, 0, 1, None, generating=True) == (*range(length), GENERATED)
     assert resolve("prompt", p, 0, 1, None, generating=True) == tuple(range(length))
     assert resolve("generated", p, 0, 1, None, generating=True) == (GENERATED,)
+    assert resolve("rest", p, 0, 1, None, generating=True) == (*range(1, length), GENERATED)
+    if length > 1:
+        assert resolve("rest", p, 0, 1, None) == tuple(range(1, length))
+    else:
+        with pytest.raises(pc.PositionError, match="has one token"):
+            resolve("rest", p, 0, 1, None)
     assert resolve(["last", 0, -1], p, 0, 1, None) == tuple(dict.fromkeys((length - 1, 0)))
 
 

@@ -125,6 +125,8 @@ def _sites_of(model: OpenModel, edit: Edit) -> list[Site]:
     sites = model.sites.expand(list(edit.sites))
     for site in sites:
         model.sites.check_writable(site)
+        if edit.origin is not None:
+            edit.origin.check(model, site)
         check_width(model.sites, edit.operation, site)
     return sites
 

@@ -19,6 +19,35 @@ from patchclamp.models.sites import SitePattern
 Where = Gate | Callable[[Tensor], Tensor] | None
 
 
+@dataclass(frozen=True)
+class Origin:
+    """The model and the site that an edit was fitted on."""
+
+    model: str | None
+    """Its name."""
+    fingerprint: str
+    """Of its weights, whatever type they are loaded in."""
+    site: str | None
+    """None if the edit may act anywhere in the model."""
+
+    def check(self, model: Any, site: Any) -> None:
+        """Refuse another model or site.
+
+        Raises:
+            EditError: With both.
+        """
+        if model.fingerprint() != self.fingerprint:
+            raise EditError(
+                f"the edit was fitted on {self.model or 'a live model'} (weights {self.fingerprint[:12]}), and this is "
+                f"{model.source.name or 'a live model'} (weights {model.fingerprint()[:12]}); fit the direction on this model"
+            )
+        if self.site is not None and str(site) != self.site:
+            raise EditError(
+                f"the edit was fitted at {self.site!r} and is placed at {str(site)!r}; fit it there, or make it with "
+                "elsewhere=True"
+            )
+
+
 @dataclass(frozen=True, eq=False)
 class Edit:
     """An operation (or a trainable module), the sites and positions it acts at, and the gate that lets it.
@@ -30,6 +59,8 @@ class Edit:
     site: Any = None
     at: Any = "all"
     where: Where = None
+    origin: "Origin | None" = None
+    """What a fitted edit was fitted on; elsewhere it is refused."""
 
     def __post_init__(self) -> None:
         if isinstance(self.operation, nn.Module):
@@ -67,6 +98,8 @@ class Edit:
         for name in changes:
             if name not in valid:
                 raise EditError(unknown(f"parameter of {type(self.operation).__name__}", name, valid))
+        if "readers" in changes or ("directions" in changes and getattr(self.operation, "readers", None) is not None):
+            raise EditError("directions and their readers belong together: make a new edit with both")
         read = {name: _READERS[name](value) if name in _READERS else value for name, value in changes.items()}
         return replace(self, operation=replace(self.operation, **read), **own)
 
@@ -154,27 +187,61 @@ def Zero(*, site: Any = None, at: Any = "all", where: Where = None) -> Edit:
 
 
 def Scale(
-    factor: float, directions: Any = None, about: Any = None, *, site: Any = None, at: Any = "all", where: Where = None
+    factor: float,
+    directions: Any = None,
+    about: Any = None,
+    readers: Any = None,
+    *,
+    site: Any = None,
+    at: Any = "all",
+    where: Where = None,
 ) -> Edit:
-    """``x * factor``; with directions ``[d]`` or ``[rank, d]`` only the part of ``x - about`` in their span."""
-    return Edit(operations.Scale(float(factor), _directions(directions), _about(about)), site, at, where)
+    """``x * factor``; with directions ``[d]`` or ``[rank, d]`` only the part of ``x - about`` in their span.
+
+    Args:
+        factor: What the part is multiplied with: 0 removes it, -1 mirrors it.
+        directions: Where the part lies; made orthonormal.
+        about: ``[d]`` from where it is measured; zero by default.
+        readers: As many vectors as directions, along which the coordinates are read, for an oblique projection (LEACE); the
+            directions themselves by default.
+        site: Where; see :class:`Edit`.
+        at: Positions.
+        where: Gate.
+    """
+    return Edit(operations.Scale(float(factor), **_span(directions, about, readers)), site, at, where)
 
 
-def ProjectOut(directions: Any, about: Any = None, *, site: Any = None, at: Any = "all", where: Where = None) -> Edit:
-    """Remove the part along the directions, measured from ``about`` (default: zero)."""
-    return Edit(operations.ProjectOut(_need(directions), _about(about)), site, at, where)
+def ProjectOut(
+    directions: Any, about: Any = None, readers: Any = None, *, site: Any = None, at: Any = "all", where: Where = None
+) -> Edit:
+    """Remove the part along the directions, measured from ``about`` (default: zero); for ``readers`` see :func:`Scale`."""
+    return Edit(operations.ProjectOut(**_span(_need(directions), about, readers)), site, at, where)
 
 
-def Reflect(directions: Any, about: Any = None, *, site: Any = None, at: Any = "all", where: Where = None) -> Edit:
-    """Mirror along the directions, at ``about`` (default: zero); twice is the identity."""
-    return Edit(operations.Reflect(_need(directions), _about(about)), site, at, where)
+def Reflect(
+    directions: Any, about: Any = None, readers: Any = None, *, site: Any = None, at: Any = "all", where: Where = None
+) -> Edit:
+    """Mirror along the directions, at ``about`` (default: zero); twice is the identity. For ``readers`` see :func:`Scale`."""
+    return Edit(operations.Reflect(**_span(_need(directions), about, readers)), site, at, where)
 
 
-def _need(directions: Any) -> Tensor:
-    found = _directions(directions)
-    if found is None:
+def _span(directions: Any, about: Any, readers: Any) -> dict[str, Any]:
+    """Directions, their origin and their readers as operations take them."""
+    basis = _directions(directions)
+    if readers is None:
+        return {"directions": basis, "about": _about(about)}
+    if basis is None:
+        raise EditError("readers need directions, whose coordinates they read")
+    rows = torch.atleast_2d(torch.as_tensor(readers))
+    if rows.shape != basis.shape:
+        raise EditError(f"readers must have the shape of the directions, {tuple(basis.shape)}; got {tuple(rows.shape)}")
+    return {"directions": basis, "about": _about(about), "readers": operations.dual(rows, basis)}
+
+
+def _need(directions: Any) -> Any:
+    if directions is None:
         raise EditError("directions are needed: a vector [d], or [rank, d]")
-    return found
+    return directions
 
 
 def Clamp(
@@ -182,6 +249,7 @@ def Clamp(
     high: float | None = None,
     directions: Any = None,
     about: Any = None,
+    readers: Any = None,
     *,
     site: Any = None,
     at: Any = "all",
@@ -192,7 +260,7 @@ def Clamp(
         raise EditError("pc.Clamp needs low, high, or both")
     if low is not None and high is not None and low > high:
         raise EditError(f"pc.Clamp: low {low} is above high {high}")
-    return Edit(operations.Clamp(low, high, _directions(directions), _about(about)), site, at, where)
+    return Edit(operations.Clamp(low, high, **_span(directions, about, readers)), site, at, where)
 
 
 def RankOne(read: Any, write: Any, *, site: Any = None, at: Any = "all", where: Where = None) -> Edit:

@@ -128,11 +128,16 @@ class Zero(Operation):
 
 @dataclass(frozen=True, eq=False)
 class Scale(Operation):
-    """``x * factor``; with directions, only the part of ``x - about`` in their span is multiplied."""
+    """``x * factor``; with directions, only the part of ``x - about`` in their span is multiplied.
+
+    Here and in the operations below, ``readers`` biorthogonal to the directions make the projection oblique: coordinates are
+    read along the readers and change along the directions.
+    """
 
     factor: float
     directions: Float[Tensor, "rank d"] | None = None
     about: Float[Tensor, " d"] | None = None
+    readers: Float[Tensor, "rank d"] | None = None
 
     @override
     def __call__(self, x: Vectors) -> Vectors:
@@ -142,7 +147,7 @@ class Scale(Operation):
                 if self.about is None
                 else _like(self.about, x) + self.factor * (x - _like(self.about, x))
             )
-        part, _, _ = _split(x, self.directions, self.about)
+        part, _, _ = _split(x, self.directions, self.about, self.readers)
         return x + ((self.factor - 1.0) * part).to(x.dtype)
 
 
@@ -152,10 +157,11 @@ class ProjectOut(Operation):
 
     directions: Float[Tensor, "rank d"]
     about: Float[Tensor, " d"] | None = None
+    readers: Float[Tensor, "rank d"] | None = None
 
     @override
     def __call__(self, x: Vectors) -> Vectors:
-        part, _, _ = _split(x, self.directions, self.about)
+        part, _, _ = _split(x, self.directions, self.about, self.readers)
         return x - part.to(x.dtype)
 
 
@@ -165,10 +171,11 @@ class Reflect(Operation):
 
     directions: Float[Tensor, "rank d"]
     about: Float[Tensor, " d"] | None = None
+    readers: Float[Tensor, "rank d"] | None = None
 
     @override
     def __call__(self, x: Vectors) -> Vectors:
-        part, _, _ = _split(x, self.directions, self.about)
+        part, _, _ = _split(x, self.directions, self.about, self.readers)
         return x - (2.0 * part).to(x.dtype)
 
 
@@ -194,12 +201,13 @@ class Clamp(Operation):
     high: float | None = None
     directions: Float[Tensor, "rank d"] | None = None
     about: Float[Tensor, " d"] | None = None
+    readers: Float[Tensor, "rank d"] | None = None
 
     @override
     def __call__(self, x: Vectors) -> Vectors:
         if self.directions is None:
             return x.clamp(self.low, self.high)
-        part, coordinates, basis = _split(x, self.directions, self.about)
+        part, coordinates, basis = _split(x, self.directions, self.about, self.readers)
         return x + (coordinates.clamp(self.low, self.high) @ basis - part).to(x.dtype)
 
 
@@ -222,12 +230,32 @@ def orthonormal(directions: Float[Tensor, "rank d"]) -> Float[Tensor, "rank d"]:
     return rows
 
 
-def _split(x: Tensor, directions: Tensor, about: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """The part of ``x - about`` in the span of orthonormal rows, its coordinates, and the rows, in at least float32."""
+def dual(readers: Float[Tensor, "rank d"], directions: Float[Tensor, "rank d"]) -> Float[Tensor, "rank d"]:
+    """Readers of the same span that give each direction's own coordinate: ``readers @ directions.T = I``, in float64.
+
+    Raises:
+        EditError: Some direction cannot be read by them.
+    """
+    wide, basis = readers.detach().to(torch.float64), directions.detach().to(torch.float64)
+    overlap = wide @ basis.T
+    if not bool(torch.linalg.cond(overlap) < 1e12):
+        raise EditError("the readers do not see some of the directions, so there are no coordinates along them")
+    rows: Tensor = torch.linalg.solve(overlap, wide)
+    return rows
+
+
+def _split(
+    x: Tensor, directions: Tensor, about: Tensor | None, readers: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The part of ``x - about`` in the span of the directions, its coordinates, and the directions, in at least float32.
+
+    Directions are orthonormal rows and read themselves, unless readers (biorthogonal to them) make it oblique.
+    """
     work = torch.promote_types(x.dtype, torch.float32)
     basis = directions.to(device=x.device, dtype=work)
+    reads = basis if readers is None else readers.to(device=x.device, dtype=work)
     centred = x.to(work) if about is None else x.to(work) - about.to(device=x.device, dtype=work)
-    coordinates = centred @ basis.T
+    coordinates = centred @ reads.T
     return coordinates @ basis, coordinates, basis
 
 

@@ -8,7 +8,8 @@ from patchclamp.core.errors import PositionError, unknown
 from patchclamp.models import tokens
 from patchclamp.models.inputs import Prompt
 
-WORDS = ("last", "all", "each", "prompt", "generated")
+WORDS = ("last", "all", "rest", "each", "prompt", "generated")
+"""``"rest"`` is every position but the first, where attention sinks lie."""
 GENERATED = -(10**9)
 """Stands for every position after the prompt, in a generation."""
 
@@ -76,7 +77,7 @@ def resolve(
         index: Which prompt of the call it is.
         count: How many prompts the call has.
         tokenizer: To find strings.
-        generating: Whether tokens will follow the prompt, so that "all" includes them and "generated" is allowed.
+        generating: Whether tokens will follow the prompt, so that "all" and "rest" include them and "generated" is allowed.
 
     Raises:
         PositionError: Outside the prompt; the message shows its tokens.
@@ -104,6 +105,10 @@ def _within(at: Any, prompt: Prompt, length: int, generating: bool) -> tuple[int
         return (GENERATED,)
     if at in ("all", "prompt"):
         return (*range(length), GENERATED) if generating and at == "all" else tuple(range(length))
+    if at == "rest":
+        if length == 1 and not generating:
+            raise PositionError(f"{prompt.name!r} has one token, so at='rest' (all but the first) selects none")
+        return (*range(1, length), GENERATED) if generating else tuple(range(1, length))
     if at == "last":
         return (length - 1,)
     if isinstance(at, slice):
@@ -119,7 +124,7 @@ def _within(at: Any, prompt: Prompt, length: int, generating: bool) -> tuple[int
 
 
 def _without_tokens(at: Any) -> tuple[int, ...] | None:
-    if at == "all":
+    if at in ("all", "rest"):
         return None
     if isinstance(at, int) and at >= 0:
         return (at,)

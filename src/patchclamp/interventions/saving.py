@@ -18,7 +18,7 @@ _CLASSES: dict[str, type] = {
     for module in (operations, sources, gates, reads, positions)
     for found in vars(module).values()
     if isinstance(found, type) and is_dataclass(found) and found.__module__ == module.__name__
-} | {"Edit": edits.Edit, "Prompt": Prompt}
+} | {"Edit": edits.Edit, "Origin": edits.Origin, "Prompt": Prompt}
 
 
 def to_plain(value: Any, tensors: dict[str, Tensor]) -> Any:

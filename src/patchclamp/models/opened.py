@@ -50,6 +50,7 @@ class OpenModel:
     """Whether left padding was seen to change nothing in generation; None if it was not tried."""
     width_of_logits: int | None = None
     """Measured on the first run."""
+    _fingerprint: tuple[Any, str] | None = None
 
     def __repr__(self) -> str:
         size = sum(parameter.numel() for parameter in self.module.parameters())
@@ -99,6 +100,14 @@ class OpenModel:
     def weights_digest(self) -> str:
         """SHA-256 of the weights as they are now."""
         return weights_digest(self.module.state_dict().items())
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the weights rounded to bfloat16: the same whatever type they are loaded in; kept until they change."""
+        version = self.weights_version()
+        if self._fingerprint is None or self._fingerprint[0] != version:
+            found = weights_digest(self.module.state_dict().items(), torch.bfloat16)
+            self._fingerprint = (version, found)
+        return self._fingerprint[1]
 
     def weights_version(self) -> tuple[tuple[int, int], ...]:
         """Changes when a weight is replaced or written to in place: cheap, and good enough to notice training."""
