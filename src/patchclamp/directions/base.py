@@ -1,0 +1,283 @@
+"""What every direction's estimator does alike: read rows and labels, keep what was found, erase it."""
+
+import warnings
+from abc import abstractmethod
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Self
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor
+
+from patchclamp.core.errors import InputError, PatchclampWarning
+from patchclamp.directions.concept import Concept, Kind
+from patchclamp.directions.direction import SINK, Direction
+from patchclamp.directions.moments import Moments
+from patchclamp.interventions.edits import Edit
+
+RARE = 10
+"""Rows of a class below which its mean is hardly known."""
+
+
+@dataclass(eq=False)
+class Rows:
+    """Activations and their concept, checked."""
+
+    x: Tensor
+    """``[row, d]`` in the type they came in."""
+    z: Tensor
+    """``[row, column]`` float64: one-hot classes, or numbers."""
+    concept: Concept
+    weights: Tensor | None = None
+    """``[row]`` float64."""
+    groups: Any = None
+    """``[row]`` of any labels."""
+
+    def moments(self, second: bool = False) -> Moments:
+        """Their means and covariances."""
+        found = Moments.empty(self.x.shape[1], self.z.shape[1], second, self.x.device)
+        return found.update(self.x, self.z, self.weights)
+
+    @cached_property
+    def labels(self) -> Any:
+        """``[row]`` index of the class."""
+        return self.z.argmax(1)
+
+
+@dataclass(eq=False)
+class Found:
+    """What a method finds."""
+
+    directions: Tensor
+    """``[rank, d]`` orthonormal rows, float64."""
+    moments: Moments
+    readers: Tensor | None = None
+    gap: Tensor | None = None
+    """What ``add(1)`` adds; by default the way between two class means along the directions."""
+    report: dict[str, Any] = field(default_factory=dict)
+    mean: Tensor | None = None
+    """From where edits measure, if not from the mean of the rows."""
+
+
+class DirectionEstimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
+    """Base of the estimators: ``fit(X, y)`` finds directions, ``transform(X)`` erases them about the mean.
+
+    ``X`` is numpy or torch ``[row, d]`` of any floating type, on any device; what comes out is of the same kind, type and
+    device, and everything between is float64. After ``fit``, ``direction_`` is the :class:`Direction`, whose edits
+    (``erase swap scale add clamp``) can be called on the estimator, too.
+    """
+
+    concept: Kind = "auto"
+    n_features_in_: int
+    direction_: Direction
+    _concept: Concept
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None, groups: Any = None) -> Self:
+        """Find the directions of a concept.
+
+        Args:
+            X: Activations ``[row, d]``.
+            y: The concept, ``[row]``: whole numbers, strings and truth values are classes, other numbers (or
+                ``[row, number]``) a continuous concept.
+            sample_weight: ``[row]``, 0 or more.
+            groups: ``[row]``: rows that belong together (a pair, a prompt), for methods that use it.
+
+        Raises:
+            InputError: NaN or infinite values, one class only, too few rows, or lengths that differ.
+        """
+        rows = self._read(X, y, sample_weight, groups)
+        self._keep(rows, self._find(rows))
+        return self
+
+    def transform(self, X: Any) -> Any:
+        """``X`` with the directions erased about the mean."""
+        check_is_fitted(self, "direction_")
+        if isinstance(X, Tensor):
+            _check_tensor(X, self.n_features_in_)
+            return self.direction_.transform(X)
+        table = validate_data(self, X, reset=False, dtype="numeric")
+        kept = table.dtype if table.dtype.kind == "f" else np.float64
+        return (
+            self.direction_.transform(torch.from_numpy(np.asarray(table, np.float64))).numpy().astype(kept, copy=False)
+        )
+
+    @abstractmethod
+    def _find(self, rows: Rows) -> Found:
+        """The method itself."""
+
+    @property
+    def directions_(self) -> Any:
+        """``[rank, d]`` orthonormal rows, as numpy or torch like the rows they were fitted on."""
+        return self._like_input(self.direction_.directions)
+
+    @property
+    def reference_(self) -> Any:
+        """``[d]`` the mean, about which the directions are erased."""
+        return self._like_input(self.direction_.mean)
+
+    @property
+    def report_(self) -> dict[str, Any]:
+        """How the fit went."""
+        return dict(self.direction_.report)
+
+    def erase(self, *args: Any, **options: Any) -> Edit:
+        """See :meth:`Direction.erase`."""
+        return self._fitted().erase(*args, **options)
+
+    def swap(self, *args: Any, **options: Any) -> Edit:
+        """See :meth:`Direction.swap`."""
+        return self._fitted().swap(*args, **options)
+
+    def scale(self, *args: Any, **options: Any) -> Edit:
+        """See :meth:`Direction.scale`."""
+        return self._fitted().scale(*args, **options)
+
+    def add(self, *args: Any, **options: Any) -> Edit:
+        """See :meth:`Direction.add`."""
+        return self._fitted().add(*args, **options)
+
+    def clamp(self, *args: Any, **options: Any) -> Edit:
+        """See :meth:`Direction.clamp`."""
+        return self._fitted().clamp(*args, **options)
+
+    def __sklearn_tags__(self) -> Any:
+        """Labels are needed; one output type a row."""
+        tags = super().__sklearn_tags__()
+        tags.target_tags.required = True
+        return tags
+
+    def _fitted(self) -> Direction:
+        check_is_fitted(self, "direction_")
+        return self.direction_
+
+    def _like_input(self, value: Tensor) -> Any:
+        return value if self._torch_in else value.numpy()
+
+    def _read(self, X: Any, y: Any, sample_weight: Any, groups: Any, classes: Any = None, first: bool = True) -> Rows:
+        """Check what the user passed, and make tensors of it."""
+        self._torch_in = isinstance(X, Tensor)
+        if isinstance(X, Tensor):
+            _check_tensor(X, None if first else self.n_features_in_)
+            self.n_features_in_ = X.shape[1]
+            labels = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
+            x = X.detach()
+        else:
+            labels = y.detach().cpu().numpy() if isinstance(y, Tensor) else y
+            table, labels = validate_data(
+                self, X, labels, reset=first, multi_output=True, dtype="numeric", ensure_min_samples=2
+            )
+            x = torch.from_numpy(np.require(table, table.dtype if table.dtype.kind == "f" else np.float64, ["W"]))
+        if len(labels) != len(x):
+            raise InputError(f"{len(x)} rows and {len(labels)} labels were given; there is one label a row")
+        concept = Concept.of(labels, self.concept, classes) if first else self._concept
+        self._concept = concept
+        z = concept.encode(labels).to(x.device)
+        weights = _weights(sample_weight, len(x), x.device)
+        if weights is not None and concept.classes is not None:
+            left = (z * weights.unsqueeze(1)).sum(0) > 0
+            if int(left.sum()) < 2 and classes is None:
+                raise InputError("after weighting, one class only is left (the others' sample_weight is 0)")
+        if groups is not None and len(groups) != len(x):
+            raise InputError(f"{len(x)} rows and {len(groups)} groups were given; there is one group a row")
+        return Rows(x, z, concept, weights, None if groups is None else np.asarray(groups))
+
+    def _keep(self, rows: Rows, found: Found, stream: bool = False) -> None:
+        """Make the direction, with its report."""
+        moments = found.moments
+        reads = found.directions if found.readers is None else found.readers
+        classes = rows.concept.names
+        means = moments.class_means() @ reads.T if classes else reads.new_zeros(0, len(reads))
+        gap = found.gap
+        if gap is None and len(classes) == 2:
+            gap = (means[1] - means[0]) @ found.directions
+        if gap is None and not classes and len(moments.mean_z) == 1:
+            gap = (moments.effects() @ reads.T @ found.directions)[0]
+        median = None if stream else _median(rows, reads)
+        limit = SINK * float(torch.cat([b.double().norm(dim=1) for b in rows.x.split(4096)]).median())
+        self.direction_ = Direction(
+            found.directions.cpu(), None if found.readers is None else found.readers.cpu(),
+            (moments.mean if found.mean is None else found.mean).cpu(), None if median is None else median.cpu(), means.cpu(),
+            None if gap is None else gap.cpu(), limit if limit > 0 else float("inf"), classes, type(self).__name__,
+            self.get_params(deep=False),
+        )  # fmt: skip
+        self.direction_ = replace(self.direction_, report={**_report(rows, moments, self.direction_), **found.report})
+        if classes:
+            self.classes_ = rows.concept.classes
+        for text in self.direction_.report["warnings"]:
+            warnings.warn(text, PatchclampWarning, stacklevel=3)
+
+
+def _check_tensor(x: Tensor, width: int | None) -> None:
+    if x.ndim != 2 or not x.is_floating_point():
+        raise InputError(f"activations are [row, d] of a floating type; got {tuple(x.shape)} {x.dtype}")
+    if width is not None and x.shape[1] != width:
+        raise InputError(f"X has {x.shape[1]} features, but the direction was fitted with {width}")
+    if len(x) < 1 or x.shape[1] < 1:
+        raise InputError(f"there is nothing in activations of shape {tuple(x.shape)}")
+    if not bool(torch.isfinite(x).all()):
+        raise InputError(f"activations hold {int((~torch.isfinite(x)).sum())} NaN or infinite values of {x.numel()}")
+
+
+def _weights(given: Any, count: int, device: torch.device) -> Tensor | None:
+    if given is None:
+        return None
+    plain = given.detach().cpu() if isinstance(given, Tensor) else np.array(given, dtype=np.float64)
+    weights = torch.as_tensor(plain, dtype=torch.float64, device=device)
+    if weights.ndim == 0:
+        weights = weights.expand(count)
+    if weights.shape != (count,):
+        raise InputError(
+            f"{count} rows and sample weights of shape {tuple(weights.shape)} were given; one weight a row"
+        )
+    if not bool((torch.isfinite(weights) & (weights >= 0)).all()) or not bool(weights.sum() > 0):
+        raise InputError("every sample weight must be finite and 0 or more, and some above zero")
+    return weights
+
+
+def _median(rows: Rows, reads: Tensor) -> Tensor:
+    """Of the coordinates, weights included."""
+    values = torch.cat([block.to(torch.float64) @ reads.T for block in rows.x.split(4096)])
+    ordered, order = values.sort(dim=0)
+    weights = torch.ones_like(ordered) if rows.weights is None else rows.weights[order]
+    half = weights.sum(0) / 2
+    reached = weights.cumsum(0)
+    low = (reached < half).sum(0).clamp(max=len(values) - 1)
+    high = (reached <= half).sum(0).clamp(max=len(values) - 1)
+    return (ordered.gather(0, low.unsqueeze(0)) + ordered.gather(0, high.unsqueeze(0)))[0] / 2
+
+
+def _report(rows: Rows, moments: Moments, direction: Direction) -> dict[str, Any]:
+    """What can be said of the fit without other rows."""
+    effects = moments.effects()
+    reads = direction.readers if direction.readers is not None else direction.directions
+    left = effects - effects @ reads.to(effects.device).T @ direction.directions.to(effects.device)
+    before = float(effects.norm())
+    counts = (
+        {}
+        if rows.concept.classes is None
+        else dict(zip(map(str, rows.concept.names), (moments.weight * moments.mean_z).tolist(), strict=True))
+    )
+    lengths = torch.cat([block.double().norm(dim=1) for block in rows.x.split(4096)])
+    sinks = int((lengths > direction.limit).sum())
+    said = []
+    if moments.rows <= rows.x.shape[1]:
+        said.append(
+            f"{moments.rows} rows of width {rows.x.shape[1]}: what is gone on these rows is not gone on others; measure on "
+            "held-out rows"
+        )
+    rare = [name for name, count in counts.items() if count < RARE]
+    if rare:
+        said.append(f"class {rare[0]!r} has {counts[rare[0]]:g} rows only, so its mean is hardly known")
+    return {
+        "rows": moments.rows,
+        "d": rows.x.shape[1],
+        "rank": direction.rank,
+        "classes": counts,
+        "gap_before": before,
+        "gap_left": float(left.norm()) / before if before > 0 else 0.0,
+        "sinks": sinks,
+        "warnings": said,
+    }

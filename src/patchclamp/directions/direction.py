@@ -1,0 +1,268 @@
+"""A fitted direction: a subspace, where it is measured from, what it was fitted on, and the edits it gives."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import torch
+from jaxtyping import Float
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from patchclamp.core.digest import digest
+from patchclamp.core.errors import EditError, InputError, unknown
+from patchclamp.core.files import atomic_folder, read_json, write_json
+from patchclamp.interventions.edits import Add, Clamp, Edit, Origin, ProjectOut, Reflect, Scale
+from patchclamp.interventions.gates import Norm
+from patchclamp.interventions.saving import from_plain, to_plain
+
+FORMAT_VERSION = 1
+ABOUT = ("mean", "median", "midpoint", "zero")
+SINK = 4.0
+"""A vector this many times as long as the median one is an attention sink (a massive activation, Sun et al. 2024)."""
+About = Literal["mean", "median", "midpoint", "zero"] | Tensor
+Sinks = Literal["skip", "edit"]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a direction was fitted on, once that is a model."""
+
+    model: str | None
+    fingerprint: str
+    site: str
+    at: Any
+    """The token rule."""
+
+
+@dataclass(frozen=True, eq=False)
+class Direction:
+    """A subspace that stands for a concept: ``part(x) = (x - about) @ readers.T @ directions``.
+
+    Every edit is a multiple of that part, or sets it; two thin matrices, so ``4 rank d`` operations a token. Edits act at
+    every position but the first and leave massive activations alone, unless told otherwise.
+    """
+
+    directions: Float[Tensor, "rank d"]
+    """Orthonormal rows in float64, along which activations change. Of two classes, the first row points to the second."""
+    readers: Float[Tensor, "rank d"] | None
+    """Along which coordinates are read, where that is not the directions themselves; biorthogonal to them."""
+    mean: Float[Tensor, " d"]
+    """Of the rows it was fitted on."""
+    median: Float[Tensor, " rank"] | None
+    """Of their coordinates; None after ``partial_fit``, which sees no row twice."""
+    class_means: Float[Tensor, "class rank"]
+    """Coordinates of the mean of each class; empty for a continuous concept."""
+    gap: Float[Tensor, " d"] | None
+    """What ``add(1)`` adds: from the mean of the first class to that of the second, along the direction."""
+    limit: float
+    """Length of a vector above which it is taken for an attention sink."""
+    classes: tuple[Any, ...] = ()
+    method: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    report: Mapping[str, Any] = field(default_factory=dict)
+    """How the fit went: rows, classes, what is left of the classes' distance, warnings."""
+    fitted: Fitted | None = None
+
+    @property
+    def rank(self) -> int:
+        """Dimensions of the subspace."""
+        return len(self.directions)
+
+    @property
+    def d(self) -> int:
+        """Width of the activations."""
+        return int(self.directions.shape[1])
+
+    @property
+    def site(self) -> str | None:
+        """Where it was fitted."""
+        return None if self.fitted is None else self.fitted.site
+
+    @cached_property
+    def key(self) -> str:
+        """Content digest of the geometry."""
+        parts = [self.directions, self.readers, self.mean, self.median, self.class_means, self.gap]
+        return digest(*[torch.zeros(0) if part is None else part for part in parts], self.limit)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Direction) and (self.key, self.fitted) == (other.key, other.fitted)
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    def __repr__(self) -> str:
+        where = "" if self.fitted is None else f" at {self.fitted.site} of {self.fitted.model or 'a live model'}"
+        return f"<Direction {self.method}: rank {self.rank} of {self.d}{where}>"
+
+    def coordinates(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... rank"]:
+        """Coordinates along the directions, measured from zero, in float64."""
+        return x.to(torch.float64) @ self._reads.to(x.device).T
+
+    def origin(self, about: About = "mean") -> Float[Tensor, " d"] | None:
+        """The point from which the part is measured; None for zero.
+
+        Args:
+            about: ``"mean"`` of the fitted rows; ``"median"``, that of the coordinates placed along the directions;
+                ``"midpoint"`` of the class means; ``"zero"``; or a vector ``[d]``, as the mean of a reference text.
+
+        Raises:
+            InputError: None of these, or no median or classes are known.
+        """
+        if isinstance(about, Tensor):
+            if about.shape != (self.d,):
+                raise InputError(f"about is a vector [{self.d}]; got shape {tuple(about.shape)}")
+            return about
+        if about not in ABOUT:
+            raise InputError(unknown("point", about, ABOUT) + ", or a vector [d]")
+        if about == "mean":
+            return self.mean
+        if about == "median":
+            if self.median is None:
+                raise InputError(
+                    "no median is known after partial_fit, which sees no row twice; use fit, or about='mean'"
+                )
+            return self.median @ self.directions
+        if about == "midpoint":
+            if not self.classes:
+                raise InputError("a continuous concept has no classes, hence no midpoint; use about='mean'")
+            return self.class_means.mean(0) @ self.directions
+        return None
+
+    def erase(self, site: str | None = None, at: Any = None, *, about: About = "mean", **place: Any) -> Edit:
+        """Remove the part: every vector gets the coordinates of ``about``; see :meth:`_placed` for ``place``."""
+        return self._placed(ProjectOut(**self._span(about)), site, at, **place)
+
+    def swap(self, site: str | None = None, at: Any = None, *, about: About = "mean", **place: Any) -> Edit:
+        """Mirror the part at ``about``: ``x - 2 part(x)``; twice is the identity."""
+        return self._placed(Reflect(**self._span(about)), site, at, **place)
+
+    def scale(
+        self, factor: float, site: str | None = None, at: Any = None, *, about: About = "mean", **place: Any
+    ) -> Edit:
+        """Multiply the part: 0 erases it, -1 swaps it, 2 doubles it."""
+        return self._placed(Scale(factor, **self._span(about)), site, at, **place)
+
+    def add(
+        self, amount: float = 1.0, site: str | None = None, at: Any = None, *, towards: Any = None, **place: Any
+    ) -> Edit:
+        """Add ``amount`` times the way from the first class's mean to the second's, along the direction.
+
+        Args:
+            amount: How many times; negative goes the other way.
+            site: Where; that of the fit by default.
+            at: Positions.
+            towards: With more than two classes, whose mean is meant; the way from the mean of all is added.
+            **place: ``sinks`` and ``elsewhere``, as for the other edits.
+
+        Raises:
+            InputError: More than two classes and no ``towards``, or no such class.
+        """
+        return self._placed(Add(self.step(towards), float(amount)), site, at, **place)
+
+    def step(self, towards: Any = None) -> Float[Tensor, " d"]:
+        """What ``add(1)`` adds.
+
+        Raises:
+            InputError: More than two classes and no ``towards``, or no such class.
+        """
+        if towards is None:
+            if self.gap is None:
+                raise InputError(
+                    f"the concept has {len(self.classes)} classes; say towards= which: {list(self.classes)}"
+                )
+            return self.gap
+        if towards not in self.classes:
+            raise InputError(unknown("class", towards, self.classes))
+        own = self.class_means[self.classes.index(towards)]
+        return (own - self.coordinates(self.mean)) @ self.directions
+
+    def clamp(
+        self, low: float | None = None, high: float | None = None, site: str | None = None, at: Any = None,
+        *, about: About = "mean", **place: Any,
+    ) -> Edit:  # fmt: skip
+        """Set the coordinates, measured from ``about``, to ``low``, or bound them to ``[low, high]`` if both are given.
+
+        Units are those of the activation: ``class_means`` says where the classes lie.
+        """
+        high = low if high is None and low is not None else high
+        return self._placed(Clamp(low, high, **self._span(about)), site, at, **place)
+
+    def transform(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
+        """``x`` with the part erased about the mean, computed in float64, in the type of ``x``."""
+        return self.moved(x, -1.0)
+
+    def moved(self, x: Float[Tensor, "... d"], factor: float, about: About = "mean") -> Float[Tensor, "... d"]:
+        """``x + factor * part(x)``, computed in float64, in the type of ``x``."""
+        origin = self.origin(about)
+        wide = x.to(torch.float64)
+        centred = wide if origin is None else wide - origin.to(x.device)
+        part = (centred @ self._reads.to(x.device).T) @ self.directions.to(x.device)
+        return (wide + factor * part).to(x.dtype)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write ``direction.json`` and ``direction.safetensors``; the folder appears complete or not at all."""
+        tensors: dict[str, Tensor] = {}
+        names = ("directions", "readers", "mean", "median", "class_means", "gap")
+        plain = {name: to_plain(getattr(self, name), tensors) for name in names}
+        said = {name: to_plain(getattr(self, name), tensors) for name in ("parameters", "report")}
+        where = None if self.fitted is None else {**asdict(self.fitted), "at": to_plain(self.fitted.at, tensors)}
+        own = {"limit": self.limit, "classes": list(self.classes), "method": self.method, "fitted": where}
+        with atomic_folder(folder) as temporary:
+            save_file(
+                {name: tensor.contiguous() for name, tensor in tensors.items()}, temporary / "direction.safetensors"
+            )
+            write_json(temporary / "direction.json", {"format_version": FORMAT_VERSION, **own, **said, **plain})
+        return Path(folder)
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Self:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            InputError: The folder holds no direction, or one of a newer format.
+        """
+        path = Path(folder)
+        if not (path / "direction.json").is_file():
+            raise InputError(f"{str(path)!r} holds no direction.json")
+        said = read_json(path / "direction.json")
+        if said.pop("format_version") > FORMAT_VERSION:
+            raise InputError(f"{str(path)!r} has a newer format than this patchclamp reads ({FORMAT_VERSION})")
+        tensors = load_file(path / "direction.safetensors")
+        where, classes = said.pop("fitted"), tuple(said.pop("classes"))
+        fitted = None if where is None else Fitted(**{**where, "at": from_plain(where["at"], tensors)})
+        return cls(**{name: from_plain(value, tensors) for name, value in said.items()}, classes=classes, fitted=fitted)
+
+    @property
+    def _reads(self) -> Tensor:
+        return self.directions if self.readers is None else self.readers
+
+    def _span(self, about: About) -> dict[str, Any]:
+        return {"directions": self.directions, "about": self.origin(about), "readers": self.readers}
+
+    def _placed(self, edit: Edit, site: str | None, at: Any, *, sinks: Sinks = "skip", elsewhere: bool = False) -> Edit:
+        """Put an edit where it belongs.
+
+        Args:
+            edit: The unplaced edit.
+            site: Where; that of the fit by default.
+            at: Positions; by default every one but the first.
+            sinks: ``"skip"`` leaves the first position and massive activations alone; ``"edit"`` edits everything.
+            elsewhere: Allow another site than that of the fit.
+        """
+        if sinks not in ("skip", "edit"):
+            raise InputError(unknown("way with sinks", sinks, ("skip", "edit")))
+        if self.fitted is not None and site not in (None, self.fitted.site) and not elsewhere:
+            raise EditError(
+                f"this direction was fitted at {self.fitted.site!r}, not at {site!r}; fit it there, or say elsewhere=True"
+            )
+        where = Norm(below=self.limit) if sinks == "skip" and self.limit < float("inf") else None
+        placed = edit.on(
+            site or self.site, at=at if at is not None else "rest" if sinks == "skip" else "all", where=where
+        )
+        if self.fitted is None:
+            return placed
+        origin = Origin(self.fitted.model, self.fitted.fingerprint, None if elsewhere else self.fitted.site)
+        return placed.using(origin=origin)

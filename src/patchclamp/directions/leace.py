@@ -1,0 +1,78 @@
+"""LEACE: the least change after which no linear predictor sees a concept."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from patchclamp.core.errors import InputError
+from patchclamp.directions.base import Found
+from patchclamp.directions.concept import Kind
+from patchclamp.directions.mean_difference import StreamingEstimator, span
+from patchclamp.directions.moments import Moments
+
+NULL = 1e-12
+"""Eigenvalues of the correlation matrix below this share of the largest are taken for zero."""
+
+
+class LEACE(StreamingEstimator):
+    """Least-squares concept erasure in closed form, as an oblique projection whose guarantee is one of construction.
+
+    With ``U`` an orthonormal basis of ``span Cov(x, z)``, erasing is ``x - U (U^T S^+ U)^-1 U^T S^+ (x - mean)``, ``S`` being the
+    covariance of ``x``. Coordinates are read along ``readers = (U^T S^+ U)^-1 U^T S^+``, made exactly biorthogonal to ``U``: so
+    ``Cov(erased, z) = 0`` whatever the condition of ``S``, the scale of ``x``, or how rare a class is. Among all
+    affine maps with that property it changes ``x`` least, in every inner product.
+
+    Source: Belrose et al. 2023, "LEACE: Perfect linear concept erasure in closed form", arXiv 2306.03819, theorem 4.3.
+
+    Args:
+        shrinkage: Between 0 (the covariance as it is) and 1 (a multiple of the identity, which gives the mean projection);
+            a little helps on held-out rows where rows are few.
+        concept: What the labels are.
+    """
+
+    second = True
+
+    def __init__(self, *, shrinkage: float = 0.0, concept: Kind = "auto") -> None:
+        self.shrinkage = shrinkage
+        self.concept = concept
+
+    def _solve(self, moments: Moments) -> Found:
+        if not 0 <= self.shrinkage <= 1:
+            raise InputError(f"shrinkage is between 0 and 1; got {self.shrinkage!r}")
+        basis = span(moments.effects())
+        return Found(basis, moments, readers=readers(moments.covariance, basis, self.shrinkage))
+
+
+def readers(
+    covariance: Float[Tensor, "d d"], basis: Float[Tensor, "rank d"], shrinkage: float = 0.0
+) -> Float[Tensor, "rank d"]:
+    """``(U S^+ U^T)^-1 U S^+`` for orthonormal rows ``U``: biorthogonal to them by a last solve."""
+    if shrinkage:
+        middle = covariance.diagonal().mean()
+        covariance = (1 - shrinkage) * covariance
+        covariance.diagonal().add_(shrinkage * middle)
+    solved = _inverse_times(covariance, basis)
+    once: Tensor = torch.linalg.solve(solved @ basis.T, solved)
+    again: Tensor = torch.linalg.solve(once @ basis.T, once)
+    return again
+
+
+def _inverse_times(covariance: Tensor, basis: Tensor) -> Tensor:
+    """``U S^+``, by Cholesky of the correlation matrix where it has full rank, by its eigenvectors otherwise."""
+    spread = covariance.diagonal().clamp(min=0).sqrt()
+    scale = torch.where(spread > 0, 1 / spread.clamp(min=1e-300), 0.0)
+    correlation = covariance * scale.unsqueeze(1) * scale
+    scaled = basis * scale
+    factor, failed = torch.linalg.cholesky_ex(correlation)
+    pivots = factor.diagonal()
+    if not int(failed) and bool(pivots.min().square() > NULL):
+        return torch.cholesky_solve(scaled.T, factor).T * scale
+    return _pseudo_inverse_times(covariance, basis)
+
+
+def _pseudo_inverse_times(covariance: Tensor, basis: Tensor) -> Tensor:
+    values, vectors = torch.linalg.eigh(covariance)
+    kept = values > NULL * values[-1]
+    chosen = vectors[:, kept]
+    solved: Tensor = (basis @ chosen / values[kept]) @ chosen.T
+    return solved

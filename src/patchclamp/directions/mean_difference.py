@@ -1,0 +1,138 @@
+"""The difference of class means, and the projection that makes them equal."""
+
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from patchclamp.core.errors import InputError
+from patchclamp.directions.base import DirectionEstimator, Found, Rows
+from patchclamp.directions.concept import Kind
+from patchclamp.directions.moments import Moments
+
+NOISE = 1e-10
+"""Singular values below this share of the largest are rounding."""
+
+
+class StreamingEstimator(DirectionEstimator):
+    """A method that needs means and covariances alone, so that rows can come in parts."""
+
+    second = False
+    """Whether it needs the covariance of the rows."""
+
+    def _find(self, rows: Rows) -> Found:
+        self.moments_ = rows.moments(self.second)
+        return self._solve(self.moments_)
+
+    def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
+        """Take in more rows; the result is that of one fit on all of them.
+
+        Args:
+            X: Activations ``[row, d]``.
+            y: Their concept.
+            classes: All classes that will come, at the first call; those of the first rows by default.
+            sample_weight: ``[row]``.
+
+        Raises:
+            InputError: As for ``fit``, or a class that was not announced.
+        """
+        first = not hasattr(self, "moments_")
+        rows = self._read(X, y, sample_weight, None, classes, first)
+        if first:
+            self.moments_ = Moments.empty(rows.x.shape[1], rows.z.shape[1], self.second, rows.x.device)
+        self.moments_.update(rows.x, rows.z, rows.weights)
+        self._keep(rows, self._solve(self.moments_), stream=True)
+        return self
+
+    def _solve(self, moments: Moments) -> Found:
+        """The method itself."""
+        raise NotImplementedError
+
+
+def span(effects: Tensor, rank: int | None = None) -> Tensor:
+    """Orthonormal rows ``[rank, d]`` that span the effects ``[column, d]``, the strongest first.
+
+    Of two classes it is the one unit vector that points from the first to the second.
+
+    Raises:
+        InputError: Nothing moves with the concept.
+    """
+    largest = float(effects.norm(dim=1).max())
+    if not largest > 0:
+        raise InputError("the class means are equal: no direction tells the classes apart on average")
+    if len(effects) == 2 and torch.allclose(effects[0], -effects[1], rtol=1e-9, atol=1e-12 * largest):
+        effects = effects[1:]
+    if len(effects) == 1:
+        unit: Tensor = effects / effects.norm()
+        return unit
+    sizes: Tensor
+    rows: Tensor
+    _, sizes, rows = torch.linalg.svd(effects, full_matrices=False)
+    kept = int((sizes > NOISE * sizes[0]).sum())
+    return rows[: kept if rank is None else min(rank, kept)]
+
+
+class MeanDifference(StreamingEstimator):
+    """The difference of two class means, or the span of several: CAA, DiffMean, ITI's mass-mean shift.
+
+    Erased, no linear predictor of the classes beats a constant one on these rows (SAL; rank 1 of two classes is the optimum of
+    R-LACE, too). For a continuous concept the direction is ``Cov(x, z)``.
+
+    Source: Rimsky et al. 2024, arXiv 2312.06681 (CAA); Shao et al. 2023, arXiv 2203.07893 (SAL).
+
+    Args:
+        balanced: Measure edits from the midpoint of the class means rather than from the mean of all rows.
+        paired: Average the differences within ``groups`` (pairs of prompts), each of the same weight; two classes only.
+        concept: What the labels are.
+    """
+
+    def __init__(self, *, balanced: bool = False, paired: bool = False, concept: Kind = "auto") -> None:
+        self.balanced = balanced
+        self.paired = paired
+        self.concept = concept
+
+    def _find(self, rows: Rows) -> Found:
+        if not self.paired:
+            return super()._find(rows)
+        self.moments_ = rows.moments()
+        gap = _paired(rows)
+        return Found(span(gap.unsqueeze(0)), self.moments_, gap=gap, mean=self._middle(self.moments_))
+
+    def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
+        """As in the base; pairs do not stream."""
+        if self.paired:
+            raise InputError("paired differences need all rows of a pair at once: use fit")
+        return super().partial_fit(X, y, classes, sample_weight)
+
+    def _solve(self, moments: Moments) -> Found:
+        return Found(span(moments.effects()), moments, mean=self._middle(moments))
+
+    def _middle(self, moments: Moments) -> Tensor | None:
+        return moments.class_means().mean(0) if self.balanced else None
+
+
+def _paired(rows: Rows) -> Tensor:
+    """Mean over groups of the difference between the means of the two classes in each."""
+    if rows.concept.columns != 2 or rows.concept.classes is None:
+        raise InputError(
+            f"paired differences are of two classes; got {list(rows.concept.names) or 'a continuous concept'}"
+        )
+    if rows.groups is None:
+        raise InputError("paired=True needs groups: which rows belong to one pair")
+    names, index = np.unique(rows.groups, return_inverse=True)
+    group = torch.from_numpy(index).to(rows.x.device)
+    weights = (
+        torch.ones(len(group), dtype=torch.float64, device=rows.x.device) if rows.weights is None else rows.weights
+    )
+    total = torch.zeros(len(names), rows.x.shape[1], dtype=torch.float64, device=rows.x.device)
+    for label, sign in ((0, -1.0), (1, 1.0)):
+        chosen = (rows.labels == label) & (weights > 0)
+        count = torch.zeros(len(names), dtype=torch.float64, device=group.device)
+        count.index_add_(0, group[chosen], weights[chosen])
+        if not bool((count > 0).all()):
+            lonely = names[int((count == 0).nonzero()[0])]
+            raise InputError(f"group {lonely!r} has no row of class {rows.concept.names[label]!r}, so it is no pair")
+        scaled = rows.x[chosen].to(torch.float64) * (sign * weights[chosen] / count[group[chosen]]).unsqueeze(1)
+        total.index_add_(0, group[chosen], scaled)
+    return total.mean(0)

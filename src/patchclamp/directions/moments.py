@@ -1,0 +1,95 @@
+"""Means and covariances of rows with their concept, in float64, block by block."""
+
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+BLOCK = 2048
+"""Rows that are made float64 at once."""
+
+
+@dataclass(eq=False)
+class Moments:
+    """Sufficient statistics of mean projection and LEACE; blocks are merged without cancellation.
+
+    Source: Chan, Golub and LeVeque 1983, "Algorithms for computing the sample variance", The American Statistician 37(3).
+    """
+
+    weight: Tensor
+    """Sum of the rows' weights."""
+    mean: Float[Tensor, " d"]
+    mean_z: Float[Tensor, " column"]
+    cross: Float[Tensor, "d column"]
+    """Weighted sum of ``(x - mean) (z - mean_z)^T``."""
+    square_z: Float[Tensor, " column"]
+    """Weighted sum of ``(z - mean_z)^2``."""
+    second: Float[Tensor, "d d"] | None
+    """Weighted sum of ``(x - mean) (x - mean)^T``, where it is wanted."""
+    rows: int = 0
+
+    @classmethod
+    def empty(cls, d: int, columns: int, second: bool, device: torch.device) -> Self:
+        """Nothing seen yet."""
+
+        def zeros(*shape: int) -> Tensor:
+            return torch.zeros(shape, dtype=torch.float64, device=device)
+
+        return cls(
+            zeros(), zeros(d), zeros(columns), zeros(d, columns), zeros(columns), zeros(d, d) if second else None
+        )
+
+    def update(
+        self, x: Float[Tensor, "row d"], z: Float[Tensor, "row column"], weights: Float[Tensor, " row"] | None = None
+    ) -> Self:
+        """Take in more rows."""
+        for begin in range(0, len(x), BLOCK):
+            part = slice(begin, begin + BLOCK)
+            self._merge(x[part].to(torch.float64), z[part], None if weights is None else weights[part])
+        return self
+
+    def _merge(self, x: Tensor, z: Tensor, weights: Tensor | None) -> None:
+        self.rows += len(x)
+        total = z.new_tensor(float(len(x))) if weights is None else weights.sum()
+        if not bool(total > 0):
+            return
+        mean, mean_z = (v.mean(0) if weights is None else weights @ v / total for v in (x, z))
+        x, z = x - mean, z - mean_z
+        weighted = x if weights is None else x * weights.unsqueeze(1)
+        step, step_z = mean - self.mean, mean_z - self.mean_z
+        both = self.weight + total
+        factor = self.weight * total / both
+        self.cross += weighted.T @ z + factor * torch.outer(step, step_z)
+        self.square_z += (z.square() if weights is None else z.square() * weights.unsqueeze(1)).sum(0)
+        self.square_z += factor * step_z.square()
+        if self.second is not None:
+            self.second.addmm_(weighted.T, x).addr_(step, step, alpha=float(factor))
+        self.mean += step * (total / both)
+        self.mean_z += step_z * (total / both)
+        self.weight = both
+
+    @property
+    def covariance(self) -> Float[Tensor, "d d"]:
+        """Of the rows.
+
+        Raises:
+            ValueError: It was not collected.
+        """
+        if self.second is None:
+            raise ValueError("these moments hold no second moment")
+        return self.second / self.weight
+
+    def effects(self) -> Float[Tensor, "column d"]:
+        """How far ``x`` moves with one standard deviation of each column of the concept: ``Cov(x, z) / sd(z)``.
+
+        The scale of the concept and the frequency of a class leave its span as it is; a constant column moves nothing.
+        """
+        spread = (self.square_z * self.weight).sqrt()
+        return (self.cross / torch.where(spread > 0, spread, torch.inf)).T
+
+    def class_means(self) -> Float[Tensor, "class d"]:
+        """Means of the classes of a one-hot concept; that of an absent class is the mean of all."""
+        counts = (self.weight * self.mean_z).clamp(min=1e-300)
+        return self.mean + (self.cross / counts).T

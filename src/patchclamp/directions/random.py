@@ -1,0 +1,50 @@
+"""The control: a random subspace of the same rank, and a step of the same length."""
+
+import torch
+from sklearn.utils import check_random_state
+
+from patchclamp.core.errors import InputError
+from patchclamp.directions.base import DirectionEstimator, Found, Rows
+from patchclamp.directions.concept import Kind
+from patchclamp.directions.mean_difference import span
+
+
+class RandomDirection(DirectionEstimator):
+    """Directions drawn uniformly, whatever the concept: what any other method has to beat.
+
+    ``add(1)`` adds a step as long as the distance between the class means.
+
+    Source: Elazar et al. 2021, "Amnesic probing", arXiv 2006.00995, section 3.2 (the control of equal rank).
+
+    Args:
+        rank: Dimensions; as many as the class means span by default.
+        random_state: Seed.
+        concept: What the labels are.
+    """
+
+    def __init__(self, *, rank: int | None = None, random_state: int | None = 0, concept: Kind = "auto") -> None:
+        self.rank = rank
+        self.random_state = random_state
+        self.concept = concept
+
+    def _find(self, rows: Rows) -> Found:
+        moments = rows.moments()
+        effects = moments.effects()
+        rank = len(span(effects)) if self.rank is None else self.rank
+        d = rows.x.shape[1]
+        check_rank(rank, d)
+        drawn = torch.from_numpy(check_random_state(self.random_state).standard_normal((d, rank)))
+        basis = torch.linalg.qr(drawn)[0].T.to(rows.x.device)
+        means = moments.class_means() if rows.concept.classes is not None else effects
+        length = (means[1] - means[0]).norm() if len(means) == 2 else means.norm(dim=1).mean()
+        return Found(basis, moments, gap=basis[0] * length)
+
+
+def check_rank(rank: int, d: int) -> None:
+    """Refuse a rank that no subspace has.
+
+    Raises:
+        InputError: With the width.
+    """
+    if not 1 <= rank <= d:
+        raise InputError(f"rank={rank!r} is outside 1..{d}, the width of the activations")
