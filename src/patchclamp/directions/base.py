@@ -99,10 +99,7 @@ class DirectionEstimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             _check_tensor(X, self.n_features_in_)
             return self.direction_.transform(X)
         table = validate_data(self, X, reset=False, dtype="numeric")
-        kept = table.dtype if table.dtype.kind == "f" else np.float64
-        return (
-            self.direction_.transform(torch.from_numpy(np.asarray(table, np.float64))).numpy().astype(kept, copy=False)
-        )
+        return self.direction_.transform(_tensor(table)).numpy()
 
     @abstractmethod
     def _find(self, rows: Rows) -> Found:
@@ -169,7 +166,7 @@ class DirectionEstimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             table, labels = validate_data(
                 self, X, labels, reset=first, multi_output=True, dtype="numeric", ensure_min_samples=2
             )
-            x = torch.from_numpy(np.require(table, table.dtype if table.dtype.kind == "f" else np.float64, ["W"]))
+            x = _tensor(table)
         if len(labels) != len(x):
             raise InputError(f"{len(x)} rows and {len(labels)} labels were given; there is one label a row")
         concept = Concept.of(labels, self.concept, classes) if first else self._concept
@@ -208,6 +205,11 @@ class DirectionEstimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             self.classes_ = rows.concept.classes
         for text in self.direction_.report["warnings"]:
             warnings.warn(text, PatchclampWarning, stacklevel=3)
+
+
+def _tensor(table: Any) -> Tensor:
+    """Of the same floating type; float64 for whole numbers."""
+    return torch.from_numpy(np.require(table, table.dtype if table.dtype.kind == "f" else np.float64, ["W"]))
 
 
 def _check_tensor(x: Tensor, width: int | None) -> None:

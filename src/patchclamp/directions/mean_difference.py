@@ -26,7 +26,7 @@ class StreamingEstimator(DirectionEstimator):
         return self._solve(self.moments_)
 
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
-        """Take in more rows; the result is that of one fit on all of them.
+        """Take in more rows; the result is that of one fit on all of them. While one class only was seen there is none.
 
         Args:
             X: Activations ``[row, d]``.
@@ -42,7 +42,8 @@ class StreamingEstimator(DirectionEstimator):
         if first:
             self.moments_ = Moments.empty(rows.x.shape[1], rows.z.shape[1], self.second, rows.x.device)
         self.moments_.update(rows.x, rows.z, rows.weights)
-        self._keep(rows, self._solve(self.moments_), stream=True)
+        if bool(self.moments_.effects().any()):
+            self._keep(rows, self._solve(self.moments_), stream=True)
         return self
 
     def _solve(self, moments: Moments) -> Found:
@@ -131,7 +132,7 @@ def _paired(rows: Rows) -> Tensor:
         count = torch.zeros(len(names), dtype=torch.float64, device=group.device)
         count.index_add_(0, group[chosen], weights[chosen])
         if not bool((count > 0).all()):
-            lonely = names[int((count == 0).nonzero()[0])]
+            lonely = names[int((count == 0).nonzero()[0])].item()
             raise InputError(f"group {lonely!r} has no row of class {rows.concept.names[label]!r}, so it is no pair")
         scaled = rows.x[chosen].to(torch.float64) * (sign * weights[chosen] / count[group[chosen]]).unsqueeze(1)
         total.index_add_(0, group[chosen], scaled)
