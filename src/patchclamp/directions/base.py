@@ -195,7 +195,7 @@ class DirectionEstimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         median = None if stream else _median(rows, reads)
         limit = SINK * float(torch.cat([b.double().norm(dim=1) for b in rows.x.split(4096)]).median())
         self.direction_ = Direction(
-            found.directions.cpu(), None if found.readers is None else found.readers.cpu(),
+            found.directions.cpu().contiguous(), None if found.readers is None else found.readers.cpu().contiguous(),
             (moments.mean if found.mean is None else found.mean).cpu(), None if median is None else median.cpu(), means.cpu(),
             None if gap is None else gap.cpu(), limit if limit > 0 else float("inf"), classes, type(self).__name__,
             self.get_params(deep=False),
@@ -254,9 +254,6 @@ def _median(rows: Rows, reads: Tensor) -> Tensor:
 def _report(rows: Rows, moments: Moments, direction: Direction) -> dict[str, Any]:
     """What can be said of the fit without other rows."""
     effects = moments.effects()
-    reads = direction.readers if direction.readers is not None else direction.directions
-    left = effects - effects @ reads.to(effects.device).T @ direction.directions.to(effects.device)
-    before = float(effects.norm())
     counts = (
         {}
         if rows.concept.classes is None
@@ -278,8 +275,27 @@ def _report(rows: Rows, moments: Moments, direction: Direction) -> dict[str, Any
         "d": rows.x.shape[1],
         "rank": direction.rank,
         "classes": counts,
-        "gap_before": before,
-        "gap_left": float(left.norm()) / before if before > 0 else 0.0,
+        "gap_before": float(effects.norm()),
+        "gap_left": _left(effects, direction),
         "sinks": sinks,
         "warnings": said,
     }
+
+
+def gap_left(direction: Direction, x: Tensor, z: Tensor) -> float:
+    """How much of what moves with the concept is left after erasing, as a share: 0 is none, 1 all.
+
+    Args:
+        direction: What is erased.
+        x: Other rows ``[row, d]``.
+        z: Their concept ``[row, column]``, as :meth:`Concept.encode` gives it.
+    """
+    moments = Moments.empty(x.shape[1], z.shape[1], False, x.device).update(x, z)
+    return _left(moments.effects(), direction)
+
+
+def _left(effects: Tensor, direction: Direction) -> float:
+    reads = direction.directions if direction.readers is None else direction.readers
+    left = effects - effects @ reads.to(effects.device).T @ direction.directions.to(effects.device)
+    before = float(effects.norm())
+    return float(left.norm()) / before if before > 0 else 0.0

@@ -1,7 +1,7 @@
 """A fitted direction: a subspace, where it is measured from, what it was fitted on, and the edits it gives."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -265,4 +265,4 @@ class Direction:
         if self.fitted is None:
             return placed
         origin = Origin(self.fitted.model, self.fitted.fingerprint, None if elsewhere else self.fitted.site)
-        return placed.using(origin=origin)
+        return replace(placed, origin=origin)

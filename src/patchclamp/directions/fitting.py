@@ -1,0 +1,178 @@
+"""Directions of a model: rows are read at its sites, fitted, and measured on prompts that were held out."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from sklearn.base import clone
+from torch import Tensor
+
+from patchclamp.core.errors import InputError
+from patchclamp.core.progress import Listener, task
+from patchclamp.directions.base import DirectionEstimator, gap_left
+from patchclamp.directions.concept import Concept
+from patchclamp.directions.direction import SINK, Direction, Fitted
+from patchclamp.directions.gradient import GradientDirection, gradients
+from patchclamp.directions.methods import method_of
+from patchclamp.directions.random import RandomDirection
+from patchclamp.interventions.edits import Edit
+from patchclamp.interventions.record import record
+from patchclamp.interventions.results import Activations
+from patchclamp.models.opened import OpenModel
+from patchclamp.models.sites import Site
+
+Sinks = Literal["skip", "keep"]
+
+
+@dataclass(eq=False)
+class SiteRows:
+    """The rows of one site: what an estimator is fitted on."""
+
+    x: Tensor
+    """``[row, d]``."""
+    prompt: Any
+    """``[row]`` the prompt that each row comes from."""
+    position: Any
+    """``[row]`` where in it."""
+    dropped: int
+    """Attention sinks that were left out."""
+
+
+def site_rows(acts: Activations, site: Site, sinks: Sinks = "skip") -> SiteRows:
+    """The recorded positions of every prompt as rows, without attention sinks.
+
+    Args:
+        acts: Recorded activations.
+        site: Of which site.
+        sinks: ``"skip"`` leaves out vectors more than :data:`SINK` times as long as the median one.
+    """
+    pieces, prompt, position = [], [], []
+    for index in range(len(acts.prompts)):
+        rows = acts.vectors(site, index, None)
+        where = acts.positions[index] or tuple(range(len(rows.reshape(-1, rows.shape[-1]))))
+        kept = rows.reshape(-1, rows.shape[-1])[: len(where)]
+        pieces.append(kept)
+        prompt += [index] * len(kept)
+        position += list(where)
+    x = torch.cat(pieces)
+    lengths = x.double().norm(dim=1)
+    keep = lengths <= SINK * lengths.median() if sinks == "skip" else torch.ones(len(x), dtype=torch.bool)
+    chosen = keep.cpu().numpy()
+    return SiteRows(x[keep], np.array(prompt)[chosen], np.array(position)[chosen], int((~keep).sum()))
+
+
+def fit_directions(
+    model: OpenModel,
+    method: DirectionEstimator | str,
+    prompts: Any,
+    labels: Sequence[Any],
+    sites: Any,
+    *,
+    at: Any = "rest",
+    groups: Sequence[Any] | None = None,
+    sample_weight: Sequence[float] | None = None,
+    edits: Iterable[Edit] | Edit = (),
+    sinks: Sinks = "skip",
+    holdout: float = 0.25,
+    seed: int = 0,
+    progress: bool | Listener | None = None,
+) -> list[Direction]:
+    """One direction a site; see :meth:`patchclamp.Model.fit_directions`."""
+    estimator = method_of(method)
+    rows = model.prompts(prompts)
+    count = len(rows)
+    _check_lengths(count, labels=labels, groups=groups, sample_weight=sample_weight)
+    if sinks not in ("skip", "keep"):
+        raise InputError(f"sinks is 'skip' or 'keep'; got {sinks!r}")
+    marks = np.asarray(labels)
+    Concept.of(marks, estimator.concept)
+    together = np.arange(count) if groups is None else np.asarray(groups)
+    train, test = split(together, marks, holdout, seed)
+    names = model.sites.expand([sites] if isinstance(sites, str) else list(sites))
+    chosen = [edits] if isinstance(edits, Edit) else list(edits)
+    acts = record(model, prompts, [str(site) for site in names], at, edits=chosen, progress=progress)
+    slope = None
+    if isinstance(estimator, GradientDirection):
+        slope = gradients(model, rows, estimator.read, names, chosen)
+    weights = None if sample_weight is None else np.asarray(sample_weight, dtype=np.float64)
+    found = []
+    with task("directions", len(names), "sites", show=progress) as bar:
+        for site in names:
+            made = site_rows(acts, site, sinks)
+            options = {} if slope is None else {"slope": [one[site] for one in slope]}
+            direction = _fit(clone(estimator), made, marks, together, weights, (train, test), seed, **options)
+            fitted = Fitted(model.source.name, model.fingerprint(), str(site), at)
+            found.append(replace(direction, fitted=fitted))
+            bar.advance()
+    return found
+
+
+def _fit(
+    estimator: Any, rows: SiteRows, labels: Any, groups: Any, weights: Any, parts: tuple[Any, Any], seed: int,
+    slope: list[Tensor] | None = None,
+) -> Direction:  # fmt: skip
+    train, test = (np.isin(rows.prompt, part) for part in parts)
+    y = labels[rows.prompt]
+    own: dict[str, Any] = {"groups": groups[rows.prompt[train]]}
+    if weights is not None:
+        own["sample_weight"] = weights[rows.prompt[train]]
+    if slope is not None:
+        every = torch.stack([slope[p][t] for p, t in zip(rows.prompt, rows.position, strict=True)])
+        own["gradients"] = every[torch.from_numpy(train)]
+    x = rows.x[torch.from_numpy(train)]
+    direction: Direction = estimator.fit(x, y[train], **own).direction_
+    said: dict[str, Any] = {"sinks_dropped": rows.dropped, "prompts": len(parts[0]), "seed": seed}
+    if test.any():
+        control = RandomDirection(rank=direction.rank, random_state=seed, concept=estimator.concept)
+        random = control.fit(x, y[train]).direction_
+        held = rows.x[torch.from_numpy(test)]
+        z = Concept.of(y[train], estimator.concept).encode(y[test]).to(held.device)
+        said["held_out"] = {
+            "prompts": len(parts[1]),
+            "rows": len(held),
+            "gap_left": gap_left(direction, held, z),
+            "gap_left_random": gap_left(random, held, z),
+            "damage": damage(direction, held),
+            "damage_random": damage(random, held),
+        }
+    return replace(direction, report={**direction.report, **said})
+
+
+def damage(direction: Direction, x: Tensor) -> float:
+    """What erasing moves, as a share of the spread of the rows: ``E |erased - x|^2 / E |x - mean|^2``."""
+    wide = x.to(torch.float64)
+    moved = (direction.transform(wide) - wide).square().sum()
+    return float(moved / (wide - wide.mean(0)).square().sum())
+
+
+def split(groups: Any, labels: Any, share: float, seed: int) -> tuple[Any, Any]:
+    """Prompts to fit on and prompts to hold out, by whole groups: two arrays of indices.
+
+    Raises:
+        InputError: The share is not in [0, 1), or a part would lack a class.
+    """
+    if not 0 <= share < 1:
+        raise InputError(f"holdout is a share of the groups, at least 0 and below 1; got {share!r}")
+    names = np.unique(groups)
+    if share == 0:
+        return np.arange(len(groups)), np.arange(0)
+    out = np.random.default_rng(seed).permutation(names)[: max(1, round(share * len(names)))]
+    held = np.isin(groups, out)
+    parts = np.flatnonzero(~held), np.flatnonzero(held)
+    kinds = Concept.of(labels).names
+    for part, what in zip(parts, ("fit on", "hold out"), strict=True):
+        lacking = [kind for kind in kinds if kind not in labels[part].tolist()]
+        if lacking:
+            raise InputError(
+                f"of {len(names)} groups, those to {what} have no prompt of class {lacking[0]!r}; give more prompts, another "
+                "seed, or holdout=0"
+            )
+    return parts
+
+
+def _check_lengths(count: int, **given: Any) -> None:
+    for name, values in given.items():
+        if values is not None and len(values) != count:
+            raise InputError(f"{count} prompts and {len(values)} {name} were given; there is one a prompt")

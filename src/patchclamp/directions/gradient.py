@@ -1,0 +1,97 @@
+"""The dumb gradient: the direction in which a read of the logits grows fastest, on average."""
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from patchclamp.core.errors import InputError
+from patchclamp.directions.base import DirectionEstimator, Found, Rows
+from patchclamp.directions.concept import Kind
+from patchclamp.directions.random import check_rank
+from patchclamp.interventions.edits import Edit
+from patchclamp.interventions.reads import Read
+from patchclamp.interventions.record import BATCH_TOKENS, batches
+from patchclamp.interventions.sweep import make_lines
+from patchclamp.models.inputs import Prompt
+from patchclamp.models.opened import OpenModel
+from patchclamp.models.sites import Site
+from patchclamp.tracing.estimate import slopes
+
+
+class GradientDirection(DirectionEstimator):
+    """The gradient of a read, such as a logit difference, with respect to the activations.
+
+    Rank 1 is the mean of the gradients; more are their leading right singular vectors, uncentred. It is what an edit of the
+    smallest size would follow: a local statement, without any guarantee (Nanda's question in the discussion of Roger 2022).
+
+    Args:
+        read: What grows: a :class:`patchclamp.LogitDifference` by first and second answer. The direction points from the
+            second answer to the first.
+        rank: Dimensions.
+        concept: What the labels are; they only give the length of ``add(1)`` and the class means.
+    """
+
+    def __init__(self, *, read: Any = None, rank: int = 1, concept: Kind = "auto") -> None:
+        self.read = read
+        self.rank = rank
+        self.concept = concept
+
+    def fit(
+        self, X: Any, y: Any, sample_weight: Any = None, groups: Any = None, gradients: Tensor | None = None
+    ) -> Self:
+        """As in the base, with the gradient of the read at each row, ``[row, d]``.
+
+        Raises:
+            InputError: No gradients are given (``model.fit_direction`` takes them of the model), or they are all 0.
+        """
+        if gradients is None:
+            raise InputError(
+                "GradientDirection needs the model's gradients: use model.fit_direction(GradientDirection(read=...), ...), or "
+                "pass gradients=[row, d]"
+            )
+        rows = self._read(X, y, sample_weight, groups)
+        if gradients.shape != rows.x.shape:
+            raise InputError(f"gradients are [row, d], {tuple(rows.x.shape)}; got {tuple(gradients.shape)}")
+        check_rank(self.rank, rows.x.shape[1])
+        wide = gradients.to(torch.float64)
+        if rows.weights is not None:
+            wide = wide * rows.weights.unsqueeze(1)
+        mean = wide.mean(0)
+        if not bool(mean.norm() > 0):
+            raise InputError("the gradients are 0 on average: the read does not hang on these activations")
+        basis = (mean / mean.norm()).unsqueeze(0)
+        if self.rank > 1:
+            basis = torch.linalg.svd(wide, full_matrices=False)[2][: self.rank]
+            basis[0] *= torch.sign(basis[0] @ mean)
+        self._keep(rows, Found(basis, rows.moments(), report={"gradient_norm": float(mean.norm())}))
+        return self
+
+    def _find(self, rows: Rows) -> Found:
+        raise NotImplementedError
+
+
+def gradients(
+    model: OpenModel, prompts: Sequence[Prompt], read: Any, sites: Sequence[Site], edits: Sequence[Edit] = ()
+) -> list[dict[Site, Tensor]]:
+    """The gradient of a read at every position of each prompt: for each prompt ``[position, d]`` a site.
+
+    Raises:
+        InputError: The read has no gradient, or gives several numbers a prompt.
+    """
+    if not isinstance(read, Read):
+        raise InputError(
+            "a gradient needs a read, as GradientDirection(read=pc.LogitDifference(' she', ' he')); got "
+            f"{'None' if read is None else type(read).__name__}"
+        )
+    lines = make_lines(model, prompts, [read], list(edits))
+    found: dict[int, dict[Site, Tensor]] = {}
+    for members in batches(prompts, BATCH_TOKENS, causal=False):
+        here = slopes(model, [lines[i] for i in members], sites)
+        own = here.gradients[0]
+        if len(own) != 1:
+            raise InputError(f"{type(read).__name__} gives {len(own)} numbers a prompt; a direction needs one")
+        for row, index in enumerate(members):
+            found[index] = {site: own[0][site][row].detach() for site in sites}
+    return [found[i] for i in range(len(prompts))]

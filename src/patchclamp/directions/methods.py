@@ -1,0 +1,35 @@
+"""The methods by name, for the command line and for studies."""
+
+from importlib import import_module
+from typing import Any
+
+from patchclamp.core.errors import InputError, unknown
+from patchclamp.directions.base import DirectionEstimator
+
+METHODS = {
+    "mean": "mean_difference:MeanDifference",
+    "leace": "leace:LEACE",
+    "gradient": "gradient:GradientDirection",
+    "random": "random:RandomDirection",
+}
+"""Name -> ``module:class`` in this package."""
+
+
+def method_of(method: DirectionEstimator | str, **options: Any) -> DirectionEstimator:
+    """An estimator, by name or as it is.
+
+    Raises:
+        InputError: There is no such method, or it has no such option.
+    """
+    if isinstance(method, DirectionEstimator):
+        return method
+    if method not in METHODS:
+        raise InputError(unknown("method", method, METHODS))
+    module, _, name = METHODS[method].partition(":")
+    maker = getattr(import_module(f"{__package__}.{module}"), name)
+    valid = maker._get_param_names()
+    for option in options:
+        if option not in valid:
+            raise InputError(unknown(f"option of {name}", option, valid))
+    made: DirectionEstimator = maker(**options)
+    return made

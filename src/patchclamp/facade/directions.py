@@ -1,0 +1,125 @@
+"""Find directions that stand for a concept."""
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from patchclamp.core.errors import InputError
+from patchclamp.core.progress import Listener
+from patchclamp.interventions.edits import Edit
+from patchclamp.models.opened import OpenModel
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from patchclamp.directions.base import DirectionEstimator
+    from patchclamp.directions.direction import Direction
+
+Show = bool | Listener | None
+
+
+class Directions(OpenModel):
+    """Find directions that stand for a concept."""
+
+    def fit_direction(
+        self, method: "DirectionEstimator | str", prompts: Any, labels: Sequence[Any], site: str, **how: Any
+    ) -> "Direction":
+        """The direction of a concept at one site; for ``how`` see :meth:`fit_directions`.
+
+        Raises:
+            InputError: As there, or the site names several.
+        """
+        names = self.sites.expand([site])
+        if len(names) != 1:
+            raise InputError(f"{site!r} names {len(names)} sites; fit_directions gives one direction for each")
+        return self.fit_directions(method, prompts, labels, site, **how)[0]
+
+    def fit_directions(
+        self,
+        method: "DirectionEstimator | str",
+        prompts: Any,
+        labels: Sequence[Any],
+        sites: Any = "resid_post",
+        *,
+        at: Any = "rest",
+        groups: Sequence[Any] | None = None,
+        sample_weight: Sequence[float] | None = None,
+        edits: Iterable[Edit] | Edit = (),
+        sinks: Literal["skip", "keep"] = "skip",
+        holdout: float = 0.25,
+        seed: int = 0,
+        progress: Show = None,
+    ) -> "list[Direction]":
+        """One direction of a concept at each site, fitted on the activations of prompts.
+
+        Every chosen position of a prompt is a row with the prompt's label. Which positions are chosen decides much: a direction
+        of the last tokens alone may do nothing.
+
+        Args:
+            method: An estimator of :mod:`patchclamp.directions`, or its name, as ``"leace"``.
+            prompts: As for :meth:`run`.
+            labels: One a prompt; two classes or more, or numbers.
+            sites: Where; ``"resid_post"`` is every layer.
+            at: Which tokens: ``"rest"`` (all but the first), ``"last"``, a span, where a word stands, one rule a prompt.
+            groups: Prompts that belong together, as the two of a pair; held out together, and the pairs of paired methods.
+            sample_weight: One a prompt.
+            edits: Fit on the model under these.
+            sinks: ``"skip"`` leaves out massive activations.
+            holdout: Share of the groups that is not fitted on; ``direction.report["held_out"]`` measures on it, beside a random
+                direction of the same rank.
+            seed: Of the split and of the control.
+            progress: True for a bar, a function for events.
+
+        Raises:
+            InputError: Lengths differ, one class only, or too few prompts to hold some out.
+        """
+        from patchclamp.directions import fitting
+
+        return fitting.fit_directions(
+            self, method, prompts, labels, sites, at=at, groups=groups, sample_weight=sample_weight, edits=edits, sinks=sinks,
+            holdout=holdout, seed=seed, progress=progress,
+        )  # fmt: skip
+
+    def scrub(
+        self,
+        method: "DirectionEstimator | str",
+        prompts: Any,
+        labels: Sequence[Any],
+        *,
+        layers: Sequence[int] | None = None,
+        at: Any = "rest",
+        progress: Show = None,
+    ) -> "list[Direction]":
+        """Erase a concept at every layer: each layer's direction is fitted with those before it already erased.
+
+        One pass over the prompts, layer by layer; ``[d.erase() for d in model.scrub(...)]`` are the edits.
+
+        Source: Belrose et al. 2023, arXiv 2306.03819, section 6 (concept scrubbing).
+
+        Args:
+            method: An estimator, or its name.
+            prompts: As for :meth:`run`.
+            labels: One a prompt.
+            layers: Which; all by default.
+            at: Which tokens are rows, and are edited.
+            progress: True for a bar, a function for events.
+
+        Raises:
+            InputError: Lengths differ, one class only, or no such layer.
+        """
+        from patchclamp.directions import scrubbing
+
+        return scrubbing.scrub(self, method, prompts, labels, layers=layers, at=at, progress=progress)
+
+    def reference(self, text: Any, site: str, at: Any = "rest") -> "Tensor":
+        """The mean activation of a reference text at one site, ``[d]``, about which an edit can be measured.
+
+        Args:
+            text: One prompt or several.
+            site: Where.
+            at: Which tokens; massive activations are left out.
+        """
+        from patchclamp.directions import fitting
+        from patchclamp.interventions.record import record
+
+        (name,) = self.sites.expand([site])
+        return fitting.site_rows(record(self, text, [str(name)], at), name).x.double().mean(0)
