@@ -79,10 +79,11 @@ def test_one_direction_a_site_and_bad_requests(llama: pc.Model) -> None:
 def test_the_gradient_is_the_slope_of_the_read() -> None:
     model = pc.wrap(tiny.shared("llama").double())
     read = pc.LogitDifference(3, 5)
-    found = model.fit_direction(GradientDirection(read=read), PROMPTS, LABELS, "resid_post.1", at="last", holdout=0)
-    step = 1e-5
+    few = PROMPTS[:4]
+    found = model.fit_direction(GradientDirection(read=read), few, LABELS[:4], "resid_post.1", at="last", holdout=0)
+    step = 3e-3  # the model's norms are taken in float32
     total = torch.zeros(32, dtype=torch.float64)
-    for prompt in PROMPTS:
+    for prompt in few:
         for axis in range(32):
             bump = torch.zeros(32, dtype=torch.float64)
             bump[axis] = step
@@ -92,7 +93,7 @@ def test_the_gradient_is_the_slope_of_the_read() -> None:
             ]
             slopes = [float(v[3] - v[5]) for v in values]
             total[axis] += (slopes[0] - slopes[1]) / (2 * step)
-    assert torch.allclose(found.directions[0], total / total.norm(), atol=1e-5)
+    assert torch.allclose(found.directions[0], total / total.norm(), atol=1e-3)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox"])

@@ -17,6 +17,7 @@ from patchclamp.cli import (
     assets,
     attribute,
     curves,
+    direction,
     edit,
     generate,
     heads,
@@ -27,6 +28,7 @@ from patchclamp.cli import (
     repeat,
     run,
     sites,
+    steer,
     study,
     sweep,
     top,
@@ -46,11 +48,13 @@ app = App(
     result_action="return_value",
 )
 VERBS = (
-    sites, top, run, sweep, patch, path, lens, curves, tune_lens, patchscope, weights, trace, attribute, heads, generate, repeat,
+    sites, top, run, sweep, patch, path, lens, curves, tune_lens, patchscope, weights, trace, attribute, heads, generate, steer,
+    repeat,
 )  # fmt: skip
 for verb in VERBS:
     app.command(verb.command)
 app.command(assets.app)
+app.command(direction.app)
 app.command(edit.app)
 app.command(study.app)
 

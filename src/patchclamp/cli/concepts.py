@@ -1,0 +1,84 @@
+"""Labelled texts as a command line gives them: two files of lines, or one table."""
+
+import csv
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cyclopts import Parameter
+
+from patchclamp.core.errors import InputError
+from patchclamp.core.files import read_text
+
+
+@Parameter(name="*", group="Labelled texts")
+@dataclass(frozen=True)
+class Texts:
+    """Where the texts are and what they stand for."""
+
+    negative: Path | None = None
+    """Texts of the first class, one a line."""
+    positive: Path | None = None
+    """Texts of the second class, one a line; where both files have as many lines, line by line they are pairs."""
+    data: Path | None = None
+    """Instead: a table with columns text, label and, if some belong together, group (.csv, or .jsonl)."""
+
+    def read(self) -> tuple[list[str], list[Any], list[Any] | None]:
+        """Texts, labels and groups.
+
+        Raises:
+            InputError: No file, both kinds of files, an empty one, or a table without the columns.
+        """
+        if self.data is not None:
+            if self.positive is not None or self.negative is not None:
+                raise InputError("--data is a table of its own; give it, or --negative and --positive")
+            return _table(self.data)
+        if self.positive is None or self.negative is None:
+            raise InputError("labelled texts are needed: --negative FILE and --positive FILE, or --data TABLE")
+        first, second = (_lines(path) for path in (self.negative, self.positive))
+        pairs = len(first) == len(second)
+        groups = [*range(len(first)), *range(len(second))] if pairs else None
+        return [*first, *second], [0] * len(first) + [1] * len(second), groups
+
+    def as_config(self) -> dict[str, Any]:
+        """For ``config.toml``."""
+        return {"negative": self.negative, "positive": self.positive, "data": self.data}
+
+
+def _lines(path: Path) -> list[str]:
+    found = [line for line in read_text(path).splitlines() if line.strip()]
+    if not found:
+        raise InputError(f"{str(path)!r} holds no text")
+    return found
+
+
+def _table(path: Path) -> tuple[list[str], list[Any], list[Any] | None]:
+    text = read_text(path)
+    if path.suffix == ".csv":
+        rows: list[dict[str, Any]] = list(csv.DictReader(text.splitlines()))
+    elif path.suffix == ".jsonl":
+        rows = [_object(line, number, path) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    else:
+        raise InputError(f"{str(path)!r}: a table ends in .csv or .jsonl")
+    if not rows:
+        raise InputError(f"{str(path)!r} holds no row")
+    for number, row in enumerate(rows, 1):
+        lacking = [name for name in ("text", "label") if row.get(name) is None]
+        if lacking:
+            raise InputError(
+                f"{str(path)!r}, row {number}: no column {lacking[0]!r}; columns are text, label and group"
+            )
+    labels = [row["label"] for row in rows]
+    groups = [row["group"] for row in rows] if all(row.get("group") is not None for row in rows) else None
+    return [row["text"] for row in rows], labels, groups
+
+
+def _object(line: str, number: int, path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{str(path)!r}, line {number}, is no JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise InputError(f"{str(path)!r}, line {number}, is no JSON object")
+    return found

@@ -1,0 +1,116 @@
+"""``patchclamp steer PROMPT --direction D --scale 2``: completions side by side."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import App, Parameter
+
+from patchclamp.cli.options import Json, Opening, Out
+from patchclamp.cli.output import keep, show
+from patchclamp.cli.specs import position
+from patchclamp.core.errors import InputError
+
+Kind = Literal["add", "erase", "swap", "scale", "clamp"]
+command = App(
+    name="steer", help="Complete prompts with a direction added, erased or swapped, beside the plain completion."
+)
+
+
+@command.default
+def steer(
+    prompt: Annotated[list[str], Parameter(negative="")],
+    *,
+    direction: Path,
+    scale: Annotated[
+        list[float] | None, Parameter(negative="", consume_multiple=True)
+    ] = None,
+    edit: Kind = "add",
+    towards: str | None = None,
+    about: Literal["mean", "median", "midpoint", "zero"] = "mean",
+    site: str | None = None,
+    at: str | None = None,
+    model: str | None = None,
+    max_new_tokens: Annotated[int, Parameter(name=["-n", "--max-new-tokens"])] = 40,
+    seed: int | None = None,
+    temperature: float | None = None,
+    out: Out = None,
+    opening: Opening = Opening(),  # noqa: B008
+    as_json: Json = False,
+) -> None:
+    """Complete prompts under an edit that a direction gives.
+
+    Args:
+        prompt: One or more texts.
+        direction: Folder of a fitted direction.
+        scale: How much: for add in distances between the class means, for scale a factor, for clamp a coordinate; several
+            give several completions.
+        edit: What to do with the direction.
+        towards: With more than two classes, whose mean add goes to.
+        about: From where erase, swap, scale and clamp measure.
+        site: Another site than that of the fit, as resid_post for every layer.
+        at: Positions; all but the first by default, massive activations aside.
+        model: Another name or folder of the same model; the recorded one by default.
+        max_new_tokens: How many tokens to add.
+        seed: For sampling.
+        temperature: Sample at this temperature; greedy without it.
+        out: Folder to save the last completion in.
+        opening: How to open the model.
+        as_json: Print JSON.
+    """
+    from patchclamp.directions.direction import Direction
+
+    found = Direction.open(direction)
+    where = {"site": site, "at": None if at is None else position(at), "elsewhere": site is not None}
+    edits = {name: one for name, one in edits_of(found, edit, scale, about, towards, where)}
+    opened = opening.load(model_of(found, model))
+    settings: dict[str, Any] = {} if temperature is None else {"do_sample": True, "temperature": temperature}
+    result = opened.generate(prompt, max_new_tokens=max_new_tokens, seed=seed, **settings)
+    texts = {"plain": result.texts}
+    for name, one in edits.items():
+        result = opened.generate(prompt, one, max_new_tokens=max_new_tokens, seed=seed, **settings)
+        texts[name] = result.texts
+    rows = [{"prompt": p, **{name: said[i] for name, said in texts.items()}} for i, p in enumerate(prompt)]
+    if as_json:
+        show(rows, as_json=True)
+    else:
+        for i, text in enumerate(prompt):
+            show("\n".join(f"[{name}] {text}{said[i]}" for name, said in texts.items()) + "\n", as_json=False)
+    options = {
+        "prompt": prompt, "direction": direction, "scale": scale, "edit": edit, "towards": towards, "about": about, "site": site,
+        "at": at, "model": model, "max_new_tokens": max_new_tokens, "seed": seed, "temperature": temperature,
+    }  # fmt: skip
+    keep(result, out, "steer", {**options, **opening.as_config()})
+
+
+def model_of(found: Any, given: str | None) -> str:
+    """The model that a direction was fitted on, or the one that is given.
+
+    Raises:
+        InputError: Neither is known.
+    """
+    name = given or (found.fitted.model if found.fitted is not None else None)
+    if name is None:
+        raise InputError("the direction does not say which model it is of; name it with --model")
+    return str(name)
+
+
+def edits_of(
+    found: Any, kind: Kind, amounts: list[float] | None, about: Any, towards: str | None, where: dict[str, Any]
+) -> list[tuple[str, Any]]:
+    """The edits of a command, each with a name.
+
+    Raises:
+        InputError: An amount is missing, or given to an edit that takes none.
+    """
+    if kind in ("erase", "swap"):
+        if amounts:
+            raise InputError(f"--edit {kind} takes no --scale; use --edit scale")
+        return [(kind, getattr(found, kind)(about=about, **where))]
+    if kind == "add":
+        goal = next((c for c in found.classes if str(c) == towards), towards)
+        return [(f"add {a:g}", found.add(a, towards=goal, **where)) for a in amounts or [1.0]]
+    if not amounts:
+        raise InputError(f"--edit {kind} needs --scale")
+    if kind == "scale":
+        return [(f"scale {a:g}", found.scale(a, about=about, **where)) for a in amounts]
+    return [(f"clamp {a:g}", found.clamp(a, about=about, **where)) for a in amounts]
