@@ -30,7 +30,9 @@ def figure(found: "Damage") -> "Figure":
         axes = drawn.subplots(1, 2, sharey=True)
         for axis, (metric, (values, label)) in zip(axes, panels.items(), strict=True):
             axis.axvline(0, color="black", linewidth=0.6, zorder=1)
-            strip(axis, edits, [values.sel(edit=edit).values for edit in edits], [means[metric, edit] for edit in edits])
+            strip(
+                axis, edits, [values.sel(edit=edit).values for edit in edits], [means[metric, edit] for edit in edits]
+            )
             axis.set_xlabel(label)
         before = means["perplexity", UNEDITED]["mean"]
         drawn.suptitle(f"{found.data.sizes['text']} texts, perplexity {before:.1f} without edits", fontsize=8)

@@ -1,6 +1,6 @@
 """Every sample as a dot, a line of them for each edit, with the mean and its interval below."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ ROW = 0.42
 
 
 def strip(
-    axis: Any, names: Sequence[str], samples: Sequence[Any], means: Sequence[dict[str, Any]], seed: int = 0
+    axis: Any, names: Sequence[str], samples: Sequence[Any], means: Sequence[Mapping[Any, Any]], seed: int = 0
 ) -> None:
     """Draw lines of dots from top to bottom.
 
@@ -34,7 +34,7 @@ def strip(
     plain(axis)
 
 
-def interval(axis: Any, mean: dict[str, Any], row: float) -> None:
+def interval(axis: Any, mean: Mapping[Any, Any], row: float) -> None:
     """A mean with its interval."""
     if np.isfinite([mean["low"], mean["high"]]).all():
         axis.plot([mean["low"], mean["high"]], [row, row], color=MEAN, linewidth=1.6, solid_capstyle="butt", zorder=3)

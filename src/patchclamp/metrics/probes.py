@@ -12,7 +12,7 @@ from patchclamp.core.errors import InputError, unknown
 from patchclamp.core.intervals import bootstrap, wilson
 from patchclamp.core.result import DatasetResult, library_versions
 from patchclamp.interventions.results import to_numpy
-from patchclamp.metrics.classifiers import PROBES, Fitted, fit, guess, scale_of
+from patchclamp.metrics.classifiers import PROBES, Fitted, Rows, fit, guess, scale_of
 from patchclamp.metrics.controls import control_labels, random_projection, rank_of
 from patchclamp.metrics.edited import table
 from patchclamp.metrics.splits import split
@@ -130,14 +130,16 @@ def probe(
     used = rank_of((after - data)[train]) if rank is None else rank
     versions = {BEFORE: data, AFTER: after, RANDOM: random_projection(data, data[train].mean(0), used, draw)}
     tasks = {CONCEPT: labels, CONTROL: control_labels(labels, types, train, test, draw)}
-    scale = scale_of(data[train])
-    fitted = {
-        (version, name, task): fit(name, scale, (rows[train], given[train]), (rows[test], given[test]), seed)
-        for version, rows in versions.items()
-        for name in probes
-        for task, given in tasks.items()
-    }
-    held = None if groups is None else np.asarray(groups)[test]
+    # the deviations of the untouched rows for every version: rounding along an erased direction must not become a feature
+    mean, deviation = scale_of(data[train])
+    member = np.arange(len(data)) if groups is None else np.asarray(groups)
+    fitted = {}
+    for version, rows in versions.items():
+        scaled = (rows - mean) / deviation
+        for task, given in tasks.items():
+            sides = [Rows(scaled[part], given[part], member[part]) for part in (train, test)]
+            fitted |= {(version, name, task): fit(name, *sides, seed) for name in probes}
+    held = None if groups is None else member[test]
     dataset = _labelled(fitted, versions, list(probes), held, guess(labels[train], labels[test]), seed)
     gaps = np.array([[_gap(rows[part], labels[part]) for part in (train, test)] for rows in versions.values()])
     spread = ((data[test] - data[test].mean(0)) ** 2).sum()

@@ -8,6 +8,8 @@ from patchclamp.core.errors import InputError
 
 LEAST = 10
 """Training rows that a class must have."""
+GROUPS = 3
+"""One to train on, one to stop the training, one to hold out."""
 
 
 def split(z: Any, groups: Any = None, *, test_size: float = 0.3, seed: int = 0) -> tuple[Any, Any]:
@@ -39,6 +41,8 @@ def split(z: Any, groups: Any = None, *, test_size: float = 0.3, seed: int = 0) 
         )
     if groups is not None and len(groups) != len(labels):
         raise InputError(f"groups are one a row: got {len(groups)} for {len(labels)} rows")
+    if groups is not None and len(np.unique(groups)) < GROUPS:
+        raise InputError(f"{len(np.unique(groups))} groups cannot be split; at least {GROUPS} are needed")
     maker = (StratifiedShuffleSplit if groups is None else GroupShuffleSplit)(1, test_size=test_size, random_state=seed)
     try:
         train, test = next(maker.split(np.zeros(len(labels)), labels, groups))
