@@ -1,6 +1,7 @@
 # The public names: the one page that says what patchclamp offers, and where each name lives.
 from . import catalogue as catalogue
 from . import directions as directions
+from . import metrics as metrics
 from . import rewriting as rewriting
 from . import tracing as tracing
 from .core.errors import AssetError as AssetError

@@ -3,10 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+from patchclamp import metrics
 from patchclamp.core.errors import InputError
 from patchclamp.core.files import read_json
 from patchclamp.core.result import Result
 from patchclamp.core.result import open as open_result
+from patchclamp.interventions.edits import Edit
 from patchclamp.interventions.saving import from_plain
 from patchclamp.lenses.tuned import TunedLens
 from patchclamp.model import Model, load
@@ -24,13 +26,13 @@ def repeat(folder: str | Path, model: Model | None = None) -> Result:
     """
     saved = open_result(folder)
     record = read_json(Path(folder) / "result.json")
+    said = record["parameters"]
+    if "not_repeatable" in said:
+        raise InputError(f"{str(folder)!r} cannot be repeated from its folder: {said['not_repeatable']}")
     opened = model or _open(record["model"], folder)
     prompts = [row["ids"] if row.get("text") is None else row["text"] for row in record["prompts"] if "ids" in row]
     if len(prompts) != len(record["prompts"]):
         raise InputError(f"{str(folder)!r} holds inputs without tokens, which are recorded by their digest only")
-    said = record["parameters"]
-    if "not_repeatable" in said:
-        raise InputError(f"{str(folder)!r} cannot be repeated from its folder: {said['not_repeatable']}")
     return _MAKERS[saved.kind](opened, prompts, from_plain(said, saved.tensors))
 
 
@@ -146,6 +148,30 @@ def _heads(model: Model, prompts: Any, said: dict[str, Any]) -> Result:
     return model.head_scores(text, **{name: said[name] for name in ("word", "length", "samples", "seed", "draws")})
 
 
+def _edits(said: dict[str, Any]) -> dict[str, list[Edit]]:
+    return {name: list(edits) for name, edits in said["edits"].items()}
+
+
+def _bias(model: Model, prompts: Any, said: dict[str, Any]) -> Result:
+    labels = said["labels"]
+    given = prompts if labels is not None else list(zip(prompts[::2], prompts[1::2], strict=True))
+    return metrics.bias(model, given, said["answers"], _edits(said), labels=labels)
+
+
+def _damage(model: Model, prompts: Any, said: dict[str, Any]) -> Result:
+    return metrics.damage(model, _edits(said), prompts)
+
+
+def _divergence(model: Model, prompts: Any, said: dict[str, Any]) -> Result:
+    on = said["topics"].count("on")
+    return metrics.divergence(model, _edits(said), prompts[:on], prompts[on:], max_new_tokens=said["max_new_tokens"])
+
+
+def _interchange(model: Model, prompts: Any, said: dict[str, Any]) -> Result:
+    pairs = list(zip(prompts[::2], prompts[1::2], strict=True))
+    return metrics.interchange(model, pairs, **said)
+
+
 _MAKERS = {
     "grid": _sweep,
     "run": _run,
@@ -162,4 +188,8 @@ _MAKERS = {
     "neurons": _neurons,
     "heads": _heads,
     "rewrite": _rewrite,
+    "bias": _bias,
+    "damage": _damage,
+    "divergence": _divergence,
+    "interchange": _interchange,
 }

@@ -38,8 +38,24 @@ def _results(model: pc.Model) -> dict[str, Result]:
         ),
         "heads": model.head_scores(length=4, samples=2, draws=3),
         "rewrite": model.rewrite_fact([prompts[0]], [1, 2], 9, layer=1, covariance="identity", prefixes=2, steps=4),
+        "bias": pc.metrics.bias(model, [prompts], (5, 9), {"twice": edit}),
+        "damage": pc.metrics.damage(model, {"twice": edit}, prompts),
+        "divergence": pc.metrics.divergence(model, edit, [prompts[0]], [prompts[1]], max_new_tokens=3),
+        "interchange": pc.metrics.interchange(
+            model, [tiny.ids(2, 5)], torch.eye(32)[:2], "resid_post.1", (5, 9), at="all"
+        ),
+        "probe_report": _probed(),
         "neurons": model.neuron_importances([prompts[0]], [1, 2], 9, samples=2, top=3),
     }
+
+
+def _probed() -> Result:
+    rows = torch.randn(80, 4, generator=torch.Generator().manual_seed(0))
+    return pc.metrics.probe(rows, [0, 1] * 40, lambda x: 0 * x, probes=["linear"])
+
+
+ARRAYS = ("probe_report",)
+"""Kinds made of arrays alone: they know no model, and cannot be repeated from their folder."""
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +94,10 @@ def test_the_folder_holds_everything_and_works_offline(results: dict[str, Result
     HTMLParser().feed(page)
     record = json.loads((tmp_path / "result.json").read_text())
     assert {"kind", "format_version", "model", "versions", "parameters"} <= set(record)
-    assert re.fullmatch(r"[0-9a-f]{64}", record["model"]["weights_sha256"])
+    if kind in ARRAYS:
+        assert record["model"] is None
+    else:
+        assert re.fullmatch(r"[0-9a-f]{64}", record["model"]["weights_sha256"])
     assert {"torch", "transformers", "patchclamp"} <= set(record["versions"])
 
 
@@ -121,6 +140,10 @@ def test_a_result_can_be_repeated_from_its_folder(
     llama: pc.Model, results: dict[str, Result], kind: str, tmp_path: Path
 ) -> None:
     results[kind].save(tmp_path)
+    if kind in ARRAYS:
+        with pytest.raises(pc.InputError, match="made of arrays"):
+            pc.repeat(tmp_path)
+        return
     again = pc.repeat(tmp_path, llama)
     assert again == results[kind]
     assert again.frame().equals(results[kind].frame())

@@ -15,9 +15,14 @@ def wilson(hits: int, count: int) -> tuple[float, float]:
     return float(found.low), float(found.high)
 
 
-def bootstrap(values: Any, seed: int) -> tuple[float, float]:
-    """The 95 % percentile interval of a mean, ``values`` drawn with replacement."""
+def bootstrap(values: Any, seed: int, weights: Any = None) -> tuple[float, float]:
+    """The 95 % percentile interval of a mean, ``values`` drawn with replacement together with their ``weights``."""
     values = np.asarray(values)
     draws = np.random.default_rng(seed).integers(len(values), size=(RESAMPLES, len(values)))
-    low, high = np.percentile(values[draws].mean(1), [2.5, 97.5])
+    if weights is None:
+        means = values[draws].mean(1)
+    else:
+        heavy = np.asarray(weights)[draws]
+        means = (values[draws] * heavy).sum(1) / heavy.sum(1)
+    low, high = np.percentile(means, [2.5, 97.5])
     return float(low), float(high)

@@ -34,6 +34,11 @@ KINDS: dict[str, Kind] = {
     "attribution": Kind("tracing.attribution:Attribution", "figures.grid:figure", "reports.attribution:parts"),
     "heads": Kind("tracing.heads:HeadScores", "figures.heads:figure", "reports.heads:parts"),
     "rewrite": Kind("rewriting.result:Rewrite", "figures.rewrite:figure", "reports.rewrite:parts"),
+    "bias": Kind("metrics.bias:Bias", "figures.bias:figure", "reports.metrics:parts"),
+    "damage": Kind("metrics.damage:Damage", "figures.damage:figure", "reports.metrics:parts"),
+    "divergence": Kind("metrics.divergence:Divergence", "figures.divergence:figure", "reports.divergence:parts"),
+    "interchange": Kind("metrics.interchange:Interchange", "figures.interchange:figure", "reports.metrics:parts"),
+    "probe_report": Kind("metrics.probes:ProbeReport", "figures.probes:figure", "reports.metrics:parts"),
     "neurons": Kind("tracing.neurons:Neurons", "figures.neurons:figure", "reports.neurons:parts"),
 }
 

@@ -1,6 +1,6 @@
 """One hooked forward pass: the primitive under run, record, the sweep's slow path and every check."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -89,12 +89,18 @@ def forward(
 
 
 def last_logits(model: OpenModel, rows: Sequence[Row], *, grad: bool = False) -> Tensor:
-    """Logits after each row's last token, ``[row, vocabulary]``; only they pass the head where the model allows it."""
+    """Logits after each row's last token, ``[row, vocabulary]``; only they pass the head where that gives the same."""
     ends = torch.tensor([[len(row.prompt.ids) - 1] for row in rows], device=model.device)
-    logits = forward(model, rows, keep=ends if model.narrows else None, grad=grad).logits
+    narrow = model.narrows and not edits_head(row.actions for row in rows)
+    logits = forward(model, rows, keep=ends if narrow else None, grad=grad).logits
     assert logits is not None
     model.width_of_logits = logits.shape[-1]
-    return logits[:, 0] if model.narrows else logits[torch.arange(len(rows), device=logits.device), ends[:, 0]]
+    return logits[:, 0] if narrow else logits[torch.arange(len(rows), device=logits.device), ends[:, 0]]
+
+
+def edits_head(rows: Iterable[Iterable[Action]]) -> bool:
+    """Whether some action lies after the last layer, where a narrowed pass would miss it."""
+    return any(action.site.component in ("final_norm", "logits") for row in rows for action in row)
 
 
 def call(model: OpenModel, batch: Batch, extra: Mapping[str, Any] | None = None) -> Any:

@@ -1,6 +1,6 @@
 """One run: prompts, edits, and what the model said."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -12,7 +12,7 @@ from patchclamp.core.errors import InputError, unknown
 from patchclamp.core.result import Result, Saved
 from patchclamp.interventions.actions import place
 from patchclamp.interventions.edits import Edit
-from patchclamp.interventions.forward import Row, forward
+from patchclamp.interventions.forward import Row, edits_head, forward
 from patchclamp.interventions.job import widen
 from patchclamp.interventions.record import BATCH_TOKENS, batches, record_source
 from patchclamp.interventions.recorded import Buffers, padded
@@ -141,7 +141,7 @@ def run(
     buffers = Buffers(wanted, where, grad)
     pieces: dict[int, Tensor] = {}
     fired = [0] * len(chosen)
-    narrow = logits == "last" and model.narrows and not _in_head(actions)
+    narrow = logits == "last" and model.narrows and not edits_head(actions)
     for members in batches(prompts, batch_tokens, model.causal):
         rows = [Row(prompts[i], actions[i]) for i in members]
         keep = torch.tensor([[len(prompts[i].ids) - 1] for i in members], device=model.device) if narrow else None
@@ -173,10 +173,6 @@ def _stacked(pieces: list[Tensor]) -> Tensor:
     if len(pieces) == 1:
         return pieces[0].unsqueeze(0)
     return torch.stack(padded(pieces) if pieces[0].ndim == 2 else pieces)
-
-
-def _in_head(actions: Sequence[Sequence[Any]]) -> bool:
-    return any(action.site.component in ("final_norm", "logits") for row in actions for action in row)
 
 
 def _of_prompt(logits: Tensor, length: int, keep: Keep, narrowed: bool) -> Tensor:

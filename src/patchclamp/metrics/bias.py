@@ -1,0 +1,185 @@
+"""The probability-ratio bias: how much likelier the expected of two answers is, relative to the likelier one."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from patchclamp.core.errors import InputError
+from patchclamp.core.progress import Listener, task
+from patchclamp.core.result import DatasetResult
+from patchclamp.interventions.record import BATCH_TOKENS
+from patchclamp.interventions.results import evidence
+from patchclamp.metrics.edited import Edits, answer_ids, answers_after, mean_row, named, paired, placed, table
+from patchclamp.models.inputs import Prompt
+from patchclamp.models.opened import OpenModel
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+
+WITHIN, ACROSS = "within", "across"
+METRICS = (WITHIN, ACROSS, "logit_difference", "mass", "accuracy")
+
+
+@dataclass(eq=False)
+class Bias(DatasetResult):
+    """Answers after each prompt, without edits and under each list of them.
+
+    ``data`` has dims ``edit, prompt``: ``within`` is (p - q) / max(p, q) with p the probability of the prompt's expected
+    answer and q that of the other one; ``logit_difference`` is log p - log q in nats; ``mass`` is p + q; ``accuracy`` is 1
+    where p > q; ``log_probability`` has both answers. ``across``, with dims ``edit, pair, answer``, is (p - q) / max(p, q)
+    with p the probability of an answer after the prompt that expects it, and q after the pair's other prompt. Both ratios
+    are 1 for full bias, 0 for none, negative where it is inverted.
+
+    Source: the relative difference of CounterGen (Roger, 2022), as in "A Mystery About High Dimensional Concept Encoding".
+    """
+
+    kind: ClassVar[str] = "bias"
+
+    @property
+    def data(self) -> "xr.Dataset":
+        """The numbers of every prompt."""
+        return self.dataset
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """What was measured; ``across`` needs pairs."""
+        return tuple(name for name in METRICS if name in self.dataset)
+
+    def values(self, metric: str = WITHIN) -> "xr.DataArray":
+        """A metric with dims ``edit, sample``: a sample is a pair (its mean), or a prompt that has no partner."""
+        one = self.dataset[metric]
+        if metric == ACROSS:
+            return one.mean("answer").rename(pair="sample")
+        if "pair" not in self.dataset.dims:
+            return one.rename(prompt="sample")
+        halves = one.values.reshape(one.sizes["edit"], -1, 2).mean(-1)
+        return self.dataset[ACROSS].mean("answer").copy(data=halves).rename(pair="sample")
+
+    def frame(self) -> "pd.DataFrame":
+        """One row an edit and prompt: its numbers, and the probability of each answer."""
+        own = [name for name in self.metrics if name != ACROSS]
+        rows = self.dataset[own].to_dataframe().reset_index()
+        logs = self.dataset["log_probability"].values.reshape(-1, 2)
+        for i, answer in enumerate(self.dataset["answer"].values):
+            rows[f"probability of {answer}"] = np.exp(logs[:, i])
+        return rows
+
+    def summary(self, seed: int = 0) -> "pd.DataFrame":
+        """One row an edit and metric: mean, ``two_sigma`` and the 95 % bootstrap interval ``low, high`` over samples.
+
+        ``two_sigma`` is 2 std / sqrt(samples) with the standard deviation divided by the number of samples, as in the source.
+        """
+        rows = []
+        for name in self.metrics:
+            for edit, values in zip(self.dataset["edit"].values, self.values(name).values, strict=True):
+                row = mean_row(values, seed)
+                count = row.pop("count")
+                rows.append(
+                    {
+                        "edit": edit,
+                        "metric": name,
+                        **row,
+                        "two_sigma": 2 * values.std() / np.sqrt(count),
+                        "count": count,
+                    }
+                )
+        return table(rows)
+
+    def __repr__(self) -> str:
+        sizes = self.dataset.sizes
+        of = f"{sizes['pair']} pairs" if "pair" in sizes else f"{sizes['prompt']} prompts"
+        first, second = self.dataset["answer"].values
+        lines = [f"Bias between {first!r} and {second!r} on {of} (mean and two sigma)"]
+        for edit, rows in self.summary().groupby("edit", sort=False):
+            said = [f"{row.metric} {row.mean:.3f} ± {row.two_sigma:.3f}" for row in rows.itertuples()]
+            lines.append(f"{edit:<12} " + ", ".join(said))
+        return "\n".join(lines)
+
+
+def ratio(p: Any, q: Any) -> Any:
+    """(p - q) / max(p, q), from log-probabilities in nats, so that it is exact for answers of any rarity."""
+    difference = np.asarray(p, dtype=float) - np.asarray(q, dtype=float)
+    return -np.sign(difference) * np.expm1(-np.abs(difference))
+
+
+def bias(
+    model: OpenModel,
+    prompts: Any,
+    answers: Sequence[str | int] = (" he", " she"),
+    edits: Edits = (),
+    *,
+    labels: Sequence[int] | None = None,
+    batch_tokens: int = BATCH_TOKENS,
+    progress: bool | Listener | None = None,
+) -> Bias:
+    """Measure the bias between two answers, without edits and under each list of them.
+
+    Args:
+        model: The model.
+        prompts: Pairs (a prompt that expects the first answer, one that expects the second); or single prompts, with
+            ``labels``.
+        answers: Two tokens, as text or ids.
+        edits: An edit, several that act together, or a mapping of names to either.
+        labels: Of single prompts: 0 where the first answer is expected, 1 where the second is.
+        batch_tokens: Padded tokens a forward pass: the memory knob.
+        progress: True for a bar, a function for events.
+
+    Raises:
+        InputError: Prompts are no pairs and have no labels, or an answer is not one token.
+    """
+    flat, expected = _prompts(model, prompts, labels)
+    chosen = named(edits)
+    ids = answer_ids(model, answers, flat[0])
+    actions = placed(model, chosen, flat)
+    logs = np.empty((len(actions), len(flat), 2))
+    with task("bias", logs.shape[0] * logs.shape[1], "prompts", show=progress) as bar:
+        for number, rows in enumerate(actions.values()):
+            for members, found in answers_after(model, flat, rows, ids, batch_tokens):
+                logs[number, members] = found.numpy()
+                bar.advance(len(members))
+    names = [model.output_label(i) for i in ids]
+    said = evidence(
+        model, flat, answers=ids, edits=chosen, labels=None if labels is None else [int(label) for label in labels]
+    )
+    return Bias(_labelled(logs, list(actions), flat, expected, names, labels is None), *said)
+
+
+def _prompts(model: OpenModel, given: Any, labels: Sequence[int] | None) -> tuple[list[Prompt], Any]:
+    """Prompts in one row (those of a pair next to each other), and which answer each expects."""
+    if labels is not None:
+        flat = model.prompts(given)
+        expected = np.asarray(labels)
+        if expected.shape != (len(flat),) or not np.isin(expected, (0, 1)).all():
+            raise InputError(f"labels are one 0 or 1 a prompt: got {list(labels)!r:.80} for {len(flat)} prompts")
+        return flat, expected.astype(int)
+    flat = paired(model, given)
+    return flat, np.arange(len(flat)) % 2
+
+
+def _labelled(
+    logs: Any, edits: list[str], prompts: list[Prompt], expected: Any, answers: list[str], paired: bool
+) -> "xr.Dataset":
+    """Everything that follows from the log-probabilities ``[edit, prompt, answer]``."""
+    import xarray as xr
+
+    rows = np.arange(len(prompts))
+    p, q = logs[:, rows, expected], logs[:, rows, 1 - expected]
+    cell = ("edit", "prompt")
+    found: dict[str, Any] = {
+        WITHIN: (cell, ratio(p, q)), "logit_difference": (cell, p - q), "mass": (cell, np.exp(p) + np.exp(q)),
+        "accuracy": (cell, (p > q).astype(float)), "log_probability": ((*cell, "answer"), logs),
+    }  # fmt: skip
+    if paired:
+        halves = logs.reshape(len(edits), -1, 2, 2)  # [edit, pair, prompt, answer]
+        across = ratio(
+            np.stack([halves[..., 0, 0], halves[..., 1, 1]], -1), np.stack([halves[..., 1, 0], halves[..., 0, 1]], -1)
+        )
+        found[ACROSS] = (("edit", "pair", "answer"), across)
+    coords = {
+        "edit": np.array(edits, dtype=object), "prompt": np.array([p.name for p in prompts], dtype=object),
+        "answer": np.array(answers, dtype=object), "expected": ("prompt", expected),
+    }  # fmt: skip
+    return xr.Dataset(found, coords)

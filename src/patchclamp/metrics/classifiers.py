@@ -1,0 +1,115 @@
+"""The probes themselves: a logistic and a small neural classifier, and what guessing gets."""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+HIDDEN = 64
+ITERATIONS = {"linear": 2000, "mlp": 500}
+"""Steps of L-BFGS, and epochs of Adam, at most."""
+PATIENCE = 15
+"""Epochs without a lower loss on validation rows after which the MLP stops."""
+VALIDATION = 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Rows for a probe."""
+
+    X: Any
+    """``[row, d]``."""
+    z: Any
+    """Class of each row."""
+    groups: Any
+    """Group of each row."""
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """What a trained probe does on held-out rows."""
+
+    correct: Any
+    """Whether each row is classified right."""
+    loss: float
+    """Mean cross-entropy, in nats."""
+    converged: bool
+
+    @property
+    def accuracy(self) -> float:
+        """Share of rows classified right."""
+        return float(np.mean(self.correct))
+
+
+def _linear(rows: Rows, _: int) -> tuple[Any, bool]:
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    model = LogisticRegression(max_iter=ITERATIONS["linear"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # said in the result
+        model.fit(rows.X, rows.z)
+    return model, bool(np.max(model.n_iter_) < ITERATIONS["linear"])
+
+
+def _mlp(rows: Rows, seed: int) -> tuple[Any, bool]:
+    """The weights of the epoch with the lowest loss on validation rows (whole groups of them)."""
+    from sklearn.neural_network import MLPClassifier
+
+    groups = np.unique(rows.groups)
+    chosen = np.random.default_rng(seed).permutation(groups)[: max(1, round(VALIDATION * len(groups)))]
+    held = np.isin(rows.groups, chosen)
+    model, classes = MLPClassifier((HIDDEN,), random_state=seed), np.unique(rows.z)
+    best, kept, since = np.inf, ([], []), 0
+    for _ in range(ITERATIONS["mlp"]):
+        model.partial_fit(rows.X[~held], rows.z[~held], classes=classes)
+        loss = _loss(model, rows.X[held], rows.z[held])
+        since += 1
+        if loss < best:
+            best, since = loss, 0
+            kept = [weight.copy() for weight in model.coefs_], [weight.copy() for weight in model.intercepts_]
+        if since >= PATIENCE:
+            break
+    model.coefs_, model.intercepts_ = kept
+    return model, since >= PATIENCE
+
+
+PROBES: dict[str, Callable[[Rows, int], tuple[Any, bool]]] = {"linear": _linear, "mlp": _mlp}
+"""Each probe by name: logistic regression (L2, C = 1), and one hidden layer of 64 units (Adam, stopped early)."""
+
+
+def fit(name: str, train: Rows, test: Rows, seed: int) -> Fitted:
+    """Train a probe and try it on held-out rows.
+
+    Args:
+        name: Which probe.
+        train: Rows to fit on.
+        test: Held-out rows.
+        seed: For the MLP.
+    """
+    model, converged = PROBES[name](train, seed)
+    return Fitted(model.predict(test.X) == test.z, _loss(model, test.X, test.z), converged)
+
+
+def _loss(model: Any, X: Any, z: Any) -> float:  # noqa: N803  (as in scikit-learn)
+    """Mean cross-entropy in nats; infinite if a class was never seen in training."""
+    if not np.isin(z, model.classes_).all():
+        return np.inf
+    shares = model.predict_proba(X)[np.arange(len(z)), np.searchsorted(model.classes_, z)]
+    return -float(np.log(np.maximum(shares, np.finfo(float).tiny)).mean())
+
+
+def scale_of(rows: Any) -> tuple[Any, Any]:
+    """Means and deviations of the features of ``[row, d]``; the deviation of a constant feature is 1."""
+    deviation = rows.std(0)
+    return rows.mean(0), np.where(deviation > 1e-12 * np.abs(rows).max(0), deviation, 1.0)
+
+
+def guess(train: Any, test: Any) -> tuple[float, float]:
+    """Accuracy of always saying the training rows' most frequent class, and the loss of saying their frequencies."""
+    classes, counts = np.unique(train, return_counts=True)
+    shares = counts / counts.sum()
+    own = shares[np.searchsorted(classes, test)]
+    return float((test == classes[counts.argmax()]).mean()), -float(np.log(own).mean())

@@ -1,0 +1,48 @@
+"""What stands beside a probe: a task with nothing to find, and a projection that knows nothing."""
+
+from typing import Any
+
+import numpy as np
+
+from patchclamp.core.errors import InputError
+
+
+def rank_of(change: Any) -> int:
+    """How many directions an affine map changes: the rank of its changes ``[row, d]`` about their mean, at least 1."""
+    moved = change - change.mean(0)
+    values = np.linalg.eigvalsh(moved.T @ moved)
+    return max(1, int((values > 1e-10 * values.max()).sum())) if values.max() > 0 else 1
+
+
+def random_projection(rows: Any, about: Any, rank: int, draw: np.random.Generator) -> Any:
+    """``rows`` without what lies along ``rank`` random directions, about a point.
+
+    Raises:
+        InputError: There are not so many directions.
+    """
+    if not 1 <= rank <= rows.shape[1]:
+        raise InputError(f"rank={rank} is outside 1..{rows.shape[1]}")
+    basis = np.linalg.qr(draw.standard_normal((rows.shape[1], rank)))[0]
+    return rows - (rows - about) @ basis @ basis.T
+
+
+def control_labels(labels: Any, types: Any, train: Any, test: Any, draw: np.random.Generator) -> Any:
+    """Labels that say nothing of the rows: shuffled on each side of the split, or one a type, from the labels' frequencies.
+
+    Raises:
+        InputError: There are too few types for each label to be drawn.
+    """
+    if types is None:
+        found = labels.copy()
+        for side in (train, test):
+            found[side] = draw.permutation(labels[side])
+        return found
+    if len(types) != len(labels):
+        raise InputError(f"types are one a row: got {len(types)} for {len(labels)} rows")
+    _, kind = np.unique(np.asarray(types), return_inverse=True)
+    drawn = draw.choice(labels, size=int(kind.max()) + 1)
+    found = drawn[kind]
+    counts = np.unique(found[train], return_counts=True)[1]
+    if len(counts) < 2 or counts.min() < 2:
+        raise InputError(f"the control task needs more than {len(drawn)} types: too few of them drew one of the labels")
+    return found

@@ -1,0 +1,125 @@
+"""Several lists of edits by name, each run beside the unedited model; and the tables of what was measured."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from patchclamp.core.errors import InputError
+from patchclamp.core.intervals import bootstrap
+from patchclamp.interventions.actions import Action, place
+from patchclamp.interventions.edits import Edit
+from patchclamp.interventions.forward import Row, last_logits
+from patchclamp.interventions.record import batches, record_source
+from patchclamp.models.inputs import Prompt
+from patchclamp.models.opened import OpenModel
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+UNEDITED, EDITED = "unedited", "edited"
+
+Edits = Edit | Iterable[Edit] | Mapping[str, Edit | Iterable[Edit]]
+"""One edit, several that act together, or a mapping of names to either."""
+
+
+def named(edits: Edits) -> dict[str, list[Edit]]:
+    """Lists of edits by name; one without a name is called "edited".
+
+    Raises:
+        InputError: Something is no edit, or has the name of the unedited model.
+    """
+    given: Mapping[str, Any] = edits if isinstance(edits, Mapping) else {EDITED: edits}
+    found = {name: [value] if isinstance(value, Edit) else list(value) for name, value in given.items()}
+    for name, chosen in found.items():
+        if name == UNEDITED:
+            raise InputError(
+                f"{UNEDITED!r} names the model without edits, which is measured always; choose another name"
+            )
+        for edit in chosen:
+            if not isinstance(edit, Edit):
+                raise InputError(
+                    f"edits are pc.Edit objects, as pc.Add(...) gives; {name!r} holds {type(edit).__name__}"
+                )
+    return found if isinstance(edits, Mapping) or found[EDITED] else {}
+
+
+def paired(model: OpenModel, given: Any) -> list[Prompt]:
+    """Prompts in one row, those of a pair next to each other.
+
+    Raises:
+        InputError: They are no pairs.
+    """
+    pairs = list(given) if isinstance(given, list | tuple) else []
+    if not pairs or any(
+        not isinstance(pair, list | tuple) or len(pair) != 2 or isinstance(pair[0], int) for pair in pairs
+    ):
+        raise InputError("pairs of prompts are wanted: [(prompt of the first class, prompt of the second class), ...]")
+    flat = model.prompts([prompt for pair in pairs for prompt in pair])
+    if len(flat) != 2 * len(pairs):
+        raise InputError(f"{len(pairs)} pairs hold {len(flat)} prompts; each half of a pair is one prompt")
+    return flat
+
+
+def placed(
+    model: OpenModel, chosen: Mapping[str, Sequence[Edit]], prompts: Sequence[Prompt]
+) -> dict[str, list[tuple[Action, ...]]]:
+    """The actions of every prompt under every list of edits, the unedited model first."""
+    lists = {UNEDITED: (), **chosen}
+    return {name: place(model, list(edits), prompts, record_source) for name, edits in lists.items()}
+
+
+def answers_after(
+    model: OpenModel,
+    prompts: Sequence[Prompt],
+    actions: Sequence[tuple[Action, ...]],
+    ids: Sequence[int],
+    batch_tokens: int,
+) -> Iterator[tuple[list[int], Tensor]]:
+    """Log-probabilities of some tokens after each prompt, in nats and float64, batch by batch.
+
+    Yields:
+        Which prompts, and ``[prompt, token]``.
+    """
+    columns = torch.tensor(list(ids))
+    for members in batches(prompts, batch_tokens, model.causal):
+        logits = last_logits(model, [Row(prompts[i], actions[i]) for i in members])
+        logs = logits.to(torch.float64).log_softmax(-1)
+        yield members, logs[:, columns.to(logs.device)].cpu()
+
+
+def answer_ids(model: OpenModel, answers: Sequence[str | int], prompt: Prompt) -> list[int]:
+    """Ids of two answers.
+
+    Raises:
+        InputError: There are not two, they are one token, or one is no single token.
+    """
+    if isinstance(answers, str) or len(answers) != 2:
+        raise InputError(f"two answers are compared, as in answers=(' he', ' she'); got {answers!r}")
+    if model.width_of_logits is None:
+        last_logits(model, [Row(prompt)])
+    found = [model.output_id(answer) for answer in answers]
+    if found[0] == found[1]:
+        raise InputError(f"the answers {answers[0]!r} and {answers[1]!r} are the same token")
+    return found
+
+
+def mean_row(values: Any, seed: int, weights: Any = None) -> dict[str, Any]:
+    """A mean, its 95 % bootstrap interval, and of how many values.
+
+    The interval of fewer than two values is NaN: they say nothing about others. So is that of values that are not finite.
+    """
+    values = np.asarray(values, dtype=float)
+    heavy = np.ones(len(values)) if weights is None else np.asarray(weights, dtype=float)
+    mean = float((values * heavy).sum() / heavy.sum()) if len(values) else np.nan
+    low, high = bootstrap(values, seed, heavy) if len(values) > 1 and np.isfinite(values).all() else (np.nan, np.nan)
+    return {"mean": mean, "low": low, "high": high, "count": len(values)}
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> "pd.DataFrame":
+    """Rows as a pandas frame."""
+    import pandas as pd
+
+    return pd.DataFrame(list(rows))

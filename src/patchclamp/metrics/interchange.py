@@ -1,0 +1,130 @@
+"""The confusion ratio: how far a model goes over to another prompt's answers when it gets its coordinates along directions."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+
+from patchclamp.core.errors import InputError
+from patchclamp.core.result import DatasetResult
+from patchclamp.interventions.edits import Rotate, source
+from patchclamp.interventions.record import BATCH_TOKENS
+from patchclamp.interventions.results import evidence
+from patchclamp.metrics.edited import answer_ids, answers_after, mean_row, paired, placed, table
+from patchclamp.models.inputs import Prompt
+from patchclamp.models.opened import OpenModel
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+
+SAME = 1e-6
+"""Nats; an answer whose log-probability differs by less between the prompts of a pair cannot go over."""
+
+
+@dataclass(eq=False)
+class Interchange(DatasetResult):
+    """Log-probabilities of answers after each prompt of a pair, and with coordinates taken from the other one.
+
+    ``data`` has dims ``pair, prompt, answer``: ``start`` after the prompt itself, ``worst`` after the other prompt of the
+    pair, ``mixed`` after the prompt with the other one's coordinates (nats); ``confusion`` is
+    clip((start - mixed) / (start - worst), 0, 1), NaN where both prompts give the answer the same probability. 0: the
+    coordinates change nothing; 1: the answer is as likely as after the other prompt.
+
+    Source: the "Frankenstein" runs in the code of Roger 2022, "A Mystery About High Dimensional Concept Encoding"; it is the
+    interchange intervention of Geiger et al. 2024, arXiv 2303.02536, on a fixed subspace.
+    """
+
+    kind: ClassVar[str] = "interchange"
+
+    @property
+    def data(self) -> "xr.Dataset":
+        """The numbers of every pair."""
+        return self.dataset
+
+    def values(self) -> Any:
+        """The mean confusion of each pair, without those that have none."""
+        found = self.dataset["confusion"].mean(("prompt", "answer"), skipna=True).values
+        return found[np.isfinite(found)]
+
+    def summary(self, seed: int = 0) -> "pd.DataFrame":
+        """One row: the mean confusion with its 95 % bootstrap interval over pairs, and how many pairs have one."""
+        return table([mean_row(self.values(), seed)])
+
+    def __repr__(self) -> str:
+        row = self.summary().iloc[0]
+        said = self.record["parameters"]
+        return (
+            f"Interchange at {said['site']}, rank {self.dataset.attrs['rank']}: confusion {row['mean']:.3f} "
+            f"[{row['low']:.3f}, {row['high']:.3f}] over {row['count']:.0f} pairs"
+        )
+
+
+def confusion(start: Any, mixed: Any, worst: Any) -> Any:
+    """clip((start - mixed) / (start - worst), 0, 1) of log-probabilities; NaN where start and worst are the same."""
+    start, mixed, worst = (np.asarray(value, dtype=float) for value in (start, mixed, worst))
+    way = start - worst
+    moves = np.abs(way) > SAME
+    return np.where(moves, np.clip((start - mixed) / np.where(moves, way, 1.0), 0.0, 1.0), np.nan)
+
+
+def interchange(
+    model: OpenModel,
+    pairs: Any,
+    directions: Any,
+    site: str,
+    answers: Sequence[str | int] = (" he", " she"),
+    at: Any = "rest",
+    *,
+    batch_tokens: int = BATCH_TOKENS,
+) -> Interchange:
+    """Run each prompt of a pair with its coordinates along directions taken from the other one, both ways.
+
+    Args:
+        model: The model.
+        pairs: (prompt of class 1, prompt of class 2), with equally many tokens: position for position is interchanged.
+        directions: ``[d]`` or ``[rank, d]``; their span is interchanged.
+        site: Where.
+        answers: Two tokens, as text or ids; the confusion of both is measured.
+        at: Positions.
+        batch_tokens: Padded tokens a forward pass.
+
+    Raises:
+        InputError: The prompts of a pair have not equally many tokens, or an answer is not one token.
+    """
+    flat, swapped = _pairs(model, pairs)
+    ids = answer_ids(model, answers, flat[0])
+    basis = torch.atleast_2d(torch.as_tensor(directions))
+    edit = Rotate(source(swapped), directions=basis, site=site, at=at)
+    logs = []
+    for actions in placed(model, {"mixed": [edit]}, flat).values():
+        found = np.empty((len(flat), 2))
+        for members, some in answers_after(model, flat, actions, ids, batch_tokens):
+            found[members] = some.numpy()
+        logs.append(found.reshape(-1, 2, 2))
+    start, mixed = logs
+    worst = start[:, ::-1]
+    import xarray as xr
+
+    parts = {"start": start, "worst": worst.copy(), "mixed": mixed, "confusion": confusion(start, mixed, worst)}
+    names = np.array([model.output_label(i) for i in ids], dtype=object)
+    labels = np.array([p.name for p in flat], dtype=object).reshape(-1, 2)
+    data = xr.Dataset(
+        {name: (("pair", "prompt", "answer"), values) for name, values in parts.items()},
+        {"answer": names, "text": (("pair", "prompt"), labels)}, attrs={"rank": len(basis)},
+    )  # fmt: skip
+    return Interchange(data, *evidence(model, flat, directions=basis, site=site, answers=ids, at=at))
+
+
+def _pairs(model: OpenModel, given: Any) -> tuple[list[Prompt], list[Prompt]]:
+    """The prompts in one row, and the partner of each."""
+    flat = paired(model, given)
+    swapped = [flat[i ^ 1] for i in range(len(flat))]
+    for a, b in zip(flat[::2], swapped[::2], strict=True):
+        if len(a.ids) != len(b.ids):
+            raise InputError(
+                f"an interchange needs equally many tokens: {a.name!r} has {len(a.ids)} and {b.name!r} has {len(b.ids)}"
+            )
+    return flat, swapped

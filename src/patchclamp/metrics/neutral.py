@@ -1,0 +1,49 @@
+"""Passages of books on which an edit should do nothing."""
+
+import random
+
+from patchclamp import catalogue
+from patchclamp.core.errors import InputError
+
+LEAST = 200
+"""Characters below which a piece of a book is no passage."""
+
+
+def neutral_texts(count: int = 16, seed: int = 0, *, characters: int = 800) -> list[str]:
+    """Passages of the catalogue's books, spread over as many books as there are.
+
+    They are ordinary prose and verse, chosen at random and not by content: an edit of gender still finds pronouns in them,
+    so a small divergence can be the effect that was wanted.
+
+    Args:
+        count: How many passages.
+        seed: Another seed gives other passages.
+        characters: Length of a passage, about; whole paragraphs, cut at a space.
+
+    Raises:
+        InputError: No passage is asked for, too short ones, or more than the books hold.
+    """
+    if count < 1 or characters < LEAST:
+        raise InputError(
+            f"neutral texts: at least 1 passage of at least {LEAST} characters; got {count} of {characters}"
+        )
+    draw = random.Random(seed)
+    books = [passages(text, characters) for text in catalogue.gutenberg().values()]
+    draw.shuffle(books)
+    for book in books:
+        draw.shuffle(book)
+    spread = [book[i] for i in range(max(map(len, books))) for book in books if i < len(book)]
+    if count > len(spread):
+        raise InputError(f"{count} neutral texts of {characters} characters: the books hold {len(spread)}")
+    return spread[:count]
+
+
+def passages(book: str, characters: int) -> list[str]:
+    """A book as paragraphs that follow one another, joined until they reach a length, then cut at a space."""
+    found, held = [], ""
+    for paragraph in book.split("\n\n"):
+        held = f"{held}\n\n{paragraph.strip()}".strip()
+        if len(held) >= characters:
+            found.append(held[:characters].rsplit(None, 1)[0])
+            held = ""
+    return found

@@ -1,0 +1,205 @@
+"""What a probe can still read after an erasure, always on held-out rows and beside a random projection of equal rank."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+
+from patchclamp.core.digest import digest
+from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.intervals import bootstrap, wilson
+from patchclamp.core.result import DatasetResult, library_versions
+from patchclamp.interventions.results import to_numpy
+from patchclamp.metrics.classifiers import PROBES, Fitted, Rows, fit, guess, scale_of
+from patchclamp.metrics.controls import control_labels, random_projection, rank_of
+from patchclamp.metrics.edited import table
+from patchclamp.metrics.splits import split
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+
+BEFORE, AFTER, RANDOM = "before", "after", "random"
+CONCEPT, CONTROL = "concept", "control"
+
+
+@dataclass(eq=False)
+class ProbeReport(DatasetResult):
+    """Probes before and after an erasure, and after a random projection of equal rank.
+
+    ``data`` has dims ``data`` (before, after, random), ``probe`` (linear, mlp) and ``task`` (concept, control): ``accuracy``
+    with its 95 % interval ``low, high``, ``loss`` (cross-entropy in nats) and ``converged``, all on held-out rows; what a
+    guess from the training frequencies gets is ``chance_accuracy`` (the most frequent class) and ``chance_loss``. ``gap_left``,
+    with dims ``data, rows`` (train, test), is the distance between class means in units of that before; ``damage`` is
+    E|r(x) - x|^2 / E|x - mean|^2 on held-out rows.
+
+    Source: control tasks and selectivity, Hewitt & Liang 2019, arXiv 1909.03368; the random control, Elazar et al. 2021,
+    "Amnesic Probing", arXiv 2006.00995.
+    """
+
+    kind: ClassVar[str] = "probe_report"
+
+    @property
+    def data(self) -> "xr.Dataset":
+        """The numbers."""
+        return self.dataset
+
+    def selectivity(self) -> "xr.DataArray":
+        """Accuracy on the concept minus accuracy on the control task, dims ``data, probe``."""
+        accuracy = self.dataset["accuracy"]
+        return accuracy.sel(task=CONCEPT, drop=True) - accuracy.sel(task=CONTROL, drop=True)
+
+    def summary(self) -> "pd.DataFrame":
+        """One row a version of the data and probe."""
+        rows = []
+        for version in self.dataset["data"].values:
+            for name in self.dataset["probe"].values:
+                one = self.dataset.sel(data=version, probe=name)
+                own = one.sel(task=CONCEPT)
+                rows.append({
+                    "data": version, "probe": name, **{part: float(own[part]) for part in ("accuracy", "low", "high", "loss")},
+                    "selectivity": float(self.selectivity().sel(data=version, probe=name)),
+                    "gap_left": float(one["gap_left"].sel(rows="test")), "damage": float(one["damage"]),
+                    "converged": bool(one["converged"].all()),
+                })  # fmt: skip
+        return table(rows)
+
+    def frame(self) -> "pd.DataFrame":
+        """One row a version of the data, probe and task."""
+        return self.dataset[["accuracy", "low", "high", "loss", "converged"]].to_dataframe().reset_index()
+
+    def __repr__(self) -> str:
+        said = self.record["parameters"]
+        lines = [
+            f"ProbeReport on {said['test_rows']} held-out rows of {said['rows']}: chance accuracy "
+            f"{float(self.dataset['chance_accuracy']):.3f}, loss {float(self.dataset['chance_loss']):.3f}; rank {said['rank']}"
+        ]
+        for row in self.summary().itertuples():
+            lines.append(
+                f"{row.data:<7} {row.probe:<7} accuracy {row.accuracy:.3f} [{row.low:.3f}, {row.high:.3f}], loss {row.loss:.3f}, "
+                f"selectivity {row.selectivity:+.3f}, gap left {row.gap_left:.2g}, damage {row.damage:.2g}"
+                + ("" if row.converged else ", not converged")
+            )
+        return "\n".join(lines)
+
+
+def probe(
+    X: Any,  # noqa: N803  (as in scikit-learn)
+    z: Any,
+    transform: Any,
+    *,
+    groups: Any = None,
+    types: Any = None,
+    rank: int | None = None,
+    probes: Sequence[str] = tuple(PROBES),
+    test_size: float = 0.3,
+    seed: int = 0,
+) -> ProbeReport:
+    """Train probes before and after an erasure, and measure them on held-out rows.
+
+    Args:
+        X: ``[row, d]``.
+        z: Class of each row.
+        transform: The erasure, ``[row, d] -> [row, d]``: a function, or something with a ``transform``. It should be fitted on
+            the training rows of :func:`split` alone, with the same groups, size and seed.
+        groups: Rows of one group are never on both sides of the split.
+        types: For the control task: rows of one type (as of one token) get one random label. Without types labels are
+            shuffled over the rows of each side, and no probe can beat chance on them.
+        rank: Of the random projection; by default the rank of what the erasure changes.
+        probes: "linear" (logistic), "mlp" (64 hidden units).
+        test_size: Share held out.
+        seed: For the split, the control labels, the random projection and the MLP.
+
+    Raises:
+        InputError: Shapes differ, values are not finite, or a class has too few rows.
+    """
+    data, labels = _array(X), np.asarray(z)
+    if len(labels) != len(data):
+        raise InputError(f"labels are one a row: got {len(labels)} for {len(data)} rows")
+    for name in probes:
+        if name not in PROBES:
+            raise InputError(unknown("probe", name, PROBES))
+    train, test = split(labels, groups, test_size=test_size, seed=seed)
+    function: Callable[[Any], Any] = getattr(transform, "transform", transform)
+    after = _array(function(data))
+    if after.shape != data.shape:
+        raise InputError(f"the erasure turned {data.shape} into {after.shape}; it must keep the shape")
+    draw = np.random.default_rng(seed)
+    used = rank_of((after - data)[train]) if rank is None else rank
+    versions = {BEFORE: data, AFTER: after, RANDOM: random_projection(data, data[train].mean(0), used, draw)}
+    tasks = {CONCEPT: labels, CONTROL: control_labels(labels, types, train, test, draw)}
+    # the deviations of the untouched rows for every version: rounding along an erased direction must not become a feature
+    mean, deviation = scale_of(data[train])
+    member = np.arange(len(data)) if groups is None else np.asarray(groups)
+    fitted = {}
+    for version, rows in versions.items():
+        scaled = (rows - mean) / deviation
+        for task, given in tasks.items():
+            sides = [Rows(scaled[part], given[part], member[part]) for part in (train, test)]
+            fitted |= {(version, name, task): fit(name, *sides, seed) for name in probes}
+    held = None if groups is None else member[test]
+    dataset = _labelled(fitted, versions, list(probes), held, guess(labels[train], labels[test]), seed)
+    gaps = np.array([[_gap(rows[part], labels[part]) for part in (train, test)] for rows in versions.values()])
+    spread = ((data[test] - data[test].mean(0)) ** 2).sum()
+    dataset["gap_left"] = (("data", "rows"), gaps / gaps[0])
+    dataset["damage"] = ("data", [float(((rows - data)[test] ** 2).sum() / spread) for rows in versions.values()])
+    said = {
+        "rows": len(data), "test_rows": len(test), "d": data.shape[1], "rank": used, "test_size": test_size, "seed": seed,
+        "grouped": groups is not None, "typed": types is not None, "digest": digest(torch.from_numpy(data), labels.tolist()),
+        "not_repeatable": "it was made of arrays, which are not saved; only their digest is",
+    }  # fmt: skip
+    return ProbeReport(dataset, {"model": None, "prompts": [], "parameters": said, "versions": library_versions()})
+
+
+def _array(rows: Any) -> Any:
+    found = np.asarray(to_numpy(rows) if isinstance(rows, torch.Tensor) else rows, dtype=np.float64)
+    if found.ndim != 2:
+        raise InputError(f"rows of features [row, d] are wanted; got shape {found.shape}")
+    if not np.isfinite(found).all():
+        raise InputError(
+            f"features must be finite; {int((~np.isfinite(found)).any(1).sum())} of {len(found)} rows are not"
+        )
+    return found
+
+
+def _gap(rows: Any, labels: Any) -> float:
+    """Distance between class means: the root of the summed squares of their differences from the mean of them."""
+    means = np.stack([rows[labels == label].mean(0) for label in np.unique(labels)])
+    return float(np.linalg.norm(means - means.mean(0)))
+
+
+def _labelled(
+    fitted: dict[tuple[str, str, str], Fitted],
+    versions: dict[str, Any],
+    probes: list[str],
+    groups: Any,
+    chance: tuple[float, float],
+    seed: int,
+) -> "xr.Dataset":
+    import xarray as xr
+
+    dims, axes = ("data", "probe", "task"), (list(versions), probes, [CONCEPT, CONTROL])
+    found = {name: np.empty(tuple(map(len, axes))) for name in ("accuracy", "low", "high", "loss")}
+    converged = np.empty(found["loss"].shape, dtype=bool)
+    for place in np.ndindex(converged.shape):
+        one = fitted[axes[0][place[0]], axes[1][place[1]], axes[2][place[2]]]
+        low, high = _interval(one.correct, groups, seed)
+        for name, value in (("accuracy", one.accuracy), ("low", low), ("high", high), ("loss", one.loss)):
+            found[name][place] = value
+        converged[place] = one.converged
+    coords = {name: np.array(names, dtype=object) for name, names in zip(dims, axes, strict=True)}
+    coords["rows"] = np.array(["train", "test"], dtype=object)
+    values = {name: (dims, numbers) for name, numbers in found.items()}
+    given = {"chance_accuracy": chance[0], "chance_loss": chance[1]}
+    return xr.Dataset(values | {"converged": (dims, converged)} | given, coords)
+
+
+def _interval(correct: Any, groups: Any, seed: int) -> tuple[float, float]:
+    """Of an accuracy: over rows (Wilson), or over groups, whose rows are not independent (bootstrap)."""
+    if groups is None:
+        return wilson(int(correct.sum()), len(correct))
+    _, member, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    means = np.bincount(member, weights=correct) / sizes
+    return bootstrap(means, seed, sizes) if len(sizes) > 1 else (np.nan, np.nan)

@@ -1,0 +1,56 @@
+"""Training and held-out rows."""
+
+from typing import Any
+
+import numpy as np
+
+from patchclamp.core.errors import InputError
+
+LEAST = 10
+"""Training rows that a class must have."""
+GROUPS = 3
+"""One to train on, one to stop the training, one to hold out."""
+
+
+def split(z: Any, groups: Any = None, *, test_size: float = 0.3, seed: int = 0) -> tuple[Any, Any]:
+    """Training and held-out rows, as :func:`patchclamp.metrics.probe` takes them: fit the erasure on the first only.
+
+    Args:
+        z: Class of each row.
+        groups: Rows of one group are never on both sides; without groups, classes keep their shares.
+        test_size: Share of the rows (or groups) held out.
+        seed: Another seed gives another split.
+
+    Returns:
+        Two arrays of row numbers.
+
+    Raises:
+        InputError: Lengths differ, there is one class only, or a class has too few rows on one side.
+    """
+    from sklearn.model_selection import GroupShuffleSplit, StratifiedShuffleSplit
+
+    labels = np.asarray(z)
+    classes, counts = np.unique(labels, return_counts=True)
+    if labels.ndim != 1 or len(classes) < 2:
+        raise InputError(
+            f"a probe needs labels [row] of at least 2 classes; got shape {labels.shape}, classes {classes[:5]}"
+        )
+    if counts.min() < 2:
+        raise InputError(
+            f"class {classes[counts.argmin()]} has {counts.min()} row; a held-out split needs rows on both sides"
+        )
+    if groups is not None and len(groups) != len(labels):
+        raise InputError(f"groups are one a row: got {len(groups)} for {len(labels)} rows")
+    if groups is not None and len(np.unique(groups)) < GROUPS:
+        raise InputError(f"{len(np.unique(groups))} groups cannot be split; at least {GROUPS} are needed")
+    maker = (StratifiedShuffleSplit if groups is None else GroupShuffleSplit)(1, test_size=test_size, random_state=seed)
+    try:
+        train, test = next(maker.split(np.zeros(len(labels)), labels, groups))
+    except ValueError as error:
+        raise InputError(f"the rows cannot be split: {error}") from None
+    for name, rows, least in (("training", train, LEAST), ("held-out", test, 1)):
+        for label in classes:
+            found = int((labels[rows] == label).sum())
+            if found < least:
+                raise InputError(f"class {label} has {found} {name} rows; at least {least} are needed")
+    return np.sort(train), np.sort(test)
