@@ -19,6 +19,9 @@ from .core.progress import listening as listening
 from .core.result import Result as Result
 from .core.result import open as open
 from .directions.direction import Direction as Direction
+from .directions.dose import DoseResponse as DoseResponse
+from .directions.effects import LayerEffects as LayerEffects
+from .directions.projections import Projections as Projections
 from .figures.aligned import aligned as aligned
 from .interventions.edits import Add as Add
 from .interventions.edits import Call as Call

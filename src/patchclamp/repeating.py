@@ -8,6 +8,7 @@ from patchclamp.core.errors import InputError
 from patchclamp.core.files import read_json
 from patchclamp.core.result import Result
 from patchclamp.core.result import open as open_result
+from patchclamp.directions import dose, effects, projections
 from patchclamp.interventions.edits import Edit
 from patchclamp.interventions.saving import from_plain
 from patchclamp.lenses.tuned import TunedLens
@@ -172,6 +173,19 @@ def _interchange(model: Model, prompts: Any, said: dict[str, Any]) -> Result:
     return metrics.interchange(model, pairs, **said)
 
 
+def _layer_effects(model: Model, prompts: Any, said: dict[str, Any]) -> Result:
+    pairs = list(zip(prompts[::2], prompts[1::2], strict=True))
+    return effects.measured(model, _edits(said), pairs, said["answers"], said["texts"])
+
+
+def _dose_response(model: Model, prompts: Any, said: dict[str, Any]) -> Result:
+    return dose.dosed(model, _edits(said), prompts, said["answers"], said["texts"])
+
+
+def _projections(model: Model, prompts: Any, said: dict[str, Any]) -> Result:
+    return projections.projected(model, said["reads"], said["site"], prompts, said["labels"], said["at"], said["edits"])
+
+
 _MAKERS = {
     "grid": _sweep,
     "run": _run,
@@ -188,6 +202,9 @@ _MAKERS = {
     "neurons": _neurons,
     "heads": _heads,
     "rewrite": _rewrite,
+    "layer_effects": _layer_effects,
+    "dose_response": _dose_response,
+    "projections": _projections,
     "bias": _bias,
     "damage": _damage,
     "divergence": _divergence,

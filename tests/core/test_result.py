@@ -45,7 +45,21 @@ def _results(model: pc.Model) -> dict[str, Result]:
             model, [tiny.ids(2, 5)], torch.eye(32)[:2], "resid_post.1", (5, 9), at="all"
         ),
         "probe_report": _probed(),
+        **_directed(model),
         "neurons": model.neuron_importances([prompts[0]], [1, 2], 9, samples=2, top=3),
+    }
+
+
+def _directed(model: pc.Model) -> dict[str, Result]:
+    prompts, labels = tiny.ids(12, 6), [0, 1] * 6
+    found = model.fit_directions("leace", prompts, labels, ["resid_post.0", "resid_post.2"], holdout=0)
+    texts = tiny.ids(2, 5, seed=7)
+    return {
+        "layer_effects": model.layer_effects(
+            {"leace": found}, [prompts[:2], prompts[2:4]], (5, 9), texts, edits=["swap", "to first"]
+        ),
+        "dose_response": model.dose_response({"leace": found[0]}, prompts[:3], (5, 9), [-1, 2.5], texts),
+        "projections": model.projections(found[1], prompts, labels),
     }
 
 

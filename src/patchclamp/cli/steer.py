@@ -21,9 +21,7 @@ def steer(
     prompt: Annotated[list[str], Parameter(negative="")],
     *,
     direction: Path,
-    scale: Annotated[
-        list[float] | None, Parameter(negative="", consume_multiple=True)
-    ] = None,
+    scale: Annotated[list[float] | None, Parameter(negative="", consume_multiple=True)] = None,
     edit: Kind = "add",
     towards: str | None = None,
     about: Literal["mean", "median", "midpoint", "zero"] = "mean",

@@ -1,6 +1,6 @@
 """Find directions that stand for a concept."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from patchclamp.core.errors import InputError
@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
     from patchclamp.directions.base import DirectionEstimator
     from patchclamp.directions.direction import Direction
+    from patchclamp.directions.dose import DoseResponse
+    from patchclamp.directions.effects import LayerEffects
+    from patchclamp.directions.projections import Projections
 
 Show = bool | Listener | None
 
@@ -109,6 +112,90 @@ class Directions(OpenModel):
         from patchclamp.directions import scrubbing
 
         return scrubbing.scrub(self, method, prompts, labels, layers=layers, at=at, progress=progress)
+
+    def layer_effects(
+        self,
+        directions: "Mapping[str, Sequence[Direction]]",
+        pairs: Any,
+        answers: Sequence[str | int],
+        texts: Any = None,
+        *,
+        edits: Sequence[str] = ("erase", "swap", "double"),
+        about: Any = "mean",
+        progress: Show = None,
+    ) -> "LayerEffects":
+        """What the edits of several methods do at each layer: to the answers after pairs of prompts, and to other text.
+
+        Args:
+            directions: For each method its directions, one a layer, as :meth:`fit_directions` gives them.
+            pairs: (Prompt that expects the first answer, prompt that expects the second).
+            answers: Two tokens, as ``(" he", " she")``.
+            texts: On which the divergence is measured; passages of books by default, ``()`` for none.
+            edits: Of ``erase``, ``swap``, ``double``, ``to first`` and ``to second`` (every vector gets a class mean's
+                coordinates: the negative and the positive intervention of AlterRep, Ravfogel et al. 2021, arXiv 2105.06965).
+            about: From where they measure.
+            progress: True for bars, a function for events.
+
+        Raises:
+            InputError: No pairs, unknown kinds of edit, or answers that are not single tokens.
+        """
+        from patchclamp.directions import effects
+
+        return effects.layer_effects(
+            self, directions, pairs, answers, texts, edits=edits, about=about, progress=progress
+        )
+
+    def dose_response(
+        self,
+        directions: "dict[str, Direction]",
+        prompts: Any,
+        answers: Sequence[str | int],
+        amounts: Sequence[float],
+        texts: Any = None,
+        *,
+        edit: Literal["add", "scale"] = "add",
+        about: Any = "mean",
+        progress: Show = None,
+    ) -> "DoseResponse":
+        """How far edits of growing size move the answers, and what they cost on other text.
+
+        Args:
+            directions: Of each method.
+            prompts: After which the answers are read.
+            answers: Two tokens; the effect is the log-odds of the second over the first.
+            amounts: Of the edit: distances between the class means for ``add``, factors for ``scale``.
+            texts: On which divergence and loss are measured; passages of books by default.
+            edit: What grows.
+            about: From where ``scale`` measures.
+            progress: True for bars, a function for events.
+
+        Raises:
+            InputError: No direction or amount, or answers that are not single tokens.
+        """
+        from patchclamp.directions import dose
+
+        return dose.dose_response(
+            self, directions, prompts, answers, amounts, texts, edit=edit, about=about, progress=progress
+        )
+
+    def projections(
+        self, direction: "Direction", prompts: Any, labels: Sequence[Any], *, at: Any = None, edits: Sequence[Edit] = ()
+    ) -> "Projections":
+        """The coordinates of prompts' activations along a direction, by class.
+
+        Args:
+            direction: Fitted on this model.
+            prompts: Best others than those it was fitted on.
+            labels: One a prompt.
+            at: Which tokens; those of the fit by default.
+            edits: Record under these.
+
+        Raises:
+            InputError: Lengths differ, one class only, or the direction is of another model.
+        """
+        from patchclamp.directions import projections
+
+        return projections.projections(self, direction, prompts, labels, at=at, edits=edits)
 
     def reference(self, text: Any, site: str, at: Any = "rest") -> "Tensor":
         """The mean activation of a reference text at one site, ``[d]``, about which an edit can be measured.

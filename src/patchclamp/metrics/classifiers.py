@@ -93,7 +93,7 @@ def fit(name: str, train: Rows, test: Rows, seed: int) -> Fitted:
     return Fitted(model.predict(test.X) == test.z, _loss(model, test.X, test.z), converged)
 
 
-def _loss(model: Any, X: Any, z: Any) -> float:  # noqa: N803  (as in scikit-learn)
+def _loss(model: Any, X: Any, z: Any) -> float:
     """Mean cross-entropy in nats; infinite if a class was never seen in training."""
     if not np.isin(z, model.classes_).all():
         return np.inf

@@ -86,7 +86,7 @@ class ProbeReport(DatasetResult):
 
 
 def probe(
-    X: Any,  # noqa: N803  (as in scikit-learn)
+    X: Any,
     z: Any,
     transform: Any,
     *,

@@ -1,0 +1,188 @@
+"""What the edits of directions do, layer by layer: bias and divergence for each method, edit and layer."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.progress import Listener
+from patchclamp.core.result import DatasetResult
+from patchclamp.directions.direction import About, Direction
+from patchclamp.interventions.edits import Edit
+from patchclamp.interventions.results import evidence
+from patchclamp.metrics.bias import Bias, bias, ratio
+from patchclamp.metrics.damage import Damage, damage
+from patchclamp.metrics.edited import UNEDITED, mean_row
+from patchclamp.metrics.neutral import neutral_texts
+from patchclamp.models.opened import OpenModel
+from patchclamp.models.sites import Site
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+KINDS = ("erase", "swap", "double", "to first", "to second")
+"""``to first`` and ``to second`` set the coordinates to those of a class mean: the positive and the negative intervention."""
+_SEP = "|"
+
+
+@dataclass(eq=False)
+class LayerEffects(DatasetResult):
+    """Bias and damage of edits, by layer.
+
+    ``data`` has dims ``method, edit, layer``. ``bias`` is the probability-ratio bias within prompts (1 full, 0 none, negative
+    inverted), ``across`` that across the two prompts of a pair, ``lean`` how much likelier the second answer is than the first
+    whatever the prompt, in [-1, 1]; ``kl`` the divergence from the unedited model on other text, in nats a token. Each has
+    ``_low`` and ``_high``, 95 % bootstrap intervals over pairs (texts). ``bias_before`` and so on are those of the model as it is.
+    """
+
+    kind: ClassVar[str] = "layer_effects"
+
+    @property
+    def data(self) -> "xr.Dataset":
+        """The numbers."""
+        return self.dataset
+
+    def best(self, edit: str, *, kl: float = float("inf")) -> dict[str, Any]:
+        """The method and layer with the least (for erase: the least absolute) bias, among those that stay below a divergence.
+
+        Args:
+            edit: As ``"erase"`` or ``"swap"``.
+            kl: Highest divergence allowed, in nats a token.
+
+        Raises:
+            InputError: No such edit, or none is allowed.
+        """
+        if edit not in self.dataset["edit"].values:
+            raise InputError(unknown("edit", edit, self.dataset["edit"].values))
+        rows = self.dataset.sel(edit=edit).to_dataframe().reset_index()
+        if "kl" in rows:
+            rows = rows[rows["kl"] <= kl]
+        if not len(rows):
+            raise InputError(f"no {edit} stays at or below {kl} nats a token")
+        goal = rows["bias"].abs() if edit == "erase" else rows["bias"]
+        return dict(rows.iloc[int(np.argmin(goal.to_numpy()))])
+
+    def __repr__(self) -> str:
+        lines = [f"Effects by layer; bias before {float(self.dataset['bias_before']):.3f}"]
+        for edit in self.dataset["edit"].values:
+            for method in self.dataset["method"].values:
+                one = self.dataset.sel(edit=edit, method=method)
+                place = int(np.nanargmin(np.abs(one["bias"]) if edit == "erase" else one["bias"]))
+                row = one.isel(layer=place)
+                said = f"bias {float(row['bias']):+.3f} [{float(row['bias_low']):+.3f}, {float(row['bias_high']):+.3f}]"
+                said += f", KL {float(row['kl']):.4f}" if "kl" in one else ""
+                lines.append(f"{edit:<10} {method:<12} least at layer {int(row['layer']):>2}: {said}")
+        return "\n".join(lines)
+
+
+def edits_of(direction: Direction, kind: str, about: About = "mean") -> Edit:
+    """One of the :data:`KINDS` of edit that a direction gives.
+
+    Raises:
+        InputError: There is no such kind, or the concept has not two classes.
+    """
+    if kind not in KINDS:
+        raise InputError(unknown("kind of edit", kind, KINDS))
+    if kind == "erase":
+        return direction.erase(about=about)
+    if kind == "swap":
+        return direction.swap(about=about)
+    if kind == "double":
+        return direction.scale(2.0, about=about)
+    if len(direction.classes) != 2:
+        raise InputError(f"{kind!r} needs two classes; the concept has {len(direction.classes)}")
+    mean = direction.class_means[KINDS.index(kind) - 3] @ direction.directions
+    return direction.erase(about=mean)
+
+
+def layer_effects(
+    model: OpenModel,
+    directions: Mapping[str, Sequence[Direction]],
+    pairs: Any,
+    answers: Sequence[str | int],
+    texts: Any = None,
+    *,
+    edits: Sequence[str] = ("erase", "swap", "double"),
+    about: About = "mean",
+    progress: bool | Listener | None = None,
+) -> LayerEffects:
+    """Measure every method's edits at every layer; see :meth:`patchclamp.Model.layer_effects`."""
+    placed = {
+        _SEP.join((method, kind, str(direction.site))): edits_of(direction, kind, about)
+        for method, several in directions.items()
+        for direction in several
+        for kind in edits
+    }
+    return measured(model, placed, pairs, answers, texts, progress)
+
+
+def measured(
+    model: OpenModel,
+    edits: Mapping[str, Any],
+    pairs: Any,
+    answers: Sequence[str | int],
+    texts: Any = None,
+    progress: bool | Listener | None = None,
+) -> LayerEffects:
+    """Measure edits named ``method|edit|site``."""
+    if not edits:
+        raise InputError("no direction was given")
+    others = neutral_texts() if texts is None else list(texts)
+    found = bias(model, pairs, answers, edits, progress=progress)
+    cost = damage(model, edits, others, progress=progress) if len(others) else None
+    flat = [prompt for pair in pairs for prompt in pair]
+    said = evidence(model, model.prompts(flat), edits=dict(edits), answers=list(answers), texts=others)
+    return LayerEffects(_assembled(list(edits), found, cost), *said)
+
+
+def _assembled(names: list[str], found: Bias, cost: Damage | None) -> "xr.Dataset":
+    import xarray as xr
+
+    parts = [name.split(_SEP) for name in names]
+    methods, kinds = (list(dict.fromkeys(part[i] for part in parts)) for i in (0, 1))
+    layers = sorted({_layer(part[2]) for part in parts})
+    shape = (len(methods), len(kinds), len(layers))
+    arrays: dict[str, Any] = {}
+    before: dict[str, Any] = {}
+    for metric, values in _samples(found, cost).items():
+        weights = values.pop("weights", None)
+        before[f"{metric}_before"] = mean_row(values[UNEDITED], 0, weights)["mean"]
+        for suffix in ("", "_low", "_high"):
+            arrays[metric + suffix] = np.full(shape, np.nan)
+        for name, (method, kind, site) in zip(names, parts, strict=True):
+            at = (methods.index(method), kinds.index(kind), layers.index(_layer(site)))
+            row = mean_row(values[name], 0, weights)
+            for suffix, key in (("", "mean"), ("_low", "low"), ("_high", "high")):
+                arrays[metric + suffix][at] = row[key]
+    dims = ("method", "edit", "layer")
+    coords = {
+        "method": np.array(methods, dtype=object),
+        "edit": np.array(kinds, dtype=object),
+        "layer": np.array(layers),
+    }
+    return xr.Dataset({**{name: (dims, value) for name, value in arrays.items()}, **before}, coords)
+
+
+def _samples(found: Bias, cost: Damage | None) -> dict[str, dict[str, Any]]:
+    """For each metric the samples of every edit, and their weights where they have some."""
+    edits = [str(name) for name in found.data["edit"].values]
+    logs = found.data["log_probability"].values
+    lean = ratio(logs[..., 1], logs[..., 0])
+    tables: dict[str, dict[str, Any]] = {
+        "bias": dict(zip(edits, found.values("within").values, strict=True)),
+        "across": dict(zip(edits, found.values("across").values, strict=True)),
+        "accuracy": dict(zip(edits, found.values("accuracy").values, strict=True)),
+        "lean": dict(zip(edits, lean, strict=True)),
+    }
+    if cost is not None:
+        tables["kl"] = {**dict(zip(edits, cost.data["kl"].values, strict=True)), "weights": cost.data["tokens"].values}
+    return tables
+
+
+def _layer(site: str) -> int:
+    found = Site.parse(site).layer
+    if found is None:
+        raise InputError(f"{site!r} lies in no layer, so it has no place on the axis of layers")
+    return found

@@ -1,0 +1,100 @@
+"""Activations projected on a direction, by class: how far apart the classes lie, before and after an edit."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from patchclamp.core.errors import InputError
+from patchclamp.core.result import DatasetResult
+from patchclamp.directions.direction import Direction
+from patchclamp.directions.fitting import site_rows
+from patchclamp.interventions.edits import Edit
+from patchclamp.interventions.record import record
+from patchclamp.interventions.results import evidence
+from patchclamp.models.opened import OpenModel
+from patchclamp.models.sites import Site
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+
+@dataclass(eq=False)
+class Projections(DatasetResult):
+    """The coordinate of every row along the first direction, with the class of its prompt.
+
+    ``data`` has dim ``row``: ``coordinate`` (in units of the activation), ``label``, ``prompt`` and ``position``.
+    """
+
+    kind: ClassVar[str] = "projections"
+
+    @property
+    def data(self) -> "xr.Dataset":
+        """One row a token."""
+        return self.dataset
+
+    def auc(self) -> float:
+        """Share of pairs of rows, one of each of the first two classes, that lie in the direction's order (0.5 is chance)."""
+        from scipy.stats import mannwhitneyu
+
+        first, second = self.classes()[:2]
+        values, labels = self.dataset["coordinate"].values, self.dataset["label"].values
+        found = mannwhitneyu(values[labels == second], values[labels == first])
+        return float(found.statistic / ((labels == first).sum() * (labels == second).sum()))
+
+    def classes(self) -> list[Any]:
+        """The labels, in order."""
+        return list(np.unique(self.dataset["label"].values))
+
+    def __repr__(self) -> str:
+        values, labels = self.dataset["coordinate"].values, self.dataset["label"].values
+        said = [
+            f"{c!r}: mean {values[labels == c].mean():.3g}, sd {values[labels == c].std():.3g}" for c in self.classes()
+        ]
+        return f"Projections of {len(values)} rows; " + "; ".join(said) + f"; AUC {self.auc():.3f}"
+
+
+def projections(
+    model: OpenModel,
+    direction: Direction,
+    prompts: Any,
+    labels: Sequence[Any],
+    *,
+    at: Any = None,
+    edits: Sequence[Edit] = (),
+) -> Projections:
+    """Project prompts' activations on a direction; see :meth:`patchclamp.Model.projections`."""
+    if direction.fitted is None:
+        raise InputError(
+            "this direction was fitted on arrays; fit it with model.fit_direction, so that it knows its site"
+        )
+    if direction.fitted.fingerprint != model.fingerprint():
+        raise InputError(
+            f"this direction was fitted on {direction.fitted.model or 'another live model'}, not on this model"
+        )
+    reads = direction.directions if direction.readers is None else direction.readers
+    return projected(
+        model, reads, direction.fitted.site, prompts, labels, direction.fitted.at if at is None else at, edits
+    )
+
+
+def projected(
+    model: OpenModel, reads: Any, site: str, prompts: Any, labels: Sequence[Any], at: Any, edits: Sequence[Edit] = ()
+) -> Projections:
+    """Project prompts' activations at a site on the first of some vectors ``[rank, d]``."""
+    import xarray as xr
+
+    rows = model.prompts(prompts)
+    if len(rows) != len(labels):
+        raise InputError(f"{len(rows)} prompts and {len(labels)} labels were given; there is one a prompt")
+    found = site_rows(record(model, prompts, [site], at, edits=list(edits)), Site.parse(site))
+    marks = np.array([str(label) for label in labels], dtype=object)
+    if len(set(marks.tolist())) < 2:
+        raise InputError(f"the labels have one class only ({marks[0]!r}); projections compare at least two")
+    dataset = xr.Dataset(
+        {"coordinate": ("row", (found.x.double() @ reads[0].to(found.x.device)).cpu().numpy())},
+        {"label": ("row", marks[found.prompt]), "prompt": ("row", found.prompt), "position": ("row", found.position)},
+    )
+    said = evidence(model, rows, reads=reads, site=site, at=at, labels=marks.tolist(), edits=list(edits))
+    return Projections(dataset, *said)

@@ -1,0 +1,95 @@
+"""Bias and divergence against layer: a column an edit, a line a method."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from patchclamp.core.errors import InputError, unknown
+from patchclamp.figures.style import styled
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from patchclamp.directions.effects import LayerEffects
+
+COLOURS = ("#1f3b73", "#c2571a", "#2f7d5b", "#8c3f7d", "#7a6a4f", "#4a90b8", "#b03a48")
+CONTROL = "#9aa3af"
+MARKS = ("o", "s", "^", "D", "v", "P", "X")
+LABELS = {
+    "bias": "bias within prompts",
+    "across": "bias across prompts",
+    "lean": "lean to the second answer",
+    "accuracy": "accuracy",
+    "kl": "KL, nats a token",
+}
+
+
+def look(names: list[str]) -> dict[str, dict[str, Any]]:
+    """Colour and mark of each method; the random control is grey and dashed."""
+    found: dict[str, dict[str, Any]] = {}
+    number = 0
+    for name in names:
+        if name == "random":
+            found[name] = {"color": CONTROL, "linestyle": "--", "marker": None}
+            continue
+        found[name] = {"color": COLOURS[number % len(COLOURS)], "marker": MARKS[number % len(MARKS)], "markersize": 2.6}
+        number += 1
+    return found
+
+
+def figure(found: "LayerEffects", *, metric: str = "bias") -> "Figure":
+    """Draw a metric against layer above and the divergence on other text below, with 95 % intervals.
+
+    Args:
+        found: The result.
+        metric: ``bias``, ``across``, ``lean`` or ``accuracy``.
+
+    Raises:
+        InputError: It was not measured.
+    """
+    data = found.data
+    valid = [name for name in LABELS if name in data and name != "kl"]
+    if metric not in valid:
+        raise InputError(unknown("metric", metric, valid))
+    shown = [metric, "kl"] if "kl" in data else [metric]
+    methods, edits = [str(m) for m in data["method"].values], [str(e) for e in data["edit"].values]
+    styles = look(methods)
+    with styled() as make:
+        size = (2.3 * len(edits) + 1.0, 2.2 * len(shown) + 0.6)
+        drawn: Figure = make(figsize=size, layout="constrained")
+        axes = drawn.subplots(len(shown), len(edits), squeeze=False, sharex=True, sharey="row")
+        for column, edit in enumerate(edits):
+            for row, name in enumerate(shown):
+                axis = axes[row, column]
+                for method in methods:
+                    _line(axis, data.sel(method=method, edit=edit), name, styles[method], method)
+                _dress(axis, data, name)
+                if not column:
+                    axis.set_ylabel(LABELS[name])
+            axes[0, column].set_title(edit)
+            axes[-1, column].set_xlabel("layer")
+        handles, labels = axes[0, 0].get_legend_handles_labels()
+        drawn.legend(handles, labels, loc="outside lower center", ncols=min(6, len(labels)), frameon=False, fontsize=7)
+        return drawn
+
+
+def _line(axis: Any, one: Any, name: str, style: dict[str, Any], label: str) -> None:
+    known = np.isfinite(one[name].values)
+    layers = one["layer"].values[known]
+    floor = 1e-6 if name == "kl" else -np.inf
+    axis.plot(layers, np.maximum(one[name].values[known], floor), label=label, linewidth=1.1, **style)
+    low, high = (np.maximum(one[f"{name}_{end}"].values[known], floor) for end in ("low", "high"))
+    axis.fill_between(layers, low, high, color=style["color"], alpha=0.14, linewidth=0)
+
+
+def _dress(axis: Any, data: Any, name: str) -> None:
+    if name == "kl":
+        axis.set_yscale("log")
+    else:
+        axis.axhline(0, color="0.75", linewidth=0.6, zorder=0)
+        axis.axhline(
+            float(data[f"{name}_before"]), color="black", linewidth=0.7, linestyle=":", zorder=0, label="before"
+        )
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.grid(axis="y", color="0.92", linewidth=0.5)
+    axis.set_axisbelow(True)

@@ -1,0 +1,39 @@
+"""Activations projected on a direction, by class."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from patchclamp.figures.layer_effects import COLOURS
+from patchclamp.figures.style import styled
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from patchclamp.directions.projections import Projections
+
+BINS = 40
+
+
+def figure(found: "Projections") -> "Figure":
+    """Draw a histogram of the coordinates of each class, with the class means.
+
+    Args:
+        found: The result.
+    """
+    values, labels = found.data["coordinate"].values, found.data["label"].values
+    edges = np.histogram_bin_edges(values, BINS).tolist()
+    with styled() as make:
+        drawn: Figure = make(figsize=(4.2, 2.4), layout="constrained")
+        axis = drawn.subplots()
+        for number, label in enumerate(found.classes()):
+            mine, colour = values[labels == label], COLOURS[number % len(COLOURS)]
+            axis.hist(mine, edges, density=True, histtype="stepfilled", color=colour, alpha=0.3, linewidth=0)
+            axis.hist(
+                mine, edges, density=True, histtype="step", color=colour, linewidth=1.0, label=f"{label} ({len(mine)})"
+            )
+            axis.axvline(mine.mean(), color=colour, linewidth=1.0, linestyle="--")
+        axis.set(xlabel="coordinate along the direction", ylabel="density", title=f"AUC {found.auc():.3f}")
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.legend(frameon=False, fontsize=7)
+        return drawn
