@@ -163,6 +163,8 @@ def test_probing_sets_have_the_labels_they_say() -> None:
         assert Counter(row.label for row in rows) == sizes
         assert len({row.prompt for row in rows}) == len(rows)
         assert all(row.prompt == row.prompt.strip() for row in rows)
+        grouped = {(row.group, row.prompt[start : start + 30]) for row in rows for start in range(len(row.prompt) - 29)}
+        assert len({passage for _, passage in grouped}) == len(grouped)  # no passage stands in two groups
         label |= {(name, row.prompt): row.label for row in rows}
     assert label["5_hist_fig_ismale", "Margaret of Savoy, Duchess of Anjou"] == "female"
     assert label["21_headline_istrump", "House G.O.P. Signals Break With Trump Over Tariff Threat."] == "Trump"

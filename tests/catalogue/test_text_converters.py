@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -179,9 +180,25 @@ def test_probing_sets_lose_repeated_and_contradicted_texts(converted: Converted)
     made = converted(probing_sets, "x.whl", files)
     assert set(made) == set(probing_sets.SETS)
     assert made["92_glue_sst2"] == [
-        {"prompt": "plain", "label": "negative"},
-        {"prompt": "two\nlines, a comma", "label": "positive"},
+        {"prompt": "plain", "label": "negative", "group": 0},
+        {"prompt": "two\nlines, a comma", "label": "positive", "group": 1},
     ]
+
+
+@given(st.lists(st.tuples(st.integers(0, 150), st.integers(25, 45)), max_size=8))
+def test_groups_are_the_connected_parts_of_the_graph_of_shared_passages(cuts: list[tuple[int, int]]) -> None:
+    """On pieces of one document, against a slow oracle: reachability by a power of the matrix of sharing."""
+    document = "".join(map(chr, range(0x4E00, 0x4E00 + 200)))
+    texts = [document[start : start + length] for start, length in cuts]
+    passages = [{text[i : i + 30] for i in range(len(text) - 29)} for text in texts]
+    shares = [[i == j or bool(one & other) for j, other in enumerate(passages)] for i, one in enumerate(passages)]
+    reached = np.linalg.matrix_power(np.array(shares, dtype=int).reshape(len(texts), len(texts)), 8) > 0
+    assert probing_sets.groups(texts) == [row.tolist().index(True) for row in reached]
+
+
+def test_groups_chain() -> None:
+    left, right = "x" * 30, "y" * 30
+    assert probing_sets.groups([left, "lone", right, f"{left} {right}", left[1:]]) == [0, 1, 0, 0, 4]
 
 
 def test_missing_zstandard_is_a_clear_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

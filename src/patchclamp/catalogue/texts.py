@@ -74,6 +74,8 @@ class Labelled:
 
     prompt: str
     label: str
+    group: int
+    """Texts that overlap have one number: pass it as ``groups`` wherever rows are split into train and test."""
 
 
 def probing_sets() -> list[str]:
@@ -86,9 +88,9 @@ def probing_sets() -> list[str]:
 def probing_set(name: str) -> list[Labelled]:
     """A set of texts with two labels, such as ``92_glue_sst2`` with ``negative`` and ``positive``.
 
-    A text that the package repeats is here once, and one that it gives both labels is left out, so that a random split
-    into train and test shares no text; classes are then near to even, not even. Passages of one document may still
-    overlap in ``56_wikidatasex_or_gender`` and ``58_wikidatapolitical_party``.
+    A text that the package repeats is here once, and one that it gives both labels is left out, so classes are near to
+    even, not even. Texts that share 30 characters in a row, such as passages of one document or a phrase and its
+    sentence, are of one group.
 
     Source: Kantamneni et al., Are Sparse Autoencoders Useful? A Case Study in Sparse Probing, 2025.
 

@@ -3,6 +3,7 @@
 import csv
 import io
 from pathlib import Path
+from typing import Any
 
 from patchclamp.catalogue.converters.archives import read_members
 from patchclamp.core.errors import missing_dependency
@@ -24,6 +25,9 @@ SETS = {
 }
 """The sets that are kept, and what their labels are called here."""
 
+SHARED = 30
+"""Characters in a row that put two texts into one group: enough for a clause, more than most names."""
+
 
 def convert(archive: Path, out: Path) -> None:
     """Write one file a set."""
@@ -38,9 +42,33 @@ def convert(archive: Path, out: Path) -> None:
         write_json(out / f"{name}.json", rows(table, labels))
 
 
-def rows(table: str, labels: dict[str, str]) -> list[dict[str, str]]:
-    """Distinct texts with their labels, in the order of the table; a text under two labels is left out."""
+def rows(table: str, labels: dict[str, str]) -> list[dict[str, Any]]:
+    """Distinct texts with labels and groups, in the order of the table; a text under two labels is left out."""
     found: dict[str, set[str]] = {}
     for row in csv.DictReader(io.StringIO(table, newline="")):
         found.setdefault(row["prompt"].strip(), set()).add(labels[row["target"]])
-    return [{"prompt": prompt, "label": next(iter(said))} for prompt, said in found.items() if len(said) == 1]
+    label = {prompt: next(iter(said)) for prompt, said in found.items() if len(said) == 1}
+    members = groups(list(label))
+    return [
+        {"prompt": prompt, "label": label[prompt], "group": group} for prompt, group in zip(label, members, strict=True)
+    ]
+
+
+def groups(texts: list[str]) -> list[int]:
+    """Group of every text: the number of the first text that it shares a passage with, itself or through others.
+
+    A passage is ``SHARED`` characters in a row. The groups are the connected parts of the graph of sharing.
+    """
+    parent = list(range(len(texts)))
+
+    def root(text: int) -> int:
+        while parent[text] != text:
+            parent[text] = text = parent[parent[text]]
+        return text
+
+    first: dict[str, int] = {}
+    for number, text in enumerate(texts):
+        for start in range(len(text) - SHARED + 1):
+            one, other = root(first.setdefault(text[start : start + SHARED], number)), root(number)
+            parent[max(one, other)] = min(one, other)
+    return [root(number) for number in range(len(texts))]
