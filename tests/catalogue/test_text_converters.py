@@ -50,8 +50,9 @@ PAIRS = [
     # two pronouns, a space before the 's, an article outside one bracket, an article said twice
     ("The chief 's wife saw [the cook] and [her] pan.", "The chief 's wife saw the [cook] and [his] pan.", True),
     ("The guard asked the [the CEO] if [he] paid [his] rent.", "The guard asked [the CEO] if [she] paid [her] rent.", True),
-    # another word changed; the same pronoun twice; the other occupation; a pronoun left as it was
+    # another word changed; one more word at the end; the same pronoun twice; the other occupation; a pronoun left as it was
     ("[The cook] fed the guard and [she] is kind.", "[The cook] fed the guard and [he] is rude.", False),
+    ("[The cook] fed the guard and [she] left", "[The cook] fed the guard and [he] left today", False),
     ("[The cook] fed the guard and [she] left.", "[The cook] fed the guard and [she] left.", False),
     ("[The cook] fed the guard and [she] left.", "The cook fed [the guard] and [he] left.", False),
     ("The cook lent [the guard] her cup and hated [her].", "The cook lent [the guard] her cup and hated [him].", True),
