@@ -3,20 +3,44 @@
 from patchclamp.catalogue.assets import ASSETS, Asset
 from patchclamp.catalogue.data import capitals, gutenberg, mnist
 from patchclamp.catalogue.fetching import cache_root, fetch, is_fetched, verify, where
+from patchclamp.catalogue.gender import (
+    FirstNames,
+    WinoBiasSentence,
+    WinogenderSentence,
+    first_names,
+    gendered_words,
+    winobias,
+    winogender,
+)
+from patchclamp.catalogue.texts import Labelled, Review, Speech, imdb, probing_set, probing_sets, state_of_the_union
 
 __all__ = [
     "ASSETS",
     "Asset",
+    "FirstNames",
+    "Labelled",
+    "Review",
+    "Speech",
+    "WinoBiasSentence",
+    "WinogenderSentence",
     "cache_root",
     "capitals",
     "fetch",
+    "first_names",
+    "gendered_words",
     "gutenberg",
+    "imdb",
     "is_fetched",
     "is_model",
     "mnist",
     "models",
+    "probing_set",
+    "probing_sets",
+    "state_of_the_union",
     "verify",
     "where",
+    "winobias",
+    "winogender",
 ]
 
 

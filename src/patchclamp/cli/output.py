@@ -4,7 +4,7 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import tomli_w
 from rich.console import Console
@@ -39,7 +39,8 @@ def show(value: Plain, *, as_json: bool, table: Any = None, title: str | None = 
     rows = table.to_dict("records") if hasattr(table, "to_dict") else list(table)
     drawn = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for column in rows[0] if rows else ():
-        drawn.add_column(str(column), justify="right" if isinstance(rows[0][column], int | float) else "left")
+        justify: Literal["left", "right"] = "right" if isinstance(rows[0][column], int | float) else "left"
+        drawn.add_column(str(column), justify=justify, no_wrap=column == "name")  # a name is there to be copied
     for row in rows:
         drawn.add_row(*(_cell(item) for item in row.values()))
     console.print(drawn)
