@@ -13,7 +13,7 @@ from patchclamp.directions.direction import About, Direction
 from patchclamp.interventions.results import evidence
 from patchclamp.metrics.bias import bias
 from patchclamp.metrics.damage import damage
-from patchclamp.metrics.edited import UNEDITED, mean_row
+from patchclamp.metrics.edited import UNEDITED, mean_row, named
 from patchclamp.metrics.neutral import neutral_texts
 from patchclamp.models.opened import OpenModel
 
@@ -27,7 +27,7 @@ EDITS = ("add", "scale")
 class DoseResponse(DatasetResult):
     """What each amount of each edit does.
 
-    ``data`` has dims ``method, amount``: ``effect`` is the mean log-odds (in nats) of the second answer over the first,
+    ``data`` has dims ``direction, amount``: ``effect`` is the mean log-odds (in nats) of the second answer over the first,
     ``lean`` its bounded form (p2 - p1) / max(p1, p2), ``kl`` the divergence on other text and ``loss_change`` the change of its
     loss, in nats a token; each with ``_low`` and ``_high``, 95 % bootstrap intervals over prompts (texts).
     """
@@ -41,8 +41,8 @@ class DoseResponse(DatasetResult):
 
     def __repr__(self) -> str:
         lines = ["Dose and response: log-odds of the second answer (nats), KL on other text (nats a token)"]
-        for method in self.dataset["method"].values:
-            one = self.dataset.sel(method=method)
+        for method in self.dataset["direction"].values:
+            one = self.dataset.sel(direction=method)
             cells = [
                 f"{float(a):g}: {float(e):+.2f} / {float(k):.3f}"
                 for a, e, k in zip(one["amount"], one["effect"], one["kl"], strict=True)
@@ -109,7 +109,7 @@ def dosed(
             for name, (method, _, amount) in zip(edits, parts, strict=True):
                 row = mean_row(values.sel(edit=name).values, 0, weights)
                 table[methods.index(method), amounts.index(float(amount))] = row[key]
-            arrays[metric + suffix] = (("method", "amount"), table)
-    dataset = xr.Dataset(arrays, {"method": np.array(methods, dtype=object), "amount": np.array(amounts)})
-    said = evidence(model, rows, edits=dict(edits), answers=list(answers), texts=others)
+            arrays[metric + suffix] = (("direction", "amount"), table)
+    dataset = xr.Dataset(arrays, {"direction": np.array(methods, dtype=object), "amount": np.array(amounts)})
+    said = evidence(model, rows, edits=named(edits), answers=list(answers), texts=others)
     return DoseResponse(dataset, *said)

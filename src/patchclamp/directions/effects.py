@@ -14,7 +14,7 @@ from patchclamp.interventions.edits import Edit
 from patchclamp.interventions.results import evidence
 from patchclamp.metrics.bias import Bias, bias, ratio
 from patchclamp.metrics.damage import Damage, damage
-from patchclamp.metrics.edited import UNEDITED, mean_row
+from patchclamp.metrics.edited import UNEDITED, mean_row, named
 from patchclamp.metrics.neutral import neutral_texts
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.sites import Site
@@ -31,7 +31,7 @@ _SEP = "|"
 class LayerEffects(DatasetResult):
     """Bias and damage of edits, by layer.
 
-    ``data`` has dims ``method, edit, layer``. ``bias`` is the probability-ratio bias within prompts (1 full, 0 none, negative
+    ``data`` has dims ``direction, edit, layer``. ``bias`` is the probability-ratio bias within prompts (1 full, 0 none, negative
     inverted), ``across`` that across the two prompts of a pair, ``lean`` how much likelier the second answer is than the first
     whatever the prompt, in [-1, 1]; ``kl`` the divergence from the unedited model on other text, in nats a token. Each has
     ``_low`` and ``_high``, 95 % bootstrap intervals over pairs (texts). ``bias_before`` and so on are those of the model as it is.
@@ -45,7 +45,7 @@ class LayerEffects(DatasetResult):
         return self.dataset
 
     def best(self, edit: str, *, kl: float = float("inf")) -> dict[str, Any]:
-        """The method and layer with the least (for erase: the least absolute) bias, among those that stay below a divergence.
+        """The direction and layer with the least (for erase: the least absolute) bias, among those that stay below a divergence.
 
         Args:
             edit: As ``"erase"`` or ``"swap"``.
@@ -67,8 +67,8 @@ class LayerEffects(DatasetResult):
     def __repr__(self) -> str:
         lines = [f"Effects by layer; bias before {float(self.dataset['bias_before']):.3f}"]
         for edit in self.dataset["edit"].values:
-            for method in self.dataset["method"].values:
-                one = self.dataset.sel(edit=edit, method=method)
+            for method in self.dataset["direction"].values:
+                one = self.dataset.sel(edit=edit, direction=method)
                 place = int(np.nanargmin(np.abs(one["bias"]) if edit == "erase" else one["bias"]))
                 row = one.isel(layer=place)
                 said = f"bias {float(row['bias']):+.3f} [{float(row['bias_low']):+.3f}, {float(row['bias_high']):+.3f}]"
@@ -133,7 +133,7 @@ def measured(
     found = bias(model, pairs, answers, edits, progress=progress)
     cost = damage(model, edits, others, progress=progress) if len(others) else None
     flat = [prompt for pair in pairs for prompt in pair]
-    said = evidence(model, model.prompts(flat), edits=dict(edits), answers=list(answers), texts=others)
+    said = evidence(model, model.prompts(flat), edits=named(edits), answers=list(answers), texts=others)
     return LayerEffects(_assembled(list(edits), found, cost), *said)
 
 
@@ -156,9 +156,9 @@ def _assembled(names: list[str], found: Bias, cost: Damage | None) -> "xr.Datase
             row = mean_row(values[name], 0, weights)
             for suffix, key in (("", "mean"), ("_low", "low"), ("_high", "high")):
                 arrays[metric + suffix][at] = row[key]
-    dims = ("method", "edit", "layer")
+    dims = ("direction", "edit", "layer")
     coords = {
-        "method": np.array(methods, dtype=object),
+        "direction": np.array(methods, dtype=object),
         "edit": np.array(kinds, dtype=object),
         "layer": np.array(layers),
     }

@@ -18,13 +18,13 @@ def figure(found: "DoseResponse") -> "Figure":
         found: The result.
     """
     data = found.data
-    methods = [str(m) for m in data["method"].values]
+    methods = [str(m) for m in data["direction"].values]
     styles = look(methods)
     with styled() as make:
         drawn: Figure = make(figsize=(7.4, 2.7), layout="constrained")
         effect, cost, front = drawn.subplots(1, 3)
         for method in methods:
-            one, style = data.sel(method=method), styles[method]
+            one, style = data.sel(direction=method), styles[method]
             for axis, name in ((effect, "effect"), (cost, "kl")):
                 axis.plot(one["amount"], one[name], label=method, linewidth=1.1, **style)
                 axis.fill_between(

@@ -52,7 +52,7 @@ def figure(found: "LayerEffects", *, metric: str = "bias") -> "Figure":
     if metric not in valid:
         raise InputError(unknown("metric", metric, valid))
     shown = [metric, "kl"] if "kl" in data else [metric]
-    methods, edits = [str(m) for m in data["method"].values], [str(e) for e in data["edit"].values]
+    methods, edits = [str(m) for m in data["direction"].values], [str(e) for e in data["edit"].values]
     styles = look(methods)
     with styled() as make:
         size = (2.3 * len(edits) + 1.0, 2.2 * len(shown) + 0.6)
@@ -62,7 +62,7 @@ def figure(found: "LayerEffects", *, metric: str = "bias") -> "Figure":
             for row, name in enumerate(shown):
                 axis = axes[row, column]
                 for method in methods:
-                    _line(axis, data.sel(method=method, edit=edit), name, styles[method], method)
+                    _line(axis, data.sel(direction=method, edit=edit), name, styles[method], method)
                 _dress(axis, data, name)
                 if not column:
                     axis.set_ylabel(LABELS[name])
