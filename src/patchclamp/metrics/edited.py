@@ -32,6 +32,13 @@ def named(edits: Edits) -> dict[str, list[Edit]]:
         InputError: Something is no edit, or has the name of the unedited model.
     """
     given: Mapping[str, Any] = edits if isinstance(edits, Mapping) else {EDITED: edits}
+    odd = next(
+        (value for value in given.values() if not isinstance(value, Iterable) and not isinstance(value, Edit)), given
+    )
+    if odd is not given:
+        raise InputError(
+            f"edits are pc.Edit objects, several of them, or a mapping of names to them; got {type(odd).__name__}"
+        )
     found = {name: [value] if isinstance(value, Edit) else list(value) for name, value in given.items()}
     for name, chosen in found.items():
         if name == UNEDITED:
