@@ -100,8 +100,10 @@ def test_wrong_input_is_refused_before_any_run(llama: pc.Model) -> None:
         pc.metrics.bias(llama, PAIRS, (5, 5))
     with pytest.raises(pc.InputError, match="'unedited' names the model"):
         pc.metrics.bias(llama, PAIRS, (5, 9), {"unedited": EDITS["scaled"]})
-    with pytest.raises(pc.InputError, match=r"holds Tensor"):
+    with pytest.raises(pc.InputError, match="got Tensor"):
         pc.metrics.bias(llama, PAIRS, (5, 9), {"x": [torch.ones(3)]})
+    with pytest.raises(pc.InputError, match="got NoneType"):
+        pc.metrics.bias(llama, PAIRS, (5, 9), {"x": None})
 
 
 @pytest.mark.assets

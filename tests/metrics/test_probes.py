@@ -194,3 +194,16 @@ def test_wrong_input_is_refused(change: dict[str, object], said: str) -> None:
     given_ = {"X": X, "z": z, "transform": lambda x: x, **change}
     with pytest.raises(pc.InputError, match=said):
         pc.metrics.probe(given_.pop("X"), given_.pop("z"), given_.pop("transform"), **given_)
+
+
+def test_an_erasure_that_works_in_place_does_not_touch_the_data() -> None:
+    X, z = rows(2.0)
+    kept = X.copy()
+
+    def emptied(x: np.ndarray) -> np.ndarray:
+        x *= 0
+        return x
+
+    found = pc.metrics.probe(X, z, emptied, probes=["linear"])
+    assert np.array_equal(X, kept)
+    assert float(found.data["accuracy"].sel(data="before", task="concept", probe="linear")) > 0.8

@@ -33,8 +33,8 @@ def figure(found: "Divergence") -> "Figure":
                 one = curves.sel(edit=edit, topic=topic)
                 count = len(found.first(edit, topic))
                 label, colour = f"{topic} topic ({count} prompts)", COLOURS[topic]
-                axis.plot(one["k"], one["share"], color=colour, linewidth=1.2, label=label)
-                axis.fill_between(one["k"], one["low"], one["high"], color=colour, alpha=0.2, linewidth=0)
+                axis.plot(one["k"], one["share"], color=colour, linewidth=1.2, drawstyle="steps-post", label=label)
+                axis.fill_between(one["k"], one["low"], one["high"], step="post", color=colour, alpha=0.2, linewidth=0)
             axis.set_title(visible(edit, 30))
             axis.set_ylim(-0.02, 1.02)
             axis.set_xlim(0, found.max_new_tokens)

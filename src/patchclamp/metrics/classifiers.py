@@ -62,7 +62,8 @@ def _mlp(rows: Rows, seed: int) -> tuple[Any, bool]:
     chosen = np.random.default_rng(seed).permutation(groups)[: max(1, round(VALIDATION * len(groups)))]
     held = np.isin(rows.groups, chosen)
     model, classes = MLPClassifier((HIDDEN,), random_state=seed), np.unique(rows.z)
-    best, kept, since = np.inf, ([], []), 0
+    best, since = np.inf, 0
+    kept: tuple[list[Any], list[Any]] = ([], [])
     for _ in range(ITERATIONS["mlp"]):
         model.partial_fit(rows.X[~held], rows.z[~held], classes=classes)
         loss = _loss(model, rows.X[held], rows.z[held])

@@ -72,6 +72,7 @@ class Divergence(DatasetResult):
                 hits = (first[:, None] >= ks).sum(0)
                 values[0, i, j] = hits / len(first)
                 values[1:, i, j] = np.transpose([wilson(int(n), len(first)) for n in hits])
+        values[1:, :, :, 0] = 1.0  # before the first token all are alike by definition
         dims = ("edit", "topic", "k")
         coords = {"edit": edits, "topic": np.array(self.topics, dtype=object), "k": ks}
         return xr.Dataset(dict(zip(("share", "low", "high"), ((dims, v) for v in values), strict=True)), coords)

@@ -31,19 +31,22 @@ def named(edits: Edits) -> dict[str, list[Edit]]:
     Raises:
         InputError: Something is no edit, or has the name of the unedited model.
     """
-    given: Mapping[str, Any] = edits if isinstance(edits, Mapping) else {EDITED: edits}
-    found = {name: [value] if isinstance(value, Edit) else list(value) for name, value in given.items()}
-    for name, chosen in found.items():
-        if name == UNEDITED:
-            raise InputError(
-                f"{UNEDITED!r} names the model without edits, which is measured always; choose another name"
-            )
-        for edit in chosen:
-            if not isinstance(edit, Edit):
-                raise InputError(
-                    f"edits are pc.Edit objects, as pc.Add(...) gives; {name!r} holds {type(edit).__name__}"
-                )
+    given: Mapping[Any, Any] = edits if isinstance(edits, Mapping) else {EDITED: edits}
+    found = {str(name): _listed(value) for name, value in given.items()}
+    if UNEDITED in found:
+        raise InputError(f"{UNEDITED!r} names the model without edits, which is measured always; choose another name")
     return found if isinstance(edits, Mapping) or found[EDITED] else {}
+
+
+def _listed(value: Any) -> list[Edit]:
+    chosen = [value] if isinstance(value, Edit) or not isinstance(value, Iterable) else list(value)
+    for item in chosen:
+        if not isinstance(item, Edit):
+            raise InputError(
+                "edits are what pc.Add(...) and its like give, several of them, or a mapping of names to them; got "
+                f"{type(item).__name__}"
+            )
+    return chosen
 
 
 def paired(model: OpenModel, given: Any) -> list[Prompt]:

@@ -105,17 +105,23 @@ def interchange(
             found[members] = some.numpy()
         logs.append(found.reshape(-1, 2, 2))
     start, mixed = logs
-    worst = start[:, ::-1]
+    names = [model.output_label(i) for i in ids]
+    said = evidence(model, flat, directions=basis, site=site, answers=ids, at=at)
+    return Interchange(_labelled(start, mixed, flat, names, len(basis)), *said)
+
+
+def _labelled(start: Any, mixed: Any, prompts: list[Prompt], answers: list[str], rank: int) -> "xr.Dataset":
+    """Log-probabilities ``[pair, prompt, answer]`` and their confusion."""
     import xarray as xr
 
-    parts = {"start": start, "worst": worst.copy(), "mixed": mixed, "confusion": confusion(start, mixed, worst)}
-    names = np.array([model.output_label(i) for i in ids], dtype=object)
-    labels = np.array([p.name for p in flat], dtype=object).reshape(-1, 2)
-    data = xr.Dataset(
+    worst = start[:, ::-1].copy()
+    parts = {"start": start, "worst": worst, "mixed": mixed, "confusion": confusion(start, mixed, worst)}
+    texts = np.array([p.name for p in prompts], dtype=object).reshape(-1, 2)
+    return xr.Dataset(
         {name: (("pair", "prompt", "answer"), values) for name, values in parts.items()},
-        {"answer": names, "text": (("pair", "prompt"), labels)}, attrs={"rank": len(basis)},
-    )  # fmt: skip
-    return Interchange(data, *evidence(model, flat, directions=basis, site=site, answers=ids, at=at))
+        {"answer": np.array(answers, dtype=object), "text": (("pair", "prompt"), texts)},
+        attrs={"rank": rank},
+    )
 
 
 def _pairs(model: OpenModel, given: Any) -> tuple[list[Prompt], list[Prompt]]:

@@ -123,7 +123,7 @@ def probe(
             raise InputError(unknown("probe", name, PROBES))
     train, test = split(labels, groups, test_size=test_size, seed=seed)
     function: Callable[[Any], Any] = getattr(transform, "transform", transform)
-    after = _array(function(data))
+    after = _array(function(data.copy()))
     if after.shape != data.shape:
         raise InputError(f"the erasure turned {data.shape} into {after.shape}; it must keep the shape")
     draw = np.random.default_rng(seed)
@@ -133,12 +133,12 @@ def probe(
     # the deviations of the untouched rows for every version: rounding along an erased direction must not become a feature
     mean, deviation = scale_of(data[train])
     member = np.arange(len(data)) if groups is None else np.asarray(groups)
-    fitted = {}
+    fitted: dict[tuple[str, str, str], Fitted] = {}
     for version, rows in versions.items():
         scaled = (rows - mean) / deviation
         for task, given in tasks.items():
-            sides = [Rows(scaled[part], given[part], member[part]) for part in (train, test)]
-            fitted |= {(version, name, task): fit(name, *sides, seed) for name in probes}
+            on, off = (Rows(scaled[part], given[part], member[part]) for part in (train, test))
+            fitted |= {(version, name, task): fit(name, on, off, seed) for name in probes}
     held = None if groups is None else member[test]
     dataset = _labelled(fitted, versions, list(probes), held, guess(labels[train], labels[test]), seed)
     gaps = np.array([[_gap(rows[part], labels[part]) for part in (train, test)] for rows in versions.values()])

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
+from patchclamp.metrics.edited import table as rows_of
 from patchclamp.reports.page import Part, embedded_png, table
 
 if TYPE_CHECKING:
@@ -16,5 +17,18 @@ def parts(found: "Divergence") -> list[Part]:
         Part("Summary", Markup("<pre>{}</pre>").format(repr(found))),
         Part("How long continuations stay alike", embedded_png(found)),
         Part("Means, with 95 % intervals", table(found.summary())),
-        Part("Continuations side by side", table(found.completions())),
+        Part("Continuations", table(rows_of(_continuations(found)), 200)),
     ]
+
+
+def _continuations(found: "Divergence") -> list[dict[str, str]]:
+    """A row a continuation, those of one prompt below each other."""
+    rows = []
+    for one in found.completions().to_dict("records"):
+        prompt, topic = one.pop("prompt"), one.pop("topic")
+        for number, (edit, text) in enumerate(one.items()):
+            named = ("", "") if number else (topic, prompt)
+            rows.append(
+                {"topic": named[0], "prompt": named[1], "edit": str(edit), "continuation": text.replace("\n", "⏎")}
+            )
+    return rows
