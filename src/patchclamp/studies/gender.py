@@ -20,10 +20,11 @@ TRAIN_NAMES = (
 )  # fmt: skip
 TEST_NAMES = (("Thomas", "Emma"), ("Daniel", "Laura"), ("Peter", "Anna"))
 TRAIN_TEMPLATES = (
-    "{} went to the market because", "{} was very tired, so", "{} was late because", "{} left early because",
-    "{} worked hard until",
+    "Last week {} went to the market because", "Last week {} was very tired, so", "Last week {} was late because",
+    "Last week {} left early because", "Last week {} worked hard until",
 )  # fmt: skip
-TEST_TEMPLATES = ("{} could not sleep because", "{} forgot what", "{} is proud that")
+TEST_TEMPLATES = ("Last week {} could not sleep because", "Last week {} bought a car because", "I heard that {} forgot what")
+"""The person never comes first: the first token is an attention sink, which carries little of what it says."""
 OTHER_WORDS = """he him his himself she her hers herself mr mrs miss sir madam lord lady man men woman women boy boys girl girls
 father mother son sons daughter daughters brother brothers sister sisters husband wife gentleman gentlemen""".split()
 
@@ -33,7 +34,7 @@ def pairs(part: str) -> list[tuple[str, str]]:
     held = part == "test"
     nouns, names = (TEST_NOUNS, TEST_NAMES) if held else (TRAIN_NOUNS, TRAIN_NAMES)
     templates = (*TRAIN_TEMPLATES, *TEST_TEMPLATES) if held else TRAIN_TEMPLATES
-    people = [(f"The {a}", f"The {b}") for a, b in nouns] + list(names)
+    people = [(f"the {a}", f"the {b}") for a, b in nouns] + list(names)
     return [(template.format(a), template.format(b)) for a, b in people for template in templates]
 
 
