@@ -15,7 +15,7 @@ from torch import Tensor
 from patchclamp.core.errors import InputError, PatchclampWarning
 from patchclamp.directions.concept import Concept, Kind
 from patchclamp.directions.direction import SINK, Direction
-from patchclamp.directions.moments import Moments
+from patchclamp.directions.moments import BLOCK, Moments
 from patchclamp.interventions.edits import Edit
 
 RARE = 10
@@ -45,6 +45,11 @@ class Rows:
     def labels(self) -> Any:
         """``[row]`` index of the class."""
         return self.z.argmax(1)
+
+    @cached_property
+    def lengths(self) -> Tensor:
+        """``[row]`` norms."""
+        return torch.cat([block.to(torch.float64).norm(dim=1) for block in self.x.split(BLOCK)])
 
 
 @dataclass(eq=False)
@@ -193,7 +198,7 @@ class DirectionEstimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         if gap is None and not classes and len(moments.mean_z) == 1:
             gap = (moments.effects() @ reads.T @ found.directions)[0]
         median = None if stream else _median(rows, reads)
-        limit = SINK * float(torch.cat([b.double().norm(dim=1) for b in rows.x.split(4096)]).median())
+        limit = SINK * float(rows.lengths.median())
         self.direction_ = Direction(
             found.directions.cpu(), None if found.readers is None else found.readers.cpu(),
             (moments.mean if found.mean is None else found.mean).cpu(), None if median is None else median.cpu(), means.cpu(),
@@ -219,7 +224,7 @@ def _check_tensor(x: Tensor, width: int | None) -> None:
         raise InputError(f"X has {x.shape[1]} features, but the direction was fitted with {width}")
     if len(x) < 1 or x.shape[1] < 1:
         raise InputError(f"there is nothing in activations of shape {tuple(x.shape)}")
-    if not bool(torch.isfinite(x).all()):
+    if not bool(torch.isfinite(x.sum())) and not bool(torch.isfinite(x).all()):
         raise InputError(f"activations hold {int((~torch.isfinite(x)).sum())} NaN or infinite values of {x.numel()}")
 
 
@@ -241,7 +246,7 @@ def _weights(given: Any, count: int, device: torch.device) -> Tensor | None:
 
 def _median(rows: Rows, reads: Tensor) -> Tensor:
     """Of the coordinates, weights included."""
-    values = torch.cat([block.to(torch.float64) @ reads.T for block in rows.x.split(4096)])
+    values = torch.cat([block.to(torch.float64) @ reads.T for block in rows.x.split(BLOCK)])
     ordered, order = values.sort(dim=0)
     weights = torch.ones_like(ordered) if rows.weights is None else rows.weights[order]
     half = weights.sum(0) / 2
@@ -262,8 +267,7 @@ def _report(rows: Rows, moments: Moments, direction: Direction) -> dict[str, Any
         if rows.concept.classes is None
         else dict(zip(map(str, rows.concept.names), (moments.weight * moments.mean_z).tolist(), strict=True))
     )
-    lengths = torch.cat([block.double().norm(dim=1) for block in rows.x.split(4096)])
-    sinks = int((lengths > direction.limit).sum())
+    sinks = int((rows.lengths > direction.limit).sum())
     said = []
     if moments.rows <= rows.x.shape[1]:
         said.append(
