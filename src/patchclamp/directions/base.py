@@ -205,7 +205,9 @@ class DirectionEstimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             None if gap is None else gap.cpu(), limit if limit > 0 else float("inf"), classes, type(self).__name__,
             self.get_params(deep=False),
         )  # fmt: skip
-        self.direction_ = replace(self.direction_, report={**_report(rows, moments, self.direction_), **found.report})
+        report = _report(rows, moments, self.direction_)
+        said = [*report["warnings"], *found.report.get("warnings", ())]
+        self.direction_ = replace(self.direction_, report={**report, **found.report, "warnings": said})
         if classes:
             self.classes_ = rows.concept.classes
         for text in self.direction_.report["warnings"]:
