@@ -155,7 +155,8 @@ class Logistic:
         return logits.sigmoid() if self.binary else logits.softmax(1)
 
     def _pull(self, logits: Tensor) -> Tensor:
-        return ((self._predicted(logits) - self.z) * self.weights).T @ self.x
+        left = (self._predicted(logits) - self.z) * self.weights
+        return (left[:, 0] @ self.x).unsqueeze(0) if self.binary else left.T @ self.x
 
     def _search(self, logits: Tensor, along: Tensor, weights: Tensor, step: Tensor) -> float:
         """The minimum along a step by Newton's method within a bracket; no pass over the rows is needed."""
