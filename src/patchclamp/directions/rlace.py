@@ -17,8 +17,10 @@ from patchclamp.directions.moments import BLOCK, Moments
 from patchclamp.directions.sal import shortened, strongest
 from patchclamp.directions.solver import Logistic, Solution
 
-INNER = 1e-9
+INNER = 1e-7
 """Share of its minimum to which the classifier is solved at each step of the ascent."""
+TRIAL = 4
+"""Every start gets this part of the steps, and the best of them all steps."""
 
 
 class RLACE(StreamingEstimator):
@@ -31,7 +33,7 @@ class RLACE(StreamingEstimator):
     with weights of norm B has a loss of at least ``value - B * gradient``.
 
     At lower rank the game is played: ascent over subspaces by the gradient of Danskin's theorem, the classifier (with penalty ``C``) being
-    solved to 1e-9 at every step, from several starts, truncated SAL among them. ``value`` is then attained, hence a lower bound of the game's
+    solved to 1e-7 at every step, from several starts, truncated SAL among them. ``value`` is then attained, hence a lower bound of the game's
     value; ``trivial`` is an upper bound; ``gap`` is their difference, and bounds how much a better subspace could gain. The game is
     not concave in ``P``: the optimum found is a local one, no worse than SAL's.
 
@@ -89,9 +91,10 @@ class RLACE(StreamingEstimator):
     def _play(self, rows: Rows) -> Found:
         check_classes(rows, self)
         game = Game(Logistic(rows, self.C), self.rank)
-        tries = [game.ascend(start, self.max_iter) for start in game.starts(self.starts, self.random_state)]
+        begun = game.starts(self.starts, self.random_state)
+        tries = [game.ascend(start, self.max_iter // TRIAL) for start in begun]
         values = [value for value, _ in tries]
-        basis = tries[int(np.argmax(values))][1]
+        basis = game.ascend(game.whitened(tries[int(np.argmax(values))][1]), self.max_iter)[1]
         solution = game.classifier(basis)
         trivial, value = _entropy(self.moments_), (solution.objective - solution.excess) / game.problem.total
         report: dict[str, Any] = {
@@ -119,10 +122,14 @@ class Game:
         """Gradient ``[rank, d]`` of the value in the subspace: ``-(U G^T) W`` for the pull G on the weights W (Danskin)."""
         return -(basis @ solution.pull.T) @ solution.weights / self.problem.total
 
+    def whitened(self, basis: Tensor) -> Tensor:
+        """In coordinates in which the classifier's Hessian is about the identity."""
+        return torch.linalg.solve_triangular(self.problem.factor, basis.T, upper=False).T
+
     def starts(self, count: int, seed: int | None) -> list[Tensor]:
         """``[rank, d]`` in whitened coordinates: truncated SAL, the strongest whitened class means, and random mixtures of them."""
         factor, moments = self.problem.factor, self.problem.moments
-        straight = torch.linalg.solve_triangular(factor, strongest(moments, self.rank).T, upper=False).T
+        straight = self.whitened(strongest(moments, self.rank))
         means = span(torch.linalg.solve_triangular(factor, moments.effects().T, upper=False).T)
         draw = check_random_state(seed)
         drawn = [

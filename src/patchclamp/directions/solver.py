@@ -17,6 +17,10 @@ MEMORY = 12
 """Steps that the curvature is learned from."""
 STEPS = 30
 """Of Newton's method in one dimension."""
+CENTRED = 1e-10
+"""Largest derivative in the bias, as a share of all weights."""
+FLAT = 0.05
+"""Slope at the end of a step, as a share of that at its beginning."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,15 +71,15 @@ class Logistic:
         covariance = self.moments.covariance
         self.scale = float(covariance.diagonal().mean().sqrt()) or 1.0
         self.x = rows.x.to(torch.float64, copy=True).sub_(self.moments.mean).div_(self.scale)
-        self.z = rows.z[:, 1:] if rows.z.shape[1] == 2 else rows.z
-        self.binary = self.z.shape[1] == 1
-        self.weights = torch.ones_like(self.z[:, :1]) if rows.weights is None else rows.weights.unsqueeze(1)
+        self.z = (rows.z[:, 1:] if rows.z.shape[1] == 2 else rows.z).T.contiguous()
+        self.binary = len(self.z) == 1
+        self.weights = torch.ones_like(self.z[0]) if rows.weights is None else rows.weights
         self.total = float(self.moments.weight)
         bound = covariance.mul_((0.25 if self.binary else 0.5) * self.total / self.scale**2)
         bound.diagonal().add_(1 / self.c)
         self.factor: Tensor = torch.linalg.cholesky(bound)
         prior = self.moments.mean_z.clamp(min=1e-12).log()
-        self.prior = prior[1:] - prior[:1] if self.binary else prior
+        self.prior = (prior[1:] - prior[:1] if self.binary else prior).unsqueeze(1)
 
     def solve(
         self, without: Tensor | None = None, start: Tensor | None = None, tol: float = 1e-8, max_iter: int = 200
@@ -88,28 +92,25 @@ class Logistic:
             tol: Stop when the objective is surely within this share of its minimum.
             max_iter: Stop unconverged after so many passes over the rows and back.
         """
-        weights = self.x.new_zeros(self.z.shape[1], self.x.shape[1])
         precondition, tangent = self._metric(without)
-        margins, bias = torch.zeros_like(self.z), self.prior
-        if start is not None:
-            weights = tangent(start)
-            margins = self.x @ weights.T
+        weights = self.x.new_zeros(len(self.z), self.x.shape[1]) if start is None else tangent(start)
+        margins = torch.zeros_like(self.z) if start is None else weights @ self.x.T
         pairs: deque[tuple[Tensor, Tensor]] = deque(maxlen=MEMORY)
-        bias = self._centre(margins, bias)
-        pull, iterations = self._pull(margins + bias), 0
+        bias, errors = self._centre(margins, self.prior)
+        pull, iterations = errors @ self.x, 0
         gradient = tangent(pull + weights / self.c)
         while True:
-            objective = float(self._losses(margins + bias).sum() + weights.square().sum() / (2 * self.c))
+            objective = float(self._losses(margins + bias) + weights.square().sum() / (2 * self.c))
             excess = self.c / 2 * float(gradient.square().sum())
             done = excess <= tol * objective
             if done or iterations == max_iter:
                 break
             step = -_two_loops(gradient, pairs, precondition)
-            along = self.x @ step.T
-            size = self._search(margins + bias, along, weights, step)
+            along = step @ self.x.T
+            size = self._search(margins + bias, along, weights, step, -float((gradient * step).sum()))
             weights, margins = weights + size * step, margins + size * along
-            bias = self._centre(margins, bias)
-            pull = self._pull(margins + bias)
+            bias, errors = self._centre(margins, bias)
+            pull = errors @ self.x
             before, gradient = gradient, tangent(pull + weights / self.c)
             if float((gradient - before).flatten() @ step.flatten()) * size > 0:
                 pairs.append((size * step, gradient - before))
@@ -121,10 +122,10 @@ class Logistic:
         iterations: int, converged: bool,
     ) -> Solution:  # fmt: skip
         logits = margins + bias
-        right = (logits > 0) == (self.z > 0) if self.binary else (logits.argmax(1) == self.z.argmax(1)).unsqueeze(1)
+        right = ((logits > 0) == (self.z > 0))[0] if self.binary else logits.argmax(0) == self.z.argmax(0)
         norm = float(gradient.norm())
         return Solution(
-            weights, bias, objective, float(self._losses(logits).sum()) / self.total,
+            weights, bias[:, 0], objective, float(self._losses(logits)) / self.total,
             float((right * self.weights).sum()) / self.total, norm, self.c / 2 * norm**2, iterations, converged, pull,
         )  # fmt: skip
 
@@ -146,54 +147,49 @@ class Logistic:
         return inside, lambda value: value - (value @ without.T) @ without
 
     def _losses(self, logits: Tensor) -> Tensor:
-        """``[row, 1]``, weighted."""
-        if self.binary:
-            return (torch.logaddexp(logits, torch.zeros_like(logits)) - self.z * logits) * self.weights
-        return (logits.logsumexp(1, keepdim=True) - (self.z * logits).sum(1, keepdim=True)) * self.weights
+        """Their weighted sum, of logits ``[column, row]``."""
+        whole = torch.logaddexp(logits[0], torch.zeros_like(logits[0])) if self.binary else logits.logsumexp(0)
+        return (whole - (self.z * logits).sum(0)) @ self.weights
 
     def _predicted(self, logits: Tensor) -> Tensor:
-        return logits.sigmoid() if self.binary else logits.softmax(1)
+        return logits.sigmoid() if self.binary else logits.softmax(0)
 
-    def _pull(self, logits: Tensor) -> Tensor:
-        left = (self._predicted(logits) - self.z) * self.weights
-        return (left[:, 0] @ self.x).unsqueeze(0) if self.binary else left.T @ self.x
-
-    def _search(self, logits: Tensor, along: Tensor, weights: Tensor, step: Tensor) -> float:
-        """The minimum along a step by Newton's method within a bracket; no pass over the rows is needed."""
+    def _search(self, logits: Tensor, along: Tensor, weights: Tensor, step: Tensor, descent: float) -> float:
+        """Nearly the minimum along a step, by Newton's method within a bracket; no pass over the rows is needed."""
         linear, square = float((weights * step).sum()) / self.c, float(step.square().sum()) / self.c
-        low, high, size, first = 0.0, float("inf"), 1.0, 0.0
-        for number in range(STEPS):
+        low, high, size = 0.0, float("inf"), 1.0
+        for _ in range(STEPS):
             predicted = self._predicted(logits + size * along)
             slope = float(((predicted - self.z) * along * self.weights).sum()) + linear + size * square
-            first = first or abs(slope)
-            if number and abs(slope) <= 1e-3 * first:
+            if abs(slope) <= FLAT * descent:
                 break
             low, high = (size, high) if slope < 0 else (low, size)
             if self.binary:
                 curvature = float((predicted * (1 - predicted) * along.square() * self.weights).sum()) + square
             else:
-                middle = (predicted * along).sum(1, keepdim=True)
+                middle = (predicted * along).sum(0)
                 curvature = float((predicted * (along - middle).square() * self.weights).sum()) + square
             proposed = size - slope / curvature
             ceiling = high if high < float("inf") else 4 * size
             size = proposed if low < proposed < ceiling else (low + ceiling) / 2
         return size
 
-    def _centre(self, margins: Tensor, bias: Tensor) -> Tensor:
-        """The best bias, by Newton's method with steps of 1 at most."""
+    def _centre(self, margins: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """The best bias, by Newton's method with steps of 1 at most, and the weighted errors ``[column, row]`` of the classifier."""
         for _ in range(STEPS):
             predicted = self._predicted(margins + bias)
-            slope = ((predicted - self.z) * self.weights).sum(0)
-            if float(slope.abs().max()) <= 1e-13 * self.total:
+            errors = (predicted - self.z) * self.weights
+            slope = errors.sum(1, keepdim=True)
+            if float(slope.abs().max()) <= CENTRED * self.total:
                 break
             weighted = predicted * self.weights
             if self.binary:
-                step = slope / (weighted * (1 - predicted)).sum(0).clamp(min=1e-300)
+                step = slope / (weighted * (1 - predicted)).sum().clamp(min=1e-300)
             else:
-                curvature = weighted.sum(0).diag() - weighted.T @ predicted + self.total / len(bias) ** 2
+                curvature = weighted.sum(1).diag() - weighted @ predicted.T + self.total / len(bias) ** 2
                 step = torch.linalg.lstsq(curvature, slope).solution
             bias = bias - step.clamp(-1, 1)
-        return bias
+        return bias, errors
 
 
 def _two_loops(
