@@ -1,5 +1,6 @@
 # The public names: the one page that says what patchclamp offers, and where each name lives.
 from . import catalogue as catalogue
+from . import directions as directions
 from . import rewriting as rewriting
 from . import tracing as tracing
 from .core.errors import AssetError as AssetError
@@ -16,6 +17,7 @@ from .core.errors import SiteError as SiteError
 from .core.progress import listening as listening
 from .core.result import Result as Result
 from .core.result import open as open
+from .directions.direction import Direction as Direction
 from .figures.aligned import aligned as aligned
 from .interventions.edits import Add as Add
 from .interventions.edits import Call as Call

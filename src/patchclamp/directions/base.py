@@ -35,9 +35,13 @@ class Rows:
     """``[row]`` float64."""
     groups: Any = None
     """``[row]`` of any labels."""
+    known: Moments | None = None
+    """Their means and covariances, if they come from elsewhere."""
 
     def moments(self, second: bool = False) -> Moments:
         """Their means and covariances."""
+        if self.known is not None and (self.known.second is not None or not second):
+            return self.known
         found = Moments.empty(self.x.shape[1], self.z.shape[1], second, self.x.device)
         return found.update(self.x, self.z, self.weights)
 
@@ -75,6 +79,10 @@ class DirectionEstimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     (``erase swap scale add clamp``) can be called on the estimator, too.
     """
 
+    second = False
+    """Whether it needs the covariance of the rows."""
+    few = False
+    """Whether the method is meant for a handful of rows, so that their number is no reason to warn."""
     concept: Kind = "auto"
     n_features_in_: int
     direction_: Direction
@@ -101,7 +109,7 @@ class DirectionEstimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """``X`` with the directions erased about the mean."""
         check_is_fitted(self, "direction_")
         if isinstance(X, Tensor):
-            _check_tensor(X, self.n_features_in_)
+            check_tensor(X, self.n_features_in_)
             return self.direction_.transform(X)
         table = validate_data(self, X, reset=False, dtype="numeric")
         return self.direction_.transform(_tensor(table)).numpy()
@@ -162,7 +170,7 @@ class DirectionEstimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """Check what the user passed, and make tensors of it."""
         self._torch_in = isinstance(X, Tensor)
         if isinstance(X, Tensor):
-            _check_tensor(X, None if first else self.n_features_in_)
+            check_tensor(X, None if first else self.n_features_in_)
             self.n_features_in_ = X.shape[1]
             labels = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
             x = X.detach()
@@ -206,7 +214,7 @@ class DirectionEstimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             self.get_params(deep=False),
         )  # fmt: skip
         report = _report(rows, moments, self.direction_)
-        said = [*report["warnings"], *found.report.get("warnings", ())]
+        said = [*([] if self.few else report["warnings"]), *found.report.get("warnings", ())]
         self.direction_ = replace(self.direction_, report={**report, **found.report, "warnings": said})
         if classes:
             self.classes_ = rows.concept.classes
@@ -219,7 +227,16 @@ def _tensor(table: Any) -> Tensor:
     return torch.from_numpy(np.require(table, table.dtype if table.dtype.kind == "f" else np.float64, ["W"]))
 
 
-def _check_tensor(x: Tensor, width: int | None) -> None:
+def check_tensor(x: Tensor, width: int | None) -> None:
+    """Refuse what is no ``[row, d]`` of finite floating numbers.
+
+    Args:
+        x: Activations.
+        width: What they were fitted with.
+
+    Raises:
+        InputError: With what is wrong.
+    """
     if x.ndim != 2 or not x.is_floating_point():
         raise InputError(f"activations are [row, d] of a floating type; got {tuple(x.shape)} {x.dtype}")
     if width is not None and x.shape[1] != width:

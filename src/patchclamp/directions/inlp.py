@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
+from patchclamp.core.errors import InputError
 from patchclamp.directions.base import DirectionEstimator, Found, Rows
 from patchclamp.directions.concept import Kind
 from patchclamp.directions.logistic import check_classes
 from patchclamp.directions.mean_difference import span
-from patchclamp.directions.random import check_rank
 from patchclamp.directions.solver import Logistic, Solution
 
 NOTHING = 1e-8
@@ -17,13 +17,15 @@ NOTHING = 1e-8
 class INLP(DirectionEstimator):
     """Directions of classifiers, each fitted on the rows from which all earlier ones have been projected.
 
-    With an L2 penalty a classifier of projected rows has its weights in the null space of the earlier ones, so every round is the
-    first problem under one more linear constraint: all share one Cholesky factor, and no row is copied. The directions are
-    orthonormal. Each round blinds the current classifier only: nothing is guaranteed at any rank but the width.
+    With an L2 penalty a classifier of projected rows has its weights in the null space of the earlier ones, so every
+    round is the first problem under one more linear constraint: all share one Cholesky factor, and no row is copied.
+    The directions are orthonormal. Each round blinds the current classifier only: nothing is guaranteed at any rank but
+    the width.
 
     The report holds a line for each round: the accuracy, loss and iterations of the classifier fitted in it.
 
-    Source: Ravfogel et al. 2020, "Null it out: guarding protected attributes by iterative nullspace projection", arXiv 2004.07667.
+    Source: Ravfogel et al. 2020, "Null it out: guarding protected attributes by iterative nullspace projection", arXiv
+    2004.07667.
 
     Args:
         rank: Directions in all. A round adds one of two classes, else the span of its weights.
@@ -33,6 +35,8 @@ class INLP(DirectionEstimator):
         max_iter: Most iterations in a round.
         concept: What the labels are.
     """
+
+    second = True
 
     def __init__(
         self, *, rank: int = 8, stop: bool = False, C: float = 1.0, tol: float = 1e-6, max_iter: int = 200,
@@ -47,7 +51,8 @@ class INLP(DirectionEstimator):
 
     def _find(self, rows: Rows) -> Found:
         check_classes(rows, self)
-        check_rank(self.rank, max(self.rank, rows.x.shape[1]) if isinstance(self.rank, int) else 1)
+        if self.rank < 1:
+            raise InputError(f"rank is a whole number from 1; got {self.rank!r}")
         problem = Logistic(rows, self.C)
         basis, rounds = self._rounds(problem)
         unsure = [number for number, solution in enumerate(rounds) if not solution.converged]
@@ -55,7 +60,12 @@ class INLP(DirectionEstimator):
         if len(basis) < self.rank and not self.stop:
             said.append(f"rank {self.rank} was asked for, but nothing is left to find after {len(basis)}")
         majority = float(problem.moments.mean_z.max())
-        report = {"rounds": [s.report() for s in rounds], "majority": majority, "scale": problem.scale, "warnings": said}
+        report = {
+            "rounds": [s.report() for s in rounds],
+            "majority": majority,
+            "scale": problem.scale,
+            "warnings": said,
+        }
         return Found(basis, problem.moments, report=report)
 
     def _rounds(self, problem: Logistic) -> tuple[Tensor, list[Solution]]:

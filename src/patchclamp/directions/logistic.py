@@ -10,18 +10,21 @@ from patchclamp.directions.solver import Logistic
 class LogisticDirection(DirectionEstimator):
     """The weight of an L2-regularised logistic classifier, or the span of the weights of several classes.
 
-    It tells the classes apart best, and erases badly: a classifier's weight is near ``S^-1 (mean_1 - mean_0)``, ``S`` being the
-    covariance within classes, and without it the class means stay apart.
+    It tells the classes apart best, and erases badly: a classifier's weight is near ``S^-1 (mean_1 - mean_0)``, ``S``
+    being the covariance within classes, and without it the class means stay apart.
 
     Source: Haghighatkhah et al. 2022, "Better hit the nail on the head than beat around the bush", arXiv 2212.04273.
 
     Args:
-        C: Inverse strength of the penalty, as in scikit-learn, on features that are scaled by one number to a mean variance of 1:
+        C: Inverse strength of the penalty, as in scikit-learn, on features that are scaled by one number to a mean
+        variance of 1:
             the direction does not hang on the units of the activations.
         tol: Share of its minimum to which the objective is solved; the report bounds the excess.
         max_iter: Most iterations; not to have converged is a warning.
         concept: What the labels are.
     """
+
+    second = True
 
     def __init__(self, *, C: float = 1.0, tol: float = 1e-10, max_iter: int = 500, concept: Kind = "auto") -> None:
         self.C = C

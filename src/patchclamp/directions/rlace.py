@@ -26,19 +26,21 @@ TRIAL = 4
 class RLACE(StreamingEstimator):
     """The game ``max over projections P of rank r, min over classifiers W, of the loss of W on the rows (I - P) x``.
 
-    The constant classifier is there whatever ``P`` is, so no value exceeds its loss, the entropy of the classes. At rank classes - 1 (1 for
-    two classes) the span of the class means attains it: all class means are equal then, so the gradient of the loss
-    at the constant classifier is zero, and the loss is convex. That is the optimum in closed form, and the report certifies it with
-    the ``gradient`` measured on the projected rows (``gradient_before``: without projection). By convexity every classifier
-    with weights of norm B has a loss of at least ``value - B * gradient``.
+    The constant classifier is there whatever ``P`` is, so no value exceeds its loss, the entropy of the classes. At
+    rank classes - 1 (1 for two classes) the span of the class means attains it: all class means are equal then, so the
+    gradient of the loss at the constant classifier is zero, and the loss is convex. That is the optimum in closed form,
+    and the report certifies it with the ``gradient`` measured on the projected rows (``gradient_before``: without
+    projection). By convexity every classifier with weights of norm B has a loss of at least ``value - B * gradient``.
 
-    At lower rank the game is played: ascent over subspaces by the gradient of Danskin's theorem, the classifier (with penalty ``C``) being
-    solved to 1e-7 at every step, from several starts, truncated SAL among them. ``value`` is then attained, hence a lower bound of the game's
-    value; ``trivial`` is an upper bound; ``gap`` is their difference, and bounds how much a better subspace could gain. The game is
-    not concave in ``P``: the optimum found is a local one, no worse than SAL's.
+    At lower rank the game is played: ascent over subspaces by the gradient of Danskin's theorem, the classifier (with
+    penalty ``C``) being solved to 1e-7 at every step, from several starts, truncated SAL among them. ``value`` is then
+    attained, hence a lower bound of the game's value; ``trivial`` is an upper bound; ``gap`` is their difference, and
+    bounds how much a better subspace could gain. The game is not concave in ``P``: the optimum found is a local one, no
+    worse than SAL's.
 
-    Source: Ravfogel et al. 2022, "Linear adversarial concept erasure", arXiv 2201.12091, for the game (there solved by alternating
-    gradient steps over the Fantope). For the equality with mean projection: Belrose et al. 2023, arXiv 2306.03819, theorem 3.1.
+    Source: Ravfogel et al. 2022, "Linear adversarial concept erasure", arXiv 2201.12091, for the game (there solved by
+    alternating gradient steps over the Fantope). For the equality with mean projection: Belrose et al. 2023, arXiv
+    2306.03819, theorem 3.1.
 
     Args:
         rank: Directions; never more than the concept moves.
@@ -77,12 +79,14 @@ class RLACE(StreamingEstimator):
         return self._closed(moments, basis, float((left / moments.weight).norm()))
 
     def _basis(self, moments: Moments) -> Tensor:
-        if not (isinstance(self.rank, int) and self.rank >= 1):
+        if self.rank < 1:
             raise InputError(f"rank is a whole number from 1; got {self.rank!r}")
         return span(moments.effects())
 
     def _closed(self, moments: Moments, basis: Tensor, gradient: float) -> Found:
-        trivial = _entropy(moments) if self._concept.classes is not None else float((moments.square_z / moments.weight).sum())
+        trivial = (
+            _entropy(moments) if self._concept.classes is not None else float((moments.square_z / moments.weight).sum())
+        )
         before = float((moments.cross / moments.weight).norm())
         game = {"closed_form": True, "value": trivial, "trivial": trivial, "gap": 0.0}
         certificate = {"gradient": gradient, "gradient_before": before}
@@ -105,7 +109,7 @@ class RLACE(StreamingEstimator):
 
 
 class Game:
-    """The value of a subspace, and ascent on it, in coordinates in which the classifier's Hessian is about the identity."""
+    """The value of a subspace, and ascent on it in coordinates in which the Hessian is about the identity."""
 
     def __init__(self, problem: Logistic, rank: int) -> None:
         self.problem = problem
@@ -124,7 +128,8 @@ class Game:
 
     def whitened(self, basis: Tensor) -> Tensor:
         """In coordinates in which the classifier's Hessian is about the identity."""
-        return torch.linalg.solve_triangular(self.problem.factor, basis.T, upper=False).T
+        solved: Tensor = torch.linalg.solve_triangular(self.problem.factor, basis.T, upper=False)
+        return solved.T
 
     def starts(self, count: int, seed: int | None) -> list[Tensor]:
         """``[rank, d]`` in whitened coordinates: truncated SAL, the strongest whitened class means, and random mixtures of them."""

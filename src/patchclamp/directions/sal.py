@@ -12,11 +12,11 @@ from patchclamp.directions.moments import Moments
 class SAL(StreamingEstimator):
     """Left singular vectors of ``Cov(x, z)``, the strongest first.
 
-    At full rank (classes - 1) this is the span of the class means, and no linear predictor is left. Below it, it is the subspace of its
-    rank without which the covariance with the concept is least in norm; the rest of the concept stays.
+    At full rank (classes - 1) this is the span of the class means, and no linear predictor is left. Below it, it is the
+    subspace of its rank without which the covariance with the concept is least in norm; the rest of the concept stays.
 
-    Source: Shao, Ziser and Cohen 2023, "Gold doesn't always glitter: spectral removal of linear and nonlinear guarded attribute
-    information", arXiv 2203.07893.
+    Source: Shao, Ziser and Cohen 2023, "Gold doesn't always glitter: spectral removal of linear and nonlinear guarded
+    attribute information", arXiv 2203.07893.
 
     Args:
         rank: Directions; all by default, and never more than ``Cov(x, z)`` has.
@@ -28,7 +28,7 @@ class SAL(StreamingEstimator):
         self.concept = concept
 
     def _solve(self, moments: Moments) -> Found:
-        if self.rank is not None and not (isinstance(self.rank, int) and self.rank >= 1):
+        if self.rank is not None and self.rank < 1:
             raise InputError(f"rank is a whole number from 1, or None for all; got {self.rank!r}")
         basis = strongest(moments, self.rank)
         return Found(basis, moments, report=shortened(self.rank, basis))
@@ -43,4 +43,6 @@ def shortened(rank: int | None, basis: Tensor) -> dict[str, str]:
     """A note for the report if fewer directions move with the concept than were asked for."""
     if rank is None or rank <= len(basis):
         return {}
-    return {"note": f"rank {rank} was asked for; the concept moves {len(basis)} dimensions, and more would gain nothing"}
+    return {
+        "note": f"rank {rank} was asked for; the concept moves {len(basis)} dimensions, and more would gain nothing"
+    }

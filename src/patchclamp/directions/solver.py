@@ -53,10 +53,10 @@ class Solution:
 class Logistic:
     """Rows, scaled once and by one number, with the Cholesky factor of a bound on the Hessian of every problem on them.
 
-    The Hessian of the losses is at most ``X^T X / 4`` for two classes and ``X^T X / 2`` for more (Boehning and Lindsay 1988, "Monotonicity
-    of quadratic-approximation algorithms", Ann. Inst. Stat. Math. 40). With the penalty it preconditions L-BFGS (Nocedal 1980). The
-    problem on rows from which a subspace has been projected is the same one with weights orthogonal to it, so the factor
-    is made once for all. The bias is not penalised and is at its optimum after every step.
+    The Hessian of the losses is at most ``X^T X / 4`` for two classes and ``X^T X / 2`` for more (Boehning and Lindsay 1988,
+    "Monotonicity of quadratic-approximation algorithms", Ann. Inst. Stat. Math. 40). With the penalty it preconditions
+    L-BFGS (Nocedal 1980). The problem on rows from which a subspace has been projected is the same one with weights
+    orthogonal to it, so the factor is made once for all. The bias is not penalised and is at its optimum after every step.
 
     Args:
         rows: Activations with classes.
@@ -64,7 +64,7 @@ class Logistic:
     """
 
     def __init__(self, rows: Rows, C: float) -> None:
-        if not (isinstance(C, int | float) and 0 < C < float("inf")):
+        if not 0 < C < float("inf"):
             raise InputError(f"C is a number above zero; got {C!r}")
         self.moments: Moments = rows.moments(second=True)
         self.c = float(C)
@@ -151,6 +151,10 @@ class Logistic:
         whole = torch.logaddexp(logits[0], torch.zeros_like(logits[0])) if self.binary else logits.logsumexp(0)
         return (whole - (self.z * logits).sum(0)) @ self.weights
 
+    def _errors(self, predicted: Tensor) -> Tensor:
+        """``[column, row]``, weighted."""
+        return (predicted - self.z) * self.weights
+
     def _predicted(self, logits: Tensor) -> Tensor:
         return logits.sigmoid() if self.binary else logits.softmax(0)
 
@@ -175,11 +179,10 @@ class Logistic:
         return size
 
     def _centre(self, margins: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        """The best bias, by Newton's method with steps of 1 at most, and the weighted errors ``[column, row]`` of the classifier."""
+        """The best bias, by Newton's method with steps of 1 at most, and the classifier's weighted errors."""
+        predicted = self._predicted(margins + bias)
         for _ in range(STEPS):
-            predicted = self._predicted(margins + bias)
-            errors = (predicted - self.z) * self.weights
-            slope = errors.sum(1, keepdim=True)
+            slope = self._errors(predicted).sum(1, keepdim=True)
             if float(slope.abs().max()) <= CENTRED * self.total:
                 break
             weighted = predicted * self.weights
@@ -189,7 +192,8 @@ class Logistic:
                 curvature = weighted.sum(1).diag() - weighted @ predicted.T + self.total / len(bias) ** 2
                 step = torch.linalg.lstsq(curvature, slope).solution
             bias = bias - step.clamp(-1, 1)
-        return bias, errors
+            predicted = self._predicted(margins + bias)
+        return bias, self._errors(predicted)
 
 
 def _two_loops(
