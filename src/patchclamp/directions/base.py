@@ -177,7 +177,7 @@ class DirectionEstimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         else:
             labels = y.detach().cpu().numpy() if isinstance(y, Tensor) else y
             table, labels = validate_data(
-                self, X, labels, reset=first, multi_output=True, dtype="numeric", ensure_min_samples=2
+                self, X, labels, reset=first, multi_output=True, dtype="numeric", ensure_min_samples=2 if first else 1
             )
             x = _tensor(table)
         if len(labels) != len(x):

@@ -55,6 +55,7 @@ class INLP(DirectionEstimator):
             raise InputError(f"rank is a whole number from 1; got {self.rank!r}")
         problem = Logistic(rows, self.C)
         basis, rounds = self._rounds(problem)
+        self.n_iter_ = sum(solution.iterations for solution in rounds)
         unsure = [number for number, solution in enumerate(rounds) if not solution.converged]
         said = [f"the classifier of round {unsure[0]} has not converged; raise max_iter or tol"] if unsure else []
         if len(basis) < self.rank and not self.stop:

@@ -36,6 +36,7 @@ class LogisticDirection(DirectionEstimator):
         check_classes(rows, self)
         problem = Logistic(rows, self.C)
         solution = problem.solve(tol=self.tol, max_iter=self.max_iter)
+        self.n_iter_ = solution.iterations
         report = {**solution.report(), "scale": problem.scale, "warnings": []}
         if not solution.converged:
             report["warnings"] = [

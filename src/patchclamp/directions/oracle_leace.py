@@ -11,6 +11,9 @@ from patchclamp.directions.base import DirectionEstimator, Found, Rows
 from patchclamp.directions.concept import Kind
 from patchclamp.directions.direction import Direction
 
+NULL = 1e-10
+"""Eigenvalues of the concept's correlation matrix below this share of the largest are taken for zero."""
+
 
 class LabelledEraser(DirectionEstimator):
     """A method whose ``transform(X, y)`` needs the labels, so that it gives no direction and no edit."""
@@ -96,7 +99,11 @@ class OracleLEACE(LabelledEraser):
         weighted = z if rows.weights is None else z * rows.weights.unsqueeze(1)
         square = weighted.T @ z
         units = square.diagonal().sqrt().clamp(min=1e-300)
-        inverse = torch.linalg.pinv(square / units / units.unsqueeze(1), hermitian=True) / units / units.unsqueeze(1)
+        inverse = (
+            torch.linalg.pinv(square / units / units.unsqueeze(1), rtol=NULL, hermitian=True)
+            / units
+            / units.unsqueeze(1)
+        )
         self._mean, self._mean_z = moments.mean, moments.mean_z
         self._slopes: Tensor = moments.cross @ inverse
 

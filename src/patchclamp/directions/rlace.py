@@ -46,19 +46,19 @@ class RLACE(StreamingEstimator):
         rank: Directions; never more than the concept moves.
         C: Inverse strength of the classifier's penalty, on features scaled by one number to a mean variance of 1.
         starts: Subspaces to start from, where the game is played: SAL, the same in whitened space, and random ones.
-        max_iter: Steps of ascent from each start.
+        steps: Of ascent, from the best start; the others get a quarter of them.
         random_state: Seed of the random starts.
         concept: What the labels are.
     """
 
     def __init__(
-        self, *, rank: int = 1, C: float = 1.0, starts: int = 4, max_iter: int = 60, random_state: int | None = 0,
+        self, *, rank: int = 1, C: float = 1.0, starts: int = 4, steps: int = 60, random_state: int | None = 0,
         concept: Kind = "auto",
     ) -> None:  # fmt: skip
         self.rank = rank
         self.C = C
         self.starts = starts
-        self.max_iter = max_iter
+        self.steps = steps
         self.random_state = random_state
         self.concept = concept
 
@@ -96,9 +96,9 @@ class RLACE(StreamingEstimator):
         check_classes(rows, self)
         game = Game(Logistic(rows, self.C), self.rank)
         begun = game.starts(self.starts, self.random_state)
-        tries = [game.ascend(start, self.max_iter // TRIAL) for start in begun]
+        tries = [game.ascend(start, self.steps // TRIAL) for start in begun]
         values = [value for value, _ in tries]
-        basis = game.ascend(game.whitened(tries[int(np.argmax(values))][1]), self.max_iter)[1]
+        basis = game.ascend(game.whitened(tries[int(np.argmax(values))][1]), self.steps)[1]
         solution = game.classifier(basis)
         trivial, value = _entropy(self.moments_), (solution.objective - solution.excess) / game.problem.total
         report: dict[str, Any] = {
