@@ -15,7 +15,7 @@ from torch import Tensor
 from patchclamp.core.errors import InputError, PatchclampWarning
 from patchclamp.directions.concept import Concept, Kind
 from patchclamp.directions.direction import SINK, Direction
-from patchclamp.directions.moments import BLOCK, Moments
+from patchclamp.directions.moments import Moments, blocks
 from patchclamp.interventions.edits import Edit
 
 RARE = 10
@@ -53,7 +53,7 @@ class Rows:
     @cached_property
     def lengths(self) -> Tensor:
         """``[row]`` norms."""
-        return torch.cat([block.to(torch.float64).norm(dim=1) for block in self.x.split(BLOCK)])
+        return torch.cat([block.norm(dim=1) for block in blocks(self.x)])
 
 
 @dataclass(eq=False)
@@ -265,7 +265,7 @@ def _weights(given: Any, count: int, device: torch.device) -> Tensor | None:
 
 def _median(rows: Rows, reads: Tensor) -> Tensor:
     """Of the coordinates, weights included."""
-    values = torch.cat([block.to(torch.float64) @ reads.T for block in rows.x.split(BLOCK)])
+    values = torch.cat([block @ reads.T for block in blocks(rows.x)])
     ordered, order = values.sort(dim=0)
     weights = torch.ones_like(ordered) if rows.weights is None else rows.weights[order]
     half = weights.sum(0) / 2

@@ -121,7 +121,7 @@ def pair_differences(rows: Rows) -> Tensor:
             f"paired differences are of two classes; got {list(rows.concept.names) or 'a continuous concept'}"
         )
     if rows.groups is None:
-        raise InputError("paired differences need groups: which rows belong to one pair")
+        raise InputError("a paired difference needs groups: which rows belong to one pair")
     names, index = np.unique(rows.groups, return_inverse=True)
     group = torch.from_numpy(index).to(rows.x.device)
     weights = (

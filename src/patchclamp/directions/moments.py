@@ -1,5 +1,6 @@
 """Means and covariances of rows with their concept, in float64, block by block."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Self
 
@@ -48,10 +49,10 @@ class Moments:
         self, x: Float[Tensor, "row d"], z: Float[Tensor, "row column"], weights: Float[Tensor, " row"] | None = None
     ) -> Self:
         """Take in more rows."""
-        block = BLOCK if self.second is None else WIDE
-        for begin in range(0, len(x), block):
-            part = slice(begin, begin + block)
-            self._merge(x[part].to(torch.float64), z[part], None if weights is None else weights[part])
+        size = BLOCK if self.second is None else WIDE
+        for number, block in enumerate(blocks(x, size)):
+            part = slice(number * size, (number + 1) * size)
+            self._merge(block, z[part], None if weights is None else weights[part])
         return self
 
     def _merge(self, x: Tensor, z: Tensor, weights: Tensor | None) -> None:
@@ -60,16 +61,17 @@ class Moments:
         if not bool(total > 0):
             return
         mean, mean_z = (v.mean(0) if weights is None else weights @ v / total for v in (x, z))
-        x, z = x - mean, z - mean_z
-        weighted = x if weights is None else x * weights.unsqueeze(1)
+        z = z - mean_z
+        weighted_z = z if weights is None else z * weights.unsqueeze(1)
         step, step_z = mean - self.mean, mean_z - self.mean_z
         both = self.weight + total
         factor = self.weight * total / both
-        self.cross += (z.T @ weighted).T + factor * torch.outer(step, step_z)
-        self.square_z += (z.square() if weights is None else z.square() * weights.unsqueeze(1)).sum(0)
+        self.cross += (weighted_z.T @ x).T + factor * torch.outer(step, step_z)
+        self.square_z += (weighted_z * z).sum(0)
         self.square_z += factor * step_z.square()
         if self.second is not None:
-            _add_products(self.second, x if weights is None else x * weights.sqrt().unsqueeze(1))
+            centred = x - mean
+            _add_products(self.second, centred if weights is None else centred.mul_(weights.sqrt().unsqueeze(1)))
             self.second.addr_(step, step, alpha=float(factor))
         self.mean += step * (total / both)
         self.mean_z += step_z * (total / both)
@@ -99,6 +101,16 @@ class Moments:
         """Means of the classes of a one-hot concept; that of an absent class is the mean of all."""
         counts = (self.weight * self.mean_z).clamp(min=1e-300)
         return self.mean + (self.cross / counts).T
+
+
+def blocks(x: Float[Tensor, "row d"], size: int = BLOCK) -> Iterator[Float[Tensor, "block d"]]:
+    """Rows in float64, some at a time; a block is overwritten by the next."""
+    if x.dtype == torch.float64:
+        yield from x.split(size)
+        return
+    wide = torch.empty(min(size, len(x)), x.shape[1], dtype=torch.float64, device=x.device)
+    for part in x.split(size):
+        yield wide[: len(part)].copy_(part)
 
 
 def _add_products(total: Tensor, x: Tensor) -> None:

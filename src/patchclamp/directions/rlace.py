@@ -13,7 +13,7 @@ from patchclamp.directions.base import Found, Rows
 from patchclamp.directions.concept import Kind
 from patchclamp.directions.logistic import check_classes
 from patchclamp.directions.mean_difference import StreamingEstimator, span
-from patchclamp.directions.moments import BLOCK, Moments
+from patchclamp.directions.moments import BLOCK, Moments, blocks
 from patchclamp.directions.sal import shortened, strongest
 from patchclamp.directions.solver import Logistic, Solution
 
@@ -176,7 +176,7 @@ def _gradient(rows: Rows, moments: Moments, basis: Tensor) -> float:
     errors = moments.mean_z - rows.z
     if rows.weights is not None:
         errors = errors * rows.weights.unsqueeze(1)
-    for block, error in zip(rows.x.split(BLOCK), errors.split(BLOCK), strict=True):
-        centred = block.to(torch.float64) - moments.mean
+    for block, error in zip(blocks(rows.x), errors.split(BLOCK), strict=True):
+        centred = block - moments.mean
         total += error.T @ (centred - (centred @ basis.T) @ basis)
     return float((total / moments.weight).norm())
