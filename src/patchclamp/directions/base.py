@@ -15,7 +15,7 @@ from torch import Tensor
 from patchclamp.core.errors import InputError, PatchclampWarning
 from patchclamp.directions.concept import Concept, Kind
 from patchclamp.directions.direction import SINK, Direction
-from patchclamp.directions.moments import Moments
+from patchclamp.directions.moments import Moments, blocks
 from patchclamp.interventions.edits import Edit
 
 RARE = 10
@@ -35,9 +35,13 @@ class Rows:
     """``[row]`` float64."""
     groups: Any = None
     """``[row]`` of any labels."""
+    known: Moments | None = None
+    """Their means and covariances, if they come from elsewhere."""
 
     def moments(self, second: bool = False) -> Moments:
         """Their means and covariances."""
+        if self.known is not None and (self.known.second is not None or not second):
+            return self.known
         found = Moments.empty(self.x.shape[1], self.z.shape[1], second, self.x.device)
         return found.update(self.x, self.z, self.weights)
 
@@ -45,6 +49,11 @@ class Rows:
     def labels(self) -> Any:
         """``[row]`` index of the class."""
         return self.z.argmax(1)
+
+    @cached_property
+    def lengths(self) -> Tensor:
+        """``[row]`` norms."""
+        return torch.cat([block.norm(dim=1) for block in blocks(self.x)])
 
 
 @dataclass(eq=False)
@@ -70,6 +79,10 @@ class DirectionEstimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     (``erase swap scale add clamp``) can be called on the estimator, too.
     """
 
+    second = False
+    """Whether it needs the covariance of the rows."""
+    few = False
+    """Whether the method is meant for a handful of rows, so that their number is no reason to warn."""
     concept: Kind = "auto"
     n_features_in_: int
     direction_: Direction
@@ -96,7 +109,7 @@ class DirectionEstimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """``X`` with the directions erased about the mean."""
         check_is_fitted(self, "direction_")
         if isinstance(X, Tensor):
-            _check_tensor(X, self.n_features_in_)
+            check_tensor(X, self.n_features_in_)
             return self.direction_.transform(X)
         table = validate_data(self, X, reset=False, dtype="numeric")
         return self.direction_.transform(_tensor(table)).numpy()
@@ -157,14 +170,14 @@ class DirectionEstimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """Check what the user passed, and make tensors of it."""
         self._torch_in = isinstance(X, Tensor)
         if isinstance(X, Tensor):
-            _check_tensor(X, None if first else self.n_features_in_)
+            check_tensor(X, None if first else self.n_features_in_)
             self.n_features_in_ = X.shape[1]
             labels = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
             x = X.detach()
         else:
             labels = y.detach().cpu().numpy() if isinstance(y, Tensor) else y
             table, labels = validate_data(
-                self, X, labels, reset=first, multi_output=True, dtype="numeric", ensure_min_samples=2
+                self, X, labels, reset=first, multi_output=True, dtype="numeric", ensure_min_samples=2 if first else 1
             )
             x = _tensor(table)
         if len(labels) != len(x):
@@ -193,14 +206,16 @@ class DirectionEstimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         if gap is None and not classes and len(moments.mean_z) == 1:
             gap = (moments.effects() @ reads.T @ found.directions)[0]
         median = None if stream else _median(rows, reads)
-        limit = SINK * float(torch.cat([b.double().norm(dim=1) for b in rows.x.split(4096)]).median())
+        limit = SINK * float(rows.lengths.median())
         self.direction_ = Direction(
             found.directions.cpu().contiguous(), None if found.readers is None else found.readers.cpu().contiguous(),
             (moments.mean if found.mean is None else found.mean).cpu(), None if median is None else median.cpu(), means.cpu(),
             None if gap is None else gap.cpu(), limit if limit > 0 else float("inf"), classes, type(self).__name__,
             self.get_params(deep=False),
         )  # fmt: skip
-        self.direction_ = replace(self.direction_, report={**_report(rows, moments, self.direction_), **found.report})
+        report = _report(rows, moments, self.direction_)
+        said = [*([] if self.few else report["warnings"]), *found.report.get("warnings", ())]
+        self.direction_ = replace(self.direction_, report={**report, **found.report, "warnings": said})
         if classes:
             self.classes_ = rows.concept.classes
         for text in self.direction_.report["warnings"]:
@@ -212,14 +227,23 @@ def _tensor(table: Any) -> Tensor:
     return torch.from_numpy(np.require(table, table.dtype if table.dtype.kind == "f" else np.float64, ["W"]))
 
 
-def _check_tensor(x: Tensor, width: int | None) -> None:
+def check_tensor(x: Tensor, width: int | None) -> None:
+    """Refuse what is no ``[row, d]`` of finite floating numbers.
+
+    Args:
+        x: Activations.
+        width: What they were fitted with.
+
+    Raises:
+        InputError: With what is wrong.
+    """
     if x.ndim != 2 or not x.is_floating_point():
         raise InputError(f"activations are [row, d] of a floating type; got {tuple(x.shape)} {x.dtype}")
     if width is not None and x.shape[1] != width:
         raise InputError(f"X has {x.shape[1]} features, but the direction was fitted with {width}")
     if len(x) < 1 or x.shape[1] < 1:
         raise InputError(f"there is nothing in activations of shape {tuple(x.shape)}")
-    if not bool(torch.isfinite(x).all()):
+    if not bool(torch.isfinite(x.sum())) and not bool(torch.isfinite(x).all()):
         raise InputError(f"activations hold {int((~torch.isfinite(x)).sum())} NaN or infinite values of {x.numel()}")
 
 
@@ -241,7 +265,7 @@ def _weights(given: Any, count: int, device: torch.device) -> Tensor | None:
 
 def _median(rows: Rows, reads: Tensor) -> Tensor:
     """Of the coordinates, weights included."""
-    values = torch.cat([block.to(torch.float64) @ reads.T for block in rows.x.split(4096)])
+    values = torch.cat([block @ reads.T for block in blocks(rows.x)])
     ordered, order = values.sort(dim=0)
     weights = torch.ones_like(ordered) if rows.weights is None else rows.weights[order]
     half = weights.sum(0) / 2
@@ -259,8 +283,7 @@ def _report(rows: Rows, moments: Moments, direction: Direction) -> dict[str, Any
         if rows.concept.classes is None
         else dict(zip(map(str, rows.concept.names), (moments.weight * moments.mean_z).tolist(), strict=True))
     )
-    lengths = torch.cat([block.double().norm(dim=1) for block in rows.x.split(4096)])
-    sinks = int((lengths > direction.limit).sum())
+    sinks = int((rows.lengths > direction.limit).sum())
     said = []
     if moments.rows <= rows.x.shape[1]:
         said.append(

@@ -18,9 +18,6 @@ NOISE = 1e-10
 class StreamingEstimator(DirectionEstimator):
     """A method that needs means and covariances alone, so that rows can come in parts."""
 
-    second = False
-    """Whether it needs the covariance of the rows."""
-
     def _find(self, rows: Rows) -> Found:
         self.moments_ = rows.moments(self.second)
         return self._solve(self.moments_)
@@ -97,7 +94,7 @@ class MeanDifference(StreamingEstimator):
         if not self.paired:
             return super()._find(rows)
         self.moments_ = rows.moments()
-        gap = _paired(rows)
+        gap = pair_differences(rows).mean(0)
         return Found(span(gap.unsqueeze(0)), self.moments_, gap=gap, mean=self._middle(self.moments_))
 
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
@@ -113,14 +110,18 @@ class MeanDifference(StreamingEstimator):
         return moments.class_means().mean(0) if self.balanced else None
 
 
-def _paired(rows: Rows) -> Tensor:
-    """Mean over groups of the difference between the means of the two classes in each."""
+def pair_differences(rows: Rows) -> Tensor:
+    """``[group, d]``: the difference between the means of the two classes in each group.
+
+    Raises:
+        InputError: Not two classes, no groups, or a group without one of the classes.
+    """
     if rows.concept.columns != 2 or rows.concept.classes is None:
         raise InputError(
             f"paired differences are of two classes; got {list(rows.concept.names) or 'a continuous concept'}"
         )
     if rows.groups is None:
-        raise InputError("paired=True needs groups: which rows belong to one pair")
+        raise InputError("a paired difference needs groups: which rows belong to one pair")
     names, index = np.unique(rows.groups, return_inverse=True)
     group = torch.from_numpy(index).to(rows.x.device)
     weights = (
@@ -136,4 +137,4 @@ def _paired(rows: Rows) -> Tensor:
             raise InputError(f"group {lonely!r} has no row of class {rows.concept.names[label]!r}, so it is no pair")
         scaled = rows.x[chosen].to(torch.float64) * (sign * weights[chosen] / count[group[chosen]]).unsqueeze(1)
         total.index_add_(0, group[chosen], scaled)
-    return total.mean(0)
+    return total

@@ -9,6 +9,12 @@ from patchclamp.directions.base import DirectionEstimator
 METHODS = {
     "mean": "mean_difference:MeanDifference",
     "leace": "leace:LEACE",
+    "rlace": "rlace:RLACE",
+    "inlp": "inlp:INLP",
+    "logistic": "logistic:LogisticDirection",
+    "sal": "sal:SAL",
+    "pca": "pca_difference:PCADifference",
+    "actadd": "activation_addition:ActivationAddition",
     "gradient": "gradient:GradientDirection",
     "random": "random:RandomDirection",
 }

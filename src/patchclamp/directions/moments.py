@@ -1,14 +1,18 @@
 """Means and covariances of rows with their concept, in float64, block by block."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Self
 
 import torch
 from jaxtyping import Float
+from scipy.linalg.blas import dsyrk
 from torch import Tensor
 
-BLOCK = 2048
-"""Rows that are made float64 at once."""
+BLOCK = 512
+"""Rows that are made float64 at once: few enough to stay in a cache."""
+WIDE = 2048
+"""The same where products of rows with themselves are taken, which stream through the whole result."""
 
 
 @dataclass(eq=False)
@@ -27,7 +31,7 @@ class Moments:
     square_z: Float[Tensor, " column"]
     """Weighted sum of ``(z - mean_z)^2``."""
     second: Float[Tensor, "d d"] | None
-    """Weighted sum of ``(x - mean) (x - mean)^T``, where it is wanted."""
+    """Weighted sum of ``(x - mean) (x - mean)^T``, where it is wanted; its lower triangle."""
     rows: int = 0
 
     @classmethod
@@ -45,9 +49,10 @@ class Moments:
         self, x: Float[Tensor, "row d"], z: Float[Tensor, "row column"], weights: Float[Tensor, " row"] | None = None
     ) -> Self:
         """Take in more rows."""
-        for begin in range(0, len(x), BLOCK):
-            part = slice(begin, begin + BLOCK)
-            self._merge(x[part].to(torch.float64), z[part], None if weights is None else weights[part])
+        size = BLOCK if self.second is None else WIDE
+        for number, block in enumerate(blocks(x, size)):
+            part = slice(number * size, (number + 1) * size)
+            self._merge(block, z[part], None if weights is None else weights[part])
         return self
 
     def _merge(self, x: Tensor, z: Tensor, weights: Tensor | None) -> None:
@@ -56,16 +61,18 @@ class Moments:
         if not bool(total > 0):
             return
         mean, mean_z = (v.mean(0) if weights is None else weights @ v / total for v in (x, z))
-        x, z = x - mean, z - mean_z
-        weighted = x if weights is None else x * weights.unsqueeze(1)
+        z = z - mean_z
+        weighted_z = z if weights is None else z * weights.unsqueeze(1)
         step, step_z = mean - self.mean, mean_z - self.mean_z
         both = self.weight + total
         factor = self.weight * total / both
-        self.cross += weighted.T @ z + factor * torch.outer(step, step_z)
-        self.square_z += (z.square() if weights is None else z.square() * weights.unsqueeze(1)).sum(0)
+        self.cross += (weighted_z.T @ x).T + factor * torch.outer(step, step_z)
+        self.square_z += (weighted_z * z).sum(0)
         self.square_z += factor * step_z.square()
         if self.second is not None:
-            self.second.addmm_(weighted.T, x).addr_(step, step, alpha=float(factor))
+            centred = x - mean
+            _add_products(self.second, centred if weights is None else centred.mul_(weights.sqrt().unsqueeze(1)))
+            self.second.addr_(step, step, alpha=float(factor))
         self.mean += step * (total / both)
         self.mean_z += step_z * (total / both)
         self.weight = both
@@ -79,7 +86,8 @@ class Moments:
         """
         if self.second is None:
             raise ValueError("these moments hold no second moment")
-        return self.second / self.weight
+        lower = (self.second / self.weight).tril()
+        return lower + lower.tril(-1).T
 
     def effects(self) -> Float[Tensor, "column d"]:
         """How far ``x`` moves with one standard deviation of each column of the concept: ``Cov(x, z) / sd(z)``.
@@ -93,3 +101,21 @@ class Moments:
         """Means of the classes of a one-hot concept; that of an absent class is the mean of all."""
         counts = (self.weight * self.mean_z).clamp(min=1e-300)
         return self.mean + (self.cross / counts).T
+
+
+def blocks(x: Float[Tensor, "row d"], size: int = BLOCK) -> Iterator[Float[Tensor, "block d"]]:
+    """Rows in float64, some at a time; a block is overwritten by the next."""
+    if x.dtype == torch.float64:
+        yield from x.split(size)
+        return
+    wide = torch.empty(min(size, len(x)), x.shape[1], dtype=torch.float64, device=x.device)
+    for part in x.split(size):
+        yield wide[: len(part)].copy_(part)
+
+
+def _add_products(total: Tensor, x: Tensor) -> None:
+    """``total += x^T x`` in place, in the lower triangle: half the work of a product on the CPU."""
+    if total.device.type == "cpu":
+        dsyrk(1.0, x.contiguous().numpy().T, beta=1.0, c=total.numpy().T, overwrite_c=True)
+    else:
+        total.addmm_(x.T, x)

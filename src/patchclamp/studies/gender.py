@@ -23,10 +23,51 @@ TRAIN_TEMPLATES = (
     "Last week {} went to the market because", "Last week {} was very tired, so", "Last week {} was late because",
     "Last week {} left early because", "Last week {} worked hard until",
 )  # fmt: skip
-TEST_TEMPLATES = ("Last week {} could not sleep because", "Last week {} bought a car because", "I heard that {} forgot what")
+TEST_TEMPLATES = (
+    "Last week {} could not sleep because",
+    "Last week {} bought a car because",
+    "I heard that {} forgot what",
+)
 """The person never comes first: the first token is an attention sink, which carries little of what it says."""
-OTHER_WORDS = """he him his himself she her hers herself mr mrs miss sir madam lord lady man men woman women boy boys girl girls
-father mother son sons daughter daughters brother brothers sister sisters husband wife gentleman gentlemen""".split()
+OTHER_WORDS = [
+    "he",
+    "him",
+    "his",
+    "himself",
+    "she",
+    "her",
+    "hers",
+    "herself",
+    "mr",
+    "mrs",
+    "miss",
+    "sir",
+    "madam",
+    "lord",
+    "lady",
+    "man",
+    "men",
+    "woman",
+    "women",
+    "boy",
+    "boys",
+    "girl",
+    "girls",
+    "father",
+    "mother",
+    "son",
+    "sons",
+    "daughter",
+    "daughters",
+    "brother",
+    "brothers",
+    "sister",
+    "sisters",
+    "husband",
+    "wife",
+    "gentleman",
+    "gentlemen",
+]
 
 
 def pairs(part: str) -> list[tuple[str, str]]:

@@ -1,0 +1,83 @@
+"""One concept at many layers: the same estimator on the activations of each, labels read once."""
+
+from copy import copy
+from dataclasses import replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from sklearn.base import clone
+from torch import Tensor
+
+from patchclamp.core.errors import InputError
+from patchclamp.directions.base import DirectionEstimator, Rows, check_tensor
+from patchclamp.directions.direction import Direction
+from patchclamp.directions.moments import WIDE, Moments
+
+
+def fit_layers(
+    estimator: DirectionEstimator,
+    X: Float[Tensor, "layer row d"],
+    y: Any,
+    sample_weight: Any = None,
+    groups: Any = None,
+) -> list[Direction]:
+    """Fit a copy of an estimator to the activations of each layer.
+
+    Means, and on an accelerator covariances, come from batched products over all layers. On the CPU a covariance of one
+    layer fills a core already, and only half of that symmetric product is computed, so there layers follow each other.
+
+    Args:
+        estimator: Any of the estimators with its parameters; it is not fitted itself.
+        X: Activations.
+        y: The concept, ``[row]``, the same at each layer.
+        sample_weight: ``[row]``.
+        groups: ``[row]``.
+
+    Returns:
+        A direction for each layer, equal to those of one fit a layer.
+
+    Raises:
+        InputError: ``X`` has no dimension of layers, or what ``fit`` raises.
+    """
+    if X.ndim != 3 or not len(X):
+        raise InputError(f"activations of several layers are [layer, row, d]; got shape {tuple(X.shape)}")
+    first = clone(estimator)
+    one = first._read(X[0], y, sample_weight, groups)
+    for layer in X[1:]:
+        check_tensor(layer, None)
+    batched = X.device.type != "cpu" or not first.second
+    known = layer_moments(X.detach(), one.z, one.weights, first.second) if batched else [None] * len(X)
+    return [_fitted(first, replace(one, x=x, known=moments)) for x, moments in zip(X.detach(), known, strict=True)]
+
+
+def _fitted(estimator: DirectionEstimator, rows: Rows) -> Direction:
+    own = copy(estimator)
+    own._keep(rows, own._find(rows))
+    return own.direction_
+
+
+def layer_moments(
+    x: Float[Tensor, "layer row d"], z: Float[Tensor, "row column"], weights: Float[Tensor, " row"] | None, second: bool
+) -> list[Moments]:
+    """Means and covariances of every layer from batched products: two passes, so that nothing cancels."""
+    scale = torch.ones(len(z), dtype=torch.float64, device=x.device) if weights is None else weights
+    total = scale.sum()
+    mean_z = scale @ z / total
+    z = z - mean_z
+    blocks = [slice(begin, begin + WIDE) for begin in range(0, len(z), WIDE)]
+    mean = (
+        sum((scale[part] @ x[:, part].to(torch.float64) for part in blocks), torch.zeros((), device=x.device)) / total
+    )
+    cross = torch.zeros(*mean.shape, z.shape[1], dtype=torch.float64, device=x.device)
+    square = torch.zeros(*mean.shape, mean.shape[1], dtype=torch.float64, device=x.device) if second else None
+    for part in blocks:
+        wide = x[:, part].to(torch.float64) - mean.unsqueeze(1)
+        cross += ((scale[part].unsqueeze(1) * z[part]).T @ wide).mT
+        if square is not None:
+            square.baddbmm_((wide * scale[part].unsqueeze(1)).mT, wide)
+    square_z = scale @ z.square()
+    return [
+        Moments(total, mean[i], mean_z, cross[i], square_z, None if square is None else square[i], len(z))
+        for i in range(len(x))
+    ]

@@ -1,0 +1,111 @@
+"""Erasing with the label of each row at hand: the residual of a regression on the concept."""
+
+from abc import abstractmethod
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from patchclamp.core.errors import EditError
+from patchclamp.directions.base import DirectionEstimator, Found, Rows
+from patchclamp.directions.concept import Kind
+from patchclamp.directions.direction import Direction
+
+NULL = 1e-10
+"""Eigenvalues of the concept's correlation matrix below this share of the largest are taken for zero."""
+
+
+class LabelledEraser(DirectionEstimator):
+    """A method whose ``transform(X, y)`` needs the labels, so that it gives no direction and no edit."""
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None, groups: Any = None) -> Self:
+        """Learn what each label adds; arguments and errors as for the other methods."""
+        rows = self._read(X, y, sample_weight, groups)
+        if rows.concept.classes is not None:
+            self.classes_ = rows.concept.classes
+        self._learn(rows)
+        return self
+
+    def transform(self, X: Any, y: Any = None) -> Any:
+        """``X`` without the concept.
+
+        Raises:
+            InputError: No labels, other lengths, or a class that was not there before.
+        """
+        self._check_learned()
+        if y is None:
+            raise self._no_labels("transform(X, y)")
+        state = self._torch_in
+        rows = self._read(X, y, None, None, first=False)
+        torch_in, self._torch_in = self._torch_in, state
+        erased = self._erased(rows.x.to(torch.float64), rows).to(rows.x.dtype)
+        return erased if torch_in else erased.numpy()
+
+    def fit_transform(self, X: Any, y: Any = None, **options: Any) -> Any:
+        """Fit, and erase from the same rows."""
+        return self.fit(X, y, **options).transform(X, y)
+
+    @property
+    def reference_(self) -> Any:
+        """``[d]`` the mean of all rows, where every class ends up."""
+        self._check_learned()
+        return self._like_input(self._mean.cpu())
+
+    _mean: Tensor
+
+    @abstractmethod
+    def _learn(self, rows: Rows) -> None:
+        """Fit."""
+
+    @abstractmethod
+    def _erased(self, x: Tensor, rows: Rows) -> Tensor:
+        """Of rows in float64."""
+
+    def _check_learned(self) -> None:
+        from sklearn.utils.validation import check_is_fitted
+
+        check_is_fitted(self, "_mean")
+
+    def _find(self, _: Rows) -> Found:
+        raise self._no_labels("a direction")
+
+    def _fitted(self) -> Direction:
+        raise self._no_labels("an edit")
+
+    def _no_labels(self, what: str) -> EditError:
+        return EditError(
+            f"{what}: {type(self).__name__} needs the label of each row, and a model at work has none; LEACE erases without labels"
+        )
+
+
+class OracleLEACE(LabelledEraser):
+    """``x - Cov(x, z) Cov(z)^+ (z - mean)``: the least change of all that leave no covariance, if labels may be used.
+
+    Of classes, it moves every class by one vector so that all means are equal. It changes ``x`` less than LEACE, and
+    tells nothing about rows whose label is not known.
+
+    Source: Belrose 2023, "Least-squares concept erasure with oracle concept labels" (EleutherAI).
+
+    Args:
+        concept: What the labels are.
+    """
+
+    def __init__(self, *, concept: Kind = "auto") -> None:
+        self.concept = concept
+
+    def _learn(self, rows: Rows) -> None:
+        moments = rows.moments()
+        z = rows.z - moments.mean_z
+        weighted = z if rows.weights is None else z * rows.weights.unsqueeze(1)
+        square = weighted.T @ z
+        units = square.diagonal().sqrt().clamp(min=1e-300)
+        inverse = (
+            torch.linalg.pinv(square / units / units.unsqueeze(1), rtol=NULL, hermitian=True)
+            / units
+            / units.unsqueeze(1)
+        )
+        self._mean, self._mean_z = moments.mean, moments.mean_z
+        self._slopes: Tensor = moments.cross @ inverse
+
+    def _erased(self, x: Tensor, rows: Rows) -> Tensor:
+        return x - (rows.z - self._mean_z) @ self._slopes.T

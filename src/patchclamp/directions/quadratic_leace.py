@@ -1,0 +1,91 @@
+"""Erasing means and covariances with the label of each row at hand: optimal transport to one Gaussian."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from patchclamp.core.errors import InputError
+from patchclamp.directions.base import Rows
+from patchclamp.directions.concept import Kind
+from patchclamp.directions.logistic import check_classes
+from patchclamp.directions.moments import Moments
+from patchclamp.directions.oracle_leace import LabelledEraser
+
+TOLERANCE = 1e-13
+"""Relative change of the barycentre at which its iteration ends."""
+ROUNDS = 500
+NULL = 1e-12
+"""Eigenvalues below this share of the largest are taken for zero."""
+
+
+class QuadraticLEACE(LabelledEraser):
+    """Moves the Gaussian of each class to the barycentre of all by optimal transport: equal means, equal covariances.
+
+    No quadratic predictor is left, and among all such maps of Gaussians the rows move least. Higher moments stay, so a
+    deeper predictor may find the class.
+
+    Source: Belrose et al. 2023, "Eliciting and erasing quadratic concepts" (EleutherAI); barycentre: Alvarez-Esteban et
+    al. 2016, arXiv 1511.05355, equation 7.
+
+    Args:
+        concept: What the labels are.
+    """
+
+    def __init__(self, *, concept: Kind = "auto") -> None:
+        self.concept = concept
+
+    def _learn(self, rows: Rows) -> None:
+        check_classes(rows, self)
+        d, columns = rows.x.shape[1], rows.z.shape[1]
+        found = []
+        for label, name in enumerate(rows.concept.names):
+            weights = rows.z[:, label] if rows.weights is None else rows.z[:, label] * rows.weights
+            chosen = weights > 0
+            if int(chosen.sum()) <= d:
+                raise InputError(
+                    f"class {name!r} has {int(chosen.sum())} rows of width {d}; its covariance needs more rows than that"
+                )
+            found.append(
+                Moments.empty(d, columns, True, rows.x.device).update(rows.x[chosen], rows.z[chosen], weights[chosen])
+            )
+        covariances = torch.stack([moments.covariance for moments in found])
+        shares = torch.stack([moments.weight for moments in found])
+        shares = shares / shares.sum()
+        self._means = torch.stack([moments.mean for moments in found])
+        self._mean = shares @ self._means
+        self._maps = transport(covariances, barycentre(covariances, shares))
+
+    def _erased(self, x: Tensor, rows: Rows) -> Tensor:
+        erased = torch.empty_like(x)
+        for label, (middle, to) in enumerate(zip(self._means, self._maps, strict=True)):
+            chosen = rows.labels == label
+            erased[chosen] = (x[chosen] - middle) @ to + self._mean
+        return erased
+
+
+def transport(sources: Float[Tensor, "class d d"], target: Float[Tensor, "d d"]) -> Float[Tensor, "class d d"]:
+    """Symmetric ``T`` with ``T S T = target`` for each source ``S``: the optimal map between centred Gaussians."""
+    root, inverse = _roots(sources)
+    return inverse @ _roots(root @ target @ root)[0] @ inverse
+
+
+def barycentre(covariances: Float[Tensor, "class d d"], shares: Float[Tensor, " class"]) -> Float[Tensor, "d d"]:
+    """The Gaussian nearest to all in mean squared Wasserstein distance, by fixed-point iteration."""
+    weights = shares.view(-1, 1, 1)
+    middle = (weights * covariances).sum(0)
+    for _ in range(ROUNDS):
+        root, inverse = _roots(middle)
+        step = inverse @ (weights * _roots(root @ covariances @ root)[0]).sum(0) @ inverse
+        before, middle = middle, step @ middle @ step
+        if float((middle - before).norm()) <= TOLERANCE * float(middle.norm()):
+            break
+    return middle
+
+
+def _roots(matrices: Tensor) -> tuple[Tensor, Tensor]:
+    """Square roots of positive semidefinite matrices, and the pseudo-inverses of these."""
+    values, vectors = torch.linalg.eigh((matrices + matrices.mT) / 2)
+    sizes = values.clamp(min=0).sqrt()
+    kept = values > NULL * values[..., -1:]
+    inverses = torch.where(kept, 1 / sizes.clamp(min=1e-300), 0.0)
+    return (vectors * sizes.unsqueeze(-2)) @ vectors.mT, (vectors * inverses.unsqueeze(-2)) @ vectors.mT

@@ -1,0 +1,48 @@
+"""The strongest directions of the covariance of activations and concept."""
+
+from torch import Tensor
+
+from patchclamp.core.errors import InputError
+from patchclamp.directions.base import Found
+from patchclamp.directions.concept import Kind
+from patchclamp.directions.mean_difference import StreamingEstimator, span
+from patchclamp.directions.moments import Moments
+
+
+class SAL(StreamingEstimator):
+    """Left singular vectors of ``Cov(x, z)``, the strongest first.
+
+    At full rank (classes - 1) this is the span of the class means, and no linear predictor is left. Below it, it is the
+    subspace of its rank without which the covariance with the concept is least in norm; the rest of the concept stays.
+
+    Source: Shao, Ziser and Cohen 2023, "Gold doesn't always glitter: spectral removal of linear and nonlinear guarded
+    attribute information", arXiv 2203.07893.
+
+    Args:
+        rank: Directions; all by default, and never more than ``Cov(x, z)`` has.
+        concept: What the labels are.
+    """
+
+    def __init__(self, *, rank: int | None = None, concept: Kind = "auto") -> None:
+        self.rank = rank
+        self.concept = concept
+
+    def _solve(self, moments: Moments) -> Found:
+        if self.rank is not None and self.rank < 1:
+            raise InputError(f"rank is a whole number from 1, or None for all; got {self.rank!r}")
+        basis = strongest(moments, self.rank)
+        return Found(basis, moments, report=shortened(self.rank, basis))
+
+
+def strongest(moments: Moments, rank: int | None) -> Tensor:
+    """Orthonormal rows ``[rank, d]``: the left singular vectors of ``Cov(x, z)``."""
+    return span(moments.cross.T / moments.weight, rank)
+
+
+def shortened(rank: int | None, basis: Tensor) -> dict[str, str]:
+    """A note for the report if fewer directions move with the concept than were asked for."""
+    if rank is None or rank <= len(basis):
+        return {}
+    return {
+        "note": f"rank {rank} was asked for; the concept moves {len(basis)} dimensions, and more would gain nothing"
+    }

@@ -1,0 +1,213 @@
+"""Logistic regression with an L2 penalty, solved in float64 with a bound on how far the result is from the optimum."""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from patchclamp.core.errors import InputError
+from patchclamp.directions.base import Rows
+from patchclamp.directions.moments import Moments
+
+MEMORY = 12
+"""Steps that the curvature is learned from."""
+STEPS = 30
+"""Of Newton's method in one dimension."""
+CENTRED = 1e-10
+"""Largest derivative in the bias, as a share of all weights."""
+FLAT = 0.05
+"""Slope at the end of a step, as a share of that at its beginning."""
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """A minimum, and how sure it is."""
+
+    weights: Float[Tensor, "column d"]
+    """Of the scaled features: one column of two classes (towards the second), else one a class."""
+    bias: Float[Tensor, " column"]
+    objective: float
+    """``sum of losses + |weights|^2 / 2C``."""
+    loss: float
+    """Mean cross-entropy in nats."""
+    accuracy: float
+    gradient: float
+    """Norm of the gradient of the objective, the bias being at its optimum."""
+    excess: float
+    """The objective is above its minimum by no more than this: ``C |gradient|^2 / 2``, since it is 1/C-strongly convex."""
+    iterations: int
+    converged: bool
+    pull: Float[Tensor, "column d"]
+    """Gradient of the sum of losses alone."""
+
+    def report(self) -> dict[str, Any]:
+        """What is said of it."""
+        names = ("loss", "accuracy", "gradient", "excess", "iterations", "converged")
+        return {name: getattr(self, name) for name in names}
+
+
+class Logistic:
+    """Rows, scaled once and by one number, with the Cholesky factor of a bound on the Hessian of every problem on them.
+
+    The Hessian of the losses is at most ``X^T X / 4`` for two classes and ``X^T X / 2`` for more (Boehning and Lindsay 1988,
+    "Monotonicity of quadratic-approximation algorithms", Ann. Inst. Stat. Math. 40). With the penalty it preconditions
+    L-BFGS (Nocedal 1980). The problem on rows from which a subspace has been projected is the same one with weights
+    orthogonal to it, so the factor is made once for all. The bias is not penalised and is at its optimum after every step.
+
+    Args:
+        rows: Activations with classes.
+        C: Inverse strength of the penalty on features of mean variance 1.
+    """
+
+    def __init__(self, rows: Rows, C: float) -> None:
+        if not 0 < C < float("inf"):
+            raise InputError(f"C is a number above zero; got {C!r}")
+        self.moments: Moments = rows.moments(second=True)
+        self.c = float(C)
+        covariance = self.moments.covariance
+        self.scale = float(covariance.diagonal().mean().sqrt()) or 1.0
+        self.x = rows.x.to(torch.float64, copy=True).sub_(self.moments.mean).div_(self.scale)
+        self.z = (rows.z[:, 1:] if rows.z.shape[1] == 2 else rows.z).T.contiguous()
+        self.binary = len(self.z) == 1
+        self.weights = torch.ones_like(self.z[0]) if rows.weights is None else rows.weights
+        self.total = float(self.moments.weight)
+        bound = covariance.mul_((0.25 if self.binary else 0.5) * self.total / self.scale**2)
+        bound.diagonal().add_(1 / self.c)
+        self.factor: Tensor = torch.linalg.cholesky(bound)
+        prior = self.moments.mean_z.clamp(min=1e-12).log()
+        self.prior = (prior[1:] - prior[:1] if self.binary else prior).unsqueeze(1)
+
+    def solve(
+        self, without: Tensor | None = None, start: Tensor | None = None, tol: float = 1e-8, max_iter: int = 200
+    ) -> Solution:
+        """Minimise over weights orthogonal to a subspace: the classifier of rows from which that has been projected.
+
+        Args:
+            without: Orthonormal rows ``[rank, d]``.
+            start: First weights; zero by default.
+            tol: Stop when the objective is surely within this share of its minimum.
+            max_iter: Stop unconverged after so many passes over the rows and back.
+        """
+        precondition, tangent = self._metric(without)
+        weights = self.x.new_zeros(len(self.z), self.x.shape[1]) if start is None else tangent(start)
+        margins = torch.zeros_like(self.z) if start is None else weights @ self.x.T
+        pairs: deque[tuple[Tensor, Tensor]] = deque(maxlen=MEMORY)
+        bias, errors = self._centre(margins, self.prior)
+        pull, iterations = errors @ self.x, 0
+        gradient = tangent(pull + weights / self.c)
+        while True:
+            objective = float(self._losses(margins + bias) + weights.square().sum() / (2 * self.c))
+            excess = self.c / 2 * float(gradient.square().sum())
+            done = excess <= tol * objective
+            if done or iterations == max_iter:
+                break
+            step = -_two_loops(gradient, pairs, precondition)
+            along = step @ self.x.T
+            size = self._search(margins + bias, along, weights, step, -float((gradient * step).sum()))
+            weights, margins = weights + size * step, margins + size * along
+            bias, errors = self._centre(margins, bias)
+            pull = errors @ self.x
+            before, gradient = gradient, tangent(pull + weights / self.c)
+            if float((gradient - before).flatten() @ step.flatten()) * size > 0:
+                pairs.append((size * step, gradient - before))
+            iterations += 1
+        return self._solution(weights, bias, margins, objective, gradient, pull, iterations, done)
+
+    def _solution(
+        self, weights: Tensor, bias: Tensor, margins: Tensor, objective: float, gradient: Tensor, pull: Tensor,
+        iterations: int, converged: bool,
+    ) -> Solution:  # fmt: skip
+        logits = margins + bias
+        right = ((logits > 0) == (self.z > 0))[0] if self.binary else logits.argmax(0) == self.z.argmax(0)
+        norm = float(gradient.norm())
+        return Solution(
+            weights, bias[:, 0], objective, float(self._losses(logits)) / self.total,
+            float((right * self.weights).sum()) / self.total, norm, self.c / 2 * norm**2, iterations, converged, pull,
+        )  # fmt: skip
+
+    def _metric(self, without: Tensor | None) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+        """The inverse of the bound, and the projection of a gradient, both on weights orthogonal to ``without``."""
+
+        def solve(value: Tensor) -> Tensor:
+            return torch.cholesky_solve(value.T, self.factor).T
+
+        if without is None or not len(without):
+            return solve, lambda value: value
+        solved = solve(without)
+        small = torch.linalg.cholesky(without @ solved.T)
+
+        def inside(value: Tensor) -> Tensor:
+            full = solve(value)
+            return full - torch.cholesky_solve(without @ full.T, small).T @ solved
+
+        return inside, lambda value: value - (value @ without.T) @ without
+
+    def _losses(self, logits: Tensor) -> Tensor:
+        """Their weighted sum, of logits ``[column, row]``."""
+        whole = torch.logaddexp(logits[0], torch.zeros_like(logits[0])) if self.binary else logits.logsumexp(0)
+        return (whole - (self.z * logits).sum(0)) @ self.weights
+
+    def _errors(self, predicted: Tensor) -> Tensor:
+        """``[column, row]``, weighted."""
+        return (predicted - self.z) * self.weights
+
+    def _predicted(self, logits: Tensor) -> Tensor:
+        return logits.sigmoid() if self.binary else logits.softmax(0)
+
+    def _search(self, logits: Tensor, along: Tensor, weights: Tensor, step: Tensor, descent: float) -> float:
+        """Nearly the minimum along a step, by Newton's method within a bracket; no pass over the rows is needed."""
+        linear, square = float((weights * step).sum()) / self.c, float(step.square().sum()) / self.c
+        low, high, size = 0.0, float("inf"), 1.0
+        for _ in range(STEPS):
+            predicted = self._predicted(logits + size * along)
+            slope = float(((predicted - self.z) * along * self.weights).sum()) + linear + size * square
+            if abs(slope) <= FLAT * descent:
+                break
+            low, high = (size, high) if slope < 0 else (low, size)
+            if self.binary:
+                curvature = float((predicted * (1 - predicted) * along.square() * self.weights).sum()) + square
+            else:
+                middle = (predicted * along).sum(0)
+                curvature = float((predicted * (along - middle).square() * self.weights).sum()) + square
+            proposed = size - slope / curvature
+            ceiling = high if high < float("inf") else 4 * size
+            size = proposed if low < proposed < ceiling else (low + ceiling) / 2
+        return size
+
+    def _centre(self, margins: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """The best bias, by Newton's method with steps of 1 at most, and the classifier's weighted errors."""
+        predicted = self._predicted(margins + bias)
+        for _ in range(STEPS):
+            slope = self._errors(predicted).sum(1, keepdim=True)
+            if float(slope.abs().max()) <= CENTRED * self.total:
+                break
+            weighted = predicted * self.weights
+            if self.binary:
+                step = slope / (weighted * (1 - predicted)).sum().clamp(min=1e-300)
+            else:
+                curvature = weighted.sum(1).diag() - weighted @ predicted.T + self.total / len(bias) ** 2
+                step = torch.linalg.lstsq(curvature, slope).solution
+            bias = bias - step.clamp(-1, 1)
+            predicted = self._predicted(margins + bias)
+        return bias, self._errors(predicted)
+
+
+def _two_loops(
+    gradient: Tensor, pairs: deque[tuple[Tensor, Tensor]], precondition: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """The inverse Hessian times the gradient, as L-BFGS knows it."""
+    left, sizes = gradient, []
+    for step, change in reversed(pairs):
+        sizes.append((step * left).sum() / (step * change).sum())
+        left = left - sizes[-1] * change
+    found = precondition(left)
+    if pairs:
+        step, change = pairs[-1]
+        found = found * ((step * change).sum() / (change * precondition(change)).sum())
+    for (step, change), size in zip(pairs, reversed(sizes), strict=True):
+        found = found + step * (size - (change * found).sum() / (step * change).sum())
+    return found
