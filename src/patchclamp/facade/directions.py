@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from patchclamp.directions.direction import Direction
     from patchclamp.directions.dose import DoseResponse
     from patchclamp.directions.effects import LayerEffects
+    from patchclamp.directions.fitting import SiteRows
     from patchclamp.directions.projections import Projections
 
 Show = bool | Listener | None
@@ -197,6 +198,33 @@ class Directions(OpenModel):
 
         return projections.projections(self, direction, prompts, labels, at=at, edits=edits)
 
+    def rows(
+        self,
+        prompts: Any,
+        site: str,
+        at: Any = "rest",
+        *,
+        edits: Sequence[Edit] = (),
+        sinks: Literal["skip", "keep"] = "skip",
+    ) -> "SiteRows":
+        """The chosen tokens of prompts at one site as rows: what estimators and probes are fitted on.
+
+        Args:
+            prompts: As for :meth:`run`.
+            site: Where.
+            at: Which tokens.
+            edits: Record under these.
+            sinks: ``"skip"`` leaves out massive activations.
+
+        Returns:
+            ``x`` ``[row, d]``, and for each row the index of its ``prompt`` and its ``position`` there.
+        """
+        from patchclamp.directions import fitting
+        from patchclamp.interventions.record import record
+
+        (name,) = self.sites.expand([site])
+        return fitting.site_rows(record(self, prompts, [str(name)], at, edits=list(edits)), name, sinks)
+
     def reference(self, text: Any, site: str, at: Any = "rest") -> "Tensor":
         """The mean activation of a reference text at one site, ``[d]``, about which an edit can be measured.
 
@@ -205,8 +233,4 @@ class Directions(OpenModel):
             site: Where.
             at: Which tokens; massive activations are left out.
         """
-        from patchclamp.directions import fitting
-        from patchclamp.interventions.record import record
-
-        (name,) = self.sites.expand([site])
-        return fitting.site_rows(record(self, text, [str(name)], at), name).x.double().mean(0)
+        return self.rows(text, site, at).x.double().mean(0)
