@@ -76,6 +76,21 @@ def oriented(module: nn.Module) -> Tensor:
     return found if type(module).__name__ == "Conv1D" else found.T
 
 
+def stored(module: nn.Module, matrix: Tensor) -> Tensor:
+    """The inverse of :func:`oriented`: ``[d_in, d_out]`` (or a table ``[vocabulary, d]``) as the module stores it."""
+    return matrix if type(module).__name__ == "Conv1D" or isinstance(module, nn.Embedding) else matrix.mT
+
+
+def sharing(model: OpenModel, path: str, name: str = "weight") -> list[str]:
+    """Other modules that hold the same parameter as the one at ``path``."""
+    own = model.sites.modules[path]._parameters.get(name)
+    return [
+        other
+        for other, module in model.sites.modules.items()
+        if own is not None and other != path and module._parameters.get(name) is own
+    ]
+
+
 def _rows(matrix: Tensor, unit: Unit, heads: int | None) -> Tensor:
     if unit.kind == "n":
         if not 0 <= unit.index < len(matrix):
