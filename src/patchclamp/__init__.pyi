@@ -1,7 +1,12 @@
 # The public names: the one page that says what patchclamp offers, and where each name lives.
+
 from . import catalogue as catalogue
 from . import rewriting as rewriting
 from . import tracing as tracing
+from .baking.bake import baked as baked
+from .baking.bake import export as export
+from .baking.control_vector import control_vector as control_vector
+from .baking.control_vector import export_control_vector as export_control_vector
 from .core.errors import AssetError as AssetError
 from .core.errors import BudgetError as BudgetError
 from .core.errors import EditError as EditError
@@ -17,6 +22,7 @@ from .core.progress import listening as listening
 from .core.result import Result as Result
 from .core.result import open as open
 from .figures.aligned import aligned as aligned
+from .interventions.checkpoint import Agreement as Agreement
 from .interventions.edits import Add as Add
 from .interventions.edits import Call as Call
 from .interventions.edits import Clamp as Clamp

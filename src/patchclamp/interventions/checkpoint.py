@@ -13,7 +13,6 @@ from patchclamp.catalogue.quiet import quiet_transformers
 from patchclamp.core.errors import ExactnessError, InputError, ModelError
 from patchclamp.core.files import atomic_folder
 from patchclamp.interventions.edits import Edit
-from patchclamp.interventions.execute import TOLERANCE
 from patchclamp.interventions.run import run
 from patchclamp.models.loading import auto_class, wrap_module
 from patchclamp.models.opened import OpenModel
@@ -27,21 +26,19 @@ class Agreement:
     """Largest difference of a log-probability, in nats, over all outputs and positions."""
     logits: float
     """Largest difference of a logit, relative to the largest logit."""
-    tolerance: float
-    """What ``logits`` may be."""
     positions: int
     """How many positions were compared."""
 
-    def check(self, what: str) -> None:
-        """Refuse a difference above the tolerance.
+    def check(self, what: str, tolerance: float) -> None:
+        """Refuse a difference of the logits above a tolerance.
 
         Raises:
             ExactnessError: With the difference.
         """
-        if not self.logits <= self.tolerance:
+        if not self.logits <= tolerance:
             raise ExactnessError(
                 f"{what} logits differ from the edited model's by {self.logits:.2g} of the largest, more than "
-                f"{self.tolerance:g} (largest difference of a log-probability: {self.log_probability:.2g})"
+                f"{tolerance:g} (largest difference of a log-probability: {self.log_probability:.2g})"
             )
 
 
@@ -52,7 +49,7 @@ def agreement(model: OpenModel, edits: Sequence[Edit], module: nn.Module, prompt
     wanted, found = (_rows(done.logits.detach(), lengths) for done in (hooked, plain))
     gap = (wanted.log_softmax(-1) - found.log_softmax(-1)).abs().max()
     error = (wanted - found).abs().max() / wanted.abs().max()
-    return Agreement(float(gap), float(error), TOLERANCE[model.dtype], len(wanted))
+    return Agreement(float(gap), float(error), len(wanted))
 
 
 def _rows(logits: Tensor, lengths: Sequence[int]) -> Tensor:
@@ -112,6 +109,7 @@ def write_checkpoint(
     prompts: Sequence[Any],
     folder: Path,
     beside: Callable[[Path, Agreement], None],
+    tolerance: float,
 ) -> Agreement:
     """Write a copy of a model with its tokenizer, reload it as any program would, and compare.
 
@@ -122,6 +120,7 @@ def write_checkpoint(
         prompts: Where logits are compared.
         folder: Where to; it appears complete or not at all.
         beside: Writes what is laid beside the weights.
+        tolerance: Of the logits, relative to the largest.
 
     Raises:
         InputError: The folder is not empty.
@@ -137,7 +136,7 @@ def write_checkpoint(
         again = _reloaded(model, module, temporary)
         hooked = wrap_module(module, model.tokenizer) if edits is None else model
         found = agreement(hooked, edits or (), again, prompts)
-        found.check("the reloaded checkpoint's")
+        found.check("the reloaded checkpoint's", tolerance)
         beside(temporary, found)
     return found
 

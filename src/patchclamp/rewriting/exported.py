@@ -7,8 +7,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from patchclamp.core.files import write_json
-from patchclamp.interventions.checkpoint import with_parameters, write_checkpoint
+from patchclamp.interventions.checkpoint import Agreement, with_parameters, write_checkpoint
 from patchclamp.interventions.edits import Edit
+from patchclamp.interventions.execute import TOLERANCE
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.weights import stored
 from patchclamp.rewriting.projection import Projection
@@ -29,5 +30,9 @@ def export(
     said: dict[str, Any],
 ) -> Path:
     """Write a checkpoint with its evidence; see :meth:`patchclamp.Rewrite.export`."""
-    write_checkpoint(model, module, edits, prompts, folder, lambda into, _: write_json(into / "rewrite.json", said))
+
+    def beside(into: Path, _: Agreement) -> None:
+        write_json(into / "rewrite.json", said)
+
+    write_checkpoint(model, module, edits, prompts, folder, beside, TOLERANCE[model.dtype])
     return folder
