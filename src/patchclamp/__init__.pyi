@@ -5,8 +5,8 @@ from . import rewriting as rewriting
 from . import tracing as tracing
 from .baking.bake import baked as baked
 from .baking.bake import export as export
-from .baking.control_vector import control_vector as control_vector
-from .baking.control_vector import export_control_vector as export_control_vector
+from .baking.llama_cpp import control_vector as control_vector
+from .baking.llama_cpp import export_control_vector as export_control_vector
 from .core.errors import AssetError as AssetError
 from .core.errors import BudgetError as BudgetError
 from .core.errors import EditError as EditError

@@ -30,6 +30,7 @@ class Affine:
         return self.factor * x + (x @ self.reads.T) @ self.writes
 
     def __call__(self, x: Tensor) -> Tensor:
+        """The map, of vectors ``[..., d]``."""
         return self.linear(x) + self.constant
 
     def before(self, matrix: Tensor) -> Tensor:

@@ -99,7 +99,8 @@ class Folding:
     def _new(self) -> dict[str, Tensor]:
         modules = self.model.sites.modules
         return {
-            f"{path}.{_names(modules[path])[0]}": stored(modules[path], matrix) for path, matrix in self.matrices.items()
+            f"{path}.{_names(modules[path])[0]}": stored(modules[path], matrix)
+            for path, matrix in self.matrices.items()
         } | {f"{path}.{_names(modules[path])[1]}": bias for path, bias in self.biases.items()}
 
     def module(self) -> nn.Module:

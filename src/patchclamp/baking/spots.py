@@ -174,7 +174,11 @@ def _experts_of(model: OpenModel, site: Site) -> str:
     """
     inside = f"{model.sites.access(site).module}."
     width = model.sites.width(site)
-    found = [path for path, held in model.sites.modules.items() if path.startswith(inside) and experts(held, width) is not None]
+    found = [
+        path
+        for path, held in model.sites.modules.items()
+        if path.startswith(inside) and experts(held, width) is not None
+    ]
     if len(found) != 1:
         raise SiteError(f"{inside[:-1]!r} does not hold all its experts in one module")
     return found[0]

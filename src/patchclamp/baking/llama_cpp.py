@@ -111,7 +111,8 @@ def _vectors(model: OpenModel, edits: list[Edit]) -> dict[int, Tensor]:
         if site.component != "resid_post" or site.unit is not None or not site.layer:
             raise EditError(
                 f"pc.Add at {site}: llama.cpp adds after the layers 1..{model.sites.n_layers - 1}, and refuses others; nearest: "
-                f"'resid_post.{max(site.layer or 0, 1)}'" + ("" if site.layer else ", or pc.export of the edit at 'embed'")
+                f"'resid_post.{max(site.layer or 0, 1)}'"
+                + ("" if site.layer else ", or pc.export of the edit at 'embed'")
             )
         vector = operation.scale * operation.vector.detach().to("cpu", torch.float64)
         found[site.layer] = found[site.layer] + vector if site.layer in found else vector
