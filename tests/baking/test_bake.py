@@ -52,7 +52,7 @@ def error(model: pc.Model, module: torch.nn.Module, edits: Any, seed: int = 21) 
     return float((wanted - found).abs().max() / wanted.abs().max())
 
 
-def same(name: str, edits: Any) -> torch.nn.Module:
+def assert_same(name: str, edits: Any) -> torch.nn.Module:
     """Bake, compare, and show that the edit does something and that the model is as it was."""
     model = opened(name)
     with no_trace(model.module):
@@ -63,13 +63,17 @@ def same(name: str, edits: Any) -> torch.nn.Module:
     return module
 
 
-@pytest.mark.parametrize("name", [name for name in PLAIN if name != "bloom"])
-@pytest.mark.parametrize("readers", [None, READERS], ids=["orthogonal", "oblique"])
+WHOLE = [(name, READERS) for name in PLAIN if name != "bloom"] + [
+    (name, None) for name in ("llama", "gpt2", "gpt_neox")
+]
+
+
+@pytest.mark.parametrize(("name", "readers"), WHOLE)
 def test_a_projection_of_the_whole_stream_about_a_point(name: str, readers: Tensor | None) -> None:
     """Sequential and parallel blocks, multipliers, tied embeddings, position tables, biases, mixtures of experts."""
     model = opened(name)
     edit = pc.ProjectOut(D, about=C, readers=readers, site=every(model))
-    module = same(name, edit)
+    module = assert_same(name, edit)
     baked = pc.wrap(module)
     reads = D if readers is None else readers
     for site in every(model):
@@ -93,36 +97,37 @@ def test_a_projection_of_the_whole_stream_about_a_point(name: str, readers: Tens
     ids=["clamp", "scale0", "twice", "undone", "with-others", "embed-too"],
 )  # fmt: skip
 def test_other_idempotent_edits_of_the_whole_stream(name: str, make: Any) -> None:
-    same(name, make(every(opened(name))))
+    assert_same(name, make(every(opened(name))))
 
 
 @pytest.mark.parametrize("name", ["llama", "cohere", "falcon"])
 def test_embed_stands_for_the_first_state_where_nothing_comes_between(name: str) -> None:
     sites = [site for site in every(opened(name)) if site != "resid_pre"]
-    same(name, pc.ProjectOut(D, C, site=["embed", *sites]))
+    assert_same(name, pc.ProjectOut(D, C, site=["embed", *sites]))
 
 
 @pytest.mark.parametrize("name", PLAIN)
-@pytest.mark.parametrize("site", ["attn_out", "mlp_out.1", "mlp_out"])
-def test_linear_maps_of_what_is_written(name: str, site: str) -> None:
-    same(name, [pc.Reflect(D, readers=READERS, site=site), pc.RankOne(R[0], C, site=site), pc.Scale(0.7, site=site)])
+def test_linear_maps_of_what_is_written(name: str) -> None:
+    sites = ["attn_out", "mlp_out.1"]
+    edits = [pc.Reflect(D, readers=READERS, site=sites), pc.RankOne(R[0], C, site=sites), pc.Scale(0.7, site="mlp_out")]
+    assert_same(name, edits)
 
 
 @pytest.mark.parametrize("name", BIASED)
 def test_affine_maps_and_additions_where_there_is_a_bias(name: str) -> None:
-    same(name, [pc.Scale(2.0, D, C, site="mlp_out.1"), pc.Add(C, site="mlp_out")])
-    same(name, [pc.Add(C, 2.0, site="resid_post.1"), pc.Add(C, site="resid_post.0")])
+    assert_same(name, [pc.Scale(2.0, D, C, site="mlp_out.1"), pc.Add(C, site="mlp_out")])
+    assert_same(name, [pc.Add(C, 2.0, site="resid_post.1"), pc.Add(C, site="resid_post.0")])
 
 
 @pytest.mark.parametrize("name", ["gpt2", "bloom", "falcon_alibi"])
 def test_constants_in_place_of_what_is_written(name: str) -> None:
-    same(name, [pc.Patch(C, site="mlp_out.1"), pc.Reflect(D, C, site="attn_out")])
-    same(name, pc.MeanAblate(tiny.ids(2, 5, seed=8), site="mlp_out.1"))
+    assert_same(name, [pc.Patch(C, site="mlp_out.1"), pc.Reflect(D, C, site="attn_out")])
+    assert_same(name, pc.MeanAblate(tiny.ids(2, 5, seed=8), site="mlp_out.1"))
 
 
 @pytest.mark.parametrize("name", [name for name in tiny.DECODERS if name != "opt_post_norm"])
 def test_any_affine_map_of_the_embedding(name: str) -> None:
-    module = same(name, [pc.Scale(0.5, D, C, READERS, site="embed"), pc.Add(C, site="embed")])
+    module = assert_same(name, [pc.Scale(0.5, D, C, READERS, site="embed"), pc.Add(C, site="embed")])
     assert (
         module.config.tie_word_embeddings is False
         or module.get_output_embeddings().weight is not module.get_input_embeddings().weight
@@ -135,12 +140,14 @@ def test_any_affine_map_of_the_embedding(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in tiny.DECODERS if name not in ("opt_post_norm", "bloom")])
 def test_any_affine_map_of_the_first_state(name: str) -> None:
-    same(name, [pc.Reflect(D, C, READERS, site="resid_pre.0"), pc.Add(C, site="resid_pre.0")])
+    assert_same(name, [pc.Reflect(D, C, READERS, site="resid_pre.0"), pc.Add(C, site="resid_pre.0")])
 
 
 @pytest.mark.parametrize("name", [name for name in tiny.DECODERS if name != "opt_post_norm"])
 def test_linear_maps_of_what_the_head_reads(name: str) -> None:
-    module = same(name, [pc.Reflect(D, readers=READERS, site="final_norm"), pc.RankOne(R[0], C, site="final_norm")])
+    module = assert_same(
+        name, [pc.Reflect(D, readers=READERS, site="final_norm"), pc.RankOne(R[0], C, site="final_norm")]
+    )
     assert module.get_input_embeddings().weight is opened(name).module.get_input_embeddings().weight
 
 
@@ -156,7 +163,9 @@ def test_heads_and_queries(name: str) -> None:
     )
     width = opened(name).sites.widths["z", 1]
     u, v, w = draw(5, width), draw(6, width), draw(7, width)
-    same(name, [pc.Reflect(u, readers=w, site="z.1"), pc.ProjectOut(v, site="z.1"), pc.RankOne(w, u, site="z.1")])
+    assert_same(
+        name, [pc.Reflect(u, readers=w, site="z.1"), pc.ProjectOut(v, site="z.1"), pc.RankOne(w, u, site="z.1")]
+    )
 
 
 @pytest.mark.parametrize("name", [name for name in WITH_ATTENTION if name not in tiny.MOE])
@@ -169,7 +178,7 @@ def test_neurons_and_what_sublayers_read(name: str) -> None:
             pc.Reflect(D, readers=READERS, site="mlp_in.1"),
         ],
     )
-    same(name, [pc.ProjectOut(D, readers=READERS, site="attn_in"), pc.Reflect(R, site="attn_in")])
+    assert_same(name, [pc.ProjectOut(D, readers=READERS, site="attn_in"), pc.Reflect(R, site="attn_in")])
 
 
 def test_ports_of_modules_and_containers_combine_in_the_order_of_the_pass(llama: pc.Model) -> None:
@@ -180,6 +189,11 @@ def test_ports_of_modules_and_containers_combine_in_the_order_of_the_pass(llama:
     assert error(llama, pc.baked(llama, head), head) <= 1e-9
     swapped = [pc.RankOne(C, R[0], site="lm_head:in"), pc.Reflect(D, readers=READERS, site="final_norm")]
     assert error(llama, pc.baked(llama, head), swapped) > 1e-3, "the order matters"
+
+
+def test_a_projection_by_its_path_in_either_layout() -> None:
+    for name, path in (("gpt2", "transformer.h.1.mlp.c_proj"), ("falcon", "transformer.h.1.mlp.dense_4h_to_h")):
+        assert_same(name, [pc.Reflect(D, readers=READERS, site=f"{path}:out"), pc.Scale(0.5, site=f"{path}:in")])
 
 
 def test_any_module_of_linear_layers() -> None:
@@ -232,7 +246,7 @@ def test_a_norm_between_weight_and_stream_is_seen(name: str) -> None:
         pc.baked(model, pc.ProjectOut(D, site=every(model)))
     with pytest.raises(pc.SiteError, match=r"nearest: 'model\.layers\.1\.mlp\.down_proj:out'"):
         pc.baked(model, pc.ProjectOut(D, site="mlp_out.1"))
-    same(name, pc.ProjectOut(D, site="model.layers.1.mlp.down_proj:out"))
+    assert_same(name, pc.ProjectOut(D, site="model.layers.1.mlp.down_proj:out"))
 
 
 def test_a_norm_after_the_embedding_is_seen() -> None:
@@ -275,7 +289,7 @@ def test_what_is_no_change_of_weights_is_refused_with_what_is_near(llama: pc.Mod
 def test_experts_take_linear_maps_and_no_constants() -> None:
     for name in tiny.MOE:
         model = opened(name)
-        module = same(name, pc.Reflect(D, readers=READERS, site="mlp_out.1"))
+        module = assert_same(name, pc.Reflect(D, readers=READERS, site="mlp_out.1"))
         own = dict(model.module.named_parameters())
         new = [n for n, p in module.named_parameters() if p is not own[n]]
         assert new[0] == "model.layers.1.mlp.experts.down_proj"

@@ -134,5 +134,5 @@ def test_a_source_gives_the_sites_own_values_where_the_block_writes_into_them(na
     """Falcon's parallel blocks add what attention wrote into the MLP's output in place."""
     model = pc.wrap(tiny.shared(name))
     site, ids = Site("mlp_out", 1), tiny.ids(2, 6)
-    (found,) = record_source(model, Source(ids), [site]).values()
+    found = record_source(model, Source(ids), [site, Site("resid_post", 2)])[site]
     assert torch.equal(torch.stack(found), model.record(ids, "mlp_out.1")["mlp_out.1"])

@@ -177,7 +177,7 @@ def _fold(model: OpenModel, edits: Sequence[Edit], prompts: Sequence[Prompt]) ->
     for action in actions:
         site = action.site
         try:
-            change = affine(action.operation, model.sites.width(site) or 0)
+            change = affine(action.operation, model.sites.width(site) or wiring.look([site])[0].shape[-1])
         except EditError as error:
             raise EditError(f"{site}: {error}") from None
         if site.component in STREAM and site.unit is None:

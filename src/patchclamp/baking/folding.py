@@ -81,11 +81,9 @@ class Folding:
         if held is None or not held.is_floating_point() or not bool(torch.isfinite(held).all()):
             raise ModelError(f"the {name} of {path!r} is no parameter of finite floats")
         ends = (self._end("get_input_embeddings"), self._end("get_output_embeddings"))
-        others = [other for other in sharing(self.model, path, name) if self.model.sites.modules[other] not in ends]
-        if others or (module not in ends and sharing(self.model, path, name)):
-            raise ModelError(
-                f"{path!r} shares its {name} with {sharing(self.model, path, name)[0]!r}, which would change too"
-            )
+        others = sharing(self.model, path, name)
+        if others and not all(self.model.sites.modules[other] in ends for other in (path, *others)):
+            raise ModelError(f"{path!r} shares its {name} with {others[0]!r}, which would change too")
 
     def _end(self, name: str) -> nn.Module | None:
         found: nn.Module | None = getattr(self.model.module, name, lambda: None)()
