@@ -157,7 +157,7 @@ WITH_ATTENTION = [name for name in tiny.DECODERS if name != "mamba"]
 @pytest.mark.parametrize("name", WITH_ATTENTION)
 def test_heads_and_queries(name: str) -> None:
     """Fused projections in either layout, single heads, several edits on one weight's input in their order."""
-    same(
+    assert_same(
         name,
         [pc.Zero(site="z.1.h2"), pc.Scale(1.7, site="q.1"), pc.Scale(0.3, site="k.0"), pc.Scale(1.4, site="v.2.h0")],
     )
@@ -170,7 +170,7 @@ def test_heads_and_queries(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in WITH_ATTENTION if name not in tiny.MOE])
 def test_neurons_and_what_sublayers_read(name: str) -> None:
-    same(
+    assert_same(
         name,
         [
             pc.Scale(3.0, site="mlp_act.0.n3"),
