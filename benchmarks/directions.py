@@ -1,8 +1,9 @@
 """The speed of the directions: INLP, R-LACE and LEACE against references, thirty layers against one, and an edit's cost.
 
-INLP's reference is scikit-learn's ``LogisticRegression`` with its defaults, fitted in each round on the projected rows. R-LACE's is a plain
-implementation of the published schedule (a gradient step on the projection and on the classifier, then the projection onto the
-Fantope by an eigendecomposition), of which a few iterations are timed; 75,000 are extrapolated. LEACE's is concept-erasure.
+INLP's reference is scikit-learn's ``LogisticRegression`` with its defaults, fitted in each round on the projected rows.
+R-LACE's is a plain implementation of the published schedule (a gradient step on the projection and on the classifier, then
+the projection onto the Fantope by an eigendecomposition), of which a few iterations are timed; 75,000 are extrapolated.
+LEACE's is concept-erasure.
 """
 
 import argparse
