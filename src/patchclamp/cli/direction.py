@@ -212,8 +212,8 @@ def export(
 ) -> None:
     """Bake a direction into a checkpoint of transformers, or write it as a control vector of llama.cpp.
 
-    A checkpoint erases along the whole stream: at every layer and every token, attention sinks included, because weights cannot tell
-    them apart. It is reloaded and compared with the edited model before it appears.
+    A checkpoint erases along the whole stream: at every layer and every token, attention sinks included, because weights
+    cannot tell them apart. It is reloaded and compared with the edited model before it appears.
 
     Args:
         direction: Folder of a fitted direction.

@@ -22,8 +22,7 @@ class Baking(OpenModel):
         return _bake.baked(self, edits, prompts=prompts, tolerance=tolerance)
 
     def stream_sites(self) -> list[str]:
-        """Every state of the residual stream that a sublayer or the head reads: where a projection has to act to be a change of
-        weights.
+        """Every state of the residual stream that is read: where a projection has to act to be a change of weights.
 
         Raises:
             SiteError: A state between attention and MLP has no name.
