@@ -1,0 +1,64 @@
+"""Sentences that differ only in gender, in a part to fit on and a part to test on; and text that speaks of neither."""
+
+import random
+import re
+
+import patchclamp as pc
+
+ANSWERS = (" he", " she")
+TRAIN_NOUNS = (
+    ("king", "queen"), ("man", "woman"), ("father", "mother"), ("brother", "sister"), ("uncle", "aunt"), ("boy", "girl"),
+    ("son", "daughter"), ("actor", "actress"), ("prince", "princess"), ("husband", "wife"), ("grandfather", "grandmother"),
+    ("waiter", "waitress"),
+)  # fmt: skip
+TEST_NOUNS = (
+    ("gentleman", "lady"), ("nephew", "niece"), ("grandson", "granddaughter"), ("wizard", "witch"),
+    ("businessman", "businesswoman"), ("policeman", "policewoman"),
+)  # fmt: skip
+TRAIN_NAMES = (
+    ("James", "Mary"), ("John", "Sarah"), ("Robert", "Linda"), ("Michael", "Jennifer"), ("David", "Susan"), ("William", "Karen"),
+)  # fmt: skip
+TEST_NAMES = (("Thomas", "Emma"), ("Daniel", "Laura"), ("Peter", "Anna"))
+TRAIN_TEMPLATES = (
+    "{} went to the market because", "{} was very tired, so", "{} was late because", "{} left early because",
+    "{} worked hard until",
+)  # fmt: skip
+TEST_TEMPLATES = ("{} could not sleep because", "{} forgot what", "{} is proud that")
+OTHER_WORDS = """he him his himself she her hers herself mr mrs miss sir madam lord lady man men woman women boy boys girl girls
+father mother son sons daughter daughters brother brothers sister sisters husband wife gentleman gentlemen""".split()
+
+
+def pairs(part: str) -> list[tuple[str, str]]:
+    """Pairs of prompts (male, female): ``"train"``, or ``"test"`` with other nouns, other names, and more templates."""
+    held = part == "test"
+    nouns, names = (TEST_NOUNS, TEST_NAMES) if held else (TRAIN_NOUNS, TRAIN_NAMES)
+    templates = (*TRAIN_TEMPLATES, *TEST_TEMPLATES) if held else TRAIN_TEMPLATES
+    people = [(f"The {a}", f"The {b}") for a, b in nouns] + list(names)
+    return [(template.format(a), template.format(b)) for a, b in people for template in templates]
+
+
+def labelled(part: str) -> tuple[list[str], list[str], list[int]]:
+    """The prompts of a part, with ``"male"`` or ``"female"``, and the person they are of (a group)."""
+    found = pairs(part)
+    people = len(TRAIN_TEMPLATES) if part == "train" else len(TRAIN_TEMPLATES) + len(TEST_TEMPLATES)
+    # classes are ordered by name, and the first answer is that of the first class
+    return (
+        [prompt for pair in found for prompt in pair],
+        ["1 male", "2 female"] * len(found),
+        [i // people for i in range(len(found)) for _ in range(2)],
+    )
+
+
+def neutral_texts(count: int, *, characters: int = 400, seed: int = 0) -> list[str]:
+    """Passages of State of the Union speeches in which no gendered word stands."""
+    words = {word for pair in pc.catalogue.gendered_words() for word in pair} | set(OTHER_WORDS)
+    draw = random.Random(seed)
+    speeches = [speech.text for speech in pc.catalogue.state_of_the_union() if speech.year >= 1900]
+    found: list[str] = []
+    while len(found) < count:
+        text = draw.choice(speeches)
+        begin = text.find(". ", draw.randrange(max(1, len(text) - 2 * characters))) + 2
+        passage = text[begin : begin + characters].rsplit(None, 1)[0]
+        if len(passage) > characters // 2 and not words & set(re.findall(r"[a-z]+", passage.lower())):
+            found.append(passage)
+    return found
