@@ -120,9 +120,7 @@ def measure(model: pc.Model, texts: Sequence[str], *, seed: int = 0) -> dict[str
     prompts = [prompt for pair in pairs(TRAIN_NOUNS) for prompt in pair]
     labels = ["1 male", "2 female"] * len(pairs(TRAIN_NOUNS))
     test = pairs(TEST_NOUNS)
-    fitted = {
-        name: model.fit_directions(name, prompts, labels, "resid_post", holdout=0, seed=seed) for name in METHODS
-    }
+    fitted = {name: model.fit_directions(name, prompts, labels, "resid_post", holdout=0, seed=seed) for name in METHODS}
     found = model.layer_effects(fitted, test, ANSWERS, list(texts))
     columns = ["direction", "edit", "layer", "bias", "bias_low", "bias_high", "kl", "kl_low", "kl_high"]
     scrubbed = model.scrub("mean", prompts, labels)
@@ -191,9 +189,7 @@ def compare(
     frames = {what: pd.concat(several, ignore_index=True) for what, several in tables.items()}
     for what, frame in frames.items():
         frames[what] = frame[["model", *(column for column in frame if column != "model")]]
-    return Dropout(
-        frames["before"], frames["effects"], frames["depth"], frames["regained"], frames["ablations"]
-    )
+    return Dropout(frames["before"], frames["effects"], frames["depth"], frames["regained"], frames["ablations"])
 
 
 def study(
@@ -268,13 +264,21 @@ def figure(found: Dropout) -> Any:
             lines = (("mean", "erase", "-"), ("mean", "swap", "--"), ("random", "erase", ":"))
             for direction, edit, style in lines:
                 rows = own[(own["direction"] == direction) & (own["edit"] == edit)]
-                left.plot(rows["layer"], rows["bias"], style, color=colour, marker=".", label=f"{name}: {direction}, {edit}")
-                left.fill_between(rows["layer"], rows["bias_low"], rows["bias_high"], color=colour, alpha=0.1, linewidth=0)
+                left.plot(
+                    rows["layer"], rows["bias"], style, color=colour, marker=".", label=f"{name}: {direction}, {edit}"
+                )
+                left.fill_between(
+                    rows["layer"], rows["bias_low"], rows["bias_high"], color=colour, alpha=0.1, linewidth=0
+                )
             rows = found.depth[found.depth["model"] == name]
             middle.plot(rows["layers erased"], rows["bias"], color=colour, marker=".", label=name)
             middle.fill_between(rows["layers erased"], rows["low"], rows["high"], color=colour, alpha=0.15, linewidth=0)
             rows = found.ablations[found.ablations["model"] == name]
-            for what, style in (("attn_out taken out", "-"), ("mlp_out taken out", "--"), ("random vector of 0.5", ":")):
+            for what, style in (
+                ("attn_out taken out", "-"),
+                ("mlp_out taken out", "--"),
+                ("random vector of 0.5", ":"),
+            ):
                 part = rows[rows["what"] == what]
                 right.plot(part["layer"], part["kl"], style, color=colour, marker=".", label=f"{name}: {what}")
         left.set(xlabel="edited after layer", ylabel="bias between He and She")

@@ -23,6 +23,7 @@ import patchclamp as pc
 from patchclamp.core.files import read_json, write_json
 from patchclamp.core.progress import Listener, task
 from patchclamp.studies import gender, trained
+from patchclamp.studies.gender_erasure import SEED
 
 PROMPTS = (
     "The capital of France is", "The opposite of hot is", "Water freezes at zero degrees", "A week has seven",
@@ -43,14 +44,6 @@ BREAK, BREAK_SWAP, INSERT, INSERT_GENDER = (
 RANDOM_LABELS, SHUFFLED, GENDER, RANDOM = "mean, random labels", "mean, shuffled gender", "gender", "random"
 NAMES = (BREAK, BREAK_SWAP, INSERT, INSERT_GENDER, RANDOM_LABELS, SHUFFLED, GENDER, RANDOM)
 MEASURES = ("broken", "broken, held out", "said", "kl", "bias")
-PUBLISHED = {
-    "model": "gpt2",
-    "before": 0.87,
-    "erase": {"RLACE": 0.73, "INLP": 0.82},
-    "swap": {"RLACE": -0.29, "INLP": 0.68},
-    "twice": {"RLACE": 0.83, "INLP": 0.90},
-}
-"""Roger's bias, on another model and other sentences (training data)."""
 
 
 @dataclass(frozen=True)
@@ -81,15 +74,14 @@ class MeaninglessDirection:
 
     def row(self, direction: str, edit: str) -> "pd.Series[Any]":
         """One row of :meth:`table`."""
-        rows = self.table().set_index(["direction", "edit"])
-        found: pd.Series[Any] = rows.loc[(direction, edit)]
-        return found
+        rows = self.table()
+        return rows[(rows["direction"] == direction) & (rows["edit"] == edit)].iloc[0]
 
     def summary(self) -> dict[str, Any]:
         """The numbers, as plain JSON."""
         rows = self.table().astype(object).where(self.table().notna(), None).to_dict("records")
         own = {"model": self.model, "site": self.site, "bias before": self.before}
-        return {**own, "directions": rows, "published": PUBLISHED}
+        return {**own, "directions": rows, "published": SEED.to_dict("records")}
 
     def findings(self) -> list[str]:
         """What was found, in sentences."""
@@ -100,11 +92,9 @@ class MeaninglessDirection:
             f"{swapped['broken']:.0%} when it is swapped, and {erased['broken, held out']:.0%} and "
             f"{swapped['broken, held out']:.0%} of twenty others.",
             f"Trained to make each of the ten say another one's answer, it succeeds with {inserted['said']:.0%} of them.",
-            f"Bias between he and she: {self.before:.2f} before. Swapped, gender's direction makes it {own['bias']:+.2f} at "
-            f"{own['kl']:.3f} nats a token of neutral text; the trained one {swapped['bias']:+.2f} at {swapped['kl']:.3f}, a random "
-            f"one {chance['bias']:+.2f} at {chance['kl']:.4f}.",
-            "Roger on GPT-2, other sentences: 0.87 before; erased 0.73 (RLACE), 0.82 (INLP); swapped -0.29, 0.68; doubled 0.83, "
-            "0.90.",
+            f"Bias between he and she, {self.before:.2f} before: swapped, gender's direction makes it {own['bias']:+.2f} at a KL "
+            f"of {own['kl']:.3f} nats a token of neutral text, the trained one {swapped['bias']:+.2f} at {swapped['kl']:.3f}, a "
+            f"random one {chance['bias']:+.2f} at {chance['kl']:.4f}.",
         ]
 
     def text(self) -> str:
@@ -112,7 +102,8 @@ class MeaninglessDirection:
         shown = self.table()[["direction", "edit", *(c for m in MEASURES for c in (m, f"± {m}")), "bias per nat"]]
         drawn = shown.to_string(index=False, float_format=lambda value: f"{value:.3f}", na_rep="")
         head = f"{self.model}, {self.site}, {self.draws['draw'].nunique()} draws; ± is a 95 % interval over draws"
-        return "\n".join([head, drawn, "", *self.findings()])
+        beside = SEED.to_string(index=False)
+        return "\n".join([head, drawn, "", *self.findings(), "", "The seed's biases (its training data)", beside])
 
 
 def _half(values: Any) -> float:
@@ -154,7 +145,7 @@ def directions(
     swapped = list(reversed(fixed.answers)) * GENDER_PAIRS
     labels, said, people = gender.labelled("train")
     shuffled = draw.sample(said, len(said))
-    fit = {"site": fixed.site, "seed": seed}
+    fit: dict[str, Any] = {"site": fixed.site, "seed": seed}
     start = model.fit_direction("random", prompts, [0, 1] * (TRAINED // 2), holdout=0, **fit)
     begun = model.fit_direction("random", gendered, [0, 1] * GENDER_PAIRS, holdout=0, **fit)
     learn: dict[str, Any] = {"steps": steps, "seed": seed}
@@ -179,10 +170,8 @@ def measured(
 ) -> list[dict[str, Any]]:
     """The :data:`MEASURES` of every direction, erased and swapped."""
     edits = {f"{name}|{kind}": getattr(one, kind)() for name, one in found.items() for kind in ("erase", "swap")}
-    bias = pc.metrics.bias(model, fixed.pairs, gender.ANSWERS, edits).summary()
-    bias = bias[bias["metric"] == "within"].set_index("edit")["mean"]
-    damage = pc.metrics.damage(model, edits, fixed.texts).summary()
-    kl = damage[damage["metric"] == "kl"].set_index("edit")["mean"]
+    bias = _means(pc.metrics.bias(model, fixed.pairs, gender.ANSWERS, edits).summary(), "within")
+    kl = _means(pc.metrics.damage(model, edits, fixed.texts).summary(), "kl")
     rows = []
     for name, edit in edits.items():
         direction, kind = name.split("|")
@@ -192,9 +181,15 @@ def measured(
         said = np.mean([top[i] == token for i, token in zip(chosen, others, strict=True)])
         rows.append({
             "direction": direction, "edit": kind, "broken": float(broken[list(chosen)].mean()),
-            "broken, held out": float(broken[held].mean()), "said": float(said), "kl": float(kl[name]), "bias": float(bias[name]),
+            "broken, held out": float(broken[held].mean()), "said": float(said), "kl": kl[name], "bias": bias[name],
         })  # fmt: skip
     return rows
+
+
+def _means(summary: pd.DataFrame, metric: str) -> dict[str, float]:
+    """One metric's mean by edit."""
+    rows = summary[summary["metric"] == metric]
+    return {str(edit): float(mean) for edit, mean in zip(rows["edit"], rows["mean"], strict=True)}
 
 
 def study(
@@ -223,7 +218,7 @@ def study(
         raise pc.InputError(f"at least 1 draw and 1 step; got draws={draws}, steps={steps}")
     site = f"resid_post.{model.sites.n_layers // 2 if layer is None else layer}"
     fixed = setting(model, site)
-    before = pc.metrics.bias(model, fixed.pairs, gender.ANSWERS, {}).summary().set_index("metric")["mean"]["within"]
+    (before,) = _means(pc.metrics.bias(model, fixed.pairs, gender.ANSWERS, {}).summary(), "within").values()
     kept = None if out is None else Path(out) / "checkpoint"
     rows: list[dict[str, Any]] = []
     with task("draws", draws, "draws", show=progress) as bar:
@@ -231,7 +226,7 @@ def study(
             rows += [{"draw": seed, **row} for row in _draw(model, fixed, seed, steps, kept)]
             bar.advance()
     name = model.source.name or type(model.module).__name__
-    found = MeaninglessDirection(name, site, float(before), pd.DataFrame(rows))
+    found = MeaninglessDirection(name, site, before, pd.DataFrame(rows))
     if out is not None:
         _save(found, Path(out))
     return found
@@ -305,5 +300,6 @@ def _save(found: MeaninglessDirection, out: Path) -> None:
         ("What was found", "\n\n".join(found.findings())),
         ("Directions", drawn),
         ("Means over draws, with 95 % intervals", found.table()),
+        ("The seed's biases, of another model and other sentences", SEED),
     ]
     pc.report(out / "report.html", "A direction without a meaning", contents)

@@ -25,7 +25,8 @@ class Along(nn.Module):
 
     def unit(self) -> Tensor:
         """``[d]`` of length 1."""
-        return self.vector / self.vector.norm()
+        unit: Tensor = self.vector / self.vector.norm()
+        return unit
 
     def forward(self, x: Tensor) -> Tensor:
         """``[..., d] -> [..., d]``."""
