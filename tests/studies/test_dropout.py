@@ -47,11 +47,13 @@ def test_the_regained_gap_is_that_of_later_activations(twice: dropout.Dropout, s
     labels = np.arange(len(prompts)) % 2
     erase = storyteller.fit_direction("mean", prompts, labels, "resid_post.0", holdout=0).erase()
 
+    (site,) = storyteller.sites.expand(["resid_post.1"])
+
     def gap(edits: list[pc.Edit]) -> float:
         acts = storyteller.record(prompts, "resid_post.1", "rest", edits=edits)
-        rows = [acts.vectors("resid_post.1", i, None)[: len(acts.positions[i])].double() for i in range(len(prompts))]
-        means = [np.concatenate([r for r, label in zip(rows, labels, strict=True) if label == c]).mean(0) for c in (0, 1)]
-        return float(np.linalg.norm(means[1] - means[0]))
+        rows = [acts.vectors(site, i, None)[: len(acts.positions[i])].double().numpy() for i in range(len(prompts))]
+        first, second = (np.concatenate(rows[label::2]).mean(0) for label in (0, 1))
+        return float(np.linalg.norm(second - first))
 
     assert row["share"] == pytest.approx(gap([erase]) / gap([]), rel=1e-4)
 
@@ -65,9 +67,7 @@ def test_ablations_cost_what_the_edit_costs(twice: dropout.Dropout, storyteller:
     assert rows["random vector of 1", 0] > rows["random vector of 0.25", 0] > 0
 
 
-def test_the_whole_study_from_nothing(
-    storyteller: pc.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_whole_study_from_nothing(storyteller: pc.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "TOKENS", 4)
     monkeypatch.setattr(dropout, "ANSWERS", (" was", " a"))
     found = dropout.study(tmp_path, teller=storyteller, rounds=2, shape=TINY, progress=False)

@@ -66,6 +66,7 @@ def test_the_model_is_left_as_it_was(llama: pc.Model, start: pc.Direction) -> No
 
 def test_the_same_seed_gives_the_same_direction(llama: pc.Model, start: pc.Direction) -> None:
     one, same, other = (
-        trained.train(llama, start, PROMPTS, [5] * 6, kind="erase", goal="say", steps=2, seed=seed) for seed in (0, 0, 1)
+        trained.train(llama, start, PROMPTS, [5] * 6, kind="erase", goal="say", steps=2, seed=seed)
+        for seed in (0, 0, 1)
     )
     assert one == same != other

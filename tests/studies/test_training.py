@@ -17,7 +17,9 @@ from tests.studies.conftest import TEXTS, TINY
 def train(folder: Path, progress: Any = False, dropout: float = 0.1, seed: int = 0) -> dict[str, Any]:
     tokenizer = training.make_tokenizer(TEXTS, TINY.vocabulary)
     tokens = training.stream(tokenizer, TEXTS)
-    return training.train_gpt2(folder, tokenizer, tokens, tokens[:200], TINY, dropout=dropout, seed=seed, progress=progress)
+    return training.train_gpt2(
+        folder, tokenizer, tokens, tokens[:200], TINY, dropout=dropout, seed=seed, progress=progress
+    )
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

@@ -3,8 +3,9 @@
 The doubt (Nanda, in the discussion of Roger's "A Mystery About High Dimensional Concept Encoding", 2022): GPT-2 was trained with
 dropout on the residual stream, so it may have learned redundancy, and a single erased direction may be restored later. Roger
 found "qualitatively similar" results on GPT-Neo 125M, which had none; but the two differ in much else. Here two tiny GPT-2s
-have the same initial weights and see the same batches, one with GPT-2's dropout of 0.1, the other without. They learn stories that
-a larger model tells of people whose gender their noun or name says; then gender is erased, swapped and doubled at every layer.
+have the same initial weights and see the same batches, one with GPT-2's dropout of 0.1, the other without.
+They learn stories that a larger model tells of people whose gender their noun or name says, and made-up tales in which a pronoun
+follows such a person again and again; then gender is erased, swapped and doubled at every layer.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,26 +18,15 @@ import torch
 
 import patchclamp as pc
 from patchclamp.core.progress import Listener, task
+from patchclamp.studies.tales import NOUN_OPENING, OPENINGS, TEST_NOUNS, TRAIN_NOUNS, tales
 from patchclamp.studies.training import Shape, make_tokenizer, sample_stories, stream, train_gpt2
 
-TRAIN_NOUNS = (
-    ("king", "queen"), ("man", "woman"), ("father", "mother"), ("brother", "sister"), ("boy", "girl"), ("prince", "princess"),
-    ("grandfather", "grandmother"), ("uncle", "aunt"),
-)  # fmt: skip
-TEST_NOUNS = (("son", "daughter"), ("gentleman", "lady"), ("wizard", "witch"), ("waiter", "waitress"))
-NAMES = (("Tom", "Lily"), ("Ben", "Mia"), ("Jack", "Anna"), ("Sam", "Lucy"))
-NOUN_OPENING, NAME_OPENING = "Once upon a time, there was a kind {}.", "One day, {} went to the park."
-OPENINGS = tuple(
-    opening.format(word)
-    for opening, pairs in ((NOUN_OPENING, TRAIN_NOUNS + TEST_NOUNS), (NAME_OPENING, NAMES))
-    for pair in pairs
-    for word in pair
-)
-"""Of the stories: every noun and name as often as its partner."""
 TEMPLATES = (NOUN_OPENING, "One day, the {} went to the park.", "The {} was very happy.", "Then the {} came home.")
 ANSWERS = (" He", " She")
 HELD_OUT, TEXTS, CHARACTERS = 64, 16, 160
 """Stories that no model learns from; how many of them divergence is measured on, and how much of each."""
+TALES = 2
+"""Tales to learn from for each story; both have about as many tokens in all."""
 METHODS = ("mean", "leace", "random")
 STEPS = (0.25, 0.5, 1.0)
 """Random vectors that are added, in lengths of the median activation."""
@@ -226,7 +216,10 @@ def study(
         told = teller or pc.load("stories15m", dtype="float32")
         stories = sample_stories(told, OPENINGS, rounds, folder / "stories", progress=progress)
         learnt, held = stories[:-HELD_OUT], stories[-HELD_OUT:]
-        trained = _trained(folder / "models", learnt, held, seeds, shape, progress)
+        made = tales(TALES * len(stories))
+        trained = _trained(
+            folder / "models", [*learnt, *made[HELD_OUT:]], [*held, *made[:HELD_OUT]], seeds, shape, progress
+        )
         texts = [text[:CHARACTERS].rsplit(None, 1)[0] for text in held[:: HELD_OUT // TEXTS]]
         opened = {name: pc.load(folder / "models" / name, dtype="float32") for name in trained}
         found = compare(opened, texts, progress=progress)

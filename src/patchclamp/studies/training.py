@@ -32,7 +32,7 @@ class Shape:
     heads: int = 4
     context: int = 64
     vocabulary: int = 1024
-    steps: int = 500
+    steps: int = 350
     batch: int = 32
 
 
