@@ -8,6 +8,7 @@ from torch import nn
 
 from patchclamp.baking import bake as _bake
 from patchclamp.baking import llama_cpp as _llama_cpp
+from patchclamp.baking.stream import states_of
 from patchclamp.interventions.checkpoint import Agreement
 from patchclamp.interventions.edits import Edit
 from patchclamp.models.opened import OpenModel
@@ -19,6 +20,14 @@ class Baking(OpenModel):
     def baked(self, edits: Edit | Iterable[Edit], *, prompts: Any = (), tolerance: float | None = None) -> nn.Module:
         """A copy of the module with edits in its weights; see :func:`patchclamp.baked`."""
         return _bake.baked(self, edits, prompts=prompts, tolerance=tolerance)
+
+    def stream_sites(self) -> list[str]:
+        """Every state of the residual stream that is read: where a projection has to act to be a change of weights.
+
+        Raises:
+            SiteError: A state between attention and MLP has no name.
+        """
+        return [str(state.sites[0]) for state in states_of(self)]
 
     def export(
         self,

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from patchclamp.directions.direction import Direction
     from patchclamp.directions.dose import DoseResponse
     from patchclamp.directions.effects import LayerEffects
+    from patchclamp.directions.evaluation import Evaluation
     from patchclamp.directions.fitting import SiteRows
     from patchclamp.directions.projections import Projections
 
@@ -113,6 +114,39 @@ class Directions(OpenModel):
         from patchclamp.directions import scrubbing
 
         return scrubbing.scrub(self, method, prompts, labels, layers=layers, at=at, progress=progress)
+
+    def evaluate_direction(
+        self,
+        direction: "Direction",
+        prompts: Any,
+        labels: Sequence[Any],
+        *,
+        groups: Sequence[Any] | None = None,
+        answers: Sequence[str | int] | None = None,
+        texts: Any = None,
+        seed: int = 0,
+        progress: Show = None,
+    ) -> "Evaluation":
+        """A direction on texts that it was not fitted on, beside a random direction of the same rank.
+
+        Args:
+            direction: Fitted on this model.
+            prompts: Other prompts than those of the fit.
+            labels: One a prompt.
+            groups: Prompts that belong together; for the bias, pairs.
+            answers: The two answers that the classes expect; with them bias and damage of the edits are measured.
+            texts: For the damage; passages of books by default.
+            seed: Of the probes and of the control.
+            progress: True for bars, a function for events.
+
+        Raises:
+            InputError: The direction is of another model, lengths differ, or the bias has no pairs.
+        """
+        from patchclamp.directions import evaluation
+
+        return evaluation.evaluate(
+            self, direction, prompts, labels, groups=groups, answers=answers, texts=texts, seed=seed, progress=progress
+        )
 
     def layer_effects(
         self,
