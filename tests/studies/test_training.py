@@ -54,9 +54,10 @@ def test_a_finished_folder_is_read_and_the_random_state_left_alone(tmp_path: Pat
     before = torch.get_rng_state()
     said = train(tmp_path / "model")
     assert torch.equal(torch.get_rng_state(), before)
-    assert read_json(tmp_path / "model" / "training.json") == said
+    assert read_json(tmp_path / "model" / "training.json")["found"] == said
     assert train(tmp_path / "model", lambda _: pytest.fail("nothing is trained again")) == said
     assert said["tokens"] == TINY.steps * TINY.batch * TINY.context
+    assert train(tmp_path / "model", dropout=0.0)["dropout"] == 0, "what was trained otherwise is no answer"
 
 
 def test_dropout_changes_no_initial_weight_and_no_batch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,6 +97,8 @@ def test_stories_begin_with_their_openings_and_are_told_once(
     assert told[:4] != told[4:], "rounds differ"
     monkeypatch.setattr(pc.Model, "generate", lambda *_, **__: pytest.fail("told again"))
     assert training.sample_stories(storyteller, openings, 2, tmp_path, progress=False) == told
+    with pytest.raises(pytest.fail.Exception, match="told again"):
+        training.sample_stories(storyteller, openings[::-1], 2, tmp_path, progress=False)
 
 
 def test_texts_end_in_the_stream() -> None:

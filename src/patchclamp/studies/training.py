@@ -5,7 +5,7 @@ Every step is a function of the seed alone: the same command ends with the same 
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 import patchclamp as pc
+from patchclamp.core.digest import digest
 from patchclamp.core.files import atomic_file, atomic_folder, read_json, write_json
 from patchclamp.core.progress import Listener, task
 
@@ -45,7 +46,7 @@ def sample_stories(
     seed: int = 0,
     progress: bool | Listener | None = None,
 ) -> list[str]:
-    """Stories that a model tells after openings. Rounds that the folder holds are read from it.
+    """Stories that a model tells after openings. Rounds of the same request that the folder holds are read from it.
 
     Args:
         model: The teller.
@@ -60,15 +61,22 @@ def sample_stories(
     with task("stories", rounds, "rounds", show=progress) as bar:
         for number in range(rounds):
             kept = folder / f"round-{number:03d}.json"
-            if not kept.is_file():
+            asked = {"model": model.fingerprint(), "prompts": prompts, "tokens": TOKENS, "seed": seed + number}
+            if _kept(kept, asked) is None:
                 told = model.generate(
                     prompts, max_new_tokens=TOKENS, seed=seed + number, do_sample=True, temperature=0.9, top_k=50
                 )
                 texts = [f"{opening} {text.strip()}" for opening, text in zip(prompts, told.texts, strict=True)]
-                write_json(kept, texts)
-            stories += read_json(kept)
+                write_json(kept, {"asked": asked, "stories": texts})
+            stories += read_json(kept)["stories"]
             bar.advance()
     return stories
+
+
+def _kept(path: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
+    """What a file holds, if it was made for the same request."""
+    said: dict[str, Any] | None = read_json(path) if path.is_file() else None
+    return said if said is not None and said["asked"] == asked else None
 
 
 def make_tokenizer(texts: Sequence[str], vocabulary: int) -> Any:
@@ -101,7 +109,7 @@ def train_gpt2(
     """Train a GPT-2 and leave it in a folder as a plain ``transformers`` checkpoint.
 
     Initial weights and batches hang on the seed, not on the dropout. Interrupted training goes on from ``folder``'s neighbour
-    ``NAME.pt`` and ends with the same weights; a finished folder is read.
+    ``NAME.pt`` and ends with the same weights; a finished folder is read. What was trained otherwise is trained anew.
 
     Args:
         folder: Of the model.
@@ -116,31 +124,31 @@ def train_gpt2(
     Returns:
         Steps, tokens seen, and the loss on both texts without dropout, in nats a token.
     """
-    said: dict[str, Any]
-    if (folder / "training.json").is_file():
-        said = read_json(folder / "training.json")
-        return said
+    asked = {"shape": asdict(shape), "dropout": dropout, "seed": seed, "text": digest(tokens)}
+    said = _kept(folder / "training.json", asked)
+    if said is not None:
+        return dict(said["found"])
     checkpoint = folder.with_suffix(".pt")
     with torch.random.fork_rng(devices=[]):
         model = _fresh(shape, tokenizer, dropout, seed)
         optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.95))
-        begun = _resume(checkpoint, model, optimizer)
+        begun = _resume(checkpoint, asked, model, optimizer)
         with task(f"training, dropout {dropout:g}", shape.steps, "steps", show=progress) as bar:
             bar.advance(begun)
             for step in range(begun, shape.steps):
                 _step(model, optimizer, tokens, shape, seed, step)
                 bar.advance()
                 if (step + 1) % KEEP == 0:
-                    _checkpoint(checkpoint, model, optimizer, step + 1)
+                    _checkpoint(checkpoint, asked, model, optimizer, step + 1)
     losses = {"loss": _loss(model, tokens[: len(held_out)], shape), "held_out_loss": _loss(model, held_out, shape)}
     own = {"dropout": dropout, "seed": seed, "steps": shape.steps, "tokens": shape.steps * shape.batch * shape.context}
-    said = {**own, **losses}
+    found = {**own, **losses}
     with atomic_folder(folder) as temporary:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
-        write_json(temporary / "training.json", said)
+        write_json(temporary / "training.json", {"asked": asked, "found": found})
     checkpoint.unlink(missing_ok=True)
-    return said
+    return found
 
 
 def _fresh(shape: Shape, tokenizer: Any, dropout: float, seed: int) -> Any:
@@ -172,15 +180,16 @@ def _step(model: Any, optimizer: Any, tokens: Tensor, shape: Shape, seed: int, s
     optimizer.zero_grad()
 
 
-def _checkpoint(path: Path, model: Any, optimizer: Any, step: int) -> None:
+def _checkpoint(path: Path, asked: dict[str, Any], model: Any, optimizer: Any, step: int) -> None:
     with atomic_file(path) as temporary:
-        torch.save({"step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict()}, temporary)
+        kept = {"asked": asked, "step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
+        torch.save(kept, temporary)
 
 
-def _resume(path: Path, model: Any, optimizer: Any) -> int:
-    if not path.is_file():
+def _resume(path: Path, asked: dict[str, Any], model: Any, optimizer: Any) -> int:
+    kept = torch.load(path, weights_only=True) if path.is_file() else None
+    if kept is None or kept["asked"] != asked:
         return 0
-    kept = torch.load(path, weights_only=True)
     model.load_state_dict(kept["model"])
     optimizer.load_state_dict(kept["optimizer"])
     return int(kept["step"])
