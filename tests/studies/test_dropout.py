@@ -85,6 +85,14 @@ def test_the_whole_study_from_nothing(storyteller: pc.Model, tmp_path: Path, mon
     pd.testing.assert_frame_equal(again.effects, found.effects)
 
 
+def test_a_model_that_has_not_learnt_gender_gives_no_verdict(twice: dropout.Dropout) -> None:
+    def said(bias: float) -> str:
+        return dropout.replace(twice, models=twice.models.assign(bias=bias)).findings()[0]
+
+    assert "has not learnt gender" in said(0.1)
+    assert "is back at the end" in said(0.5)
+
+
 def test_too_little_is_refused(tmp_path: Path) -> None:
     with pytest.raises(pc.InputError, match="at least 1 seed"):
         dropout.study(tmp_path, seeds=0)

@@ -185,7 +185,7 @@ def dropout(
     other: str | None = None,
     seeds: int = 1,
     rounds: int = 14,
-    steps: int = 350,
+    steps: int = 3000,
     out: Path = Path("out/dropout"),
     opening: Opening = Opening(),  # noqa: B008
     as_json: Json = False,

@@ -32,6 +32,10 @@ STEPS = (0.25, 0.5, 1.0)
 """Random vectors that are added, in lengths of the median activation."""
 
 
+LEARNT = 0.2
+"""Bias below which a model has not learnt gender, so that nothing follows from erasing it."""
+
+
 def pairs(nouns: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
     """Pairs of prompts (male, female)."""
     return [(template.format(a), template.format(b)) for a, b in nouns for template in TEMPLATES]
@@ -79,6 +83,25 @@ class Dropout:
             })  # fmt: skip
         return pd.DataFrame(rows)
 
+    def findings(self) -> list[str]:
+        """What was found, in sentences."""
+        table = self.compared().set_index("model")
+        said = []
+        for name, row in table.iterrows():
+            learnt = f"{name}: bias {row['bias']:.3f} before any edit"
+            if row["bias"] < LEARNT:
+                said.append(
+                    f"{learnt}. It has not learnt gender, so nothing follows from erasing it; what ablations cost can still be compared."
+                )
+                continue
+            said.append(
+                f"{learnt}; erased at one layer {row['erased, mean over layers']:.2f} on average, at every layer "
+                f"{row['all layers erased']:.2f}; of an erased distance {row['gap regained']:.0%} is back at the end."
+            )
+        costs = [column for column in table if str(column).endswith(", KL")]
+        said += [f"{c}: " + ", ".join(f"{kl:.3f} ({name})" for name, kl in table[c].items()) for c in costs]
+        return said
+
     def text(self) -> str:
         """The tables, for a terminal."""
 
@@ -89,7 +112,8 @@ class Dropout:
         erased = self.effects[self.effects["edit"].isin(["erase", "swap"])]
         return "\n".join(
             [show(self.models), "", turned.to_string(float_format=lambda value: f"{value:.3f}"), "",
-             "By layer", show(erased), "", "The first layers erased", show(self.depth), "", PUBLISHED]
+             "By layer", show(erased), "", "The first layers erased", show(self.depth), "",
+             *self.findings(), PUBLISHED]
         )  # fmt: skip
 
 
@@ -297,6 +321,7 @@ def _save(found: Dropout, out: Path) -> None:
         table.to_csv(out / f"{name}.csv", index=False)
     contents = [
         ("The experiment", __doc__.split("\n\n", 1)[1]),
+        ("What was found", "\n\n".join(found.findings())),
         ("Models", found.models),
         ("Compared", found.compared()),
         ("Curves", drawn),

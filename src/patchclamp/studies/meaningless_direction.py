@@ -20,6 +20,7 @@ import pandas as pd
 from scipy.stats import t
 
 import patchclamp as pc
+from patchclamp.core.digest import digest
 from patchclamp.core.files import read_json, write_json
 from patchclamp.core.progress import Listener, task
 from patchclamp.studies import gender, trained
@@ -234,7 +235,8 @@ def study(
 
 def _draw(model: pc.Model, fixed: Setting, seed: int, steps: int, kept: Path | None) -> list[dict[str, Any]]:
     """One draw's rows, from the checkpoint if they are there."""
-    asked = {"model": model.fingerprint(), "site": fixed.site, "steps": steps}
+    sentences = digest(PROMPTS, gender.pairs("train"), fixed.pairs, fixed.texts)
+    asked = {"model": model.fingerprint(), "site": fixed.site, "steps": steps, "sentences": sentences}
     path = None if kept is None else kept / f"draw-{seed}.json"
     if path is not None and path.is_file():
         said = read_json(path)
