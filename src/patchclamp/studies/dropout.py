@@ -91,7 +91,7 @@ class Dropout:
             learnt = f"{name}: bias {row['bias']:.3f} before any edit"
             if row["bias"] < LEARNT:
                 said.append(
-                    f"{learnt}. It has not learnt gender, so nothing follows from erasing it; what ablations cost can still be compared."
+                    f"{learnt}. It has not learnt gender, so nothing follows from erasing it; what ablations cost can be compared."
                 )
                 continue
             said.append(

@@ -250,11 +250,13 @@ def _draw(model: pc.Model, fixed: Setting, seed: int, steps: int, kept: Path | N
 
 def figure(found: MeaninglessDirection) -> Any:
     """What each direction breaks, and what it does to the bias at which cost."""
+    from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
+
     from patchclamp.figures.style import styled
 
     table = found.table()
     with styled() as Figure:
-        drawn = Figure(figsize=(7.2, 3.2), layout="constrained")
+        drawn = Figure(figsize=(8.6, 3.2), layout="constrained")
         left, right = drawn.subplots(1, 2, width_ratios=(1.15, 1))
         for number, edit in enumerate(("erase", "swap")):
             part = table[table["edit"] == edit].set_index("direction").loc[list(NAMES)]
@@ -284,7 +286,10 @@ def figure(found: MeaninglessDirection) -> Any:
         right.set_xscale("log")
         right.set_xlabel("KL on neutral text (nats a token)")
         right.set_ylabel("bias between he and she")
-        right.legend(frameon=False, fontsize=6)
+        right.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        right.xaxis.set_major_formatter(FormatStrFormatter("%g"))
+        right.xaxis.set_minor_locator(NullLocator())
+        right.legend(frameon=False, fontsize=6, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return drawn
 
 
