@@ -9,14 +9,16 @@ ANSWERS = (" he", " she")
 TRAIN_NOUNS = (
     ("king", "queen"), ("man", "woman"), ("father", "mother"), ("brother", "sister"), ("uncle", "aunt"), ("boy", "girl"),
     ("son", "daughter"), ("actor", "actress"), ("prince", "princess"), ("husband", "wife"), ("grandfather", "grandmother"),
-    ("waiter", "waitress"),
+    ("waiter", "waitress"), ("gentleman", "lady"), ("nephew", "niece"), ("stepfather", "stepmother"), ("landlord", "landlady"),
+    ("schoolboy", "schoolgirl"), ("fisherman", "fisherwoman"),
 )  # fmt: skip
 TEST_NOUNS = (
-    ("gentleman", "lady"), ("nephew", "niece"), ("grandson", "granddaughter"), ("wizard", "witch"),
+    ("monk", "nun"), ("duke", "duchess"), ("grandson", "granddaughter"), ("wizard", "witch"),
     ("businessman", "businesswoman"), ("policeman", "policewoman"),
 )  # fmt: skip
 TRAIN_NAMES = (
     ("James", "Mary"), ("John", "Sarah"), ("Robert", "Linda"), ("Michael", "Jennifer"), ("David", "Susan"), ("William", "Karen"),
+    ("George", "Helen"), ("Charles", "Margaret"), ("Edward", "Alice"), ("Frank", "Ruth"), ("Henry", "Julia"), ("Paul", "Nancy"),
 )  # fmt: skip
 TEST_NAMES = (("Thomas", "Emma"), ("Daniel", "Laura"), ("Peter", "Anna"))
 TRAIN_TEMPLATES = (
