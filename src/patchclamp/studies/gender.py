@@ -81,15 +81,20 @@ def pairs(part: str) -> list[tuple[str, str]]:
     return [(template.format(a), template.format(b)) for a, b in people for template in templates]
 
 
+def people(part: str) -> int:
+    """How many pairs of people a part has."""
+    return len(TEST_NOUNS) + len(TEST_NAMES) if part == "test" else len(TRAIN_NOUNS) + len(TRAIN_NAMES)
+
+
 def labelled(part: str) -> tuple[list[str], list[str], list[int]]:
     """The prompts of a part, with ``"male"`` or ``"female"``, and the person they are of (a group)."""
     found = pairs(part)
-    people = len(TRAIN_TEMPLATES) if part == "train" else len(TRAIN_TEMPLATES) + len(TEST_TEMPLATES)
+    sentences = len(found) // people(part)
     # classes are ordered by name, and the first answer is that of the first class
     return (
         [prompt for pair in found for prompt in pair],
         ["1 male", "2 female"] * len(found),
-        [i // people for i in range(len(found)) for _ in range(2)],
+        [i // sentences for i in range(len(found)) for _ in range(2)],
     )
 
 
