@@ -31,45 +31,11 @@ TEST_TEMPLATES = (
     "I heard that {} forgot what",
 )
 """The person never comes first: the first token is an attention sink, which carries little of what it says."""
-OTHER_WORDS = [
-    "he",
-    "him",
-    "his",
-    "himself",
-    "she",
-    "her",
-    "hers",
-    "herself",
-    "mr",
-    "mrs",
-    "miss",
-    "sir",
-    "madam",
-    "lord",
-    "lady",
-    "man",
-    "men",
-    "woman",
-    "women",
-    "boy",
-    "boys",
-    "girl",
-    "girls",
-    "father",
-    "mother",
-    "son",
-    "sons",
-    "daughter",
-    "daughters",
-    "brother",
-    "brothers",
-    "sister",
-    "sisters",
-    "husband",
-    "wife",
-    "gentleman",
-    "gentlemen",
-]
+OTHER_WORDS = (
+    "he", "him", "his", "himself", "she", "her", "hers", "herself", "mr", "mrs", "miss", "sir", "madam", "lord",
+    "lady", "man", "men", "woman", "women", "boy", "boys", "girl", "girls", "father", "mother", "son", "sons",
+    "daughter", "daughters", "brother", "brothers", "sister", "sisters", "husband", "wife", "gentleman", "gentlemen",
+)  # fmt: skip
 
 
 def pairs(part: str) -> list[tuple[str, str]]:

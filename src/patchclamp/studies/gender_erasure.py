@@ -4,9 +4,9 @@ Roger (2022, "A Mystery About High Dimensional Concept Encoding") edited GPT-2 a
 linear classifier (the first step of INLP), projected it out about the median, swapped it, and doubled it. The same here on another
 model, at every layer, with R-LACE in closed form, and beside LEACE, the gradient of the logit difference, and a random direction.
 
-Directions are fitted on training people, at every token but the first. Method and layer are chosen with a third of those people left out
-of the fit; then all of them are fitted on. What stands in the tables is of other people, partly in other sentences, and of text
-without gender.
+Directions are fitted on training people, at every token but the first. Method and layer are chosen with a third of those people
+left out of the fit; then all of them are fitted on. What stands in the tables is of other people, partly in other sentences, and
+of text without gender.
 """
 
 from collections.abc import Sequence
