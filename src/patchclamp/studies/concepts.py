@@ -1,13 +1,19 @@
 """Texts of three concepts, each in a part to fit on and a part to test on: sentiment, politics, gender."""
 
 import random
+import re
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
+import torch
 
 import patchclamp as pc
 from patchclamp.core.intervals import bootstrap
+from patchclamp.directions.direction import SINK, Fitted
+from patchclamp.directions.fitting import site_rows
 from patchclamp.studies import gender as _gender
 
 Part = Literal["train", "test"]
@@ -126,9 +132,6 @@ def party_words(model: pc.Model, presidents: Any = None, most: int = 12) -> tupl
         presidents: Whose speeches count; all of :data:`ERAS` by default.
         most: Words a party.
     """
-    import re
-    from collections import Counter
-
     from scipy.stats import ttest_ind
     from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
@@ -162,6 +165,22 @@ def stepped(direction: pc.Direction, length: float) -> pc.Direction:
     """A direction whose ``add(1)`` is a step of this length."""
     gap = direction.step()
     return replace(direction, gap=gap * (length / float(gap.norm())))
+
+
+def pooled(model: pc.Model, prompts: Sequence[str], site: str, edits: Sequence[pc.Edit] = ()) -> tuple[Any, float]:
+    """The mean activation of each prompt over all tokens but the first ``[prompt, d]``, and the length of the median token's."""
+    (place,) = model.sites.expand([site])
+    rows = site_rows(model.record(list(prompts), site, at="rest", edits=list(edits)), place)
+    x = rows.x.double()
+    means = [x[torch.from_numpy(rows.prompt == i)].mean(0) for i in range(len(prompts))]
+    return torch.stack(means).numpy(), float(x.norm(dim=1).median())
+
+
+def placed(model: pc.Model, estimator: Any, x: Any, labels: Any, site: str, length: float) -> pc.Direction:
+    """A direction fitted on arrays, at home at a site; ``length`` is that of the median vector there, and of a step."""
+    direction = estimator.fit(x, labels).direction_
+    home = Fitted(model.source.name, model.fingerprint(), site, "rest")
+    return stepped(replace(direction, fitted=home, limit=SINK * length), length)
 
 
 def mean_of(values: Any, seed: int = 0) -> tuple[float, float, float]:

@@ -85,13 +85,15 @@ def directions(model: pc.Model, layers: Sequence[int]) -> dict[str, list[pc.Dire
     reviews, sites = concepts.sentiment("train", REVIEWS), [f"resid_post.{layer}" for layer in layers]
     given = (list(reviews.prompts), list(reviews.labels))
     found = {
-        "mean, all tokens": model.fit_directions("mean", *given, sites),
-        "mean, last token": model.fit_directions("mean", *given, sites, at="last"),
+        "mean, all tokens": model.fit_directions("mean", given[0], given[1], sites),
+        "mean, last token": model.fit_directions("mean", given[0], given[1], sites, at="last"),
         "one pair": model.fit_directions("actadd", list(PAIR), list(concepts.SENTIMENTS), sites, at="last", holdout=0),
     }
-    few = tuple(values[:: REVIEWS // 20] for values in given)  # a random direction needs no more than the classes
+    few = [values[:: REVIEWS // 20] for values in given]  # a random direction needs no more than the classes
     for number, name in enumerate(RANDOM):
-        found[name] = model.fit_directions(pc.directions.RandomDirection(random_state=number), *few, sites, holdout=0)
+        found[name] = model.fit_directions(
+            pc.directions.RandomDirection(random_state=number), few[0], few[1], sites, holdout=0
+        )
     lengths = [direction.limit / SINK for direction in found["mean, all tokens"]]
     return {
         name: [concepts.stepped(one, length) for one, length in zip(own, lengths, strict=True)]
@@ -204,8 +206,8 @@ def judged(
     cost = pc.metrics.damage(model, edits, texts).summary().query("metric == 'kl'").set_index("edit")["mean"]
     rows = []
     for name, (dose, _) in chosen.items():
-        seen = pd.Series(judge.positive(table[name])).groupby(table["prompt"]).mean().to_numpy()
-        plain = pd.Series(judge.positive(table["plain"])).groupby(table["prompt"]).mean().to_numpy()
+        seen = pd.Series(judge.positive(list(table[name]))).groupby(table["prompt"]).mean().to_numpy()
+        plain = pd.Series(judge.positive(list(table["plain"]))).groupby(table["prompt"]).mean().to_numpy()
         mean, low, high = concepts.mean_of(seen)
         change, least, most = concepts.mean_of(seen - plain)
         whole = [prompt + text for prompt, text in zip(table["prompt"], table[name], strict=True)]
