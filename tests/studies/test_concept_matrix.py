@@ -32,7 +32,7 @@ def test_an_edit_like_the_random_ones_has_ratio_one(concept: concept_matrix.Conc
 
 def test_the_contrast_is_of_the_second_class_over_the_first(concept: concept_matrix.Concept) -> None:
     values = {"unedited": [0.0, 2.0, 0.0, 2.0], "gender": [1.0, 1.0, 1.0, 1.0], "sentiment": [2.0, 0.0, 2.0, 0.0]}
-    rest = dict.fromkeys(["politics", *concept_matrix.PROBED], [0.0, 0.0, 0.0, 4.0])
+    rest = {name: [0.0, 0.0, 0.0, 4.0] for name in ("politics", *concept_matrix.PROBED)}
     rows = pd.DataFrame(concept_matrix.contrasted(concept, pd.DataFrame(values | rest))).set_index("edit")
     assert dict(rows.loc[["unedited", "gender", "sentiment", "politics"], "contrast"]) == {
         "unedited": 2, "gender": 0, "sentiment": -2, "politics": 2,

@@ -107,7 +107,8 @@ def chosen_concepts(model: pc.Model, count: int = 80, words: int = 28) -> list[C
             tuple(text + ASKED["politics"] for text in tested.prompts), concepts.party_words(model, kept),
         ),
         Concept(
-            "sentiment", reviews, others, tuple(text + ASKED["sentiment"] for text in others.prompts), concepts.SENTIMENT_WORDS
+            "sentiment", reviews, others, tuple(text + ASKED["sentiment"] for text in others.prompts),
+            concepts.single_tokens(model, concepts.SENTIMENT_WORDS),
         ),
     ]  # fmt: skip
 

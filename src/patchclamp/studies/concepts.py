@@ -153,6 +153,14 @@ def party_words(model: pc.Model, presidents: Any = None, most: int = 12) -> tupl
     return tuple(f" {words[i]}" for i in order[::-1][:most]), tuple(f" {words[i]}" for i in order[:most])
 
 
+def single_tokens(
+    model: pc.Model, words: tuple[Sequence[str], Sequence[str]]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Those of two lists of words that are one token of a model."""
+    first, second = (tuple(word for word in own if _single(model, word)) for own in words)
+    return first, second
+
+
 def _single(model: pc.Model, word: str) -> bool:
     try:
         model.token_id(word)

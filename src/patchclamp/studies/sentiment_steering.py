@@ -115,7 +115,7 @@ def by_layer(
         response = model.dose_response(
             here,
             list(concepts.SENTIMENT_PROMPTS["train"]),
-            concepts.SENTIMENT_WORDS,
+            concepts.single_tokens(model, concepts.SENTIMENT_WORDS),
             [-SMALL, SMALL],
             texts,
             progress=progress,
@@ -245,7 +245,7 @@ def study(
     response = model.dose_response(
         here,
         list(concepts.SENTIMENT_PROMPTS["test"]),
-        concepts.SENTIMENT_WORDS,
+        concepts.single_tokens(model, concepts.SENTIMENT_WORDS),
         list(amounts),
         texts,
         progress=progress,
