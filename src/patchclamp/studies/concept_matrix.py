@@ -92,16 +92,15 @@ def chosen_concepts(model: pc.Model, count: int = 80, words: int = 28) -> list[C
         count: Reviews to fit on; three quarters as many are tested.
         words: Length of a review or passage.
     """
-    people = {part: concepts.gender(part) for part in ("train", "test")}  # type: ignore[arg-type]
+    people, held = concepts.gender("train"), concepts.gender("test")
     speeches = concepts.politics(count // 10, words=words)
     out = [name in HELD_OUT for name in speeches.groups]
     kept = [name for name in dict.fromkeys(speeches.groups) if name not in HELD_OUT]
     tested = speeches.where(out)
-    reviews, others = (
-        concepts.sentiment(part, n, words=words) for part, n in (("train", count), ("test", count * 3 // 4))
-    )  # type: ignore[arg-type]
+    reviews = concepts.sentiment("train", count, words=words)
+    others = concepts.sentiment("test", count * 3 // 4, words=words)
     return [
-        Concept("gender", people["train"], people["test"], people["test"].prompts, gender.ANSWERS),
+        Concept("gender", people, held, held.prompts, gender.ANSWERS),
         Concept(
             "politics", speeches.where([not one for one in out]), tested,
             tuple(text + ASKED["politics"] for text in tested.prompts), concepts.party_words(model, kept),
@@ -147,7 +146,8 @@ def moved(concept: Concept, odds: pd.DataFrame, kl: Mapping[str, float]) -> list
 
     Between random erasures the shift is interpolated in the logarithms, along the line that fits them best.
     """
-    shift = {name: (odds[name] - odds["unedited"]).abs().to_numpy() for name in odds if name != "unedited"}
+    names = [str(name) for name in odds.columns if name != "unedited"]
+    shift = {name: (odds[name] - odds["unedited"]).abs().to_numpy() for name in names}
     random = [name for name in shift if name.startswith("random")]
     slope, start = np.polyfit([np.log(kl[n]) for n in random], [np.log(shift[n].mean()) for n in random], 1)
     rows = []
@@ -223,8 +223,9 @@ def study(
         contrasts += contrasted(concept, odds)
         probes += probed(model, concept, edits, layer + LATER)
     name = model.source.name or type(model.module).__name__
-    tables = [pd.DataFrame(rows) for rows in (shifts, contrasts, probes)]
-    result = ConceptMatrix(name, layer, *tables, found.drop(columns=["metric", "count"]).reset_index(drop=True))
+    first, second, third = (pd.DataFrame(rows) for rows in (shifts, contrasts, probes))
+    cost = found.drop(columns=["metric", "count"]).reset_index(drop=True)
+    result = ConceptMatrix(name, layer, first, second, third, cost)
     if out is not None:
         _save(result, Path(out))
     return result
@@ -234,43 +235,62 @@ def figure(found: ConceptMatrix) -> Any:
     """Three heat maps: how far answers move against random erasures, contrast left, and probes; edits by concepts."""
     from patchclamp.figures.style import styled
 
-    before = found.contrasts.query("edit == 'unedited'").set_index("concept")["contrast"]
     edits = ["unedited", *NAMES, *PROBED]
-    ratio = found.matrix()
-    left = (
-        found.contrasts.pivot(index="edit", columns="concept", values="contrast").reindex(index=edits, columns=NAMES)
-        / before
+    ratio = found.matrix().to_numpy()
+    contrast, probe = (
+        table.pivot(index="edit", columns="concept", values=value).reindex(index=edits, columns=list(NAMES)).to_numpy()
+        for table, value in ((found.contrasts, "contrast"), (found.probes, "accuracy"))
     )
-    probe = found.probes.pivot(index="edit", columns="concept", values="accuracy").reindex(index=edits, columns=NAMES)
-    panels = [
-        ("answers move,\nrandom of equal KL = 1", np.log2(ratio), ratio, "PuOr_r", (-2.5, 2.5), ".1f"),
-        ("contrast left\n(before = 1)", left, left, "RdBu_r", (-1, 3), ".2f"),
-        ("probe accuracy,\nheld out", probe, probe, "cividis", (0.4, 1), ".2f"),
-    ]
     with styled() as make:
-        drawn = make(figsize=(7.4, 2.7), layout="constrained")
-        for axis, (title, colour, value, name, (low, high), spec) in zip(drawn.subplots(1, 3), panels, strict=True):
-            axis.imshow(colour.to_numpy(), cmap=name, vmin=low, vmax=high, aspect="auto")
-            for i, row in enumerate(value.to_numpy()):
-                for j, number in enumerate(row):
-                    share = (float(colour.to_numpy()[i, j]) - low) / (high - low)
-                    dark = share < 0.55 if name == "cividis" else not 0.15 < share < 0.85
-                    axis.text(
-                        j,
-                        i,
-                        format(number, spec),
-                        ha="center",
-                        va="center",
-                        fontsize=7,
-                        color="white" if dark else "black",
-                    )
-            axis.set_xticks(range(len(NAMES)), NAMES)
-            axis.set_yticks(range(len(value)), [str(edit) for edit in value.index])
-            axis.set(title=title, xlabel="measured on")
-            axis.spines[:].set_visible(False)
-            axis.tick_params(length=0)
-        drawn.axes[0].set_ylabel("edited for")
+        drawn = make(figsize=(7.6, 2.7), layout="constrained")
+        first, second, third = drawn.subplots(1, 3)
+        _map(
+            first,
+            np.log2(ratio),
+            ratio,
+            NAMES,
+            "PuOr_r",
+            (-2.5, 2.5),
+            "{:.1f}",
+            "answers move,\nrandom of equal KL = 1",
+        )
+        _map(
+            second,
+            contrast / contrast[0],
+            contrast,
+            edits,
+            "RdBu_r",
+            (-1, 3),
+            "{:+.2f}",
+            "contrast between classes, nats\n(white: as before)",
+        )
+        _map(third, probe, probe, edits, "cividis", (0.4, 1), "{:.2f}", "probe accuracy,\nheld out")
+        first.set_ylabel("edited for")
         return drawn
+
+
+def _map(
+    axis: Any,
+    colours: Any,
+    values: Any,
+    rows: Sequence[str],
+    name: str,
+    limits: tuple[float, float],
+    spec: str,
+    title: str,
+) -> None:
+    """One heat map with its numbers."""
+    low, high = limits
+    axis.imshow(colours, cmap=name, vmin=low, vmax=high, aspect="auto")
+    for place in np.ndindex(values.shape):
+        share = (float(colours[place]) - low) / (high - low)
+        ink = "white" if (share < 0.55 if name == "cividis" else not 0.15 < share < 0.85) else "black"
+        axis.text(place[1], place[0], spec.format(values[place]), ha="center", va="center", fontsize=7, color=ink)
+    axis.set_xticks(range(len(NAMES)), NAMES)
+    axis.set_yticks(range(len(rows)), rows)
+    axis.set(title=title, xlabel="measured on")
+    axis.spines[:].set_visible(False)
+    axis.tick_params(length=0)
 
 
 def _save(found: ConceptMatrix, out: Path) -> None:

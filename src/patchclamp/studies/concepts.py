@@ -2,6 +2,7 @@
 
 import random
 import re
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 
 import patchclamp as pc
+from patchclamp.core.errors import PatchclampWarning
 from patchclamp.core.intervals import bootstrap
 from patchclamp.directions.direction import SINK, Fitted
 from patchclamp.directions.fitting import site_rows
@@ -186,7 +188,9 @@ def pooled(model: pc.Model, prompts: Sequence[str], site: str, edits: Sequence[p
 
 def placed(model: pc.Model, estimator: Any, x: Any, labels: Any, site: str, length: float) -> pc.Direction:
     """A direction fitted on arrays, at home at a site; ``length`` is that of the median vector there, and of a step."""
-    direction = estimator.fit(x, labels).direction_
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PatchclampWarning)  # of few rows: the studies measure on held-out texts alone
+        direction = estimator.fit(x, labels).direction_
     home = Fitted(model.source.name, model.fingerprint(), site, "rest")
     return stepped(replace(direction, fitted=home, limit=SINK * length), length)
 
