@@ -1,5 +1,8 @@
 """The matrix of concepts: the control at equal divergence, the contrast of classes, and erasures that erase."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -27,7 +30,7 @@ def test_an_edit_like_the_random_ones_has_ratio_one(concept: concept_matrix.Conc
     rows = pd.DataFrame(concept_matrix.moved(concept, odds, kl)).set_index("edit")
     np.testing.assert_allclose(rows["random"], [0.3, 0.2, 0.1])
     np.testing.assert_allclose(rows["ratio"], [1.0, 3.0, 0.5])
-    np.testing.assert_allclose(rows["low"], rows["ratio"]), "all prompts moved alike"
+    np.testing.assert_allclose(rows["low"], rows["ratio"], err_msg="all prompts moved alike")
 
 
 def test_the_contrast_is_of_the_second_class_over_the_first(concept: concept_matrix.Concept) -> None:
@@ -38,6 +41,25 @@ def test_the_contrast_is_of_the_second_class_over_the_first(concept: concept_mat
         "unedited": 2, "gender": 0, "sentiment": -2, "politics": 2,
     }  # fmt: skip
     assert rows.loc["politics", "low"] < 2 < rows.loc["politics", "high"]
+
+
+def test_everything_found_is_kept(tmp_path: Path) -> None:
+    names = concept_matrix.NAMES
+    shifts = pd.DataFrame(
+        [{"edit": a, "concept": b, "shift": 1.0, "ratio": 4.0 if a == b else 1.0} for a in names for b in names]
+    )
+    edits = ("unedited", *names, *concept_matrix.PROBED)
+    rest = pd.DataFrame([{"edit": a, "concept": b, "contrast": 2.0, "accuracy": 0.5} for a in edits for b in names])
+    made = concept_matrix.ConceptMatrix("tiny", 1, shifts, rest, rest, shifts)
+    concept_matrix._save(made, tmp_path)
+    np.testing.assert_array_equal(made.matrix(), 1 + 3 * np.eye(3))
+    for name in ("shifts", "contrasts", "probes", "damage"):
+        pd.testing.assert_frame_equal(pd.read_csv(tmp_path / f"{name}.csv"), getattr(made, name))
+    assert "produced weird results" in (tmp_path / "report.html").read_text()
+    assert "politics" in made.text()
+    assert json.dumps(made.summary())
+    drawn = [text.get_text() for text in concept_matrix.figure(made).axes[0].texts]
+    assert drawn == ["4.0", "1.0", "1.0", "1.0", "4.0", "1.0", "1.0", "1.0", "4.0"]
 
 
 @pytest.mark.assets

@@ -1,5 +1,6 @@
 """The study of party: held-out folds are held out, deals are all the others, and a planted party is found."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +74,20 @@ def test_the_p_value_counts_the_deals_that_do_as_well() -> None:
     empty = pd.DataFrame()
     found = politics.Politics("tiny", 1, probes, empty, np.array([0.7, 0.6, 0.5]), ((), ()), None, empty, empty)  # type: ignore[arg-type]
     assert found.p_value() == pytest.approx(3 / 4)
+
+
+def test_everything_found_is_kept(llama: pc.Model, texts: concepts.Texts, tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(len(texts), 32))
+    probes, shares, null = politics.probed(x, texts)
+    made = concepts.placed(llama, pc.directions.MeanDifference(), x, np.array(texts.labels), "resid_post.1", 1.0)
+    response = llama.dose_response({"party": made}, [[5, 6, 7], [8, 9]], (5, 9), [-1, 1], [[5, 6, 7, 8], [9, 8, 7]])
+    found = politics.Politics("tiny", 1, probes, shares, null, ((" a",), (" b",)), response, shares, shares)
+    politics._save(found, tmp_path)
+    assert pc.open(tmp_path / "dose") == response
+    np.testing.assert_allclose(pd.read_csv(tmp_path / "deals.csv")["accuracy"], null)
+    assert f"p = {found.p_value():.3f}" in (tmp_path / "report.html").read_text()
+    assert "Harry S Truman" in found.text()
+    assert json.dumps(found.summary())
 
 
 @pytest.mark.assets

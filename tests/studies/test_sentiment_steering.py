@@ -1,5 +1,8 @@
 """The study of steering: a judge that has learnt, doses of equal damage, steps of one length."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,7 +14,7 @@ from patchclamp.studies import sentiment_steering as steering
 
 @pytest.fixture
 def found(llama: pc.Model) -> dict[str, pc.Direction]:
-    x, labels = np.random.default_rng(0).normal(size=(60, 12)), np.arange(60) % 2
+    x, labels = np.random.default_rng(0).normal(size=(60, 32)), np.arange(60) % 2
     x[labels == 1] += 1.0
     makers = {"mean, all tokens": pc.directions.MeanDifference(), "random": pc.directions.RandomDirection()}
     makers |= {"random 2": pc.directions.RandomDirection(random_state=1)}
@@ -28,6 +31,25 @@ def test_doses_are_chosen_for_equal_damage(found: dict[str, pc.Direction]) -> No
     assert chosen["random -"][0] == -chosen["random +"][0]
     assert chosen["random -"][1] == found["random"].add(chosen["random -"][0])
     assert chosen["plain"] == (0.0, None)
+
+
+def test_everything_found_is_kept(llama: pc.Model, found: dict[str, pc.Direction], tmp_path: Path) -> None:
+    here = found | {name: found["random"] for name in ("mean, last token", "one pair")}
+    response = llama.dose_response(here, [[5, 6, 7], [8, 9]], (5, 9), [-1, 1], [[5, 6, 7, 8], [9, 8, 7]])
+    rows = [{"condition": name, "positive": 0.5, "low": 0.4, "high": 0.6} for name in ("plain", "random -", "random +")]
+    table = pd.DataFrame({"direction": list(here), "kl": 0.1})
+    texts = pd.DataFrame({"prompt": ["It is", "We"], "sample": [0, 0], "plain": ["good", "go"]})
+    judge = {"reviews": 0.9, "last 25 words": 0.8}
+    made = steering.SentimentSteering("tiny", 1, table, table, response, pd.DataFrame(rows), judge, texts)
+    steering._save(made, here, tmp_path)
+    assert pc.open(tmp_path / "dose") == response
+    assert pc.Direction.open(tmp_path / "directions" / "one-pair") == here["one pair"]
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "completions.csv"), texts)
+    page = (tmp_path / "report.html").read_text()
+    assert "accuracy of the judge: reviews 0.900, last 25 words 0.800" in page
+    assert page.count("data:image/png") >= 2
+    assert "It is" in made.text()
+    assert json.dumps(made.summary())
 
 
 @pytest.mark.assets
