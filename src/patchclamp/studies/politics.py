@@ -254,16 +254,10 @@ def figure(found: Politics) -> Any:
     with styled() as make:
         drawn = make(figsize=(7.6, 2.9), layout="constrained")
         probe, each, dose = drawn.subplots(1, 3, width_ratios=(1, 1.25, 1))
-        probe.hist(found.null, bins=np.arange(0.2, 0.85, 0.03), color="0.8", label="labels dealt at random")
+        probe.hist(found.null, bins=np.arange(0.2, 0.85, 0.03), color="0.8", label="labels dealt otherwise")
         for row, colour in zip(found.probes.itertuples(), ("#1f3b73", "#4a90b8", "#c2571a", "#e0a070"), strict=True):
-            probe.axvline(row.accuracy, color=colour, linewidth=1.4, label=f"{row.concept}, split {row.split}")
-        probe.set(
-            xlabel="held-out accuracy",
-            ylabel="deals",
-            title="probes",
-            ylim=(0, 1.75 * max(np.histogram(found.null, bins=np.arange(0.2, 0.85, 0.03))[0])),
-        )
-        probe.legend(frameon=False, fontsize=5.5, loc="upper left")
+            probe.axvline(row.accuracy, color=colour, linewidth=1.4, label=f"{row.concept}, {row.split}")
+        probe.set(xlabel="held-out accuracy", ylabel="deals", title="probes")
         rows = found.presidents.iloc[::-1].reset_index(drop=True)
         colours = ["#1f3b73" if party == concepts.PARTIES[0] else "#b03a48" for party in rows["party"]]
         each.barh(rows.index, rows["right"], color=colours, height=0.7)
@@ -275,14 +269,13 @@ def figure(found: Politics) -> Any:
         for name, style in look([str(n) for n in data["direction"].values]).items():
             one = data.sel(direction=name)
             dose.plot(one["amount"], one["effect"], label=name if name != "random 2" else None, linewidth=1.1, **style)
-            dose.fill_between(
-                one["amount"], one["effect_low"], one["effect_high"], color=style["color"], alpha=0.12, linewidth=0
-            )
         dose.axhline(float(data["effect_before"]), color="black", linewidth=0.7, linestyle=":", zorder=0)
         dose.set(xlabel="dose, in lengths of the residual", ylabel="log-odds, Republicans' words (nats)", title="words")
         dose.legend(frameon=False, fontsize=6)
         for axis in (probe, each, dose):
             axis.spines[["top", "right"]].set_visible(False)
+        handles, labels = probe.get_legend_handles_labels()
+        drawn.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False, fontsize=6.5)
         return drawn
 
 
