@@ -12,7 +12,18 @@ from pathlib import Path
 from common import OUT, Target
 from peers_env import python
 
-MEASUREMENTS = ("startup", "overhead", "flops", "patching", "sweep", "recording", "lens", "tuning", "tracing")
+MEASUREMENTS = (
+    "startup",
+    "overhead",
+    "flops",
+    "patching",
+    "sweep",
+    "recording",
+    "lens",
+    "tuning",
+    "tracing",
+    "directions",
+)
 
 
 def main() -> int:

@@ -1,9 +1,14 @@
 # The public names: the one page that says what patchclamp offers, and where each name lives.
+
 from . import catalogue as catalogue
 from . import directions as directions
 from . import metrics as metrics
 from . import rewriting as rewriting
 from . import tracing as tracing
+from .baking.bake import baked as baked
+from .baking.bake import export as export
+from .baking.llama_cpp import control_vector as control_vector
+from .baking.llama_cpp import export_control_vector as export_control_vector
 from .core.errors import AssetError as AssetError
 from .core.errors import BudgetError as BudgetError
 from .core.errors import EditError as EditError
@@ -23,6 +28,7 @@ from .directions.dose import DoseResponse as DoseResponse
 from .directions.effects import LayerEffects as LayerEffects
 from .directions.projections import Projections as Projections
 from .figures.aligned import aligned as aligned
+from .interventions.checkpoint import Agreement as Agreement
 from .interventions.edits import Add as Add
 from .interventions.edits import Call as Call
 from .interventions.edits import Clamp as Clamp

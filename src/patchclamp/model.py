@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from patchclamp.facade.baking import Baking
 from patchclamp.facade.directions import Directions
 from patchclamp.facade.lenses import Lenses
 from patchclamp.facade.rewriting import Rewriting
@@ -16,7 +17,7 @@ from patchclamp.models import loading as _loading
 from patchclamp.models.opened import OpenModel
 
 
-class Model(Running, Sweeping, Lenses, Tracing, Directions, Rewriting):
+class Model(Running, Sweeping, Lenses, Tracing, Directions, Rewriting, Baking):
     """An open model. Make one with :func:`patchclamp.load` or :func:`patchclamp.wrap`.
 
     Your module is used as it is: no weight, hook, mode or gradient flag of it is different after any call.

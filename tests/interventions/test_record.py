@@ -2,7 +2,9 @@ import pytest
 import torch
 
 import patchclamp as pc
-from patchclamp.interventions.record import batches
+from patchclamp.interventions.record import batches, record_source
+from patchclamp.interventions.sources import Source
+from patchclamp.models.sites import Site
 from tests import tiny
 from tests.interventions import by_hand
 
@@ -125,3 +127,12 @@ def test_positions_of_words(smollm2: pc.Model) -> None:
     assert torch.allclose(acts["resid_post.5"], torch.cat(single), atol=1e-4)
     each = smollm2.record(prompts, "resid_post.5", pc.per_prompt([0, "last"]))
     assert each.tokens == (("The",), (" late",))
+
+
+@pytest.mark.parametrize("name", ["falcon", "falcon_new", "llama"])
+def test_a_source_gives_the_sites_own_values_where_the_block_writes_into_them(name: str) -> None:
+    """Falcon's parallel blocks add what attention wrote into the MLP's output in place."""
+    model = pc.wrap(tiny.shared(name))
+    site, ids = Site("mlp_out", 1), tiny.ids(2, 6)
+    found = record_source(model, Source(ids), [site, Site("resid_post", 2)])[site]
+    assert torch.equal(torch.stack(found), model.record(ids, "mlp_out.1")["mlp_out.1"])

@@ -36,7 +36,7 @@ class Texts:
             return _table(self.data)
         if self.positive is None or self.negative is None:
             raise InputError("labelled texts are needed: --negative FILE and --positive FILE, or --data TABLE")
-        first, second = (_lines(path) for path in (self.negative, self.positive))
+        first, second = (lines(path) for path in (self.negative, self.positive))
         pairs = len(first) == len(second)
         groups = [*range(len(first)), *range(len(second))] if pairs else None
         return [*first, *second], [0] * len(first) + [1] * len(second), groups
@@ -46,7 +46,12 @@ class Texts:
         return {"negative": self.negative, "positive": self.positive, "data": self.data}
 
 
-def _lines(path: Path) -> list[str]:
+def lines(path: Path) -> list[str]:
+    """The lines of a file that hold something.
+
+    Raises:
+        InputError: There are none.
+    """
     found = [line for line in read_text(path).splitlines() if line.strip()]
     if not found:
         raise InputError(f"{str(path)!r} holds no text")

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, Parameter
 from rich.console import Console
 
-from patchclamp.cli.concepts import Texts
+from patchclamp.cli.concepts import Texts, lines
 from patchclamp.cli.options import Json, Opening
 from patchclamp.cli.output import show
 from patchclamp.cli.specs import position
@@ -153,3 +153,95 @@ def apply(
         for i, plain in enumerate(tables["plain"].to_dict("records"))
     ]  # fmt: skip
     show(rows, as_json=as_json, table=rows, title=f"likeliest next tokens, {found!r}")
+
+
+@app.command
+def eval(
+    direction: Path,
+    *,
+    texts: Texts = Texts(),  # noqa: B008
+    answer: Annotated[list[str] | None, Parameter(negative="")] = None,
+    neutral: Path | None = None,
+    model: str | None = None,
+    seed: int = 0,
+    out: Path | None = None,
+    opening: Opening = Opening(),  # noqa: B008
+    as_json: Json = False,
+) -> None:
+    """Measure a direction on other texts: probes, class distance, and, with two answers, the bias and damage of its edits.
+
+    Args:
+        direction: Folder of a fitted direction.
+        texts: Labelled texts that it was not fitted on; for the bias, pairs.
+        answer: The answer that the first class expects, then that of the second.
+        neutral: Text for the damage, a passage a line; passages of books by default.
+        model: Another name or folder of the same model.
+        seed: Of probes and of the random control.
+        out: Folder to save the results in.
+        opening: How to open the model.
+        as_json: Print JSON.
+    """
+    from patchclamp.directions.direction import Direction
+
+    found = Direction.open(direction)
+    prompts, labels, groups = texts.read()
+    others = None if neutral is None else lines(neutral)
+    opened = opening.load(model_of(found, model))
+    done = opened.evaluate_direction(found, prompts, labels, groups=groups, answers=answer, texts=others, seed=seed)
+    tables = {"probe": done.probe.summary().to_dict("records")}
+    if done.effects is not None:
+        tables["effects"] = done.effects.frame().to_dict("records")
+    show(tables, as_json=True) if as_json else show(repr(done), as_json=False)
+    if out is not None:
+        done.save(out)
+        Console(stderr=True, highlight=False, markup=False).print(f"saved to {out}")
+
+
+@app.command
+def export(
+    direction: Path,
+    out: Path,
+    *,
+    edit: Literal["erase", "add"] = "erase",
+    scale: float = 1.0,
+    about: About = "zero",
+    gguf: bool = False,
+    model: str | None = None,
+    opening: Opening = Opening(),  # noqa: B008
+    as_json: Json = False,
+) -> None:
+    """Bake a direction into a checkpoint of transformers, or write it as a control vector of llama.cpp.
+
+    A checkpoint erases along the whole stream: at every layer and every token, attention sinks included, because weights
+    cannot tell them apart. It is reloaded and compared with the edited model before it appears.
+
+    Args:
+        direction: Folder of a fitted direction.
+        out: Folder of the checkpoint, or the .gguf file.
+        edit: Erase (checkpoint), or add (control vector).
+        scale: How much add adds, in distances between the class means.
+        about: From where erase measures.
+        gguf: Write a control vector instead.
+        model: Another name or folder of the same model.
+        opening: How to open the model.
+        as_json: Print JSON.
+    """
+    from patchclamp.directions.direction import Direction
+
+    if gguf != (edit == "add"):
+        raise InputError(
+            "a checkpoint takes --edit erase and a control vector (--gguf) --edit add: weights without biases cannot add, and "
+            "llama.cpp's control vectors cannot erase"
+        )
+    found = Direction.open(direction)
+    if not gguf:
+        from patchclamp.interventions.checkpoint import check_folder
+
+        check_folder(out)
+    opened = opening.load(model_of(found, model))
+    if gguf:
+        opened.export_control_vector(found.add(scale, sinks="edit"), out)
+        show({"control vector": str(out), "site": found.site, "scale": scale}, as_json=as_json)
+        return
+    agreed = opened.export(found.erase(opened.stream_sites(), about=about, sinks="edit", elsewhere=True), out)
+    show({"checkpoint": str(out), "largest difference of a log-probability": agreed.log_probability}, as_json=as_json)

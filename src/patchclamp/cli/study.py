@@ -3,9 +3,9 @@
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from cyclopts import App
+from cyclopts import App, Parameter
 
 from patchclamp.cli.options import Json, Opening
 from patchclamp.cli.output import remember, show
@@ -122,6 +122,30 @@ def rome_capitals(
 
     found = study(opening.load(model), out)
     _tell(found, out, "rome-capitals", {"model": model, **opening.as_config()}, as_json)
+
+
+@app.command
+def gender_erasure(
+    *,
+    model: str = "smollm2-135m",
+    layer: Annotated[list[int] | None, Parameter(negative="", consume_multiple=True)] = None,
+    out: Path = Path("out/gender-erasure"),
+    opening: Opening = Opening(),  # noqa: B008
+    as_json: Json = False,
+) -> None:
+    """Erase, swap and double gender by five directions at every layer: bias, damage, probes, completions.
+
+    Args:
+        model: Catalogue name, Hugging Face id or folder.
+        layer: Which layers to try; eight by default.
+        out: Folder for tables, pictures and the report.
+        opening: How to open the model.
+        as_json: Print JSON.
+    """
+    from patchclamp.studies.gender_erasure import study
+
+    found = study(opening.load(model), out, layers=layer)
+    _tell(found, out, "gender-erasure", {"model": model, "layer": layer, **opening.as_config()}, as_json)
 
 
 @app.command

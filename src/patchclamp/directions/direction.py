@@ -1,6 +1,6 @@
 """A fitted direction: a subspace, where it is measured from, what it was fitted on, and the edits it gives."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +24,7 @@ SINK = 4.0
 """A vector this many times as long as the median one is an attention sink (a massive activation, Sun et al. 2024)."""
 About = Literal["mean", "median", "midpoint", "zero"] | Tensor
 Sinks = Literal["skip", "edit"]
+Sites = str | Sequence[str] | None
 
 
 @dataclass(frozen=True)
@@ -131,22 +132,20 @@ class Direction:
             return self.class_means.mean(0) @ self.directions
         return None
 
-    def erase(self, site: str | None = None, at: Any = None, *, about: About = "mean", **place: Any) -> Edit:
+    def erase(self, site: Sites = None, at: Any = None, *, about: About = "mean", **place: Any) -> Edit:
         """Remove the part: every vector gets the coordinates of ``about``; see :meth:`_placed` for ``place``."""
         return self._placed(ProjectOut(**self._span(about)), site, at, **place)
 
-    def swap(self, site: str | None = None, at: Any = None, *, about: About = "mean", **place: Any) -> Edit:
+    def swap(self, site: Sites = None, at: Any = None, *, about: About = "mean", **place: Any) -> Edit:
         """Mirror the part at ``about``: ``x - 2 part(x)``; twice is the identity."""
         return self._placed(Reflect(**self._span(about)), site, at, **place)
 
-    def scale(
-        self, factor: float, site: str | None = None, at: Any = None, *, about: About = "mean", **place: Any
-    ) -> Edit:
+    def scale(self, factor: float, site: Sites = None, at: Any = None, *, about: About = "mean", **place: Any) -> Edit:
         """Multiply the part: 0 erases it, -1 swaps it, 2 doubles it."""
         return self._placed(Scale(factor, **self._span(about)), site, at, **place)
 
     def add(
-        self, amount: float = 1.0, site: str | None = None, at: Any = None, *, towards: Any = None, **place: Any
+        self, amount: float = 1.0, site: Sites = None, at: Any = None, *, towards: Any = None, **place: Any
     ) -> Edit:
         """Add ``amount`` times the way from the first class's mean to the second's, along the direction.
 
@@ -180,7 +179,7 @@ class Direction:
         return (own - self.coordinates(self.mean)) @ self.directions
 
     def clamp(
-        self, low: float | None = None, high: float | None = None, site: str | None = None, at: Any = None,
+        self, low: float | None = None, high: float | None = None, site: Sites = None, at: Any = None,
         *, about: About = "mean", **place: Any,
     ) -> Edit:  # fmt: skip
         """Set the coordinates, measured from ``about``, to ``low``, or bound them to ``[low, high]`` if both are given.
@@ -242,7 +241,7 @@ class Direction:
     def _span(self, about: About) -> dict[str, Any]:
         return {"directions": self.directions, "about": self.origin(about), "readers": self.readers}
 
-    def _placed(self, edit: Edit, site: str | None, at: Any, *, sinks: Sinks = "skip", elsewhere: bool = False) -> Edit:
+    def _placed(self, edit: Edit, site: Sites, at: Any, *, sinks: Sinks = "skip", elsewhere: bool = False) -> Edit:
         """Put an edit where it belongs.
 
         Args:

@@ -39,7 +39,7 @@ class INLP(DirectionEstimator):
     second = True
 
     def __init__(
-        self, *, rank: int = 8, stop: bool = False, C: float = 1.0, tol: float = 1e-6, max_iter: int = 200,
+        self, *, rank: int = 8, stop: bool = False, C: float = 1.0, tol: float = 1e-4, max_iter: int = 200,
         concept: Kind = "auto",
     ) -> None:  # fmt: skip
         self.rank = rank

@@ -24,8 +24,8 @@ def fit_layers(
 ) -> list[Direction]:
     """Fit a copy of an estimator to the activations of each layer.
 
-    Means, and on an accelerator covariances, come from batched products over all layers. On the CPU a covariance of one
-    layer fills a core already, and only half of that symmetric product is computed, so there layers follow each other.
+    On an accelerator means and covariances come from batched products over all layers. On the CPU one layer fills the cores
+    and stays in cache, and only half of a covariance is computed, so there layers follow each other.
 
     Args:
         estimator: Any of the estimators with its parameters; it is not fitted itself.
@@ -46,7 +46,7 @@ def fit_layers(
     one = first._read(X[0], y, sample_weight, groups)
     for layer in X[1:]:
         check_tensor(layer, None)
-    batched = X.device.type != "cpu" or not first.second
+    batched = X.device.type != "cpu"
     known = layer_moments(X.detach(), one.z, one.weights, first.second) if batched else [None] * len(X)
     return [_fitted(first, replace(one, x=x, known=moments)) for x, moments in zip(X.detach(), known, strict=True)]
 

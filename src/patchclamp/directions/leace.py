@@ -40,13 +40,13 @@ class LEACE(StreamingEstimator):
         if not 0 <= self.shrinkage <= 1:
             raise InputError(f"shrinkage is between 0 and 1; got {self.shrinkage!r}")
         basis = span(moments.effects())
-        return Found(basis, moments, readers=readers(moments.covariance, basis, self.shrinkage))
+        return Found(basis, moments, readers=readers(moments.lower, basis, self.shrinkage))
 
 
 def readers(
     covariance: Float[Tensor, "d d"], basis: Float[Tensor, "rank d"], shrinkage: float = 0.0
 ) -> Float[Tensor, "rank d"]:
-    """``(U S^+ U^T)^-1 U S^+`` for orthonormal rows ``U``: biorthogonal to them by a last solve."""
+    """``(U S^+ U^T)^-1 U S^+`` for orthonormal rows ``U``: biorthogonal to them by a last solve; reads the lower triangle."""
     if shrinkage:
         middle = covariance.diagonal().mean()
         covariance = (1 - shrinkage) * covariance
@@ -61,7 +61,7 @@ def _inverse_times(covariance: Tensor, basis: Tensor) -> Tensor:
     """``U S^+``, by Cholesky of the correlation matrix where it has full rank, by its eigenvectors otherwise."""
     spread = covariance.diagonal().clamp(min=0).sqrt()
     scale = torch.where(spread > 0, 1 / spread.clamp(min=1e-300), 0.0)
-    correlation = covariance * scale.unsqueeze(1) * scale
+    correlation = (covariance * scale.unsqueeze(1)).mul_(scale)
     scaled = basis * scale
     factor, failed = torch.linalg.cholesky_ex(correlation)
     pivots = factor.diagonal()

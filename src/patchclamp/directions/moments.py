@@ -78,15 +78,20 @@ class Moments:
         self.weight = both
 
     @property
-    def covariance(self) -> Float[Tensor, "d d"]:
-        """Of the rows.
+    def lower(self) -> Float[Tensor, "d d"]:
+        """Covariance of the rows, of which only the lower triangle is valid: all that a Cholesky factor needs.
 
         Raises:
             ValueError: It was not collected.
         """
         if self.second is None:
             raise ValueError("these moments hold no second moment")
-        lower = (self.second / self.weight).tril()
+        return self.second / self.weight
+
+    @property
+    def covariance(self) -> Float[Tensor, "d d"]:
+        """Of the rows."""
+        lower = self.lower.tril()
         return lower + lower.tril(-1).T
 
     def effects(self) -> Float[Tensor, "column d"]:

@@ -84,7 +84,7 @@ class OracleLEACE(LabelledEraser):
     Of classes, it moves every class by one vector so that all means are equal. It changes ``x`` less than LEACE, and
     tells nothing about rows whose label is not known.
 
-    Source: Belrose 2023, "Least-squares concept erasure with oracle concept labels" (EleutherAI).
+    Source: the method of EleutherAI's concept-erasure (``oracle.py``).
 
     Args:
         concept: What the labels are.

@@ -26,7 +26,7 @@ class PCADifference(DirectionEstimator):
 
     Signs are such that the mean of the first class lies below that of the second along each direction.
 
-    Source: Zou et al. 2023, "Representation engineering", arXiv 2310.01405, section 3.1 (there on randomly matched
+    Source: Zou et al. 2023, "Representation engineering", arXiv 2310.01405 (there on randomly matched
     differences).
 
     Args:

@@ -24,8 +24,8 @@ class QuadraticLEACE(LabelledEraser):
     No quadratic predictor is left, and among all such maps of Gaussians the rows move least. Higher moments stay, so a
     deeper predictor may find the class.
 
-    Source: Belrose et al. 2023, "Eliciting and erasing quadratic concepts" (EleutherAI); barycentre: Alvarez-Esteban et
-    al. 2016, arXiv 1511.05355, equation 7.
+    Source: the method of EleutherAI's concept-erasure (``quadratic.py``); barycentre: Alvarez-Esteban et al. 2016, arXiv
+    1511.05355, equation 7.
 
     Args:
         concept: What the labels are.

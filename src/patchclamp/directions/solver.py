@@ -68,7 +68,7 @@ class Logistic:
             raise InputError(f"C is a number above zero; got {C!r}")
         self.moments: Moments = rows.moments(second=True)
         self.c = float(C)
-        covariance = self.moments.covariance
+        covariance = self.moments.lower
         self.scale = float(covariance.diagonal().mean().sqrt()) or 1.0
         self.x = rows.x.to(torch.float64, copy=True).sub_(self.moments.mean).div_(self.scale)
         self.z = (rows.z[:, 1:] if rows.z.shape[1] == 2 else rows.z).T.contiguous()
@@ -89,7 +89,8 @@ class Logistic:
         Args:
             without: Orthonormal rows ``[rank, d]``.
             start: First weights; zero by default.
-            tol: Stop when the objective is surely within this share of its minimum.
+            tol: Stop when the objective is surely within this share of its minimum; from zero, after a step at least, so that
+                weak weights are found, too.
             max_iter: Stop unconverged after so many passes over the rows and back.
         """
         precondition, tangent = self._metric(without)
@@ -102,7 +103,7 @@ class Logistic:
         while True:
             objective = float(self._losses(margins + bias) + weights.square().sum() / (2 * self.c))
             excess = self.c / 2 * float(gradient.square().sum())
-            done = excess <= tol * objective
+            done = excess <= tol * objective and (iterations > 0 or start is not None)
             if done or iterations == max_iter:
                 break
             step = -_two_loops(gradient, pairs, precondition)

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from patchclamp.directions.direction import Direction
     from patchclamp.directions.dose import DoseResponse
     from patchclamp.directions.effects import LayerEffects
+    from patchclamp.directions.evaluation import Evaluation
+    from patchclamp.directions.fitting import SiteRows
     from patchclamp.directions.projections import Projections
     from patchclamp.metrics.edited import Answer
 
@@ -114,6 +116,39 @@ class Directions(OpenModel):
 
         return scrubbing.scrub(self, method, prompts, labels, layers=layers, at=at, progress=progress)
 
+    def evaluate_direction(
+        self,
+        direction: "Direction",
+        prompts: Any,
+        labels: Sequence[Any],
+        *,
+        groups: Sequence[Any] | None = None,
+        answers: Sequence[str | int] | None = None,
+        texts: Any = None,
+        seed: int = 0,
+        progress: Show = None,
+    ) -> "Evaluation":
+        """A direction on texts that it was not fitted on, beside a random direction of the same rank.
+
+        Args:
+            direction: Fitted on this model.
+            prompts: Other prompts than those of the fit.
+            labels: One a prompt.
+            groups: Prompts that belong together; for the bias, pairs.
+            answers: The two answers that the classes expect; with them bias and damage of the edits are measured.
+            texts: For the damage; passages of books by default.
+            seed: Of the probes and of the control.
+            progress: True for bars, a function for events.
+
+        Raises:
+            InputError: The direction is of another model, lengths differ, or the bias has no pairs.
+        """
+        from patchclamp.directions import evaluation
+
+        return evaluation.evaluate(
+            self, direction, prompts, labels, groups=groups, answers=answers, texts=texts, seed=seed, progress=progress
+        )
+
     def layer_effects(
         self,
         directions: "Mapping[str, Sequence[Direction]]",
@@ -199,6 +234,33 @@ class Directions(OpenModel):
 
         return projections.projections(self, direction, prompts, labels, at=at, edits=edits)
 
+    def rows(
+        self,
+        prompts: Any,
+        site: str,
+        at: Any = "rest",
+        *,
+        edits: Sequence[Edit] = (),
+        sinks: Literal["skip", "keep"] = "skip",
+    ) -> "SiteRows":
+        """The chosen tokens of prompts at one site as rows: what estimators and probes are fitted on.
+
+        Args:
+            prompts: As for :meth:`run`.
+            site: Where.
+            at: Which tokens.
+            edits: Record under these.
+            sinks: ``"skip"`` leaves out massive activations.
+
+        Returns:
+            ``x`` ``[row, d]``, and for each row the index of its ``prompt`` and its ``position`` there.
+        """
+        from patchclamp.directions import fitting
+        from patchclamp.interventions.record import record
+
+        (name,) = self.sites.expand([site])
+        return fitting.site_rows(record(self, prompts, [str(name)], at, edits=list(edits)), name, sinks)
+
     def reference(self, text: Any, site: str, at: Any = "rest") -> "Tensor":
         """The mean activation of a reference text at one site, ``[d]``, about which an edit can be measured.
 
@@ -207,8 +269,4 @@ class Directions(OpenModel):
             site: Where.
             at: Which tokens; massive activations are left out.
         """
-        from patchclamp.directions import fitting
-        from patchclamp.interventions.record import record
-
-        (name,) = self.sites.expand([site])
-        return fitting.site_rows(record(self, text, [str(name)], at), name).x.double().mean(0)
+        return self.rows(text, site, at).x.double().mean(0)

@@ -38,7 +38,7 @@ def record_source(model: OpenModel, source: Source, sites: Sequence[Site]) -> di
 
 def _into(store: dict[Site, Tensor], site: Site) -> Any:
     def sink(value: Tensor) -> None:
-        store[site] = value
+        store[site] = value.clone()  # some blocks go on to write into it (Falcon adds attention to the MLP's output)
 
     return sink
 

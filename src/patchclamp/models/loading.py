@@ -87,7 +87,7 @@ def _from_pretrained(place: str, name: str, options: dict[str, Any]) -> tuple[nn
         raise ModelError(
             f"unknown model {name!r}: not in the catalogue, not a folder, and the Hugging Face hub gave: {_first_line(error)}"
         ) from None
-    auto = _auto_class(config)
+    auto = auto_class(config)
     try:
         with quiet_transformers():
             module = auto.from_pretrained(place, **options)
@@ -105,7 +105,7 @@ def _from_pretrained(place: str, name: str, options: dict[str, Any]) -> tuple[nn
     return module, tokenizer
 
 
-def _auto_class(config: Any) -> Any:
+def auto_class(config: Any) -> Any:
     """The transformers auto class for what the checkpoint was saved as; a causal language model if it does not say."""
     import transformers
 

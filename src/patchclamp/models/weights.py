@@ -76,6 +76,34 @@ def oriented(module: nn.Module) -> Tensor:
     return found if type(module).__name__ == "Conv1D" else found.T
 
 
+def experts(module: nn.Module, width: int | None) -> Tensor | None:
+    """The output projections of a mixture of experts in one tensor, ``[expert, d_in, d_out]``; a view.
+
+    None if the module holds none, or both axes are as wide as the residual stream, so that they cannot be told apart.
+    """
+    found = module._parameters.get("down_proj")
+    if found is None or found.ndim != 3 or found.shape[1] == found.shape[2] or width not in found.shape[1:]:
+        return None
+    return found if found.shape[2] == width else found.mT
+
+
+def stored(module: nn.Module, matrix: Tensor) -> Tensor:
+    """A matrix ``[..., d_in, d_out]`` (or a table ``[vocabulary, d]``) as the module stores it: undoes :func:`oriented`."""
+    if matrix.ndim == 3:
+        return matrix if matrix.shape == module.down_proj.shape else matrix.mT
+    return matrix if type(module).__name__ == "Conv1D" or isinstance(module, nn.Embedding) else matrix.mT
+
+
+def sharing(model: OpenModel, path: str, name: str = "weight") -> list[str]:
+    """Other modules that hold the same parameter as the one at ``path``."""
+    own = model.sites.modules[path]._parameters.get(name)
+    return [
+        other
+        for other, module in model.sites.modules.items()
+        if own is not None and other != path and module._parameters.get(name) is own
+    ]
+
+
 def _rows(matrix: Tensor, unit: Unit, heads: int | None) -> Tensor:
     if unit.kind == "n":
         if not 0 <= unit.index < len(matrix):

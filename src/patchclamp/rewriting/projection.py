@@ -9,7 +9,7 @@ from patchclamp.core.digest import digest
 from patchclamp.core.errors import InputError, ModelError
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.sites import Site
-from patchclamp.models.weights import oriented
+from patchclamp.models.weights import oriented, sharing
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,11 +50,8 @@ class Projection:
         where = f"the down projection {access.module!r}"
         if access.side != "in" or access.columns is not None or not isinstance(module.weight, nn.Parameter):
             raise ModelError(f"{where} is a {type(module).__name__}, not one weight matrix")
-        sharing = [
-            name for name, other in model.sites.modules.items() if other._parameters.get("weight") is module.weight
-        ]
-        if len(sharing) > 1:
-            raise ModelError(f"{where} shares its weight with {sharing[1]!r}, which a rewrite would change too")
+        if others := sharing(model, access.module):
+            raise ModelError(f"{where} shares its weight with {others[0]!r}, which a rewrite would change too")
         matrix = oriented(module).detach().to("cpu", torch.float64)
         bias = getattr(module, "bias", None)
         found = matrix.new_zeros(matrix.shape[1]) if bias is None else bias.detach().to("cpu", torch.float64)

@@ -1,0 +1,1 @@
+"""Edits as weights: a checkpoint that needs no hooks, and control vectors for llama.cpp."""

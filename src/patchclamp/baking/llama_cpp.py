@@ -1,0 +1,127 @@
+"""Control vectors of llama.cpp: constants added to the residual stream after some layers.
+
+The file is a GGUF of the architecture ``controlvector`` with one-dimensional float32 tensors ``direction.N``, all of the same
+width. llama.cpp adds ``direction.N`` to what layer ``N`` (from 0) gives to the next one, at every position, and refuses
+``direction.0``. repeng writes the same file, with the same numbers.
+
+Source: llama.cpp, ``common_control_vector_load`` and ``llama_adapter_cvec``; repeng, ``ControlVector.export_gguf``.
+"""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from patchclamp.core.errors import EditError, InputError, missing_dependency
+from patchclamp.core.files import atomic_file
+from patchclamp.interventions.actions import place
+from patchclamp.interventions.edits import Add, Edit
+from patchclamp.interventions.operations import Add as Adding
+from patchclamp.interventions.record import record_source
+from patchclamp.models.inputs import Prompt
+from patchclamp.models.opened import OpenModel
+
+ARCHITECTURE = "controlvector"
+_NAME = re.compile(r"^direction\.(\d+)$")
+
+
+def export_control_vector(model: OpenModel, edits: Edit | Iterable[Edit], path: str | Path) -> Path:
+    """Write additions to the residual stream as a control vector for ``llama-cli --control-vector``.
+
+    Args:
+        model: The model whose sites the edits name.
+        edits: ``pc.Add`` at ``resid_post`` of layers from 1 on, at all positions; several at one layer are summed, each times
+            its scale.
+        path: The file; it appears complete or not at all.
+
+    Raises:
+        EditError: An edit is no such addition; says why and what is near.
+        MissingDependencyError: Without the package ``gguf``.
+    """
+    gguf = _gguf("writing a control vector")
+    chosen = [edits] if isinstance(edits, Edit) else list(edits)
+    vectors = _vectors(model, chosen)
+    with atomic_file(path) as temporary:
+        writer = gguf.GGUFWriter(temporary, ARCHITECTURE)
+        writer.add_string(f"{ARCHITECTURE}.model_hint", str(getattr(model.config, "model_type", "")))
+        writer.add_uint32(f"{ARCHITECTURE}.layer_count", len(vectors))
+        for layer, vector in sorted(vectors.items()):
+            writer.add_tensor(f"direction.{layer}", vector.to(torch.float32).numpy())
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+    return Path(path)
+
+
+def control_vector(path: str | Path, scale: float = 1.0) -> list[Edit]:
+    """Read a control vector, of llama.cpp or repeng, as edits: ``direction.N`` is added at ``resid_post.N``.
+
+    Args:
+        path: A GGUF file.
+        scale: Of the edits.
+
+    Raises:
+        InputError: The file is no control vector.
+        MissingDependencyError: Without the package ``gguf``.
+    """
+    gguf = _gguf("reading a control vector")
+    if not Path(path).is_file():
+        raise InputError(f"there is no file {str(path)!r}")
+    try:
+        reader = gguf.GGUFReader(path)
+    except (ValueError, OSError, IndexError, KeyError) as error:
+        raise InputError(f"{str(path)!r} is no GGUF file: {error}") from error
+    field = reader.get_field("general.architecture")
+    kind = field.contents() if field is not None else None
+    if kind != ARCHITECTURE:
+        raise InputError(f"{str(path)!r} is a GGUF of {kind!r}, not of a {ARCHITECTURE!r}")
+    found: dict[int, Tensor] = {}
+    for tensor in reader.tensors:
+        match = _NAME.match(tensor.name)
+        if match is None or int(match[1]) == 0 or tensor.data.ndim != 1 or tensor.tensor_type.name != "F32":
+            raise InputError(f"{str(path)!r}: {tensor.name!r} is no float32 vector direction.1, direction.2, ...")
+        found[int(match[1])] = torch.from_numpy(tensor.data.copy())
+    return [Add(vector, scale, site=f"resid_post.{layer}") for layer, vector in sorted(found.items())]
+
+
+def _vectors(model: OpenModel, edits: list[Edit]) -> dict[int, Tensor]:
+    """The sum of what is added after each layer, float64."""
+    if not edits:
+        raise EditError("no edits were given, so there is no control vector to write")
+    for edit in edits:
+        name = type(edit.operation).__name__
+        if not isinstance(edit.operation, Adding):
+            raise EditError(
+                f"pc.{name} at {', '.join(edit.sites) or 'no site'}: llama.cpp only adds vectors; nearest: pc.Add, or pc.export "
+                "(a checkpoint, which can be converted)"
+            )
+        if edit.at != "all" or edit.where is not None:
+            raise EditError(
+                f"pc.Add at {', '.join(edit.sites)} acts at some positions (at={edit.at!r}, where={edit.where!r}), and llama.cpp "
+                "adds at all; nearest: the same edit at='all' without where="
+            )
+    found: dict[int, Tensor] = {}
+    for action in place(model, edits, [Prompt((0,))], record_source)[0]:
+        site, operation = action.site, action.operation
+        assert isinstance(operation, Adding)
+        if site.component != "resid_post" or site.unit is not None or not site.layer:
+            raise EditError(
+                f"pc.Add at {site}: llama.cpp adds after the layers 1..{model.sites.n_layers - 1}, and refuses others; nearest: "
+                f"'resid_post.{max(site.layer or 0, 1)}'"
+                + ("" if site.layer else ", or pc.export of the edit at 'embed'")
+            )
+        vector = operation.scale * operation.vector.detach().to("cpu", torch.float64)
+        found[site.layer] = found[site.layer] + vector if site.layer in found else vector
+    return found
+
+
+def _gguf(what: str) -> Any:
+    try:
+        import gguf
+    except ImportError:
+        raise missing_dependency(what, "gguf", "assets") from None
+    return gguf

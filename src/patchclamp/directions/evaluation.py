@@ -1,0 +1,106 @@
+"""A direction on texts that it was not fitted on: what probes still read, and what its edits do, beside a random one."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from patchclamp.core.errors import InputError
+from patchclamp.core.progress import Listener
+from patchclamp.directions.direction import Direction
+from patchclamp.directions.effects import LayerEffects, layer_effects
+from patchclamp.directions.fitting import site_rows
+from patchclamp.directions.projections import Projections, projections
+from patchclamp.directions.random import RandomDirection
+from patchclamp.interventions.record import record
+from patchclamp.metrics.probes import ProbeReport, probe
+from patchclamp.models.opened import OpenModel
+from patchclamp.models.sites import Site
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured of a direction."""
+
+    probe: ProbeReport
+    """Linear and MLP probes before and after erasing, beside a random direction of the same rank."""
+    projections: Projections
+    """The texts on the direction, by class."""
+    effects: LayerEffects | None
+    """Bias and damage of its edits, beside a random direction of the same rank; None without answers."""
+
+    def __repr__(self) -> str:
+        parts = [repr(self.probe), repr(self.projections), *([] if self.effects is None else [repr(self.effects)])]
+        return "\n\n".join(parts)
+
+    def save(self, folder: str | Path) -> Path:
+        """Save each result in a folder of its own."""
+        for name in ("probe", "projections", "effects"):
+            found = getattr(self, name)
+            if found is not None:
+                found.save(Path(folder) / name)
+        return Path(folder)
+
+
+def evaluate(
+    model: OpenModel,
+    direction: Direction,
+    prompts: Any,
+    labels: Sequence[Any],
+    *,
+    groups: Sequence[Any] | None = None,
+    answers: Sequence[str | int] | None = None,
+    texts: Any = None,
+    seed: int = 0,
+    progress: bool | Listener | None = None,
+) -> Evaluation:
+    """Measure a direction; see :meth:`patchclamp.Model.evaluate_direction`."""
+    seen = projections(model, direction, prompts, labels)
+    assert direction.fitted is not None
+    site, at = direction.fitted.site, direction.fitted.at
+    rows = site_rows(record(model, prompts, [site], at, progress=progress), Site.parse(site))
+    marks = np.asarray(labels)[rows.prompt]
+    together = (np.arange(len(labels)) if groups is None else np.asarray(groups))[rows.prompt]
+    x = rows.x.double()
+    read = probe(x.cpu().numpy(), marks, _eraser(direction), groups=together, rank=direction.rank, seed=seed)
+    effects = None
+    if answers is not None:
+        control = RandomDirection(rank=direction.rank, random_state=seed).fit(rows.x, marks).direction_
+        both = {"direction": [direction], "random": [replace(control, fitted=direction.fitted)]}
+        effects = layer_effects(
+            model, both, pairs_of(model, prompts, labels, groups), answers, texts, progress=progress
+        )
+    return Evaluation(read, seen, effects)
+
+
+def _eraser(direction: Direction) -> Any:
+    import torch
+
+    return lambda x: direction.transform(torch.from_numpy(x)).numpy()
+
+
+def pairs_of(
+    model: OpenModel, prompts: Any, labels: Sequence[Any], groups: Sequence[Any] | None
+) -> list[tuple[Any, Any]]:
+    """Pairs (prompt of the first class, prompt of the second) of each group.
+
+    Raises:
+        InputError: There are not two classes, or no groups with as many prompts of one class as of the other.
+    """
+    classes = np.unique(np.asarray(labels))
+    if groups is None or len(classes) != 2:
+        raise InputError("the bias needs pairs: two classes, and groups with a prompt of each")
+    rows = [list(prompt.ids) for prompt in model.prompts(prompts)]
+    found: list[tuple[Any, Any]] = []
+    for group in dict.fromkeys(groups):
+        first, second = (
+            [row for row, g, y in zip(rows, groups, labels, strict=True) if g == group and y == c] for c in classes
+        )
+        if not first or len(first) != len(second):
+            raise InputError(
+                f"group {group!r} has {len(first)} prompts of {classes[0]!r} and {len(second)} of {classes[1]!r}"
+            )
+        found += zip(first, second, strict=True)
+    return found

@@ -1,0 +1,279 @@
+"""Erasing gender: which direction, which layer, and is it erased, or is the model merely broken?
+
+Roger (2022, "A Mystery About High Dimensional Concept Encoding") edited GPT-2 along a direction found by R-LACE and one found by a
+linear classifier (the first step of INLP), projected it out about the median, swapped it, and doubled it. The same here on another
+model, at every layer, with R-LACE in closed form, and beside LEACE, the gradient of the logit difference, and a random direction.
+
+Directions are fitted on training people and templates, at every token but the first. Layers are chosen on the training pairs. What
+stands in the tables is of people that were not fitted on, half of them in templates that were not, and of text without gender.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+import patchclamp as pc
+from patchclamp.studies import gender
+
+ALLOWED = 0.03
+"""Nats a token of divergence on neutral text that an edit may cost."""
+ON_TOPIC = (
+    "The queen looked at the crown and", "My brother said that", "The actress was famous because", "Last week my uncle",
+    "The waitress brought the food, and then", "The prince was late because", "The woman opened her bag and",
+    "The boy was happy that",
+)  # fmt: skip
+OFF_TOPIC = (
+    "The weather in the mountains is", "To bake bread, first", "The train to the city leaves", "The price of oil has",
+    "A triangle has three sides, and", "The river flows from the", "In the year 1900 the world",
+    "The computer did not start, so",
+)  # fmt: skip
+SEED = pd.DataFrame(
+    [["before", 0.87, 0.87], ["erase", 0.73, 0.82], ["swap", -0.29, 0.68], ["double", 0.83, 0.90]],
+    columns=["edit", "R-LACE, GPT-2", "first INLP direction, GPT-2"],
+)
+"""Roger 2022, in the comments: bias on his training data."""
+EDITS = ("erase", "swap", "double")
+
+
+def methods() -> dict[str, Any]:
+    """The estimators that are compared, all of rank 1."""
+    make = pc.directions
+    return {
+        "rlace": make.RLACE(rank=1),
+        "inlp": make.INLP(rank=1),
+        "leace": make.LEACE(),
+        "gradient": make.GradientDirection(read=pc.LogitDifference(gender.ANSWERS[1], gender.ANSWERS[0])),
+        "random": make.RandomDirection(),
+    }
+
+
+@dataclass(frozen=True)
+class GenderErasure:
+    """What the study found."""
+
+    model: str
+    effects: pc.LayerEffects
+    """On training pairs: every method, edit and layer."""
+    pushed: pc.LayerEffects
+    """On training pairs: the positive and the negative intervention."""
+    chosen: dict[str, tuple[str, str]]
+    """For erase and swap the method and the site, as training pairs chose them."""
+    tested: pd.DataFrame
+    """On held-out pairs: every method and edit at the chosen sites."""
+    probes: pd.DataFrame
+    """What a classifier of held-out people still reads there."""
+    winograd: pd.DataFrame
+    """WinoBias and Winogender."""
+    interchange: pd.DataFrame
+    """Roger's confusion ratio."""
+    divergence: Any
+    projections: pc.Projections
+
+    def summary(self) -> dict[str, Any]:
+        """The numbers, as plain JSON."""
+        frames = {
+            name: getattr(self, name).to_dict("records") for name in ("tested", "probes", "winograd", "interchange")
+        }
+        return {"model": self.model, "chosen": self.chosen, **frames, "divergence": repr(self.divergence)}
+
+    def beside_seed(self) -> pd.DataFrame:
+        """The seed's table, and ours at the site chosen for erasing."""
+        rows = self.tested[self.tested["site"] == self.chosen["erase"][1]]
+        table = SEED.copy()
+        for method, title in (("rlace", "R-LACE, here"), ("inlp", "first INLP direction, here")):
+            mine = rows[rows["direction"] == method].set_index("edit")["bias"]
+            before = float(self.tested["bias before"].iloc[0])
+            table[title] = [before, *(float(mine[edit]) for edit in EDITS)]
+        return table
+
+    def text(self) -> str:
+        """The tables, for a terminal."""
+
+        def show(frame: pd.DataFrame) -> str:
+            return frame.to_string(index=False, float_format=lambda x: f"{x:.3f}")
+
+        said = ", ".join(f"{edit}: {method} at {site}" for edit, (method, site) in self.chosen.items())
+        return "\n".join(
+            [
+                f"{self.model}: chosen on training pairs, KL at most {ALLOWED} nats a token: {said}", "",
+                "Held-out people and templates", show(self.tested), "",
+                "Beside the seed (another model, other sentences)", show(self.beside_seed()), "",
+                "Probes of held-out people", show(self.probes), "",
+                "WinoBias and Winogender", show(self.winograd), "",
+                "Interchange", show(self.interchange), "", repr(self.divergence),
+            ]
+        )  # fmt: skip
+
+
+def study(
+    model: pc.Model,
+    out: str | Path | None = None,
+    *,
+    layers: Sequence[int] | None = None,
+    texts: int = 8,
+    winograd: int = 120,
+    progress: bool | None = None,
+) -> GenderErasure:
+    """Run the experiment.
+
+    Args:
+        model: A language model that says he and she.
+        out: Folder for tables, pictures and the report; None to keep nothing.
+        layers: Tried; by default eight, evenly spread, without the last: there an edit only adds to the logits.
+        texts: Neutral passages of about sixty tokens.
+        winograd: Sentences of WinoBias and of Winogender each.
+        progress: True for bars.
+    """
+    count = model.sites.n_layers
+    tried = layers or sorted({round(x) for x in np.linspace(count * 0.1, count * 0.8, min(8, count))} - {count - 1})
+    prompts, labels, people = gender.labelled("train")
+    found = {
+        name: model.fit_directions(
+            method,
+            prompts,
+            labels,
+            [f"resid_post.{layer}" for layer in tried],
+            groups=people,
+            holdout=0,
+            progress=progress,
+        )
+        for name, method in methods().items()
+    }
+    train, test = gender.pairs("train")[::3], gender.pairs("test")
+    neutral = gender.neutral_texts(2 * texts, characters=300)
+    effects = model.layer_effects(
+        found, train, gender.ANSWERS, neutral[:texts], edits=EDITS, about="median", progress=progress
+    )
+    kept = {name: found[name] for name in ("rlace", "inlp", "random")}
+    pushed = model.layer_effects(
+        kept, train[::2], gender.ANSWERS, (), edits=("to first", "to second"), progress=progress
+    )
+    chosen = {}
+    for edit in ("erase", "swap"):
+        best = effects.best(edit, kl=ALLOWED)
+        chosen[edit] = (str(best["direction"]), f"resid_post.{best['layer']}")
+    sites = list(dict.fromkeys(site for _, site in chosen.values()))
+    here = {name: [d for d in several if d.site in sites] for name, several in found.items()}
+    best_erase, best_swap = (_pick(here, *chosen[edit]) for edit in ("erase", "swap"))
+    final = {"erase": best_erase.erase(about="median"), "swap": best_swap.swap(about="median")}
+    name = model.source.name or type(model.module).__name__
+    done = GenderErasure(
+        name, effects, pushed, chosen,
+        _tested(model.layer_effects(here, test, gender.ANSWERS, neutral[texts:], edits=EDITS, about="median", progress=progress)),
+        probed(model, best_erase.site or ""), winograd_bias(model, final, winograd),
+        interchanged(model, here, chosen["erase"][1], test),
+        pc.metrics.divergence(model, final, list(ON_TOPIC), list(OFF_TOPIC), max_new_tokens=24, progress=progress),
+        model.projections(best_erase, *gender.labelled("test")[:2]),
+    )  # fmt: skip
+    if out is not None:
+        _save(done, Path(out))
+    return done
+
+
+def _pick(found: dict[str, list[pc.Direction]], method: str, site: str) -> pc.Direction:
+    return next(direction for direction in found[method] if direction.site == site)
+
+
+def _tested(found: pc.LayerEffects) -> pd.DataFrame:
+    rows = found.data.to_dataframe().reset_index()
+    rows["site"] = [f"resid_post.{layer}" for layer in rows["layer"]]
+    columns = ["site", "direction", "edit", "bias", "bias_low", "bias_high", "across", "kl", "kl_high"]
+    table = rows[columns].sort_values(["site", "edit"], kind="stable").reset_index(drop=True)
+    table.insert(3, "bias before", float(found.data["bias_before"]))
+    return table
+
+
+def probed(model: pc.Model, site: str, seed: int = 0) -> pd.DataFrame:
+    """Linear and MLP probes of held-out people at a site, before and after each method's erasure."""
+    parts = [gender.labelled(part) for part in ("train", "test")]
+    shift = max(parts[0][2]) + 1
+    prompts, labels = [*parts[0][0], *parts[1][0]], [*parts[0][1], *parts[1][1]]
+    people = np.array([*parts[0][2], *(shift + p for p in parts[1][2])])
+    rows = model.rows(prompts, site)
+    x, y, groups = rows.x.double().numpy(), np.array(labels)[rows.prompt], people[rows.prompt]
+    train, _ = pc.metrics.split(y, groups, seed=seed)
+    tables: list[pd.DataFrame] = []
+    for name, method in methods().items():
+        if (
+            name == "gradient"
+        ):  # it needs the model, and a probe sees what it leaves as well as what a random one leaves
+            continue
+        eraser = method.fit(x[train], y[train])
+        report = pc.metrics.probe(x, y, eraser.transform, groups=groups, rank=1, seed=seed)
+        table = report.summary()
+        chosen = table[table["data"] == "after"] if tables else table[table["data"].isin(["before", "after"])]
+        tables.append(chosen.assign(direction=[name if d == "after" else "none" for d in chosen["data"]]))
+    found = pd.concat(tables)
+    return found[["direction", "probe", "accuracy", "low", "high", "loss", "gap_left", "damage"]].reset_index(drop=True)
+
+
+def winograd_bias(model: pc.Model, edits: dict[str, pc.Edit], most: int) -> pd.DataFrame:
+    """The pronoun that follows: for or against the stereotype (WinoBias), and either way (Winogender)."""
+    pairs = [s for s in pc.catalogue.winobias() if s.pronoun in ("he", "she") and s.stereotyped and s.pronoun_start > 0]
+    step = max(1, len(pairs) // most)
+    prompts = [s.sentence[: s.pronoun_start].rstrip() for s in pairs[::step]]
+    expected = [int(s.gender == "female") for s in pairs[::step]]
+    stereotyped = pc.metrics.bias(model, prompts, gender.ANSWERS, edits, labels=expected)
+    rows = [
+        {
+            "set": "WinoBias",
+            "edit": r["edit"],
+            "bias": r["mean"],
+            "low": r["low"],
+            "high": r["high"],
+            "prompts": r["count"],
+        }
+        for r in stereotyped.summary().to_dict("records")
+        if r["metric"] == "within"
+    ]
+    either = sorted({s.sentence.partition(" he ")[0] for s in pc.catalogue.winogender() if " he " in s.sentence})
+    either = either[:: max(1, len(either) // most)]
+    found = pc.metrics.bias(model, either, gender.ANSWERS, edits, labels=[0] * len(either)).data["within"]
+    for edit in found["edit"].values:
+        values = np.abs(found.sel(edit=edit).values)
+        error = 2 * values.std() / np.sqrt(len(values))
+        row = {"set": "Winogender, either way", "edit": edit, "bias": values.mean(), "prompts": len(values)}
+        rows.append({**row, "low": values.mean() - error, "high": values.mean() + error})
+    return pd.DataFrame(rows)
+
+
+def interchanged(model: pc.Model, found: dict[str, list[pc.Direction]], site: str, pairs: Any) -> pd.DataFrame:
+    """Roger's confusion ratio at a site: all activations of one prompt but the coordinate, which is its partner's."""
+    same = [pair for pair in pairs if len(model.tokens(pair[0])) == len(model.tokens(pair[1]))]
+    rows = []
+    for name in found:
+        direction = _pick(found, name, site)
+        if (
+            direction.readers is not None
+        ):  # an oblique projection has no coordinates to interchange but those of its span
+            continue
+        one = pc.metrics.interchange(model, same, direction.directions.float(), site, gender.ANSWERS).summary().iloc[0]
+        rows.append(
+            {"direction": name, "confusion": one["mean"], "low": one["low"], "high": one["high"], "pairs": len(same)}
+        )
+    return pd.DataFrame(rows)
+
+
+def _save(found: GenderErasure, out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    for name in ("effects", "pushed", "projections", "divergence"):
+        getattr(found, name).save(out / name)
+    for name in ("tested", "probes", "winograd", "interchange"):
+        getattr(found, name).to_csv(out / f"{name}.csv", index=False)
+    contents = [
+        ("The experiment", (__doc__ or "").split("\n\n", 1)[1]),
+        ("Training pairs, by layer", found.effects),
+        ("The positive and the negative intervention", found.pushed.figure(metric="lean")),
+        ("Held-out people and templates", found.tested),
+        ("Beside the seed", found.beside_seed()),
+        ("What probes of held-out people read", found.probes),
+        ("Held-out activations on the direction", found.projections),
+        ("WinoBias and Winogender", found.winograd),
+        ("Interchange", found.interchange),
+        ("Completions", found.divergence),
+    ]
+    pc.report(out / "report.html", "Erasing gender", contents)
