@@ -214,6 +214,82 @@ def dropout(
     _tell(found, out, "dropout", {"model": model, "other": other, **options, **opening.as_config()}, as_json)
 
 
+@app.command
+def sentiment_steering(
+    *,
+    model: str = "smollm2-135m",
+    out: Path = Path("out/sentiment-steering"),
+    opening: Opening = Opening(),  # noqa: B008
+    as_json: Json = False,
+) -> None:
+    """Steer sentiment by directions of film reviews: dose and response, damage, and completions heard by a judge.
+
+    Args:
+        model: Catalogue name, Hugging Face id or folder.
+        out: Folder for tables, pictures and the report.
+        opening: How to open the model.
+        as_json: Print JSON.
+    """
+    from patchclamp.studies.sentiment_steering import study
+
+    found = study(opening.load(model), out)
+    _tell(found, out, "sentiment-steering", {"model": model, **opening.as_config()}, as_json)
+
+
+@app.command
+def politics(
+    *,
+    model: str = "smollm2-135m",
+    layer: int = 15,
+    each: int = 16,
+    out: Path = Path("out/politics"),
+    opening: Opening = Opening(),  # noqa: B008
+    as_json: Json = False,
+) -> None:
+    """Look for a direction of party in State of the Union speeches, tested on held-out presidents.
+
+    Args:
+        model: Catalogue name, Hugging Face id or folder.
+        layer: Of the residual stream.
+        each: Passages a president.
+        out: Folder for tables, pictures and the report.
+        opening: How to open the model.
+        as_json: Print JSON.
+    """
+    from patchclamp.studies.politics import study
+
+    found = study(opening.load(model), out, layer=layer, each=each)
+    _tell(found, out, "politics", {"model": model, "layer": layer, "each": each, **opening.as_config()}, as_json)
+
+
+@app.command
+def concept_matrix(
+    *,
+    model: str = "smollm2-135m",
+    layer: int = 15,
+    count: int = 80,
+    out: Path = Path("out/concept-matrix"),
+    opening: Opening = Opening(),  # noqa: B008
+    as_json: Json = False,
+) -> None:
+    """Erase gender, politics and sentiment, each measured on every one, beside random erasures that damage as much.
+
+    Args:
+        model: Catalogue name, Hugging Face id or folder.
+        layer: Of the residual stream.
+        count: Film reviews to fit on; the other texts follow it.
+        out: Folder for tables, pictures and the report.
+        opening: How to open the model.
+        as_json: Print JSON.
+    """
+    from patchclamp.studies.concept_matrix import study
+
+    found = study(opening.load(model), out, layer=layer, count=count)
+    _tell(
+        found, out, "concept-matrix", {"model": model, "layer": layer, "count": count, **opening.as_config()}, as_json
+    )
+
+
 def _tell(found: Any, out: Path, name: str, options: dict[str, Any], as_json: bool) -> None:
     """Leave the command beside what a study found, and print it."""
     command = shlex.join(["patchclamp", *sys.argv[1:]])

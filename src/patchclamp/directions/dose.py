@@ -13,7 +13,7 @@ from patchclamp.directions.direction import About, Direction
 from patchclamp.interventions.results import evidence
 from patchclamp.metrics.bias import bias
 from patchclamp.metrics.damage import damage
-from patchclamp.metrics.edited import UNEDITED, mean_row, named
+from patchclamp.metrics.edited import UNEDITED, Answer, mean_row, named
 from patchclamp.metrics.neutral import neutral_texts
 from patchclamp.models.opened import OpenModel
 
@@ -55,7 +55,7 @@ def dose_response(
     model: OpenModel,
     directions: "dict[str, Direction]",
     prompts: Any,
-    answers: Sequence[str | int],
+    answers: Sequence[Answer],
     amounts: Sequence[float],
     texts: Any = None,
     *,
@@ -80,7 +80,7 @@ def dosed(
     model: OpenModel,
     edits: dict[str, Any],
     prompts: Any,
-    answers: Sequence[str | int],
+    answers: Sequence[Answer],
     texts: Any = None,
     progress: bool | Listener | None = None,
 ) -> DoseResponse:
@@ -111,5 +111,11 @@ def dosed(
                 table[methods.index(method), amounts.index(float(amount))] = row[key]
             arrays[metric + suffix] = (("direction", "amount"), table)
     dataset = xr.Dataset(arrays, {"direction": np.array(methods, dtype=object), "amount": np.array(amounts)})
-    said = evidence(model, rows, edits=named(edits), answers=list(answers), texts=others)
+    said = evidence(
+        model,
+        rows,
+        edits=named(edits),
+        answers=list(answers),
+        texts=others,
+    )
     return DoseResponse(dataset, *said)

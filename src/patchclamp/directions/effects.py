@@ -14,7 +14,7 @@ from patchclamp.interventions.edits import Edit
 from patchclamp.interventions.results import evidence
 from patchclamp.metrics.bias import Bias, bias, ratio
 from patchclamp.metrics.damage import Damage, damage
-from patchclamp.metrics.edited import UNEDITED, mean_row, named
+from patchclamp.metrics.edited import UNEDITED, Answer, mean_row, named
 from patchclamp.metrics.neutral import neutral_texts
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.sites import Site
@@ -101,7 +101,7 @@ def layer_effects(
     model: OpenModel,
     directions: Mapping[str, Sequence[Direction]],
     pairs: Any,
-    answers: Sequence[str | int],
+    answers: Sequence[Answer],
     texts: Any = None,
     *,
     edits: Sequence[str] = ("erase", "swap", "double"),
@@ -122,7 +122,7 @@ def measured(
     model: OpenModel,
     edits: Mapping[str, Any],
     pairs: Any,
-    answers: Sequence[str | int],
+    answers: Sequence[Answer],
     texts: Any = None,
     progress: bool | Listener | None = None,
 ) -> LayerEffects:
@@ -133,7 +133,13 @@ def measured(
     found = bias(model, pairs, answers, edits, progress=progress)
     cost = damage(model, edits, others, progress=progress) if len(others) else None
     flat = [prompt for pair in pairs for prompt in pair]
-    said = evidence(model, model.prompts(flat), edits=named(edits), answers=list(answers), texts=others)
+    said = evidence(
+        model,
+        model.prompts(flat),
+        edits=named(edits),
+        answers=list(answers),
+        texts=others,
+    )
     return LayerEffects(_assembled(list(edits), found, cost), *said)
 
 

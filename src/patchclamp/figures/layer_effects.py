@@ -25,11 +25,11 @@ LABELS = {
 
 
 def look(names: list[str]) -> dict[str, dict[str, Any]]:
-    """Colour and mark of each method; the random control is grey and dashed."""
+    """Colour and mark of each method; random controls are grey and dashed."""
     found: dict[str, dict[str, Any]] = {}
     number = 0
     for name in names:
-        if name == "random":
+        if name.startswith("random"):
             found[name] = {"color": CONTROL, "linestyle": "--", "marker": None}
             continue
         found[name] = {"color": COLOURS[number % len(COLOURS)], "marker": MARKS[number % len(MARKS)], "markersize": 2.6}
