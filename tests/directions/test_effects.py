@@ -169,6 +169,7 @@ def test_bad_requests_are_refused_before_any_work(
         (asked({"mean": [arrays]}), "'mean' was fitted on arrays"),
         (asked({"mean": [embedded]}), "'embed' lies in no layer"),
         (asked({"mean": same}), "'mean' has two directions at layer 0"),
+        (asked({"mean": [found["mean"][0]] * 2}), "'mean' has two directions at one site"),
     ):
         with pytest.raises(pc.InputError, match=message):
             call()

@@ -86,5 +86,7 @@ def test_bad_requests_are_refused_before_any_work(
     ):
         with pytest.raises(pc.InputError, match=message):
             llama.evaluate_direction(direction, PROMPTS, LABELS, **how)
+    with pytest.raises(pc.InputError, match="12 prompts and 11 labels"):
+        llama.evaluate_direction(direction, PROMPTS, LABELS[1:], groups=GROUPS, answers=(5, 9))
     with pytest.raises(pc.InputError, match="was fitted on arrays"):
         llama.evaluate_direction(replace(direction, fitted=None), PROMPTS, LABELS)

@@ -111,18 +111,18 @@ def layer_effects(
     progress: bool | Listener | None = None,
 ) -> LayerEffects:
     """Measure every method's edits at every layer; see :meth:`patchclamp.Model.layer_effects`."""
+    placed: dict[str, Any] = {}
     for method, several in directions.items():
-        for direction in several:
-            if direction.fitted is None:
-                raise InputError(
-                    f"a direction of {method!r} was fitted on arrays; model.fit_directions gives it a layer"
-                )
-    placed = {
-        _SEP.join((method, kind, str(direction.site))): edits_of(direction, kind, about)
-        for method, several in directions.items()
-        for direction in several
-        for kind in edits
-    }
+        if any(direction.fitted is None for direction in several):
+            raise InputError(f"a direction of {method!r} was fitted on arrays; model.fit_directions gives it a layer")
+        sites = [str(direction.site) for direction in several]
+        if len(set(sites)) < len(sites):
+            raise InputError(f"{method!r} has two directions at one site: {sites}; name them apart")
+        for kind in edits:
+            placed |= {
+                _SEP.join((method, kind, site)): edits_of(direction, kind, about)
+                for site, direction in zip(sites, several, strict=True)
+            }
     return measured(model, placed, pairs, answers, texts, progress)
 
 

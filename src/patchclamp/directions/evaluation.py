@@ -58,8 +58,9 @@ def evaluate(
 ) -> Evaluation:
     """Measure a direction; see :meth:`patchclamp.Model.evaluate_direction`."""
     count = len(model.prompts(prompts))
-    if groups is not None and len(groups) != count:
-        raise InputError(f"{count} prompts and {len(groups)} groups were given; there is one a prompt")
+    for name, given in (("labels", labels), ("groups", groups)):
+        if given is not None and len(given) != count:
+            raise InputError(f"{count} prompts and {len(given)} {name} were given; there is one a prompt")
     pairs = None if answers is None else pairs_of(model, prompts, labels, groups)
     seen = projections(model, direction, prompts, labels)
     assert direction.fitted is not None
