@@ -2,6 +2,8 @@
 
 import warnings
 from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Self
@@ -18,6 +20,7 @@ from patchclamp.directions.direction import SINK, Direction
 from patchclamp.directions.moments import Moments, blocks
 from patchclamp.interventions.edits import Edit
 
+FEW = "{} rows of width {}: what is gone on these rows is not gone on others; measure on held-out rows"
 RARE = 10
 """Rows of a class below which its mean is hardly known."""
 
@@ -286,10 +289,7 @@ def _report(rows: Rows, moments: Moments, direction: Direction) -> dict[str, Any
     sinks = int((rows.lengths > direction.limit).sum())
     said = []
     if moments.rows <= rows.x.shape[1]:
-        said.append(
-            f"{moments.rows} rows of width {rows.x.shape[1]}: what is gone on these rows is not gone on others; measure on "
-            "held-out rows"
-        )
+        said.append(FEW.format(moments.rows, rows.x.shape[1]))
     rare = [name for name, count in counts.items() if count < RARE]
     if rare:
         said.append(f"class {rare[0]!r} has {counts[rare[0]]:g} rows only, so its mean is hardly known")
@@ -322,3 +322,17 @@ def _left(effects: Tensor, direction: Direction) -> float:
     left = effects - effects @ reads.to(effects.device).T @ direction.directions.to(effects.device)
     before = float(effects.norm())
     return float(left.norm()) / before if before > 0 else 0.0
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Fits inside the block keep their warnings to their reports."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PatchclampWarning)
+        yield
+
+
+def warn_once(directions: Sequence[Direction], stacklevel: int) -> None:
+    """Say each warning of several fits once."""
+    for text in dict.fromkeys(text for direction in directions for text in direction.report["warnings"]):
+        warnings.warn(text, PatchclampWarning, stacklevel=stacklevel + 1)

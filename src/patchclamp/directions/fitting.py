@@ -11,7 +11,7 @@ from torch import Tensor
 
 from patchclamp.core.errors import InputError
 from patchclamp.core.progress import Listener, task
-from patchclamp.directions.base import DirectionEstimator, gap_left
+from patchclamp.directions.base import FEW, DirectionEstimator, gap_left, quietly, warn_once
 from patchclamp.directions.concept import Concept, Kind
 from patchclamp.directions.direction import SINK, Direction, Fitted
 from patchclamp.directions.gradient import GradientDirection, gradients
@@ -98,7 +98,7 @@ def fit_directions(
         slope = gradients(model, rows, estimator.read, names, chosen)
     weights = None if sample_weight is None else np.asarray(sample_weight, dtype=np.float64)
     found = []
-    with task("directions", len(names), "sites", show=progress) as bar:
+    with quietly(), task("directions", len(names), "sites", show=progress) as bar:
         for site in names:
             made = site_rows(acts, site, sinks)
             options = {} if slope is None else {"slope": [one[site] for one in slope]}
@@ -106,6 +106,7 @@ def fit_directions(
             fitted = Fitted(model.source.name, model.fingerprint(), str(site), at)
             found.append(replace(direction, fitted=fitted))
             bar.advance()
+    warn_once(found, stacklevel=3)
     return found
 
 
@@ -125,6 +126,8 @@ def _fit(
     direction: Direction = estimator.fit(x, y[train], **own).direction_
     said: dict[str, Any] = {"sinks_dropped": rows.dropped, "prompts": len(parts[0]), "seed": seed}
     if test.any():
+        few = FEW.format(len(x), x.shape[1])  # the rows held out say how much is left on others
+        said["warnings"] = [text for text in direction.report["warnings"] if text != few]
         control = RandomDirection(rank=direction.rank, random_state=seed, concept=estimator.concept)
         random = control.fit(x, y[train]).direction_
         held = rows.x[torch.from_numpy(test)]

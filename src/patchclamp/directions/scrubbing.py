@@ -12,7 +12,7 @@ from torch import Tensor
 
 from patchclamp.core.errors import InputError
 from patchclamp.core.progress import Listener, task
-from patchclamp.directions.base import DirectionEstimator
+from patchclamp.directions.base import DirectionEstimator, quietly, warn_once
 from patchclamp.directions.concept import Concept
 from patchclamp.directions.direction import SINK, Direction, Fitted
 from patchclamp.directions.methods import method_of
@@ -100,7 +100,7 @@ def scrub(
         for members in batches(rows, BATCH_TOKENS, model.causal)
     ]
     found: list[Direction] = []
-    with task("scrub", len(wanted), "layers", show=progress) as bar:
+    with quietly(), task("scrub", len(wanted), "layers", show=progress) as bar:
         for layer in range(wanted[-1] + 1):
             for stream in streams:
                 stream.advance(model, layer)
@@ -114,6 +114,7 @@ def scrub(
                 stream.edit(direction.erase(at=at))
             found.append(direction)
             bar.advance()
+    warn_once(found, stacklevel=3)
     return found
 
 

@@ -122,11 +122,13 @@ def _sites_of(model: OpenModel, edit: Edit) -> list[Site]:
         raise EditError(
             f"the edit {type(edit.operation).__name__} has no site; place it, as in edit.on('mlp_out.4', at=-1)"
         )
+    if edit.origin is not None:
+        edit.origin.check_model(model)
     sites = model.sites.expand(list(edit.sites))
     for site in sites:
         model.sites.check_writable(site)
         if edit.origin is not None:
-            edit.origin.check(model, site)
+            edit.origin.check_site(site)
         check_width(model.sites, edit.operation, site)
     return sites
 

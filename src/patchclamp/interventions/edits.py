@@ -30,8 +30,8 @@ class Origin:
     site: str | None
     """None if the edit may act anywhere in the model."""
 
-    def check(self, model: Any, site: Any) -> None:
-        """Refuse another model or site.
+    def check_model(self, model: Any) -> None:
+        """Refuse another model.
 
         Raises:
             EditError: With both.
@@ -41,6 +41,13 @@ class Origin:
                 f"the edit was fitted on {self.model or 'a live model'} (weights {self.fingerprint[:12]}), and this is "
                 f"{model.source.name or 'a live model'} (weights {model.fingerprint()[:12]}); fit the direction on this model"
             )
+
+    def check_site(self, site: Any) -> None:
+        """Refuse another site.
+
+        Raises:
+            EditError: With both.
+        """
         if self.site is not None and str(site) != self.site:
             raise EditError(
                 f"the edit was fitted at {self.site!r} and is placed at {str(site)!r}; fit it there, or make it with "
