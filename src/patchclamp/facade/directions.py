@@ -254,12 +254,17 @@ class Directions(OpenModel):
 
         Returns:
             ``x`` ``[row, d]``, and for each row the index of its ``prompt`` and its ``position`` there.
+
+        Raises:
+            InputError: The site names several.
         """
         from patchclamp.directions import fitting
         from patchclamp.interventions.record import record
 
-        (name,) = self.sites.expand([site])
-        return fitting.site_rows(record(self, prompts, [str(name)], at, edits=list(edits)), name, sinks)
+        names = self.sites.expand([site])
+        if len(names) != 1:
+            raise InputError(f"{site!r} names {len(names)} sites; the rows are those of one")
+        return fitting.site_rows(record(self, prompts, [str(names[0])], at, edits=list(edits)), names[0], sinks)
 
     def reference(self, text: Any, site: str, at: Any = "rest") -> "Tensor":
         """The mean activation of a reference text at one site, ``[d]``, about which an edit can be measured.
