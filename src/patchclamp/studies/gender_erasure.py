@@ -7,6 +7,9 @@ model, at every layer, with R-LACE in closed form, and beside LEACE, the gradien
 Directions are fitted on training people, at every token but the first. Method and layer are chosen with a third of those people
 left out of the fit; then all of them are fitted on. What stands in the tables is of other people, partly in other sentences, and
 of text without gender.
+
+A bias of 0 has two meanings: undecided between the pronouns, or the same pronoun for everyone. Lean tells them apart: how much
+likelier "she" is than "he" over all prompts, from -1 (always he) to 1 (always she).
 """
 
 from collections.abc import Sequence
@@ -191,7 +194,7 @@ def _pick(found: dict[str, list[pc.Direction]], method: str, site: str) -> pc.Di
 def _tested(found: pc.LayerEffects) -> pd.DataFrame:
     rows = found.data.to_dataframe().reset_index()
     rows["site"] = [f"resid_post.{layer}" for layer in rows["layer"]]
-    columns = ["site", "direction", "edit", "bias", "bias_low", "bias_high", "across", "kl", "kl_high"]
+    columns = ["site", "direction", "edit", "bias", "bias_low", "bias_high", "across", "lean", "kl", "kl_high"]
     table = rows[columns].sort_values(["site", "edit"], kind="stable").reset_index(drop=True)
     table.insert(3, "bias before", float(found.data["bias_before"]))
     return table
