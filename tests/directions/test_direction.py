@@ -124,6 +124,16 @@ def test_a_saved_direction_opens_as_it_was(tmp_path: Path, llama: pc.Model) -> N
     assert pc.load_edits(tmp_path / "edits") == [edit]
 
 
+def test_a_direction_without_sinks_is_kept_in_plain_json(tmp_path: Path) -> None:
+    import json
+    from dataclasses import replace
+
+    direction = replace(made()[0], limit=float("inf"))
+    folder = direction.save(tmp_path / "plain")
+    json.loads((folder / "direction.json").read_text(), parse_constant=lambda name: pytest.fail(name))
+    assert Direction.open(folder) == direction
+
+
 def test_what_cannot_be_used_is_refused_with_the_choices() -> None:
     direction, x = made()
     with pytest.raises(pc.InputError, match="unknown point 'meen'; did you mean 'mean'"):

@@ -90,3 +90,10 @@ def test_bad_requests_are_refused_before_any_work(
         llama.evaluate_direction(direction, PROMPTS, LABELS[1:], groups=GROUPS, answers=(5, 9))
     with pytest.raises(pc.InputError, match="was fitted on arrays"):
         llama.evaluate_direction(replace(direction, fitted=None), PROMPTS, LABELS)
+
+
+def test_texts_of_other_classes_are_refused(llama: pc.Model) -> None:
+    prompts = tiny.ids(12, 6)
+    direction = llama.fit_direction("mean", prompts, [0, 1] * 6, "resid_post.1", holdout=0)
+    with pytest.raises(pc.InputError, match=r"fitted on the classes \['0', '1'\]; these texts have \['a', 'b'\]"):
+        llama.evaluate_direction(direction, prompts, ["b", "a"] * 6)

@@ -208,7 +208,8 @@ class Direction:
         plain = {name: to_plain(getattr(self, name), tensors) for name in names}
         said = {name: to_plain(getattr(self, name), tensors) for name in ("parameters", "report")}
         where = None if self.fitted is None else {**asdict(self.fitted), "at": to_plain(self.fitted.at, tensors)}
-        own = {"limit": self.limit, "classes": list(self.classes), "method": self.method, "fitted": where}
+        limit = self.limit if self.limit < float("inf") else None  # JSON knows no infinity
+        own = {"limit": limit, "classes": list(self.classes), "method": self.method, "fitted": where}
         with atomic_folder(folder) as temporary:
             save_file(
                 {name: tensor.contiguous() for name, tensor in tensors.items()}, temporary / "direction.safetensors"
@@ -231,6 +232,7 @@ class Direction:
             raise InputError(f"{str(path)!r} has a newer format than this patchclamp reads ({FORMAT_VERSION})")
         tensors = load_file(path / "direction.safetensors")
         where, classes = said.pop("fitted"), tuple(said.pop("classes"))
+        said["limit"] = float("inf") if said["limit"] is None else said["limit"]
         fitted = None if where is None else Fitted(**{**where, "at": from_plain(where["at"], tensors)})
         return cls(**{name: from_plain(value, tensors) for name, value in said.items()}, classes=classes, fitted=fitted)
 
@@ -253,7 +255,7 @@ class Direction:
         """
         if sinks not in ("skip", "edit"):
             raise InputError(unknown("way with sinks", sinks, ("skip", "edit")))
-        if self.fitted is not None and site not in (None, self.fitted.site) and not elsewhere:
+        if self.fitted is not None and site not in (None, self.fitted.site, [self.fitted.site]) and not elsewhere:
             raise EditError(
                 f"this direction was fitted at {self.fitted.site!r}, not at {site!r}; fit it there, or say elsewhere=True"
             )

@@ -62,6 +62,9 @@ def evaluate(
         if given is not None and len(given) != count:
             raise InputError(f"{count} prompts and {len(given)} {name} were given; there is one a prompt")
     pairs = None if answers is None else pairs_of(model, prompts, labels, groups)
+    told, known = ({str(item) for item in some} for some in (np.unique(np.asarray(labels)).tolist(), direction.classes))
+    if known and told != known:
+        raise InputError(f"the direction was fitted on the classes {sorted(known)}; these texts have {sorted(told)}")
     seen = projections(model, direction, prompts, labels)
     assert direction.fitted is not None
     site, at = direction.fitted.site, direction.fitted.at
