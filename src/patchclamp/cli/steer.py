@@ -98,8 +98,10 @@ def edits_of(
     """The edits of a command, each with a name.
 
     Raises:
-        InputError: An amount is missing, or given to an edit that takes none.
+        InputError: An amount is missing, or something is given to an edit that takes none.
     """
+    if towards is not None and kind != "add":
+        raise InputError(f"--towards belongs to --edit add, not to {kind}")
     if kind in ("erase", "swap"):
         if amounts:
             raise InputError(f"--edit {kind} takes no --scale; use --edit scale")
