@@ -8,6 +8,7 @@ import pytest
 
 import patchclamp as pc
 from patchclamp.cli.concepts import Texts, lines
+from patchclamp.cli.direction import export
 from patchclamp.cli.steer import edits_of
 from patchclamp.directions import MeanDifference
 from tests.directions.made import rows
@@ -44,3 +45,11 @@ def test_what_an_edit_does_not_take_is_refused(kind: str) -> None:
     with pytest.raises(pc.InputError, match=f"--towards belongs to --edit add, not to {kind}"):
         edits_of(direction, kind, [1.0], "mean", "b", place)
     assert [name for name, _ in edits_of(direction, "add", [1.0, 2.0], "mean", "b", place)] == ["add 1", "add 2"]
+    with pytest.raises(pc.InputError, match="it takes no --about zero"):
+        edits_of(direction, "add", [1.0], "zero", "b", place)
+
+
+def test_an_export_refuses_what_it_would_not_use(tmp_path: Path) -> None:
+    for options in ({"scale": 2.0}, {"gguf": True, "edit": "add", "about": "mean"}):
+        with pytest.raises(pc.InputError, match="--scale belongs to --edit add, and --about to --edit erase"):
+            export(tmp_path, tmp_path / "out", **options)

@@ -40,7 +40,7 @@ def fit(
         model: Catalogue name, Hugging Face id or folder.
         site: Where, as resid_post.8; resid_post fits every layer, each into a folder of its own.
         out: Folder for the direction.
-        method: How, as mean, leace, rlace, inlp, logistic, pca or random.
+        method: How: mean, leace, rlace, sal, inlp, logistic, pca, gradient, actadd or random.
         option: Of the method, as rank=2; may be repeated.
         answer: For the gradient: the two answers whose logit difference grows, second minus first.
         texts: Labelled texts.
@@ -233,6 +233,8 @@ def export(
             "a checkpoint takes --edit erase and a control vector (--gguf) --edit add: weights without biases cannot add, and "
             "llama.cpp's control vectors cannot erase"
         )
+    if (gguf and about != "zero") or (not gguf and scale != 1.0):
+        raise InputError("--scale belongs to --edit add, and --about to --edit erase")
     found = Direction.open(direction)
     if not gguf:
         from patchclamp.interventions.checkpoint import check_folder

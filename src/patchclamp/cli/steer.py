@@ -102,6 +102,8 @@ def edits_of(
     """
     if towards is not None and kind != "add":
         raise InputError(f"--towards belongs to --edit add, not to {kind}")
+    if about != "mean" and kind == "add":
+        raise InputError(f"--edit add measures from nowhere, so it takes no --about {about}")
     if kind in ("erase", "swap"):
         if amounts:
             raise InputError(f"--edit {kind} takes no --scale; use --edit scale")
