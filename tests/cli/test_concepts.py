@@ -17,7 +17,9 @@ from tests.directions.made import rows
 def test_texts_of_tables_are_as_they_were_written(tmp_path: Path) -> None:
     texts = ["one\nline, and another", 'said "no"', "a\u2028b", "c\x0cd"]
     table = tmp_path / "a.csv"
-    table.write_text("text,label\n" + "\n".join(f'"{t.replace(chr(34), chr(34) * 2)}",{i % 2}' for i, t in enumerate(texts)))
+    table.write_text(
+        "text,label\n" + "\n".join(f'"{t.replace(chr(34), chr(34) * 2)}",{i % 2}' for i, t in enumerate(texts))
+    )
     assert Texts(data=table).read() == (texts, [0, 1, 0, 1], None)
     many = tmp_path / "a.jsonl"
     many.write_text("\n".join(json.dumps({"text": t, "label": "x", "group": 3}, ensure_ascii=False) for t in texts))
@@ -29,7 +31,12 @@ def test_texts_of_tables_are_as_they_were_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("column", "wanted"),
-    [(["9", "10"], [9, 10]), (["0.5", "2"], [0.5, 2.0]), (["1", "no"], ["1", "no"]), (["nine", "ten"], ["nine", "ten"])],
+    [
+        (["9", "10"], [9, 10]),
+        (["0.5", "2"], [0.5, 2.0]),
+        (["1", "no"], ["1", "no"]),
+        (["nine", "ten"], ["nine", "ten"]),
+    ],
 )
 def test_labels_that_are_numbers_are_numbers(tmp_path: Path, column: list[str], wanted: list[object]) -> None:
     table = tmp_path / "a.csv"

@@ -26,7 +26,9 @@ def test_no_beginning_stands_twice_and_its_answer_is_open() -> None:
     for s in pc.catalogue.winobias():
         if s.stereotyped and s.pronoun in ends:
             ends[s.pronoun].add(s.sentence[: s.pronoun_start].rstrip())
-    assert len(ends["he"] & ends["she"]) > 0.5 * len(found["WinoBias"]), "the stereotype does not follow from the beginning"
+    assert len(ends["he"] & ends["she"]) > 0.5 * len(found["WinoBias"]), (
+        "the stereotype does not follow from the beginning"
+    )
 
 
 @pytest.mark.assets

@@ -37,7 +37,11 @@ class Origin:
             EditError: With both.
         """
         if model.fingerprint() != self.fingerprint:
-            half = " (float16 rounds weights otherwise than float32 and bfloat16 do)" if model.dtype == torch.float16 else ""
+            half = (
+                " (float16 rounds weights otherwise than float32 and bfloat16 do)"
+                if model.dtype == torch.float16
+                else ""
+            )
             raise EditError(
                 f"the edit was fitted on {self.model or 'a live model'} (weights {self.fingerprint[:12]}), and this is "
                 f"{model.source.name or 'a live model'} (weights {model.fingerprint()[:12]}); fit the direction on this model{half}"

@@ -113,10 +113,12 @@ def neutral_texts(count: int, *, characters: int = 400, seed: int = 0) -> list[s
 def either_way() -> dict[str, list[str]]:
     """Beginnings of WinoBias and Winogender sentences up to a "he" or "she", each once.
 
-    Both pronouns may follow: in nearly every WinoBias sentence of type 1 the beginning is that of two sentences, one for each of its
-    two people, and their stereotypes are opposite. So there is no expected answer, only how far a model leans.
+    Both pronouns may follow: most WinoBias sentences of type 1 begin as another one does, which is about the other of the two
+    people, whose stereotype is the opposite. So there is no expected answer, only how far a model leans.
     """
-    winobias = (s for s in pc.catalogue.winobias() if s.pronoun in ("he", "she") and s.kind == 1 and s.pronoun_start > 0)
+    winobias = (
+        s for s in pc.catalogue.winobias() if s.pronoun in ("he", "she") and s.kind == 1 and s.pronoun_start > 0
+    )
     winogender = (s.sentence for s in pc.catalogue.winogender() if " he " in s.sentence)
     return {
         "WinoBias": sorted({s.sentence[: s.pronoun_start].rstrip() for s in winobias}),
