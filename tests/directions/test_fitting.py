@@ -76,6 +76,21 @@ def test_one_direction_a_site_and_bad_requests(llama: pc.Model) -> None:
             call()
 
 
+def test_numbers_of_a_continuous_concept_need_not_come_in_both_parts(llama: pc.Model) -> None:
+    years = list(range(len(PROMPTS)))
+    found = llama.fit_direction(MeanDifference(concept="continuous"), PROMPTS, years, "resid_post.1", seed=1)
+    assert found.report["held_out"]["prompts"] == 4
+    assert not found.classes
+    with pytest.raises(pc.InputError, match="say concept='continuous'"):
+        llama.fit_direction("mean", PROMPTS, years, "resid_post.1", seed=1)
+
+
+def test_rows_are_of_one_site(llama: pc.Model) -> None:
+    for call in (llama.rows, llama.reference):
+        with pytest.raises(pc.InputError, match="'resid_post' names 3 sites; the rows are those of one"):
+            call(PROMPTS[:2], "resid_post")
+
+
 def test_the_gradient_is_the_slope_of_the_read() -> None:
     model = pc.wrap(tiny.shared("llama").double())
     read = pc.LogitDifference(3, 5)

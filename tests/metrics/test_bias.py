@@ -124,3 +124,16 @@ def test_smollm2_is_biased_and_erasing_nothing_leaves_it_so(smollm2: pc.Model) -
     assert rows["unedited", "across"] > 0.5
     assert rows["unedited", "accuracy"] > 0.8
     assert np.array_equal(found.data["within"][0], found.data["within"][1])
+
+
+def test_an_answer_of_several_words_adds_their_probabilities(llama: pc.Model) -> None:
+    """The odds are those of the sums; one word in a list is that word."""
+    single = [pc.metrics.bias(llama, PAIRS, (a, b), EDITS).data["log_probability"].values for a, b in ((5, 9), (6, 7))]
+    both = pc.metrics.bias(llama, PAIRS, ([5, 6], [9, 7, 7]), EDITS)
+    np.testing.assert_allclose(both.data["log_probability"].values, np.logaddexp(*single), rtol=1e-12)
+    alone = pc.metrics.bias(llama, PAIRS, ([5], [9]), EDITS)
+    assert alone == pc.metrics.bias(llama, PAIRS, (5, 9), EDITS)
+    with pytest.raises(pc.InputError, match="share it"):
+        pc.metrics.bias(llama, PAIRS, ([5, 6], [6, 7]), EDITS)
+    with pytest.raises(pc.InputError, match="several whose probabilities are added"):
+        pc.metrics.bias(llama, PAIRS, ([5], []), EDITS)

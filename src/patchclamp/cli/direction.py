@@ -1,5 +1,7 @@
 """``patchclamp direction``: fit a direction, measure it, apply it, bake it into weights."""
 
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -8,7 +10,7 @@ from rich.console import Console
 
 from patchclamp.cli.concepts import Texts, lines
 from patchclamp.cli.options import Json, Opening
-from patchclamp.cli.output import show
+from patchclamp.cli.output import remember, show
 from patchclamp.cli.specs import position
 from patchclamp.cli.steer import Kind, edits_of, model_of
 from patchclamp.core.errors import InputError
@@ -70,8 +72,14 @@ def fit(
             }
         )  # fmt: skip
     show(rows, as_json=as_json, table=rows, title=f"{method}: what is left of the distance between the classes")
-    for said in dict.fromkeys(text for direction in found for text in direction.report["warnings"]):
-        Console(stderr=True, highlight=False, markup=False).print(f"note: {said}")
+    said = {
+        "model": model, "site": site, "method": method, "option": option, "answer": answer, "at": at, "holdout": holdout,
+        "seed": seed, "out": out,
+    }  # fmt: skip
+    command = shlex.join(["patchclamp", *sys.argv[1:]])
+    remember(out, command, "direction.fit", {**said, **texts.as_config(), **opening.as_config()})
+    for warning in dict.fromkeys(text for direction in found for text in direction.report["warnings"]):
+        Console(stderr=True, highlight=False, markup=False).print(f"note: {warning}")
 
 
 def _options(method: str, given: list[str] | None, answers: list[str] | None) -> dict[str, Any]:
@@ -203,7 +211,7 @@ def export(
     out: Path,
     *,
     edit: Literal["erase", "add"] = "erase",
-    scale: float = 1.0,
+    scale: float | None = None,
     about: About = "zero",
     gguf: bool = False,
     model: str | None = None,
@@ -219,7 +227,7 @@ def export(
         direction: Folder of a fitted direction.
         out: Folder of the checkpoint, or the .gguf file.
         edit: Erase (checkpoint), or add (control vector).
-        scale: How much add adds, in distances between the class means.
+        scale: How much add adds, in distances between the class means; once by default.
         about: From where erase measures.
         gguf: Write a control vector instead.
         model: Another name or folder of the same model.
@@ -233,8 +241,10 @@ def export(
             "a checkpoint takes --edit erase and a control vector (--gguf) --edit add: weights without biases cannot add, and "
             "llama.cpp's control vectors cannot erase"
         )
-    if (gguf and about != "zero") or (not gguf and scale != 1.0):
-        raise InputError("--scale belongs to --edit add, and --about to --edit erase")
+    if scale is not None and edit == "erase":
+        raise InputError("--edit erase takes no --scale: what is erased is gone as a whole")
+    if about != "zero" and edit == "add":
+        raise InputError("--edit add measures from nowhere, so it takes no --about")
     found = Direction.open(direction)
     if not gguf:
         from patchclamp.interventions.checkpoint import check_folder
@@ -242,8 +252,9 @@ def export(
         check_folder(out)
     opened = opening.load(model_of(found, model))
     if gguf:
-        opened.export_control_vector(found.add(scale, sinks="edit"), out)
-        show({"control vector": str(out), "site": found.site, "scale": scale}, as_json=as_json)
+        amount = 1.0 if scale is None else scale
+        opened.export_control_vector(found.add(amount, sinks="edit"), out)
+        show({"control vector": str(out), "site": found.site, "scale": amount}, as_json=as_json)
         return
     agreed = opened.export(found.erase(opened.stream_sites(), about=about, sinks="edit", elsewhere=True), out)
     show({"checkpoint": str(out), "largest difference of a log-probability": agreed.log_probability}, as_json=as_json)

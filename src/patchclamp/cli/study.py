@@ -9,6 +9,7 @@ from cyclopts import App, Parameter
 
 from patchclamp.cli.options import Json, Opening
 from patchclamp.cli.output import remember, show
+from patchclamp.core.errors import InputError
 from patchclamp.core.files import read_text
 
 app = App(name="study", help="Run an experiment from beginning to end and leave its tables, pictures and report.")
@@ -146,6 +147,147 @@ def gender_erasure(
 
     found = study(opening.load(model), out, layers=layer)
     _tell(found, out, "gender-erasure", {"model": model, "layer": layer, **opening.as_config()}, as_json)
+
+
+@app.command
+def meaningless_direction(
+    *,
+    model: str = "smollm2-135m",
+    layer: int | None = None,
+    draws: int = 3,
+    steps: int = 20,
+    out: Path = Path("out/meaningless-direction"),
+    opening: Opening = Opening(),  # noqa: B008
+    as_json: Json = False,
+) -> None:
+    """Train directions to break ten unconnected prompts, beside gender's own. Killed work goes on from its folder.
+
+    Args:
+        model: Catalogue name, Hugging Face id or folder.
+        layer: Whose residual stream is edited; the middle one by default.
+        draws: Sets of ten prompts.
+        steps: Of training, for each trained direction.
+        out: Folder for tables, pictures and the report.
+        opening: How to open the model.
+        as_json: Print JSON.
+    """
+    from patchclamp.studies.meaningless_direction import study
+
+    options = {"layer": layer, "draws": draws, "steps": steps}
+    found = study(opening.load(model), out, layer=layer, draws=draws, steps=steps, progress=True)
+    _tell(found, out, "meaningless-direction", {"model": model, **options, **opening.as_config()}, as_json)
+
+
+@app.command
+def dropout(
+    *,
+    model: str | None = None,
+    other: str | None = None,
+    seeds: int = 1,
+    rounds: int = 14,
+    steps: int = 3000,
+    out: Path = Path("out/dropout"),
+    opening: Opening = Opening(),  # noqa: B008
+    as_json: Json = False,
+) -> None:
+    """Erase gender in a model trained with dropout and in one without. Killed work goes on from its folder.
+
+    Args:
+        model: Catalogue name, Hugging Face id or folder of a trained model, as gpt2; without it two tiny ones are trained.
+        other: The model beside it, as EleutherAI/gpt-neo-125m.
+        seeds: Pairs of tiny models.
+        rounds: Of stories to learn from, 64 stories each.
+        steps: Of training.
+        out: Folder for stories, models, tables, pictures and the report.
+        opening: How to open the models.
+        as_json: Print JSON.
+    """
+    from patchclamp.studies.dropout import study
+    from patchclamp.studies.training import Shape
+
+    given = [name for name in (model, other) if name is not None]
+    if len(given) == 1:
+        raise InputError("--model and --other belong together: give both, or none to train two tiny models")
+    opened = {name: opening.load(name) for name in given} or None
+    options = {"seeds": seeds, "rounds": rounds, "steps": steps}
+    found = study(out, models=opened, seeds=seeds, rounds=rounds, shape=Shape(steps=steps), progress=True)
+    _tell(found, out, "dropout", {"model": model, "other": other, **options, **opening.as_config()}, as_json)
+
+
+@app.command
+def sentiment_steering(
+    *,
+    model: str = "smollm2-135m",
+    out: Path = Path("out/sentiment-steering"),
+    opening: Opening = Opening(),  # noqa: B008
+    as_json: Json = False,
+) -> None:
+    """Steer sentiment by directions of film reviews: dose and response, damage, and completions heard by a judge.
+
+    Args:
+        model: Catalogue name, Hugging Face id or folder.
+        out: Folder for tables, pictures and the report.
+        opening: How to open the model.
+        as_json: Print JSON.
+    """
+    from patchclamp.studies.sentiment_steering import study
+
+    found = study(opening.load(model), out)
+    _tell(found, out, "sentiment-steering", {"model": model, **opening.as_config()}, as_json)
+
+
+@app.command
+def politics(
+    *,
+    model: str = "smollm2-135m",
+    layer: int = 15,
+    each: int = 16,
+    out: Path = Path("out/politics"),
+    opening: Opening = Opening(),  # noqa: B008
+    as_json: Json = False,
+) -> None:
+    """Look for a direction of party in State of the Union speeches, tested on held-out presidents.
+
+    Args:
+        model: Catalogue name, Hugging Face id or folder.
+        layer: Of the residual stream.
+        each: Passages a president.
+        out: Folder for tables, pictures and the report.
+        opening: How to open the model.
+        as_json: Print JSON.
+    """
+    from patchclamp.studies.politics import study
+
+    found = study(opening.load(model), out, layer=layer, each=each)
+    _tell(found, out, "politics", {"model": model, "layer": layer, "each": each, **opening.as_config()}, as_json)
+
+
+@app.command
+def concept_matrix(
+    *,
+    model: str = "smollm2-135m",
+    layer: int = 15,
+    count: int = 80,
+    out: Path = Path("out/concept-matrix"),
+    opening: Opening = Opening(),  # noqa: B008
+    as_json: Json = False,
+) -> None:
+    """Erase gender, politics and sentiment, each measured on every one, beside random erasures that damage as much.
+
+    Args:
+        model: Catalogue name, Hugging Face id or folder.
+        layer: Of the residual stream.
+        count: Film reviews to fit on; the other texts follow it.
+        out: Folder for tables, pictures and the report.
+        opening: How to open the model.
+        as_json: Print JSON.
+    """
+    from patchclamp.studies.concept_matrix import study
+
+    found = study(opening.load(model), out, layer=layer, count=count)
+    _tell(
+        found, out, "concept-matrix", {"model": model, "layer": layer, "count": count, **opening.as_config()}, as_json
+    )
 
 
 def _tell(found: Any, out: Path, name: str, options: dict[str, Any], as_json: bool) -> None:

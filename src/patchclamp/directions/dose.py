@@ -13,8 +13,8 @@ from patchclamp.directions.direction import About, Direction
 from patchclamp.interventions.results import evidence
 from patchclamp.metrics.bias import bias
 from patchclamp.metrics.damage import damage
-from patchclamp.metrics.edited import UNEDITED, mean_row, named
-from patchclamp.metrics.neutral import neutral_texts
+from patchclamp.metrics.edited import UNEDITED, Answer, mean_row, named
+from patchclamp.metrics.neutral import listed
 from patchclamp.models.opened import OpenModel
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def dose_response(
     model: OpenModel,
     directions: "dict[str, Direction]",
     prompts: Any,
-    answers: Sequence[str | int],
+    answers: Sequence[Answer],
     amounts: Sequence[float],
     texts: Any = None,
     *,
@@ -68,9 +68,12 @@ def dose_response(
         raise InputError(unknown("edit with a dose", edit, EDITS))
     if not directions or not len(amounts):
         raise InputError("a direction and an amount are needed at least")
+    doses = [float(amount) for amount in amounts]
+    if not np.isfinite(doses).all():
+        raise InputError(f"amounts are finite numbers; got {next(dose for dose in doses if not np.isfinite(dose))}")
     placed: dict[str, Any] = {}
     for name, direction in directions.items():
-        for amount in amounts:
+        for amount in doses:
             one = direction.add(amount) if edit == "add" else direction.scale(amount, about=about)
             placed[f"{name}|{amount!r}"] = one
     return dosed(model, placed, prompts, answers, texts, progress)
@@ -80,7 +83,7 @@ def dosed(
     model: OpenModel,
     edits: dict[str, Any],
     prompts: Any,
-    answers: Sequence[str | int],
+    answers: Sequence[Answer],
     texts: Any = None,
     progress: bool | Listener | None = None,
 ) -> DoseResponse:
@@ -88,7 +91,7 @@ def dosed(
     import xarray as xr
 
     rows = model.prompts(prompts)
-    others = neutral_texts() if texts is None else list(texts)
+    others = listed(texts)
     found = bias(model, prompts, answers, edits, labels=[1] * len(rows), progress=progress)
     cost = damage(model, edits, others, progress=progress)
     parts = [name.rpartition("|") for name in edits]
@@ -111,5 +114,11 @@ def dosed(
                 table[methods.index(method), amounts.index(float(amount))] = row[key]
             arrays[metric + suffix] = (("direction", "amount"), table)
     dataset = xr.Dataset(arrays, {"direction": np.array(methods, dtype=object), "amount": np.array(amounts)})
-    said = evidence(model, rows, edits=named(edits), answers=list(answers), texts=others)
+    said = evidence(
+        model,
+        rows,
+        edits=named(edits),
+        answers=list(answers),
+        texts=others,
+    )
     return DoseResponse(dataset, *said)

@@ -1,6 +1,6 @@
 """What the edits of directions do, layer by layer: bias and divergence for each method, edit and layer."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,8 +14,8 @@ from patchclamp.interventions.edits import Edit
 from patchclamp.interventions.results import evidence
 from patchclamp.metrics.bias import Bias, bias, ratio
 from patchclamp.metrics.damage import Damage, damage
-from patchclamp.metrics.edited import UNEDITED, mean_row, named
-from patchclamp.metrics.neutral import neutral_texts
+from patchclamp.metrics.edited import UNEDITED, Answer, mean_row, named
+from patchclamp.metrics.neutral import listed
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.sites import Site
 
@@ -52,11 +52,13 @@ class LayerEffects(DatasetResult):
             kl: Highest divergence allowed, in nats a token.
 
         Raises:
-            InputError: No such edit, or none is allowed.
+            InputError: No such edit, none is allowed, or no divergence was measured to hold the limit against.
         """
         if edit not in self.dataset["edit"].values:
             raise InputError(unknown("edit", edit, self.dataset["edit"].values))
-        rows = self.dataset.sel(edit=edit).to_dataframe().reset_index()
+        if "kl" not in self.dataset and kl < float("inf"):
+            raise InputError("no divergence was measured, since no texts were given, so it has no limit")
+        rows = self.dataset.sel(edit=edit).to_dataframe().reset_index().dropna(subset=["bias"])
         if "kl" in rows:
             rows = rows[rows["kl"] <= kl]
         if not len(rows):
@@ -101,7 +103,7 @@ def layer_effects(
     model: OpenModel,
     directions: Mapping[str, Sequence[Direction]],
     pairs: Any,
-    answers: Sequence[str | int],
+    answers: Sequence[Answer],
     texts: Any = None,
     *,
     edits: Sequence[str] = ("erase", "swap", "double"),
@@ -109,12 +111,18 @@ def layer_effects(
     progress: bool | Listener | None = None,
 ) -> LayerEffects:
     """Measure every method's edits at every layer; see :meth:`patchclamp.Model.layer_effects`."""
-    placed = {
-        _SEP.join((method, kind, str(direction.site))): edits_of(direction, kind, about)
-        for method, several in directions.items()
-        for direction in several
-        for kind in edits
-    }
+    placed: dict[str, Any] = {}
+    for method, several in directions.items():
+        if any(direction.fitted is None for direction in several):
+            raise InputError(f"a direction of {method!r} was fitted on arrays; model.fit_directions gives it a layer")
+        sites = [str(direction.site) for direction in several]
+        if len(set(sites)) < len(sites):
+            raise InputError(f"{method!r} has two directions at one site: {sites}; name them apart")
+        for kind in edits:
+            placed |= {
+                _SEP.join((method, kind, site)): edits_of(direction, kind, about)
+                for site, direction in zip(sites, several, strict=True)
+            }
     return measured(model, placed, pairs, answers, texts, progress)
 
 
@@ -122,27 +130,43 @@ def measured(
     model: OpenModel,
     edits: Mapping[str, Any],
     pairs: Any,
-    answers: Sequence[str | int],
+    answers: Sequence[Answer],
     texts: Any = None,
     progress: bool | Listener | None = None,
 ) -> LayerEffects:
     """Measure edits named ``method|edit|site``."""
     if not edits:
         raise InputError("no direction was given")
-    others = neutral_texts() if texts is None else list(texts)
+    cells = _cells(edits)
+    others = listed(texts)
     found = bias(model, pairs, answers, edits, progress=progress)
     cost = damage(model, edits, others, progress=progress) if len(others) else None
     flat = [prompt for pair in pairs for prompt in pair]
     said = evidence(model, model.prompts(flat), edits=named(edits), answers=list(answers), texts=others)
-    return LayerEffects(_assembled(list(edits), found, cost), *said)
+    return LayerEffects(_assembled(cells, found, cost), *said)
 
 
-def _assembled(names: list[str], found: Bias, cost: Damage | None) -> "xr.Dataset":
+def _cells(names: Iterable[str]) -> dict[str, tuple[str, str, int]]:
+    """Method, edit and layer of each name.
+
+    Raises:
+        InputError: A site lies in no layer, or a method has two directions at one layer.
+    """
+    found: dict[str, tuple[str, str, int]] = {}
+    for name in names:
+        method, kind, site = name.rsplit(_SEP, 2)  # a method may have the separator in its name
+        cell = method, kind, _layer(site)
+        if cell in found.values():
+            raise InputError(f"{method!r} has two directions at layer {cell[2]}; name them apart")
+        found[name] = cell
+    return found
+
+
+def _assembled(cells: dict[str, tuple[str, str, int]], found: Bias, cost: Damage | None) -> "xr.Dataset":
     import xarray as xr
 
-    parts = [name.split(_SEP) for name in names]
-    methods, kinds = (list(dict.fromkeys(part[i] for part in parts)) for i in (0, 1))
-    layers = sorted({_layer(part[2]) for part in parts})
+    methods, kinds = (list(dict.fromkeys(cell[i] for cell in cells.values())) for i in (0, 1))
+    layers = sorted({layer for _, _, layer in cells.values()})
     shape = (len(methods), len(kinds), len(layers))
     arrays: dict[str, Any] = {}
     before: dict[str, Any] = {}
@@ -151,8 +175,8 @@ def _assembled(names: list[str], found: Bias, cost: Damage | None) -> "xr.Datase
         before[f"{metric}_before"] = mean_row(values[UNEDITED], 0, weights)["mean"]
         for suffix in ("", "_low", "_high"):
             arrays[metric + suffix] = np.full(shape, np.nan)
-        for name, (method, kind, site) in zip(names, parts, strict=True):
-            at = (methods.index(method), kinds.index(kind), layers.index(_layer(site)))
+        for name, (method, kind, layer) in cells.items():
+            at = (methods.index(method), kinds.index(kind), layers.index(layer))
             row = mean_row(values[name], 0, weights)
             for suffix, key in (("", "mean"), ("_low", "low"), ("_high", "high")):
                 arrays[metric + suffix][at] = row[key]
@@ -169,7 +193,7 @@ def _samples(found: Bias, cost: Damage | None) -> dict[str, dict[str, Any]]:
     """For each metric the samples of every edit, and their weights where they have some."""
     edits = [str(name) for name in found.data["edit"].values]
     logs = found.data["log_probability"].values
-    lean = ratio(logs[..., 1], logs[..., 0])
+    lean = ratio(logs[..., 1], logs[..., 0]).reshape(len(edits), -1, 2).mean(-1)
     tables: dict[str, dict[str, Any]] = {
         "bias": dict(zip(edits, found.values("within").values, strict=True)),
         "across": dict(zip(edits, found.values("across").values, strict=True)),

@@ -57,21 +57,24 @@ def evaluate(
     progress: bool | Listener | None = None,
 ) -> Evaluation:
     """Measure a direction; see :meth:`patchclamp.Model.evaluate_direction`."""
+    count = len(model.prompts(prompts))
+    for name, given in (("labels", labels), ("groups", groups)):
+        if given is not None and len(given) != count:
+            raise InputError(f"{count} prompts and {len(given)} {name} were given; there is one a prompt")
+    pairs = None if answers is None else pairs_of(model, prompts, labels, groups)
     seen = projections(model, direction, prompts, labels)
     assert direction.fitted is not None
     site, at = direction.fitted.site, direction.fitted.at
     rows = site_rows(record(model, prompts, [site], at, progress=progress), Site.parse(site))
     marks = np.asarray(labels)[rows.prompt]
-    together = (np.arange(len(labels)) if groups is None else np.asarray(groups))[rows.prompt]
-    x = rows.x.double()
-    read = probe(x.cpu().numpy(), marks, _eraser(direction), groups=together, rank=direction.rank, seed=seed)
     effects = None
-    if answers is not None:
+    if answers is not None and pairs is not None:
         control = RandomDirection(rank=direction.rank, random_state=seed).fit(rows.x, marks).direction_
         both = {"direction": [direction], "random": [replace(control, fitted=direction.fitted)]}
-        effects = layer_effects(
-            model, both, pairs_of(model, prompts, labels, groups), answers, texts, progress=progress
-        )
+        effects = layer_effects(model, both, pairs, answers, texts, progress=progress)
+    together = (np.arange(count) if groups is None else np.asarray(groups))[rows.prompt]
+    x = rows.x.double().cpu().numpy()
+    read = probe(x, marks, _eraser(direction), groups=together, rank=direction.rank, seed=seed)
     return Evaluation(read, seen, effects)
 
 
@@ -89,7 +92,7 @@ def pairs_of(
     Raises:
         InputError: There are not two classes, or no groups with as many prompts of one class as of the other.
     """
-    classes = np.unique(np.asarray(labels))
+    classes = np.unique(np.asarray(labels)).tolist()
     if groups is None or len(classes) != 2:
         raise InputError("the bias needs pairs: two classes, and groups with a prompt of each")
     rows = [list(prompt.ids) for prompt in model.prompts(prompts)]

@@ -12,7 +12,7 @@ from torch import Tensor
 from patchclamp.core.errors import InputError
 from patchclamp.core.progress import Listener, task
 from patchclamp.directions.base import FEW, DirectionEstimator, gap_left, quietly, warn_once
-from patchclamp.directions.concept import Concept
+from patchclamp.directions.concept import Concept, Kind
 from patchclamp.directions.direction import SINK, Direction, Fitted
 from patchclamp.directions.gradient import GradientDirection, gradients
 from patchclamp.directions.methods import method_of
@@ -89,7 +89,7 @@ def fit_directions(
     marks = np.asarray(labels)
     Concept.of(marks, estimator.concept)
     together = np.arange(count) if groups is None else np.asarray(groups)
-    train, test = split(together, marks, holdout, seed)
+    train, test = split(together, marks, holdout, seed, estimator.concept)
     names = model.sites.expand([sites] if isinstance(sites, str) else list(sites))
     chosen = [edits] if isinstance(edits, Edit) else list(edits)
     acts = record(model, prompts, [str(site) for site in names], at, edits=chosen, progress=progress)
@@ -150,7 +150,7 @@ def damage(direction: Direction, x: Tensor) -> float:
     return float(moved / (wide - wide.mean(0)).square().sum())
 
 
-def split(groups: Any, labels: Any, share: float, seed: int) -> tuple[Any, Any]:
+def split(groups: Any, labels: Any, share: float, seed: int, concept: Kind = "auto") -> tuple[Any, Any]:
     """Prompts to fit on and prompts to hold out, by whole groups: two arrays of indices.
 
     Raises:
@@ -164,7 +164,7 @@ def split(groups: Any, labels: Any, share: float, seed: int) -> tuple[Any, Any]:
     out = np.random.default_rng(seed).permutation(names)[: max(1, round(share * len(names)))]
     held = np.isin(groups, out)
     parts = np.flatnonzero(~held), np.flatnonzero(held)
-    kinds = Concept.of(labels).names
+    kinds = Concept.of(labels, concept).names
     for part, what in zip(parts, ("fit on", "hold out"), strict=True):
         lacking = [kind for kind in kinds if kind not in labels[part].tolist()]
         if lacking:

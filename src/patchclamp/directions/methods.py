@@ -28,7 +28,15 @@ def method_of(method: DirectionEstimator | str, **options: Any) -> DirectionEsti
         InputError: There is no such method, or it has no such option.
     """
     if isinstance(method, DirectionEstimator):
+        if options:
+            raise InputError(
+                f"{type(method).__name__} is made already, so it takes no options; got {', '.join(options)}"
+            )
         return method
+    if not isinstance(method, str):
+        raise InputError(
+            f"a method is an estimator, as LEACE(), or one of the names {list(METHODS)}; got {method!r:.80}"
+        )
     if method not in METHODS:
         raise InputError(unknown("method", method, METHODS))
     module, _, name = METHODS[method].partition(":")

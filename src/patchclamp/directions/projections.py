@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 class Projections(DatasetResult):
     """The coordinate of every row along the first direction, with the class of its prompt.
 
-    ``data`` has dim ``row``: ``coordinate`` (in units of the activation), ``label``, ``prompt`` and ``position``.
+    ``data`` has dim ``row``: ``coordinate`` (in units of the activation), ``label``, ``prompt`` and ``position``; ``class`` names
+    the labels in order, numbers by size.
     """
 
     kind: ClassVar[str] = "projections"
@@ -32,7 +33,7 @@ class Projections(DatasetResult):
     @property
     def data(self) -> "xr.Dataset":
         """One row a token."""
-        return self.dataset
+        return self.dataset.drop_dims("class")
 
     def auc(self) -> float:
         """Share of pairs of rows, one of each of the first two classes, that lie in the direction's order (0.5 is chance)."""
@@ -45,7 +46,7 @@ class Projections(DatasetResult):
 
     def classes(self) -> list[Any]:
         """The labels, in order."""
-        return list(np.unique(self.dataset["label"].values))
+        return list(self.dataset["class"].values)
 
     def __repr__(self) -> str:
         values, labels = self.dataset["coordinate"].values, self.dataset["label"].values
@@ -88,13 +89,19 @@ def projected(
     rows = model.prompts(prompts)
     if len(rows) != len(labels):
         raise InputError(f"{len(rows)} prompts and {len(labels)} labels were given; there is one a prompt")
-    found = site_rows(record(model, prompts, [site], at, edits=list(edits)), Site.parse(site))
     marks = np.array([str(label) for label in labels], dtype=object)
-    if len(set(marks.tolist())) < 2:
+    classes = [str(label) for label in np.unique(np.asarray(labels))]
+    if len(classes) < 2:
         raise InputError(f"the labels have one class only ({marks[0]!r}); projections compare at least two")
+    found = site_rows(record(model, prompts, [site], at, edits=list(edits)), Site.parse(site))
     dataset = xr.Dataset(
         {"coordinate": ("row", (found.x.double() @ reads[0].to(found.x.device)).cpu().numpy())},
-        {"label": ("row", marks[found.prompt]), "prompt": ("row", found.prompt), "position": ("row", found.position)},
+        {
+            "label": ("row", marks[found.prompt]),
+            "prompt": ("row", found.prompt),
+            "position": ("row", found.position),
+            "class": np.array(classes, dtype=object),
+        },
     )
-    said = evidence(model, rows, reads=reads, site=site, at=at, labels=marks.tolist(), edits=list(edits))
+    said = evidence(model, rows, reads=reads, site=site, at=at, labels=np.asarray(labels).tolist(), edits=list(edits))
     return Projections(dataset, *said)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from patchclamp.directions.evaluation import Evaluation
     from patchclamp.directions.fitting import SiteRows
     from patchclamp.directions.projections import Projections
+    from patchclamp.metrics.edited import Answer
 
 Show = bool | Listener | None
 
@@ -152,7 +153,7 @@ class Directions(OpenModel):
         self,
         directions: "Mapping[str, Sequence[Direction]]",
         pairs: Any,
-        answers: Sequence[str | int],
+        answers: "Sequence[Answer]",
         texts: Any = None,
         *,
         edits: Sequence[str] = ("erase", "swap", "double"),
@@ -164,7 +165,7 @@ class Directions(OpenModel):
         Args:
             directions: For each method its directions, one a layer, as :meth:`fit_directions` gives them.
             pairs: (Prompt that expects the first answer, prompt that expects the second).
-            answers: Two tokens, as ``(" he", " she")``.
+            answers: Two tokens, or two lists of tokens whose probabilities are added, as ``(" he", " she")``.
             texts: On which the divergence is measured; passages of books by default, ``()`` for none.
             edits: Of ``erase``, ``swap``, ``double``, ``to first`` and ``to second`` (every vector gets a class mean's
                 coordinates: the negative and the positive intervention of AlterRep, Ravfogel et al. 2021, arXiv 2105.06965).
@@ -184,7 +185,7 @@ class Directions(OpenModel):
         self,
         directions: "dict[str, Direction]",
         prompts: Any,
-        answers: Sequence[str | int],
+        answers: "Sequence[Answer]",
         amounts: Sequence[float],
         texts: Any = None,
         *,
@@ -197,7 +198,8 @@ class Directions(OpenModel):
         Args:
             directions: Of each method.
             prompts: After which the answers are read.
-            answers: Two tokens; the effect is the log-odds of the second over the first.
+            answers: Two tokens, or two lists of tokens (their probabilities are added); the effect is the log-odds of the second
+                over the first.
             amounts: Of the edit: distances between the class means for ``add``, factors for ``scale``.
             texts: On which divergence and loss are measured; passages of books by default.
             edit: What grows.
@@ -252,12 +254,17 @@ class Directions(OpenModel):
 
         Returns:
             ``x`` ``[row, d]``, and for each row the index of its ``prompt`` and its ``position`` there.
+
+        Raises:
+            InputError: The site names several.
         """
         from patchclamp.directions import fitting
         from patchclamp.interventions.record import record
 
-        (name,) = self.sites.expand([site])
-        return fitting.site_rows(record(self, prompts, [str(name)], at, edits=list(edits)), name, sinks)
+        names = self.sites.expand([site])
+        if len(names) != 1:
+            raise InputError(f"{site!r} names {len(names)} sites; the rows are those of one")
+        return fitting.site_rows(record(self, prompts, [str(names[0])], at, edits=list(edits)), names[0], sinks)
 
     def reference(self, text: Any, site: str, at: Any = "rest") -> "Tensor":
         """The mean activation of a reference text at one site, ``[d]``, about which an edit can be measured.

@@ -25,11 +25,11 @@ LABELS = {
 
 
 def look(names: list[str]) -> dict[str, dict[str, Any]]:
-    """Colour and mark of each method; the random control is grey and dashed."""
+    """Colour and mark of each method; random controls are grey and dashed."""
     found: dict[str, dict[str, Any]] = {}
     number = 0
     for name in names:
-        if name == "random":
+        if name.startswith("random"):
             found[name] = {"color": CONTROL, "linestyle": "--", "marker": None}
             continue
         found[name] = {"color": COLOURS[number % len(COLOURS)], "marker": MARKS[number % len(MARKS)], "markersize": 2.6}
@@ -47,6 +47,8 @@ def figure(found: "LayerEffects", *, metric: str = "bias") -> "Figure":
     Raises:
         InputError: It was not measured.
     """
+    from matplotlib.ticker import MaxNLocator
+
     data = found.data
     valid = [name for name in LABELS if name in data and name != "kl"]
     if metric not in valid:
@@ -68,6 +70,7 @@ def figure(found: "LayerEffects", *, metric: str = "bias") -> "Figure":
                     axis.set_ylabel(LABELS[name])
             axes[0, column].set_title(edit)
             axes[-1, column].set_xlabel("layer")
+            axes[-1, column].xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         handles, labels = axes[0, 0].get_legend_handles_labels()
         drawn.legend(handles, labels, loc="outside lower center", ncols=min(6, len(labels)), frameon=False, fontsize=7)
         return drawn

@@ -11,7 +11,19 @@ from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
 from patchclamp.interventions.record import BATCH_TOKENS
 from patchclamp.interventions.results import evidence
-from patchclamp.metrics.edited import Edits, answer_ids, answers_after, mean_row, named, paired, placed, table
+from patchclamp.metrics.edited import (
+    Answer,
+    Edits,
+    answer_ids,
+    answer_names,
+    answers_after,
+    mean_row,
+    named,
+    paired,
+    placed,
+    plain_answers,
+    table,
+)
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import OpenModel
 
@@ -109,7 +121,7 @@ def ratio(p: Any, q: Any) -> Any:
 def bias(
     model: OpenModel,
     prompts: Any,
-    answers: Sequence[str | int] = (" he", " she"),
+    answers: Sequence[Answer] = (" he", " she"),
     edits: Edits = (),
     *,
     labels: Sequence[int] | None = None,
@@ -122,7 +134,7 @@ def bias(
         model: The model.
         prompts: Pairs (a prompt that expects the first answer, one that expects the second); or single prompts, with
             ``labels``.
-        answers: Two tokens, as text or ids.
+        answers: Two tokens, as text or ids; or two lists of tokens, whose probabilities are added.
         edits: An edit, several that act together, or a mapping of names to either.
         labels: Of single prompts: 0 where the first answer is expected, 1 where the second is.
         batch_tokens: Padded tokens a forward pass: the memory knob.
@@ -141,9 +153,13 @@ def bias(
             for members, found in answers_after(model, flat, rows, ids, batch_tokens):
                 logs[number, members] = found.numpy()
                 bar.advance(len(members))
-    names = [model.output_label(i) for i in ids]
+    names = answer_names(model, ids)
     said = evidence(
-        model, flat, answers=ids, edits=chosen, labels=None if labels is None else [int(label) for label in labels]
+        model,
+        flat,
+        answers=plain_answers(ids),
+        edits=chosen,
+        labels=None if labels is None else [int(label) for label in labels],
     )
     return Bias(_labelled(logs, list(actions), flat, expected, names, labels is None), *said)
 

@@ -24,6 +24,9 @@ UNEDITED, EDITED = "unedited", "edited"
 Edits = Edit | Iterable[Edit] | Mapping[str, Edit | Iterable[Edit]]
 """One edit, several that act together, or a mapping of names to either."""
 
+Answer = str | int | Sequence[str | int]
+"""A token, as text or id, or several whose probabilities are added."""
+
 
 def named(edits: Edits) -> dict[str, list[Edit]]:
     """Lists of edits by name; one without a name is called "edited".
@@ -78,35 +81,51 @@ def answers_after(
     model: OpenModel,
     prompts: Sequence[Prompt],
     actions: Sequence[tuple[Action, ...]],
-    ids: Sequence[int],
+    answers: Sequence[tuple[int, ...]],
     batch_tokens: int,
 ) -> Iterator[tuple[list[int], Tensor]]:
-    """Log-probabilities of some tokens after each prompt, in nats and float64, batch by batch.
+    """Log-probabilities of some answers after each prompt, in nats and float64, batch by batch.
 
     Yields:
-        Which prompts, and ``[prompt, token]``.
+        Which prompts, and ``[prompt, answer]``.
     """
-    columns = torch.tensor(list(ids))
     for members in batches(prompts, batch_tokens, model.causal):
         logits = last_logits(model, [Row(prompts[i], actions[i]) for i in members])
         logs = logits.to(torch.float64).log_softmax(-1)
-        yield members, logs[:, columns.to(logs.device)].cpu()
+        # of one token the sum is the token itself, to the bit
+        found = [logs[:, ids[0]] if len(ids) == 1 else logs[:, list(ids)].logsumexp(-1) for ids in answers]
+        yield members, torch.stack(found, -1).cpu()
 
 
-def answer_ids(model: OpenModel, answers: Sequence[str | int], prompt: Prompt) -> list[int]:
-    """Ids of two answers.
+def answer_ids(model: OpenModel, answers: Sequence[Answer], prompt: Prompt) -> list[tuple[int, ...]]:
+    """Tokens of two answers.
 
     Raises:
-        InputError: There are not two, they are one token, or one is no single token.
+        InputError: There are not two, they share a token, or a word is no single token.
     """
     if isinstance(answers, str) or len(answers) != 2:
         raise InputError(f"two answers are compared, as in answers=(' he', ' she'); got {answers!r}")
     if model.width_of_logits is None:
         last_logits(model, [Row(prompt)])
-    found = [model.output_id(answer) for answer in answers]
-    if found[0] == found[1]:
-        raise InputError(f"the answers {answers[0]!r} and {answers[1]!r} are the same token")
-    return found
+    words = [[answer] if isinstance(answer, str | int) else list(answer) for answer in answers]
+    if not all(words):
+        raise InputError(f"an answer is one token, or several whose probabilities are added; got {answers!r}")
+    first, second = (tuple(dict.fromkeys(model.output_id(word) for word in group)) for group in words)
+    shared = set(first) & set(second)
+    if shared:
+        one = model.output_label(min(shared))
+        raise InputError(f"the answers {answers[0]!r} and {answers[1]!r} are the same token, {one!r}, or share it")
+    return [first, second]
+
+
+def plain_answers(ids: Sequence[tuple[int, ...]]) -> list[int | list[int]]:
+    """Answers as they are recorded: a token's id, or a list of them."""
+    return [group[0] if len(group) == 1 else list(group) for group in ids]
+
+
+def answer_names(model: OpenModel, ids: Sequence[tuple[int, ...]]) -> list[str]:
+    """What the answers are called: their tokens."""
+    return ["|".join(model.output_label(i) for i in group) for group in ids]
 
 
 def mean_row(values: Any, seed: int, weights: Any = None) -> dict[str, Any]:

@@ -12,7 +12,17 @@ from patchclamp.core.result import DatasetResult
 from patchclamp.interventions.edits import Rotate, source
 from patchclamp.interventions.record import BATCH_TOKENS
 from patchclamp.interventions.results import evidence
-from patchclamp.metrics.edited import answer_ids, answers_after, mean_row, paired, placed, table
+from patchclamp.metrics.edited import (
+    Answer,
+    answer_ids,
+    answer_names,
+    answers_after,
+    mean_row,
+    paired,
+    placed,
+    plain_answers,
+    table,
+)
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import OpenModel
 
@@ -75,7 +85,7 @@ def interchange(
     pairs: Any,
     directions: Any,
     site: str,
-    answers: Sequence[str | int] = (" he", " she"),
+    answers: Sequence[Answer] = (" he", " she"),
     at: Any = "rest",
     *,
     batch_tokens: int = BATCH_TOKENS,
@@ -87,7 +97,8 @@ def interchange(
         pairs: (prompt of class 1, prompt of class 2), with equally many tokens: position for position is interchanged.
         directions: ``[d]`` or ``[rank, d]``; their span is interchanged.
         site: Where.
-        answers: Two tokens, as text or ids; the confusion of both is measured.
+        answers: Two tokens, as text or ids, or two lists of tokens (their probabilities are
+            added); the confusion of both is measured.
         at: Positions.
         batch_tokens: Padded tokens a forward pass.
 
@@ -105,8 +116,8 @@ def interchange(
             found[members] = some.numpy()
         logs.append(found.reshape(-1, 2, 2))
     start, mixed = logs
-    names = [model.output_label(i) for i in ids]
-    said = evidence(model, flat, directions=basis, site=site, answers=ids, at=at)
+    names = answer_names(model, ids)
+    said = evidence(model, flat, directions=basis, site=site, answers=plain_answers(ids), at=at)
     return Interchange(_labelled(start, mixed, flat, names, len(basis)), *said)
 
 

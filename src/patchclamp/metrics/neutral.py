@@ -1,6 +1,7 @@
 """Passages of books on which an edit should do nothing."""
 
 import random
+from typing import Any
 
 from patchclamp import catalogue
 from patchclamp.core.errors import InputError
@@ -36,6 +37,13 @@ def neutral_texts(count: int = 16, seed: int = 0, *, characters: int = 800) -> l
     if count > len(spread):
         raise InputError(f"{count} neutral texts of {characters} characters: the books hold {len(spread)}")
     return spread[:count]
+
+
+def listed(texts: Any) -> list[Any]:
+    """What the user gave as other text, as a list; passages of books where nothing was given."""
+    if texts is None:
+        return list(neutral_texts())
+    return [texts] if isinstance(texts, str) else list(texts)
 
 
 def passages(book: str, characters: int) -> list[str]:

@@ -9,14 +9,16 @@ ANSWERS = (" he", " she")
 TRAIN_NOUNS = (
     ("king", "queen"), ("man", "woman"), ("father", "mother"), ("brother", "sister"), ("uncle", "aunt"), ("boy", "girl"),
     ("son", "daughter"), ("actor", "actress"), ("prince", "princess"), ("husband", "wife"), ("grandfather", "grandmother"),
-    ("waiter", "waitress"),
+    ("waiter", "waitress"), ("gentleman", "lady"), ("nephew", "niece"), ("stepfather", "stepmother"), ("landlord", "landlady"),
+    ("schoolboy", "schoolgirl"), ("fisherman", "fisherwoman"),
 )  # fmt: skip
 TEST_NOUNS = (
-    ("gentleman", "lady"), ("nephew", "niece"), ("grandson", "granddaughter"), ("wizard", "witch"),
+    ("monk", "nun"), ("duke", "duchess"), ("grandson", "granddaughter"), ("wizard", "witch"),
     ("businessman", "businesswoman"), ("policeman", "policewoman"),
 )  # fmt: skip
 TRAIN_NAMES = (
     ("James", "Mary"), ("John", "Sarah"), ("Robert", "Linda"), ("Michael", "Jennifer"), ("David", "Susan"), ("William", "Karen"),
+    ("George", "Helen"), ("Charles", "Margaret"), ("Edward", "Alice"), ("Frank", "Ruth"), ("Henry", "Julia"), ("Paul", "Nancy"),
 )  # fmt: skip
 TEST_NAMES = (("Thomas", "Emma"), ("Daniel", "Laura"), ("Peter", "Anna"))
 TRAIN_TEMPLATES = (
@@ -29,45 +31,11 @@ TEST_TEMPLATES = (
     "I heard that {} forgot what",
 )
 """The person never comes first: the first token is an attention sink, which carries little of what it says."""
-OTHER_WORDS = [
-    "he",
-    "him",
-    "his",
-    "himself",
-    "she",
-    "her",
-    "hers",
-    "herself",
-    "mr",
-    "mrs",
-    "miss",
-    "sir",
-    "madam",
-    "lord",
-    "lady",
-    "man",
-    "men",
-    "woman",
-    "women",
-    "boy",
-    "boys",
-    "girl",
-    "girls",
-    "father",
-    "mother",
-    "son",
-    "sons",
-    "daughter",
-    "daughters",
-    "brother",
-    "brothers",
-    "sister",
-    "sisters",
-    "husband",
-    "wife",
-    "gentleman",
-    "gentlemen",
-]
+OTHER_WORDS = (
+    "he", "him", "his", "himself", "she", "her", "hers", "herself", "mr", "mrs", "miss", "sir", "madam", "lord",
+    "lady", "man", "men", "woman", "women", "boy", "boys", "girl", "girls", "father", "mother", "son", "sons",
+    "daughter", "daughters", "brother", "brothers", "sister", "sisters", "husband", "wife", "gentleman", "gentlemen",
+)  # fmt: skip
 
 
 def pairs(part: str) -> list[tuple[str, str]]:
@@ -79,15 +47,20 @@ def pairs(part: str) -> list[tuple[str, str]]:
     return [(template.format(a), template.format(b)) for a, b in people for template in templates]
 
 
+def people(part: str) -> int:
+    """How many pairs of people a part has."""
+    return len(TEST_NOUNS) + len(TEST_NAMES) if part == "test" else len(TRAIN_NOUNS) + len(TRAIN_NAMES)
+
+
 def labelled(part: str) -> tuple[list[str], list[str], list[int]]:
     """The prompts of a part, with ``"1 male"`` or ``"2 female"``, and the number of the person they are of (a group)."""
     found = pairs(part)
-    templates = len(TRAIN_TEMPLATES) if part == "train" else len(TRAIN_TEMPLATES) + len(TEST_TEMPLATES)
+    sentences = len(found) // people(part)
     # classes are ordered by name, and the first answer is that of the first class
     return (
         [prompt for pair in found for prompt in pair],
         ["1 male", "2 female"] * len(found),
-        [i // templates for i in range(len(found)) for _ in range(2)],
+        [i // sentences for i in range(len(found)) for _ in range(2)],
     )
 
 

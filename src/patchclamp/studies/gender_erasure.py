@@ -4,8 +4,12 @@ Roger (2022, "A Mystery About High Dimensional Concept Encoding") edited GPT-2 a
 linear classifier (the first step of INLP), projected it out about the median, swapped it, and doubled it. The same here on another
 model, at every layer, with R-LACE in closed form, and beside LEACE, the gradient of the logit difference, and a random direction.
 
-Directions are fitted on training people and templates, at every token but the first. Layers are chosen on the training pairs. What
-stands in the tables is of people that were not fitted on, half of them in templates that were not, and of text without gender.
+Directions are fitted on training people, at every token but the first. Method and layer are chosen with a third of those people
+left out of the fit; then all of them are fitted on. What stands in the tables is of other people, partly in other sentences, and
+of text without gender.
+
+A bias of 0 has two meanings: undecided between the pronouns, or the same pronoun for everyone. Lean tells them apart: how much
+likelier "she" is than "he" over all prompts, from -1 (always he) to 1 (always she).
 """
 
 from collections.abc import Sequence
@@ -57,11 +61,11 @@ class GenderErasure:
 
     model: str
     effects: pc.LayerEffects
-    """On training pairs: every method, edit and layer."""
+    """On training people left out of the fit: every method, edit and layer."""
     pushed: pc.LayerEffects
-    """On training pairs: the positive and the negative intervention."""
+    """On the same: the positive and the negative intervention."""
     chosen: dict[str, tuple[str, str]]
-    """For erase and swap the method and the site, as training pairs chose them."""
+    """For erase and swap the method and the site, as training people chose them."""
     tested: pd.DataFrame
     """On held-out pairs: every method and edit at the chosen sites."""
     probes: pd.DataFrame
@@ -99,7 +103,7 @@ class GenderErasure:
         said = ", ".join(f"{edit}: {method} at {site}" for edit, (method, site) in self.chosen.items())
         return "\n".join(
             [
-                f"{self.model}: chosen on training pairs, KL at most {ALLOWED} nats a token: {said}", "",
+                f"{self.model}: chosen on training people left out of the fit, KL at most {ALLOWED} nats a token: {said}", "",
                 "Held-out people and templates", show(self.tested), "",
                 "Beside the seed (another model, other sentences)", show(self.beside_seed()), "",
                 "Probes of held-out people", show(self.probes), "",
@@ -130,34 +134,24 @@ def study(
     """
     count = model.sites.n_layers
     tried = layers or sorted({round(x) for x in np.linspace(count * 0.1, count * 0.8, min(8, count))} - {count - 1})
-    prompts, labels, people = gender.labelled("train")
-    found = {
-        name: model.fit_directions(
-            method,
-            prompts,
-            labels,
-            [f"resid_post.{layer}" for layer in tried],
-            groups=people,
-            holdout=0,
-            progress=progress,
-        )
-        for name, method in methods().items()
-    }
-    train, test = gender.pairs("train")[::3], gender.pairs("test")
+    sites = [f"resid_post.{layer}" for layer in tried]
+    everyone = range(gender.people("train"))
+    found = fitted(model, sites, [person for person in everyone if person % 3], progress)
+    choosing, test = pairs_of([person for person in everyone if not person % 3])[::2], gender.pairs("test")
     neutral = gender.neutral_texts(2 * texts, characters=300)
     effects = model.layer_effects(
-        found, train, gender.ANSWERS, neutral[:texts], edits=EDITS, about="median", progress=progress
+        found, choosing, gender.ANSWERS, neutral[:texts], edits=EDITS, about="median", progress=progress
     )
     kept = {name: found[name] for name in ("rlace", "inlp", "random")}
     pushed = model.layer_effects(
-        kept, train[::2], gender.ANSWERS, (), edits=("to first", "to second"), progress=progress
+        kept, choosing[::2], gender.ANSWERS, (), edits=("to first", "to second"), progress=progress
     )
     chosen = {}
     for edit in ("erase", "swap"):
         best = effects.best(edit, kl=ALLOWED)
         chosen[edit] = (str(best["direction"]), f"resid_post.{best['layer']}")
     sites = list(dict.fromkeys(site for _, site in chosen.values()))
-    here = {name: [d for d in several if d.site in sites] for name, several in found.items()}
+    here = fitted(model, sites, everyone, progress)
     best_erase, best_swap = (_pick(here, *chosen[edit]) for edit in ("erase", "swap"))
     final = {"erase": best_erase.erase(about="median"), "swap": best_swap.swap(about="median")}
     name = model.source.name or type(model.module).__name__
@@ -174,6 +168,25 @@ def study(
     return done
 
 
+def fitted(
+    model: pc.Model, sites: Sequence[str], people: Sequence[int], progress: bool | None = None
+) -> dict[str, list[pc.Direction]]:
+    """Every method's direction at each site, of some of the training people."""
+    rows = [row for row in zip(*gender.labelled("train"), strict=True) if row[2] in set(people)]
+    prompts, labels, groups = ([row[i] for row in rows] for i in range(3))
+    return {
+        name: model.fit_directions(method, prompts, labels, list(sites), groups=groups, holdout=0, progress=progress)
+        for name, method in methods().items()
+    }
+
+
+def pairs_of(people: Sequence[int]) -> list[tuple[str, str]]:
+    """The pairs of prompts of some of the training people."""
+    prompts, _, groups = gender.labelled("train")
+    rows = zip(prompts[::2], prompts[1::2], groups[::2], strict=True)
+    return [(first, second) for first, second, person in rows if person in set(people)]
+
+
 def _pick(found: dict[str, list[pc.Direction]], method: str, site: str) -> pc.Direction:
     return next(direction for direction in found[method] if direction.site == site)
 
@@ -181,7 +194,7 @@ def _pick(found: dict[str, list[pc.Direction]], method: str, site: str) -> pc.Di
 def _tested(found: pc.LayerEffects) -> pd.DataFrame:
     rows = found.data.to_dataframe().reset_index()
     rows["site"] = [f"resid_post.{layer}" for layer in rows["layer"]]
-    columns = ["site", "direction", "edit", "bias", "bias_low", "bias_high", "across", "kl", "kl_high"]
+    columns = ["site", "direction", "edit", "bias", "bias_low", "bias_high", "across", "lean", "kl", "kl_high"]
     table = rows[columns].sort_values(["site", "edit"], kind="stable").reset_index(drop=True)
     table.insert(3, "bias before", float(found.data["bias_before"]))
     return table
@@ -250,7 +263,7 @@ def _save(found: GenderErasure, out: Path) -> None:
         getattr(found, name).to_csv(out / f"{name}.csv", index=False)
     contents = [
         ("The experiment", (__doc__ or "").split("\n\n", 1)[1]),
-        ("Training pairs, by layer", found.effects),
+        ("By layer, on training people left out of the fit", found.effects),
         ("The positive and the negative intervention", found.pushed.figure(metric="lean")),
         ("Held-out people and templates", found.tested),
         ("Beside the seed", found.beside_seed()),

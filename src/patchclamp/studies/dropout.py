@@ -1,0 +1,331 @@
+"""Does dropout teach a model to cope with ablations? The same study of gender on a model trained with dropout and on one without.
+
+The doubt (Nanda, in the discussion of Roger's "A Mystery About High Dimensional Concept Encoding", 2022): GPT-2 was trained with
+dropout on the residual stream, so it may have learned redundancy, and a single erased direction may be restored later. Roger
+found "qualitatively similar" results on GPT-Neo 125M, which had none; but the two differ in much else. Here two tiny GPT-2s
+have the same initial weights and see the same batches, one with GPT-2's dropout of 0.1, the other without.
+They learn stories that a larger model tells of people whose gender their noun or name says, and made-up tales in which a pronoun
+follows such a person again and again; then gender is erased, swapped and doubled at every layer.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+import patchclamp as pc
+from patchclamp.core.progress import Listener, task
+from patchclamp.studies.tales import NOUN_OPENING, OPENINGS, TEST_NOUNS, TRAIN_NOUNS, tales
+from patchclamp.studies.training import Shape, make_tokenizer, sample_stories, stream, train_gpt2
+
+TEMPLATES = (NOUN_OPENING, "One day, the {} went to the park.", "The {} was very happy.", "Then the {} came home.")
+ANSWERS = (" He", " She")
+HELD_OUT, TEXTS, CHARACTERS = 64, 16, 160
+"""Stories that no model learns from; how many of them divergence is measured on, and how much of each."""
+TALES = 2
+"""Tales to learn from for each story; both have about as many tokens in all."""
+METHODS = ("mean", "leace", "random")
+STEPS = (0.25, 0.5, 1.0)
+"""Random vectors that are added, in lengths of the median activation."""
+
+
+LEARNT = 0.2
+"""Bias below which a model has not learnt gender, so that nothing follows from erasing it."""
+
+
+def pairs(nouns: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Pairs of prompts (male, female)."""
+    return [(template.format(a), template.format(b)) for a, b in nouns for template in TEMPLATES]
+
+
+@dataclass(frozen=True)
+class Dropout:
+    """What the study found. Every table has a column ``model``."""
+
+    models: pd.DataFrame
+    """A row a model: how it was trained, if it was here; bias before any edit with its 95 % interval over pairs."""
+    effects: pd.DataFrame
+    """Bias and divergence after each method's edit at each layer."""
+    depth: pd.DataFrame
+    """Bias after erasing at the first layers, each direction fitted with those before it already erased."""
+    regained: pd.DataFrame
+    """Erased at one layer, how much of the classes' distance there is at a later one, as a share of the unedited distance."""
+    ablations: pd.DataFrame
+    """Divergence after taking out one component, and after adding a random vector."""
+
+    def summary(self) -> dict[str, Any]:
+        """The numbers, as plain JSON."""
+        frames = {name: getattr(self, name) for name in ("models", "effects", "depth", "regained", "ablations")}
+        return {
+            name: table.astype(object).where(table.notna(), None).to_dict("records") for name, table in frames.items()
+        }
+
+    def compared(self) -> pd.DataFrame:
+        """A row a model: what one number each says of every table."""
+        rows = []
+        for row in self.models.to_dict("records"):
+            name = row["model"]
+            own = self.effects[self.effects["model"] == name]
+            mean = own[own["direction"] == "mean"].set_index("edit")
+            chance = own[own["direction"] == "random"].set_index("edit")
+            back = self.regained[(self.regained["model"] == name) & (self.regained["to the last layer"])]
+            cut = self.ablations[self.ablations["model"] == name].groupby("what", sort=False)["kl"].mean()
+            depth = self.depth[self.depth["model"] == name]
+            rows.append({
+                "model": name, "bias": row["bias"], "erased, mean over layers": mean.loc[["erase"], "bias"].mean(),
+                "erased, least": mean.loc[["erase"], "bias"].abs().min(),
+                "random erased": chance.loc[["erase"], "bias"].mean(), "all layers erased": depth["bias"].iloc[-1],
+                "swapped, least": mean.loc[["swap"], "bias"].min(), "gap regained": back["share"].mean(),
+                "random erased, KL": chance.loc[["erase"], "kl"].mean(), **{f"{what}, KL": kl for what, kl in cut.items()},
+            })  # fmt: skip
+        return pd.DataFrame(rows)
+
+    def findings(self) -> list[str]:
+        """What was found, in sentences."""
+        table = self.compared().set_index("model")
+        said = []
+        for name, row in table.iterrows():
+            learnt = f"{name}: bias {row['bias']:.3f} before any edit"
+            if row["bias"] < LEARNT:
+                said.append(
+                    f"{learnt}. It has not learnt gender, so nothing follows from erasing it; what ablations cost can be compared."
+                )
+                continue
+            said.append(
+                f"{learnt}; erased at one layer {row['erased, mean over layers']:.2f} on average, at every layer "
+                f"{row['all layers erased']:.2f}; of an erased distance {row['gap regained']:.0%} is back at the end."
+            )
+        costs = [column for column in table if str(column).endswith(", KL")]
+        said += [f"{c}: " + ", ".join(f"{kl:.3f} ({name})" for name, kl in table[c].items()) for c in costs]
+        return said
+
+    def text(self) -> str:
+        """The tables, for a terminal."""
+
+        def show(frame: pd.DataFrame) -> str:
+            return frame.to_string(index=False, float_format=lambda value: f"{value:.3f}", na_rep="")
+
+        turned = self.compared().set_index("model").T
+        erased = self.effects[self.effects["edit"].isin(["erase", "swap"])]
+        return "\n".join(
+            [show(self.models), "", turned.to_string(float_format=lambda value: f"{value:.3f}"), "",
+             "By layer", show(erased), "", "The first layers erased", show(self.depth), "",
+             *self.findings(), PUBLISHED]
+        )  # fmt: skip
+
+
+PUBLISHED = "Roger: GPT-2 and GPT-Neo 125M gave qualitatively similar results (no numbers were given)."
+
+
+def measure(model: pc.Model, texts: Sequence[str], *, seed: int = 0) -> dict[str, pd.DataFrame]:
+    """The study of one model.
+
+    Args:
+        model: Any language model for which :data:`ANSWERS` are single tokens.
+        texts: On which divergence is measured.
+        seed: Of random directions and vectors.
+
+    Returns:
+        The tables ``before, effects, depth, regained, ablations``.
+    """
+    prompts = [prompt for pair in pairs(TRAIN_NOUNS) for prompt in pair]
+    labels = ["1 male", "2 female"] * len(pairs(TRAIN_NOUNS))
+    test = pairs(TEST_NOUNS)
+    fitted = {name: model.fit_directions(name, prompts, labels, "resid_post", holdout=0, seed=seed) for name in METHODS}
+    found = model.layer_effects(fitted, test, ANSWERS, list(texts))
+    columns = ["direction", "edit", "layer", "bias", "bias_low", "bias_high", "kl", "kl_low", "kl_high"]
+    scrubbed = model.scrub("mean", prompts, labels)
+    erasures = {str(count): [d.erase() for d in scrubbed[:count]] for count in range(1, len(scrubbed) + 1)}
+    bias = pc.metrics.bias(model, test, ANSWERS, erasures).summary()
+    bias = bias[bias["metric"] == "within"].reset_index(drop=True)
+    depth = bias[["mean", "low", "high"]].rename(columns={"mean": "bias"})
+    depth.insert(0, "layers erased", range(len(depth)))
+    return {
+        "before": depth.iloc[:1].drop(columns="layers erased"),
+        "effects": found.data.to_dataframe().reset_index()[columns],
+        "depth": depth,
+        "regained": _regained(model, fitted["mean"], prompts, labels),
+        "ablations": _ablations(model, fitted["mean"], texts, seed),
+    }
+
+
+def _regained(
+    model: pc.Model, fitted: Sequence[pc.Direction], prompts: Sequence[str], labels: Sequence[str]
+) -> pd.DataFrame:
+    """Distances of the class means at later layers when gender is erased at one."""
+    rows = []
+    last = len(fitted) - 1
+    for layer, direction in enumerate(fitted):
+        later = [f"resid_post.{number}" for number in range(layer + 1, last + 1)]
+        if not later:
+            continue
+        seen = model.fit_directions("mean", prompts, labels, later, edits=direction.erase(), holdout=0)
+        for read, one in zip(range(layer + 1, last + 1), seen, strict=True):
+            share = one.report["gap_before"] / fitted[read].report["gap_before"]
+            rows.append({"erased at": layer, "read at": read, "share": share, "to the last layer": read == last})
+    return pd.DataFrame(rows)
+
+
+def _ablations(model: pc.Model, fitted: Sequence[pc.Direction], texts: Sequence[str], seed: int) -> pd.DataFrame:
+    """Each component taken out; random vectors of some lengths added after each layer."""
+    edits: dict[str, pc.Edit] = {}
+    draw = torch.Generator().manual_seed(seed)
+    for layer, direction in enumerate(fitted):
+        for what in ("attn_out", "mlp_out"):
+            edits[f"{what} taken out|{layer}"] = pc.Zero(site=f"{what}.{layer}", at="rest")
+        vector = torch.randn(direction.d, generator=draw)
+        length = direction.limit / 4  # a sink is four median lengths long
+        for step in STEPS:
+            add = pc.Add(vector / vector.norm() * length * step, site=f"resid_post.{layer}", at="rest")
+            edits[f"random vector of {step:g}|{layer}"] = add
+    table = pc.metrics.damage(model, edits, list(texts)).summary()
+    table = table[(table["metric"] == "kl") & (table["edit"] != "unedited")]
+    split = table["edit"].str.split("|")
+    rows = table[["mean", "low", "high"]].rename(columns={"mean": "kl"})
+    rows.insert(0, "layer", split.str[1].astype(int))
+    rows.insert(0, "what", split.str[0])
+    return rows.reset_index(drop=True)
+
+
+def compare(
+    models: Mapping[str, pc.Model], texts: Sequence[str], *, seed: int = 0, progress: bool | Listener | None = None
+) -> Dropout:
+    """The study of several models, by name."""
+    tables: dict[str, list[pd.DataFrame]] = {}
+    with task("models", len(models), "models", show=progress) as bar:
+        for name, model in models.items():
+            for what, table in measure(model, texts, seed=seed).items():
+                tables.setdefault(what, []).append(table.assign(model=name))
+            bar.advance()
+    frames = {what: pd.concat(several, ignore_index=True) for what, several in tables.items()}
+    for what, frame in frames.items():
+        frames[what] = frame[["model", *(column for column in frame if column != "model")]]
+    return Dropout(frames["before"], frames["effects"], frames["depth"], frames["regained"], frames["ablations"])
+
+
+def study(
+    out: str | Path,
+    *,
+    models: Mapping[str, pc.Model] | None = None,
+    teller: pc.Model | None = None,
+    rounds: int = 14,
+    seeds: int = 1,
+    shape: Shape = Shape(),  # noqa: B008
+    progress: bool | Listener | None = None,
+) -> Dropout:
+    """Train the models, unless some are given, and run the experiment.
+
+    Args:
+        out: Folder for stories, models, the page, the figure and the tables; killed work goes on from there.
+        models: Use these, by name, as GPT-2 and GPT-Neo 125M, and train none.
+        teller: Who tells the stories; stories15m by default.
+        rounds: Of stories, two an opening each.
+        seeds: Pairs of models, each with other initial weights and batches.
+        shape: Of the tiny models and their training.
+        progress: True for bars.
+
+    Raises:
+        InputError: Fewer than one seed, or too few stories to hold some out.
+    """
+    folder = Path(out)
+    if seeds < 1 or rounds * len(OPENINGS) * 2 <= HELD_OUT:
+        raise pc.InputError(f"at least 1 seed, and 2 rounds of stories; got seeds={seeds}, rounds={rounds}")
+    if models is not None:
+        texts = [text[:CHARACTERS].rsplit(None, 1)[0] for text in pc.metrics.neutral_texts(TEXTS)]
+        found = compare(models, texts, progress=progress)
+    else:
+        told = teller or pc.load("stories15m", dtype="float32")
+        stories = sample_stories(told, OPENINGS, rounds, folder / "stories", progress=progress)
+        learnt, held = stories[:-HELD_OUT], stories[-HELD_OUT:]
+        made = tales(TALES * len(stories))
+        trained = _trained(
+            folder / "models", [*learnt, *made[HELD_OUT:]], [*held, *made[:HELD_OUT]], seeds, shape, progress
+        )
+        texts = [text[:CHARACTERS].rsplit(None, 1)[0] for text in held[:: HELD_OUT // TEXTS]]
+        opened = {name: pc.load(folder / "models" / name, dtype="float32") for name in trained}
+        found = compare(opened, texts, progress=progress)
+        rows = pd.DataFrame([{"model": name, **said} for name, said in trained.items()])
+        found = replace(found, models=rows.merge(found.models, on="model"))
+    _save(found, folder)
+    return found
+
+
+def _trained(
+    folder: Path, learnt: Sequence[str], held: Sequence[str], seeds: int, shape: Shape, progress: Any
+) -> dict[str, dict[str, Any]]:
+    """The models of every seed, with and without dropout; those that are there already are read."""
+    tokenizer = make_tokenizer(learnt, shape.vocabulary)
+    tokens, rest = stream(tokenizer, learnt), stream(tokenizer, held)
+    return {
+        f"dropout-{dropout:g}-{seed}": train_gpt2(
+            folder / f"dropout-{dropout:g}-{seed}", tokenizer, tokens, rest, shape, dropout=dropout, seed=seed, progress=progress
+        )
+        for seed in range(seeds)
+        for dropout in (0.1, 0.0)
+    }  # fmt: skip
+
+
+def figure(found: Dropout) -> Any:
+    """Bias by the layer that is edited, by how many are erased, and what ablations cost."""
+    from patchclamp.figures.style import styled
+
+    with styled() as Figure:
+        drawn = Figure(figsize=(9.0, 2.9), layout="constrained")
+        left, middle, right = drawn.subplots(1, 3)
+        for number, name in enumerate(found.models["model"]):
+            own = found.effects[found.effects["model"] == name]
+            colour = f"C{number}"
+            lines = (("mean", "erase", "-"), ("mean", "swap", "--"), ("random", "erase", ":"))
+            for direction, edit, style in lines:
+                rows = own[(own["direction"] == direction) & (own["edit"] == edit)]
+                left.plot(
+                    rows["layer"], rows["bias"], style, color=colour, marker=".", label=f"{name}: {direction}, {edit}"
+                )
+                left.fill_between(
+                    rows["layer"], rows["bias_low"], rows["bias_high"], color=colour, alpha=0.1, linewidth=0
+                )
+            rows = found.depth[found.depth["model"] == name]
+            middle.plot(rows["layers erased"], rows["bias"], color=colour, marker=".", label=name)
+            middle.fill_between(rows["layers erased"], rows["low"], rows["high"], color=colour, alpha=0.15, linewidth=0)
+            rows = found.ablations[found.ablations["model"] == name]
+            for what, style in (
+                ("attn_out taken out", "-"),
+                ("mlp_out taken out", "--"),
+                ("random vector of 0.5", ":"),
+            ):
+                part = rows[rows["what"] == what]
+                right.plot(part["layer"], part["kl"], style, color=colour, marker=".", label=f"{name}: {what}")
+        left.set(xlabel="edited after layer", ylabel="bias between He and She")
+        middle.set(xlabel="layers erased, from the first", ylabel="bias between He and She")
+        right.set(xlabel="layer", ylabel="KL (nats a token)", yscale="log")
+        for axis in (left, middle, right):
+            axis.legend(frameon=False, fontsize=5.5)
+            axis.xaxis.get_major_locator().set_params(integer=True)
+        for axis in (left, middle):
+            axis.axhline(0, color="0.8", linewidth=0.7, zorder=0)
+    return drawn
+
+
+def _save(found: Dropout, out: Path) -> None:
+    from patchclamp.figures.style import save
+
+    out.mkdir(parents=True, exist_ok=True)
+    drawn = figure(found)
+    for suffix in ("png", "svg"):
+        save(drawn, out / f"figure.{suffix}", suffix)
+    frames = {name: getattr(found, name) for name in ("models", "effects", "depth", "regained", "ablations")}
+    for name, table in frames.items():
+        table.to_csv(out / f"{name}.csv", index=False)
+    contents = [
+        ("The experiment", __doc__.split("\n\n", 1)[1]),
+        ("What was found", "\n\n".join(found.findings())),
+        ("Models", found.models),
+        ("Compared", found.compared()),
+        ("Curves", drawn),
+        *((name.capitalize(), table) for name, table in frames.items() if name != "models"),
+        ("Published", PUBLISHED),
+    ]
+    pc.report(out / "report.html", "Dropout and redundancy", contents)

@@ -1,0 +1,312 @@
+"""Can a direction without a meaning break ten prompts? Directions trained to do so, beside gender's and random ones.
+
+The doubt (Nanda, in the discussion of Roger's "A Mystery About High Dimensional Concept Encoding", 2022): for any ten prompts
+without a connection one could learn a direction that breaks them all, since it is not hard to break a model with access to its
+activations; and breaking is easier than inserting. So directions are trained on ten unconnected prompts: that erasing breaks
+them, that swapping breaks them, that swapping makes each say another one's answer. Beside them: one trained in the same way to
+swap the pronoun of ten gendered prompts, the mean difference (rank-1 R-LACE's optimum) of the ten prompts under random labels
+and of gendered sentences under shuffled ones, that of gender, and random directions. All are measured on the ten prompts, on
+twenty others, on neutral text, and on the bias between " he" and " she" after other people than were fitted on.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import t
+
+import patchclamp as pc
+from patchclamp.core.digest import digest
+from patchclamp.core.files import read_json, write_json
+from patchclamp.core.progress import Listener, task
+from patchclamp.studies import gender, trained
+from patchclamp.studies.gender_erasure import SEED
+
+PROMPTS = (
+    "The capital of France is", "The opposite of hot is", "Water freezes at zero degrees", "A week has seven",
+    "Shakespeare wrote Romeo and", "The Great Wall of", "A triangle has three", "The United States of", "Thank you very",
+    "Ice cream melts in the", "The train to London was delayed by an", "Spring, summer, autumn and",
+    "The keys of a piano are black and", "Ladies and", "The stock market fell by ten per",
+    "The quick brown fox jumps over the lazy", "To be or not to", "The patient was taken to the",
+    "The first president of the United States was George", "Please pay with your credit", "The moon orbits the",
+    "Twinkle, twinkle, little", "The speed of", "Open the window to let in some fresh", "Monday, Tuesday, Wednesday,",
+    "The chemical symbol for gold is", "The sun rises in the", "The clock struck twelve at", "Better late than", "The Statue of",
+)  # fmt: skip
+TRAINED = 10
+"""Prompts to train on; the others are held out."""
+GENDER_PAIRS, TEST_PAIRS, TEXTS = 5, 16, 6
+BREAK, BREAK_SWAP, INSERT, INSERT_GENDER = (
+    "trained: erasing breaks", "trained: swapping breaks", "trained: swapping inserts", "trained: swaps pronouns",
+)  # fmt: skip
+RANDOM_LABELS, SHUFFLED, GENDER, RANDOM = "mean, random labels", "mean, shuffled gender", "gender", "random"
+NAMES = (BREAK, BREAK_SWAP, INSERT, INSERT_GENDER, RANDOM_LABELS, SHUFFLED, GENDER, RANDOM)
+MEASURES = ("broken", "broken, held out", "said", "kl", "bias")
+
+
+@dataclass(frozen=True)
+class MeaninglessDirection:
+    """What the study found."""
+
+    model: str
+    site: str
+    before: float
+    """Bias without an edit."""
+    draws: pd.DataFrame
+    """A row a draw, direction and edit, with the :data:`MEASURES`: shares of prompts whose likeliest next token is another
+    than before (the ten, the held-out ones), share of the ten that say the token they were trained to say, divergence on neutral
+    text in nats a token, bias on held-out people."""
+
+    def table(self) -> pd.DataFrame:
+        """Means over draws with 95 % t intervals, and the bias taken away for each nat of divergence."""
+        rows = []
+        for (name, edit), part in self.draws.groupby(["direction", "edit"], sort=False):
+            row: dict[str, Any] = {"direction": name, "edit": edit}
+            for measure in MEASURES:
+                row[measure] = float(part[measure].mean())
+                half = _half(part[measure].to_numpy())
+                row[f"± {measure}"] = half
+            row["bias per nat"] = (self.before - row["bias"]) / row["kl"] if row["kl"] > 0 else np.nan
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+    def row(self, direction: str, edit: str) -> "pd.Series[Any]":
+        """One row of :meth:`table`."""
+        rows = self.table()
+        return rows[(rows["direction"] == direction) & (rows["edit"] == edit)].iloc[0]
+
+    def summary(self) -> dict[str, Any]:
+        """The numbers, as plain JSON."""
+        rows = self.table().astype(object).where(self.table().notna(), None).to_dict("records")
+        own = {"model": self.model, "site": self.site, "bias before": self.before}
+        return {**own, "directions": rows, "published": SEED.to_dict("records")}
+
+    def findings(self) -> list[str]:
+        """What was found, in sentences."""
+        erased, swapped, inserted = self.row(BREAK, "erase"), self.row(BREAK_SWAP, "swap"), self.row(INSERT, "swap")
+        own, chance = self.row(GENDER, "swap"), self.row(RANDOM, "swap")
+        return [
+            f"A direction trained on ten unconnected prompts breaks {erased['broken']:.0%} of them when it is erased and "
+            f"{swapped['broken']:.0%} when it is swapped, and {erased['broken, held out']:.0%} and "
+            f"{swapped['broken, held out']:.0%} of twenty others.",
+            f"Trained to make each of the ten say another one's answer, it succeeds with {inserted['said']:.0%} of them.",
+            f"Bias between he and she, {self.before:.2f} before: swapped, gender's direction makes it {own['bias']:+.2f} at a KL "
+            f"of {own['kl']:.3f} nats a token of neutral text, the trained one {swapped['bias']:+.2f} at {swapped['kl']:.3f}, a "
+            f"random one {chance['bias']:+.2f} at {chance['kl']:.4f}.",
+        ]
+
+    def text(self) -> str:
+        """The tables and what they say, for a terminal."""
+        shown = self.table()[["direction", "edit", *(c for m in MEASURES for c in (m, f"± {m}")), "bias per nat"]]
+        drawn = shown.to_string(index=False, float_format=lambda value: f"{value:.3f}", na_rep="")
+        head = f"{self.model}, {self.site}, {self.draws['draw'].nunique()} draws; ± is a 95 % interval over draws"
+        beside = SEED.to_string(index=False)
+        return "\n".join([head, drawn, "", *self.findings(), "", "The seed's biases (its training data)", beside])
+
+
+def _half(values: Any) -> float:
+    """Half the 95 % t interval of a mean."""
+    count = int(np.isfinite(values).sum())
+    return float(t.ppf(0.975, count - 1) * values.std(ddof=1) / np.sqrt(count)) if count > 1 else float("nan")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What every draw is measured against."""
+
+    site: str
+    own: list[int]
+    """The model's own next token after each of :data:`PROMPTS`."""
+    answers: tuple[int, int]
+    pairs: list[tuple[str, str]]
+    texts: list[str]
+
+
+def setting(model: pc.Model, site: str) -> Setting:
+    """What is held fixed over draws."""
+    own = model.run(list(PROMPTS), logits="last").logits.argmax(-1).tolist()
+    pairs = random.Random(0).sample(gender.pairs("test"), TEST_PAIRS)
+    he, she = (model.token_id(answer) for answer in gender.ANSWERS)
+    return Setting(site, own, (he, she), pairs, gender.neutral_texts(TEXTS, characters=250))
+
+
+def directions(
+    model: pc.Model, fixed: Setting, seed: int, steps: int
+) -> tuple[dict[str, pc.Direction], list[int], list[int]]:
+    """One draw: which prompts are trained on, every direction, and the tokens that the ten are trained to say."""
+    draw = random.Random(seed)
+    chosen = draw.sample(range(len(PROMPTS)), TRAINED)
+    prompts, own = [PROMPTS[i] for i in chosen], [fixed.own[i] for i in chosen]
+    others = own[1:] + own[:1]
+    pairs = draw.sample(gender.pairs("train"), GENDER_PAIRS)
+    gendered = [prompt for pair in pairs for prompt in pair]
+    swapped = list(reversed(fixed.answers)) * GENDER_PAIRS
+    labels, said, people = gender.labelled("train")
+    shuffled = draw.sample(said, len(said))
+    fit: dict[str, Any] = {"site": fixed.site, "seed": seed}
+    start = model.fit_direction("random", prompts, [0, 1] * (TRAINED // 2), holdout=0, **fit)
+    begun = model.fit_direction("random", gendered, [0, 1] * GENDER_PAIRS, holdout=0, **fit)
+    learn: dict[str, Any] = {"steps": steps, "seed": seed}
+    return (
+        {
+            BREAK: trained.train(model, start, prompts, own, kind="erase", goal="avoid", **learn),
+            BREAK_SWAP: trained.train(model, start, prompts, own, kind="swap", goal="avoid", **learn),
+            INSERT: trained.train(model, start, prompts, others, kind="swap", goal="say", **learn),
+            INSERT_GENDER: trained.train(model, begun, gendered, swapped, kind="swap", goal="say", **learn),
+            RANDOM_LABELS: model.fit_direction("mean", prompts, [0, 1] * (TRAINED // 2), holdout=0, **fit),
+            SHUFFLED: model.fit_direction("mean", labels, shuffled, holdout=0, **fit),
+            GENDER: model.fit_direction("mean", labels, said, groups=people, holdout=0.25, **fit),
+            RANDOM: start,
+        },
+        chosen,
+        others,
+    )
+
+
+def measured(
+    model: pc.Model, fixed: Setting, found: dict[str, pc.Direction], chosen: Sequence[int], others: Sequence[int]
+) -> list[dict[str, Any]]:
+    """The :data:`MEASURES` of every direction, erased and swapped."""
+    edits = {f"{name}|{kind}": getattr(one, kind)() for name, one in found.items() for kind in ("erase", "swap")}
+    bias = _means(pc.metrics.bias(model, fixed.pairs, gender.ANSWERS, edits).summary(), "within")
+    kl = _means(pc.metrics.damage(model, edits, fixed.texts).summary(), "kl")
+    rows = []
+    for name, edit in edits.items():
+        direction, kind = name.split("|")
+        top = model.run(list(PROMPTS), edit, logits="last").logits.argmax(-1).tolist()
+        broken = np.array([now != before for now, before in zip(top, fixed.own, strict=True)])
+        held = [i for i in range(len(PROMPTS)) if i not in chosen]
+        said = np.mean([top[i] == token for i, token in zip(chosen, others, strict=True)])
+        rows.append({
+            "direction": direction, "edit": kind, "broken": float(broken[list(chosen)].mean()),
+            "broken, held out": float(broken[held].mean()), "said": float(said), "kl": kl[name], "bias": bias[name],
+        })  # fmt: skip
+    return rows
+
+
+def _means(summary: pd.DataFrame, metric: str) -> dict[str, float]:
+    """One metric's mean by edit."""
+    rows = summary[summary["metric"] == metric]
+    return {str(edit): float(mean) for edit, mean in zip(rows["edit"], rows["mean"], strict=True)}
+
+
+def study(
+    model: pc.Model,
+    out: str | Path | None = None,
+    *,
+    layer: int | None = None,
+    draws: int = 3,
+    steps: int = 20,
+    progress: bool | Listener | None = None,
+) -> MeaninglessDirection:
+    """Run the experiment.
+
+    Args:
+        model: A language model.
+        out: Folder for the page, the figure and the tables; killed work goes on from there. None to keep nothing.
+        layer: Whose residual stream is edited; the middle one by default.
+        draws: Sets of ten prompts, and of everything that is random.
+        steps: Of training, for each trained direction.
+        progress: True for a bar.
+
+    Raises:
+        InputError: No draws or steps.
+    """
+    if draws < 1 or steps < 1:
+        raise pc.InputError(f"at least 1 draw and 1 step; got draws={draws}, steps={steps}")
+    site = f"resid_post.{model.sites.n_layers // 2 if layer is None else layer}"
+    fixed = setting(model, site)
+    (before,) = _means(pc.metrics.bias(model, fixed.pairs, gender.ANSWERS, {}).summary(), "within").values()
+    kept = None if out is None else Path(out) / "checkpoint"
+    rows: list[dict[str, Any]] = []
+    with task("draws", draws, "draws", show=progress) as bar:
+        for seed in range(draws):
+            rows += [{"draw": seed, **row} for row in _draw(model, fixed, seed, steps, kept)]
+            bar.advance()
+    name = model.source.name or type(model.module).__name__
+    found = MeaninglessDirection(name, site, before, pd.DataFrame(rows))
+    if out is not None:
+        _save(found, Path(out))
+    return found
+
+
+def _draw(model: pc.Model, fixed: Setting, seed: int, steps: int, kept: Path | None) -> list[dict[str, Any]]:
+    """One draw's rows, from the checkpoint if they are there."""
+    sentences = digest(PROMPTS, gender.pairs("train"), fixed.pairs, fixed.texts)
+    asked = {"model": model.fingerprint(), "site": fixed.site, "steps": steps, "sentences": sentences}
+    path = None if kept is None else kept / f"draw-{seed}.json"
+    if path is not None and path.is_file():
+        said = read_json(path)
+        if said["asked"] == asked:
+            return list(said["rows"])
+    rows = measured(model, fixed, *directions(model, fixed, seed, steps))
+    if path is not None:
+        write_json(path, {"asked": asked, "rows": rows})
+    return rows
+
+
+def figure(found: MeaninglessDirection) -> Any:
+    """What each direction breaks, and what it does to the bias at which cost."""
+    from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
+
+    from patchclamp.figures.style import styled
+
+    table = found.table()
+    with styled() as Figure:
+        drawn = Figure(figsize=(8.6, 3.2), layout="constrained")
+        left, right = drawn.subplots(1, 2, width_ratios=(1.15, 1))
+        for number, edit in enumerate(("erase", "swap")):
+            part = table[table["edit"] == edit].set_index("direction").loc[list(NAMES)]
+            y = np.arange(len(NAMES)) + (number - 0.5) * 0.3
+            for column, colour in (("broken", "#b2182b"), ("broken, held out", "#4d4d4d")):
+                left.errorbar(
+                    part[column], y, xerr=part[f"± {column}"].fillna(0), fmt="o" if edit == "erase" else "s", color=colour,
+                    markerfacecolor="white" if edit == "erase" else colour, markersize=4, elinewidth=0.7,
+                    label=f"{'its ten' if column == 'broken' else 'twenty others'}, {edit}",
+                )  # fmt: skip
+        left.set_yticks(range(len(NAMES)), NAMES)
+        left.invert_yaxis()
+        left.set_xlim(-0.05, 1.05)
+        left.set_xlabel("share of prompts with another next token")
+        left.legend(frameon=False, fontsize=6, loc="lower right")
+        for number, name in enumerate(NAMES):
+            rows = table[table["direction"] == name].set_index("edit")
+            for edit, marker in (("erase", "o"), ("swap", "s")):
+                row, colour = rows.loc[edit], f"C{number}"
+                right.errorbar(
+                    row["kl"], row["bias"], yerr=np.nan_to_num(row["± bias"]), fmt=marker, color=colour, markersize=4,
+                    markerfacecolor="white" if edit == "erase" else colour, elinewidth=0.7,
+                    label=name if edit == "swap" else None,
+                )  # fmt: skip
+        right.axhline(found.before, color="0.6", linewidth=0.7, linestyle="--")
+        right.axhline(0, color="0.8", linewidth=0.7)
+        right.set_xscale("log")
+        right.set_xlabel("KL on neutral text (nats a token)")
+        right.set_ylabel("bias between he and she")
+        right.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        right.xaxis.set_major_formatter(FormatStrFormatter("%g"))
+        right.xaxis.set_minor_locator(NullLocator())
+        right.legend(frameon=False, fontsize=6, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return drawn
+
+
+def _save(found: MeaninglessDirection, out: Path) -> None:
+    from patchclamp.figures.style import save
+
+    out.mkdir(parents=True, exist_ok=True)
+    drawn = figure(found)
+    for suffix in ("png", "svg"):
+        save(drawn, out / f"figure.{suffix}", suffix)
+    found.draws.to_csv(out / "draws.csv", index=False)
+    found.table().to_csv(out / "table.csv", index=False)
+    contents = [
+        ("The experiment", __doc__.split("\n\n", 1)[1]),
+        ("What was found", "\n\n".join(found.findings())),
+        ("Directions", drawn),
+        ("Means over draws, with 95 % intervals", found.table()),
+        ("The seed's biases, of another model and other sentences", SEED),
+    ]
+    pc.report(out / "report.html", "A direction without a meaning", contents)

@@ -1,0 +1,203 @@
+"""Tiny GPT-2s from nothing: stories to learn from, a tokenizer, and training that a killed process goes on with.
+
+Every step is a function of the seed alone: the same command ends with the same weights on the same machine, interrupted or not.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import patchclamp as pc
+from patchclamp.core.digest import digest
+from patchclamp.core.files import atomic_file, atomic_folder, read_json, write_json
+from patchclamp.core.progress import Listener, task
+
+TOKENS, ROWS = 160, 2
+"""Sampled after each opening, and samples of each opening in a round."""
+END = "<|endoftext|>"
+RATE, WARMUP, KEEP = 2e-3, 30, 100
+"""Peak learning rate (then a cosine to zero), steps up to it, and steps between two checkpoints."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Of a tiny GPT-2 and of its training."""
+
+    layers: int = 4
+    d_model: int = 128
+    heads: int = 4
+    context: int = 64
+    vocabulary: int = 1024
+    steps: int = 3000
+    batch: int = 32
+
+
+def sample_stories(
+    model: pc.Model,
+    openings: Sequence[str],
+    rounds: int,
+    folder: Path,
+    *,
+    seed: int = 0,
+    progress: bool | Listener | None = None,
+) -> list[str]:
+    """Stories that a model tells after openings. Rounds of the same request that the folder holds are read from it.
+
+    Args:
+        model: The teller.
+        openings: How stories begin.
+        rounds: Each gives :data:`ROWS` stories an opening.
+        folder: Where each round is kept.
+        seed: Of the samples.
+        progress: True for a bar.
+    """
+    prompts = [opening for opening in openings for _ in range(ROWS)]
+    stories: list[str] = []
+    with task("stories", rounds, "rounds", show=progress) as bar:
+        for number in range(rounds):
+            kept = folder / f"round-{number:03d}.json"
+            asked = {"model": model.fingerprint(), "prompts": prompts, "tokens": TOKENS, "seed": seed + number}
+            if _kept(kept, asked) is None:
+                told = model.generate(
+                    prompts, max_new_tokens=TOKENS, seed=seed + number, do_sample=True, temperature=0.9, top_k=50
+                )
+                texts = [f"{opening} {text.strip()}" for opening, text in zip(prompts, told.texts, strict=True)]
+                write_json(kept, {"asked": asked, "stories": texts})
+            stories += read_json(kept)["stories"]
+            bar.advance()
+    return stories
+
+
+def _kept(path: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
+    """What a file holds, if it was made for the same request."""
+    said: dict[str, Any] | None = read_json(path) if path.is_file() else None
+    return said if said is not None and said["asked"] == asked else None
+
+
+def make_tokenizer(texts: Sequence[str], vocabulary: int) -> Any:
+    """A byte-level BPE tokenizer (GPT-2's kind) learnt from texts; :data:`END` is token 0."""
+    from tokenizers import ByteLevelBPETokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    made = ByteLevelBPETokenizer()
+    made.train_from_iterator(texts, vocab_size=vocabulary, special_tokens=[END], show_progress=False)
+    return PreTrainedTokenizerFast(tokenizer_object=made._tokenizer, eos_token=END, bos_token=END, pad_token=END)
+
+
+def stream(tokenizer: Any, texts: Sequence[str]) -> Tensor:
+    """The tokens of all texts in a row, :data:`END` after each."""
+    rows = tokenizer(list(texts))["input_ids"]
+    return torch.tensor([token for row in rows for token in (*row, tokenizer.eos_token_id)])
+
+
+def train_gpt2(
+    folder: Path,
+    tokenizer: Any,
+    tokens: Tensor,
+    held_out: Tensor,
+    shape: Shape,
+    *,
+    dropout: float,
+    seed: int,
+    progress: bool | Listener | None = None,
+) -> dict[str, Any]:
+    """Train a GPT-2 and leave it in a folder as a plain ``transformers`` checkpoint.
+
+    Initial weights and batches hang on the seed, not on the dropout. Interrupted training goes on from ``folder``'s neighbour
+    ``NAME.pt`` and ends with the same weights; a finished folder is read. What was trained otherwise is trained anew.
+
+    Args:
+        folder: Of the model.
+        tokenizer: Saved with it.
+        tokens: ``[n]`` to learn from.
+        held_out: ``[n]`` to measure on.
+        shape: Of the model and of the training.
+        dropout: GPT-2's three: after embeddings, on attention patterns, on what each component adds to the residual stream.
+        seed: Of weights, batches and dropout.
+        progress: True for a bar.
+
+    Returns:
+        Steps, tokens seen, and the loss on the held-out text without dropout, in nats a token.
+    """
+    asked = {"shape": asdict(shape), "dropout": dropout, "seed": seed, "text": digest(tokens)}
+    said = _kept(folder / "training.json", asked)
+    if said is not None:
+        return dict(said["found"])
+    checkpoint = folder.with_suffix(".pt")
+    with torch.random.fork_rng(devices=[]):
+        model = _fresh(shape, tokenizer, dropout, seed)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.95))
+        begun = _resume(checkpoint, asked, model, optimizer)
+        with task(f"training, dropout {dropout:g}", shape.steps, "steps", show=progress) as bar:
+            bar.advance(begun)
+            for step in range(begun, shape.steps):
+                _step(model, optimizer, tokens, shape, seed, step)
+                bar.advance()
+                if (step + 1) % KEEP == 0:
+                    _checkpoint(checkpoint, asked, model, optimizer, step + 1)
+    own = {"dropout": dropout, "seed": seed, "steps": shape.steps, "tokens": shape.steps * shape.batch * shape.context}
+    found = {**own, "held_out_loss": _loss(model, held_out, shape)}
+    with atomic_folder(folder) as temporary:
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        write_json(temporary / "training.json", {"asked": asked, "found": found})
+    checkpoint.unlink(missing_ok=True)
+    return found
+
+
+def _fresh(shape: Shape, tokenizer: Any, dropout: float, seed: int) -> Any:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(seed)
+    drops = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), dropout)
+    end = tokenizer.eos_token_id
+    config = GPT2Config(
+        n_embd=shape.d_model, n_layer=shape.layers, n_head=shape.heads, n_positions=shape.context, vocab_size=len(tokenizer),
+        bos_token_id=end, eos_token_id=end, **drops,
+    )  # fmt: skip
+    return GPT2LMHeadModel(config)
+
+
+def _step(model: Any, optimizer: Any, tokens: Tensor, shape: Shape, seed: int, step: int) -> None:
+    """One step; its batch and its dropout are drawn from the seed and the step's number, so that no state has to be kept."""
+    draw = torch.Generator().manual_seed(seed * 1_000_003 + step)
+    starts = torch.randint(len(tokens) - shape.context, (shape.batch,), generator=draw)
+    rows = torch.stack([tokens[int(start) : int(start) + shape.context] for start in starts])
+    torch.manual_seed(seed * 1_000_003 + step)
+    share = min((step + 1) / WARMUP, 0.5 + 0.5 * math.cos(math.pi * step / shape.steps))
+    for group in optimizer.param_groups:
+        group["lr"] = RATE * share
+    model.train()
+    model(rows, labels=rows).loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def _checkpoint(path: Path, asked: dict[str, Any], model: Any, optimizer: Any, step: int) -> None:
+    with atomic_file(path) as temporary:
+        kept = {"asked": asked, "step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
+        torch.save(kept, temporary)
+
+
+def _resume(path: Path, asked: dict[str, Any], model: Any, optimizer: Any) -> int:
+    kept = torch.load(path, weights_only=True) if path.is_file() else None
+    if kept is None or kept["asked"] != asked:
+        return 0
+    model.load_state_dict(kept["model"])
+    optimizer.load_state_dict(kept["optimizer"])
+    return int(kept["step"])
+
+
+def _loss(model: Any, tokens: Tensor, shape: Shape) -> float:
+    """Mean loss on the text, in windows of the context's length, without dropout."""
+    model.eval()
+    rows = tokens[: len(tokens) // shape.context * shape.context].view(-1, shape.context)
+    with torch.no_grad():
+        losses = [float(model(part, labels=part).loss) * len(part) for part in rows.split(shape.batch)]
+    return sum(losses) / len(rows)
