@@ -24,7 +24,10 @@ for name, direction in found.items():
 # %%
 pairs = gender.pairs("test")[::9]
 effects = model.layer_effects(
-    {name: [direction] for name, direction in found.items()}, pairs, gender.ANSWERS, gender.neutral_texts(2, characters=250)
+    {name: [direction] for name, direction in found.items()},
+    pairs,
+    gender.ANSWERS,
+    gender.neutral_texts(2, characters=250),
 )
 print(effects.frame()[["direction", "edit", "bias", "bias_low", "bias_high", "kl"]].round(3).to_string(index=False))
 

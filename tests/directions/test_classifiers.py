@@ -269,6 +269,8 @@ def test_layers_together_are_layers_one_by_one(estimator: DirectionEstimator, we
         assert found.classes == alone.classes
         assert found.limit == alone.limit
         assert torch.allclose(found.class_means, alone.class_means, atol=1e-7)
+    one, other = (fit_layers(estimator, given, y, weights)[1] for given in (layers.numpy(), layers))
+    assert torch.allclose(one.directions, other.directions, atol=1e-7)
     assert not hasattr(estimator, "direction_"), "it is not fitted itself"
     with pytest.raises(pc.InputError, match=r"\[layer, row, d\]; got shape \(300, 7\)"):
         fit_layers(estimator, x, y)

@@ -176,6 +176,28 @@ def test_bad_rows_and_labels_are_refused() -> None:
         LEACE().fit(x, y).transform(x[:, :11])
 
 
+def test_bad_labels_of_any_kind_are_named() -> None:
+    x, y = rows(n=40)
+    words = np.array(["no", "yes"], dtype=object)  # as pandas keeps strings
+    with pytest.raises(pc.InputError, match="one class only .'no', in 40 rows"):
+        MeanDifference().fit(x, words[0 * y])
+    with pytest.raises(pc.InputError, match="unknown class 'maybe'"):
+        MeanDifference().partial_fit(x, words[y]).partial_fit(x, np.array(["no", "maybe"], dtype=object)[y])
+    with pytest.raises(pc.InputError, match="group 'yes' has no row of class 0"):
+        MeanDifference(paired=True).fit(x, y, groups=words[y])
+
+
+def test_the_random_step_is_as_long_as_that_of_the_classes() -> None:
+    x, y = rows(n=300, classes=3)
+    x = x + 1e3
+    far = torch.stack([x[y == c].mean(0) for c in range(3)]) - x.mean(0)
+    step = RandomDirection().fit(x, y).direction_.step()
+    assert torch.isclose(step.norm(), far.norm(dim=1).mean()), "wherever the rows lie"
+    z = x[:, :2] - x[:, :2].mean(0)
+    moved = torch.stack([(x - x.mean(0)).T @ column / len(x) / column.std(correction=0) for column in z.T])
+    assert torch.isclose(RandomDirection().fit(x, z).direction_.step().norm(), moved.norm(dim=1).mean())
+
+
 def test_few_rows_and_rare_classes_are_warned_of() -> None:
     x, y = rows(n=10)
     with pytest.warns(PatchclampWarning, match="10 rows of width 12: what is gone on these rows is not gone on others"):

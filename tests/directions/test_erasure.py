@@ -107,6 +107,17 @@ def test_nor_on_rank(maker: Any) -> None:
     assert torch.allclose(erased[:, 3], x[:, 3])
 
 
+@pytest.mark.parametrize("extra", ["constant", "repeated"])
+def test_nor_does_the_least_change_of_leace_on_rank_and_units(extra: str) -> None:
+    x, y = rows(d=6)
+    units = torch.tensor([1e8, 1.0, 1.0, 1e-2, 1.0, 30.0], dtype=torch.float64)
+    plain = fitted(LEACE, x, y).transform(x)
+    added = torch.full((len(x), 1), 7.0, dtype=torch.float64) if extra == "constant" else x[:, 1:2]
+    wide = torch.cat([x * units, added], 1)
+    erased = fitted(LEACE, wide, y).transform(wide)
+    assert torch.allclose(erased[:, :6] / units, plain, atol=1e-6), "what is left of the other features is the same"
+
+
 @pytest.mark.parametrize("maker", ERASERS)
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_numpy_and_torch_in_the_same_out(maker: Any, dtype: Any) -> None:
@@ -215,3 +226,8 @@ def test_balanced_measures_from_the_midpoint() -> None:
     assert torch.allclose(balanced.reference_, middle)
     assert torch.allclose(plain.reference_, x.mean(0))
     assert torch.equal(plain.directions_, balanced.directions_)
+    with pytest.raises(pc.InputError, match="the concept is continuous"):
+        MeanDifference(balanced=True).fit(x, x[:, 0].numpy())
+    with pytest.warns(PatchclampWarning, match="class '2' has 0 rows only"):
+        stream = MeanDifference(balanced=True).partial_fit(x, y, classes=[0, 1, 2])
+    assert torch.allclose(stream.reference_, middle), "a class that has not come yet has no mean"

@@ -76,6 +76,14 @@ def test_bad_input_is_refused(estimator: Any) -> None:
         clone(estimator).fit(x.long(), y)
 
 
+def test_a_rank_is_a_whole_number() -> None:
+    x, y = rows(n=60, classes=3)
+    for maker in (INLP, RLACE, SAL, RandomDirection):
+        for rank in (0, 1.5, "2"):
+            with pytest.raises(pc.InputError, match="rank is a whole number from 1; got"):
+                maker(rank=rank).fit(x, y)
+
+
 @pytest.mark.parametrize("estimator", [LogisticDirection(), INLP(), QuadraticLEACE()], ids=name)
 def test_a_classifier_needs_classes(estimator: Any) -> None:
     x, _ = rows(n=60, d=4)

@@ -54,7 +54,7 @@ def test_nor_of_a_class_of_one_row_in_a_thousand(residuals: Any, layer: int) -> 
     x, _, _ = residuals[layer]
     every = torch.cat([x] * (4000 // len(x) + 1))
     y = np.zeros(len(every), dtype=int)
-    y[np.random.default_rng(0).permutation(len(every))[: round(RARE * len(every))]] = 1
+    y[np.random.default_rng(0).permutation(len(every))[: int(RARE * len(every))]] = 1
     assert 3 <= y.sum() <= 1.1 * RARE * len(y)
     every[torch.from_numpy(y == 1)] += x.std(0)
     for eraser in erasers():

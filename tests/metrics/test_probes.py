@@ -170,6 +170,18 @@ def test_the_random_control_has_the_rank_of_the_erasure() -> None:
     assert np.linalg.matrix_rank(control - X.mean(0), tol=1e-8) == D - 3
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_rounding_is_no_rank(dtype: torch.dtype) -> None:
+    X, z = rows(1.0)
+    X[:, 0] *= 1e5  # a massive activation, which the erasure only rounds
+    unit = np.eye(D)[[2]]
+
+    def erased(x: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(x - (x - 5.0) @ unit.T @ unit).to(dtype)
+
+    assert pc.metrics.probe(X, z, erased, probes=["linear"]).record["parameters"]["rank"] == 1
+
+
 def test_unfinished_training_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     from patchclamp.metrics import classifiers
 

@@ -69,3 +69,25 @@ def test_answers_are_single_tokens_of_both_models(smollm2: pc.Model, stories: pc
     for model in (smollm2, stories):
         first, second = (model.output_id(answer) for answer in gender.ANSWERS)
         assert first != second
+
+
+@pytest.mark.assets
+def test_no_beginning_stands_twice_and_its_answer_is_open() -> None:
+    found = gender.either_way()
+    assert all(len(set(texts)) == len(texts) > 60 for texts in found.values())
+    ends = {"he": set(), "she": set()}
+    for s in pc.catalogue.winobias():
+        if s.stereotyped and s.pronoun in ends:
+            ends[s.pronoun].add(s.sentence[: s.pronoun_start].rstrip())
+    assert len(ends["he"] & ends["she"]) > 0.5 * len(found["WinoBias"]), (
+        "the stereotype does not follow from the beginning"
+    )
+
+
+@pytest.mark.assets
+def test_neutral_passages_do_not_overlap() -> None:
+    texts = gender.neutral_texts(300, characters=300)
+    assert len(set(texts)) == 300
+    pieces = [text[i : i + 60] for text in texts for i in (0, len(text) - 60)]
+    whole = "\n".join(texts)
+    assert sum(whole.count(piece) > 1 for piece in pieces) <= 4, "what two speeches say alike"

@@ -1,6 +1,7 @@
 """Labelled texts as a command line gives them: two files of lines, or one table."""
 
 import csv
+import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,8 @@ class Texts:
     positive: Path | None = None
     """Texts of the second class, one a line; where both files have as many lines, line by line they are pairs."""
     data: Path | None = None
-    """Instead: a table with columns text, label and, if some belong together, group (.csv, or .jsonl)."""
+    """Instead: a table with columns text, label and, if some belong together, group (.csv, or .jsonl); labels that are all
+    numbers are read as numbers."""
 
     def read(self) -> tuple[list[str], list[Any], list[Any] | None]:
         """Texts, labels and groups.
@@ -52,7 +54,7 @@ def lines(path: Path) -> list[str]:
     Raises:
         InputError: There are none.
     """
-    found = [line for line in read_text(path).splitlines() if line.strip()]
+    found = [line for line in read_text(path).split("\n") if line.strip()]
     if not found:
         raise InputError(f"{str(path)!r} holds no text")
     return found
@@ -61,9 +63,9 @@ def lines(path: Path) -> list[str]:
 def _table(path: Path) -> tuple[list[str], list[Any], list[Any] | None]:
     text = read_text(path)
     if path.suffix == ".csv":
-        rows: list[dict[str, Any]] = list(csv.DictReader(text.splitlines()))
+        rows: list[dict[str, Any]] = list(csv.DictReader(io.StringIO(text, newline="")))
     elif path.suffix == ".jsonl":
-        rows = [_object(line, number, path) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+        rows = [_object(line, number, path) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     else:
         raise InputError(f"{str(path)!r}: a table ends in .csv or .jsonl")
     if not rows:
@@ -74,9 +76,19 @@ def _table(path: Path) -> tuple[list[str], list[Any], list[Any] | None]:
             raise InputError(
                 f"{str(path)!r}, row {number}: no column {lacking[0]!r}; columns are text, label and group"
             )
-    labels = [row["label"] for row in rows]
+    labels = _numbers([row["label"] for row in rows])
     groups = [row["group"] for row in rows] if all(row.get("group") is not None for row in rows) else None
     return [row["text"] for row in rows], labels, groups
+
+
+def _numbers(labels: list[Any]) -> list[Any]:
+    """Labels as numbers, where a table of text has nothing else in the column."""
+    for kind in (int, float):
+        try:
+            return [kind(label) for label in labels] if all(isinstance(label, str) for label in labels) else labels
+        except ValueError:
+            continue
+    return labels
 
 
 def _object(line: str, number: int, path: Path) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def fit(
         model: Catalogue name, Hugging Face id or folder.
         site: Where, as resid_post.8; resid_post fits every layer, each into a folder of its own.
         out: Folder for the direction.
-        method: How, as mean, leace, rlace, inlp, logistic, pca or random.
+        method: How: mean, leace, rlace, sal, inlp, logistic, pca, gradient, actadd or random.
         option: Of the method, as rank=2; may be repeated.
         answer: For the gradient: the two answers whose logit difference grows, second minus first.
         texts: Labelled texts.
@@ -243,6 +243,8 @@ def export(
         )
     if scale is not None and edit == "erase":
         raise InputError("--edit erase takes no --scale: what is erased is gone as a whole")
+    if about != "zero" and edit == "add":
+        raise InputError("--edit add measures from nowhere, so it takes no --about")
     found = Direction.open(direction)
     if not gguf:
         from patchclamp.interventions.checkpoint import check_folder

@@ -98,10 +98,12 @@ def edits_of(
     """The edits of a command, each with a name.
 
     Raises:
-        InputError: An amount is missing, or given to an edit that takes none.
+        InputError: An amount is missing, or something is given to an edit that takes none.
     """
     if towards is not None and kind != "add":
         raise InputError(f"--towards belongs to --edit add, not to {kind}")
+    if about != "mean" and kind == "add":
+        raise InputError(f"--edit add measures from nowhere, so it takes no --about {about}")
     if kind in ("erase", "swap"):
         if amounts:
             raise InputError(f"--edit {kind} takes no --scale; use --edit scale")

@@ -69,7 +69,7 @@ class Concept:
         labels = labels.reshape(-1)
         strange = np.setdiff1d(labels, self.classes)
         if len(strange):
-            raise InputError(unknown("class", strange[0].item(), self.classes.tolist()))
+            raise InputError(unknown("class", strange.tolist()[0], self.classes.tolist()))
         index = torch.from_numpy(np.searchsorted(self.classes, labels))
         return torch.nn.functional.one_hot(index, self.columns).to(torch.float64)
 
@@ -90,7 +90,7 @@ def _are_classes(labels: Any, kind: Kind) -> bool:
 def _check_classes(found: Any, labels: Any, told: bool) -> None:
     if len(found) < 2:
         raise InputError(
-            f"the labels have one class only ({found[0].item()!r}, in {len(labels)} rows); a direction needs at least two"
+            f"the labels have one class only ({found.tolist()[0]!r}, in {len(labels)} rows); a direction needs at least two"
         )
     if not told and len(found) > max(2, len(labels) // 2):
         raise InputError(

@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
-from patchclamp.core.errors import InputError
 from patchclamp.directions.base import DirectionEstimator, Found, Rows
 from patchclamp.directions.concept import Kind
 from patchclamp.directions.logistic import check_classes
 from patchclamp.directions.mean_difference import span
+from patchclamp.directions.random import check_whole_rank
 from patchclamp.directions.solver import Logistic, Solution
 
 NOTHING = 1e-8
@@ -51,8 +51,7 @@ class INLP(DirectionEstimator):
 
     def _find(self, rows: Rows) -> Found:
         check_classes(rows, self)
-        if self.rank < 1:
-            raise InputError(f"rank is a whole number from 1; got {self.rank!r}")
+        check_whole_rank(self.rank)
         problem = Logistic(rows, self.C)
         basis, rounds = self._rounds(problem)
         self.n_iter_ = sum(solution.iterations for solution in rounds)

@@ -4,6 +4,7 @@ from copy import copy
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from sklearn.base import clone
@@ -17,7 +18,7 @@ from patchclamp.directions.moments import WIDE, Moments
 
 def fit_layers(
     estimator: DirectionEstimator,
-    X: Float[Tensor, "layer row d"],
+    X: Any,
     y: Any,
     sample_weight: Any = None,
     groups: Any = None,
@@ -29,7 +30,7 @@ def fit_layers(
 
     Args:
         estimator: Any of the estimators with its parameters; it is not fitted itself.
-        X: Activations.
+        X: Activations ``[layer, row, d]``, numpy or torch.
         y: The concept, ``[row]``, the same at each layer.
         sample_weight: ``[row]``.
         groups: ``[row]``.
@@ -40,6 +41,8 @@ def fit_layers(
     Raises:
         InputError: ``X`` has no dimension of layers, or what ``fit`` raises.
     """
+    if not isinstance(X, Tensor):
+        X = torch.from_numpy(np.array(X))
     if X.ndim != 3 or not len(X):
         raise InputError(f"activations of several layers are [layer, row, d]; got shape {tuple(X.shape)}")
     first = clone(estimator)

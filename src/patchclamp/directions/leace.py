@@ -58,21 +58,23 @@ def readers(
 
 
 def _inverse_times(covariance: Tensor, basis: Tensor) -> Tensor:
-    """``U S^+``, by Cholesky of the correlation matrix where it has full rank, by its eigenvectors otherwise."""
+    """``U S^-`` of an inverse that ``S`` has on its range; constant features, which nothing can be read from, get zeros.
+
+    By Cholesky of the correlation matrix where it has full rank, by its eigenvectors otherwise: so neither hangs on units.
+    """
     spread = covariance.diagonal().clamp(min=0).sqrt()
-    scale = torch.where(spread > 0, 1 / spread.clamp(min=1e-300), 0.0)
-    correlation = (covariance * scale.unsqueeze(1)).mul_(scale)
-    scaled = basis * scale
+    moves = (spread > 0).nonzero()[:, 0]
+    scale = 1 / spread[moves]
+    correlation = (covariance[moves][:, moves] * scale.unsqueeze(1)).mul_(scale)
+    scaled = basis[:, moves] * scale
     factor, failed = torch.linalg.cholesky_ex(correlation)
-    pivots = factor.diagonal()
-    if not int(failed) and bool(pivots.min().square() > NULL):
-        return torch.cholesky_solve(scaled.T, factor).T * scale
-    return _pseudo_inverse_times(covariance, basis)
-
-
-def _pseudo_inverse_times(covariance: Tensor, basis: Tensor) -> Tensor:
-    values, vectors = torch.linalg.eigh(covariance)
-    kept = values > NULL * values[-1]
-    chosen = vectors[:, kept]
-    solved: Tensor = (basis @ chosen / values[kept]) @ chosen.T
-    return solved
+    if not int(failed) and bool(factor.diagonal().min().square() > NULL):
+        solved = torch.cholesky_solve(scaled.T, factor).T
+    else:
+        values, vectors = torch.linalg.eigh(correlation)
+        kept = values > NULL * values[-1]
+        chosen = vectors[:, kept]
+        solved = (scaled @ chosen / values[kept]) @ chosen.T
+    found = torch.zeros_like(basis)
+    found[:, moves] = solved * scale
+    return found

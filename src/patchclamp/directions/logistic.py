@@ -17,8 +17,7 @@ class LogisticDirection(DirectionEstimator):
 
     Args:
         C: Inverse strength of the penalty, as in scikit-learn, on features that are scaled by one number to a mean
-        variance of 1:
-            the direction does not hang on the units of the activations.
+            variance of 1: the direction does not hang on the units of the activations.
         tol: Share of its minimum to which the objective is solved; the report bounds the excess.
         max_iter: Most iterations; not to have converged is a warning.
         concept: What the labels are.

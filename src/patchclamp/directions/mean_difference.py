@@ -75,7 +75,8 @@ class MeanDifference(StreamingEstimator):
     """The difference of two class means, or the span of several: CAA, DiffMean, ITI's mass-mean shift.
 
     Erased, no linear predictor of the classes beats a constant one on these rows (SAL; rank 1 of two classes is the optimum of
-    R-LACE, too). For a continuous concept the direction is ``Cov(x, z)``.
+    R-LACE, too); with ``paired`` only where every group has equally many rows. For a continuous concept the direction is
+    ``Cov(x, z)``.
 
     Source: Rimsky et al. 2024, arXiv 2312.06681 (CAA); Shao et al. 2023, arXiv 2203.07893 (SAL).
 
@@ -107,7 +108,11 @@ class MeanDifference(StreamingEstimator):
         return Found(span(moments.effects()), moments, mean=self._middle(moments))
 
     def _middle(self, moments: Moments) -> Tensor | None:
-        return moments.class_means().mean(0) if self.balanced else None
+        if not self.balanced:
+            return None
+        if self._concept.classes is None:
+            raise InputError("balanced=True measures from the midpoint of class means, and the concept is continuous")
+        return moments.class_means()[moments.mean_z > 0].mean(0)
 
 
 def pair_differences(rows: Rows) -> Tensor:
@@ -133,7 +138,7 @@ def pair_differences(rows: Rows) -> Tensor:
         count = torch.zeros(len(names), dtype=torch.float64, device=group.device)
         count.index_add_(0, group[chosen], weights[chosen])
         if not bool((count > 0).all()):
-            lonely = names[int((count == 0).nonzero()[0])].item()
+            lonely = names.tolist()[int((count == 0).nonzero()[0])]
             raise InputError(f"group {lonely!r} has no row of class {rows.concept.names[label]!r}, so it is no pair")
         scaled = rows.x[chosen].to(torch.float64) * (sign * weights[chosen] / count[group[chosen]]).unsqueeze(1)
         total.index_add_(0, group[chosen], scaled)

@@ -1,5 +1,8 @@
 """The control: a random subspace of the same rank, and a step of the same length."""
 
+from numbers import Integral
+from typing import Any
+
 import torch
 from sklearn.utils import check_random_state
 
@@ -12,7 +15,8 @@ from patchclamp.directions.mean_difference import span
 class RandomDirection(DirectionEstimator):
     """Directions drawn uniformly, whatever the concept: what any other method has to beat.
 
-    ``add(1)`` adds a step as long as the distance between the class means.
+    ``add(1)`` adds a step as long as the distance between the class means; of more than two, as their mean distance from the
+    mean of all; for a continuous concept, as what one standard deviation of it moves.
 
     Source: Elazar et al. 2021, "Amnesic probing", arXiv 2006.00995, section 3.2 (the control of equal rank).
 
@@ -35,16 +39,28 @@ class RandomDirection(DirectionEstimator):
         check_rank(rank, d)
         drawn = torch.from_numpy(check_random_state(self.random_state).standard_normal((d, rank)))
         basis = torch.linalg.qr(drawn)[0].T.to(rows.x.device)
-        means = moments.class_means() if rows.concept.classes is not None else effects
-        length = (means[1] - means[0]).norm() if len(means) == 2 else means.norm(dim=1).mean()
+        means = moments.class_means() - moments.mean if rows.concept.classes is not None else effects
+        two = len(rows.concept.names) == 2
+        length = (means[1] - means[0]).norm() if two else means.norm(dim=1).mean()
         return Found(basis, moments, gap=basis[0] * length)
 
 
-def check_rank(rank: int, d: int) -> None:
+def check_rank(rank: Any, d: int) -> None:
     """Refuse a rank that no subspace has.
 
     Raises:
         InputError: With the width.
     """
-    if not 1 <= rank <= d:
+    check_whole_rank(rank)
+    if rank > d:
         raise InputError(f"rank={rank!r} is outside 1..{d}, the width of the activations")
+
+
+def check_whole_rank(rank: Any) -> None:
+    """Refuse a rank that is no whole number from 1.
+
+    Raises:
+        InputError: With it.
+    """
+    if not isinstance(rank, Integral) or rank < 1:
+        raise InputError(f"rank is a whole number from 1; got {rank!r}")

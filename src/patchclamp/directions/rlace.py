@@ -14,6 +14,7 @@ from patchclamp.directions.concept import Kind
 from patchclamp.directions.logistic import check_classes
 from patchclamp.directions.mean_difference import StreamingEstimator, span
 from patchclamp.directions.moments import BLOCK, Moments, blocks
+from patchclamp.directions.random import check_whole_rank
 from patchclamp.directions.sal import shortened, strongest
 from patchclamp.directions.solver import Logistic, Solution
 
@@ -79,8 +80,7 @@ class RLACE(StreamingEstimator):
         return self._closed(moments, basis, float((left / moments.weight).norm()))
 
     def _basis(self, moments: Moments) -> Tensor:
-        if self.rank < 1:
-            raise InputError(f"rank is a whole number from 1; got {self.rank!r}")
+        check_whole_rank(self.rank)
         return span(moments.effects())
 
     def _closed(self, moments: Moments, basis: Tensor, gradient: float) -> Found:

@@ -2,11 +2,11 @@
 
 from torch import Tensor
 
-from patchclamp.core.errors import InputError
 from patchclamp.directions.base import Found
 from patchclamp.directions.concept import Kind
 from patchclamp.directions.mean_difference import StreamingEstimator, span
 from patchclamp.directions.moments import Moments
+from patchclamp.directions.random import check_whole_rank
 
 
 class SAL(StreamingEstimator):
@@ -28,8 +28,8 @@ class SAL(StreamingEstimator):
         self.concept = concept
 
     def _solve(self, moments: Moments) -> Found:
-        if self.rank is not None and self.rank < 1:
-            raise InputError(f"rank is a whole number from 1, or None for all; got {self.rank!r}")
+        if self.rank is not None:
+            check_whole_rank(self.rank)
         basis = strongest(moments, self.rank)
         return Found(basis, moments, report=shortened(self.rank, basis))
 

@@ -26,7 +26,7 @@ class Origin:
     model: str | None
     """Its name."""
     fingerprint: str
-    """Of its weights, whatever type they are loaded in."""
+    """Of its weights; see :meth:`OpenModel.fingerprint`."""
     site: str | None
     """None if the edit may act anywhere in the model."""
 
@@ -37,9 +37,14 @@ class Origin:
             EditError: With both.
         """
         if model.fingerprint() != self.fingerprint:
+            half = (
+                " (float16 rounds weights otherwise than float32 and bfloat16 do)"
+                if model.dtype == torch.float16
+                else ""
+            )
             raise EditError(
                 f"the edit was fitted on {self.model or 'a live model'} (weights {self.fingerprint[:12]}), and this is "
-                f"{model.source.name or 'a live model'} (weights {model.fingerprint()[:12]}); fit the direction on this model"
+                f"{model.source.name or 'a live model'} (weights {model.fingerprint()[:12]}); fit the direction on this model{half}"
             )
 
     def check_site(self, site: Any) -> None:

@@ -9,7 +9,7 @@ from patchclamp.models import tokens
 from patchclamp.models.inputs import Prompt
 
 WORDS = ("last", "all", "rest", "each", "prompt", "generated")
-"""``"rest"`` is every position but the first, where attention sinks lie."""
+"""``"rest"`` is every position but the first, where attention sinks lie; of an input without tokens it is every one."""
 GENERATED = -(10**9)
 """Stands for every position after the prompt, in a generation."""
 

@@ -82,6 +82,7 @@ class Bias(DatasetResult):
     def summary(self, seed: int = 0) -> "pd.DataFrame":
         """One row an edit and metric: mean, ``two_sigma`` and the 95 % bootstrap interval ``low, high`` over samples.
 
+        Both take samples for independent: of pairs that share a template or a person they are too narrow.
         ``two_sigma`` is 2 std / sqrt(samples) with the standard deviation divided by the number of samples, as in the source.
         """
         rows = []

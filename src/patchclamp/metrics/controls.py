@@ -3,15 +3,32 @@
 from typing import Any
 
 import numpy as np
+import torch
 
 from patchclamp.core.errors import InputError
 
 
-def rank_of(change: Any) -> int:
-    """How many directions an affine map changes: the rank of its changes ``[row, d]`` about their mean, at least 1."""
+def rank_of(change: Any, rounding: Any = 0.0) -> int:
+    """How many directions an affine map changes: the rank of its changes about their mean, at least 1.
+
+    Args:
+        change: ``[row, d]``.
+        rounding: By how much each feature may be off, ``[d]``; what is no larger counts for nothing.
+    """
     moved = change - change.mean(0)
     values = np.linalg.eigvalsh(moved.T @ moved)
-    return max(1, int((values > 1e-10 * values.max()).sum())) if values.max() > 0 else 1
+    noise = len(change) * float(np.square(rounding).sum())
+    return max(1, int((values > max(1e-10 * values.max(), noise)).sum()))
+
+
+def rounding_of(made: Any, rows: Any) -> Any:
+    """By how much each feature of ``rows``, ``[row, d]``, is off in the type in which an erasure gave them back."""
+    if isinstance(made, torch.Tensor):
+        eps = torch.finfo(made.dtype if made.is_floating_point() else torch.float64).eps
+    else:
+        kind = np.asarray(made).dtype
+        eps = float(np.finfo(kind if kind.kind == "f" else np.float64).eps)
+    return eps * np.abs(rows).max(0)
 
 
 def random_projection(rows: Any, about: Any, rank: int, draw: np.random.Generator) -> Any:

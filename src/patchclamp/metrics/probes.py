@@ -13,7 +13,7 @@ from patchclamp.core.intervals import bootstrap, wilson
 from patchclamp.core.result import DatasetResult, library_versions
 from patchclamp.interventions.results import to_numpy
 from patchclamp.metrics.classifiers import PROBES, Fitted, Rows, fit, guess, scale_of
-from patchclamp.metrics.controls import control_labels, random_projection, rank_of
+from patchclamp.metrics.controls import control_labels, random_projection, rank_of, rounding_of
 from patchclamp.metrics.edited import table
 from patchclamp.metrics.splits import split
 
@@ -123,11 +123,12 @@ def probe(
             raise InputError(unknown("probe", name, PROBES))
     train, test = split(labels, groups, test_size=test_size, seed=seed)
     function: Callable[[Any], Any] = getattr(transform, "transform", transform)
-    after = _array(function(data.copy()))
+    made = function(data.copy())
+    after = _array(made)
     if after.shape != data.shape:
         raise InputError(f"the erasure turned {data.shape} into {after.shape}; it must keep the shape")
     draw = np.random.default_rng(seed)
-    used = rank_of((after - data)[train]) if rank is None else rank
+    used = rank_of((after - data)[train], rounding_of(made, data)) if rank is None else rank
     versions = {BEFORE: data, AFTER: after, RANDOM: random_projection(data, data[train].mean(0), used, draw)}
     tasks = {CONCEPT: labels, CONTROL: control_labels(labels, types, train, test, draw)}
     # the deviations of the untouched rows for every version: rounding along an erased direction must not become a feature

@@ -102,7 +102,10 @@ class OpenModel:
         return weights_digest(self.module.state_dict().items())
 
     def fingerprint(self) -> str:
-        """SHA-256 of the weights rounded to bfloat16: the same whatever type they are loaded in; kept until they change."""
+        """SHA-256 of the weights rounded to bfloat16: the same in float64, float32 and bfloat16; kept until they change.
+
+        Weights in float16 have been rounded once more, so theirs is another one.
+        """
         version = self.weights_version()
         if self._fingerprint is None or self._fingerprint[0] != version:
             found = weights_digest(self.module.state_dict().items(), torch.bfloat16)

@@ -53,7 +53,7 @@ def people(part: str) -> int:
 
 
 def labelled(part: str) -> tuple[list[str], list[str], list[int]]:
-    """The prompts of a part, with ``"male"`` or ``"female"``, and the person they are of (a group)."""
+    """The prompts of a part, with ``"1 male"`` or ``"2 female"``, and the number of the person they are of (a group)."""
     found = pairs(part)
     sentences = len(found) // people(part)
     # classes are ordered by name, and the first answer is that of the first class
@@ -65,15 +65,35 @@ def labelled(part: str) -> tuple[list[str], list[str], list[int]]:
 
 
 def neutral_texts(count: int, *, characters: int = 400, seed: int = 0) -> list[str]:
-    """Passages of State of the Union speeches in which no gendered word stands."""
+    """Passages of State of the Union speeches in which no gendered word stands; no two overlap."""
     words = {word for pair in pc.catalogue.gendered_words() for word in pair} | set(OTHER_WORDS)
     draw = random.Random(seed)
     speeches = [speech.text for speech in pc.catalogue.state_of_the_union() if speech.year >= 1900]
     found: list[str] = []
+    taken: dict[str, list[int]] = {}
     while len(found) < count:
         text = draw.choice(speeches)
-        begin = text.find(". ", draw.randrange(max(1, len(text) - 2 * characters))) + 2
-        passage = text[begin : begin + characters].rsplit(None, 1)[0]
+        stop = text.find(". ", draw.randrange(max(1, len(text) - 2 * characters)))
+        passage = text[stop + 2 : stop + 2 + characters].rsplit(None, 1)[0]
+        if stop < 0 or any(abs(stop - other) < characters for other in taken.get(text, ())):
+            continue
         if len(passage) > characters // 2 and not words & set(re.findall(r"[a-z]+", passage.lower())):
+            taken.setdefault(text, []).append(stop)
             found.append(passage)
     return found
+
+
+def either_way() -> dict[str, list[str]]:
+    """Beginnings of WinoBias and Winogender sentences up to a "he" or "she", each once.
+
+    Both pronouns may follow: most WinoBias sentences of type 1 begin as another one does, which is about the other of the two
+    people, whose stereotype is the opposite. So there is no expected answer, only how far a model leans.
+    """
+    winobias = (
+        s for s in pc.catalogue.winobias() if s.pronoun in ("he", "she") and s.kind == 1 and s.pronoun_start > 0
+    )
+    winogender = (s.sentence for s in pc.catalogue.winogender() if " he " in s.sentence)
+    return {
+        "WinoBias": sorted({s.sentence[: s.pronoun_start].rstrip() for s in winobias}),
+        "Winogender": sorted({sentence.partition(" he ")[0] for sentence in winogender}),
+    }

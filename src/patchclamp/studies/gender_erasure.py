@@ -71,7 +71,7 @@ class GenderErasure:
     probes: pd.DataFrame
     """What a classifier of held-out people still reads there."""
     winograd: pd.DataFrame
-    """WinoBias and Winogender."""
+    """WinoBias and Winogender: how far the model leans, either way."""
     interchange: pd.DataFrame
     """Roger's confusion ratio."""
     divergence: Any
@@ -107,7 +107,7 @@ class GenderErasure:
                 "Held-out people and templates", show(self.tested), "",
                 "Beside the seed (another model, other sentences)", show(self.beside_seed()), "",
                 "Probes of held-out people", show(self.probes), "",
-                "WinoBias and Winogender", show(self.winograd), "",
+                "WinoBias and Winogender: |bias|, either way", show(self.winograd), "",
                 "Interchange", show(self.interchange), "", repr(self.divergence),
             ]
         )  # fmt: skip
@@ -225,32 +225,16 @@ def probed(model: pc.Model, site: str, seed: int = 0) -> pd.DataFrame:
 
 
 def winograd_bias(model: pc.Model, edits: dict[str, pc.Edit], most: int) -> pd.DataFrame:
-    """The pronoun that follows: for or against the stereotype (WinoBias), and either way (Winogender)."""
-    pairs = [s for s in pc.catalogue.winobias() if s.pronoun in ("he", "she") and s.stereotyped and s.pronoun_start > 0]
-    step = max(1, len(pairs) // most)
-    prompts = [s.sentence[: s.pronoun_start].rstrip() for s in pairs[::step]]
-    expected = [int(s.gender == "female") for s in pairs[::step]]
-    stereotyped = pc.metrics.bias(model, prompts, gender.ANSWERS, edits, labels=expected)
-    rows = [
-        {
-            "set": "WinoBias",
-            "edit": r["edit"],
-            "bias": r["mean"],
-            "low": r["low"],
-            "high": r["high"],
-            "prompts": r["count"],
-        }
-        for r in stereotyped.summary().to_dict("records")
-        if r["metric"] == "within"
-    ]
-    either = sorted({s.sentence.partition(" he ")[0] for s in pc.catalogue.winogender() if " he " in s.sentence})
-    either = either[:: max(1, len(either) // most)]
-    found = pc.metrics.bias(model, either, gender.ANSWERS, edits, labels=[0] * len(either)).data["within"]
-    for edit in found["edit"].values:
-        values = np.abs(found.sel(edit=edit).values)
-        error = 2 * values.std() / np.sqrt(len(values))
-        row = {"set": "Winogender, either way", "edit": edit, "bias": values.mean(), "prompts": len(values)}
-        rows.append({**row, "low": values.mean() - error, "high": values.mean() + error})
+    """How far the model leans, either way, to one pronoun after the beginnings of WinoBias and Winogender sentences."""
+    rows = []
+    for name, beginnings in gender.either_way().items():
+        prompts = beginnings[:: max(1, len(beginnings) // most)]
+        found = pc.metrics.bias(model, prompts, gender.ANSWERS, edits, labels=[0] * len(prompts)).data["within"]
+        for edit in found["edit"].values:
+            values = np.abs(found.sel(edit=edit).values)
+            error = 2 * values.std() / np.sqrt(len(values))
+            row = {"set": name, "edit": edit, "bias": values.mean(), "low": values.mean() - error}
+            rows.append({**row, "high": values.mean() + error, "prompts": len(values)})
     return pd.DataFrame(rows)
 
 
