@@ -84,6 +84,12 @@ def test_edits_skip_the_first_position_and_massive_activations_by_default() -> N
     assert not bool(edit.where(massive).any())
     assert bool(edit.where(x).all())
     assert (direction.erase(at="last").at, direction.erase(sinks="edit").at) == ("last", "all")
+    assert direction.erase(at="all").where is not None
+    for picked in (0, "last", pc.token("x"), [0, 1], pc.per_prompt([0])):
+        assert direction.erase(at=picked).where is None, "a position that was picked is edited, whatever it holds"
+    for bad in (float("nan"), float("inf")):
+        with pytest.raises(pc.InputError, match="an amount is a finite number; got"):
+            direction.add(bad)
     assert direction.erase(sinks="edit").where is None
     with pytest.raises(pc.InputError, match="unknown way with sinks 'drop'"):
         direction.erase(sinks="drop")
@@ -157,6 +163,7 @@ def test_bad_rows_and_labels_are_refused() -> None:
         (x, np.arange(40), "40 distinct values in 40 rows; if they are measurements"),
         (x, np.full(40, np.nan), "40 NaN or infinite"),
         (torch.ones(40, 3), y, "the class means are equal"),
+        (torch.cat([x[::2], x[::2]]).float(), np.repeat([0, 1], 20), "the class means are equal"),
     ):
         with pytest.raises(pc.InputError, match=message):
             LEACE().fit(bad_x, bad_y)

@@ -34,3 +34,8 @@ def test_options_and_instances() -> None:
     ):
         with pytest.raises(pc.InputError, match=message):
             method_of(method, **options)
+
+
+def test_a_class_name_is_a_method_too() -> None:
+    assert type(method_of("MeanDifference")) is type(method_of("mean"))
+    assert type(method_of("LEACE", shrinkage=0.5)) is type(method_of("leace"))

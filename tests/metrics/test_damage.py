@@ -92,3 +92,10 @@ def test_neutral_texts_are_many_books_and_always_the_same() -> None:
         pc.metrics.neutral_texts(10**6)
     with pytest.raises(pc.InputError, match="at least 1 passage"):
         pc.metrics.neutral_texts(0)
+
+
+@pytest.mark.assets
+def test_default_texts_fit_a_short_context(stories: pc.Model) -> None:
+    found = pc.metrics.damage(stories, {"nothing": pc.Scale(1.0, site="resid_post.1")})
+    assert int(found.data["tokens"].max()) == stories.context - 1, "some passage was cut"
+    assert float(found.data["kl"].max()) == 0.0

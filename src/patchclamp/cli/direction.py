@@ -193,6 +193,8 @@ def eval(
 
     found = Direction.open(direction)
     prompts, labels, groups = texts.read()
+    if texts.data is None and len(found.classes) == 2:
+        labels = [found.classes[label] for label in labels]
     others = None if neutral is None else lines(neutral)
     opened = opening.load(model_of(found, model))
     done = opened.evaluate_direction(found, prompts, labels, groups=groups, answers=answer, texts=others, seed=seed)
@@ -245,6 +247,8 @@ def export(
         raise InputError("--edit erase takes no --scale: what is erased is gone as a whole")
     if about != "zero" and edit == "add":
         raise InputError("--edit add measures from nowhere, so it takes no --about")
+    if not gguf and out.suffix == ".gguf":
+        raise InputError(f"{str(out)!r} is the name of a control vector; say --gguf --edit add, or name a folder")
     found = Direction.open(direction)
     if not gguf:
         from patchclamp.interventions.checkpoint import check_folder

@@ -21,6 +21,9 @@ from patchclamp.directions.moments import Moments, blocks
 from patchclamp.interventions.edits import Edit
 
 FEW = "{} rows of width {}: what is gone on these rows is not gone on others; measure on held-out rows"
+EQUAL = "the class means are equal: no direction tells the classes apart on average"
+SAME = 1e-13
+"""A distance of class means that is rounding, as a share of a typical vector's length."""
 RARE = 10
 """Rows of a class below which its mean is hardly known."""
 
@@ -201,6 +204,9 @@ class DirectionEstimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """Make the direction, with its report."""
         moments = found.moments
         reads = found.directions if found.readers is None else found.readers
+        typical = float(rows.lengths.median())
+        if float(moments.effects().norm()) <= SAME * typical:
+            raise InputError(EQUAL)
         classes = rows.concept.names
         means = moments.class_means() @ reads.T if classes else reads.new_zeros(0, len(reads))
         gap = found.gap
@@ -209,7 +215,7 @@ class DirectionEstimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         if gap is None and not classes and len(moments.mean_z) == 1:
             gap = (moments.effects() @ reads.T @ found.directions)[0]
         median = None if stream else _median(rows, reads)
-        limit = SINK * float(rows.lengths.median())
+        limit = SINK * typical
         self.direction_ = Direction(
             found.directions.cpu().contiguous(), None if found.readers is None else found.readers.cpu().contiguous(),
             (moments.mean if found.mean is None else found.mean).cpu(), None if median is None else median.cpu(), means.cpu(),

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -159,6 +160,8 @@ class Direction:
         Raises:
             InputError: More than two classes and no ``towards``, or no such class.
         """
+        if not isfinite(amount):
+            raise InputError(f"an amount is a finite number; got {amount!r}")
         return self._placed(Add(self.step(towards), float(amount)), site, at, **place)
 
     def step(self, towards: Any = None) -> Float[Tensor, " d"]:
@@ -249,7 +252,8 @@ class Direction:
         Args:
             edit: The unplaced edit.
             site: Where; that of the fit by default.
-            at: Positions; by default every one but the first.
+            at: Positions; by default every one but the first. Those that are picked (a number, a token's, the last) are edited
+                whatever they hold.
             sinks: ``"skip"`` leaves the first position and massive activations alone; ``"edit"`` edits everything.
             elsewhere: Allow another site than that of the fit.
         """
@@ -259,10 +263,11 @@ class Direction:
             raise EditError(
                 f"this direction was fitted at {self.fitted.site!r}, not at {site!r}; fit it there, or say elsewhere=True"
             )
-        where = Norm(below=self.limit) if sinks == "skip" and self.limit < float("inf") else None
-        placed = edit.on(
-            site or self.site, at=at if at is not None else "rest" if sinks == "skip" else "all", where=where
-        )
+        named = at is not None and (not isinstance(at, str | slice) or at == "last")  # positions that the user picked
+        gated = sinks == "skip" and not named and self.limit < float("inf")
+        default = "rest" if sinks == "skip" else "all"
+        placed = edit.on(site or self.site, at=default if at is None else at)
+        placed = replace(placed, where=Norm(below=self.limit) if gated else None)
         if self.fitted is None:
             return placed
         origin = Origin(self.fitted.model, self.fitted.fingerprint, None if elsewhere else self.fitted.site)

@@ -91,7 +91,7 @@ def dosed(
     import xarray as xr
 
     rows = model.prompts(prompts)
-    others = listed(texts)
+    others = listed(model, texts)
     found = bias(model, prompts, answers, edits, labels=[1] * len(rows), progress=progress)
     cost = damage(model, edits, others, progress=progress)
     parts = [name.rpartition("|") for name in edits]

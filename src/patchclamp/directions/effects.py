@@ -138,7 +138,7 @@ def measured(
     if not edits:
         raise InputError("no direction was given")
     cells = _cells(edits)
-    others = listed(texts)
+    others = listed(model, texts)
     found = bias(model, pairs, answers, edits, progress=progress)
     cost = damage(model, edits, others, progress=progress) if len(others) else None
     flat = [prompt for pair in pairs for prompt in pair]

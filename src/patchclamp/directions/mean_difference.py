@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from patchclamp.core.errors import InputError
-from patchclamp.directions.base import DirectionEstimator, Found, Rows
+from patchclamp.directions.base import EQUAL, DirectionEstimator, Found, Rows
 from patchclamp.directions.concept import Kind
 from patchclamp.directions.moments import Moments
 
@@ -58,7 +58,7 @@ def span(effects: Tensor, rank: int | None = None) -> Tensor:
     """
     largest = float(effects.norm(dim=1).max())
     if not largest > 0:
-        raise InputError("the class means are equal: no direction tells the classes apart on average")
+        raise InputError(EQUAL)
     if len(effects) == 2 and torch.allclose(effects[0], -effects[1], rtol=1e-9, atol=1e-12 * largest):
         effects = effects[1:]
     if len(effects) == 1:

@@ -37,9 +37,11 @@ def method_of(method: DirectionEstimator | str, **options: Any) -> DirectionEsti
         raise InputError(
             f"a method is an estimator, as LEACE(), or one of the names {list(METHODS)}; got {method!r:.80}"
         )
-    if method not in METHODS:
+    classes = {path.partition(":")[2].lower(): short for short, path in METHODS.items()}
+    short = classes.get(method.lower(), method.lower())
+    if short not in METHODS:
         raise InputError(unknown("method", method, METHODS))
-    module, _, name = METHODS[method].partition(":")
+    module, _, name = METHODS[short].partition(":")
     maker = getattr(import_module(f"{__package__}.{module}"), name)
     valid = maker._get_param_names()
     for option in options:

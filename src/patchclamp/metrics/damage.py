@@ -16,7 +16,7 @@ from patchclamp.interventions.forward import Row, forward
 from patchclamp.interventions.record import batches
 from patchclamp.interventions.results import evidence
 from patchclamp.metrics.edited import UNEDITED, Edits, mean_row, named, placed, table
-from patchclamp.metrics.neutral import neutral_texts
+from patchclamp.metrics.neutral import listed
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import OpenModel
 
@@ -94,7 +94,7 @@ def damage(
     Raises:
         InputError: A text has no next token to predict.
     """
-    prompts = model.prompts(neutral_texts() if texts is None else texts)
+    prompts = model.prompts(listed(model, texts) if texts is None else texts)
     short = next((p for p in prompts if len(p.ids) < 2), None)
     if short is not None:
         raise InputError(f"the text {short.name!r} has {len(short.ids)} tokens; a loss needs a next token: at least 2")

@@ -5,6 +5,7 @@ from typing import Any
 
 from patchclamp import catalogue
 from patchclamp.core.errors import InputError
+from patchclamp.models.opened import OpenModel
 
 LEAST = 200
 """Characters below which a piece of a book is no passage."""
@@ -39,8 +40,11 @@ def neutral_texts(count: int = 16, seed: int = 0, *, characters: int = 800) -> l
     return spread[:count]
 
 
-def listed(texts: Any) -> list[Any]:
-    """What the user gave as other text, as a list; passages of books where nothing was given."""
+def listed(model: OpenModel, texts: Any) -> list[Any]:
+    """What the user gave as other text, as a list; passages of books, cut to the model's context, where nothing was given."""
+    if texts is None and model.tokenizer is not None and model.context is not None:
+        rows = [model.tokenizer(text)["input_ids"] for text in neutral_texts()]
+        return [row[: model.context] for row in rows]
     if texts is None:
         return list(neutral_texts())
     return [texts] if isinstance(texts, str) else list(texts)
