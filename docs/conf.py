@@ -59,3 +59,13 @@ def _refused(components: Collection[str]) -> str:
 
 
 write_tables()
+
+
+def _skip_requests(app, what, name, obj, skip, options):
+    """Methods that scikit-learn generates for its metadata routing refer to pages of its own."""
+    return True if name.startswith("set_") and name.endswith("_request") else skip
+
+
+def setup(app):
+    """Leave out what is not ours."""
+    app.connect("autodoc-skip-member", _skip_requests)
