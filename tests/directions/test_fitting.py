@@ -111,6 +111,31 @@ def test_the_gradient_is_the_slope_of_the_read() -> None:
     assert torch.allclose(found.directions[0], total / total.norm(), atol=1e-3)
 
 
+def test_gradients_of_more_rank_are_their_leading_directions() -> None:
+    g = torch.Generator().manual_seed(0)
+    x, slopes = (torch.randn(30, 6, generator=g, dtype=torch.float64) for _ in range(2))
+    slopes += 2.0
+    y = np.arange(30) % 2
+    times = torch.arange(30) % 3
+    one = GradientDirection(rank=2).fit(x, y, gradients=slopes).directions_
+    assert torch.allclose(one.abs(), torch.linalg.svd(slopes)[2][:2].abs())
+    assert float(one[0] @ slopes.mean(0)) > 0
+    again = torch.repeat_interleave(torch.arange(30), times)
+    for rank in (1, 2):
+        weighted = GradientDirection(rank=rank).fit(x, y, sample_weight=times, gradients=slopes).directions_
+        repeated = GradientDirection(rank=rank).fit(x[again], y[again], gradients=slopes[again]).directions_
+        assert torch.allclose(weighted.abs(), repeated.abs()), "weights are repetitions"
+    for bad, message in (
+        (None, "needs the model's gradients"),
+        (slopes[:5], r"gradients are \[row, d\], \(30, 6\)"),
+        (0 * slopes, "0 on"),
+    ):
+        with pytest.raises(pc.InputError, match=message):
+            GradientDirection().fit(x, y, gradients=bad)
+    with pytest.raises(pc.InputError, match="rank=7 is outside 1..6"):
+        GradientDirection(rank=7).fit(x, y, gradients=slopes)
+
+
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox"])
 def test_scrubbing_in_one_pass_equals_recording_the_edited_model_again_and_again(family: str) -> None:
     model = pc.wrap(tiny.shared(family))

@@ -38,6 +38,8 @@ class GradientDirection(DirectionEstimator):
         self.rank = rank
         self.concept = concept
 
+    _slopes: Tensor
+
     def fit(
         self, X: Any, y: Any, sample_weight: Any = None, groups: Any = None, gradients: Tensor | None = None
     ) -> Self:
@@ -51,25 +53,26 @@ class GradientDirection(DirectionEstimator):
                 "GradientDirection needs the model's gradients: use model.fit_direction(GradientDirection(read=...), ...), or "
                 "pass gradients=[row, d]"
             )
-        rows = self._read(X, y, sample_weight, groups)
-        if gradients.shape != rows.x.shape:
-            raise InputError(f"gradients are [row, d], {tuple(rows.x.shape)}; got {tuple(gradients.shape)}")
-        check_rank(self.rank, rows.x.shape[1])
-        wide = gradients.to(torch.float64)
-        if rows.weights is not None:
-            wide = wide * rows.weights.unsqueeze(1)
-        mean = wide.mean(0)
+        self._slopes = gradients
+        try:
+            return super().fit(X, y, sample_weight, groups)
+        finally:
+            del self._slopes
+
+    def _find(self, rows: Rows) -> Found:
+        if self._slopes.shape != rows.x.shape:
+            raise InputError(f"gradients are [row, d], {tuple(rows.x.shape)}; got {tuple(self._slopes.shape)}")
+        check_rank(self.rank, min(rows.x.shape))
+        slopes = self._slopes.to(torch.float64)
+        weights = rows.x.new_ones(len(slopes), dtype=torch.float64) if rows.weights is None else rows.weights
+        mean = weights @ slopes / weights.sum()
         if not bool(mean.norm() > 0):
             raise InputError("the gradients are 0 on average: the read does not hang on these activations")
         basis = (mean / mean.norm()).unsqueeze(0)
         if self.rank > 1:
-            basis = torch.linalg.svd(wide, full_matrices=False)[2][: self.rank]
+            basis = torch.linalg.svd(slopes * weights.sqrt().unsqueeze(1), full_matrices=False)[2][: self.rank]
             basis[0] *= torch.sign(basis[0] @ mean)
-        self._keep(rows, Found(basis, rows.moments(), report={"gradient_norm": float(mean.norm())}))
-        return self
-
-    def _find(self, rows: Rows) -> Found:
-        raise NotImplementedError
+        return Found(basis, rows.moments(), report={"gradient_norm": float(mean.norm())})
 
 
 def gradients(

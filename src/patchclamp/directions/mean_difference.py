@@ -1,5 +1,6 @@
 """The difference of class means, and the projection that makes them equal."""
 
+from abc import abstractmethod
 from typing import Any, Self
 
 import numpy as np
@@ -43,9 +44,9 @@ class StreamingEstimator(DirectionEstimator):
             self._keep(rows, self._solve(self.moments_), stream=True)
         return self
 
+    @abstractmethod
     def _solve(self, moments: Moments) -> Found:
         """The method itself."""
-        raise NotImplementedError
 
 
 def span(effects: Tensor, rank: int | None = None) -> Tensor:
