@@ -130,6 +130,22 @@ def test_a_saved_direction_opens_as_it_was(tmp_path: Path, llama: pc.Model) -> N
     assert pc.load_edits(tmp_path / "edits") == [edit]
 
 
+def test_nothing_of_the_users_is_replaced(tmp_path: Path) -> None:
+    direction, _ = made()
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.tex").write_text("years of work")
+    with pytest.raises(pc.InputError, match="holds 'thesis.tex'; a direction is written into a folder of its own"):
+        direction.save(mine)
+    assert (mine / "thesis.tex").read_text() == "years of work"
+    with pytest.raises(pc.InputError, match="is a file"):
+        direction.save(mine / "thesis.tex")
+    other = made(seed=1)[0]
+    direction.save(tmp_path / "own")
+    other.save(tmp_path / "own")
+    assert Direction.open(tmp_path / "own") == other, "an earlier direction gives way"
+
+
 def test_a_direction_without_sinks_is_kept_in_plain_json(tmp_path: Path) -> None:
     import json
     from dataclasses import replace

@@ -52,10 +52,13 @@ def fit(
         opening: How to open the model.
         as_json: Print JSON.
     """
+    from patchclamp.directions.direction import check_home
     from patchclamp.directions.methods import method_of
 
     prompts, labels, groups = texts.read()
     estimator = method_of(method, **_options(method, option, answer))
+    if out.is_dir() and not any(out.glob("*/direction.json")):  # a fit of several sites has a folder for each
+        check_home(out)
     found = opening.load(model).fit_directions(
         estimator, prompts, labels, site, at=position(at), groups=groups, holdout=holdout, seed=seed
     )

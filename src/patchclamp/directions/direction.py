@@ -20,12 +20,28 @@ from patchclamp.interventions.gates import Norm
 from patchclamp.interventions.saving import from_plain, to_plain
 
 FORMAT_VERSION = 1
+FILES = ("direction.json", "direction.safetensors", "command.txt", "config.toml")
+"""What the folder of a direction holds."""
 ABOUT = ("mean", "median", "midpoint", "zero")
 SINK = 4.0
 """A vector this many times as long as the median one is an attention sink (a massive activation, Sun et al. 2024)."""
 About = Literal["mean", "median", "midpoint", "zero"] | Tensor
 Sinks = Literal["skip", "edit"]
 Sites = str | Sequence[str] | None
+
+
+def check_home(folder: str | Path) -> None:
+    """Refuse a folder that holds anything but a direction, since a direction takes the place of the whole folder.
+
+    Raises:
+        InputError: It does, or is no folder.
+    """
+    path = Path(folder)
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{str(path)!r} is a file; a direction is written into a folder of its own")
+    others = sorted(item.name for item in path.iterdir() if item.name not in FILES) if path.exists() else []
+    if others:
+        raise InputError(f"{str(path)!r} holds {others[0]!r}; a direction is written into a folder of its own")
 
 
 @dataclass(frozen=True)
@@ -205,7 +221,14 @@ class Direction:
         return (wide + factor * part).to(x.dtype)
 
     def save(self, folder: str | Path) -> Path:
-        """Write ``direction.json`` and ``direction.safetensors``; the folder appears complete or not at all."""
+        """Write ``direction.json`` and ``direction.safetensors``; the folder appears complete or not at all.
+
+        An earlier direction in the folder is replaced.
+
+        Raises:
+            InputError: The folder holds something else.
+        """
+        check_home(folder)
         tensors: dict[str, Tensor] = {}
         names = ("directions", "readers", "mean", "median", "class_means", "gap")
         plain = {name: to_plain(getattr(self, name), tensors) for name in names}
