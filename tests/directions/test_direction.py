@@ -113,6 +113,21 @@ def test_a_direction_of_another_site_or_model_is_refused(llama: pc.Model) -> Non
         llama.run(ids, other.erase())
 
 
+def test_a_direction_of_arrays_finds_its_home(llama: pc.Model) -> None:
+    ids = torch.randint(3, 97, (40, 6), generator=torch.Generator().manual_seed(0)).tolist()
+    states = llama.record(ids, "resid_post.1", at="last")["resid_post.1"]
+    found = MeanDifference().fit(states, np.arange(40) % 2).direction_
+    assert found.site is None
+    home = found.at_home(llama, "resid_post.1", "last")
+    assert home == llama.fit_direction("mean", ids, np.arange(40) % 2, "resid_post.1", at="last", holdout=0)
+    assert home.length == pytest.approx(float(states.norm(dim=1).median()))
+    assert found.at_home(llama, "resid_post.1", length=7.0).limit == 28.0
+    with pytest.raises(pc.InputError, match="names 3 sites"):
+        found.at_home(llama, "resid_post")
+    with pytest.raises(pc.InputError, match="the direction has width 32, but mlp_act.1 has width"):
+        found.at_home(llama, "mlp_act.1")
+
+
 def test_a_saved_direction_opens_as_it_was(tmp_path: Path, llama: pc.Model) -> None:
     for maker in (MeanDifference, LEACE, RandomDirection):
         direction, x = made(maker, classes=3)

@@ -50,11 +50,11 @@ def test_words_of_the_parties_are_tokens_and_change_sides_with_the_labels(
 
 
 def test_a_step_has_the_length_asked_for(llama: pc.Model) -> None:
-    x, labels = np.random.default_rng(0).normal(size=(40, 12)), np.arange(40) % 2
+    x, labels = np.random.default_rng(0).normal(size=(40, 32)), np.arange(40) % 2
     x[labels == 1] += 1.0
     made = concepts.placed(llama, pc.directions.MeanDifference(), x, labels, "resid_post.1", 7.0)
     assert float(made.step().norm()) == pytest.approx(7)
-    assert float(made.step() @ torch.ones(12, dtype=torch.float64)) > 0, "it points to the second class"
+    assert float(made.step() @ torch.ones(32, dtype=torch.float64)) > 0, "it points to the second class"
     assert made.add(2).site == "resid_post.1"
     assert torch.allclose(concepts.stepped(made, 1.0).directions, made.directions)
 

@@ -18,6 +18,7 @@ from patchclamp.core.files import atomic_folder, read_json, write_json
 from patchclamp.interventions.edits import Add, Clamp, Edit, Origin, ProjectOut, Reflect, Scale
 from patchclamp.interventions.gates import Norm
 from patchclamp.interventions.saving import from_plain, to_plain
+from patchclamp.models.opened import OpenModel
 
 FORMAT_VERSION = 1
 FILES = ("direction.json", "direction.safetensors", "command.txt", "config.toml")
@@ -95,9 +96,35 @@ class Direction:
         return int(self.directions.shape[1])
 
     @property
+    def length(self) -> float:
+        """Norm of the median row that it was fitted on."""
+        return self.limit / SINK
+
+    @property
     def site(self) -> str | None:
         """Where it was fitted."""
         return None if self.fitted is None else self.fitted.site
+
+    def at_home(self, model: OpenModel, site: str, at: Any = "rest", *, length: float | None = None) -> "Direction":
+        """The same direction as one of a model's site, for directions fitted on arrays that were made of its activations.
+
+        Args:
+            model: Whose activations.
+            site: Where they were recorded.
+            at: The token rule.
+            length: Norm of the median activation there, where the rows were something else than activations, as their means.
+
+        Raises:
+            InputError: The site names several, or is not as wide as the direction.
+        """
+        names = model.sites.expand([site])
+        if len(names) != 1:
+            raise InputError(f"{site!r} names {len(names)} sites; a direction is at home at one")
+        width = model.sites.width(names[0])
+        if width not in (None, self.d):
+            raise InputError(f"the direction has width {self.d}, but {site} has width {width}")
+        fitted = Fitted(model.source.name, model.fingerprint(), str(names[0]), at)
+        return replace(self, fitted=fitted, limit=self.limit if length is None else SINK * length)
 
     @cached_property
     def key(self) -> str:

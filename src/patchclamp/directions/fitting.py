@@ -13,7 +13,7 @@ from patchclamp.core.errors import InputError
 from patchclamp.core.progress import Listener, task
 from patchclamp.directions.base import FEW, DirectionEstimator, gap_left, quietly, warn_once
 from patchclamp.directions.concept import Concept, Kind
-from patchclamp.directions.direction import SINK, Direction, Fitted
+from patchclamp.directions.direction import SINK, Direction
 from patchclamp.directions.gradient import GradientDirection, gradients
 from patchclamp.directions.methods import method_of
 from patchclamp.directions.random import RandomDirection
@@ -103,8 +103,7 @@ def fit_directions(
             made = site_rows(acts, site, sinks)
             options = {} if slope is None else {"slope": [one[site] for one in slope]}
             direction = _fit(clone(estimator), made, marks, together, weights, (train, test), seed, **options)
-            fitted = Fitted(model.source.name, model.fingerprint(), str(site), at)
-            found.append(replace(direction, fitted=fitted))
+            found.append(direction.at_home(model, str(site), at))
             bar.advance()
     warn_once(found, stacklevel=3)
     return found

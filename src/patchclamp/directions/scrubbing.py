@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from patchclamp.core.errors import InputError
 from patchclamp.core.progress import Listener, task
 from patchclamp.directions.base import DirectionEstimator, quietly, warn_once
 from patchclamp.directions.concept import Concept
-from patchclamp.directions.direction import SINK, Direction, Fitted
+from patchclamp.directions.direction import SINK, Direction
 from patchclamp.directions.methods import method_of
 from patchclamp.interventions import positions
 from patchclamp.interventions.edits import Edit
@@ -107,9 +107,7 @@ def scrub(
             if layer not in wanted:
                 continue
             direction = _fit(clone(estimator), streams, marks)
-            direction = replace(
-                direction, fitted=Fitted(model.source.name, model.fingerprint(), f"resid_post.{layer}", at)
-            )
+            direction = direction.at_home(model, f"resid_post.{layer}", at)
             for stream in streams:
                 stream.edit(direction.erase(at=at))
             found.append(direction)

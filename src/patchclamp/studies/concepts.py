@@ -14,8 +14,6 @@ import torch
 import patchclamp as pc
 from patchclamp.core.errors import PatchclampWarning
 from patchclamp.core.intervals import bootstrap
-from patchclamp.directions.direction import SINK, Fitted
-from patchclamp.directions.fitting import site_rows
 from patchclamp.studies import gender as _gender
 
 Part = Literal["train", "test"]
@@ -179,8 +177,7 @@ def stepped(direction: pc.Direction, length: float) -> pc.Direction:
 
 def pooled(model: pc.Model, prompts: Sequence[str], site: str, edits: Sequence[pc.Edit] = ()) -> tuple[Any, float]:
     """The mean activation of each prompt over all tokens but the first ``[prompt, d]``, and the length of the median token's."""
-    (place,) = model.sites.expand([site])
-    rows = site_rows(model.record(list(prompts), site, at="rest", edits=list(edits)), place)
+    rows = model.rows(list(prompts), site, edits=edits)
     x = rows.x.double()
     means = [x[torch.from_numpy(rows.prompt == i)].mean(0) for i in range(len(prompts))]
     return torch.stack(means).numpy(), float(x.norm(dim=1).median())
@@ -191,8 +188,7 @@ def placed(model: pc.Model, estimator: Any, x: Any, labels: Any, site: str, leng
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PatchclampWarning)  # of few rows: the studies measure on held-out texts alone
         direction = estimator.fit(x, labels).direction_
-    home = Fitted(model.source.name, model.fingerprint(), site, "rest")
-    return stepped(replace(direction, fitted=home, limit=SINK * length), length)
+    return stepped(direction.at_home(model, site, length=length), length)
 
 
 def mean_of(values: Any, seed: int = 0) -> tuple[float, float, float]:

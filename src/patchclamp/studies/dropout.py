@@ -177,9 +177,8 @@ def _ablations(model: pc.Model, fitted: Sequence[pc.Direction], texts: Sequence[
         for what in ("attn_out", "mlp_out"):
             edits[f"{what} taken out|{layer}"] = pc.Zero(site=f"{what}.{layer}", at="rest")
         vector = torch.randn(direction.d, generator=draw)
-        length = direction.limit / 4  # a sink is four median lengths long
         for step in STEPS:
-            add = pc.Add(vector / vector.norm() * length * step, site=f"resid_post.{layer}", at="rest")
+            add = pc.Add(vector / vector.norm() * direction.length * step, site=f"resid_post.{layer}", at="rest")
             edits[f"random vector of {step:g}|{layer}"] = add
     table = pc.metrics.damage(model, edits, list(texts)).summary()
     table = table[(table["metric"] == "kl") & (table["edit"] != "unedited")]

@@ -18,7 +18,6 @@ import numpy as np
 import pandas as pd
 
 import patchclamp as pc
-from patchclamp.directions.direction import SINK
 from patchclamp.studies import concepts
 
 PAIR = ("I hate this film", "I love this film")
@@ -94,7 +93,7 @@ def directions(model: pc.Model, layers: Sequence[int]) -> dict[str, list[pc.Dire
         found[name] = model.fit_directions(
             pc.directions.RandomDirection(random_state=number), few[0], few[1], sites, holdout=0
         )
-    lengths = [direction.limit / SINK for direction in found["mean, all tokens"]]
+    lengths = [direction.length for direction in found["mean, all tokens"]]
     return {
         name: [concepts.stepped(one, length) for one, length in zip(own, lengths, strict=True)]
         for name, own in found.items()
