@@ -4,7 +4,7 @@ import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
 import torch
@@ -62,7 +62,7 @@ class Network:
         ModelError: It cannot be traced, or reads several inputs.
     """
 
-    _known: "WeakKeyDictionary[nn.Module, Network]" = WeakKeyDictionary()
+    _known: "ClassVar[WeakKeyDictionary[nn.Module, Network]]" = WeakKeyDictionary()
 
     def __init__(self, module: nn.Module) -> None:
         self.steps, self.output = _steps(module)
