@@ -4,7 +4,7 @@ import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -62,8 +62,6 @@ class Network:
         ModelError: It cannot be traced, or reads several inputs.
     """
 
-    _known: "ClassVar[WeakKeyDictionary[nn.Module, Network]]" = WeakKeyDictionary()
-
     def __init__(self, module: nn.Module) -> None:
         self.steps, self.output = _steps(module)
         self.dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
@@ -73,17 +71,18 @@ class Network:
 
     @classmethod
     def of(cls, module: "nn.Module | OpenModel | Network") -> "Network":
-        """The network of a module or of an open model, traced once.
+        """The network of a module or of an open model, which is traced once.
 
         Raises:
             ModelError: As for the constructor.
         """
         if isinstance(module, Network):
             return module
-        given = module.module if isinstance(module, OpenModel) else module
-        known = cls._known.get(given)
-        if known is None or known._modes != _modes(given):
-            known = cls._known[given] = cls(given)
+        if not isinstance(module, OpenModel):
+            return cls(module)
+        known = _KNOWN.get(module)
+        if known is None or known._modes != _modes(module.module):
+            known = _KNOWN[module] = cls(module.module)
         return known
 
     @cached_property
@@ -241,6 +240,9 @@ class Network:
                     "on the input; method='sampled' works for any network"
                 )
         self._agrees = True
+
+
+_KNOWN: "WeakKeyDictionary[OpenModel, Network]" = WeakKeyDictionary()
 
 
 def _is_exact(step: Step) -> bool:
