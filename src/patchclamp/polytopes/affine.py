@@ -1,6 +1,7 @@
 """The affine map of a region: what a network is while its gates stay as they are."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -115,9 +116,9 @@ def map_distance(first: AffineMap | Tensor, second: AffineMap | Tensor) -> dict[
     """How far two maps ``[out, in]`` are apart.
 
     Returns:
-        ``frobenius`` of the difference, which any row of large weights can make as large as it likes; ``relative``: divided by the
-        root mean square of the two norms; ``cosine`` of the two as vectors; ``top``: the difference's largest singular value over the
-        first map's.
+        ``frobenius`` of the difference, which one row of large weights can make as large as it likes; ``relative``: divided by
+        the root mean square of the two norms; ``cosine`` of the two as vectors; ``top``: the difference's largest singular value
+        over the first map's.
     """
     a, b = (one.A if isinstance(one, AffineMap) else one for one in (first, second))
     if a.shape != b.shape:
@@ -155,9 +156,13 @@ def region_maps(model: OpenModel, line: "Segment") -> list[AffineMap]:
 
 
 def neighbour_distances(model: OpenModel, line: "Segment") -> "pd.DataFrame":
-    """How far the maps of neighbouring regions along a segment are apart: :func:`map_distance`, one row a boundary with its place."""
+    """How far the maps of neighbouring regions along a segment are apart.
+
+    Returns:
+        One row a boundary: its place ``t`` and the distances of :func:`map_distance`.
+    """
     import pandas as pd
 
     maps = region_maps(model, line)
-    rows = [map_distance(before, after) for before, after in zip(maps[:-1], maps[1:], strict=True)]
+    rows = [map_distance(before, after) for before, after in pairwise(maps)]
     return pd.DataFrame(rows, columns=["frobenius", "relative", "cosine", "top"]).assign(t=line.edges[1:-1])

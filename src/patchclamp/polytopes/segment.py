@@ -197,8 +197,8 @@ def crossings(
         progress: True for a bar, a function for events.
 
     Returns:
-        One row a segment: ``length`` (Euclidean), ``crossings``, ``density`` (crossings a unit of length), ``flips`` (neurons that end
-        on another piece than they began: the Hamming distance of the ends' codes), and the crossings of each layer.
+        One row a segment: ``length`` (Euclidean), ``crossings``, ``density`` (crossings a unit of length), ``flips`` (neurons that
+        end on another piece than they began: the Hamming distance of the ends' codes), and the crossings of each layer.
 
     Raises:
         InputError: As for :func:`segment`, or the numbers of points differ.
@@ -214,7 +214,7 @@ def crossings(
     if bool((lengths == 0).any()):
         raise InputError(f"segment {int((lengths == 0).nonzero()[0])} has two equal ends")
     network = prepared(model, torch.cat([a[:1], b[:1]]), "exact crossings", start, dtype)
-    rows = []
+    rows: list[dict[str, Any]] = []
     with torch.no_grad(), task("segments", len(a), "segments", show=progress) as bar:
         for one, other, length in zip(a, b, lengths.tolist(), strict=True):
             found = joined(walk_line(network, one[None], other[None], start, limit))
