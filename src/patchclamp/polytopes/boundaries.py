@@ -65,7 +65,7 @@ class Boundaries(DatasetResult):
 
     def __repr__(self) -> str:
         near = self.nearest
-        total = int(self.dataset["hyperplanes"].sum())
+        total = int(self.dataset["hyperplanes"].sum("layer").max())
         lines = [
             f"{len(near)} points, {total} hyperplanes: the nearest at {np.median(near):.3g} (median), {near.mean():.3g} (mean)"
         ]
@@ -127,7 +127,8 @@ def _dataset(found: list[Any], layers: list[str], radii: list[float]) -> "xr.Dat
     distance, neuron, within, planes = (np.stack(values) for values in zip(*(one[:4] for one in found), strict=True))
     by = ("point", "layer")
     arrays: dict[str, Any] = {
-        "distance": (by, distance), "neuron": (by, neuron), "within": ((*by, "radius"), within), "hyperplanes": ("layer", planes[0]),
+        "distance": (by, distance), "neuron": (by, neuron), "within": ((*by, "radius"), within),
+        "hyperplanes": (by, planes),
     }  # fmt: skip
     return xr.Dataset(arrays, {"layer": np.array(layers, dtype=object), "radius": np.array(radii, dtype=float)})
 
