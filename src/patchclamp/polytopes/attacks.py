@@ -117,21 +117,25 @@ def classified(
 
 
 def _slope(model: OpenModel, x: Tensor, truth: Tensor, lower: bool) -> tuple[Tensor, Tensor]:
-    """What is to grow, ``[point]``: the loss of each point or minus that; and its gradient."""
+    """What is to grow, ``[point]``, and its gradient: the log-odds against the label, or minus that.
+
+    The cross-entropy is their softplus: it grows with them, but its gradient vanishes where the network is sure.
+    """
     with torch.enable_grad():
         rows = x.detach().requires_grad_()
-        losses = F.cross_entropy(logits_of(model.module(rows)), truth, reduction="none") * (-1 if lower else 1)
-        (gradient,) = torch.autograd.grad(losses.sum(), rows)
-    return losses.detach(), gradient
+        logits = logits_of(model.module(rows))
+        own = F.one_hot(truth, logits.shape[1]).bool()
+        odds = logits.masked_fill(own, -torch.inf).logsumexp(1) - logits[own]
+        odds = -odds if lower else odds
+        (gradient,) = torch.autograd.grad(odds.sum(), rows)
+    return odds.detach(), gradient
 
 
 def _steepest(gradient: Tensor, norm: str) -> Tensor:
     """The step of length 1 along which the loss rises most."""
     if norm == "linf":
         return gradient.sign()
-    # a loss near 0 has gradients so small that their squares vanish
-    scaled = gradient / gradient.abs().amax(dim=list(range(1, gradient.dim())), keepdim=True).clamp(min=1e-38)
-    return scaled / _lengths(scaled).clamp(min=1e-12)
+    return gradient / _lengths(gradient).clamp(min=1e-12)
 
 
 def _climbed(
@@ -141,9 +145,9 @@ def _climbed(
     at, best = begin, begin
     most = torch.full_like(truth, -torch.inf, dtype=centre.dtype)
     for step in range(steps + 1):
-        losses, gradient = _slope(model, at, truth, lower)
-        better = (losses > most).reshape(-1, *[1] * (at.dim() - 1))
-        best, most = torch.where(better, at, best), torch.maximum(losses, most)
+        odds, gradient = _slope(model, at, truth, lower)
+        better = (odds > most).reshape(-1, *[1] * (at.dim() - 1))
+        best, most = torch.where(better, at, best), torch.maximum(odds, most)
         if step < steps:
             moved = at + rate * _steepest(gradient, norm)
             at = _clipped(centre + _projected(moved - centre, eps, norm), box)
