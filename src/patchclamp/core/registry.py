@@ -37,6 +37,12 @@ KINDS: dict[str, Kind] = {
     "dose_response": Kind("directions.dose:DoseResponse", "figures.dose_response:figure", "reports.effects:parts"),
     "projections": Kind("directions.projections:Projections", "figures.projections:figure", "reports.effects:parts"),
     "segment": Kind("polytopes.segment:Segment", "figures.segment:figure", "reports.effects:parts"),
+    "boundaries": Kind("polytopes.boundaries:Boundaries", "figures.boundaries:figure", "reports.effects:parts"),
+    "radial_density": Kind(
+        "polytopes.radial:RadialDensity", "figures.radial_density:figure", "reports.effects:parts"
+    ),
+    "scaling": Kind("polytopes.scaling:Scaling", "figures.scaling:figure", "reports.effects:parts"),
+    "paths": Kind("polytopes.adversarial:AdversarialPaths", "figures.paths:figure", "reports.effects:parts"),
     "rewrite": Kind("rewriting.result:Rewrite", "figures.rewrite:figure", "reports.rewrite:parts"),
     "bias": Kind("metrics.bias:Bias", "figures.bias:figure", "reports.metrics:parts"),
     "damage": Kind("metrics.damage:Damage", "figures.damage:figure", "reports.metrics:parts"),

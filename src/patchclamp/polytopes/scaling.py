@@ -132,7 +132,7 @@ def scaling(
         "labels": truth, "controls": list(controls), "at": at, "seed": seed,
     }  # fmt: skip
     names = [str(site) for site in gates]
-    record, tensors = evidence(model, prompts, **said)
+    record, tensors = evidence(model, prompts if prompts[0].ids else (), **said)
     return Scaling(_dataset(sums, list(groups), amounts, [SCALE, *dict.fromkeys(controls)], names), record, tensors)
 
 
