@@ -200,7 +200,7 @@ def _partners(truth: Tensor, same: bool, draw: torch.Generator) -> Tensor:
         fits[number] = False
         others = fits.nonzero().squeeze(1)
         if not len(others):
-            which = f"another point of class {label}" if same else f"a point of a class that is not {label}"
+            which = f"other point of class {label}" if same else f"point of another class than {label}"
             raise InputError(f"there is no {which}; give more points, or leave this kind of path out")
         chosen.append(others[int(torch.randint(len(others), (1,), generator=draw))])
     return torch.stack(chosen)
