@@ -19,12 +19,14 @@ _AFFINE_MODULES = (
     nn.ReflectionPad2d, nn.ReplicationPad1d, nn.ReplicationPad2d, nn.PixelShuffle, nn.PixelUnshuffle, nn.Upsample,
 )  # fmt: skip
 _AFFINE_IN_EVAL = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
-_AFFINE_NAMES = frozenset(
-    "add sub neg iadd isub flatten reshape view permute transpose squeeze unsqueeze cat concat stack mean sum getitem pad "
-    "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d contiguous clone "
-    "movedim swapaxes interpolate positive detach".split()
-)  # fmt: skip
-_WITH_CONSTANT = frozenset("mul imul div truediv itruediv matmul linear conv1d conv2d conv3d multiply divide".split())
+_AFFINE_NAMES = frozenset({
+    "add", "sub", "neg", "iadd", "isub", "flatten", "reshape", "view", "permute", "transpose", "squeeze", "unsqueeze", "cat",
+    "concat", "stack", "mean", "sum", "getitem", "pad", "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d",
+    "adaptive_avg_pool2d", "adaptive_avg_pool3d", "contiguous", "clone", "movedim", "swapaxes", "positive", "detach",
+})  # fmt: skip
+_WITH_CONSTANT = frozenset({
+    "mul", "imul", "multiply", "div", "divide", "truediv", "itruediv", "matmul", "linear", "conv1d", "conv2d", "conv3d",
+})  # fmt: skip
 """Affine when all but one of their tensors are constants."""
 _SHAPE_NAMES = frozenset({"size", "dim", "numel", "ndimension", "shape", "ndim"})
 _GATE_MODULES = {
@@ -32,10 +34,11 @@ _GATE_MODULES = {
     nn.Hardtanh: "hardtanh", nn.Hardsigmoid: "hardsigmoid", nn.SiLU: "silu", nn.GELU: "gelu",
     nn.MaxPool1d: "max_pool1d", nn.MaxPool2d: "max_pool2d",
 }  # fmt: skip
-_GATE_NAMES = frozenset(
-    "relu relu_ leaky_relu leaky_relu_ rrelu prelu relu6 hardtanh hardtanh_ hardsigmoid silu gelu abs absolute clamp clip "
-    "clamp_min clamp_max max_pool1d max_pool2d".split()
-)  # fmt: skip
+_GATE_NAMES = frozenset({
+    "relu", "relu_", "leaky_relu", "leaky_relu_", "rrelu", "prelu", "relu6", "hardtanh", "hardtanh_", "hardsigmoid", "silu",
+    "gelu", "abs", "absolute", "clamp", "clip", "clamp_min", "clamp_max", "max_pool1d", "max_pool2d",
+})  # fmt: skip
+_POOL_OPTIONS = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
 
 
 @dataclass(frozen=True)
@@ -81,37 +84,34 @@ def classify(node: fx.Node, name: str, root: nn.Module, varies: Callable[[Any], 
 
 def _module(module: nn.Module, name: str) -> Op:
     says = type(module).__name__
-    if isinstance(module, _AFFINE_IN_EVAL):
-        if not module.training:
-            return Op("affine", says)
+    if isinstance(module, (*_AFFINE_IN_EVAL, nn.RReLU)) and module.training:
         return Op("other", f"{says} in training mode (call .eval() on the network)")
-    if isinstance(module, nn.Upsample) and module.mode not in ("nearest", "linear", "bilinear", "trilinear"):
-        return Op("other", f"{says}({module.mode})")
-    if isinstance(module, _AFFINE_MODULES):
+    if isinstance(module, _AFFINE_MODULES + _AFFINE_IN_EVAL):
         return Op("affine", says)
     kind = next((kind for made, kind in _GATE_MODULES.items() if type(module) is made), None)
     if kind is None:
         return Op("other", says)
-    options: dict[str, Any] = {}
-    if isinstance(module, nn.PReLU):
-        options = {"slope": module.weight.detach()}
-    elif isinstance(module, nn.RReLU):
-        options = {"slope": (module.lower + module.upper) / 2}
-    elif isinstance(module, nn.LeakyReLU):
-        options = {"slope": float(module.negative_slope)}
-    elif isinstance(module, nn.Hardtanh):
-        options = {"low": float(module.min_val), "high": float(module.max_val)}
-    elif isinstance(module, nn.GELU):
-        options = {"approximate": module.approximate}
-    elif isinstance(module, nn.MaxPool1d | nn.MaxPool2d):
-        options = {
-            part: getattr(module, part) for part in ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
-        }
-        if module.return_indices:
-            return Op("other", f"{says} that returns indices")
-    if isinstance(module, nn.RReLU) and module.training:
-        return Op("other", f"{says} in training mode (call .eval() on the network)")
-    return _gate(kind, name, says, options)
+    if kind.startswith("max_pool") and module.return_indices:
+        return Op("other", f"{says} that returns indices")
+    return _gate(kind, name, says, _options(module))
+
+
+def _options(module: nn.Module) -> dict[str, Any]:
+    """The constants of a gate's module."""
+    match module:
+        case nn.PReLU():
+            return {"slope": module.weight.detach()}
+        case nn.RReLU():
+            return {"slope": (module.lower + module.upper) / 2}
+        case nn.LeakyReLU():
+            return {"slope": float(module.negative_slope)}
+        case nn.Hardtanh():
+            return {"low": float(module.min_val), "high": float(module.max_val)}
+        case nn.GELU():
+            return {"approximate": module.approximate}
+        case nn.MaxPool1d() | nn.MaxPool2d():
+            return {part: getattr(module, part) for part in _POOL_OPTIONS}
+    return {}
 
 
 def _function(node: fx.Node, kind: str, name: str, varies: Callable[[Any], bool]) -> Op:
@@ -134,8 +134,7 @@ def _function(node: fx.Node, kind: str, name: str, varies: Callable[[Any], bool]
     if kind == "gelu":
         options = {"approximate": _option(node, 1, "approximate", "none")}
     if kind.startswith("max_pool"):
-        places = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
-        given = {part: _option(node, number + 1, part, None) for number, part in enumerate(places)}
+        given = {part: _option(node, number + 1, part, None) for number, part in enumerate(_POOL_OPTIONS)}
         if _option(node, 6, "return_indices", False):
             return Op("other", f"{kind} that returns indices")
         defaults = {"stride": given["kernel_size"], "padding": 0, "dilation": 1, "ceil_mode": False}
@@ -164,7 +163,8 @@ def _gate(kind: str, name: str, says: str, options: dict[str, Any]) -> Op:
 
 
 def _phi(z: Tensor) -> Tensor:
-    return torch.special.ndtr(z)
+    probability: Tensor = torch.special.ndtr(z)
+    return probability
 
 
 def _phi_tanh(z: Tensor) -> Tensor:
@@ -187,7 +187,8 @@ def _max_pool(name: str, dims: int, options: dict[str, Any]) -> MaxPool:
         padded = F.pad(planes, (padding[1], padding[1], padding[0], padding[0]), value=-torch.inf)
         lowest = torch.finfo(z.dtype).min
         cut = F.unfold(padded.clamp(min=lowest), kernel, dilation=dilation, stride=stride)
-        return cut.reshape(len(z), planes.shape[1], kernel[0] * kernel[1], -1).transpose(1, 2).flatten(2)
+        apart: Tensor = cut.reshape(len(z), planes.shape[1], kernel[0] * kernel[1], -1).transpose(1, 2).flatten(2)
+        return apart
 
     def out_shape(z: Tensor) -> tuple[int, ...]:
         sizes = z.shape[-dims:]
