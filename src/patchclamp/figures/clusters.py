@@ -39,6 +39,8 @@ def scores(found: "Clusters", labels: str | None = None) -> "Figure":
         found: The clusters.
         labels: Against which; the first by default.
     """
+    from matplotlib.lines import Line2D
+
     data = found.data.sel(labels=found.label_names[0] if labels is None else labels)
     with styled() as make:
         high = 0.5 + len(found.algorithms) * (0.42 + 0.145 * len(found.forms))
@@ -52,6 +54,9 @@ def scores(found: "Clusters", labels: str | None = None) -> "Figure":
             axes[0].set_title(said, loc="left")
         for axis, title in zip(grid[-1], TITLES.values(), strict=True):
             axis.set_xlabel(title)
+        names = (("o", "k", "with 95 % interval"), ("o", "white", "the same clusters, labels shuffled"))
+        keys = [Line2D([], [], ls="", marker=m, mfc=c, mec="#9aa3af", ms=3.5, label=said) for m, c, said in names]
+        drawn.legend(handles=keys, loc="outside upper right", ncols=2, frameon=False, fontsize=7)
         grid[0][0].set_yticks(range(len(found.forms)), found.forms)
         grid[0][0].set_ylim(len(found.forms) - 0.5, -0.5)
         return drawn

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 FORMS = ("hard code", "soft code", "pre-activation", "activation", "unit norm")
 """Ways to write down the same rows; ``soft code`` only for smooth activations."""
-DRAWS = 40
+DRAWS = 24
 """Half-samples for intervals, and shuffles of the labels for the control."""
 
 
@@ -132,7 +132,7 @@ class Clusters(DatasetResult):
             nearest = members[np.argsort(distance[members], kind="stable")[:examples]]
             rows.append({
                 "cluster": int(number), "size": int(size), "purity": float(counts.max() / size),
-                "labels": ", ".join(f"{names[i]} {counts[i]}" for i in common),
+                "labels": ", ".join(f"{names[i]} ({counts[i]})" for i in common),
                 "rows": nearest.tolist(), "examples": [str(texts[i]) for i in nearest],
             })  # fmt: skip
         return pd.DataFrame(rows, columns=["cluster", "size", "purity", "labels", "rows", "examples"])

@@ -18,8 +18,6 @@ def scores(cluster: Any, labels: Any) -> tuple[float, float, float]:
         cluster: ``[row]`` integers, -1 for none.
         labels: ``[row]``.
     """
-    from sklearn.metrics import adjusted_mutual_info_score
-
     inside = np.asarray(cluster) >= 0
     if not inside.any():
         return (np.nan, np.nan, np.nan)
@@ -27,11 +25,54 @@ def scores(cluster: Any, labels: Any) -> tuple[float, float, float]:
     _, marks = np.unique(np.asarray(labels)[inside], return_inverse=True)
     table = np.zeros((own.max() + 1, marks.max() + 1))
     np.add.at(table, (own, marks), 1)
-    share = table / table.sum(1, keepdims=True)
-    surprise = -np.log2(np.where(share > 0, share, 1))
-    count = table.sum()
-    ami = float(adjusted_mutual_info_score(marks, own))
-    return float(table.max(1).sum() / count), float((table * surprise).sum() / count), ami
+    rows, count = table.sum(1), table.sum()
+    purity = float(table.max(1).sum() / count)
+    within = _entropy(table, rows[:, None]) / count
+    return purity, within / np.log(2), _adjusted(table, within)
+
+
+def _entropy(counts: Any, whole: Any) -> float:
+    """``-sum counts log(counts / whole)``, in nats."""
+    return -float((counts * np.log(np.where(counts > 0, counts / whole, 1))).sum())
+
+
+def _adjusted(table: Any, within: float) -> float:
+    """Adjusted mutual information of a table of counts, over the mean of both entropies."""
+    own, marks, count = table.sum(1), table.sum(0), table.sum()
+    entropies = _entropy(own, count) / count, _entropy(marks, count) / count
+    if max(entropies) == 0:
+        return 1.0
+    mutual, chance = entropies[1] - within, expected(own, marks)
+    above = (entropies[0] + entropies[1]) / 2 - chance
+    return float((mutual - chance) / above) if abs(above) > 1e-12 else 1.0
+
+
+def expected(own: Any, marks: Any) -> float:
+    """Mutual information in nats that two partitions with parts of these sizes have by chance.
+
+    It depends on sizes alone, and many parts are of one size, so each pair of sizes is worked out once.
+
+    Source: Vinh, Epps and Bailey 2010, equation 24a.
+
+    Args:
+        own: Sizes of the parts of one partition.
+        marks: Of the other.
+    """
+    from scipy.special import gammaln
+
+    count = int(own.sum())
+    logs = gammaln(np.arange(count + 1) + 1.0)
+    sizes, times = np.unique(marks.astype(int), return_counts=True)
+    total = 0.0
+    for size, often in zip(*np.unique(own.astype(int), return_counts=True), strict=True):
+        both = np.arange(1, size + 1)[:, None]
+        possible = (both <= sizes) & (both >= size + sizes - count)
+        left, right, rest = size - both, np.maximum(sizes - both, 0), np.maximum(count - size - sizes + both, 0)
+        chance = logs[size] + logs[sizes] + logs[count - size] + logs[count - sizes] - logs[count]
+        chance = chance - logs[both] - logs[left] - logs[right] - logs[rest]
+        terms = both / count * np.log(count * both / (size * sizes)) * np.exp(np.where(possible, chance, -np.inf))
+        total += float(often * (terms * times).sum())
+    return total
 
 
 def halves(cluster: Any, labels: Any, groups: Any, draws: int, draw: np.random.Generator) -> Any:
