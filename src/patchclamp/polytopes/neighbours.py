@@ -82,6 +82,7 @@ def hamming(one: Packed, other: Packed, kind: Engine | None = None) -> Tensor:
     Raises:
         InputError: The codes differ in their number of bytes, or have too many bits.
     """
+    _check(one, other)
     own, others = counts(one).int()[:, None], counts(other).int()
     found = torch.empty(len(one), len(other), dtype=torch.int32)
     for part, block, both in _blocks(one, other, kind):
@@ -121,6 +122,7 @@ def knn(base: Packed, queries: Packed, k: int, metric: Metric = "hamming", kind:
     Raises:
         InputError: Unknown metric, ``k`` outside 1 to the number of rows, or codes that do not match.
     """
+    _check(base, queries)
     if metric not in get_args(Metric):
         raise InputError(unknown("metric", metric, get_args(Metric)))
     if not 1 <= k <= len(base):
@@ -186,7 +188,6 @@ def _by_jaccard(queries: Packed, base: Packed) -> Nearness:
 
 def _blocks(queries: Packed, base: Packed, kind: Engine | None) -> Iterator[tuple[slice, slice, Tensor]]:
     """The number of bits set in both, block by block: which queries, which rows of the base, ``[query, row]`` int32."""
-    _check(queries, base)
     chosen = engine() if kind is None else kind
     width = max(256, min(BASE, UNPACKED_BYTES // max(8 * base.shape[1], 1)))
     for start in range(0, len(base), width):

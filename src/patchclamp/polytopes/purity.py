@@ -28,12 +28,12 @@ def scores(cluster: Any, labels: Any) -> tuple[float, float, float]:
     rows, count = table.sum(1), table.sum()
     purity = float(table.max(1).sum() / count)
     within = _entropy(table, rows[:, None]) / count
-    return purity, within / np.log(2), _adjusted(table, within)
+    return purity, float(within / np.log(2)), _adjusted(table, within)
 
 
 def _entropy(counts: Any, whole: Any) -> float:
-    """``-sum counts log(counts / whole)``, in nats."""
-    return -float((counts * np.log(np.where(counts > 0, counts / whole, 1))).sum())
+    """``sum counts log(whole / counts)``, in nats."""
+    return float((counts * np.log(np.where(counts > 0, whole / np.maximum(counts, 1), 1))).sum())
 
 
 def _adjusted(table: Any, within: float) -> float:

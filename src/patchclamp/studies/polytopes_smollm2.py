@@ -7,7 +7,7 @@ tokens of each sequence of 1,024, evenly spaced, none of the first hundred, and 
 Here: the same sampling, and a denser one of the same sequences, on an MLP with a smooth gate, whose code is soft. The texts are books
 and State of the Union speeches. Codes stand beside pre-activations, activations, and activations of unit norm, at the same number of
 clusters and the same coverage. Controls: labels shuffled; the codes of as many random hyperplanes through what the MLP reads; what the
-MLP reads itself; and, in the first layer, an untrained model of the same shape.
+MLP reads itself; and, for the first of the layers, the same clusters in an untrained model of the same shape.
 """
 
 import re
@@ -27,9 +27,9 @@ LENGTH, FIRST = 1024, 100
 """Tokens of a sequence, and the first that may be sampled."""
 SEED_GRID, STEP = 6, 10
 """Tokens of a sequence in the seed's sampling; the dense one has ten for each step between them."""
-CLUSTERS = 120
+ROWS_A_CLUSTER = 10
+"""On average: how many clusters k-means and Ward make."""
 RANDOM, READS = "random hyperplanes", "MLP input"
-UNTRAINED = ("untrained hard code", "untrained activation")
 PUBLISHED = {"model": "gpt2-small", "what": "clusters shown, without scores; the code was not released"}
 FUNCTION_WORDS = frozenset(
     "the a an of to in and or but for nor with on at by from as that which who whom this these those is are was were be been being "
@@ -59,6 +59,8 @@ class TokenPolytopes:
     """Clusters of the dense sampling, by layer."""
     sparse: dict[int, pc.polytopes.Clusters]
     """Of the seed's own sampling."""
+    untrained: pc.polytopes.Clusters
+    """Of the dense sampling in an untrained model, at the first layer."""
     nearest: pd.DataFrame
     """For each layer and form: the share of rows whose nearest row of another sequence has the same token, or class."""
     codes: pc.polytopes.SplineCodes
@@ -66,13 +68,15 @@ class TokenPolytopes:
     model: str
 
     def table(self, labels: str = "token") -> pd.DataFrame:
-        """Ward's scores on the dense sampling: a row a layer and form."""
-        rows = []
-        for layer, found in self.dense.items():
+        """Ward's scores on the dense sampling: a row a layer and form; ``shuffled`` is the purity of shuffled labels."""
+        rows: list[pd.DataFrame] = []
+        untrained = f"{next(iter(self.dense))}, untrained"
+        for layer, found in [*self.dense.items(), (untrained, self.untrained)]:
             one = found.frame().query("algorithm == 'ward' and labels == @labels")
             wide = one.pivot(index="form", columns="score", values="value").loc[list(found.forms)].reset_index()
-            rows.append(wide.assign(layer=layer, shuffled=float(one.query("score == 'purity'")["shuffled"].mean())))
-        return pd.concat(rows, ignore_index=True)[["layer", "form", "purity", "entropy", "ami", "shuffled"]]
+            shuffled = float(one.query("score == 'purity'")["shuffled"].mean())
+            rows.append(wide.assign(layer=layer, rows=float(one["coverage"].iloc[0]), shuffled=shuffled))
+        return pd.concat(rows, ignore_index=True)[["layer", "form", "purity", "entropy", "ami", "shuffled", "rows"]]
 
     def advantages(self, form: str = "soft code") -> pd.DataFrame:
         """What a form's clusters have over those of each other form: mean difference with its 95 % interval over sequences."""
@@ -94,6 +98,7 @@ class TokenPolytopes:
             "ward, token": self.table("token").to_dict("records"),
             "ward, class": self.table("class").to_dict("records"),
             "soft code over": self.advantages().to_dict("records"),
+            "untrained": self.untrained.frame().query("algorithm == 'ward'").to_dict("records"),
             "nearest row": self.nearest.to_dict("records"),
             "published": PUBLISHED,
         }
@@ -246,15 +251,15 @@ def study(
     ids = sequences(model, count)
     tokens = sampled(model, ids)
     values = recorded(model, ids, ("mlp_pre", "mlp_act", "mlp_in"), layers, progress)
-    bare = recorded(untrained(model), ids, ("mlp_pre", "mlp_act"), layers[:1], progress)
+    plain = recorded(untrained(model), ids, ("mlp_pre", "mlp_act"), layers[:1], progress)
+    every = np.ones(len(tokens.sequence), dtype=bool)
+    bare = _clustered(plain[f"mlp_pre.{layers[0]}"], plain[f"mlp_act.{layers[0]}"], {}, tokens, every, seed, progress)
     dense, sparse, nearest = {}, {}, []
     for layer in layers:
         z, act, reads = (values[f"{name}.{layer}"] for name in ("mlp_pre", "mlp_act", "mlp_in"))
         others = {RANDOM: hyperplanes(reads, z.shape[1], seed), READS: reads}
-        if layer == layers[0]:
-            others |= {UNTRAINED[0]: (bare[f"mlp_pre.{layer}"] > 0).float(), UNTRAINED[1]: bare[f"mlp_act.{layer}"]}
-        dense[layer] = _clustered(z, act, others, tokens, np.ones(len(z), dtype=bool), CLUSTERS, seed, progress)
-        sparse[layer] = _clustered(z, act, others, tokens, np.array(tokens.sparse), CLUSTERS // 6, seed, progress)
+        dense[layer] = _clustered(z, act, others, tokens, every, seed, progress)
+        sparse[layer] = _clustered(z, act, others, tokens, np.array(tokens.sparse), seed, progress)
         unit = act / act.norm(dim=1, keepdim=True)
         own = {"hard code": (z > 0).float(), "soft code": torch.sigmoid(z), "pre-activation": z, "activation": act, "unit norm": unit}
         nearest.append(agreement({**own, **others}, tokens).assign(layer=layer))
@@ -262,20 +267,20 @@ def study(
         {f"mlp_pre.{layer}": values[f"mlp_pre.{layer}"] for layer in layers}, tokens.labels
     )
     table = pd.concat(nearest, ignore_index=True)[["layer", "form", "token", "class"]]
-    found = TokenPolytopes(dense, sparse, table, codes, model.source.name or type(model.module).__name__)
+    found = TokenPolytopes(dense, sparse, bare, table, codes, model.source.name or type(model.module).__name__)
     if out is not None:
         _save(found, Path(out))
     return found
 
 
 def _clustered(
-    z: Tensor, act: Tensor, others: dict[str, Tensor], tokens: Tokens, kept: Any, k: int, seed: int, progress: bool
+    z: Tensor, act: Tensor, others: dict[str, Tensor], tokens: Tokens, kept: Any, seed: int, progress: bool
 ) -> pc.polytopes.Clusters:
     chosen = np.flatnonzero(kept)
     rows = torch.from_numpy(chosen)
     return pc.polytopes.cluster(
         z[rows], act[rows], {name: np.array(marks, dtype=object)[chosen] for name, marks in tokens.labels.items()},
-        name="silu", others={name: values[rows] for name, values in others.items()}, k=k, least=4 if k == CLUSTERS else 3,
+        name="silu", others={name: values[rows] for name, values in others.items()}, k=max(2, len(rows) // ROWS_A_CLUSTER),
         examples=[tokens.contexts[i] for i in chosen], groups=np.array(tokens.sequence)[chosen], seed=seed, progress=progress,
     )  # fmt: skip
 
@@ -291,6 +296,7 @@ def _save(found: TokenPolytopes, out: Path) -> None:
         ("Nearest row of another sequence", found.nearest),
         ("The soft code's clusters against the others'", found.advantages()),
     ]
+    found.untrained.save(out / "untrained")
     for layer, clusters in found.dense.items():
         clusters.save(out / f"layer-{layer}")
         found.sparse[layer].save(out / f"layer-{layer}-seed-sampling")
