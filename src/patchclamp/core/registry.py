@@ -43,6 +43,8 @@ KINDS: dict[str, Kind] = {
     "divergence": Kind("metrics.divergence:Divergence", "figures.divergence:figure", "reports.divergence:parts"),
     "interchange": Kind("metrics.interchange:Interchange", "figures.interchange:figure", "reports.metrics:parts"),
     "probe_report": Kind("metrics.probes:ProbeReport", "figures.probes:figure", "reports.metrics:parts"),
+    "spline_codes": Kind("polytopes.codes:SplineCodes", "figures.spline_codes:figure", "reports.spline_codes:parts"),
+    "clusters": Kind("polytopes.clusters:Clusters", "figures.clusters:figure", "reports.clusters:parts"),
     "neurons": Kind("tracing.neurons:Neurons", "figures.neurons:figure", "reports.neurons:parts"),
 }
 

@@ -2,7 +2,28 @@
 
 from patchclamp.polytopes.affine import AffineMap as AffineMap
 from patchclamp.polytopes.affine import map_distance as map_distance
+from patchclamp.polytopes.clusters import Clusters as Clusters
+from patchclamp.polytopes.clusters import cluster as cluster
+from patchclamp.polytopes.codes import SplineCodes as SplineCodes
 from patchclamp.polytopes.network import Network as Network
+from patchclamp.polytopes.recording import soft_codes as soft_codes
+from patchclamp.polytopes.recording import spline_codes as spline_codes
 from patchclamp.polytopes.segment import Segment as Segment
+from patchclamp.polytopes.soft import ACTIVATIONS as ACTIVATIONS
+from patchclamp.polytopes.soft import beta_code as beta_code
+from patchclamp.polytopes.soft import swish as swish
 
-__all__ = ["AffineMap", "Network", "Segment", "map_distance"]
+__all__ = [
+    "ACTIVATIONS",
+    "AffineMap",
+    "Clusters",
+    "Network",
+    "Segment",
+    "SplineCodes",
+    "beta_code",
+    "cluster",
+    "map_distance",
+    "soft_codes",
+    "spline_codes",
+    "swish",
+]
