@@ -1,5 +1,8 @@
 """The polytope lens: the regions on which a network is one affine map, their codes, and what crosses between them."""
 
+from patchclamp.polytopes.affine import AffineMap as AffineMap
+from patchclamp.polytopes.affine import map_distance as map_distance
 from patchclamp.polytopes.network import Network as Network
+from patchclamp.polytopes.segment import Segment as Segment
 
-__all__ = ["Network"]
+__all__ = ["AffineMap", "Network", "Segment", "map_distance"]

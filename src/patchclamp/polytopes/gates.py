@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -31,8 +32,12 @@ class Gate(ABC):
         """Spline code of pre-activations ``[row, *shape]`` as booleans ``[row, *bit shape]``."""
 
     @abstractmethod
-    def frozen(self, z: Tensor, at: Tensor) -> Tensor:
-        """The gate's output for pre-activations ``z``, were its code that of the one row ``at``: affine in ``z``."""
+    def state(self, z: Tensor) -> Tensor:
+        """What must be known of one pre-activation ``[1, *shape]`` to freeze the gate there."""
+
+    @abstractmethod
+    def frozen(self, z: Tensor, state: Tensor) -> Tensor:
+        """The gate's output for pre-activations ``[row, *shape]``, were its code the one of ``state``: affine in ``z``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,8 +54,8 @@ class LineGate(Gate, ABC):
         """Where a piece changes strictly between two consecutive rows of ``[row, *shape]``, between which ``z`` is affine."""
 
     @abstractmethod
-    def pin(self, z: Tensor, rows: Tensor, neurons: Tensor, before: Tensor) -> None:
-        """Put rows, new at crossings, exactly on the boundary that they cross; ``before`` are the rows ahead of them."""
+    def pin(self, z: Tensor, rows: Tensor, neurons: Tensor) -> None:
+        """Put rows that were added at crossings exactly on the boundary that they cross."""
 
     @abstractmethod
     def pieces(self, z: Tensor) -> Tensor:
@@ -73,10 +78,14 @@ class Elementwise(LineGate):
         return above[0] if len(above) == 1 else torch.stack(above, dim=-1)
 
     @override
-    def frozen(self, z: Tensor, at: Tensor) -> Tensor:
+    def state(self, z: Tensor) -> Tensor:
+        return self.bits(z).reshape(*z.shape, -1).sum(-1)
+
+    @override
+    def frozen(self, z: Tensor, state: Tensor) -> Tensor:
         edges = (self.breaks[0], *self.breaks)
         start: float | Tensor = self.at_first
-        piece = self.bits(at).reshape(*at.shape, -1).sum(-1)
+        piece = state.reshape(1, *z.shape[1:])
         out = torch.zeros_like(z)
         for number, (edge, slope) in enumerate(zip(edges, self._shaped(z), strict=True)):
             if number > 1:
@@ -94,19 +103,20 @@ class Elementwise(LineGate):
         rows = z.reshape(len(z), -1)
         found = []
         for edge in self.breaks:
-            from_edge = rows - edge if edge else rows
-            below, above = from_edge < 0, from_edge > 0
-            crossed = (below[:-1] & above[1:]) | (above[:-1] & below[1:])
-            interval, neuron = crossed.nonzero(as_tuple=True)
-            start = from_edge[interval, neuron].double()
-            found.append((interval, neuron, start / (start - from_edge[interval + 1, neuron].double())))
+            above = rows > edge
+            interval, neuron = places(above[:-1] != above[1:])
+            start, end = rows[interval, neuron].double() - edge, rows[interval + 1, neuron].double() - edge
+            strict = ((start != 0) & (end != 0)).nonzero().squeeze(1)
+            if len(strict) < len(interval):
+                interval, neuron, start, end = interval[strict], neuron[strict], start[strict], end[strict]
+            found.append((interval, neuron, start / (start - end)))
         if len(found) == 1:
             return found[0]
         interval, neuron, fraction = (torch.cat(parts) for parts in zip(*found, strict=True))
         return interval, neuron, fraction
 
     @override
-    def pin(self, z: Tensor, rows: Tensor, neurons: Tensor, before: Tensor) -> None:
+    def pin(self, z: Tensor, rows: Tensor, neurons: Tensor) -> None:
         flat = z.view(len(z), -1)
         if len(self.breaks) == 1:
             flat[rows, neurons] = self.breaks[0]
@@ -139,22 +149,26 @@ class MaxPool(LineGate):
         return winner.reshape(len(z), *self.out_shape(z), seen.shape[1])
 
     @override
-    def frozen(self, z: Tensor, at: Tensor) -> Tensor:
-        winner = self.windows(at).argmax(dim=1, keepdim=True)
+    def state(self, z: Tensor) -> Tensor:
+        return self.windows(z).argmax(dim=1)
+
+    @override
+    def frozen(self, z: Tensor, state: Tensor) -> Tensor:
         seen = self.windows(z)
-        return seen.gather(1, winner.expand(len(seen), -1, -1)).reshape(len(z), *self.out_shape(z))
+        winner = state.reshape(1, 1, -1).expand(len(seen), 1, -1)
+        return seen.gather(1, winner).reshape(len(z), *self.out_shape(z))
 
     @override
     def crossings(self, z: Tensor) -> Crossings:
         seen = self.windows(z).double()
         winner = seen.argmax(dim=1)
-        interval, neuron = (winner[:-1] != winner[1:]).nonzero(as_tuple=True)
+        interval, neuron = places(winner[:-1] != winner[1:])
         start, end = seen[interval, :, neuron], seen[interval + 1, :, neuron]
         chosen, fraction = envelope(start, end)
         return interval[chosen], neuron[chosen], fraction
 
     @override
-    def pin(self, z: Tensor, rows: Tensor, neurons: Tensor, before: Tensor) -> None:
+    def pin(self, z: Tensor, rows: Tensor, neurons: Tensor) -> None:
         """Nothing: the two that are equal there may lie in other windows too, whose winners must not change."""
 
     @override
@@ -179,8 +193,21 @@ class Smooth(Gate):
         return z > 0
 
     @override
-    def frozen(self, z: Tensor, at: Tensor) -> Tensor:
-        return self.code(at) * z
+    def state(self, z: Tensor) -> Tensor:
+        return z
+
+    @override
+    def frozen(self, z: Tensor, state: Tensor) -> Tensor:
+        return self.code(state) * z
+
+
+def places(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows and columns of what is true; numpy finds the few among many faster than torch."""
+    if mask.device.type != "cpu":
+        row, column = mask.nonzero(as_tuple=True)
+        return row, column
+    flat = torch.from_numpy(np.flatnonzero(mask.numpy()))
+    return flat // mask.shape[1], flat % mask.shape[1]
 
 
 def envelope(start: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,7 @@ import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -62,8 +62,6 @@ class Network:
         ModelError: It cannot be traced, or reads several inputs.
     """
 
-    _known: "ClassVar[WeakKeyDictionary[nn.Module, Network]]" = WeakKeyDictionary()
-
     def __init__(self, module: nn.Module) -> None:
         self.steps, self.output = _steps(module)
         self.dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
@@ -73,17 +71,18 @@ class Network:
 
     @classmethod
     def of(cls, module: "nn.Module | OpenModel | Network") -> "Network":
-        """The network of a module or of an open model, traced once.
+        """The network of a module or of an open model, which is traced once.
 
         Raises:
             ModelError: As for the constructor.
         """
         if isinstance(module, Network):
             return module
-        given = module.module if isinstance(module, OpenModel) else module
-        known = cls._known.get(given)
-        if known is None or known._modes != _modes(given):
-            known = cls._known[given] = cls(given)
+        if not isinstance(module, OpenModel):
+            return cls(module)
+        known = _KNOWN.get(module)
+        if known is None or known._modes != _modes(module.module):
+            known = _KNOWN[module] = cls(module.module)
         return known
 
     @cached_property
@@ -129,12 +128,17 @@ class Network:
                 live.pop(key, None)
         return found
 
-    def frozen(self, x: Rows, at: dict[str, Tensor], start: str | None = None) -> Tensor:
+    def states(self, x: Rows, start: str | None = None) -> dict[str, Tensor]:
+        """What freezes every gate at one point ``[1, *shape]``, by the gate's name."""
+        gates = {gate.name: gate for gate in self.gates}
+        return {name: gates[name].state(z) for name, z in self.preactivations(x, start).items()}
+
+    def frozen(self, x: Rows, states: dict[str, Tensor], start: str | None = None) -> Tensor:
         """The output were every gate's code that of one point: an affine function of ``x``.
 
         Args:
             x: Points, ``[row, *shape]``.
-            at: The pre-activations ``[1, *shape]`` of that point, as :meth:`preactivations` gives them.
+            states: Of the gates at that point, as :meth:`states` gives them.
             start: As for :meth:`walk`.
         """
         steps, entry = self.after(start)
@@ -142,15 +146,19 @@ class Network:
         held: Live = {}
         for step in steps:
             if step.gate is not None:
-                point = at[step.gate.name]
-                live[step.key] = step.gate.frozen(live[step.source], point)
+                state = states[step.gate.name]
+                live[step.key] = step.gate.frozen(live[step.source], state)
                 if not step.gate.exact:
-                    held[step.key] = step.gate.frozen(point, point)
+                    held[step.key] = step.gate.frozen(state, state)
             elif step.op.nature == "product":
                 live[step.key] = step.call({**live, **{key: held[key] for key in step.reads if key in held}})
             else:
                 live[step.key] = step.call(live)
         return live[self.output]
+
+    def is_exact(self, start: str | None = None) -> bool:
+        """Whether the network is piecewise linear."""
+        return all(_is_exact(step) for step in self.after(start)[0])
 
     def require_exact(self, what: str, start: str | None = None) -> None:
         """Refuse a network that is not piecewise linear.
@@ -241,6 +249,9 @@ class Network:
                     "on the input; method='sampled' works for any network"
                 )
         self._agrees = True
+
+
+_KNOWN: "WeakKeyDictionary[OpenModel, Network]" = WeakKeyDictionary()
 
 
 def _is_exact(step: Step) -> bool:

@@ -163,7 +163,8 @@ def _gate(kind: str, name: str, says: str, options: dict[str, Any]) -> Op:
 
 
 def _phi(z: Tensor) -> Tensor:
-    return torch.special.ndtr(z)
+    probability: Tensor = torch.special.ndtr(z)
+    return probability
 
 
 def _phi_tanh(z: Tensor) -> Tensor:
