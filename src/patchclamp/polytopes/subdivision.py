@@ -187,6 +187,14 @@ class Subdivision:
         kept = face != OUTSIDE
         return face[kept], start[kept], end[kept]
 
+    def averages(self) -> Any:
+        """The sparse matrix that takes values at vertices to their mean over the corners of each face, ``[face, vertex]``."""
+        from scipy.sparse import coo_array
+
+        face, start, _ = self.sides()
+        weights = 1 / np.bincount(face)[face]
+        return coo_array((weights, (face, start)), shape=(self.faces, self.points.size)).tocsr()
+
     def corners(self) -> tuple[Ints, Ints]:
         """The vertices of each face in order, counterclockwise, and where each face begins: ``[corner]``, ``[face + 1]``.
 
