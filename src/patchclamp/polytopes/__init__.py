@@ -3,6 +3,8 @@
 from patchclamp.polytopes.affine import AffineMap as AffineMap
 from patchclamp.polytopes.affine import map_distance as map_distance
 from patchclamp.polytopes.network import Network as Network
+from patchclamp.polytopes.plane import Plane as Plane
+from patchclamp.polytopes.raster import Raster as Raster
 from patchclamp.polytopes.segment import Segment as Segment
 
-__all__ = ["AffineMap", "Network", "Segment", "map_distance"]
+__all__ = ["AffineMap", "Network", "Plane", "Raster", "Segment", "map_distance"]

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from patchclamp.core.errors import InputError
 from patchclamp.models.opened import OpenModel
-from patchclamp.polytopes.points import as_points
+from patchclamp.polytopes.network import Network
+from patchclamp.polytopes.points import as_points, prepared
 from patchclamp.polytopes.subdivision import Floats
 
 Box = tuple[tuple[float, float], tuple[float, float]]
@@ -109,6 +110,31 @@ def corners(box: Box) -> Floats:
     """Of a box, counterclockwise ``[4, 2]``."""
     (left, right), (bottom, top) = box
     return np.array([[left, bottom], [right, bottom], [right, top], [left, top]])
+
+
+def ready(
+    model: OpenModel, points: Any, axes: Any, box: Any, start: str | None, what: str
+) -> tuple[Network, Chart, Box]:
+    """The network in float64, the plane and the box, all checked before any work."""
+    chart = Chart.of(model, points, axes)
+    window = chart.box(box)
+    return prepared(model, chart.at(corners(window)), what, start, "float64"), chart, window
+
+
+def named(names: Any, chart: Chart) -> list[str]:
+    """A name for each marked point.
+
+    Raises:
+        InputError: There are more or fewer names than points.
+    """
+    if names is not None and len(names) != len(chart.marked):
+        raise InputError(f"names must be one a point: got {len(names)} for {len(chart.marked)} points")
+    return [str(name) for name in (range(len(chart.marked)) if names is None else names)]
+
+
+def kept(points: Any) -> Tensor | None:
+    """Points as they are written into a record."""
+    return None if points is None else torch.stack([torch.as_tensor(np.asarray(p)).detach().cpu() for p in points])
 
 
 def _three(given: Any, name: str, what: str) -> Sequence[Any]:

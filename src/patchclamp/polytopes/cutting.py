@@ -36,6 +36,8 @@ class Cutter:
         self.bar = bar
         self.names: list[str] = []
         """Of the gates that were begun."""
+        self.widths: list[int] = []
+        """Their neurons (for a maximum its windows)."""
         self.codes: Ints = np.zeros((1, 0), np.int64)
         """Digest of the code at each gate that is done, ``[face, gate]``."""
 
@@ -49,6 +51,7 @@ class Cutter:
         assert isinstance(gate, LineGate)
         number = len(self.names)
         self.names.append(gate.name)
+        self.widths.append(gate.pieces(live[step.source][:2]).shape[1])
         found.begin()
         cuts: list[Cut] = []
         try:

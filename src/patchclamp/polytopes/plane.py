@@ -14,11 +14,10 @@ from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
 from patchclamp.interventions.results import evidence
 from patchclamp.models.opened import OpenModel
-from patchclamp.polytopes.charts import Box, Chart, corners
+from patchclamp.polytopes.charts import Chart, corners, kept, named, ready
 from patchclamp.polytopes.cutting import Cutter, FullError
 from patchclamp.polytopes.estimate import estimate
 from patchclamp.polytopes.network import Network
-from patchclamp.polytopes.points import prepared
 from patchclamp.polytopes.polygons import assembled, polygon_areas
 from patchclamp.polytopes.subdivision import BOX, OUTSIDE, Floats, Subdivision
 
@@ -188,8 +187,7 @@ def plane(
     if max_regions is not None and max_regions < 1:
         raise InputError(f"max_regions must be 1 or more, not {max_regions}")
     network, chart, window = ready(model, points, axes, box, start, "an exact plane")
-    if names is not None and len(names) != len(chart.marked):
-        raise InputError(f"names must be one a point: got {len(names)} for {len(chart.marked)} points")
+    shown = named(names, chart)
     about = estimate(network, chart, window, start)
     if max_regions is not None and about.regions > max_regions and not force:
         raise BudgetError(
@@ -204,34 +202,20 @@ def plane(
             values = network.walk(chart.at(found.points.rows), cutter, start)
         except FullError as full:
             until = f"neuron {full.neuron} of {full.gate}"
-    given = {"points": points, "axes": axes}
     record, tensors = evidence(
-        model, (), **{name: kept(value) for name, value in given.items()}, box=window, start=start,
-        names=None if names is None else [str(name) for name in names], max_regions=max_regions, force=force,
+        model, (), points=kept(points), axes=kept(axes), box=window, start=start,
+        names=None if names is None else shown, max_regions=max_regions, force=force,
     )  # fmt: skip
     tensors |= {f"chart.{name}": getattr(chart, name).cpu() for name in ("origin", "u", "v")}
-    facts = {"box": window, "layers": cutter.names, "until": until, "estimate": about.regions}
-    shown = [str(name) for name in names or range(len(chart.marked))]
+    facts = {
+        "box": window, "layers": cutter.names, "widths": cutter.widths, "until": until, "estimate": about.regions,
+    }  # fmt: skip
     outputs = values if values is not None else _at_centres(network, chart, found, start)
     dataset = assembled(found, cutter.codes, outputs, values is not None, chart.marked, shown)
     if until is not None:
         told = f"max_regions={max_regions:,} was met at {until}: the plane has the boundaries up to there"
         warnings.warn(PatchclampWarning(told), stacklevel=3)
     return Plane(dataset, record | facts, tensors)
-
-
-def ready(
-    model: OpenModel, points: Any, axes: Any, box: Any, start: str | None, what: str
-) -> tuple[Network, Chart, Box]:
-    """The network in float64, the plane and the box, all checked before any work."""
-    chart = Chart.of(model, points, axes)
-    window = chart.box(box)
-    return prepared(model, chart.at(corners(window)), what, start, "float64"), chart, window
-
-
-def kept(points: Any) -> Tensor | None:
-    """Points as they are written into a record."""
-    return None if points is None else torch.stack([torch.as_tensor(np.asarray(p)).detach().cpu() for p in points])
 
 
 def _at_centres(network: Network, chart: Chart, found: Subdivision, start: str | None) -> Tensor:
