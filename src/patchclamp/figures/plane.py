@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from patchclamp.polytopes.plane import Plane
 
 COLOURS = ("class", "code", "map", "density")
+LINES = ("layer", "plain", "none")
 CLASSES = (
     "#a9c4e0", "#f3c59b", "#b5d6a7", "#e6aeb0", "#c9b8de", "#ddd093", "#a5d3cf", "#dcb8cd", "#c8c8c8", "#93aebf",
 )  # fmt: skip
@@ -22,7 +23,7 @@ _MANY = 3000
 _MARK = {"marker": "o", "s": 26, "color": "black", "edgecolors": "white", "linewidths": 1.0, "zorder": 6}
 
 
-def figure(found: "Plane", color: str | None = None, layers: int | None = None, lines: str | None = "layer") -> "Figure":
+def figure(found: "Plane", color: str | None = None, layers: int | None = None, lines: str | None = None) -> "Figure":
     """Draw every region.
 
     Args:
@@ -30,30 +31,44 @@ def figure(found: "Plane", color: str | None = None, layers: int | None = None, 
         color: ``"class"``, the largest output, with the decision boundary; ``"code"``, any colour for each code; ``"map"``, the norm
             of the affine map's part in the plane; ``"density"``, regions a unit of area. Default: class if there are classes.
         layers: Draw only the boundaries of so many layers, and as codes those of these layers.
-        lines: ``"layer"`` for a colour a layer, ``"plain"`` for grey ones, None for none.
+        lines: ``"layer"`` for a colour a layer, ``"plain"`` for grey ones, ``"none"``. Default: by layer over classes and codes.
 
     Raises:
         InputError: No such colour or lines, no such number of layers, or the plane has no classes or maps.
     """
     classes = bool((found.data["class"] >= 0).all())
     color = ("class" if classes else "code") if color is None else color
+    lines = ("layer" if color in ("class", "code") else "none") if lines is None else lines
     _check(found, color, layers, lines, classes)
     shown = len(found.record["layers"]) if layers is None else layers
     with styled() as make:
         drawn: Figure = make(figsize=(5.6, 4.6), layout="constrained")
         axis = drawn.subplots()
         _fill(axis, found, color, shown)
-        if lines is not None:
+        if lines != "none":
             _boundaries(axis, found, lines, shown)
         if color == "class":
             _decision(axis, found)
         frame(axis, found)
-        until = "" if found.complete else f", cut until {found.record['until']}"
-        axis.set_title(f"{found.regions:,} regions{until}")
-        handles = axis.get_legend_handles_labels()[0]
-        if handles:
-            drawn.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=7)
+        axis.set_title(_title(found, layers))
+        legend(drawn, axis)
         return drawn
+
+
+def _title(found: "Plane", layers: int | None) -> str:
+    if not found.complete:
+        return f"{found.regions:,} regions, cut until {found.record['until']}"
+    counts = [1, *found.layer_counts().values()]
+    if layers is None or layers == len(counts) - 1:
+        return f"{found.regions:,} regions"
+    return f"{counts[layers]:,} regions after {layers} of {len(counts) - 1} layers"
+
+
+def legend(drawn: Any, axis: Any) -> None:
+    """Below the plane, what has a name."""
+    handles = axis.get_legend_handles_labels()[0]
+    if handles:
+        drawn.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False, fontsize=7)
 
 
 def frame(axis: Any, found: Any) -> None:
@@ -73,11 +88,11 @@ def frame(axis: Any, found: Any) -> None:
         )  # fmt: skip
 
 
-def _check(found: "Plane", color: str, layers: int | None, lines: str | None, classes: bool) -> None:
+def _check(found: "Plane", color: str, layers: int | None, lines: str, classes: bool) -> None:
     if color not in COLOURS:
         raise InputError(unknown("colour", color, COLOURS))
-    if lines not in ("layer", "plain", None):
-        raise InputError(unknown("lines", lines, ("layer", "plain", None)))
+    if lines not in LINES:
+        raise InputError(unknown("lines", lines, LINES))
     if layers is not None and not 0 <= layers <= len(found.record["layers"]):
         raise InputError(f"layers must be 0 to {len(found.record['layers'])}, not {layers}")
     if color == "class" and not classes:
@@ -89,6 +104,7 @@ def _check(found: "Plane", color: str, layers: int | None, lines: str | None, cl
 def _fill(axis: Any, found: "Plane", color: str, layers: int) -> None:
     from matplotlib.collections import PolyCollection
     from matplotlib.colors import LogNorm
+    from matplotlib.ticker import LogLocator, NullLocator
 
     data = found.data
     exact = color == "class" and data.sizes["cell"] > 0
@@ -108,7 +124,9 @@ def _fill(axis: Any, found: "Plane", color: str, layers: int) -> None:
         norm = LogNorm(low, max(high, low * 1.01), clip=True)
         drawn = axis.add_collection(PolyCollection(polygons, array=values, cmap=SEQUENTIAL, norm=norm, **style))
         label = "1 / area of the region" if color == "density" else "norm of the map in the plane"
-        axis.figure.colorbar(drawn, ax=axis, label=label, shrink=0.7, pad=0.02)
+        bar = axis.figure.colorbar(drawn, ax=axis, label=label, shrink=0.85, pad=0.02, format="%.3g")
+        bar.ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
+        bar.ax.yaxis.set_minor_locator(NullLocator())
 
 
 def _code_colours(codes: Any) -> Any:
@@ -118,7 +136,7 @@ def _code_colours(codes: Any) -> Any:
     mixed = codes.sum(axis=1).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     parts = [(mixed >> np.uint64(shift)) & np.uint64(0xFFFF) for shift in (48, 32, 16)]
     hue, saturation, value = (part.astype(float) / 0xFFFF for part in parts)
-    return hsv_to_rgb(np.stack([hue, 0.18 + 0.35 * saturation, 0.78 + 0.2 * value], axis=1))
+    return hsv_to_rgb(np.stack([hue, 0.12 + 0.3 * saturation, 0.8 + 0.18 * value], axis=1))
 
 
 def _boundaries(axis: Any, found: "Plane", lines: str, layers: int) -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from patchclamp.core.errors import InputError, unknown
-from patchclamp.figures.plane import CLASSES, LAYERS, frame
+from patchclamp.figures.plane import CLASSES, LAYERS, frame, legend
 from patchclamp.figures.style import SEQUENTIAL, styled
 
 if TYPE_CHECKING:
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from patchclamp.polytopes.raster import Raster
 
 COLOURS = ("class", "density")
-_BINS = 120
 
 
 def figure(found: "Raster", color: str | None = None, crossings: bool = True) -> "Figure":
@@ -42,9 +41,7 @@ def figure(found: "Raster", color: str | None = None, crossings: bool = True) ->
             _crossings(axis, found)
         frame(axis, found)
         axis.set_title(f"{found.data.sizes['line']} exact lines; about {found.record['estimate']:,} regions")
-        handles = axis.get_legend_handles_labels()[0]
-        if handles:
-            drawn.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=7)
+        legend(drawn, axis)
         return drawn
 
 
@@ -68,13 +65,14 @@ def _classes(axis: Any, found: "Raster") -> None:
 def _density(axis: Any, found: "Raster") -> None:
     (left, right), (bottom, top) = found.record["box"]
     data = found.data
-    bins = [np.arange(data.sizes["line"] + 1) - 0.5, np.linspace(left, right, _BINS + 1)]
-    counts = np.histogram2d(data["line_of"].values, data["x"].values, bins)[0] * _BINS / (right - left)
+    lines = data.sizes["line"]
+    bins = [np.arange(lines + 1) - 0.5, np.linspace(left, right, lines + 1)]
+    counts = np.histogram2d(data["line_of"].values, data["x"].values, bins)[0] * lines / (right - left)
     drawn = axis.imshow(
         counts, origin="lower", extent=(left, right, bottom, top), cmap=SEQUENTIAL, interpolation="nearest",
         vmax=np.quantile(counts, 0.99) or None,
     )  # fmt: skip
-    axis.figure.colorbar(drawn, ax=axis, label="boundaries a unit of length", shrink=0.7, pad=0.02)
+    axis.figure.colorbar(drawn, ax=axis, label="boundaries a unit of length", shrink=0.85, pad=0.02)
 
 
 def _crossings(axis: Any, found: "Raster") -> None:

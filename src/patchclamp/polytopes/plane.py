@@ -208,7 +208,7 @@ def plane(
     )  # fmt: skip
     tensors |= {f"chart.{name}": getattr(chart, name).cpu() for name in ("origin", "u", "v")}
     facts = {
-        "box": window, "layers": cutter.names, "widths": cutter.widths, "until": until, "estimate": about.regions,
+        "box": [list(edges) for edges in window], "layers": cutter.names, "widths": cutter.widths, "until": until, "estimate": about.regions,
     }  # fmt: skip
     outputs = values if values is not None else _at_centres(network, chart, found, start)
     dataset = assembled(found, cutter.codes, outputs, values is not None, chart.marked, shown)

@@ -117,7 +117,7 @@ def raster(
         model, (), points=kept(points), axes=kept(axes), box=window, start=start,
         names=None if names is None else shown, lines=lines,
     )  # fmt: skip
-    facts = {"box": window, "layers": list(walked.events), "estimate": about.regions}
+    facts = {"box": [list(edges) for edges in window], "layers": list(walked.events), "estimate": about.regions}
     return Raster(_labelled(heights, crossed, pieces, chart.marked, shown), record | facts, tensors)
 
 

@@ -16,5 +16,5 @@ def parts(found: "Plane") -> list[Part]:
     shown = [Part("Summary", Markup("<pre>{}</pre>").format(repr(found))), Part("Regions", embedded_png(found))]
     if len(found.record["layers"]) > 1:
         shown.append(Part("After the first layer", embedded_png(found, color="code", layers=1)))
-    shown.append(Part("Regions a unit of area", embedded_png(found, color="density", lines=None)))
+    shown.append(Part("Regions a unit of area", embedded_png(found, color="density")))
     return [*shown, Part("The largest regions", table(largest))]
