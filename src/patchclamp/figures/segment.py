@@ -35,7 +35,7 @@ def figure(found: "Segment", bins: int = 50) -> "Figure":
             places = data["t"].values[data["layer"].values == name]
             axis.vlines(places, 0, 1, color=_COLOURS[number % len(_COLOURS)], linewidth=0.4)
             axis.set(ylim=(0, 1), yticks=[])
-            axis.set_ylabel(f"{name}\n{len(places)}", rotation=0, ha="right", va="center", fontsize=7)
+            axis.set_ylabel(f"{name} ({len(places)})", rotation=0, ha="right", va="center", fontsize=7)
         _density(axes[len(layers)], found, bins)
         if drawn_outputs:
             _outputs(axes[-1], found)

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from patchclamp.core.errors import InputError, unknown
+from patchclamp.interventions.saving import from_plain
 from patchclamp.models.opened import OpenModel
 from patchclamp.polytopes.network import Network
 from patchclamp.polytopes.points import as_points, fitting, precision
@@ -143,9 +144,9 @@ def region_maps(model: OpenModel, line: "Segment") -> list[AffineMap]:
     """
     if not line.exact:
         raise InputError("a sampled segment does not know its regions; make it with method='exact'")
-    said = line.record["parameters"]
+    said = from_plain(line.record["parameters"], line.tensors)
     start, dtype = said["start"], said["dtype"]
-    point = as_points(model, [line.tensors["a"]], dtype)
+    point = as_points(model, [said["a"]], dtype)
     network = Network.of(model).cast(model.module, precision(model, dtype))
     codes = line.codes()
     found = []

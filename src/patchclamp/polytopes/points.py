@@ -111,10 +111,11 @@ def fitting(network: Network, module: nn.Module, x: Tensor, start: str | None = 
         network.check(module, x)
 
 
-def gate_bits(model: OpenModel, x: Tensor, start: str | None = None) -> tuple[dict[str, Tensor], Tensor]:
-    """Codes of points by gate, ``[point, *shape]`` booleans, and the outputs, of any network.
+def gate_pieces(model: OpenModel, x: Tensor, start: str | None = None) -> tuple[dict[str, Tensor], Tensor]:
+    """Which piece every neuron of every gate is on, ``[point, neuron]`` integers by gate, and the outputs, of any network.
 
-    Where torch.fx cannot follow the network, its activation modules are recorded.
+    A smooth gate is on piece 1 where its pre-activation is positive. Where torch.fx cannot follow the network, its activation
+    modules are recorded.
 
     Raises:
         ModelError: There is no gate to be found.
@@ -124,22 +125,25 @@ def gate_bits(model: OpenModel, x: Tensor, start: str | None = None) -> tuple[di
     except ModelError:
         if start is not None:
             raise
-        return _recorded_bits(model, x)
+        return _recorded_pieces(model, x)
     fitting(network, model.module, x[:2], start)
     gates = {gate.name: gate for gate in network.gates}
-    bits = {name: gates[name].bits(z) for name, z in network.preactivations(x, start).items()}
-    if not bits:
+    found = {
+        name: (gates[name].state(z) if gates[name].exact else gates[name].bits(z).long()).flatten(1)
+        for name, z in network.preactivations(x, start).items()
+    }
+    if not found:
         raise ModelError("the network has no gates: it is affine, or all its operations are unknown")
-    return bits, network.run(x, start)
+    return found, network.run(x, start)
 
 
-def _recorded_bits(model: OpenModel, x: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+def _recorded_pieces(model: OpenModel, x: Tensor) -> tuple[dict[str, Tensor], Tensor]:
     names = [name for name, module in model.module.named_modules() if isinstance(module, ACTIVATIONS)]
     if not names:
         known = ", ".join(module.__name__ for module in ACTIVATIONS)
         raise ModelError(f"torch.fx cannot follow the network, and it has no activation module ({known}) to record")
     acts = record(model, x.to(model.dtype), [f"{name}:in" for name in names])
-    bits = {name: acts[f"{name}:in"] > 0 for name in names}
+    found = {name: (acts[f"{name}:in"] > 0).long().flatten(1) for name in names}
     out = model.module(x.to(model.dtype))
     values = out if isinstance(out, Tensor) else next(iter(out.values()))
-    return bits, values
+    return found, values

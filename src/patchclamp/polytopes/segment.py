@@ -16,7 +16,7 @@ from patchclamp.interventions.results import evidence, to_numpy
 from patchclamp.models.opened import OpenModel
 from patchclamp.polytopes.gates import places
 from patchclamp.polytopes.lines import Walked, decisions, joined, walk_line
-from patchclamp.polytopes.points import as_points, gate_bits, prepared
+from patchclamp.polytopes.points import as_points, gate_pieces, prepared
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -266,10 +266,9 @@ def _sampled(model: OpenModel, x: Tensor, start: str | None, samples: int) -> Wa
     """What flips between equally spaced points: each flip at the middle between its two points."""
     t = torch.linspace(0, 1, samples, dtype=torch.float64, device=x.device)
     rows = torch.lerp(x[:1], x[1:], t.to(x.dtype).reshape(-1, *[1] * (x.dim() - 1)))
-    bits, values = gate_bits(model, rows, start)
+    codes, values = gate_pieces(model, rows, start)
     events, first, last = {}, {}, {}
-    for name, code in bits.items():
-        pieces = code.flatten(1)
+    for name, pieces in codes.items():
         row, neuron = places(pieces[1:] != pieces[:-1])
         events[name] = ((t[row] + t[row + 1]) / 2, neuron, pieces[row, neuron], pieces[row + 1, neuron])
         first[name], last[name] = pieces[0], pieces[-1]

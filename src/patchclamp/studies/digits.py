@@ -1,0 +1,260 @@
+"""Small networks on pictures of 28 by 28: data, the networks of the studies, and training that a killed process goes on with.
+
+Every weight is a function of the seed alone: the same call ends with the same bytes on the same machine, interrupted or not.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from filelock import FileLock
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+import patchclamp as pc
+from patchclamp.core.digest import digest
+from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.files import atomic_file, atomic_folder, read_json, write_json
+from patchclamp.core.progress import Listener, task
+
+Data = Literal["mnist", "fashion-mnist"]
+Kind = Literal["residual", "mlp", "cnn"]
+SIDE, CLASSES, RECIPE = 28, 10, 1
+"""Pixels of a side, classes, and the number that rises when training changes, so that kept networks are made anew."""
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """A data set of pictures in ten classes."""
+
+    train: Tensor
+    """``[row, 784]`` float32, 0..1."""
+    train_labels: Tensor
+    """``[row]`` int64."""
+    test: Tensor
+    """``[row, 784]`` float32, 0..1."""
+    test_labels: Tensor
+    """``[row]`` int64."""
+    names: tuple[str, ...]
+    """Of the classes."""
+
+    def head(self, train: int, test: int) -> "Images":
+        """The first rows alone."""
+        return Images(
+            self.train[:train], self.train_labels[:train], self.test[:test], self.test_labels[:test], self.names
+        )
+
+
+def images(name: Data = "mnist") -> Images:
+    """A data set of the catalogue.
+
+    Raises:
+        InputError: There is none of this name.
+    """
+    found: dict[str, Callable[[], Any]] = {"mnist": pc.catalogue.mnist, "fashion-mnist": pc.catalogue.fashion_mnist}
+    if name not in found:
+        raise InputError(unknown("data set", name, found))
+    raw = found[name]()
+    names = pc.catalogue.FASHION if name == "fashion-mnist" else tuple(str(digit) for digit in range(CLASSES))
+    train, test = (pixels.flatten(1).float() / 255 for pixels in (raw.train_images, raw.test_images))
+    return Images(train, raw.train_labels, test, raw.test_labels, names)
+
+
+class Block(nn.Module):
+    """``relu(W x + b + x)``: the residual block of the seed."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear, self.relu = nn.Linear(width, width), nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[row, width] -> [row, width]``."""
+        out: Tensor = self.relu(self.linear(x) + x)
+        return out
+
+
+def network(kind: Kind = "residual", *, width: int = 512, depth: int = 1, seed: int = 0) -> nn.Sequential:
+    """An untrained network from rows of 784 pixels to 10 logits, in evaluation mode.
+
+    ``residual`` is Linear, ReLU, ``depth`` blocks ``relu(W x + b + x)``, Linear. ``mlp`` is the same without the skips:
+    784-512-512-10, with ReLUs. ``cnn`` has a 5 by 5 convolution of 16 channels, max-pooling, ``depth`` convolutions of 32
+    channels with stride 2, a dense layer and the head.
+
+    Args:
+        kind: Which.
+        width: Neurons of a hidden layer (of the CNN: of the dense one).
+        depth: Blocks, hidden layers after the first, or convolutions after the pooling.
+        seed: Of the weights (torch's usual initialisation).
+
+    Raises:
+        InputError: No such kind, or a width or depth below 1.
+    """
+    if kind not in ("residual", "mlp", "cnn"):
+        raise InputError(unknown("kind of network", kind, ["residual", "mlp", "cnn"]))
+    if min(width, depth) < 1:
+        raise InputError(f"width and depth are at least 1, not {width} and {depth}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Sequential(*_layers(kind, width, depth)).eval()
+
+
+def _layers(kind: Kind, width: int, depth: int) -> list[nn.Module]:
+    if kind == "cnn":
+        convolutions: list[nn.Module] = []
+        channels, side = 16, SIDE // 2
+        for _ in range(depth):
+            convolutions += [nn.Conv2d(channels, 32, 5, stride=2, padding=2), nn.ReLU()]
+            channels, side = 32, (side + 1) // 2
+        begin = [nn.Unflatten(1, (1, SIDE, SIDE)), nn.Conv2d(1, 16, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)]
+        dense = [nn.Flatten(), nn.Linear(channels * side**2, width), nn.ReLU()]
+        return [*begin, *convolutions, *dense, nn.Linear(width, CLASSES)]
+    hidden: list[nn.Module] = []
+    for _ in range(depth):
+        hidden += [Block(width)] if kind == "residual" else [nn.Linear(width, width), nn.ReLU()]
+    return [nn.Linear(SIDE**2, width), nn.ReLU(), *hidden, nn.Linear(width, CLASSES)]
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a network was trained; one number an epoch."""
+
+    loss: tuple[float, ...]
+    """Mean cross-entropy on the test images, in nats."""
+    accuracy: tuple[float, ...]
+    """On the test images."""
+    seconds: tuple[float, ...]
+    """Of training, without the test."""
+
+
+def train(
+    module: nn.Module,
+    data: Images,
+    *,
+    epochs: int = 10,
+    batch: int = 100,
+    rate: float = 1e-3,
+    seed: int = 0,
+    folder: str | Path | None = None,
+    progress: bool | Listener | None = None,
+) -> Training:
+    """Train a network in place, with Adam on the cross-entropy.
+
+    The order of the images hangs on the seed and the epoch's number alone. With a folder, training that was interrupted goes on
+    from its last epoch and ends with the same weights, and what is finished is read, not trained again; what was trained
+    otherwise is trained anew. The module is left in evaluation mode, without gradients.
+
+    Args:
+        module: Rows of pixels to logits.
+        data: To learn from and to test on.
+        epochs: Passes over the training images.
+        batch: Images a step.
+        rate: Learning rate.
+        seed: Of the order.
+        folder: Gets ``model.safetensors`` and ``training.json``; the checkpoint is its neighbour ``NAME.pt``.
+        progress: True for a bar.
+    """
+    kept = Path(folder) if folder is not None else None
+    asked: dict[str, Any] = {"epochs": epochs, "batch": batch, "rate": rate, "seed": seed, "recipe": RECIPE}
+    if kept is not None:
+        asked |= {"begin": digest(module.state_dict()), "data": digest(data.train, data.train_labels)}
+        if (kept / "training.json").is_file() and (said := read_json(kept / "training.json"))["asked"] == asked:
+            module.load_state_dict(load_file(kept / "model.safetensors"))
+            return _training(said["found"])
+    optimizer = torch.optim.Adam(module.parameters(), lr=rate)
+    checkpoint = kept.with_name(f"{kept.name}.pt") if kept is not None else None
+    history = _resume(checkpoint, asked, module, optimizer)
+    with task("training", epochs, "epochs", show=progress) as bar:
+        bar.advance(len(history))
+        for epoch in range(len(history), epochs):
+            began = time.perf_counter()
+            _epoch(module, optimizer, data, batch, seed * 1_000_003 + epoch)
+            seconds = time.perf_counter() - began
+            history.append([*evaluate(module, data.test, data.test_labels), seconds])
+            if checkpoint is not None:
+                state = {"model": module.state_dict(), "optimizer": optimizer.state_dict()}
+                with atomic_file(checkpoint) as temporary:
+                    torch.save({"asked": asked, "history": history, **state}, temporary)
+            bar.advance()
+    found = Training(*(tuple(column) for column in zip(*history, strict=True)))
+    if kept is not None and checkpoint is not None:
+        with atomic_folder(kept) as temporary:
+            save_file(module.state_dict(), temporary / "model.safetensors")
+            write_json(temporary / "training.json", {"asked": asked, "found": asdict(found)})
+        checkpoint.unlink(missing_ok=True)
+    return found
+
+
+def _training(found: dict[str, list[float]]) -> Training:
+    return Training(**{name: tuple(values) for name, values in found.items()})
+
+
+def _resume(checkpoint: Path | None, asked: dict[str, Any], module: nn.Module, optimizer: Any) -> list[list[float]]:
+    kept = torch.load(checkpoint, weights_only=True) if checkpoint is not None and checkpoint.is_file() else None
+    if kept is None or kept["asked"] != asked:
+        return []
+    module.load_state_dict(kept["model"])
+    optimizer.load_state_dict(kept["optimizer"])
+    history: list[list[float]] = kept["history"]
+    return history
+
+
+def _epoch(module: nn.Module, optimizer: torch.optim.Optimizer, data: Images, batch: int, draw: int) -> None:
+    order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(draw))
+    module.train()
+    for rows in order.split(batch):
+        loss = nn.functional.cross_entropy(module(data.train[rows]), data.train_labels[rows])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    optimizer.zero_grad()
+    module.eval()
+
+
+def evaluate(module: nn.Module, pixels: Tensor, labels: Tensor) -> tuple[float, float]:
+    """Mean cross-entropy (nats) and accuracy on images."""
+    with torch.no_grad():
+        logits = torch.cat([module(part) for part in pixels.split(1000)])
+    return float(nn.functional.cross_entropy(logits, labels)), float((logits.argmax(1) == labels).float().mean())
+
+
+def trained(
+    kind: Kind = "residual", data: Data = "mnist", *, seed: int = 0, epochs: int = 10, width: int = 512, depth: int = 1,
+    progress: bool | Listener | None = None,
+) -> nn.Sequential:  # fmt: skip
+    """A trained network, in evaluation mode: trained once, then read from the cache (``PATCHCLAMP_CACHE/trained``).
+
+    Args:
+        kind: Of :func:`network`.
+        data: Of :func:`images`.
+        seed: Of the weights and of the order of the images.
+        epochs: Of training, in batches of 100 at a rate of 1e-3.
+        width: Of :func:`network`.
+        depth: Of :func:`network`.
+        progress: True for a bar.
+    """
+    return _trained(kind, data, seed, epochs, width, depth, progress)[0]
+
+
+def training(
+    kind: Kind = "residual", data: Data = "mnist", *, seed: int = 0, epochs: int = 10, width: int = 512, depth: int = 1,
+    progress: bool | Listener | None = None,
+) -> Training:  # fmt: skip
+    """How :func:`trained` trained the network that it gives for the same arguments."""
+    return _trained(kind, data, seed, epochs, width, depth, progress)[1]
+
+
+def _trained(
+    kind: Kind, data: Data, seed: int, epochs: int, width: int, depth: int, progress: bool | Listener | None
+) -> tuple[nn.Sequential, Training]:
+    module = network(kind, width=width, depth=depth, seed=seed)
+    name = f"{data}-{kind}-w{width}-d{depth}-e{epochs}-s{seed}-v{RECIPE}"
+    folder = pc.catalogue.cache_root() / "trained" / name
+    if not (folder / "training.json").is_file():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.parent / f".{name}.lock"):
+            train(module, images(data), epochs=epochs, seed=seed, folder=folder, progress=progress)
+    module.load_state_dict(load_file(folder / "model.safetensors"))
+    return module.eval(), _training(read_json(folder / "training.json")["found"])
