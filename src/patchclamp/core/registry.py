@@ -37,6 +37,8 @@ KINDS: dict[str, Kind] = {
     "dose_response": Kind("directions.dose:DoseResponse", "figures.dose_response:figure", "reports.effects:parts"),
     "projections": Kind("directions.projections:Projections", "figures.projections:figure", "reports.effects:parts"),
     "segment": Kind("polytopes.segment:Segment", "figures.segment:figure", "reports.effects:parts"),
+    "plane": Kind("polytopes.plane:Plane", "figures.plane:figure", "reports.plane:parts"),
+    "raster": Kind("polytopes.raster:Raster", "figures.raster:figure", "reports.effects:parts"),
     "rewrite": Kind("rewriting.result:Rewrite", "figures.rewrite:figure", "reports.rewrite:parts"),
     "bias": Kind("metrics.bias:Bias", "figures.bias:figure", "reports.metrics:parts"),
     "damage": Kind("metrics.damage:Damage", "figures.damage:figure", "reports.metrics:parts"),

@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from patchclamp.polytopes.affine import AffineMap
+    from patchclamp.polytopes.plane import Plane
+    from patchclamp.polytopes.raster import Raster
     from patchclamp.polytopes.segment import Segment
 
 
@@ -46,3 +48,21 @@ class Polytopes(OpenModel):
         from patchclamp.polytopes.affine import neighbour_distances
 
         return neighbour_distances(self, line)
+
+    def plane(self, points: Any = None, **how: Any) -> "Plane":
+        """Every region on a plane, as exact polygons; see :func:`patchclamp.polytopes.plane.plane`."""
+        from patchclamp.polytopes.plane import plane
+
+        return plane(self, points, **how)
+
+    def raster(self, points: Any = None, **how: Any) -> "Raster":
+        """Exact lines through a plane; see :func:`patchclamp.polytopes.raster.raster`."""
+        from patchclamp.polytopes.raster import raster
+
+        return raster(self, points, **how)
+
+    def region_counts(self, plane: "Plane", samples: int = 400) -> "pd.DataFrame":
+        """The regions of a plane beside bounds and samples; see :func:`patchclamp.polytopes.region_counts.region_counts`."""
+        from patchclamp.polytopes.region_counts import region_counts
+
+        return region_counts(self, plane, samples)

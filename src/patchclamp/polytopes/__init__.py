@@ -6,6 +6,8 @@ from patchclamp.polytopes.clusters import Clusters as Clusters
 from patchclamp.polytopes.clusters import cluster as cluster
 from patchclamp.polytopes.codes import SplineCodes as SplineCodes
 from patchclamp.polytopes.network import Network as Network
+from patchclamp.polytopes.plane import Plane as Plane
+from patchclamp.polytopes.raster import Raster as Raster
 from patchclamp.polytopes.recording import soft_codes as soft_codes
 from patchclamp.polytopes.recording import spline_codes as spline_codes
 from patchclamp.polytopes.segment import Segment as Segment
@@ -18,6 +20,8 @@ __all__ = [
     "AffineMap",
     "Clusters",
     "Network",
+    "Plane",
+    "Raster",
     "Segment",
     "SplineCodes",
     "beta_code",
