@@ -191,6 +191,23 @@ def _segment(model: Model, prompts: Any, said: dict[str, Any]) -> Result:
     return model.segment(said.pop("a"), said.pop("b"), **said)
 
 
+def _boundaries(model: Model, _: Any, said: dict[str, Any]) -> Result:
+    return model.boundaries(**said)
+
+
+def _radial_density(model: Model, _: Any, said: dict[str, Any]) -> Result:
+    return model.radial_density(**said)
+
+
+def _scaling(model: Model, prompts: Any, said: dict[str, Any]) -> Result:
+    inputs = said.pop("inputs")
+    return model.scaling(prompts if inputs is None else inputs, **said)
+
+
+def _paths(model: Model, _: Any, said: dict[str, Any]) -> Result:
+    return model.adversarial_paths(**said)
+
+
 _MAKERS = {
     "grid": _sweep,
     "run": _run,
@@ -215,4 +232,8 @@ _MAKERS = {
     "divergence": _divergence,
     "interchange": _interchange,
     "segment": _segment,
+    "boundaries": _boundaries,
+    "radial_density": _radial_density,
+    "scaling": _scaling,
+    "paths": _paths,
 }
