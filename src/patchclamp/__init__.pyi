@@ -3,6 +3,7 @@
 from . import catalogue as catalogue
 from . import directions as directions
 from . import metrics as metrics
+from . import polytopes as polytopes
 from . import rewriting as rewriting
 from . import tracing as tracing
 from .baking.bake import baked as baked
