@@ -89,7 +89,7 @@ class ClassesAndMaps:
         return {
             "points": _averaged(self.points, ["network", "regions", "maps", "points", "parameters"], ["accuracy", "vote", "jump"]),
             "gates": _averaged(self.gates, ["what", "gates", "maps"], ["accuracy"]),
-            "faces": _averaged(self.faces, ["network"], [c for c in self.faces if c not in ("network", "seed")]),
+            "faces": _averaged(self.faces, ["network"], ["faces", "at a face", "end to end", "jump"]),
         }  # fmt: skip
 
     def summary(self) -> dict[str, Any]:
@@ -103,7 +103,7 @@ class ClassesAndMaps:
         own = found["gates"].set_index("what")["accuracy"]
         parts = [f"{what} {own[what]:.3f}" for what, gates, _, _ in CONDITIONS[:7] if gates != "of shuffled labels"]
         nearest = found["points"][found["points"]["network"] == NEAREST]
-        best = nearest.loc[nearest["accuracy"].idxmax()]
+        best = nearest.sort_values("accuracy").iloc[-1]
         relu = found["points"][found["points"]["network"] == TIED].set_index("parameters")["accuracy"]
         said = [
             f"{FLOOR} {own[FLOOR]:.3f}; {'; '.join(parts)}.",
@@ -115,8 +115,9 @@ class ClassesAndMaps:
         ]
         for row in found["faces"].to_dict("records"):
             said.append(
-                f"{row['network']}: {row['faces']:.1f} faces between an image and the nearest one of another class; distance of the "
-                f"maps {row['at a face']:.3f} at a face, {row['end to end']:.2f} from end to end; the output jumps by {row['jump']:.2f}."
+                f"{row['network']}, between an image and the nearest one of another class: {row['faces']:.1f} faces; distance of "
+                f"maps {row['at a face']:.3f} at a face, {row['end to end']:.2f} from end to end; jump of the output "
+                f"{row['jump']:.2f}."
             )
         return said
 
@@ -253,9 +254,8 @@ def measure_faces(network: nn.Module, data: digits.Images, most: int = 200) -> d
         joined = _relu_faces if isinstance(network, nn.Sequential) else _nearest_faces
         found = joined(network, starts, ends)  # type: ignore[arg-type]
     counts, at_faces, whole, jumps = (np.array(values) for values in found)
-    return {
-        "faces": counts.mean(), "at a face": np.median(at_faces), "end to end": np.median(whole), "jump": np.median(jumps)
-    }  # fmt: skip
+    numbers = {"faces": counts.mean(), "at a face": np.median(at_faces), "end to end": np.median(whole)}
+    return {name: float(value) for name, value in {**numbers, "jump": np.median(jumps)}.items()}
 
 
 def _nearest_faces(network: Any, starts: Tensor, ends: Tensor) -> tuple[list[float], ...]:

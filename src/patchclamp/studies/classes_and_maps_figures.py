@@ -2,8 +2,6 @@
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from patchclamp.figures.style import styled
 
 if TYPE_CHECKING:
@@ -33,7 +31,7 @@ def _sizes(axis: Any, found: "ClassesAndMaps") -> None:
         style = "-" if maps == "full" else "--"
         axis.errorbar(
             rows["parameters"], rows["accuracy"], yerr=(rows["high"] - rows["low"]) / 2, fmt=f"{style}o", markersize=3,
-            linewidth=1, color=_COLOURS[how], label=f"points: {how}" if maps == "full" else None,
+            linewidth=1, color=_COLOURS[str(how)], label=f"points: {how}" if maps == "full" else None,
         )  # fmt: skip
     rows = table[table["network"] == "ReLU network"].sort_values("parameters")
     axis.errorbar(
@@ -61,19 +59,21 @@ def _parts(axis: Any, found: "ClassesAndMaps") -> None:
         axis.text(row["high"], place - 0.22, f"{row['accuracy']:.3f}", fontsize=6, va="bottom", ha="right")
     axis.set_yticks(range(len(kept)), kept["what"])
     axis.invert_yaxis()
-    axis.set_xlabel("accuracy on test images" + "".join(f"\n({what}: off the scale)" for what in left_out))
+    axis.set_xlabel("accuracy on test images" + (f"\n(off the scale: {', '.join(left_out)})" if left_out else ""))
 
 
 def _faces(axis: Any, found: "ClassesAndMaps") -> None:
     table = found.averages()["faces"]
-    places = np.arange(len(table))
-    for shift, column, colour in ((-0.2, "at a face", "#b8451f"), (0.2, "end to end", "#3b6ea5")):
-        label = "maps on both sides of a face" if column == "at a face" else "maps at the two images"
-        axis.bar(places + shift, table[column], 0.36, color=colour, label=label)
-    names = [f"{row.network}\n{row.faces:.1f} faces".replace(" of as", "\nof as") for row in table.itertuples()]
-    axis.set_xticks(places, names, fontsize=6)
-    axis.set(ylabel="relative distance of maps", yscale="log")
-    axis.legend(frameon=False, fontsize=6)
+    for column, colour, label in (
+        ("at a face", "#b8451f", "maps on both sides of a face"), ("end to end", "#3b6ea5", "maps at the two images")
+    ):  # fmt: skip
+        axis.scatter(table[column], range(len(table)), s=28, color=colour, label=label)
+    names = [f"{row.network}\n({row.faces:.1f} faces)".replace(" of as", "\nof as") for row in table.itertuples()]
+    axis.set_yticks(range(len(table)), names)
+    axis.set_ylim(len(table) - 0.5, -0.9)
+    axis.set(xlabel="relative distance of maps", xscale="log", xlim=(0.005, 2))
+    axis.grid(axis="x", color="0.92", linewidth=0.6)
+    axis.legend(frameon=False, fontsize=6, loc="upper left")
 
 
 def points(found: "ClassesAndMaps") -> "Figure":

@@ -48,7 +48,7 @@ def opened(z: Tensor) -> Tensor:
     if not z.requires_grad:
         return hard
     soft = torch.sigmoid(z)
-    return hard + soft - soft.detach()
+    return hard + (soft - soft.detach())
 
 
 def bits(network: nn.Sequential, x: Tensor) -> Tensor:
