@@ -48,6 +48,7 @@ from .interventions.edits import source as source
 from .interventions.gates import Along as Along
 from .interventions.gates import Gate as Gate
 from .interventions.gates import Nearest as Nearest
+from .interventions.gates import NearestCode as NearestCode
 from .interventions.gates import Norm as Norm
 from .interventions.generate import Generation as Generation
 from .interventions.grid import Grid as Grid

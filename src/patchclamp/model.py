@@ -8,6 +8,7 @@ import torch
 from patchclamp.facade.baking import Baking
 from patchclamp.facade.directions import Directions
 from patchclamp.facade.lenses import Lenses
+from patchclamp.facade.polytopes import Polytopes
 from patchclamp.facade.rewriting import Rewriting
 from patchclamp.facade.running import Running
 from patchclamp.facade.sweeping import Sweeping
@@ -17,7 +18,7 @@ from patchclamp.models import loading as _loading
 from patchclamp.models.opened import OpenModel
 
 
-class Model(Running, Sweeping, Lenses, Tracing, Directions, Rewriting, Baking):
+class Model(Running, Sweeping, Lenses, Tracing, Directions, Polytopes, Rewriting, Baking):
     """An open model. Make one with :func:`patchclamp.load` or :func:`patchclamp.wrap`.
 
     Your module is used as it is: no weight, hook, mode or gradient flag of it is different after any call.

@@ -186,6 +186,11 @@ def _projections(model: Model, prompts: Any, said: dict[str, Any]) -> Result:
     return projections.projected(model, said["reads"], said["site"], prompts, said["labels"], said["at"], said["edits"])
 
 
+def _segment(model: Model, prompts: Any, said: dict[str, Any]) -> Result:
+    del prompts  # its points are among the parameters
+    return model.segment(said.pop("a"), said.pop("b"), **said)
+
+
 _MAKERS = {
     "grid": _sweep,
     "run": _run,
@@ -209,4 +214,5 @@ _MAKERS = {
     "damage": _damage,
     "divergence": _divergence,
     "interchange": _interchange,
+    "segment": _segment,
 }

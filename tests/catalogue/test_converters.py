@@ -1,11 +1,17 @@
+import io
 import struct
+import tarfile
+from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+import patchclamp as pc
+from patchclamp.catalogue.converters.archives import read_members
 from patchclamp.catalogue.converters.mnist import read_idx
 from patchclamp.catalogue.converters.resnet50 import _distinct
 from patchclamp.catalogue.converters.stories15m import _halves
@@ -15,6 +21,28 @@ from patchclamp.catalogue.converters.stories15m import _halves
 def test_idx_files_are_read_back(array: np.ndarray) -> None:
     header = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
     assert np.array_equal(read_idx(header + array.tobytes()).numpy(), array)
+
+
+@pytest.mark.parametrize(("suffix", "mode"), [("xz", "w:xz"), ("gz", "w:gz"), ("", "w")])
+def test_a_debian_package_is_read_past_its_other_members(tmp_path: Path, suffix: str, mode: str) -> None:
+    """Members of odd length are padded; the length in the header is not."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode=mode) as tar:  # type: ignore[call-overload]
+        for name, data in (("./usr/a.txt", b"first"), ("./usr/b.bin", b"second")):
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    named = {"debian-binary": b"2.0\n", "control.tar.xz": b"odd", f"data.tar.{suffix}".rstrip("."): packed.getvalue()}
+    package = b"!<arch>\n"
+    for name, data in named.items():
+        package += (
+            f"{name:<16}{0:<12}{0:<6}{0:<6}{'100644':<8}{len(data):<10}`\n".encode() + data + b"\n" * (len(data) % 2)
+        )
+    (tmp_path / "x.deb").write_bytes(package)
+    assert read_members(tmp_path / "x.deb", "./usr/", ".txt") == {"./usr/a.txt": b"first"}
+    (tmp_path / "y.deb").write_bytes(package.replace(b"data.tar", b"date.tar"))
+    with pytest.raises(pc.AssetError, match="no Debian package, or one without data"):
+        read_members(tmp_path / "y.deb")
 
 
 @given(st.integers(1, 3), st.integers(1, 4))

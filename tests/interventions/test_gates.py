@@ -22,6 +22,48 @@ def test_nearest_partitions_space(seed: int) -> None:
         assert bool(pc.Nearest(centres, i)(centres[i] + 1e-6))
 
 
+@given(seeds)
+def test_nearest_code_is_the_least_hamming_distance_among_binary_centres(seed: int) -> None:
+    x, centres = draw(seed, 4, 3, 9), (draw(seed + 1, 5, 9) > 0).double()
+    hamming = ((x > 0).unsqueeze(-2) != centres.bool()).sum(-1)
+    for i in range(5):
+        assert torch.equal(pc.NearestCode(centres, i)(x), hamming.argmin(-1) == i)
+        assert bool(pc.NearestCode(centres, i)(centres[i] - 0.5)) == bool((centres[:i] != centres[i]).any(-1).all())
+
+
+@given(seeds, st.floats(0.1, 10))
+def test_a_code_sees_signs_alone(seed: int, scale: float) -> None:
+    x, centres = draw(seed, 6, 8), torch.sigmoid(draw(seed + 1, 3, 8))
+    verdict = pc.NearestCode(centres, 1)(x)
+    assert torch.equal(pc.NearestCode(centres, 1)(x.relu()), verdict), "after a ReLU as before it"
+    assert torch.equal(pc.NearestCode(centres, 1)(x * scale * torch.linspace(0.5, 2, 8).double()), verdict)
+    assert torch.equal(pc.NearestCode(centres, 1, threshold=0.3)(x + 0.3), pc.NearestCode(centres, 1)(x + 0.3 - 0.3))
+
+
+def test_bad_centres_are_refused(llama: pc.Model) -> None:
+    for gate in (pc.Nearest, pc.NearestCode):
+        for index in (-1, 2):
+            with pytest.raises(pc.EditError, match=f"centre {index} needs it: there are 2"):
+                gate(draw(0, 2, 5), index)
+        with pytest.raises(pc.EditError, match="must be finite"):
+            gate(torch.tensor([[0.0, torch.nan]]), 0)
+        with pytest.raises(pc.EditError, match="centres of width 5 cannot test activations of width 32"):
+            llama.run(tiny.ids(1, 3), pc.Zero(site="mlp_out.1", where=gate(draw(0, 2, 5), 0)))
+
+
+def test_a_code_gate_acts_on_some_neurons_rows_and_positions_of_a_language_model(llama: pc.Model) -> None:
+    prompts = tiny.ids(2, 6)
+    before = llama.record(prompts, "mlp_pre.1")["mlp_pre.1"]
+    codes = (before > 0).double()
+    centres = torch.stack([codes[0, 1], codes[1, 4], codes[1, 2]])
+    open_ = torch.cdist(codes, centres).argmin(-1) == 1
+    assert 0 < int(open_.sum()) < open_.numel()
+    run = llama.run(prompts, pc.Zero(site="mlp_pre.1", where=pc.NearestCode(centres, 1)), record="mlp_pre.1")
+    assert run.activations is not None
+    assert torch.equal(run.activations["mlp_pre.1"], before * ~open_.unsqueeze(-1))
+    assert run.fired == (int(open_.sum()),)
+
+
 @given(seeds, st.floats(-2, 2))
 def test_along_ignores_the_directions_length(seed: int, level: float) -> None:
     x, d = draw(seed, 7, 5), draw(seed + 1, 5)

@@ -25,6 +25,7 @@ from patchclamp.cli import (
     patch,
     patchscope,
     path,
+    polytope,
     repeat,
     run,
     sites,
@@ -56,6 +57,7 @@ for verb in VERBS:
 app.command(assets.app)
 app.command(direction.app)
 app.command(edit.app)
+app.command(polytope.app)
 app.command(study.app)
 
 

@@ -36,6 +36,7 @@ KINDS: dict[str, Kind] = {
     "layer_effects": Kind("directions.effects:LayerEffects", "figures.layer_effects:figure", "reports.effects:parts"),
     "dose_response": Kind("directions.dose:DoseResponse", "figures.dose_response:figure", "reports.effects:parts"),
     "projections": Kind("directions.projections:Projections", "figures.projections:figure", "reports.effects:parts"),
+    "segment": Kind("polytopes.segment:Segment", "figures.segment:figure", "reports.effects:parts"),
     "rewrite": Kind("rewriting.result:Rewrite", "figures.rewrite:figure", "reports.rewrite:parts"),
     "bias": Kind("metrics.bias:Bias", "figures.bias:figure", "reports.metrics:parts"),
     "damage": Kind("metrics.damage:Damage", "figures.damage:figure", "reports.metrics:parts"),

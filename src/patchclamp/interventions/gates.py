@@ -11,6 +11,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from patchclamp.core.digest import digest
+from patchclamp.core.errors import EditError
 
 Vectors = Float[Tensor, "... d"]
 Verdict = Bool[Tensor, "..."]
@@ -81,16 +82,64 @@ class Norm(Gate):
 
 @dataclass(frozen=True, eq=False)
 class Nearest(Gate):
-    """Of the given centres, number ``index`` is the nearest (Euclidean)."""
+    """Of the given centres, number ``index`` is the nearest (Euclidean).
+
+    Raises:
+        EditError: No centre has this number, a centre is not finite, or the site is not as wide as the centres.
+    """
 
     centres: Float[Tensor, "centre d"]
     index: int
 
+    def __post_init__(self) -> None:
+        _check_centres(self.centres, self.index)
+
     @override
     def __call__(self, x: Vectors) -> Verdict:
-        centres = self.centres.to(device=x.device, dtype=x.dtype)
-        distance = torch.cdist(x.reshape(-1, x.shape[-1]), centres, compute_mode="donot_use_mm_for_euclid_dist")
-        return (distance.argmin(dim=-1) == self.index).reshape(x.shape[:-1])
+        return _is_nearest(x, self.centres, self.index)
+
+
+@dataclass(frozen=True, eq=False)
+class NearestCode(Gate):
+    """Of the given mean codes, number ``index`` is the nearest to the spline code of the activation (Euclidean).
+
+    The spline code is which neurons are on: 1 where the activation lies above ``threshold``, else 0. Before a ReLU and after it
+    it is the same. Among binary centres the nearest is that of the least Hamming distance.
+
+    Source: Balestriero and Baraniuk, A Spline Theory of Deep Learning, ICML 2018 (the code of a region).
+
+    Raises:
+        EditError: No centre has this number, a centre is not finite, or the site is not as wide as the centres.
+    """
+
+    centres: Float[Tensor, "centre d"]
+    """Mean codes, 0..1: the share of a class's examples that turn each neuron on."""
+    index: int
+    threshold: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_centres(self.centres, self.index)
+
+    @override
+    def __call__(self, x: Vectors) -> Verdict:
+        return _is_nearest((x > self.threshold).to(x.dtype), self.centres, self.index)
+
+
+def _check_centres(centres: Tensor, index: int) -> None:
+    if not 0 <= index < len(centres):
+        raise EditError(f"a gate for centre {index} needs it: there are {len(centres)}, numbered from 0")
+    if not bool(torch.isfinite(centres).all()):
+        raise EditError("the centres of a gate must be finite")
+
+
+def _is_nearest(x: Tensor, centres: Tensor, index: int) -> Tensor:
+    if x.shape[-1] != centres.shape[-1]:
+        raise EditError(
+            f"a gate with centres of width {centres.shape[-1]} cannot test activations of width {x.shape[-1]}"
+        )
+    there = centres.to(device=x.device, dtype=x.dtype)
+    distance = torch.cdist(x.reshape(-1, x.shape[-1]), there, compute_mode="donot_use_mm_for_euclid_dist")
+    return (distance.argmin(dim=-1) == index).reshape(x.shape[:-1])
 
 
 @dataclass(frozen=True, eq=False)

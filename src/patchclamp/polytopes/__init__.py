@@ -1,6 +1,10 @@
-"""Networks as linear maps chosen by region: how finely they cut their input, and what holds inside one piece."""
+"""The polytope lens: the regions on which a network is one affine map, their codes, and what crosses between them."""
 
+from patchclamp.polytopes.affine import AffineMap as AffineMap
+from patchclamp.polytopes.affine import map_distance as map_distance
 from patchclamp.polytopes.nearest_linear import NearestLinear as NearestLinear
+from patchclamp.polytopes.network import Network as Network
+from patchclamp.polytopes.segment import Segment as Segment
 from patchclamp.polytopes.voronoi import Pieces as Pieces
 
-__all__ = ["NearestLinear", "Pieces"]
+__all__ = ["AffineMap", "NearestLinear", "Network", "Pieces", "Segment", "map_distance"]

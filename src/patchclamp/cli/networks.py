@@ -1,0 +1,107 @@
+"""Networks and points on the command line: those of the studies, those of a Python file, or a model by name."""
+
+import importlib
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from patchclamp.cli.options import Opening
+from patchclamp.core.errors import InputError, unknown
+
+if TYPE_CHECKING:
+    import patchclamp as pc
+
+DATA, KINDS = ("mnist", "fashion-mnist"), ("mlp", "residual", "cnn")
+NETWORKS = tuple(f"{data}-{kind}" for data in DATA for kind in KINDS)
+SAYS = (
+    f"A network of the studies, trained when it is first asked for ({', '.join(NETWORKS)}; another seed as mnist-mlp:1), a "
+    "network of your own as FILE.py:NAME (a torch module, or a function that makes one), or a model by name or folder."
+)
+POINTS = "A point: test:7 or train:7 (a picture), mean:3 (a class's mean), FILE.npy, or numbers as '[1, 0.5]'."
+
+
+def open_network(spec: str, opening: Opening) -> "pc.Model":
+    """The open model that a specification names.
+
+    Raises:
+        InputError: There is no such network, or the file does not give one.
+    """
+    import patchclamp as pc
+
+    name, _, seed = spec.partition(":")
+    if name in NETWORKS:
+        from patchclamp.studies import digits
+
+        data, _, kind = name.rpartition("-")
+        if seed and not seed.isdecimal():
+            raise InputError(f"{spec!r}: what follows the colon is the seed, a number")
+        return pc.wrap(digits.trained(kind, data, seed=int(seed or 0), progress=True))  # type: ignore[arg-type]
+    path, _, made = spec.rpartition(":")
+    if path.endswith(".py"):
+        return pc.wrap(_from_file(Path(path), made).eval())
+    if spec.endswith(".py"):
+        raise InputError(f"{spec!r}: name the network in it, as {spec}:make")
+    from patchclamp.catalogue.assets import ASSETS
+
+    if spec not in ASSETS and not Path(spec).exists() and "/" not in spec:
+        raise InputError(unknown("network", spec, [*NETWORKS, *(n for n, asset in ASSETS.items() if asset.kind == "model")]))
+    return opening.load(spec)
+
+
+def _from_file(path: Path, name: str) -> Any:
+    from torch import nn
+
+    if not path.is_file():
+        raise InputError(f"there is no file {str(path)!r}")
+    described = importlib.util.spec_from_file_location(path.stem, path)
+    assert described is not None
+    assert described.loader is not None
+    loaded = importlib.util.module_from_spec(described)
+    sys.path.insert(0, str(path.parent))
+    try:
+        described.loader.exec_module(loaded)
+        found = getattr(loaded, name, None)
+        if found is None:
+            raise InputError(unknown(f"name in {path}", name, [n for n in vars(loaded) if not n.startswith("_")]))
+        module = found if isinstance(found, nn.Module) else found()
+    finally:
+        sys.path.remove(str(path.parent))
+    if not isinstance(module, nn.Module):
+        raise InputError(f"{name} of {path} gives a {type(module).__name__}, not a torch module")
+    return module
+
+
+def point(spec: str, network: str) -> Any:
+    """A point as a tensor.
+
+    Raises:
+        InputError: It cannot be read, or the network has no pictures.
+    """
+    import numpy as np
+    import torch
+
+    if spec.startswith("["):
+        try:
+            return torch.tensor(json.loads(spec), dtype=torch.float64)
+        except (ValueError, TypeError) as error:
+            raise InputError(f"{spec!r} is not a list of numbers") from error
+    if spec.endswith(".npy"):
+        if not Path(spec).is_file():
+            raise InputError(f"there is no file {spec!r}")
+        return torch.from_numpy(np.load(spec, allow_pickle=False))
+    part, _, number = spec.partition(":")
+    if part not in ("test", "train", "mean") or not number.isdecimal():
+        raise InputError(f"{spec!r} is no point. {POINTS}")
+    name = network.partition(":")[0]
+    if name not in NETWORKS:
+        raise InputError(f"{spec!r} is a picture of {' or '.join(DATA)}, and {network!r} is no network of these")
+    from patchclamp.studies import digits
+
+    pictures = digits.images(name.rpartition("-")[0])  # type: ignore[arg-type]
+    rows, labels = (pictures.test, pictures.test_labels) if part == "test" else (pictures.train, pictures.train_labels)
+    last = len(pictures.names) if part == "mean" else len(rows)
+    if int(number) >= last:
+        raise InputError(f"{spec!r}: the last one is {part}:{last - 1}")
+    return rows[labels == int(number)].mean(0) if part == "mean" else rows[int(number)]

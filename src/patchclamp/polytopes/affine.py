@@ -1,0 +1,169 @@
+"""The affine map of a region: what a network is while its gates stay as they are."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from patchclamp.core.errors import InputError, unknown
+from patchclamp.interventions.saving import from_plain
+from patchclamp.models.opened import OpenModel
+from patchclamp.polytopes.network import Network
+from patchclamp.polytopes.points import as_points, fitting, precision
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from patchclamp.polytopes.segment import Segment
+
+Kind = Literal["exact", "frozen", "jacobian"]
+
+
+@dataclass(frozen=True, eq=False)
+class AffineMap:
+    """``A x + c`` in flat coordinates.
+
+    Attributes:
+        A: ``[out, in]``.
+        c: ``[out]``.
+        kind: ``"exact"``: the network itself, within the region of the point. ``"frozen"``: a smooth network whose soft gates are
+            held at their values at the point; equal to it there, but not its derivative. ``"jacobian"``: the derivative at the
+            point, with the ``c`` that makes it equal there.
+    """
+
+    A: Float[Tensor, "out in"]
+    c: Float[Tensor, " out"]
+    kind: Kind
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The map of points ``[..., *shape]`` or flat ``[..., in]``."""
+        flat = x.to(self.A.dtype).reshape(-1, self.A.shape[1])
+        return flat @ self.A.T + self.c
+
+
+def affine_map(
+    model: OpenModel,
+    x: Any,
+    *,
+    start: str | None = None,
+    soft: Literal["frozen", "jacobian"] = "frozen",
+    dtype: str | None = None,
+) -> AffineMap:
+    """The affine map of the region in which a point lies.
+
+    A piecewise-linear network is this map in the whole region. For smooth gates ``code(z) z`` (SiLU, GELU) the code takes the place
+    of 0 and 1 (Balestriero & Baraniuk 2018, soft vector quantisation); for a product with such a gate, as in gated MLPs, the gate's
+    value is held too.
+
+    Args:
+        model: Any open module that torch.fx can follow.
+        x: One point ``[*shape]``.
+        start: Where it lies; as for :func:`patchclamp.polytopes.segment`.
+        soft: What to give for a smooth network: the map of frozen soft gates, or the Jacobian.
+        dtype: ``"float32"``, ``"float64"``, or None for the weights' own.
+
+    Raises:
+        InputError: The point does not fit.
+        ModelError: An operation is not affine even for frozen gates.
+    """
+    if soft not in ("frozen", "jacobian"):
+        raise InputError(unknown("soft map", soft, ("frozen", "jacobian")))
+    point = as_points(model, [x], dtype)
+    network = Network.of(model).cast(model.module, precision(model, dtype))
+    exact = network.is_exact(start)
+    if soft == "frozen" or exact:
+        network.require_frozen(start)
+    fitting(network, model.module, point, start)
+    if exact or soft == "frozen":
+        with torch.no_grad():
+            states = network.states(point, start)
+        A, c = frozen_map(network, point, states, start)
+        return AffineMap(A, c, "exact" if exact else "frozen")
+    A = _by_outputs(lambda rows: network.run(rows, start), point)
+    with torch.no_grad():
+        c = network.run(point, start).flatten() - A @ point.flatten()
+    return AffineMap(A, c, "jacobian")
+
+
+def frozen_map(network: Network, point: Tensor, states: dict[str, Tensor], start: str | None) -> tuple[Tensor, Tensor]:
+    """``A, c`` of a network whose gates are frozen; pushes the smaller of inputs and outputs through."""
+
+    def frozen(rows: Tensor) -> Tensor:
+        return network.frozen(rows, states, start)
+
+    with torch.no_grad():
+        c = frozen(torch.zeros_like(point)).flatten()
+    if point.numel() <= len(c):
+        with torch.no_grad():
+            basis = torch.eye(point.numel(), dtype=point.dtype, device=point.device).reshape(-1, *point.shape[1:])
+            return (frozen(basis).flatten(1) - c).T.contiguous(), c
+    return _by_outputs(frozen, point), c
+
+
+def _by_outputs(function: Any, point: Tensor) -> Tensor:
+    """The derivative ``[out, in]``, one row of a batch for each output."""
+    with torch.enable_grad():
+        units = function(point.detach()).flatten(1).shape[1]
+        rows = point.detach().expand(units, *point.shape[1:]).clone().requires_grad_()
+        own = function(rows).flatten(1).diagonal().sum()
+        (gradient,) = torch.autograd.grad(own, rows)
+    return gradient.flatten(1)
+
+
+def map_distance(first: AffineMap | Tensor, second: AffineMap | Tensor) -> dict[str, float]:
+    """How far two maps ``[out, in]`` are apart.
+
+    Returns:
+        ``frobenius`` of the difference, which one row of large weights can make as large as it likes; ``relative``: divided by
+        the root mean square of the two norms; ``cosine`` of the two as vectors; ``top``: the difference's largest singular value
+        over the first map's.
+    """
+    a, b = (one.A if isinstance(one, AffineMap) else one for one in (first, second))
+    if a.shape != b.shape:
+        raise InputError(f"maps have the shapes {tuple(a.shape)} and {tuple(b.shape)}")
+    a, b = a.double(), b.double()
+    norms = a.norm(), b.norm()
+    apart = (a - b).norm()
+    spectral = torch.linalg.matrix_norm(a, 2)
+    return {
+        "frobenius": float(apart),
+        "relative": float(apart / ((norms[0] ** 2 + norms[1] ** 2) / 2).sqrt()),
+        "cosine": float((a * b).sum() / (norms[0] * norms[1])),
+        "top": float(torch.linalg.matrix_norm(a - b, 2) / spectral),
+    }
+
+
+def region_maps(model: OpenModel, line: "Segment") -> list[AffineMap]:
+    """The map of every region along an exact segment, in order; from the recorded codes, however short the region.
+
+    Raises:
+        InputError: The segment was sampled.
+    """
+    if not line.exact:
+        raise InputError("a sampled segment does not know its regions; make it with method='exact'")
+    said = from_plain(line.record["parameters"], line.tensors)
+    start, dtype = said["start"], said["dtype"]
+    point = as_points(model, [said["a"]], dtype)
+    network = Network.of(model).cast(model.module, precision(model, dtype))
+    codes = line.codes()
+    found = []
+    for region in range(len(line.edges) - 1):
+        states = {name: torch.from_numpy(code[region]).long().to(point.device)[None] for name, code in codes.items()}
+        found.append(AffineMap(*frozen_map(network, point, states, start), "exact"))
+    return found
+
+
+def neighbour_distances(model: OpenModel, line: "Segment") -> "pd.DataFrame":
+    """How far the maps of neighbouring regions along a segment are apart.
+
+    Returns:
+        One row a boundary: its place ``t`` and the distances of :func:`map_distance`.
+    """
+    import pandas as pd
+
+    maps = region_maps(model, line)
+    rows = [map_distance(before, after) for before, after in pairwise(maps)]
+    return pd.DataFrame(rows, columns=["frobenius", "relative", "cosine", "top"]).assign(t=line.edges[1:-1])

@@ -1,0 +1,265 @@
+"""The gates of a network: where its map changes from one affine function to another."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from typing_extensions import override
+
+Crossings = tuple[Tensor, Tensor, Tensor]
+"""Interval, neuron and the fraction of the interval at which it crosses; ``[crossing]`` each."""
+
+
+@dataclass(frozen=True, eq=False)
+class Gate(ABC):
+    """One gate of a network, with the name of its module."""
+
+    name: str
+    kind: str
+
+    @property
+    @abstractmethod
+    def exact(self) -> bool:
+        """Whether it is piecewise linear."""
+
+    @abstractmethod
+    def bits(self, z: Tensor) -> Tensor:
+        """Spline code of pre-activations ``[row, *shape]`` as booleans ``[row, *bit shape]``."""
+
+    @abstractmethod
+    def state(self, z: Tensor) -> Tensor:
+        """What must be known of one pre-activation ``[1, *shape]`` to freeze the gate there."""
+
+    @abstractmethod
+    def frozen(self, z: Tensor, state: Tensor) -> Tensor:
+        """The gate's output for pre-activations ``[row, *shape]``, were its code the one of ``state``: affine in ``z``."""
+
+
+@dataclass(frozen=True, eq=False)
+class LineGate(Gate, ABC):
+    """A piecewise-linear gate: on a line, its pre-activations cross from one piece into the next."""
+
+    @property
+    @override
+    def exact(self) -> bool:
+        return True
+
+    @abstractmethod
+    def crossings(self, z: Tensor) -> Crossings:
+        """Where a piece changes strictly between two consecutive rows of ``[row, *shape]``, between which ``z`` is affine."""
+
+    @abstractmethod
+    def pin(self, z: Tensor, rows: Tensor, neurons: Tensor) -> None:
+        """Put rows that were added at crossings exactly on the boundary that they cross."""
+
+    @abstractmethod
+    def pieces(self, z: Tensor) -> Tensor:
+        """Which piece is used between consecutive rows, ``[row - 1, neuron]`` integers."""
+
+
+@dataclass(frozen=True, eq=False)
+class Elementwise(LineGate):
+    """A continuous piecewise-linear function of one number: its breaks, and its slope before, between and after them."""
+
+    breaks: tuple[float, ...]
+    slopes: tuple[float | Tensor, ...]
+    """One more than breaks; a tensor has one slope a channel (PReLU)."""
+    at_first: float = 0.0
+    """Value at the first break."""
+
+    @override
+    def bits(self, z: Tensor) -> Tensor:
+        above = [z > edge for edge in self.breaks]
+        return above[0] if len(above) == 1 else torch.stack(above, dim=-1)
+
+    @override
+    def state(self, z: Tensor) -> Tensor:
+        return self.bits(z).reshape(*z.shape, -1).sum(-1)
+
+    @override
+    def frozen(self, z: Tensor, state: Tensor) -> Tensor:
+        edges = (self.breaks[0], *self.breaks)
+        start: float | Tensor = self.at_first
+        piece = state.reshape(1, *z.shape[1:])
+        out = torch.zeros_like(z)
+        for number, (edge, slope) in enumerate(zip(edges, self._shaped(z), strict=True)):
+            if number > 1:
+                start = start + self._shaped(z)[number - 1] * (edge - edges[number - 1])
+            out = torch.where(piece == number, start + slope * (z - edge), out)
+        return out
+
+    def _shaped(self, z: Tensor) -> list[float | Tensor]:
+        return [
+            s if isinstance(s, float) or s.numel() == 1 else s.reshape(-1, *[1] * (z.dim() - 2)) for s in self.slopes
+        ]
+
+    @override
+    def crossings(self, z: Tensor) -> Crossings:
+        rows = z.reshape(len(z), -1)
+        found = []
+        for edge in self.breaks:
+            above = rows > edge
+            interval, neuron = places(above[:-1] != above[1:])
+            start, end = rows[interval, neuron].double() - edge, rows[interval + 1, neuron].double() - edge
+            strict = ((start != 0) & (end != 0)).nonzero().squeeze(1)
+            if len(strict) < len(interval):
+                interval, neuron, start, end = interval[strict], neuron[strict], start[strict], end[strict]
+            found.append((interval, neuron, start / (start - end)))
+        if len(found) == 1:
+            return found[0]
+        interval, neuron, fraction = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return interval, neuron, fraction
+
+    @override
+    def pin(self, z: Tensor, rows: Tensor, neurons: Tensor) -> None:
+        flat = z.view(len(z), -1)
+        if len(self.breaks) == 1:
+            flat[rows, neurons] = self.breaks[0]
+            return
+        edges = torch.tensor(self.breaks, dtype=z.dtype, device=z.device)
+        near = (flat[rows, neurons][:, None] - edges).abs().argmin(dim=1)
+        flat[rows, neurons] = edges[near]
+
+    @override
+    def pieces(self, z: Tensor) -> Tensor:
+        rows = z.reshape(len(z), -1)
+        between = rows[:-1] + rows[1:]
+        if len(self.breaks) == 1:
+            return between > 2 * self.breaks[0]
+        return torch.stack([between > 2 * edge for edge in self.breaks]).sum(0)
+
+
+@dataclass(frozen=True, eq=False)
+class MaxPool(LineGate):
+    """The largest of each window: its piece is the place in the window that wins (the first one of equals)."""
+
+    windows: Callable[[Tensor], Tensor]
+    """``[row, *shape]`` to ``[row, place, neuron]``, padded with minus infinity."""
+    out_shape: Callable[[Tensor], tuple[int, ...]]
+
+    @override
+    def bits(self, z: Tensor) -> Tensor:
+        seen = self.windows(z)
+        winner = F.one_hot(seen.argmax(dim=1), seen.shape[1]).bool()
+        return winner.reshape(len(z), *self.out_shape(z), seen.shape[1])
+
+    @override
+    def state(self, z: Tensor) -> Tensor:
+        return self.windows(z).argmax(dim=1)
+
+    @override
+    def frozen(self, z: Tensor, state: Tensor) -> Tensor:
+        seen = self.windows(z)
+        winner = state.reshape(1, 1, -1).expand(len(seen), 1, -1)
+        return seen.gather(1, winner).reshape(len(z), *self.out_shape(z))
+
+    @override
+    def crossings(self, z: Tensor) -> Crossings:
+        seen = self.windows(z).double()
+        winner = seen.argmax(dim=1)
+        interval, neuron = places(winner[:-1] != winner[1:])
+        start, end = seen[interval, :, neuron], seen[interval + 1, :, neuron]
+        chosen, fraction = envelope(start, end)
+        return interval[chosen], neuron[chosen], fraction
+
+    @override
+    def pin(self, z: Tensor, rows: Tensor, neurons: Tensor) -> None:
+        """Nothing: the two that are equal there may lie in other windows too, whose winners must not change."""
+
+    @override
+    def pieces(self, z: Tensor) -> Tensor:
+        seen = self.windows(z)
+        return (seen[:-1] + seen[1:]).argmax(dim=1)
+
+
+@dataclass(frozen=True, eq=False)
+class Smooth(Gate):
+    """A smooth gate ``code(z) * z``, whose code lies between 0 and 1: SiLU, GELU."""
+
+    code: Callable[[Tensor], Tensor]
+
+    @property
+    @override
+    def exact(self) -> bool:
+        return False
+
+    @override
+    def bits(self, z: Tensor) -> Tensor:
+        return z > 0
+
+    @override
+    def state(self, z: Tensor) -> Tensor:
+        return z
+
+    @override
+    def frozen(self, z: Tensor, state: Tensor) -> Tensor:
+        return self.code(state) * z
+
+
+def places(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows and columns of what is true; numpy finds the few among many faster than torch."""
+    if mask.device.type != "cpu":
+        row, column = mask.nonzero(as_tuple=True)
+        return row, column
+    flat = torch.from_numpy(np.flatnonzero(mask.numpy()))
+    return flat // mask.shape[1], flat % mask.shape[1]
+
+
+def envelope(start: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the largest of several lines changes, for lines given by their values at 0 and at 1.
+
+    Args:
+        start: ``[problem, line]``.
+        end: As ``start``.
+
+    Returns:
+        The problem and the place strictly between 0 and 1 of each change, ``[change]`` each.
+    """
+    problem = torch.arange(len(start), device=start.device)
+    slope = end - start
+    highest = start.amax(dim=1, keepdim=True)
+    current = torch.where(start == highest, slope, -torch.inf).argmax(dim=1)
+    reached = torch.zeros(len(start), dtype=start.dtype, device=start.device)
+    chosen, places = [], []
+    while len(problem):
+        mine = torch.arange(len(problem), device=start.device)
+        ahead = slope - slope[mine, current][:, None]
+        meets = (start[mine, current][:, None] - start) / ahead
+        meets = torch.where((ahead > 0) & torch.isfinite(meets), meets.clamp(min=reached[:, None]), torch.inf)
+        place = meets.amin(dim=1)
+        # of those that meet there, the steepest goes on as the largest
+        following = torch.where(meets == place[:, None], ahead, -torch.inf).argmax(dim=1)
+        goes_on = place < 1
+        inside = goes_on & (place > 0)
+        chosen.append(problem[inside])
+        places.append(place[inside])
+        problem, start, slope = problem[goes_on], start[goes_on], slope[goes_on]
+        current, reached = following[goes_on], place[goes_on]
+    if not chosen:
+        return problem, reached
+    return torch.cat(chosen), torch.cat(places)
+
+
+def elementwise(name: str, kind: str, **options: Any) -> Elementwise | None:
+    """The piecewise-linear function of one number of this kind, or None if it is none."""
+    if kind == "relu":
+        return Elementwise(name, kind, (0.0,), (0.0, 1.0))
+    if kind in ("leaky_relu", "rrelu", "prelu"):
+        return Elementwise(name, kind, (0.0,), (options["slope"], 1.0))
+    if kind == "abs":
+        return Elementwise(name, kind, (0.0,), (-1.0, 1.0))
+    if kind == "hardsigmoid":
+        return Elementwise(name, kind, (-3.0, 3.0), (0.0, 1 / 6, 0.0))
+    if kind in ("relu6", "hardtanh", "clamp"):
+        low, high = options["low"], options["high"]
+        if low is None:
+            return Elementwise(name, kind, (high,), (1.0, 0.0), high)
+        if high is None:
+            return Elementwise(name, kind, (low,), (0.0, 1.0), low)
+        return Elementwise(name, kind, (low, high), (0.0, 1.0, 0.0), low)
+    return None

@@ -1,0 +1,162 @@
+"""Walking along a line through a network: every region that it crosses, in order.
+
+On a line, every pre-activation of a layer is affine between the crossings of the layers before it, so that a change of sign
+between two of them is one crossing, at a place that the two values give (Sotoudeh & Thakur 2019, ExactLine).
+"""
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from patchclamp.polytopes.gates import LineGate, envelope, places
+from patchclamp.polytopes.network import Live, Network, Step
+
+MEMORY = 1 << 28
+"""Numbers in one live tensor above which a line is halved."""
+SHORTEST = 1e-6
+"""Part of a line that is not halved any more."""
+
+
+@dataclass(eq=False)
+class Line:
+    """A ``refine`` for :meth:`Network.walk` that adds a row at every crossing of the line between two points.
+
+    Attributes:
+        t: Place of each row, from ``low`` to ``high``, ascending, ``[row]`` float64.
+        events: For each gate the places, neurons and pieces before and after, ``[crossing]`` each.
+        first: For each gate the pieces at the start ``[neuron]``.
+        last: As ``first``, at the end.
+    """
+
+    t: Tensor
+    limit: int
+    events: dict[str, tuple[Tensor, Tensor, Tensor, Tensor]] = field(default_factory=dict)
+    first: dict[str, Tensor] = field(default_factory=dict)
+    last: dict[str, Tensor] = field(default_factory=dict)
+
+    def __call__(self, step: Step, live: Live) -> Live:
+        """Add the crossings of one gate."""
+        gate = step.gate
+        assert isinstance(gate, LineGate)
+        z = live[step.source]
+        interval, neuron, fraction = gate.crossings(z)
+        if len(interval):
+            order = fraction.argsort(stable=True)
+            order = order[interval[order].argsort(stable=True)]
+            interval, neuron, fraction = interval[order], neuron[order], fraction[order]
+            rows = len(self.t) + len(interval)
+            largest = max(tensor[0].numel() for tensor in live.values())
+            if rows > self.limit + 2 or rows * largest > MEMORY:
+                raise TooLongError
+            new = interval + 1 + torch.arange(len(interval), device=z.device)
+            before, weight = self._weights(fraction, new)
+            live = {key: _inserted(tensor, before, weight) for key, tensor in live.items()}
+            self.t = _inserted(self.t, before, weight)
+            gate.pin(live[step.source], new, neuron)
+        pieces = gate.pieces(live[step.source])
+        row, neuron = places(pieces[1:] != pieces[:-1])
+        self.events[gate.name] = (self.t[row + 1], neuron, pieces[row, neuron], pieces[row + 1, neuron])
+        self.first[gate.name], self.last[gate.name] = pieces[0], pieces[-1]
+        return live
+
+    def _weights(self, fraction: Tensor, new: Tensor) -> tuple[Tensor, Tensor]:
+        """For every row old and new, the old row at or before it and how far behind that it lies (0 for an old row)."""
+        rows = len(self.t) + len(new)
+        is_old = torch.ones(rows, dtype=torch.long, device=new.device)
+        is_old[new] = 0
+        weight = torch.zeros(rows, dtype=torch.float64, device=new.device)
+        weight[new] = fraction
+        return is_old.cumsum(0) - 1, weight
+
+
+class TooLongError(Exception):
+    """A line crosses more than can be held at once."""
+
+
+def _inserted(tensor: Tensor, before: Tensor, weight: Tensor) -> Tensor:
+    """The rows with new ones between them, each as far behind the row before it as its weight says."""
+    steps = torch.cat([tensor[1:] - tensor[:-1], torch.zeros_like(tensor[:1])])
+    weights = weight.to(tensor.dtype).reshape(-1, *[1] * (tensor.dim() - 1))
+    return tensor.index_select(0, before).addcmul_(steps.index_select(0, before), weights)
+
+
+@dataclass(frozen=True, eq=False)
+class Walked:
+    """A part of a line, walked: where its rows lie, what the network says there, and what was crossed."""
+
+    t: Tensor
+    values: Tensor
+    events: dict[str, tuple[Tensor, Tensor, Tensor, Tensor]]
+    first: dict[str, Tensor]
+    last: dict[str, Tensor]
+
+
+def walk_line(network: Network, a: Tensor, b: Tensor, start: str | None, limit: int) -> list[Walked]:
+    """Walk from ``a`` to ``b`` (``[1, *shape]``), in as many parts as memory asks for.
+
+    Where more than ``limit`` crossings lie, the parts end before ``b``.
+    """
+    done: list[Walked] = []
+    waiting = [(0.0, 1.0)]
+    while waiting:
+        low, high = waiting.pop()
+        crossed = sum(len(part.t) - 2 for part in done)
+        ends = torch.tensor([low, high], dtype=torch.float64, device=a.device)
+        line = Line(ends, limit - crossed)
+        x = torch.cat([_between(a, b, low), _between(a, b, high)])
+        try:
+            values = network.walk(x, line, start)
+        except TooLongError:
+            middle = (low + high) / 2
+            if high - low < SHORTEST:
+                break
+            waiting += [(middle, high), (low, middle)]
+            continue
+        done.append(Walked(line.t, values, line.events, line.first, line.last))
+    return done
+
+
+def _between(a: Tensor, b: Tensor, t: float) -> Tensor:
+    """The ends themselves at 0 and 1."""
+    return a if t == 0 else b if t == 1 else torch.lerp(a, b, t)
+
+
+def joined(parts: list[Walked]) -> Walked:
+    """One part made of several that follow each other, with what is crossed just where they meet."""
+    if len(parts) == 1:
+        return parts[0]
+    events: dict[str, tuple[Tensor, ...]] = {}
+    for name in parts[0].first:
+        collected: list[tuple[Tensor, ...]] = [parts[0].events[name]]
+        for before, after in pairwise(parts):
+            (neuron,) = (before.last[name] != after.first[name]).nonzero(as_tuple=True)
+            place = after.t[:1].expand(len(neuron))
+            collected.append((place, neuron, before.last[name][neuron], after.first[name][neuron]))
+            collected.append(after.events[name])
+        events[name] = tuple(torch.cat(one) for one in zip(*collected, strict=True))
+    t = torch.cat([parts[0].t, *[part.t[1:] for part in parts[1:]]])
+    values = torch.cat([parts[0].values, *[part.values[1:] for part in parts[1:]]])
+    return Walked(t, values, events, parts[0].first, parts[-1].last)  # type: ignore[arg-type]
+
+
+def decisions(t: Tensor, values: Tensor) -> tuple[list[float], list[int]]:
+    """Where the largest output changes along a line, and the outputs that are the largest between these places.
+
+    Args:
+        t: Rows' places ``[row]``.
+        values: Outputs there ``[row, class]``; affine between rows.
+    """
+    winner = values.argmax(dim=1)
+    (rows,) = (winner[:-1] != winner[1:]).nonzero(as_tuple=True)
+    problem, fraction = envelope(values[rows].double(), values[rows + 1].double())
+    places = t[rows[problem]] + fraction * (t[rows[problem] + 1] - t[rows[problem]])
+    places = places.sort().values
+    edges = torch.cat([t[:1], places, t[-1:]])
+    middles = (edges[:-1] + edges[1:]) / 2
+    row = torch.searchsorted(t, middles, right=True).clamp(1, len(t) - 1)
+    length = (t[row] - t[row - 1]).clamp(min=torch.finfo(torch.float64).tiny)
+    weight = ((middles - t[row - 1]) / length).to(values.dtype)[:, None]
+    classes = torch.lerp(values[row - 1], values[row], weight).argmax(dim=1)
+    return places.tolist(), classes.tolist()

@@ -1,0 +1,396 @@
+"""A network as a list of steps, so that exact methods can walk through it and add rows on the way."""
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, fx, nn
+
+from patchclamp.core.errors import InputError, ModelError, unknown
+from patchclamp.models.opened import OpenModel
+from patchclamp.polytopes.gates import Gate, LineGate
+from patchclamp.polytopes.ops import Op, classify
+
+Live = dict[str, Tensor]
+"""Every tensor that a later step needs, by the step that made it; their rows are the same points."""
+Refine = Callable[["Step", Live], Live]
+Rows = Float[Tensor, "row ..."]
+
+INPUT = "input"
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One operation on rows of live tensors."""
+
+    name: str
+    """Path of its module, or of the module in whose ``forward`` the function stands."""
+    key: str
+    """Of its output among the live tensors."""
+    op: Op
+    reads: tuple[str, ...]
+    """Keys of the tensors that it reads."""
+    call: Callable[[Mapping[str, Any]], Any]
+    last: tuple[str, ...] = ()
+    """Keys that no later step reads."""
+
+    @property
+    def gate(self) -> Gate | None:
+        """The gate, if the step is one."""
+        return self.op.gate
+
+    @property
+    def source(self) -> str:
+        """Key of a gate's pre-activation."""
+        return self.reads[0]
+
+
+class Network:
+    """A traced ``nn.Module``: its steps, its gates, and ways to run it.
+
+    The module is used as it is: its own submodules are called, so that training it changes the network too.
+
+    Args:
+        module: Any module of one tensor argument whose ``forward`` torch.fx can follow.
+
+    Raises:
+        ModelError: It cannot be traced, or reads several inputs.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.steps, self.output = _steps(module)
+        self.dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
+        self.device = next((p.device for p in module.parameters()), torch.device("cpu"))
+        self._modes = _modes(module)
+        self._agrees = False
+
+    @classmethod
+    def of(cls, module: "nn.Module | OpenModel | Network") -> "Network":
+        """The network of a module or of an open model, which is traced once.
+
+        Raises:
+            ModelError: As for the constructor.
+        """
+        if isinstance(module, Network):
+            return module
+        if not isinstance(module, OpenModel):
+            return cls(module)
+        known = _KNOWN.get(module)
+        if known is None or known._modes != _modes(module.module):
+            known = _KNOWN[module] = cls(module.module)
+        return known
+
+    @cached_property
+    def gates(self) -> tuple[Gate, ...]:
+        """In the order in which they act."""
+        return tuple(step.gate for step in self.steps if step.gate is not None)
+
+    def __repr__(self) -> str:
+        return f"<Network of {len(self.steps)} steps, gates: {', '.join(gate.name for gate in self.gates)}>"
+
+    def run(self, x: Rows, start: str | None = None) -> Tensor:
+        """The output for rows of inputs, or of activations at ``start``."""
+        return self.walk(x, None, start)
+
+    def walk(self, x: Rows, refine: Refine | None = None, start: str | None = None) -> Tensor:
+        """Run step by step; before each piecewise-linear gate ``refine`` may add rows to all live tensors.
+
+        Args:
+            x: Points, ``[row, *shape]``.
+            refine: Gets the step and the live tensors, and returns the live tensors with the rows that it wants.
+            start: Where ``x`` lies: the name of a step (its output), or with ``:in`` what goes into it.
+        """
+        steps, entry = self.after(start)
+        live: Live = {entry: x}
+        for step in steps:
+            if refine is not None and isinstance(step.gate, LineGate):
+                live = refine(step, live)
+            live[step.key] = step.call(live)
+            for key in step.last:
+                live.pop(key, None)
+        return live[self.output]
+
+    def preactivations(self, x: Rows, start: str | None = None) -> dict[str, Tensor]:
+        """What goes into every gate, ``[row, *shape]`` by the gate's name."""
+        steps, entry = self.after(start)
+        live: Live = {entry: x}
+        found = {}
+        for step in steps:
+            if step.gate is not None:
+                found[step.gate.name] = live[step.source]
+            live[step.key] = step.call(live)
+            for key in step.last:
+                live.pop(key, None)
+        return found
+
+    def states(self, x: Rows, start: str | None = None) -> dict[str, Tensor]:
+        """What freezes every gate at one point ``[1, *shape]``, by the gate's name."""
+        gates = {gate.name: gate for gate in self.gates}
+        return {name: gates[name].state(z) for name, z in self.preactivations(x, start).items()}
+
+    def frozen(self, x: Rows, states: dict[str, Tensor], start: str | None = None) -> Tensor:
+        """The output were every gate's code that of one point: an affine function of ``x``.
+
+        Args:
+            x: Points, ``[row, *shape]``.
+            states: Of the gates at that point, as :meth:`states` gives them.
+            start: As for :meth:`walk`.
+        """
+        steps, entry = self.after(start)
+        live: Live = {entry: x}
+        held: Live = {}
+        for step in steps:
+            if step.gate is not None:
+                state = states[step.gate.name]
+                live[step.key] = step.gate.frozen(live[step.source], state)
+                if not step.gate.exact:
+                    held[step.key] = step.gate.frozen(state, state)
+            elif step.op.nature == "product":
+                live[step.key] = step.call({**live, **{key: held[key] for key in step.reads if key in held}})
+            else:
+                live[step.key] = step.call(live)
+        return live[self.output]
+
+    def is_exact(self, start: str | None = None) -> bool:
+        """Whether the network is piecewise linear."""
+        return all(_is_exact(step) for step in self.after(start)[0])
+
+    def require_exact(self, what: str, start: str | None = None) -> None:
+        """Refuse a network that is not piecewise linear.
+
+        Raises:
+            ModelError: With every such operation, and what to do instead.
+        """
+        bad = [f"{step.op.says} ({step.name})" for step in self.after(start)[0] if not _is_exact(step)]
+        if bad:
+            raise ModelError(
+                f"{what} needs a piecewise-linear network, but {_listed(bad)} not piecewise linear; "
+                "method='sampled' works for any network"
+            )
+
+    def require_frozen(self, start: str | None = None) -> None:
+        """Refuse a network that is not affine once its gates are frozen.
+
+        Raises:
+            ModelError: With every operation that stands in the way.
+        """
+        steps = self.after(start)[0]
+        smooth = {step.key for step in steps if step.gate is not None and not step.gate.exact}
+        bad = [
+            f"{step.op.says} ({step.name})"
+            for step in steps
+            if step.op.nature == "other" or (step.op.nature == "product" and not smooth & set(step.reads))
+        ]
+        if bad:
+            raise ModelError(f"a network is affine for frozen gates only without {', '.join(bad)}")
+
+    def after(self, start: str | None) -> tuple[tuple[Step, ...], str]:
+        """The steps that follow a place, and the key of the tensor that enters them.
+
+        Raises:
+            InputError: There is no such step, or the network goes round it.
+        """
+        if start is None:
+            return self.steps, INPUT
+        first, entry = self._entry(start)
+        steps, made, needed = [], {entry}, {entry}
+        for step in self.steps[first:]:
+            if any(key in made for key in step.reads):
+                steps.append(step)
+                made.add(step.key)
+                needed.update(step.reads)
+        if needed - made or self.output not in made:
+            around = ", ".join(sorted(needed - made)) or "its input"
+            raise InputError(
+                f"the output is not a function of {start!r} alone: the network goes round it (from {around}); "
+                "choose a place where all paths meet"
+            )
+        return _with_last(steps, self.output), entry
+
+    def _entry(self, start: str) -> tuple[int, str]:
+        name, _, port = start.partition(":")
+        if port not in ("", "in", "out"):
+            raise InputError(f"{start!r}: a place ends in :in or :out")
+        inside = [i for i, step in enumerate(self.steps) if step.name == name or step.name.startswith(f"{name}.")]
+        if not inside:
+            raise InputError(unknown("place", name, [step.name for step in self.steps]))
+        if port == "in":
+            return inside[0], self.steps[inside[0]].reads[0]
+        return inside[-1] + 1, self.steps[inside[-1]].key
+
+    def cast(self, module: nn.Module, dtype: torch.dtype) -> "Network":
+        """The network of a copy of the module in another precision; the module itself if it has that precision."""
+        return self if dtype == self.dtype else Network(copy.deepcopy(module).to(dtype))
+
+    def check(self, module: nn.Module, x: Rows) -> None:
+        """Compare the steps with the module itself, once: rows must not depend on each other, nor a branch on the input.
+
+        Raises:
+            ModelError: The traced network computes something else.
+        """
+        if self._agrees:
+            return
+        with torch.no_grad():
+            own = self.run(x)
+            theirs = [module(x[:1]), module(x)]
+        tolerance = 1e-4 if x.dtype != torch.float64 else 1e-9
+        for rows in theirs:
+            if not isinstance(rows, Tensor) or rows.shape[1:] != own.shape[1:]:
+                raise ModelError("the network does not give one tensor")
+            gap = float((rows - own[: len(rows)]).abs().max())
+            if gap > tolerance * max(1.0, float(own.abs().max())):
+                raise ModelError(
+                    f"the traced network differs from the module by {gap:.2g}: rows depend on each other, or a branch of its code "
+                    "on the input; method='sampled' works for any network"
+                )
+        self._agrees = True
+
+
+_KNOWN: "WeakKeyDictionary[OpenModel, Network]" = WeakKeyDictionary()
+
+
+def _is_exact(step: Step) -> bool:
+    return step.op.nature == "affine" or (step.gate is not None and step.gate.exact)
+
+
+def _listed(bad: list[str]) -> str:
+    return f"{', '.join(bad)} {'is' if len(bad) == 1 else 'are'}"
+
+
+def _modes(module: nn.Module) -> tuple[Any, ...]:
+    """What a trace depends on beside the code: the modes and the parts of the module."""
+    return tuple((id(part), part.training) for part in module.modules())
+
+
+def _steps(module: nn.Module) -> tuple[tuple[Step, ...], str]:
+    graph = _traced(module)
+    inputs = [node for node in graph.nodes if node.op == "placeholder"]
+    if len(inputs) != 1:
+        raise ModelError(
+            f"the network reads {len(inputs)} inputs ({', '.join(map(str, inputs))}); it must be one tensor"
+        )
+    keys = {inputs[0]: INPUT}
+    constants: dict[fx.Node, Any] = {}
+    shapes: dict[fx.Node, tuple[fx.Node, ...]] = {}
+    steps: list[Step] = []
+    names: dict[str, int] = {}
+    output = INPUT
+    for node in graph.nodes:
+        if node.op == "get_attr":
+            constants[node] = str(node.target)
+        elif node.op == "output":
+            if node.args[0] not in keys:
+                raise ModelError("the network must give one tensor")
+            output = keys[node.args[0]]
+        elif node.op != "placeholder":
+            name = _name(node, names)
+            op = classify(node, name, module, lambda argument: _varies(argument, keys))
+            inside = [part for part in node.all_input_nodes if part in shapes]
+            if op.nature == "shape" or (inside and not any(part in keys for part in node.all_input_nodes)):
+                shapes[node] = tuple(node.all_input_nodes)
+                continue
+            keys[node] = node.name
+            steps.append(_step(node, name, op, module, keys, shapes))
+    return _with_last(steps, output), output
+
+
+def _varies(argument: Any, keys: Mapping[fx.Node, str]) -> bool:
+    if isinstance(argument, list | tuple):
+        return any(_varies(part, keys) for part in argument)
+    return isinstance(argument, fx.Node) and argument in keys
+
+
+def _step(
+    node: fx.Node, name: str, op: Op, module: nn.Module, keys: dict[fx.Node, str], shapes: Mapping[fx.Node, Any]
+) -> Step:
+    """The step of a node; sizes that it reads are worked out anew, since rows may have been added."""
+    reads: list[str] = []
+
+    def gather(part: fx.Node) -> None:
+        if part in keys and keys[part] not in reads:
+            reads.append(keys[part])
+        for other in shapes.get(part, ()):
+            gather(other)
+
+    for part in node.all_input_nodes:
+        gather(part)
+
+    def value(part: fx.Node, live: Mapping[str, Any]) -> Any:
+        if part in keys:
+            return live[keys[part]]
+        if part.op == "get_attr":
+            return _attribute(module, str(part.target))
+        return _evaluate(part, lambda other: value(other, live), module)
+
+    if node.op == "call_module" and len(node.args) == 1 and not node.kwargs:
+        submodule, key = module.get_submodule(str(node.target)), keys[node.args[0]]  # type: ignore[index]
+        if getattr(submodule, "inplace", False):
+            return Step(name, node.name, op, tuple(reads), lambda live: submodule(live[key].clone()))
+        return Step(name, node.name, op, tuple(reads), lambda live: submodule(live[key]))
+    if _in_place(node):
+        # the user's tensor stays: :meth:`Network.check` finds networks that need it overwritten
+        first = reads[0]
+        return Step(
+            name, node.name, op, tuple(reads),
+            lambda live: _evaluate(node, lambda part: value(part, {**live, first: live[first].clone()}), module),
+        )  # fmt: skip
+    return Step(name, node.name, op, tuple(reads), lambda live: _evaluate(node, lambda part: value(part, live), module))
+
+
+def _evaluate(node: fx.Node, value: Callable[[fx.Node], Any], module: nn.Module) -> Any:
+    args = fx.node.map_arg(node.args, value)
+    kwargs = fx.node.map_arg(node.kwargs, value)
+    if node.op == "call_module":
+        return module.get_submodule(str(node.target))(*args, **kwargs)
+    if node.op == "call_method":
+        return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+    return node.target(*args, **kwargs)  # type: ignore[operator]
+
+
+def _in_place(node: fx.Node) -> bool:
+    called = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    return called in ("iadd", "isub", "imul", "itruediv") or called.endswith("_") or bool(node.kwargs.get("inplace"))
+
+
+def _attribute(module: nn.Module, path: str) -> Any:
+    for part in path.split("."):
+        module = getattr(module, part)
+    return module
+
+
+def _traced(module: nn.Module) -> fx.Graph:
+    try:
+        return fx.Tracer().trace(module)
+    except Exception as error:
+        said = str(error).strip().splitlines() or [type(error).__name__]
+        raise ModelError(
+            f"torch.fx cannot follow {type(module).__name__} ({said[0]}); method='sampled' works for any network"
+        ) from error
+
+
+def _name(node: fx.Node, names: dict[str, int]) -> str:
+    """The module's path; for a function the path of the module around it and the function's name, numbered when it comes again."""
+    if node.op == "call_module":
+        name = str(node.target)
+    else:
+        stack = list(node.meta.get("nn_module_stack", {}).values())
+        around = str(stack[-1][0]) if stack else ""
+        called = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
+        name = ".".join(part for part in (around, called) if part)
+    names[name] = names.get(name, 0) + 1
+    return name if names[name] == 1 else f"{name}#{names[name]}"
+
+
+def _with_last(steps: list[Step], output: str) -> tuple[Step, ...]:
+    """The same steps, each with the keys that nothing reads after it."""
+    read: set[str] = {output}
+    found = []
+    for step in reversed(steps):
+        found.append(replace(step, last=tuple(key for key in step.reads if key not in read)))
+        read.update(step.reads)
+    return tuple(reversed(found))
