@@ -7,6 +7,7 @@ from patchclamp.polytopes.boundaries import Boundaries as Boundaries
 from patchclamp.polytopes.clusters import Clusters as Clusters
 from patchclamp.polytopes.clusters import cluster as cluster
 from patchclamp.polytopes.codes import SplineCodes as SplineCodes
+from patchclamp.polytopes.nearest_linear import NearestLinear as NearestLinear
 from patchclamp.polytopes.network import Network as Network
 from patchclamp.polytopes.plane import Plane as Plane
 from patchclamp.polytopes.radial import RadialDensity as RadialDensity
@@ -18,6 +19,7 @@ from patchclamp.polytopes.segment import Segment as Segment
 from patchclamp.polytopes.soft import ACTIVATIONS as ACTIVATIONS
 from patchclamp.polytopes.soft import beta_code as beta_code
 from patchclamp.polytopes.soft import swish as swish
+from patchclamp.polytopes.voronoi import Pieces as Pieces
 
 __all__ = [
     "ACTIVATIONS",
@@ -25,7 +27,9 @@ __all__ = [
     "AffineMap",
     "Boundaries",
     "Clusters",
+    "NearestLinear",
     "Network",
+    "Pieces",
     "Plane",
     "RadialDensity",
     "Raster",
