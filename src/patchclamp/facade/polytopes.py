@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from patchclamp.polytopes.adversarial import AdversarialPaths
     from patchclamp.polytopes.affine import AffineMap
     from patchclamp.polytopes.boundaries import Boundaries
+    from patchclamp.polytopes.plane import Plane
     from patchclamp.polytopes.radial import RadialDensity
+    from patchclamp.polytopes.raster import Raster
     from patchclamp.polytopes.scaling import Scaling
     from patchclamp.polytopes.segment import Segment
 
@@ -51,6 +53,24 @@ class Polytopes(OpenModel):
         from patchclamp.polytopes.affine import neighbour_distances
 
         return neighbour_distances(self, line)
+
+    def plane(self, points: Any = None, **how: Any) -> "Plane":
+        """Every region on a plane, as exact polygons; see :func:`patchclamp.polytopes.plane.plane`."""
+        from patchclamp.polytopes.plane import plane
+
+        return plane(self, points, **how)
+
+    def raster(self, points: Any = None, **how: Any) -> "Raster":
+        """Exact lines through a plane; see :func:`patchclamp.polytopes.raster.raster`."""
+        from patchclamp.polytopes.raster import raster
+
+        return raster(self, points, **how)
+
+    def region_counts(self, plane: "Plane", samples: int = 400) -> "pd.DataFrame":
+        """The regions of a plane beside bounds and samples; see :func:`patchclamp.polytopes.region_counts.region_counts`."""
+        from patchclamp.polytopes.region_counts import region_counts
+
+        return region_counts(self, plane, samples)
 
     def boundaries(self, points: Any, **how: Any) -> "Boundaries":
         """How far points are from boundaries; see :func:`patchclamp.polytopes.boundaries.boundaries`."""
