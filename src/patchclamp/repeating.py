@@ -13,6 +13,7 @@ from patchclamp.interventions.edits import Edit
 from patchclamp.interventions.saving import from_plain
 from patchclamp.lenses.tuned import TunedLens
 from patchclamp.model import Model, load
+from patchclamp.polytopes import recording
 
 
 def repeat(folder: str | Path, model: Model | None = None) -> Result:
@@ -191,6 +192,10 @@ def _segment(model: Model, prompts: Any, said: dict[str, Any]) -> Result:
     return model.segment(said.pop("a"), said.pop("b"), **said)
 
 
+def _spline_codes(model: Model, prompts: Any, said: dict[str, Any]) -> Result:
+    return recording.spline_codes(model, prompts, said["sites"], said["at"], labels=said["labels"])
+
+
 _MAKERS = {
     "grid": _sweep,
     "run": _run,
@@ -205,6 +210,7 @@ _MAKERS = {
     "trace": _trace,
     "trace_average": _trace_average,
     "neurons": _neurons,
+    "spline_codes": _spline_codes,
     "heads": _heads,
     "rewrite": _rewrite,
     "layer_effects": _layer_effects,

@@ -47,6 +47,8 @@ def _results(model: pc.Model) -> dict[str, Result]:
         "probe_report": _probed(),
         **_directed(model),
         "neurons": model.neuron_importances([prompts[0]], [1, 2], 9, samples=2, top=3),
+        "spline_codes": pc.polytopes.spline_codes(model, prompts, at=[1, -1], labels={"class": ["a", "b"]}),
+        "clusters": _clustered(),
     }
 
 
@@ -68,7 +70,12 @@ def _probed() -> Result:
     return pc.metrics.probe(rows, [0, 1] * 40, lambda x: 0 * x, probes=["linear"])
 
 
-ARRAYS = ("probe_report",)
+def _clustered() -> Result:
+    rows = torch.randn(60, 8, generator=torch.Generator().manual_seed(0))
+    return pc.polytopes.cluster(rows, rows.relu(), [0, 1, 2] * 20, k=3, algorithms=["ward"])
+
+
+ARRAYS = ("probe_report", "clusters")
 """Kinds made of arrays alone: they know no model, and cannot be repeated from their folder."""
 
 

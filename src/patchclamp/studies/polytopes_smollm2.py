@@ -27,6 +27,7 @@ LENGTH, FIRST = 1024, 100
 """Tokens of a sequence, and the first that may be sampled."""
 SEED_GRID, STEP = 6, 10
 """Tokens of a sequence in the seed's sampling; the dense one has ten for each step between them."""
+LAYERS = (2, 8, 14)
 ROWS_A_CLUSTER = 10
 """On average: how many clusters k-means and Ward make."""
 RANDOM, READS = "random hyperplanes", "MLP input"
@@ -230,7 +231,7 @@ def study(
     model: pc.Model,
     out: str | Path | None = None,
     *,
-    layers: Sequence[int] = (2, 8, 14),
+    layers: Sequence[int] = LAYERS,
     count: int = 36,
     seed: int = 0,
     progress: bool = False,
