@@ -13,7 +13,6 @@ from patchclamp.interventions.edits import Edit
 from patchclamp.interventions.saving import from_plain
 from patchclamp.lenses.tuned import TunedLens
 from patchclamp.model import Model, load
-from patchclamp.polytopes import recording
 
 
 def repeat(folder: str | Path, model: Model | None = None) -> Result:
@@ -193,7 +192,24 @@ def _segment(model: Model, prompts: Any, said: dict[str, Any]) -> Result:
 
 
 def _spline_codes(model: Model, prompts: Any, said: dict[str, Any]) -> Result:
-    return recording.spline_codes(model, prompts, said["sites"], said["at"], labels=said["labels"])
+    return model.spline_codes(prompts, said["sites"], said["at"], labels=said["labels"])
+
+
+def _boundaries(model: Model, _: Any, said: dict[str, Any]) -> Result:
+    return model.boundaries(**said)
+
+
+def _radial_density(model: Model, _: Any, said: dict[str, Any]) -> Result:
+    return model.radial_density(**said)
+
+
+def _scaling(model: Model, prompts: Any, said: dict[str, Any]) -> Result:
+    inputs = said.pop("inputs")
+    return model.scaling(prompts if inputs is None else inputs, **said)
+
+
+def _paths(model: Model, _: Any, said: dict[str, Any]) -> Result:
+    return model.adversarial_paths(**said)
 
 
 _MAKERS = {
@@ -221,4 +237,8 @@ _MAKERS = {
     "divergence": _divergence,
     "interchange": _interchange,
     "segment": _segment,
+    "boundaries": _boundaries,
+    "radial_density": _radial_density,
+    "scaling": _scaling,
+    "paths": _paths,
 }

@@ -1,0 +1,151 @@
+"""Coordinates on a plane through input space."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from patchclamp.core.errors import InputError
+from patchclamp.models.opened import OpenModel
+from patchclamp.polytopes.network import Network
+from patchclamp.polytopes.points import as_points, prepared
+from patchclamp.polytopes.subdivision import Floats
+
+Box = tuple[tuple[float, float], tuple[float, float]]
+"""Lowest and highest of the first coordinate, and of the second."""
+
+MARGIN = 0.25
+"""Part of the points' extent that a box of ours has beyond them, on each side."""
+_COLLINEAR = 1e-9
+
+
+@dataclass(frozen=True, eq=False)
+class Chart:
+    """The plane ``origin + x u + y v``.
+
+    Attributes:
+        origin: ``[*shape]`` float64.
+        u: As ``origin``.
+        v: As ``origin``.
+        marked: Coordinates of the points that it was made through, ``[point, 2]``.
+    """
+
+    origin: Tensor
+    u: Tensor
+    v: Tensor
+    marked: Floats
+
+    @classmethod
+    def of(cls, model: OpenModel, points: Any, axes: Any) -> "Chart":
+        """The plane through three points, of two axes, or of a network's own two inputs.
+
+        Through points, the first axis runs from the first to the second one and coordinates are distances; axes are taken as
+        they are.
+
+        Raises:
+            InputError: Points and axes are both given, there are not three, they lie on a line, or are no points.
+        """
+        if points is not None and axes is not None:
+            raise InputError("give points or axes, not both")
+        if points is not None:
+            return cls._through(as_points(model, _three(points, "points", "three points"), "float64"))
+        if axes is None:
+            one, other = torch.eye(2, dtype=torch.float64, device=model.device)
+            return cls(torch.zeros_like(one), one, other, np.zeros((0, 2)))
+        origin, u, v = as_points(model, _three(axes, "axes", "an origin and two directions"), "float64")
+        _independent(u, v, "the two directions")
+        return cls(origin, u, v, np.zeros((0, 2)))
+
+    @classmethod
+    def _through(cls, points: Tensor) -> "Chart":
+        first, to_second, to_third = points[0], points[1] - points[0], points[2] - points[0]
+        _independent(to_second, to_third, "the three points")
+        length = to_second.norm()
+        u = to_second / length
+        along = (to_third * u).sum()
+        across = to_third - along * u
+        height = across.norm()
+        marked = np.array([[0.0, 0.0], [float(length), 0.0], [float(along), float(height)]])
+        return cls(first, u, across / height, marked)
+
+    def at(self, coordinates: Any) -> Tensor:
+        """Points ``[row, *shape]`` of coordinates ``[row, 2]``."""
+        given = torch.as_tensor(np.asarray(coordinates, np.float64), device=self.origin.device)
+        x, y = (given[:, axis].reshape(-1, *[1] * self.origin.dim()) for axis in (0, 1))
+        return self.origin + x * self.u + y * self.v
+
+    def box(self, given: Any) -> Box:
+        """A box of coordinates, checked; around the marked points by default.
+
+        Raises:
+            InputError: It is empty, not finite, no box, or missing where nothing is marked.
+        """
+        if given is None:
+            if not len(self.marked):
+                raise InputError("without points there is no box around them: pass box=((low, high), (low, high))")
+            low, high = self.marked.min(0), self.marked.max(0)
+            reach = MARGIN * (high - low).max()
+            edges = np.stack([low - reach, high + reach], axis=1)
+        else:
+            try:
+                edges = np.asarray(given, np.float64)
+            except (TypeError, ValueError):
+                edges = np.zeros(0)
+        if edges.ndim == 0:
+            edges = np.array([[-edges, edges]] * 2)
+        if edges.shape != (2, 2):
+            raise InputError(f"a box is ((low, high), (low, high)) in coordinates of the plane, or one number; not {given!r}")
+        if not np.isfinite(edges).all():
+            raise InputError(f"the box {given!r} is not finite")
+        if not (edges[:, 0] < edges[:, 1]).all():
+            raise InputError(f"the box {given!r} is empty: low must be below high")
+        (left, right), (bottom, top) = edges.tolist()
+        return (left, right), (bottom, top)
+
+
+def corners(box: Box) -> Floats:
+    """Of a box, counterclockwise ``[4, 2]``."""
+    (left, right), (bottom, top) = box
+    return np.array([[left, bottom], [right, bottom], [right, top], [left, top]])
+
+
+def ready(
+    model: OpenModel, points: Any, axes: Any, box: Any, start: str | None, what: str
+) -> tuple[Network, Chart, Box]:
+    """The network in float64, the plane and the box, all checked before any work."""
+    chart = Chart.of(model, points, axes)
+    window = chart.box(box)
+    return prepared(model, chart.at(corners(window)), what, start, "float64"), chart, window
+
+
+def named(names: Any, chart: Chart) -> list[str]:
+    """A name for each marked point.
+
+    Raises:
+        InputError: There are more or fewer names than points.
+    """
+    if names is not None and len(names) != len(chart.marked):
+        raise InputError(f"names must be one a point: got {len(names)} for {len(chart.marked)} points")
+    return [str(name) for name in (range(len(chart.marked)) if names is None else names)]
+
+
+def kept(points: Any) -> Tensor | None:
+    """Points as they are written into a record."""
+    return None if points is None else torch.stack([torch.as_tensor(np.asarray(p)).detach().cpu() for p in points])
+
+
+def _three(given: Any, name: str, what: str) -> Sequence[Any]:
+    several = list(given)
+    if len(several) != 3:
+        raise InputError(f"{name} must be {what}; got {len(several)}")
+    return several
+
+
+def _independent(u: Tensor, v: Tensor, what: str) -> None:
+    gram = torch.stack([u.flatten(), v.flatten()])
+    values = torch.linalg.svdvals(gram)
+    if float(values[1]) <= _COLLINEAR * float(values[0]):
+        raise InputError(f"{what} lie on one line; they must span a plane")

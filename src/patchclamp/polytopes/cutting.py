@@ -1,0 +1,133 @@
+"""Cut a polygon of input space along every gate of a network while the network runs."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from patchclamp.core.progress import Task
+from patchclamp.polytopes.gate_cuts import Cut, cut_gate
+from patchclamp.polytopes.gates import LineGate
+from patchclamp.polytopes.network import Live, Network, Step
+from patchclamp.polytopes.subdivision import Floats, Ints, Subdivision
+
+_ROWS = 2048
+
+
+class FullError(Exception):
+    """More faces than asked for; the neuron at which."""
+
+    def __init__(self, gate: str, neuron: int) -> None:
+        super().__init__(gate, neuron)
+        self.gate, self.neuron = gate, neuron
+
+
+class Cutter:
+    """The ``refine`` of :meth:`Network.walk` that keeps one row a vertex of a subdivision.
+
+    Args:
+        subdivision: To cut; the rows with which the walk begins are its vertices.
+        most: Faces at which it stops.
+        bar: Told of every gate.
+    """
+
+    def __init__(self, subdivision: Subdivision, most: float = np.inf, bar: Task | None = None) -> None:
+        self.subdivision = subdivision
+        self.most = most
+        self.bar = bar
+        self.names: list[str] = []
+        """Of the gates that were begun."""
+        self.widths: list[int] = []
+        """Their neurons (for a maximum its windows)."""
+        self.codes: Ints = np.zeros((1, 0), np.int64)
+        """Digest of the code at each gate that is done, ``[face, gate]``."""
+
+    def __call__(self, step: Step, live: Live) -> Live:
+        """Cut along one gate.
+
+        Raises:
+            FullError: There are more faces than asked for; the subdivision has the cuts so far.
+        """
+        gate, found = step.gate, self.subdivision
+        assert isinstance(gate, LineGate)
+        number = len(self.names)
+        self.names.append(gate.name)
+        self.widths.append(gate.pieces(live[step.source][:2]).shape[1])
+        found.begin()
+        cuts: list[Cut] = []
+        try:
+            for cut in cut_gate(found, gate, number, live[step.source]):
+                cuts.append(cut)
+                if found.faces > self.most:
+                    raise FullError(gate.name, cut[0])
+        finally:
+            self.codes = self.codes[found.origin.rows]
+        live = self._grown(live)
+        _pin(live[step.source], cuts)
+        self.codes = np.column_stack([self.codes, self._digests(gate, number, live[step.source])])
+        if self.bar is not None:
+            self.bar.advance()
+        return live
+
+    def _grown(self, live: Live) -> Live:
+        """All tensors with the rows of the new vertices, between those of their parents."""
+        parents, fractions = self.subdivision.parents.rows, self.subdivision.fractions.rows
+        if not len(parents):
+            return live
+        rows = self.subdivision.points.size
+        old = rows - len(parents)
+        depth = [0] * rows
+        for vertex, (a, b) in enumerate(parents.tolist(), old):
+            depth[vertex] = 1 + max(depth[a], depth[b])
+        made = np.array(depth[old:])
+        order = made.argsort(kind="stable")
+        levels = np.split(order, np.flatnonzero(np.diff(made[order])) + 1)
+        return {key: _interpolated(tensor, parents, fractions, levels) for key, tensor in live.items()}
+
+    def _digests(self, gate: LineGate, number: int, z: Tensor) -> Ints:
+        """The digest of the gate's code in each face, at the mean of its corners."""
+        middle, flat = self.subdivision.averages(), z.reshape(len(z), -1).cpu().numpy()
+        found = []
+        for begin in range(0, self.subdivision.faces, _ROWS):
+            rows = torch.from_numpy(middle[begin : begin + _ROWS] @ flat)
+            found.append(digest_of(gate.bits(rows.reshape(-1, *z.shape[1:])), number))
+        return np.concatenate(found)
+
+
+def _interpolated(tensor: Tensor, parents: Ints, fractions: Floats, levels: list[Ints]) -> Tensor:
+    """One tensor with the new rows; a level holds those whose parents are old or of an earlier level."""
+    old = len(tensor)
+    grown = tensor.new_empty((old + len(parents), *tensor.shape[1:]))
+    grown[:old] = tensor
+    flat = grown.view(len(grown), -1)
+    for level in levels:
+        begin, end = (flat[torch.from_numpy(parents[level, side]).to(flat.device)] for side in (0, 1))
+        share = torch.from_numpy(fractions[level]).to(flat)[:, None]
+        flat[torch.from_numpy(old + level).to(flat.device)] = begin + share * (end - begin)
+    return grown
+
+
+def _pin(z: Tensor, cuts: list[Cut]) -> None:
+    """The pre-activation of a cut's own neuron at its vertices is known: no rounding there."""
+    ends = [begin for _, begin, _ in cuts[1:]] + [len(z)]
+    for (neuron, begin, value), end in zip(cuts, ends, strict=True):
+        if value is not None and end > begin:
+            z.view(len(z), -1)[begin:end, neuron] = value
+
+
+def digest_of(bits: Tensor, number: int) -> Ints:
+    """One integer for the bits of each row at one gate: the sum of fixed random integers, one a bit that is set.
+
+    Args:
+        bits: ``[row, ...]``.
+        number: Of the gate, which decides the integers.
+    """
+    flat = bits.reshape(len(bits), -1).cpu().numpy()
+    keys = np.random.default_rng(number).integers(-(2**62), 2**62, size=flat.shape[1])
+    return np.asarray(flat @ keys)
+
+
+def digests(network: Network, x: Tensor, start: str | None = None) -> Ints:
+    """The digest of each point's code at every gate, ``[row, gate]``: equal codes have equal digests."""
+    gates = {gate.name: gate for gate in network.gates}
+    found = network.preactivations(x, start)
+    return np.column_stack([digest_of(gates[name].bits(z), i) for i, (name, z) in enumerate(found.items())])

@@ -1,0 +1,84 @@
+"""How many regions a plane has, from a few exact lines through it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from patchclamp.polytopes.charts import Box, Chart, corners
+from patchclamp.polytopes.lines import joined, walk_line
+from patchclamp.polytopes.network import Network
+from patchclamp.polytopes.subdivision import Floats
+
+LINES = 12
+"""Lines in each of the two directions."""
+_LIMIT = 10_000_000
+
+
+@dataclass(frozen=True)
+class RegionEstimate:
+    """About how many regions a plane has."""
+
+    regions: int
+    """The estimate."""
+    crossings: float
+    """Mean number of boundaries that a line through the whole box crosses; exact."""
+    lines: int
+    """How many lines were walked."""
+
+    def __str__(self) -> str:
+        return (
+            f"about {self.regions:,} regions (estimated from {self.lines} lines through the box, which cross "
+            f"{self.crossings:,.0f} boundaries each)"
+        )
+
+
+def estimate(network: Network, chart: Chart, box: Box, start: str | None = None, seed: int = 0) -> RegionEstimate:
+    """Estimate the regions of a plane.
+
+    By Euler's formula a box whose boundaries cross each other at ``V`` places and its sides at ``W`` has ``1 + V + W / 2``
+    regions. ``W`` is counted along the sides. Boundaries without a preferred direction, of which a line crosses ``c`` a unit of
+    length, cross each other ``pi c^2 / 4`` times a unit of area (Santalo 1976, "Integral geometry", chapter 3); here ``c^2`` is,
+    in each cell of a grid, the product of what a horizontal and a vertical line cross there, of different neurons.
+    """
+    low, high = np.array(box).T
+    draw = np.random.default_rng(seed)
+    places = (np.arange(LINES) + draw.random((2, LINES))) / LINES
+    cells = []
+    for axis in (0, 1):
+        ends = np.empty((LINES, 2, 2))
+        ends[:, :, axis] = low[axis], high[axis]
+        ends[:, :, 1 - axis] = (low[1 - axis] + places[axis] * (high - low)[1 - axis])[:, None]
+        cells.append([_crossed(network, chart, line, start) for line in ends])
+    sides = corners(box)
+    around = sum(len(_walked(network, chart, sides[[i, i - 1]], start)[0]) for i in range(4))
+    meeting = 0
+    for row in range(LINES):
+        for column in range(LINES):
+            meeting += _different(cells[0][row][column], cells[1][column][row])
+    crossings = np.mean([sum(len(cell) for cell in line) for lines in cells for line in lines])
+    return RegionEstimate(round(1 + around / 2 + np.pi / 4 * meeting), float(crossings), 2 * LINES + 4)
+
+
+def _crossed(network: Network, chart: Chart, ends: Floats, start: str | None) -> list[Floats]:
+    """The neurons that a line crosses in each of its equal parts, as numbers that differ between gates."""
+    places, neurons = _walked(network, chart, ends, start)
+    part = np.minimum((places * LINES).astype(int), LINES - 1)
+    return [neurons[part == number] for number in range(LINES)]
+
+
+def _walked(network: Network, chart: Chart, ends: Floats, start: str | None) -> tuple[Floats, Floats]:
+    x = chart.at(ends)
+    with torch.no_grad():
+        events = joined(walk_line(network, x[:1], x[1:], start, _LIMIT)).events
+    places = [place.cpu().numpy() for place, *_ in events.values()]
+    neurons = [event[1].cpu().numpy() + 2.0**32 * number for number, event in enumerate(events.values())]
+    return np.concatenate([np.zeros(0), *places]), np.concatenate([np.zeros(0), *neurons])
+
+
+def _different(one: Floats, other: Floats) -> int:
+    """Pairs of crossings of two different neurons."""
+    numbers, counts = np.unique(one, return_counts=True)
+    others, other_counts = np.unique(other, return_counts=True)
+    _, i, j = np.intersect1d(numbers, others, assume_unique=True, return_indices=True)
+    return len(one) * len(other) - int(counts[i] @ other_counts[j])

@@ -1,0 +1,369 @@
+"""Exact planes: the polygons are the regions of the network, all of them, and nothing else."""
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import patchclamp as pc
+from patchclamp.core.errors import PatchclampWarning
+from patchclamp.polytopes.cutting import digests
+from patchclamp.polytopes.network import Network
+from patchclamp.polytopes.plane import Plane, plane
+
+BOX = ((-2.0, 2.0), (-1.5, 2.5))
+AREA = 16.0
+
+
+class Residual(nn.Module):
+    """Two blocks of relu(W x + b + x)."""
+
+    def __init__(self, inputs: int, width: int) -> None:
+        super().__init__()
+        self.enter, self.one, self.two = nn.Linear(inputs, width), nn.Linear(width, width), nn.Linear(width, width)
+        self.head = nn.Linear(width, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.enter(x))
+        x = torch.relu(self.one(x) + x)
+        return self.head(torch.relu(self.two(x) + x))
+
+
+class Pooled(nn.Module):
+    """A small convolutional network on pictures of 5 by 5."""
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)
+        self.act, self.pool = nn.LeakyReLU(0.1), nn.MaxPool2d(2, stride=stride)
+        self.head = nn.LazyLinear(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.pool(self.act(self.norm(self.conv(x)))).flatten(1))
+
+
+ACTIVATIONS: dict[str, Any] = {
+    "relu": nn.ReLU, "leaky": nn.LeakyReLU, "relu6": nn.ReLU6, "hardtanh": nn.Hardtanh, "prelu": nn.PReLU,
+}  # fmt: skip
+
+
+def mlp(*widths: int, act: str = "relu", seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
+    layers: list[nn.Module] = []
+    for wide, narrow in itertools.pairwise(widths):
+        layers += [nn.Linear(wide, narrow), ACTIVATIONS[act]()]
+    return nn.Sequential(*layers[:-1]).double().eval()
+
+
+def made(kind: str, seed: int, width: int) -> tuple[nn.Module, dict[str, Any]]:
+    """A random network, and where to cut it."""
+    torch.manual_seed(seed)
+    if kind in ACTIVATIONS:
+        net: nn.Module = mlp(2, width, width, 3, act=kind, seed=seed)
+        for parameter in net.parameters():
+            parameter.data *= 6 if kind == "relu6" else 2  # so that both breaks are reached
+        return net, {"box": BOX}
+    shape = (5,) if kind == "residual" else (1, 5, 5)
+    net = Residual(5, width) if kind == "residual" else Pooled(1 if kind == "overlapping" else 2)
+    with torch.no_grad():
+        net = net.double().eval()
+        net(torch.randn(2, *shape, dtype=torch.float64))
+    return net, {"axes": torch.randn(3, *shape, dtype=torch.float64), "box": BOX}
+
+
+@pytest.fixture(params=[*ACTIVATIONS, "residual", "cnn", "overlapping"], scope="module")
+def cut(request: pytest.FixtureRequest) -> Iterator[tuple[nn.Module, Plane]]:
+    net, where = made(request.param, 6, 8)
+    yield net, plane(pc.wrap(net), where.pop("points", None), **where)
+
+
+def inside(found: Plane, rows: int = 4, seed: int = 0) -> tuple[Any, Any]:
+    """Random points inside regions, not near their sides, and their regions."""
+    draw, region = np.random.default_rng(seed), np.arange(found.regions)
+    points = []
+    for number in region:
+        corners = found.polygon(number)
+        weights = 0.02 / len(corners) + 0.98 * draw.dirichlet(np.ones(len(corners)), size=rows)
+        points.append(weights @ corners)
+    return np.concatenate(points), np.repeat(region, rows)
+
+
+def check(net: nn.Module, found: Plane) -> None:
+    """All that must be true of any plane."""
+    data, network = found.data, Network.of(net)
+    assert found.complete
+    np.testing.assert_allclose(data["area"].sum(), AREA, rtol=1e-12)
+    assert (data["area"] > 0).all()
+    places, region = inside(found)
+    x = found.points(places)
+    with torch.no_grad():
+        codes, y = digests(network, x), net(x).numpy()
+    assert (codes == data["code"].values[region]).all()
+    assert len(np.unique(data["code"].values, axis=0)) == found.regions
+    own = np.einsum("roa,ra->ro", data["map"].values[region], places) + data["offset"].values[region]
+    np.testing.assert_allclose(own, y, atol=1e-10)
+
+
+@settings(max_examples=20)
+@given(
+    kind=st.sampled_from([*ACTIVATIONS, "residual", "cnn", "overlapping"]), seed=st.integers(0, 10_000),
+    width=st.integers(5, 10),
+)  # fmt: skip
+def test_polygons_are_the_regions_of_any_network(kind: str, seed: int, width: int) -> None:
+    net, where = made(kind, seed, width)
+    check(net, plane(pc.wrap(net), **where))
+
+
+def test_polygons_are_convex_and_counterclockwise(cut: tuple[nn.Module, Plane]) -> None:
+    found = cut[1]
+    for region in range(found.regions):
+        corners = found.polygon(region)
+        sides = np.roll(corners, -1, axis=0) - corners
+        following = np.roll(sides, -1, axis=0)
+        turn = sides[:, 0] * following[:, 1] - sides[:, 1] * following[:, 0]
+        assert turn.min() > -1e-13
+        assert turn.max() > 0
+
+
+def test_euler(cut: tuple[nn.Module, Plane]) -> None:
+    data = cut[1].data
+    ends = data["ends"].values
+    assert len(np.unique(ends)) - len(ends) + cut[1].regions == 1
+    inner = data["below"].values >= 0
+    assert np.bincount(np.concatenate([data["above"].values, data["below"].values[inner]])).min() >= 3
+
+
+def test_neighbours_differ_in_the_recorded_neuron_alone(cut: tuple[nn.Module, Plane]) -> None:
+    net, found = cut
+    network = Network.of(net)
+    x = found.points(found.centres())
+    with torch.no_grad():
+        z = network.preactivations(x)
+    gates = {gate.name: gate for gate in network.gates}
+    bits = {name: gates[name].bits(value) for name, value in z.items()}
+    pairs = found.adjacent()
+    assert len(pairs) == found.data["neighbours"].sum() / 2
+    for row in pairs.itertuples():
+        for name, code in bits.items():
+            # one row a neuron (a window has several bits, and two of them change)
+            neurons = int(gates[name].pieces(z[name][:2]).shape[1])
+            apart = (code[row.above] != code[row.below]).reshape(neurons, -1) if code.dim() == z[name].dim() else (
+                code[row.above] != code[row.below]
+            ).flatten(0, -2)
+            changed = apart.any(1).nonzero().flatten().tolist()
+            if name != row.layer:
+                assert changed == []
+            elif name == "pool" and net.pool.stride == 1:  # two windows that overlap share the border of two winners
+                assert row.neuron in changed
+            else:
+                assert changed == [row.neuron]
+
+
+def test_a_ruled_grid_finds_no_region_that_the_plane_lacks(cut: tuple[nn.Module, Plane]) -> None:
+    net, found = cut
+    x, y = np.meshgrid(np.linspace(*BOX[0], 83)[1:-1], np.linspace(*BOX[1], 79)[1:-1])
+    with torch.no_grad():
+        seen = digests(Network.of(net), found.points(np.stack([x.ravel(), y.ravel()], axis=1)))
+    known = {tuple(code) for code in found.data["code"].values.tolist()}
+    assert {tuple(code) for code in seen.tolist()} <= known
+
+
+def test_one_changed_weight_gives_another_subdivision() -> None:
+    net = mlp(2, 8, 8, 3)
+    before = plane(pc.wrap(net), box=BOX)
+    assert plane(pc.wrap(net), box=BOX) == before
+    with torch.no_grad():
+        net[0].weight[0, 0] += 0.5
+    after = plane(pc.wrap(net), box=BOX)
+    assert not np.array_equal(before.data["area"].values, after.data["area"].values)
+    with pytest.raises(AssertionError):
+        check(net, before)
+
+
+def test_the_decision_boundary_is_where_the_two_largest_outputs_are_equal(cut: tuple[nn.Module, Plane]) -> None:
+    net, found = cut
+    data = found.data
+    ends = data["vertices"].values[data["boundary"].values]
+    assert len(ends) > 0
+    shares = np.linspace(0, 1, 5)[:, None, None]
+    with torch.no_grad():
+        y = net(found.points((ends[:, 0] + shares * (ends[:, 1] - ends[:, 0])).reshape(-1, 2)))
+    top = y.topk(2)
+    np.testing.assert_allclose(top.values[:, 0], top.values[:, 1], atol=1e-10)
+    said = np.sort(np.tile(data["boundary_class"].values, (5, 1)), axis=1)
+    third = y.scatter(1, torch.from_numpy(said), -torch.inf).amax(1)
+    clear = (top.values[:, 1] - third > 1e-8).numpy()
+    assert clear.mean() > 0.5
+    assert (np.sort(top.indices.numpy(), axis=1) == said)[clear].all()
+
+
+def test_cells_have_the_class_that_the_network_says(cut: tuple[nn.Module, Plane]) -> None:
+    net, found = cut
+    data, areas = found.data, found.class_areas()
+    np.testing.assert_allclose(sum(areas.values()), AREA)
+    draw = np.random.default_rng(0)
+    places = np.stack([draw.uniform(*edges, 40_000) for edges in BOX], axis=1)
+    with torch.no_grad():
+        classes = net(found.points(places)).argmax(1).numpy()
+    for one, area in areas.items():
+        share = area / AREA
+        assert abs((classes == one).mean() - share) < 4.5 * np.sqrt(share * (1 - share) / 40_000) + 1e-6
+    begin = data["cell_begin"].values
+    for number in range(data.sizes["cell"]):
+        corners = data["vertices"].values[data["cell_corners"].values[begin[number] : begin[number + 1]]]
+        with torch.no_grad():
+            says = net(found.points(corners.mean(0)[None]))[0]
+        cell = int(data["cell_class"].values[number])
+        assert says[cell] >= says.max() - 1e-12
+
+
+def test_layers_one_by_one() -> None:
+    net = mlp(2, 9, 7, 3)
+    found = plane(pc.wrap(net), box=BOX)
+    first = nn.Sequential(*list(net)[:3])
+    assert found.layer_counts() == {"1": plane(pc.wrap(first), box=BOX).regions, "3": found.regions}
+
+
+def test_one_layer_of_lines_in_general_position_has_the_number_of_zaslavsky() -> None:
+    torch.manual_seed(0)
+    net = mlp(2, 7, 2)
+    net[0].bias.data *= 0.3
+    # all 21 crossings lie in a box this large
+    assert plane(pc.wrap(net), box=1e4).regions == 1 + 7 + 21
+
+
+def test_lines_through_one_point_and_equal_neurons() -> None:
+    net = mlp(2, 6, 2)
+    net[0].bias.data.zero_()
+    net[0].weight.data[5] = net[0].weight.data[2]
+    found = plane(pc.wrap(net), box=1.0)
+    assert found.regions == 10, "five lines through one point"
+    np.testing.assert_allclose(found.data["area"].sum(), 4, rtol=1e-12)
+
+
+def test_corners_of_the_box_on_hyperplanes() -> None:
+    net = mlp(2, 4, 2)
+    net[0].weight.data = torch.tensor([[1.0, 1], [1, -1], [1, 0], [0, 1]]).double()
+    net[0].bias.data = torch.tensor([0.0, 0, 1, 0]).double()
+    found = plane(pc.wrap(net), box=1.0)  # two diagonals, one side, and the middle
+    assert found.regions == 6
+    np.testing.assert_allclose(np.sort(found.data["area"]), [0.5, 0.5, 0.5, 0.5, 1, 1], atol=1e-12)
+
+
+def test_hidden_layers_have_planes_too() -> None:
+    net = mlp(4, 6, 6, 3)
+    model, start = pc.wrap(net), "1"
+    axes = torch.randn(3, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    found = plane(model, axes=axes, box=BOX, start=start)
+    alone = plane(pc.wrap(nn.Sequential(*list(net)[2:])), axes=axes, box=BOX)
+    assert found.record["layers"] == ["3"]
+    np.testing.assert_array_equal(found.data["vertices"], alone.data["vertices"])
+
+
+def test_the_plane_goes_through_its_points_and_measures_distances() -> None:
+    points = torch.randn(3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    found = plane(pc.wrap(mlp(5, 6, 2)), points, names=["a", "b", "c"])
+    marked = found.data["marked"].values
+    torch.testing.assert_close(found.points(marked), points)
+    between = torch.pdist(torch.from_numpy(marked))
+    torch.testing.assert_close(between, torch.pdist(points))
+    assert list(found.data["point"].values) == ["a", "b", "c"]
+
+
+def test_float32_weights_are_cut_in_float64() -> None:
+    net = mlp(2, 8, 8, 3).float()
+    found = plane(pc.wrap(net), box=BOX)
+    assert next(net.parameters()).dtype == torch.float32
+    check(net.double(), found)
+
+
+def test_the_limit_keeps_what_was_found() -> None:
+    model = pc.wrap(mlp(2, 16, 16, 3))
+    whole = plane(model, box=BOX)
+    with pytest.raises(pc.BudgetError, match=r"about \d+ regions .*more than max_regions=100.*raster"):
+        plane(model, box=BOX, max_regions=100)
+    with pytest.warns(PatchclampWarning, match="max_regions=100 was met at neuron"):
+        part = plane(model, box=BOX, max_regions=100, force=True)
+    assert not part.complete
+    assert 100 < part.regions < whole.regions
+    np.testing.assert_allclose(part.data["area"].sum(), AREA, rtol=1e-12)
+    assert part.layer_counts() == {"1": whole.layer_counts()["1"]}
+    own = {tuple(np.round(row, 9)) for row in part.data["vertices"].values}
+    assert own <= {tuple(np.round(row, 9)) for row in whole.data["vertices"].values}
+    assert "cut only until neuron" in repr(part)
+    part.figure()
+
+
+@pytest.mark.parametrize("widths", [(2, 20, 2), (2, 24, 24, 2), (2, 16, 16, 16, 2)])
+def test_the_estimate_is_near(widths: tuple[int, ...]) -> None:
+    ratios = []
+    for seed in range(4):
+        found = plane(pc.wrap(mlp(*widths, seed=seed)), box=2.0)
+        ratios.append(found.record["estimate"] / found.regions)
+    assert 0.7 < np.exp(np.log(ratios).mean()) < 1.6
+
+
+class Smooth(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(x) + nn.functional.silu(x)
+
+
+NET = mlp(3, 5, 2)
+POINTS = torch.eye(3, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("given_", "says"),
+    [
+        (dict(points=POINTS[[0, 0, 1]]), "three points lie on one line"),
+        (dict(points=torch.stack([POINTS[0], POINTS[1], (POINTS[0] + POINTS[1]) / 2])), "on one line"),
+        (dict(points=torch.cat([POINTS, POINTS[:1] * 2])), "must be three points; got 4"),
+        (dict(points=POINTS[:2]), "must be three points; got 2"),
+        (dict(points=torch.eye(4)[:3]), r"does not take points of shape \(4,\)"),
+        (dict(points=POINTS * torch.nan), "not finite"),
+        (dict(points=POINTS, axes=POINTS), "not both"),
+        (dict(axes=POINTS[[0, 1, 1]]), "two directions lie on one line"),
+        (dict(points=POINTS, box=((1, 1), (0, 1))), "is empty"),
+        (dict(points=POINTS, box=-1), "is empty"),
+        (dict(points=POINTS, box=((0, torch.inf), (0, 1))), "is not finite"),
+        (dict(points=POINTS, box=(0, 1, 2)), r"a box is \(\(low, high\), \(low, high\)\)"),
+        (dict(points=POINTS, box="wide"), "a box is"),
+        (dict(axes=POINTS), "pass box="),
+        (dict(box=1.0), r"does not take points of shape \(2,\)"),
+        (dict(points=POINTS, names=["a"]), "got 1 for 3 points"),
+        (dict(points=POINTS, max_regions=0), "must be 1 or more"),
+        (dict(points=POINTS, start="nowhere"), "unknown place 'nowhere'"),
+    ],
+)
+def test_bad_input_is_refused(given_: dict[str, Any], says: str) -> None:
+    with pytest.raises(pc.InputError, match=says):
+        plane(pc.wrap(NET), **given_)
+
+
+def test_networks_that_are_not_piecewise_linear_are_refused_by_name() -> None:
+    with pytest.raises(pc.ModelError, match=r"tanh .*silu .*not piecewise linear; .*sampled"):
+        plane(pc.wrap(Smooth()), box=1.0)
+
+
+@pytest.mark.parametrize("kind", ["relu", "cnn"])
+def test_saving_and_drawing(kind: str, tmp_path: Any) -> None:
+    net, where = made(kind, 6, 6)
+    found = plane(pc.wrap(net), **where)
+    found.save(tmp_path)
+    opened = pc.open(tmp_path)
+    assert opened == found
+    assert opened.points([[0.5, 0.5]]).equal(found.points([[0.5, 0.5]]))
+    for color in ("class", "code", "map", "density"):
+        found.figure(color=color, lines="plain", layers=1)
+    with pytest.raises(pc.InputError, match="unknown colour 'clas'; did you mean 'class'"):
+        found.figure(color="clas")
+    with pytest.raises(pc.InputError, match="unknown lines 'no'"):
+        found.figure(lines="no")
+    with pytest.raises(pc.InputError, match="layers must be 0 to"):
+        found.figure(layers=9)
