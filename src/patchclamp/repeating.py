@@ -191,6 +191,10 @@ def _segment(model: Model, prompts: Any, said: dict[str, Any]) -> Result:
     return model.segment(said.pop("a"), said.pop("b"), **said)
 
 
+def _spline_codes(model: Model, prompts: Any, said: dict[str, Any]) -> Result:
+    return model.spline_codes(prompts, said["sites"], said["at"], labels=said["labels"])
+
+
 def _boundaries(model: Model, _: Any, said: dict[str, Any]) -> Result:
     return model.boundaries(**said)
 
@@ -222,6 +226,7 @@ _MAKERS = {
     "trace": _trace,
     "trace_average": _trace_average,
     "neurons": _neurons,
+    "spline_codes": _spline_codes,
     "heads": _heads,
     "rewrite": _rewrite,
     "layer_effects": _layer_effects,

@@ -49,6 +49,8 @@ def _results(model: pc.Model) -> dict[str, Result]:
         **_directed(model),
         **_walked(),
         "neurons": model.neuron_importances([prompts[0]], [1, 2], 9, samples=2, top=3),
+        "spline_codes": model.spline_codes(prompts, at=[1, -1], labels={"class": ["a", "b"]}),
+        "clusters": _clustered(),
     }
 
 
@@ -81,10 +83,15 @@ def _probed() -> Result:
     return pc.metrics.probe(rows, [0, 1] * 40, lambda x: 0 * x, probes=["linear"])
 
 
+def _clustered() -> Result:
+    rows = torch.randn(60, 8, generator=torch.Generator().manual_seed(0))
+    return pc.polytopes.cluster(rows, rows.relu(), [0, 1, 2] * 20, k=3, algorithms=["ward"])
+
+
 NETWORK = pc.wrap(networks()["relu"][0])
 WALKED = ("segment", "boundaries", "radial_density", "scaling", "paths")
 """Kinds made with a small network."""
-ARRAYS = ("probe_report",)
+ARRAYS = ("probe_report", "clusters")
 """Kinds made of arrays alone: they know no model, and cannot be repeated from their folder."""
 
 

@@ -291,6 +291,36 @@ def concept_matrix(
 
 
 @app.command
+def polytopes_smollm2(
+    *,
+    model: str = "smollm2-135m",
+    layer: Annotated[list[int] | None, Parameter(negative="", consume_multiple=True)] = None,
+    count: int = 36,
+    seed: int = 0,
+    out: Path = Path("out/polytopes-smollm2"),
+    opening: Opening = Opening(),  # noqa: B008
+    as_json: Json = False,
+) -> None:
+    """Cluster tokens by spline code, beside pre-activations, activations and random hyperplanes at equal number and coverage.
+
+    Args:
+        model: Catalogue name, Hugging Face id or folder.
+        layer: Whose MLPs; 2, 8 and 14 by default.
+        count: Sequences of 1,024 tokens.
+        seed: Of hyperplanes, k-means, half-samples and shuffles.
+        out: Folder for tables, pictures and the report.
+        opening: How to open the model.
+        as_json: Print JSON.
+    """
+    from patchclamp.studies.polytopes_smollm2 import LAYERS, study
+
+    layers = tuple(layer or LAYERS)
+    found = study(opening.load(model), out, layers=layers, count=count, seed=seed, progress=True)
+    options = {"layer": list(layers), "count": count, "seed": seed}
+    _tell(found, out, "polytopes-smollm2", {"model": model, **options, **opening.as_config()}, as_json)
+
+
+@app.command
 def classes_and_maps(
     *,
     data: Literal["mnist", "fashion-mnist"] = "mnist",

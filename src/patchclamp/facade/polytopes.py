@@ -7,11 +7,13 @@ from patchclamp.models.opened import OpenModel
 
 if TYPE_CHECKING:
     import pandas as pd
+    import xarray as xr
     from torch import Tensor
 
     from patchclamp.polytopes.adversarial import AdversarialPaths
     from patchclamp.polytopes.affine import AffineMap
     from patchclamp.polytopes.boundaries import Boundaries
+    from patchclamp.polytopes.codes import SplineCodes
     from patchclamp.polytopes.plane import Plane
     from patchclamp.polytopes.radial import RadialDensity
     from patchclamp.polytopes.raster import Raster
@@ -53,6 +55,18 @@ class Polytopes(OpenModel):
         from patchclamp.polytopes.affine import neighbour_distances
 
         return neighbour_distances(self, line)
+
+    def spline_codes(self, inputs: Any, sites: Any = None, at: Any = "all", **how: Any) -> "SplineCodes":
+        """On which side of each gate inputs or tokens lie; see :func:`patchclamp.polytopes.recording.spline_codes`."""
+        from patchclamp.polytopes.recording import spline_codes
+
+        return spline_codes(self, inputs, sites, at, **how)
+
+    def soft_codes(self, inputs: Any, sites: Any = None, at: Any = "all", **how: Any) -> "xr.Dataset":
+        """Codes with entries between 0 and 1; see :func:`patchclamp.polytopes.recording.soft_codes`."""
+        from patchclamp.polytopes.recording import soft_codes
+
+        return soft_codes(self, inputs, sites, at, **how)
 
     def plane(self, points: Any = None, **how: Any) -> "Plane":
         """Every region on a plane, as exact polygons; see :func:`patchclamp.polytopes.plane.plane`."""

@@ -83,5 +83,5 @@ def _layers(axis: Any, table: Any, labelled: bool) -> None:
     shown = thin(list(table["layer"]), 30)
     axis.set_yticks([i for i, _ in shown], [visible(text, 22) for _, text in shown])
     axis.set_ylim(len(table) - 0.5, -0.5)
-    axis.set_xlim(left=0)
+    axis.set_xlim(0, 1.06 * axis.get_xlim()[1])
     plain(axis)

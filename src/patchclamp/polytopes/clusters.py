@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 
 FORMS = ("hard code", "soft code", "pre-activation", "activation", "unit norm")
 """Ways to write down the same rows; ``soft code`` only for smooth activations."""
+RESERVED = frozenset(
+    "row algorithm form score draw labels example value low high shuffled unmatched half cluster distance found covered count "
+    "coverage".split()
+)
 DRAWS = 24
 """Half-samples for intervals, and shuffles of the labels for the control."""
 
@@ -236,7 +240,7 @@ def _labels(labels: Labels, count: int) -> dict[str, Any]:
         array = np.asarray(values)
         if array.shape != (count,):
             raise InputError(f"{name!r}: one label for each of {count} rows is wanted; got shape {array.shape}")
-        if name in ("row", "algorithm", "form", "score", "draw", "labels", "example"):
+        if name in RESERVED:
             raise InputError(f"labels cannot be called {name!r}; that name is taken")
         found[name] = array.astype(object) if array.dtype.kind in "US" else array
     return found

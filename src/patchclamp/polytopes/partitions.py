@@ -24,6 +24,8 @@ class Partition:
     """``[row]`` how surely, larger for surer: HDBSCAN's probability, else minus the distance to the centre."""
     distance: Any
     """``[row]`` to the mean of its cluster; NaN where it is in none."""
+    points: Any
+    """``[row, d]`` what was clustered."""
 
     @property
     def count(self) -> int:
@@ -86,33 +88,50 @@ def _placed(points: Any, cluster: Any, kept: Any, strength: Any) -> Partition:
     number = np.full(max(int(cluster.max(initial=-1)) + 2, 1), -1)
     number[kept] = np.arange(len(kept))
     own = number[cluster]  # -1 is the last place, which stays -1
+    distance = _distances(points, own)
+    return Partition(own, -distance if strength is None else strength, distance, points)
+
+
+def _distances(points: Any, cluster: Any) -> Any:
     distance = np.full(len(points), np.nan)
-    for one in range(len(kept)):
-        members = own == one
+    for one in np.unique(cluster[cluster >= 0]):
+        members = cluster == one
         distance[members] = np.linalg.norm(points[members] - points[members].mean(0), axis=1)
-    return Partition(own, -distance if strength is None else strength, distance)
+    return distance
 
 
 def matched(found: Mapping[str, Partition]) -> dict[str, Partition]:
     """Partitions of as many clusters and as many rows each: what the poorest form reaches.
 
-    Of each partition the largest clusters are kept, as many as the partition with the fewest has; then its surest rows, as many as
-    the one that covers the fewest. The surest row of every cluster is always among them.
-    A partition without clusters stays as it is.
+    Clusters are merged, the nearest first, until there are as many as in the partition with the fewest. (To keep the largest ones
+    would favour forms with few clusters: large clusters are the least pure.) Then the surest rows are kept, as many as the one
+    that covers the fewest has; the surest row of every cluster is among them. A partition without clusters stays as it is.
     """
     some = {form: own for form, own in found.items() if own.count}
     count = min((own.count for own in some.values()), default=0)
-    largest = {form: _largest(own, count) for form, own in some.items()}
-    rows = min((int((own.cluster >= 0).sum()) for own in largest.values()), default=0)
-    return {**found, **{form: _surest(own, rows) for form, own in largest.items()}}
+    rows = min((int((own.cluster >= 0).sum()) for own in some.values()), default=0)
+    return {form: _surest(_merged(own, count), rows) if own.count else own for form, own in found.items()}
 
 
-def _largest(own: Partition, count: int) -> Partition:
-    sizes = np.bincount(own.cluster[own.cluster >= 0], minlength=own.count)
-    kept = np.argsort(-sizes, kind="stable")[:count]
-    number = np.full(own.count + 1, -1)
-    number[kept] = np.arange(count)
-    return _without(own, number[own.cluster])
+def _merged(own: Partition, count: int) -> Partition:
+    """Clusters joined, always the two whose union adds the least squared distance to the means (Ward 1963)."""
+    number = np.arange(own.count)
+    sizes = np.bincount(own.cluster[own.cluster >= 0], minlength=own.count).astype(float)
+    centres = np.stack([own.points[own.cluster == one].mean(0) for one in number]).astype(np.float64)
+    squares = (centres**2).sum(1)
+    apart = np.maximum(squares[:, None] + squares - 2 * centres @ centres.T, 0)
+    alive = np.ones(own.count, dtype=bool)
+    for _ in range(own.count - count):
+        cost = apart * sizes[:, None] * sizes / (sizes[:, None] + sizes)
+        cost[~alive] = cost[:, ~alive] = np.inf
+        np.fill_diagonal(cost, np.inf)
+        into, gone = sorted(divmod(int(cost.argmin()), own.count))
+        centres[into] = (sizes[into] * centres[into] + sizes[gone] * centres[gone]) / (sizes[into] + sizes[gone])
+        sizes[into] += sizes[gone]
+        alive[gone], number[number == gone] = False, into
+        apart[into] = apart[:, into] = ((centres - centres[into]) ** 2).sum(1)
+    cluster = np.append(np.unique(number, return_inverse=True)[1], -1)[own.cluster]
+    return Partition(cluster, own.strength, _distances(own.points, cluster), own.points)
 
 
 def _surest(own: Partition, rows: int) -> Partition:
@@ -124,8 +143,4 @@ def _surest(own: Partition, rows: int) -> Partition:
     cluster = np.full_like(own.cluster, -1)
     kept = np.concatenate([one_each, rest[: rows - len(one_each)]])
     cluster[kept] = own.cluster[kept]
-    return _without(own, cluster)
-
-
-def _without(own: Partition, cluster: Any) -> Partition:
-    return Partition(cluster, own.strength, np.where(cluster >= 0, own.distance, np.nan))
+    return Partition(cluster, own.strength, np.where(cluster >= 0, own.distance, np.nan), own.points)

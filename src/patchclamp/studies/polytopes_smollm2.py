@@ -27,6 +27,7 @@ LENGTH, FIRST = 1024, 100
 """Tokens of a sequence, and the first that may be sampled."""
 SEED_GRID, STEP = 6, 10
 """Tokens of a sequence in the seed's sampling; the dense one has ten for each step between them."""
+LAYERS = (2, 8, 14)
 ROWS_A_CLUSTER = 10
 """On average: how many clusters k-means and Ward make."""
 RANDOM, READS = "random hyperplanes", "MLP input"
@@ -137,7 +138,7 @@ def sequences(model: pc.Model, count: int) -> list[list[int]]:
         InputError: There are fewer texts of that length.
     """
     books = list(pc.catalogue.gutenberg().values())
-    speeches = [speech.text for speech in pc.catalogue.state_of_the_union()][:: max(1, 200 // count)]
+    speeches = [speech.text for speech in pc.catalogue.state_of_the_union()][:: max(1, 360 // count)]
     texts = [text for pair in zip(books, speeches, strict=False) for text in pair]
     found = []
     for text in texts:
@@ -171,7 +172,7 @@ def class_of(token: str) -> str:
     return "capitalised word" if word[0].isupper() else "word"
 
 
-def sampled(model: pc.Model, ids: Sequence[Sequence[int]], around: int = 8) -> Tokens:
+def sampled(model: pc.Model, ids: Sequence[Sequence[int]], around: int = 5) -> Tokens:
     """Labels and surroundings of the sampled tokens."""
     where = positions()
     labels: dict[str, list[str]] = {"token": [], "class": []}
@@ -180,11 +181,11 @@ def sampled(model: pc.Model, ids: Sequence[Sequence[int]], around: int = 8) -> T
         for place, position in enumerate(where):
             token = model.tokenizer.decode([row[position]])
             before, after = (
-                model.tokenizer.decode(part) for part in (row[position - around : position], row[position + 1 : position + around // 2])
+                model.tokenizer.decode(part) for part in (row[position - around : position], row[position + 1 : position + around])
             )
             labels["token"].append(token.strip() or repr(token))
             labels["class"].append(class_of(token))
-            contexts.append(re.sub(r"\s+", " ", f"{before}[{token}]{after}"))
+            contexts.append(re.sub(r"\s+", " ", f"{before}[{token}]{after}").strip())
             numbers.append(number)
             sparse.append(place % STEP == 0)
     return Tokens(labels, tuple(contexts), tuple(numbers), tuple(sparse))
@@ -230,8 +231,8 @@ def study(
     model: pc.Model,
     out: str | Path | None = None,
     *,
-    layers: Sequence[int] = (2, 8, 14),
-    count: int = 24,
+    layers: Sequence[int] = LAYERS,
+    count: int = 36,
     seed: int = 0,
     progress: bool = False,
 ) -> TokenPolytopes:
