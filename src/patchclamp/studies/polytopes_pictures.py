@@ -42,7 +42,7 @@ def areas(found: "PolytopesMnist") -> Any:
             axis.set_xlim(0.45, 1.02)
             axis.spines[["top", "right"]].set_visible(False)
         axes[0].invert_yaxis()
-        axes[0].legend(frameon=False, fontsize=6.5, loc="lower left")
+        drawn.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=2, frameon=False, fontsize=7)
         drawn.supxlabel("different against same class: area under the curve", fontsize=8)
         return drawn
 
