@@ -64,7 +64,7 @@ class RadialDensity(DatasetResult):
         norm = self.dataset["norm"].values
         lines = [f"{len(norm)} points, {norm.mean():.3g} from the centre (mean): crossings a unit of length"]
         shells = self.dataset.sizes["shell"]
-        chosen = sorted({*range(0, shells, -(-shells // 6)), shells - 1})
+        chosen = sorted({*range(0, shells, 1 if shells <= 8 else -(-shells // 6)), shells - 1})
         shown = [f"{self.dataset['low'].values[i]:.3g}-{self.dataset['high'].values[i]:.3g}" for i in chosen]
         lines.append(f"{'radius':<10}" + "".join(f"{text:>12}" for text in shown))
         for kind, row in zip(self.dataset["rays"].values, self.density.mean("ray").values, strict=True):
