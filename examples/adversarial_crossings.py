@@ -1,10 +1,9 @@
 # %% [markdown]
 # # What lies between a picture and its adversarial example?
 #
-# Lee Sharkey's guess, when he was asked about adversarial examples and polytopes: some small perturbations "cross lots of polytope
-# boundaries, which means that later activations will be in quite different directions". Counted exactly here, on a network trained on
-# MNIST, with four controls: the way toward another picture, random signs, a Gaussian direction, and the same attack turned around, which
-# makes the network surer.
+# Lee Sharkey's guess, when he was asked about adversarial examples and polytopes: some small perturbations point where many
+# boundaries lie, so that later activations turn far away. Counted exactly here, on a network trained on MNIST, with controls: the way
+# toward another picture, random signs, a Gaussian direction, and the same attack turned around, which makes the network surer.
 
 # %%
 import torch
@@ -28,8 +27,8 @@ table = paths.summary().set_index("path")
 print(table[["length", "crossings", "density", "least", "most", "flipped", "cosine"]].round(3).to_string())
 
 # %% [markdown]
-# The path to the adversarial example crosses more boundaries a unit of length than any control, and the activation after the last gate
-# turns furthest. The attack turned around follows gradients as steep and crosses far less: to be sensitive is not enough.
+# The path to the adversarial example crosses more boundaries a unit of length than any control, and the activation after the last
+# gate turns furthest. The attack turned around follows gradients as steep and crosses far less: to be sensitive is not enough.
 
 # %%
 assert table.loc["pgd", "least"] > table.drop(["pgd", "fgsm"])["most"].max()
@@ -54,7 +53,10 @@ line = net.segment(x[0], net.attack(x[:1], labels[:1], eps=0.15, box=(0, 1))[0])
 place = line.record["changes"][0]
 before = line.data.isel(crossing=line.data["t"].values <= place)
 print(line)
-print({layer: int((before["layer"] == layer).sum()) for layer in line.per_layer}, f"before the verdict changes at {place:.2f}")
+print(
+    {layer: int((before["layer"] == layer).sum()) for layer in line.per_layer},
+    f"before the verdict changes at {place:.2f}",
+)
 
 # %%
 figure = paths.figure()

@@ -37,7 +37,9 @@ def losses(model: pc.Model, x: Tensor, labels: Tensor) -> Tensor:
     seed=st.integers(0, 1000), eps=st.floats(1e-3, 2.0), norm=st.sampled_from(["linf", "l2"]),
     method=st.sampled_from(["fgsm", "pgd"]), boxed=st.booleans(), started=st.booleans(),
 )  # fmt: skip
-def test_attacks_stay_in_their_ball_and_box(seed: int, eps: float, norm: str, method: str, boxed: bool, started: bool) -> None:
+def test_attacks_stay_in_their_ball_and_box(
+    seed: int, eps: float, norm: str, method: str, boxed: bool, started: bool
+) -> None:
     torch.manual_seed(seed)
     model, (x, labels) = pc.wrap(mlp(8, (9,), 4).double().eval()), pictures(5)
     box = BOX if boxed else None
@@ -53,7 +55,9 @@ def test_attacks_stay_in_their_ball_and_box(seed: int, eps: float, norm: str, me
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_a_small_step_raises_the_loss_as_the_gradient_says_and_no_other_of_its_length_does_more(model: pc.Model, norm: str) -> None:
+def test_a_small_step_raises_the_loss_as_the_gradient_says_and_no_other_of_its_length_does_more(
+    model: pc.Model, norm: str
+) -> None:
     x, labels = pictures()
     eps, before = 1e-6, losses(model, *pictures())
     rows = x.clone().requires_grad_()

@@ -34,7 +34,9 @@ def test_scaling_is_what_the_rest_of_the_network_makes_of_scaled_activations(net
             assert float(one["loss"]) == pytest.approx(float(nn.functional.cross_entropy(out, labels)))
             kl = nn.functional.kl_div(out.log_softmax(1), clean.log_softmax(1), log_target=True, reduction="batchmean")
             assert float(one["kl"]) == pytest.approx(float(kl), abs=1e-12)
-            assert float(one["flipped"].sel(gate="3:in")) == pytest.approx(float(((z > 0) != (before > 0)).double().mean()))
+            assert float(one["flipped"].sel(gate="3:in")) == pytest.approx(
+                float(((z > 0) != (before > 0)).double().mean())
+            )
     assert np.isnan(found["flipped"].sel(gate="1:in")).all(), "a gate before the site is not reached"
 
 
@@ -93,7 +95,9 @@ def test_what_a_norm_reads_may_have_any_size_what_it_writes_may_not(llama: pc.Mo
     """RMSNorm(s x) = RMSNorm(x) but for its epsilon: the same factor before and after the norm."""
     texts = tiny.ids(3, 7)
     norm = "model.layers.1.post_attention_layernorm"
-    found = llama.scaling(texts, [f"{norm}:in", f"{norm}:out", "mlp_in.1"], [1.0, 4.0, 64.0], controls=[]).data.sel(edit="scale")
+    found = llama.scaling(texts, [f"{norm}:in", f"{norm}:out", "mlp_in.1"], [1.0, 4.0, 64.0], controls=[]).data.sel(
+        edit="scale"
+    )
     assert float(found["kl"].sel(site=f"{norm}:in").max()) < 1e-6
     assert float(found["kl"].sel(site=f"{norm}:out", factor=64.0)) > 1e-4
     both = found["kl"].sel(site=[f"{norm}:out", "mlp_in.1"]).values

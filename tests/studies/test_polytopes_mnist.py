@@ -47,7 +47,8 @@ def found(
 
 @settings(max_examples=50, deadline=None)
 @given(
-    same=st.lists(st.integers(0, 5), min_size=1, max_size=12), different=st.lists(st.integers(0, 5), min_size=1, max_size=12)
+    same=st.lists(st.integers(0, 5), min_size=1, max_size=12),
+    different=st.lists(st.integers(0, 5), min_size=1, max_size=12),
 )
 def test_an_area_is_the_share_of_couples_in_order(same: list[int], different: list[int]) -> None:
     truth = np.array([0] * len(same) + [1] * len(different))
@@ -90,7 +91,9 @@ def test_what_it_finds_on_pictures_that_are_learnt(found: tuple[PolytopesMnist, 
     assert (paths == 0).all()
     assert set(done.paths["seed"]) == {0, 1}
     assert done.distances["median"].gt(0).all()
-    assert {"hard code", "pre-activation", "activation", "unit norm", "pixels", "untrained hard code"} <= set(done.clusters["form"])
+    assert {"hard code", "pre-activation", "activation", "unit norm", "pixels", "untrained hard code"} <= set(
+        done.clusters["form"]
+    )
     assert json.loads((folder / "summary.json").read_text())["pairs"]
     for name in FRAMES:
         assert len(pd.read_csv(folder / f"{name}.csv")) == len(getattr(done, name))

@@ -122,7 +122,9 @@ def radial_density(
                 ends = middle + shells[0] * ray, middle + shells[-1] * ray
                 found = joined(walk_line(network, *ends, start, limit))
                 if float(found.t[-1]) < 1:
-                    raise BudgetError(f"a ray crosses more than {limit} boundaries; raise limit or end at a smaller radius")
+                    raise BudgetError(
+                        f"a ray crosses more than {limit} boundaries; raise limit or end at a smaller radius"
+                    )
                 counts[name].append({layer: _counted(event[0], shells) for layer, event in found.events.items()})
                 bar.advance()
     said = {"points": x.cpu(), "centre": None if centre is None else middle[0].cpu(), "edges": shells.tolist(), "start": start,

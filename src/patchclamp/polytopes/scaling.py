@@ -171,7 +171,9 @@ class _Pass:
             self.logits = found[predicted]
         else:
             if found.dim() != 2:
-                raise ModelError(f"scaling reads a row of outputs for each input; the network gives {tuple(found.shape)}")
+                raise ModelError(
+                    f"scaling reads a row of outputs for each input; the network gives {tuple(found.shape)}"
+                )
             self.real = torch.ones(len(rows), dtype=torch.bool, device=found.device)
             self.logits = found
         self.values = [seen[site] for site in gates]
@@ -230,7 +232,9 @@ def _factors(factors: Sequence[float]) -> list[float]:
 def _labels(prompts: Sequence[Prompt], labels: Any) -> list[int] | None:
     if prompts[0].ids:
         if labels is not None:
-            raise InputError("labels are for networks without tokens; a language model is measured on its texts' next tokens")
+            raise InputError(
+                "labels are for networks without tokens; a language model is measured on its texts' next tokens"
+            )
         short = next((prompt for prompt in prompts if len(prompt.ids) < 2), None)
         if short is not None:
             raise InputError(f"the text {short.name!r} has no next token to predict")

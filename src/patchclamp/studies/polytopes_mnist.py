@@ -1,14 +1,13 @@
 """The polytope lens on digits: its three predictions, each with what speaks for it, what speaks against it, and a control.
 
-Black, Sharkey et al. (2022, arXiv 2211.12312) predict that regions of polytopes have one meaning each, that boundaries of meaning lie
-on boundaries of polytopes, and that a direction means what it means only within a range of sizes. Sharkey adds two guesses when asked:
-that adversarial perturbations cross many boundaries, and that there is a shell, away from the origin, that many boundaries pass
-through.
+Black, Sharkey et al. (2022, arXiv 2211.12312) predict that groups of regions have one meaning each, that boundaries of meaning lie
+on boundaries of polytopes, and that a direction means what it means only within a range of sizes. Sharkey adds two guesses when
+asked: that adversarial perturbations cross many boundaries, and that there is a shell that many boundaries pass through.
 
-Here everything is exact and on small networks: clusters of codes beside activations at the same number of clusters; crossings between
-images of the same class and of different ones, beside plain distances, from the input and from hidden layers, also in untrained
-networks; scaled activations beside moves as long elsewhere; adversarial paths beside six other kinds of paths; rays; distances to the
-nearest boundary; and how far the maps of neighbouring regions are apart.
+Here everything is exact and on small networks: clusters of codes beside activations at the same number of clusters; crossings
+between images of the same class and of different ones, beside plain distances, from the input and from hidden layers, also in
+untrained networks; scaled activations beside moves as long elsewhere; adversarial paths beside other kinds of paths; rays;
+distances to the nearest boundary; and how far the maps of neighbouring regions are apart.
 """
 
 from collections.abc import Sequence
@@ -18,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import Tensor, nn
 
 import patchclamp as pc
@@ -82,7 +80,8 @@ class PolytopesMnist:
             "scaling": _averaged(self.scaling, ["network", "site", "edit", "factor"], "accuracy", ["agreement", "flipped"]),
             "paths": _averaged(
                 self.paths, ["network", "box", "path"], "density",
-                ["length", "crossings", "density until flip", "flipped", "flip", "first", "cosine", "radius", "re-crossings", "outside"],
+                ["length", "crossings", "density until flip", "flipped", "flip", "first", "cosine", "radius", "re-crossings",
+                 "outside"],
             ),
             "rays": _averaged(self.rays, ["network", "start", "rays", "share"], "density", []),
             "distances": _averaged(self.distances, ["network"], "median", ["mean", "within 0.1", "within 1"]),
@@ -92,7 +91,10 @@ class PolytopesMnist:
     def summary(self) -> dict[str, Any]:
         """The numbers, as plain JSON."""
         tables = self.averages().items()
-        return {"data": self.data, **{name: t.astype(object).where(t.notna(), None).to_dict("records") for name, t in tables}}
+        return {
+            "data": self.data,
+            **{name: t.astype(object).where(t.notna(), None).to_dict("records") for name, t in tables},
+        }
 
     def findings(self) -> list[str]:
         """What was found, in sentences."""
@@ -141,7 +143,7 @@ def study(
     seeds: Sequence[int] = (0, 1, 2),
     epochs: int = 10,
     width: int = 512,
-    sizes: Sizes = Sizes(),  # noqa: B008
+    sizes: Sizes = Sizes(),
     given: digits.Images | None = None,
     progress: bool | None = None,
 ) -> PolytopesMnist:
@@ -224,7 +226,12 @@ def measured(
         }]),
         "maps": pd.DataFrame([maps(model, x[first], x[second]) for first, second in pairs["different"][: sizes.lines]]),
     }  # fmt: skip
-    results: dict[str, pc.Result] = {"scaling": scaled, "paths": attacked[True], "rays": shells[None], "boundaries": near}
+    results: dict[str, pc.Result] = {
+        "scaling": scaled,
+        "paths": attacked[True],
+        "rays": shells[None],
+        "boundaries": near,
+    }
     return tables, results
 
 
@@ -247,14 +254,21 @@ def drawn(labels: Tensor, count: int, seed: int) -> dict[str, list[tuple[int, in
             same.append((other, number))
     again = draw.permutation(len(labels))
     half = len(again) // 2
-    different = [(i, j) for i, j in zip(again[:half].tolist(), again[half:].tolist(), strict=False) if marks[i] != marks[j]]
+    different = [
+        (i, j) for i, j in zip(again[:half].tolist(), again[half:].tolist(), strict=False) if marks[i] != marks[j]
+    ]
     if min(len(same), len(different)) < count:
         raise InputError(f"{count} pairs were asked for; {len(labels)} images give {min(len(same), len(different))}")
     return {"same": same[:count], "different": different[:count]}
 
 
 def areas(
-    model: pc.Model, x: Tensor, pairs: dict[str, list[tuple[int, int]]], start: str | None, gates: Sequence[str], seed: int
+    model: pc.Model,
+    x: Tensor,
+    pairs: dict[str, list[tuple[int, int]]],
+    start: str | None,
+    gates: Sequence[str],
+    seed: int,
 ) -> pd.DataFrame:
     """How well each measure tells pairs of different classes from pairs of the same one."""
     order = [*pairs["same"], *pairs["different"]]
@@ -317,7 +331,9 @@ def clustered(model: pc.Model, plain: pc.Model, x: Tensor, labels: Tensor, gate:
     z, after = (acts[f"{gate}:{port}"].flatten(1) for port in ("in", "out"))
     bare = plain.record(x, f"{gate}:in")[f"{gate}:in"].flatten(1)
     others = {"untrained hard code": (bare > 0).float(), "pixels": x.flatten(1)}
-    found = pc.polytopes.cluster(z, after, labels.tolist(), others=others, k=10, seed=seed, algorithms=("k-means", "ward"))
+    found = pc.polytopes.cluster(
+        z, after, labels.tolist(), others=others, k=10, seed=seed, algorithms=("k-means", "ward")
+    )
     table = found.frame()
     wide = table.pivot(index=["algorithm", "form"], columns="score", values="value").reset_index()
     wide = wide.merge(table.drop_duplicates(["algorithm", "form"])[["algorithm", "form", "coverage"]])
@@ -366,7 +382,10 @@ def _said_of_pairs(network: str, table: pd.DataFrame) -> str:
     rows = table[table["network"] == network]
     parts = []
     for start in dict.fromkeys(rows["start"]):
-        own = [f"{m} {_one(rows, weights=TRAINED, start=start, measure=m)['auc']:.3f}" for m in dict.fromkeys(rows["measure"])]
+        own = [
+            f"{m} {_one(rows, weights=TRAINED, start=start, measure=m)['auc']:.3f}"
+            for m in dict.fromkeys(rows["measure"])
+        ]
         bare = _one(rows, weights=UNTRAINED, start=start, measure="crossings")["auc"]
         where = "from the input" if start == "input" else f"from gate {start} on"
         parts.append(f"{where}: {', '.join(own)}; crossings of the untrained network {bare:.3f}")
@@ -394,7 +413,7 @@ def _said_of_regions(network: str, found: dict[str, pd.DataFrame]) -> str:
     last = last[(last["layer"] == last["layer"].iloc[-1]) & (last["algorithm"] == "k-means")]
     purity = ", ".join(f"{row['form']} {row['purity']:.3f}" for _, row in last.iterrows())
     return (
-        f"{network}: the nearest boundary is {near['median']:.1e} away (median), {near['within 0.1']:.0f} hyperplanes lie within 0.1; "
-        f"maps of neighbouring regions are {apart['neighbours']:.3f} apart (relative), of two images {apart['end to end']:.2f}; purity "
-        f"of ten clusters after the last gate: {purity}."
+        f"{network}: the nearest boundary is {near['median']:.1e} away (median), {near['within 0.1']:.0f} hyperplanes lie within "
+        f"0.1; maps of neighbouring regions are {apart['neighbours']:.3f} apart (relative), of two images {apart['end to end']:.2f}; "
+        f"purity of ten clusters after the last gate: {purity}."
     )

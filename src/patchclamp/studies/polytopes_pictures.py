@@ -37,12 +37,16 @@ def areas(found: "PolytopesMnist") -> Any:
                     )  # fmt: skip
             axis.axvline(0.9, color="0.75", linewidth=0.7, linestyle=":")
             axis.axvline(0.5, color="0.75", linewidth=0.7)
-            axis.set_title(f"{network}, {'from the input' if start == 'input' else f'from gate {start} on'}", fontsize=8)
+            axis.set_title(
+                f"{network}, {'from the input' if start == 'input' else f'from gate {start} on'}", fontsize=8
+            )
             axis.set_yticks(range(len(_SHOWN)), _SHOWN)
             axis.set_xlim(0.45, 1.02)
             axis.spines[["top", "right"]].set_visible(False)
         axes[0].invert_yaxis()
-        drawn.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=2, frameon=False, fontsize=7)
+        drawn.legend(
+            *axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=2, frameon=False, fontsize=7
+        )
         drawn.supxlabel("different against same class: area under the curve", fontsize=8)
         return drawn
 
