@@ -2,8 +2,8 @@
 # # What lies between a picture and its adversarial example?
 #
 # Lee Sharkey's guess, when he was asked about adversarial examples and polytopes: some small perturbations point where many
-# boundaries lie, so that later activations turn far away. Counted exactly here, on a network trained on MNIST, with controls: the way
-# toward another picture, random signs, a Gaussian direction, and the same attack turned around, which makes the network surer.
+# boundaries lie, so that later activations turn far away. Counted exactly here, on a network trained on MNIST, with controls: the
+# way toward another picture, random signs, a Gaussian direction, and the same attack turned around, which makes the network surer.
 
 # %%
 import torch

@@ -109,7 +109,11 @@ class PolytopesMnist:
         """The tables, for a terminal."""
         parts = []
         for name, table in self.averages().items():
-            shown = table[table["share"].isin(SHARES[::4])] if name == "rays" else table
+            shown = table
+            if name == "scaling":
+                shown = _wide(table, ["network", "site", "edit"], "factor", "accuracy")
+            elif name == "rays":
+                shown = _wide(table[table["share"].isin(SHARES[::4])], ["network", "start", "rays"], "share", "density")
             parts += [TITLES[name], shown.to_string(index=False, float_format=lambda v: f"{v:.3f}", na_rep=""), ""]
         return "\n".join([*parts, *self.findings()])
 
@@ -117,7 +121,7 @@ class PolytopesMnist:
 TITLES = {
     "clusters": "Clusters against digits (ten clusters; equal number and coverage in every form)",
     "pairs": "Different against same class: area under the curve of each measure, with mean of each",
-    "scaling": "Activations multiplied, or moved as far elsewhere",
+    "scaling": "Activations multiplied, or moved as far elsewhere: accuracy by factor",
     "paths": "Paths: crossings a unit of length",
     "rays": "Rays from the origin: crossings a unit of length, by share of the images' mean distance",
     "distances": "Distance to the nearest boundary, and hyperplanes near",
@@ -133,6 +137,11 @@ def _averaged(table: pd.DataFrame, by: list[str], what: str, others: list[str]) 
     found.insert(1, "least", grouped[what].min())
     found.insert(2, "most" if "most" not in others else "greatest", grouped[what].max())
     return found.reset_index()
+
+
+def _wide(table: pd.DataFrame, rows: list[str], column: str, what: str) -> pd.DataFrame:
+    """A column for each value of one of them."""
+    return table.pivot(index=rows, columns=column, values=what).reset_index().rename_axis(columns=None)
 
 
 def study(
@@ -414,6 +423,6 @@ def _said_of_regions(network: str, found: dict[str, pd.DataFrame]) -> str:
     purity = ", ".join(f"{row['form']} {row['purity']:.3f}" for _, row in last.iterrows())
     return (
         f"{network}: the nearest boundary is {near['median']:.1e} away (median), {near['within 0.1']:.0f} hyperplanes lie within "
-        f"0.1; maps of neighbouring regions are {apart['neighbours']:.3f} apart (relative), of two images {apart['end to end']:.2f}; "
-        f"purity of ten clusters after the last gate: {purity}."
+        f"0.1; maps of neighbouring regions are {apart['neighbours']:.3f} apart (relative), of two images {apart['end to end']:.2f}"
+        f"; purity of ten clusters after the last gate: {purity}."
     )
