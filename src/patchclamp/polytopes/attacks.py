@@ -174,7 +174,8 @@ def _inside(x: Tensor, eps: float, norm: str, generator: torch.Generator) -> Ten
 
 
 def _lengths(x: Tensor) -> Tensor:
-    return x.flatten(1).norm(dim=1).reshape(-1, *[1] * (x.dim() - 1))
+    lengths: Tensor = x.flatten(1).norm(dim=1)
+    return lengths.reshape(-1, *[1] * (x.dim() - 1))
 
 
 def _clipped(x: Tensor, box: tuple[float, float] | None) -> Tensor:

@@ -273,13 +273,15 @@ def _edit(edit: str, factor: float, seed: int) -> Edit:
     def moved(x: Tensor) -> Tensor:
         draw = torch.Generator().manual_seed(seed)
         random = torch.randn(x.shape, generator=draw).to(x)
-        length = x.norm(dim=-1, keepdim=True)
+        length: Tensor = x.norm(dim=-1, keepdim=True)
         if edit == NOISE:
-            return x + abs(factor - 1) * length * random / random.norm(dim=-1, keepdim=True)
+            unit: Tensor = random / random.norm(dim=-1, keepdim=True)
+            return x + abs(factor - 1) * length * unit
         along = x / length.clamp(min=1e-30)
         across = random - (random * along).sum(-1, keepdim=True) * along
+        across = across / across.norm(dim=-1, keepdim=True)
         angle = 2 * math.asin(abs(factor - 1) / 2)
-        return math.cos(angle) * x + math.sin(angle) * length * across / across.norm(dim=-1, keepdim=True)
+        return math.cos(angle) * x + math.sin(angle) * length * across
 
     return Call(moved)
 

@@ -349,7 +349,7 @@ def clustered(model: pc.Model, plain: pc.Model, x: Tensor, labels: Tensor, gate:
     return wide.rename_axis(columns=None).assign(layer=gate)
 
 
-def rays(model: pc.Model, x: Tensor, start: str | None, seed: int) -> Any:
+def rays(model: pc.Model, x: Tensor, start: str | None, seed: int) -> pc.polytopes.RadialDensity:
     """Crossings on rays from the origin, in shells of equal shares of the mean distance."""
     points = values(model, x, start)
     mean = float(points.flatten(1).norm(dim=1).mean())
@@ -357,7 +357,7 @@ def rays(model: pc.Model, x: Tensor, start: str | None, seed: int) -> Any:
     return model.radial_density(points, edges=edges, start=start, seed=seed)
 
 
-def _shells(found: Any, start: str | None) -> pd.DataFrame:
+def _shells(found: pc.polytopes.RadialDensity, start: str | None) -> pd.DataFrame:
     table = found.summary()
     mean = float(found.data["norm"].mean())
     return pd.DataFrame({
@@ -365,8 +365,10 @@ def _shells(found: Any, start: str | None) -> pd.DataFrame:
     })  # fmt: skip
 
 
-def _scaled(found: Any) -> pd.DataFrame:
-    table = found.data[["accuracy", "agreement", "kl"]].assign(flipped=found.flipped).to_dataframe().reset_index()
+def _scaled(found: pc.polytopes.Scaling) -> pd.DataFrame:
+    table: pd.DataFrame = (
+        found.data[["accuracy", "agreement", "kl"]].assign(flipped=found.flipped).to_dataframe().reset_index()
+    )
     return table.dropna(subset=["accuracy"])
 
 
