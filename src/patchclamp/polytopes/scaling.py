@@ -164,16 +164,15 @@ class _Pass:
         found = forward(model, rows, taps={site: keep(site) for site in gates}).logits
         assert found is not None
         lengths = [len(row.prompt.ids) for row in rows]
+        if found.dim() != (3 if lengths[0] else 2):
+            wanted = "a row of logits for each token" if lengths[0] else "a row of outputs for each input"
+            raise ModelError(f"scaling reads {wanted}; the network gives the shape {tuple(found.shape)}")
         if lengths[0]:
             places = torch.arange(found.shape[1], device=found.device)
             self.real = places < torch.tensor(lengths, device=found.device)[:, None]
             predicted = places < torch.tensor(lengths, device=found.device)[:, None] - 1
             self.logits = found[predicted]
         else:
-            if found.dim() != 2:
-                raise ModelError(
-                    f"scaling reads a row of outputs for each input; the network gives {tuple(found.shape)}"
-                )
             self.real = torch.ones(len(rows), dtype=torch.bool, device=found.device)
             self.logits = found
         self.values = [seen[site] for site in gates]
