@@ -275,12 +275,14 @@ def _edit(edit: str, factor: float, seed: int) -> Edit:
         length: Tensor = x.norm(dim=-1, keepdim=True)
         if edit == NOISE:
             unit: Tensor = random / random.norm(dim=-1, keepdim=True)
-            return x + abs(factor - 1) * length * unit
+            away: Tensor = x + abs(factor - 1) * length * unit
+            return away
         along = x / length.clamp(min=1e-30)
         across = random - (random * along).sum(-1, keepdim=True) * along
         across = across / across.norm(dim=-1, keepdim=True)
         angle = 2 * math.asin(abs(factor - 1) / 2)
-        return math.cos(angle) * x + math.sin(angle) * length * across
+        turned: Tensor = math.cos(angle) * x + math.sin(angle) * length * across
+        return turned
 
     return Call(moved)
 
