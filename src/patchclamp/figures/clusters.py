@@ -93,15 +93,14 @@ def cards(
         examples: How many of each.
         pictures: ``[row, height, width]`` to show rows as pictures.
     """
-    table = found.cards(
-        algorithm or found.algorithms[0], form or found.forms[0], labels, most=most, examples=examples
-    )
+    table = found.cards(algorithm or found.algorithms[0], form or found.forms[0], labels, most=most, examples=examples)
     columns = min(3, max(1, len(table)))
     lines = -(-len(table) // columns)
     with styled() as make:
         high = lines * (0.72 if pictures is not None else 0.42 + 0.135 * examples)
         drawn: Figure = make(figsize=(7.2, 0.3 + high), layout="constrained")
-        drawn.suptitle(f"{form or found.forms[0]}, {algorithm or found.algorithms[0]}: the {len(table)} largest clusters", fontsize=9)
+        title = f"{form or found.forms[0]}, {algorithm or found.algorithms[0]}: the {len(table)} largest clusters"
+        drawn.suptitle(title, fontsize=9)
         axes = drawn.subplots(lines, columns, squeeze=False).ravel()
         for axis in axes[len(table) :]:
             axis.axis("off")

@@ -28,10 +28,11 @@ if TYPE_CHECKING:
 
 FORMS = ("hard code", "soft code", "pre-activation", "activation", "unit norm")
 """Ways to write down the same rows; ``soft code`` only for smooth activations."""
-RESERVED = frozenset(
-    "row algorithm form score draw labels example value low high shuffled unmatched half cluster distance found covered count "
-    "coverage".split()
-)
+RESERVED = frozenset({
+    "row", "algorithm", "form", "score", "draw", "labels", "example", "value", "low", "high",
+    "shuffled", "unmatched", "half", "cluster", "distance", "found", "covered", "count", "coverage",
+})  # fmt: skip
+"""Names of what a result holds."""
 DRAWS = 24
 """Half-samples for intervals, and shuffles of the labels for the control."""
 
@@ -40,11 +41,13 @@ DRAWS = 24
 class Clusters(DatasetResult):
     """Clusters of the same rows in several forms, scored against labels.
 
-    ``data`` has ``value`` with its 95 % interval ``low, high`` and ``shuffled`` (the same clusters, labels permuted)
-    and ``unmatched`` (of what the algorithm found, before matching) by ``labels, algorithm, form, score``; ``cluster`` (-1 where a row is not covered) and ``distance`` to the cluster's centre by
-    ``algorithm, form, row``; ``found`` clusters and ``covered`` share of rows before matching by ``algorithm, form``. Scores are
-    ``purity`` (share of rows with the commonest label of their cluster), ``entropy`` (of the label within a cluster, in bits, mean
-    over rows) and ``ami`` (adjusted mutual information, which is 0 for clusters by chance).
+    ``data`` holds, by ``labels, algorithm, form, score``: ``value`` with its 95 % interval ``low, high``, ``shuffled`` (the same
+    clusters, labels permuted) and ``unmatched`` (of what the algorithm found, before matching). By ``algorithm, form, row``:
+    ``cluster`` (-1 where a row is not covered) and ``distance`` to the cluster's centre. By ``algorithm, form``: ``found``
+    clusters and the ``covered`` share of rows, before matching.
+
+    Scores are ``purity`` (share of rows with the commonest label of their cluster), ``entropy`` (of the label within a cluster, in
+    bits, mean over rows) and ``ami`` (adjusted mutual information, which is 0 for clusters by chance).
     """
 
     kind: ClassVar[str] = "clusters"
@@ -68,7 +71,9 @@ class Clusters(DatasetResult):
         lines = [f"Clusters of {self.dataset.sizes['row']} rows, in {len(self.forms)} forms"]
         for algorithm in self.algorithms:
             one = self.dataset.sel(algorithm=algorithm)
-            lines.append(f"{algorithm}: {int(one['count'])} clusters, coverage {float(one['coverage']):.2f}, in every form")
+            lines.append(
+                f"{algorithm}: {int(one['count'])} clusters, coverage {float(one['coverage']):.2f}, in every form"
+            )
             for labels in self.label_names:
                 for form in self.forms:
                     here = one.sel(labels=labels, form=form)
@@ -103,7 +108,9 @@ class Clusters(DatasetResult):
         rows = table.drop_sel(form=to).to_dataframe().reset_index()
         return rows[["algorithm", "form", "labels", "score", "value", "low", "high"]]
 
-    def cards(self, algorithm: str, form: str, labels: str | None = None, *, most: int = 12, examples: int = 6) -> "pd.DataFrame":
+    def cards(
+        self, algorithm: str, form: str, labels: str | None = None, *, most: int = 12, examples: int = 6
+    ) -> "pd.DataFrame":
         """The largest clusters: their size, purity, commonest labels, and the examples nearest the centre.
 
         Args:
@@ -131,12 +138,12 @@ class Clusters(DatasetResult):
         rows = []
         for number, size in sorted(zip(numbers, sizes, strict=True), key=lambda pair: (-pair[1], pair[0]))[:most]:
             members = np.flatnonzero(cluster == number)
-            names, counts = np.unique(marks[members], return_counts=True)
+            seen, counts = np.unique(marks[members], return_counts=True)
             common = np.argsort(-counts, kind="stable")[:3]
             nearest = members[np.argsort(distance[members], kind="stable")[:examples]]
             rows.append({
                 "cluster": int(number), "size": int(size), "purity": float(counts.max() / size),
-                "labels": ", ".join(f"{names[i]} ({counts[i]})" for i in common),
+                "labels": ", ".join(f"{seen[i]} ({counts[i]})" for i in common),
                 "rows": nearest.tolist(), "examples": [str(texts[i]) for i in nearest],
             })  # fmt: skip
         return pd.DataFrame(rows, columns=["cluster", "size", "purity", "labels", "rows", "examples"])
@@ -219,7 +226,11 @@ def _forms(z: Tensor, act: Tensor, name: str | None, others: Mapping[str, Tensor
     found = {"hard code": (z > 0).float()}
     if row is not None and row.soft is not None:
         found["soft code"] = row.code(z)
-    found |= {"pre-activation": z, "activation": act, "unit norm": act / act.norm(dim=-1, keepdim=True).clamp(min=1e-12)}
+    found |= {
+        "pre-activation": z,
+        "activation": act,
+        "unit norm": act / act.norm(dim=-1, keepdim=True).clamp(min=1e-12),
+    }
     for other, values in others.items():
         if other in found:
             raise InputError(f"{other!r} is a form of its own; call yours otherwise")
@@ -264,11 +275,15 @@ def _scored(found: dict[str, dict[str, Partition]], named: dict[str, Any], group
                 value[number, m, f] = scores(member[m, f], marks)
                 unmatched[number, m, f] = scores(found[algorithm][form].cluster, marks)
                 half[number, m, f] = halves(member[m, f], marks, groups, DRAWS, draw).T
-                shuffled[number, m, f] = np.mean([scores(member[m, f], draw.permutation(marks)) for _ in range(8)], axis=0)
+                shuffled[number, m, f] = np.mean(
+                    [scores(member[m, f], draw.permutation(marks)) for _ in range(8)], axis=0
+                )
     spread = 1.96 * half.std(-1, ddof=1)
     dims = ("labels", "algorithm", "form", "score")
     raw = [[found[algorithm][form] for form in forms] for algorithm in algorithms]
-    matching = member[range(len(algorithms)), (member >= 0).sum(-1).argmax(-1)]  # a form without clusters has none to match
+    matching = member[
+        range(len(algorithms)), (member >= 0).sum(-1).argmax(-1)
+    ]  # a form without clusters has none to match
     return xr.Dataset(
         {
             "value": (dims, value), "low": (dims, value - spread), "high": (dims, value + spread), "shuffled": (dims, shuffled),
