@@ -50,7 +50,12 @@ def scores(found: "Clusters", labels: str | None = None) -> "Figure":
             one = data.sel(algorithm=algorithm)
             for axis, score in zip(axes, TITLES, strict=True):
                 _marks(axis, one.sel(score=score), found.forms)
-            said = f"{algorithm}: {int(one['count'])} clusters, {100 * float(one['coverage']):.0f} % of rows"
+            count, coverage = found.matched(algorithm)
+            for row, form in enumerate(found.forms):
+                if not found.is_matched(algorithm, form):
+                    own, place = f"only {int(one['count'].sel(form=form))} clusters", ("axes fraction", "data")
+                    axes[0].annotate(own, (0.99, row), xycoords=place, ha="right", va="center", fontsize=5.5)
+            said = f"{algorithm}: {count} clusters, {100 * coverage:.0f} % of rows"
             axes[0].set_title(said, loc="left")
         for axis, title in zip(grid[-1], TITLES.values(), strict=True):
             axis.set_xlabel(title)

@@ -43,8 +43,8 @@ class Clusters(DatasetResult):
 
     ``data`` holds, by ``labels, algorithm, form, score``: ``value`` with its 95 % interval ``low, high``, ``shuffled`` (the same
     clusters, labels permuted) and ``unmatched`` (of what the algorithm found, before matching). By ``algorithm, form, row``:
-    ``cluster`` (-1 where a row is not covered) and ``distance`` to the cluster's centre. By ``algorithm, form``: ``found``
-    clusters and the ``covered`` share of rows, before matching.
+    ``cluster`` (-1 where a row is not covered) and ``distance`` to the cluster's centre. By ``algorithm, form``: ``count`` of
+    clusters and their ``coverage``, the same for all :data:`FORMS`; ``found`` and ``covered`` are those before matching.
 
     Scores are ``purity`` (share of rows with the commonest label of their cluster), ``entropy`` (of the label within a cluster, in
     bits, mean over rows) and ``ami`` (adjusted mutual information, which is 0 for clusters by chance).
@@ -67,19 +67,34 @@ class Clusters(DatasetResult):
         """The labels that the clusters were scored against."""
         return tuple(str(name) for name in self.dataset["labels"].values)
 
+    def matched(self, algorithm: str) -> tuple[int, float]:
+        """On how many clusters and what share of the rows the forms are compared."""
+        one = self.dataset.sel(algorithm=algorithm)
+        form = next((form for form in self.forms if form in FORMS and int(one["count"].sel(form=form))), self.forms[0])
+        return int(one["count"].sel(form=form)), float(one["coverage"].sel(form=form))
+
+    def is_matched(self, algorithm: str, form: str) -> bool:
+        """Whether a form has as many clusters and rows as it is compared on; some controls have fewer."""
+        one = self.dataset.sel(algorithm=algorithm, form=form)
+        return (int(one["count"]), float(one["coverage"])) == self.matched(algorithm)
+
+    def _own(self, algorithm: str, form: str) -> str:
+        one = self.dataset.sel(algorithm=algorithm, form=form)
+        return f"only {int(one['count'])} clusters of {100 * float(one['coverage']):.0f} %"
+
     def __repr__(self) -> str:
         lines = [f"Clusters of {self.dataset.sizes['row']} rows, in {len(self.forms)} forms"]
         for algorithm in self.algorithms:
             one = self.dataset.sel(algorithm=algorithm)
-            lines.append(
-                f"{algorithm}: {int(one['count'])} clusters, coverage {float(one['coverage']):.2f}, in every form"
-            )
+            count, coverage = self.matched(algorithm)
+            lines.append(f"{algorithm}: {count} clusters of {100 * coverage:.0f} % of the rows, in every form")
             for labels in self.label_names:
                 for form in self.forms:
                     here = one.sel(labels=labels, form=form)
                     shown = [f"{score} {float(here['value'].sel(score=score)):.3f}" for score in SCORES]
                     chance = float(here["shuffled"].sel(score="purity"))
-                    lines.append(f"  {labels}, {form}: {', '.join(shown)} (purity of shuffled labels {chance:.3f})")
+                    fewer = "" if self.is_matched(algorithm, form) else f"; {self._own(algorithm, form)}"
+                    lines.append(f"  {labels}, {form}: {', '.join(shown)} (purity of shuffled labels {chance:.3f}{fewer})")
         return "\n".join(lines)
 
     def frame(self) -> "pd.DataFrame":
@@ -87,9 +102,9 @@ class Clusters(DatasetResult):
         names = ["value", "low", "high", "shuffled", "unmatched"]
         table = self.dataset[names].to_dataframe().reset_index()
         keys = ["algorithm", "form"]
-        found = self.dataset[["found", "covered"]].to_dataframe().reset_index()[[*keys, "found", "covered"]]
-        both = self.dataset[["count", "coverage"]].to_dataframe().reset_index()[["algorithm", "count", "coverage"]]
-        return table[[*keys, "labels", "score", *names]].merge(found, on=keys).merge(both, on="algorithm")
+        sizes = self.dataset[["count", "coverage", "found", "covered"]].to_dataframe().reset_index()
+        counts = sizes[[*keys, "count", "coverage", "found", "covered"]]
+        return table[[*keys, "labels", "score", *names]].merge(counts, on=keys)
 
     def differences(self, to: str = "activation") -> "pd.DataFrame":
         """What each form has over another, with 95 % intervals from the same half-samples.
@@ -172,7 +187,8 @@ def cluster(
         activations: What comes out, ``[row, neuron]`` (in gated MLPs times the up-projection).
         labels: One a row, or several by name: classes, or which token a row is.
         name: The activation, whose soft code is made; None for hard codes alone.
-        others: More forms of the same rows, such as an untrained model's codes, each ``[row, d]``.
+        others: More forms of the same rows, such as an untrained model's codes, each ``[row, d]``. They are matched too, but
+            where one has fewer clusters or rows than the forms above, it keeps them.
         algorithms: Of ``"k-means"``, ``"ward"``, ``"hdbscan"``.
         k: Clusters of k-means and Ward; by default as many as the first labels, at most a tenth of the rows.
         least: Smaller clusters do not count: their rows are not covered.
@@ -267,7 +283,7 @@ def _scored(found: dict[str, dict[str, Partition]], named: dict[str, Any], group
     half = np.full((*shape, DRAWS), np.nan)
     member, distance = np.full((*shape[1:3], count), -1), np.full((*shape[1:3], count), np.nan)
     for m, algorithm in enumerate(algorithms):
-        same = matched(found[algorithm])
+        same = matched(found[algorithm], FORMS)
         for f, form in enumerate(forms):
             member[m, f], distance[m, f] = same[form].cluster, same[form].distance
             for number, marks in enumerate(named.values()):
@@ -281,18 +297,16 @@ def _scored(found: dict[str, dict[str, Partition]], named: dict[str, Any], group
     spread = 1.96 * half.std(-1, ddof=1)
     dims = ("labels", "algorithm", "form", "score")
     raw = [[found[algorithm][form] for form in forms] for algorithm in algorithms]
-    matching = member[
-        range(len(algorithms)), (member >= 0).sum(-1).argmax(-1)
-    ]  # a form without clusters has none to match
+    pair = ("algorithm", "form")
     return xr.Dataset(
         {
             "value": (dims, value), "low": (dims, value - spread), "high": (dims, value + spread), "shuffled": (dims, shuffled),
             "unmatched": (dims, unmatched), "half": ((*dims, "draw"), half),
             "cluster": (("algorithm", "form", "row"), member), "distance": (("algorithm", "form", "row"), distance),
-            "found": (("algorithm", "form"), np.array([[part.count for part in row] for row in raw])),
-            "covered": (("algorithm", "form"), np.array([[float((part.cluster >= 0).mean()) for part in row] for row in raw])),
-            "count": ("algorithm", np.array([len(np.unique(own[own >= 0])) for own in matching])),
-            "coverage": ("algorithm", (matching >= 0).mean(1)),
+            "found": (pair, np.array([[part.count for part in row] for row in raw])),
+            "covered": (pair, np.array([[float((part.cluster >= 0).mean()) for part in row] for row in raw])),
+            "count": (pair, np.array([[len(np.unique(own[own >= 0])) for own in row] for row in member])),
+            "coverage": (pair, (member >= 0).mean(-1)),
         },
         {
             "labels": np.array(list(named), dtype=object), "algorithm": np.array(algorithms, dtype=object),

@@ -82,7 +82,7 @@ class TokenPolytopes:
             one = one[(one["algorithm"] == "ward") & (one["labels"] == labels)]
             wide = one.pivot(index="form", columns="score", values="value").loc[list(found.forms)].reset_index()
             shuffled = float(one.query("score == 'purity'")["shuffled"].mean())
-            rows.append(wide.assign(layer=layer, rows=float(one["coverage"].iloc[0]), shuffled=shuffled))
+            rows.append(wide.assign(layer=layer, rows=found.matched("ward")[1], shuffled=shuffled))
         return pd.concat(rows, ignore_index=True)[["layer", "form", "purity", "entropy", "ami", "shuffled", "rows"]]
 
     def advantages(self, form: str = "soft code") -> pd.DataFrame:
