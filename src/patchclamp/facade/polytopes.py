@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from patchclamp.polytopes.adversarial import AdversarialPaths
     from patchclamp.polytopes.affine import AffineMap
     from patchclamp.polytopes.boundaries import Boundaries
+    from patchclamp.polytopes.clusters import Clusters
     from patchclamp.polytopes.codes import SplineCodes
     from patchclamp.polytopes.plane import Plane
     from patchclamp.polytopes.radial import RadialDensity
@@ -67,6 +68,12 @@ class Polytopes(OpenModel):
         from patchclamp.polytopes.recording import soft_codes
 
         return soft_codes(self, inputs, sites, at, **how)
+
+    def cluster(self, inputs: Any, layer: str | int, **how: Any) -> "Clusters":
+        """Clusters of a layer's codes, beside its activations; see :func:`patchclamp.polytopes.clustering.cluster_layer`."""
+        from patchclamp.polytopes.clustering import cluster_layer
+
+        return cluster_layer(self, inputs, layer, **how)
 
     def plane(self, points: Any = None, **how: Any) -> "Plane":
         """Every region on a plane, as exact polygons; see :func:`patchclamp.polytopes.plane.plane`."""
