@@ -53,8 +53,9 @@ def scores(found: "Clusters", labels: str | None = None) -> "Figure":
             count, coverage = found.matched(algorithm)
             for row, form in enumerate(found.forms):
                 if not found.is_matched(algorithm, form):
-                    own, place = f"only {int(one['count'].sel(form=form))} clusters", ("axes fraction", "data")
-                    axes[0].annotate(own, (0.99, row), xycoords=place, ha="right", va="center", fontsize=5.5)
+                    own = one.sel(form=form)
+                    said = f"{int(own['count'])} clusters,\n{100 * float(own['coverage']):.0f} % of rows"
+                    axes[-1].annotate(said, (1.03, row), xycoords=("axes fraction", "data"), va="center", fontsize=5)
             said = f"{algorithm}: {count} clusters, {100 * coverage:.0f} % of rows"
             axes[0].set_title(said, loc="left")
         for axis, title in zip(grid[-1], TITLES.values(), strict=True):
