@@ -24,6 +24,7 @@ MEASUREMENTS = (
     "tracing",
     "directions",
     "segments",
+    "polytopes",
 )
 
 

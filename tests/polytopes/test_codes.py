@@ -102,7 +102,9 @@ def test_separation_tells_labels_apart_where_there_is_something() -> None:
     labels = np.arange(40) % 2
     draw = torch.Generator().manual_seed(0)
     told = torch.randn(40, 30, generator=draw) + 3 * torch.from_numpy(labels)[:, None] * torch.ones(30)
-    table = SplineCodes.from_preactivations({"told": told, "noise": torch.randn(40, 300, generator=draw)}, labels).separation()
+    table = SplineCodes.from_preactivations(
+        {"told": told, "noise": torch.randn(40, 300, generator=draw)}, labels
+    ).separation()
     told_row, noise_row = table.to_dict("records")
     assert told_row["between"] > told_row["within"] + 0.2
     assert abs(noise_row["between"] - noise_row["within"]) < 0.03

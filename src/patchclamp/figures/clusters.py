@@ -50,7 +50,13 @@ def scores(found: "Clusters", labels: str | None = None) -> "Figure":
             one = data.sel(algorithm=algorithm)
             for axis, score in zip(axes, TITLES, strict=True):
                 _marks(axis, one.sel(score=score), found.forms)
-            said = f"{algorithm}: {int(one['count'])} clusters, {100 * float(one['coverage']):.0f} % of rows"
+            count, coverage = found.matched(algorithm)
+            for row, form in enumerate(found.forms):
+                if not found.is_matched(algorithm, form):
+                    own = one.sel(form=form)
+                    said = f"{int(own['count'])} clusters,\n{100 * float(own['coverage']):.0f} % of rows"
+                    axes[-1].annotate(said, (1.03, row), xycoords=("axes fraction", "data"), va="center", fontsize=5)
+            said = f"{algorithm}: {count} clusters, {100 * coverage:.0f} % of rows"
             axes[0].set_title(said, loc="left")
         for axis, title in zip(grid[-1], TITLES.values(), strict=True):
             axis.set_xlabel(title)
@@ -93,15 +99,14 @@ def cards(
         examples: How many of each.
         pictures: ``[row, height, width]`` to show rows as pictures.
     """
-    table = found.cards(
-        algorithm or found.algorithms[0], form or found.forms[0], labels, most=most, examples=examples
-    )
+    table = found.cards(algorithm or found.algorithms[0], form or found.forms[0], labels, most=most, examples=examples)
     columns = min(3, max(1, len(table)))
     lines = -(-len(table) // columns)
     with styled() as make:
         high = lines * (0.72 if pictures is not None else 0.42 + 0.135 * examples)
         drawn: Figure = make(figsize=(7.2, 0.3 + high), layout="constrained")
-        drawn.suptitle(f"{form or found.forms[0]}, {algorithm or found.algorithms[0]}: the {len(table)} largest clusters", fontsize=9)
+        title = f"{form or found.forms[0]}, {algorithm or found.algorithms[0]}: the {len(table)} largest clusters"
+        drawn.suptitle(title, fontsize=9)
         axes = drawn.subplots(lines, columns, squeeze=False).ravel()
         for axis in axes[len(table) :]:
             axis.axis("off")

@@ -17,6 +17,7 @@ from patchclamp.polytopes.recording import spline_codes as spline_codes
 from patchclamp.polytopes.scaling import Scaling as Scaling
 from patchclamp.polytopes.segment import Segment as Segment
 from patchclamp.polytopes.soft import ACTIVATIONS as ACTIVATIONS
+from patchclamp.polytopes.soft import activation as activation
 from patchclamp.polytopes.soft import beta_code as beta_code
 from patchclamp.polytopes.soft import swish as swish
 from patchclamp.polytopes.voronoi import Pieces as Pieces
@@ -36,6 +37,7 @@ __all__ = [
     "Scaling",
     "Segment",
     "SplineCodes",
+    "activation",
     "beta_code",
     "cluster",
     "map_distance",

@@ -28,10 +28,11 @@ if TYPE_CHECKING:
 
 FORMS = ("hard code", "soft code", "pre-activation", "activation", "unit norm")
 """Ways to write down the same rows; ``soft code`` only for smooth activations."""
-RESERVED = frozenset(
-    "row algorithm form score draw labels example value low high shuffled unmatched half cluster distance found covered count "
-    "coverage".split()
-)
+RESERVED = frozenset({
+    "row", "algorithm", "form", "score", "draw", "labels", "example", "value", "low", "high",
+    "shuffled", "unmatched", "half", "cluster", "distance", "found", "covered", "count", "coverage",
+})  # fmt: skip
+"""Names of what a result holds."""
 DRAWS = 24
 """Half-samples for intervals, and shuffles of the labels for the control."""
 
@@ -40,11 +41,13 @@ DRAWS = 24
 class Clusters(DatasetResult):
     """Clusters of the same rows in several forms, scored against labels.
 
-    ``data`` has ``value`` with its 95 % interval ``low, high`` and ``shuffled`` (the same clusters, labels permuted)
-    and ``unmatched`` (of what the algorithm found, before matching) by ``labels, algorithm, form, score``; ``cluster`` (-1 where a row is not covered) and ``distance`` to the cluster's centre by
-    ``algorithm, form, row``; ``found`` clusters and ``covered`` share of rows before matching by ``algorithm, form``. Scores are
-    ``purity`` (share of rows with the commonest label of their cluster), ``entropy`` (of the label within a cluster, in bits, mean
-    over rows) and ``ami`` (adjusted mutual information, which is 0 for clusters by chance).
+    ``data`` holds, by ``labels, algorithm, form, score``: ``value`` with its 95 % interval ``low, high``, ``shuffled`` (the same
+    clusters, labels permuted) and ``unmatched`` (of what the algorithm found, before matching). By ``algorithm, form, row``:
+    ``cluster`` (-1 where a row is not covered) and ``distance`` to the cluster's centre. By ``algorithm, form``: ``count`` of
+    clusters and their ``coverage``, the same for all :data:`FORMS`; ``found`` and ``covered`` are those before matching.
+
+    Scores are ``purity`` (share of rows with the commonest label of their cluster), ``entropy`` (of the label within a cluster, in
+    bits, mean over rows) and ``ami`` (adjusted mutual information, which is 0 for clusters by chance).
     """
 
     kind: ClassVar[str] = "clusters"
@@ -64,17 +67,34 @@ class Clusters(DatasetResult):
         """The labels that the clusters were scored against."""
         return tuple(str(name) for name in self.dataset["labels"].values)
 
+    def matched(self, algorithm: str) -> tuple[int, float]:
+        """On how many clusters and what share of the rows the forms are compared."""
+        one = self.dataset.sel(algorithm=algorithm)
+        form = next((form for form in self.forms if form in FORMS and int(one["count"].sel(form=form))), self.forms[0])
+        return int(one["count"].sel(form=form)), float(one["coverage"].sel(form=form))
+
+    def is_matched(self, algorithm: str, form: str) -> bool:
+        """Whether a form has as many clusters and rows as it is compared on; some controls have fewer."""
+        one = self.dataset.sel(algorithm=algorithm, form=form)
+        return (int(one["count"]), float(one["coverage"])) == self.matched(algorithm)
+
+    def _own(self, algorithm: str, form: str) -> str:
+        one = self.dataset.sel(algorithm=algorithm, form=form)
+        return f"only {int(one['count'])} clusters of {100 * float(one['coverage']):.0f} %"
+
     def __repr__(self) -> str:
         lines = [f"Clusters of {self.dataset.sizes['row']} rows, in {len(self.forms)} forms"]
         for algorithm in self.algorithms:
             one = self.dataset.sel(algorithm=algorithm)
-            lines.append(f"{algorithm}: {int(one['count'])} clusters, coverage {float(one['coverage']):.2f}, in every form")
+            count, coverage = self.matched(algorithm)
+            lines.append(f"{algorithm}: {count} clusters of {100 * coverage:.0f} % of the rows, in every form")
             for labels in self.label_names:
                 for form in self.forms:
                     here = one.sel(labels=labels, form=form)
                     shown = [f"{score} {float(here['value'].sel(score=score)):.3f}" for score in SCORES]
                     chance = float(here["shuffled"].sel(score="purity"))
-                    lines.append(f"  {labels}, {form}: {', '.join(shown)} (purity of shuffled labels {chance:.3f})")
+                    fewer = "" if self.is_matched(algorithm, form) else f"; {self._own(algorithm, form)}"
+                    lines.append(f"  {labels}, {form}: {', '.join(shown)} (purity of shuffled labels {chance:.3f}{fewer})")
         return "\n".join(lines)
 
     def frame(self) -> "pd.DataFrame":
@@ -82,9 +102,9 @@ class Clusters(DatasetResult):
         names = ["value", "low", "high", "shuffled", "unmatched"]
         table = self.dataset[names].to_dataframe().reset_index()
         keys = ["algorithm", "form"]
-        found = self.dataset[["found", "covered"]].to_dataframe().reset_index()[[*keys, "found", "covered"]]
-        both = self.dataset[["count", "coverage"]].to_dataframe().reset_index()[["algorithm", "count", "coverage"]]
-        return table[[*keys, "labels", "score", *names]].merge(found, on=keys).merge(both, on="algorithm")
+        sizes = self.dataset[["count", "coverage", "found", "covered"]].to_dataframe().reset_index()
+        counts = sizes[[*keys, "count", "coverage", "found", "covered"]]
+        return table[[*keys, "labels", "score", *names]].merge(counts, on=keys)
 
     def differences(self, to: str = "activation") -> "pd.DataFrame":
         """What each form has over another, with 95 % intervals from the same half-samples.
@@ -103,7 +123,9 @@ class Clusters(DatasetResult):
         rows = table.drop_sel(form=to).to_dataframe().reset_index()
         return rows[["algorithm", "form", "labels", "score", "value", "low", "high"]]
 
-    def cards(self, algorithm: str, form: str, labels: str | None = None, *, most: int = 12, examples: int = 6) -> "pd.DataFrame":
+    def cards(
+        self, algorithm: str, form: str, labels: str | None = None, *, most: int = 12, examples: int = 6
+    ) -> "pd.DataFrame":
         """The largest clusters: their size, purity, commonest labels, and the examples nearest the centre.
 
         Args:
@@ -131,12 +153,12 @@ class Clusters(DatasetResult):
         rows = []
         for number, size in sorted(zip(numbers, sizes, strict=True), key=lambda pair: (-pair[1], pair[0]))[:most]:
             members = np.flatnonzero(cluster == number)
-            names, counts = np.unique(marks[members], return_counts=True)
+            seen, counts = np.unique(marks[members], return_counts=True)
             common = np.argsort(-counts, kind="stable")[:3]
             nearest = members[np.argsort(distance[members], kind="stable")[:examples]]
             rows.append({
                 "cluster": int(number), "size": int(size), "purity": float(counts.max() / size),
-                "labels": ", ".join(f"{names[i]} ({counts[i]})" for i in common),
+                "labels": ", ".join(f"{seen[i]} ({counts[i]})" for i in common),
                 "rows": nearest.tolist(), "examples": [str(texts[i]) for i in nearest],
             })  # fmt: skip
         return pd.DataFrame(rows, columns=["cluster", "size", "purity", "labels", "rows", "examples"])
@@ -165,7 +187,8 @@ def cluster(
         activations: What comes out, ``[row, neuron]`` (in gated MLPs times the up-projection).
         labels: One a row, or several by name: classes, or which token a row is.
         name: The activation, whose soft code is made; None for hard codes alone.
-        others: More forms of the same rows, such as an untrained model's codes, each ``[row, d]``.
+        others: More forms of the same rows, such as an untrained model's codes, each ``[row, d]``. They are matched too, but
+            where one has fewer clusters or rows than the forms above, it keeps them.
         algorithms: Of ``"k-means"``, ``"ward"``, ``"hdbscan"``.
         k: Clusters of k-means and Ward; by default as many as the first labels, at most a tenth of the rows.
         least: Smaller clusters do not count: their rows are not covered.
@@ -219,7 +242,11 @@ def _forms(z: Tensor, act: Tensor, name: str | None, others: Mapping[str, Tensor
     found = {"hard code": (z > 0).float()}
     if row is not None and row.soft is not None:
         found["soft code"] = row.code(z)
-    found |= {"pre-activation": z, "activation": act, "unit norm": act / act.norm(dim=-1, keepdim=True).clamp(min=1e-12)}
+    found |= {
+        "pre-activation": z,
+        "activation": act,
+        "unit norm": act / act.norm(dim=-1, keepdim=True).clamp(min=1e-12),
+    }
     for other, values in others.items():
         if other in found:
             raise InputError(f"{other!r} is a form of its own; call yours otherwise")
@@ -256,7 +283,7 @@ def _scored(found: dict[str, dict[str, Partition]], named: dict[str, Any], group
     half = np.full((*shape, DRAWS), np.nan)
     member, distance = np.full((*shape[1:3], count), -1), np.full((*shape[1:3], count), np.nan)
     for m, algorithm in enumerate(algorithms):
-        same = matched(found[algorithm])
+        same = matched(found[algorithm], FORMS)
         for f, form in enumerate(forms):
             member[m, f], distance[m, f] = same[form].cluster, same[form].distance
             for number, marks in enumerate(named.values()):
@@ -264,20 +291,22 @@ def _scored(found: dict[str, dict[str, Partition]], named: dict[str, Any], group
                 value[number, m, f] = scores(member[m, f], marks)
                 unmatched[number, m, f] = scores(found[algorithm][form].cluster, marks)
                 half[number, m, f] = halves(member[m, f], marks, groups, DRAWS, draw).T
-                shuffled[number, m, f] = np.mean([scores(member[m, f], draw.permutation(marks)) for _ in range(8)], axis=0)
+                shuffled[number, m, f] = np.mean(
+                    [scores(member[m, f], draw.permutation(marks)) for _ in range(8)], axis=0
+                )
     spread = 1.96 * half.std(-1, ddof=1)
     dims = ("labels", "algorithm", "form", "score")
     raw = [[found[algorithm][form] for form in forms] for algorithm in algorithms]
-    matching = member[range(len(algorithms)), (member >= 0).sum(-1).argmax(-1)]  # a form without clusters has none to match
+    pair = ("algorithm", "form")
     return xr.Dataset(
         {
             "value": (dims, value), "low": (dims, value - spread), "high": (dims, value + spread), "shuffled": (dims, shuffled),
             "unmatched": (dims, unmatched), "half": ((*dims, "draw"), half),
             "cluster": (("algorithm", "form", "row"), member), "distance": (("algorithm", "form", "row"), distance),
-            "found": (("algorithm", "form"), np.array([[part.count for part in row] for row in raw])),
-            "covered": (("algorithm", "form"), np.array([[float((part.cluster >= 0).mean()) for part in row] for row in raw])),
-            "count": ("algorithm", np.array([len(np.unique(own[own >= 0])) for own in matching])),
-            "coverage": ("algorithm", (matching >= 0).mean(1)),
+            "found": (pair, np.array([[part.count for part in row] for row in raw])),
+            "covered": (pair, np.array([[float((part.cluster >= 0).mean()) for part in row] for row in raw])),
+            "count": (pair, np.array([[len(np.unique(own[own >= 0])) for own in row] for row in member])),
+            "coverage": (pair, (member >= 0).mean(-1)),
         },
         {
             "labels": np.array(list(named), dtype=object), "algorithm": np.array(algorithms, dtype=object),

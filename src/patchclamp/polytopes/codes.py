@@ -18,7 +18,7 @@ from patchclamp.polytopes.neighbours import Metric, Neighbours, Packed
 if TYPE_CHECKING:
     import pandas as pd
 
-Labels = Mapping[str, Sequence[Any]] | Sequence[Any] | None
+Labels = Mapping[str, Any] | Sequence[Any] | None
 """For each row: one label, or several by name."""
 LABEL = "label"
 """Name of labels that were given without one."""
@@ -347,7 +347,9 @@ def _count(bits: Mapping[str, Tensor]) -> int:
 
 def _named(labels: Labels, count: int) -> dict[str, Any]:
     """Labels by name, as arrays."""
-    given: Mapping[str, Sequence[Any]] = {} if labels is None else {LABEL: labels} if not isinstance(labels, Mapping) else labels
+    given: Mapping[str, Sequence[Any]] = (
+        {} if labels is None else {LABEL: labels} if not isinstance(labels, Mapping) else labels
+    )
     found: dict[str, Any] = {}
     for name, values in given.items():
         array = np.asarray(values)

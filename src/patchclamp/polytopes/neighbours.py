@@ -181,7 +181,8 @@ def _by_jaccard(queries: Packed, base: Packed) -> Nearness:
     def nearness(both: Tensor, part: slice, block: slice) -> Tensor:
         set_bits = own[part] + others[block]
         share = _share(set_bits - 2 * both, set_bits)
-        return ((1 - share) * steps).long().mul_(block.stop - block.start).add_(_earlier(block))
+        whole: Tensor = ((1 - share) * steps).long()
+        return whole.mul_(block.stop - block.start).add_(_earlier(block))
 
     return nearness
 

@@ -1,6 +1,6 @@
 """Partitions of rows by k-means, Ward and HDBSCAN, and partitions of equal number and coverage made of them."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -100,17 +100,24 @@ def _distances(points: Any, cluster: Any) -> Any:
     return distance
 
 
-def matched(found: Mapping[str, Partition]) -> dict[str, Partition]:
-    """Partitions of as many clusters and as many rows each: what the poorest form reaches.
+def matched(found: Mapping[str, Partition], forms: Collection[str]) -> dict[str, Partition]:
+    """Partitions of as many clusters and as many rows each: what the poorest of some forms reaches.
 
     Clusters are merged, the nearest first, until there are as many as in the partition with the fewest. (To keep the largest ones
     would favour forms with few clusters: large clusters are the least pure.) Then the surest rows are kept, as many as the one
-    that covers the fewest has; the surest row of every cluster is among them. A partition without clusters stays as it is.
+    that covers the fewest has; the surest row of every cluster is among them. A partition without clusters stays as it is, and one that is not among ``forms``
+    keeps fewer clusters or rows if it has no more.
+
+    Args:
+        found: By form.
+        forms: Those that decide.
     """
-    some = {form: own for form, own in found.items() if own.count}
+    some = {form: own for form, own in found.items() if own.count and form in forms}
     count = min((own.count for own in some.values()), default=0)
     rows = min((int((own.cluster >= 0).sum()) for own in some.values()), default=0)
-    return {form: _surest(_merged(own, count), rows) if own.count else own for form, own in found.items()}
+    return {
+        form: _surest(_merged(own, max(count, 1)), rows) if own.count and rows else own for form, own in found.items()
+    }
 
 
 def _merged(own: Partition, count: int) -> Partition:

@@ -51,8 +51,11 @@ class Gated:
     def soft(self, row: Activation | None, beta: float | None) -> Tensor:
         """The soft code."""
         if beta is not None:
-            if isinstance(self.gate, Elementwise) and self.gate.breaks != (0.0,) or self.gate and not _one_bit(self.gate):
-                raise InputError(f"{self.name!r} is a {self.gate.kind}: only gates that change at 0 have a code with beta")
+            if not _changes_at_zero(self.gate):
+                assert self.gate is not None
+                raise InputError(
+                    f"{self.name!r} is a {self.gate.kind}: only gates that change at 0 have a code with beta"
+                )
             return beta_code(self.z, beta)
         if row is not None:
             return row.code(self.z)
@@ -61,8 +64,8 @@ class Gated:
         return self.bits().to(self.z.dtype)
 
 
-def _one_bit(gate: Gate) -> bool:
-    return isinstance(gate, Smooth | Elementwise)
+def _changes_at_zero(gate: Gate | None) -> bool:
+    return gate is None or isinstance(gate, Smooth) or (isinstance(gate, Elementwise) and gate.breaks == (0.0,))
 
 
 def spline_codes(
@@ -144,7 +147,9 @@ def soft_codes(
     codes = {own: torch.cat(parts).float().cpu().numpy() for own, parts in kept.items()}
     prompts = model.prompts(inputs) if isinstance(model, OpenModel) else []
     coords = row_labels(prompts, places, labels)
-    variables = {own: (("row", *(f"{own}:{axis}" for axis in range(value.ndim - 1))), value) for own, value in codes.items()}
+    variables = {
+        own: (("row", *(f"{own}:{axis}" for axis in range(value.ndim - 1))), value) for own, value in codes.items()
+    }
     return xr.Dataset(variables, {own: ("row", np.asarray(values)) for own, values in coords.items()})
 
 
@@ -232,9 +237,7 @@ def _of_network(network: Network, inputs: Any, at: Any, progress: bool | Listene
             bar.advance(min(ROWS, len(x) - start))
 
 
-def _of_sites(
-    model: OpenModel, inputs: Any, sites: Any, at: Any, progress: bool | Listener | None
-) -> Iterator[Piece]:
+def _of_sites(model: OpenModel, inputs: Any, sites: Any, at: Any, progress: bool | Listener | None) -> Iterator[Piece]:
     prompts = model.prompts(inputs)
     names = model.sites.expand([sites] if isinstance(sites, str) else list(sites))
     with task("spline codes", len(prompts), "prompts", show=progress) as bar:
@@ -242,9 +245,10 @@ def _of_sites(
             some = prompts[start : start + PROMPTS]
             acts = record(model, some, [str(site) for site in names], at, progress=False)
             where = [(start + i, position) for i, own in enumerate(acts.positions) for position in own]
-            yield where, [
-                Gated(str(site), torch.cat([_rows(acts, site, i) for i in range(len(some))]), None) for site in names
-            ]
+            yield (
+                where,
+                [Gated(str(site), torch.cat([_rows(acts, site, i) for i in range(len(some))]), None) for site in names],
+            )
             bar.advance(len(some))
 
 
@@ -253,4 +257,5 @@ def _rows(acts: Any, site: Any, prompt: int) -> Tensor:
     if acts.positions[prompt]:
         found: Tensor = acts.vectors(site, prompt, None)
         return found[: len(acts.positions[prompt])]
-    return acts[str(site)][prompt][None]
+    whole: Tensor = acts[str(site)][prompt][None]
+    return whole

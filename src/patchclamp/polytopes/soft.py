@@ -97,7 +97,8 @@ def swish(z: Tensor, beta: float) -> Tensor:
 
 
 def _normal(z: Tensor) -> Tensor:
-    return torch.special.ndtr(z)
+    below: Tensor = torch.special.ndtr(z)
+    return below
 
 
 def _normal_by_tanh(z: Tensor) -> Tensor:

@@ -1,13 +1,13 @@
 """Are polytopes of a language model monosemantic? Clusters of tokens by spline code, beside everything that codes have to beat.
 
-The polytope lens (Black, Sharkey et al. 2022, arXiv 2211.12312) predicts that regions of the polytopes of a network have one meaning
-each, and shows clusters of the spline codes of GPT-2's MLPs. The code was not released. The author's account of the sampling: six
-tokens of each sequence of 1,024, evenly spaced, none of the first hundred, and the whole hidden vector of the MLP.
+The polytope lens (Black, Sharkey et al. 2022, arXiv 2211.12312) predicts that regions of the polytopes of a network have one
+meaning each, and shows clusters of the spline codes of GPT-2's MLPs. The code was not released. The author's account of the
+sampling: six tokens of each sequence of 1,024, evenly spaced, none of the first hundred, and the whole hidden vector of the MLP.
 
-Here: the same sampling, and a denser one of the same sequences, on an MLP with a smooth gate, whose code is soft. The texts are books
-and State of the Union speeches. Codes stand beside pre-activations, activations, and activations of unit norm, at the same number of
-clusters and the same coverage. Controls: labels shuffled; the codes of as many random hyperplanes through what the MLP reads; what the
-MLP reads itself; and, for the first of the layers, the same clusters in an untrained model of the same shape.
+Here: the same sampling, and a denser one of the same sequences, on an MLP with a smooth gate, whose code is soft. The texts are
+books and State of the Union speeches. Codes stand beside pre-activations, activations, and activations of unit norm, at the same
+number of clusters and the same coverage. Controls: labels shuffled; the codes of as many random hyperplanes through what the MLP
+reads; what the MLP reads itself; and, for the first of the layers, the same clusters in an untrained model of the same shape.
 """
 
 import re
@@ -32,11 +32,15 @@ ROWS_A_CLUSTER = 10
 """On average: how many clusters k-means and Ward make."""
 RANDOM, READS = "random hyperplanes", "MLP input"
 PUBLISHED = {"model": "gpt2-small", "what": "clusters shown, without scores; the code was not released"}
-FUNCTION_WORDS = frozenset(
-    "the a an of to in and or but for nor with on at by from as that which who whom this these those is are was were be been being "
-    "have has had do does did not no he she it they we you i his her its their our your my him them us me if so than then there "
-    "when where will would shall should can could may might must upon into all any some such what".split()
-)
+FUNCTION_WORDS = frozenset({
+    "the", "a", "an", "of", "to", "in", "and", "or", "but", "for", "nor", "with",
+    "on", "at", "by", "from", "as", "that", "which", "who", "whom", "this", "these", "those",
+    "is", "are", "was", "were", "be", "been", "being", "have", "has", "had", "do", "does",
+    "did", "not", "no", "he", "she", "it", "they", "we", "you", "i", "his", "her",
+    "its", "their", "our", "your", "my", "him", "them", "us", "me", "if", "so", "than",
+    "then", "there", "when", "where", "will", "would", "shall", "should", "can", "could", "may", "might",
+    "must", "upon", "into", "all", "any", "some", "such", "what",
+})  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -72,11 +76,13 @@ class TokenPolytopes:
         """Ward's scores on the dense sampling: a row a layer and form; ``shuffled`` is the purity of shuffled labels."""
         rows: list[pd.DataFrame] = []
         untrained = f"{next(iter(self.dense))}, untrained"
-        for layer, found in [*self.dense.items(), (untrained, self.untrained)]:
-            one = found.frame().query("algorithm == 'ward' and labels == @labels")
+        named = {str(layer): found for layer, found in self.dense.items()} | {untrained: self.untrained}
+        for layer, found in named.items():
+            one = found.frame()
+            one = one[(one["algorithm"] == "ward") & (one["labels"] == labels)]
             wide = one.pivot(index="form", columns="score", values="value").loc[list(found.forms)].reset_index()
             shuffled = float(one.query("score == 'purity'")["shuffled"].mean())
-            rows.append(wide.assign(layer=layer, rows=float(one["coverage"].iloc[0]), shuffled=shuffled))
+            rows.append(wide.assign(layer=layer, rows=found.matched("ward")[1], shuffled=shuffled))
         return pd.concat(rows, ignore_index=True)[["layer", "form", "purity", "entropy", "ami", "shuffled", "rows"]]
 
     def advantages(self, form: str = "soft code") -> pd.DataFrame:
@@ -85,8 +91,9 @@ class TokenPolytopes:
         for layer, found in self.dense.items():
             for other in found.forms:
                 if other != form:
-                    apart = found.differences(other).query("form == @form and labels == 'token'")
-                    rows.append(apart.assign(layer=layer, over=other))
+                    apart = found.differences(other)
+                    chosen = apart[(apart["form"] == form) & (apart["labels"] == "token")]
+                    rows.append(chosen.assign(layer=layer, over=other))
         return pd.concat(rows, ignore_index=True)[["layer", "algorithm", "over", "score", "value", "low", "high"]]
 
     def summary(self) -> dict[str, Any]:
@@ -110,14 +117,17 @@ class TokenPolytopes:
         distinct = ", ".join(str(len(codes.unique().rows)) for codes in separate)
         over = self.advantages().query("algorithm == 'ward' and score == 'purity'")
         said = [
-            f"{self.model}: {len(self.codes)} tokens; distinct hard codes by layer: {distinct}. A single polytope holds one token, so "
-            "only groups of polytopes can have a meaning."
+            f"{self.model}: {len(self.codes)} tokens; distinct hard codes by layer: {distinct}. A single polytope holds one token, "
+            "so only groups of polytopes can have a meaning."
         ]
         for layer, rows in over.groupby("layer"):
             parts = [
-                f"{row['over']} {row['value']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]" for _, row in rows.iterrows()
+                f"{row['over']} {row['value']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
+                for _, row in rows.iterrows()
             ]
-            said.append(f"Layer {layer}, Ward: token purity of the soft code's clusters less that of: {'; '.join(parts)}.")
+            said.append(
+                f"Layer {layer}, Ward: token purity of the soft code's clusters less that of: {'; '.join(parts)}."
+            )
         return said
 
     def text(self) -> str:
@@ -127,7 +137,10 @@ class TokenPolytopes:
             "The same; the label is the class of the token": self.table("class"),
             "Share of rows whose nearest row of another sequence has the same label": self.nearest,
         }
-        drawn = [f"\n{title}\n{table.to_string(index=False, float_format=lambda v: f'{v:.3f}')}" for title, table in tables.items()]
+        drawn = [
+            f"\n{title}\n{table.to_string(index=False, float_format=lambda v: f'{v:.3f}')}"
+            for title, table in tables.items()
+        ]
         return "\n".join([*self.findings(), *drawn])
 
 
@@ -153,7 +166,7 @@ def sequences(model: pc.Model, count: int) -> list[list[int]]:
 
 def positions() -> list[int]:
     """The dense sampling, which contains the seed's."""
-    return np.linspace(FIRST, LENGTH - 2, (SEED_GRID - 1) * STEP + 1).astype(int).tolist()
+    return [int(place) for place in np.linspace(FIRST, LENGTH - 2, (SEED_GRID - 1) * STEP + 1)]
 
 
 def class_of(token: str) -> str:
@@ -181,7 +194,8 @@ def sampled(model: pc.Model, ids: Sequence[Sequence[int]], around: int = 5) -> T
         for place, position in enumerate(where):
             token = model.tokenizer.decode([row[position]])
             before, after = (
-                model.tokenizer.decode(part) for part in (row[position - around : position], row[position + 1 : position + around])
+                model.tokenizer.decode(part)
+                for part in (row[position - around : position], row[position + 1 : position + around])
             )
             labels["token"].append(token.strip() or repr(token))
             labels["class"].append(class_of(token))
@@ -222,7 +236,9 @@ def agreement(forms: Mapping[str, Tensor], tokens: Tokens) -> pd.DataFrame:
     for form, values in forms.items():
         apart = torch.cdist(values.double(), values.double()).masked_fill(same, torch.inf)
         nearest = apart.argmin(1).numpy()
-        shares = {name: float((np.array(marks)[nearest] == np.array(marks)).mean()) for name, marks in tokens.labels.items()}
+        shares = {
+            name: float((np.array(marks)[nearest] == np.array(marks)).mean()) for name, marks in tokens.labels.items()
+        }
         rows.append({"form": form, **shares})
     return pd.DataFrame(rows)
 
@@ -253,16 +269,25 @@ def study(
     tokens = sampled(model, ids)
     values = recorded(model, ids, ("mlp_pre", "mlp_act", "mlp_in"), layers, progress)
     plain = recorded(untrained(model), ids, ("mlp_pre", "mlp_act"), layers[:1], progress)
+    name = str(model.config.hidden_act)
     every = np.ones(len(tokens.sequence), dtype=bool)
-    bare = _clustered(plain[f"mlp_pre.{layers[0]}"], plain[f"mlp_act.{layers[0]}"], {}, tokens, every, seed, progress)
+    bare = _clustered(
+        plain[f"mlp_pre.{layers[0]}"], plain[f"mlp_act.{layers[0]}"], {}, tokens, every, name, seed, progress
+    )
     dense, sparse, nearest = {}, {}, []
     for layer in layers:
         z, act, reads = (values[f"{name}.{layer}"] for name in ("mlp_pre", "mlp_act", "mlp_in"))
         others = {RANDOM: hyperplanes(reads, z.shape[1], seed), READS: reads}
-        dense[layer] = _clustered(z, act, others, tokens, every, seed, progress)
-        sparse[layer] = _clustered(z, act, others, tokens, np.array(tokens.sparse), seed, progress)
+        dense[layer] = _clustered(z, act, others, tokens, every, name, seed, progress)
+        sparse[layer] = _clustered(z, act, others, tokens, np.array(tokens.sparse), name, seed, progress)
         unit = act / act.norm(dim=1, keepdim=True)
-        own = {"hard code": (z > 0).float(), "soft code": torch.sigmoid(z), "pre-activation": z, "activation": act, "unit norm": unit}
+        own = {
+            "hard code": (z > 0).float(),
+            "soft code": pc.polytopes.activation(name).code(z),
+            "pre-activation": z,
+            "activation": act,
+            "unit norm": unit,
+        }
         nearest.append(agreement({**own, **others}, tokens).assign(layer=layer))
     codes = pc.polytopes.SplineCodes.from_preactivations(
         {f"mlp_pre.{layer}": values[f"mlp_pre.{layer}"] for layer in layers}, tokens.labels
@@ -275,15 +300,23 @@ def study(
 
 
 def _clustered(
-    z: Tensor, act: Tensor, others: dict[str, Tensor], tokens: Tokens, kept: Any, seed: int, progress: bool
+    z: Tensor, act: Tensor, others: dict[str, Tensor], tokens: Tokens, kept: Any, name: str, seed: int, progress: bool
 ) -> pc.polytopes.Clusters:
     chosen = np.flatnonzero(kept)
     rows = torch.from_numpy(chosen)
+    labels = {label: [marks[i] for i in chosen] for label, marks in tokens.labels.items()}
     return pc.polytopes.cluster(
-        z[rows], act[rows], {name: np.array(marks, dtype=object)[chosen] for name, marks in tokens.labels.items()},
-        name="silu", others={name: values[rows] for name, values in others.items()}, k=max(2, len(rows) // ROWS_A_CLUSTER),
-        examples=[tokens.contexts[i] for i in chosen], groups=np.array(tokens.sequence)[chosen], seed=seed, progress=progress,
-    )  # fmt: skip
+        z[rows],
+        act[rows],
+        labels,
+        name=name,
+        others={form: values[rows] for form, values in others.items()},
+        k=max(2, len(rows) // ROWS_A_CLUSTER),
+        examples=[tokens.contexts[i] for i in chosen],
+        groups=[tokens.sequence[i] for i in chosen],
+        seed=seed,
+        progress=progress,
+    )
 
 
 def _save(found: TokenPolytopes, out: Path) -> None:
@@ -302,7 +335,10 @@ def _save(found: TokenPolytopes, out: Path) -> None:
         clusters.save(out / f"layer-{layer}")
         found.sparse[layer].save(out / f"layer-{layer}-seed-sampling")
         contents += [
-            (f"Layer {layer}: cards of the soft code", clusters.figure(view="cards", algorithm="ward", form="soft code")),
+            (
+                f"Layer {layer}: cards of the soft code",
+                clusters.figure(view="cards", algorithm="ward", form="soft code"),
+            ),
             (f"Layer {layer}", clusters),
         ]
     for name, table in (("token", found.table("token")), ("class", found.table("class")), ("nearest", found.nearest)):
