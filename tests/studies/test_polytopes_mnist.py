@@ -94,6 +94,7 @@ def test_what_it_finds_on_pictures_that_are_learnt(found: tuple[PolytopesMnist, 
     assert {"hard code", "pre-activation", "activation", "unit norm", "pixels", "untrained hard code"} <= set(
         done.clusters["form"]
     )
+    assert "Rays from the origin" in done.text()
     assert json.loads((folder / "summary.json").read_text())["pairs"]
     for name in FRAMES:
         assert len(pd.read_csv(folder / f"{name}.csv")) == len(getattr(done, name))
