@@ -94,7 +94,9 @@ class Clusters(DatasetResult):
                     shown = [f"{score} {float(here['value'].sel(score=score)):.3f}" for score in SCORES]
                     chance = float(here["shuffled"].sel(score="purity"))
                     fewer = "" if self.is_matched(algorithm, form) else f"; {self._own(algorithm, form)}"
-                    lines.append(f"  {labels}, {form}: {', '.join(shown)} (purity of shuffled labels {chance:.3f}{fewer})")
+                    lines.append(
+                        f"  {labels}, {form}: {', '.join(shown)} (purity of shuffled labels {chance:.3f}{fewer})"
+                    )
         return "\n".join(lines)
 
     def frame(self) -> "pd.DataFrame":
