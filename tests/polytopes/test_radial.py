@@ -1,5 +1,7 @@
 """Radial density against the crossings of segments, and the shell that a network without biases cannot have."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -16,7 +18,7 @@ def test_shells_hold_what_segments_cross() -> None:
     edges = [0.5, 1.0, 2.5, 7.0]
     found = model.radial_density(x, centre=centre, edges=edges)
     unit = (x - centre) / (x - centre).norm(dim=1, keepdim=True)
-    for shell, (low, high) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+    for shell, (low, high) in enumerate(pairwise(edges)):
         counted = model.crossings(centre + low * unit, centre + high * unit)
         mine = found.data["crossings"].sel(rays="points").isel(shell=shell)
         assert (mine.sum("layer").values == counted["crossings"].values).all()

@@ -349,6 +349,38 @@ def classes_and_maps(
     _tell(found, out, "classes-and-maps", options, as_json)
 
 
+@app.command
+def polytopes_mnist(
+    *,
+    data: Literal["mnist", "fashion-mnist"] = "mnist",
+    kind: Annotated[list[Literal["mlp", "residual"]] | None, Parameter(negative="", consume_multiple=True)] = None,
+    seed: Annotated[list[int] | None, Parameter(negative="", consume_multiple=True)] = None,
+    epochs: int = 10,
+    width: int = 512,
+    pairs: int = 300,
+    out: Path = Path("out/polytopes-mnist"),
+    as_json: Json = False,
+) -> None:
+    """The polytope lens on digits: clusters of codes, crossings between images, scaling, adversarial paths, with controls.
+
+    Args:
+        data: Pictures of ten classes.
+        kind: Networks; both by default.
+        seed: Of training; 0, 1 and 2 by default.
+        epochs: Of training.
+        width: Of the networks.
+        pairs: Pairs of images of the same class, and as many of different ones.
+        out: Folder for tables, pictures and the report.
+        as_json: Print JSON.
+    """
+    from patchclamp.studies.polytopes_mnist import Sizes, study
+
+    kinds, seeds = tuple(kind or ("mlp", "residual")), tuple(seed or (0, 1, 2))
+    options = {"data": data, "epochs": epochs, "width": width}
+    found = study(out, kinds=kinds, seeds=seeds, sizes=Sizes(pairs=pairs), progress=True, **options)  # type: ignore[arg-type]
+    _tell(found, out, "polytopes-mnist", {**options, "kind": list(kinds), "seed": list(seeds), "pairs": pairs}, as_json)
+
+
 def _tell(found: Any, out: Path, name: str, options: dict[str, Any], as_json: bool) -> None:
     """Leave the command beside what a study found, and print it."""
     command = shlex.join(["patchclamp", *sys.argv[1:]])

@@ -29,7 +29,14 @@ def figure(found: "Boundaries") -> "Figure":
         for layer in layers:
             distances = np.sort(data["distance"].sel(layer=layer).values)
             known = np.isfinite(distances)
-            near.step(distances[known], share[known], where="post", label=layer, linewidth=1.0, **styles[layer] | {"marker": ""})
+            near.step(
+                distances[known],
+                share[known],
+                where="post",
+                label=f"layer {layer}",
+                linewidth=1.0,
+                **styles[layer] | {"marker": ""},
+            )
         near.step(np.sort(found.nearest), share, where="post", label="nearest of all", linewidth=1.4, color="black")
         near.set_xscale("log")
         near.set(xlabel="distance to the nearest hyperplane", ylabel="share of points", ylim=(0, 1.02))

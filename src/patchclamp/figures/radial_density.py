@@ -13,6 +13,12 @@ if TYPE_CHECKING:
 
 _LOOK = {"points": ("#1f3a5f", "-"), "shuffled": ("#c2571a", "--"), "random": ("0.45", ":")}
 
+_NAMES = {
+    "points": "through points",
+    "shuffled": "through points with shuffled coordinates",
+    "random": "in random directions",
+}
+
 
 def figure(found: "RadialDensity", log: bool = True) -> "Figure":
     """Draw the mean density of each kind of rays with its interval, and where the points lie.
@@ -30,14 +36,25 @@ def figure(found: "RadialDensity", log: bool = True) -> "Figure":
         for kind, rows in table.groupby("rays", sort=False):
             colour, dash = _LOOK[str(kind)]
             centre = (rows["from"] + rows["to"]) / 2
-            shown = {name: np.maximum(rows[name], floor) if log else rows[name] for name in ("density", "least", "most")}
-            axis.plot(centre, shown["density"], color=colour, linestyle=dash, linewidth=1.2, label=f"through {kind}" if kind != "random"
-                      else "random directions")  # fmt: skip
+            shown = {
+                name: np.maximum(rows[name], floor) if log else rows[name] for name in ("density", "least", "most")
+            }
+            axis.plot(centre, shown["density"], color=colour, linestyle=dash, linewidth=1.2, label=_NAMES[str(kind)])
             axis.fill_between(centre, shown["least"], shown["most"], color=colour, alpha=0.14, linewidth=0)
         if log:
             axis.set_yscale("log")
-        axis.axvspan(*np.percentile(norms, [5, 95]), color="0.92", zorder=0, label="where 90 % of the points lie")
-        axis.set(xlabel="distance from the centre", ylabel="crossings a unit of length", xlim=(float(table["from"].min()), None))
+        axis.axvspan(
+            *np.percentile(norms, [5, 95]),
+            facecolor="0.93",
+            edgecolor="0.8",
+            zorder=0,
+            label="where 90 % of the points lie",
+        )
+        axis.set(
+            xlabel="distance from the centre",
+            ylabel="crossings a unit of length",
+            xlim=(float(table["from"].min()), None),
+        )
         axis.spines[["top", "right"]].set_visible(False)
         axis.legend(frameon=False, fontsize=7)
         return drawn

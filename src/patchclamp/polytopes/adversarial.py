@@ -1,4 +1,4 @@
-"""Adversarial paths: how many boundaries lie between a point and its adversarial example, against other paths of the same length."""
+"""Adversarial paths: how many boundaries lie between a point and its adversarial example, against other paths as long."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ class AdversarialPaths(DatasetResult):
     ``data`` has dims ``path, point``: ``length`` (Euclidean), ``crossings``, ``bits`` (neurons that end on another piece than they
     began), ``first`` (distance to the first crossing), ``flip`` (distance to the first change of the verdict, NaN where there is
     none) and ``until_flip`` (crossings before it), ``flipped``, ``outside`` (coordinates of the end outside the box, which is 0 for
-    clipped paths). With dims ``gate, place`` too: ``radius`` of what comes out of each gate, and its ``cosine`` to that at the start.
+    clipped paths). With dims ``gate, place`` too: ``radius`` of what comes out of each gate, and its ``cosine`` to the start's.
     ``strip`` is every crossing of the first point: ``strip_path``, ``strip_layer``, and the distance ``strip_at``.
     """
 
@@ -61,7 +61,7 @@ class AdversarialPaths(DatasetResult):
         """One row a kind of path: means over points.
 
         ``density`` has a 95 % bootstrap interval over points (``least, most``); ``flip`` and ``density until flip`` are means over
-        the points whose verdict changes; ``cosine`` and ``radius`` are of the last gate at the end, the radius relative to the start.
+        the points whose verdict changes; ``cosine`` and ``radius`` are of the last gate at the end, the radius over the start's.
         """
         import pandas as pd
 
@@ -85,7 +85,8 @@ class AdversarialPaths(DatasetResult):
 
     def __repr__(self) -> str:
         shown = self.summary().drop(columns=["least", "most"])
-        head = f"{self.dataset.sizes['point']} points, eps {self.record['parameters']['eps']:g} ({self.record['parameters']['norm']})"
+        said = self.record["parameters"]
+        head = f"{self.dataset.sizes['point']} points, eps {said['eps']:g} ({said['norm']})"
         return f"{head}\n" + shown.to_string(index=False, float_format=lambda value: f"{value:.3g}")
 
 
@@ -200,7 +201,7 @@ def _partners(truth: Tensor, same: bool, draw: torch.Generator) -> Tensor:
         fits[number] = False
         others = fits.nonzero().squeeze(1)
         if not len(others):
-            which = f"another point of class {label}" if same else f"a point of a class that is not {label}"
+            which = f"other point of class {label}" if same else f"point of another class than {label}"
             raise InputError(f"there is no {which}; give more points, or leave this kind of path out")
         chosen.append(others[int(torch.randint(len(others), (1,), generator=draw))])
     return torch.stack(chosen)
@@ -250,7 +251,9 @@ def _dataset(rows: dict[str, list[dict[str, Any]]], strips: list[tuple[str, Any]
     arrays: dict[str, Any] = {name: (by, table(name)) for name in plain}
     arrays |= {name: ((*by, "gate", "place"), table(name)) for name in ("radius", "cosine")}
     arrays["layer_crossings"] = ((*by, "gate"), table("layers"))
-    at = [(name, layer, value) for name, places in strips for layer, values in places.items() for value in np.sort(values)]
+    at = [
+        (name, layer, value) for name, places in strips for layer, values in places.items() for value in np.sort(values)
+    ]
     for column, (name, kind) in enumerate((("strip_path", object), ("strip_layer", object), ("strip_at", float))):
         arrays[name] = ("crossing", np.array([one[column] for one in at], dtype=kind))
     labels = {

@@ -105,11 +105,15 @@ def classified(
     x = as_points(model, list(points), box=box)
     truth = torch.as_tensor(labels, device=x.device)
     if truth.shape != (len(x),) or truth.is_floating_point():
-        raise InputError(f"{len(x)} points need as many whole numbers as labels; got shape {tuple(truth.shape)}, {truth.dtype}")
+        raise InputError(
+            f"{len(x)} points need as many whole numbers as labels; got shape {tuple(truth.shape)}, {truth.dtype}"
+        )
     with torch.no_grad():
         logits = logits_of(model.module(x[:1]))
     if logits.dim() != 2 or logits.shape[1] < 2:
-        raise ModelError(f"the network is no classifier: for one point it gives the shape {tuple(logits.shape)}, not [1, classes]")
+        raise ModelError(
+            f"the network is no classifier: for one point it gives the shape {tuple(logits.shape)}, not [1, classes]"
+        )
     wrong = (truth < 0) | (truth >= logits.shape[1])
     if bool(wrong.any()):
         raise InputError(f"label {int(truth[wrong][0])} is outside the classes 0..{logits.shape[1] - 1}")
@@ -170,7 +174,8 @@ def _inside(x: Tensor, eps: float, norm: str, generator: torch.Generator) -> Ten
 
 
 def _lengths(x: Tensor) -> Tensor:
-    return x.flatten(1).norm(dim=1).reshape(-1, *[1] * (x.dim() - 1))
+    lengths: Tensor = x.flatten(1).norm(dim=1)
+    return lengths.reshape(-1, *[1] * (x.dim() - 1))
 
 
 def _clipped(x: Tensor, box: tuple[float, float] | None) -> Tensor:

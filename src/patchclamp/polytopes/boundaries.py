@@ -30,11 +30,12 @@ MEMORY = 1 << 29
 class Boundaries(DatasetResult):
     """Distances from points to the boundaries of their regions.
 
-    ``data`` has dims ``point, layer, radius``: ``distance`` to the nearest hyperplane of each layer and the ``neuron`` it belongs to
-    (a flat index in the layer's pre-activation; for a max-pool the runner-up), and ``within``: how many hyperplanes lie within a
-    radius. The smallest distance of a point is exact. What lies behind it is extrapolated: the hyperplanes of later layers are taken
-    as they are in the point's own region, and bend where other boundaries are crossed. Distances are infinite where a layer's
-    pre-activations do not depend on the input. ``tensors["step"]`` holds the shortest step onto the nearest boundary.
+    ``data`` has dims ``point, layer, radius``: ``distance`` to the nearest hyperplane of each layer and the ``neuron`` that it
+    belongs to (a flat index in the layer's pre-activation; for a max-pool the runner-up), and ``within``: how many hyperplanes lie
+    within a radius, of ``hyperplanes`` in all. The smallest distance of a point is exact. What lies behind it is extrapolated: the
+    hyperplanes of later layers are taken as they are in the point's own region, and bend where other boundaries are crossed.
+    Distances are infinite where a layer's pre-activations do not depend on the input. ``tensors["step"]`` holds the shortest step
+    onto the nearest boundary.
     """
 
     kind: ClassVar[str] = "boundaries"
@@ -165,7 +166,7 @@ def _of_point(
 
 def _all_preactivations(network: Network, rows: Tensor, states: dict[str, Tensor], start: str | None) -> Tensor:
     seen: list[Tensor] = []
-    network.frozen(rows, states, start, lambda gate, z: seen.append(z.flatten(1)))
+    network.frozen(rows, states, start, lambda _, z: seen.append(z.flatten(1)))
     return torch.cat(seen, dim=1)
 
 

@@ -64,7 +64,7 @@ class RadialDensity(DatasetResult):
         norm = self.dataset["norm"].values
         lines = [f"{len(norm)} points, {norm.mean():.3g} from the centre (mean): crossings a unit of length"]
         shells = self.dataset.sizes["shell"]
-        chosen = sorted({*range(0, shells, -(-shells // 6)), shells - 1})
+        chosen = sorted({*range(0, shells, 1 if shells <= 8 else -(-shells // 6)), shells - 1})
         shown = [f"{self.dataset['low'].values[i]:.3g}-{self.dataset['high'].values[i]:.3g}" for i in chosen]
         lines.append(f"{'radius':<10}" + "".join(f"{text:>12}" for text in shown))
         for kind, row in zip(self.dataset["rays"].values, self.density.mean("ray").values, strict=True):
@@ -122,7 +122,9 @@ def radial_density(
                 ends = middle + shells[0] * ray, middle + shells[-1] * ray
                 found = joined(walk_line(network, *ends, start, limit))
                 if float(found.t[-1]) < 1:
-                    raise BudgetError(f"a ray crosses more than {limit} boundaries; raise limit or end at a smaller radius")
+                    raise BudgetError(
+                        f"a ray crosses more than {limit} boundaries; raise limit or end at a smaller radius"
+                    )
                 counts[name].append({layer: _counted(event[0], shells) for layer, event in found.events.items()})
                 bar.advance()
     said = {"points": x.cpu(), "centre": None if centre is None else middle[0].cpu(), "edges": shells.tolist(), "start": start,

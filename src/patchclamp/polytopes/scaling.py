@@ -164,14 +164,15 @@ class _Pass:
         found = forward(model, rows, taps={site: keep(site) for site in gates}).logits
         assert found is not None
         lengths = [len(row.prompt.ids) for row in rows]
+        if found.dim() != (3 if lengths[0] else 2):
+            wanted = "a row of logits for each token" if lengths[0] else "a row of outputs for each input"
+            raise ModelError(f"scaling reads {wanted}; the network gives the shape {tuple(found.shape)}")
         if lengths[0]:
             places = torch.arange(found.shape[1], device=found.device)
             self.real = places < torch.tensor(lengths, device=found.device)[:, None]
             predicted = places < torch.tensor(lengths, device=found.device)[:, None] - 1
             self.logits = found[predicted]
         else:
-            if found.dim() != 2:
-                raise ModelError(f"scaling reads a row of outputs for each input; the network gives {tuple(found.shape)}")
             self.real = torch.ones(len(rows), dtype=torch.bool, device=found.device)
             self.logits = found
         self.values = [seen[site] for site in gates]
@@ -230,7 +231,9 @@ def _factors(factors: Sequence[float]) -> list[float]:
 def _labels(prompts: Sequence[Prompt], labels: Any) -> list[int] | None:
     if prompts[0].ids:
         if labels is not None:
-            raise InputError("labels are for networks without tokens; a language model is measured on its texts' next tokens")
+            raise InputError(
+                "labels are for networks without tokens; a language model is measured on its texts' next tokens"
+            )
         short = next((prompt for prompt in prompts if len(prompt.ids) < 2), None)
         if short is not None:
             raise InputError(f"the text {short.name!r} has no next token to predict")
@@ -269,13 +272,17 @@ def _edit(edit: str, factor: float, seed: int) -> Edit:
     def moved(x: Tensor) -> Tensor:
         draw = torch.Generator().manual_seed(seed)
         random = torch.randn(x.shape, generator=draw).to(x)
-        length = x.norm(dim=-1, keepdim=True)
+        length: Tensor = x.norm(dim=-1, keepdim=True)
         if edit == NOISE:
-            return x + abs(factor - 1) * length * random / random.norm(dim=-1, keepdim=True)
+            unit: Tensor = random / random.norm(dim=-1, keepdim=True)
+            away: Tensor = x + abs(factor - 1) * length * unit
+            return away
         along = x / length.clamp(min=1e-30)
         across = random - (random * along).sum(-1, keepdim=True) * along
+        across = across / across.norm(dim=-1, keepdim=True)
         angle = 2 * math.asin(abs(factor - 1) / 2)
-        return math.cos(angle) * x + math.sin(angle) * length * across / across.norm(dim=-1, keepdim=True)
+        turned: Tensor = math.cos(angle) * x + math.sin(angle) * length * across
+        return turned
 
     return Call(moved)
 

@@ -1,0 +1,430 @@
+"""The polytope lens on digits: its three predictions, each with what speaks for it, what speaks against it, and a control.
+
+Black, Sharkey et al. (2022, arXiv 2211.12312) predict that groups of regions have one meaning each, that boundaries of meaning lie
+on boundaries of polytopes, and that a direction means what it means only within a range of sizes. Sharkey adds two guesses when
+asked: that adversarial perturbations cross many boundaries, and that there is a shell that many boundaries pass through.
+
+Here everything is exact and on small networks: clusters of codes beside activations at the same number of clusters; crossings
+between images of the same class and of different ones, beside plain distances, from the input and from hidden layers, also in
+untrained networks; scaled activations beside moves as long elsewhere; adversarial paths beside other kinds of paths; rays;
+distances to the nearest boundary; and how far the maps of neighbouring regions are apart.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from torch import Tensor, nn
+
+import patchclamp as pc
+from patchclamp.core.errors import InputError
+from patchclamp.core.progress import task
+from patchclamp.studies import digits
+
+FRAMES = ("clusters", "pairs", "scaling", "paths", "rays", "distances", "maps")
+TRAINED, UNTRAINED = "trained", "untrained"
+CONTROL_SEED = 10_000
+"""Added to the seed of an untrained network, whose weights are other draws than the trained one began with."""
+FACTORS = tuple(2.0**power for power in range(-6, 7, 2))
+EPS, BOX = 0.15, (0.0, 1.0)
+DRAWS = 1000
+"""Resamples of pairs for the interval of an area."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much of everything is measured for each network."""
+
+    rows: int = 2000
+    """Test images that are clustered."""
+    pairs: int = 300
+    """Pairs of images of the same class, and as many of different classes."""
+    scaled: int = 1000
+    """Test images that the scaled network sees."""
+    attacked: int = 100
+    """Test images from which paths begin."""
+    rays: int = 40
+    """Test images through which rays go."""
+    near: int = 100
+    """Test images whose nearest boundary is measured."""
+    lines: int = 2
+    """Pairs of images of different classes between which maps are compared."""
+
+
+@dataclass(frozen=True)
+class PolytopesMnist:
+    """What the study found: a row a network, seed and measurement in every table."""
+
+    data: str
+    clusters: pd.DataFrame
+    """Purity and adjusted mutual information of clusters with the digits, by layer, algorithm and form."""
+    pairs: pd.DataFrame
+    """Area under the ROC curve of each measure for different against same class, by place; 95 % interval over pairs."""
+    scaling: pd.DataFrame
+    paths: pd.DataFrame
+    rays: pd.DataFrame
+    """Crossings a unit of length, by distance from the origin as a share of the images' mean distance."""
+    distances: pd.DataFrame
+    maps: pd.DataFrame
+    results: dict[str, pc.Result] = field(default_factory=dict)
+    """Of the first network and seed, for pictures."""
+
+    def averages(self) -> dict[str, pd.DataFrame]:
+        """Means over seeds, with the least and most of the column that matters."""
+        return {
+            "clusters": _averaged(self.clusters, ["network", "layer", "algorithm", "form"], "purity", ["ami", "coverage"]),
+            "pairs": _averaged(self.pairs, ["network", "weights", "start", "measure"], "auc", ["same", "different"]),
+            "scaling": _averaged(self.scaling, ["network", "site", "edit", "factor"], "accuracy", ["agreement", "flipped"]),
+            "paths": _averaged(
+                self.paths, ["network", "box", "path"], "density",
+                ["length", "crossings", "density until flip", "flipped", "flip", "first", "cosine", "radius", "re-crossings",
+                 "outside"],
+            ),
+            "rays": _averaged(self.rays, ["network", "start", "rays", "share"], "density", []),
+            "distances": _averaged(self.distances, ["network"], "median", ["mean", "within 0.1", "within 1"]),
+            "maps": _averaged(self.maps, ["network"], "neighbours", ["most", "end to end", "top"]),
+        }  # fmt: skip
+
+    def summary(self) -> dict[str, Any]:
+        """The numbers, as plain JSON."""
+        tables = self.averages().items()
+        return {
+            "data": self.data,
+            **{name: t.astype(object).where(t.notna(), None).to_dict("records") for name, t in tables},
+        }
+
+    def findings(self) -> list[str]:
+        """What was found, in sentences."""
+        found = self.averages()
+        said = []
+        for network in dict.fromkeys(self.pairs["network"]):
+            said += [_said_of_pairs(network, found["pairs"]), _said_of_paths(network, found["paths"])]
+            said += [_said_of_scaling(network, found["scaling"]), _said_of_regions(network, found)]
+        return said
+
+    def text(self) -> str:
+        """The tables, for a terminal."""
+        parts = []
+        for name, table in self.averages().items():
+            shown = table
+            if name == "scaling":
+                shown = _wide(table, ["network", "site", "edit"], "factor", "accuracy")
+            elif name == "rays":
+                shown = _wide(table[table["share"].isin(SHARES[::4])], ["network", "start", "rays"], "share", "density")
+            parts += [TITLES[name], shown.to_string(index=False, float_format=lambda v: f"{v:.3f}", na_rep=""), ""]
+        return "\n".join([*parts, *self.findings()])
+
+
+TITLES = {
+    "clusters": "Clusters against digits (ten clusters; equal number and coverage in every form)",
+    "pairs": "Different against same class: area under the curve of each measure, with mean of each",
+    "scaling": "Activations multiplied, or moved as far elsewhere: accuracy by factor",
+    "paths": "Paths: crossings a unit of length",
+    "rays": "Rays from the origin: crossings a unit of length, by share of the images' mean distance",
+    "distances": "Distance to the nearest boundary, and hyperplanes near",
+    "maps": "Relative Frobenius distance of the maps of neighbouring regions, and of the two ends",
+}
+SHARES = tuple(np.round(np.arange(20) * 0.075, 4))
+"""Where shells begin, as shares of the mean distance."""
+
+
+def _averaged(table: pd.DataFrame, by: list[str], what: str, others: list[str]) -> pd.DataFrame:
+    grouped = table.groupby(by, sort=False, dropna=False)
+    found = grouped[[what, *others]].mean()
+    found.insert(1, "least", grouped[what].min())
+    found.insert(2, "most" if "most" not in others else "greatest", grouped[what].max())
+    return found.reset_index()
+
+
+def _wide(table: pd.DataFrame, rows: list[str], column: str, what: str) -> pd.DataFrame:
+    """A column for each value of one of them."""
+    return table.pivot(index=rows, columns=column, values=what).reset_index().rename_axis(columns=None)
+
+
+def study(
+    out: str | Path | None = None,
+    *,
+    data: digits.Data = "mnist",
+    kinds: Sequence[digits.Kind] = ("mlp", "residual"),
+    seeds: Sequence[int] = (0, 1, 2),
+    epochs: int = 10,
+    width: int = 512,
+    sizes: Sizes = Sizes(),
+    given: digits.Images | None = None,
+    progress: bool | None = None,
+) -> PolytopesMnist:
+    """Run the experiment. Networks that were trained before are read from the cache.
+
+    Args:
+        out: Folder for tables, pictures and the report; None to keep nothing.
+        data: Data set of the catalogue.
+        kinds: Networks of :func:`patchclamp.studies.digits.network`.
+        seeds: Of training, and of which pairs are drawn.
+        epochs: Of training.
+        width: Of the networks.
+        sizes: How much is measured.
+        given: Images in place of the data set's, to measure on.
+        progress: True for bars.
+
+    Raises:
+        InputError: No seed, no network, or more pairs than the test images give.
+    """
+    images = given or digits.images(data)
+    if not seeds or not kinds:
+        raise InputError(f"give one network and one seed at least; got {list(kinds)} and {list(seeds)}")
+    tables: dict[str, list[pd.DataFrame]] = {name: [] for name in FRAMES}
+    results: dict[str, pc.Result] = {}
+    with task("networks", len(kinds) * len(seeds), "networks", show=progress) as bar:
+        for kind in kinds:
+            for seed in seeds:
+                net = digits.trained(kind, data, seed=seed, epochs=epochs, width=width, progress=progress)
+                plain = digits.network(kind, width=width, seed=seed + CONTROL_SEED)
+                found, own = measured(pc.wrap(net), pc.wrap(plain), images, sizes, seed)
+                for name, frame in found.items():
+                    frame.insert(0, "network", kind)
+                    frame.insert(1, "seed", seed)
+                    tables[name].append(frame)
+                results = results or own
+                bar.advance()
+    frames = {name: pd.concat(parts, ignore_index=True) for name, parts in tables.items()}
+    done = PolytopesMnist(data, **frames, results=results)
+    if out is not None:
+        from patchclamp.studies.polytopes_pictures import save
+
+        save(done, Path(out), __doc__.split("\n\n", 1)[1])
+    return done
+
+
+def measured(
+    model: pc.Model, plain: pc.Model, images: digits.Images, sizes: Sizes, seed: int
+) -> tuple[dict[str, pd.DataFrame], dict[str, pc.Result]]:
+    """Everything about one network, with an untrained one beside it."""
+    gates = [gate.name for gate in pc.polytopes.Network.of(model).gates]
+    x, labels = images.test, images.test_labels
+    pairs = drawn(labels, sizes.pairs, seed)
+    starts = [None, *gates[:-1]]
+    apart = [
+        areas(one, x, pairs, start, gates, seed).assign(weights=weights)
+        for weights, one in ((TRAINED, model), (UNTRAINED, plain))
+        for start in starts
+    ]
+    scaled = model.scaling(
+        x[: sizes.scaled], [f"{gate}:out" for gate in gates], FACTORS, labels=labels[: sizes.scaled].tolist(), seed=seed
+    )
+    attacked = {
+        clip: model.adversarial_paths(
+            x[: sizes.attacked], labels[: sizes.attacked], eps=EPS, box=BOX, clip=clip, seed=seed,
+            **({} if clip else {"kinds": ("pgd", "sign", "gauss")}),
+        )
+        for clip in (True, False)
+    }  # fmt: skip
+    shells = {start: rays(model, x[: sizes.rays], start, seed) for start in starts}
+    near = model.boundaries(x[: sizes.near], radii=(0.01, 0.1, 1.0))
+    tables = {
+        "clusters": pd.concat([clustered(model, plain, x[: sizes.rows], labels[: sizes.rows], gate, seed) for gate in gates]),
+        "pairs": pd.concat(apart),
+        "scaling": _scaled(scaled),
+        "paths": pd.concat([found.summary(seed).assign(box=clip) for clip, found in attacked.items()]),
+        "rays": pd.concat([_shells(found, start) for start, found in shells.items()]),
+        "distances": pd.DataFrame([{
+            "median": float(np.median(near.nearest)), "mean": float(near.nearest.mean()),
+            "within 0.1": float(near.within[:, 1].mean()), "within 1": float(near.within[:, 2].mean()),
+        }]),
+        "maps": pd.DataFrame([maps(model, x[first], x[second]) for first, second in pairs["different"][: sizes.lines]]),
+    }  # fmt: skip
+    results: dict[str, pc.Result] = {
+        "scaling": scaled,
+        "paths": attacked[True],
+        "rays": shells[None],
+        "boundaries": near,
+    }
+    return tables, results
+
+
+def drawn(labels: Tensor, count: int, seed: int) -> dict[str, list[tuple[int, int]]]:
+    """Pairs of images of the same class and of different ones; no image is in two pairs of a kind.
+
+    Raises:
+        InputError: There are too few images.
+    """
+    draw = np.random.default_rng(seed)
+    order = draw.permutation(len(labels))
+    marks = labels.numpy()
+    waiting: dict[int, int] = {}
+    same: list[tuple[int, int]] = []
+    for number in order.tolist():
+        other = waiting.pop(int(marks[number]), None)
+        if other is None:
+            waiting[int(marks[number])] = number
+        else:
+            same.append((other, number))
+    again = draw.permutation(len(labels))
+    half = len(again) // 2
+    different = [
+        (i, j) for i, j in zip(again[:half].tolist(), again[half:].tolist(), strict=False) if marks[i] != marks[j]
+    ]
+    if min(len(same), len(different)) < count:
+        raise InputError(f"{count} pairs were asked for; {len(labels)} images give {min(len(same), len(different))}")
+    return {"same": same[:count], "different": different[:count]}
+
+
+def areas(
+    model: pc.Model,
+    x: Tensor,
+    pairs: dict[str, list[tuple[int, int]]],
+    start: str | None,
+    gates: Sequence[str],
+    seed: int,
+) -> pd.DataFrame:
+    """How well each measure tells pairs of different classes from pairs of the same one."""
+    order = [*pairs["same"], *pairs["different"]]
+    first, second = (x[[pair[side] for pair in order]] for side in (0, 1))
+    begin, end = (values(model, rows, start) for rows in (first, second))
+    last = [values(model, rows, gates[-1]) for rows in (first, second)]
+    counted = model.crossings(begin, end, start=start)
+    told = {
+        "crossings": counted["crossings"], "crossings a unit": counted["density"], "flips of the ends": counted["flips"],
+        "distance": _distance(begin, end), "cosine distance": _cosine(begin, end),
+        "distance after the last gate": _distance(*last), "cosine distance after the last gate": _cosine(*last),
+    }  # fmt: skip
+    truth = np.repeat([0, 1], [len(pairs["same"]), len(pairs["different"])])
+    rows = []
+    for measure, numbers in told.items():
+        scores = np.asarray(numbers, dtype=float)
+        low, high = _area_interval(truth, scores, seed)
+        rows.append({
+            "start": start or "input", "measure": measure, "auc": area(truth, scores), "low": low, "high": high,
+            "same": float(scores[truth == 0].mean()), "different": float(scores[truth == 1].mean()),
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def values(model: pc.Model, rows: Tensor, gate: str | None) -> Tensor:
+    """What comes out of a gate, or the rows themselves."""
+    return rows if gate is None else model.record(rows, f"{gate}:out")[f"{gate}:out"]
+
+
+def _distance(first: Tensor, second: Tensor) -> Any:
+    return (first - second).flatten(1).norm(dim=1).numpy()
+
+
+def _cosine(first: Tensor, second: Tensor) -> Any:
+    return 1 - nn.functional.cosine_similarity(first.flatten(1), second.flatten(1)).numpy()
+
+
+def area(truth: Any, scores: Any) -> float:
+    """Area under the ROC curve: the share of (same, different) couples of pairs in which the different one scores higher."""
+    same, different = np.sort(scores[truth == 0]), scores[truth == 1]
+    below = np.searchsorted(same, different, side="left") + np.searchsorted(same, different, side="right")
+    return float(below.mean() / 2 / len(same))
+
+
+def _area_interval(truth: Any, scores: Any, seed: int) -> tuple[float, float]:
+    """95 % of the areas of pairs drawn with replacement, within each kind."""
+    draw = np.random.default_rng(seed)
+    groups = [np.flatnonzero(truth == kind) for kind in (0, 1)]
+    found = []
+    for _ in range(DRAWS):
+        rows = np.concatenate([draw.choice(group, len(group)) for group in groups])
+        found.append(area(truth[rows], scores[rows]))
+    low, high = np.percentile(found, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def clustered(model: pc.Model, plain: pc.Model, x: Tensor, labels: Tensor, gate: str, seed: int) -> pd.DataFrame:
+    """Scores of ten clusters of the images by what goes into and comes out of a gate, in every form."""
+    acts = model.record(x, [f"{gate}:in", f"{gate}:out"])
+    z, after = (acts[f"{gate}:{port}"].flatten(1) for port in ("in", "out"))
+    bare = plain.record(x, f"{gate}:in")[f"{gate}:in"].flatten(1)
+    others = {"untrained hard code": (bare > 0).float(), "pixels": x.flatten(1)}
+    found = pc.polytopes.cluster(
+        z, after, labels.tolist(), others=others, k=10, seed=seed, algorithms=("k-means", "ward")
+    )
+    table = found.frame()
+    wide = table.pivot(index=["algorithm", "form"], columns="score", values="value").reset_index()
+    wide = wide.merge(table.drop_duplicates(["algorithm", "form"])[["algorithm", "form", "coverage"]])
+    return wide.rename_axis(columns=None).assign(layer=gate)
+
+
+def rays(model: pc.Model, x: Tensor, start: str | None, seed: int) -> pc.polytopes.RadialDensity:
+    """Crossings on rays from the origin, in shells of equal shares of the mean distance."""
+    points = values(model, x, start)
+    mean = float(points.flatten(1).norm(dim=1).mean())
+    edges = [share * mean for share in (*SHARES, SHARES[-1] + SHARES[1])]
+    return model.radial_density(points, edges=edges, start=start, seed=seed)
+
+
+def _shells(found: pc.polytopes.RadialDensity, start: str | None) -> pd.DataFrame:
+    table = found.summary()
+    mean = float(found.data["norm"].mean())
+    return pd.DataFrame({
+        "start": start or "input", "rays": table["rays"], "share": (table["from"] / mean).round(4), "density": table["density"],
+    })  # fmt: skip
+
+
+def _scaled(found: pc.polytopes.Scaling) -> pd.DataFrame:
+    table: pd.DataFrame = (
+        found.data[["accuracy", "agreement", "kl"]].assign(flipped=found.flipped).to_dataframe().reset_index()
+    )
+    return table.dropna(subset=["accuracy"])
+
+
+def maps(model: pc.Model, a: Tensor, b: Tensor) -> dict[str, float]:
+    """Distances of the affine maps along the line between two images: of neighbours, and of the ends."""
+    line = model.segment(a, b)
+    near = model.neighbour_distances(line)
+    ends = pc.polytopes.map_distance(model.affine_map(a), model.affine_map(b))
+    return {
+        "neighbours": float(near["relative"].median()), "most": float(near["relative"].max()), "end to end": ends["relative"],
+        "top": float(near["top"].median()),
+    }  # fmt: skip
+
+
+def _one(table: pd.DataFrame, **where: Any) -> pd.Series:
+    for column, value in where.items():
+        table = table[table[column] == value]
+    return table.iloc[0]
+
+
+def _said_of_pairs(network: str, table: pd.DataFrame) -> str:
+    rows = table[table["network"] == network]
+    parts = []
+    for start in dict.fromkeys(rows["start"]):
+        own = [
+            f"{m} {_one(rows, weights=TRAINED, start=start, measure=m)['auc']:.3f}"
+            for m in dict.fromkeys(rows["measure"])
+        ]
+        bare = _one(rows, weights=UNTRAINED, start=start, measure="crossings")["auc"]
+        where = "from the input" if start == "input" else f"from gate {start} on"
+        parts.append(f"{where}: {', '.join(own)}; crossings of the untrained network {bare:.3f}")
+    return f"{network}, different against same class (area under the curve), {'. '.join(parts)}."
+
+
+def _said_of_paths(network: str, table: pd.DataFrame) -> str:
+    rows = table[(table["network"] == network) & table["box"]]
+    parts = [f"{row['path']} {row['density']:.1f}" for _, row in rows.iterrows()]
+    return f"{network}, crossings a unit of length (clipped to the box): {', '.join(parts)}."
+
+
+def _said_of_scaling(network: str, table: pd.DataFrame) -> str:
+    rows = table[(table["network"] == network) & (table["site"] == table["site"].iloc[0])]
+    parts = []
+    for edit in dict.fromkeys(rows["edit"]):
+        own = rows[rows["edit"] == edit]
+        parts.append(f"{edit} " + ", ".join(f"{row['factor']:g}: {row['accuracy']:.3f}" for _, row in own.iterrows()))
+    return f"{network}, accuracy by factor at {rows['site'].iloc[0]}: {'; '.join(parts)}."
+
+
+def _said_of_regions(network: str, found: dict[str, pd.DataFrame]) -> str:
+    near, apart = _one(found["distances"], network=network), _one(found["maps"], network=network)
+    last = found["clusters"][found["clusters"]["network"] == network]
+    last = last[(last["layer"] == last["layer"].iloc[-1]) & (last["algorithm"] == "k-means")]
+    purity = ", ".join(f"{row['form']} {row['purity']:.3f}" for _, row in last.iterrows())
+    return (
+        f"{network}: the nearest boundary is {near['median']:.1e} away (median), {near['within 0.1']:.0f} hyperplanes lie within "
+        f"0.1; maps of neighbouring regions are {apart['neighbours']:.3f} apart (relative), of two images {apart['end to end']:.2f}"
+        f"; purity of ten clusters after the last gate: {purity}."
+    )
