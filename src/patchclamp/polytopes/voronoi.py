@@ -98,7 +98,7 @@ def chosen_points(x: Float[Tensor, "row d"], count: int, how: Place, seed: int) 
     """
     if how not in PLACES:
         raise InputError(unknown("way to place points", how, PLACES) + ", or the points themselves as a tensor")
-    different = torch.unique(x, dim=0)
+    different: Tensor = torch.unique(x, dim=0)
     if len(different) < count:
         raise InputError(f"{count} points need as many different rows; the data have {len(different)}")
     if how == "rows":
