@@ -148,7 +148,9 @@ def measure_points(data: digits.Images, setting: Setting, seed: int) -> Iterator
         A name, the measurements, and the network.
     """
     plans: list[tuple[int, int | None, str]] = [(1, None, "k-means")]
-    plans += [(count, rank, how) for count in REGIONS for rank in (None, RANK) for how in PLACES]
+    plans += [
+        (n, rank, how) for n in REGIONS for rank in (None, RANK) for how in PLACES if rank or how != "random images"
+    ]
     placed: dict[tuple[int, str], Tensor] = {}
     for count, rank, how in plans:
         place, learn = PLACES[how]

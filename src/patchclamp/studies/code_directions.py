@@ -164,18 +164,26 @@ def measure_gender(model: pc.Model, sinces: Sequence[int], texts: int = 12) -> t
     pre = rows["train"]["pre-activations"]
     lengths = {name: float(v.norm()) for name, v in difference(pre, ~woman, woman).items()}
     men = [prompt for prompt, _ in gender.pairs("test")]
-    before, neutral = _log_odds(model, men, []), gender.neutral_texts(texts)
-    for kind, push in pushes(pre, ~woman, woman, 0).items():
+    edits = {}
+    for kind, whole in pushes(pre, ~woman, woman, 0).items():
         for since in sinces:
+            path = whole.since(names[since])
             for dose in WORD_DOSES:
-                own_lengths = {name: dose * length for name, length in lengths.items()}
-                edits = push.since(names[since]).edits(own_lengths, at="rest")
-                damage = pc.metrics.damage(model, {"push": edits}, neutral).summary()
-                kl = damage[(damage["edit"] == "push") & (damage["metric"] == "kl")]["mean"].item()
-                moved = float((_log_odds(model, men, edits) - before).mean())
-                effects.append(
-                    {"model": "gender", "kind": kind, "since": names[since], "dose": dose, "moved": moved, "kl": kl}
-                )
+                edits[kind, names[since], dose] = path.edits({n: dose * lengths[n] for n in path.vectors}, at="rest")
+    named = {str(key): own for key, own in edits.items()}
+    damage = pc.metrics.damage(model, named, gender.neutral_texts(texts)).summary()
+    kl = damage[damage["metric"] == "kl"].set_index("edit")["mean"]
+    before = _log_odds(model, men, [])
+    for key, own in edits.items():
+        moved = float((_log_odds(model, men, own) - before).mean())
+        effects.append(
+            {
+                "model": "gender",
+                **dict(zip(("kind", "since", "dose"), key, strict=True)),
+                "moved": moved,
+                "kl": kl[str(key)],
+            }
+        )
     return pd.DataFrame(scores), pd.DataFrame(effects)
 
 
