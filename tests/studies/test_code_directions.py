@@ -66,8 +66,8 @@ def test_the_study_of_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert len(scores) == 2 * 4
     assert (scores > 0.99).all(), "the patterns are easy"
     effects = found.pushes.set_index(["since", "kind", "dose"])
-    assert effects.loc[("1", "codes", 1.0), "moved"] > 0.9
-    assert effects.loc[("1", "random", 1.0), "moved"] < 0.5, "not every push of this length moves them"
+    moved = {kind: effects.loc[("1", kind, 1.0), "moved"] for kind in ("codes", "random")}
+    assert moved["codes"] > moved["random"] + 0.3, "not every push of this length moves them"
     assert effects.loc[("1", "codes", 0.125), "kept"] > effects.loc[("1", "codes", 1.0), "kept"]
     assert {"scores.csv", "pushes.csv", "report.html"} <= {path.name for path in tmp_path.iterdir()}
     assert "kept at 0.9 moved" in found.text()

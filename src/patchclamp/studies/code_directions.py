@@ -174,16 +174,10 @@ def measure_gender(model: pc.Model, sinces: Sequence[int], texts: int = 12) -> t
     damage = pc.metrics.damage(model, named, gender.neutral_texts(texts)).summary()
     kl = damage[damage["metric"] == "kl"].set_index("edit")["mean"]
     before = _log_odds(model, men, [])
-    for key, own in edits.items():
-        moved = float((_log_odds(model, men, own) - before).mean())
-        effects.append(
-            {
-                "model": "gender",
-                **dict(zip(("kind", "since", "dose"), key, strict=True)),
-                "moved": moved,
-                "kl": kl[str(key)],
-            }
-        )
+    for (kind, since_name, dose), edit in edits.items():
+        moved = float((_log_odds(model, men, edit) - before).mean())
+        cost = kl[str((kind, since_name, dose))]
+        effects.append({"model": "gender", "kind": kind, "since": since_name, "dose": dose, "moved": moved, "kl": cost})
     return pd.DataFrame(scores), pd.DataFrame(effects)
 
 
