@@ -60,15 +60,16 @@ def test_the_study_of_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     digits.train(network, data, epochs=12, progress=False)
     monkeypatch.setattr(digits, "images", lambda *_: data)
     monkeypatch.setattr(digits, "trained", lambda *_, **__: network)
-    monkeypatch.setattr(code_directions, "PUSHED", ((1, 3), (4, 9)))
     found = code_directions.study(None, tmp_path, seeds=1)
     scores = found.scores.set_index(["since", "kind"])["mean"]
     assert len(scores) == 2 * 4
     assert (scores > 0.99).all(), "the patterns are easy"
     effects = found.pushes.set_index(["since", "kind", "dose"])
-    moved = {kind: effects.loc[("1", kind, 1.0), "moved"] for kind in ("codes", "random")}
-    assert moved["codes"] > moved["random"] + 0.3, "not every push of this length moves them"
-    assert effects.loc[("1", "codes", 0.125), "kept"] > effects.loc[("1", "codes", 1.0), "kept"]
+    moved = {kind: effects.loc[("3", kind, 0.5), "moved"] for kind in ("pre-activations", "random")}
+    assert moved["pre-activations"] > 0.5
+    assert moved["random"] < 0.1, "not every push of this length moves them"
+    for kind in moved:
+        assert effects.loc[("3", kind, 0.125), "kept"] > effects.loc[("3", kind, 1.0), "kept"]
     assert {"scores.csv", "pushes.csv", "report.html"} <= {path.name for path in tmp_path.iterdir()}
     assert "kept at 0.9 moved" in found.text()
     assert len(found.summary()["scores"]) == 8
