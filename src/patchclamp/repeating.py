@@ -191,6 +191,16 @@ def _segment(model: Model, prompts: Any, said: dict[str, Any]) -> Result:
     return model.segment(said.pop("a"), said.pop("b"), **said)
 
 
+def _plane(model: Model, prompts: Any, said: dict[str, Any]) -> Result:
+    del prompts
+    return model.plane(**said)
+
+
+def _raster(model: Model, prompts: Any, said: dict[str, Any]) -> Result:
+    del prompts
+    return model.raster(**said)
+
+
 _MAKERS = {
     "grid": _sweep,
     "run": _run,
@@ -215,4 +225,6 @@ _MAKERS = {
     "divergence": _divergence,
     "interchange": _interchange,
     "segment": _segment,
+    "plane": _plane,
+    "raster": _raster,
 }

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from patchclamp.polytopes.gate_cuts import Values, cut_windows
-from patchclamp.polytopes.subdivision import BOX, OUTSIDE, Floats, Ints, Subdivision
+from patchclamp.polytopes.gate_cuts import cut_windows
+from patchclamp.polytopes.subdivision import BOX, OUTSIDE, Column, Floats, Ints, Subdivision
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -147,11 +147,10 @@ def _decided(found: Subdivision, logits: Floats) -> tuple[Subdivision, dict[str,
     finer = copy.deepcopy(found)
     finer.begin()
     number = int(found.labels.rows[:, 0].max()) + 1
-    values = Values(np.array(logits.T, order="C"))
-    for _ in cut_windows(finer, number, values, [range(logits.shape[1])]):
+    everywhere = Column(logits)
+    for _ in cut_windows(finer, number, everywhere, [range(logits.shape[1])]):
         pass
-    everywhere = values.at(slice(None), slice(finer.points.size))
-    classes = (finer.averages() @ everywhere.T).argmax(axis=1)
+    classes = (finer.averages() @ everywhere.rows).argmax(axis=1)
     corners, begin = finer.corners()
     mine = np.flatnonzero(finer.labels.rows[:, 0] == number)
     sides = np.stack([finer.left.rows[mine], finer.right.rows[mine]], axis=1)
