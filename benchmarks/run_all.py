@@ -23,6 +23,7 @@ MEASUREMENTS = (
     "tuning",
     "tracing",
     "directions",
+    "segments",
 )
 
 

@@ -191,14 +191,29 @@ def _segment(model: Model, prompts: Any, said: dict[str, Any]) -> Result:
     return model.segment(said.pop("a"), said.pop("b"), **said)
 
 
-def _plane(model: Model, prompts: Any, said: dict[str, Any]) -> Result:
-    del prompts
+def _plane(model: Model, _: Any, said: dict[str, Any]) -> Result:
     return model.plane(**said)
 
 
-def _raster(model: Model, prompts: Any, said: dict[str, Any]) -> Result:
-    del prompts
+def _raster(model: Model, _: Any, said: dict[str, Any]) -> Result:
     return model.raster(**said)
+
+
+def _boundaries(model: Model, _: Any, said: dict[str, Any]) -> Result:
+    return model.boundaries(**said)
+
+
+def _radial_density(model: Model, _: Any, said: dict[str, Any]) -> Result:
+    return model.radial_density(**said)
+
+
+def _scaling(model: Model, prompts: Any, said: dict[str, Any]) -> Result:
+    inputs = said.pop("inputs")
+    return model.scaling(prompts if inputs is None else inputs, **said)
+
+
+def _paths(model: Model, _: Any, said: dict[str, Any]) -> Result:
+    return model.adversarial_paths(**said)
 
 
 _MAKERS = {
@@ -227,4 +242,8 @@ _MAKERS = {
     "segment": _segment,
     "plane": _plane,
     "raster": _raster,
+    "boundaries": _boundaries,
+    "radial_density": _radial_density,
+    "scaling": _scaling,
+    "paths": _paths,
 }

@@ -12,6 +12,7 @@ import patchclamp as pc
 from patchclamp.core import registry
 from patchclamp.core.result import Result
 from tests import tiny
+from tests.polytopes.nets import networks
 
 
 def _results(model: pc.Model) -> dict[str, Result]:
@@ -46,6 +47,7 @@ def _results(model: pc.Model) -> dict[str, Result]:
         ),
         "probe_report": _probed(),
         **_directed(model),
+        **_walked(),
         "neurons": model.neuron_importances([prompts[0]], [1, 2], 9, samples=2, top=3),
     }
 
@@ -63,11 +65,27 @@ def _directed(model: pc.Model) -> dict[str, Result]:
     }
 
 
+def _walked() -> dict[str, Result]:
+    points, labels = torch.randn(8, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64), [0, 1] * 4
+    return {
+        "segment": NETWORK.segment(points[0], points[1]),
+        "boundaries": NETWORK.boundaries(points, radii=[0.1, 1]),
+        "radial_density": NETWORK.radial_density(points, edges=[0, 1, 4]),
+        "scaling": NETWORK.scaling(points, ["1:out"], [0.5, 2], labels=labels),
+        "paths": NETWORK.adversarial_paths(points, labels, eps=0.3, steps=5),
+        "plane": NETWORK.plane(points[:3], names=["a", "b", "c"]),
+        "raster": NETWORK.raster(points[:3], lines=4),
+    }
+
+
 def _probed() -> Result:
     rows = torch.randn(80, 4, generator=torch.Generator().manual_seed(0))
     return pc.metrics.probe(rows, [0, 1] * 40, lambda x: 0 * x, probes=["linear"])
 
 
+NETWORK = pc.wrap(networks()["relu"][0])
+WALKED = ("segment", "boundaries", "radial_density", "scaling", "paths", "plane", "raster")
+"""Kinds made with a small network."""
 ARRAYS = ("probe_report",)
 """Kinds made of arrays alone: they know no model, and cannot be repeated from their folder."""
 
@@ -158,7 +176,7 @@ def test_a_result_can_be_repeated_from_its_folder(
         with pytest.raises(pc.InputError, match="made of arrays"):
             pc.repeat(tmp_path)
         return
-    again = pc.repeat(tmp_path, llama)
+    again = pc.repeat(tmp_path, NETWORK if kind in WALKED else llama)
     assert again == results[kind]
     assert again.frame().equals(results[kind].frame())
 

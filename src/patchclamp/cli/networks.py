@@ -46,7 +46,9 @@ def open_network(spec: str, opening: Opening) -> "pc.Model":
     from patchclamp.catalogue.assets import ASSETS
 
     if spec not in ASSETS and not Path(spec).exists() and "/" not in spec:
-        raise InputError(unknown("network", spec, [*NETWORKS, *(n for n, asset in ASSETS.items() if asset.kind == "model")]))
+        raise InputError(
+            unknown("network", spec, [*NETWORKS, *(n for n, asset in ASSETS.items() if asset.kind == "model")])
+        )
     return opening.load(spec)
 
 

@@ -3,7 +3,7 @@
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
@@ -288,6 +288,35 @@ def concept_matrix(
     _tell(
         found, out, "concept-matrix", {"model": model, "layer": layer, "count": count, **opening.as_config()}, as_json
     )
+
+
+@app.command
+def classes_and_maps(
+    *,
+    data: Literal["mnist", "fashion-mnist"] = "mnist",
+    seeds: int = 3,
+    train: int = 10_000,
+    epochs: int = 5,
+    width: int = 256,
+    out: Path = Path("out/classes-and-maps"),
+    as_json: Json = False,
+) -> None:
+    """Networks of nearest points beside ReLU networks; and gates and maps of one network, taken apart. Goes on from its folder.
+
+    Args:
+        data: Pictures of ten classes.
+        seeds: How many times everything is trained.
+        train: Images to learn from.
+        epochs: Passes over them.
+        width: Of the two hidden layers that are taken apart.
+        out: Folder for tables, pictures and the report.
+        as_json: Print JSON.
+    """
+    from patchclamp.studies.classes_and_maps import Setting, study
+
+    options = {"data": data, "seeds": seeds, "train": train, "epochs": epochs, "width": width}
+    found = study(out, Setting(**options), progress=True)  # type: ignore[arg-type]
+    _tell(found, out, "classes-and-maps", options, as_json)
 
 
 def _tell(found: Any, out: Path, name: str, options: dict[str, Any], as_json: bool) -> None:

@@ -39,12 +39,18 @@ KINDS: dict[str, Kind] = {
     "segment": Kind("polytopes.segment:Segment", "figures.segment:figure", "reports.effects:parts"),
     "plane": Kind("polytopes.plane:Plane", "figures.plane:figure", "reports.plane:parts"),
     "raster": Kind("polytopes.raster:Raster", "figures.raster:figure", "reports.effects:parts"),
+    "boundaries": Kind("polytopes.boundaries:Boundaries", "figures.boundaries:figure", "reports.effects:parts"),
+    "radial_density": Kind("polytopes.radial:RadialDensity", "figures.radial_density:figure", "reports.effects:parts"),
+    "scaling": Kind("polytopes.scaling:Scaling", "figures.scaling:figure", "reports.effects:parts"),
+    "paths": Kind("polytopes.adversarial:AdversarialPaths", "figures.paths:figure", "reports.effects:parts"),
     "rewrite": Kind("rewriting.result:Rewrite", "figures.rewrite:figure", "reports.rewrite:parts"),
     "bias": Kind("metrics.bias:Bias", "figures.bias:figure", "reports.metrics:parts"),
     "damage": Kind("metrics.damage:Damage", "figures.damage:figure", "reports.metrics:parts"),
     "divergence": Kind("metrics.divergence:Divergence", "figures.divergence:figure", "reports.divergence:parts"),
     "interchange": Kind("metrics.interchange:Interchange", "figures.interchange:figure", "reports.metrics:parts"),
     "probe_report": Kind("metrics.probes:ProbeReport", "figures.probes:figure", "reports.metrics:parts"),
+    "spline_codes": Kind("polytopes.codes:SplineCodes", "figures.spline_codes:figure", "reports.spline_codes:parts"),
+    "clusters": Kind("polytopes.clusters:Clusters", "figures.clusters:figure", "reports.clusters:parts"),
     "neurons": Kind("tracing.neurons:Neurons", "figures.neurons:figure", "reports.neurons:parts"),
 }
 

@@ -7,10 +7,15 @@ from patchclamp.models.opened import OpenModel
 
 if TYPE_CHECKING:
     import pandas as pd
+    from torch import Tensor
 
+    from patchclamp.polytopes.adversarial import AdversarialPaths
     from patchclamp.polytopes.affine import AffineMap
+    from patchclamp.polytopes.boundaries import Boundaries
     from patchclamp.polytopes.plane import Plane
+    from patchclamp.polytopes.radial import RadialDensity
     from patchclamp.polytopes.raster import Raster
+    from patchclamp.polytopes.scaling import Scaling
     from patchclamp.polytopes.segment import Segment
 
 
@@ -66,3 +71,33 @@ class Polytopes(OpenModel):
         from patchclamp.polytopes.region_counts import region_counts
 
         return region_counts(self, plane, samples)
+
+    def boundaries(self, points: Any, **how: Any) -> "Boundaries":
+        """How far points are from boundaries; see :func:`patchclamp.polytopes.boundaries.boundaries`."""
+        from patchclamp.polytopes.boundaries import boundaries
+
+        return boundaries(self, points, **how)
+
+    def radial_density(self, points: Any, **how: Any) -> "RadialDensity":
+        """Crossings on rays from a centre, by distance; see :func:`patchclamp.polytopes.radial.radial_density`."""
+        from patchclamp.polytopes.radial import radial_density
+
+        return radial_density(self, points, **how)
+
+    def scaling(self, inputs: Any, sites: Any, *args: Any, **how: Any) -> "Scaling":
+        """What holds when activations are multiplied; see :func:`patchclamp.polytopes.scaling.scaling`."""
+        from patchclamp.polytopes.scaling import scaling
+
+        return scaling(self, inputs, sites, *args, **how)
+
+    def attack(self, points: Any, labels: Any, *, eps: float, **how: Any) -> "Tensor":
+        """Adversarial examples by FGSM or PGD; see :func:`patchclamp.polytopes.attacks.attack`."""
+        from patchclamp.polytopes.attacks import attack
+
+        return attack(self, points, labels, eps=eps, **how)
+
+    def adversarial_paths(self, points: Any, labels: Any, **how: Any) -> "AdversarialPaths":
+        """What paths to adversarial examples cross; see :func:`patchclamp.polytopes.adversarial.adversarial_paths`."""
+        from patchclamp.polytopes.adversarial import adversarial_paths
+
+        return adversarial_paths(self, points, labels, **how)

@@ -82,7 +82,7 @@ def _outputs(axis: Any, found: "Segment") -> None:
             row = int(np.argmax(outputs[:, unit] - np.delete(outputs, unit, 1).max(1, initial=-np.inf)))
             axis.annotate(
                 str(unit), (data["place"].values[row], outputs[row, unit]), xytext=(0, 3), textcoords="offset points",
-                fontsize=7, ha="center", color=_LINE,
+                fontsize=7, color=_LINE, ha={0: "left", len(outputs) - 1: "right"}.get(row, "center"),
             )  # fmt: skip
     for place in found.record["changes"] or []:
         axis.axvline(place, color="black", linewidth=0.7, linestyle=":")

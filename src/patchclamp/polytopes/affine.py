@@ -1,5 +1,6 @@
 """The affine map of a region: what a network is while its gates stay as they are."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
@@ -91,16 +92,23 @@ def affine_map(
 def frozen_map(network: Network, point: Tensor, states: dict[str, Tensor], start: str | None) -> tuple[Tensor, Tensor]:
     """``A, c`` of a network whose gates are frozen; pushes the smaller of inputs and outputs through."""
 
-    def frozen(rows: Tensor) -> Tensor:
-        return network.frozen(rows, states, start)
+    return affine_parts(lambda rows: network.frozen(rows, states, start), point)
 
+
+def affine_parts(function: Callable[[Tensor], Tensor], point: Tensor) -> tuple[Tensor, Tensor]:
+    """``A, c`` of an affine function of rows ``[row, *shape]``; pushes the smaller of inputs and outputs through.
+
+    Args:
+        function: Works on each row alone.
+        point: ``[1, *shape]``, for its shape, precision and device.
+    """
     with torch.no_grad():
-        c = frozen(torch.zeros_like(point)).flatten()
+        c = function(torch.zeros_like(point)).flatten()
     if point.numel() <= len(c):
         with torch.no_grad():
             basis = torch.eye(point.numel(), dtype=point.dtype, device=point.device).reshape(-1, *point.shape[1:])
-            return (frozen(basis).flatten(1) - c).T.contiguous(), c
-    return _by_outputs(frozen, point), c
+            return (function(basis).flatten(1) - c).T.contiguous(), c
+    return _by_outputs(function, point), c
 
 
 def _by_outputs(function: Any, point: Tensor) -> Tensor:

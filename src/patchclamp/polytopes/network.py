@@ -117,13 +117,18 @@ class Network:
 
     def preactivations(self, x: Rows, start: str | None = None) -> dict[str, Tensor]:
         """What goes into every gate, ``[row, *shape]`` by the gate's name."""
+        return {name: before for name, (before, _) in self.gated(x, start).items()}
+
+    def gated(self, x: Rows, start: str | None = None) -> dict[str, tuple[Tensor, Tensor]]:
+        """What goes into every gate and what comes out of it, ``[row, *shape]`` by the gate's name."""
         steps, entry = self.after(start)
         live: Live = {entry: x}
         found = {}
         for step in steps:
-            if step.gate is not None:
-                found[step.gate.name] = live[step.source]
+            before = live[step.source] if step.gate is not None else x
             live[step.key] = step.call(live)
+            if step.gate is not None:
+                found[step.gate.name] = (before, live[step.key])
             for key in step.last:
                 live.pop(key, None)
         return found
@@ -133,19 +138,28 @@ class Network:
         gates = {gate.name: gate for gate in self.gates}
         return {name: gates[name].state(z) for name, z in self.preactivations(x, start).items()}
 
-    def frozen(self, x: Rows, states: dict[str, Tensor], start: str | None = None) -> Tensor:
+    def frozen(
+        self,
+        x: Rows,
+        states: dict[str, Tensor],
+        start: str | None = None,
+        seen: Callable[[Gate, Tensor], None] | None = None,
+    ) -> Tensor:
         """The output were every gate's code that of one point: an affine function of ``x``.
 
         Args:
             x: Points, ``[row, *shape]``.
             states: Of the gates at that point, as :meth:`states` gives them.
             start: As for :meth:`walk`.
+            seen: Is shown every gate and its pre-activations, which are affine in ``x`` too.
         """
         steps, entry = self.after(start)
         live: Live = {entry: x}
         held: Live = {}
         for step in steps:
             if step.gate is not None:
+                if seen is not None:
+                    seen(step.gate, live[step.source])
                 state = states[step.gate.name]
                 live[step.key] = step.gate.frozen(live[step.source], state)
                 if not step.gate.exact:

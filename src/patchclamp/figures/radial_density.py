@@ -1,0 +1,43 @@
+"""Crossings a unit of length on rays from a centre, by distance from it."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from patchclamp.figures.style import styled
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from patchclamp.polytopes.radial import RadialDensity
+
+_LOOK = {"points": ("#1f3a5f", "-"), "shuffled": ("#c2571a", "--"), "random": ("0.45", ":")}
+
+
+def figure(found: "RadialDensity", log: bool = True) -> "Figure":
+    """Draw the mean density of each kind of rays with its interval, and where the points lie.
+
+    Args:
+        found: The result.
+        log: Whether densities are drawn on a logarithmic axis.
+    """
+    table = found.summary()
+    norms = found.data["norm"].values
+    floor = 1 / (found.data.sizes["ray"] * float((found.data["high"] - found.data["low"]).max()))
+    with styled() as make:
+        drawn: Figure = make(figsize=(4.6, 2.8), layout="constrained")
+        axis = drawn.subplots()
+        for kind, rows in table.groupby("rays", sort=False):
+            colour, dash = _LOOK[str(kind)]
+            centre = (rows["from"] + rows["to"]) / 2
+            shown = {name: np.maximum(rows[name], floor) if log else rows[name] for name in ("density", "least", "most")}
+            axis.plot(centre, shown["density"], color=colour, linestyle=dash, linewidth=1.2, label=f"through {kind}" if kind != "random"
+                      else "random directions")  # fmt: skip
+            axis.fill_between(centre, shown["least"], shown["most"], color=colour, alpha=0.14, linewidth=0)
+        if log:
+            axis.set_yscale("log")
+        axis.axvspan(*np.percentile(norms, [5, 95]), color="0.92", zorder=0, label="where 90 % of the points lie")
+        axis.set(xlabel="distance from the centre", ylabel="crossings a unit of length", xlim=(float(table["from"].min()), None))
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.legend(frameon=False, fontsize=7)
+        return drawn

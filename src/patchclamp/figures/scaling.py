@@ -1,0 +1,62 @@
+"""Scaling: verdicts, divergence and flipped bits against the factor."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from patchclamp.figures.layer_effects import look
+from patchclamp.figures.style import styled
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from patchclamp.polytopes.scaling import Scaling
+
+_DASHES = {"scale": "-", "noise": ":", "rotation": "--"}
+_NAMES = {
+    "accuracy": "accuracy", "agreement": "same verdict as unscaled", "loss": "loss (nats)", "kl": "KL from unscaled (nats)",
+    "flipped": "share of later bits that flip",
+}  # fmt: skip
+
+
+def figure(found: "Scaling") -> "Figure":
+    """Draw a panel a metric, a colour a site; the controls, which move activations as far elsewhere, are dashed.
+
+    Args:
+        found: The result.
+    """
+    data = found.data.assign(flipped=found.flipped)
+    first = "accuracy" if np.isfinite(data["accuracy"]).any() else "agreement"
+    metrics = [first, "kl", *(["flipped"] if np.isfinite(data["flipped"]).any() else [])]
+    sites = [str(site) for site in data["site"].values]
+    styles = look(sites)
+    with styled() as make:
+        drawn: Figure = make(figsize=(2.6 * len(metrics) + 0.6, 2.9), layout="constrained")
+        axes = drawn.subplots(1, len(metrics), squeeze=False)[0]
+        for axis, metric in zip(axes, metrics, strict=True):
+            for site in sites:
+                for edit in data["edit"].values:
+                    _line(axis, data.sel(site=site, edit=edit), metric, styles[site]["color"], str(edit), site)
+            if metric == "accuracy":
+                axis.axhline(float(data["accuracy_before"]), color="black", linewidth=0.7, linestyle=":", zorder=0)
+            axis.axvline(1, color="0.8", linewidth=0.7, zorder=0)
+            axis.set_xscale("log")
+            if metric == "kl":
+                axis.set_yscale("symlog", linthresh=1e-3)
+            axis.set(xlabel="factor", ylabel=_NAMES[metric])
+            axis.set_ylim(bottom=0)
+            axis.spines[["top", "right"]].set_visible(False)
+            axis.grid(axis="y", color="0.92", linewidth=0.5)
+            axis.set_axisbelow(True)
+        handles, labels = axes[0].get_legend_handles_labels()
+        drawn.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)), frameon=False, fontsize=7)
+        return drawn
+
+
+def _line(axis: Any, one: Any, metric: str, colour: Any, edit: str, site: str) -> None:
+    known = np.isfinite(one[metric].values)
+    if known.any():
+        axis.plot(
+            one["factor"].values[known], one[metric].values[known], color=colour, linestyle=_DASHES[edit],
+            linewidth=1.3 if edit == "scale" else 0.8, label=f"{site}, {edit}", marker="." if edit == "scale" else "", markersize=3,
+        )  # fmt: skip

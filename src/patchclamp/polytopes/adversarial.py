@@ -1,0 +1,264 @@
+"""Adversarial paths: how many boundaries lie between a point and its adversarial example, against other paths of the same length."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from patchclamp.core.errors import BudgetError, InputError, unknown
+from patchclamp.core.progress import Listener, task
+from patchclamp.core.result import DatasetResult
+from patchclamp.interventions.results import evidence, to_numpy
+from patchclamp.metrics.edited import mean_row
+from patchclamp.models.opened import OpenModel
+from patchclamp.polytopes.attacks import Norm, attack, check_attack, classified
+from patchclamp.polytopes.lines import decisions, joined, walk_line
+from patchclamp.polytopes.network import Network
+from patchclamp.polytopes.points import prepared
+from patchclamp.polytopes.segment import LIMIT
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+
+KINDS = ("pgd", "fgsm", "descent", "other class", "same class", "sign", "gauss")
+PLACES = 11
+"""Equally spaced points of a path at which later activations are read."""
+
+
+@dataclass(eq=False)
+class AdversarialPaths(DatasetResult):
+    """Straight paths from points, by kind.
+
+    ``data`` has dims ``path, point``: ``length`` (Euclidean), ``crossings``, ``bits`` (neurons that end on another piece than they
+    began), ``first`` (distance to the first crossing), ``flip`` (distance to the first change of the verdict, NaN where there is
+    none) and ``until_flip`` (crossings before it), ``flipped``, ``outside`` (coordinates of the end outside the box, which is 0 for
+    clipped paths). With dims ``gate, place`` too: ``radius`` of what comes out of each gate, and its ``cosine`` to that at the start.
+    ``strip`` is every crossing of the first point: ``strip_path``, ``strip_layer``, and the distance ``strip_at``.
+    """
+
+    kind: ClassVar[str] = "paths"
+
+    @property
+    def data(self) -> "xr.Dataset":
+        """The numbers."""
+        return self.dataset
+
+    @property
+    def density(self) -> "xr.DataArray":
+        """Crossings a unit of length, ``[path, point]``."""
+        return self.dataset["crossings"] / self.dataset["length"]
+
+    def frame(self) -> "pd.DataFrame":
+        """One row a path and point."""
+        flat = self.dataset[[name for name, values in self.dataset.items() if values.dims == ("path", "point")]]
+        return flat.assign(density=self.density).to_dataframe().reset_index()
+
+    def summary(self, seed: int = 0) -> "pd.DataFrame":
+        """One row a kind of path: means over points.
+
+        ``density`` has a 95 % bootstrap interval over points (``least, most``); ``flip`` and ``density until flip`` are means over
+        the points whose verdict changes; ``cosine`` and ``radius`` are of the last gate at the end, the radius relative to the start.
+        """
+        import pandas as pd
+
+        data, rows = self.dataset, []
+        last = data.isel(gate=-1)
+        for kind in data["path"].values:
+            own, end = data.sel(path=kind), last.sel(path=kind)
+            density = mean_row(self.density.sel(path=kind).values, seed)
+            until = (own["until_flip"] / own["flip"]).values
+            rows.append({
+                "path": kind, "length": float(own["length"].mean()), "crossings": float(own["crossings"].mean()),
+                "density": density["mean"], "least": density["low"], "most": density["high"],
+                "re-crossings": 1 - float(own["bits"].sum()) / max(1, float(own["crossings"].sum())),
+                "first": float(own["first"].mean()), "flipped": float(own["flipped"].mean()),
+                "flip": _known_mean(own["flip"].values), "density until flip": _known_mean(until),
+                "outside": float((own["outside"] > 0).mean()),
+                "cosine": float(end["cosine"].isel(place=-1).mean()),
+                "radius": float((end["radius"].isel(place=-1) / end["radius"].isel(place=0)).mean()),
+            })  # fmt: skip
+        return pd.DataFrame(rows)
+
+    def __repr__(self) -> str:
+        shown = self.summary().drop(columns=["least", "most"])
+        head = f"{self.dataset.sizes['point']} points, eps {self.record['parameters']['eps']:g} ({self.record['parameters']['norm']})"
+        return f"{head}\n" + shown.to_string(index=False, float_format=lambda value: f"{value:.3g}")
+
+
+def adversarial_paths(
+    model: OpenModel,
+    points: Any,
+    labels: Any,
+    *,
+    eps: float = 0.15,
+    norm: Norm = "linf",
+    kinds: Sequence[str] = KINDS,
+    steps: int = 20,
+    rate: float | None = None,
+    box: tuple[float, float] | None = None,
+    clip: bool = True,
+    seed: int = 0,
+    limit: int = LIMIT,
+    progress: bool | Listener | None = None,
+) -> AdversarialPaths:
+    """Walk from points to their adversarial examples, and along other paths of the same length, and count what is crossed.
+
+    The kinds: ``"pgd"`` and ``"fgsm"``, straight to what the attack finds; ``"descent"``, PGD that makes the loss smaller (as
+    sensitive, and no attack); ``"other class"`` and ``"same class"``, as far toward
+    another of the points; ``"sign"``, ``eps`` in each coordinate with random signs (for ``norm="l2"`` scaled to length ``eps``);
+    ``"gauss"``, a Gaussian direction. The paths toward points and the Gaussian are as long as the point's PGD path.
+
+    Args:
+        model: A piecewise-linear classifier.
+        points: ``[point, *shape]``.
+        labels: Of each point, ``[point]``.
+        eps: Radius of the attacks' ball.
+        norm: Of the ball, ``"linf"`` or ``"l2"``.
+        kinds: Which paths.
+        steps: Of PGD.
+        rate: Length of a step of PGD; ``2.5 eps / steps`` by default.
+        box: Smallest and largest coordinate of valid points, as ``(0, 1)`` for images.
+        clip: Whether ends are clipped to the box; else ``outside`` tells which leave it.
+        seed: Of random directions and of which other point is walked to.
+        limit: Of crossings of one path.
+        progress: True for a bar, a function for events.
+
+    Raises:
+        InputError: As for :func:`attack`; an unknown kind; no other point of the class that a path needs.
+        ModelError: The network is not piecewise linear, or no classifier.
+        BudgetError: A path crosses more than ``limit`` boundaries.
+    """
+    for name in kinds:
+        if name not in KINDS:
+            raise InputError(unknown("path", name, KINDS))
+    if not len(kinds):
+        raise InputError(f"no kind of path was given; valid: {', '.join(KINDS)}")
+    check_attack(eps, "pgd", norm, steps, rate)
+    x, truth = classified(model, points, labels, box)
+    network = prepared(model, x[:1], "exact crossings of a path")
+    inside = box if clip else None
+    ends = _ends(model, x, truth, kinds, eps, norm, steps, rate, inside, seed)
+    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in ends}
+    strips: list[tuple[str, Any]] = []
+    with torch.no_grad(), task("paths", len(ends) * len(x), "paths", show=progress) as bar:
+        for name, targets in ends.items():
+            for number, (one, other) in enumerate(zip(x.split(1), targets.split(1), strict=True)):
+                found, events = _walked(network, one, other, box, limit)
+                rows[name].append(found)
+                if number == 0:
+                    strips.append((name, events))
+                bar.advance()
+    said = {"points": x.cpu(), "labels": truth.cpu(), "eps": eps, "norm": norm, "kinds": list(kinds), "steps": steps, "rate": rate,
+            "box": box, "clip": clip, "seed": seed, "limit": limit}  # fmt: skip
+    return AdversarialPaths(_dataset(rows, strips, [gate.name for gate in network.gates]), *evidence(model, (), **said))
+
+
+def _ends(
+    model: OpenModel, x: Tensor, truth: Tensor, kinds: Sequence[str], eps: float, norm: Norm, steps: int, rate: float | None,
+    box: tuple[float, float] | None, seed: int,
+) -> dict[str, Tensor]:  # fmt: skip
+    """Where each kind of path ends, ``[point, *shape]``."""
+    draw = torch.Generator().manual_seed(seed)
+    attacked = attack(model, x, truth, eps=eps, norm=norm, steps=steps, rate=rate, box=box)
+    length = (attacked - x).flatten(1).norm(dim=1)
+    still = (length == 0).nonzero()
+    if len(still):
+        raise InputError(f"the loss has no gradient at point {int(still[0])}, so that no attack moves it")
+    every: dict[str, Tensor] = {"pgd": attacked}
+    for name in kinds:
+        if name == "fgsm":
+            every[name] = attack(model, x, truth, eps=eps, norm=norm, method="fgsm", box=box)
+        elif name == "descent":
+            every[name] = attack(model, x, truth, eps=eps, norm=norm, steps=steps, rate=rate, box=box, lower=True)
+        elif name in ("other class", "same class"):
+            toward = x[_partners(truth, name == "same class", draw)]
+            apart = (toward - x).flatten(1).norm(dim=1)
+            share = (length / apart.clamp(min=1e-12)).clamp(max=1.0)
+            every[name] = x + share.reshape(-1, *[1] * (x.dim() - 1)) * (toward - x)
+        elif name in ("sign", "gauss"):
+            random = torch.randn(x.shape, generator=draw, dtype=torch.float64).to(x)
+            if name == "sign" and norm == "linf":
+                offset = eps * random.sign()
+            else:
+                direction = random.sign() if name == "sign" else random
+                unit = direction / direction.flatten(1).norm(dim=1).reshape(-1, *[1] * (x.dim() - 1))
+                offset = unit * (length.reshape(-1, *[1] * (x.dim() - 1)) if name == "gauss" else eps)
+            every[name] = x + offset if box is None else (x + offset).clamp(*box)
+    return {name: every[name] for name in kinds}
+
+
+def _partners(truth: Tensor, same: bool, draw: torch.Generator) -> Tensor:
+    """For each point, another one of its class or of another class."""
+    chosen = []
+    for number, label in enumerate(truth.tolist()):
+        fits = (truth == label) if same else (truth != label)
+        fits = fits.clone()
+        fits[number] = False
+        others = fits.nonzero().squeeze(1)
+        if not len(others):
+            which = f"another point of class {label}" if same else f"a point of a class that is not {label}"
+            raise InputError(f"there is no {which}; give more points, or leave this kind of path out")
+        chosen.append(others[int(torch.randint(len(others), (1,), generator=draw))])
+    return torch.stack(chosen)
+
+
+def _walked(
+    network: Network, a: Tensor, b: Tensor, box: tuple[float, float] | None, limit: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What one path crosses and how later activations move on it; and the distances of its crossings by layer."""
+    length = float((b - a).double().norm())
+    if length == 0:
+        raise InputError("a path ends where it begins: two of the points are equal, or the box leaves no room")
+    found = joined(walk_line(network, a, b, None, limit))
+    if float(found.t[-1]) < 1:
+        raise BudgetError(f"a path crosses more than {limit} boundaries; raise limit or lower eps")
+    changes, _ = decisions(found.t, found.values)
+    places = {name: to_numpy(event[0]) * length for name, event in found.events.items()}
+    every = np.concatenate(list(places.values())) if places else np.zeros(0)
+    flip = changes[0] * length if changes else np.nan
+    t = torch.linspace(0, 1, PLACES, dtype=a.dtype, device=a.device).reshape(-1, *[1] * (a.dim() - 1))
+    after = {name: out.flatten(1).double() for name, (_, out) in network.gated(torch.lerp(a, b, t)).items()}
+    radius = {name: rows.norm(dim=1) for name, rows in after.items()}
+    cosine = {
+        name: (rows @ rows[0]) / (radius[name] * radius[name][0]).clamp(min=1e-300) for name, rows in after.items()
+    }
+    outside = 0 if box is None else int(((b < box[0]) | (b > box[1])).sum())
+    row = {
+        "length": length, "crossings": len(every), "first": float(every.min()) if len(every) else np.nan,
+        "bits": sum(int((found.first[name] != found.last[name]).sum()) for name in places),
+        "flip": flip, "until_flip": float((every <= flip).sum()) if changes else np.nan, "flipped": bool(changes),
+        "outside": outside,
+        "radius": np.stack([to_numpy(values) for values in radius.values()]),
+        "cosine": np.stack([to_numpy(values) for values in cosine.values()]),
+        "layers": [len(values) for values in places.values()],
+    }  # fmt: skip
+    return row, places
+
+
+def _dataset(rows: dict[str, list[dict[str, Any]]], strips: list[tuple[str, Any]], gates: list[str]) -> "xr.Dataset":
+    import xarray as xr
+
+    def table(name: str) -> Any:
+        return np.array([[one[name] for one in many] for many in rows.values()])
+
+    by = ("path", "point")
+    plain = ("length", "crossings", "bits", "first", "flip", "until_flip", "flipped", "outside")
+    arrays: dict[str, Any] = {name: (by, table(name)) for name in plain}
+    arrays |= {name: ((*by, "gate", "place"), table(name)) for name in ("radius", "cosine")}
+    arrays["layer_crossings"] = ((*by, "gate"), table("layers"))
+    at = [(name, layer, value) for name, places in strips for layer, values in places.items() for value in np.sort(values)]
+    for column, (name, kind) in enumerate((("strip_path", object), ("strip_layer", object), ("strip_at", float))):
+        arrays[name] = ("crossing", np.array([one[column] for one in at], dtype=kind))
+    labels = {
+        "path": np.array(list(rows), dtype=object), "gate": np.array(gates, dtype=object), "place": np.linspace(0, 1, PLACES),
+    }  # fmt: skip
+    return xr.Dataset(arrays, labels)
+
+
+def _known_mean(values: Any) -> float:
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else float("nan")

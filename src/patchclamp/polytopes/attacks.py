@@ -1,0 +1,177 @@
+"""Adversarial examples of a classifier: one step along the gradient's sign, or many projected ones."""
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from patchclamp.core.errors import InputError, ModelError, unknown
+from patchclamp.interventions.forward import logits_of
+from patchclamp.models.guard import check_ready
+from patchclamp.models.opened import OpenModel
+from patchclamp.polytopes.points import as_points
+
+Method = Literal["fgsm", "pgd"]
+Norm = Literal["linf", "l2"]
+BATCH = 250
+
+
+def attack(
+    model: OpenModel,
+    points: Any,
+    labels: Any,
+    *,
+    eps: float,
+    method: Method = "pgd",
+    norm: Norm = "linf",
+    steps: int = 20,
+    rate: float | None = None,
+    box: tuple[float, float] | None = None,
+    seed: int | None = None,
+    lower: bool = False,
+) -> Tensor:
+    """Points within ``eps`` of given ones at which the loss of their labels is larger.
+
+    Args:
+        model: A classifier of tensors: ``[row, *shape] -> [row, class]``.
+        points: ``[point, *shape]``.
+        labels: Of each point, ``[point]``.
+        eps: Radius of the ball.
+        method: ``"fgsm"``: one step of length ``eps`` along the gradient (its sign for ``"linf"``; Goodfellow et al. 2015).
+            ``"pgd"``: many, each projected back into the ball; of the points on the way the one of largest loss is kept
+            (Madry et al. 2018).
+        norm: Of the ball: the largest coordinate, or Euclidean.
+        steps: Of PGD.
+        rate: Length of a step of PGD; ``2.5 eps / steps`` by default.
+        box: Smallest and largest coordinate of the results, as ``(0, 1)`` for images.
+        seed: Of a random start inside the ball for PGD; None starts at the point.
+        lower: Make the loss smaller instead: a control as sensitive as an attack, which attacks nothing.
+
+    Returns:
+        ``[point, *shape]`` on the points' device, in the weights' precision.
+
+    Raises:
+        InputError: ``eps``, ``rate`` or ``steps`` is not positive, labels are missing or no classes, or a point is outside the box.
+        ModelError: The network is no classifier.
+    """
+    x, truth = classified(model, points, labels, box)
+    check_attack(eps, method, norm, steps, rate)
+    if method == "fgsm":
+        found = [
+            _clipped(rows + _steepest(_slope(model, rows, own, lower)[1], norm) * eps, box)
+            for rows, own in zip(x.split(BATCH), truth.split(BATCH), strict=True)
+        ]
+        return torch.cat(found)
+    generator = None if seed is None else torch.Generator().manual_seed(seed)
+    length = 2.5 * eps / steps if rate is None else rate
+    found = []
+    for rows, own in zip(x.split(BATCH), truth.split(BATCH), strict=True):
+        begin = rows if generator is None else _clipped(rows + _inside(rows, eps, norm, generator), box)
+        found.append(_climbed(model, rows, begin, own, eps, norm, steps, length, box, lower))
+    return torch.cat(found)
+
+
+def check_attack(eps: float, method: str, norm: str, steps: int, rate: float | None) -> None:
+    """Refuse an attack that is none.
+
+    Raises:
+        InputError: With the value.
+    """
+    if method not in ("fgsm", "pgd"):
+        raise InputError(unknown("attack", method, ("fgsm", "pgd")))
+    if norm not in ("linf", "l2"):
+        raise InputError(unknown("norm", norm, ("linf", "l2")))
+    if not 0 < eps < float("inf"):
+        raise InputError(f"eps = {eps}: the radius of the ball must be a positive number")
+    if steps < 1 or (rate is not None and not rate > 0):
+        raise InputError(f"an attack takes one step or more, of positive length; got steps={steps}, rate={rate}")
+
+
+def classified(
+    model: OpenModel, points: Any, labels: Any, box: tuple[float, float] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Points and labels of a classifier, checked.
+
+    Raises:
+        InputError: Labels are missing, too few, or no classes; a point does not fit.
+        ModelError: The network gives no row of two or more logits a point.
+    """
+    if labels is None:
+        raise InputError("labels are missing: an attack raises the loss of a label, so each point needs one")
+    if not len(points):
+        raise InputError("no points were given")
+    check_ready(model.module)
+    x = as_points(model, list(points), box=box)
+    truth = torch.as_tensor(labels, device=x.device)
+    if truth.shape != (len(x),) or truth.is_floating_point():
+        raise InputError(f"{len(x)} points need as many whole numbers as labels; got shape {tuple(truth.shape)}, {truth.dtype}")
+    with torch.no_grad():
+        logits = logits_of(model.module(x[:1]))
+    if logits.dim() != 2 or logits.shape[1] < 2:
+        raise ModelError(f"the network is no classifier: for one point it gives the shape {tuple(logits.shape)}, not [1, classes]")
+    wrong = (truth < 0) | (truth >= logits.shape[1])
+    if bool(wrong.any()):
+        raise InputError(f"label {int(truth[wrong][0])} is outside the classes 0..{logits.shape[1] - 1}")
+    return x, truth.long()
+
+
+def _slope(model: OpenModel, x: Tensor, truth: Tensor, lower: bool) -> tuple[Tensor, Tensor]:
+    """What is to grow, ``[point]``, and its gradient: the log-odds against the label, or minus that.
+
+    The cross-entropy is their softplus: it grows with them, but its gradient vanishes where the network is sure.
+    """
+    with torch.enable_grad():
+        rows = x.detach().requires_grad_()
+        logits = logits_of(model.module(rows))
+        own = F.one_hot(truth, logits.shape[1]).bool()
+        odds = logits.masked_fill(own, -torch.inf).logsumexp(1) - logits[own]
+        odds = -odds if lower else odds
+        (gradient,) = torch.autograd.grad(odds.sum(), rows)
+    return odds.detach(), gradient
+
+
+def _steepest(gradient: Tensor, norm: str) -> Tensor:
+    """The step of length 1 along which the loss rises most."""
+    if norm == "linf":
+        return gradient.sign()
+    return gradient / _lengths(gradient).clamp(min=1e-12)
+
+
+def _climbed(
+    model: OpenModel, centre: Tensor, begin: Tensor, truth: Tensor, eps: float, norm: str, steps: int, rate: float, box: Any,
+    lower: bool,
+) -> Tensor:  # fmt: skip
+    at, best = begin, begin
+    most = torch.full_like(truth, -torch.inf, dtype=centre.dtype)
+    for step in range(steps + 1):
+        odds, gradient = _slope(model, at, truth, lower)
+        better = (odds > most).reshape(-1, *[1] * (at.dim() - 1))
+        best, most = torch.where(better, at, best), torch.maximum(odds, most)
+        if step < steps:
+            moved = at + rate * _steepest(gradient, norm)
+            at = _clipped(centre + _projected(moved - centre, eps, norm), box)
+    return best
+
+
+def _projected(offset: Tensor, eps: float, norm: str) -> Tensor:
+    if norm == "linf":
+        return offset.clamp(-eps, eps)
+    return offset * (eps / _lengths(offset).clamp(min=eps))
+
+
+def _inside(x: Tensor, eps: float, norm: str, generator: torch.Generator) -> Tensor:
+    """Uniform in the ball."""
+    if norm == "linf":
+        return (2 * torch.rand(x.shape, generator=generator).to(x) - 1) * eps
+    direction = torch.randn(x.shape, generator=generator).to(x)
+    share = torch.rand(len(x), *[1] * (x.dim() - 1), generator=generator).to(x) ** (1 / x[0].numel())
+    return direction / _lengths(direction) * share * eps
+
+
+def _lengths(x: Tensor) -> Tensor:
+    return x.flatten(1).norm(dim=1).reshape(-1, *[1] * (x.dim() - 1))
+
+
+def _clipped(x: Tensor, box: tuple[float, float] | None) -> Tensor:
+    return x if box is None else x.clamp(*box)

@@ -1,0 +1,283 @@
+"""Clusters of rows by spline codes, activations, unit-norm activations and pre-activations, always side by side.
+
+Codes forget how long an activation is, and clusters of different numbers or coverage cannot be compared: an algorithm that leaves
+half of the rows as noise looks purer. So every form of the same rows is clustered by the same algorithm, and scored on as many
+clusters and as many rows.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from patchclamp.core.digest import digest
+from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.progress import Listener, task
+from patchclamp.core.result import DatasetResult, library_versions
+from patchclamp.polytopes.codes import LABEL, Labels
+from patchclamp.polytopes.partitions import Algorithm, Partition, matched, partition, reduced
+from patchclamp.polytopes.purity import SCORES, halves, scores
+from patchclamp.polytopes.soft import activation
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+
+FORMS = ("hard code", "soft code", "pre-activation", "activation", "unit norm")
+"""Ways to write down the same rows; ``soft code`` only for smooth activations."""
+DRAWS = 24
+"""Half-samples for intervals, and shuffles of the labels for the control."""
+
+
+@dataclass(eq=False)
+class Clusters(DatasetResult):
+    """Clusters of the same rows in several forms, scored against labels.
+
+    ``data`` has ``value`` with its 95 % interval ``low, high`` and ``shuffled`` (the same clusters, labels permuted)
+    and ``unmatched`` (of what the algorithm found, before matching) by ``labels, algorithm, form, score``; ``cluster`` (-1 where a row is not covered) and ``distance`` to the cluster's centre by
+    ``algorithm, form, row``; ``found`` clusters and ``covered`` share of rows before matching by ``algorithm, form``. Scores are
+    ``purity`` (share of rows with the commonest label of their cluster), ``entropy`` (of the label within a cluster, in bits, mean
+    over rows) and ``ami`` (adjusted mutual information, which is 0 for clusters by chance).
+    """
+
+    kind: ClassVar[str] = "clusters"
+
+    @property
+    def algorithms(self) -> tuple[str, ...]:
+        """How the rows were clustered."""
+        return tuple(str(name) for name in self.dataset["algorithm"].values)
+
+    @property
+    def forms(self) -> tuple[str, ...]:
+        """The forms of the rows."""
+        return tuple(str(name) for name in self.dataset["form"].values)
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """The labels that the clusters were scored against."""
+        return tuple(str(name) for name in self.dataset["labels"].values)
+
+    def __repr__(self) -> str:
+        lines = [f"Clusters of {self.dataset.sizes['row']} rows, in {len(self.forms)} forms"]
+        for algorithm in self.algorithms:
+            one = self.dataset.sel(algorithm=algorithm)
+            lines.append(f"{algorithm}: {int(one['count'])} clusters, coverage {float(one['coverage']):.2f}, in every form")
+            for labels in self.label_names:
+                for form in self.forms:
+                    here = one.sel(labels=labels, form=form)
+                    shown = [f"{score} {float(here['value'].sel(score=score)):.3f}" for score in SCORES]
+                    chance = float(here["shuffled"].sel(score="purity"))
+                    lines.append(f"  {labels}, {form}: {', '.join(shown)} (purity of shuffled labels {chance:.3f})")
+        return "\n".join(lines)
+
+    def frame(self) -> "pd.DataFrame":
+        """The scores: one row for each algorithm, labels, form and score."""
+        names = ["value", "low", "high", "shuffled", "unmatched"]
+        table = self.dataset[names].to_dataframe().reset_index()
+        keys = ["algorithm", "form"]
+        found = self.dataset[["found", "covered"]].to_dataframe().reset_index()[[*keys, "found", "covered"]]
+        both = self.dataset[["count", "coverage"]].to_dataframe().reset_index()[["algorithm", "count", "coverage"]]
+        return table[[*keys, "labels", "score", *names]].merge(found, on=keys).merge(both, on="algorithm")
+
+    def differences(self, to: str = "activation") -> "pd.DataFrame":
+        """What each form has over another, with 95 % intervals from the same half-samples.
+
+        Args:
+            to: The form to compare with.
+
+        Raises:
+            InputError: There is no such form.
+        """
+        if to not in self.forms:
+            raise InputError(unknown("form", to, self.forms))
+        apart = self.dataset[["value", "half"]] - self.dataset[["value", "half"]].sel(form=to)
+        spread = 1.96 * apart["half"].std("draw", ddof=1)
+        table = apart.drop_vars("half").assign(low=apart["value"] - spread, high=apart["value"] + spread)
+        rows = table.drop_sel(form=to).to_dataframe().reset_index()
+        return rows[["algorithm", "form", "labels", "score", "value", "low", "high"]]
+
+    def cards(self, algorithm: str, form: str, labels: str | None = None, *, most: int = 12, examples: int = 6) -> "pd.DataFrame":
+        """The largest clusters: their size, purity, commonest labels, and the examples nearest the centre.
+
+        Args:
+            algorithm: How the rows were clustered.
+            form: Of the rows.
+            labels: Which labels; the first by default.
+            most: How many clusters.
+            examples: How many examples of each.
+
+        Raises:
+            InputError: There is no such algorithm, form or labels.
+        """
+        import pandas as pd
+
+        for kind, name, names in (("algorithm", algorithm, self.algorithms), ("form", form, self.forms)):
+            if name not in names:
+                raise InputError(unknown(kind, name, names))
+        chosen = self.label_names[0] if labels is None else labels
+        if chosen not in self.label_names:
+            raise InputError(unknown("labels", chosen, self.label_names))
+        one = self.dataset.sel(algorithm=algorithm, form=form)
+        cluster, marks, distance = one["cluster"].values, self.dataset[chosen].values, one["distance"].values
+        texts = self.dataset["example"].values if "example" in self.dataset else marks
+        numbers, sizes = np.unique(cluster[cluster >= 0], return_counts=True)
+        rows = []
+        for number, size in sorted(zip(numbers, sizes, strict=True), key=lambda pair: (-pair[1], pair[0]))[:most]:
+            members = np.flatnonzero(cluster == number)
+            names, counts = np.unique(marks[members], return_counts=True)
+            common = np.argsort(-counts, kind="stable")[:3]
+            nearest = members[np.argsort(distance[members], kind="stable")[:examples]]
+            rows.append({
+                "cluster": int(number), "size": int(size), "purity": float(counts.max() / size),
+                "labels": ", ".join(f"{names[i]} ({counts[i]})" for i in common),
+                "rows": nearest.tolist(), "examples": [str(texts[i]) for i in nearest],
+            })  # fmt: skip
+        return pd.DataFrame(rows, columns=["cluster", "size", "purity", "labels", "rows", "examples"])
+
+
+def cluster(
+    preactivations: Tensor,
+    activations: Tensor,
+    labels: Labels,
+    *,
+    name: str | None = "relu",
+    others: Mapping[str, Tensor] | None = None,
+    algorithms: Sequence[Algorithm] = ("k-means", "ward", "hdbscan"),
+    k: int | None = None,
+    least: int = 4,
+    pca: int | None = 50,
+    examples: Sequence[str] | None = None,
+    groups: Sequence[Any] | None = None,
+    seed: int = 0,
+    progress: bool | Listener | None = None,
+) -> Clusters:
+    """Cluster rows by their spline codes, and by everything that the codes have to be better than.
+
+    Args:
+        preactivations: What goes into the gates, ``[row, neuron]``.
+        activations: What comes out, ``[row, neuron]`` (in gated MLPs times the up-projection).
+        labels: One a row, or several by name: classes, or which token a row is.
+        name: The activation, whose soft code is made; None for hard codes alone.
+        others: More forms of the same rows, such as an untrained model's codes, each ``[row, d]``.
+        algorithms: Of ``"k-means"``, ``"ward"``, ``"hdbscan"``.
+        k: Clusters of k-means and Ward; by default as many as the first labels, at most a tenth of the rows.
+        least: Smaller clusters do not count: their rows are not covered.
+        pca: Cluster in this many principal components of each form; None for the form itself.
+        examples: A text for each row, for the cards.
+        groups: Rows that belong together, such as those of one document; intervals are over groups.
+        seed: Of k-means, of half-samples and of shuffles.
+        progress: True for a bar, a function for events.
+
+    Raises:
+        InputError: Shapes, labels or names that do not fit, NaN, or too few rows.
+    """
+    forms = _forms(preactivations, activations, name, others or {})
+    count = len(preactivations)
+    named = _labels(labels, count)
+    for algorithm in algorithms:
+        if algorithm not in get_args(Algorithm):
+            raise InputError(unknown("algorithm", algorithm, get_args(Algorithm)))
+    for what, values in (("examples", examples), ("groups", groups)):
+        if values is not None and len(values) != count:
+            raise InputError(f"{what} are one a row: got {len(values)} for {count} rows")
+    kinds = len(np.unique(next(iter(named.values()))))
+    wanted = max(2, min(kinds, count // 10)) if k is None else k
+    if not 2 <= wanted <= count:
+        raise InputError(f"k = {wanted} clusters of {count} rows: from 2 to the number of rows is possible")
+    own = np.arange(count) if groups is None else np.asarray(groups)
+    found: dict[str, dict[str, Partition]] = {}
+    with task("cluster", len(forms) * len(algorithms), "clusterings", show=progress) as bar:
+        points = {form: reduced(values, pca, seed) for form, values in forms.items()}
+        for algorithm in algorithms:
+            found[algorithm] = {}
+            for form, own_points in points.items():
+                found[algorithm][form] = partition(own_points, algorithm, wanted, least, seed)
+                bar.advance()
+    dataset = _scored(found, named, own, seed)
+    if examples is not None:
+        dataset = dataset.assign_coords(example=("row", np.array(examples, dtype=object)))
+    said = {
+        "rows": count, "k": wanted, "least": least, "pca": pca, "seed": seed, "activation": name, "grouped": groups is not None,
+        "digest": digest(*(torch.from_numpy(values) for values in forms.values())),
+        "not_repeatable": "it was made of arrays, which are not saved; only their digest is",
+    }  # fmt: skip
+    return Clusters(dataset, {"model": None, "prompts": [], "parameters": said, "versions": library_versions()})
+
+
+def _forms(z: Tensor, act: Tensor, name: str | None, others: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Every form, as float32 ``[row, d]``."""
+    row = None if name is None else activation(name)
+    if z.shape != act.shape:
+        raise InputError(f"pre-activations {tuple(z.shape)} and activations {tuple(act.shape)} must have one shape")
+    found = {"hard code": (z > 0).float()}
+    if row is not None and row.soft is not None:
+        found["soft code"] = row.code(z)
+    found |= {"pre-activation": z, "activation": act, "unit norm": act / act.norm(dim=-1, keepdim=True).clamp(min=1e-12)}
+    for other, values in others.items():
+        if other in found:
+            raise InputError(f"{other!r} is a form of its own; call yours otherwise")
+        found[other] = values
+    for form, values in found.items():
+        if values.dim() != 2 or len(values) != len(z):
+            raise InputError(f"{form!r} must be [row, d] with {len(z)} rows; got {tuple(values.shape)}")
+        if not bool(torch.isfinite(values).all()):
+            raise InputError(f"{form!r} holds NaN or infinite numbers")
+    return {form: values.detach().float().cpu().numpy() for form, values in found.items()}
+
+
+def _labels(labels: Labels, count: int) -> dict[str, Any]:
+    if labels is None or not len(labels):
+        raise InputError("clusters are scored against labels; give one a row, such as classes or tokens")
+    found: dict[str, Any] = {}
+    for name, values in (labels if isinstance(labels, Mapping) else {LABEL: labels}).items():
+        array = np.asarray(values)
+        if array.shape != (count,):
+            raise InputError(f"{name!r}: one label for each of {count} rows is wanted; got shape {array.shape}")
+        if name in ("row", "algorithm", "form", "score", "draw", "labels", "example"):
+            raise InputError(f"labels cannot be called {name!r}; that name is taken")
+        found[name] = array.astype(object) if array.dtype.kind in "US" else array
+    return found
+
+
+def _scored(found: dict[str, dict[str, Partition]], named: dict[str, Any], groups: Any, seed: int) -> "xr.Dataset":
+    import xarray as xr
+
+    algorithms, forms = list(found), list(next(iter(found.values())))
+    count = len(groups)
+    shape = (len(named), len(algorithms), len(forms), len(SCORES))
+    value, shuffled, unmatched = (np.full(shape, np.nan) for _ in range(3))
+    half = np.full((*shape, DRAWS), np.nan)
+    member, distance = np.full((*shape[1:3], count), -1), np.full((*shape[1:3], count), np.nan)
+    for m, algorithm in enumerate(algorithms):
+        same = matched(found[algorithm])
+        for f, form in enumerate(forms):
+            member[m, f], distance[m, f] = same[form].cluster, same[form].distance
+            for number, marks in enumerate(named.values()):
+                draw = np.random.default_rng(seed)
+                value[number, m, f] = scores(member[m, f], marks)
+                unmatched[number, m, f] = scores(found[algorithm][form].cluster, marks)
+                half[number, m, f] = halves(member[m, f], marks, groups, DRAWS, draw).T
+                shuffled[number, m, f] = np.mean([scores(member[m, f], draw.permutation(marks)) for _ in range(8)], axis=0)
+    spread = 1.96 * half.std(-1, ddof=1)
+    dims = ("labels", "algorithm", "form", "score")
+    raw = [[found[algorithm][form] for form in forms] for algorithm in algorithms]
+    matching = member[range(len(algorithms)), (member >= 0).sum(-1).argmax(-1)]  # a form without clusters has none to match
+    return xr.Dataset(
+        {
+            "value": (dims, value), "low": (dims, value - spread), "high": (dims, value + spread), "shuffled": (dims, shuffled),
+            "unmatched": (dims, unmatched), "half": ((*dims, "draw"), half),
+            "cluster": (("algorithm", "form", "row"), member), "distance": (("algorithm", "form", "row"), distance),
+            "found": (("algorithm", "form"), np.array([[part.count for part in row] for row in raw])),
+            "covered": (("algorithm", "form"), np.array([[float((part.cluster >= 0).mean()) for part in row] for row in raw])),
+            "count": ("algorithm", np.array([len(np.unique(own[own >= 0])) for own in matching])),
+            "coverage": ("algorithm", (matching >= 0).mean(1)),
+        },
+        {
+            "labels": np.array(list(named), dtype=object), "algorithm": np.array(algorithms, dtype=object),
+            "form": np.array(forms, dtype=object), "score": np.array(SCORES, dtype=object),
+            **{name: ("row", marks) for name, marks in named.items()},
+        },
+    )  # fmt: skip

@@ -1,0 +1,256 @@
+"""Spline codes of a model: the pre-activations of its gates are recorded, and kept as bits or as soft codes."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from patchclamp.core.errors import InputError, ModelError
+from patchclamp.core.progress import Listener, task
+from patchclamp.interventions.record import record
+from patchclamp.interventions.results import evidence
+from patchclamp.models.inputs import Prompt
+from patchclamp.models.opened import OpenModel
+from patchclamp.polytopes.codes import Labels, SplineCodes
+from patchclamp.polytopes.gates import Elementwise, Gate, Smooth
+from patchclamp.polytopes.network import Network
+from patchclamp.polytopes.soft import Activation, activation, beta_code
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+ROWS = 512
+"""Rows of a plain network that run together."""
+PROMPTS = 8
+"""Prompts of a language model whose pre-activations are held at a time."""
+ACTIVATION_NAMES = ("hidden_act", "hidden_activation", "activation_function", "activation")
+"""Where configurations keep the name of the MLP's activation."""
+MODULES = (nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish)
+"""Modules whose gate changes at 0, looked for where torch.fx cannot follow a network."""
+
+
+@dataclass(frozen=True, eq=False)
+class Gated:
+    """What goes into the gates of one layer, for some rows."""
+
+    name: str
+    z: Tensor
+    """Pre-activations ``[row, *shape]``."""
+    gate: Gate | None
+    """None where only the pre-activations are known: the gate changes at 0."""
+
+    def bits(self) -> Tensor:
+        """The hard code, as booleans."""
+        if bool(torch.isnan(self.z).any()):
+            raise InputError(f"pre-activations of {self.name!r} hold NaN, which lies on no side of a gate")
+        return self.z > 0 if self.gate is None else self.gate.bits(self.z)
+
+    def soft(self, row: Activation | None, beta: float | None) -> Tensor:
+        """The soft code."""
+        if beta is not None:
+            if isinstance(self.gate, Elementwise) and self.gate.breaks != (0.0,) or self.gate and not _one_bit(self.gate):
+                raise InputError(f"{self.name!r} is a {self.gate.kind}: only gates that change at 0 have a code with beta")
+            return beta_code(self.z, beta)
+        if row is not None:
+            return row.code(self.z)
+        if isinstance(self.gate, Smooth):
+            return self.gate.code(self.z)
+        return self.bits().to(self.z.dtype)
+
+
+def _one_bit(gate: Gate) -> bool:
+    return isinstance(gate, Smooth | Elementwise)
+
+
+def spline_codes(
+    model: OpenModel | nn.Module | Network,
+    inputs: Any,
+    sites: Any = None,
+    at: Any = "all",
+    *,
+    labels: Labels = None,
+    progress: bool | Listener | None = None,
+) -> SplineCodes:
+    """The hard codes of a model's gates; see :meth:`patchclamp.Model.spline_codes`.
+
+    Args:
+        model: A language model, or any network.
+        inputs: Prompts, or rows of inputs.
+        sites: Where; by default every layer's ``mlp_pre`` of a language model, and every gate of a network that torch.fx can follow
+            (else the inputs of its activation modules).
+        at: Which tokens of a language model are rows.
+        labels: One a row, or one a prompt; several by name.
+        progress: True for a bar, a function for events.
+
+    Raises:
+        InputError: Labels that do not fit, NaN, or positions for a model without tokens.
+        ModelError: A network in which no gate is found.
+    """
+    kept: dict[str, list[Tensor]] = {}
+    places: list[tuple[int, int]] = []
+    for where, layers in _gated(model, inputs, sites, at, progress):
+        places += where
+        for layer in layers:
+            kept.setdefault(layer.name, []).append(layer.bits())
+    bits = {name: torch.cat(parts) for name, parts in kept.items()}
+    if not isinstance(model, OpenModel):
+        return SplineCodes.from_bits(bits, labels)
+    prompts = model.prompts(inputs)
+    said = evidence(model, prompts, sites=sites, at=at, labels=_plain(labels))
+    return SplineCodes.from_bits(bits, row_labels(prompts, places, labels), *said)
+
+
+def soft_codes(
+    model: OpenModel | nn.Module | Network,
+    inputs: Any,
+    sites: Any = None,
+    at: Any = "all",
+    *,
+    labels: Labels = None,
+    beta: float | None = None,
+    name: str | None = None,
+    progress: bool | Listener | None = None,
+) -> "xr.Dataset":
+    """The soft codes of a model's gates, a variable ``[row, ...]`` a layer; 0 and 1 where a gate is piecewise linear.
+
+    Args:
+        model: As for :func:`spline_codes`.
+        inputs: As there.
+        sites: As there.
+        at: As there.
+        labels: As there.
+        beta: Use the code of the beta-weighted quantization instead of the activation's own: 0 is linear, 1/2 SiLU, 1 hard.
+        name: The activation, as in :data:`patchclamp.polytopes.soft.ACTIVATIONS`; by default as the model says.
+        progress: True for a bar, a function for events.
+
+    Raises:
+        InputError: As there; or an activation without a soft code.
+        ModelError: As there; or the model does not say its activation.
+    """
+    import xarray as xr
+
+    row = activation(name) if name is not None else None
+    if row is None and beta is None and isinstance(model, OpenModel) and model.sites.layers:
+        row = activation(activation_name(model))
+    kept: dict[str, list[Tensor]] = {}
+    places: list[tuple[int, int]] = []
+    for where, layers in _gated(model, inputs, sites, at, progress):
+        places += where
+        for layer in layers:
+            kept.setdefault(layer.name, []).append(layer.soft(row, beta))
+    codes = {own: torch.cat(parts).float().cpu().numpy() for own, parts in kept.items()}
+    prompts = model.prompts(inputs) if isinstance(model, OpenModel) else []
+    coords = row_labels(prompts, places, labels)
+    variables = {own: (("row", *(f"{own}:{axis}" for axis in range(value.ndim - 1))), value) for own, value in codes.items()}
+    return xr.Dataset(variables, {own: ("row", np.asarray(values)) for own, values in coords.items()})
+
+
+def activation_name(model: OpenModel) -> str:
+    """The MLP's activation, as the model's configuration names it.
+
+    Raises:
+        ModelError: It names none.
+    """
+    found = next((getattr(model.config, key) for key in ACTIVATION_NAMES if hasattr(model.config, key)), None)
+    if not isinstance(found, str):
+        raise ModelError("the model's configuration does not say its activation; give it, as in name='gelu'")
+    return found
+
+
+def row_labels(prompts: Sequence[Prompt], places: Sequence[tuple[int, int]], labels: Labels) -> dict[str, Any]:
+    """Labels of rows by name: the user's, the token, and which prompt and position a row is.
+
+    Args:
+        prompts: What was run.
+        places: Prompt and position of each row; empty where a row is an input.
+        labels: Of rows, or of prompts.
+    """
+    given: Mapping[str, Any] = {} if labels is None else labels if isinstance(labels, Mapping) else {"label": labels}
+    found = dict(given)
+    if not places:
+        return found
+    for name, values in given.items():
+        if len(values) == len(prompts) != len(places):
+            found[name] = [values[prompt] for prompt, _ in places]
+    if any(prompt.tokens for prompt in prompts):
+        found.setdefault("token", [prompts[i].tokens[position] for i, position in places])
+    return found | {"prompt": [i for i, _ in places], "position": [position for _, position in places]}
+
+
+def _plain(labels: Labels) -> Any:
+    if labels is None:
+        return None
+    if isinstance(labels, Mapping):
+        return {name: np.asarray(values).tolist() for name, values in labels.items()}
+    return np.asarray(labels).tolist()
+
+
+Piece = tuple[list[tuple[int, int]], list[Gated]]
+
+
+def _gated(
+    model: OpenModel | nn.Module | Network, inputs: Any, sites: Any, at: Any, progress: bool | Listener | None
+) -> Iterator[Piece]:
+    """Pre-activations piece by piece: (prompt, position) of each row, and every layer."""
+    if isinstance(model, OpenModel) and (model.sites.layers or sites is not None):
+        yield from _of_sites(model, inputs, "mlp_pre" if sites is None else sites, at, progress)
+        return
+    if sites is not None:
+        raise InputError("sites name places of an open model: pc.wrap(module) first, or leave them out for every gate")
+    try:
+        network = Network.of(model)
+        if not network.gates:
+            raise ModelError(f"{network!r} has no gate that torch.fx sees")
+    except ModelError:
+        modules = _activation_modules(model)
+        if not modules or not isinstance(model, OpenModel):
+            raise
+        yield from _of_sites(model, inputs, modules, at, progress)
+        return
+    yield from _of_network(network, inputs, at, progress)
+
+
+def _activation_modules(model: OpenModel | nn.Module | Network) -> list[str]:
+    modules = model.sites.modules if isinstance(model, OpenModel) else {}
+    return [f"{path}:in" for path, module in modules.items() if isinstance(module, MODULES)]
+
+
+def _of_network(network: Network, inputs: Any, at: Any, progress: bool | Listener | None) -> Iterator[Piece]:
+    if at != "all":
+        raise InputError(f"at = {at!r}: the rows of this network are inputs, which have no positions")
+    if not isinstance(inputs, Tensor) or inputs.dim() < 2 or not len(inputs):
+        raise InputError("rows of inputs are wanted, as a tensor [row, *shape]")
+    x = inputs.to(network.device, network.dtype)
+    with task("spline codes", len(x), "rows", show=progress) as bar:
+        for start in range(0, len(x), ROWS):
+            with torch.no_grad():
+                found = network.preactivations(x[start : start + ROWS])
+            yield [], [Gated(gate.name, found[gate.name], gate) for gate in network.gates]
+            bar.advance(min(ROWS, len(x) - start))
+
+
+def _of_sites(
+    model: OpenModel, inputs: Any, sites: Any, at: Any, progress: bool | Listener | None
+) -> Iterator[Piece]:
+    prompts = model.prompts(inputs)
+    names = model.sites.expand([sites] if isinstance(sites, str) else list(sites))
+    with task("spline codes", len(prompts), "prompts", show=progress) as bar:
+        for start in range(0, len(prompts), PROMPTS):
+            some = prompts[start : start + PROMPTS]
+            acts = record(model, some, [str(site) for site in names], at, progress=False)
+            where = [(start + i, position) for i, own in enumerate(acts.positions) for position in own]
+            yield where, [
+                Gated(str(site), torch.cat([_rows(acts, site, i) for i in range(len(some))]), None) for site in names
+            ]
+            bar.advance(len(some))
+
+
+def _rows(acts: Any, site: Any, prompt: int) -> Tensor:
+    """``[position, neuron]`` of one prompt, or ``[1, *shape]`` of an input without tokens."""
+    if acts.positions[prompt]:
+        found: Tensor = acts.vectors(site, prompt, None)
+        return found[: len(acts.positions[prompt])]
+    return acts[str(site)][prompt][None]

@@ -1,0 +1,313 @@
+"""Activation scaling: over which sizes of an activation its direction keeps its meaning (its "distribution of validity")."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from patchclamp.core.errors import InputError, ModelError, PatchclampError, unknown
+from patchclamp.core.progress import Listener, task
+from patchclamp.core.result import DatasetResult
+from patchclamp.interventions.actions import place
+from patchclamp.interventions.edits import Call, Edit, Scale
+from patchclamp.interventions.forward import Row, forward
+from patchclamp.interventions.record import batches, record_source
+from patchclamp.interventions.results import evidence
+from patchclamp.models.inputs import Prompt
+from patchclamp.models.opened import OpenModel
+from patchclamp.models.sites import Site
+from patchclamp.polytopes.points import ACTIVATIONS
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+SCALE, NOISE, ROTATION = "scale", "noise", "rotation"
+CONTROLS = (NOISE, ROTATION)
+FACTORS = tuple(2.0**power for power in range(-6, 7))
+METRICS = ("accuracy", "loss", "agreement", "kl")
+_TOKENS, _NUMBERS, _ROWS = 512, 1 << 22, 1000  # of one forward pass: padded tokens; input numbers; rows without tokens
+_BLOCK = 256  # rows of logits whose float64 temporaries are made at once
+
+
+@dataclass(eq=False)
+class Scaling(DatasetResult):
+    """What a network says when the activations at a site are multiplied.
+
+    ``data`` has dims ``edit, site, factor``: ``accuracy`` and ``loss`` (cross-entropy, nats) against the labels or the texts' next
+    tokens, ``agreement`` of the verdict with the unscaled network's, ``kl`` of the unscaled output from the scaled one (nats); and
+    with ``gate`` too ``flipped``: the share of its bits that change, NaN for gates that the edit does not reach. The edits beside
+    ``scale`` move every vector as far in a random direction: ``noise`` adds it, ``rotation`` keeps the length (only where the
+    move is at most twice the length). ``accuracy_before`` and ``loss_before`` are those of the network as it is.
+    """
+
+    kind: ClassVar[str] = "scaling"
+
+    @property
+    def data(self) -> "xr.Dataset":
+        """The numbers."""
+        return self.dataset
+
+    @property
+    def flipped(self) -> "xr.DataArray":
+        """Share of bits that change, over all gates that are reached: ``[edit, site, factor]``."""
+        return self.dataset["flipped"].weighted(self.dataset["bits"]).mean("gate")
+
+    def __repr__(self) -> str:
+        data = self.dataset
+        shown = "accuracy" if np.isfinite(data["accuracy"]).any() else "agreement"
+        head = f"{shown}, {int(data['rows'])} rows"
+        if shown == "accuracy":
+            head += f", {float(data['accuracy_before']):.3f} unscaled"
+        lines = [head, f"{'factor':<22}" + "".join(f"{factor:>8.3g}" for factor in data["factor"].values)]
+        for site in data["site"].values:
+            for edit in data["edit"].values:
+                row = data[shown].sel(site=site, edit=edit).values
+                lines.append(f"{site} {edit}"[:21].ljust(22) + "".join(f"{value:>8.3f}" for value in row))
+        return "\n".join(lines)
+
+
+def scaling(
+    model: OpenModel,
+    inputs: Any,
+    sites: Sequence[str | Sequence[str]] | str,
+    factors: Sequence[float] = FACTORS,
+    *,
+    labels: Any = None,
+    controls: Sequence[str] = CONTROLS,
+    at: Any = "all",
+    seed: int = 0,
+    progress: bool | Listener | None = None,
+) -> Scaling:
+    """Multiply activations by factors and see where the network's verdicts hold.
+
+    Args:
+        model: A language model, or any network that gives ``[row, class]``.
+        inputs: Texts or tokens, or tensors.
+        sites: Where; each one alone. A site of several layers, or a tuple of sites, is scaled at all of them together.
+        factors: Positive numbers.
+        labels: Classes of tensor inputs, ``[row]``. Language models are measured on the texts' own next tokens.
+        controls: Of ``"noise"`` and ``"rotation"``.
+        at: Positions that are scaled.
+        seed: Of the controls' directions.
+        progress: True for a bar, a function for events.
+
+    Raises:
+        InputError: No site, or no factor, or one that is not positive; labels that do not fit; an unknown control.
+        ModelError: The network gives no row of outputs for an input.
+        SiteError: An unknown site.
+    """
+    groups = _groups(sites)
+    amounts = _factors(factors)
+    for name in controls:
+        if name not in CONTROLS:
+            raise InputError(unknown("control", name, CONTROLS))
+    prompts = model.prompts(inputs)
+    truth = _labels(prompts, labels)
+    gates = gate_sites(model)
+    plan: dict[tuple[str, str, float], list[Edit]] = {}
+    for edit in (SCALE, *dict.fromkeys(controls)):
+        for label, group in groups.items():
+            for factor in amounts:
+                if edit != ROTATION or abs(factor - 1) <= 2:
+                    plan[edit, label, factor] = [_edit(edit, factor, seed).on(site, at=at) for site in group]
+    actions = {key: place(model, edits, prompts, record_source) for key, edits in plan.items()}
+    sums: dict[Any, _Sums] = {key: _Sums(len(gates)) for key in [None, *plan]}
+    with task("scaling", len(plan) * len(prompts), "inputs", show=progress) as bar:
+        for members in batches(prompts, _batch(prompts), model.causal):
+            rows = [prompts[i] for i in members]
+            before = _Pass(model, [Row(prompt) for prompt in rows], gates)
+            targets = _targets(rows, [truth[i] for i in members] if truth is not None else None, before.logits)
+            sums[None].add(before, before, targets)
+            for key, placed in actions.items():
+                after = _Pass(model, [Row(prompts[i], placed[i]) for i in members], gates)
+                sums[key].add(before, after, targets)
+                bar.advance(len(members))
+    said = {
+        "inputs": None if prompts[0].ids else torch.cat([prompt.tensors["0"] for prompt in prompts]).cpu(),
+        "sites": [list(group) if len(group) > 1 else group[0] for group in groups.values()], "factors": amounts,
+        "labels": truth, "controls": list(controls), "at": at, "seed": seed,
+    }  # fmt: skip
+    names = [str(site) for site in gates]
+    record, tensors = evidence(model, prompts if prompts[0].ids else (), **said)
+    return Scaling(_dataset(sums, list(groups), amounts, [SCALE, *dict.fromkeys(controls)], names), record, tensors)
+
+
+def gate_sites(model: OpenModel) -> list[Site]:
+    """What goes into the gates: ``mlp_pre`` of every layer, or the inputs of activation modules.
+
+    A gate that is a function, not a module, is not seen.
+    """
+    try:
+        found = model.sites.expand(["mlp_pre"])
+    except PatchclampError:
+        found = []
+    names = [f"{name}:in" for name, module in model.module.named_modules() if isinstance(module, ACTIVATIONS)]
+    return found or model.sites.expand(names)
+
+
+class _Pass:
+    """One forward pass: its logits, and what went into each gate."""
+
+    def __init__(self, model: OpenModel, rows: list[Row], gates: Sequence[Site]) -> None:
+        seen: dict[Site, Tensor] = {}
+
+        def keep(site: Site) -> Callable[[Tensor], None]:
+            def sink(value: Tensor) -> None:
+                seen[site] = value.clone()  # some modules go on to write into it
+
+            return sink
+
+        found = forward(model, rows, taps={site: keep(site) for site in gates}).logits
+        assert found is not None
+        lengths = [len(row.prompt.ids) for row in rows]
+        if lengths[0]:
+            places = torch.arange(found.shape[1], device=found.device)
+            self.real = places < torch.tensor(lengths, device=found.device)[:, None]
+            predicted = places < torch.tensor(lengths, device=found.device)[:, None] - 1
+            self.logits = found[predicted]
+        else:
+            if found.dim() != 2:
+                raise ModelError(f"scaling reads a row of outputs for each input; the network gives {tuple(found.shape)}")
+            self.real = torch.ones(len(rows), dtype=torch.bool, device=found.device)
+            self.logits = found
+        self.values = [seen[site] for site in gates]
+
+
+class _Sums:
+    """Sums over rows of what is measured under one edit."""
+
+    def __init__(self, gates: int) -> None:
+        self.rows, self.inputs, self.metrics = 0, 0, np.zeros(len(METRICS))
+        self.flips, self.bits, self.reached = np.zeros(gates), np.zeros(gates), np.zeros(gates, dtype=bool)
+
+    def add(self, before: _Pass, after: _Pass, targets: Tensor | None) -> None:
+        """Add the rows of one pass."""
+        self.rows += len(before.logits)
+        self.inputs += int(before.real.sum())
+        for start in range(0, len(before.logits), _BLOCK):
+            rows = slice(start, start + _BLOCK)
+            own = None if targets is None else targets[rows]
+            self.metrics += _compared(before.logits[rows], after.logits[rows], own)
+        for number, (z, scaled) in enumerate(zip(before.values, after.values, strict=True)):
+            z, scaled = z[before.real], scaled[before.real]
+            self.reached[number] |= not torch.equal(z, scaled)
+            self.flips[number] += int(((z > 0) != (scaled > 0)).sum())
+            self.bits[number] += z.numel()
+
+
+def _compared(before: Tensor, after: Tensor, targets: Tensor | None) -> np.ndarray[Any, Any]:
+    """Sums of the metrics over rows of logits ``[row, class]``."""
+    p, q = before.double().log_softmax(-1), after.double().log_softmax(-1)
+    kl = float((p.exp() * (p - q)).sum(-1).clamp(min=0).sum())
+    agreement = int((before.argmax(-1) == after.argmax(-1)).sum())
+    if targets is None:
+        return np.array([np.nan, np.nan, agreement, kl])
+    right = int((after.argmax(-1) == targets).sum())
+    return np.array([right, -float(q.gather(-1, targets[:, None]).sum()), agreement, kl])
+
+
+def _groups(sites: Sequence[str | Sequence[str]] | str) -> dict[str, tuple[str, ...]]:
+    """Sites that are scaled together, by what they are called."""
+    given = [sites] if isinstance(sites, str) else list(sites)
+    groups = [(group,) if isinstance(group, str) else tuple(group) for group in given]
+    if not groups or not all(groups):
+        raise InputError("no site was given; name one, as 'mlp_in.4' or '1:out'")
+    return {" + ".join(group): group for group in groups}
+
+
+def _factors(factors: Sequence[float]) -> list[float]:
+    found = [float(factor) for factor in factors]
+    wrong = next((factor for factor in found if not 0 < factor < math.inf), None)
+    if not found or wrong is not None:
+        raise InputError(f"factors are positive numbers, one or more; got {list(factors) if wrong is None else wrong}")
+    return sorted(set(found))
+
+
+def _labels(prompts: Sequence[Prompt], labels: Any) -> list[int] | None:
+    if prompts[0].ids:
+        if labels is not None:
+            raise InputError("labels are for networks without tokens; a language model is measured on its texts' next tokens")
+        short = next((prompt for prompt in prompts if len(prompt.ids) < 2), None)
+        if short is not None:
+            raise InputError(f"the text {short.name!r} has no next token to predict")
+        return None
+    if labels is None:
+        return None
+    found = torch.as_tensor(labels)
+    if found.shape != (len(prompts),) or found.is_floating_point():
+        raise InputError(f"{len(prompts)} inputs need as many whole numbers as labels; got shape {tuple(found.shape)}")
+    return [int(label) for label in found]
+
+
+def _targets(prompts: Sequence[Prompt], labels: Sequence[int] | None, logits: Tensor) -> Tensor | None:
+    if prompts[0].ids:
+        labels = [token for prompt in prompts for token in prompt.ids[1:]]
+    if labels is None:
+        return None
+    wrong = next((label for label in labels if not 0 <= label < logits.shape[1]), None)
+    if wrong is not None:
+        raise InputError(f"label {wrong} is outside the classes 0..{logits.shape[1] - 1}")
+    return torch.tensor(labels, device=logits.device)
+
+
+def _batch(prompts: Sequence[Prompt]) -> int:
+    """What :func:`batches` counts in: tokens, or inputs."""
+    if prompts[0].ids:
+        return _TOKENS
+    return max(1, min(_ROWS, _NUMBERS // max(1, sum(tensor.numel() for tensor in prompts[0].tensors.values()))))
+
+
+def _edit(edit: str, factor: float, seed: int) -> Edit:
+    """Scaling, or a move of the same length elsewhere."""
+    if edit == SCALE:
+        return Scale(factor)
+
+    def moved(x: Tensor) -> Tensor:
+        draw = torch.Generator().manual_seed(seed)
+        random = torch.randn(x.shape, generator=draw).to(x)
+        length = x.norm(dim=-1, keepdim=True)
+        if edit == NOISE:
+            return x + abs(factor - 1) * length * random / random.norm(dim=-1, keepdim=True)
+        along = x / length.clamp(min=1e-30)
+        across = random - (random * along).sum(-1, keepdim=True) * along
+        angle = 2 * math.asin(abs(factor - 1) / 2)
+        return math.cos(angle) * x + math.sin(angle) * length * across / across.norm(dim=-1, keepdim=True)
+
+    return Call(moved)
+
+
+def _dataset(
+    sums: dict[Any, _Sums], sites: list[str], factors: list[float], edits: list[str], gates: list[str]
+) -> "xr.Dataset":
+    import xarray as xr
+
+    shape = (len(edits), len(sites), len(factors))
+    tables = {name: np.full(shape, np.nan) for name in METRICS}
+    flipped = np.full((*shape, len(gates)), np.nan)
+    reached = {
+        (edit, site): np.logical_or.reduce([sums[key].reached for key in sums if key and key[:2] == (edit, site)])
+        for edit in edits
+        for site in sites
+    }
+    for key, found in sums.items():
+        if key is None:
+            continue
+        place = edits.index(key[0]), sites.index(key[1]), factors.index(key[2])
+        for name, value in zip(METRICS, found.metrics / found.rows, strict=True):
+            tables[name][place] = value
+        flipped[place] = np.where(reached[key[:2]], found.flips / np.maximum(found.bits, 1), np.nan)
+    clean = sums[None]
+    arrays: dict[str, Any] = {name: (("edit", "site", "factor"), table) for name, table in tables.items()}
+    arrays |= {
+        "flipped": (("edit", "site", "factor", "gate"), flipped), "bits": ("gate", clean.bits / clean.inputs), "rows": clean.rows,
+        "accuracy_before": clean.metrics[0] / clean.rows, "loss_before": clean.metrics[1] / clean.rows,
+    }  # fmt: skip
+    labels = {
+        "edit": np.array(edits, dtype=object), "site": np.array(sites, dtype=object), "factor": np.array(factors),
+        "gate": np.array(gates, dtype=object),
+    }  # fmt: skip
+    return xr.Dataset(arrays, labels)

@@ -1,0 +1,93 @@
+"""Pictures of the study of classes and maps."""
+
+from typing import TYPE_CHECKING, Any
+
+from patchclamp.figures.style import styled
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from patchclamp.studies.classes_and_maps import ClassesAndMaps
+
+_COLOURS = {"k-means": "#3b6ea5", "random images": "#8a8f98", "learned": "#b8451f", "ReLU network": "#1b1b1b"}
+
+
+def curves(found: "ClassesAndMaps") -> "Figure":
+    """Accuracy against stored numbers; accuracy of gates and maps apart; how maps differ between two images."""
+    with styled() as make:
+        drawn: Figure = make(figsize=(10.2, 3.4), layout="constrained")
+        left, middle, right = drawn.subplots(1, 3, width_ratios=[1.15, 1.25, 0.9])
+        _sizes(left, found)
+        _parts(middle, found)
+        _faces(right, found)
+        for axis in (left, middle, right):
+            axis.spines[["top", "right"]].set_visible(False)
+    return drawn
+
+
+def _sizes(axis: Any, found: "ClassesAndMaps") -> None:
+    table = found.averages()["points"]
+    for (maps, how), rows in table[table["network"] == "nearest points"].groupby(["maps", "points"], sort=False):
+        style = "-" if maps == "full" else "--"
+        axis.errorbar(
+            rows["parameters"], rows["accuracy"], yerr=(rows["high"] - rows["low"]) / 2, fmt=f"{style}o", markersize=3,
+            linewidth=1, color=_COLOURS[str(how)], label=f"points: {how}" if maps == "full" else None,
+        )  # fmt: skip
+    rows = table[table["network"] == "ReLU network"].sort_values("parameters")
+    axis.errorbar(
+        rows["parameters"], rows["accuracy"], yerr=(rows["high"] - rows["low"]) / 2, fmt="-s", markersize=3,
+        linewidth=1.4, color=_COLOURS["ReLU network"], label="ReLU network",
+    )  # fmt: skip
+    floor = float(table.loc[table["network"] == "one linear map", "accuracy"].iloc[0])
+    axis.axhline(floor, color="0.7", linewidth=0.8, zorder=0)
+    axis.text(axis.get_xlim()[1], floor, "one linear map ", ha="right", va="top", fontsize=6, color="0.4")
+    axis.plot([], [], "--", color="0.4", linewidth=1, label="rank 4 and a shared map")
+    axis.set(xscale="log", xlabel="numbers stored", ylabel="accuracy on test images")
+    axis.legend(frameon=False, fontsize=6)
+
+
+def _parts(axis: Any, found: "ClassesAndMaps") -> None:
+    table, seeds = found.averages()["gates"], found.gates
+    table = table[table["what"] != "linear read-out of gates"].reset_index(drop=True)
+    kept = table[table["accuracy"] > 0.5]
+    left_out = [what for what in table["what"] if what not in set(kept["what"])]
+    for place, (_, row) in enumerate(kept.iterrows()):
+        colour = {"one linear map": "0.7", "ReLU network": "#1b1b1b"}.get(row["what"], "#3b6ea5")
+        axis.plot([row["low"], row["high"]], [place, place], color=colour, linewidth=3, alpha=0.35)
+        each = seeds.loc[seeds["what"] == row["what"], "accuracy"]
+        axis.scatter(each, [place] * len(each), s=7, color=colour)
+        axis.text(row["high"], place - 0.22, f"{row['accuracy']:.3f}", fontsize=6, va="bottom", ha="right")
+    axis.set_yticks(range(len(kept)), kept["what"])
+    axis.invert_yaxis()
+    axis.set_xlabel("accuracy on test images" + (f"\n(off the scale: {', '.join(left_out)})" if left_out else ""))
+
+
+def _faces(axis: Any, found: "ClassesAndMaps") -> None:
+    table = found.averages()["faces"]
+    for column, colour, label in (
+        ("at a face", "#b8451f", "maps on both sides of a face"), ("end to end", "#3b6ea5", "maps at the two images")
+    ):  # fmt: skip
+        axis.scatter(table[column], range(len(table)), s=28, color=colour, label=label)
+    names = [f"{row.network}\n({row.faces:.1f} faces)".replace(" of as", "\nof as") for row in table.itertuples()]
+    axis.set_yticks(range(len(table)), names)
+    axis.set_ylim(len(table) - 0.5, -0.9)
+    axis.set(xlabel="relative distance of maps", xscale="log", xlim=(0.005, 2))
+    axis.grid(axis="x", color="0.92", linewidth=0.6)
+    axis.legend(frameon=False, fontsize=6, loc="upper left")
+
+
+def points(found: "ClassesAndMaps") -> "Figure":
+    """The learned points as pictures, with the commonest class of each region and its share."""
+    order = found.says.sort_values(["class", "share"], ascending=[True, False], kind="stable").index
+    wide = 16
+    with styled() as make:
+        tall = -(-len(order) // wide)
+        drawn: Figure = make(figsize=(0.55 * wide, 0.72 * tall), layout="constrained")
+        axes = drawn.subplots(tall, wide, squeeze=False).ravel()
+        for axis in axes:
+            axis.axis("off")
+        for axis, number in zip(axes, order, strict=False):
+            said = found.says.loc[number]
+            axis.imshow(found.centres[number].reshape(28, 28), cmap="gray_r", vmin=0, vmax=1)
+            axis.set_title(f"{said['class']} {said['share']:.0%}" if said["images"] else "empty", fontsize=5.5, pad=1.5)
+    return drawn
