@@ -115,9 +115,11 @@ def test_neighbours_differ_in_the_recorded_neuron_alone(cut: tuple[nn.Module, Pl
         for name, code in bits.items():
             # one row a neuron (a window has several bits, and two of them change)
             neurons = int(gates[name].pieces(z[name][:2]).shape[1])
-            apart = (code[row.above] != code[row.below]).reshape(neurons, -1) if code.dim() == z[name].dim() else (
-                code[row.above] != code[row.below]
-            ).flatten(0, -2)
+            apart = (
+                (code[row.above] != code[row.below]).reshape(neurons, -1)
+                if code.dim() == z[name].dim()
+                else (code[row.above] != code[row.below]).flatten(0, -2)
+            )
             changed = apart.any(1).nonzero().flatten().tolist()
             if name != row.layer:
                 assert changed == []

@@ -49,7 +49,9 @@ def test_bounds_by_hand() -> None:
 
 
 def test_windows_have_no_bounds_of_this_kind() -> None:
-    net = nn.Sequential(nn.Linear(2, 8), nn.Unflatten(1, (1, 8)), nn.MaxPool1d(2), nn.Flatten(), nn.Linear(4, 2)).double()
+    net = nn.Sequential(
+        nn.Linear(2, 8), nn.Unflatten(1, (1, 8)), nn.MaxPool1d(2), nn.Flatten(), nn.Linear(4, 2)
+    ).double()
     assert set(counts(net, box=1.0)) == {"exact", "grid of 60 x 60"}
 
 

@@ -32,7 +32,9 @@ def figure(found: "Raster", color: str | None = None, crossings: bool = True) ->
     if color not in COLOURS:
         raise InputError(unknown("colour", color, COLOURS))
     if color == "class" and not classes:
-        raise InputError("the network has no classes: its output is not [row, class]; color='density' shows its boundaries")
+        raise InputError(
+            "the network has no classes: its output is not [row, class]; color='density' shows its boundaries"
+        )
     with styled() as make:
         drawn: Figure = make(figsize=(5.6, 4.6), layout="constrained")
         axis = drawn.subplots()

@@ -11,6 +11,7 @@ from patchclamp.polytopes.subdivision import Column, Floats, Ints, Subdivision
 ON_THE_CUT = 1e-12
 """A vertex lies on a hyperplane if its value is less than this share of the largest."""
 
+
 def cut_gate(found: Subdivision, gate: LineGate, number: int, z: Column, shape: torch.Size) -> Iterator[int]:
     """Cut along one gate; gives each neuron when it is done.
 
@@ -34,7 +35,9 @@ def _cut_breaks(found: Subdivision, breaks: Sequence[float], number: int, z: Col
         for place, edge in enumerate(breaks):
             if low[neuron] < edge < high[neuron]:
                 begin = found.points.size
-                z.add(_between(z, found.cut(_snapped(z.rows[:, neuron] - edge, least[neuron]), (number, neuron, place))))
+                z.add(
+                    _between(z, found.cut(_snapped(z.rows[:, neuron] - edge, least[neuron]), (number, neuron, place)))
+                )
                 z.rows[begin:, neuron] = edge  # known without rounding
         yield neuron
 

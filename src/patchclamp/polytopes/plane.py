@@ -42,8 +42,8 @@ class Plane(DatasetResult):
       integers), ``map [region, output, axis]`` and ``offset [region, output]`` with output ``= map @ coordinates + offset``;
     - ``corner``: ``corners``, the vertices of all regions, counterclockwise, those of region ``i`` from ``begin[i]`` to
       ``begin[i + 1]``;
-    - ``edge``: ``ends [edge, end]``, ``layer`` and ``neuron`` (flat in its layer) that change across it (-1: a side of the box), and
-      the regions ``above``, where the neuron is on, and ``below``;
+    - ``edge``: ``ends [edge, end]``, ``layer`` and ``neuron`` (flat in its layer) that change across it (layer -1: a side of the
+      box), and the regions ``above``, where the neuron is on, and ``below`` (-1: outside);
     - ``cell``: regions cut along the decision boundary: ``cell_region``, ``cell_class``, ``cell_begin``, ``cell_corners``;
     - ``segment``: the decision boundary: ``boundary [segment, end]`` as vertices and the two ``boundary_class``.
     """
@@ -172,7 +172,7 @@ def plane(
         points: Three points ``[3, *shape]`` that the plane goes through; coordinates are then distances from the first, along the
             way to the second and across it. Default: the two inputs of the network.
         axes: Instead, an origin and two directions ``(origin, u, v)``; the coordinates ``x, y`` are of ``origin + x u + y v``.
-        box: ``((low, high), (low, high))`` in coordinates, or one number ``r`` for from ``-r`` to ``r``; by default around the points.
+        box: ``((low, high), (low, high))`` in coordinates, or ``r`` for from ``-r`` to ``r``; by default around the points.
         start: Where the plane lies: the name of a module (its output), or with ``:in`` what goes into it. Default the input.
         names: Of the points, for the figure.
         max_regions: Above this estimate it does not begin, and at this number it stops with what was found; None for no limit.
@@ -208,7 +208,8 @@ def plane(
     )  # fmt: skip
     tensors |= {f"chart.{name}": getattr(chart, name).cpu() for name in ("origin", "u", "v")}
     facts = {
-        "box": [list(edges) for edges in window], "layers": cutter.names, "widths": cutter.widths, "until": until, "estimate": about.regions,
+        "box": [list(edges) for edges in window], "layers": cutter.names, "widths": cutter.widths, "until": until,
+        "estimate": about.regions,
     }  # fmt: skip
     outputs = values if values is not None else _at_centres(network, chart, found, start)
     dataset = assembled(found, cutter.codes, outputs, values is not None, chart.marked, shown)

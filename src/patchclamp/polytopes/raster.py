@@ -11,9 +11,9 @@ from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
 from patchclamp.interventions.results import evidence
 from patchclamp.models.opened import OpenModel
+from patchclamp.polytopes.charts import kept, named, ready
 from patchclamp.polytopes.estimate import estimate
 from patchclamp.polytopes.lines import decisions, joined, walk_line
-from patchclamp.polytopes.charts import kept, named, ready
 from patchclamp.polytopes.segment import LIMIT
 
 if TYPE_CHECKING:
@@ -101,10 +101,12 @@ def raster(
     heights = bottom + (np.arange(lines) + 0.5) / lines * (top - bottom)
     crossed: list[Any] = []
     pieces: list[Any] = []
+    layers: list[str] = []
     with torch.no_grad(), task("lines", lines, "lines", show=progress) as bar:
         for line, y in enumerate(heights):
             x = chart.at([[left, y], [right, y]])
             walked = joined(walk_line(network, x[:1], x[1:], start, LIMIT))
+            layers = list(walked.events)
             for layer, (t, neuron, *_) in enumerate(walked.events.values()):
                 rows = np.stack([np.full(len(t), line), np.full(len(t), layer), neuron.cpu().numpy()], axis=1)
                 crossed.append((left + t.cpu().numpy() * (right - left), rows))
@@ -117,7 +119,7 @@ def raster(
         model, (), points=kept(points), axes=kept(axes), box=window, start=start,
         names=None if names is None else shown, lines=lines,
     )  # fmt: skip
-    facts = {"box": [list(edges) for edges in window], "layers": list(walked.events), "estimate": about.regions}
+    facts = {"box": [list(edges) for edges in window], "layers": layers, "estimate": about.regions}
     return Raster(_labelled(heights, crossed, pieces, chart.marked, shown), record | facts, tensors)
 
 
