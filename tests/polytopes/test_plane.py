@@ -1,5 +1,6 @@
 """Exact planes: the polygons are the regions of the network, all of them, and nothing else."""
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -200,6 +201,16 @@ def test_one_layer_of_lines_in_general_position_has_the_number_of_zaslavsky() ->
     net[0].bias.data *= 0.3
     # all 21 crossings lie in a box this large
     assert plane(pc.wrap(net), box=1e4).regions == 1 + 7 + 21
+
+
+def test_as_many_regions_as_another_library_finds() -> None:
+    torch.manual_seed(0)
+    sizes = (2, 16, 16, 2)
+    layers = [part for d_in, d_out in itertools.pairwise(sizes) for part in (nn.Linear(d_in, d_out), nn.ReLU())]
+    model = pc.wrap(nn.Sequential(*layers[:-1]))
+    # by local search with linear programs on all of the plane; benchmarks/polytopes_plane.py asks it again
+    of_relucent = 572
+    assert plane(model, box=1e3).regions == plane(model, box=1e5).regions == of_relucent
 
 
 def test_lines_through_one_point_and_equal_neurons() -> None:
