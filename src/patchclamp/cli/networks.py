@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from patchclamp.cli.options import Opening
 from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.files import read_text
 
 if TYPE_CHECKING:
     import patchclamp as pc
@@ -19,6 +20,7 @@ SAYS = (
     f"A network of the studies, trained when it is first asked for ({', '.join(NETWORKS)}; another seed as mnist-mlp:1), a "
     "network of your own as FILE.py:NAME (a torch module, or a function that makes one), or a model by name or folder."
 )
+INPUTS = "Pictures by number (test:0-999), one FILE.npy of rows, text files (a text a line), or texts."
 POINTS = "A point: test:7 or train:7 (a picture), mean:3 (a class's mean), FILE.npy, or numbers as '[1, 0.5]'."
 
 
@@ -67,7 +69,7 @@ def _from_file(path: Path, name: str) -> Any:
         found = getattr(loaded, name, None)
         if found is None:
             raise InputError(unknown(f"name in {path}", name, [n for n in vars(loaded) if not n.startswith("_")]))
-        module = found if isinstance(found, nn.Module) else found()
+        module = found() if callable(found) and not isinstance(found, nn.Module) else found
     finally:
         sys.path.remove(str(path.parent))
     if not isinstance(module, nn.Module):
@@ -107,3 +109,54 @@ def point(spec: str, network: str) -> Any:
     if int(number) >= last:
         raise InputError(f"{spec!r}: the last one is {part}:{last - 1}")
     return rows[labels == int(number)].mean(0) if part == "mean" else rows[int(number)]
+
+
+def inputs(given: list[str], network: str) -> tuple[Any, Any]:
+    """What a network is run on, and the labels if they are known.
+
+    Args:
+        given: Pictures by number (``test:0-999``), one ``.npy`` file of rows, text files (a text a line), or texts.
+        network: As for :func:`open_network`.
+
+    Raises:
+        InputError: A file is not there, or the network has no pictures.
+    """
+    first = given[0]
+    part, _, span = first.partition(":")
+    if part in ("test", "train") and span.replace("-", "").isdecimal():
+        return _pictures(given, network)
+    if first.endswith(".npy"):
+        import numpy as np
+        import torch
+
+        if len(given) > 1 or not Path(first).is_file():
+            raise InputError(f"one .npy file of rows is read, and it must be there: {', '.join(given)}")
+        return torch.from_numpy(np.load(first, allow_pickle=False)), None
+    texts: list[str] = []
+    for one in given:
+        texts += [line for line in read_text(one).splitlines() if line.strip()] if one.endswith(".txt") else [one]
+    return texts, None
+
+
+def _pictures(given: list[str], network: str) -> tuple[Any, Any]:
+    import torch
+
+    name = network.partition(":")[0]
+    if name not in NETWORKS:
+        raise InputError(f"{given[0]!r} are pictures of {' or '.join(DATA)}, and {network!r} is no network of these")
+    from patchclamp.studies import digits
+
+    data = digits.images(name.rpartition("-")[0])  # type: ignore[arg-type]
+    rows, labels = [], []
+    for one in given:
+        part, _, span = one.partition(":")
+        low, _, high = span.partition("-")
+        if part not in ("test", "train") or not low.isdecimal() or not (high or low).isdecimal():
+            raise InputError(f"{one!r} is no range of pictures, as test:0-999")
+        pixels, own = (data.test, data.test_labels) if part == "test" else (data.train, data.train_labels)
+        if not int(low) <= int(high or low) < len(pixels):
+            raise InputError(f"{one!r}: the pictures are {part}:0-{len(pixels) - 1}, the smaller number first")
+        chosen = slice(int(low), int(high or low) + 1)
+        rows.append(pixels[chosen])
+        labels += [data.names[label] for label in own[chosen].tolist()]
+    return torch.cat(rows), labels

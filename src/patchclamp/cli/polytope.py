@@ -1,15 +1,25 @@
 """``patchclamp polytope``: the regions on which a network is one affine map."""
 
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
-from patchclamp.cli.networks import POINTS, SAYS, open_network, point
+from patchclamp.cli.networks import INPUTS, POINTS, SAYS, inputs, open_network, point
 from patchclamp.cli.options import Json, Opening, Out
 from patchclamp.cli.output import keep, show
+from patchclamp.core.errors import InputError
+from patchclamp.core.files import read_text
+
+if TYPE_CHECKING:
+    import patchclamp as pc
 
 app = App(name="polytope", help="The polytope lens: the regions on which a network is one affine map, and their codes.")
 Network = Annotated[str, Parameter(help=SAYS)]
+Inputs = Annotated[list[str], Parameter(help=INPUTS, negative="")]
+LabelFile = Annotated[
+    Path | None, Parameter(help="A text file with a label for each row (or each text) on its own line.")
+]
 Point = Annotated[str, Parameter(help=POINTS)]
 
 
@@ -54,3 +64,247 @@ def segment(
         "network": network, "a": a, "b": b, "start": start, "method": method, "samples": samples, "limit": limit,
     }  # fmt: skip
     keep(found, out, "polytope segment", {**options, **opening.as_config()})
+
+
+@app.command
+def codes(
+    network: Network,
+    rows: Inputs,
+    *,
+    site: Annotated[list[str] | None, Parameter(negative="")] = None,
+    at: str = "rest",
+    labels: LabelFile = None,
+    neighbours: int = 5,
+    out: Out = None,
+    opening: Opening = Opening(),  # noqa: B008
+    as_json: Json = False,
+) -> None:
+    """Spline codes: how many are different, how far apart labels lie, and whether neighbours share a label.
+
+    Args:
+        network: See above.
+        rows: What to run it on.
+        site: Where; every gate of a network, mlp_pre of every layer of a language model.
+        at: Which tokens of a language model are rows.
+        labels: Of the rows.
+        neighbours: How many nearest codes vote on a row's label.
+        out: Folder to save everything in.
+        opening: How to open the model.
+        as_json: Print JSON.
+    """
+    import pandas as pd
+
+    model = open_network(network, opening)
+    x, known = _labelled(rows, network, labels)
+    found = model.spline_codes(x, site, labels=known, **_places(model, at))
+    table = pd.DataFrame(_layer_rows(found, neighbours))
+    show(table.to_dict("records"), as_json=as_json, table=table, title=repr(found).partition("\n")[0])
+    options = {"network": network, "rows": rows, "site": site, "at": at, "labels": labels, "neighbours": neighbours}
+    keep(found, out, "polytope codes", {**options, **opening.as_config()})
+
+
+def _layer_rows(found: "pc.polytopes.SplineCodes", neighbours: int) -> list[dict[str, Any]]:
+    """A line a layer, and one for all layers."""
+    parts = {layer.name: found.layer(layer.name) for layer in found.layers}
+    if len(parts) > 1:
+        parts["all layers"] = found
+    return [{"layer": name, "bits": part.bits, **_about(part, neighbours)} for name, part in parts.items()]
+
+
+def _about(codes_: "pc.polytopes.SplineCodes", neighbours: int) -> dict[str, Any]:
+    distinct = {"different codes": len(codes_.unique().counts), "bits on": float(codes_.dense().double().mean())}
+    names = [name for name in codes_.data.coords if name not in ("prompt", "position")]
+    if not names or len(codes_) <= neighbours:
+        return distinct
+    import numpy as np
+
+    marks = np.asarray(codes_.labels(str(names[0])))
+    near = codes_.knn(k=neighbours).index.numpy()
+    same = (marks[near] == marks[:, None]).mean()
+    return {**distinct, f"nearest {neighbours} of the same {names[0]}": float(same)}
+
+
+@app.command
+def cluster(
+    network: Network,
+    rows: Inputs,
+    *,
+    layer: str,
+    at: str = "rest",
+    labels: LabelFile = None,
+    k: int | None = None,
+    algorithm: Annotated[list[Literal["k-means", "ward", "hdbscan"]] | None, Parameter(negative="")] = None,
+    pca: int = 50,
+    seed: int = 0,
+    cards: int = 0,
+    out: Out = None,
+    opening: Opening = Opening(),  # noqa: B008
+    as_json: Json = False,
+) -> None:
+    """Clusters of a layer's codes, always beside those of its pre-activations, activations and unit-norm activations.
+
+    Args:
+        network: See above.
+        rows: What to run it on.
+        layer: A gate's name, or the number of a language model's layer.
+        at: Which tokens of a language model are rows.
+        labels: Of the rows; known for pictures, and the token itself for a language model.
+        k: Clusters of k-means and Ward; by default as many as labels.
+        algorithm: Which; k-means, Ward and HDBSCAN by default.
+        pca: Principal components to cluster in.
+        seed: Of everything random.
+        cards: Print so many of the largest clusters of codes, too.
+        out: Folder to save everything in.
+        opening: How to open the model.
+        as_json: Print JSON.
+    """
+    model = open_network(network, opening)
+    x, known = _labelled(rows, network, labels)
+    options: dict[str, Any] = {"k": k, "pca": pca, "seed": seed}
+    if algorithm:
+        options["algorithms"] = algorithm
+    found = model.cluster(x, layer, labels=known, progress=True, **options, **_places(model, at))
+    if as_json:
+        show(found.frame().to_dict("records"), as_json=True)
+    else:
+        show(repr(found), as_json=False)
+        if cards:
+            table = found.cards(found.algorithms[0], found.forms[0], most=cards)
+            show(None, as_json=False, table=table.drop(columns=["rows", "examples"]))
+    said = {
+        "network": network,
+        "rows": rows,
+        "layer": layer,
+        "at": at,
+        "labels": labels,
+        "algorithm": algorithm,
+        "cards": cards,
+    }
+    keep(found, out, "polytope cluster", {**said, **options, **opening.as_config()})
+
+
+@app.command
+def plane(
+    network: Network,
+    points: Annotated[
+        list[str] | None, Parameter(help=f"{POINTS} Three of them, or none for a network of two inputs.")
+    ] = None,
+    *,
+    box: Annotated[list[float] | None, Parameter(negative="", consume_multiple=True)] = None,
+    start: str | None = None,
+    max_regions: int = 50_000,
+    lines: int | None = None,
+    color: Literal["class", "code", "map", "density"] | None = None,
+    out: Out = None,
+    opening: Opening = Opening(),  # noqa: B008
+    as_json: Json = False,
+) -> None:
+    """Every region on a plane, as exact polygons; or exact lines through it where there are too many.
+
+    Args:
+        network: See above.
+        points: What the plane goes through.
+        box: In the plane's coordinates: r for -r to r, or left right bottom top.
+        start: Where the points lie; the input by default.
+        max_regions: Above this estimate nothing begins.
+        lines: Draw so many exact lines instead of polygons; the cost does not hang on the number of regions.
+        color: What the figure's colours say.
+        out: Folder to save everything in.
+        opening: How to open the model.
+        as_json: Print JSON.
+    """
+    if box is not None and len(box) not in (1, 4):
+        raise InputError(f"box has 1 number or 4, not {len(box)}")
+    model = open_network(network, opening)
+    through = [point(one, network) for one in points] if points else None
+    window = None if box is None else box[0] if len(box) == 1 else ((box[0], box[1]), (box[2], box[3]))
+    options: dict[str, Any] = {"box": window, "start": start, "names": points or None, "progress": True}
+    found: Any = (
+        model.raster(through, lines=lines, **options)
+        if lines
+        else model.plane(through, max_regions=max_regions, **options)
+    )
+    show(found.frame().describe().to_dict() if as_json else repr(found), as_json=as_json)
+    said = {
+        "network": network,
+        "points": points,
+        "box": box,
+        "start": start,
+        "max_regions": max_regions,
+        "lines": lines,
+    }
+    said["color"] = color
+    keep(
+        found,
+        out,
+        "polytope plane",
+        {**said, **opening.as_config()},
+        **({"color": color} if color and not lines else {}),
+    )
+
+
+@app.command
+def scale(
+    network: Network,
+    rows: Inputs,
+    *,
+    site: Annotated[list[str], Parameter(negative="")],
+    factor: Annotated[list[float] | None, Parameter(negative="", consume_multiple=True)] = None,
+    labels: LabelFile = None,
+    at: str = "all",
+    seed: int = 0,
+    out: Out = None,
+    opening: Opening = Opening(),  # noqa: B008
+    as_json: Json = False,
+) -> None:
+    """Multiply the activations at a site by factors, beside moves of the same length elsewhere, and see what still holds.
+
+    Args:
+        network: See above.
+        rows: What to run it on.
+        site: Where, as 1:out or resid_post.8; several give several curves.
+        factor: By how much; powers of two from 1/64 to 64 by default.
+        labels: Classes of the rows, as numbers; known for pictures.
+        at: Positions of a language model.
+        seed: Of the controls.
+        out: Folder to save everything in.
+        opening: How to open the model.
+        as_json: Print JSON.
+    """
+    from patchclamp.cli.specs import position
+
+    model = open_network(network, opening)
+    x, known = _labelled(rows, network, labels)
+    numbers = None if known is None or model.sites.layers else _numbers(known, network)
+    options: dict[str, Any] = {} if factor is None else {"factors": factor}
+    found = model.scaling(x, site, labels=numbers, at=position(at), seed=seed, progress=True, **options)
+    show(found.frame().to_dict("records") if as_json else repr(found), as_json=as_json)
+    said = {"network": network, "rows": rows, "site": site, "factor": factor, "labels": labels, "at": at, "seed": seed}
+    keep(found, out, "polytope scale", {**said, **opening.as_config()})
+
+
+def _labelled(rows: list[str], network: str, labels: Path | None) -> tuple[Any, Any]:
+    """Inputs, and the labels of the file or those that are known."""
+    x, known = inputs(rows, network)
+    return x, known if labels is None else [line.strip() for line in read_text(labels).splitlines() if line.strip()]
+
+
+def _places(model: "pc.Model", at: str) -> dict[str, Any]:
+    """Positions, for models that have them."""
+    from patchclamp.cli.specs import position
+
+    return {"at": position(at)} if model.sites.layers else {}
+
+
+def _numbers(labels: list[str], network: str) -> list[int]:
+    """Classes as numbers."""
+    from patchclamp.cli.networks import NETWORKS
+
+    if all(label.isdecimal() for label in labels):
+        return [int(label) for label in labels]
+    if network.partition(":")[0] not in NETWORKS:
+        raise InputError(f"classes are numbers, not {next(label for label in labels if not label.isdecimal())!r}")
+    from patchclamp.studies import digits
+
+    names = digits.images(network.partition(":")[0].rpartition("-")[0]).names  # type: ignore[arg-type]
+    return [names.index(label) for label in labels]

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from patchclamp.polytopes.adversarial import AdversarialPaths
     from patchclamp.polytopes.affine import AffineMap
     from patchclamp.polytopes.boundaries import Boundaries
+    from patchclamp.polytopes.clusters import Clusters
+    from patchclamp.polytopes.codes import SplineCodes
     from patchclamp.polytopes.plane import Plane
     from patchclamp.polytopes.radial import RadialDensity
     from patchclamp.polytopes.raster import Raster
@@ -53,6 +55,18 @@ class Polytopes(OpenModel):
         from patchclamp.polytopes.affine import neighbour_distances
 
         return neighbour_distances(self, line)
+
+    def spline_codes(self, inputs: Any, sites: Any = None, **how: Any) -> "SplineCodes":
+        """The spline codes of inputs; see :func:`patchclamp.polytopes.recording.spline_codes`."""
+        from patchclamp.polytopes.recording import spline_codes
+
+        return spline_codes(self, inputs, sites, **how)
+
+    def cluster(self, inputs: Any, layer: str | int, **how: Any) -> "Clusters":
+        """Clusters of a layer's codes, beside its activations; see :func:`patchclamp.polytopes.clustering.cluster_layer`."""
+        from patchclamp.polytopes.clustering import cluster_layer
+
+        return cluster_layer(self, inputs, layer, **how)
 
     def plane(self, points: Any = None, **how: Any) -> "Plane":
         """Every region on a plane, as exact polygons; see :func:`patchclamp.polytopes.plane.plane`."""
