@@ -77,7 +77,35 @@ def test_saving_drawing_and_repeating(tmp_path: Any) -> None:
 
 def test_no_lines_are_refused() -> None:
     net, box = where("relu")
-    with pytest.raises(pc.InputError, match="lines must be 1 or more, not 0"):
+    with pytest.raises(pc.InputError, match=r"lines \(0\) must be 1 or more"):
         raster(pc.wrap(net), **box, lines=0)
-    with pytest.raises(pc.ModelError, match="GELU .*not piecewise linear"):
-        raster(pc.wrap(nn.Sequential(nn.Linear(2, 2), nn.GELU())), box=1.0)
+    with pytest.raises(pc.InputError, match=r"samples \(1\) 2 or more"):
+        raster(pc.wrap(net), **box, samples=1)
+    with pytest.raises(pc.InputError, match="unknown method 'sample'; did you mean 'sampled'"):
+        raster(pc.wrap(net), **box, method="sample")
+
+
+def test_samples_come_near_the_exact_lines_and_take_any_network(tmp_path: Any) -> None:
+    net, box = where("relu")
+    exact, near = (raster(pc.wrap(net), **box, lines=3, method=how, samples=20_000) for how in ("exact", "sampled"))
+    width = 2 / 19_999
+    assert near.data.sizes["crossing"] == exact.data.sizes["crossing"]
+    np.testing.assert_allclose(near.data["x"], exact.data["x"], atol=width)
+    np.testing.assert_array_equal(near.data["neuron"], exact.data["neuron"])
+    smooth = pc.wrap(nn.Sequential(nn.Linear(2, 6), nn.GELU(), nn.Linear(6, 2)))
+    with pytest.raises(pc.ModelError, match="GELU .*not piecewise linear; method='sampled' works"):
+        raster(smooth, box=1.0)
+    found = raster(smooth, box=3.0, lines=20, method="sampled")
+    assert found.record["estimate"] is None
+    assert "20 lines of 400 samples" in repr(found)
+    found.save(tmp_path)
+    assert pc.open(tmp_path) == found
+
+
+def test_one_output_is_a_class_above_zero() -> None:
+    net = nets.mlp(2, (8,), 1).double().eval()
+    with torch.no_grad():
+        net[-1].bias -= net(torch.zeros(1, 2, dtype=torch.float64))[0]
+    exact, near = plane(pc.wrap(net), box=1.0).class_areas(), raster(pc.wrap(net), box=1.0, lines=300).class_areas()
+    assert set(exact) == set(near) == {0, 1}
+    assert near[1] == pytest.approx(exact[1], abs=0.02)

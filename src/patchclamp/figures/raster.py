@@ -42,7 +42,9 @@ def figure(found: "Raster", color: str | None = None, crossings: bool = True) ->
         if crossings and color == "class":
             _crossings(axis, found)
         frame(axis, found)
-        axis.set_title(f"{found.data.sizes['line']} exact lines; about {found.record['estimate']:,} regions")
+        about = found.record["estimate"]
+        regions = "" if about is None else f"; about {about:,} regions"
+        axis.set_title(f"{found.data.sizes['line']} {found.lines}{regions}")
         legend(drawn, axis)
         return drawn
 

@@ -186,7 +186,7 @@ def plane(
     """
     if max_regions is not None and max_regions < 1:
         raise InputError(f"max_regions must be 1 or more, not {max_regions}")
-    network, chart, window = ready(model, points, axes, box, start, "an exact plane")
+    network, chart, window = ready(model, points, axes, box, start, "an exact plane, unlike a raster,")
     shown = named(names, chart)
     about = estimate(network, chart, window, start)
     if max_regions is not None and about.regions > max_regions and not force:
