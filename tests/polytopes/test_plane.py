@@ -284,6 +284,17 @@ def test_the_estimate_is_near(widths: tuple[int, ...]) -> None:
     assert 0.7 < np.exp(np.log(ratios).mean()) < 1.6
 
 
+def test_a_network_without_gates_is_one_region(tmp_path: Any) -> None:
+    model = pc.wrap(nn.Linear(2, 3).double())
+    found = model.plane(box=1.0)
+    assert (found.regions, found.layer_counts(), found.record["estimate"]) == (1, {}, 1)
+    found.figure(color="code")
+    found.save(tmp_path)
+    assert pc.open(tmp_path) == found
+    assert list(model.region_counts(found, 5)["regions"]) == [1, 1]
+    assert model.raster(box=1.0, lines=3).data.sizes["crossing"] == 0
+
+
 class Smooth(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return torch.tanh(x) + nn.functional.silu(x)

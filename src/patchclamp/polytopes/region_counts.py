@@ -55,7 +55,7 @@ def region_counts(model: OpenModel, plane: Plane, samples: int = 400) -> "pd.Dat
     }
     gates = [gate for gate in Network.of(model).gates if gate.name in plane.record["layers"]]
     widths = plane.record["widths"]
-    if all(isinstance(gate, Elementwise) for gate in gates):
+    if gates and all(isinstance(gate, Elementwise) for gate in gates):
         hyperplanes = [
             width * len(gate.breaks) for gate, width in zip(gates, widths, strict=True) if isinstance(gate, Elementwise)
         ]
