@@ -196,7 +196,8 @@ def plane(
         )
     found = Subdivision.of(corners(window))
     until, values = None, None
-    with torch.no_grad(), task("plane", len(network.gates), "layers", show=progress) as bar:
+    gates = sum(step.gate is not None for step in network.after(start)[0])
+    with torch.no_grad(), task("plane", gates, "layers", show=progress) as bar:
         cutter = Cutter(found, np.inf if max_regions is None else max_regions, bar)
         try:
             values = network.walk(chart.at(found.points.rows), cutter, start)
