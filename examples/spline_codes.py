@@ -27,7 +27,9 @@ codes.figure()
 # %%
 for layer in codes.layers:
     nearest = codes.since(layer.name).knn(k=1).index[:, 0]
-    print(layer.name, "to the end: the nearest code has the same digit for", (labels[nearest] == labels).mean().round(3))
+    print(
+        layer.name, "to the end: the nearest code has the same digit for", (labels[nearest] == labels).mean().round(3)
+    )
 
 # %% [markdown]
 # Are clusters of codes better than clusters of activations? Only if they are better than those of unit-norm activations and of
@@ -58,4 +60,7 @@ found.figure(view="cards", algorithm="ward", form="hard code", pictures=x.reshap
 silu = pc.polytopes.activation("silu")
 z = torch.linspace(-4, 4, 9)
 print(torch.equal(silu.code(z) * z, z * torch.sigmoid(z)), silu.code(z).round(decimals=2).tolist())
-print("hard to soft:", {beta: round(float(pc.polytopes.beta_code(torch.tensor(1.0), beta)), 3) for beta in (0.0, 0.5, 0.9, 1.0)})
+print(
+    "hard to soft:",
+    {beta: round(float(pc.polytopes.beta_code(torch.tensor(1.0), beta)), 3) for beta in (0.0, 0.5, 0.9, 1.0)},
+)

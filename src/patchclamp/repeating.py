@@ -195,6 +195,14 @@ def _spline_codes(model: Model, prompts: Any, said: dict[str, Any]) -> Result:
     return model.spline_codes(prompts, said["sites"], said["at"], labels=said["labels"])
 
 
+def _plane(model: Model, _: Any, said: dict[str, Any]) -> Result:
+    return model.plane(**said)
+
+
+def _raster(model: Model, _: Any, said: dict[str, Any]) -> Result:
+    return model.raster(**said)
+
+
 def _boundaries(model: Model, _: Any, said: dict[str, Any]) -> Result:
     return model.boundaries(**said)
 
@@ -237,6 +245,8 @@ _MAKERS = {
     "divergence": _divergence,
     "interchange": _interchange,
     "segment": _segment,
+    "plane": _plane,
+    "raster": _raster,
     "boundaries": _boundaries,
     "radial_density": _radial_density,
     "scaling": _scaling,

@@ -75,6 +75,8 @@ def _walked() -> dict[str, Result]:
         "radial_density": NETWORK.radial_density(points, edges=[0, 1, 4]),
         "scaling": NETWORK.scaling(points, ["1:out"], [0.5, 2], labels=labels),
         "paths": NETWORK.adversarial_paths(points, labels, eps=0.3, steps=5),
+        "plane": NETWORK.plane(points[:3], names=["a", "b", "c"]),
+        "raster": NETWORK.raster(points[:3], lines=4),
     }
 
 
@@ -89,7 +91,7 @@ def _clustered() -> Result:
 
 
 NETWORK = pc.wrap(networks()["relu"][0])
-WALKED = ("segment", "boundaries", "radial_density", "scaling", "paths")
+WALKED = ("segment", "boundaries", "radial_density", "scaling", "paths", "plane", "raster")
 """Kinds made with a small network."""
 ARRAYS = ("probe_report", "clusters")
 """Kinds made of arrays alone: they know no model, and cannot be repeated from their folder."""

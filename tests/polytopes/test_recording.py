@@ -116,6 +116,8 @@ def test_bad_input_is_refused(llama: pc.Model) -> None:
         spline_codes(llama, tiny.ids(3, 4), labels=[1, 2])
     with pytest.raises(pc.InputError, match="only gates that change at 0"):
         soft_codes(nn.Sequential(nn.Linear(3, 7), nn.ReLU6()), torch.randn(2, 3), beta=0.5)
+    with pytest.raises(pc.InputError, match="which activation reads '1:in' is not known"):
+        soft_codes(pc.wrap(nn.Sequential(nn.Linear(3, 7), nn.SiLU()).eval()), torch.randn(2, 3), "1:in")
     with pytest.raises(pc.InputError, match="'softplus' has no soft code"):
         soft_codes(llama, tiny.ids(1, 4), name="softplus")
 

@@ -381,6 +381,35 @@ def polytopes_mnist(
     _tell(found, out, "polytopes-mnist", {**options, "kind": list(kinds), "seed": list(seeds), "pairs": pairs}, as_json)
 
 
+@app.command
+def code_directions(
+    *,
+    model: str = "smollm2-135m",
+    seeds: int = 3,
+    since: Annotated[list[int] | None, Parameter(negative="", consume_multiple=True)] = None,
+    out: Path = Path("out/code-directions"),
+    opening: Opening = Opening(),  # noqa: B008
+    as_json: Json = False,
+) -> None:
+    """Differences of mean spline codes as directions: scores and pushes, beside those of activations. Digits, and gender.
+
+    Args:
+        model: Catalogue name, Hugging Face id or folder.
+        seeds: Networks of digits.
+        since: Layers of the language model at which pathways begin; three by default.
+        out: Folder for tables and the report.
+        opening: How to open the model.
+        as_json: Print JSON.
+    """
+    from patchclamp.studies.code_directions import study
+
+    opened = opening.load(model)
+    layers = since or [opened.sites.n_layers * part // 3 for part in range(3)]
+    found = study(opened, out, seeds=seeds, since=layers)
+    options = {"model": model, "seeds": seeds, "since": since, **opening.as_config()}
+    _tell(found, out, "code-directions", options, as_json)
+
+
 def _tell(found: Any, out: Path, name: str, options: dict[str, Any], as_json: bool) -> None:
     """Leave the command beside what a study found, and print it."""
     command = shlex.join(["patchclamp", *sys.argv[1:]])

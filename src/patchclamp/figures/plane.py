@@ -28,8 +28,8 @@ def figure(found: "Plane", color: str | None = None, layers: int | None = None, 
 
     Args:
         found: The result.
-        color: ``"class"``, the largest output, with the decision boundary; ``"code"``, any colour for each code; ``"map"``, the norm
-            of the affine map's part in the plane; ``"density"``, regions a unit of area. Default: class if there are classes.
+        color: ``"class"``, the largest output, with the decision boundary; ``"code"``, any colour for each code; ``"map"``, the
+            norm of the affine map's part in the plane; ``"density"``, regions a unit of area. Default: class if there are classes.
         layers: Draw only the boundaries of so many layers, and as codes those of these layers.
         lines: ``"layer"`` for a colour a layer, ``"plain"`` for grey ones, ``"none"``. Default: by layer over classes and codes.
 
@@ -117,7 +117,9 @@ def _fill(axis: Any, found: "Plane", color: str, layers: int) -> None:
         for one in np.unique(classes):
             axis.scatter([], [], marker="s", s=40, color=CLASSES[one % len(CLASSES)], label=f"class {one}")
     elif color == "code":
-        axis.add_collection(PolyCollection(polygons, facecolors=_code_colours(data["code"].values[:, :layers]), **style))
+        axis.add_collection(
+            PolyCollection(polygons, facecolors=_code_colours(data["code"].values[:, :layers]), **style)
+        )
     else:
         values = 1 / data["area"].values if color == "density" else np.linalg.norm(data["map"].values, axis=(1, 2))
         low, high = np.quantile(values[values > 0], [0.01, 0.99]) if (values > 0).any() else (1.0, 1.0)
@@ -148,7 +150,12 @@ def _boundaries(axis: Any, found: "Plane", lines: str, layers: int) -> None:
     for layer in reversed(range(layers)):
         mine = data["layer"].values == layer
         colour = LAYERS[layer % len(LAYERS)] if lines == "layer" else "0.25"
-        style = {"linewidths": width, "colors": colour, "rasterized": found.regions > _MANY, "zorder": 2}
+        style: dict[str, Any] = {
+            "linewidths": width,
+            "colors": colour,
+            "rasterized": found.regions > _MANY,
+            "zorder": 2,
+        }
         axis.add_collection(LineCollection(places[mine], alpha=0.8, **style))
     if lines == "layer":
         for layer in range(layers):

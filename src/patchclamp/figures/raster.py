@@ -32,7 +32,9 @@ def figure(found: "Raster", color: str | None = None, crossings: bool = True) ->
     if color not in COLOURS:
         raise InputError(unknown("colour", color, COLOURS))
     if color == "class" and not classes:
-        raise InputError("the network has no classes: its output is not [row, class]; color='density' shows its boundaries")
+        raise InputError(
+            "the network has no classes: its output is not [row, class]; color='density' shows its boundaries"
+        )
     with styled() as make:
         drawn: Figure = make(figsize=(5.6, 4.6), layout="constrained")
         axis = drawn.subplots()
@@ -40,7 +42,9 @@ def figure(found: "Raster", color: str | None = None, crossings: bool = True) ->
         if crossings and color == "class":
             _crossings(axis, found)
         frame(axis, found)
-        axis.set_title(f"{found.data.sizes['line']} exact lines; about {found.record['estimate']:,} regions")
+        about = found.record["estimate"]
+        regions = "" if about is None else f"; about {about:,} regions"
+        axis.set_title(f"{found.data.sizes['line']} {found.lines}{regions}")
         legend(drawn, axis)
         return drawn
 

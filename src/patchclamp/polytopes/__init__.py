@@ -6,6 +6,8 @@ from patchclamp.polytopes.affine import map_distance as map_distance
 from patchclamp.polytopes.boundaries import Boundaries as Boundaries
 from patchclamp.polytopes.clusters import Clusters as Clusters
 from patchclamp.polytopes.clusters import cluster as cluster
+from patchclamp.polytopes.code_directions import CodeDirection as CodeDirection
+from patchclamp.polytopes.code_directions import code_direction as code_direction
 from patchclamp.polytopes.codes import SplineCodes as SplineCodes
 from patchclamp.polytopes.nearest_linear import NearestLinear as NearestLinear
 from patchclamp.polytopes.network import Network as Network
@@ -28,6 +30,7 @@ __all__ = [
     "AffineMap",
     "Boundaries",
     "Clusters",
+    "CodeDirection",
     "NearestLinear",
     "Network",
     "Pieces",
@@ -40,6 +43,7 @@ __all__ = [
     "activation",
     "beta_code",
     "cluster",
+    "code_direction",
     "map_distance",
     "soft_codes",
     "spline_codes",

@@ -91,7 +91,6 @@ def affine_map(
 
 def frozen_map(network: Network, point: Tensor, states: dict[str, Tensor], start: str | None) -> tuple[Tensor, Tensor]:
     """``A, c`` of a network whose gates are frozen; pushes the smaller of inputs and outputs through."""
-
     return affine_parts(lambda rows: network.frozen(rows, states, start), point)
 
 

@@ -97,7 +97,9 @@ class Chart:
         if edges.ndim == 0:
             edges = np.array([[-edges, edges]] * 2)
         if edges.shape != (2, 2):
-            raise InputError(f"a box is ((low, high), (low, high)) in coordinates of the plane, or one number; not {given!r}")
+            raise InputError(
+                f"a box is ((low, high), (low, high)) in coordinates of the plane, or one number; not {given!r}"
+            )
         if not np.isfinite(edges).all():
             raise InputError(f"the box {given!r} is not finite")
         if not (edges[:, 0] < edges[:, 1]).all():

@@ -34,7 +34,9 @@ RESERVED = frozenset({
 })  # fmt: skip
 """Names of what a result holds."""
 DRAWS = 24
-"""Half-samples for intervals, and shuffles of the labels for the control."""
+"""Half-samples, for intervals."""
+SHUFFLES = 8
+"""Of the labels, for the control."""
 
 
 @dataclass(eq=False)
@@ -94,7 +96,9 @@ class Clusters(DatasetResult):
                     shown = [f"{score} {float(here['value'].sel(score=score)):.3f}" for score in SCORES]
                     chance = float(here["shuffled"].sel(score="purity"))
                     fewer = "" if self.is_matched(algorithm, form) else f"; {self._own(algorithm, form)}"
-                    lines.append(f"  {labels}, {form}: {', '.join(shown)} (purity of shuffled labels {chance:.3f}{fewer})")
+                    lines.append(
+                        f"  {labels}, {form}: {', '.join(shown)} (purity of shuffled labels {chance:.3f}{fewer})"
+                    )
         return "\n".join(lines)
 
     def frame(self) -> "pd.DataFrame":
@@ -292,7 +296,7 @@ def _scored(found: dict[str, dict[str, Partition]], named: dict[str, Any], group
                 unmatched[number, m, f] = scores(found[algorithm][form].cluster, marks)
                 half[number, m, f] = halves(member[m, f], marks, groups, DRAWS, draw).T
                 shuffled[number, m, f] = np.mean(
-                    [scores(member[m, f], draw.permutation(marks)) for _ in range(8)], axis=0
+                    [scores(member[m, f], draw.permutation(marks)) for _ in range(SHUFFLES)], axis=0
                 )
     spread = 1.96 * half.std(-1, ddof=1)
     dims = ("labels", "algorithm", "form", "score")

@@ -5,10 +5,10 @@ import torch
 from torch import Tensor
 
 from patchclamp.core.progress import Task
-from patchclamp.polytopes.gate_cuts import Cut, cut_gate
+from patchclamp.polytopes.gate_cuts import cut_gate
 from patchclamp.polytopes.gates import LineGate
 from patchclamp.polytopes.network import Live, Network, Step
-from patchclamp.polytopes.subdivision import Floats, Ints, Subdivision
+from patchclamp.polytopes.subdivision import Column, Floats, Ints, Subdivision
 
 _ROWS = 2048
 
@@ -53,17 +53,17 @@ class Cutter:
         self.names.append(gate.name)
         self.widths.append(gate.pieces(live[step.source][:2]).shape[1])
         found.begin()
-        cuts: list[Cut] = []
+        z = live[step.source]
+        rows = Column(z.reshape(len(z), -1).cpu().numpy())
         try:
-            for cut in cut_gate(found, gate, number, live[step.source]):
-                cuts.append(cut)
+            for neuron in cut_gate(found, gate, number, rows, z.shape[1:]):
                 if found.faces > self.most:
-                    raise FullError(gate.name, cut[0])
+                    raise FullError(gate.name, neuron)
         finally:
             self.codes = self.codes[found.origin.rows]
-        live = self._grown(live)
-        _pin(live[step.source], cuts)
-        self.codes = np.column_stack([self.codes, self._digests(gate, number, live[step.source])])
+        live = self._grown({key: tensor for key, tensor in live.items() if key != step.source})
+        live[step.source] = torch.from_numpy(rows.rows).to(z.device).view(-1, *z.shape[1:])
+        self.codes = np.column_stack([self.codes, self._digests(gate, number, rows.rows, z.shape[1:])])
         if self.bar is not None:
             self.bar.advance()
         return live
@@ -71,7 +71,7 @@ class Cutter:
     def _grown(self, live: Live) -> Live:
         """All tensors with the rows of the new vertices, between those of their parents."""
         parents, fractions = self.subdivision.parents.rows, self.subdivision.fractions.rows
-        if not len(parents):
+        if not len(parents) or not live:
             return live
         rows = self.subdivision.points.size
         old = rows - len(parents)
@@ -83,13 +83,12 @@ class Cutter:
         levels = np.split(order, np.flatnonzero(np.diff(made[order])) + 1)
         return {key: _interpolated(tensor, parents, fractions, levels) for key, tensor in live.items()}
 
-    def _digests(self, gate: LineGate, number: int, z: Tensor) -> Ints:
+    def _digests(self, gate: LineGate, number: int, z: Floats, shape: torch.Size) -> Ints:
         """The digest of the gate's code in each face, at the mean of its corners."""
-        middle, flat = self.subdivision.averages(), z.reshape(len(z), -1).cpu().numpy()
-        found = []
+        middle, found = self.subdivision.averages(), []
         for begin in range(0, self.subdivision.faces, _ROWS):
-            rows = torch.from_numpy(middle[begin : begin + _ROWS] @ flat)
-            found.append(digest_of(gate.bits(rows.reshape(-1, *z.shape[1:])), number))
+            rows = torch.from_numpy(middle[begin : begin + _ROWS] @ z)
+            found.append(digest_of(gate.bits(rows.view(-1, *shape)), number))
         return np.concatenate(found)
 
 
@@ -104,14 +103,6 @@ def _interpolated(tensor: Tensor, parents: Ints, fractions: Floats, levels: list
         share = torch.from_numpy(fractions[level]).to(flat)[:, None]
         flat[torch.from_numpy(old + level).to(flat.device)] = begin + share * (end - begin)
     return grown
-
-
-def _pin(z: Tensor, cuts: list[Cut]) -> None:
-    """The pre-activation of a cut's own neuron at its vertices is known: no rounding there."""
-    ends = [begin for _, begin, _ in cuts[1:]] + [len(z)]
-    for (neuron, begin, value), end in zip(cuts, ends, strict=True):
-        if value is not None and end > begin:
-            z.view(len(z), -1)[begin:end, neuron] = value
 
 
 def digest_of(bits: Tensor, number: int) -> Ints:
@@ -130,4 +121,5 @@ def digests(network: Network, x: Tensor, start: str | None = None) -> Ints:
     """The digest of each point's code at every gate, ``[row, gate]``: equal codes have equal digests."""
     gates = {gate.name: gate for gate in network.gates}
     found = network.preactivations(x, start)
-    return np.column_stack([digest_of(gates[name].bits(z), i) for i, (name, z) in enumerate(found.items())])
+    columns = [digest_of(gates[name].bits(z), i) for i, (name, z) in enumerate(found.items())]
+    return np.column_stack([np.zeros((len(x), 0), np.int64), *columns])

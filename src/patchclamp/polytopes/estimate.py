@@ -38,8 +38,8 @@ def estimate(network: Network, chart: Chart, box: Box, start: str | None = None,
 
     By Euler's formula a box whose boundaries cross each other at ``V`` places and its sides at ``W`` has ``1 + V + W / 2``
     regions. ``W`` is counted along the sides. Boundaries without a preferred direction, of which a line crosses ``c`` a unit of
-    length, cross each other ``pi c^2 / 4`` times a unit of area (Santalo 1976, "Integral geometry", chapter 3); here ``c^2`` is,
-    in each cell of a grid, the product of what a horizontal and a vertical line cross there, of different neurons.
+    length, cross each other ``pi c^2 / 4`` times a unit of area (Santalo 1976, "Integral Geometry and Geometric Probability");
+    here ``c^2`` is, in each cell of a grid, the product of what a horizontal and a vertical line cross there, of different neurons.
     """
     low, high = np.array(box).T
     draw = np.random.default_rng(seed)

@@ -9,6 +9,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from patchclamp.polytopes.gates import Gate, MaxPool, Smooth, elementwise
+from patchclamp.polytopes.soft import activation
 
 Nature = Literal["affine", "gate", "product", "shape", "other"]
 
@@ -156,19 +157,14 @@ def _gate(kind: str, name: str, says: str, options: dict[str, Any]) -> Op:
     if kind == "relu6":
         options = {"low": 0.0, "high": 6.0}
     if kind == "silu":
-        return Op("gate", says, Smooth(name, kind, torch.sigmoid))
+        return Op("gate", says, Smooth(name, kind, activation("silu").code))
     if kind == "gelu":
-        return Op("gate", says, Smooth(name, kind, _phi if options["approximate"] == "none" else _phi_tanh))
+        return Op(
+            "gate",
+            says,
+            Smooth(name, kind, activation("gelu" if options["approximate"] == "none" else "gelu_tanh").code),
+        )
     return Op("gate", says, elementwise(name, kind, **options))
-
-
-def _phi(z: Tensor) -> Tensor:
-    probability: Tensor = torch.special.ndtr(z)
-    return probability
-
-
-def _phi_tanh(z: Tensor) -> Tensor:
-    return 0.5 * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (z + 0.044715 * z**3)))
 
 
 def _max_pool(name: str, dims: int, options: dict[str, Any]) -> MaxPool:

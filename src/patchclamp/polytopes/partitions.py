@@ -105,8 +105,8 @@ def matched(found: Mapping[str, Partition], forms: Collection[str]) -> dict[str,
 
     Clusters are merged, the nearest first, until there are as many as in the partition with the fewest. (To keep the largest ones
     would favour forms with few clusters: large clusters are the least pure.) Then the surest rows are kept, as many as the one
-    that covers the fewest has; the surest row of every cluster is among them. A partition without clusters stays as it is, and one that is not among ``forms``
-    keeps fewer clusters or rows if it has no more.
+    that covers the fewest has; the surest row of every cluster is among them. A partition without clusters stays as it is, and
+    one that is not among ``forms`` keeps fewer clusters or rows if it has no more.
 
     Args:
         found: By form.

@@ -42,8 +42,8 @@ class Plane(DatasetResult):
       integers), ``map [region, output, axis]`` and ``offset [region, output]`` with output ``= map @ coordinates + offset``;
     - ``corner``: ``corners``, the vertices of all regions, counterclockwise, those of region ``i`` from ``begin[i]`` to
       ``begin[i + 1]``;
-    - ``edge``: ``ends [edge, end]``, ``layer`` and ``neuron`` (flat in its layer) that change across it (-1: a side of the box), and
-      the regions ``above``, where the neuron is on, and ``below``;
+    - ``edge``: ``ends [edge, end]``, ``layer`` and ``neuron`` (flat in its layer) that change across it (layer -1: a side of the
+      box), and the regions ``above``, where the neuron is on, and ``below`` (-1: outside);
     - ``cell``: regions cut along the decision boundary: ``cell_region``, ``cell_class``, ``cell_begin``, ``cell_corners``;
     - ``segment``: the decision boundary: ``boundary [segment, end]`` as vertices and the two ``boundary_class``.
     """
@@ -172,7 +172,7 @@ def plane(
         points: Three points ``[3, *shape]`` that the plane goes through; coordinates are then distances from the first, along the
             way to the second and across it. Default: the two inputs of the network.
         axes: Instead, an origin and two directions ``(origin, u, v)``; the coordinates ``x, y`` are of ``origin + x u + y v``.
-        box: ``((low, high), (low, high))`` in coordinates, or one number ``r`` for from ``-r`` to ``r``; by default around the points.
+        box: ``((low, high), (low, high))`` in coordinates, or ``r`` for from ``-r`` to ``r``; by default around the points.
         start: Where the plane lies: the name of a module (its output), or with ``:in`` what goes into it. Default the input.
         names: Of the points, for the figure.
         max_regions: Above this estimate it does not begin, and at this number it stops with what was found; None for no limit.
@@ -186,7 +186,7 @@ def plane(
     """
     if max_regions is not None and max_regions < 1:
         raise InputError(f"max_regions must be 1 or more, not {max_regions}")
-    network, chart, window = ready(model, points, axes, box, start, "an exact plane")
+    network, chart, window = ready(model, points, axes, box, start, "an exact plane, unlike a raster,")
     shown = named(names, chart)
     about = estimate(network, chart, window, start)
     if max_regions is not None and about.regions > max_regions and not force:
@@ -196,7 +196,8 @@ def plane(
         )
     found = Subdivision.of(corners(window))
     until, values = None, None
-    with torch.no_grad(), task("plane", len(network.gates), "layers", show=progress) as bar:
+    gates = sum(step.gate is not None for step in network.after(start)[0])
+    with torch.no_grad(), task("plane", gates, "layers", show=progress) as bar:
         cutter = Cutter(found, np.inf if max_regions is None else max_regions, bar)
         try:
             values = network.walk(chart.at(found.points.rows), cutter, start)
@@ -208,7 +209,8 @@ def plane(
     )  # fmt: skip
     tensors |= {f"chart.{name}": getattr(chart, name).cpu() for name in ("origin", "u", "v")}
     facts = {
-        "box": [list(edges) for edges in window], "layers": cutter.names, "widths": cutter.widths, "until": until, "estimate": about.regions,
+        "box": [list(edges) for edges in window], "layers": cutter.names, "widths": cutter.widths, "until": until,
+        "estimate": about.regions,
     }  # fmt: skip
     outputs = values if values is not None else _at_centres(network, chart, found, start)
     dataset = assembled(found, cutter.codes, outputs, values is not None, chart.marked, shown)

@@ -4,10 +4,11 @@ import copy
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from patchclamp.polytopes.gate_cuts import Values, cut_windows
-from patchclamp.polytopes.subdivision import BOX, OUTSIDE, Floats, Ints, Subdivision
+from patchclamp.polytopes.gate_cuts import cut_windows
+from patchclamp.polytopes.subdivision import BOX, OUTSIDE, Column, Floats, Ints, Subdivision
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -39,8 +40,8 @@ def assembled(
         "begin": ("bound", begin),
         "marked": (("point", "axis"), marked),
     }
-    values = outputs.double().cpu().numpy()
-    logits = _logits(values)
+    values, classed = outputs.double().cpu().numpy(), with_zero(outputs.double())
+    logits = None if classed is None else classed.cpu().numpy()
     finer, cells = found, _no_cells()
     if complete and values.ndim == 2:
         arrays["map"], arrays["offset"] = _maps(places, values[corners], begin)
@@ -100,11 +101,11 @@ def _neighbours(found: Subdivision) -> Ints:
     return np.bincount(pairs.ravel(), minlength=found.faces)
 
 
-def _logits(values: Floats) -> Floats | None:
+def with_zero(outputs: Tensor) -> Tensor | None:
     """One column a class: a single output stands for "above 0" against "not"; None if there are no classes."""
-    if values.ndim != 2:
+    if outputs.dim() != 2:
         return None
-    return np.column_stack([np.zeros(len(values)), values]) if values.shape[1] == 1 else values
+    return outputs if outputs.shape[1] > 1 else torch.cat([torch.zeros_like(outputs), outputs], dim=1)
 
 
 def _maps(places: Floats, values: Floats, begin: Ints) -> tuple[Any, Any]:
@@ -147,11 +148,10 @@ def _decided(found: Subdivision, logits: Floats) -> tuple[Subdivision, dict[str,
     finer = copy.deepcopy(found)
     finer.begin()
     number = int(found.labels.rows[:, 0].max()) + 1
-    values = Values(np.array(logits.T, order="C"))
-    for _ in cut_windows(finer, number, values, [range(logits.shape[1])]):
+    everywhere = Column(logits)
+    for _ in cut_windows(finer, number, everywhere, [range(logits.shape[1])]):
         pass
-    everywhere = values.at(slice(None), slice(finer.points.size))
-    classes = (finer.averages() @ everywhere.T).argmax(axis=1)
+    classes = (finer.averages() @ everywhere.rows).argmax(axis=1)
     corners, begin = finer.corners()
     mine = np.flatnonzero(finer.labels.rows[:, 0] == number)
     sides = np.stack([finer.left.rows[mine], finer.right.rows[mine]], axis=1)

@@ -1,20 +1,21 @@
 """Exact lines through a plane, for planes with too many regions to cut."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
 
-from patchclamp.core.errors import InputError
+from patchclamp.core.errors import InputError, unknown
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
 from patchclamp.interventions.results import evidence
 from patchclamp.models.opened import OpenModel
+from patchclamp.polytopes.charts import Chart, kept, named, ready
 from patchclamp.polytopes.estimate import estimate
 from patchclamp.polytopes.lines import decisions, joined, walk_line
-from patchclamp.polytopes.charts import kept, named, ready
-from patchclamp.polytopes.segment import LIMIT
+from patchclamp.polytopes.polygons import with_zero
+from patchclamp.polytopes.segment import LIMIT, walk_sampled
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,6 +37,12 @@ class Raster(DatasetResult):
     def data(self) -> "xr.Dataset":
         """The numbers."""
         return self.dataset
+
+    @property
+    def lines(self) -> str:
+        """What kind of lines."""
+        said = self.record["parameters"]
+        return "exact lines" if said["method"] == "exact" else f"lines of {said['samples']} samples"
 
     def frame(self) -> "pd.DataFrame":
         """One row a crossing: its line and place, the layer and neuron that change."""
@@ -59,10 +66,10 @@ class Raster(DatasetResult):
     def __repr__(self) -> str:
         (left, right), (bottom, top) = self.record["box"]
         each = self.dataset["crossings"].values
-        return (
-            f"{len(each)} exact lines through [{left:.4g}, {right:.4g}] x [{bottom:.4g}, {top:.4g}]: {each.mean():,.0f} boundaries "
-            f"each ({each.min():,} to {each.max():,}); about {self.record['estimate']:,} regions in all"
-        )
+        about = self.record["estimate"]
+        said = f"{len(each)} {self.lines} through [{left:.4g}, {right:.4g}] x [{bottom:.4g}, {top:.4g}]: "
+        said += f"{each.mean():,.0f} boundaries each ({each.min():,} to {each.max():,})"
+        return said if about is None else f"{said}; about {about:,} regions in all"
 
 
 def raster(
@@ -74,50 +81,67 @@ def raster(
     start: str | None = None,
     names: Any = None,
     lines: int = 200,
+    method: Literal["exact", "sampled"] = "exact",
+    samples: int = 400,
     progress: bool | Listener | None = None,
 ) -> Raster:
-    """What equally spaced horizontal lines through a plane cross, exactly: its cost does not grow with the regions' number.
+    """What equally spaced horizontal lines through a plane cross, exactly: for planes with too many regions.
 
     Args:
-        model: A piecewise-linear network.
+        model: A piecewise-linear network; any network for the sampled method.
         points: As for :func:`~patchclamp.polytopes.plane.plane`.
         axes: As there.
         box: As there.
         start: As there.
         names: As there.
         lines: How many.
+        method: ``"exact"``, or ``"sampled"``: what flips between equally spaced points of each line.
+        samples: Of each line.
         progress: True for a bar, a function for events.
 
     Raises:
-        InputError: As there, or there are no lines.
+        InputError: As there, or there are no lines or samples.
         ModelError: As there.
     """
-    if lines < 1:
-        raise InputError(f"lines must be 1 or more, not {lines}")
-    network, chart, window = ready(model, points, axes, box, start, "a raster of exact lines")
+    if method not in ("exact", "sampled"):
+        raise InputError(unknown("method", method, ("exact", "sampled")))
+    if lines < 1 or samples < 2:
+        raise InputError(f"lines ({lines}) must be 1 or more, and samples ({samples}) 2 or more")
+    network, about = None, None
+    if method == "exact":
+        network, chart, window = ready(model, points, axes, box, start, "a raster of exact lines")
+        about = estimate(network, chart, window, start).regions
+    else:
+        chart = Chart.of(model, points, axes)
+        window = chart.box(box)
     shown = named(names, chart)
-    about = estimate(network, chart, window, start)
     (left, right), (bottom, top) = window
     heights = bottom + (np.arange(lines) + 0.5) / lines * (top - bottom)
     crossed: list[Any] = []
     pieces: list[Any] = []
+    layers: list[str] = []
     with torch.no_grad(), task("lines", lines, "lines", show=progress) as bar:
         for line, y in enumerate(heights):
             x = chart.at([[left, y], [right, y]])
-            walked = joined(walk_line(network, x[:1], x[1:], start, LIMIT))
+            walked = (
+                walk_sampled(model, x, start, samples)
+                if network is None
+                else joined(walk_line(network, x[:1], x[1:], start, LIMIT))
+            )
+            layers = list(walked.events)
             for layer, (t, neuron, *_) in enumerate(walked.events.values()):
                 rows = np.stack([np.full(len(t), line), np.full(len(t), layer), neuron.cpu().numpy()], axis=1)
                 crossed.append((left + t.cpu().numpy() * (right - left), rows))
-            decides = walked.values.dim() == 2 and walked.values.shape[1] > 1
-            places, classes = decisions(walked.t, walked.values) if decides else ([], [-1])
+            outputs = with_zero(walked.values)
+            places, classes = ([], [-1]) if outputs is None else decisions(walked.t, outputs)
             edges = left + np.array([0.0, *places, 1.0]) * (right - left)
             pieces.append((edges[:-1], edges[1:], np.full(len(classes), line), np.array(classes)))
             bar.advance()
     record, tensors = evidence(
         model, (), points=kept(points), axes=kept(axes), box=window, start=start,
-        names=None if names is None else shown, lines=lines,
+        names=None if names is None else shown, lines=lines, method=method, samples=samples,
     )  # fmt: skip
-    facts = {"box": [list(edges) for edges in window], "layers": list(walked.events), "estimate": about.regions}
+    facts = {"box": [list(edges) for edges in window], "layers": layers, "estimate": about}
     return Raster(_labelled(heights, crossed, pieces, chart.marked, shown), record | facts, tensors)
 
 

@@ -59,6 +59,8 @@ class Gated:
             return beta_code(self.z, beta)
         if row is not None:
             return row.code(self.z)
+        if self.gate is None:
+            raise InputError(f"which activation reads {self.name!r} is not known: give it, as in name='silu'")
         if isinstance(self.gate, Smooth):
             return self.gate.code(self.z)
         return self.bits().to(self.z.dtype)
@@ -130,7 +132,7 @@ def soft_codes(
         progress: True for a bar, a function for events.
 
     Raises:
-        InputError: As there; or an activation without a soft code.
+        InputError: As there; an activation without a soft code, or one that is not known.
         ModelError: As there; or the model does not say its activation.
     """
     import xarray as xr

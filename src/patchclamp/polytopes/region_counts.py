@@ -23,8 +23,7 @@ def region_counts(model: OpenModel, plane: Plane, samples: int = 400) -> "pd.Dat
     """The regions of a plane, counted, bounded, expected and sampled.
 
     - ``exact``: what the plane has.
-    - ``grid``: the different codes at the middles of ``samples x samples`` equal cells of the box; a sample sees the region that it is
-      in, and no smaller one beside it.
+    - ``grid``: the different codes at the middles of ``samples x samples`` equal cells of the box.
     - ``expected``: ``N^2 / 2`` for ``N`` hyperplanes (neurons, times the breaks of each). Hanin & Rolnick 2019, "Deep ReLU networks
       have surprisingly few activation patterns" (arXiv 1906.00904), bound the mean number at initialisation by ``(T N)^2 / 2``,
       whatever the depth; their ``T`` hangs on the gradients and the biases, and is 1 here.
@@ -46,17 +45,19 @@ def region_counts(model: OpenModel, plane: Plane, samples: int = 400) -> "pd.Dat
     import pandas as pd
 
     if not plane.complete:
-        raise InputError(f"the plane has the boundaries until {plane.record['until']} only; its regions are not those of the network")
+        until = plane.record["until"]
+        raise InputError(f"the plane has the boundaries until {until} only; its regions are not those of the network")
     if samples < 1:
         raise InputError(f"samples must be 1 or more, not {samples}")
-    counts: dict[str, float] = {"exact": plane.regions, f"grid of {samples} x {samples}": _sampled(model, plane, samples)}
+    counts: dict[str, float] = {
+        "exact": plane.regions,
+        f"grid of {samples} x {samples}": _sampled(model, plane, samples),
+    }
     gates = [gate for gate in Network.of(model).gates if gate.name in plane.record["layers"]]
     widths = plane.record["widths"]
-    if all(isinstance(gate, Elementwise) for gate in gates):
+    if gates and all(isinstance(gate, Elementwise) for gate in gates):
         hyperplanes = [
-            width * len(gate.breaks)
-            for gate, width in zip(gates, widths, strict=True)
-            if isinstance(gate, Elementwise)
+            width * len(gate.breaks) for gate, width in zip(gates, widths, strict=True) if isinstance(gate, Elementwise)
         ]
         on_a_plane = [1 + n + comb(n, 2) for n in hyperplanes]
         counts["expected"] = sum(hyperplanes) ** 2 / 2

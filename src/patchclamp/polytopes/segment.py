@@ -170,7 +170,7 @@ def segment(
             network = prepared(model, x, "an exact segment", start, dtype)
             found = joined(walk_line(network, x[:1], x[1:], start, limit))
         else:
-            found = _sampled(model, x, start, samples)
+            found = walk_sampled(model, x, start, samples)
     record, tensors = evidence(model, (), a=x[0].cpu(), b=x[1].cpu(), **said)
     return _result(found, record, tensors, method, samples, length)
 
@@ -262,7 +262,7 @@ def _result(
     return Segment(xr.Dataset(arrays), record | facts, tensors)
 
 
-def _sampled(model: OpenModel, x: Tensor, start: str | None, samples: int) -> Walked:
+def walk_sampled(model: OpenModel, x: Tensor, start: str | None, samples: int) -> Walked:
     """What flips between equally spaced points: each flip at the middle between its two points."""
     t = torch.linspace(0, 1, samples, dtype=torch.float64, device=x.device)
     rows = torch.lerp(x[:1], x[1:], t.to(x.dtype).reshape(-1, *[1] * (x.dim() - 1)))

@@ -45,8 +45,8 @@ class Subdivision:
     Only edges know their faces: a cut then touches arrays of edges, never lists of corners. An edge runs from ``tails`` to
     ``heads`` with the face ``left`` at its left; the edge of a cut has the face where the cut's values are positive there.
 
-    Source: edge subdivision, Berzins 2023, "Polyhedral complex extraction from ReLU networks using edge subdivision", section 4;
-    here with faces instead of sign vectors.
+    Source: Berzins 2023, "Polyhedral complex extraction from ReLU networks using edge subdivision", ICML; there with sign vectors
+    instead of faces.
     """
 
     points: Column

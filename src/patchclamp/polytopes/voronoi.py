@@ -98,7 +98,7 @@ def chosen_points(x: Float[Tensor, "row d"], count: int, how: Place, seed: int) 
     """
     if how not in PLACES:
         raise InputError(unknown("way to place points", how, PLACES) + ", or the points themselves as a tensor")
-    different = torch.unique(x, dim=0)
+    different: Tensor = torch.unique(x, dim=0)
     if len(different) < count:
         raise InputError(f"{count} points need as many different rows; the data have {len(different)}")
     if how == "rows":
@@ -107,5 +107,5 @@ def chosen_points(x: Float[Tensor, "row d"], count: int, how: Place, seed: int) 
     from sklearn.cluster import KMeans
 
     fitted = KMeans(count, n_init=1, max_iter=30, random_state=seed).fit(x.cpu().numpy())
-    centres: Tensor = torch.from_numpy(fitted.cluster_centers_).to(x)
+    centres: Tensor = torch.as_tensor(fitted.cluster_centers_, dtype=x.dtype, device=x.device)
     return centres

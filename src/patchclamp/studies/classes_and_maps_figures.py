@@ -31,7 +31,7 @@ def _sizes(axis: Any, found: "ClassesAndMaps") -> None:
         style = "-" if maps == "full" else "--"
         axis.errorbar(
             rows["parameters"], rows["accuracy"], yerr=(rows["high"] - rows["low"]) / 2, fmt=f"{style}o", markersize=3,
-            linewidth=1, color=_COLOURS[str(how)], label=f"points: {how}" if maps == "full" else None,
+            linewidth=1, color=_COLOURS[str(how)], label=f"points: {how}" if maps == "rank 4" else None,
         )  # fmt: skip
     rows = table[table["network"] == "ReLU network"].sort_values("parameters")
     axis.errorbar(
@@ -39,11 +39,11 @@ def _sizes(axis: Any, found: "ClassesAndMaps") -> None:
         linewidth=1.4, color=_COLOURS["ReLU network"], label="ReLU network",
     )  # fmt: skip
     floor = float(table.loc[table["network"] == "one linear map", "accuracy"].iloc[0])
-    axis.axhline(floor, color="0.7", linewidth=0.8, zorder=0)
-    axis.text(axis.get_xlim()[1], floor, "one linear map ", ha="right", va="top", fontsize=6, color="0.4")
-    axis.plot([], [], "--", color="0.4", linewidth=1, label="rank 4 and a shared map")
+    axis.axhline(floor, color="0.7", linewidth=0.8, zorder=0, label="one linear map")
+    axis.plot([], [], "--", color="0.4", linewidth=1, label="dashed: rank 4 and a shared map")
     axis.set(xscale="log", xlabel="numbers stored", ylabel="accuracy on test images")
-    axis.legend(frameon=False, fontsize=6)
+    axis.legend(frameon=False, fontsize=6, loc="upper left")
+    axis.margins(y=0.25)
 
 
 def _parts(axis: Any, found: "ClassesAndMaps") -> None:

@@ -1,0 +1,164 @@
+"""Directions in the space of spline codes: from the mean code of one class to that of another, along a pathway of layers."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import isfinite, prod
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from patchclamp.core.errors import InputError, unknown
+from patchclamp.interventions.edits import Add, Edit
+from patchclamp.models.components import COMPONENTS
+
+
+@runtime_checkable
+class PackedCodes(Protocol):
+    """Hard codes, a layer at a time."""
+
+    @property
+    def layers(self) -> tuple[Any, ...]:
+        """Each with its ``name``."""
+
+    def dense(self, name: str | None = None) -> Tensor:
+        """``[row, *shape]`` of one layer."""
+
+
+Codes = PackedCodes | Mapping[Any, Any]
+"""Codes by layer in the order of the forward pass, ``[row, *shape]`` each: booleans, or soft codes between 0 and 1."""
+
+
+@dataclass(frozen=True, eq=False)
+class CodeDirection:
+    """From the mean code of one class of rows to that of another.
+
+    An entry is the difference of the shares of rows whose gate is open: between -1 and 1, and blind to how far a
+    pre-activation lies from its boundary.
+
+    Source: "directions in spline-code space", which Sharkey proposed after Black et al. 2022 (arXiv 2211.12312).
+    """
+
+    vectors: Mapping[str, Tensor]
+    """Of each layer, ``[*shape]`` in float64, in the order of the forward pass."""
+    middle: Mapping[str, Tensor]
+    """Halfway between the two mean codes, from where scores are measured."""
+
+    def __repr__(self) -> str:
+        return f"<CodeDirection in {sum(v.numel() for v in self.vectors.values())} gates of {', '.join(self.vectors)}>"
+
+    def since(self, name: str) -> "CodeDirection":
+        """The direction of the pathway from a layer to the end.
+
+        Raises:
+            InputError: There is no such layer.
+        """
+        return self._of(list(self.vectors)[self._place(name) :])
+
+    def layer(self, name: str) -> "CodeDirection":
+        """The direction in one layer.
+
+        Raises:
+            InputError: There is no such layer.
+        """
+        return self._of([list(self.vectors)[self._place(name)]])
+
+    def score(self, codes: Codes) -> Float[Tensor, " row"]:
+        """Where codes lie along the direction: -1/2 at the first mean code, 1/2 at the second; float64.
+
+        Raises:
+            InputError: A layer is missing, or has another shape.
+        """
+        given = by_layer(codes)
+        for name, vector in self.vectors.items():
+            if name not in given:
+                raise InputError(unknown("layer of the direction in the codes given", name, given))
+            if given[name].shape[1:] != vector.shape:
+                raise InputError(
+                    f"the direction has shape {list(vector.shape)} at {name!r}; the codes {list(given[name].shape[1:])}"
+                )
+        total = sum(
+            (given[name] - self.middle[name]).flatten(1) @ vector.flatten() for name, vector in self.vectors.items()
+        )
+        assert isinstance(total, Tensor)
+        return total / sum(float(vector.square().sum()) for vector in self.vectors.values())
+
+    def edits(self, lengths: float | Mapping[str, float], *, at: Any = "all", **place: Any) -> list[Edit]:
+        """Push the pre-activations of every gate along the direction: one ``Add`` a layer, which opens and closes gates.
+
+        A code has no unit of a pre-activation, so the length must be given, as that of the difference of mean pre-activations.
+
+        Args:
+            lengths: Norm of what is added, for each layer or the same for all; negative goes the other way.
+            at: Positions.
+            **place: ``where``, as for ``pc.Add``.
+
+        Raises:
+            InputError: A length is missing or not finite, a layer has several dimensions, or the classes do not differ there.
+        """
+        found = []
+        for name, vector in self.vectors.items():
+            length = lengths.get(name) if isinstance(lengths, Mapping) else lengths
+            if length is None or not isfinite(length):
+                raise InputError(f"the push at {name!r} needs a finite length; got {length!r}")
+            if vector.ndim != 1:
+                raise InputError(f"{name!r} has gates of shape {list(vector.shape)}; an edit adds a vector [d]")
+            norm = float(vector.norm())
+            if norm == 0:
+                raise InputError(f"the mean codes do not differ at {name!r}, so there is no direction to push along")
+            found.append(Add(vector * (length / norm), site=site_of(name), at=at, **place))
+        return found
+
+    def _place(self, name: str) -> int:
+        if name not in self.vectors:
+            raise InputError(unknown("layer", name, self.vectors))
+        return list(self.vectors).index(name)
+
+    def _of(self, names: list[str]) -> "CodeDirection":
+        return CodeDirection({n: self.vectors[n] for n in names}, {n: self.middle[n] for n in names})
+
+
+def code_direction(codes_a: Codes, codes_b: Codes) -> CodeDirection:
+    """The direction from the mean code of ``a`` to that of ``b``.
+
+    Args:
+        codes_a: Codes of the rows of one class: :class:`SplineCodes`, or by layer.
+        codes_b: Of another class, at the same layers.
+
+    Raises:
+        InputError: No rows, NaN, values outside 0..1, or layers that differ.
+    """
+    a, b = by_layer(codes_a), by_layer(codes_b)
+    shapes = [{name: tuple(value.shape[1:]) for name, value in own.items()} for own in (a, b)]
+    if shapes[0] != shapes[1] or not a:
+        raise InputError(f"both codes must have the same layers, one at least; got {shapes[0]} and {shapes[1]}")
+    means = [{name: value.mean(0) for name, value in own.items()} for own in (a, b)]
+    return CodeDirection(
+        {name: means[1][name] - means[0][name] for name in a},
+        {name: (means[0][name] + means[1][name]) / 2 for name in a},
+    )
+
+
+def by_layer(codes: Codes) -> dict[str, Tensor]:
+    """Codes as float64 by layer.
+
+    Raises:
+        InputError: No rows, NaN, or values that are no codes.
+    """
+    if isinstance(codes, PackedCodes):
+        found = {str(layer.name): codes.dense(layer.name) for layer in codes.layers}
+    else:
+        found = {str(name): torch.as_tensor(getattr(value, "values", value)) if not isinstance(value, Tensor) else value
+                 for name, value in codes.items()}  # fmt: skip
+    for name, value in found.items():
+        if value.ndim < 2 or not prod(value.shape):
+            raise InputError(f"codes are [row, ...] with a row at least; {name!r} has shape {list(value.shape)}")
+        if value.is_floating_point() and not bool(((value >= 0) & (value <= 1)).all()):
+            raise InputError(f"codes lie between 0 and 1; those of {name!r} do not (pre-activations? take z > 0)")
+    return {name: value.detach().to(torch.float64) for name, value in found.items()}
+
+
+def site_of(name: str) -> str:
+    """The site of the pre-activations of a gate: itself if it names one, else what goes into the module of this path."""
+    return name if ":" in name or name.split(".")[0] in COMPONENTS else f"{name}:in"

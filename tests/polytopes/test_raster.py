@@ -1,0 +1,111 @@
+"""Exact lines through a plane: they cross what the plane's polygons say, and cost nothing when these are too many."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import patchclamp as pc
+from patchclamp.polytopes.plane import plane
+from patchclamp.polytopes.raster import raster
+from tests.polytopes import nets
+
+BOX = ((-1.0, 1.0), (-1.0, 1.5))
+
+
+def where(kind: str) -> tuple[nn.Module, dict[str, Any]]:
+    net, shape = nets.networks(5)[kind]
+    axes = torch.randn(3, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+    axes[1:] *= 0.05 if kind == "conv" else 1
+    return net, {"axes": axes, "box": BOX}
+
+
+@pytest.mark.parametrize("kind", ["relu", "hardtanh", "residual", "conv", "overlapping pools"])
+def test_lines_cross_the_edges_of_the_polygons_and_nothing_else(kind: str) -> None:
+    net, box = where(kind)
+    lines, cut = raster(pc.wrap(net), **box, lines=7), plane(pc.wrap(net), **box)
+    data = cut.data
+    ends = data["vertices"].values[data["ends"].values]
+    assert lines.data.sizes["crossing"] > 10
+    for line, y in enumerate(lines.data["y"].values):
+        below, above = ends[..., 1].min(1), ends[..., 1].max(1)
+        met = (below < y) & (y < above) & (data["layer"].values >= 0)
+        share = (y - ends[met, 0, 1]) / (ends[met, 1, 1] - ends[met, 0, 1])
+        x = ends[met, 0, 0] + share * (ends[met, 1, 0] - ends[met, 0, 0])
+        mine = lines.data.isel(crossing=lines.data["line_of"].values == line)
+        if kind != "overlapping pools":  # there one border may belong to two windows: the plane has it once
+            order = np.argsort(x)
+            np.testing.assert_allclose(mine["x"], x[order], atol=1e-9)
+            np.testing.assert_array_equal(mine["layer"], data["layer"].values[met][order])
+            np.testing.assert_array_equal(mine["neuron"], data["neuron"].values[met][order])
+        else:
+            apart = np.abs(mine["x"].values[:, None] - x)
+            assert apart.min(0, initial=0.0).max(initial=0.0) < 1e-9
+            assert apart.min(1, initial=np.inf).max() < 1e-9
+
+
+def test_areas_of_classes_come_near_those_of_the_polygons() -> None:
+    net, box = where("residual")
+    exact, near = plane(pc.wrap(net), **box).class_areas(), raster(pc.wrap(net), **box, lines=400).class_areas()
+    assert set(near) <= set(exact)
+    for one, area in exact.items():
+        assert near.get(one, 0.0) == pytest.approx(area, abs=0.02)
+
+
+def test_a_plane_with_too_many_regions_has_a_raster() -> None:
+    net = nets.mlp(2, (60, 60), 2).double().eval()
+    with pytest.raises(pc.BudgetError, match="draw exact lines through the box: raster"):
+        plane(pc.wrap(net), box=5.0, max_regions=500)
+    found = raster(pc.wrap(net), box=5.0, lines=5)
+    assert found.record["estimate"] > 500
+    assert "about" in repr(found)
+
+
+def test_saving_drawing_and_repeating(tmp_path: Any) -> None:
+    net, box = where("relu")
+    model = pc.wrap(net)
+    found = model.raster(**box, lines=9)
+    found.save(tmp_path)
+    assert pc.open(tmp_path) == found == pc.repeat(tmp_path, model)
+    assert len(found.frame()) == found.data.sizes["crossing"]
+    found.figure(color="density")
+    with pytest.raises(pc.InputError, match="unknown colour 'code'"):
+        found.figure(color="code")
+
+
+def test_no_lines_are_refused() -> None:
+    net, box = where("relu")
+    with pytest.raises(pc.InputError, match=r"lines \(0\) must be 1 or more"):
+        raster(pc.wrap(net), **box, lines=0)
+    with pytest.raises(pc.InputError, match=r"samples \(1\) 2 or more"):
+        raster(pc.wrap(net), **box, samples=1)
+    with pytest.raises(pc.InputError, match="unknown method 'sample'; did you mean 'sampled'"):
+        raster(pc.wrap(net), **box, method="sample")
+
+
+def test_samples_come_near_the_exact_lines_and_take_any_network(tmp_path: Any) -> None:
+    net, box = where("relu")
+    exact, near = (raster(pc.wrap(net), **box, lines=3, method=how, samples=20_000) for how in ("exact", "sampled"))
+    width = 2 / 19_999
+    assert near.data.sizes["crossing"] == exact.data.sizes["crossing"]
+    np.testing.assert_allclose(near.data["x"], exact.data["x"], atol=width)
+    np.testing.assert_array_equal(near.data["neuron"], exact.data["neuron"])
+    smooth = pc.wrap(nn.Sequential(nn.Linear(2, 6), nn.GELU(), nn.Linear(6, 2)))
+    with pytest.raises(pc.ModelError, match="GELU .*not piecewise linear; method='sampled' works"):
+        raster(smooth, box=1.0)
+    found = raster(smooth, box=3.0, lines=20, method="sampled")
+    assert found.record["estimate"] is None
+    assert "20 lines of 400 samples" in repr(found)
+    found.save(tmp_path)
+    assert pc.open(tmp_path) == found
+
+
+def test_one_output_is_a_class_above_zero() -> None:
+    net = nets.mlp(2, (8,), 1).double().eval()
+    with torch.no_grad():
+        net[-1].bias -= net(torch.zeros(1, 2, dtype=torch.float64))[0]
+    exact, near = plane(pc.wrap(net), box=1.0).class_areas(), raster(pc.wrap(net), box=1.0, lines=300).class_areas()
+    assert set(exact) == set(near) == {0, 1}
+    assert near[1] == pytest.approx(exact[1], abs=0.02)

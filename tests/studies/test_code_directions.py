@@ -1,0 +1,93 @@
+"""The study of code directions: its measures by hand, and the whole of it on made-up pictures."""
+
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import patchclamp as pc
+from patchclamp.studies import code_directions, digits
+from patchclamp.studies.code_directions import CodeDirections, auc, kinds, pushes
+from tests.studies.test_classes_and_maps import pictures
+
+
+def test_auc_is_the_share_of_pairs_in_order() -> None:
+    scores = torch.tensor([0.0, 1, 1, 2, 3, 3, 5])
+    positive = torch.tensor([False, False, True, False, True, True, True])
+    pairs = list(product(scores[positive].tolist(), scores[~positive].tolist()))
+    assert auc(scores, positive) == pytest.approx(np.mean([(a > b) + (a == b) / 2 for a, b in pairs]))
+
+
+def test_what_is_kept_lies_on_the_line_between_doses() -> None:
+    table = pd.DataFrame(
+        {
+            "model": "digits",
+            "since": "1",
+            "kind": "codes",
+            "dose": [1, 2, 3],
+            "moved": [0.2, 0.4, 0.8],
+            "kept": [1, 0.9, 0.5],
+        }
+    )
+    row = CodeDirections(pd.DataFrame(), table).kept().iloc[0]
+    assert row["kept at 0.5 moved"] == pytest.approx(0.8)
+    assert np.isnan(row["kept at 0.9 moved"]), "no dose moves as many"
+
+
+def test_kinds_of_rows_and_of_pushes() -> None:
+    draw = torch.Generator().manual_seed(0)
+    pre = {"1": torch.randn(60, 8, generator=draw).double()}
+    woman = torch.arange(60) < 30
+    pre["1"][woman] += 1
+    rows = kinds(pre, {"1": pre["1"].relu()})
+    assert set(rows["codes"]["1"].unique().tolist()) == {0.0, 1.0}
+    torch.testing.assert_close(rows["activations of norm 1"]["1"].norm(dim=1), torch.ones(60).double())
+    found = pushes(pre, ~woman, woman, seed=0)
+    torch.testing.assert_close(
+        found["pre-activations"].vectors["1"], pre["1"][woman].mean(0) - pre["1"][~woman].mean(0)
+    )
+    assert (found["codes"].vectors["1"] > 0).all(), "every gate opens"
+    again = pushes(pre, ~woman, woman, seed=0)["random"].vectors["1"]
+    assert torch.equal(found["random"].vectors["1"], again)
+
+
+def test_the_study_of_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = pictures(train=600, test=200, noise=0.1)
+    network = digits.network("mlp", width=24)
+    digits.train(network, data, epochs=12, progress=False)
+    monkeypatch.setattr(digits, "images", lambda *_: data)
+    monkeypatch.setattr(digits, "trained", lambda *_, **__: network)
+    found = code_directions.study(None, tmp_path, seeds=1)
+    scores = found.scores.set_index(["since", "kind"])["mean"]
+    assert len(scores) == 2 * 4
+    assert (scores > 0.99).all(), "the patterns are easy"
+    effects = found.pushes.set_index(["since", "kind", "dose"])
+    moved = {kind: effects.loc[("3", kind, 0.5), "moved"] for kind in ("pre-activations", "random")}
+    assert moved["pre-activations"] > 0.5
+    assert moved["random"] < 0.1, "not every push of this length moves them"
+    for kind in moved:
+        assert effects.loc[("3", kind, 0.125), "kept"] > effects.loc[("3", kind, 1.0), "kept"]
+    assert {"scores.csv", "pushes.csv", "report.html"} <= {path.name for path in tmp_path.iterdir()}
+    assert "kept at 0.9 moved" in found.text()
+    assert len(found.summary()["scores"]) == 8
+
+
+@pytest.mark.assets
+def test_the_study_of_gender_on_a_small_model() -> None:
+    model = pc.load("stories15m", dtype="float32")
+    scores, effects = code_directions.measure_gender(model, (0, 4), texts=2)
+    assert len(scores) == 2 * 4
+    assert (scores["auc"] > 0.5).all()
+    table = effects.set_index(["since", "kind", "dose"])
+    assert table.loc[("mlp_pre.0", "pre-activations", 2.0), "moved"] > table.loc[("mlp_pre.0", "random", 2.0), "moved"]
+    assert (effects["kl"] > 0).all()
+    with pytest.raises(pc.InputError, match=r"layers 0\.\.5; got 6"):
+        code_directions.study(model, since=(6,))
+
+
+def test_no_seed_is_refused() -> None:
+    with pytest.raises(pc.InputError, match="at least 1 seed; got 0"):
+        code_directions.study(None, seeds=0)
