@@ -80,18 +80,20 @@ class Additions:
         return pd.concat([SEED, pd.DataFrame(rows, columns=columns)], axis=1)[[bool(row) for row in rows]]
 
     def _ours(self, network: str, loss: str) -> list[float]:
+        if loss == "unpatched":
+            known = self.training[self.training["network"] == network]["loss"]
+            return [known.mean(), known.min(), known.max(), known.mean()] if len(known) else []
         if loss.startswith("3-1"):
-            table, column = self.pair[self.pair["stage"] == int(loss[-1])], "loss"
+            whole, column = self.pair[self.pair["stage"] == int(loss[-1])], "loss"
+            some = whole
         else:
-            column = {"unpatched": "clean all", "patched, all images": "loss all", "patched, without b": "loss others"}[
-                loss
-            ]
-            table = self.deciding
-        table = table[(table["network"] == network) & (table["epochs"] == table["epochs"].max())]
-        if table.empty:
+            column = {"patched, all images": "loss all", "patched, without b": "loss others"}[loss]
+            whole, some = self.stages.merge(self.deciding[["network", "stage"]].drop_duplicates()), self.deciding
+        whole, some = (table[table["network"] == network] for table in (whole, some))
+        if some.empty:
             return []
-        first, mean = (table[table["vector"] == name][column].mean() for name in ("image 0", "mean"))
-        images = table[table["vector"] != "mean"][column]
+        first, mean = (_last(whole[whole["vector"] == name])[column].mean() for name in ("image 0", "mean"))
+        images = _last(some[some["vector"] != "mean"])[column]
         return [float(first), float(images.min()), float(images.max()), float(mean)]
 
     def summary(self) -> dict[str, Any]:
@@ -116,6 +118,11 @@ class Additions:
             "A third class wins": self.thirds().head(20),
         }
         return "\n\n".join(f"{title}\n{shown(table)}" for title, table in tables.items())
+
+
+def _last(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the networks that were trained to the end."""
+    return table[table["epochs"] == table["epochs"].max()] if "epochs" in table else table
 
 
 FRAMES = ("training", "stages", "doses", "deciding", "pair")
