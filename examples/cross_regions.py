@@ -31,7 +31,8 @@ print(apart[["relative", "cosine"]].describe().round(4))
 print("both ends:", {name: round(value, 3) for name, value in pc.polytopes.map_distance(maps[0], maps[-1]).items()})
 
 # %% [markdown]
-# Is it a long way? Pictures of the same digit lie fewer boundaries apart than pictures of different digits, also per unit of length.
+# Is it a long way? Pictures of the same digit lie fewer boundaries apart than others, also per unit of
+# length.
 
 # %%
 labels = pictures.test_labels[:200]

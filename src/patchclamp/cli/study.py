@@ -1,5 +1,6 @@
 """``patchclamp study``: the experiments of the documents that patchclamp grew from."""
 
+import random
 import shlex
 import sys
 from pathlib import Path
@@ -408,6 +409,52 @@ def code_directions(
     found = study(opened, out, seeds=seeds, since=layers)
     options = {"model": model, "seeds": seeds, "since": since, **opening.as_config()}
     _tell(found, out, "code-directions", options, as_json)
+
+
+@app.command
+def mnist_additions(
+    *,
+    data: Literal["mnist", "fashion-mnist"] = "mnist",
+    kind: Annotated[list[Literal["residual", "mlp", "cnn"]], Parameter(negative="", consume_multiple=True)] = [  # noqa: B006
+        "residual",
+        "mlp",
+    ],
+    seeds: Annotated[list[int], Parameter(negative="", consume_multiple=True)] = [0, 1, 2],  # noqa: B006
+    epochs: int = 10,
+    pair: Annotated[list[str], Parameter(negative="", consume_multiple=True)] = ["3-1", "1-8"],  # noqa: B006
+    rows: int = 500,
+    out: Path = Path("out/mnist-additions"),
+    as_json: Json = False,
+) -> None:
+    """Add a - b to small networks on images: loss, transfer and retention at every stage and coefficient, and gates.
+
+    Args:
+        data: Data set.
+        kind: Networks, trained once and then read from the cache.
+        seeds: Of training.
+        epochs: Of training.
+        pair: Classes a-b whose mean outputs are drawn, by number; "random" draws two.
+        rows: Test images where many additions are compared and more than the head follows.
+        out: Folder for tables, pictures and the report.
+        as_json: Print JSON.
+    """
+    from patchclamp.studies.mnist_additions import study
+
+    pairs = [_pair(one) for one in pair]
+    said = [f"{a}-{b}" for a, b in pairs]
+    options = {"data": data, "kind": kind, "seeds": seeds, "epochs": epochs, "pair": said, "rows": rows}
+    found = study(out, data=data, kinds=kind, seeds=seeds, epochs=epochs, rows=rows, pairs=pairs, progress=True)
+    _tell(found, out, "mnist-additions", options, as_json)
+
+
+def _pair(text: str) -> tuple[int, int]:
+    if text == "random":
+        a, b = random.sample(range(10), 2)
+        return a, b
+    a_text, _, b_text = text.partition("-")
+    if not (a_text.isdigit() and b_text.isdigit()):
+        raise InputError(f'a pair is two class numbers, as 3-1, or "random"; got {text!r}')
+    return int(a_text), int(b_text)
 
 
 def _tell(found: Any, out: Path, name: str, options: dict[str, Any], as_json: bool) -> None:
