@@ -44,7 +44,7 @@ class RadialDensity(DatasetResult):
 
     @property
     def density(self) -> "xr.DataArray":
-        """Crossings a unit of length, over all layers: ``[rays, ray, shell]``."""
+        """Crossings a unit of length in all layers together, ``[rays, ray, shell]``."""
         return self.dataset["crossings"].sum("layer") / (self.dataset["high"] - self.dataset["low"])
 
     def summary(self, seed: int = 0) -> "pd.DataFrame":
