@@ -17,6 +17,7 @@ from patchclamp.models.opened import OpenModel
 from patchclamp.polytopes.codes import Labels, SplineCodes
 from patchclamp.polytopes.gates import Elementwise, Gate, Smooth
 from patchclamp.polytopes.network import Network
+from patchclamp.polytopes.points import fitting
 from patchclamp.polytopes.soft import Activation, activation, beta_code
 
 if TYPE_CHECKING:
@@ -231,6 +232,9 @@ def _of_network(network: Network, inputs: Any, at: Any, progress: bool | Listene
     if not isinstance(inputs, Tensor) or inputs.dim() < 2 or not len(inputs):
         raise InputError("rows of inputs are wanted, as a tensor [row, *shape]")
     x = inputs.to(network.device, network.dtype)
+    some = x[:2]
+    if bool(torch.isfinite(some).all()):  # else the layer that holds NaN is named
+        fitting(network, some)
     with task("spline codes", len(x), "rows", show=progress) as bar:
         for start in range(0, len(x), ROWS):
             with torch.no_grad():
