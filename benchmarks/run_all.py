@@ -25,6 +25,7 @@ MEASUREMENTS = (
     "directions",
     "segments",
     "polytopes",
+    "polytopes_plane",
 )
 
 
