@@ -16,6 +16,7 @@ from patchclamp.polytopes.gates import by_row
 from patchclamp.polytopes.network import Network
 from patchclamp.polytopes.points import as_points, fitting
 from patchclamp.polytopes.recording import activation_name, row_labels
+from patchclamp.polytopes.soft import ACTIVATIONS
 
 
 def cluster_layer(
@@ -54,7 +55,8 @@ def cluster_layer(
     with torch.no_grad():
         z, activations = network.gated(x)[str(layer)]
     kind = next(gate.kind for gate in network.gates if gate.name == str(layer))
-    return cluster(by_row(z), by_row(activations), labels, progress=progress, **{"name": kind, **how})
+    name = kind if kind in ACTIVATIONS else None  # others have no soft code
+    return cluster(by_row(z), by_row(activations), labels, progress=progress, **{"name": name, **how})
 
 
 def _of_tokens(

@@ -158,14 +158,9 @@ def _gate(kind: str, name: str, says: str, options: dict[str, Any]) -> Op:
         return Op("gate", says, _max_pool(name, 1 if kind == "max_pool1d" else 2, options))
     if kind == "relu6":
         options = {"low": 0.0, "high": 6.0}
-    if kind == "silu":
-        return Op("gate", says, Smooth(name, kind, activation("silu").code))
-    if kind == "gelu":
-        return Op(
-            "gate",
-            says,
-            Smooth(name, kind, activation("gelu" if options["approximate"] == "none" else "gelu_tanh").code),
-        )
+    if kind in ("silu", "gelu"):
+        smooth = "gelu_tanh" if options.get("approximate") == "tanh" else kind
+        return Op("gate", says, Smooth(name, smooth, activation(smooth).code))
     return Op("gate", says, elementwise(name, kind, **options))
 
 
