@@ -353,7 +353,7 @@ def _named(labels: Labels, count: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, values in given.items():
         array = np.asarray(values)
-        if len(array) != count or array.ndim != 1:
+        if array.shape != (count,):
             raise InputError(f"{name!r}: one label for each of {count} rows is wanted; got shape {array.shape}")
         if name in RESERVED:
             raise InputError(f"labels cannot be called {name!r}; that name is taken")

@@ -333,7 +333,7 @@ def _steps(module: nn.Module) -> tuple[tuple[Step, ...], str]:
             if _in_place(node, module):
                 # who reads the tensor from here on, by whatever name, finds it overwritten
                 old = keys.get(node.all_input_nodes[0])
-                keys |= {part: node.name for part, key in keys.items() if key == old}
+                keys.update({part: node.name for part, key in keys.items() if key == old})
     return _with_last(steps, output), output
 
 

@@ -14,11 +14,10 @@ from patchclamp.polytopes.gates import by_row
 from patchclamp.polytopes.network import Network
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
-ACTIVATIONS = (
-    nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.ReLU6, nn.SiLU, nn.GELU, nn.ELU, nn.SELU, nn.CELU, nn.Softplus, nn.Tanh, nn.Sigmoid,
-    nn.Hardswish, nn.Mish,
+_ACTIVATIONS = (
+    nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ReLU6, nn.SiLU, nn.GELU, nn.ELU, nn.SELU, nn.CELU, nn.Softplus, nn.Tanh,
+    nn.Sigmoid, nn.Hardswish, nn.Mish,
 )  # fmt: skip
-"""Modules whose pre-activation is positive or not, for networks that torch.fx cannot follow."""
 
 
 def as_points(
@@ -140,10 +139,15 @@ def gate_pieces(model: OpenModel, x: Tensor, start: str | None = None) -> tuple[
     return found, network.run(x, start)
 
 
+def activation_modules(model: OpenModel) -> list[str]:
+    """Paths of the modules whose pre-activation is positive or not, for networks that torch.fx cannot follow."""
+    return [name for name, module in model.module.named_modules() if isinstance(module, _ACTIVATIONS)]
+
+
 def _recorded_pieces(model: OpenModel, x: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-    names = [name for name, module in model.module.named_modules() if isinstance(module, ACTIVATIONS)]
+    names = activation_modules(model)
     if not names:
-        known = ", ".join(module.__name__ for module in ACTIVATIONS)
+        known = ", ".join(module.__name__ for module in _ACTIVATIONS)
         raise ModelError(f"torch.fx cannot follow the network, and it has no activation module ({known}) to record")
     acts = record(model, x.to(model.dtype), [f"{name}:in" for name in names])
     found = {name: by_row((acts[f"{name}:in"] > 0).long()) for name in names}
