@@ -204,8 +204,17 @@ class SplineCodes(DatasetResult):
         return self._with({f"{layer.name}[{height},{width}]": self.dense(layer.name)[:, :, height, width]})
 
     def rows(self, chosen: Any) -> "SplineCodes":
-        """Some of the rows, by index or by truth values."""
-        index = torch.as_tensor(np.asarray(chosen)).numpy()
+        """Some of the rows, by index or by truth values.
+
+        Raises:
+            InputError: None is chosen, or one that there is not.
+        """
+        try:
+            index = np.arange(len(self))[np.asarray(chosen)].reshape(-1)
+        except IndexError as error:
+            raise InputError(f"rows are chosen from {len(self)} by whole numbers or truth values: {error}") from error
+        if not len(index):
+            raise InputError("no rows were chosen; codes have one at least")
         return SplineCodes(self.dataset.isel(row=index), self._derived("rows"), self.tensors)
 
     def dense(self, name: str | None = None) -> Tensor:
