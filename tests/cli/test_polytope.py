@@ -126,7 +126,7 @@ def test_language_models(capsys: pytest.CaptureFixture[str], folder: str, tmp_pa
         (["segment", "NET.py:make", "test:0", "[2, 1]"], "is no network of these"),
         (["segment", "NET.py:make", "somewhere", "[2, 1]"], "'somewhere' is no point"),
         (["codes", "NET.py:make", "test:0-9"], "is no network of these"),
-        (["codes", "NET.py:make", "none.npy"], "it must be there"),
+        (["codes", "NET.py:make", "none.npy"], "there is no file 'none.npy'"),
     ],
 )
 def test_bad_input(
@@ -141,3 +141,14 @@ def test_bad_input(
     capsys.readouterr()
     assert main(["polytope", *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["empty", "text", "objects"])
+def test_files_that_hold_no_numbers(capsys: pytest.CaptureFixture[str], net: str, tmp_path: Path, content: str) -> None:
+    path = tmp_path / "bad.npy"
+    if content == "objects":
+        np.save(path, np.array(["a", "b"]))
+    else:
+        path.write_text("" if content == "empty" else "hello there")
+    assert main(["polytope", "codes", net, str(path)]) != 0
+    assert "holds no array of numbers" in capsys.readouterr().err

@@ -150,3 +150,39 @@ def test_refusals() -> None:
     line = pc.wrap(net).segment(point_of(shape), point_of(shape, 1), method="sampled", samples=10)
     with pytest.raises(pc.InputError, match="make it with method='exact'"):
         pc.wrap(net).region_maps(line)
+
+
+@pytest.mark.parametrize("out", [2, 9])
+def test_small_slopes_beside_large_offsets_keep_their_digits(out: int) -> None:
+    """A difference of outputs would lose them."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 7), nn.ReLU(), nn.Linear(7, out)).double()
+    with torch.no_grad():
+        net[2].weight.mul_(1e-14)
+        net[2].bias.fill_(1e6)
+    x = point_of((3,))
+    jacobian = torch.autograd.functional.jacobian(lambda y: net(y[None])[0], x)
+    assert torch.allclose(pc.wrap(net).affine_map(x).A, jacobian, rtol=1e-9, atol=0)
+
+
+ODD: dict[str, tuple[list[nn.Module], int]] = {
+    "one number a row": ([nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 1), nn.Flatten(0)], 1),
+    "no gate": ([nn.Linear(4, 3), nn.Linear(3, 2)], 2),
+    "an empty layer": ([nn.Linear(4, 0), nn.ReLU(), nn.Linear(0, 2)], 2),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element")
+@pytest.mark.parametrize("kind", ODD)
+def test_lines_maps_and_planes_of_odd_networks(kind: str) -> None:
+    torch.manual_seed(0)
+    layers, outputs = ODD[kind]
+    model = pc.wrap(nn.Sequential(*layers).double())
+    a, b, c = torch.randn(3, 4, dtype=torch.float64)
+    line, found = model.segment(a, b), model.affine_map(a)
+    assert line.data["output"].shape == (line.count + 2, outputs)
+    with torch.no_grad():
+        assert torch.allclose(found(a).flatten(), model.module(a[None]).flatten(), atol=1e-12)
+    assert len(model.region_maps(line)) == len(line.regions()) == line.count + 1
+    plane = model.plane([a, b, c])
+    assert plane.regions == 1 or kind == "one number a row"

@@ -1,5 +1,6 @@
 """Clusters: scores against known ones, matched numbers and coverage really equal, controls at chance, cards that say what is there."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import adjusted_mutual_info_score, mutual_info_score
-from torch import Tensor
+from torch import Tensor, nn
 
 import patchclamp as pc
 from patchclamp.polytopes import cluster, partitions
@@ -255,3 +256,11 @@ def test_bad_input_is_refused() -> None:
         found.differences("soft code")
     with pytest.raises(pc.InputError, match="unknown algorithm 'hdbscan'"):
         found.cards("hdbscan", "activation")
+
+
+@pytest.mark.parametrize("gate", [nn.PReLU, nn.ReLU6, nn.Hardtanh, nn.ReLU, lambda: nn.GELU("tanh")])
+def test_layers_of_every_gate_have_clusters_and_smooth_ones_a_soft_code(gate: Callable[[], nn.Module]) -> None:
+    torch.manual_seed(0)
+    model = pc.wrap(nn.Sequential(nn.Linear(4, 8), gate(), nn.Linear(8, 2)))
+    found = model.cluster(torch.randn(40, 4), "1", labels=[0, 1] * 20, algorithms=["k-means"])
+    assert ("soft code" in found.forms) == isinstance(gate(), nn.GELU)

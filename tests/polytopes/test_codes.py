@@ -170,3 +170,15 @@ def test_questions_without_an_answer_are_refused() -> None:
         codes.labels("digit")
     with pytest.raises(pc.InputError, match="have no labels"):
         SplineCodes.from_preactivations(values()).labels()
+
+
+def test_one_label_for_all_rows_is_refused() -> None:
+    with pytest.raises(pc.InputError, match="one label for each of 2 rows"):
+        SplineCodes.from_bits({"a": torch.ones(2, 3, dtype=torch.bool)}, labels={"kind": 5})
+
+
+@pytest.mark.parametrize("chosen", [[], [24], [0.5], [True], [False] * 24])
+def test_rows_that_there_are_not_are_refused(chosen: list[object]) -> None:
+    with pytest.raises(pc.InputError, match="chosen"):
+        made(24).rows(chosen)
+    assert len(made(24).rows([-1, 3])) == 2

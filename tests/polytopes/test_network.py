@@ -160,6 +160,8 @@ OPS = {
     "softmax": lambda x: x.softmax(-1),
     "bounds that move": lambda x: torch.clamp(x, max=x.mean()),
     "power": lambda x: x**2,
+    "rounded division": lambda x: torch.div(x, 0.1, rounding_mode="floor"),
+    "crossed bounds": lambda x: torch.clamp(x, 1.0, -1.0),
 }
 
 
@@ -169,3 +171,83 @@ def test_what_is_not_linear_is_not_taken_for_it(kind: str) -> None:
     made = type("Odd", (nn.Module,), {"forward": lambda self, x: function(x)})()
     with pytest.raises(pc.ModelError, match="piecewise-linear"):
         Network(made).require_exact("this")
+
+
+def made_of(forward: Callable[..., Tensor], **parts: nn.Module) -> nn.Module:
+    """A module of these parts; float64, in evaluation mode."""
+    net: nn.Module = type("Made", (nn.Module,), {"forward": forward})()
+    for name, part in parts.items():
+        net.add_module(name, part)
+    return net.double().eval()
+
+
+def linear(forward: Callable[..., Tensor]) -> nn.Module:
+    torch.manual_seed(0)
+    return made_of(forward, a=nn.Linear(4, 6), b=nn.Linear(6, 2), act=nn.ReLU(inplace=True))
+
+
+USES: dict[str, Callable[..., object]] = {
+    "a map": lambda model, x: model.affine_map(x),
+    "a map in single precision": lambda model, x: model.affine_map(x, dtype="float32"),
+    "a segment in single precision": lambda model, x: model.segment(x, -x, dtype="float32"),
+    "boundaries of one point": lambda model, x: model.boundaries(x[None]),
+    "codes": lambda model, x: model.spline_codes(x[None]),
+    "clusters": lambda model, x: model.cluster(torch.stack([x, -x]), "act", labels=[0, 1]),
+}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_networks_whose_rows_depend_on_each_other_are_found_from_one_point_and_in_any_precision(use: str) -> None:
+    net = linear(lambda self, x: self.b(self.act(self.a(x))) + x.mean(0)[:1])
+    with pytest.raises(pc.ModelError, match="rows depend on each other"):
+        USES[use](pc.wrap(net), torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=torch.float64))
+
+
+ROWS: dict[str, Callable[..., Tensor]] = {
+    "one number in all": lambda self, x: self.b(self.act(self.a(x))).mean(),
+    "two rows a point": lambda self, x: self.b(self.act(torch.cat([self.a(x), self.a(-x)]))),
+}
+
+
+@pytest.mark.parametrize("kind", ROWS)
+def test_outputs_that_are_not_a_row_a_point_are_refused(kind: str) -> None:
+    with pytest.raises(pc.ModelError, match="a row of outputs for each point"):
+        pc.wrap(linear(ROWS[kind])).affine_map(torch.randn(4, dtype=torch.float64))
+
+
+def test_a_tensor_that_is_overwritten_is_read_so_afterwards() -> None:
+    def forward(self: nn.Module, x: Tensor) -> Tensor:
+        h = self.a(x)
+        return self.b(self.act(h) + 2 * h)  # h is 0 where it was negative
+
+    net = linear(forward)
+    x = torch.randn(9, 4, dtype=torch.float64)
+    with torch.no_grad():
+        assert torch.equal(Network(net).run(x), net(x))
+        assert torch.equal(Network(net).run(net.a(x), "a"), net(x))
+
+
+def test_a_network_in_another_precision_after_its_trace_was_kept() -> None:
+    net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    model = pc.wrap(net)
+    a, b = torch.tensor([1.0, 2.0, -1.0]), torch.tensor([-1.0, 0.5, 2.0])
+    before = model.segment(a, b).count
+    net.double()
+    assert Network.of(model).dtype == torch.float64
+    assert model.segment(a, b, dtype="float32").count == before
+
+
+@pytest.mark.parametrize("pool", ["1d", "2d"])
+def test_pools_of_points_without_channels(pool: str) -> None:
+    torch.manual_seed(1)
+    dims = {"1d": 1, "2d": 2}[pool]
+    layer = nn.MaxPool1d(2) if dims == 1 else nn.MaxPool2d(2)
+    net = made_of(
+        lambda self, x: self.head(self.pool(self.first(x)).flatten(1)),
+        first=nn.Linear(4, 8), pool=layer, head=nn.Linear(4 if dims == 1 else 8, 3),
+    )  # fmt: skip
+    x = torch.randn((4,) if dims == 1 else (4, 4), dtype=torch.float64)
+    own = pc.wrap(net).affine_map(x)
+    slope = torch.autograd.functional.jacobian(lambda y: net(y[None])[0], x).reshape(3, -1)
+    assert torch.allclose(own.A, slope, atol=1e-12)
+    assert pc.wrap(net).spline_codes(torch.stack([x, -x])).layers[0].shape[-1] == 2**dims

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import patchclamp as pc
-from patchclamp.core.errors import PatchclampWarning
+from patchclamp.core.errors import BudgetError, PatchclampWarning
+from patchclamp.polytopes.charts import Chart
 from patchclamp.polytopes.cutting import digests
+from patchclamp.polytopes.estimate import estimate
 from patchclamp.polytopes.network import Network
 from patchclamp.polytopes.plane import Plane, plane
 from tests.polytopes import nets
@@ -261,7 +263,7 @@ def test_float32_weights_are_cut_in_float64() -> None:
 def test_the_limit_keeps_what_was_found() -> None:
     model = pc.wrap(mlp(2, 16, 16, 3))
     whole = plane(model, box=BOX)
-    with pytest.raises(pc.BudgetError, match=r"about \d+ regions .*more than max_regions=100.*raster"):
+    with pytest.raises(BudgetError, match=r"about \d+ regions .*more than max_regions=100.*raster"):
         plane(model, box=BOX, max_regions=100)
     with pytest.warns(PatchclampWarning, match="max_regions=100 was met at neuron"):
         part = plane(model, box=BOX, max_regions=100, force=True)
@@ -353,3 +355,29 @@ def test_saving_and_drawing(kind: str, tmp_path: Any) -> None:
         found.figure(lines="no")
     with pytest.raises(pc.InputError, match="layers must be 0 to"):
         found.figure(layers=9)
+
+
+def test_planes_that_would_not_fit_in_memory_are_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = pc.wrap(mlp(2, 30, 3))
+    size = model.plane(box=2.0).record["estimate"] * 30 * 8
+    monkeypatch.setattr("patchclamp.polytopes.plane.MEMORY", size)
+    assert model.plane(box=2.0).complete
+    monkeypatch.setattr("patchclamp.polytopes.plane.MEMORY", size - 1)
+    with pytest.raises(BudgetError, match="of 30 numbers each.*raster"):
+        model.plane(box=2.0)
+    assert model.plane(box=2.0, force=True).complete
+
+
+def test_wide_gates_are_estimated_from_fewer_lines() -> None:
+    found = []
+    for width in (64, 40_000):
+        net = nn.Sequential(nn.Linear(2, 64), nn.ReLU(), nn.Linear(64, width), nn.LeakyReLU(1.0)).double()
+        with torch.no_grad():
+            net[2].weight.zero_()  # wide, but no more boundaries
+            torch.manual_seed(0)
+            net[0].weight.normal_()
+        network = Network(net)
+        found.append(estimate(network, Chart.of(pc.wrap(net), None, None), ((-2.0, 2.0), (-2.0, 2.0))))
+    assert [one.lines for one in found] == [28, 12]
+    assert found[1].widest == 40_000
+    assert 0.5 < found[0].regions / found[1].regions < 2

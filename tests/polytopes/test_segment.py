@@ -355,3 +355,18 @@ def test_the_module_is_left_as_it_was() -> None:
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
     assert not any(parameter.grad is not None or not parameter.requires_grad for parameter in net.parameters())
     assert not any(module._forward_hooks for module in net.modules())
+
+
+def test_a_limit_that_is_met_where_the_line_begins() -> None:
+    net = nn.Sequential(nn.Linear(1, 6), nn.ReLU(), nn.Linear(6, 2)).double()
+    with torch.no_grad():
+        net[0].weight.fill_(1)
+        net[0].bias.fill_(-1e-9)
+    with pytest.raises(BudgetError, match="at the very start"):
+        pc.wrap(net).segment([0.0], [1.0], limit=5)
+    assert pc.wrap(net).segment([0.0], [1.0], limit=6).count == 6
+
+
+def test_no_segments_are_refused() -> None:
+    with pytest.raises(pc.InputError, match="no points were given"):
+        pc.wrap(mlp()).crossings([], [])

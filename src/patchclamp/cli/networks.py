@@ -83,7 +83,6 @@ def point(spec: str, network: str) -> Any:
     Raises:
         InputError: It cannot be read, or the network has no pictures.
     """
-    import numpy as np
     import torch
 
     if spec.startswith("["):
@@ -92,9 +91,7 @@ def point(spec: str, network: str) -> Any:
         except (ValueError, TypeError) as error:
             raise InputError(f"{spec!r} is not a list of numbers") from error
     if spec.endswith(".npy"):
-        if not Path(spec).is_file():
-            raise InputError(f"there is no file {spec!r}")
-        return torch.from_numpy(np.load(spec, allow_pickle=False))
+        return _array(spec)
     part, _, number = spec.partition(":")
     if part not in ("test", "train", "mean") or not number.isdecimal():
         raise InputError(f"{spec!r} is no point. {POINTS}")
@@ -126,16 +123,25 @@ def inputs(given: list[str], network: str) -> tuple[Any, Any]:
     if part in ("test", "train") and span.replace("-", "").isdecimal():
         return _pictures(given, network)
     if first.endswith(".npy"):
-        import numpy as np
-        import torch
-
-        if len(given) > 1 or not Path(first).is_file():
-            raise InputError(f"one .npy file of rows is read, and it must be there: {', '.join(given)}")
-        return torch.from_numpy(np.load(first, allow_pickle=False)), None
+        if len(given) > 1:
+            raise InputError(f"one .npy file of rows is read, not {', '.join(given)}")
+        return _array(first), None
     texts: list[str] = []
     for one in given:
         texts += [line for line in read_text(one).splitlines() if line.strip()] if one.endswith(".txt") else [one]
     return texts, None
+
+
+def _array(path: str) -> Any:
+    import numpy as np
+    import torch
+
+    if not Path(path).is_file():
+        raise InputError(f"there is no file {path!r}")
+    try:
+        return torch.from_numpy(np.load(path, allow_pickle=False))
+    except (ValueError, TypeError, EOFError) as error:
+        raise InputError(f"{path!r} holds no array of numbers: {error}") from error
 
 
 def _pictures(given: list[str], network: str) -> tuple[Any, Any]:

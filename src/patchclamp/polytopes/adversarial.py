@@ -15,6 +15,7 @@ from patchclamp.interventions.results import evidence, to_numpy
 from patchclamp.metrics.edited import mean_row
 from patchclamp.models.opened import OpenModel
 from patchclamp.polytopes.attacks import Norm, attack, check_attack, classified
+from patchclamp.polytopes.gates import by_row
 from patchclamp.polytopes.lines import decisions, joined, walk_line
 from patchclamp.polytopes.network import Network
 from patchclamp.polytopes.points import prepared
@@ -222,7 +223,7 @@ def _walked(
     every = np.concatenate(list(places.values())) if places else np.zeros(0)
     flip = changes[0] * length if changes else np.nan
     t = torch.linspace(0, 1, PLACES, dtype=a.dtype, device=a.device).reshape(-1, *[1] * (a.dim() - 1))
-    after = {name: out.flatten(1).double() for name, (_, out) in network.gated(torch.lerp(a, b, t)).items()}
+    after = {name: by_row(out).double() for name, (_, out) in network.gated(torch.lerp(a, b, t)).items()}
     radius = {name: rows.norm(dim=1) for name, rows in after.items()}
     cosine = {
         name: (rows @ rows[0]) / (radius[name] * radius[name][0]).clamp(min=1e-300) for name, rows in after.items()

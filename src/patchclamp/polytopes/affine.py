@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from patchclamp.core.errors import InputError, unknown
 from patchclamp.interventions.saving import from_plain
 from patchclamp.models.opened import OpenModel
+from patchclamp.polytopes.gates import by_row
 from patchclamp.polytopes.network import Network
 from patchclamp.polytopes.points import as_points, fitting, precision
 
@@ -73,11 +75,11 @@ def affine_map(
     if soft not in ("frozen", "jacobian"):
         raise InputError(unknown("soft map", soft, ("frozen", "jacobian")))
     point = as_points(model, [x], dtype)
-    network = Network.of(model).cast(model.module, precision(model, dtype))
+    network = Network.of(model).cast(precision(model, dtype))
     exact = network.is_exact(start)
     if soft == "frozen" or exact:
         network.require_frozen(start)
-    fitting(network, model.module, point, start)
+    fitting(network, point, start)
     if exact or soft == "frozen":
         with torch.no_grad():
             states = network.states(point, start)
@@ -103,19 +105,23 @@ def affine_parts(function: Callable[[Tensor], Tensor], point: Tensor) -> tuple[T
     """
     with torch.no_grad():
         c = function(torch.zeros_like(point)).flatten()
-    if point.numel() <= len(c):
-        with torch.no_grad():
-            basis = torch.eye(point.numel(), dtype=point.dtype, device=point.device).reshape(-1, *point.shape[1:])
-            return (function(basis).flatten(1) - c).T.contiguous(), c
-    return _by_outputs(function, point), c
+    return (_by_inputs if point.numel() <= len(c) else _by_outputs)(function, point), c
+
+
+def _by_inputs(function: Any, point: Tensor) -> Tensor:
+    """The derivative ``[out, in]``, one row of a batch for each input; not a difference, which a large ``c`` would swallow."""
+    basis = torch.eye(point.numel(), dtype=point.dtype, device=point.device).reshape(-1, *point.shape[1:])
+    with torch.no_grad(), forward_ad.dual_level():
+        values, slopes = forward_ad.unpack_dual(function(forward_ad.make_dual(point.expand_as(basis).clone(), basis)))
+    return torch.zeros_like(by_row(values).T) if slopes is None else by_row(slopes).T.contiguous()
 
 
 def _by_outputs(function: Any, point: Tensor) -> Tensor:
     """The derivative ``[out, in]``, one row of a batch for each output."""
     with torch.enable_grad():
-        units = function(point.detach()).flatten(1).shape[1]
+        units = function(point.detach()).numel()
         rows = point.detach().expand(units, *point.shape[1:]).clone().requires_grad_()
-        own = function(rows).flatten(1).diagonal().sum()
+        own = by_row(function(rows)).diagonal().sum()
         (gradient,) = torch.autograd.grad(own, rows)
     return gradient.flatten(1)
 
@@ -154,7 +160,7 @@ def region_maps(model: OpenModel, line: "Segment") -> list[AffineMap]:
     said = from_plain(line.record["parameters"], line.tensors)
     start, dtype = said["start"], said["dtype"]
     point = as_points(model, [said["a"]], dtype)
-    network = Network.of(model).cast(model.module, precision(model, dtype))
+    network = Network.of(model).cast(precision(model, dtype))
     codes = line.codes()
     found = []
     for region in range(len(line.edges) - 1):

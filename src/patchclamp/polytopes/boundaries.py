@@ -14,7 +14,7 @@ from patchclamp.core.result import DatasetResult
 from patchclamp.interventions.results import evidence
 from patchclamp.models.opened import OpenModel
 from patchclamp.polytopes.affine import affine_parts
-from patchclamp.polytopes.gates import Elementwise, Gate, MaxPool
+from patchclamp.polytopes.gates import Elementwise, Gate, MaxPool, by_row
 from patchclamp.polytopes.network import Network
 from patchclamp.polytopes.points import as_points, prepared
 
@@ -166,7 +166,7 @@ def _of_point(
 
 def _all_preactivations(network: Network, rows: Tensor, states: dict[str, Tensor], start: str | None) -> Tensor:
     seen: list[Tensor] = []
-    network.frozen(rows, states, start, lambda _, z: seen.append(z.flatten(1)))
+    network.frozen(rows, states, start, lambda _, z: seen.append(by_row(z)))
     return torch.cat(seen, dim=1)
 
 

@@ -12,9 +12,11 @@ from patchclamp.models.opened import OpenModel
 from patchclamp.models.sites import Site
 from patchclamp.polytopes.clusters import Clusters, cluster
 from patchclamp.polytopes.codes import Labels
+from patchclamp.polytopes.gates import by_row
 from patchclamp.polytopes.network import Network
 from patchclamp.polytopes.points import as_points, fitting
 from patchclamp.polytopes.recording import activation_name, row_labels
+from patchclamp.polytopes.soft import ACTIVATIONS
 
 
 def cluster_layer(
@@ -49,11 +51,12 @@ def cluster_layer(
     if str(layer) not in names:
         raise InputError(unknown("layer", layer, names))
     x = as_points(model, list(inputs))
-    fitting(network, model.module, x[:2])
+    fitting(network, x[:2])
     with torch.no_grad():
         z, activations = network.gated(x)[str(layer)]
     kind = next(gate.kind for gate in network.gates if gate.name == str(layer))
-    return cluster(z.flatten(1), activations.flatten(1), labels, progress=progress, **{"name": kind, **how})
+    name = kind if kind in ACTIVATIONS else None  # others have no soft code
+    return cluster(by_row(z), by_row(activations), labels, progress=progress, **{"name": name, **how})
 
 
 def _of_tokens(

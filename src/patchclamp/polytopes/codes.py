@@ -204,8 +204,17 @@ class SplineCodes(DatasetResult):
         return self._with({f"{layer.name}[{height},{width}]": self.dense(layer.name)[:, :, height, width]})
 
     def rows(self, chosen: Any) -> "SplineCodes":
-        """Some of the rows, by index or by truth values."""
-        index = torch.as_tensor(np.asarray(chosen)).numpy()
+        """Some of the rows, by index or by truth values.
+
+        Raises:
+            InputError: None is chosen, or one that there is not.
+        """
+        try:
+            index = np.arange(len(self))[np.asarray(chosen)].reshape(-1)
+        except IndexError as error:
+            raise InputError(f"rows are chosen from {len(self)} by whole numbers or truth values: {error}") from error
+        if not len(index):
+            raise InputError("no rows were chosen; codes have one at least")
         return SplineCodes(self.dataset.isel(row=index), self._derived("rows"), self.tensors)
 
     def dense(self, name: str | None = None) -> Tensor:
@@ -353,7 +362,7 @@ def _named(labels: Labels, count: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, values in given.items():
         array = np.asarray(values)
-        if len(array) != count or array.ndim != 1:
+        if array.shape != (count,):
             raise InputError(f"{name!r}: one label for each of {count} rows is wanted; got shape {array.shape}")
         if name in RESERVED:
             raise InputError(f"labels cannot be called {name!r}; that name is taken")

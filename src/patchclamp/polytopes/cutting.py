@@ -6,7 +6,7 @@ from torch import Tensor
 
 from patchclamp.core.progress import Task
 from patchclamp.polytopes.gate_cuts import cut_gate
-from patchclamp.polytopes.gates import LineGate
+from patchclamp.polytopes.gates import LineGate, by_row
 from patchclamp.polytopes.network import Live, Network, Step
 from patchclamp.polytopes.subdivision import Column, Floats, Ints, Subdivision
 
@@ -54,7 +54,7 @@ class Cutter:
         self.widths.append(gate.pieces(live[step.source][:2]).shape[1])
         found.begin()
         z = live[step.source]
-        rows = Column(z.reshape(len(z), -1).cpu().numpy())
+        rows = Column(by_row(z).cpu().numpy())
         try:
             for neuron in cut_gate(found, gate, number, rows, z.shape[1:]):
                 if found.faces > self.most:
@@ -62,7 +62,7 @@ class Cutter:
         finally:
             self.codes = self.codes[found.origin.rows]
         live = self._grown({key: tensor for key, tensor in live.items() if key != step.source})
-        live[step.source] = torch.from_numpy(rows.rows).to(z.device).view(-1, *z.shape[1:])
+        live[step.source] = torch.from_numpy(rows.rows).to(z.device).view(rows.size, *z.shape[1:])
         self.codes = np.column_stack([self.codes, self._digests(gate, number, rows.rows, z.shape[1:])])
         if self.bar is not None:
             self.bar.advance()
@@ -88,7 +88,7 @@ class Cutter:
         middle, found = self.subdivision.averages(), []
         for begin in range(0, self.subdivision.faces, _ROWS):
             rows = torch.from_numpy(middle[begin : begin + _ROWS] @ z)
-            found.append(digest_of(gate.bits(rows.view(-1, *shape)), number))
+            found.append(digest_of(gate.bits(rows.view(len(rows), *shape)), number))
         return np.concatenate(found)
 
 
@@ -97,7 +97,7 @@ def _interpolated(tensor: Tensor, parents: Ints, fractions: Floats, levels: list
     old = len(tensor)
     grown = tensor.new_empty((old + len(parents), *tensor.shape[1:]))
     grown[:old] = tensor
-    flat = grown.view(len(grown), -1)
+    flat = by_row(grown)
     for level in levels:
         begin, end = (flat[torch.from_numpy(parents[level, side]).to(flat.device)] for side in (0, 1))
         share = torch.from_numpy(fractions[level]).to(flat)[:, None]
@@ -112,7 +112,7 @@ def digest_of(bits: Tensor, number: int) -> Ints:
         bits: ``[row, ...]``.
         number: Of the gate, which decides the integers.
     """
-    flat = bits.reshape(len(bits), -1).cpu().numpy()
+    flat = by_row(bits).cpu().numpy()
     keys = np.random.default_rng(number).integers(-(2**62), 2**62, size=flat.shape[1])
     return np.asarray(flat @ keys)
 

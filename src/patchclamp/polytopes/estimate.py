@@ -10,8 +10,10 @@ from patchclamp.polytopes.lines import joined, walk_line
 from patchclamp.polytopes.network import Network
 from patchclamp.polytopes.subdivision import Floats
 
-LINES = 12
-"""Lines in each of the two directions."""
+LINES = (4, 12)
+"""Fewest and most lines in each of the two directions; fewer where gates are wide, since each is slow to walk."""
+WIDE = 4096
+"""Neurons of the widest gate up to which the most are walked."""
 _LIMIT = 10_000_000
 
 
@@ -25,6 +27,13 @@ class RegionEstimate:
     """Mean number of boundaries that a line through the whole box crosses; exact."""
     lines: int
     """How many lines were walked."""
+    widest: int
+    """Neurons of the widest gate, or coordinates of a point if they are more."""
+
+    @property
+    def memory(self) -> int:
+        """About how many bytes the widest tensor takes: float64, a row for each corner; there are about as many as regions."""
+        return 8 * self.regions * self.widest
 
     def __str__(self) -> str:
         return (
@@ -42,29 +51,37 @@ def estimate(network: Network, chart: Chart, box: Box, start: str | None = None,
     here ``c^2`` is, in each cell of a grid, the product of what a horizontal and a vertical line cross there, of different neurons.
     """
     low, high = np.array(box).T
+    widest = _widest(network, chart, box, start)
+    count = int(np.clip(LINES[1] * np.sqrt(WIDE / widest), *LINES))
     draw = np.random.default_rng(seed)
-    places = (np.arange(LINES) + draw.random((2, LINES))) / LINES
+    places = (np.arange(count) + draw.random((2, count))) / count
     cells = []
     for axis in (0, 1):
-        ends = np.empty((LINES, 2, 2))
+        ends = np.empty((count, 2, 2))
         ends[:, :, axis] = low[axis], high[axis]
         ends[:, :, 1 - axis] = (low[1 - axis] + places[axis] * (high - low)[1 - axis])[:, None]
-        cells.append([_crossed(network, chart, line, start) for line in ends])
+        cells.append([_crossed(network, chart, line, start, count) for line in ends])
     sides = corners(box)
     around = sum(len(_walked(network, chart, sides[[i, i - 1]], start)[0]) for i in range(4))
     meeting = 0
-    for row in range(LINES):
-        for column in range(LINES):
+    for row in range(count):
+        for column in range(count):
             meeting += _different(cells[0][row][column], cells[1][column][row])
     crossings = np.mean([sum(len(cell) for cell in line) for lines in cells for line in lines])
-    return RegionEstimate(round(1 + around / 2 + np.pi / 4 * meeting), float(crossings), 2 * LINES + 4)
+    return RegionEstimate(round(1 + around / 2 + np.pi / 4 * meeting), float(crossings), 2 * count + 4, widest)
 
 
-def _crossed(network: Network, chart: Chart, ends: Floats, start: str | None) -> list[Floats]:
+def _widest(network: Network, chart: Chart, box: Box, start: str | None) -> int:
+    point = chart.at(corners(box)[:1])
+    with torch.no_grad():
+        return max(z.numel() for z in (point, *network.preactivations(point, start).values()))
+
+
+def _crossed(network: Network, chart: Chart, ends: Floats, start: str | None, count: int) -> list[Floats]:
     """The neurons that a line crosses in each of its equal parts, as numbers that differ between gates."""
     places, neurons = _walked(network, chart, ends, start)
-    part = np.minimum((places * LINES).astype(int), LINES - 1)
-    return [neurons[part == number] for number in range(LINES)]
+    part = np.minimum((places * count).astype(int), count - 1)
+    return [neurons[part == number] for number in range(count)]
 
 
 def _walked(network: Network, chart: Chart, ends: Floats, start: str | None) -> tuple[Floats, Floats]:

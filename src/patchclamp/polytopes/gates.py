@@ -79,7 +79,7 @@ class Elementwise(LineGate):
 
     @override
     def state(self, z: Tensor) -> Tensor:
-        return self.bits(z).reshape(*z.shape, -1).sum(-1)
+        return self.bits(z).reshape(*z.shape, len(self.breaks)).sum(-1)
 
     @override
     def frozen(self, z: Tensor, state: Tensor) -> Tensor:
@@ -100,7 +100,7 @@ class Elementwise(LineGate):
 
     @override
     def crossings(self, z: Tensor) -> Crossings:
-        rows = z.reshape(len(z), -1)
+        rows = by_row(z)
         found = []
         for edge in self.breaks:
             above = rows > edge
@@ -127,7 +127,7 @@ class Elementwise(LineGate):
 
     @override
     def pieces(self, z: Tensor) -> Tensor:
-        rows = z.reshape(len(z), -1)
+        rows = by_row(z)
         between = rows[:-1] + rows[1:]
         if len(self.breaks) == 1:
             return between > 2 * self.breaks[0]
@@ -208,6 +208,11 @@ def places(mask: Tensor) -> tuple[Tensor, Tensor]:
         return row, column
     flat = torch.from_numpy(np.flatnonzero(mask.numpy()))
     return flat // mask.shape[1], flat % mask.shape[1]
+
+
+def by_row(values: Tensor) -> Tensor:
+    """``[row, *shape]`` as ``[row, unit]``; one unit where a row is one number, and none where a size is 0."""
+    return values.reshape(len(values), values.shape[1:].numel())
 
 
 def envelope(start: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from patchclamp.core.errors import BudgetError
 from patchclamp.polytopes.gates import LineGate, envelope, places
 from patchclamp.polytopes.network import Live, Network, Step
 
@@ -124,7 +125,13 @@ def _between(a: Tensor, b: Tensor, t: float) -> Tensor:
 
 
 def joined(parts: list[Walked]) -> Walked:
-    """One part made of several that follow each other, with what is crossed just where they meet."""
+    """One part made of several that follow each other, with what is crossed just where they meet.
+
+    Raises:
+        BudgetError: There is none, since the walk met its limit where it began.
+    """
+    if not parts:
+        raise BudgetError("more boundaries than the limit are crossed at the very start of the line; raise limit")
     if len(parts) == 1:
         return parts[0]
     events: dict[str, tuple[Tensor, ...]] = {}

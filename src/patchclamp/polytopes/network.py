@@ -63,9 +63,8 @@ class Network:
     """
 
     def __init__(self, module: nn.Module) -> None:
+        self.module = module
         self.steps, self.output = _steps(module)
-        self.dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
-        self.device = next((p.device for p in module.parameters()), torch.device("cpu"))
         self._modes = _modes(module)
         self._agrees = False
 
@@ -84,6 +83,16 @@ class Network:
         if known is None or known._modes != _modes(module.module):
             known = _KNOWN[module] = cls(module.module)
         return known
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights."""
+        return next((p.dtype for p in self.module.parameters() if p.is_floating_point()), torch.float32)
+
+    @property
+    def device(self) -> torch.device:
+        """Of the weights."""
+        return next((p.device for p in self.module.parameters()), torch.device("cpu"))
 
     @cached_property
     def gates(self) -> tuple[Gate, ...]:
@@ -237,27 +246,34 @@ class Network:
             return inside[0], self.steps[inside[0]].reads[0]
         return inside[-1] + 1, self.steps[inside[-1]].key
 
-    def cast(self, module: nn.Module, dtype: torch.dtype) -> "Network":
-        """The network of a copy of the module in another precision; the module itself if it has that precision."""
-        return self if dtype == self.dtype else Network(copy.deepcopy(module).to(dtype))
+    def cast(self, dtype: torch.dtype) -> "Network":
+        """The network of a copy of the module in another precision; this one if it has that precision."""
+        return self if dtype == self.dtype else Network(copy.deepcopy(self.module).to(dtype))
 
-    def check(self, module: nn.Module, x: Rows) -> None:
+    def check(self, x: Rows) -> None:
         """Compare the steps with the module itself, once: rows must not depend on each other, nor a branch on the input.
 
         Raises:
-            ModelError: The traced network computes something else.
+            ModelError: The traced network computes something else, or not a row of outputs for each point.
         """
         if self._agrees:
             return
+        rows = torch.cat([x, _unlike(x[:1])])
         with torch.no_grad():
-            own = self.run(x)
-            theirs = [module(x[:1]), module(x)]
+            own = self.run(rows)
+            parts = slice(1), slice(len(x), None), slice(None)
+            theirs = [(some, self.module(rows[some])) for some in parts]
         tolerance = 1e-4 if x.dtype != torch.float64 else 1e-9
-        for rows in theirs:
-            if not isinstance(rows, Tensor) or rows.shape[1:] != own.shape[1:]:
-                raise ModelError("the network does not give one tensor")
-            gap = float((rows - own[: len(rows)]).abs().max())
-            if gap > tolerance * max(1.0, float(own.abs().max())):
+        size = float(own.abs().nan_to_num(posinf=0).max()) if own.numel() else 0.0
+        for some, out in theirs:
+            count = len(rows[some])
+            if not isinstance(out, Tensor) or out.shape != (count, *own.shape[1:]) or len(own) != len(rows):
+                shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+                raise ModelError(
+                    f"the network does not give a row of outputs for each point: for {count} it gives {shape}"
+                )
+            gap = float((out - own[some]).abs().nan_to_num(posinf=torch.inf).max()) if out.numel() else 0.0
+            if gap > tolerance * size:
                 raise ModelError(
                     f"the traced network differs from the module by {gap:.2g}: rows depend on each other, or a branch of its code "
                     "on the input; method='sampled' works for any network"
@@ -270,6 +286,13 @@ _KNOWN: "WeakKeyDictionary[OpenModel, Network]" = WeakKeyDictionary()
 
 def _is_exact(step: Step) -> bool:
     return step.op.nature == "affine" or (step.gate is not None and step.gate.exact)
+
+
+def _unlike(x: Rows) -> Rows:
+    """Another row of the same size, so that one point is enough to see whether rows depend on each other."""
+    size = x.abs().mean()
+    wave = torch.cos(torch.arange(x.numel(), dtype=x.dtype, device=x.device)).reshape(x.shape)
+    return x + torch.where(size > 0, size, torch.ones_like(size)) * wave
 
 
 def _listed(bad: list[str]) -> str:
@@ -289,19 +312,16 @@ def _steps(module: nn.Module) -> tuple[tuple[Step, ...], str]:
             f"the network reads {len(inputs)} inputs ({', '.join(map(str, inputs))}); it must be one tensor"
         )
     keys = {inputs[0]: INPUT}
-    constants: dict[fx.Node, Any] = {}
     shapes: dict[fx.Node, tuple[fx.Node, ...]] = {}
     steps: list[Step] = []
     names: dict[str, int] = {}
     output = INPUT
     for node in graph.nodes:
-        if node.op == "get_attr":
-            constants[node] = str(node.target)
-        elif node.op == "output":
+        if node.op == "output":
             if node.args[0] not in keys:
                 raise ModelError("the network must give one tensor")
             output = keys[node.args[0]]
-        elif node.op != "placeholder":
+        elif node.op not in ("placeholder", "get_attr"):
             name = _name(node, names)
             op = classify(node, name, module, lambda argument: _varies(argument, keys))
             inside = [part for part in node.all_input_nodes if part in shapes]
@@ -309,7 +329,11 @@ def _steps(module: nn.Module) -> tuple[tuple[Step, ...], str]:
                 shapes[node] = tuple(node.all_input_nodes)
                 continue
             keys[node] = node.name
-            steps.append(_step(node, name, op, module, keys, shapes))
+            steps.append(_step(node, name, op, module, dict(keys), shapes))
+            if _in_place(node, module):
+                # who reads the tensor from here on, by whatever name, finds it overwritten
+                old = keys.get(node.all_input_nodes[0])
+                keys.update({part: node.name for part, key in keys.items() if key == old})
     return _with_last(steps, output), output
 
 
@@ -343,11 +367,11 @@ def _step(
 
     if node.op == "call_module" and len(node.args) == 1 and not node.kwargs:
         submodule, key = module.get_submodule(str(node.target)), keys[node.args[0]]  # type: ignore[index]
-        if getattr(submodule, "inplace", False):
+        if _in_place(node, module):
             return Step(name, node.name, op, tuple(reads), lambda live: submodule(live[key].clone()))
         return Step(name, node.name, op, tuple(reads), lambda live: submodule(live[key]))
-    if _in_place(node):
-        # the user's tensor stays: :meth:`Network.check` finds networks that need it overwritten
+    if _in_place(node, module):
+        # the user's tensor stays as it is
         first = reads[0]
         return Step(
             name, node.name, op, tuple(reads),
@@ -366,7 +390,9 @@ def _evaluate(node: fx.Node, value: Callable[[fx.Node], Any], module: nn.Module)
     return node.target(*args, **kwargs)  # type: ignore[operator]
 
 
-def _in_place(node: fx.Node) -> bool:
+def _in_place(node: fx.Node, module: nn.Module) -> bool:
+    if node.op == "call_module":
+        return bool(getattr(module.get_submodule(str(node.target)), "inplace", False))
     called = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     return called in ("iadd", "isub", "imul", "itruediv") or called.endswith("_") or bool(node.kwargs.get("inplace"))
 

@@ -77,7 +77,7 @@ def classify(node: fx.Node, name: str, root: nn.Module, varies: Callable[[Any], 
     if plain in _WITH_CONSTANT or says in _WITH_CONSTANT:
         varying = [argument for argument in (*node.args, *node.kwargs.values()) if varies(argument)]
         divides = "div" in plain and len(node.args) > 1 and varies(node.args[1])
-        if len(varying) == 1 and not divides:
+        if len(varying) == 1 and not divides and node.kwargs.get("rounding_mode") is None:
             return Op("affine", says)
         return Op("product" if plain in ("mul", "imul", "multiply") and len(varying) == 2 else "other", says)
     return Op("other", says)
@@ -130,6 +130,8 @@ def _function(node: fx.Node, kind: str, name: str, varies: Callable[[Any], bool]
         high = _option(node, 1 if kind == "clamp_max" else 2, "max", None) if kind != "clamp_min" else None
         if any(isinstance(edge, fx.Node | Tensor) for edge in (low, high)):
             return Op("other", f"{kind} with tensor bounds")
+        if low is not None and high is not None and low > high:
+            return Op("other", f"{kind} with bounds that are crossed")
         options = {"low": None if low is None else float(low), "high": None if high is None else float(high)}
         kind = "clamp"
     if kind == "gelu":
@@ -156,14 +158,9 @@ def _gate(kind: str, name: str, says: str, options: dict[str, Any]) -> Op:
         return Op("gate", says, _max_pool(name, 1 if kind == "max_pool1d" else 2, options))
     if kind == "relu6":
         options = {"low": 0.0, "high": 6.0}
-    if kind == "silu":
-        return Op("gate", says, Smooth(name, kind, activation("silu").code))
-    if kind == "gelu":
-        return Op(
-            "gate",
-            says,
-            Smooth(name, kind, activation("gelu" if options["approximate"] == "none" else "gelu_tanh").code),
-        )
+    if kind in ("silu", "gelu"):
+        smooth = "gelu_tanh" if options.get("approximate") == "tanh" else kind
+        return Op("gate", says, Smooth(name, smooth, activation(smooth).code))
     return Op("gate", says, elementwise(name, kind, **options))
 
 
@@ -179,7 +176,8 @@ def _max_pool(name: str, dims: int, options: dict[str, Any]) -> MaxPool:
         kernel, stride, dilation = (1, kernel[1]), (1, stride[1]), (1, dilation[1])
 
     def windows(z: Tensor) -> Tensor:
-        planes = z if dims == 2 else z.unsqueeze(-2)
+        channels = z if z.dim() == dims + 2 else z.unsqueeze(1)
+        planes = channels if dims == 2 else channels.unsqueeze(-2)
         padded = F.pad(planes, (padding[1], padding[1], padding[0], padding[0]), value=-torch.inf)
         lowest = torch.finfo(z.dtype).min
         cut = F.unfold(padded.clamp(min=lowest), kernel, dilation=dilation, stride=stride)
@@ -193,6 +191,6 @@ def _max_pool(name: str, dims: int, options: dict[str, Any]) -> MaxPool:
             (size + 2 * padding[axis] - dilation[axis] * (kernel[axis] - 1) - 1) // stride[axis] + 1
             for size, axis in zip(sizes, axes, strict=True)
         ]
-        return (z.shape[1], *spans)
+        return (*z.shape[1:-dims], *spans)
 
     return MaxPool(name, "max_pool", windows, out_shape)

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 MOST = 50_000
 """Regions above which a plane is not begun."""
+MEMORY = 1 << 33
+"""Bytes of the widest tensor above which a plane is not begun."""
 _ROWS = 1024
 
 
@@ -182,7 +184,7 @@ def plane(
     Raises:
         InputError: The points do not span a plane or do not fit the network; the box is empty.
         ModelError: The network is not piecewise linear, or torch.fx cannot follow it.
-        BudgetError: There would be too many regions.
+        BudgetError: There would be too many regions, or they would not fit in memory.
     """
     if max_regions is not None and max_regions < 1:
         raise InputError(f"max_regions must be 1 or more, not {max_regions}")
@@ -193,6 +195,12 @@ def plane(
         raise BudgetError(
             f"{about}, more than max_regions={max_regions:,}; take a smaller box, raise max_regions, pass force=True to get what "
             "is found until then, or draw exact lines through the box: raster"
+        )
+    if about.memory > MEMORY and not force:
+        raise BudgetError(
+            f"{about} of {about.widest:,} numbers each: {about.memory / 2**30:,.0f} GiB, more than {MEMORY / 2**30:,.0f}; "
+            "take a smaller box, start= at a later place, pass force=True to begin all the same, or draw exact lines through the "
+            "box: raster"
         )
     found = Subdivision.of(corners(window))
     until, values = None, None

@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from patchclamp.core.errors import InputError, ModelError, unknown
 from patchclamp.interventions.record import record
 from patchclamp.models.opened import OpenModel
+from patchclamp.polytopes.gates import by_row
 from patchclamp.polytopes.network import Network
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
-ACTIVATIONS = (
-    nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.ReLU6, nn.SiLU, nn.GELU, nn.ELU, nn.SELU, nn.CELU, nn.Softplus, nn.Tanh, nn.Sigmoid,
-    nn.Hardswish, nn.Mish,
+_ACTIVATIONS = (
+    nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ReLU6, nn.SiLU, nn.GELU, nn.ELU, nn.SELU, nn.CELU, nn.Softplus, nn.Tanh,
+    nn.Sigmoid, nn.Hardswish, nn.Mish,
 )  # fmt: skip
-"""Modules whose pre-activation is positive or not, for networks that torch.fx cannot follow."""
 
 
 def as_points(
@@ -35,6 +35,8 @@ def as_points(
         InputError: Shapes differ, a coordinate is not finite or outside the box, or the weights are of half precision.
     """
     wanted = precision(model, dtype)
+    if not len(given):
+        raise InputError("no points were given")
     rows = [
         torch.as_tensor(np.asarray(point) if isinstance(point, list | tuple) else point).detach() for point in given
     ]
@@ -85,13 +87,13 @@ def prepared(model: OpenModel, x: Tensor, what: str, start: str | None = None, d
         ModelError: It cannot be traced, or is not piecewise linear.
         InputError: The points do not fit.
     """
-    network = Network.of(model).cast(model.module, precision(model, dtype))
+    network = Network.of(model).cast(precision(model, dtype))
     network.require_exact(what, start)
-    fitting(network, model.module, x, start)
+    fitting(network, x, start)
     return network
 
 
-def fitting(network: Network, module: nn.Module, x: Tensor, start: str | None = None) -> None:
+def fitting(network: Network, x: Tensor, start: str | None = None) -> None:
     """Run points once, so that a wrong shape is an error before any work.
 
     Raises:
@@ -107,8 +109,8 @@ def fitting(network: Network, module: nn.Module, x: Tensor, start: str | None = 
         raise InputError(f"the network does not take points of shape {tuple(x.shape[1:])}: {said}") from error
     if not bool(torch.isfinite(out).all()):
         raise InputError("the network's output is not finite at these points; are its weights?")
-    if start is None and x.dtype == next((p.dtype for p in module.parameters()), x.dtype):
-        network.check(module, x)
+    if start is None:
+        network.check(x)
 
 
 def gate_pieces(model: OpenModel, x: Tensor, start: str | None = None) -> tuple[dict[str, Tensor], Tensor]:
@@ -121,15 +123,15 @@ def gate_pieces(model: OpenModel, x: Tensor, start: str | None = None) -> tuple[
         ModelError: There is no gate to be found.
     """
     try:
-        network = Network.of(model).cast(model.module, x.dtype)
+        network = Network.of(model).cast(x.dtype)
     except ModelError:
         if start is not None:
             raise
         return _recorded_pieces(model, x)
-    fitting(network, model.module, x[:2], start)
+    fitting(network, x[:2], start)
     gates = {gate.name: gate for gate in network.gates}
     found = {
-        name: (gates[name].state(z) if gates[name].exact else gates[name].bits(z).long()).flatten(1)
+        name: by_row(gates[name].state(z) if gates[name].exact else gates[name].bits(z).long())
         for name, z in network.preactivations(x, start).items()
     }
     if not found:
@@ -137,13 +139,18 @@ def gate_pieces(model: OpenModel, x: Tensor, start: str | None = None) -> tuple[
     return found, network.run(x, start)
 
 
+def activation_modules(model: OpenModel) -> list[str]:
+    """Paths of the modules whose pre-activation is positive or not, for networks that torch.fx cannot follow."""
+    return [name for name, module in model.module.named_modules() if isinstance(module, _ACTIVATIONS)]
+
+
 def _recorded_pieces(model: OpenModel, x: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-    names = [name for name, module in model.module.named_modules() if isinstance(module, ACTIVATIONS)]
+    names = activation_modules(model)
     if not names:
-        known = ", ".join(module.__name__ for module in ACTIVATIONS)
+        known = ", ".join(module.__name__ for module in _ACTIVATIONS)
         raise ModelError(f"torch.fx cannot follow the network, and it has no activation module ({known}) to record")
     acts = record(model, x.to(model.dtype), [f"{name}:in" for name in names])
-    found = {name: (acts[f"{name}:in"] > 0).long().flatten(1) for name in names}
+    found = {name: by_row((acts[f"{name}:in"] > 0).long()) for name in names}
     out = model.module(x.to(model.dtype))
     values = out if isinstance(out, Tensor) else next(iter(out.values()))
     return found, values

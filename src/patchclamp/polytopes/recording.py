@@ -17,6 +17,7 @@ from patchclamp.models.opened import OpenModel
 from patchclamp.polytopes.codes import Labels, SplineCodes
 from patchclamp.polytopes.gates import Elementwise, Gate, Smooth
 from patchclamp.polytopes.network import Network
+from patchclamp.polytopes.points import activation_modules, fitting
 from patchclamp.polytopes.soft import Activation, activation, beta_code
 
 if TYPE_CHECKING:
@@ -28,8 +29,6 @@ PROMPTS = 8
 """Prompts of a language model whose pre-activations are held at a time."""
 ACTIVATION_NAMES = ("hidden_act", "hidden_activation", "activation_function", "activation")
 """Where configurations keep the name of the MLP's activation."""
-MODULES = (nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish)
-"""Modules whose gate changes at 0, looked for where torch.fx cannot follow a network."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,17 +211,12 @@ def _gated(
         if not network.gates:
             raise ModelError(f"{network!r} has no gate that torch.fx sees")
     except ModelError:
-        modules = _activation_modules(model)
+        modules = activation_modules(model) if isinstance(model, OpenModel) else []
         if not modules or not isinstance(model, OpenModel):
             raise
-        yield from _of_sites(model, inputs, modules, at, progress)
+        yield from _of_sites(model, inputs, [f"{name}:in" for name in modules], at, progress)
         return
     yield from _of_network(network, inputs, at, progress)
-
-
-def _activation_modules(model: OpenModel | nn.Module | Network) -> list[str]:
-    modules = model.sites.modules if isinstance(model, OpenModel) else {}
-    return [f"{path}:in" for path, module in modules.items() if isinstance(module, MODULES)]
 
 
 def _of_network(network: Network, inputs: Any, at: Any, progress: bool | Listener | None) -> Iterator[Piece]:
@@ -231,6 +225,9 @@ def _of_network(network: Network, inputs: Any, at: Any, progress: bool | Listene
     if not isinstance(inputs, Tensor) or inputs.dim() < 2 or not len(inputs):
         raise InputError("rows of inputs are wanted, as a tensor [row, *shape]")
     x = inputs.to(network.device, network.dtype)
+    some = x[:2]
+    if bool(torch.isfinite(some).all()):  # else the layer that holds NaN is named
+        fitting(network, some)
     with task("spline codes", len(x), "rows", show=progress) as bar:
         for start in range(0, len(x), ROWS):
             with torch.no_grad():

@@ -72,7 +72,7 @@ def _sampled(model: OpenModel, plane: Plane, samples: int) -> int:
     places = (np.arange(samples) + 0.5) / samples
     x, y = np.meshgrid(left + places * (right - left), bottom + places * (top - bottom))
     grid = np.stack([x.ravel(), y.ravel()], axis=1)
-    network = Network.of(model).cast(model.module, torch.float64)
+    network = Network.of(model).cast(torch.float64)
     start = plane.record["parameters"]["start"]
     found = set()
     with torch.no_grad():

@@ -20,7 +20,7 @@ from patchclamp.interventions.results import evidence
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.sites import Site
-from patchclamp.polytopes.points import ACTIVATIONS
+from patchclamp.polytopes.points import activation_modules
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -145,8 +145,7 @@ def gate_sites(model: OpenModel) -> list[Site]:
         found = model.sites.expand(["mlp_pre"])
     except PatchclampError:
         found = []
-    names = [f"{name}:in" for name, module in model.module.named_modules() if isinstance(module, ACTIVATIONS)]
-    return found or model.sites.expand(names)
+    return found or model.sites.expand([f"{name}:in" for name in activation_modules(model)])
 
 
 class _Pass:

@@ -14,7 +14,7 @@ from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
 from patchclamp.interventions.results import evidence, to_numpy
 from patchclamp.models.opened import OpenModel
-from patchclamp.polytopes.gates import places
+from patchclamp.polytopes.gates import by_row, places
 from patchclamp.polytopes.lines import Walked, decisions, joined, walk_line
 from patchclamp.polytopes.points import as_points, gate_pieces, prepared
 
@@ -240,7 +240,9 @@ def _result(
         told = f"the limit of crossings was met at {reached:.4g} of the way; the segment ends there"
         warnings.warn(PatchclampWarning(told), stacklevel=4)
     layers = list(found.events)
-    t, neuron, before, after = (torch.cat(parts).cpu().numpy() for parts in zip(*found.events.values(), strict=True))
+    nothing = (torch.zeros(0), *(torch.zeros(0, dtype=torch.long),) * 3)  # of a network without gates
+    parts = zip(*(list(found.events.values()) or [nothing]), strict=True)
+    t, neuron, before, after = (torch.cat(part).cpu().numpy() for part in parts)
     names = np.repeat(np.array(layers, dtype=object), [len(found.events[name][0]) for name in layers])
     order = t.argsort(stable=True)
     arrays: dict[str, Any] = {
@@ -250,7 +252,7 @@ def _result(
         "before": ("crossing", before[order].astype(np.int16)),
         "after": ("crossing", after[order].astype(np.int16)),
         "place": ("row", to_numpy(found.t)),
-        "output": (("row", "unit"), to_numpy(found.values.flatten(1))),
+        "output": (("row", "unit"), to_numpy(by_row(found.values))),
     }
     decides = found.values.dim() == 2 and found.values.shape[1] > 1
     changes, classes = decisions(found.t, found.values) if decides else (None, None)
