@@ -276,6 +276,31 @@ def test_what_is_not_piecewise_linear_is_named_and_sampled() -> None:
     assert model.segment(a, b, method="sampled", samples=400).count > 0
 
 
+def test_gates_beside_smooth_functions_are_all_sampled() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Linear(4, 9), nn.ReLU(), nn.Linear(9, 9), nn.Tanh(), nn.Linear(9, 9), nn.ELU(), nn.Linear(9, 2)
+    )
+    model, (a, b) = pc.wrap(net.eval()), ends((4,))
+    with pytest.raises(pc.ModelError, match=r"Tanh \(3\), ELU \(5\) are not piecewise linear"):
+        model.segment(a, b)
+    with pytest.raises(pc.ModelError, match="without Tanh"):
+        model.affine_map(a)
+    line = model.segment(a, b, method="sampled", samples=500)
+    assert all(line.per_layer[name] > 0 for name in ("1", "3", "5"))
+    codes = model.spline_codes(torch.stack([a, b]).float())
+    assert [layer.name for layer in codes.layers] == ["1", "3", "5"]
+
+
+def test_samples_in_blocks_are_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, shape = networks()["residual"]
+    model, (a, b) = pc.wrap(net), ends(shape)
+    blocks = model.segment(a, b, method="sampled", samples=333)
+    monkeypatch.setattr("patchclamp.polytopes.segment.BLOCK", 1000)
+    assert model.segment(a, b, method="sampled", samples=333) == blocks
+    assert blocks.count > 10
+
+
 def test_a_network_that_cannot_be_traced_is_sampled_from_its_modules() -> None:
     model, (a, b) = pc.wrap(Branches().eval()), ends((4,))
     with pytest.raises(pc.ModelError, match=r"torch.fx cannot follow Branches .*method='sampled'"):

@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import override
 
+from patchclamp.core.errors import ModelError
+
 Crossings = tuple[Tensor, Tensor, Tensor]
 """Interval, neuron and the fraction of the interval at which it crosses; ``[crossing]`` each."""
 
@@ -199,6 +201,28 @@ class Smooth(Gate):
     @override
     def frozen(self, z: Tensor, state: Tensor) -> Tensor:
         return self.code(state) * z
+
+
+@dataclass(frozen=True, eq=False)
+class Bend(Gate):
+    """A smooth function that is no gate times its input (tanh, ELU): its code says on which side of 0 the input lies."""
+
+    @property
+    @override
+    def exact(self) -> bool:
+        return False
+
+    @override
+    def bits(self, z: Tensor) -> Tensor:
+        return z > 0
+
+    @override
+    def state(self, z: Tensor) -> Tensor:
+        return z
+
+    @override
+    def frozen(self, z: Tensor, state: Tensor) -> Tensor:
+        raise ModelError(f"{self.kind} ({self.name}) has no map while its code stays as it is")
 
 
 def places(mask: Tensor) -> tuple[Tensor, Tensor]:

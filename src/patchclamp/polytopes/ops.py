@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from patchclamp.polytopes.gates import Gate, MaxPool, Smooth, elementwise
+from patchclamp.polytopes.gates import Bend, Gate, MaxPool, Smooth, elementwise
 from patchclamp.polytopes.soft import activation
 
 Nature = Literal["affine", "gate", "product", "shape", "other"]
@@ -39,6 +39,11 @@ _GATE_NAMES = frozenset({
     "relu", "relu_", "leaky_relu", "leaky_relu_", "rrelu", "prelu", "relu6", "hardtanh", "hardtanh_", "hardsigmoid", "silu",
     "gelu", "abs", "absolute", "clamp", "clip", "clamp_min", "clamp_max", "max_pool1d", "max_pool2d",
 })  # fmt: skip
+_BEND_MODULES = {
+    nn.Tanh: "tanh", nn.Sigmoid: "sigmoid", nn.ELU: "elu", nn.SELU: "selu", nn.CELU: "celu", nn.Softplus: "softplus",
+    nn.Mish: "mish", nn.Hardswish: "hardswish",
+}  # fmt: skip
+"""Smooth, or not affine on either side of 0: they have a side, and no affine map."""
 _POOL_OPTIONS = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
 
 
@@ -80,7 +85,7 @@ def classify(node: fx.Node, name: str, root: nn.Module, varies: Callable[[Any], 
         if len(varying) == 1 and not divides and node.kwargs.get("rounding_mode") is None:
             return Op("affine", says)
         return Op("product" if plain in ("mul", "imul", "multiply") and len(varying) == 2 else "other", says)
-    return Op("other", says)
+    return Op("other", says, Bend(name, plain) if plain in _BEND_MODULES.values() else None)
 
 
 def _module(module: nn.Module, name: str) -> Op:
@@ -91,7 +96,8 @@ def _module(module: nn.Module, name: str) -> Op:
         return Op("affine", says)
     kind = next((kind for made, kind in _GATE_MODULES.items() if type(module) is made), None)
     if kind is None:
-        return Op("other", says)
+        bend = next((bend for made, bend in _BEND_MODULES.items() if type(module) is made), None)
+        return Op("other", says, None if bend is None else Bend(name, bend))
     if kind.startswith("max_pool") and module.return_indices:
         return Op("other", f"{says} that returns indices")
     return _gate(kind, name, says, _options(module))

@@ -15,7 +15,7 @@ from patchclamp.interventions.results import evidence
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import OpenModel
 from patchclamp.polytopes.codes import Labels, SplineCodes
-from patchclamp.polytopes.gates import Elementwise, Gate, Smooth
+from patchclamp.polytopes.gates import Bend, Elementwise, Gate, Smooth
 from patchclamp.polytopes.network import Network
 from patchclamp.polytopes.points import activation_modules, fitting
 from patchclamp.polytopes.soft import Activation, activation, beta_code
@@ -62,6 +62,8 @@ class Gated:
             raise InputError(f"which activation reads {self.name!r} is not known: give it, as in name='silu'")
         if isinstance(self.gate, Smooth):
             return self.gate.code(self.z)
+        if isinstance(self.gate, Bend):
+            return activation(self.gate.kind).code(self.z)
         return self.bits().to(self.z.dtype)
 
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
+BLOCK = 64
+"""Samples of a segment that run together."""
 LIMIT = 1_000_000
 """Crossings at which a walk stops."""
 
@@ -268,10 +270,22 @@ def walk_sampled(model: OpenModel, x: Tensor, start: str | None, samples: int) -
     """What flips between equally spaced points: each flip at the middle between its two points."""
     t = torch.linspace(0, 1, samples, dtype=torch.float64, device=x.device)
     rows = torch.lerp(x[:1], x[1:], t.to(x.dtype).reshape(-1, *[1] * (x.dim() - 1)))
-    codes, values = gate_pieces(model, rows, start)
-    events, first, last = {}, {}, {}
-    for name, pieces in codes.items():
-        row, neuron = places(pieces[1:] != pieces[:-1])
-        events[name] = ((t[row] + t[row + 1]) / 2, neuron, pieces[row, neuron], pieces[row + 1, neuron])
-        first[name], last[name] = pieces[0], pieces[-1]
-    return Walked(t, values, events, first, last)
+    parts: list[Walked] = []
+    before: dict[str, Tensor] = {}
+    for begin in range(0, samples, BLOCK):
+        codes, values = gate_pieces(model, rows[begin : begin + BLOCK], start)
+        events = {}
+        for name, own in codes.items():
+            pieces = torch.cat([before[name], own]) if before else own
+            row, neuron = places(pieces[1:] != pieces[:-1])
+            at = row + begin - len(before and before[name])
+            events[name] = ((t[at] + t[at + 1]) / 2, neuron, pieces[row, neuron], pieces[row + 1, neuron])
+        before = {name: own[-1:] for name, own in codes.items()}
+        ends = [{name: own[row] for name, own in codes.items()} for row in (0, -1)]
+        parts.append(Walked(t[begin : begin + BLOCK], values, events, *ends))
+    together = {
+        name: tuple(torch.cat(columns) for columns in zip(*(part.events[name] for part in parts), strict=True))
+        for name in parts[0].events
+    }
+    outputs = torch.cat([part.values for part in parts])
+    return Walked(t, outputs, together, parts[0].first, parts[-1].last)  # type: ignore[arg-type]
