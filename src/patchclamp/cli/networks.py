@@ -21,7 +21,10 @@ SAYS = (
     "network of your own as FILE.py:NAME (a torch module, or a function that makes one), or a model by name or folder."
 )
 INPUTS = "Pictures by number (test:0-999), one FILE.npy of rows, text files (a text a line), or texts."
-POINTS = "A point: test:7 or train:7 (a picture), mean:3 (a class's mean), FILE.npy, or numbers as '[1, 0.5]'."
+POINTS = (
+    "A point: test:7 or train:7 (a picture of 784 pixels, MNIST's for a network of your own), mean:3 (a class's mean), FILE.npy, "
+    "or numbers as '[1, 0.5]'."
+)
 
 
 def open_network(spec: str, opening: Opening) -> "pc.Model":
@@ -68,13 +71,36 @@ def _from_file(path: Path, name: str) -> Any:
         described.loader.exec_module(loaded)
         found = getattr(loaded, name, None)
         if found is None:
-            raise InputError(unknown(f"name in {path}", name, [n for n in vars(loaded) if not n.startswith("_")]))
+            raise InputError(
+                unknown(f"name in {path}", name, [n for n, value in vars(loaded).items() if _makes(value, path)])
+            )
         module = found() if callable(found) and not isinstance(found, nn.Module) else found
     finally:
         sys.path.remove(str(path.parent))
     if not isinstance(module, nn.Module):
         raise InputError(f"{name} of {path} gives a {type(module).__name__}, not a torch module")
     return module
+
+
+def _makes(value: Any, path: Path) -> bool:
+    """Whether a name of a file is a network or what may make one, and of this file."""
+    from torch import nn
+
+    return isinstance(value, nn.Module) or (callable(value) and getattr(value, "__module__", None) == path.stem)
+
+
+def _data(spec: str, network: str) -> Any:
+    """The pictures that a network is for; those of a network of one's own are MNIST's.
+
+    Raises:
+        InputError: It is for none.
+    """
+    name = network.partition(":")[0]
+    if name not in NETWORKS and not name.endswith(".py"):
+        raise InputError(f"{spec!r} is a picture of {' or '.join(DATA)}, and {network!r} is no network of these")
+    from patchclamp.studies import digits
+
+    return digits.images(name.rpartition("-")[0] if name in NETWORKS else "mnist")  # type: ignore[arg-type]
 
 
 def point(spec: str, network: str) -> Any:
@@ -95,12 +121,7 @@ def point(spec: str, network: str) -> Any:
     part, _, number = spec.partition(":")
     if part not in ("test", "train", "mean") or not number.isdecimal():
         raise InputError(f"{spec!r} is no point. {POINTS}")
-    name = network.partition(":")[0]
-    if name not in NETWORKS:
-        raise InputError(f"{spec!r} is a picture of {' or '.join(DATA)}, and {network!r} is no network of these")
-    from patchclamp.studies import digits
-
-    pictures = digits.images(name.rpartition("-")[0])  # type: ignore[arg-type]
+    pictures = _data(spec, network)
     rows, labels = (pictures.test, pictures.test_labels) if part == "test" else (pictures.train, pictures.train_labels)
     last = len(pictures.names) if part == "mean" else len(rows)
     if int(number) >= last:
@@ -147,12 +168,7 @@ def _array(path: str) -> Any:
 def _pictures(given: list[str], network: str) -> tuple[Any, Any]:
     import torch
 
-    name = network.partition(":")[0]
-    if name not in NETWORKS:
-        raise InputError(f"{given[0]!r} are pictures of {' or '.join(DATA)}, and {network!r} is no network of these")
-    from patchclamp.studies import digits
-
-    data = digits.images(name.rpartition("-")[0])  # type: ignore[arg-type]
+    data = _data(given[0], network)
     rows, labels = [], []
     for one in given:
         part, _, span = one.partition(":")

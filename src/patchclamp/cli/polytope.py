@@ -87,7 +87,7 @@ def codes(
         site: Where; every gate of a network, mlp_pre of every layer of a language model.
         at: Which tokens of a language model are rows.
         labels: Of the rows.
-        neighbours: How many nearest codes vote on a row's label.
+        neighbours: Of how many nearest codes the share with the row's own label is told.
         out: Folder to save everything in.
         opening: How to open the model.
         as_json: Print JSON.
@@ -114,7 +114,7 @@ def _layer_rows(found: "pc.polytopes.SplineCodes", neighbours: int) -> list[dict
 def _about(codes_: "pc.polytopes.SplineCodes", neighbours: int) -> dict[str, Any]:
     distinct = {"different codes": len(codes_.unique().counts), "bits on": float(codes_.dense().double().mean())}
     names = [name for name in codes_.data.coords if name not in ("prompt", "position")]
-    if not names or len(codes_) <= neighbours:
+    if not names:
         return distinct
     import numpy as np
 
@@ -160,6 +160,10 @@ def cluster(
     """
     model = open_network(network, opening)
     x, known = _labelled(rows, network, labels)
+    if known is None and not model.sites.layers:
+        raise InputError(
+            "clusters are scored against labels: give --labels FILE, with a label for each row on its own line"
+        )
     options: dict[str, Any] = {"k": k, "pca": pca, "seed": seed}
     if algorithm:
         options["algorithms"] = algorithm
@@ -193,6 +197,7 @@ def plane(
     box: Annotated[list[float] | None, Parameter(negative="", consume_multiple=True)] = None,
     start: str | None = None,
     max_regions: int = 50_000,
+    force: Annotated[bool, Parameter(negative="")] = False,
     lines: int | None = None,
     color: Literal["class", "code", "map", "density"] | None = None,
     out: Out = None,
@@ -207,6 +212,7 @@ def plane(
         box: In the plane's coordinates: r for -r to r, or left right bottom top.
         start: Where the points lie; the input by default.
         max_regions: Above this estimate nothing begins.
+        force: Begin all the same, and stop at max_regions with what was found.
         lines: Draw so many exact lines instead of polygons; the cost does not hang on the number of regions.
         color: What the figure's colours say.
         out: Folder to save everything in.
@@ -222,7 +228,7 @@ def plane(
     found: Any = (
         model.raster(through, lines=lines, **options)
         if lines
-        else model.plane(through, max_regions=max_regions, **options)
+        else model.plane(through, max_regions=max_regions, force=force, **options)
     )
     show(found.frame().describe().to_dict() if as_json else repr(found), as_json=as_json)
     said = {
@@ -231,6 +237,7 @@ def plane(
         "box": box,
         "start": start,
         "max_regions": max_regions,
+        "force": force,
         "lines": lines,
     }
     said["color"] = color
@@ -303,7 +310,8 @@ def _numbers(labels: list[str], network: str) -> list[int]:
     if all(label.isdecimal() for label in labels):
         return [int(label) for label in labels]
     if network.partition(":")[0] not in NETWORKS:
-        raise InputError(f"classes are numbers, not {next(label for label in labels if not label.isdecimal())!r}")
+        wrong = next(number for number, label in enumerate(labels) if not label.isdecimal())
+        raise InputError(f"labels of scale are numbers of outputs, from 0; label {wrong + 1} is {labels[wrong]!r}")
     from patchclamp.studies import digits
 
     names = digits.images(network.partition(":")[0].rpartition("-")[0]).names  # type: ignore[arg-type]

@@ -126,6 +126,8 @@ class NearestCode(Gate):
 
 
 def _check_centres(centres: Tensor, index: int) -> None:
+    if not isinstance(index, int):
+        raise EditError(f"a gate wants centres [class, d] and the number of one of them, not {index!r}")
     if not 0 <= index < len(centres):
         raise EditError(f"a gate for centre {index} needs it: there are {len(centres)}, numbered from 0")
     if not bool(torch.isfinite(centres).all()):

@@ -157,6 +157,8 @@ def region_maps(model: OpenModel, line: "Segment") -> list[AffineMap]:
     """
     if not line.exact:
         raise InputError("a sampled segment does not know its regions; make it with method='exact'")
+    if line.plain_record()["model"]["weights_sha256"] != model.weights_digest():
+        raise InputError("the segment was walked on another network than this one, or on other weights")
     said = from_plain(line.record["parameters"], line.tensors)
     start, dtype = said["start"], said["dtype"]
     point = as_points(model, [said["a"]], dtype)

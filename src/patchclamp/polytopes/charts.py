@@ -85,7 +85,9 @@ class Chart:
         """
         if given is None:
             if not len(self.marked):
-                raise InputError("without points there is no box around them: pass box=((low, high), (low, high))")
+                raise InputError(
+                    "without points there is no box around them: pass box=((low, high), (low, high)), or a number r for -r to r (--box)"
+                )
             low, high = self.marked.min(0), self.marked.max(0)
             reach = MARGIN * (high - low).max()
             edges = np.stack([low - reach, high + reach], axis=1)

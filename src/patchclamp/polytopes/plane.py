@@ -75,6 +75,8 @@ class Plane(DatasetResult):
 
     def polygon(self, region: int) -> Floats:
         """The corners of a region, counterclockwise, ``[corner, axis]``."""
+        if not 0 <= region < self.regions:
+            raise InputError(f"there is no region {region}: they are numbered from 0 to {self.regions - 1}")
         begin, end = self.dataset["begin"].values[region : region + 2]
         corners: Floats = self.dataset["vertices"].values[self.dataset["corners"].values[begin:end]]
         return corners
@@ -193,8 +195,9 @@ def plane(
     about = estimate(network, chart, window, start)
     if max_regions is not None and about.regions > max_regions and not force:
         raise BudgetError(
-            f"{about}, more than max_regions={max_regions:,}; take a smaller box, raise max_regions, pass force=True to get what "
-            "is found until then, or draw exact lines through the box: raster"
+            f"{about}, more than max_regions={max_regions:,}; take a smaller box, raise max_regions "
+            "(--max-regions), pass force=True (--force) to get what is found until then, or draw exact lines through the box: raster "
+            "(--lines)"
         )
     if about.memory > MEMORY and not force:
         raise BudgetError(

@@ -44,7 +44,7 @@ def as_points(
     if len(set(shapes)) > 1:
         raise InputError(f"points have the shapes {', '.join(map(str, dict.fromkeys(shapes)))}; they must be equal")
     if not shapes[0]:
-        raise InputError("a point must be an array, not one number")
+        raise InputError("a point must be an array [*shape], not one number; several points are rows [row, *shape]")
     for number, row in enumerate(rows):
         bad = int((~torch.isfinite(row)).sum()) if row.is_floating_point() else 0
         if bad:
@@ -87,6 +87,11 @@ def prepared(model: OpenModel, x: Tensor, what: str, start: str | None = None, d
         ModelError: It cannot be traced, or is not piecewise linear.
         InputError: The points do not fit.
     """
+    if model.sites.layers and model.causal:
+        raise ModelError(
+            f"{what} needs a piecewise-linear network, and a language model is none; its spline codes (spline_codes), their "
+            "clusters (cluster) and scaling work"
+        )
     network = Network.of(model).cast(precision(model, dtype))
     network.require_exact(what, start)
     fitting(network, x, start)
@@ -106,7 +111,8 @@ def fitting(network: Network, x: Tensor, start: str | None = None) -> None:
             out = network.run(x, start)
     except RuntimeError as error:
         said = str(error).strip().splitlines()[0]
-        raise InputError(f"the network does not take points of shape {tuple(x.shape[1:])}: {said}") from error
+        where = "" if start is None else f" at {start!r}"
+        raise InputError(f"the network does not take points of shape {tuple(x.shape[1:])}{where}: {said}") from error
     if not bool(torch.isfinite(out).all()):
         raise InputError("the network's output is not finite at these points; are its weights?")
     if start is None:

@@ -95,6 +95,7 @@ def spline_codes(
         InputError: Labels that do not fit, NaN, or positions for a model without tokens.
         ModelError: A network in which no gate is found.
     """
+    inputs = torch.from_numpy(inputs) if isinstance(inputs, np.ndarray) else inputs
     kept: dict[str, list[Tensor]] = {}
     places: list[tuple[int, int]] = []
     for where, layers in _gated(model, inputs, sites, at, progress):
@@ -141,6 +142,7 @@ def soft_codes(
     row = activation(name) if name is not None else None
     if row is None and beta is None and isinstance(model, OpenModel) and model.sites.layers:
         row = activation(activation_name(model))
+    inputs = torch.from_numpy(inputs) if isinstance(inputs, np.ndarray) else inputs
     kept: dict[str, list[Tensor]] = {}
     places: list[tuple[int, int]] = []
     for where, layers in _gated(model, inputs, sites, at, progress):
@@ -225,7 +227,7 @@ def _of_network(network: Network, inputs: Any, at: Any, progress: bool | Listene
     if at != "all":
         raise InputError(f"at = {at!r}: the rows of this network are inputs, which have no positions")
     if not isinstance(inputs, Tensor) or inputs.dim() < 2 or not len(inputs):
-        raise InputError("rows of inputs are wanted, as a tensor [row, *shape]")
+        raise InputError("rows of inputs are wanted, as a tensor [row, *shape]; one input x is x[None]")
     x = inputs.to(network.device, network.dtype)
     some = x[:2]
     if bool(torch.isfinite(some).all()):  # else the layer that holds NaN is named

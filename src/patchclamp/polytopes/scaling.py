@@ -239,7 +239,10 @@ def _labels(prompts: Sequence[Prompt], labels: Any) -> list[int] | None:
         return None
     if labels is None:
         return None
-    found = torch.as_tensor(labels)
+    try:
+        found = torch.as_tensor(labels)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"labels are numbers of outputs, from 0; got {list(labels)[:3]} and so on") from error
     if found.shape != (len(prompts),) or found.is_floating_point():
         raise InputError(f"{len(prompts)} inputs need as many whole numbers as labels; got shape {tuple(found.shape)}")
     return [int(label) for label in found]

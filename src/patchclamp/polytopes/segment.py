@@ -108,10 +108,10 @@ class Segment(DatasetResult):
 
     def __repr__(self) -> str:
         how = "exactly" if self.exact else f"{self.record['samples']} samples find"
-        layers = ", ".join(f"{name} {count}" for name, count in self.per_layer.items())
+        layers = ", ".join(f"{name}: {count}" for name, count in self.per_layer.items())
         lines = [
             f"{self.count} crossings ({how if self.exact else how + ' them'}) on {self.length:.4g} of length, "
-            f"{self.density:.4g} a unit: {layers}"
+            f"{self.density:.4g} a unit; by layer {layers}"
         ]
         if self.record["changes"]:
             steps = " ".join(
