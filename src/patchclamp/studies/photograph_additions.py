@@ -1,6 +1,7 @@
 """Additions to photographs in a ResNet: which class appears. A look at five photographs, not a measurement."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -29,10 +30,11 @@ def photographs() -> dict[str, Tensor]:
     except ImportError as error:
         raise missing_dependency("a look at photographs", "scikit-image and scikit-learn", "test") from error
     temple, flower = load_sample_images().images
+    brought: Any = data
     raw = {
-        "cat": data.chelsea(),
-        "coffee": data.coffee(),
-        "rocket": data.rocket(),
+        "cat": brought.chelsea(),
+        "coffee": brought.coffee(),
+        "rocket": brought.rocket(),
         "temple": temple,
         "flower": flower,
     }

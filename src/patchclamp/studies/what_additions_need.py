@@ -152,7 +152,8 @@ def at_retention(transfer: Sequence[float], kept: Sequence[float], least: float 
 def random_like(made: Tensor, seed: int = 0) -> Tensor:
     """Random directions, each as long as its vector; ``[..., d]``."""
     noise = torch.randn(made.shape, generator=torch.Generator().manual_seed(seed))
-    return noise / noise.norm(dim=-1, keepdim=True) * made.norm(dim=-1, keepdim=True)
+    scaled: Tensor = noise * (made.norm(dim=-1, keepdim=True) / noise.norm(dim=-1, keepdim=True))
+    return scaled
 
 
 def curves(net: nn.Sequential, data: digits.Images, rows: int, seed: int) -> pd.DataFrame:
@@ -183,7 +184,7 @@ def curves(net: nn.Sequential, data: digits.Images, rows: int, seed: int) -> pd.
             response = respond(net, stage, pixels, labels, made, tests[gate])
             own = {"stage": name, "vector": vector, "gate": gate, "coefficient": coefficient, "images": len(pixels)}
             found.append({**own, **response.summary(), "clean transfer": _clean_transfer(response)})
-    return pd.DataFrame(found)
+    return pd.DataFrame(found).rename(columns={"clean others": "clean loss others"})
 
 
 def _clean_transfer(response: Response) -> float:
@@ -204,7 +205,7 @@ def small_networks(
             for seed in seeds:
                 net = digits.trained(**options, seed=seed, progress=progress)
                 loss, accuracy = digits.evaluate(net, data.test, data.test_labels)
-                own = {"case": case, "seed": seed}
+                own: dict[str, Any] = {"case": case, "seed": seed}
                 sure = measures.margin(net, data.test)
                 networks.append({**own, "loss": loss, "accuracy": accuracy, "margin": sure})
                 lines.append(curves(net, data, rows, seed).assign(**own))

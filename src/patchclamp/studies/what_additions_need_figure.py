@@ -64,8 +64,9 @@ def _lines(found: "WhatAdditionsNeed") -> list[tuple[pd.DataFrame, dict[str, Any
             colour = _FASHION if fashion else _DIGITS
             lines.append((average, *_style(vector, gate, kind, colour), 0.8))
     if not found.words.empty:
-        for (vector, gate, *_), part in found.words.groupby(["vector", "gate", "token", "layer"], sort=False):
-            lines.append((part, *_style(str(vector), str(gate), "SmolLM2, three places", _WORDS), 1.3))
+        for key, part in found.words.groupby(["vector", "gate", "token", "layer"], sort=False):
+            sort, gated = str(key[0]), str(key[1])
+            lines.append((part, *_style(sort, gated, "SmolLM2, three places", _WORDS), 1.3))
     seen: set[str] = set()
     drawn = []
     for table, label, colour, width in lines:

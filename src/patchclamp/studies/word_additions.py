@@ -1,8 +1,9 @@
 """A language model on the axes of the digits: countries are the classes, sentences that ask for their capitals the images.
 
 Added is ``a - b``, the difference of two countries' mean activations, in sentences that the means have not seen: at the country's
-token, or at the last one, where the answer is made. Transfer is the share of b's sentences whose likeliest capital is now a's, retention the share of the other countries'
-sentences that keep theirs. What the posts of activation additions report is beside it: the loss on unrelated text.
+token, or at the last one, where the answer is made. Transfer is the share of b's sentences whose likeliest capital is now a's,
+retention the share of the other countries' sentences that keep theirs. The loss on unrelated text, which the posts on steering
+language models report, is beside it.
 """
 
 from collections.abc import Sequence
