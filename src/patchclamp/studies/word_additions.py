@@ -121,8 +121,9 @@ def _added(
         prompts, pc.Add(vectors[0]), sites=site, at=at, over={"vector": list(vectors), "scale": list(coefficients)},
         read=pc.Logits(answers),
     )  # fmt: skip
-    data = grid.data.squeeze(drop=True).transpose("prompt", "vector", "scale", "answer")
-    return torch.tensor(data.values)
+    axes = ("prompt", "vector", "scale", "answer")
+    data = grid.data.squeeze([axis for axis in grid.data.dims if axis not in axes], drop=True)
+    return torch.tensor(data.transpose(*axes).values)
 
 
 def _text_losses(
