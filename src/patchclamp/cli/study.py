@@ -447,6 +447,40 @@ def mnist_additions(
     _tell(found, out, "mnist-additions", options, as_json)
 
 
+@app.command
+def what_additions_need(
+    *,
+    model: str = "smollm2-135m",
+    vision: str = "resnet50-imagenet",
+    small: bool = False,
+    case: Annotated[list[str] | None, Parameter(negative="", consume_multiple=True)] = None,
+    seeds: Annotated[list[int], Parameter(negative="", consume_multiple=True)] = [0, 1],  # noqa: B006
+    rows: int = 100,
+    out: Path = Path("out/what-additions-need"),
+    opening: Opening = Opening(),  # noqa: B008
+    as_json: Json = False,
+) -> None:
+    """Add a - b to small networks that differ in one thing, to a language model that knows capitals, and to photographs.
+
+    Args:
+        model: Language model: catalogue name, Hugging Face id or folder.
+        vision: ResNet of ImageNet: catalogue name.
+        small: Only the small networks.
+        case: Which of them, as "4 blocks"; all by default.
+        seeds: Of training and of random vectors.
+        rows: Test images where more than the head follows; before the head five times as many.
+        out: Folder for tables, pictures and the report.
+        opening: How to open the models.
+        as_json: Print JSON.
+    """
+    from patchclamp.studies.what_additions_need import study
+
+    opened = {} if small else {"model": opening.load(model), "vision": opening.load(vision)}
+    found = study(out, cases=case, seeds=seeds, rows=rows, progress=True, **opened)
+    options = {"model": model, "vision": vision, "small": small, "case": case, "seeds": seeds, "rows": rows}
+    _tell(found, out, "what-additions-need", {**options, **opening.as_config()}, as_json)
+
+
 def _pair(text: str) -> tuple[int, int]:
     if text == "random":
         a, b = random.sample(range(10), 2)

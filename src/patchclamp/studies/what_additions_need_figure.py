@@ -1,0 +1,82 @@
+"""Effect against cost, of small networks and of a language model."""
+
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from patchclamp.figures.style import styled
+
+if TYPE_CHECKING:
+    from patchclamp.studies.what_additions_need import WhatAdditionsNeed
+
+_DIGITS, _FASHION, _WORDS, _GATED = "#1f3b73", "#b07aa1", "#d55e00", "#009e73"
+
+
+def figure(found: "WhatAdditionsNeed") -> Any:
+    """Transfer against retention, and against the ratio of losses; each line a network, its points the coefficients."""
+    with styled() as make:
+        drawn = make(figsize=(7.2, 3.3), layout="constrained")
+        left, right = drawn.subplots(1, 2)
+        for group, options in _lines(found):
+            table = group.assign(kept=group["retention"] / group["clean retention"])
+            left.plot(table["transfer"], table["kept"], **options)
+            right.plot(
+                table["transfer"], table["loss others"] / table["clean loss others"], **{**options, "label": None}
+            )
+        if not found.words.empty:
+            free = found.words[(found.words["vector"] == "means") & (found.words["gate"] == "none")]
+            for number, (_, part) in enumerate(free.groupby(["token", "layer"], sort=False)):
+                ratio = part["loss text, one token"] / part["clean loss text"]
+                label = None if number else "SmolLM2, its loss on unrelated text"
+                right.plot(
+                    part["transfer"],
+                    ratio,
+                    color=_WORDS,
+                    linestyle=":",
+                    marker="x",
+                    markersize=3.5,
+                    linewidth=1,
+                    label=label,
+                )
+        left.axhline(0.9, color="0.6", linewidth=0.7, linestyle=":")
+        left.set(
+            xlabel="transfer: b's inputs called a", ylabel="retention of the others, share of clean", ylim=(0, 1.05)
+        )
+        right.set(xlabel="transfer: b's inputs called a", ylabel="loss of the others / clean loss", yscale="log")
+        for axis in (left, right):
+            axis.set_xlim(-0.03, 1.03)
+            axis.spines[["top", "right"]].set_visible(False)
+        drawn.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=6.5)
+        return drawn
+
+
+def _lines(found: "WhatAdditionsNeed") -> list[tuple[pd.DataFrame, dict[str, Any]]]:
+    """Tables over coefficients, with how to draw them; a label stands at the first line of its sort."""
+    head = found.curves[found.curves["stage"] == "before the head"]
+    cases = list(dict.fromkeys(head["case"]))
+    lines: list[tuple[pd.DataFrame, str, str, float]] = []
+    for vector, gate in (("random", "none"), ("means", "code"), ("means", "none")):
+        for case in cases:
+            part = head[(head["case"] == case) & (head["vector"] == vector) & (head["gate"] == gate)]
+            average = part.groupby("coefficient").mean(numeric_only=True)
+            fashion = case.startswith("Fashion")
+            kind = "Fashion-MNIST, before the head" if fashion else "MNIST, before the head"
+            colour = _FASHION if fashion else _DIGITS
+            lines.append((average, *_style(vector, gate, kind, colour), 0.8))
+    if not found.words.empty:
+        for key, part in found.words.groupby(["vector", "gate", "token", "layer"], sort=False):
+            sort, gated = str(key[0]), str(key[1])
+            lines.append((part, *_style(sort, gated, "SmolLM2, three places", _WORDS), 1.3))
+    seen: set[str] = set()
+    drawn = []
+    for table, label, colour, width in lines:
+        options = {"color": colour, "linewidth": width, "marker": "o", "markersize": 2.5}
+        drawn.append((table, {**options, "label": None if label in seen else label}))
+        seen.add(label)
+    return drawn
+
+
+def _style(vector: str, gate: str, kind: str, colour: str) -> tuple[str, str]:
+    if vector == "random":
+        return "random, of the same length", "#bbbbbb"
+    return (kind, colour) if gate == "none" else ("gated", _GATED)
