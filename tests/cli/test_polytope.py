@@ -73,7 +73,7 @@ def test_cluster(capsys: pytest.CaptureFixture[str], net: str, rows: str, labels
     assert "hard code" in said
     assert "unit norm" in said
     assert isinstance(pc.open(tmp_path / "out"), pc.polytopes.Clusters)
-    assert "give one a row" in call(capsys, "polytope", "cluster", net, rows, "--layer", "1", code=2)
+    assert "give --labels FILE" in call(capsys, "polytope", "cluster", net, rows, "--layer", "1", code=2)
     assert "unknown layer '2'" in call(
         capsys, "polytope", "cluster", net, rows, "--layer", "2", "--labels", labels, code=2
     )
@@ -96,6 +96,23 @@ def test_scale(capsys: pytest.CaptureFixture[str], net: str, rows: str, labels: 
     same = [row for row in found if row["factor"] == 1]
     assert same
     assert all(row["agreement"] == 1 for row in same)
+
+
+def test_a_network_of_a_file_is_repeated(capsys: pytest.CaptureFixture[str], net: str, tmp_path: Path) -> None:
+    call(capsys, "polytope", "segment", net, "[-3, 1]", "[2, -2.5]", "--out", str(tmp_path / "out"))
+    assert as_json(capsys, "repeat", str(tmp_path / "out"))["same_numbers"]
+    source = Path(net.rpartition(":")[0])
+    source.write_text(source.read_text().replace("manual_seed(0)", "manual_seed(1)"))
+    assert not as_json(capsys, "repeat", str(tmp_path / "out"))["same_numbers"]
+
+
+@pytest.mark.assets
+def test_pictures_are_for_any_network_of_their_size(capsys: pytest.CaptureFixture[str], net: str) -> None:
+    wide = net.replace("make", "wide")
+    path = Path(net.rpartition(":")[0])
+    path.write_text(path.read_text() + "\nwide = nn.Sequential(nn.Linear(784, 5), nn.ReLU(), nn.Linear(5, 2))\n")
+    assert "crossings (exactly)" in call(capsys, "polytope", "segment", wide, "test:0", "mean:3")
+    assert "points have the shapes (784,), (2,)" in call(capsys, "polytope", "segment", net, "test:0", "[2, 1]", code=2)
 
 
 @pytest.mark.assets
@@ -123,9 +140,11 @@ def test_language_models(capsys: pytest.CaptureFixture[str], folder: str, tmp_pa
         (["segment", "none.py:make", "[1, 2]", "[2, 1]"], "there is no file 'none.py'"),
         (["segment", "NET.py:make", "[1, x]", "[2, 1]"], "is not a list of numbers"),
         (["segment", "NET.py:make", "none.npy", "[2, 1]"], "there is no file 'none.npy'"),
-        (["segment", "NET.py:make", "test:0", "[2, 1]"], "is no network of these"),
+        (["segment", "NET.py:make", "mean:x", "[2, 1]"], "'mean:x' is no point"),
         (["segment", "NET.py:make", "somewhere", "[2, 1]"], "'somewhere' is no point"),
-        (["codes", "NET.py:make", "test:0-9"], "is no network of these"),
+        (["codes", "NET.py:make", "wide.npy"], "the network does not take points of shape (4,)"),
+        (["scale", "NET.py:make", "wide.npy", "--site", "1:out"], "the network does not take inputs of shape (4,)"),
+        (["codes", "NET.py:make", "narrow.npy", "--labels", "labels.txt", "--neighbours", "9"], "k = 9"),
         (["codes", "NET.py:make", "none.npy"], "there is no file 'none.npy'"),
     ],
 )
@@ -137,6 +156,9 @@ def test_bad_input(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (tmp_path / "NET.py").write_text(NET)
+    np.save(tmp_path / "wide.npy", np.ones((5, 4), np.float32))
+    np.save(tmp_path / "narrow.npy", np.eye(5, 2, dtype=np.float32))
+    (tmp_path / "labels.txt").write_text("a\nb\na\nb\na\n")
     monkeypatch.chdir(tmp_path)
     capsys.readouterr()
     assert main(["polytope", *arguments]) == 2

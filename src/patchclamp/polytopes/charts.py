@@ -86,7 +86,8 @@ class Chart:
         if given is None:
             if not len(self.marked):
                 raise InputError(
-                    "without points there is no box around them: pass box=((low, high), (low, high)), or a number r for -r to r (--box)"
+                    "without points there is no box around them: pass box=((low, high), (low, high)), or a number r for "
+                    "-r to r (--box)"
                 )
             low, high = self.marked.min(0), self.marked.max(0)
             reach = MARGIN * (high - low).max()

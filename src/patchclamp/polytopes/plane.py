@@ -196,8 +196,8 @@ def plane(
     if max_regions is not None and about.regions > max_regions and not force:
         raise BudgetError(
             f"{about}, more than max_regions={max_regions:,}; take a smaller box, raise max_regions "
-            "(--max-regions), pass force=True (--force) to get what is found until then, or draw exact lines through the box: raster "
-            "(--lines)"
+            "(--max-regions), pass force=True (--force) to get what is found until then, or draw exact lines through the "
+            "box: raster (--lines)"
         )
     if about.memory > MEMORY and not force:
         raise BudgetError(

@@ -119,7 +119,7 @@ def scaling(
     with task("scaling", len(plan) * len(prompts), "inputs", show=progress) as bar:
         for members in batches(prompts, _batch(prompts), model.causal):
             rows = [prompts[i] for i in members]
-            before = _Pass(model, [Row(prompt) for prompt in rows], gates)
+            before = _unscaled(model, [Row(prompt) for prompt in rows], gates)
             targets = _targets(rows, [truth[i] for i in members] if truth is not None else None, before.logits)
             sums[None].add(before, before, targets)
             for key, placed in actions.items():
@@ -175,6 +175,17 @@ class _Pass:
             self.real = torch.ones(len(rows), dtype=torch.bool, device=found.device)
             self.logits = found
         self.values = [seen[site] for site in gates]
+
+
+def _unscaled(model: OpenModel, rows: list[Row], gates: Sequence[Site]) -> _Pass:
+    """The pass that nothing is done to; an input that the network does not take is an error of the input."""
+    try:
+        return _Pass(model, rows, gates)
+    except RuntimeError as error:
+        if rows[0].prompt.ids:
+            raise
+        shape = tuple(rows[0].prompt.tensors["0"].shape[1:])
+        raise InputError(f"the network does not take inputs of shape {shape}: {str(error).splitlines()[0]}") from error
 
 
 class _Sums:
