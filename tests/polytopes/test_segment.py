@@ -216,6 +216,14 @@ def test_crossings_are_those_of_segments() -> None:
     assert (table["flips"] <= table["crossings"]).all()
 
 
+def test_a_frame_has_a_row_a_crossing() -> None:
+    net, shape = networks()["relu"]
+    line = pc.wrap(net).segment(*ends(shape))
+    table = line.frame()
+    assert list(table["t"]) == list(line.data["t"].values)
+    assert list(table) == ["crossing", "t", "layer", "neuron", "before", "after"]
+
+
 def test_a_layer_that_is_never_crossed() -> None:
     net = mlp(3, (6,)).double()
     with torch.no_grad():

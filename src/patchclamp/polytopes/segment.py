@@ -95,6 +95,10 @@ class Segment(DatasetResult):
         inside = self.dataset["t"].values
         return np.unique(np.concatenate([[0.0], inside, [1.0]]))
 
+    def frame(self) -> "pd.DataFrame":
+        """One row a crossing: where, in which layer, which neuron, from which piece to which."""
+        return self.dataset[["t", "layer", "neuron", "before", "after"]].to_dataframe().reset_index()
+
     def regions(self) -> "pd.DataFrame":
         """One row a region: where it begins and ends, its length, and the largest output at its middle."""
         import pandas as pd
