@@ -145,8 +145,8 @@ class Plane(DatasetResult):
         lines = [f"{self.regions:,} regions on [{left:.4g}, {right:.4g}] x [{bottom:.4g}, {top:.4g}]"]
         if not self.complete:
             lines[0] += f", cut only until {said['until']}"
-        counts = ", ".join(f"{name} {count:,}" for name, count in self.layer_counts().items())
-        lines.append(f"after each layer: {counts}")
+        counts = ", ".join(f"{name}: {count:,}" for name, count in self.layer_counts().items())
+        lines.append(f"after layer {counts}")
         if self.dataset.sizes["cell"]:
             areas = self.class_areas()
             total = sum(areas.values())
