@@ -102,11 +102,13 @@ def jacobian(network: nn.Module, x: Tensor) -> Tensor:
     return found
 
 
-@pytest.mark.parametrize("kind", ["relu", "nearest"])
-def test_faces_are_those_of_dense_sampling(kind: str) -> None:
+@pytest.mark.parametrize(("kind", "seed"), [("relu", 0), ("relu", 3), ("nearest", 0)], ids=str)
+def test_faces_are_those_of_dense_sampling(kind: str, seed: int) -> None:
+    """With seed 3 one of the lines crosses no face."""
     data = pictures(noise=1.0)
     data = digits.Images(*(part.double() if part.is_floating_point() else part for part in (
         data.train, data.train_labels, data.test, data.test_labels)), data.names)  # fmt: skip
+    torch.manual_seed(seed)
     if kind == "relu":
         network: nn.Module = nn.Sequential(nn.Linear(784, 6), nn.ReLU(), nn.Linear(6, 10)).double()
     else:
@@ -130,7 +132,7 @@ def test_faces_are_those_of_dense_sampling(kind: str) -> None:
         whole.append(relative(jacobian(network, start), jacobian(network, end)))
         if flips.any():
             places = flips.nonzero().ravel()
-            middle = places[(places - 1500).abs().argmin()]
+            middle = places[(places + 0.5 - 1500).abs().argmin()]
             at_face.append(relative(jacobian(network, line[middle]), jacobian(network, line[middle + 1])))
     assert found["faces"] == pytest.approx(np.mean(counts))
     assert found["end to end"] == pytest.approx(np.median(whole))

@@ -29,7 +29,7 @@ def repeat(folder: Path, *, out: Out = None, as_json: Json = False) -> None:
     show({"folder": str(folder), "kind": new.kind, "same_numbers": same}, as_json=as_json)
 
 
-def _network(folder: Path) -> pc.Model | None:
+def _network(folder: Path) -> "pc.Model | None":
     """The network that the saved configuration names, which no catalogue knows; None where there is none."""
     config = folder / "config.toml"
     tables = tomllib.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}

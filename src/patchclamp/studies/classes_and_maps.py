@@ -289,9 +289,10 @@ def _relu_faces(network: nn.Sequential, starts: Tensor, ends: Tensor) -> tuple[l
     gates = (z + t.gather(1, neuron) * (later - z) > 0).to(z.dtype)
     at_faces, whole = [], []
     for line, open_ in enumerate(gates):
-        here = open_.scatter(0, neuron[line], 0.0)
-        without = last @ (here[:, None] * first)
-        at_faces.append(_apart(without, without + last[:, neuron[line]] @ first[neuron[line]]))
+        if crossed[line].any():
+            here = open_.scatter(0, neuron[line], 0.0)
+            without = last @ (here[:, None] * first)
+            at_faces.append(_apart(without, without + last[:, neuron[line]] @ first[neuron[line]]))
         whole.append(_apart(*(last @ ((end[line] > 0)[:, None] * first) for end in (z, later))))
     return crossed.sum(1).float().tolist(), at_faces, whole, [0.0]
 
