@@ -109,3 +109,13 @@ def test_one_output_is_a_class_above_zero() -> None:
     exact, near = plane(pc.wrap(net), box=1.0).class_areas(), raster(pc.wrap(net), box=1.0, lines=300).class_areas()
     assert set(exact) == set(near) == {0, 1}
     assert near[1] == pytest.approx(exact[1], abs=0.02)
+
+
+def test_a_line_that_meets_its_limit_is_no_raster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lies beyond the limit would look like one wide region."""
+    net, _ = nets.networks()["relu"]
+    model, points = pc.wrap(net), torch.randn(3, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert model.raster(points, lines=3).frame().groupby("line").size().max() > 2
+    monkeypatch.setattr("patchclamp.polytopes.raster.LIMIT", 2)
+    with pytest.raises(pc.BudgetError, match="crosses more than 2 boundaries; raise limit or take a smaller box"):
+        model.raster(points, lines=3)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from patchclamp.core.errors import BudgetError, InputError, unknown
+from patchclamp.core.errors import InputError, unknown
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
 from patchclamp.interventions.results import evidence, to_numpy
@@ -16,7 +16,7 @@ from patchclamp.metrics.edited import mean_row
 from patchclamp.models.opened import OpenModel
 from patchclamp.polytopes.attacks import Norm, attack, check_attack, classified
 from patchclamp.polytopes.gates import by_row
-from patchclamp.polytopes.lines import decisions, joined, walk_line
+from patchclamp.polytopes.lines import decisions, whole_line
 from patchclamp.polytopes.network import Network
 from patchclamp.polytopes.points import prepared
 from patchclamp.polytopes.segment import LIMIT
@@ -215,9 +215,7 @@ def _walked(
     length = float((b - a).double().norm())
     if length == 0:
         raise InputError("a path ends where it begins: two of the points are equal, or the box leaves no room")
-    found = joined(walk_line(network, a, b, None, limit))
-    if float(found.t[-1]) < 1:
-        raise BudgetError(f"a path crosses more than {limit} boundaries; raise limit or lower eps")
+    found = whole_line(network, a, b, None, limit, "a path", "a smaller eps")
     changes, _ = decisions(found.t, found.values)
     places = {name: to_numpy(event[0]) * length for name, event in found.events.items()}
     every = np.concatenate(list(places.values())) if places else np.zeros(0)

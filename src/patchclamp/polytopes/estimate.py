@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from patchclamp.polytopes.charts import Box, Chart, corners
-from patchclamp.polytopes.lines import joined, walk_line
+from patchclamp.polytopes.lines import whole_line
 from patchclamp.polytopes.network import Network
 from patchclamp.polytopes.subdivision import Floats
 
@@ -87,7 +87,7 @@ def _crossed(network: Network, chart: Chart, ends: Floats, start: str | None, co
 def _walked(network: Network, chart: Chart, ends: Floats, start: str | None) -> tuple[Floats, Floats]:
     x = chart.at(ends)
     with torch.no_grad():
-        events = joined(walk_line(network, x[:1], x[1:], start, _LIMIT)).events
+        events = whole_line(network, x[:1], x[1:], start, _LIMIT, instead="a smaller box").events
     places = [place.cpu().numpy() for place, *_ in events.values()]
     neurons = [event[1].cpu().numpy() + 2.0**32 * number for number, event in enumerate(events.values())]
     return np.concatenate([np.zeros(0), *places]), np.concatenate([np.zeros(0), *neurons])

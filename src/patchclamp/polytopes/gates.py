@@ -180,30 +180,6 @@ class MaxPool(LineGate):
 
 
 @dataclass(frozen=True, eq=False)
-class Smooth(Gate):
-    """A smooth gate ``code(z) * z``, whose code lies between 0 and 1: SiLU, GELU."""
-
-    code: Callable[[Tensor], Tensor]
-
-    @property
-    @override
-    def exact(self) -> bool:
-        return False
-
-    @override
-    def bits(self, z: Tensor) -> Tensor:
-        return z > 0
-
-    @override
-    def state(self, z: Tensor) -> Tensor:
-        return z
-
-    @override
-    def frozen(self, z: Tensor, state: Tensor) -> Tensor:
-        return self.code(state) * z
-
-
-@dataclass(frozen=True, eq=False)
 class Bend(Gate):
     """A smooth function that is no gate times its input (tanh, ELU): its code says on which side of 0 the input lies."""
 
@@ -223,6 +199,17 @@ class Bend(Gate):
     @override
     def frozen(self, z: Tensor, state: Tensor) -> Tensor:
         raise ModelError(f"{self.kind} ({self.name}) has no map while its code stays as it is")
+
+
+@dataclass(frozen=True, eq=False)
+class Smooth(Bend):
+    """A smooth gate ``code(z) * z``, whose code lies between 0 and 1: SiLU, GELU."""
+
+    code: Callable[[Tensor], Tensor]
+
+    @override
+    def frozen(self, z: Tensor, state: Tensor) -> Tensor:
+        return self.code(state) * z
 
 
 def places(mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -148,6 +148,26 @@ def joined(parts: list[Walked]) -> Walked:
     return Walked(t, values, events, parts[0].first, parts[-1].last)  # type: ignore[arg-type]
 
 
+def whole_line(
+    network: Network,
+    a: Tensor,
+    b: Tensor,
+    start: str | None,
+    limit: int,
+    what: str = "a line",
+    instead: str = "a shorter one",
+) -> Walked:
+    """Walk all the way from ``a`` to ``b`` (``[1, *shape]``).
+
+    Raises:
+        BudgetError: More than ``limit`` crossings lie between them; with what the line is and what to do instead of raising it.
+    """
+    found = joined(walk_line(network, a, b, start, limit))
+    if float(found.t[-1]) < 1:
+        raise BudgetError(f"{what} crosses more than {limit:,} boundaries; raise limit or take {instead}")
+    return found
+
+
 def decisions(t: Tensor, values: Tensor) -> tuple[list[float], list[int]]:
     """Where the largest output changes along a line, and the outputs that are the largest between these places.
 

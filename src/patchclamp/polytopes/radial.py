@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from patchclamp.core.errors import BudgetError, InputError
+from patchclamp.core.errors import InputError
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
 from patchclamp.interventions.results import evidence
 from patchclamp.metrics.edited import mean_row
 from patchclamp.models.opened import OpenModel
-from patchclamp.polytopes.lines import joined, walk_line
+from patchclamp.polytopes.lines import whole_line
 from patchclamp.polytopes.points import as_points, prepared
 from patchclamp.polytopes.segment import LIMIT
 
@@ -120,11 +120,7 @@ def radial_density(
         for name, rays in directions.items():
             for ray in rays.split(1):
                 ends = middle + shells[0] * ray, middle + shells[-1] * ray
-                found = joined(walk_line(network, *ends, start, limit))
-                if float(found.t[-1]) < 1:
-                    raise BudgetError(
-                        f"a ray crosses more than {limit} boundaries; raise limit or end at a smaller radius"
-                    )
+                found = whole_line(network, *ends, start, limit, "a ray", "a smaller radius")
                 counts[name].append({layer: _counted(event[0], shells) for layer, event in found.events.items()})
                 bar.advance()
     said = {"points": x.cpu(), "centre": None if centre is None else middle[0].cpu(), "edges": shells.tolist(), "start": start,

@@ -13,7 +13,7 @@ from patchclamp.interventions.results import evidence
 from patchclamp.models.opened import OpenModel
 from patchclamp.polytopes.charts import Chart, kept, named, ready
 from patchclamp.polytopes.estimate import estimate
-from patchclamp.polytopes.lines import decisions, joined, walk_line
+from patchclamp.polytopes.lines import decisions, whole_line
 from patchclamp.polytopes.polygons import with_zero
 from patchclamp.polytopes.segment import LIMIT, walk_sampled
 
@@ -126,7 +126,7 @@ def raster(
             walked = (
                 walk_sampled(model, x, start, samples)
                 if network is None
-                else joined(walk_line(network, x[:1], x[1:], start, LIMIT))
+                else whole_line(network, x[:1], x[1:], start, LIMIT, f"line {line}", "a smaller box")
             )
             layers = list(walked.events)
             for layer, (t, neuron, *_) in enumerate(walked.events.values()):

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from patchclamp.core.errors import BudgetError, InputError, PatchclampWarning, unknown
+from patchclamp.core.errors import InputError, PatchclampWarning, unknown
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
 from patchclamp.interventions.results import evidence, to_numpy
 from patchclamp.models.opened import OpenModel
 from patchclamp.polytopes.gates import by_row, places
-from patchclamp.polytopes.lines import Walked, decisions, joined, walk_line
+from patchclamp.polytopes.lines import Walked, decisions, joined, walk_line, whole_line
 from patchclamp.polytopes.points import as_points, gate_pieces, prepared
 
 if TYPE_CHECKING:
@@ -223,11 +223,7 @@ def crossings(
     rows: list[dict[str, Any]] = []
     with torch.no_grad(), task("segments", len(a), "segments", show=progress) as bar:
         for one, other, length in zip(a, b, lengths.tolist(), strict=True):
-            found = joined(walk_line(network, one[None], other[None], start, limit))
-            if float(found.t[-1]) < 1:
-                raise BudgetError(
-                    f"segment {len(rows)} crosses more than {limit} boundaries; raise limit or take a shorter one"
-                )
+            found = whole_line(network, one[None], other[None], start, limit, f"segment {len(rows)}")
             layers = {name: len(event[0]) for name, event in found.events.items()}
             count = sum(layers.values())
             flips = sum(int((found.first[name] != found.last[name]).sum()) for name in layers)
