@@ -1,6 +1,7 @@
 """Fixtures that many tests share."""
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -46,6 +47,7 @@ install_import_hook(CHECKED, "tests.typecheck.checked")
 
 import patchclamp as pc  # noqa: E402
 from tests import tiny  # noqa: E402
+from tests.seconds import Meter  # noqa: E402
 
 settings.register_profile("patchclamp", deadline=None)  # how long an example takes is no property of the code
 settings.load_profile("patchclamp")
@@ -68,6 +70,17 @@ def smollm2() -> pc.Model:
 def stories() -> pc.Model:
     """stories15M in float32."""
     return pc.load("stories15m", dtype="float32")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--seconds FILE`` writes the processor seconds of every test; ``python -m tests.seconds FILE`` adds them up."""
+    parser.addoption("--seconds", type=Path, help="write the processor seconds of every test to this JSON file")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Measure when asked to, in the workers too."""
+    if config.getoption("seconds"):
+        config.pluginmanager.register(Meter(config.getoption("seconds")))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
