@@ -19,7 +19,7 @@ test: .venv/ready  ## Everything but the slow suites
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not hub"
 
 test-all: .venv/ready  ## The slow suites too
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not hub"
+	PATCHCLAMP_TESTS=full $(BIN)/python -m pytest -n $(WORKERS) -m "not hub"
 
 lint: .venv/ready  ## Style, types, and the direction of imports
 	$(BIN)/ruff check src tests examples benchmarks docs

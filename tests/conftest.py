@@ -47,9 +47,12 @@ install_import_hook(CHECKED, "tests.typecheck.checked")
 
 import patchclamp as pc  # noqa: E402
 from tests import tiny  # noqa: E402
+from tests.effort import FULL, examples  # noqa: E402
 from tests.seconds import Meter  # noqa: E402
 
-settings.register_profile("patchclamp", deadline=None)  # how long an example takes is no property of the code
+# How long an example takes is no property of the code. The short form draws the same examples on every machine; the full form
+# draws new ones each time, and so finds what nobody thought of.
+settings.register_profile("patchclamp", deadline=None, derandomize=not FULL, max_examples=examples(25, 100))
 settings.load_profile("patchclamp")
 torch.set_num_threads(int(os.environ.get("PATCHCLAMP_TEST_THREADS", "1")))
 
