@@ -2,8 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 WORKERS ?= 2
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS)
 
-.PHONY: demo test test-all lint format docs bench clean
+.PHONY: demo test test-pages test-sensitive test-all test-seconds coverage mutations lint format docs bench clean
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'patchclamp needs Python 3.11 or newer')"
@@ -15,11 +16,32 @@ demo: .venv/ready  ## Fetch SmolLM2 and run the study of the README; leaves out/
 	$(BIN)/patchclamp study activation-addition --out out/demo
 	@echo "See out/demo/report.html"
 
-test: .venv/ready  ## Everything but the slow suites
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not hub"
+test: .venv/ready  ## The short form of the tests: ten minutes on two quiet cores
+	$(PYTEST) -m "not slow and not hub and not pages"
 
-test-all: .venv/ready  ## The slow suites too
-	PATCHCLAMP_TESTS=full $(BIN)/python -m pytest -n $(WORKERS) -m "not hub"
+test-pages: .venv/ready  ## Every page of the documentation and every example
+	$(PYTEST) -m "pages and not hub and not slow"
+
+# The marked tests as another processor would run them: without vector instructions in torch, MKL and oneDNN, and on two threads.
+PLAIN := ATEN_CPU_CAPABILITY=default MKL_ENABLE_INSTRUCTIONS=AVX2 MKL_CBWR=COMPATIBLE ONEDNN_MAX_CPU_ISA=SSE41 PATCHCLAMP_TEST_THREADS=2
+test-sensitive: .venv/ready  ## The tests whose numbers rounding could move, as a plainer processor computes them
+	$(PLAIN) $(PYTEST) -m "sensitive and not slow and not hub and not pages"
+
+test-all: .venv/ready  ## Everything but what needs the hub, with more examples of each property
+	PATCHCLAMP_TESTS=full $(PYTEST) -m "not hub"
+
+test-seconds: .venv/ready  ## Processor seconds by package, into CONTRIBUTING.md
+	mkdir -p out
+	$(PYTEST) -m "not slow and not hub and not pages" --seconds out/seconds.json
+	$(BIN)/python -m tests.seconds out/seconds.json --write
+
+coverage: .venv/ready  ## Which lines the short form runs, and by which tests
+	mkdir -p out
+	$(PYTEST) -m "not slow and not hub and not pages" --cov --cov-context=test --cov-report=term --seconds out/seconds.json
+
+mutations: .venv/ready  ## Break the source in 80 random places, and see which the tests notice (after `make coverage`)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[mutations]"
+	$(BIN)/python -m tests.mutations --count 80 --seed 0 --out out/mutations
 
 lint: .venv/ready  ## Style, types, and the direction of imports
 	$(BIN)/ruff check src tests examples benchmarks docs

@@ -10,10 +10,14 @@ import patchclamp as pc
 from tests.documentation import ROOT
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+SAMPLE = ("sweep_an_edit",)
+"""The examples that `make test` runs; `make test-pages` runs them all."""
 
 
 @pytest.mark.assets
-@pytest.mark.parametrize("script", EXAMPLES, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "script", [pytest.param(p, id=p.stem, marks=[] if p.stem in SAMPLE else pytest.mark.pages) for p in EXAMPLES]
+)
 def test_the_example_runs(script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     matplotlib.use("agg")
