@@ -61,6 +61,15 @@ def draw(count: int, seed: int) -> list[Mutation]:
     return chosen
 
 
+def drawn_once(count: int, seed: int, folder: Path) -> list[Mutation]:
+    """Drawing reads all of the source and takes minutes, so what was drawn is kept beside the results."""
+    file = folder / f"drawn-{count}-{seed}.json"
+    if not file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps([asdict(one) for one in draw(count, seed)], indent=1))
+    return [Mutation(**fields) for fields in json.loads(file.read_text())]
+
+
 class Reach:
     """Which tests run a line, the nearest and quickest first."""
 
@@ -167,7 +176,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "mutations")
     asked = parser.parse_args()
     number, parts = (int(part) for part in asked.part.split("/"))
-    drawn = draw(asked.count, asked.seed)[number - 1 :: parts]
+    drawn = drawn_once(asked.count, asked.seed, asked.out)[number - 1 :: parts]
     for name in HEAVY:
         __import__(name)
     results = []
@@ -175,7 +184,6 @@ def main() -> None:
         results.append(outcome)
         print(f"{outcome.verdict:<9} {outcome.seconds:4.0f} s  {outcome.mutation} {outcome.by}", flush=True)  # noqa: T201
     print(table(results))  # noqa: T201
-    asked.out.mkdir(parents=True, exist_ok=True)
     kept = [{**asdict(outcome), "mutation": outcome.mutation.describe()} for outcome in results]
     (asked.out / f"{asked.seed}-{number}-of-{parts}.json").write_text(json.dumps(kept, indent=1))
 
