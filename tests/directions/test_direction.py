@@ -92,7 +92,9 @@ def test_the_report_of_a_fit_is_that_by_hand() -> None:
     assert {key: report[key] for key in ("rows", "d", "rank", "classes", "sinks")} == {
         "rows": 120, "d": 12, "rank": 1, "classes": {"0": pytest.approx(90), "1": pytest.approx(30)}, "sinks": 1,
     }  # fmt: skip
-    assert report["gap_before"] == pytest.approx(float(gap.norm()) * np.sqrt(2 * 0.25 * 0.75)), "two columns, each by its sd"
+    assert report["gap_before"] == pytest.approx(float(gap.norm()) * np.sqrt(2 * 0.25 * 0.75)), (
+        "two columns, each by its sd"
+    )
     left = float((gap - (gap @ unit) * unit).norm() / gap.norm())
     assert report["gap_left"] == pytest.approx(left)
     assert left < 1
@@ -110,7 +112,9 @@ def test_what_an_estimator_gives_is_what_its_direction_gives() -> None:
     for verb, arguments in (("erase", ()), ("swap", ()), ("scale", (3.0,)), ("add", (2.0,)), ("clamp", (-1.0, 1.0))):
         edit = getattr(found, verb)(*arguments, site="resid_post.0")
         assert edit == getattr(found.direction_, verb)(*arguments, site="resid_post.0"), verb
-        assert edit.key not in {getattr(found, other)(site="resid_post.0").key for other in ("erase", "swap") if other != verb}
+        assert edit.key not in {
+            getattr(found, other)(site="resid_post.0").key for other in ("erase", "swap") if other != verb
+        }
     assert found.report_ == found.direction_.report
 
 
@@ -118,9 +122,14 @@ def test_every_part_of_the_geometry_is_in_the_key() -> None:
     direction = made(LEACE)[0]
     parts = ("directions", "readers", "mean", "median", "class_means", "gap")
     others = [replace(direction, **{part: getattr(direction, part) + 1}) for part in parts]
-    others += [replace(direction, limit=1.0), replace(direction, fitted=Fitted("tiny", "0" * 64, "resid_post.1", "rest"))]
+    others += [
+        replace(direction, limit=1.0),
+        replace(direction, fitted=Fitted("tiny", "0" * 64, "resid_post.1", "rest")),
+    ]
     assert all(direction != other for other in others)
-    assert len({other.key for other in others}) == len(parts) + 2, "where it was fitted is not geometry, but is compared"
+    assert len({other.key for other in others}) == len(parts) + 2, (
+        "where it was fitted is not geometry, but is compared"
+    )
     assert direction == replace(direction, report={})
     assert direction != 3
     assert repr(others[-1]) == "<Direction LEACE: rank 1 of 12 at resid_post.1 of tiny>"
@@ -336,7 +345,9 @@ def test_the_random_step_is_as_long_as_that_of_the_classes() -> None:
     moved = torch.stack([(x - x.mean(0)).T @ column / len(x) / column.std(correction=0) for column in z.T])
     assert torch.isclose(RandomDirection().fit(x, z).direction_.step().norm(), moved.norm(dim=1).mean())
     one = MeanDifference().fit(x, x[:, 0] * 2 + 0.3).direction_
-    assert torch.allclose(one.step(), (x - x.mean(0)).T @ (x[:, 0] - x[:, 0].mean()) / len(x) / x[:, 0].std(correction=0))
+    assert torch.allclose(
+        one.step(), (x - x.mean(0)).T @ (x[:, 0] - x[:, 0].mean()) / len(x) / x[:, 0].std(correction=0)
+    )
 
 
 def test_a_random_direction_is_drawn_with_its_seed_and_has_the_rank_of_the_concept_by_default() -> None:
@@ -355,7 +366,9 @@ def test_a_random_direction_is_drawn_with_its_seed_and_has_the_rank_of_the_conce
 
 def test_few_rows_and_rare_classes_are_warned_of() -> None:
     x, y = rows(n=10)
-    with pytest.warns(PatchclampWarning, match="10 rows of width 12: what is gone on these rows is not gone on others") as told:
+    with pytest.warns(
+        PatchclampWarning, match="10 rows of width 12: what is gone on these rows is not gone on others"
+    ) as told:
         found = LEACE().fit(x, y)
     assert {one.filename for one in told} == {__file__}, "the warning points to the line that asked for the fit"
     assert any("class '0' has 5 rows only" in said for said in found.report_["warnings"])

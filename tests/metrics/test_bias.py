@@ -157,6 +157,7 @@ def test_wrong_input_is_refused_before_any_run(llama: pc.Model) -> None:
         pc.metrics.bias(llama, PAIRS, (5, 9), {"x": None})
 
 
+@pytest.mark.slow
 @pytest.mark.assets
 def test_smollm2_is_biased_and_erasing_nothing_leaves_it_so(smollm2: pc.Model) -> None:
     pairs = [

@@ -1,6 +1,7 @@
 """Damage against brute force, and its bounds."""
 
 import math
+from itertools import chain
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,7 +15,13 @@ from patchclamp.metrics import edited, neutral
 from patchclamp.metrics.damage import compare
 from tests import tiny
 
-TEXTS = [*tiny.ids(1, 9), *tiny.ids(2, 5, seed=1), *tiny.ids(1, 63, seed=2), *tiny.ids(2, 7, seed=3), *tiny.ids(2, 3, seed=4)]
+TEXTS = [
+    *tiny.ids(1, 9),
+    *tiny.ids(2, 5, seed=1),
+    *tiny.ids(1, 63, seed=2),
+    *tiny.ids(2, 7, seed=3),
+    *tiny.ids(2, 3, seed=4),
+]
 EDITS = {"nothing": [], "noise": pc.Noise(0.3, site="resid_post.0"), "scaled": pc.Scale(2.0, site="mlp_out.1")}
 
 
@@ -53,7 +60,11 @@ def test_means_weigh_tokens_and_not_texts(llama: pc.Model) -> None:
         assert len(rows) == 3 * 4
         for edit in ("unedited", *EDITS):
             kl, loss = (found.data[name].sel(edit=edit).values for name in ("kl", "loss"))
-            for metric, values, scale in (("kl", kl, float), ("loss_change", loss - plain, float), ("perplexity", loss, math.exp)):
+            for metric, values, scale in (
+                ("kl", kl, float),
+                ("loss_change", loss - plain, float),
+                ("perplexity", loss, math.exp),
+            ):
                 row = rows.loc[(edit, metric)]
                 assert row["mean"] == pytest.approx(scale((values * tokens).sum() / tokens.sum()))
                 assert (row["low"], row["high"]) == pytest.approx(tuple(map(scale, bootstrap(values, seed, tokens))))
@@ -157,14 +168,16 @@ def books(monkeypatch: pytest.MonkeyPatch, paragraphs: int = 40) -> dict[str, st
 def test_neutral_texts_take_books_in_turn_in_an_order_of_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
     made = books(monkeypatch)
     texts = neutral.neutral_texts(9, characters=200)
-    assert [len({text[0] for text in texts[i : i + 3]}) for i in (0, 3, 6)] == [3, 3, 3], "a passage of each book in turn"
+    assert [len({text[0] for text in texts[i : i + 3]}) for i in (0, 3, 6)] == [3, 3, 3], (
+        "a passage of each book in turn"
+    )
     orders = {tuple(text[0] for text in neutral.neutral_texts(3, seed, characters=200)) for seed in range(8)}
     assert len(orders) > 1, "which book comes first hangs on the seed"
     drawn = [sorted(neutral.neutral_texts(9, seed, characters=200)) for seed in (0, 1, 1)]
     assert drawn[0] != drawn[1] == drawn[2]
     assert texts[0] != neutral.passages(made[texts[0][0]], 200)[0], "not from the beginning of the book"
     every = [neutral.passages(book, 200) for book in made.values()]
-    assert sorted(neutral.neutral_texts(sum(map(len, every)), characters=200)) == sorted(sum(every, []))
+    assert sorted(neutral.neutral_texts(sum(map(len, every)), characters=200)) == sorted(chain(*every))
     with pytest.raises(pc.InputError, match="the books hold"):
         neutral.neutral_texts(sum(map(len, every)) + 1, characters=200)
     with pytest.raises(pc.InputError, match="at least 1 passage of at least 200 characters; got 1 of 199"):

@@ -39,6 +39,7 @@ def erased() -> pc.metrics.ProbeReport:
     return pc.metrics.probe(X, z, project_out_the_mean_difference(X, z, train))
 
 
+@pytest.mark.sensitive
 def test_the_erased_is_at_chance_and_a_random_projection_is_not(erased: pc.metrics.ProbeReport) -> None:
     chance = float(erased.data["chance_accuracy"])
     concept = erased.data["accuracy"].sel(task="concept")
@@ -68,7 +69,8 @@ def test_gaps_and_damage_are_those_by_hand(erased: pc.metrics.ProbeReport) -> No
     assert float(erased.data["gap_left"].sel(data="before", rows="test")) == 1
 
 
-def test_a_report_is_made_of_its_parts_with_one_seed() -> None:
+def test_a_report_is_made_of_its_parts_with_one_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(classifiers.ITERATIONS, "mlp", 12)
     X, z = rows(1.0, classes=3, count=240)
     groups = np.random.default_rng(1).integers(20, size=240)
     found = pc.metrics.probe(X, z, lambda x: 0.5 * x + 1, groups=groups, rank=2, test_size=0.4, seed=7)
@@ -128,7 +130,9 @@ def test_the_interval_of_single_rows_is_wilsons_and_the_summary_says_the_reports
         assert row["damage"] == float(one["damage"])
         assert row["converged"] == bool(one["converged"].all())
         assert f"accuracy {row['accuracy']:.3f} [{row['low']:.3f}, {row['high']:.3f}], loss {row['loss']:.3f}" in line
-        assert f"selectivity {row['selectivity']:+.3f}, gap left {row['gap_left']:.2g}, damage {row['damage']:.2g}" in line
+        assert (
+            f"selectivity {row['selectivity']:+.3f}, gap left {row['gap_left']:.2g}, damage {row['damage']:.2g}" in line
+        )
     frame = erased.frame()
     assert list(frame.columns) == ["data", "probe", "task", "accuracy", "low", "high", "loss", "converged"]
     assert frame["accuracy"].tolist() == data["accuracy"].values.ravel().tolist()
@@ -149,7 +153,7 @@ def test_the_linear_probe_is_scikit_learns() -> None:
     assert half.loss == np.inf, "a class that was never seen"
 
 
-@pytest.mark.parametrize(("shift", "epochs"), [(0.4, 500), (6.0, 500), (0.4, 3)])
+@pytest.mark.parametrize(("shift", "epochs"), [(0.4, 500), (6.0, 25), (0.4, 3)])
 def test_the_mlp_is_the_epoch_of_64_units_that_did_best_on_a_tenth_of_the_groups(
     shift: float, epochs: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,7 +163,8 @@ def test_the_mlp_is_the_epoch_of_64_units_that_did_best_on_a_tenth_of_the_groups
     X, z = rows(shift, count=90)
     groups = np.arange(90) // 3
     on, off = (classifiers.Rows(X[part], z[part], groups[part]) for part in (slice(0, 60), slice(60, 90)))
-    if epochs != classifiers.ITERATIONS["mlp"]:
+    assert classifiers.ITERATIONS["mlp"] == 500
+    if epochs < 500:
         monkeypatch.setitem(classifiers.ITERATIONS, "mlp", epochs)
     losses = set()
     for seed in (0, 1):
@@ -213,6 +218,7 @@ def test_control_labels_say_nothing_of_the_rows_and_have_the_labels_frequencies(
         control_labels(z, np.arange(1000) == 1, train, test, np.random.default_rng(2))
 
 
+@pytest.mark.sensitive
 def test_no_signal_is_read_where_there_is_none() -> None:
     X, z = rows(0.0, seed=1)
     found = pc.metrics.probe(X, z, lambda x: x)
@@ -229,15 +235,17 @@ def test_a_constant_erases_everything() -> None:
     assert float(found.data["gap_left"].sel(data="after", rows="test")) == 0
 
 
+@pytest.mark.sensitive
 def test_an_mlp_reads_what_a_line_cannot() -> None:
     draw = np.random.default_rng(0)
-    X = draw.standard_normal((3000, 4))
+    X = draw.standard_normal((2400, 3))
     z = (X[:, 0] * X[:, 1] > 0).astype(int)
-    found = pc.metrics.probe(X, z, lambda x: x).data["accuracy"].sel(data="before", task="concept")
-    assert float(found.sel(probe="linear")) < 0.58
-    assert float(found.sel(probe="mlp")) > 0.85
+    on, off = (classifiers.Rows(X[part], z[part], np.arange(1200)) for part in (slice(0, 1200), slice(1200, 2400)))
+    assert classifiers.fit("linear", on, off, 0).accuracy < 0.58
+    assert classifiers.fit("mlp", on, off, 0).accuracy > 0.85
 
 
+@pytest.mark.sensitive
 def test_selectivity_tells_a_concept_from_memory_of_types() -> None:
     draw = np.random.default_rng(0)
     types = draw.integers(8, size=N)
@@ -278,6 +286,7 @@ def test_groups_are_never_on_both_sides(seed: int, count: int) -> None:
     assert sorted([*train, *test]) == list(range(400))
 
 
+@pytest.mark.sensitive
 def test_a_probe_that_remembers_groups_gains_nothing_from_a_grouped_split() -> None:
     draw = np.random.default_rng(0)
     groups = np.repeat(np.arange(30), 50)
@@ -326,7 +335,7 @@ def test_a_split_holds_out_the_share_that_is_asked_for_and_keeps_the_classes_sha
 
 
 def test_the_same_seed_gives_the_same_report_and_tensors_are_taken() -> None:
-    X, z = rows(1.0, count=200)
+    X, z = rows(1.0, count=100)
     one, other = (pc.metrics.probe(data, z, lambda x: 0.5 * x, seed=4) for data in (X, torch.from_numpy(X)))
     assert one == other
     assert one != pc.metrics.probe(X, z, lambda x: 0.5 * x, seed=5)
