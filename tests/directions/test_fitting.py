@@ -187,8 +187,8 @@ def test_massive_activations_are_left_out_of_the_rows(llama: pc.Model) -> None:
     assert int((~keep).sum()) == 5
     few, every = (llama.rows(PROMPTS[:5], "resid_post.1", edits=[loud], sinks=sinks) for sinks in ("skip", "keep"))
     assert (few.dropped, every.dropped) == (5, 0)
-    assert torch.equal(every.x, torch.cat(states))
-    assert torch.equal(few.x, torch.cat(states)[keep])
+    assert torch.allclose(every.x, torch.cat(states), rtol=1e-9, atol=1e-9)
+    assert torch.allclose(few.x, torch.cat(states)[keep], rtol=1e-9, atol=1e-9)
     assert 2 not in few.position.tolist()
     assert every.position.tolist() == [t for p in PROMPTS[:5] for t in range(1, len(p))]
     assert every.prompt.tolist() == [i for i, p in enumerate(PROMPTS[:5]) for _ in p[1:]]
@@ -199,7 +199,7 @@ def test_massive_activations_are_left_out_of_the_rows(llama: pc.Model) -> None:
 
 
 def test_what_is_said_of_held_out_prompts_is_measured_on_them(llama: pc.Model) -> None:
-    held = np.random.default_rng(5).permutation(16)[:4]
+    held = np.random.default_rng(11).permutation(16)[:4]
     kept = np.setdiff1d(np.arange(16), held)
     (x, z), (fit, y) = (
         (found.x.double(), np.array(LABELS)[part][found.prompt])
@@ -207,9 +207,9 @@ def test_what_is_said_of_held_out_prompts_is_measured_on_them(llama: pc.Model) -
         for found in [llama.rows([PROMPTS[i] for i in part], "resid_post.1")]
     )
     found = llama.fit_direction(
-        RandomDirection(rank=2, random_state=9), PROMPTS, LABELS, "resid_post.1", holdout=0.22, seed=5
+        RandomDirection(rank=2, random_state=9), PROMPTS, LABELS, "resid_post.1", holdout=0.22, seed=11
     )
-    control = RandomDirection(rank=2, random_state=5).fit(fit, y).direction_
+    control = RandomDirection(rank=2, random_state=11).fit(fit, y).direction_
     said = found.report["held_out"]
     gap = x[z == 1].mean(0) - x[z == 0].mean(0)
     for direction, suffix in ((found, ""), (control, "_random")):
@@ -217,9 +217,9 @@ def test_what_is_said_of_held_out_prompts_is_measured_on_them(llama: pc.Model) -
         moved = (x - fit.mean(0)) @ plane.T @ plane
         assert said[f"damage{suffix}"] == pytest.approx(float(moved.square().sum() / (x - x.mean(0)).square().sum()))
         assert said[f"gap_left{suffix}"] == pytest.approx(float((gap - gap @ plane.T @ plane).norm() / gap.norm()))
-    assert (said["prompts"], said["rows"], found.report["prompts"], found.report["seed"]) == (4, len(x), 12, 5)
+    assert (said["prompts"], said["rows"], found.report["prompts"], found.report["seed"]) == (4, len(x), 12, 11)
     assert "held_out" not in llama.fit_direction("mean", PROMPTS, LABELS, "resid_post.1", holdout=0).report
-    quarter = llama.fit_direction("mean", PROMPTS, LABELS, "resid_post.1", seed=5)
+    quarter = llama.fit_direction("mean", PROMPTS, LABELS, "resid_post.1", seed=11)
     assert quarter.report["held_out"]["prompts"] == 4, "a quarter is held out by default"
 
 
@@ -249,7 +249,7 @@ def test_warnings_of_several_sites_are_said_once_to_the_caller(llama: pc.Model) 
     assert {one.filename for one in told} == {__file__}
     assert all(list(one.report["warnings"]) == [few, rare] for one in every)
     with pytest.warns(PatchclampWarning) as told:
-        llama.fit_directions("mean", PROMPTS, LABELS, at="last", seed=5)
+        llama.fit_directions("mean", PROMPTS, LABELS, at="last", seed=11)
     assert all("rows only" in str(one.message) for one in told), "held-out rows say how much is left on others"
 
 
