@@ -143,6 +143,8 @@ def test_wrong_input_is_refused_before_any_run(llama: pc.Model) -> None:
     for pairs in ([], [[1, 2]], "text", [PAIRS[0][0]]):
         with pytest.raises(pc.InputError, match="pairs"):
             pc.metrics.bias(llama, pairs, (5, 9))
+    with pytest.raises(pc.InputError, match="1 pairs hold 3 prompts; each half of a pair is one prompt"):
+        pc.metrics.bias(llama, [(torch.tensor([[3, 4], [5, 6]]), [7, 8])], (5, 9))
     with pytest.raises(pc.InputError, match="one 0 or 1 a prompt"):
         pc.metrics.bias(llama, PAIRS[0], (5, 9), labels=[0, 2])
     with pytest.raises(pc.InputError, match="two answers"):
@@ -183,6 +185,8 @@ def test_an_answer_of_several_words_adds_their_probabilities(llama: pc.Model) ->
     single = [pc.metrics.bias(llama, PAIRS, (a, b), EDITS).data["log_probability"].values for a, b in ((5, 9), (6, 7))]
     both = pc.metrics.bias(llama, PAIRS, ([5, 6], [9, 7, 7]), EDITS)
     np.testing.assert_allclose(both.data["log_probability"].values, np.logaddexp(*single), rtol=1e-12)
+    assert both.data["answer"].values.tolist() == ["5|6", "9|7"]
+    assert both.record["parameters"]["answers"] == [[5, 6], [9, 7]]
     alone = pc.metrics.bias(llama, PAIRS, ([5], [9]), EDITS)
     assert alone == pc.metrics.bias(llama, PAIRS, (5, 9), EDITS)
     with pytest.raises(pc.InputError, match="share it"):
