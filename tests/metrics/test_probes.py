@@ -216,6 +216,11 @@ def test_control_labels_say_nothing_of_the_rows_and_have_the_labels_frequencies(
         control_labels(z, [1, 2, 3], train, test, np.random.default_rng(0))
     with pytest.raises(pc.InputError, match="needs more than 2 types"):
         control_labels(z, np.arange(1000) == 1, train, test, np.random.default_rng(2))
+    rare, sides = np.repeat([0, 1], [95, 5]), (np.arange(0, 100, 2), np.arange(1, 100, 2))
+    drawn = control_labels(rare, np.arange(100), *sides, np.random.default_rng(0))
+    assert drawn[sides[0]].sum() == 2, "two training rows of a label are enough"
+    with pytest.raises(pc.InputError, match="needs more than 100 types"):  # this seed draws one
+        control_labels(rare, np.arange(100), *sides, np.random.default_rng(3))
 
 
 @pytest.mark.sensitive
