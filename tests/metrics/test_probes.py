@@ -136,6 +136,14 @@ def test_the_interval_of_single_rows_is_wilsons_and_the_summary_says_the_reports
     frame = erased.frame()
     assert list(frame.columns) == ["data", "probe", "task", "accuracy", "low", "high", "loss", "converged"]
     assert frame["accuracy"].tolist() == data["accuracy"].values.ravel().tolist()
+    half = data.copy(deep=True)
+    half["converged"][:] = True
+    half["converged"][0, 1, 1] = False
+    unsure = pc.metrics.ProbeReport(half, erased.record)
+    assert unsure.summary()["converged"].tolist() == [True, False, True, True, True, True], (
+        "both tasks must have converged"
+    )
+    assert repr(unsure).count("not converged") == 1
 
 
 def test_the_linear_probe_is_scikit_learns() -> None:
