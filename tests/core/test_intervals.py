@@ -1,9 +1,19 @@
-"""Weighted intervals."""
+"""The intervals against their formulas, written out."""
+
+from math import sqrt
 
 import numpy as np
 import pytest
 
-from patchclamp.core.intervals import RESAMPLES, bootstrap
+from patchclamp.core.intervals import bootstrap, wilson
+
+
+@pytest.mark.parametrize(("hits", "count"), [(0, 1), (0, 10), (3, 10), (10, 10), (61, 100)])
+def test_the_interval_of_a_share_is_wilsons_at_95_percent(hits: int, count: int) -> None:
+    z, share = 1.959963984540054, hits / count
+    middle, half = share + z**2 / (2 * count), z * sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
+    expected = tuple((middle + sign * half) / (1 + z**2 / count) for sign in (-1, 1))
+    assert wilson(hits, count) == pytest.approx(expected, abs=1e-12)
 
 
 def test_equal_weights_are_no_weights_and_heavier_values_pull() -> None:
@@ -13,8 +23,19 @@ def test_equal_weights_are_no_weights_and_heavier_values_pull() -> None:
     assert bootstrap(values, 1, heavy)[0] > bootstrap(values, 1)[0]
 
 
-def test_the_weighted_interval_equals_a_loops() -> None:
-    values, weights = np.array([0.0, 1.0, 5.0]), np.array([1, 2, 4])
-    draws = np.random.default_rng(3).integers(3, size=(RESAMPLES, 3))
-    means = [sum(values[i] * weights[i] for i in row) / sum(weights[i] for i in row) for row in draws]
-    assert bootstrap(values, 3, weights) == pytest.approx(tuple(np.percentile(means, [2.5, 97.5])))
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_interval_of_a_mean_equals_a_loops_over_2000_draws(weighted: bool) -> None:
+    values = np.array([0.0, 1.0, 5.0, 2.5, -3.25, 7.75])
+    weights = np.array([1, 2, 4, 1, 3, 5]) if weighted else np.ones(6)
+    draws = np.random.default_rng(3).integers(6, size=(2000, 6))
+    means = sorted(sum(values[i] * weights[i] for i in row) / sum(weights[i] for i in row) for row in draws)
+    assert bootstrap(values, 3, weights if weighted else None) == pytest.approx(
+        tuple(np.interp([0.025 * 1999, 0.975 * 1999], np.arange(2000), means))
+    )
+
+
+def test_another_seed_draws_others_and_the_same_seed_the_same() -> None:
+    values = np.random.default_rng(0).normal(size=30)
+    assert bootstrap(values, 1) == bootstrap(values, 1)
+    low, high = zip(*(bootstrap(values, seed) for seed in range(4)), strict=True)
+    assert len(set(low)) == len(set(high)) == 4

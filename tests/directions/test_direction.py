@@ -1,6 +1,8 @@
 """The object that a fit gives: its edits, where they act, what they refuse, and its file."""
 
+import json
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,10 @@ from hypothesis import strategies as st
 import patchclamp as pc
 from patchclamp.core.errors import PatchclampWarning
 from patchclamp.directions import LEACE, MeanDifference, RandomDirection
+from patchclamp.directions.concept import Concept
 from patchclamp.directions.direction import Direction, Fitted
 from tests.directions.made import rows
+from tests.effort import examples
 
 seeds = st.integers(0, 2**16)
 
@@ -27,12 +31,13 @@ def made(maker: Any = LEACE, classes: int = 2, seed: int = 0, **options: Any) ->
 
 
 @given(seeds, st.sampled_from(["mean", "median", "midpoint", "zero"]), st.integers(2, 4))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(5, 40), deadline=None)
 @pytest.mark.parametrize("maker", [MeanDifference, LEACE, RandomDirection])
 def test_edits_are_multiples_of_one_part(maker: Any, seed: int, about: Any, classes: int) -> None:
     direction, x = made(maker, classes, seed)
     erase, swap = direction.erase(about=about).operation(x), direction.swap(about=about).operation(x)
     part = x - erase
+    assert part.abs().max() > 0.1, "there is a part"
     assert torch.allclose(erase, (x + swap) / 2, atol=1e-8), "erasing is the mean of identity and swap"
     assert torch.allclose(direction.swap(about=about).operation(swap), x, atol=1e-7), "twice is the identity"
     assert torch.allclose(direction.scale(2.0, about=about).operation(x), x + part, atol=1e-8)
@@ -40,22 +45,94 @@ def test_edits_are_multiples_of_one_part(maker: Any, seed: int, about: Any, clas
     origin = direction.origin(about)
     level = direction.coordinates(torch.zeros_like(x[0]) if origin is None else origin)
     assert torch.allclose(direction.coordinates(erase), level.expand(len(x), -1), atol=1e-7)
-    pinned = direction.clamp(1.5, about=about).operation(x)
-    assert torch.allclose(
-        direction.coordinates(pinned) - level, torch.full((len(x), direction.rank), 1.5).double(), atol=1e-7
+    along = direction.coordinates(x) - level
+    for low, high, wanted in ((1.5, None, torch.full_like(along, 1.5)), (-0.5, 0.25, along.clamp(-0.5, 0.25))):
+        bound = direction.clamp(low, high, about=about).operation(x)
+        assert torch.allclose(direction.coordinates(bound) - level, wanted, atol=1e-7)
+
+
+def test_the_points_to_measure_from_are_those_by_hand() -> None:
+    x, y = rows(n=120)
+    y = (np.arange(120) % 4 == 0).astype(int)  # so that the midpoint is not the mean of all rows
+    means = torch.stack([x[y == c].mean(0) for c in (0, 1)])
+    for maker in (MeanDifference, LEACE):
+        direction = maker().fit(x, y).direction_
+        unit = direction.directions[0]
+        assert torch.allclose(unit, (means[1] - means[0]) / (means[1] - means[0]).norm())
+        reads = unit
+        if maker is LEACE:
+            solved = torch.linalg.solve(torch.cov(x.T, correction=0), unit)
+            reads = solved / (solved @ unit)
+            assert not torch.allclose(reads, unit, atol=0.1)
+        along = x @ reads
+        assert torch.allclose(direction.coordinates(x.float()), (x.float().double() @ reads).unsqueeze(1))
+        assert torch.allclose(direction.class_means, (means @ reads).unsqueeze(1))
+        assert torch.allclose(direction.origin("mean"), x.mean(0))
+        assert direction.origin("zero") is None
+        assert torch.allclose(direction.origin("midpoint"), (along[y == 0].mean() + along[y == 1].mean()) / 2 * unit)
+        median = torch.quantile(along, 0.5)
+        assert torch.allclose(direction.origin("median"), median * unit)
+        part = (along - median).unsqueeze(1) * unit
+        assert torch.allclose(direction.erase(about="median").operation(x), x - part)
+        assert torch.allclose(direction.swap(about="median").operation(x), x - 2 * part)
+        assert torch.allclose(direction.scale(2, about="median").operation(x), x + part)
+        lengths = x.norm(dim=1)
+        assert direction.length == pytest.approx(float(lengths.sort()[0][59])), "the lower of the two in the middle"
+        assert direction.limit == pytest.approx(4 * direction.length)
+        assert direction.report["sinks"] == int((lengths > direction.limit).sum())
+
+
+def test_the_report_of_a_fit_is_that_by_hand() -> None:
+    x, y = rows(n=120)
+    y = (np.arange(120) % 4 == 0).astype(int)
+    x[7] *= 100
+    gap = x[y == 1].mean(0) - x[y == 0].mean(0)
+    direction = RandomDirection(random_state=5).fit(x, y).direction_
+    unit, report = direction.directions[0], direction.report
+    assert {key: report[key] for key in ("rows", "d", "rank", "classes", "sinks")} == {
+        "rows": 120, "d": 12, "rank": 1, "classes": {"0": pytest.approx(90), "1": pytest.approx(30)}, "sinks": 1,
+    }  # fmt: skip
+    assert report["gap_before"] == pytest.approx(float(gap.norm()) * np.sqrt(2 * 0.25 * 0.75)), (
+        "two columns, each by its sd"
     )
+    left = float((gap - (gap @ unit) * unit).norm() / gap.norm())
+    assert report["gap_left"] == pytest.approx(left)
+    assert left < 1
+    weights = np.where(np.arange(120) < 60, 2.0, 0.5)
+    told = RandomDirection(random_state=5).fit(x, y, sample_weight=weights).direction_.report["classes"]
+    assert told == {"0": pytest.approx(weights[y == 0].sum()), "1": pytest.approx(weights[y == 1].sum())}
+    one, other = (MeanDifference().fit(x, y, sample_weight=w).direction_ for w in (None, 3.0))
+    assert torch.allclose(one.directions, other.directions)
+    assert torch.allclose(one.median, other.median), "one number is the weight of every row"
 
 
-def test_the_seeds_formulas() -> None:
-    direction, x = made(MeanDifference)
-    d = direction.directions[0]
-    m = (x @ d).median() * d
-    m = torch.quantile(x @ d, 0.5) * d
-    part = ((x - m) @ d).unsqueeze(1) * d
-    assert torch.allclose(direction.origin("median"), m)
-    assert torch.allclose(direction.erase(about="median").operation(x), (x - m) - part + m)
-    assert torch.allclose(direction.swap(about="median").operation(x), x - 2 * part)
-    assert torch.allclose(direction.scale(2, about="median").operation(x), x + part)
+def test_what_an_estimator_gives_is_what_its_direction_gives() -> None:
+    x, y = rows(n=60)
+    found = LEACE().fit(x, y)
+    for verb, arguments in (("erase", ()), ("swap", ()), ("scale", (3.0,)), ("add", (2.0,)), ("clamp", (-1.0, 1.0))):
+        edit = getattr(found, verb)(*arguments, site="resid_post.0")
+        assert edit == getattr(found.direction_, verb)(*arguments, site="resid_post.0"), verb
+        assert edit.key not in {
+            getattr(found, other)(site="resid_post.0").key for other in ("erase", "swap") if other != verb
+        }
+    assert found.report_ == found.direction_.report
+
+
+def test_every_part_of_the_geometry_is_in_the_key() -> None:
+    direction = made(LEACE)[0]
+    parts = ("directions", "readers", "mean", "median", "class_means", "gap")
+    others = [replace(direction, **{part: getattr(direction, part) + 1}) for part in parts]
+    others += [
+        replace(direction, limit=1.0),
+        replace(direction, fitted=Fitted("tiny", "0" * 64, "resid_post.1", "rest")),
+    ]
+    assert all(direction != other for other in others)
+    assert len({other.key for other in others}) == len(parts) + 2, (
+        "where it was fitted is not geometry, but is compared"
+    )
+    assert direction == replace(direction, report={})
+    assert direction != 3
+    assert repr(others[-1]) == "<Direction LEACE: rank 1 of 12 at resid_post.1 of tiny>"
 
 
 def test_add_leads_from_one_class_mean_to_the_other() -> None:
@@ -85,6 +162,10 @@ def test_edits_skip_the_first_position_and_massive_activations_by_default() -> N
     assert bool(edit.where(x).all())
     assert (direction.erase(at="last").at, direction.erase(sinks="edit").at) == ("last", "all")
     assert direction.erase(at="all").where is not None
+    assert direction.erase(at=slice(1, 3)).where is not None, "a stretch is not picked one by one"
+    edge = torch.zeros(2, 12, dtype=torch.float64)
+    edge[:, 0] = torch.tensor([direction.limit * 0.999, direction.limit * 1.001])
+    assert edit.where(edge).tolist() == [True, False]
     for picked in (0, "last", pc.token("x"), [0, 1], pc.per_prompt([0])):
         assert direction.erase(at=picked).where is None, "a position that was picked is edited, whatever it holds"
     for bad in (float("nan"), float("inf")):
@@ -98,8 +179,6 @@ def test_edits_skip_the_first_position_and_massive_activations_by_default() -> N
 def test_a_direction_of_another_site_or_model_is_refused(llama: pc.Model) -> None:
     x = torch.randn(40, 32, generator=torch.Generator().manual_seed(0))
     found = MeanDifference().fit(x, np.arange(40) % 2).direction_
-    from dataclasses import replace
-
     here = replace(found, fitted=Fitted("tiny", llama.fingerprint(), "resid_post.1", "rest"))
     ids = torch.tensor([[1, 2, 3, 4]])
     assert llama.run(ids, here.erase()).fired == (3,)
@@ -108,6 +187,7 @@ def test_a_direction_of_another_site_or_model_is_refused(llama: pc.Model) -> Non
     with pytest.raises(pc.EditError, match=r"fitted at 'resid_post.1' and is placed at 'resid_post.0'"):
         llama.run(ids, here.erase().on("resid_post.0"))
     assert llama.run(ids, here.erase("resid_post.0", elsewhere=True)).fired == (3,)
+    assert here.erase(["resid_post.1"]).origin == here.erase().origin != here.erase(elsewhere=True).origin
     other = replace(found, fitted=Fitted("tiny", "0" * 64, "resid_post.1", "rest"))
     with pytest.raises(pc.EditError, match="was fitted on tiny .weights 000000000000.*fit the direction on this model"):
         llama.run(ids, other.erase())
@@ -140,6 +220,10 @@ def test_a_saved_direction_opens_as_it_was(tmp_path: Path, llama: pc.Model) -> N
         assert {p.name for p in folder.iterdir()} == {"direction.json", "direction.safetensors"}
     with pytest.raises(pc.InputError, match="holds no direction.json"):
         Direction.open(tmp_path)
+    said = json.loads((folder / "direction.json").read_text())
+    (folder / "direction.json").write_text(json.dumps({**said, "format_version": said["format_version"] + 1}))
+    with pytest.raises(pc.InputError, match="has a newer format than this patchclamp reads"):
+        Direction.open(folder)
     edit = direction.erase("resid_post.0")
     pc.save_edits(edit, tmp_path / "edits")
     assert pc.load_edits(tmp_path / "edits") == [edit]
@@ -162,9 +246,6 @@ def test_nothing_of_the_users_is_replaced(tmp_path: Path) -> None:
 
 
 def test_a_direction_without_sinks_is_kept_in_plain_json(tmp_path: Path) -> None:
-    import json
-    from dataclasses import replace
-
     direction = replace(made()[0], limit=float("inf"))
     folder = direction.save(tmp_path / "plain")
     json.loads((folder / "direction.json").read_text(), parse_constant=lambda name: pytest.fail(name))
@@ -214,6 +295,35 @@ def test_bad_rows_and_labels_are_refused() -> None:
         LEACE().fit(x, y).transform(x[:, :11])
 
 
+def test_whole_numbers_words_and_truth_values_are_classes_and_other_numbers_are_not() -> None:
+    for labels, names in (
+        ([3, 1, 3, 1], (1, 3)), ([2.0, 0.0, 2.0], (0.0, 2.0)), (["b", "a", "b"], ("a", "b")), ([True, False, True], (False, True)),
+        ([[1], [0], [1]], (0, 1)),
+    ):  # fmt: skip
+        concept = Concept.of(labels)
+        assert (concept.names, concept.columns) == (names, 2)
+        assert concept.encode(labels).tolist() == [[float(np.ravel(one)[0] == c) for c in names] for one in labels]
+    for labels, columns in (([0.5, 1.0, 2.0], 1), ([[1, 2], [3, 4]], 2), ([[0.5], [1.0]], 1)):
+        concept = Concept.of(labels)
+        assert (concept.names, concept.columns) == ((), columns)
+        assert concept.encode(labels).tolist() == np.reshape(labels, (-1, columns)).tolist()
+    assert Concept.of([0.5, 1.5, 0.5], "classes").names == (0.5, 1.5)
+    assert Concept.of([0, 1, 5], "continuous").columns == 1
+    assert Concept.of(np.arange(20) % 10).columns == 10, "half as many classes as rows are taken for classes"
+    assert Concept.of([0], classes=[0, 1, 2]).columns == 3, "or more, if they were announced"
+    for labels, kind, message in (
+        (np.arange(21) % 11, "auto", "11 distinct values in 21 rows"),
+        (["a", "b"], "continuous", "a continuous concept is made of numbers"),
+        ([[0, 1], [1, 0]], "classes", r"class labels are one a row, \[row\]"),
+        ([], "auto", "labels are .row. or"),
+        (np.zeros((2, 2, 2)), "auto", "labels are .row. or"),
+    ):
+        with pytest.raises(pc.InputError, match=message):
+            Concept.of(labels, kind)
+    with pytest.raises(pc.InputError, match="the concept has 2 numbers a row; got 1"):
+        Concept.of([[1, 2], [3, 4]]).encode([1, 2])
+
+
 def test_bad_labels_of_any_kind_are_named() -> None:
     x, y = rows(n=40)
     words = np.array(["no", "yes"], dtype=object)  # as pandas keeps strings
@@ -234,15 +344,60 @@ def test_the_random_step_is_as_long_as_that_of_the_classes() -> None:
     z = x[:, :2] - x[:, :2].mean(0)
     moved = torch.stack([(x - x.mean(0)).T @ column / len(x) / column.std(correction=0) for column in z.T])
     assert torch.isclose(RandomDirection().fit(x, z).direction_.step().norm(), moved.norm(dim=1).mean())
+    one = MeanDifference().fit(x, x[:, 0] * 2 + 0.3).direction_
+    assert torch.allclose(
+        one.step(), (x - x.mean(0)).T @ (x[:, 0] - x[:, 0].mean()) / len(x) / x[:, 0].std(correction=0)
+    )
+
+
+def test_a_random_direction_is_drawn_with_its_seed_and_has_the_rank_of_the_concept_by_default() -> None:
+    x, y = rows(n=60, classes=3)
+    one, other, again = (RandomDirection(random_state=seed).fit(x, y).direction_.directions for seed in (0, 1, 1))
+    assert one.shape == (2, 12)
+    assert not torch.allclose(one, other)
+    assert torch.equal(other, again)
+    assert torch.allclose(RandomDirection(random_state=1, rank=12).fit(x, y).transform(x), x.mean(0).expand_as(x))
+    for seed in range(3):
+        drawn = RandomDirection(rank=5, random_state=seed).fit(x, y).directions_
+        assert torch.allclose(drawn @ drawn.T, torch.eye(5).double())
+    with pytest.raises(pc.InputError, match=r"rank=13 is outside 1\.\.12"):
+        RandomDirection(rank=13).fit(x, y)
 
 
 def test_few_rows_and_rare_classes_are_warned_of() -> None:
     x, y = rows(n=10)
-    with pytest.warns(PatchclampWarning, match="10 rows of width 12: what is gone on these rows is not gone on others"):
+    with pytest.warns(
+        PatchclampWarning, match="10 rows of width 12: what is gone on these rows is not gone on others"
+    ) as told:
         found = LEACE().fit(x, y)
+    assert {one.filename for one in told} == {__file__}, "the warning points to the line that asked for the fit"
     assert any("class '0' has 5 rows only" in said for said in found.report_["warnings"])
     other, z = rows(n=400, seed=5)
     from patchclamp.directions.base import gap_left
 
     held = gap_left(found.direction_, other, torch.nn.functional.one_hot(torch.from_numpy(z), 2).double())
+    gap = other[z == 1].mean(0) - other[z == 0].mean(0)
+    left = gap - (found.direction_.coordinates(gap) @ found.direction_.directions)
+    assert held == pytest.approx(float(left.norm() / gap.norm()))
     assert found.report_["gap_left"] < 1e-9 < 0.1 < held, "the training gap is not the held-out gap"
+    for count, rare in ((9, True), (10, False)):
+        x, _ = rows(n=40, d=6)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            said = MeanDifference().fit(x, (np.arange(40) < count).astype(int)).report_["warnings"]
+        assert bool(said) == rare, said
+    for count, few in ((12, True), (13, False)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            said = MeanDifference().fit(*rows(n=count, d=12)).report_["warnings"]
+        assert any("rows of width 12" in one for one in said) == few
+
+
+def test_a_small_distance_of_class_means_is_found_where_it_is_more_than_rounding() -> None:
+    x = torch.randn(50, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    shift = torch.zeros(6, dtype=torch.float64)
+    shift[2] = 1e-9
+    both, y = torch.cat([x, x + shift]), np.repeat([0, 1], 50)
+    assert torch.allclose(MeanDifference().fit(both, y).directions_[0], shift / 1e-9, atol=1e-4)
+    with pytest.raises(pc.InputError, match="the class means are equal"):
+        MeanDifference().fit(torch.cat([x, x]), y)

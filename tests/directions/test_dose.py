@@ -11,7 +11,7 @@ from tests import tiny
 
 PROMPTS = [tiny.ids(1, n, seed=n + 40)[0] for n in (5, 7, 6, 5, 8, 6, 7, 5)]
 LABELS = [0, 1] * 4
-TEXTS = tiny.ids(3, 6, seed=9)
+TEXTS = [tiny.ids(1, n, seed=9)[0] for n in (3, 6, 11)]
 ANSWERS = (5, 9)
 
 pytestmark = pytest.mark.filterwarnings("ignore::patchclamp.core.errors.PatchclampWarning")
@@ -36,16 +36,20 @@ def test_no_dose_does_exactly_nothing_and_some_does_something(llama: pc.Model, m
 
 def test_every_number_is_that_of_the_measure_alone(llama: pc.Model, mean: pc.Direction) -> None:
     amounts = [2.0, -1.5]
-    for edit in ("add", "scale"):
-        data = llama.dose_response({"a|b": mean}, PROMPTS, ANSWERS, np.array(amounts), TEXTS, edit=edit).data
+    for edit, about in (("add", "mean"), ("scale", "mean"), ("scale", "zero")):
+        how = {} if (edit, about) == ("add", "mean") else {"edit": edit, "about": about}  # what is added is the default
+        data = llama.dose_response({"a|b": mean}, PROMPTS, ANSWERS, np.array(amounts), TEXTS, **how).data
         assert data["direction"].values.tolist() == ["a|b"]
         assert data["amount"].values.tolist() == sorted(amounts)
         for amount in amounts:
-            one = mean.add(amount) if edit == "add" else mean.scale(amount)
+            one = mean.add(amount) if edit == "add" else mean.scale(amount, about=about)
             bias = pc.metrics.bias(llama, PROMPTS, ANSWERS, one, labels=[1] * len(PROMPTS)).summary()
             rows = {r["metric"]: r for r in bias.to_dict("records") if r["edit"] == "edited"}
             cost = pc.metrics.damage(llama, one, TEXTS).summary()
             rows |= {r["metric"]: r for r in cost.to_dict("records") if r["edit"] == "edited"}
+            plain = {r["metric"]: r["mean"] for r in bias.to_dict("records") if r["edit"] == "unedited"}
+            assert float(data["effect_before"]) == pytest.approx(plain["logit_difference"], abs=1e-12)
+            assert float(data["lean_before"]) == pytest.approx(plain["within"], abs=1e-12)
             cell = data.sel(direction="a|b", amount=amount)
             for ours, theirs in (
                 ("effect", "logit_difference"),
@@ -71,8 +75,8 @@ def test_along_the_answers_own_unembedding_more_is_always_more(llama: pc.Model) 
     assert (np.diff(effect[0]) > 0).all()
     assert np.allclose(effect[1], effect[0][::-1])
     lines = repr(table).splitlines()
-    assert lines[1].startswith("good")
-    assert "-8: " in lines[1]
+    cell = table.data.sel(direction="good", amount=-8.0)
+    assert lines[1].startswith(f"good         -8: {float(cell['effect']):+.2f} / {float(cell['kl']):.3f}   -4: ")
 
 
 def test_bad_requests_are_refused(llama: pc.Model, mean: pc.Direction) -> None:

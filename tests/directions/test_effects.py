@@ -9,13 +9,14 @@ import pytest
 import torch
 
 import patchclamp as pc
+from patchclamp.core.progress import Progress
 from patchclamp.directions.effects import KINDS, edits_of
 from tests import tiny
 
 PROMPTS = [tiny.ids(1, n, seed=n + 40)[0] for n in (5, 7, 6, 5, 8, 6, 7, 5, 6, 9, 5, 7)]
 LABELS = [i % 2 for i in range(len(PROMPTS))]
 PAIRS = list(zip(PROMPTS[::2], PROMPTS[1::2], strict=True))
-TEXTS = tiny.ids(3, 6, seed=9)
+TEXTS = [tiny.ids(1, n, seed=9)[0] for n in (3, 6, 11)]
 ANSWERS = (5, 9)
 
 pytestmark = pytest.mark.filterwarnings("ignore::patchclamp.core.errors.PatchclampWarning")
@@ -176,6 +177,26 @@ def test_bad_requests_are_refused_before_any_work(
     assert set(KINDS) == {"erase", "swap", "double", "to first", "to second"}
 
 
+def test_edits_are_those_of_the_direction_about_the_point_that_is_asked_for(
+    llama: pc.Model, found: dict[str, list[pc.Direction]]
+) -> None:
+    direction = found["le|ace"][1]
+    assert edits_of(direction, "erase") == direction.erase()
+    for about in ("mean", "median", "midpoint", "zero"):
+        assert edits_of(direction, "erase", about) == direction.erase(about=about)
+        assert edits_of(direction, "swap", about) == direction.swap(about=about)
+        assert edits_of(direction, "double", about) == direction.scale(2.0, about=about)
+    assert len({edits_of(direction, "swap", about).key for about in ("mean", "median", "midpoint", "zero")}) == 4
+    events: list[Progress] = []
+    data = llama.layer_effects(
+        {"m": [direction]}, PAIRS, ANSWERS, TEXTS, edits=["swap"], about="zero", progress=events.append
+    ).data
+    row = pc.metrics.bias(llama, PAIRS, ANSWERS, direction.swap(about="zero")).summary().set_index(["edit", "metric"])
+    assert float(data["bias"].squeeze()) == pytest.approx(row.loc[("edited", "within"), "mean"], abs=1e-12)
+    assert [event.task for event in events if event.finished] == ["bias", "damage"]
+
+
+@pytest.mark.slow
 @pytest.mark.assets
 def test_one_text_is_one_text(stories: pc.Model) -> None:
     prompts = [f"{a} {b} ran home because" for b in ("boy", "girl") for a in ("The", "A", "One", "That")]

@@ -14,7 +14,9 @@ from torch import Tensor
 import patchclamp as pc
 from patchclamp.core.errors import PatchclampWarning
 from patchclamp.directions import LEACE, MeanDifference
+from patchclamp.directions.mean_difference import span
 from tests.directions.made import gap, rows
+from tests.effort import examples
 
 seeds = st.integers(0, 2**16)
 ERASERS = [MeanDifference, LEACE]
@@ -27,7 +29,7 @@ def fitted(maker: Any, x: Any, y: Any, **options: Any) -> Any:
 
 
 @given(seeds, st.integers(2, 5))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(6, 40), deadline=None)
 @pytest.mark.parametrize("maker", ERASERS)
 def test_nothing_linear_is_left_and_erasing_twice_changes_nothing(maker: Any, seed: int, classes: int) -> None:
     x, y = rows(classes=classes, seed=seed)
@@ -43,7 +45,7 @@ def test_nothing_linear_is_left_and_erasing_twice_changes_nothing(maker: Any, se
 
 
 @given(seeds, st.integers(2, 4))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(6, 40), deadline=None)
 def test_leace_changes_least_among_affine_maps(seed: int, classes: int) -> None:
     x, y = rows(n=300, d=6, classes=classes, seed=seed)
     found = fitted(LEACE, x, y)
@@ -141,13 +143,23 @@ def test_a_stream_ends_where_one_fit_does(maker: Any) -> None:
         for begin, end in ((0, 1), (1, 40), (40, 3000), (3000, 5000)):
             stream.partial_fit(x[begin:end], y[begin:end], classes=[0, 1, 2])
     assert torch.allclose(stream.transform(x), whole.transform(x), atol=1e-9)
+    assert stream.report_["rows"] == 5000
+    weights = np.arange(5000) % 3 * 0.5
+    whole, stream = fitted(maker, x, y, concept="classes").fit(x, y, sample_weight=weights), maker()
+    for begin, end in ((0, 3000), (3000, 5000)):
+        stream.partial_fit(x[begin:end], y[begin:end], sample_weight=weights[begin:end])
+    assert torch.allclose(stream.transform(x), whole.transform(x), atol=1e-9)
+    assert not torch.allclose(stream.transform(x), fitted(maker, x, y).transform(x), atol=1e-3)
+    assert stream.report_["classes"] == {str(c): pytest.approx(weights[y == c].sum()) for c in range(3)}
     assert stream.direction_.median is None
+    alone = maker().partial_fit(x[:3], [0, 0, 0], classes=[0, 1, 2])
+    assert not hasattr(alone, "direction_"), "of one class alone there is no direction"
     with pytest.raises(pc.InputError, match="no median is known after partial_fit"):
         stream.erase(about="median")
 
 
 @given(seeds)
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=examples(5, 20), deadline=None)
 @pytest.mark.parametrize("maker", ERASERS)
 def test_weights_are_repetitions(maker: Any, seed: int) -> None:
     x, y = rows(n=60, seed=seed)
@@ -185,8 +197,14 @@ def test_shrinkage_leads_from_leace_to_mean_projection() -> None:
     x, y = rows(classes=3)
     ends = fitted(LEACE, x, y, shrinkage=1.0), fitted(MeanDifference, x, y)
     assert torch.allclose(ends[0].transform(x), ends[1].transform(x), atol=1e-9)
-    half = fitted(LEACE, x, y, shrinkage=0.5)
-    assert gap(half.transform(x), y) < 1e-9, "the guarantee holds all the way"
+    part = fitted(LEACE, x, y, shrinkage=0.3)
+    assert gap(part.transform(x), y) < 1e-9, "the guarantee holds all the way"
+    covariance = torch.cov(x.T, correction=0)
+    solved = part.directions_ @ torch.linalg.inv(0.7 * covariance + 0.3 * covariance.trace() / 12 * torch.eye(12))
+    readers = torch.linalg.inv(solved @ part.directions_.T) @ solved
+    assert torch.allclose(part.direction_.readers, readers, atol=1e-8)
+    with pytest.raises(pc.InputError, match="between 0 and 1"):
+        LEACE(shrinkage=-0.1).fit(x, y)
     with pytest.raises(pc.InputError, match="between 0 and 1"):
         LEACE(shrinkage=2.0).fit(x, y)
 
@@ -212,10 +230,47 @@ def test_pairs_give_the_mean_of_their_differences() -> None:
     other = MeanDifference(paired=True).fit(x, y, groups=uneven).direction_.gap
     slow = torch.stack([x[(uneven == g) & (y == 1)].mean(0) - x[(uneven == g) & (y == 0)].mean(0) for g in range(18)])
     assert torch.allclose(other, slow.mean(0))
+    weights = np.random.default_rng(0).integers(0, 4, 40) * 0.5
+    weights[::2], weights[1::2][:17] = np.maximum(weights[::2], 0.5), np.maximum(weights[1::2][:17], 0.5)
+    heavy = lambda c, g: np.average(x[(uneven == g) & (y == c)], axis=0, weights=weights[(uneven == g) & (y == c)])  # noqa: E731
+    weighted = MeanDifference(paired=True).fit(x, y, sample_weight=weights, groups=uneven).direction_
+    slow = torch.from_numpy(np.mean([heavy(1, g) - heavy(0, g) for g in range(18)], axis=0))
+    assert torch.allclose(weighted.gap, slow)
+    assert torch.allclose(weighted.directions[0], slow / slow.norm())
+    assert not torch.allclose(weighted.gap, other, atol=1e-2)
+    assert torch.allclose(weighted.mean, torch.from_numpy(np.average(x, axis=0, weights=weights)))
+    some = np.setdiff1d(np.arange(40), [37, 39])  # so that the midpoint of the classes is not the mean of all rows
+    balanced = MeanDifference(paired=True, balanced=True).fit(x[some], y[some], groups=uneven[some]).reference_
+    first, second = (x[some][y[some] == c].mean(0) for c in (0, 1))
+    assert torch.allclose(balanced, (first + second) / 2)
+    assert not torch.allclose(balanced, x[some].mean(0), atol=1e-3)
+    with pytest.raises(pc.InputError, match="group 3 has no row of class 1"):
+        MeanDifference(paired=True).fit(x, y, sample_weight=np.where(np.arange(40) == 7, 0.0, 1.0), groups=pair)
+    with pytest.raises(pc.InputError, match="paired differences need all rows of a pair at once"):
+        MeanDifference(paired=True).partial_fit(x, y)
+    with pytest.raises(pc.InputError, match="paired differences are of two classes"):
+        MeanDifference(paired=True).fit(x, np.arange(40) % 3, groups=pair)
     with pytest.raises(pc.InputError, match="group 5 has no row of class 1"):
         MeanDifference(paired=True).fit(x[:12][[*range(10), 10]], y[[*range(10), 10]], groups=[*pair[:10], 5])
     with pytest.raises(pc.InputError, match="needs groups"):
         MeanDifference(paired=True).fit(x, y)
+
+
+def test_a_span_is_orthonormal_strongest_first_and_without_rounding() -> None:
+    e = torch.eye(5, dtype=torch.float64)
+    assert torch.equal(span(torch.stack([-3 * e[1], 3 * e[1]])), e[1:2]), "towards the second class"
+    three = torch.stack([e[0] + 2 * e[1], 2 * e[0] - e[1], 7 * e[3]])
+    found = span(three)
+    assert torch.allclose(found @ found.T, torch.eye(3).double())
+    assert found[0, 3].abs() == pytest.approx(1)
+    assert torch.equal(span(three, 2), found[:2])
+    for small, rank in ((1e-8, 2), (1e-12, 1)):
+        assert len(span(torch.stack([e[0], e[0], e[0] + small * e[1]]))) == rank
+    assert len(span(torch.stack([e[0], -e[0] + 1e-6 * e[1]]))) == 2, (
+        "only what is opposite to rounding is one direction"
+    )
+    with pytest.raises(pc.InputError, match="the class means are equal"):
+        span(0 * three)
 
 
 def test_balanced_measures_from_the_midpoint() -> None:

@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.linalg import sqrtm
 from sklearn.base import clone
 from sklearn.utils.estimator_checks import parametrize_with_checks
+from torch import Tensor
 
 import patchclamp as pc
 from patchclamp.core.errors import PatchclampWarning
@@ -25,6 +27,7 @@ from patchclamp.directions import (
     QuadraticLEACE,
     RandomDirection,
 )
+from patchclamp.directions.quadratic_leace import barycentre, transport
 from tests.directions.made import gap, rows
 
 BATTERY = [
@@ -155,9 +158,27 @@ def test_pca_of_all_matches_is_that_of_every_single_difference() -> None:
     x, y = rows(n=30, d=5)
     every = (x[y == 1].unsqueeze(1) - x[y == 0]).flatten(0, 1)
     for centred in (False, True):
-        slow = torch.linalg.svd(every - every.mean(0) * centred)[2][:2]
-        found = PCADifference(rank=2, centred=centred).fit(x, y).directions_
+        _, sizes, slow = torch.linalg.svd(every - every.mean(0) * centred)
+        estimator = PCADifference(rank=2, centred=centred).fit(x, y)
+        found = estimator.directions_
+        assert torch.allclose((slow[:2] * found).sum(1).abs(), torch.ones(2).double(), atol=1e-9)
+        assert estimator.report_["explained"] == pytest.approx((sizes[:2] ** 2 / (sizes**2).sum()).tolist())
+        assert ((x[y == 1].mean(0) - x[y == 0].mean(0)) @ found.T > 0).all(), "each points to the second class"
+    pair = np.arange(30) // 2
+    single = x[1::2] - x[::2]
+    for centred in (False, True):
+        slow = torch.linalg.svd(single - single.mean(0) * centred)[2][:2]
+        found = PCADifference(rank=2, centred=centred).fit(x, y, groups=pair).directions_
         assert torch.allclose((slow * found).sum(1).abs(), torch.ones(2).double(), atol=1e-9)
+    times = torch.arange(30) % 3 + 1
+    again = torch.repeat_interleave(torch.arange(30), times)
+    weighted, repeated, plain = (
+        PCADifference(rank=2).fit(*given).directions_ for given in ((x, y, times), (x[again], y[again]), (x, y))
+    )
+    assert torch.allclose(weighted, repeated, atol=1e-9), "weights are repetitions"
+    assert not torch.allclose(weighted, plain, atol=1e-3)
+    with pytest.raises(pc.InputError, match="differences are of two classes"):
+        PCADifference().fit(x, np.arange(30) % 3)
 
 
 @pytest.mark.parametrize("classes", [2, 3])
@@ -181,6 +202,25 @@ def test_labels_make_the_least_change_and_agree_with_concept_erasure(classes: in
     assert gap(moved, y) < 1e-10
 
 
+def test_the_barycentre_is_the_fixed_point_and_hangs_on_the_shares() -> None:
+    g = torch.Generator().manual_seed(0)
+    mixing = torch.randn(3, 5, 5, generator=g, dtype=torch.float64)
+    covariances = mixing @ mixing.mT * torch.tensor([1.0, 10.0, 100.0]).view(-1, 1, 1)
+    found = []
+    for shares in (torch.tensor([0.2, 0.3, 0.5]), torch.tensor([0.8, 0.1, 0.1])):
+        middle = barycentre(covariances, shares.double())
+        root = torch.from_numpy(sqrtm(middle.numpy()).real)
+        roots = torch.stack([torch.from_numpy(sqrtm((root @ one @ root).numpy()).real) for one in covariances])
+        assert torch.allclose(
+            (shares.double().view(-1, 1, 1) * roots).sum(0), middle, rtol=1e-8, atol=1e-8 * float(middle.norm())
+        )
+        for one, to in zip(covariances, transport(covariances, middle), strict=True):
+            assert torch.allclose(to @ one @ to, middle, atol=1e-8 * float(middle.norm()))
+            assert torch.allclose(to, to.T, atol=1e-9 * float(to.norm()))
+        found.append(middle)
+    assert found[0].trace() > 1.5 * found[1].trace()
+
+
 @pytest.mark.parametrize("estimator", LABELLED, ids=name)
 def test_an_eraser_that_needs_labels_gives_no_edit(estimator: Any) -> None:
     x, y = rows(n=300, d=6)
@@ -194,6 +234,7 @@ def test_an_eraser_that_needs_labels_gives_no_edit(estimator: Any) -> None:
         found.transform(x[:1], [2])
     assert torch.allclose(found.transform(x[:1], y[:1]), found.transform(x, y)[:1])
     assert isinstance(found.transform(x.numpy(), y), np.ndarray)
+    assert isinstance(found.reference_, Tensor), "what it was fitted on decides, not what it transformed last"
 
 
 def test_labels_with_weights_and_continuous_concepts() -> None:
@@ -203,8 +244,12 @@ def test_labels_with_weights_and_continuous_concepts() -> None:
     for maker in (OracleLEACE, QuadraticLEACE):
         one, other = maker().fit(x, y, sample_weight=times), maker().fit(x[again], y[again])
         assert torch.allclose(one.transform(x, y), other.transform(x, y), atol=1e-8)
+        assert not torch.allclose(one.transform(x, y), maker().fit(x, y).transform(x, y), atol=1e-4)
+        assert torch.allclose(one.reference_, x[again].mean(0))
     z = torch.stack([x[:, 0], x[:, 1] * 1e5], dim=1)
     left = OracleLEACE().fit(x, z).transform(x, z)
     assert torch.corrcoef(torch.cat([left[:, 2:], z], dim=1).T)[:3, 3:].abs().max() < 1e-9
     with pytest.raises(pc.InputError, match="class 0 has 4 rows of width 5; its covariance needs more"):
         QuadraticLEACE().fit(x[:8], y[:8])
+    with pytest.raises(pc.InputError, match="class 0 has 5 rows of width 5"):
+        QuadraticLEACE().fit(x[:11], y[:11] ^ 1)

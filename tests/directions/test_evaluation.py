@@ -5,9 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import patchclamp as pc
 from patchclamp.directions.evaluation import pairs_of
+from patchclamp.metrics import classifiers
 from tests import tiny
 
 FIT = [tiny.ids(1, n, seed=n + 40)[0] for n in (5, 7, 6, 5, 8, 6, 7, 5)]
@@ -26,19 +28,31 @@ def direction(llama: pc.Model) -> pc.Direction:
     return llama.fit_direction("mean", FIT, ["a", "b"] * 4, "resid_post.1", holdout=0)
 
 
+@pytest.fixture(autouse=True)
+def _short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Probes that are trained for a few steps only: what they find is not looked at here."""
+    for name in classifiers.ITERATIONS:
+        monkeypatch.setitem(classifiers.ITERATIONS, name, 20)
+
+
 def test_an_evaluation_is_its_parts(llama: pc.Model, direction: pc.Direction, tmp_path: Path) -> None:
+    plane = torch.linalg.qr(torch.cat([direction.directions, torch.eye(32).double()[:1]]).T)[0].T
+    means = direction.class_means @ direction.directions @ plane.T
+    direction = replace(direction, directions=plane, class_means=means)  # of rank 2, so that the rank matters
     found = llama.evaluate_direction(direction, PROMPTS, LABELS, groups=GROUPS, answers=(5, 9), texts=TEXTS, seed=3)
     rows = llama.rows(PROMPTS, "resid_post.1")
     x, labels = rows.x.double(), np.array(LABELS)[rows.prompt]
     alone = pc.metrics.probe(
-        x.numpy(), labels, lambda x: x - (x - direction.mean.numpy()) @ np.outer(*[direction.directions[0].numpy()] * 2),
-        groups=np.array(GROUPS)[rows.prompt], rank=1, seed=3,
+        x.numpy(), labels, lambda x: x - (x - direction.mean.numpy()) @ plane.numpy().T @ plane.numpy(),
+        groups=np.array(GROUPS)[rows.prompt], rank=2, seed=3,
     )  # fmt: skip
     both, other = found.probe.summary(), alone.summary()
     assert np.allclose(both.select_dtypes("number"), other.select_dtypes("number"), atol=1e-6)
+    said = found.probe.record["parameters"]
+    assert (said["rank"], said["seed"], said["grouped"]) == (2, 3, True)
     assert found.projections.auc() == llama.projections(direction, PROMPTS, LABELS).auc()
     pairs = [(PROMPTS[i + 1], PROMPTS[i]) for i in range(0, 12, 2)]
-    control = pc.directions.RandomDirection(rank=1, random_state=3).fit(rows.x, labels).direction_
+    control = pc.directions.RandomDirection(rank=2, random_state=3).fit(rows.x, labels).direction_
     effects = llama.layer_effects(
         {"direction": [direction], "random": [replace(control, fitted=direction.fitted)]}, pairs, (5, 9), TEXTS
     )
@@ -53,6 +67,7 @@ def test_an_evaluation_is_its_parts(llama: pc.Model, direction: pc.Direction, tm
 def test_without_answers_there_are_no_effects(llama: pc.Model, direction: pc.Direction, tmp_path: Path) -> None:
     found = llama.evaluate_direction(direction, PROMPTS, LABELS)
     assert found.effects is None
+    assert found.probe.record["parameters"]["grouped"], "tokens of one prompt belong together"
     found.save(tmp_path)
     assert {p.name for p in tmp_path.iterdir()} == {"probe", "projections"}
 
@@ -68,6 +83,7 @@ def test_pairs_are_those_of_the_groups_first_class_first(llama: pc.Model) -> Non
         ((PROMPTS, LABELS, None), "the bias needs pairs: two classes, and groups"),
         ((PROMPTS, ["a", "b", "c"] * 4, GROUPS), "the bias needs pairs"),
         ((PROMPTS, LABELS, ["x", *GROUPS[1:]]), "group 'x' has 0 prompts of 'a' and 1 of 'b'"),
+        ((PROMPTS[:3], ["a", "b", "b"], ["x"] * 3), "group 'x' has 1 prompts of 'a' and 2 of 'b'"),
     ):
         with pytest.raises(pc.InputError, match=message):
             pairs_of(llama, *given)
@@ -97,3 +113,11 @@ def test_texts_of_other_classes_are_refused(llama: pc.Model) -> None:
     direction = llama.fit_direction("mean", prompts, [0, 1] * 6, "resid_post.1", holdout=0)
     with pytest.raises(pc.InputError, match=r"fitted on the classes \['0', '1'\]; these texts have \['a', 'b'\]"):
         llama.evaluate_direction(direction, prompts, ["b", "a"] * 6)
+    three = llama.fit_direction("mean", prompts, [0, 1, 2] * 4, "resid_post.1", holdout=0)
+    for known, told, labels in (
+        (three, ("'0', '1', '2'", "'0', '1'"), [0, 1] * 6),
+        (direction, ("'0', '1'", "'0', '1', '2'"), [0, 1, 2] * 4),
+    ):
+        message = rf"fitted on the classes \[{told[0]}\]; these texts have \[{told[1]}\]"
+        with pytest.raises(pc.InputError, match=message):
+            llama.evaluate_direction(known, prompts, labels)

@@ -39,3 +39,5 @@ def test_options_and_instances() -> None:
 def test_a_class_name_is_a_method_too() -> None:
     assert type(method_of("MeanDifference")) is type(method_of("mean"))
     assert type(method_of("LEACE", shrinkage=0.5)) is type(method_of("leace"))
+    assert method_of("LEACE", shrinkage=0.5).shrinkage == 0.5
+    assert type(method_of("Mean")) is type(method_of("mean"))

@@ -13,7 +13,11 @@ from patchclamp.directions.direction import SINK
 from patchclamp.studies import gender
 from tests.directions.made import gap
 
-pytestmark = [pytest.mark.assets, pytest.mark.filterwarnings("ignore::patchclamp.core.errors.PatchclampWarning")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.assets,
+    pytest.mark.filterwarnings("ignore::patchclamp.core.errors.PatchclampWarning"),
+]
 LEFT = 1e-4
 LAYERS = (8, 16)
 RARE = 1e-3

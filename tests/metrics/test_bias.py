@@ -1,6 +1,7 @@
 """The bias against a softmax by hand, and its symmetries."""
 
 import math
+from itertools import product
 
 import numpy as np
 import pytest
@@ -9,8 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import patchclamp as pc
+from patchclamp.core.intervals import bootstrap
+from patchclamp.core.progress import Progress
 from tests import tiny
 
+METRICS = ("within", "across", "logit_difference", "mass", "accuracy")
 PAIRS = [tuple(tiny.ids(2, n, seed=n)) for n in (4, 7, 5)]
 EDITS = {
     "scaled": pc.Scale(3.0, site="resid_post.0"),
@@ -65,19 +69,66 @@ def test_labels_say_what_pairs_say(llama: pc.Model) -> None:
 
 
 def test_batches_and_neighbours_change_nothing(llama: pc.Model) -> None:
-    together = pc.metrics.bias(llama, PAIRS, (5, 9), EDITS)
-    alone = pc.metrics.bias(llama, PAIRS, (5, 9), EDITS, batch_tokens=1)
+    calls: list[int] = []
+    events: list[Progress] = []
+    handle = llama.module.register_forward_pre_hook(lambda *_: calls.append(1))
+    try:
+        together = pc.metrics.bias(llama, PAIRS, (5, 9), EDITS)
+        few = len(calls)
+        alone = pc.metrics.bias(llama, PAIRS, (5, 9), EDITS, batch_tokens=1, progress=events.append)
+    finally:
+        handle.remove()
+    assert few < 6 * 4 <= len(calls) - few, "a pass at least for each prompt and list of edits, so that each is small"
+    assert [event.done for event in events] == [*range(1, 25), 24]
+    assert events[-1].total == 24
     assert np.allclose(together.data["log_probability"], alone.data["log_probability"], atol=1e-8)
 
 
 def test_the_summary_counts_pairs_and_has_the_sources_two_sigma(llama: pc.Model) -> None:
-    found = pc.metrics.bias(llama, PAIRS, (5, 9))
-    rows = found.summary().set_index("metric")
-    within = found.data["within"].values[0].reshape(3, 2).mean(1)
-    assert rows.loc["within", "mean"] == pytest.approx(within.mean())
-    assert rows.loc["within", "two_sigma"] == pytest.approx(2 * within.std() / math.sqrt(3))
-    assert rows.loc["within", "count"] == 3
-    assert rows.loc["within", "low"] <= within.mean() <= rows.loc["within", "high"]
+    found = pc.metrics.bias(llama, PAIRS, (5, 9), EDITS["scaled"])
+    samples = {name: found.data[name].values.reshape(2, 3, 2).mean(2) for name in METRICS}
+    for seed in (0, 1):
+        rows = found.summary(seed).set_index(["edit", "metric"])
+        assert list(rows.index) == [(edit, name) for name in METRICS for edit in ("unedited", "edited")]
+        for edit, name in rows.index:
+            values, row = samples[name][int(edit == "edited")], rows.loc[(edit, name)]
+            assert row["mean"] == pytest.approx(values.mean())
+            deviation = math.sqrt(((values - values.mean()) ** 2).sum() / 3)
+            assert row["two_sigma"] == pytest.approx(2 * deviation / math.sqrt(3))
+            assert row["count"] == 3
+            assert (row["low"], row["high"]) == pytest.approx(bootstrap(values, seed))
+    row = found.summary().iloc[0]
+    lines = repr(found).splitlines()
+    assert lines[0].endswith("on 3 pairs (mean and two sigma)")
+    assert f"within {row['mean']:.3f} ± {row['two_sigma']:.3f}, across" in lines[1]
+
+
+def test_the_summary_without_pairs_counts_prompts_and_draws_with_its_seed(llama: pc.Model) -> None:
+    prompts = tiny.ids(12, 3, seed=5)
+    found = pc.metrics.bias(llama, prompts, (5, 9), labels=[0, 1, 1] * 4)
+    values = found.data["within"].values[0]
+    intervals = []
+    for seed in (0, 1, 1):
+        row = found.summary(seed).set_index("metric").loc["within"]
+        assert (row["mean"], row["count"]) == (pytest.approx(values.mean()), 12)
+        assert (row["low"], row["high"]) == pytest.approx(bootstrap(values, seed))
+        intervals.append((row["low"], row["high"]))
+    assert intervals[0] != intervals[1] == intervals[2]
+    assert "on 12 prompts" in repr(found)
+    assert found.record["parameters"]["labels"] == [0, 1, 1] * 4
+    assert found.data["expected"].values.tolist() == [0, 1, 1] * 4
+
+
+def test_the_frame_has_each_answers_probability(llama: pc.Model) -> None:
+    found = pc.metrics.bias(llama, PAIRS[:2], (5, 9), EDITS["scaled"])
+    rows = found.frame()
+    flat = [prompt for pair in PAIRS[:2] for prompt in pair]
+    assert list(rows["edit"]) == ["unedited"] * 4 + ["edited"] * 4
+    for number, (edits, prompt) in enumerate(product([(), EDITS["scaled"]], flat)):
+        p = by_hand(llama, prompt, edits)
+        for answer in (5, 9):
+            said = rows[f"probability of {llama.output_label(answer)}"][number]
+            assert said == pytest.approx(float(p[answer]), abs=1e-9)
 
 
 @given(st.floats(-60, 0), st.floats(-60, 0))
@@ -92,6 +143,8 @@ def test_wrong_input_is_refused_before_any_run(llama: pc.Model) -> None:
     for pairs in ([], [[1, 2]], "text", [PAIRS[0][0]]):
         with pytest.raises(pc.InputError, match="pairs"):
             pc.metrics.bias(llama, pairs, (5, 9))
+    with pytest.raises(pc.InputError, match="1 pairs hold 3 prompts; each half of a pair is one prompt"):
+        pc.metrics.bias(llama, [(torch.tensor([[3, 4], [5, 6]]), [7, 8])], (5, 9))
     with pytest.raises(pc.InputError, match="one 0 or 1 a prompt"):
         pc.metrics.bias(llama, PAIRS[0], (5, 9), labels=[0, 2])
     with pytest.raises(pc.InputError, match="two answers"):
@@ -106,6 +159,7 @@ def test_wrong_input_is_refused_before_any_run(llama: pc.Model) -> None:
         pc.metrics.bias(llama, PAIRS, (5, 9), {"x": None})
 
 
+@pytest.mark.slow
 @pytest.mark.assets
 def test_smollm2_is_biased_and_erasing_nothing_leaves_it_so(smollm2: pc.Model) -> None:
     pairs = [
@@ -131,6 +185,8 @@ def test_an_answer_of_several_words_adds_their_probabilities(llama: pc.Model) ->
     single = [pc.metrics.bias(llama, PAIRS, (a, b), EDITS).data["log_probability"].values for a, b in ((5, 9), (6, 7))]
     both = pc.metrics.bias(llama, PAIRS, ([5, 6], [9, 7, 7]), EDITS)
     np.testing.assert_allclose(both.data["log_probability"].values, np.logaddexp(*single), rtol=1e-12)
+    assert both.data["answer"].values.tolist() == ["5|6", "9|7"]
+    assert both.record["parameters"]["answers"] == [[5, 6], [9, 7]]
     alone = pc.metrics.bias(llama, PAIRS, ([5], [9]), EDITS)
     assert alone == pc.metrics.bias(llama, PAIRS, (5, 9), EDITS)
     with pytest.raises(pc.InputError, match="share it"):

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 
 import patchclamp as pc
+from patchclamp.core.intervals import bootstrap
 from tests import tiny
 
 PAIRS = [tuple(tiny.ids(2, n, seed=n)) for n in (4, 6)]
@@ -15,6 +17,30 @@ def test_confusion_by_hand() -> None:
     found = pc.metrics.confusion(start, mixed, worst)
     assert np.allclose(found[:4], [0.25, 0.0, 1.0, 0.5])
     assert np.isnan(found[4]), "an answer that is as likely after both prompts cannot go over"
+    near = pc.metrics.confusion(0.0, [-5e-7, -5e-7], [-9e-7, -2e-6])
+    assert np.isnan(near[0]), "nor one whose log-probability differs by less than 1e-6"
+    assert near[1] == pytest.approx(0.25)
+
+
+def test_the_summary_is_of_the_pairs_that_have_a_confusion() -> None:
+    nan = np.nan
+    values = np.random.default_rng(0).random((9, 2, 2))
+    values[0], values[1, 0], values[2, 1, 1] = nan, nan, nan
+    dims = ("pair", "prompt", "answer")
+    found = pc.metrics.Interchange(
+        xr.Dataset({"confusion": (dims, values)}, attrs={"rank": 3}), {"parameters": {"site": "resid_post.1"}}
+    )
+    means = [values[1, 1].mean(), (values[2].sum(where=~np.isnan(values[2]))) / 3, *values[3:].mean((1, 2))]
+    assert found.values() == pytest.approx(means)
+    for seed in (0, 1):
+        row = found.summary(seed).iloc[0]
+        assert (row["mean"], row["count"]) == (pytest.approx(np.mean(means)), 8)
+        assert (row["low"], row["high"]) == pytest.approx(bootstrap(means, seed))
+    assert found.summary(0)["low"][0] != found.summary(1)["low"][0]
+    row = found.summary().iloc[0]
+    assert repr(found) == (
+        f"Interchange at resid_post.1, rank 3: confusion {row['mean']:.3f} [{row['low']:.3f}, {row['high']:.3f}] over 8 pairs"
+    )
 
 
 def test_all_coordinates_everywhere_make_the_model_say_what_it_says_after_the_other_prompt(llama: pc.Model) -> None:
@@ -39,6 +65,17 @@ def test_the_mix_equals_one_made_by_hand(llama: pc.Model) -> None:
     found = pc.metrics.interchange(llama, PAIRS, direction, "resid_post.1", (5, 9), at="rest")
     assert np.allclose(found.data["mixed"][1, 0], expected, atol=1e-6)
     assert list(found.data["text"][1].values) == [p.name for p in llama.prompts([a, b])]
+    calls: list[int] = []
+    handle = llama.module.register_forward_pre_hook(lambda *_: calls.append(1))
+    try:
+        default = pc.metrics.interchange(llama, PAIRS, direction, "resid_post.1", (5, 9))
+        assert default == found, "all positions but the first are the default"
+        together = len(calls)
+        alone = pc.metrics.interchange(llama, PAIRS, direction, "resid_post.1", (5, 9), batch_tokens=1)
+    finally:
+        handle.remove()
+    assert len(calls) - together > together, "fewer tokens a pass, more passes"
+    assert np.allclose(alone.data["confusion"], found.data["confusion"], atol=1e-8)
 
 
 def test_prompts_of_other_lengths_are_refused(llama: pc.Model) -> None:
