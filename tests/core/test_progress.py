@@ -91,6 +91,10 @@ def test_a_bar_is_drawn_on_stderr_only_when_asked(capsys: pytest.CaptureFixture[
             bar.advance()
     assert capsys.readouterr() == ("", "")
     with task("loud", total=3, unit="cells", show=True) as bar:
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert "loud (cells)" in err, "what is being done is said before any of it is done"
+        assert "0/3" in err
         bar.advance(2)
     out, err = capsys.readouterr()
     assert out == ""
