@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 import patchclamp as pc
 from patchclamp.core import registry
 from patchclamp.core.result import Deferred, Result
 from tests import tiny
+from tests.effort import FULL
 from tests.polytopes.nets import networks
 
 
@@ -114,6 +116,9 @@ WALKED = ("segment", "boundaries", "radial_density", "scaling", "paths", "plane"
 ARRAYS = ("probe_report", "clusters")
 """Kinds made of arrays alone: they know no model, and cannot be repeated from their folder."""
 
+AS_PUBLISHED = ("grid",)
+"""Kinds whose figures the short form, too, writes in their full size: most of the time of saving goes there."""
+
 
 @pytest.fixture(scope="module")
 def results(llama: pc.Model) -> dict[str, Result]:
@@ -124,9 +129,16 @@ def results(llama: pc.Model) -> dict[str, Result]:
 def folder_of(results: dict[str, Result], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The folder of a kind's result, saved once for all tests, which leave it as it is."""
     root = tmp_path_factory.mktemp("results")
+    savefig = Figure.savefig
+
+    def small(figure: Figure, *where: Any, **how: Any) -> None:
+        savefig(figure, *where, **{**how, "dpi": 20, "bbox_inches": None})
 
     def folder(kind: str) -> Path:
-        return root / kind if (root / kind).exists() else results[kind].save(root / kind)
+        with pytest.MonkeyPatch.context() as patch:
+            if not (FULL or kind in AS_PUBLISHED):
+                patch.setattr(Figure, "savefig", small)
+            return root / kind if (root / kind).exists() else results[kind].save(root / kind)
 
     return folder
 
@@ -234,6 +246,7 @@ def test_what_is_costly_is_worked_out_once_and_only_when_asked_for() -> None:
     assert later.value() == later.value() == {"hash": 1}
 
 
+@pytest.mark.usefixtures("drawn_fast")
 def test_an_interrupted_save_is_not_taken_for_a_result(
     results: dict[str, Result], folder_of: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
