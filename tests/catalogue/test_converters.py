@@ -91,7 +91,12 @@ def test_digits_and_clothes_keep_images_beside_their_labels(tmp_path: Path, of: 
     arrays = {
         name: np.random.default_rng(i).integers(0, 255, shape).astype(np.uint8)
         for i, (name, shape) in enumerate(
-            {"train-images-idx3": (3, 2, 2), "train-labels-idx1": (3,), "t10k-images-idx3": (2, 2, 2), "t10k-labels-idx1": (2,)}.items()
+            {
+                "train-images-idx3": (3, 2, 2),
+                "train-labels-idx1": (3,),
+                "t10k-images-idx3": (2, 2, 2),
+                "t10k-labels-idx1": (2,),
+            }.items()
         )
     }
     files = {f"package/data/{name}-ubyte": idx(array) for name, array in arrays.items()}
@@ -109,7 +114,11 @@ def test_digits_and_clothes_keep_images_beside_their_labels(tmp_path: Path, of: 
 
 
 def test_books_are_utf8_with_plain_line_ends(tmp_path: Path) -> None:
-    files = {"package/gutenberg/a-b.txt": b"caf\xe9\r\nend\r\n", "package/gutenberg/read.me": b"x", "package/c.txt": b"x"}
+    files = {
+        "package/gutenberg/a-b.txt": b"caf\xe9\r\nend\r\n",
+        "package/gutenberg/read.me": b"x",
+        "package/c.txt": b"x",
+    }
     gutenberg.convert(write_archive(tmp_path / "x.tgz", files), tmp_path)
     assert [path.name for path in tmp_path.glob("*.txt")] == ["a-b.txt"]
     assert (tmp_path / "a-b.txt").read_bytes() == "caf\u00e9\nend\n".encode()
@@ -151,7 +160,9 @@ def test_keras_blocks_are_those_of_transformers(monkeypatch: pytest.MonkeyPatch)
         if (where, block) != ("shortcut", 1)
     }
     generator = torch.Generator().manual_seed(0)
-    kernel, bias, features, x = (torch.rand(shape, generator=generator) for shape in ((4, 3), (3,), (2, 4), (2, 3, 5, 5)))
+    kernel, bias, features, x = (
+        torch.rand(shape, generator=generator) for shape in ((4, 3), (3,), (2, 4), (2, 3, 5, 5))
+    )
     weights = {"fc1000/kernel": kernel, "fc1000/bias": bias}
     for name in places.values():
         weights |= keras(name, 3, 4, 3 if name == "1" else 1, bias=name != "2b_branch2a")
@@ -221,7 +232,10 @@ def test_data_sets_are_read_as_they_were_written(cached: Callable[[str], Path]) 
     reviews = [{"text": f"t{i}", "positive": i % 2 == 0, "split": ("train", "test")[i // 2]} for i in range(4)]
     write_json(cached("imdb") / "reviews.json", reviews)
     assert [review.text for review in pc.catalogue.imdb()] == ["t0", "t1", "t2", "t3"]
-    assert [(r.text, r.positive, r.split) for r in pc.catalogue.imdb("test")] == [("t2", True, "test"), ("t3", False, "test")]
+    assert [(r.text, r.positive, r.split) for r in pc.catalogue.imdb("test")] == [
+        ("t2", True, "test"),
+        ("t3", False, "test"),
+    ]
     assert [review.text for review in pc.catalogue.imdb("train")] == ["t0", "t1"]
     with pytest.raises(pc.InputError, match="did you mean 'test'"):
         pc.catalogue.imdb("tests")  # type: ignore[arg-type]
@@ -242,7 +256,10 @@ def test_data_sets_are_read_as_they_were_written(cached: Callable[[str], Path]) 
         (books / f"{title}.txt").write_text(f"of {title}")
     assert list(pc.catalogue.gutenberg().items()) == [("a", "of a"), ("b", "of b")]
     assert pc.catalogue.gutenberg("b") == {"b": "of b"}
-    parts = {name: torch.full((1,), i) for i, name in enumerate(("train_images", "train_labels", "test_images", "test_labels"))}
+    parts = {
+        name: torch.full((1,), i)
+        for i, name in enumerate(("train_images", "train_labels", "test_images", "test_labels"))
+    }
     for name, load in (("mnist", pc.catalogue.mnist), ("fashion-mnist", pc.catalogue.fashion_mnist)):
         save_file(parts, cached(name) / f"{name}.safetensors")
         assert {part: int(getattr(load(), part)) for part in parts} == dict(zip(parts, range(4), strict=True))

@@ -80,7 +80,11 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
 
 def test_what_is_in_the_cache_is_opened_without_network_program_or_word(
-    cache: Path, package: Path, monkeypatch: pytest.MonkeyPatch, alone: Callable[[], None], capfd: pytest.CaptureFixture[str]
+    cache: Path,
+    package: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    alone: Callable[[], None],
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     _deliver(monkeypatch, package)
     folder = pc.catalogue.fetch("capitals")
@@ -97,7 +101,12 @@ def test_what_is_in_the_cache_is_opened_without_network_program_or_word(
 
 @pytest.mark.parametrize(("progress", "says"), [(None, True), (True, True), (False, False), ("events", False)])
 def test_the_first_fetch_says_what_it_fetches(
-    cache: Path, package: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], progress: Any, says: bool
+    cache: Path,
+    package: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    progress: Any,
+    says: bool,
 ) -> None:
     _deliver(monkeypatch, package)
     events: list[Progress] = []

@@ -4,6 +4,7 @@ import socket
 import struct
 import subprocess
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,11 @@ def by_hand(ids: list[int]) -> np.ndarray:
     x = w["embed"][ids]
     for i in range(LAYERS):
         read = norm(x, w["norm_attention"][i])
-        q, k, v = turned(read @ w["q"][i].T), turned(read @ w["k"][i].T), (read @ w["v"][i].T).reshape(len(ids), -1, SIZE)
+        q, k, v = (
+            turned(read @ w["q"][i].T),
+            turned(read @ w["k"][i].T),
+            (read @ w["v"][i].T).reshape(len(ids), -1, SIZE),
+        )
         out = np.zeros((len(ids), HEADS, SIZE))
         for head in range(HEADS):
             group = head * KEY_HEADS // HEADS
@@ -118,7 +123,7 @@ def merged(text: str) -> list[int]:
     for character in f" {text}":
         ids += [known[character]] if character in known else [3 + byte for byte in character.encode()]
     while True:
-        joined = [known.get(TEXT.get(a, "?") + TEXT.get(b, "?")) for a, b in zip(ids, ids[1:], strict=False)]
+        joined = [known.get(TEXT.get(a, "?") + TEXT.get(b, "?")) for a, b in pairwise(ids)]
         found = [(score[j], -i, j) for i, j in enumerate(joined) if j is not None]
         if not found:
             return [1, *ids]

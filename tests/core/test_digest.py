@@ -80,7 +80,9 @@ def test_the_weights_digest_sees_one_changed_bit() -> None:
 def test_rounded_weights_have_one_digest_in_every_type_that_holds_them() -> None:
     weights = {"w": torch.tensor([1.0, 0.1, -3.3]), "steps": torch.tensor([7])}
     halves = {"w": weights["w"].bfloat16(), "steps": weights["steps"]}
-    rounded = {weights_digest(w.items(), torch.bfloat16) for w in (weights, halves, {**weights, "w": weights["w"].double()})}
+    rounded = {
+        weights_digest(w.items(), torch.bfloat16) for w in (weights, halves, {**weights, "w": weights["w"].double()})
+    }
     assert rounded == {weights_digest(halves.items())}, "and whole numbers keep their type"
     assert weights_digest(weights.items()) != weights_digest(halves.items())
     assert weights_digest({**weights, "w": weights["w"] + 1}.items(), torch.bfloat16) not in rounded

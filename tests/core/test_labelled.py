@@ -21,7 +21,11 @@ def test_packing_is_undone_exactly(array: np.ndarray, labels: list[str], with_at
 
 def test_nan_empty_and_attributes_survive() -> None:
     dataset = xr.Dataset(
-        {"v": ("x", np.array([np.nan, 1.0]), {"unit": "nats"}), "e": ("z", np.zeros(0)), "w": ("x", np.array(["a", "bc"]))},
+        {
+            "v": ("x", np.array([np.nan, 1.0]), {"unit": "nats"}),
+            "e": ("z", np.zeros(0)),
+            "w": ("x", np.array(["a", "bc"])),
+        },
         coords={"x": ("x", [3, 4], {"of": "layers"})},
     )
     found = unpack(*pack(dataset))

@@ -20,7 +20,13 @@ def test_events_count_up_and_end(monkeypatch: pytest.MonkeyPatch) -> None:
         bar.advance()
     assert events == [
         Progress("work", done, 6, "cells", float(seconds), finished)
-        for done, seconds, finished in [(1, 1, False), (1.5, 2, False), (4.5, 3, False), (5.5, 4, False), (5.5, 5, True)]
+        for done, seconds, finished in [
+            (1, 1, False),
+            (1.5, 2, False),
+            (4.5, 3, False),
+            (5.5, 4, False),
+            (5.5, 5, True),
+        ]
     ]
 
 

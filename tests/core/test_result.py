@@ -213,7 +213,9 @@ def test_saving_again_gives_the_same_bytes_and_keeps_strangers_but_no_earlier_pa
 
 def test_options_of_the_figure_reach_it(results: dict[str, Result], monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
-    monkeypatch.setattr(registry, "figure_of", lambda kind: lambda result, **options: asked.append((kind, result, options)))
+    monkeypatch.setattr(
+        registry, "figure_of", lambda kind: lambda result, **options: asked.append((kind, result, options))
+    )
     results["grid"].figure(symmetric=True)
     assert asked == [("grid", results["grid"], {"symmetric": True})]
 
@@ -222,7 +224,11 @@ def test_results_that_differ_in_anything_differ(results: dict[str, Result]) -> N
     """One value, one parameter, one vector or one label other: not the same result."""
     made = results["damage"]
     assert made == copy.copy(made)
-    for name, value in (("kind", "bias"), ("record", {**made.record, "prompts": []}), ("tensors", {"v": torch.ones(1)})):
+    for name, value in (
+        ("kind", "bias"),
+        ("record", {**made.record, "prompts": []}),
+        ("tensors", {"v": torch.ones(1)}),
+    ):
         other = copy.copy(made)
         setattr(other, name, value)
         assert made != other, name
@@ -231,7 +237,10 @@ def test_results_that_differ_in_anything_differ(results: dict[str, Result]) -> N
     assert with_vector != other_vector
     assert with_vector == copy.copy(with_vector)
     first = next(iter(made._dataset().data_vars))
-    for changed in (made._dataset().assign({first: made._dataset()[first] + 1}), made._dataset().assign_attrs(note="x")):
+    for changed in (
+        made._dataset().assign({first: made._dataset()[first] + 1}),
+        made._dataset().assign_attrs(note="x"),
+    ):
         assert dataclasses.replace(made, dataset=changed) != made  # type: ignore[type-var]
     parts = copy.copy(made)
     parts._parts = lambda: {"inner": made}  # type: ignore[method-assign]

@@ -218,7 +218,9 @@ def test_rows_are_the_chosen_tokens_of_one_site(llama: pc.Model) -> None:
 
 def test_a_reference_is_the_mean_of_the_rows(llama: pc.Model) -> None:
     for at in ("rest", [1]):
-        wanted = llama.rows(PROMPTS, "resid_post.1", at).x.double().sum(0) / len(llama.rows(PROMPTS, "resid_post.1", at).x)
+        wanted = llama.rows(PROMPTS, "resid_post.1", at).x.double().sum(0) / len(
+            llama.rows(PROMPTS, "resid_post.1", at).x
+        )
         assert torch.allclose(llama.reference(PROMPTS, "resid_post.1", at), wanted, rtol=1e-12)
     assert not torch.equal(llama.reference(PROMPTS, "resid_post.1"), llama.reference(PROMPTS, "resid_post.1", [1]))
 
