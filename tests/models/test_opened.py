@@ -86,7 +86,7 @@ def test_what_a_model_says_of_itself(llama: pc.Model, small: pc.Model) -> None:
     assert small.parameters_of_forward == {"x"}
     bare = pc.wrap(nn.ReLU().eval())
     assert (bare.dtype, bare.device) == (torch.float32, torch.device("cpu"))
-    assert pc.wrap(llama) is llama
+    assert pc.wrap(llama).module is llama.module
     record = llama.run([[3, 4]]).plain_record()["model"]
     assert {name: record[name] for name in ("name", "options", "class", "family", "dtype", "attention")} == {
         "name": None, "options": {}, "class": "LlamaForCausalLM", "family": "llama", "dtype": "float64", "attention": "sdpa",
@@ -116,7 +116,7 @@ def test_an_embedding_is_a_copy_of_what_the_model_looks_up(llama: pc.Model) -> N
     assert found.data_ptr() != row.data_ptr()
     assert not found.requires_grad
     scaled = pc.wrap(tiny.shared("gemma"))
-    assert torch.equal(scaled.embedding(5), scaled.record([[5]], "embed")["embed"][0, 0]), "with the model's own factor"
+    assert torch.equal(scaled.embedding(5), scaled.record([[5, 6]], "embed")["embed"][0, 0]), "with the model's own factor"
 
 
 def test_a_model_is_causal_as_it_was_seen_and_else_as_its_family_says(llama: pc.Model) -> None:
