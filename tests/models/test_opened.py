@@ -116,7 +116,9 @@ def test_an_embedding_is_a_copy_of_what_the_model_looks_up(llama: pc.Model) -> N
     assert found.data_ptr() != row.data_ptr()
     assert not found.requires_grad
     scaled = pc.wrap(tiny.shared("gemma"))
-    assert torch.equal(scaled.embedding(5), scaled.record([[5, 6]], "embed")["embed"][0, 0]), "with the model's own factor"
+    assert torch.equal(scaled.embedding(5), scaled.record([[5, 6]], "embed")["embed"][0, 0]), (
+        "with the model's own factor"
+    )
 
 
 def test_a_model_is_causal_as_it_was_seen_and_else_as_its_family_says(llama: pc.Model) -> None:
