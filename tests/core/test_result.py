@@ -257,9 +257,9 @@ def test_what_is_costly_is_worked_out_once_and_only_when_asked_for() -> None:
 
 @pytest.mark.usefixtures("drawn_fast")
 def test_an_interrupted_save_is_not_taken_for_a_result(
-    results: dict[str, Result], folder_of: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    results: dict[str, Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.copytree(folder_of("grid"), tmp_path, dirs_exist_ok=True)
+    results["grid"].save(tmp_path)
     monkeypatch.setattr(registry, "page_of", lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         results["grid"].save(tmp_path)
