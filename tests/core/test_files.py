@@ -1,3 +1,4 @@
+import hashlib
 import os
 import signal
 import subprocess
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from patchclamp.core import files
 from patchclamp.core.errors import InputError
 from patchclamp.core.files import atomic_file, atomic_folder, read_json, read_text, sha256_file, write_json, write_text
 
@@ -49,6 +51,56 @@ def test_a_folder_takes_the_place_of_another_as_a_whole(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["folder"]
 
 
+def test_a_folder_whose_place_cannot_be_taken_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "folder"
+    target.mkdir()
+    (target / "file").write_text("old")
+    rename = Path.rename
+
+    def no_part(self: Path, to: Path) -> Path:
+        if self.suffix == ".part":
+            raise OSError("no room")
+        return rename(self, to)
+
+    monkeypatch.setattr(Path, "rename", no_part)
+    with pytest.raises(OSError, match="no room"):
+        with atomic_folder(target) as temporary:
+            (temporary / "file").write_text("new")
+    assert (target / "file").read_text() == "old"
+    assert os.listdir(tmp_path) == ["folder"]
+
+
+def test_what_appears_was_written_to_the_disk_before_and_others_may_read_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every file is synced under its temporary name, and after the renaming the folder that holds its name is."""
+    synced: list[tuple[str, bool]] = []
+    file, folder = tmp_path / "new" / "a.txt", tmp_path / "new" / "folder"
+    sync, calls = files._sync, list[int]()
+
+    def noted(path: Path) -> None:
+        synced.append((path.suffix, file.exists() or folder.exists()))
+        sync(path)
+
+    monkeypatch.setattr(os, "fsync", calls.append)
+    monkeypatch.setattr(files, "_sync", noted)
+    with atomic_file(file) as temporary:
+        assert temporary.parent == file.parent, "on the same disk, so that renaming is one step"
+        temporary.write_text("x")
+    assert synced == [(".part", False), ("", True)]
+    assert file.stat().st_mode & 0o777 == 0o644
+    file.unlink()
+    synced.clear()
+    with atomic_folder(folder) as temporary:
+        (temporary / "in").mkdir()
+        (temporary / "in" / "x.bin").write_text("x")
+    assert synced == [(".bin", False), ("", True)]
+    assert len(calls) == 4
+    assert folder.stat().st_mode & 0o777 == 0o755
+
+
 def test_a_killed_process_leaves_the_old_file(tmp_path: Path) -> None:
     target = tmp_path / "a.txt"
     target.write_text("old")
@@ -70,7 +122,9 @@ def test_json_round_trip_and_hash(tmp_path: Path) -> None:
     value = {"a": [1, 2.5, None, "é ·"], "b": {"c": True}}
     write_json(tmp_path / "x.json", value)
     assert read_json(tmp_path / "x.json") == value
-    assert sha256_file(tmp_path / "x.json") == sha256_file(tmp_path / "x.json")
+    text = '{\n  "a": [\n    1,\n    2.5,\n    null,\n    "é ·"\n  ],\n  "b": {\n    "c": true\n  }\n}\n'
+    assert (tmp_path / "x.json").read_text(encoding="utf-8") == text
+    assert sha256_file(tmp_path / "x.json") == hashlib.sha256(text.encode()).hexdigest()
     before = sha256_file(tmp_path / "x.json")
     write_json(tmp_path / "x.json", {**value, "a": []})
     assert sha256_file(tmp_path / "x.json") != before

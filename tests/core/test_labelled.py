@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import xarray as xr
 from hypothesis import given
@@ -17,6 +19,28 @@ def test_packing_is_undone_exactly(array: np.ndarray, labels: list[str], with_at
     assert unpack(*pack(dataset)).identical(dataset)
 
 
-def test_nan_and_empty_survive() -> None:
-    dataset = xr.Dataset({"v": ("x", np.array([np.nan, 1.0])), "e": ("z", np.zeros(0))})
-    assert unpack(*pack(dataset)).identical(dataset)
+def test_nan_empty_and_attributes_survive() -> None:
+    dataset = xr.Dataset(
+        {
+            "v": ("x", np.array([np.nan, 1.0]), {"unit": "nats"}),
+            "e": ("z", np.zeros(0)),
+            "w": ("x", np.array(["a", "bc"])),
+        },
+        coords={"x": ("x", [3, 4], {"of": "layers"})},
+    )
+    found = unpack(*pack(dataset))
+    assert found.identical(dataset)
+    assert (found["v"].attrs, found["x"].attrs, found["e"].attrs) == ({"unit": "nats"}, {"of": "layers"}, {})
+
+
+def test_numbers_become_tensors_of_their_own_and_text_becomes_json() -> None:
+    values = np.arange(3.0)
+    dataset = xr.Dataset({"v": ("x", values)}, coords={"x": ["a", "b", "c"]}, attrs={"k": 1})
+    arrays, described = pack(dataset)
+    assert list(arrays) == ["v"]
+    assert json.loads(json.dumps(described)) == {
+        "variables": {"v": {"dims": ["x"]}}, "coords": {"x": {"dims": ["x"], "text": ["a", "b", "c"]}}, "attrs": {"k": 1},
+    }  # fmt: skip
+    arrays["v"][0] = 9
+    described["attrs"]["k"] = 2
+    assert (values[0], dataset.attrs["k"]) == (0, 1)

@@ -1,44 +1,64 @@
 """Every kind of result: saved, opened, equal; repeated from its folder; never half-written."""
 
+import copy
+import dataclasses
 import json
 import re
+import shutil
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 import patchclamp as pc
 from patchclamp.core import registry
-from patchclamp.core.result import Result
+from patchclamp.core.result import Deferred, Result
 from tests import tiny
+from tests.effort import FULL
 from tests.polytopes.nets import networks
 
 
 def _results(model: pc.Model) -> dict[str, Result]:
+    """Every kind, with settings other than the defaults wherever a repetition has to pass one on."""
     prompts = [*tiny.ids(1, 6), *tiny.ids(1, 4, seed=2)]
-    edit = pc.Scale(2.0, site="resid_post.1", at=-1)
+    edit, base = pc.Scale(2.0, site="resid_post.1", at=-1), [pc.Scale(0.5, site="resid_pre.1", at=0)]
+    noise = {"samples": 2, "noise": 2.0, "std": 0.7, "seed": 3}
     return {
-        "run": model.run(prompts, [edit], record=["resid_post", "z.1"], at=[0, -1]),
-        "activations": model.record(prompts, ["resid_post", "mlp_act.1.n3", "z"], at="all", edits=edit),
+        "run": model.run(prompts, [edit], record=["resid_post", "z.1"], at=[0, -1], logits="last"),
+        "activations": model.record(prompts, ["resid_post", "mlp_act.1.n3", "z"], at=[0, -1], edits=edit),
         "grid": model.sweep(
-            prompts, pc.Scale(2.0), sites=["mlp_out", "attn_out"], at="each", read=[pc.TopK(2), pc.KL()]
+            prompts, pc.Scale(2.0), sites=["mlp_out", "attn_out"], at="each", read=[pc.TopK(2), pc.KL()], base=base,
+            cumulative=True, over={"factor": [0.5, 3.0]},
         ),
-        "generation": model.generate(prompts, [edit], max_new_tokens=3),
-        "lens": model.lens(prompts, k=2),
-        "lens_curves": model.lens_curves(tiny.ids(3, 5), length=5),
-        "contributions": model.contributions([prompts[0]], [5, 9], heads=True),
-        "patchscope": model.patchscope(prompts, target=tiny.ids(1, 5, seed=4), at=[0, -1], k=2, max_new_tokens=2),
-        "weight_lens": model.weight_lens(["ov.1.h3", "mlp_out.2"], directions=3, k=3, draws=4),
-        "trace": model.causal_trace([prompts[0]], [1, 2], 9, samples=2, sites=["resid_post", "mlp_out"]),
+        "generation": model.generate(
+            prompts, [edit], max_new_tokens=3, seed=5, do_sample=True, top_k=7, eos_token_id=[2, 3]
+        ),
+        "lens": model.lens(prompts, ["resid_pre.1", "resid_post"], [0, -1], k=2, targets=7),
+        "lens_curves": model.lens_curves(tiny.ids(3, 5), ["resid_post.1"], [1, 2], length=5, targets=7),
+        "contributions": model.contributions([prompts[0]], [5, 9], [1, 2], heads=True),
+        "patchscope": model.patchscope(
+            prompts, ["resid_post.0"], target=tiny.ids(1, 5, seed=4), at=[0, -1], into="resid_post.1", into_at=2, k=2,
+            max_new_tokens=2,
+        ),
+        "weight_lens": model.weight_lens(
+            ["ov.1.h3", "mlp_out.2"], directions=3, k=3, through="unembedding", draws=4, seed=2
+        ),
+        "trace": model.causal_trace([prompts[0]], [1, 2], 9, sites=["resid_post", "mlp_out"], window=2, **noise),
         "trace_average": model.trace_facts(
-            [([prompts[0]], [1, 2], 9), ([prompts[1]], [1], 4)], samples=2, sites=["resid_post", "mlp_out"]
+            [([prompts[0]], [1, 2], 9), ([prompts[1]], [1], 4)], sites=["resid_post", "mlp_out"], window=2, **noise
         ),
         "attribution": model.attribution_patch(
-            [prompts[0]], tiny.ids(1, 6, seed=3), sites="resid_post", read=pc.LogitDifference(5, 9), check=5
+            [prompts[0]], tiny.ids(1, 6, seed=3), sites="resid_post.0-1", at=[1, -1], read=pc.LogitDifference(5, 9),
+            align="right", source_edits=[edit], base=base, integrate=2, check=5,
         ),
-        "heads": model.head_scores(length=4, samples=2, draws=3),
-        "rewrite": model.rewrite_fact([prompts[0]], [1, 2], 9, layer=1, covariance="identity", prefixes=2, steps=4),
+        "heads": model.head_scores(length=4, samples=2, seed=3, draws=3),
+        "rewrite": model.rewrite_fact(
+            [prompts[0]], [1, 2], 9, layer=1, true=4, covariance="identity", ridge=0.02, prefixes=2, seed=4, steps=3, lr=0.2
+        ),
         "bias": pc.metrics.bias(model, [prompts], (5, 9), {"twice": edit}),
         "damage": pc.metrics.damage(model, {"twice": edit}, prompts),
         "divergence": pc.metrics.divergence(model, edit, [prompts[0]], [prompts[1]], max_new_tokens=3),
@@ -48,10 +68,10 @@ def _results(model: pc.Model) -> dict[str, Result]:
         "probe_report": _probed(),
         **_directed(model),
         **_walked(),
-        "neurons": model.neuron_importances([prompts[0]], [1, 2], 9, samples=2, top=3),
-        "spline_codes": model.spline_codes(prompts, at=[1, -1], labels={"class": ["a", "b"]}),
+        "neurons": model.neuron_importances([prompts[0]], [1, 2], 9, integrate=2, top=3, verify=4, **noise),
+        "spline_codes": model.spline_codes(prompts, ["mlp_act.1"], at=[1, -1], labels={"class": ["a", "b"]}),
         "clusters": _clustered(),
-    }
+    }  # fmt: skip
 
 
 def _directed(model: pc.Model) -> dict[str, Result]:
@@ -96,10 +116,42 @@ WALKED = ("segment", "boundaries", "radial_density", "scaling", "paths", "plane"
 ARRAYS = ("probe_report", "clusters")
 """Kinds made of arrays alone: they know no model, and cannot be repeated from their folder."""
 
+AS_PUBLISHED = ("grid",)
+"""Kinds whose figures the short form, too, writes in their full size: most of the time of saving goes there."""
+
 
 @pytest.fixture(scope="module")
 def results(llama: pc.Model) -> dict[str, Result]:
     return _results(llama)
+
+
+@pytest.fixture(scope="module")
+def folder_of(results: dict[str, Result], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a kind's result, saved once for all tests, which leave it as it is."""
+    root = tmp_path_factory.mktemp("results")
+    savefig = Figure.savefig
+
+    def small(figure: Figure, *where: Any, **how: Any) -> None:
+        savefig(figure, *where, **{**how, "dpi": 20, "bbox_inches": None})
+
+    def folder(kind: str) -> Path:
+        with pytest.MonkeyPatch.context() as patch:
+            if not (FULL or kind in AS_PUBLISHED):
+                patch.setattr(Figure, "savefig", small)
+            return root / kind if (root / kind).exists() else results[kind].save(root / kind)
+
+    return folder
+
+
+@pytest.fixture
+def drawn_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Saving without figure and page, for tests of what a repetition reads."""
+    find = registry.find_name
+    monkeypatch.setattr(Result, "figure", lambda *_: None)
+    monkeypatch.setattr(
+        registry, "find_name", lambda path: (lambda *_: None) if path == "figures.style:save" else find(path)
+    )
+    monkeypatch.setattr(registry, "page_of", lambda _: "")
 
 
 def test_every_kind_is_covered(results: dict[str, Result]) -> None:
@@ -111,10 +163,11 @@ def test_every_kind_is_covered(results: dict[str, Result]) -> None:
 
 
 @pytest.mark.parametrize("kind", registry.KINDS)
-def test_opening_gives_an_equal_object_back(results: dict[str, Result], kind: str, tmp_path: Path) -> None:
+def test_opening_gives_an_equal_object_back(
+    results: dict[str, Result], folder_of: Callable[[str], Path], kind: str
+) -> None:
     saved = results[kind]
-    saved.save(tmp_path / "x")
-    opened = pc.open(tmp_path / "x")
+    opened = pc.open(folder_of(kind))
     assert type(opened) is type(saved)
     assert opened == saved
     assert opened.frame().equals(saved.frame())
@@ -123,16 +176,20 @@ def test_opening_gives_an_equal_object_back(results: dict[str, Result], kind: st
 
 
 @pytest.mark.parametrize("kind", registry.KINDS)
-def test_the_folder_holds_everything_and_works_offline(results: dict[str, Result], kind: str, tmp_path: Path) -> None:
-    results[kind].save(tmp_path)
-    files = {p.name for p in tmp_path.iterdir() if p.is_file()}
+def test_the_folder_holds_everything_and_works_offline(
+    results: dict[str, Result], folder_of: Callable[[str], Path], kind: str
+) -> None:
+    folder = folder_of(kind)
+    files = {p.name for p in folder.iterdir() if p.is_file()}
     assert {"result.json", "arrays.safetensors", "data.csv", "figure.svg", "figure.png", "report.html"} <= files
-    page = (tmp_path / "report.html").read_text()
+    assert (folder / "data.csv").read_text() == results[kind].frame().to_csv(index=False)
+    page = (folder / "report.html").read_text()
     assert not re.search(r"""(src|href)=["']?(https?:)?//""", page)
     assert "@import" not in page
     HTMLParser().feed(page)
-    record = json.loads((tmp_path / "result.json").read_text())
+    record = json.loads((folder / "result.json").read_text())
     assert {"kind", "format_version", "model", "versions", "parameters"} <= set(record)
+    assert (record["kind"], record["format_version"]) == (kind, 1)
     if kind in ARRAYS:
         assert record["model"] is None
     else:
@@ -140,19 +197,65 @@ def test_the_folder_holds_everything_and_works_offline(results: dict[str, Result
     assert {"torch", "transformers", "patchclamp"} <= set(record["versions"])
 
 
-def test_saving_twice_gives_the_same_bytes(results: dict[str, Result], tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        results["grid"].save(tmp_path / name)
+def test_saving_again_gives_the_same_bytes_and_keeps_strangers_but_no_earlier_parameters(
+    results: dict[str, Result], folder_of: Callable[[str], Path], tmp_path: Path
+) -> None:
+    assert (folder_of("segment") / "parameters.safetensors").is_file()
+    assert not results["grid"].tensors
+    for name, text in (("notes.txt", "mine"), ("parameters.safetensors", "of an earlier result")):
+        (tmp_path / name).write_text(text)
+    assert results["grid"].save(str(tmp_path)) == tmp_path
     for file in ("result.json", "arrays.safetensors", "data.csv", "figure.svg", "report.html"):
-        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes(), file
-
-
-def test_saving_keeps_strangers_in_the_folder(results: dict[str, Result], tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("mine")
-    results["grid"].save(tmp_path)
+        assert (folder_of("grid") / file).read_bytes() == (tmp_path / file).read_bytes(), file
     assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert not (tmp_path / "parameters.safetensors").exists()
 
 
+def test_options_of_the_figure_reach_it(results: dict[str, Result], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(
+        registry, "figure_of", lambda kind: lambda result, **options: asked.append((kind, result, options))
+    )
+    results["grid"].figure(symmetric=True)
+    assert asked == [("grid", results["grid"], {"symmetric": True})]
+
+
+def test_results_that_differ_in_anything_differ(results: dict[str, Result]) -> None:
+    """One value, one parameter, one vector or one label other: not the same result."""
+    made = results["damage"]
+    assert made == copy.copy(made)
+    for name, value in (
+        ("kind", "bias"),
+        ("record", {**made.record, "prompts": []}),
+        ("tensors", {"v": torch.ones(1)}),
+    ):
+        other = copy.copy(made)
+        setattr(other, name, value)
+        assert made != other, name
+    with_vector, other_vector = copy.copy(made), copy.copy(made)
+    with_vector.tensors, other_vector.tensors = {"v": torch.ones(2)}, {"v": torch.tensor([1.0, 2.0])}
+    assert with_vector != other_vector
+    assert with_vector == copy.copy(with_vector)
+    first = next(iter(made._dataset().data_vars))
+    for changed in (
+        made._dataset().assign({first: made._dataset()[first] + 1}),
+        made._dataset().assign_attrs(note="x"),
+    ):
+        assert dataclasses.replace(made, dataset=changed) != made  # type: ignore[type-var]
+    parts = copy.copy(made)
+    parts._parts = lambda: {"inner": made}  # type: ignore[method-assign]
+    assert made != parts
+    assert made != "damage"
+
+
+def test_what_is_costly_is_worked_out_once_and_only_when_asked_for() -> None:
+    made: list[int] = []
+    later = Deferred(lambda: made.append(1) or {"hash": len(made)})
+    assert made == []
+    assert later.value() == later.value() == {"hash": 1}
+
+
+@pytest.mark.usefixtures("drawn_fast")
 def test_an_interrupted_save_is_not_taken_for_a_result(
     results: dict[str, Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,46 +267,92 @@ def test_an_interrupted_save_is_not_taken_for_a_result(
         pc.open(tmp_path)
 
 
-def test_a_newer_format_and_an_empty_folder_are_refused(results: dict[str, Result], tmp_path: Path) -> None:
+def test_a_newer_format_and_an_empty_folder_are_refused(folder_of: Callable[[str], Path], tmp_path: Path) -> None:
     with pytest.raises(pc.InputError, match="holds no complete result"):
         pc.open(tmp_path / "nowhere")
-    results["run"].save(tmp_path)
+    shutil.copytree(folder_of("run"), tmp_path, dirs_exist_ok=True)
     record = json.loads((tmp_path / "result.json").read_text())
-    (tmp_path / "result.json").write_text(json.dumps({**record, "format_version": 99}))
-    with pytest.raises(pc.InputError, match="format version 99"):
+    (tmp_path / "result.json").write_text(json.dumps({**record, "format_version": 2}))
+    with pytest.raises(pc.InputError, match="format version 2; this patchclamp reads up to 1"):
+        pc.open(tmp_path)
+    (tmp_path / "result.json").write_text(json.dumps({**record, "kind": "runs"}))
+    with pytest.raises(pc.InputError, match="unknown result kind 'runs'; did you mean 'run'"):
         pc.open(tmp_path)
 
 
 @pytest.mark.parametrize("kind", registry.KINDS)
 def test_a_result_can_be_repeated_from_its_folder(
-    llama: pc.Model, results: dict[str, Result], kind: str, tmp_path: Path
+    llama: pc.Model, results: dict[str, Result], folder_of: Callable[[str], Path], kind: str
 ) -> None:
-    results[kind].save(tmp_path)
     if kind in ARRAYS:
         with pytest.raises(pc.InputError, match="made of arrays"):
-            pc.repeat(tmp_path)
+            pc.repeat(folder_of(kind))
         return
-    again = pc.repeat(tmp_path, NETWORK if kind in WALKED else llama)
+    again = pc.repeat(folder_of(kind), NETWORK if kind in WALKED else llama)
     assert again == results[kind]
     assert again.frame().equals(results[kind].frame())
 
 
-def test_patched_paths_can_be_repeated(llama: pc.Model, tmp_path: Path) -> None:
-    source, into = tiny.ids(2, 5)
-    made = llama.path_patch(
-        [source], [into], sender="z.0.h*", receivers=["q.2.h1", "mlp_in.1"], receive_at=[1, -1], freeze="attn_out",
-        read=pc.LogitDifference(5, 9),
-    )  # fmt: skip
+EDIT, OTHER = pc.Scale(2.0, site="resid_post.1", at=-1), pc.Scale(0.5, site="resid_pre.1", at=0)
+LONG, SHORT = tiny.ids(1, 6), tiny.ids(1, 4, seed=2)
+DIFFERENCE = pc.LogitDifference(5, 9)
+GRADIENT: dict[str, Any] = {"method": "gradient", "integrate": 2, "check": 3, "samples": 2, "sites": "resid_post"}
+OTHERWISE: dict[str, Callable[[pc.Model], Result]] = {
+    "patch": lambda m: m.patch(
+        LONG, SHORT, sites="mlp_out", at="each", read=DIFFERENCE, align="right", source_edits=[EDIT], base=[OTHER]
+    ),
+    "path patch": lambda m: m.path_patch(
+        LONG, SHORT, sender="z.0.h*", receivers=["q.2.h1", "mlp_in.1"], receive_at=[1, -1], freeze="attn_out", at="each",
+        read=DIFFERENCE, align="right", source_edits=[EDIT], base=[OTHER],
+    ),
+    "generation": lambda m: m.generate(LONG, [EDIT], max_new_tokens=2),
+    "trace by gradient of a read": lambda m: m.causal_trace(LONG, [1, 2], read=DIFFERENCE, **GRADIENT),
+    "trace of facts by gradient": lambda m: m.trace_facts([(LONG, [1, 2])], read=DIFFERENCE, **GRADIENT),
+    "neurons of a read": lambda m: m.neuron_importances(LONG, [1], read=DIFFERENCE, samples=2, top=3, verify=0),
+    "bias of single prompts": lambda m: pc.metrics.bias(m, [*LONG, *SHORT], (5, 9), {"a": EDIT, "b": [EDIT, OTHER]}, labels=[1, 0]),
+    "rewrite after given prefixes": lambda m: m.rewrite_fact(
+        LONG, [1, 2], 9, layer=0, covariance="identity", prefixes=[[5, 6], [7]], steps=2
+    ),
+}  # fmt: skip
+"""Settings that exclude those of the results above."""
+
+
+@pytest.mark.usefixtures("drawn_fast")
+@pytest.mark.parametrize("what", OTHERWISE)
+def test_other_settings_are_repeated_too(llama: pc.Model, what: str, tmp_path: Path) -> None:
+    made = OTHERWISE[what](llama)
     made.save(tmp_path)
     assert pc.repeat(tmp_path, llama) == made == pc.open(tmp_path)
 
 
-def test_a_live_model_must_be_passed_to_repeat(results: dict[str, Result], tmp_path: Path) -> None:
-    results["grid"].save(tmp_path)
+def test_a_live_model_must_be_passed_to_repeat(folder_of: Callable[[str], Path]) -> None:
     with pytest.raises(pc.InputError, match="live model that has no name"):
-        pc.repeat(tmp_path)
+        pc.repeat(folder_of("grid"))
 
 
+@pytest.mark.usefixtures("drawn_fast")
+def test_a_named_model_is_opened_again_by_repeat_if_its_weights_are_the_same(tmp_path: Path) -> None:
+    tiny.build("gpt2", torch.float32).save_pretrained(tmp_path / "model")
+    model = pc.load(tmp_path / "model", dtype="float64", attn_implementation="eager")
+    made = model.sweep(tiny.ids(1, 4), pc.Scale(2.0), sites="mlp_out", at="each", read=pc.TopK(1))
+    made.save(tmp_path / "made")
+    assert pc.repeat(tmp_path / "made") == pc.open(tmp_path / "made") == made
+    module = tiny.build("gpt2", torch.float32)
+    with torch.no_grad():
+        module.transformer.wte.weight[5, 5] += 1  # type: ignore[union-attr,operator,index]
+    module.save_pretrained(tmp_path / "model")
+    with pytest.raises(pc.InputError, match=r"the weights of '.*model' are no longer those of '.*made'"):
+        pc.repeat(tmp_path / "made")
+
+
+@pytest.mark.usefixtures("drawn_fast")
+def test_inputs_without_tokens_cannot_be_repeated(tmp_path: Path) -> None:
+    NETWORK.run(torch.ones(1, 5, dtype=torch.float64)).save(tmp_path)
+    with pytest.raises(pc.InputError, match="inputs without tokens"):
+        pc.repeat(tmp_path, NETWORK)
+
+
+@pytest.mark.usefixtures("drawn_fast")
 def test_a_sweep_with_a_function_says_why_it_cannot_be_repeated(llama: pc.Model, tmp_path: Path) -> None:
     grid = llama.sweep(tiny.ids(1, 4), pc.Call(lambda x: 2 * x), sites="mlp_out", at=-1, read=pc.TopK(1))
     grid.save(tmp_path)
@@ -211,6 +360,7 @@ def test_a_sweep_with_a_function_says_why_it_cannot_be_repeated(llama: pc.Model,
         pc.repeat(tmp_path, llama)
 
 
+@pytest.mark.usefixtures("drawn_fast")
 @pytest.mark.parametrize("kind", ["run", "activations", "generation"])
 def test_what_ran_under_a_function_is_kept_and_says_why_it_cannot_be_repeated(
     llama: pc.Model, kind: str, tmp_path: Path
@@ -243,8 +393,9 @@ def test_the_weight_hash_follows_the_weights() -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.assets
-def test_a_named_model_is_opened_again_by_repeat(stories: pc.Model, tmp_path: Path) -> None:
+def test_a_model_of_the_catalogue_is_opened_again_by_repeat(stories: pc.Model, tmp_path: Path) -> None:
     grid = stories.sweep(
         "Once upon a time", pc.Add(stories.embedding(" dog")), sites="mlp_out", at="each", read=pc.TopK(1)
     )

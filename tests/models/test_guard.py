@@ -1,12 +1,16 @@
 """Models that cannot be used as they are: one clear error each, and the model as it was."""
 
 import copy
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 import patchclamp as pc
+from patchclamp.models.guard import check_kind, foreign_hooks
 from tests import tiny
 from tests.traces import no_trace
 
@@ -40,6 +44,44 @@ def test_offloaded_and_spread_models_are_refused() -> None:
             pc.load("somewhere/something", device_map=spread)
 
 
+def test_a_model_spread_over_devices_is_refused() -> None:
+    class Spread(nn.Module):
+        def parameters(self, recurse: bool = True) -> Iterator[Any]:
+            return iter([SimpleNamespace(device="cuda:1"), SimpleNamespace(device="cpu")])
+
+    with pytest.raises(pc.ModelError, match=r"spread over \['cpu', 'cuda:1'\]; patchclamp needs it on one device"):
+        check_kind(Spread())
+
+
+def test_what_says_that_it_is_quantised_or_compiled_is_refused() -> None:
+    quantised, compiled = nn.Linear(2, 2), nn.Linear(2, 2)
+    check_kind(quantised)
+    quantised.is_quantized = True  # type: ignore[assignment]
+    with pytest.raises(pc.ModelError, match=r"quantised \(its config\)"):
+        check_kind(quantised)
+    compiled._orig_mod = None  # type: ignore[assignment]
+    with pytest.raises(pc.ModelError, match="compiled"):
+        check_kind(compiled)
+
+
+def test_hooks_of_the_users_are_found_and_those_of_transformers_are_not() -> None:
+    net = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.ReLU()))
+    assert foreign_hooks(net) is None
+
+    def recorder(*_: object) -> None:
+        return None
+
+    recorder.__module__ = "transformers.utils.output_capturing"
+    net[0].register_forward_hook(recorder)
+    assert foreign_hooks(net) is None
+    handle = net[1][0].register_forward_pre_hook(lambda *_: None)  # type: ignore[index]
+    assert foreign_hooks(net) == "1.0"
+    handle.remove()
+    assert foreign_hooks(net) is None
+    net.register_forward_hook(lambda *_: None)
+    assert foreign_hooks(net) == "the model itself"
+
+
 def test_something_that_is_no_module_is_refused() -> None:
     with pytest.raises(pc.ModelError, match=r"a torch.nn.Module is needed, got str"):
         pc.wrap("gpt2")
@@ -66,7 +108,7 @@ def test_a_model_in_training_mode_is_refused_and_not_switched() -> None:
 def test_a_model_wrapped_in_training_mode_works_after_eval() -> None:
     module = tiny.build("gpt2").train()
     model = pc.wrap(module)
-    with pytest.raises(pc.ModelError, match="training mode"):
+    with pytest.raises(pc.ModelError, match="while it is in training mode"):
         model.run([[3, 4]])
     module.eval()
     grid = model.sweep([[3, 4, 5]], pc.Zero(), sites="mlp_out", at="each", read=pc.TopK(1))

@@ -31,8 +31,9 @@ def test_batches_are_padded_on_the_right(ids: list[list[int]]) -> None:
     batch = make_batch(make_prompts(ids, None, 16, 10), torch.device("cpu"), None)
     assert batch.lengths == tuple(map(len, ids))
     for given_row, row in zip(batch.kwargs["input_ids"].tolist(), ids, strict=True):
-        assert given_row[: len(row)] == row
+        assert given_row == row + [0] * (max(map(len, ids)) - len(row))
     assert set(batch.kwargs) == {"input_ids"}
+    assert (batch.rows, batch.width, batch.args) == (len(ids), max(map(len, ids)), ())
 
 
 @pytest.mark.parametrize(
@@ -49,6 +50,9 @@ def test_batches_are_padded_on_the_right(ids: list[list[int]]) -> None:
         ([3.5], "the list holds a float"),
         ({"input_ids": [[1]], "pixel_values": [[1.0]]}, r"inputs \['pixel_values'\]"),
         ({"input_ids": [[1, 2]], "attention_mask": [[1]]}, "attention_mask has shape"),
+        ({"input_ids": [[1, 2]], "attention_mask": [[0, 0]]}, "a prompt is empty"),
+        (torch.zeros(4), r"leading batch axis; got shape \(4,\)"),
+        ([[1, 2], 3.5], "the list holds a float"),
     ],
 )
 def test_bad_inputs_are_refused(inputs: object, message: str) -> None:
@@ -69,7 +73,43 @@ def test_tensors_of_other_models_keep_their_rows() -> None:
         make_prompts({"a": x, "b": x[:2]}, None, None, None)
 
 
+def test_the_longest_prompt_and_the_last_token_are_still_taken() -> None:
+    assert read([[1] * 16]) == [(1,) * 16]
+    assert read([[0, 9]]) == [(0, 9)]
+    assert make_prompts([[1] * 99, [10**6]], None, None, None)[1].ids == (10**6,), "without a limit there is none"
+
+
+def test_forms_of_one_prompt_and_mixtures() -> None:
+    (one,) = make_prompts([4, 5], None, 16, 10)
+    assert (one.ids, one.length, one.tokens, one.name) == ((4, 5), 2, ("4", "5"), "45")
+    assert make_prompts(one, None, 16, 10) == [one]
+    assert read([one, torch.tensor([6]), [7, 8], torch.tensor([[1, 2], [3, 4]])]) == [
+        (4, 5),
+        (6,),
+        (7, 8),
+        (1, 2),
+        (3, 4),
+    ]
+    assert read({"input_ids": torch.tensor([1, 2]), "attention_mask": None, "token_type_ids": [[0, 0]]}) == [(1, 2)]
+    assert read({"input_ids": [[1, 2, 3]], "attention_mask": [[1, 0, 1]]}) == [(1, 3)]
+    whole = make_prompts(torch.tensor([[1, 2], [3, 4]]), None, None, None, takes_ids=False)
+    assert [prompt.tensors["0"].tolist() for prompt in whole] == [[[1, 2]], [[3, 4]]]
+    assert whole[0].name == f"input {whole[0].key}"
+
+
+def test_only_floating_inputs_take_the_models_type() -> None:
+    given = {"x": torch.ones(2, 3), "mask": torch.ones(2, 3, dtype=torch.long)}
+    batch = make_batch(make_prompts(given, None, None, None), torch.device("cpu"), torch.float64)
+    assert (batch.kwargs["x"].dtype, batch.kwargs["mask"].dtype) == (torch.float64, torch.long)
+    assert (batch.lengths, batch.width, batch.rows) == ((None, None), None, 2)
+    plain = make_batch(make_prompts(given, None, None, None), torch.device("cpu"), None)
+    assert plain.kwargs["x"].dtype == torch.float32
+
+
 def test_the_key_goes_by_content() -> None:
+    x = torch.ones(1, 2)
+    first, other, named = (make_prompts(v, None, None, None)[0].key for v in (x, 2 * x, {"a": x}))
+    assert len({first, other, named}) == 3
     a, b = make_prompts([[1, 2], [1, 3]], None, None, None)
     assert a.key == make_prompts([1, 2], None, None, None)[0].key != b.key
 

@@ -6,13 +6,15 @@ import torch
 from torch import nn
 
 import patchclamp as pc
+from patchclamp.models.loading import DTYPES, _spreads, auto_class
 from tests import tiny
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    tiny.build("gpt2", torch.float32).save_pretrained(tmp_path / "gpt2")
-    return tmp_path / "gpt2"
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    found = tmp_path_factory.mktemp("saved") / "gpt2"
+    tiny.build("gpt2", torch.float32).save_pretrained(found)
+    return found
 
 
 def test_a_folder_is_opened_as_saved_and_in_a_chosen_dtype(folder: Path) -> None:
@@ -35,6 +37,49 @@ def test_eager_attention_shows_patterns(folder: Path) -> None:
     assert torch.equal(one[:, :, 0] if one.ndim == 4 else one, pattern[:, :, 2])
     with pytest.raises(pc.SiteError, match=r"attn_pattern.1 is read-only.*edit q or k"):
         model.run([[3, 4]], pc.Zero(site="attn_pattern.1"))
+
+
+def test_what_was_asked_for_is_remembered(folder: Path) -> None:
+    model = pc.load(folder, dtype=torch.float64, attn_implementation="eager")
+    assert (model.source.name, model.source.options) == (
+        str(folder), {"dtype": "float64", "attn_implementation": "eager"},
+    )  # fmt: skip
+    assert model.config._attn_implementation == "eager"
+    assert pc.load(folder).source.options == {"dtype": "auto"}
+
+
+def test_names_of_types_mean_what_they_say() -> None:
+    assert {name: found for name, found in DTYPES.items() if name != "auto"} == {
+        str(dtype).removeprefix("torch."): dtype
+        for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+    }
+
+
+@pytest.mark.parametrize(
+    ("device_map", "spreads"),
+    [("auto", True), ("balanced", True), ("balanced_low_0", True), ("sequential", True), ("cpu", False), ("cuda:0", False),
+     ({"": 0}, False), ({"a": 0, "b": 0}, False), ({"a": 0, "b": "cpu"}, True), (torch.device("cpu"), False)],
+)  # fmt: skip
+def test_a_map_of_devices_spreads_if_it_names_several(device_map: object, spreads: bool) -> None:
+    assert _spreads(device_map) is spreads
+
+
+@pytest.mark.parametrize(
+    ("architecture", "config", "auto"),
+    [
+        ("BertForMaskedLM", "BertConfig", "AutoModelForMaskedLM"),
+        ("ViTForImageClassification", "ViTConfig", "AutoModelForImageClassification"),
+        ("BertForSequenceClassification", "BertConfig", "AutoModelForSequenceClassification"),
+        ("GPT2LMHeadModel", "GPT2Config", "AutoModelForCausalLM"),
+        (None, "GPT2Config", "AutoModelForCausalLM"),
+        ("ViTModel", "ViTConfig", "AutoModel"),
+    ],
+)
+def test_a_checkpoint_is_opened_as_what_it_was_saved_as(architecture: str | None, config: str, auto: str) -> None:
+    import transformers
+
+    made = getattr(transformers, config)(architectures=architecture and [architecture])
+    assert auto_class(made) is getattr(transformers, auto)
 
 
 @pytest.mark.parametrize("name", ["smolm2-135m", "smollm2"])

@@ -5,6 +5,8 @@ import torch
 from torch import nn
 
 import patchclamp as pc
+from patchclamp.models.peers import is_foreign, names_of
+from patchclamp.models.sites import Site
 from tests import tiny
 
 IDS = tiny.ids(1, 6)
@@ -41,11 +43,25 @@ def module_output(model: pc.Model, path: str, side: str = "out") -> torch.Tensor
         ("blocks.1.hook_attn_out", "attn_out.1"),
         ("blocks.1.hook_mlp_out", "mlp_out.1"),
         ("blocks.1.attn.hook_q", "q.1"),
+        ("blocks.1.attn.hook_k", "k.1"),
+        ("blocks.1.attn.hook_v", "v.1"),
         ("blocks.1.attn.hook_z", "z.1"),
+        ("blocks.1.mlp.hook_pre_linear", "model.layers.1.mlp.up_proj:out"),
         ("blocks.1.mlp.hook_pre", "mlp_pre.1"),
         ("blocks.1.mlp.hook_post", "mlp_act.1"),
         ("hook_embed", "embed"),
         ({"layer": 1, "component": "block_output"}, "resid_post.1"),
+        ({"layer": 1, "component": "block_input"}, "resid_pre.1"),
+        ({"layer": -1, "component": "attention_input"}, "attn_in.2"),
+        ({"layer": 1, "component": "attention_value_output"}, "z.1"),
+        ({"layer": 1, "component": "key_output"}, "k.1"),
+        ({"layer": 1, "component": "value_output"}, "v.1"),
+        ({"layer": 1, "component": "head_query_output"}, "q.1"),
+        ({"layer": 1, "component": "head_key_output"}, "k.1"),
+        ({"layer": 1, "component": "head_value_output"}, "v.1"),
+        ({"layer": 1, "component": "mlp_input"}, "mlp_in.1"),
+        ({"layer": -3, "component": "mlp_output"}, "model.layers.0.mlp:out"),
+        ("model.layers.1.mlp.output", "model.layers.1.mlp:out"),
         ({"layer": 1, "component": "head_attention_value_output", "unit": "h"}, "z.1"),
         ({"layer": 1, "component": "query_output"}, "q.1"),
         ("model.layers[1].mlp.output", "model.layers.1.mlp:out"),
@@ -87,6 +103,29 @@ def test_pyvene_activation_is_before_the_gates_product() -> None:
     )
 
 
+def test_pyvene_names_no_module_where_a_family_has_none() -> None:
+    opt = pc.wrap(tiny.shared("opt"))
+    with pytest.raises(pc.SiteError, match="opt has no single mlp module; use attn_out or mlp_out"):
+        opt.sites.expand([{"layer": 1, "component": "mlp_output"}])
+    with pytest.raises(pc.SiteError, match="unknown TransformerLens hook 'mlp.hook_pre_linear'"):
+        opt.sites.expand("blocks.1.mlp.hook_pre_linear")
+
+
+@pytest.mark.parametrize(
+    "name", ["mlp_out.1", "embed", "model.layers.1.mlp:out", "resid_post.input", "blocks.mlp", "x"]
+)
+def test_our_own_names_are_not_taken_for_theirs(name: str) -> None:
+    assert not is_foreign(name)
+
+
+def test_one_name_or_several_in_any_form() -> None:
+    site = {"layer": 1, "component": "mlp_output"}
+    assert names_of("z.1") == ("z.1",)
+    assert names_of(site) == ("pyvene.mlp_output.1",)
+    assert names_of(["z.1", site]) == ("z.1", "pyvene.mlp_output.1")
+    assert names_of(Site("z", 1)) == ("z.1",)
+
+
 def test_an_edit_may_use_their_names(llama: pc.Model) -> None:
     v = torch.ones(32)
     wanted = llama.run(IDS, pc.Add(v, site="mlp_out.1", at=2)).logits
@@ -98,6 +137,18 @@ def test_an_edit_may_use_their_names(llama: pc.Model) -> None:
     ("name", "message"),
     [
         ("blocks.1.attn.hook_result", "never formed by the model itself; use z"),
+        ("blocks.1.hook_attn_in", "use resid_pre or attn_in"),
+        ("blocks.1.attn.hook_rot_k", r"use k \(before it\)"),
+        ("blocks.1.attn.hook_attn_scores", r"use attn_pattern \(read\), q or k"),
+        ("blocks.1.attn.hook_pattern", "attn_implementation='eager'"),
+        ("blocks.1.ln2.hook_normalized", "folded away; use mlp_in"),
+        ("blocks.1.ln1.hook_scale", "compute it from resid_pre"),
+        ("blocks.1.ln2.hook_scale", "compute it from resid_mid"),
+        ("ln_final.hook_scale", "compute it from the last resid_post"),
+        ({"layer": 3, "component": "mlp_output"}, r"layer 3 is outside this model's layers 0\.\.2"),
+        ({"layer": -4, "component": "mlp_output"}, "layer -4 is outside"),
+        ({"layer": "x", "component": "mlp_output"}, "the layer must be a number"),
+        ({"component": "mlp_output"}, "has 'layer' and 'component'"),
         ("blocks.1.attn.hook_rot_q", "use q"),
         ("blocks.1.ln1.hook_normalized", "folded away; use attn_in"),
         ("blocks.1.hook_mlp_in", "use resid_mid"),

@@ -38,6 +38,9 @@ def test_raw_sites_round_trip(path: str, side: str, keys: list[int], unit: Unit 
         ("z.5.h0-1", (5,), (Unit("h", 0), Unit("h", 1))),
         ("z.*.h*", None, "*"),
         ("mlp_act.5.n1,1024", (5,), (Unit("n", 1), Unit("n", 1024))),
+        ("z.h3", None, (Unit("h", 3),)),
+        ("mlp_out.2-2", (2,), None),
+        ("logits.n7", (None,), (Unit("n", 7),)),
     ],
 )
 def test_patterns(text: str, layers: object, units: object) -> None:
@@ -64,8 +67,27 @@ def test_wrong_names_say_what_is_wrong(text: str, message: str) -> None:
         SitePattern.parse(text)
 
 
+def test_units_of_every_kind_and_keys_into_what_a_module_gives() -> None:
+    assert SitePattern.parse("mlp_act.5.n*").unit_kind == "n"
+    assert SitePattern.parse("z.5.h*").unit_kind == "h"
+    raw = SitePattern.parse("a.b:out[hidden][-1]['x'].h*")
+    assert (raw.component, raw.layers, raw.units, raw.unit_kind) == ("a.b:out[hidden][-1]['x']", (None,), "*", "h")
+    assert (raw.module, raw.side, raw.keys) == ("a.b", "out", ("hidden", -1, "x"))
+
+
+def test_sites_are_sorted_as_the_pass_meets_them() -> None:
+    order = [
+        "embed", "resid_pre.0", "attn_in.0", "q.0", "z.0", "attn_out.0", "resid_mid.0", "mlp_act.0.n1", "mlp_act.0.n2",
+        "mlp_out.0", "resid_post.0", "resid_pre.1", "resid_post.10", "final_norm", "logits", "a:out", "b:in",
+    ]  # fmt: skip
+    sites = [Site.parse(name) for name in order]
+    assert sorted(reversed(sites), key=lambda site: site.sort_key) == sites
+    assert [str(site.whole) for site in sites[7:9]] == ["mlp_act.0", "mlp_act.0"]
+    assert Site.parse("a:out[1].h2").whole == Site.parse("a:out[1]")
+
+
 def test_one_site_is_needed_where_one_is_needed() -> None:
-    for text in ("mlp_out", "mlp_out.0-3", "z.1.h*"):
+    for text in ("mlp_out", "mlp_out.0-3", "z.1.h*", "z.1.h0-1", "z.*.h1"):
         with pytest.raises(pc.SiteError, match="names several sites"):
             Site.parse(text)
 

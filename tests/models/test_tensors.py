@@ -1,3 +1,5 @@
+from collections import namedtuple
+
 import pytest
 import torch
 from hypothesis import given
@@ -50,11 +52,24 @@ def test_model_outputs_keep_their_kind() -> None:
     assert torch.equal(output.logits, torch.zeros(2))
 
 
+def test_named_tuples_keep_their_kind_and_their_other_fields() -> None:
+    pair = namedtuple("pair", ["a", "b"])
+    value = pair(torch.zeros(1), [torch.ones(1), torch.ones(2)])
+    changed = replace_at(value, (1, 0), torch.full((1,), 5.0))
+    assert isinstance(changed, pair)
+    assert changed.a is value.a
+    assert changed.b[1] is value.b[1]
+    assert (float(changed.b[0]), float(value.b[0])) == (5, 1)
+
+
 def test_the_main_input() -> None:
     x, y = torch.zeros(1), torch.ones(1)
     assert input_keys((x,), {"hidden_states": y}) == (0, 0)
     assert input_keys((), {"mask": x, "hidden_states": y}) == (1, "hidden_states")
     assert input_keys((3,), {"mask": x}) == (1, "mask")
+    assert input_keys((3, x), {"mask": x}) == (0, 1)
+    assert input_keys((3, x), {"mask": x, "hidden_states": y}) == (1, "hidden_states")
+    assert input_keys(((x,),), {}) == (0, 0, 0)
     assert input_keys((), {}) is None
 
 
@@ -64,6 +79,8 @@ def test_the_main_input() -> None:
         ((2, 5, 7), 2, 5, (2, 5, 7)),
         ((10, 7), 2, 5, (2, 5, 7)),
         ((2, 7), 2, 1, (2, 1, 7)),
+        ((9, 7), 2, 5, (9, 1, 7)),
+        ((2, 3, 4, 5, 6), 2, 1, (2, 120, 3)),
         ((2, 7, 3, 4), 2, 1, (2, 12, 7)),
     ],
 )
@@ -72,5 +89,7 @@ def test_activations_as_rows_and_back(shape: tuple[int, ...], rows: int, columns
     seen = to_rows(x, rows, columns)
     assert seen.shape == view
     assert torch.equal(from_rows(seen, x), x)
+    if shape == (10, 7):
+        assert torch.equal(seen[1, 2], x[7]), "row by row"
     if len(shape) == 4:
         assert torch.equal(seen[1, 5], x[1, :, 1, 1]), "position 5 of a 3 x 4 map is row 1, column 1"

