@@ -84,5 +84,7 @@ def _without_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.Monkey
     """Drawing takes longer than everything else that a verb does, and is tested where the figures are."""
     if "pictures" in request.fixturenames:
         return
-    monkeypatch.setattr(style, "save", lambda drawn, path, suffix: path.write_text(f"{type(drawn).__name__} as {suffix}"))
+    monkeypatch.setattr(
+        style, "save", lambda drawn, path, suffix: path.write_text(f"{type(drawn).__name__} as {suffix}")
+    )
     monkeypatch.setattr(page, "embedded", lambda drawn: f"[{type(drawn).__name__}]")

@@ -36,9 +36,43 @@ class Asking:
 
 PAIR = ["--answer", " a", "--answer", " b"]
 LOGIT = pc.LogitDifference(" a", " b")
-NOISE = {"window": None, "samples": 10, "noise": 3.0, "std": None, "seed": 0, "method": "exact", "integrate": 0, "check": 20, "budget": "1GB", "verify": 0}
-FACT = {"layer": None, "true": None, "covariance": "gutenberg", "ridge": 1e-3, "prefixes": 5, "steps": 25, "lr": 0.5, "kl": 0.0625, "decay": 0.05, "clamp": 4.0, "seed": 0}
-TUNE = {"tokens": 250_000, "length": None, "passes": 1, "held_out": 0.1, "optimizer": "adam", "learning_rate": None, "weight_decay": 0.0, "batch": 512, "seed": 0, "checkpoint": None}
+NOISE = {
+    "window": None,
+    "samples": 10,
+    "noise": 3.0,
+    "std": None,
+    "seed": 0,
+    "method": "exact",
+    "integrate": 0,
+    "check": 20,
+    "budget": "1GB",
+    "verify": 0,
+}
+FACT = {
+    "layer": None,
+    "true": None,
+    "covariance": "gutenberg",
+    "ridge": 1e-3,
+    "prefixes": 5,
+    "steps": 25,
+    "lr": 0.5,
+    "kl": 0.0625,
+    "decay": 0.05,
+    "clamp": 4.0,
+    "seed": 0,
+}
+TUNE = {
+    "tokens": 250_000,
+    "length": None,
+    "passes": 1,
+    "held_out": 0.1,
+    "optimizer": "adam",
+    "learning_rate": None,
+    "weight_decay": 0.0,
+    "batch": 512,
+    "seed": 0,
+    "checkpoint": None,
+}
 CASES: dict[str, tuple[str, str, tuple[Any, ...], dict[str, Any]]] = {
     "top": ("top M P", "top", ("P", 10), {}),
     "top of three": ("top M P -k 3", "top", ("P", 3), {}),
@@ -147,7 +181,9 @@ def studied(line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
     name = line.split()[0]
     module = import_module(f"patchclamp.studies.{name.replace('-', '_')}")
     seen: list[Any] = []
-    monkeypatch.setattr(pc, "load", lambda name, **_: f"opened {name}" if "directions" not in module.__name__ else Asking())
+    monkeypatch.setattr(
+        pc, "load", lambda name, **_: f"opened {name}" if "directions" not in module.__name__ else Asking()
+    )
 
     class Found:
         def summary(self) -> dict[str, Any]:
@@ -219,7 +255,11 @@ def test_a_study_is_run_as_asked(
     assert found[:2] == (arguments, options)
     assert found[2] == arguments[-1], "the configuration lies with the rest"
     assert found[3]["out"] == arguments[-1]
-    said = {k: v for k, v in options.items() if k not in ("progress", "layers", "cases", "kinds", "pairs", "model", "vision", "text")}
+    said = {
+        k: v
+        for k, v in options.items()
+        if k not in ("progress", "layers", "cases", "kinds", "pairs", "model", "vision", "text")
+    }
     assert {k: found[3][k] for k in said} == said
 
 
@@ -236,10 +276,26 @@ def test_studies_of_networks_get_their_settings(
     found = studied("classes-and-maps", monkeypatch, capsys)
     assert found[0][1] == Setting()
     found = studied("polytopes-mnist --kind mlp --seed 4 5 --epochs 2 --width 3 --pairs 6", monkeypatch, capsys)
-    wanted = {"kinds": ("mlp",), "seeds": (4, 5), "sizes": Sizes(pairs=6), "data": "mnist", "epochs": 2, "width": 3, **SHAPED}
+    wanted = {
+        "kinds": ("mlp",),
+        "seeds": (4, 5),
+        "sizes": Sizes(pairs=6),
+        "data": "mnist",
+        "epochs": 2,
+        "width": 3,
+        **SHAPED,
+    }
     assert found[:2] == ((outs("polytopes-mnist"),), wanted)
     found = studied("polytopes-mnist", monkeypatch, capsys)
-    assert found[1] == {"kinds": ("mlp", "residual"), "seeds": (0, 1, 2), "sizes": Sizes(), "data": "mnist", "epochs": 10, "width": 512, **SHAPED}
+    assert found[1] == {
+        "kinds": ("mlp", "residual"),
+        "seeds": (0, 1, 2),
+        "sizes": Sizes(),
+        "data": "mnist",
+        "epochs": 10,
+        "width": 512,
+        **SHAPED,
+    }
     found = studied("dropout --model a --other b --seeds 2 --rounds 3 --steps 4", monkeypatch, capsys)
     assert found[1]["models"] == {"a": "opened a", "b": "opened b"}
     assert (found[1]["seeds"], found[1]["rounds"], found[1]["shape"]) == (2, 3, Shape(steps=4))

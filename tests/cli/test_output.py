@@ -47,7 +47,15 @@ def test_a_table_has_a_column_a_key_and_short_numbers(capsys: pytest.CaptureFixt
         assert lines[0].strip() == "What it is"
         assert lines[1].split() == ["name", "p", "n", "text"]
         cells = [line.split() for line in lines[2:]]
-        assert [row[1] for row in cells] == ["0.1235", "1.23e+04", "1.23e-05", "0.0000", "-0.0001", "-9999.5000", "1e+04"]
+        assert [row[1] for row in cells] == [
+            "0.1235",
+            "1.23e+04",
+            "1.23e-05",
+            "0.0000",
+            "-0.0001",
+            "-9999.5000",
+            "1e+04",
+        ]
         assert cells[0][3] == "a⏎b"
         ends = [line.rindex(row[2]) + len(row[2]) for line, row in zip(lines[2:4], cells[:2], strict=True)]
         assert ends[0] == ends[1], "numbers end below each other"
@@ -80,7 +88,15 @@ def test_options_of_the_figure_reach_it(llama: pc.Model, tmp_path: Path, monkeyp
 
 def test_a_configuration_holds_what_was_given(tmp_path: Path) -> None:
     edit = EditSpec(op="add", token=" Rome", site=["mlp_out"])
-    options = {"edit": [edit], "out": Path("a/b"), "none": None, "empty": [], "zero": 0, "no": False, "texts": ("a", Path("c"))}
+    options = {
+        "edit": [edit],
+        "out": Path("a/b"),
+        "none": None,
+        "empty": [],
+        "zero": 0,
+        "no": False,
+        "texts": ("a", Path("c")),
+    }
     remember(tmp_path, "patchclamp x", "direction.fit", options)
     read = tomllib.loads((tmp_path / "config.toml").read_text())
     assert read == {"direction": {"fit": {

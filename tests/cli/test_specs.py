@@ -110,7 +110,14 @@ def test_positions(text: str, wanted: object) -> None:
 
 
 def test_reads() -> None:
-    wanted = [pc.Probability([" a", " b"]), pc.Rank([" a", " b"]), pc.LogitDifference(" a", " b"), pc.Loss(), pc.KL(), pc.TopK()]
+    wanted = [
+        pc.Probability([" a", " b"]),
+        pc.Rank([" a", " b"]),
+        pc.LogitDifference(" a", " b"),
+        pc.Loss(),
+        pc.KL(),
+        pc.TopK(),
+    ]
     found = reads_of(["probability", "rank", "logit-difference", "loss", "kl", "top"], [" a", " b"])
     assert [repr(one) for one in found] == [repr(one) for one in wanted]
     assert len({repr(one) for one in wanted}) == 6
@@ -140,6 +147,9 @@ def test_a_model_is_opened_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     Opening(dtype="float64", device="cuda:0", revision="r", attention="eager").load("n")
     plain = {"dtype": "float32", "device_map": None, "revision": None, "attn_implementation": None}
     assert asked[0] == (("m",), plain)
-    assert asked[1] == (("n",), {"dtype": "float64", "device_map": "cuda:0", "revision": "r", "attn_implementation": "eager"})
+    assert asked[1] == (
+        ("n",),
+        {"dtype": "float64", "device_map": "cuda:0", "revision": "r", "attn_implementation": "eager"},
+    )
     said = {"dtype": "float64", "device": "cuda:0", "revision": "r", "attention": "eager"}
     assert Opening(**said).as_config() == said  # type: ignore[arg-type]
