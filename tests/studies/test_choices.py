@@ -10,9 +10,25 @@ import torch
 import xarray as xr
 
 import patchclamp as pc
-from patchclamp.studies import concept_matrix, concepts, facts, mnist_measures, polytopes_mnist, polytopes_smollm2, rome_capitals
+from patchclamp.studies import (
+    concept_matrix,
+    concepts,
+    facts,
+    mnist_measures,
+    polytopes_mnist,
+    polytopes_smollm2,
+    rome_capitals,
+)
 
-CAPITALS = {"Spain": "Madrid", "Italy": "Rome", "Mexico": "Mexico City", "Japan": "Tokyo", "France": "Paris", "Second Italy": "Rome", "Peru": "Lima"}
+CAPITALS = {
+    "Spain": "Madrid",
+    "Italy": "Rome",
+    "Mexico": "Mexico City",
+    "Japan": "Tokyo",
+    "France": "Paris",
+    "Second Italy": "Rome",
+    "Peru": "Lima",
+}
 
 
 @pytest.fixture
@@ -66,7 +82,9 @@ def test_known_facts_are_apart_and_their_neighbours_are_others(monkeypatch: pyte
         monkeypatch.setattr(rome_capitals, name, size)
     monkeypatch.delitem(CAPITALS, "Second Italy")
     model: Any = Speaker(wrong=("Japan",), two_tokens=("Lima", "Mexico City"))
-    monkeypatch.setattr(pc.catalogue, "capitals", lambda: tuple(SimpleNamespace(name=n, capital=c) for n, c in CAPITALS.items()))
+    monkeypatch.setattr(
+        pc.catalogue, "capitals", lambda: tuple(SimpleNamespace(name=n, capital=c) for n, c in CAPITALS.items())
+    )
     validation, test = rome_capitals.known_facts(model)
     assert (len(validation), len(test)) == (1, 2)
     assert {fact.subject for fact in (*validation, *test)} == {"Spain", "Italy", "France"}
@@ -76,11 +94,16 @@ def test_known_facts_are_apart_and_their_neighbours_are_others(monkeypatch: pyte
         assert len(fact.neighbours) == 1, "of three the subject and the target's own country are no neighbours"
         (neighbour,) = fact.neighbours
         assert neighbour[1] not in (fact.true, fact.target)
-    orders = {tuple(fact.subject for part in rome_capitals.known_facts(model, seed) for fact in part) for seed in range(8)}
+    orders = {
+        tuple(fact.subject for part in rome_capitals.known_facts(model, seed) for fact in part) for seed in range(8)
+    }
     assert len(orders) > 1, "the seed deals them"
     assert rome_capitals.known_facts(model, 3) == rome_capitals.known_facts(model, 3)
     monkeypatch.setattr(rome_capitals, "TEST", 3)
-    with pytest.raises(pc.InputError, match="speaker knows 3 capitals .of 4 that are one token., and the study needs 4: 1 validation and 3"):
+    with pytest.raises(
+        pc.InputError,
+        match="speaker knows 3 capitals .of 4 that are one token., and the study needs 4: 1 validation and 3",
+    ):
         rome_capitals.known_facts(model)
 
 
@@ -88,7 +111,9 @@ def test_the_score_of_rewriting_is_a_harmonic_mean() -> None:
     assert rome_capitals.harmonic(pd.Series([0.5, 1.0, 0.25])) == pytest.approx(3 / (2 + 1 + 4))
     assert rome_capitals.harmonic(pd.Series([0.5, 0.0, 1.0])) == 0
     layers = pd.DataFrame({"traced mlp_out": [0.1, 0.2, 0.9, 0.3], "score": [1.0, 2.0, 3.0, 4.0]})
-    scores = pd.DataFrame({"condition": ["rome", "rome", "nothing"], "test": ["a", "b", "a"], "success": [1.0, 0.5, 0.25]})
+    scores = pd.DataFrame(
+        {"condition": ["rome", "rome", "nothing"], "test": ["a", "b", "a"], "success": [1.0, 0.5, 0.25]}
+    )
     made = rome_capitals.RomeCapitals("m", 1, scores, scores, layers, scores, None, 0.0)  # type: ignore[arg-type]
     assert made.agreement() == pytest.approx(1 - 6 * (0 + 0 + 1 + 1) / (4 * 15)), "Spearman: the last two are exchanged"
     assert (made.share("rome", "b"), made.share("nothing", "a")) == (0.5, 0.25)
@@ -100,11 +125,16 @@ def test_where_each_site_works_most() -> None:
     effect = np.zeros((3, 2, 3))
     effect[1, 0], effect[2, 1] = [0.1, 0.7, -0.9], [0.0, 0.2, 0.6]
     mean = xr.Dataset(
-        {name: (("site", "role", "layer"), effect + shift) for name, shift in (("effect", 0.0), ("low", -0.1), ("high", 0.2))},
+        {
+            name: (("site", "role", "layer"), effect + shift)
+            for name, shift in (("effect", 0.0), ("low", -0.1), ("high", 0.2))
+        },
         coords={"site": list(facts.SITES), "role": ["last subject token", "last token"], "layer": [0, 1, 2]},
     )
     total = xr.DataArray([0.2, 0.4, 0.6], dims="fact")
-    control = pd.DataFrame({"layer": range(6), **{name: np.arange(6) / 10 + shift for shift, name in enumerate(facts.EFFECTS)}})
+    control = pd.DataFrame(
+        {"layer": range(6), **{name: np.arange(6) / 10 + shift for shift, name in enumerate(facts.EFFECTS)}}
+    )
     average: Any = SimpleNamespace(mean=lambda: mean, total_effect=lambda: total)
     made = facts.CapitalFacts(pd.DataFrame({"country": list("abc")}), average, control, "m")
     table = made.table().set_index(["role", "site"])
@@ -128,7 +158,9 @@ def test_words_of_a_party_are_those_that_its_presidents_use_more(monkeypatch: py
         ("Harry S Truman", 60): ("workers ", 90, "freedom ", 30), ("Jimmy Carter", 60): ("workers ", 80, "freedom ", 25),
         ("Ronald Reagan", 81): ("workers ", 20, "freedom ", 90), ("Richard Nixon", 70): ("workers ", 25, "freedom ", 85),
     }  # fmt: skip
-    speeches = [speech(name, common + a * n + b * m + "once " + "that " * 200) for (name, _), (a, n, b, m) in said.items()]
+    speeches = [
+        speech(name, common + a * n + b * m + "once " + "that " * 200) for (name, _), (a, n, b, m) in said.items()
+    ]
     speeches.append(speech("Harry S Truman", "freedom " * 10_000, 1949))
     monkeypatch.setattr(pc.catalogue, "state_of_the_union", lambda: speeches)
     model: Any = SimpleNamespace(token_id=lambda word: len(word))
@@ -152,7 +184,9 @@ def test_tokens_texts_and_steps() -> None:
     mean, low, high = concepts.mean_of(np.array([0.0, 1.0, 2.0, 5.0]))
     assert mean == 2
     assert low < mean < high
-    assert concepts.mean_of(np.arange(9.0), 0) == concepts.mean_of(np.arange(9.0)) != concepts.mean_of(np.arange(9.0), 1)
+    assert (
+        concepts.mean_of(np.arange(9.0), 0) == concepts.mean_of(np.arange(9.0)) != concepts.mean_of(np.arange(9.0), 1)
+    )
 
 
 def test_concepts_are_tested_on_texts_apart(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,7 +195,9 @@ def test_concepts_are_tested_on_texts_apart(monkeypatch: pytest.MonkeyPatch) -> 
 
     def politics(each: int, words: int) -> concepts.Texts:
         asked.append((each, words))
-        return concepts.Texts(tuple(f"of {n}" for n in names), tuple(concepts.PARTIES[i % 2] for i in range(14)), tuple(names))
+        return concepts.Texts(
+            tuple(f"of {n}" for n in names), tuple(concepts.PARTIES[i % 2] for i in range(14)), tuple(names)
+        )
 
     def sentiment(part: str, count: int, words: int) -> concepts.Texts:
         asked.append((part, count, words))
