@@ -54,12 +54,14 @@ def test_kinds_of_rows_and_of_pushes() -> None:
     assert torch.equal(found["random"].vectors["1"], again)
 
 
+@pytest.mark.sensitive
 def test_the_study_of_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = pictures(train=600, test=200, noise=0.1)
     network = digits.network("mlp", width=24)
     digits.train(network, data, epochs=12, progress=False)
     monkeypatch.setattr(digits, "images", lambda *_: data)
     monkeypatch.setattr(digits, "trained", lambda *_, **__: network)
+    monkeypatch.setattr(code_directions, "PUSHED", ((1, 3), (4, 9)))
     found = code_directions.study(None, tmp_path, seeds=1)
     scores = found.scores.set_index(["since", "kind"])["mean"]
     assert len(scores) == 2 * 4

@@ -55,6 +55,7 @@ def test_bad_requests_name_the_choices() -> None:
         digits.images("mnits")  # type: ignore[arg-type]
 
 
+@pytest.mark.sensitive
 def test_training_learns_and_kept_training_is_read(shapes: Images, tmp_path: Path) -> None:
     net = network("residual", width=16)
     before = evaluate(net, shapes.test, shapes.test_labels)

@@ -163,6 +163,7 @@ def test_a_shut_gate_is_the_baseline_and_an_open_one_no_gate(nets: dict[str, nn.
     assert float(shut.transfer.nanmean()) < 0.05 < 0.5 < float(free.transfer.nanmean())
 
 
+@pytest.mark.sensitive
 def test_a_gate_keeps_what_an_addition_destroys_and_a_scrambled_one_does_not(
     nets: dict[str, nn.Sequential], wide: Images
 ) -> None:
