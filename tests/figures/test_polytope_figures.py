@@ -166,6 +166,7 @@ def test_paths_are_strips_densities_and_cosines() -> None:
     assert [(float(line.get_xdata()[0]), float(line.get_ydata()[0])) for line in strips.lines] == [(1.5, 0.0)], (
         "gauss never flips"
     )
+    assert strips.yaxis_inverted(), "the first kind is at the top, as in the densities"
     same([bar.get_width() for bar in density.patches], [3, 1])
     assert [t.get_text() for t in density.texts] == ["3", "1"]
     same(lines(cosine)["gauss"].get_ydata(), data["cosine"].values[1, :, 1].mean(0))
