@@ -97,6 +97,7 @@ def test_sites_and_top(capsys: pytest.CaptureFixture[str], folder: str) -> None:
 
 
 @pytest.mark.assets
+@pytest.mark.usefixtures("from_disk")
 def test_run_says_the_same_as_the_library(capsys: pytest.CaptureFixture[str], folder: str, tmp_path: Path) -> None:
     out = tmp_path / "run"
     found = as_json(
@@ -147,6 +148,7 @@ def test_edits_as_json_and_vectors_from_files(capsys: pytest.CaptureFixture[str]
 
 
 @pytest.mark.assets
+@pytest.mark.usefixtures("pictures")
 def test_a_sweep_leaves_everything_and_can_be_made_again(
     capsys: pytest.CaptureFixture[str], folder: str, tmp_path: Path
 ) -> None:

@@ -102,7 +102,9 @@ def jacobian(network: nn.Module, x: Tensor) -> Tensor:
     return found
 
 
-@pytest.mark.parametrize(("kind", "seed"), [("relu", 0), ("relu", 3), ("nearest", 0)], ids=str)
+@pytest.mark.parametrize(
+    ("kind", "seed"), [pytest.param("relu", 0, marks=pytest.mark.slow), ("relu", 3), ("nearest", 0)], ids=str
+)
 def test_faces_are_those_of_dense_sampling(kind: str, seed: int) -> None:
     """With seed 3 one of the lines crosses no face."""
     data = pictures(noise=1.0)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import patchclamp as pc
-from patchclamp.studies import code_directions, digits
+from patchclamp.studies import code_directions, digits, gender
 from patchclamp.studies.code_directions import CodeDirections, auc, kinds, pushes
 from tests.studies.test_classes_and_maps import pictures
 
@@ -54,12 +54,14 @@ def test_kinds_of_rows_and_of_pushes() -> None:
     assert torch.equal(found["random"].vectors["1"], again)
 
 
+@pytest.mark.sensitive
 def test_the_study_of_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = pictures(train=600, test=200, noise=0.1)
     network = digits.network("mlp", width=24)
     digits.train(network, data, epochs=12, progress=False)
     monkeypatch.setattr(digits, "images", lambda *_: data)
     monkeypatch.setattr(digits, "trained", lambda *_, **__: network)
+    monkeypatch.setattr(code_directions, "PUSHED", ((1, 3), (4, 9)))
     found = code_directions.study(None, tmp_path, seeds=1)
     scores = found.scores.set_index(["since", "kind"])["mean"]
     assert len(scores) == 2 * 4
@@ -75,7 +77,41 @@ def test_the_study_of_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert len(found.summary()["scores"]) == 8
 
 
+def test_pushes_of_gender_are_measured_on_other_people(storyteller: pc.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, count in (("TRAIN_NOUNS", 4), ("TEST_NOUNS", 2), ("TRAIN_NAMES", 0), ("TEST_NAMES", 0)):
+        monkeypatch.setattr(gender, name, getattr(gender, name)[:count])
+    monkeypatch.setattr(code_directions, "WORD_DOSES", (1.0, 4.0))
+    monkeypatch.setattr(gender, "neutral_texts", lambda count: ["Once upon a time, there was a kind king."] * count)
+    scores, effects = code_directions.measure_gender(storyteller, (0, 1), texts=1)
+    assert len(scores) == 2 * 4
+    assert len(effects) == 3 * 2 * 2
+    parts = {}
+    for part in ("train", "test"):
+        prompts, labels, _ = gender.labelled(part)
+        own = storyteller.record(prompts, "mlp_pre.1", at="last")["mlp_pre.1"].flatten(1).double()
+        parts[part] = own.reshape(len(prompts), -1), torch.tensor([label == "2 female" for label in labels])
+    (x, woman), (held, truth) = parts["train"], parts["test"]
+    along = held @ (x[woman].mean(0) - x[~woman].mean(0))
+    table = scores.set_index(["since", "kind"])["auc"]
+    assert table["mlp_pre.1", "pre-activations"] == pytest.approx(auc(along, truth))
+    men = [prompt for prompt, _ in gender.pairs("test")]
+    gap = x[woman].mean(0) - x[~woman].mean(0)
+    he, she = (storyteller.token_id(answer) for answer in gender.ANSWERS)
+
+    def odds(edits: list[pc.Edit]) -> torch.Tensor:
+        logits = storyteller.run(men, edits, logits="last").logits
+        return logits[:, she] - logits[:, he]
+
+    moved = odds([pc.Add(4 * gap.float(), site="mlp_pre.1", at="rest")]) - odds([])
+    row = effects.set_index(["since", "kind", "dose"]).loc["mlp_pre.1", "pre-activations", 4.0]
+    assert row["moved"] == pytest.approx(float(moved.mean()), rel=1e-3, abs=1e-5)
+    assert (effects["kl"] > 0).all()
+    with pytest.raises(pc.InputError, match=r"layers 0\.\.1; got 2"):
+        code_directions.study(storyteller, since=(2,))
+
+
 @pytest.mark.assets
+@pytest.mark.slow
 def test_the_study_of_gender_on_a_small_model() -> None:
     model = pc.load("stories15m", dtype="float32")
     scores, effects = code_directions.measure_gender(model, (0, 4), texts=2)

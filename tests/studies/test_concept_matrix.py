@@ -63,6 +63,7 @@ def test_everything_found_is_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.assets
+@pytest.mark.slow
 def test_classes_of_test_texts_are_apart_from_those_fitted_on(smollm2: pc.Model) -> None:
     given = concept_matrix.chosen_concepts(smollm2, 40)
     assert [one.name for one in given] == list(concept_matrix.NAMES)

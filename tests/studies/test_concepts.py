@@ -39,6 +39,7 @@ def test_passages_do_not_overlap() -> None:
 
 
 @pytest.mark.assets
+@pytest.mark.slow
 def test_words_of_the_parties_are_tokens_and_change_sides_with_the_labels(
     smollm2: pc.Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -55,6 +55,7 @@ def test_bad_requests_name_the_choices() -> None:
         digits.images("mnits")  # type: ignore[arg-type]
 
 
+@pytest.mark.sensitive
 def test_training_learns_and_kept_training_is_read(shapes: Images, tmp_path: Path) -> None:
     net = network("residual", width=16)
     before = evaluate(net, shapes.test, shapes.test_labels)
@@ -117,9 +118,11 @@ def test_a_trained_network_comes_from_the_cache(
 
 
 @pytest.mark.assets
-def test_pixels_lie_between_0_and_1() -> None:
-    for name, first in (("mnist", "7"), ("fashion-mnist", "ankle boot")):
-        found = digits.images(name)  # type: ignore[arg-type]
-        assert found.train.shape == (60000, 784)
-        assert (float(found.test.min()), float(found.test.max())) == (0.0, 1.0)
-        assert found.names[int(found.test_labels[0])] == first
+@pytest.mark.parametrize(
+    ("name", "first"), [("mnist", "7"), pytest.param("fashion-mnist", "ankle boot", marks=pytest.mark.slow)]
+)
+def test_pixels_lie_between_0_and_1(name: digits.Data, first: str) -> None:
+    found = digits.images(name)
+    assert found.train.shape == (60000, 784)
+    assert (float(found.test.min()), float(found.test.max())) == (0.0, 1.0)
+    assert found.names[int(found.test_labels[0])] == first

@@ -9,6 +9,7 @@ from patchclamp.studies.facts import EFFECTS, known_capitals, study
 
 
 @pytest.mark.assets
+@pytest.mark.slow
 def test_known_means_likeliest_and_not_copied(smollm2: pc.Model) -> None:
     known = known_capitals(smollm2, most=6)
     assert list(known["country"])[:3] == ["China", "Indonesia", "Bangladesh"]

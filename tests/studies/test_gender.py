@@ -65,6 +65,7 @@ def test_neutral_text_holds_no_gendered_word_and_speeches_do() -> None:
 
 
 @pytest.mark.assets
+@pytest.mark.slow
 def test_answers_are_single_tokens_of_both_models(smollm2: pc.Model, stories: pc.Model) -> None:
     for model in (smollm2, stories):
         first, second = (model.output_id(answer) for answer in gender.ANSWERS)
@@ -85,6 +86,7 @@ def test_no_beginning_stands_twice_and_its_answer_is_open() -> None:
 
 
 @pytest.mark.assets
+@pytest.mark.slow
 def test_neutral_passages_do_not_overlap() -> None:
     texts = gender.neutral_texts(300, characters=300)
     assert len(set(texts)) == 300

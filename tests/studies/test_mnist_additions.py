@@ -52,8 +52,15 @@ def added(net: nn.Sequential, stage: int, data: Images, vector: Tensor, gate: ob
     return pc.wrap(net).run(data.test, edit).logits
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("gate", GATES)
+@pytest.mark.parametrize(
+    ("kind", "gate"),
+    [
+        # convolutions take long, and what follows them is as in the others
+        pytest.param(kind, gate, marks=[pytest.mark.slow] if kind == "cnn" and gate != "none" else [])
+        for kind in KINDS
+        for gate in GATES
+    ],
+)
 def test_the_fast_path_is_the_hooked_run(
     kind: digits.Kind, gate: str, nets: dict[str, nn.Sequential], wide: Images
 ) -> None:
@@ -156,6 +163,7 @@ def test_a_shut_gate_is_the_baseline_and_an_open_one_no_gate(nets: dict[str, nn.
     assert float(shut.transfer.nanmean()) < 0.05 < 0.5 < float(free.transfer.nanmean())
 
 
+@pytest.mark.sensitive
 def test_a_gate_keeps_what_an_addition_destroys_and_a_scrambled_one_does_not(
     nets: dict[str, nn.Sequential], wide: Images
 ) -> None:

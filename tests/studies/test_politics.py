@@ -22,6 +22,13 @@ def texts() -> concepts.Texts:
     return concepts.Texts(*zip(*rows, strict=True))
 
 
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three of the sixty-three deals, where it is not them that is looked at."""
+    every = politics.deals
+    monkeypatch.setattr(politics, "deals", lambda texts: every(texts)[::21])
+
+
 def features(texts: concepts.Texts, party: float, president: float) -> np.ndarray:
     """Rows with noise, a vector of the party and a vector of each president."""
     draw = np.random.default_rng(0)
@@ -41,6 +48,7 @@ def test_a_planted_party_is_read_on_held_out_presidents(texts: concepts.Texts) -
     assert null.max() < own["party", "by president"]
 
 
+@pytest.mark.usefixtures("few")
 def test_presidents_without_a_party_are_recognised_by_passage_alone(texts: concepts.Texts) -> None:
     """The trap that the study is about: the same probe, split by passage, looks as if it read party."""
     probes, _, _ = politics.probed(features(texts, 0.0, 3.0), texts)
@@ -76,6 +84,7 @@ def test_the_p_value_counts_the_deals_that_do_as_well() -> None:
     assert found.p_value() == pytest.approx(3 / 4)
 
 
+@pytest.mark.usefixtures("few")
 def test_everything_found_is_kept(llama: pc.Model, texts: concepts.Texts, tmp_path: Path) -> None:
     x = np.random.default_rng(0).normal(size=(len(texts), 32))
     probes, shares, null = politics.probed(x, texts)

@@ -65,6 +65,7 @@ def test_the_whole_study(smollm2: pc.Model, tmp_path: Path) -> None:
 
 
 @pytest.mark.assets
+@pytest.mark.slow
 def test_more_sequences_than_texts_are_refused(smollm2: pc.Model) -> None:
     with pytest.raises(pc.InputError, match="the catalogue's books and speeches give"):
         experiment.sequences(smollm2, 10_000)

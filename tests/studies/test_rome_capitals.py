@@ -32,6 +32,7 @@ def test_everything_found_is_kept(llama: pc.Model, tmp_path: Path) -> None:
 
 
 @pytest.mark.assets
+@pytest.mark.slow
 def test_validation_and_test_facts_are_apart_and_known(smollm2: pc.Model) -> None:
     validation, test = rome_capitals.known_facts(smollm2)
     assert len(test) >= 30
@@ -45,6 +46,7 @@ def test_validation_and_test_facts_are_apart_and_known(smollm2: pc.Model) -> Non
 
 
 @pytest.mark.assets
+@pytest.mark.slow
 def test_a_model_that_knows_too_few_capitals_is_refused(stories: pc.Model) -> None:
     with pytest.raises(
         pc.InputError, match=r"stories15m knows \d+ capitals .* needs 41: 11 validation and 30 test facts"

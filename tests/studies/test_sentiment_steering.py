@@ -2,6 +2,8 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -52,7 +54,32 @@ def test_everything_found_is_kept(llama: pc.Model, found: dict[str, pc.Direction
     assert json.dumps(made.summary())
 
 
+def test_the_judge_learns_from_reviews_that_no_direction_was_fitted_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def review(positive: bool, word: str) -> Any:
+        return SimpleNamespace(positive=positive, text=f"a film that {word} " + "and so on " * 8 + word)
+
+    # the first 2000, of which directions are fitted, say the opposite
+    rows = [review(bool(i % 2), "bored" if i % 2 else "charmed") for i in range(2000)]
+    rows += [review(bool(i % 2), "charmed" if i % 2 else "bored") for i in range(40)]
+    held = [
+        review(True, "charmed"),
+        review(False, "bored"),
+        review(True, "bored"),
+        review(False, "charmed"),
+        review(True, "bored"),
+    ]
+    held[3].text = "charmed " * 30 + "bored " * 25
+    monkeypatch.setattr(pc.catalogue, "imdb", {"train": rows, "test": held}.get)
+    judge = steering.Judge(40)
+    low, high = judge.positive(["it bored me", "it charmed me"])
+    assert low < 0.5 < high
+    assert judge.accuracy(2) == {"reviews": 1.0, "last 25 words": 1.0}
+    assert judge.accuracy(3)["reviews"] == pytest.approx(2 / 3)
+    assert judge.accuracy(4)["last 25 words"] == pytest.approx(3 / 4), "its end alone is heard"
+
+
 @pytest.mark.assets
+@pytest.mark.slow
 def test_the_judge_hears_sentiment_in_reviews_it_has_not_read() -> None:
     judge = steering.Judge(3000)
     assert judge.accuracy(500)["reviews"] > 0.8
