@@ -48,10 +48,34 @@ def test_lines_cross_the_edges_of_the_polygons_and_nothing_else(kind: str) -> No
 
 def test_areas_of_classes_come_near_those_of_the_polygons() -> None:
     net, box = where("residual")
-    exact, near = plane(pc.wrap(net), **box).class_areas(), raster(pc.wrap(net), **box, lines=400).class_areas()
+    exact, near = plane(pc.wrap(net), **box).class_areas(), raster(pc.wrap(net), **box, lines=100).class_areas()
+    assert sum(near.values()) == pytest.approx(2 * 2.5)
     assert set(near) <= set(exact)
     for one, area in exact.items():
-        assert near.get(one, 0.0) == pytest.approx(area, abs=0.02)
+        assert near.get(one, 0.0) == pytest.approx(area, abs=0.05)
+
+
+def test_lines_lie_at_the_middles_of_equal_stripes() -> None:
+    net, box = where("relu")
+    found = raster(pc.wrap(net), **box, lines=4)
+    data, table = found.data, found.frame()
+    np.testing.assert_allclose(data["y"], [-1 + 2.5 * share for share in (1 / 8, 3 / 8, 5 / 8, 7 / 8)])
+    assert data["crossings"].values.tolist() == [int((table["line"] == line).sum()) for line in range(4)]
+    assert table["y"].tolist() == data["y"].values[table["line"]].tolist()
+    assert set(table["layer"]) == {"1", "3"}
+    for _, own in table.groupby("line"):
+        assert own["x"].is_monotonic_increasing
+
+
+def test_lines_through_a_hidden_layer_are_those_of_the_rest_of_the_network() -> None:
+    net = nets.mlp(3, (2, 6), 2).double().eval()
+    whole, rest = pc.wrap(net), pc.wrap(nn.Sequential(*list(net)[2:]))
+    axes = torch.tensor([[0.5, 0.5], [1, 0], [0, 1]]).double()
+    for how in ("exact", "sampled"):
+        mine = raster(whole, axes=axes, box=5.0, lines=3, method=how, samples=50, start="1").data
+        theirs = raster(rest, axes=axes, box=5.0, lines=3, method=how, samples=50).data
+        assert mine.sizes["crossing"] > 3
+        np.testing.assert_array_equal(mine["x"], theirs["x"])
 
 
 def test_a_plane_with_too_many_regions_has_a_raster() -> None:
@@ -87,8 +111,8 @@ def test_no_lines_are_refused() -> None:
 
 def test_samples_come_near_the_exact_lines_and_take_any_network(tmp_path: Any) -> None:
     net, box = where("relu")
-    exact, near = (raster(pc.wrap(net), **box, lines=3, method=how, samples=20_000) for how in ("exact", "sampled"))
-    width = 2 / 19_999
+    exact, near = (raster(pc.wrap(net), **box, lines=3, method=how, samples=2_000) for how in ("exact", "sampled"))
+    width = 2 / 1_999
     assert near.data.sizes["crossing"] == exact.data.sizes["crossing"]
     np.testing.assert_allclose(near.data["x"], exact.data["x"], atol=width)
     np.testing.assert_array_equal(near.data["neuron"], exact.data["neuron"])
@@ -106,7 +130,7 @@ def test_one_output_is_a_class_above_zero() -> None:
     net = nets.mlp(2, (8,), 1).double().eval()
     with torch.no_grad():
         net[-1].bias -= net(torch.zeros(1, 2, dtype=torch.float64))[0]
-    exact, near = plane(pc.wrap(net), box=1.0).class_areas(), raster(pc.wrap(net), box=1.0, lines=300).class_areas()
+    exact, near = plane(pc.wrap(net), box=1.0).class_areas(), raster(pc.wrap(net), box=1.0, lines=100).class_areas()
     assert set(exact) == set(near) == {0, 1}
     assert near[1] == pytest.approx(exact[1], abs=0.02)
 
@@ -117,5 +141,5 @@ def test_a_line_that_meets_its_limit_is_no_raster(monkeypatch: pytest.MonkeyPatc
     model, points = pc.wrap(net), torch.randn(3, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     assert model.raster(points, lines=3).frame().groupby("line").size().max() > 2
     monkeypatch.setattr("patchclamp.polytopes.raster.LIMIT", 2)
-    with pytest.raises(pc.BudgetError, match="crosses more than 2 boundaries; raise limit or take a smaller box"):
+    with pytest.raises(pc.BudgetError, match="line 0 crosses more than 2 boundaries; raise limit or take a smaller box"):
         model.raster(points, lines=3)
