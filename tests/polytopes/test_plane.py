@@ -253,8 +253,8 @@ def of_layer(weights: list[list[float]], biases: list[float], *after: nn.Module)
     """Neurons on the plane with these weights and biases, and what follows."""
     net = nn.Sequential(nn.Linear(2, len(biases)), *after).double().eval()
     with torch.no_grad():
-        net[0].weight.copy_(torch.tensor(weights))
-        net[0].bias.copy_(torch.tensor(biases))
+        net[0].weight.copy_(torch.tensor(weights, dtype=torch.float64))
+        net[0].bias.copy_(torch.tensor(biases, dtype=torch.float64))
     return net
 
 
@@ -398,7 +398,7 @@ def test_the_estimate_by_hand() -> None:
     assert (found.regions, found.crossings, found.lines, found.widest) == (4, 1.5, 28, 3)
     assert found.memory == 8 * 4 * 3
     assert str(found).startswith("about 4 regions (estimated from 28 lines through the box, which cross 2 boundaries each)")
-    assert guess(of_layer([[1.0, 1.0]], [0.0], nn.ReLU(), nn.Linear(1, 2))).regions == 2, "no boundary meets itself"
+    assert guess(of_layer([[1.0, 1.0]], [0.25], nn.ReLU(), nn.Linear(1, 2))).regions == 2, "no boundary meets itself"
     # horizontal lines cross at the left and vertical ones at the top: pairs are made in the right cells
     left, top = [-0.99, -0.98, -0.97], [0.96, 0.97, 0.98, 0.99]
     assert guess(ruled(left, top)).regions == round(1 + 7 + np.pi / 4 * 12) == 17
@@ -417,8 +417,8 @@ def test_neurons_of_two_gates_with_one_number_are_two() -> None:
 
 def test_the_lines_of_an_estimate_hang_on_its_seed() -> None:
     net = mlp(2, 20, 20, 2)
-    first, again, other = (guess(net, seed).crossings for seed in (0, 0, 1))
-    assert first == again != other
+    assert guess(net) == guess(net, 0)
+    assert len({(guess(net, seed).regions, guess(net, seed).crossings) for seed in range(3)}) == 3
 
 
 @pytest.mark.sensitive
