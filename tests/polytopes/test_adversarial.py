@@ -170,6 +170,7 @@ def test_more_steps_raise_the_loss_more_and_descent_lowers_it(model: pc.Model) -
     assert (losses(model, model.attack(x, labels, eps=0.3, lower=True), labels) <= before).all()
 
 
+@pytest.mark.sensitive
 def test_a_sure_network_still_has_a_direction() -> None:
     """Where the cross-entropy underflows to 0 its gradient does too; the log-odds' does not."""
     net = mlp(8, (20,), 4).float().eval()

@@ -86,7 +86,9 @@ def test_hyperplanes_known_by_hand() -> None:
     assert (found.within[:, 2] == 9).all()
     lines = repr(found).splitlines()
     near = away.min(1).values.numpy()
-    assert lines[0] == f"5 points, 9 hyperplanes: the nearest at {np.median(near):.3g} (median), {near.mean():.3g} (mean)"
+    assert (
+        lines[0] == f"5 points, 9 hyperplanes: the nearest at {np.median(near):.3g} (median), {near.mean():.3g} (mean)"
+    )
     assert lines[3] == "within 100: 9.0 hyperplanes (linear extrapolation)"
     plain = pc.wrap(net).boundaries(x)
     assert list(plain.data["radius"].values) == [0.01, 0.1, 1.0]

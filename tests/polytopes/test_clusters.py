@@ -42,6 +42,7 @@ def every() -> Clusters:
     return clustered(examples=[f"row {i} of class {c}" for i, c in enumerate(blobs()[1])])
 
 
+@settings(max_examples=examples(10, 60))
 @given(own=marks, seed=st.integers(0, 1000))
 def test_scores_against_scikit_learn_and_by_hand(own: list[int], seed: int) -> None:
     labels = np.random.default_rng(seed).integers(4, size=len(own))
@@ -237,7 +238,10 @@ def test_what_is_scored_by_hand() -> None:
     apart = data["half"].sel(form="activation", score="purity") - data["half"].sel(form="hard code", score="purity")
     value = data["value"].sel(score="purity")
     assert row["value"] == pytest.approx(float(value.sel(form="activation") - value.sel(form="hard code")))
-    assert (row["form"], row["high"] - row["value"]) == ("activation", pytest.approx(1.96 * np.std(apart.values, ddof=1)))
+    assert (row["form"], row["high"] - row["value"]) == (
+        "activation",
+        pytest.approx(1.96 * np.std(apart.values, ddof=1)),
+    )
     assert row["value"] - row["low"] == pytest.approx(row["high"] - row["value"])
     assert made.dataset.equals(again.dataset)
     assert not made.dataset["half"].equals(other.dataset["half"])
@@ -255,6 +259,7 @@ def test_shuffled_labels_keep_their_numbers_and_lose_their_places() -> None:
     assert float(data["value"].sel(score="ami")) > 0.1
 
 
+@pytest.mark.sensitive
 @pytest.mark.parametrize("algorithm", ["k-means", "ward", "hdbscan"])
 def test_separate_classes_are_found_in_every_form(algorithm: str, every: Clusters) -> None:
     found = every
@@ -267,6 +272,7 @@ def test_separate_classes_are_found_in_every_form(algorithm: str, every: Cluster
     assert float(abs(chance.sel(score="ami")).max()) < 0.05
 
 
+@pytest.mark.sensitive
 def test_noise_is_not_clustered_by_label() -> None:
     z = torch.randn(200, 20, generator=torch.Generator().manual_seed(0))
     found = cluster(z, z.relu(), np.arange(200) % 5, k=5, algorithms=["k-means", "ward"])
@@ -277,7 +283,14 @@ def test_noise_is_not_clustered_by_label() -> None:
 
 def test_forms_are_side_by_side_at_equal_count_and_coverage() -> None:
     z, labels = blobs(apart=1.2)
-    found = cluster(z, torch.nn.functional.silu(z), labels, name="silu", others={"noise": torch.randn(240, 9)}, k=12)
+    found = cluster(
+        z,
+        torch.nn.functional.silu(z),
+        labels,
+        name="silu",
+        others={"noise": torch.randn(240, 9, generator=torch.Generator().manual_seed(2))},
+        k=12,
+    )
     assert found.forms == ("hard code", "soft code", "pre-activation", "activation", "unit norm", "noise")
     for algorithm in found.algorithms:
         own = found.data["cluster"].sel(algorithm=algorithm, form=list(found.forms[:5])).values
@@ -288,6 +301,7 @@ def test_forms_are_side_by_side_at_equal_count_and_coverage() -> None:
     assert "soft code" not in cluster(z, z.relu(), labels, k=6, algorithms=["ward"]).forms, "a ReLU's code is hard"
 
 
+@pytest.mark.sensitive
 def test_scale_is_what_unit_norm_and_codes_forget() -> None:
     z, labels = blobs(apart=2.0)
     scale = torch.logspace(-1.5, 1.5, 240)[torch.randperm(240, generator=torch.Generator().manual_seed(0))][:, None]
@@ -298,6 +312,7 @@ def test_scale_is_what_unit_norm_and_codes_forget() -> None:
     assert float(value.sel(form="activation")) < 0.7
 
 
+@pytest.mark.sensitive
 def test_many_rows_go_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     z, labels = blobs()
     monkeypatch.setattr(partitions, "MANY", 100)
@@ -336,7 +351,10 @@ def test_options_of_clustering_reach_it() -> None:
     assert purity(k=2) == 0.5
     assert purity() == 0.5, "as many as there are labels"
     assert cluster(z, z, np.arange(40) % 7, **how).record["parameters"]["k"] == 4, "a tenth of the rows at most"  # type: ignore[arg-type]
-    several = cluster(z, z, label, k=9, algorithms=["ward"], least=1), cluster(z, z, label, k=9, algorithms=["ward"], least=8)
+    several = (
+        cluster(z, z, label, k=9, algorithms=["ward"], least=1),
+        cluster(z, z, label, k=9, algorithms=["ward"], least=8),
+    )
     assert int(several[0].data["found"].max()) > int(several[1].data["found"].max())
     alone, grouped = (cluster(z, z, label, k=2, groups=groups, algorithms=["ward"]) for groups in (None, side))
     assert not alone.dataset["half"].equals(grouped.dataset["half"])

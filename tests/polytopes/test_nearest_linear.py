@@ -105,6 +105,7 @@ def test_points_that_are_the_rows_themselves_make_a_hard_choice_that_stays_finit
     assert float(NearestLinear(2, 2, 1).place(x[:1], "rows").spread) > 0
 
 
+@pytest.mark.sensitive
 def test_data_far_from_the_origin_have_the_same_regions() -> None:
     network, x = made(regions=20), rows(200, 5)
     before = network.region(x)
@@ -294,6 +295,7 @@ def test_squared_error_fits_numbers() -> None:
     assert losses[-1] < 0.2 * losses[0]
 
 
+@pytest.mark.sensitive
 @pytest.mark.parametrize(("how", "are_rows"), [("kmeans", False), ("rows", True)])
 def test_points_lie_where_the_data_are(how: str, are_rows: bool) -> None:
     centres = 20 * rows(6, 3, 5).float()

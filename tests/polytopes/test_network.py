@@ -253,7 +253,9 @@ def test_smooth_functions_are_frozen_at_their_own_code(form: str, function: Call
     x = torch.linspace(-3, 3, 13, dtype=torch.float64)[None]
     network = Network(made)
     assert torch.allclose(network.frozen(x, network.states(x)), function(x), rtol=0, atol=1e-12)
-    assert torch.allclose(network.frozen(2 * x, network.states(x)), 2 * function(x), rtol=0, atol=1e-12), "its code is held"
+    assert torch.allclose(network.frozen(2 * x, network.states(x)), 2 * function(x), rtol=0, atol=1e-12), (
+        "its code is held"
+    )
 
 
 def test_what_training_mode_makes_of_a_network() -> None:

@@ -105,7 +105,9 @@ def test_directions_of_the_controls_by_kind_and_seed() -> None:
     unit = offsets.flatten(1) / offsets.flatten(1).norm(dim=1, keepdim=True)
     torch.testing.assert_close(flat["points"], unit)
     torch.testing.assert_close(flat["shuffled"].sort(1).values, unit.sort(1).values)
-    orders = {tuple((row[:, None] - own).abs().argmin(1).tolist()) for row, own in zip(flat["shuffled"], unit, strict=True)}
+    orders = {
+        tuple((row[:, None] - own).abs().argmin(1).tolist()) for row, own in zip(flat["shuffled"], unit, strict=True)
+    }
     assert len(orders) > 3, "every point has an order of its own"
     assert (flat["random"] @ unit.T).abs().diagonal().max() < 1 - 1e-6
 

@@ -141,5 +141,7 @@ def test_a_line_that_meets_its_limit_is_no_raster(monkeypatch: pytest.MonkeyPatc
     model, points = pc.wrap(net), torch.randn(3, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     assert model.raster(points, lines=3).frame().groupby("line").size().max() > 2
     monkeypatch.setattr("patchclamp.polytopes.raster.LIMIT", 2)
-    with pytest.raises(pc.BudgetError, match="line 0 crosses more than 2 boundaries; raise limit or take a smaller box"):
+    with pytest.raises(
+        pc.BudgetError, match="line 0 crosses more than 2 boundaries; raise limit or take a smaller box"
+    ):
         model.raster(points, lines=3)

@@ -20,6 +20,7 @@ def small(*widths: int) -> nn.Sequential:
     return nets.mlp(2, widths, 2).double().eval()
 
 
+@pytest.mark.sensitive
 def test_samples_see_a_part_and_bounds_hold() -> None:
     nets.networks(0)  # sets the seed
     for widths in ((9,), (8, 8), (6, 6, 6)):
@@ -27,6 +28,7 @@ def test_samples_see_a_part_and_bounds_hold() -> None:
         assert 0 < found["grid of 60 x 60"] < found["exact"] <= found["most"]
 
 
+@pytest.mark.sensitive
 def test_more_samples_see_more() -> None:
     nets.networks(0)
     net = small(10, 10)
@@ -72,7 +74,9 @@ def test_the_grid_lies_at_the_middles_of_its_cells() -> None:
 def test_planes_of_a_hidden_layer_count_its_gates_alone() -> None:
     torch.manual_seed(0)
     model = pc.wrap(nets.mlp(3, (2, 6), 2).double().eval())
-    found = plane(model, axes=torch.eye(2, dtype=torch.float64)[[0, 0, 1]] * torch.tensor([[0.0], [1], [1]]), box=30.0, start="1")
+    found = plane(
+        model, axes=torch.eye(2, dtype=torch.float64)[[0, 0, 1]] * torch.tensor([[0.0], [1], [1]]), box=30.0, start="1"
+    )
     counted = region_counts(model, found, 40).set_index("count")["regions"]
     assert counted["most"] == 1 + 6 + 15
     assert 1 < counted["grid of 40 x 40"] <= counted["exact"] == found.regions

@@ -56,14 +56,19 @@ def test_flips_of_all_gates_together_and_what_was_before(net: nn.Sequential) -> 
     lines = repr(found).splitlines()
     assert lines[0] == f"accuracy, 40 rows, {float(data['accuracy_before']):.3f} unscaled"
     assert lines[1].split() == ["factor", "0.5", "3"]
-    assert lines[2].split() == ["0:out", "scale", *[f"{value:.3f}" for value in data["accuracy"].sel(edit="scale").values]]
+    assert lines[2].split() == [
+        "0:out",
+        "scale",
+        *[f"{value:.3f}" for value in data["accuracy"].sel(edit="scale").values],
+    ]
 
 
 def test_controls_hang_on_the_seed_and_on_how_far_they_move_alone(net: nn.Sequential) -> None:
     model, x = pc.wrap(net), points((5,), 20)
     for control in ("noise", "rotation"):
         first, again, other = (
-            model.scaling(x, ["0:out"], [0.5, 1.5], controls=[control], seed=seed).data.sel(edit=control) for seed in (0, 0, 1)
+            model.scaling(x, ["0:out"], [0.5, 1.5], controls=[control], seed=seed).data.sel(edit=control)
+            for seed in (0, 0, 1)
         )
         np.testing.assert_array_equal(first["kl"], again["kl"])
         assert (first["kl"] != other["kl"]).all()
