@@ -157,7 +157,16 @@ def test_separation_tells_labels_apart_where_there_is_something() -> None:
     assert told_row["within"] == pytest.approx(float(apart[same & ~torch.eye(40).bool()].mean()), rel=1e-6)
 
 
-@pytest.mark.parametrize("part", ["whole", "layer", "since", "place", "rows"])
+@pytest.mark.parametrize(
+    "part",
+    [
+        pytest.param("whole", marks=pytest.mark.slow),
+        "layer",
+        pytest.param("since", marks=pytest.mark.slow),
+        "place",
+        "rows",
+    ],
+)
 def test_saving_gives_an_equal_object_back(part: str, tmp_path: Path) -> None:
     codes = made()
     chosen = {

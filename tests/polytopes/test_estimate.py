@@ -53,9 +53,10 @@ def test_neurons_of_two_gates_with_one_number_are_two() -> None:
 
 
 def test_the_lines_of_an_estimate_hang_on_its_seed() -> None:
-    net = mlp(2, 20, 20, 2)
-    assert guess(net) == guess(net, 0)
-    assert len({(guess(net, seed).regions, guess(net, seed).crossings) for seed in range(3)}) == 3
+    net = mlp(2, 12, 2)
+    found = [guess(net, seed) for seed in range(4)]
+    assert guess(net) == found[0]
+    assert len({(one.regions, one.crossings) for one in found}) > 2
 
 
 @pytest.mark.sensitive
