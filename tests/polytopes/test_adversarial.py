@@ -104,6 +104,7 @@ def test_the_best_point_on_the_way_is_kept_step_by_step_by_hand() -> None:
     assert from_zero(tent(-0.3), 1, rate=0.25, steps=2) == -0.25
     assert from_zero(tent(0.125), 0.5, rate=0.75, steps=4) == 0, "no step is better than none"
     assert from_zero(tent(0.3), 1, method="fgsm") == 1, "one step of the whole length, best or not"
+    assert from_zero(tent(0.3), 1, method="fgsm", lower=True) == -1
     assert from_zero(tent(0.3), 1, rate=0.25, steps=3, lower=True) == -0.75
     assert from_zero(tent(9.0), 0.5, rate=0.375, steps=3) == 0.5, "the ball ends the way"
 

@@ -96,11 +96,15 @@ def check(net: nn.Module, found: Plane) -> None:
     np.testing.assert_allclose(data["perimeter"].sum(), 2 * inner + 16, rtol=1e-9)
 
 
-@settings(max_examples=examples(6, 40))
+@settings(max_examples=examples(3, 40))
 @given(kind=st.sampled_from(KINDS), seed=st.integers(0, 10_000))
 def test_polygons_are_the_regions_of_any_network(kind: str, seed: int) -> None:
     net, where = made(kind, seed)
     check(net, plane(pc.wrap(net), **where))
+
+
+def test_planes_of_every_kind(cut: tuple[nn.Module, Plane]) -> None:
+    check(*cut)
 
 
 def test_polygons_are_convex_and_counterclockwise(cut: tuple[nn.Module, Plane]) -> None:
@@ -273,6 +277,9 @@ def test_one_output_is_the_class_one_where_it_is_positive() -> None:
     found = plane(pc.wrap(net), box=1.0)
     assert found.class_areas() == pytest.approx({0: 3.0, 1: 1.0})
     assert found.data["class"].values.tolist() == [0], "at the middle"
+    lines = repr(found).splitlines()
+    assert lines[0] == "1 regions on [-1, 1] x [-1, 1]"
+    assert lines[2] == "area of each class: 0 75.0%, 1 25.0%; decision boundary of 1 pieces"
     assert pc.wrap(net).raster(box=1.0, lines=3).class_areas() == pytest.approx({0: 3.0, 1: 1.0})
 
 
@@ -298,6 +305,7 @@ def test_boxes_around_points_and_of_one_number() -> None:
     points = torch.tensor([[1.0, 0, 0], [5, 0, 0], [2, 0, 2]]).double()
     found = plane(pc.wrap(mlp(3, 4, 2)), points)
     assert found.data["marked"].values == pytest.approx(np.array([[0, 0], [4, 0], [1, 2]]))
+    assert list(found.data["point"].values) == ["0", "1", "2"]
     assert found.record["box"] == [[-1, 5], [-1, 3]], "a quarter of the larger extent on every side"
     assert plane(pc.wrap(mlp(2, 4, 2)), box=1.5).record["box"] == [[-1.5, 1.5], [-1.5, 1.5]]
     nearly = torch.tensor([[0.0, 0, 0], [1, 0, 0], [2, 1e-4, 0]]).double()

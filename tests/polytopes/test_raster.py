@@ -67,6 +67,21 @@ def test_lines_lie_at_the_middles_of_equal_stripes() -> None:
         assert own["x"].is_monotonic_increasing
 
 
+def test_a_raster_by_hand() -> None:
+    """x = 1/4 on three lines, and the output x - 1/4 above it."""
+    net = nets.of_layer([[1.0, 0]], [-0.25], nn.ReLU(), nn.Linear(1, 1))
+    with torch.no_grad():
+        net[2].weight.fill_(1)
+        net[2].bias.fill_(-0.25)
+    found = raster(pc.wrap(net), box=1.0, lines=3)
+    assert found.data["x"].values.tolist() == [0.25] * 3
+    assert found.class_areas() == pytest.approx({0: 3.0, 1: 1.0})
+    assert found.data["begin"].values.tolist() == [-1, 0.5] * 3
+    assert found.data["end"].values.tolist() == [0.5, 1] * 3
+    said = "3 exact lines through [-1, 1] x [-1, 1]: 1 boundaries each (1 to 1); about 2 regions in all"
+    assert repr(found) == said
+
+
 def test_lines_through_a_hidden_layer_are_those_of_the_rest_of_the_network() -> None:
     net = nets.mlp(3, (2, 6), 2).double().eval()
     whole, rest = pc.wrap(net), pc.wrap(nn.Sequential(*list(net)[2:]))

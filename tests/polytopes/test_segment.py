@@ -354,6 +354,8 @@ def test_a_network_that_cannot_be_traced_is_sampled_from_its_modules() -> None:
     line = model.segment(a, b, method="sampled", samples=400)
     assert set(line.per_layer) == {"act"}
     assert line.count > 0
+    with pytest.raises(pc.ModelError, match="torch.fx cannot follow Branches"):
+        model.segment(a, b, method="sampled", samples=400, start="first")
 
 
 def test_training_mode_is_refused() -> None:
