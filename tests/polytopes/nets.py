@@ -65,6 +65,15 @@ def mlp(d_in: int = 5, widths: tuple[int, ...] = (14, 11), out: int = 3, gate: t
     return nn.Sequential(*layers, nn.Linear(sizes[-1], out))
 
 
+def of_layer(weights: list[list[float]], biases: list[float], *after: nn.Module) -> nn.Sequential:
+    """Neurons on the plane with these weights and biases, and what follows."""
+    net = nn.Sequential(nn.Linear(2, len(biases)), *after).double().eval()
+    with torch.no_grad():
+        net[0].weight.copy_(torch.tensor(weights, dtype=torch.float64))
+        net[0].bias.copy_(torch.tensor(biases, dtype=torch.float64))
+    return net
+
+
 GATES = {
     "relu": nn.ReLU, "leaky": lambda: nn.LeakyReLU(0.2), "falling": lambda: nn.LeakyReLU(-0.5), "relu6": nn.ReLU6,
     "hardtanh": nn.Hardtanh, "hardsigmoid": nn.Hardsigmoid, "prelu": lambda: nn.PReLU(1, 0.3), "in place": lambda: nn.ReLU(True),

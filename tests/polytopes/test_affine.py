@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import patchclamp as pc
-from patchclamp.polytopes import map_distance
+from patchclamp.polytopes import AffineMap, map_distance
 from tests.polytopes.nets import mlp, networks
 
 KINDS = tuple(networks())
@@ -120,8 +120,20 @@ def test_neighbouring_maps_of_relu_regions_differ_by_rank_one() -> None:
     table = model.neighbour_distances(line)
     assert len(table) == len(maps) - 1
     np.testing.assert_array_equal(table["t"], line.edges[1:-1])
+    for row, (before, after) in zip(table.to_dict("records"), pairwise(maps), strict=True):
+        assert map_distance(before, after) == {name: value for name, value in row.items() if name != "t"}
     ends = map_distance(maps[0], maps[-1])
     assert ends["relative"] > table["relative"].median()
+
+
+def test_distances_of_two_maps_by_hand() -> None:
+    """Diagonal maps of norms 5 and sqrt 2, whose difference has the singular values 2 and 3."""
+    a, b = torch.diag(torch.tensor([3.0, 4.0])), torch.eye(2)
+    found = map_distance(a, AffineMap(b, torch.zeros(2), "exact"))
+    wanted = {"frobenius": 13**0.5, "relative": (13 / 13.5) ** 0.5, "cosine": 7 / (5 * 2**0.5), "top": 3 / 4}
+    assert found == pytest.approx(wanted)
+    assert map_distance(b, a) == pytest.approx({**wanted, "top": 3.0}), "the first map is the measure"
+    assert map_distance(a, -a)["relative"] == pytest.approx(2), "the opposite is twice as far away as the map is long"
 
 
 def test_relative_distance_ignores_scale_and_the_absolute_one_does_not() -> None:
@@ -135,6 +147,44 @@ def test_relative_distance_ignores_scale_and_the_absolute_one_does_not() -> None
     assert same["cosine"] == pytest.approx(1)
     with pytest.raises(pc.InputError, match="maps have the shapes"):
         map_distance(a, b[:2])
+
+
+def test_maps_from_a_hidden_layer_on_are_those_of_the_rest_of_the_network() -> None:
+    torch.manual_seed(0)
+    net = mlp(5, (8, 7, 6)).double()
+    model, rest = pc.wrap(net), pc.wrap(nn.Sequential(*list(net)[2:]))
+    a, b = (point_of((8,), seed).abs() * 3 for seed in (0, 1))
+    mine, theirs = model.affine_map(a, start="1"), rest.affine_map(a)
+    torch.testing.assert_close((mine.A, mine.c), (theirs.A, theirs.c))
+    slope = model.affine_map(a, start="1", soft="jacobian")
+    assert slope.kind == "exact", "a piecewise-linear network has its own map, whatever was asked for smooth ones"
+    lines = model.segment(a, b, start="1"), rest.segment(a, b)
+    assert lines[0].count > 2
+    for one, other in zip(model.region_maps(lines[0]), rest.region_maps(lines[1]), strict=True):
+        torch.testing.assert_close((one.A, one.c), (other.A, other.c))
+
+
+def test_the_precision_asked_for_is_that_of_the_map() -> None:
+    torch.manual_seed(0)
+    net = mlp(4, (6, 5), 2)
+    double = pc.wrap(mlp(4, (6, 5), 2).double())
+    double.module.load_state_dict(net.state_dict())
+    model, x = pc.wrap(net), point_of((4,)).float()
+    found, wanted = model.affine_map(x, dtype="float64"), double.affine_map(x)
+    assert model.affine_map(x).A.dtype == torch.float32
+    torch.testing.assert_close((found.A, found.c), (wanted.A, wanted.c), rtol=1e-12, atol=1e-12)
+    line = model.segment(x, -x, dtype="float64")
+    assert {one.A.dtype for one in model.region_maps(line)} == {torch.float64}
+
+
+def test_a_line_on_another_network_or_other_weights_has_no_maps_here() -> None:
+    net, shape = networks()["relu"]
+    model = pc.wrap(net)
+    line = model.segment(point_of(shape), point_of(shape, 1))
+    with torch.no_grad():
+        net[0].bias[0] += 1
+    with pytest.raises(pc.InputError, match="on another network than this one, or on other weights"):
+        model.region_maps(line)
 
 
 def test_refusals() -> None:

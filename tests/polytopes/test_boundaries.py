@@ -10,6 +10,8 @@ from torch import Tensor, nn
 import patchclamp as pc
 from patchclamp.core.errors import BudgetError
 from patchclamp.polytopes import boundaries as module
+from patchclamp.polytopes.gates import MaxPool
+from tests.effort import examples
 from tests.polytopes.nets import Residual, mlp, networks
 
 KINDS = tuple(networks())
@@ -55,11 +57,11 @@ def test_no_direction_meets_a_boundary_sooner(kind: str) -> None:
     model, x = pc.wrap(net), points(shape, 2)
     found = model.boundaries(x)
     for number, point in enumerate(x):
-        directions = points(shape, 400, seed=number + 9)
+        directions = points(shape, 100, seed=number + 9)
         directions = directions / directions.flatten(1).norm(dim=1).reshape(-1, *[1] * len(shape))
         directions[0] = found.tensors["step"][number] / found.nearest[number]
         own = bits(model, point[None])
-        low, high = torch.zeros(400, dtype=torch.float64), torch.full((400,), 4 * found.nearest[number])
+        low, high = torch.zeros(100, dtype=torch.float64), torch.full((100,), 4 * found.nearest[number])
         for _ in range(40):
             middle = (low + high) / 2
             same = (bits(model, point + middle.reshape(-1, *[1] * len(shape)) * directions) == own).all(1)
@@ -72,16 +74,81 @@ def test_hyperplanes_known_by_hand() -> None:
     """One layer: every distance is |w x + b| / |w|, and what lies within a radius is counted exactly."""
     net = mlp(4, (9,)).double().eval()
     x = points((4,), 5)
-    found = pc.wrap(net).boundaries(x, radii=[0.2, 1, 100])
+    found = pc.wrap(net).boundaries(x, radii=[100, 0.2, 1])
     away = ((x @ net[0].weight.T + net[0].bias) / net[0].weight.norm(dim=1)).abs().detach()
     assert np.allclose(found.nearest, away.min(1).values)
     assert (found.data["neuron"].values[:, 0] == away.argmin(1).numpy()).all()
+    assert list(found.data["radius"].values) == [0.2, 1, 100], "in ascending order, however they were given"
     for column, radius in enumerate([0.2, 1, 100]):
         assert (found.within[:, column] == (away <= radius).sum(1).numpy()).all()
+        assert found.frame()[f"within {radius:g}"].tolist() == found.within[:, column].tolist()
+    assert 0 < found.within[:, 0].sum() < found.within[:, 1].sum()
     assert (found.within[:, 2] == 9).all()
+    lines = repr(found).splitlines()
+    near = away.min(1).values.numpy()
+    assert (
+        lines[0] == f"5 points, 9 hyperplanes: the nearest at {np.median(near):.3g} (median), {near.mean():.3g} (mean)"
+    )
+    assert lines[3] == "within 100: 9.0 hyperplanes (linear extrapolation)"
+    plain = pc.wrap(net).boundaries(x)
+    assert list(plain.data["radius"].values) == [0.01, 0.1, 1.0]
 
 
-@settings(max_examples=20, deadline=None)
+def identity(*after: nn.Module, d: int = 4, scale: float = 1.0) -> pc.Model:
+    """Gates that read the point itself, times a scale."""
+    net = nn.Sequential(nn.Linear(d, d, bias=False), *after).double().eval()
+    with torch.no_grad():
+        net[0].weight.copy_(scale * torch.eye(d))
+    return pc.wrap(net)
+
+
+def test_gates_with_two_breaks_have_two_hyperplanes_a_neuron_by_hand() -> None:
+    """2 x = (5.8, -0.6) before a ReLU6, whose breaks are 0 and 6: distances 2.9, 0.1, 0.3 and 3.3."""
+    model = identity(nn.ReLU6(), nn.Linear(2, 2), d=2, scale=2.0)
+    found = model.boundaries(torch.tensor([[2.9, -0.3]]).double(), radii=[0.1001, 0.31, 3, 4])
+    assert float(found.nearest[0]) == pytest.approx(0.1)
+    assert int(found.data["neuron"][0, 0]) == 0
+    assert found.within.tolist() == [[1, 2, 3, 4]]
+    torch.testing.assert_close(found.tensors["step"], torch.tensor([[0.1, 0.0]]).double())
+
+
+def test_the_hyperplanes_of_a_max_pool_by_hand() -> None:
+    """Windows (1, 3) and (5, 4.5): 2 and 0.5 apart, so sqrt 2 and sqrt 2 / 4 away from where they are equal."""
+    model = identity(nn.Unflatten(1, (1, 4)), nn.MaxPool1d(2), nn.Flatten(), nn.Linear(2, 2))
+    found = model.boundaries(torch.tensor([[1.0, 3, 5, 4.5]]).double(), radii=[1, 2])
+    assert float(found.nearest[0]) == pytest.approx(0.5 / 2**0.5)
+    assert int(found.data["neuron"][0, 0]) == 3, "the runner-up"
+    assert found.within.tolist() == [[1, 2]]
+    torch.testing.assert_close(found.tensors["step"], torch.tensor([[0, 0, -0.25, 0.25]]).double())
+
+
+def test_a_pair_that_meets_in_two_windows_is_one_hyperplane() -> None:
+    net, shape = networks(seed=3)["overlapping pools"]
+    (point,) = points(shape, 1)
+    found = pc.wrap(net).boundaries(point[None], radii=[1e9])
+    with torch.no_grad():
+        z = net.conv(point[None])[0]
+    pairs, windows = set(), 0
+    for channel in range(2):
+        for top in (-1, 1, 3):
+            for left in (-1, 1, 3):
+                inside = [(channel, r, c) for r in range(top, top + 3) for c in range(left, left + 3) if min(r, c) >= 0]
+                winner = max(inside, key=lambda at: float(z[at]))
+                others = [(winner, at) for at in inside if at != winner]
+                pairs |= set(others)
+                windows += len(others)
+    (pool,) = (gate for gate in pc.polytopes.Network(net).gates if isinstance(gate, MaxPool))
+    assert int(found.data["hyperplanes"].sel(layer=pool.name)[0]) == len(pairs) < windows
+
+
+def test_the_precision_asked_for_is_that_of_the_step() -> None:
+    model = pc.wrap(mlp().eval())
+    x = points((5,), 2).float()
+    assert model.boundaries(x).tensors["step"].dtype == torch.float32
+    assert model.boundaries(x, dtype="float64").tensors["step"].dtype == torch.float64
+
+
+@settings(max_examples=examples(8, 40))
 @given(seed=st.integers(0, 10_000), d_in=st.integers(1, 30), width=st.integers(1, 9), residual=st.booleans())
 def test_the_side_that_is_pushed_through_does_not_matter(seed: int, d_in: int, width: int, residual: bool) -> None:
     """Wide inputs are differentiated by output, narrow ones pushed forward; autograd of each pre-activation is the oracle."""

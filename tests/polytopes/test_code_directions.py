@@ -96,8 +96,11 @@ def test_a_long_push_makes_the_code_that_it_points_to() -> None:
 
 def test_layers_of_a_language_model_are_sites() -> None:
     direction = code_direction({"mlp_pre.3": codes(0)["1"]}, {"mlp_pre.3": codes(1)["1"]})
-    (edit,) = direction.edits(3.0, at="rest")
+    chosen = lambda x: x[..., 0] > 0  # noqa: E731
+    (edit,) = direction.edits(3.0, at="rest", where=chosen)
     assert str(edit.site) == "mlp_pre.3"
+    assert (edit.at, edit.where) == ("rest", chosen)
+    assert float(edit.operation.vector.norm()) == pytest.approx(3)
     (named,) = code_direction({"layers.0.act:in": codes(0)["1"]}, {"layers.0.act:in": codes(1)["1"]}).edits(1.0)
     assert str(named.site) == "layers.0.act:in"
 
@@ -110,6 +113,9 @@ def test_codes_that_are_none_are_refused(direction: CodeDirection) -> None:
         code_direction({}, {})
     with pytest.raises(pc.InputError, match="take z > 0"):
         code_direction({"1": torch.randn(3, 6)}, {"1": torch.randn(3, 6)})
+    for beyond in (1.5, -0.5):
+        with pytest.raises(pc.InputError, match="between 0 and 1"):
+            code_direction({"1": torch.full((3, 6), beyond)}, {"1": torch.zeros(3, 6)})
     with pytest.raises(pc.InputError, match="between 0 and 1"):
         code_direction({"1": torch.full((3, 6), torch.nan)}, {"1": torch.zeros(3, 6)})
     with pytest.raises(pc.InputError, match="a row at least"):

@@ -11,6 +11,8 @@ from torch import Tensor
 
 import patchclamp as pc
 from patchclamp.polytopes import SplineCodes
+from patchclamp.polytopes import codes as codes_module
+from tests.effort import examples
 
 SHAPES = {"first": (13,), "conv": (3, 4, 5), "last": (8,)}
 
@@ -27,7 +29,7 @@ def made(rows: int = 24, seed: int = 0) -> SplineCodes:
 shapes = st.lists(st.lists(st.integers(1, 6), min_size=1, max_size=3), min_size=1, max_size=4)
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(20, 60))
 @given(shapes=shapes, rows=st.integers(1, 9), seed=st.integers(0, 10**6))
 def test_packed_equals_dense(shapes: list[list[int]], rows: int, seed: int) -> None:
     draw = torch.Generator().manual_seed(seed)
@@ -71,11 +73,15 @@ def test_neighbours_of_codes() -> None:
     assert torch.equal(base.hamming(queries), want.T.int())
     inside = base.jaccard()
     assert torch.equal(base.knn(k=1, metric="jaccard").distance[:, 0], (inside + torch.eye(24)).amin(1))
+    assert torch.equal(base.jaccard(queries), queries.jaccard(base).T)
+    near = base.knn(queries, 3, "jaccard").distance
+    assert torch.equal(near, queries.jaccard(base).sort(dim=1).values[:, :3])
 
 
 def test_a_row_is_not_its_own_neighbour_among_equals() -> None:
     bits = torch.ones(6, 9, dtype=torch.bool)
     found = SplineCodes.from_bits({"a": bits}).knn(k=2)
+    assert found.index.tolist() == [[1, 2], [0, 2], [0, 1], [0, 1], [0, 1], [0, 1]], "the first others"
     for row, (index, distance) in enumerate(zip(found.index.tolist(), found.distance.tolist(), strict=True)):
         assert row not in index
         assert len(set(index)) == 2
@@ -88,6 +94,43 @@ def test_distinct_codes() -> None:
     assert found.rows.tolist() == [0, 1, 3]
     assert found.counts.tolist() == [3, 2, 1]
     assert found.inverse.tolist() == [0, 1, 0, 2, 1, 0]
+
+
+def test_a_table_of_layers_and_one_of_rows_by_hand() -> None:
+    """Four rows of two layers, labelled by class and by half."""
+    first = torch.tensor([[1, 0, 1], [0, 0, 1], [1, 0, 1], [1, 1, 1]]).bool()
+    last = torch.tensor([[0], [0], [1], [1]]).bool()
+    codes = SplineCodes.from_bits({"first": first, "last": last}, {"class": list("abab"), "half": [0, 0, 1, 1]})
+    table = codes.separation().set_index("layer")
+    assert table["set"].to_dict() == {"first": 8 / 12, "last": 2 / 4}
+    assert table["distinct"].to_dict() == {"first": 3, "last": 2}
+    assert table["bits"].to_dict() == {"first": 3, "last": 1}
+    # rows 0, 2 and 1, 3 are of one class: 0 and 2 of 3 bits differ; the four other pairs differ in 1, 1, 1 and 1
+    assert table["within"].to_dict() == pytest.approx({"first": (0 + 2) / 2 / 3, "last": 1})
+    assert table["between"].to_dict() == pytest.approx({"first": 4 / 4 / 3, "last": 2 / 4})
+    halves = codes.separation("half").set_index("layer")
+    assert halves["within"]["last"] == 0
+    assert halves["between"]["last"] == 1
+    rows = codes.frame()
+    assert rows["set in first"].tolist() == [2, 1, 2, 3]
+    assert rows["set in last"].tolist() == [0, 0, 1, 1]
+    assert rows["distinct code"].tolist() == [0, 1, 2, 3]
+    assert rows["half"].tolist() == codes.labels("half").tolist() == [0, 0, 1, 1]
+    assert codes.labels().tolist() == list("abab"), "the first without a name"
+    assert "within" not in SplineCodes.from_bits({"first": first}).separation()
+    assert repr(codes) == "SplineCodes of 4 rows, 4 bits, 4 distinct: first 3, last 1"
+
+
+def test_of_many_rows_evenly_spaced_ones_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of nine rows the first, the middle and the last, which are equal; all others differ from them."""
+    bits = torch.zeros(9, 4, dtype=torch.bool)
+    bits[[1, 2, 3, 5, 6, 7]] = True
+    codes = SplineCodes.from_bits({"a": bits}, [0] * 9)
+    assert codes.separation()["within"][0] == pytest.approx(18 / 36)
+    monkeypatch.setattr(codes_module, "COMPARED", 3)
+    assert codes.separation()["within"][0] == 0
+    assert codes.separation()["set"][0] == 24 / 36, "of all rows"
+    assert np.isnan(codes.separation()["between"][0]), "there is one label"
 
 
 def test_chosen_rows() -> None:
@@ -114,7 +157,16 @@ def test_separation_tells_labels_apart_where_there_is_something() -> None:
     assert told_row["within"] == pytest.approx(float(apart[same & ~torch.eye(40).bool()].mean()), rel=1e-6)
 
 
-@pytest.mark.parametrize("part", ["whole", "layer", "since", "place", "rows"])
+@pytest.mark.parametrize(
+    "part",
+    [
+        pytest.param("whole", marks=pytest.mark.slow),
+        "layer",
+        pytest.param("since", marks=pytest.mark.slow),
+        "place",
+        "rows",
+    ],
+)
 def test_saving_gives_an_equal_object_back(part: str, tmp_path: Path) -> None:
     codes = made()
     chosen = {
@@ -160,8 +212,9 @@ def test_questions_without_an_answer_are_refused() -> None:
         codes.at(0, 0)
     with pytest.raises(pc.InputError, match="no channels, height and width"):
         codes.layer("first").at(0, 0)
-    with pytest.raises(pc.InputError, match=r"place \(4, 0\) is outside"):
-        codes.layer("conv").at(4, 0)
+    for place in ((4, 0), (0, 5), (-1, 0), (0, -1)):
+        with pytest.raises(pc.InputError, match=rf"place \({place[0]}, {place[1]}\) is outside"):
+            codes.layer("conv").at(*place)
     with pytest.raises(pc.InputError, match="cannot be compared"):
         codes.hamming(codes.layer("first"))
     with pytest.raises(pc.InputError, match="each of 24 codes has 23 others"):

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 import patchclamp as pc
 from patchclamp.polytopes import neighbours
 from patchclamp.polytopes.neighbours import Engine, Metric, Packed, hamming, jaccard, knn
+from tests.effort import examples
 
 ENGINES: tuple[Engine, ...] = ("int8", "float32")
 
@@ -36,7 +37,7 @@ def problems(draw: st.DrawFn) -> tuple[Packed, Packed, int]:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@settings(max_examples=40)
+@settings(max_examples=examples(15, 60))
 @given(problem=problems())
 def test_distances_and_neighbours_equal_brute_force(engine: Engine, problem: tuple[Packed, Packed, int]) -> None:
     base, queries, k = problem
@@ -63,8 +64,17 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch, metric: Metric, 
     assert torch.equal(hamming(queries, base), torch.from_numpy(slow(queries, base, "hamming")).int())
 
 
+def test_jaccard_distances_that_are_nearly_equal_are_told_apart() -> None:
+    """To 100 set bits, 99 of them are 1/100 away and 101 around them 1/101, which is nearer."""
+    base = np.packbits(np.arange(200) < np.array([[99], [101]]), axis=1)
+    query = np.packbits(np.arange(200)[None] < 100, axis=1)
+    found = knn(base, query, 1, "jaccard")
+    assert found.index.tolist() == [[1]]
+    assert found.distance.tolist() == [[pytest.approx(1 / 101)]]
+
+
 def test_wide_codes_use_wide_keys() -> None:
-    base, queries = codes(60, 400_000), codes(3, 400_000, seed=1)
+    base, queries = codes(50, 300_000), codes(3, 300_000, seed=1)
     base[7] = base[40] = queries[1]
     found = knn(base, queries, 3)
     assert found.index[1, :2].tolist() == [7, 40]

@@ -98,6 +98,41 @@ def test_a_gate_frozen_at_a_point_is_the_function_on_its_piece_and_affine_everyw
     assert torch.equal(bits.sum(-1), state)
 
 
+def test_crossings_and_pieces_of_one_gate_by_hand() -> None:
+    """A clamp from -1 to 2 on the values -3, 3 and 0: it is left and entered between them, at the places that they give."""
+    both = elementwise("here", "clamp", low=-1.0, high=2.0)
+    low, high = elementwise("here", "clamp", low=-1.0, high=None), elementwise("here", "clamp", low=None, high=2.0)
+    z = torch.tensor([[-3.0], [3.0], [0.0]]).double()
+    interval, neuron, fraction = both.crossings(z)
+    assert (interval.tolist(), neuron.tolist()) == ([0, 0, 1], [0, 0, 0])
+    assert fraction.tolist() == pytest.approx([2 / 6, 5 / 6, 1 / 3])
+    assert low.crossings(z)[2].tolist() == pytest.approx([2 / 6])
+    assert high.crossings(z)[2].tolist() == pytest.approx([5 / 6, 1 / 3])
+    rows = torch.tensor([[-3.0], [-1.0], [2.0], [3.0]]).double()
+    assert both.pieces(rows).flatten().tolist() == [0, 1, 2]
+    assert low.pieces(rows).flatten().tolist() == [0, 1, 1]
+    assert high.pieces(rows).flatten().tolist() == [0, 0, 1]
+    for gate, places, pinned in (
+        (both, [-1 - 1e-9, 2 + 1e-9], [-1, 2]),
+        (low, [-1 + 1e-9, 0.5], [-1, 0.5]),
+        (high, [2 - 1e-9, 0.5], [2, 0.5]),
+    ):
+        near = torch.tensor([places], dtype=torch.float64)
+        gate.pin(near, torch.tensor([0]), torch.tensor([0]))
+        assert near[0, 0] == pinned[0]
+        assert near[0, 1] == places[1], "other neurons stay"
+    both.pin(near, torch.tensor([0]), torch.tensor([1]))
+    assert near[0, 1] in (-1, 2)
+    for pair in ([-1.0, 1], [1.0, -1]):  # a line that begins or ends on a break does not cross it
+        assert len(low.crossings(torch.tensor(pair).double()[:, None])[0]) == 0
+
+
+def test_a_break_belongs_to_the_piece_below() -> None:
+    relu, hard = elementwise("here", "relu"), elementwise("here", "hardtanh", low=-1.0, high=1.0)
+    assert relu.bits(torch.tensor([[-1.0, 0, 1]])).tolist() == [[False, False, True]]
+    assert hard.bits(torch.tensor([[-1.0, 1, 2]])).tolist() == [[[False, False], [True, False], [True, True]]]
+
+
 def test_prelu_has_a_slope_a_channel() -> None:
     torch.manual_seed(0)
     act = nn.PReLU(3)
@@ -162,7 +197,97 @@ OPS = {
     "power": lambda x: x**2,
     "rounded division": lambda x: torch.div(x, 0.1, rounding_mode="floor"),
     "crossed bounds": lambda x: torch.clamp(x, 1.0, -1.0),
+    "a random slope": lambda x: F.rrelu(x),
+    "a pool with ceil_mode": lambda x: F.max_pool1d(x, 2, ceil_mode=True),
+    "a pool that returns indices": lambda x: F.max_pool1d(x, 2, return_indices=True)[0],
+    "dropout": lambda x: F.dropout(x),
+    "a constant over it": lambda x: torch.div(2.0, x),
+    "the sum of a power": lambda x: torch.matmul(x, x),
 }
+
+
+FUNCTIONS: dict[str, Callable[[], object]] = {
+    "leaky_relu": lambda: F.leaky_relu,
+    "leaky_relu of .3": lambda: lambda x: F.leaky_relu(x, negative_slope=0.3),
+    "hardtanh": lambda: F.hardtanh,
+    "relu6": lambda: F.relu6,
+    "hardsigmoid": lambda: F.hardsigmoid,
+    "abs": lambda: torch.absolute,
+    "clamp_min": lambda: lambda x: torch.clamp_min(x, 0.2),
+    "clamp_max": lambda: lambda x: x.clamp_max(0.3),
+    "clip": lambda: lambda x: torch.clip(x, max=-0.1),
+    "relu_": lambda: lambda x: F.relu_(x * 1) + x,
+    "dropout that is off": lambda: lambda x: F.dropout(torch.relu(x), training=False),
+    "division": lambda: lambda x: torch.relu(x) / 3,
+    "pool": lambda: lambda x: F.max_pool1d(x, 2),
+    "padded pool": lambda: lambda x: F.max_pool1d(x - 9, 3, stride=2, padding=1),
+    "dilated pool": lambda: lambda x: F.max_pool1d(x, kernel_size=2, stride=1, dilation=3),
+    "rrelu": lambda: nn.RReLU(0.1, 0.5).eval(),
+    "pool of two dimensions": lambda: lambda x: F.max_pool2d(x.reshape(-1, 1, 3, 4), (1, 2)).flatten(1),
+}
+
+
+@pytest.mark.parametrize("kind", FUNCTIONS)
+def test_functions_and_their_defaults_are_the_gates_that_they_are(kind: str) -> None:
+    """Frozen at a point, with values on all pieces, a gate is the function there and has its derivative."""
+    made = type("One", (nn.Module,), {"forward": lambda self, x: self.inner(x)})()
+    inner = FUNCTIONS[kind]()
+    made.inner = inner
+    x = torch.tensor([[-7.0, -4, -2.5, -0.5, -0.05, 0.1, 0.25, 0.7, 1.5, 5, 6.5, 9]], dtype=torch.float64)
+    x = x[:, torch.randperm(12, generator=torch.Generator().manual_seed(0))]
+    network = Network(made.eval())
+    network.require_exact("this")
+    held = network.frozen(x, network.states(x))
+    own = made(x.clone())
+    assert torch.allclose(held, own, rtol=0, atol=1e-12)
+    assert torch.allclose(network.run(x), own, rtol=0, atol=1e-12)
+    slope = torch.autograd.functional.jacobian(lambda y: made(y[None])[0], x[0])
+    found = pc.wrap(made).affine_map(x[0], dtype="float64")
+    # torch's own derivative of a hard sigmoid has 1/6 in single precision
+    assert torch.allclose(found.A, slope, rtol=0, atol=1e-12 if kind != "hardsigmoid" else 1e-7)
+
+
+@pytest.mark.parametrize(("form", "function"), [("none", F.gelu), ("tanh", lambda z: F.gelu(z, approximate="tanh"))])
+def test_smooth_functions_are_frozen_at_their_own_code(form: str, function: Callable[[Tensor], Tensor]) -> None:
+    made = type("One", (nn.Module,), {"forward": lambda self, x: F.gelu(x, approximate=form)})()
+    x = torch.linspace(-3, 3, 13, dtype=torch.float64)[None]
+    network = Network(made)
+    assert torch.allclose(network.frozen(x, network.states(x)), function(x), rtol=0, atol=1e-12)
+    assert torch.allclose(network.frozen(2 * x, network.states(x)), 2 * function(x), rtol=0, atol=1e-12), (
+        "its code is held"
+    )
+
+
+def test_what_training_mode_makes_of_a_network() -> None:
+    net = nn.Sequential(nn.Linear(3, 4), nn.Dropout(), nn.ReLU(), nn.Linear(4, 2)).double()
+    model = pc.wrap(net)
+    net.train()
+    assert not Network.of(model).is_exact()
+    net.eval()
+    assert Network.of(model).is_exact(), "another mode is another network"
+
+
+def test_an_input_is_not_overwritten_by_a_gate_in_place() -> None:
+    for first in (nn.ReLU(inplace=True), nn.Hardtanh(inplace=True)):
+        net = nn.Sequential(first, nn.Linear(3, 2)).double()
+        x = torch.tensor([[-1.0, 2, -3]]).double()
+        Network(net).run(x)
+        pc.wrap(net).affine_map(x[0])
+        assert x.tolist() == [[-1, 2, -3]]
+    made = type("One", (nn.Module,), {"forward": lambda self, x: F.relu_(x)})()
+    Network(made).run(x)
+    assert x.tolist() == [[-1, 2, -3]]
+
+
+def test_places_by_name_port_and_number() -> None:
+    network = Network(networks()["relu"][0])
+    for place, first in (("1", "2"), ("1:out", "2"), ("1:in", "1"), ("0", "1")):
+        assert network.after(place)[0][0].name == first, place
+    blocks = Network(nn.Sequential(nn.Sequential(nn.Linear(3, 3), nn.ReLU()), nn.Linear(3, 2)))
+    assert [step.name for step in blocks.after("0")[0]] == ["1"], "after all of its parts"
+    assert [step.name for step in blocks.after("0:in")[0]] == ["0.0", "0.1", "1"]
+    with pytest.raises(pc.InputError, match="ends in :in or :out"):
+        network.after("1:up")
 
 
 @pytest.mark.parametrize("kind", OPS)

@@ -12,11 +12,10 @@ from torch import Tensor, nn
 
 import patchclamp as pc
 from patchclamp.core.errors import BudgetError, PatchclampWarning
-from patchclamp.polytopes.charts import Chart
-from patchclamp.polytopes.cutting import digests
-from patchclamp.polytopes.estimate import estimate
+from patchclamp.polytopes.cutting import digest_of, digests
 from patchclamp.polytopes.network import Network
 from patchclamp.polytopes.plane import Plane, plane
+from tests.effort import FULL, examples
 from tests.polytopes import nets
 
 BOX = ((-2.0, 2.0), (-1.5, 2.5))
@@ -45,7 +44,13 @@ def made(kind: str, seed: int) -> tuple[nn.Module, dict[str, Any]]:
     return net, {"axes": axes, "box": BOX}
 
 
-@pytest.fixture(params=KINDS, scope="module")
+SLOW = ("falling", "prelu", "in place", "conv with average pools")
+"""Kinds that differ little from others."""
+
+
+@pytest.fixture(
+    params=[pytest.param(kind, marks=pytest.mark.slow) if kind in SLOW else kind for kind in KINDS], scope="module"
+)
 def cut(request: pytest.FixtureRequest) -> tuple[nn.Module, Plane]:
     net, where = made(request.param, 6)
     return net, plane(pc.wrap(net), **where)
@@ -76,13 +81,30 @@ def check(net: nn.Module, found: Plane) -> None:
     assert len(np.unique(data["code"].values, axis=0)) == found.regions
     own = np.einsum("roa,ra->ro", data["map"].values[region], places) + data["offset"].values[region]
     np.testing.assert_allclose(own, y, atol=1e-10)
+    begin, corners = data["begin"].values, data["vertices"].values[data["corners"].values]
+    centres = np.stack([corners[begin[i] : begin[i + 1]].mean(0) for i in range(found.regions)])
+    np.testing.assert_allclose(found.centres(), centres, atol=1e-12)
+    with torch.no_grad():
+        says = net(found.points(centres)).numpy()
+    assert (says[range(found.regions), data["class"].values] >= says.max(1) - 1e-10).all()
+    np.testing.assert_array_equal(data["sides"], np.diff(begin))
+    assert found.frame()["code"].nunique() == found.regions
+    maps = [np.sqrt((data["map"].values[i] ** 2).sum()) for i in range(found.regions)]
+    np.testing.assert_allclose(found.frame()["map_norm"], maps)
+    # every side belongs to two regions, or to one and the box
+    inner = found.adjacent()["length"].sum()
+    np.testing.assert_allclose(data["perimeter"].sum(), 2 * inner + 16, rtol=1e-9)
 
 
-@settings(max_examples=20)
+@settings(max_examples=examples(3, 40))
 @given(kind=st.sampled_from(KINDS), seed=st.integers(0, 10_000))
 def test_polygons_are_the_regions_of_any_network(kind: str, seed: int) -> None:
     net, where = made(kind, seed)
     check(net, plane(pc.wrap(net), **where))
+
+
+def test_planes_of_every_kind(cut: tuple[nn.Module, Plane]) -> None:
+    check(*cut)
 
 
 def test_polygons_are_convex_and_counterclockwise(cut: tuple[nn.Module, Plane]) -> None:
@@ -124,6 +146,8 @@ def test_neighbours_differ_in_the_recorded_neuron_alone(cut: tuple[nn.Module, Pl
                 else (code[row.above] != code[row.below]).flatten(0, -2)
             )
             changed = apart.any(1).nonzero().flatten().tolist()
+            if name == row.layer and code.dim() == z[name].dim() and "pool" not in name:
+                assert code[row.above].sum() == code[row.below].sum() + 1, "above, where the neuron is on"
             if name != row.layer:
                 assert changed == []
             elif isinstance(net, nets.Overlapping):  # two windows that overlap share the border of two winners
@@ -175,12 +199,12 @@ def test_cells_have_the_class_that_the_network_says(cut: tuple[nn.Module, Plane]
     data, areas = found.data, found.class_areas()
     np.testing.assert_allclose(sum(areas.values()), AREA)
     draw = np.random.default_rng(0)
-    places = np.stack([draw.uniform(*edges, 40_000) for edges in BOX], axis=1)
+    places = np.stack([draw.uniform(*edges, 10_000) for edges in BOX], axis=1)
     with torch.no_grad():
         classes = net(found.points(places)).argmax(1).numpy()
     for one, area in areas.items():
         share = area / AREA
-        assert abs((classes == one).mean() - share) < 4.5 * np.sqrt(share * (1 - share) / 40_000) + 1e-6
+        assert abs((classes == one).mean() - share) < 4.5 * np.sqrt(share * (1 - share) / 10_000) + 1e-6
     begin = data["cell_begin"].values
     for number in range(data.sizes["cell"]):
         corners = data["vertices"].values[data["cell_corners"].values[begin[number] : begin[number + 1]]]
@@ -197,6 +221,7 @@ def test_layers_one_by_one() -> None:
     assert found.layer_counts() == {"1": plane(pc.wrap(first), box=BOX).regions, "3": found.regions}
 
 
+@pytest.mark.sensitive
 def test_one_layer_of_lines_in_general_position_has_the_number_of_zaslavsky() -> None:
     torch.manual_seed(0)
     net = mlp(2, 7, 2)
@@ -205,6 +230,7 @@ def test_one_layer_of_lines_in_general_position_has_the_number_of_zaslavsky() ->
     assert plane(pc.wrap(net), box=1e4).regions == 1 + 7 + 21
 
 
+@pytest.mark.sensitive
 def test_as_many_regions_as_another_library_finds() -> None:
     torch.manual_seed(0)
     sizes = (2, 16, 16, 2)
@@ -212,7 +238,7 @@ def test_as_many_regions_as_another_library_finds() -> None:
     model = pc.wrap(nn.Sequential(*layers[:-1]))
     # by local search with linear programs on all of the plane; benchmarks/polytopes_plane.py asks it again
     of_relucent = 572
-    assert plane(model, box=1e3).regions == plane(model, box=1e5).regions == of_relucent
+    assert plane(model, box=1e5).regions == of_relucent
 
 
 def test_lines_through_one_point_and_equal_neurons() -> None:
@@ -233,6 +259,87 @@ def test_corners_of_the_box_on_hyperplanes() -> None:
     np.testing.assert_allclose(np.sort(found.data["area"]), [0.5, 0.5, 0.5, 0.5, 1, 1], atol=1e-12)
 
 
+def test_the_largest_of_three_has_three_regions_by_hand() -> None:
+    """max(x, y, 0) on a box from -1 to 1: the border x = y ends where 0 is the largest."""
+    net = nets.of_layer([[1.0, 0], [0, 1], [0, 0]], [0.0, 0, 0], nn.Unflatten(1, (1, 3)), nn.MaxPool1d(3), nn.Flatten())
+    found = plane(pc.wrap(net), box=1.0)
+    data = found.data
+    assert found.regions == 3
+    assert sorted(data["area"].values) == pytest.approx([1, 1.5, 1.5])
+    assert sorted(data["perimeter"].values) == pytest.approx([4, 4 + 2**0.5, 4 + 2**0.5])
+    assert data["sides"].values.tolist() == [4, 4, 4], "a place where a border ended is no corner"
+    assert data["neighbours"].values.tolist() == [2, 2, 2]
+    assert sorted(found.adjacent()["length"]) == pytest.approx([1, 1, 2**0.5])
+
+
+def test_one_output_is_the_class_one_where_it_is_positive() -> None:
+    net = nets.of_layer([[1.0, 0]], [-0.5])
+    found = plane(pc.wrap(net), box=1.0)
+    assert found.class_areas() == pytest.approx({0: 3.0, 1: 1.0})
+    assert found.data["class"].values.tolist() == [0], "at the middle"
+    lines = repr(found).splitlines()
+    assert lines[0] == "1 regions on [-1, 1] x [-1, 1]"
+    assert lines[2] == "area of each class: 0 75.0%, 1 25.0%; decision boundary of 1 pieces"
+    assert pc.wrap(net).raster(box=1.0, lines=3).class_areas() == pytest.approx({0: 3.0, 1: 1.0})
+
+
+def test_the_same_border_twice_is_one_neighbour() -> None:
+    """|x| < 1/2 lies between two others, and each of these has it alone beside it."""
+    net = nets.of_layer([[1.0, 0], [1, 0], [0, 1]], [0.5, -0.5, 9], nn.ReLU(), nn.Linear(3, 2))
+    found = plane(pc.wrap(net), box=1.0)
+    order = np.argsort(found.centres()[:, 0])
+    assert found.data["neighbours"].values[order].tolist() == [1, 2, 1]
+    assert found.data["area"].values[order] == pytest.approx([1, 2, 1])
+    pairs = found.adjacent()
+    assert [(row.above, row.below) for row in pairs.sort_values("neuron").itertuples()] == [
+        (order[1], order[0]),
+        (order[2], order[1]),
+    ]
+    assert pairs["length"].tolist() == pytest.approx([2, 2])
+    for number in (-1, 3):
+        with pytest.raises(pc.InputError, match=f"no region {number}: they are numbered from 0 to 2"):
+            found.polygon(number)
+
+
+def test_boxes_around_points_and_of_one_number() -> None:
+    points = torch.tensor([[1.0, 0, 0], [5, 0, 0], [2, 0, 2]]).double()
+    found = plane(pc.wrap(mlp(3, 4, 2)), points)
+    assert found.data["marked"].values == pytest.approx(np.array([[0, 0], [4, 0], [1, 2]]))
+    assert list(found.data["point"].values) == ["0", "1", "2"]
+    assert found.record["box"] == [[-1, 5], [-1, 3]], "a quarter of the larger extent on every side"
+    assert plane(pc.wrap(mlp(2, 4, 2)), box=1.5).record["box"] == [[-1.5, 1.5], [-1.5, 1.5]]
+    nearly = torch.tensor([[0.0, 0, 0], [1, 0, 0], [2, 1e-4, 0]]).double()
+    assert plane(pc.wrap(mlp(3, 4, 2)), nearly).regions >= 1, "points that are nearly on a line span a plane"
+
+
+def test_coordinates_are_along_the_two_directions_in_their_order() -> None:
+    axes = torch.tensor([[1.0, 2, 3], [0, 1, 0], [0, 0, 2]]).double()
+    found = plane(pc.wrap(mlp(3, 4, 2)), axes=axes, box=1.0)
+    torch.testing.assert_close(found.points([[2.0, 0.5]]), torch.tensor([[1.0, 4, 4]]).double())
+
+
+def test_small_regions_far_from_the_origin_keep_their_area() -> None:
+    net = nets.of_layer([[1.0, 0], [0, 1]], [-1000.0005, -1000.0005], nn.ReLU(), nn.Linear(2, 2))
+    found = plane(pc.wrap(net), box=((1000, 1000.001), (1000, 1000.001)))
+    assert found.data["area"].values == pytest.approx([2.5e-7] * 4, rel=1e-8)
+
+
+def test_digests_tell_codes_and_gates_apart() -> None:
+    bits = torch.tensor(list(itertools.product((False, True), repeat=6)))
+    own, other = digest_of(bits, 0), digest_of(bits, 1)
+    assert len(set(own.tolist())) == len(set(other.tolist())) == 64
+    assert own[0] == other[0] == 0, "no bit is set"
+    assert (own[1:] != other[1:]).all()
+    assert (digest_of(bits, 0) == own).all()
+
+
+def test_a_plane_tells_of_every_gate_that_is_done() -> None:
+    seen: list[Any] = []
+    plane(pc.wrap(mlp(2, 4, 4, 4, 2)), box=1.0, progress=seen.append)
+    cuts = [event for event in seen if event.task == "plane"]
+    assert (cuts[-1].done, cuts[-1].total, cuts[-1].unit) == (3, 3, "layers")
+
+
 def test_hidden_layers_have_planes_too() -> None:
     net = mlp(4, 6, 6, 3)
     model, start = pc.wrap(net), "1"
@@ -240,6 +347,7 @@ def test_hidden_layers_have_planes_too() -> None:
     found = plane(model, axes=axes, box=BOX, start=start)
     alone = plane(pc.wrap(nn.Sequential(*list(net)[2:])), axes=axes, box=BOX)
     assert found.record["layers"] == ["3"]
+    assert found.record["parameters"]["start"] == "1"
     np.testing.assert_array_equal(found.data["vertices"], alone.data["vertices"])
 
 
@@ -268,22 +376,16 @@ def test_the_limit_keeps_what_was_found() -> None:
     with pytest.warns(PatchclampWarning, match="max_regions=100 was met at neuron"):
         part = plane(model, box=BOX, max_regions=100, force=True)
     assert not part.complete
-    assert 100 < part.regions < whole.regions
+    assert 100 < part.regions <= 200, (
+        "it stops at the neuron that goes beyond: one line can halve every region, no more"
+    )
+    assert part.regions < whole.regions
     np.testing.assert_allclose(part.data["area"].sum(), AREA, rtol=1e-12)
     assert part.layer_counts() == {"1": whole.layer_counts()["1"]}
     own = {tuple(np.round(row, 9)) for row in part.data["vertices"].values}
     assert own <= {tuple(np.round(row, 9)) for row in whole.data["vertices"].values}
     assert "cut only until neuron" in repr(part)
     part.figure()
-
-
-@pytest.mark.parametrize("widths", [(2, 20, 2), (2, 24, 24, 2), (2, 16, 16, 16, 2)])
-def test_the_estimate_is_near(widths: tuple[int, ...]) -> None:
-    ratios = []
-    for seed in range(4):
-        found = plane(pc.wrap(mlp(*widths, seed=seed)), box=2.0)
-        ratios.append(found.record["estimate"] / found.regions)
-    assert 0.7 < np.exp(np.log(ratios).mean()) < 1.6
 
 
 def test_a_network_without_gates_is_one_region(tmp_path: Any) -> None:
@@ -339,7 +441,7 @@ def test_networks_that_are_not_piecewise_linear_are_refused_by_name() -> None:
         plane(pc.wrap(Smooth()), box=1.0)
 
 
-@pytest.mark.parametrize("kind", ["relu", "conv"])
+@pytest.mark.parametrize("kind", ["relu", pytest.param("conv", marks=pytest.mark.slow)])
 def test_saving_and_drawing(kind: str, tmp_path: Any) -> None:
     net, where = made(kind, 6)
     found = plane(pc.wrap(net), **where)
@@ -347,7 +449,7 @@ def test_saving_and_drawing(kind: str, tmp_path: Any) -> None:
     opened = pc.open(tmp_path)
     assert opened == found
     assert opened.points([[0.5, 0.5]]).equal(found.points([[0.5, 0.5]]))
-    for color in ("class", "code", "map", "density"):
+    for color in ("class", "code", "map", "density") if FULL else ("map",):
         found.figure(color=color, lines="plain", layers=1)
     with pytest.raises(pc.InputError, match="unknown colour 'clas'; did you mean 'class'"):
         found.figure(color="clas")
@@ -366,18 +468,3 @@ def test_planes_that_would_not_fit_in_memory_are_not_begun(monkeypatch: pytest.M
     with pytest.raises(BudgetError, match="of 30 numbers each.*raster"):
         model.plane(box=2.0)
     assert model.plane(box=2.0, force=True).complete
-
-
-def test_wide_gates_are_estimated_from_fewer_lines() -> None:
-    found = []
-    for width in (64, 40_000):
-        net = nn.Sequential(nn.Linear(2, 64), nn.ReLU(), nn.Linear(64, width), nn.LeakyReLU(1.0)).double()
-        with torch.no_grad():
-            net[2].weight.zero_()  # wide, but no more boundaries
-            torch.manual_seed(0)
-            net[0].weight.normal_()
-        network = Network(net)
-        found.append(estimate(network, Chart.of(pc.wrap(net), None, None), ((-2.0, 2.0), (-2.0, 2.0))))
-    assert [one.lines for one in found] == [28, 12]
-    assert found[1].widest == 40_000
-    assert 0.5 < found[0].regions / found[1].regions < 2

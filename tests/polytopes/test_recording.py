@@ -32,7 +32,7 @@ def test_prompts_of_different_lengths_give_no_rows_of_padding(llama: pc.Model) -
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_soft_codes_give_the_neurons_exactly(family: str) -> None:
-    model = pc.wrap(tiny.build(family))
+    model = pc.wrap(tiny.shared(family))
     prompts = tiny.ids(3, 5)
     soft = soft_codes(model, prompts)
     acts = model.record(prompts, ["mlp_pre", "mlp_act"])
@@ -48,6 +48,52 @@ def test_soft_codes_give_the_neurons_exactly(family: str) -> None:
     hard = soft_codes(model, prompts, beta=1.0)
     dense = spline_codes(model, prompts).dense()
     assert torch.equal(torch.cat([torch.from_numpy(hard[name].values) for name in hard], 1).bool(), dense)
+
+
+def test_soft_codes_of_any_network_by_hand() -> None:
+    """A smooth gate's own code, another's by name, one of beta, and bits where a gate is piecewise linear."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Linear(3, 4), nn.GELU(), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4), nn.ReLU6(), nn.Linear(4, 2)
+    )
+    x = torch.randn(6, 3)
+    with torch.no_grad():
+        first, second = net[0](x), net[:3](x)
+    found = soft_codes(net, x, labels={"own": list("abcdef")})
+    assert list(found) == ["1", "3", "5"]
+    torch.testing.assert_close(torch.from_numpy(found["1"].values), torch.special.ndtr(first))
+    torch.testing.assert_close(torch.from_numpy(found["3"].values), torch.sigmoid(2 * second))
+    assert found["5"].shape == (6, 4, 2)
+    assert set(found["5"].values.flatten().tolist()) <= {0.0, 1.0}
+    assert found["own"].values.tolist() == list("abcdef")
+    named = soft_codes(net, x, name="silu")
+    torch.testing.assert_close(torch.from_numpy(named["1"].values), torch.sigmoid(first))
+    plain = nn.Sequential(nn.Linear(3, 4), nn.GELU(), nn.Linear(4, 2)).eval()
+    with torch.no_grad():
+        z = plain[0](x)
+    sharp = soft_codes(plain, x, beta=0.75, name="silu")
+    torch.testing.assert_close(torch.from_numpy(sharp["1"].values), torch.sigmoid(3 * z))
+    open_ = soft_codes(pc.wrap(plain), x, "1:in", name="silu")
+    torch.testing.assert_close(torch.from_numpy(open_["1:in"].values), torch.sigmoid(z))
+
+
+def test_rows_of_a_language_model_are_labelled_by_what_they_are(llama: pc.Model) -> None:
+    prompts = [*tiny.ids(1, 3), *tiny.ids(1, 2, seed=3)]
+    own = {"kind": ["a", "b"], "each": [1, 2, 3, 4, 5]}
+    for found in (spline_codes(llama, prompts, labels=own), soft_codes(llama, prompts, labels=own)):
+        columns = found.dataset if hasattr(found, "dataset") else found
+        assert columns["kind"].values.tolist() == list("aaabb"), "labels of prompts reach their rows"
+        assert columns["each"].values.tolist() == [1, 2, 3, 4, 5]
+        assert columns["prompt"].values.tolist() == [0, 0, 0, 1, 1]
+        assert columns["position"].values.tolist() == [0, 1, 2, 0, 1]
+        tokens = [token for prompt in llama.prompts(prompts) for token in prompt.tokens]
+        assert columns["token"].values.tolist() == tokens
+    soft = soft_codes(llama, prompts, at="last")
+    assert soft.sizes["row"] == 2
+    seen: list[object] = []
+    torch.manual_seed(0)
+    spline_codes(nn.Sequential(nn.Linear(3, 2), nn.ReLU()), torch.randn(600, 3), progress=seen.append)
+    assert [event.done for event in seen if event.task == "spline codes"][-1] == 600
 
 
 def test_any_network_by_its_gates() -> None:
@@ -116,6 +162,9 @@ def test_bad_input_is_refused(llama: pc.Model) -> None:
         spline_codes(llama, tiny.ids(3, 4), labels=[1, 2])
     with pytest.raises(pc.InputError, match="only gates that change at 0"):
         soft_codes(nn.Sequential(nn.Linear(3, 7), nn.ReLU6()), torch.randn(2, 3), beta=0.5)
+    one_break = type("Clamped", (nn.Module,), {"forward": lambda self, x: x.clamp(min=-1.0)})()
+    with pytest.raises(pc.InputError, match="is a clamp: only gates that change at 0"):
+        soft_codes(one_break, torch.randn(2, 3), beta=0.5)
     with pytest.raises(pc.InputError, match="which activation reads '1:in' is not known"):
         soft_codes(pc.wrap(nn.Sequential(nn.Linear(3, 7), nn.SiLU()).eval()), torch.randn(2, 3), "1:in")
     with pytest.raises(pc.InputError, match="'softplus' has no soft code"):

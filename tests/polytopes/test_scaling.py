@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from torch import nn
 
 import patchclamp as pc
@@ -38,6 +39,85 @@ def test_scaling_is_what_the_rest_of_the_network_makes_of_scaled_activations(net
                 float(((z > 0) != (before > 0)).double().mean())
             )
     assert np.isnan(found["flipped"].sel(gate="1:in")).all(), "a gate before the site is not reached"
+
+
+def test_flips_of_all_gates_together_and_what_was_before(net: nn.Sequential) -> None:
+    x, labels = points((5,), 40), torch.arange(40) % 4
+    found = pc.wrap(net).scaling(x, ["0:out"], [0.5, 3.0], labels=labels)
+    data = found.data.sel(site="0:out")
+    assert data["bits"].values.tolist() == [14, 11]
+    by_gate = data["flipped"].sel(edit="noise", factor=3.0).values
+    assert by_gate[0] != by_gate[1]
+    own = float(found.flipped.sel(edit="noise", site="0:out", factor=3.0))
+    assert own == pytest.approx((14 * by_gate[0] + 11 * by_gate[1]) / 25), "gates weigh as much as they have neurons"
+    with torch.no_grad():
+        clean = net(x)
+    assert float(data["accuracy_before"]) == pytest.approx(float((clean.argmax(1) == labels).double().mean()))
+    assert float(data["loss_before"]) == pytest.approx(float(nn.functional.cross_entropy(clean, labels)))
+    lines = repr(found).splitlines()
+    assert lines[0] == f"accuracy, 40 rows, {float(data['accuracy_before']):.3f} unscaled"
+    assert lines[1].split() == ["factor", "0.5", "3"]
+    assert lines[2].split() == [
+        "0:out",
+        "scale",
+        *[f"{value:.3f}" for value in data["accuracy"].sel(edit="scale").values],
+    ]
+
+
+def test_controls_hang_on_the_seed_and_on_how_far_they_move_alone(net: nn.Sequential) -> None:
+    model, x = pc.wrap(net), points((5,), 20)
+    for control in ("noise", "rotation"):
+        first, again, other = (
+            model.scaling(x, ["0:out"], [0.5, 1.5], controls=[control], seed=seed).data.sel(edit=control)
+            for seed in (0, 0, 1)
+        )
+        np.testing.assert_array_equal(first["kl"], again["kl"])
+        assert (first["kl"] != other["kl"]).all()
+        np.testing.assert_allclose(first["kl"].sel(factor=0.5), first["kl"].sel(factor=1.5))
+
+
+def test_factors_are_sorted_and_counted_once(net: nn.Sequential) -> None:
+    model, x = pc.wrap(net), points((5,), 3)
+    assert model.scaling(x, ["1:out"], [2.0, 0.5, 2], controls=[]).data["factor"].values.tolist() == [0.5, 2]
+    whole = model.scaling(x, "1:out", controls=[]).data["factor"].values
+    assert whole.tolist() == [2.0**power for power in range(-6, 7)]
+
+
+def test_padding_is_no_position(llama: pc.Model) -> None:
+    """Texts of different lengths run together: each counts as it does alone, by its own tokens."""
+    texts = [*tiny.ids(1, 9), *tiny.ids(1, 3, seed=4)]
+    how = {"sites": ["mlp_in.0"], "factors": [0.25], "controls": []}
+    both, long, short = (llama.scaling(some, **how).data.squeeze() for some in (texts, texts[:1], texts[1:]))
+    assert both["bits"].values.tolist() == long["bits"].values.tolist() == [48, 48, 48]
+    flips = (9 * long["flipped"] + 3 * short["flipped"]) / 12
+    assert (flips[1:] > 0).all()
+    np.testing.assert_allclose(both["flipped"], flips, rtol=1e-12)
+    for name in ("loss", "kl", "agreement", "accuracy", "loss_before"):
+        assert float(both[name]) == pytest.approx((8 * float(long[name]) + 2 * float(short[name])) / 10, rel=1e-9), name
+    assert int(both["rows"]) == 10
+
+
+def test_scaling_acts_at_the_positions_asked_for(llama: pc.Model) -> None:
+    texts = tiny.ids(2, 6)
+    found = llama.scaling(texts, ["mlp_in.0"], [0.25], controls=[], at=[2]).data.squeeze()
+    edited = llama.run(texts, pc.Scale(0.25, site="mlp_in.0", at=[2])).logits
+    targets = torch.tensor(texts)[:, 1:]
+    loss = nn.functional.cross_entropy(torch.as_tensor(edited)[:, :-1].flatten(0, 1).double(), targets.flatten())
+    assert float(found["loss"]) == pytest.approx(float(loss), rel=1e-9)
+    everywhere = llama.scaling(texts, ["mlp_in.0"], [0.25], controls=[]).data.squeeze()
+    assert float(found["loss"]) != pytest.approx(float(everywhere["loss"]))
+
+
+def test_gates_in_place_flip_as_others_do() -> None:
+    """Also one that makes negative numbers positive."""
+
+    def flipped(in_place: bool) -> xr.DataArray:
+        torch.manual_seed(0)
+        net = mlp(5, (14, 11), 4, lambda: nn.LeakyReLU(-0.5, inplace=in_place))  # type: ignore[arg-type]
+        return pc.wrap(net.double().eval()).scaling(points((5,), 9), ["0:out"], [3.0]).data["flipped"]
+
+    np.testing.assert_array_equal(flipped(True), flipped(False))
+    assert (flipped(True).sel(edit="noise") > 0).all()
 
 
 def test_a_factor_of_one_changes_nothing(net: nn.Sequential) -> None:
@@ -125,6 +205,7 @@ def test_batches_do_not_matter(net: nn.Sequential, monkeypatch: pytest.MonkeyPat
     model, x = pc.wrap(net), points((5,), 25)
     whole = model.scaling(x, ["1:out"], FACTORS, labels=[1] * 25, controls=[])
     monkeypatch.setattr(module, "_ROWS", 7)
+    monkeypatch.setattr(module, "_BLOCK", 3)
     parts = model.scaling(x, ["1:out"], FACTORS, labels=[1] * 25, controls=[])
     for name in ("accuracy", "loss", "agreement", "kl", "flipped"):
         assert np.allclose(whole.data[name], parts.data[name], atol=1e-12, equal_nan=True)

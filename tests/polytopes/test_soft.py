@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
@@ -12,6 +12,7 @@ from transformers.activations import ACT2FN
 
 import patchclamp as pc
 from patchclamp.polytopes.soft import ACTIVATIONS, REFUSED, SAME, activation, beta_code, swish, swish_steepness
+from tests.effort import examples
 
 NUMBERS = st.floats(-30, 30, allow_nan=False)
 GATED = [name for name, row in ACTIVATIONS.items() if row.lower.slope == row.lower.offset == 0 and row.upper.slope == 1]
@@ -22,6 +23,7 @@ def row_of(numbers: list[float]) -> Tensor:
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
+@settings(max_examples=examples(8, 60))
 @given(numbers=st.lists(NUMBERS, min_size=2, max_size=8))
 def test_the_weighted_sum_of_both_maps_is_the_activation(name: str, numbers: list[float]) -> None:
     row, z = ACTIVATIONS[name], row_of(numbers)
@@ -38,6 +40,14 @@ def test_the_code_times_z_is_the_activation(name: str) -> None:
     assert name in GATED
     z = torch.linspace(-9, 9, 1001, dtype=torch.float64)
     torch.testing.assert_close(ACTIVATIONS[name].code(z) * z, ACTIVATIONS[name].act(z), rtol=1e-13, atol=1e-15)
+
+
+def test_zero_lies_in_the_lower_region() -> None:
+    zero = torch.zeros(1, 1)
+    assert not ACTIVATIONS["relu"].hard(zero)
+    assert ACTIVATIONS["relu"].code(zero) == beta_code(zero, 1.0) == 0
+    assert ACTIVATIONS["abs"].code(torch.tensor([[-2.0, 2.0]])).tolist() == [[0, 1]]
+    assert beta_code(torch.ones(1), 0.75) == torch.sigmoid(torch.tensor(3.0)), "steepness .75 over .25"
 
 
 def test_the_negative_control_another_activations_code_fails() -> None:

@@ -119,7 +119,10 @@ class NearestLinear(nn.Module):
             found = chosen_points(x, self.regions, how, seed)
         with torch.no_grad():
             self.points.copy_(found)
-            self.spread.copy_(nearest(self.points, x)[1].mean().clamp_min(torch.finfo(x.dtype).tiny))
+            limits = torch.finfo(x.dtype)
+            # 0 where the points are the rows themselves: then the choice is all but hard, and its softmax stays finite
+            least = limits.eps * (x - x.mean(0)).square().sum(1).mean().clamp_min(limits.tiny / limits.eps)
+            self.spread.copy_(nearest(self.points, x)[1].mean().maximum(least))
         return self
 
     def region(self, x: Float[Tensor, "row d_in"]) -> Int[Tensor, " row"]:

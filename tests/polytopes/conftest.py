@@ -1,0 +1,14 @@
+"""The global stream of random numbers, from which torch draws the first weights of networks, begins anew in every test."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> Iterator[None]:
+    """The same networks whatever ran before, in any order and in any worker."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
