@@ -35,7 +35,13 @@ def described(value: Any, depth: int = 3) -> Any:
     if value is None or isinstance(value, _PLAIN):
         return value
     if isinstance(value, Tensor):
-        return Same(value), value.data_ptr(), value._version, value.requires_grad, Same(value.grad) if value.is_leaf else None
+        return (
+            Same(value),
+            value.data_ptr(),
+            value._version,
+            value.requires_grad,
+            Same(value.grad) if value.is_leaf else None,
+        )
     if depth and isinstance(value, Mapping):
         return [(key, described(item, depth - 1)) for key, item in value.items()]
     if depth and isinstance(value, list | tuple):

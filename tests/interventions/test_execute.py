@@ -55,7 +55,9 @@ def test_a_part_is_named_by_everything_that_decides_its_numbers(llama: pc.Model,
         known = found
 
 
-def test_new_weights_and_other_tokens_give_their_own_numbers_behind_a_checkpoint(llama: pc.Model, tmp_path: Path) -> None:
+def test_new_weights_and_other_tokens_give_their_own_numbers_behind_a_checkpoint(
+    llama: pc.Model, tmp_path: Path
+) -> None:
     model = pc.wrap(tiny.build("llama"))
     swept(model, tmp_path)
     with torch.no_grad():

@@ -236,7 +236,10 @@ def test_bad_reads_are_refused_before_the_sweep(llama: pc.Model, read: object, m
 def test_loss_needs_a_next_token(llama: pc.Model) -> None:
     with pytest.raises(pc.InputError, match="needs a next token"):
         llama.sweep([[5]], pc.Zero(), sites="mlp_out", read=pc.Loss())
-    for read, said in ((pc.Loss(at=-1), "0 target tokens for 0 positions"), (pc.Loss([1, 2, 3], at=[0, 1]), "3 target tokens for 2")):
+    for read, said in (
+        (pc.Loss(at=-1), "0 target tokens for 0 positions"),
+        (pc.Loss([1, 2, 3], at=[0, 1]), "3 target tokens for 2"),
+    ):
         with pytest.raises(pc.InputError, match=said):
             llama.sweep(PROMPTS[:1], pc.Zero(), sites="mlp_out", read=read)
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 import patchclamp as pc
 from patchclamp.interventions.saving import from_plain, to_plain
 from tests import tiny
+from tests.effort import examples
 
 V = torch.arange(1.0, 33.0, dtype=torch.float64)
 vectors = st.lists(st.floats(-3, 3, width=32), min_size=4, max_size=4).filter(any).map(torch.tensor)
@@ -33,7 +34,7 @@ edits = st.one_of(
 
 
 @given(edits, places)
-@settings(max_examples=60)
+@settings(max_examples=examples(20, 60))
 def test_an_edit_comes_back_equal(edit: pc.Edit, place: dict[str, object]) -> None:
     placed = edit.on(**place)  # type: ignore[arg-type]
     tensors: dict[str, torch.Tensor] = {}

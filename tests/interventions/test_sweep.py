@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import patchclamp as pc
 from patchclamp.core.progress import Progress
 from tests import tiny
+from tests.effort import examples
 from tests.interventions import by_hand
 from tests.traces import no_trace
 
@@ -154,7 +155,7 @@ def test_a_gate_that_never_opens_changes_nothing(llama: pc.Model) -> None:
 
 
 @given(st.data())
-@settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(8, 60), suppress_health_check=[HealthCheck.too_slow])
 def test_any_sweep_equals_one_forward_a_cell(llama: pc.Model, data: st.DataObject) -> None:
     """Random edits, sites, positions, prompts, bases and reads: sharing never changes a number."""
     name = data.draw(st.sampled_from(list(EDITS)))
@@ -310,8 +311,8 @@ def test_a_finished_checkpoint_gives_the_same_bytes_for_many_prompts(
     llama: pc.Model, tmp_path: Path, rung: str
 ) -> None:
     """Baselines too: run again with other lines beside them, their last bits would differ."""
-    prompts = [*tiny.ids(3, 7), *tiny.ids(2, 5)]
-    options = {"sites": "mlp_out", "at": "each", "read": [READ, pc.KL()], "rung": rung, "max_tokens": 60}
+    prompts = [*tiny.ids(2, 5), *tiny.ids(1, 3)]
+    options = {"sites": "mlp_out.1-2", "at": "each", "read": [READ, pc.KL()], "rung": rung, "max_tokens": 20}
     wanted = llama.sweep(prompts, pc.Add(draw(0)), **options)
     for _ in ("made", "loaded"):
         found = llama.sweep(prompts, pc.Add(draw(0)), checkpoint=tmp_path, **options)
@@ -394,6 +395,7 @@ def test_smollm2_in_float64_is_exact_up_to_the_order_of_sums() -> None:
 
 
 @pytest.mark.assets
+@pytest.mark.slow
 def test_smollm2_in_float32(smollm2: pc.Model) -> None:
     rome = pc.Add(smollm2.embedding(" Rome"))
     read = [pc.Probability([" Madrid", " Rome"]), pc.Logits([" Madrid", " Rome"])]
