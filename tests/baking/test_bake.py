@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -124,6 +125,15 @@ def test_other_idempotent_edits_of_the_whole_stream(name: str, make: Any) -> Non
 def test_embed_stands_for_the_first_state_where_nothing_comes_between(name: str) -> None:
     sites = [site for site in every(opened(name)) if site != "resid_pre"]
     assert_same(name, pc.ProjectOut(D, C, site=["embed", *sites]))
+
+
+def test_a_scaled_embedding_does_not_stand_for_the_first_state_where_a_point_is_kept() -> None:
+    """Gemma multiplies its embedding by the root of its width: a projection about a point is another one there."""
+    model = opened("gemma")
+    rest = [site for site in every(model) if site != "resid_pre"]
+    with pytest.raises(pc.EditError, match=r"but not at resid_pre\.0 is no change"):
+        pc.baked(model, pc.ProjectOut(D, C, site=["embed", *rest, "resid_pre.1-2"]))
+    assert_same("gemma", pc.ProjectOut(D, site=["embed", *rest, "resid_pre.1-2"]))
 
 
 @pytest.mark.parametrize("name", families(PLAIN))
@@ -342,6 +352,21 @@ def test_a_shared_weight_is_refused() -> None:
 def test_a_weight_too_large_for_its_type_is_refused() -> None:
     with pytest.raises(pc.EditError, match=r"becomes too large for torch\.float16"):
         pc.baked(pc.wrap(tiny.build("llama", torch.float16)), pc.Scale(1e6, site="mlp_out.1"))
+
+
+def test_the_tolerance_follows_the_type(llama: pc.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    types = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+    for dtype, wanted in types.items():
+        assert bake._allowed(SimpleNamespace(dtype=dtype), None) == wanted
+        assert bake._allowed(SimpleNamespace(dtype=dtype), 0.3) == 0.3
+    for error, options in ((1e-6, {}), (3e-3, {"tolerance": 3e-3})):
+        for factor in (0.99, 1.01):
+            monkeypatch.setattr(bake, "agreement", lambda *_, found=factor * error: pc.Agreement(0.0, found, 1))
+            if factor < 1:
+                pc.baked(llama, pc.ProjectOut(D, site="mlp_out.1"), **options)
+            else:
+                with pytest.raises(pc.ExactnessError, match="the baked model's logits differ"):
+                    pc.baked(llama, pc.ProjectOut(D, site="mlp_out.1"), **options)
 
 
 def test_it_is_compared_on_the_users_prompts_too(llama: pc.Model, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -199,6 +199,24 @@ def test_what_is_no_tensor_is_refused() -> None:
             model.run(torch.ones(1, 2), pc.Zero(site=site))
 
 
+def test_a_module_that_runs_twice_or_never_names_no_tensor() -> None:
+    class Often(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.twice, self.never = nn.Linear(2, 2), nn.Linear(2, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.twice(self.twice(x))
+
+    model = pc.wrap(Often().eval())
+    with pytest.raises(pc.SiteError, match="twice:out ran 2 times in one forward pass"):
+        model.run(torch.ones(1, 2), pc.Zero(site="twice:out"))
+    with pytest.raises(pc.NotFiredError, match="never:out was to be edited, but the forward pass never went there"):
+        model.run(torch.ones(1, 2), pc.Zero(site="never:out"))
+    with pytest.raises(pc.NotFiredError, match="never:in was to be read, but"):
+        model.run(torch.ones(1, 2), record="never:in")
+
+
 def test_a_position_of_an_input_without_tokens_must_exist() -> None:
     net = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)).eval()
     model, x = pc.wrap(net), torch.ones(2, 5, 3)

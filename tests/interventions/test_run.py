@@ -252,7 +252,6 @@ def test_a_rotation_learns_to_carry_what_an_interchange_needs() -> None:
         losses.append(float(loss.detach()))
         basis = subspace.weight.detach()
         assert torch.allclose(basis @ basis.T, torch.eye(4, dtype=torch.float64), atol=1e-6)
-    print(losses)
     assert losses[-1] < losses[0] - 0.3
 
 

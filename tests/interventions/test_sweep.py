@@ -80,6 +80,13 @@ def test_parameters_are_axes(llama: pc.Model) -> None:
     assert np.allclose(grid.data.sel(scale=4.0, layer=1).isel(vector=1).values.squeeze(), single)
     places = llama.sweep(IDS, pc.Add(v), sites="mlp_out", over={"at": [0, -1, "all"]}, read=READ)
     assert list(places.data["at"].values) == ["0", "-1", "all"]
+    gates = {"where": [pc.Norm(), pc.Norm(above=1e9)]}
+    gated = llama.sweep(IDS, pc.Add(v), sites="mlp_out.1", at=-1, over=gates, read=READ)
+    assert gated.plan.repeated == 0, "another gate makes another cell"
+    assert np.allclose(
+        gated.data.isel(where=0).values.squeeze(), llama.run(IDS, pc.Add(v, site="mlp_out.1", at=-1)).logits[0, -1]
+    )
+    assert np.allclose(gated.data.isel(where=1).values.squeeze(), gated.baseline.values.squeeze())
     everywhere = llama.run(IDS, pc.Add(v, site="mlp_out.2")).logits[0, -1]
     assert np.allclose(places.data.sel(at="all", layer=2).values.squeeze(), everywhere)
 
