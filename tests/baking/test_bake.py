@@ -87,12 +87,19 @@ def assert_same(name: str, edits: Any) -> torch.nn.Module:
     return module
 
 
-@pytest.mark.parametrize("name", families(name for name in PLAIN if name != "bloom"))
-@pytest.mark.parametrize("readers", [pytest.param(READERS, id="oblique"), pytest.param(None, id="straight")])
+WHOLE = [
+    pytest.param(case.id, readers, marks=case.marks, id=f"{case.id}-{kind}")
+    for kind, readers, names in (
+        ("oblique", READERS, [name for name in PLAIN if name != "bloom"]),
+        ("straight", None, ["llama", "gpt2", "gpt_neox"]),
+    )
+    for case in families(names)
+]
+
+
+@pytest.mark.parametrize(("name", "readers"), WHOLE)
 def test_a_projection_of_the_whole_stream_about_a_point(name: str, readers: Tensor | None) -> None:
     """Sequential and parallel blocks, multipliers, tied embeddings, position tables, biases, mixtures of experts."""
-    if readers is None and name not in ("llama", "gpt2", "gpt_neox"):
-        pytest.skip("three families show what readers change")
     model = opened(name)
     edit = pc.ProjectOut(D, about=C, readers=readers, site=every(model))
     module = assert_same(name, edit)

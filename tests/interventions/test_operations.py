@@ -179,6 +179,7 @@ def test_dependent_directions_are_refused() -> None:
             pc.ProjectOut(bad)
 
 
+@pytest.mark.sensitive
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_the_activations_dtype_is_kept(dtype: torch.dtype) -> None:
     x = draw(1, 4, WIDTH).to(dtype)

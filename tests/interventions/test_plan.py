@@ -34,7 +34,7 @@ def test_flops_of_one_forward_are_what_torch_counts(name: str) -> None:
     assert full_pass(costs, 11, 11) == pytest.approx(real, rel=0.02)
 
 
-@pytest.mark.parametrize("cumulative", [False, True])
+@pytest.mark.parametrize("cumulative", [pytest.param(False, marks=pytest.mark.slow), True])
 @pytest.mark.parametrize(
     "name",
     ["llama", pytest.param("gpt2", marks=pytest.mark.slow), pytest.param("gpt_neox", marks=pytest.mark.slow), *SLOW],

@@ -235,6 +235,7 @@ def test_the_gradient_through_a_bent_state_written_in_place(llama: pc.Model) -> 
         assert float(b.abs().max()) > 0
 
 
+@pytest.mark.sensitive
 def test_a_rotation_learns_to_carry_what_an_interchange_needs() -> None:
     """Interchange in a learned subspace: orthonormal at every step, and training moves the output to the source's."""
     llama = pc.wrap(tiny.build("llama").requires_grad_(False))
