@@ -128,19 +128,10 @@ def test_other_idempotent_edits_of_the_whole_stream(name: str, make: Any) -> Non
     assert_same(name, make(every(opened(name))))
 
 
-@pytest.mark.parametrize("name", families(["llama", "cohere", "falcon"]))
+@pytest.mark.parametrize("name", families(["llama", "cohere", "falcon", "gemma"], ["llama", "gemma"]))
 def test_embed_stands_for_the_first_state_where_nothing_comes_between(name: str) -> None:
     sites = [site for site in every(opened(name)) if site != "resid_pre"]
     assert_same(name, pc.ProjectOut(D, C, site=["embed", *sites]))
-
-
-def test_a_scaled_embedding_does_not_stand_for_the_first_state_where_a_point_is_kept() -> None:
-    """Gemma multiplies its embedding by the root of its width: a projection about a point is another one there."""
-    model = opened("gemma")
-    rest = [site for site in every(model) if site != "resid_pre"]
-    with pytest.raises(pc.EditError, match=r"but not at resid_pre\.0 is no change"):
-        pc.baked(model, pc.ProjectOut(D, C, site=["embed", *rest, "resid_pre.1-2"]))
-    assert_same("gemma", pc.ProjectOut(D, site=["embed", *rest, "resid_pre.1-2"]))
 
 
 @pytest.mark.parametrize("name", families(PLAIN, ["llama", "mixtral", "granite", "gpt2"]))

@@ -26,12 +26,6 @@ def opened_with(monkeypatch: pytest.MonkeyPatch, name: str, **sites: object) -> 
     [
         ("gemma2", "mlp_out", "mlp:out", r"resid_pre \+ attn_out \+ mlp_out misses resid_post by"),
         ("granite", "attn_out", "self_attn:out", r"resid_pre \+ attn_out \+ mlp_out misses resid_post by"),
-        (
-            "llama",
-            "resid_post",
-            "mlp:out",
-            r"it is not what layer 1 reads: something changes the stream between the layers",
-        ),
         ("llama", "resid_mid", "input_layernorm:in", r"it misses resid_pre \+ attn_out by"),
         ("gpt_neox", "v", Place("attention.query_key_value:out", part="v"), r"z is not a multiple of v"),
         (
