@@ -8,6 +8,7 @@ from torch import Tensor
 
 import patchclamp as pc
 from patchclamp.baking.affine import Affine, affine
+from tests.effort import examples
 
 WIDTH = 6
 seeds = st.integers(0, 2**20)
@@ -28,7 +29,7 @@ def edits(seed: int, rank: int) -> list[pc.Edit]:
 
 
 @given(seeds, st.integers(1, 3))
-@settings(max_examples=25)
+@settings(max_examples=examples(5, 25))
 def test_the_map_does_what_the_operation_does(seed: int, rank: int) -> None:
     x = draw(seed + 9, 5, WIDTH)
     for edit in edits(seed, rank):
@@ -37,7 +38,7 @@ def test_the_map_does_what_the_operation_does(seed: int, rank: int) -> None:
 
 
 @given(seeds, st.integers(1, 3))
-@settings(max_examples=10)
+@settings(max_examples=examples(3, 10))
 def test_composition_is_one_after_the_other(seed: int, rank: int) -> None:
     x, matrix = draw(seed + 9, 5, WIDTH), draw(seed + 10, WIDTH, 4)
     maps = [affine(edit.operation, WIDTH) for edit in edits(seed, rank)]
@@ -48,7 +49,7 @@ def test_composition_is_one_after_the_other(seed: int, rank: int) -> None:
 
 
 @given(seeds, st.integers(1, 3))
-@settings(max_examples=10)
+@settings(max_examples=examples(3, 10))
 def test_exactly_projections_are_idempotent(seed: int, rank: int) -> None:
     still = {"ProjectOut", "Zero", "Clamp", "Put"}
     for edit in edits(seed, rank):

@@ -1,6 +1,8 @@
 """A baked copy is the hooked model, in every family that can express the edit; the others say why, and what is near."""
 
+from collections.abc import Iterable, Sequence
 from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ import patchclamp as pc
 from patchclamp.baking import bake
 from patchclamp.baking.folding import Folding
 from tests import tiny
+from tests.effort import examples
 from tests.traces import no_trace
 
 STREAM = ("resid_pre", "resid_mid", "resid_post")
@@ -24,6 +27,28 @@ BIASED = [
     "phi", "gpt2", "gpt_neo", "gpt_neox", "gpt_neox_sequential", "gptj", "opt", "falcon_alibi", "bloom", "starcoder2",
 ]  # fmt: skip
 """Their MLP's output projection has a bias."""
+QUICK = ("llama", "mixtral", "gemma", "gpt2", "gpt_neox", "falcon")
+"""Gated and plain MLPs, experts, tied tables, position tables, scaled embeddings, parallel blocks, fused projections of two
+layouts: what the short form tries of the edits of the whole stream. Other tests name what tells most there."""
+
+
+def families(names: Iterable[str], quick: Sequence[str] = QUICK) -> list[Any]:
+    """Parameters of a test: the others are slow, and those in float32 with a routing that could tip are sensitive."""
+    marks = {
+        name: [pytest.mark.slow] * (name not in quick) + [pytest.mark.sensitive] * (name in tiny.MOE) for name in names
+    }
+    return [pytest.param(name, marks=its, id=name) for name, its in marks.items()]
+
+
+def allowed(model: pc.Model) -> float:
+    """How far two ways of one sum may lie apart, relative to the largest logit.
+
+    A weight is rounded once; a product of width d sums d terms in some order, which is off by at most d roundings; and a
+    model has two blocks a layer and its head. (Attention in float32 rounds so whatever the type of the weights.)
+    """
+    family = model.sites.family.name
+    rounding = torch.finfo(torch.float32 if family in tiny.FP32_ATTENTION else model.dtype).eps
+    return rounding * 48 * (2 * model.sites.n_layers + 1)
 
 
 def draw(seed: int, *shape: int) -> Tensor:
@@ -57,14 +82,18 @@ def assert_same(name: str, edits: Any) -> torch.nn.Module:
     model = opened(name)
     with no_trace(model.module):
         module = pc.baked(model, edits)
-    allowed = 2e-6 if name in tiny.MOE else 1e-5 if name in tiny.FP32_ATTENTION else 1e-9
-    assert error(model, module, edits) <= allowed
+    assert error(model, module, edits) <= allowed(model)
     assert error(model, module, []) > 1e-4, "the edit does something"
     return module
 
 
-WHOLE = [(name, READERS) for name in PLAIN if name != "bloom"] + [
-    (name, None) for name in ("llama", "gpt2", "gpt_neox")
+WHOLE = [
+    pytest.param(case.id, readers, marks=case.marks, id=f"{case.id}-{kind}")
+    for kind, readers, names in (
+        ("oblique", READERS, [name for name in PLAIN if name != "bloom"]),
+        ("straight", None, ["llama", "gpt2", "gpt_neox"]),
+    )
+    for case in families(names)
 ]
 
 
@@ -78,12 +107,11 @@ def test_a_projection_of_the_whole_stream_about_a_point(name: str, readers: Tens
     reads = D if readers is None else readers
     for site in every(model):
         states = baked.record(tiny.ids(1, 6, seed=4), site)[site].double()
-        assert ((states - C) @ reads.T).abs().max() <= 1e-4 * states.abs().max(), (
-            "the coordinates are pinned everywhere"
-        )
+        bound = 32 * allowed(model) * float(states.abs().max() * reads.abs().max())
+        assert ((states - C) @ reads.T).abs().max() <= bound, "the coordinates are pinned everywhere"
 
 
-@pytest.mark.parametrize("name", ["llama", "gpt2", "gpt_neox"])
+@pytest.mark.parametrize("name", families(["llama", "gpt2", "gpt_neox"], quick=["gpt2"]))
 @pytest.mark.parametrize(
     "make",
     [
@@ -100,50 +128,54 @@ def test_other_idempotent_edits_of_the_whole_stream(name: str, make: Any) -> Non
     assert_same(name, make(every(opened(name))))
 
 
-@pytest.mark.parametrize("name", ["llama", "cohere", "falcon"])
+@pytest.mark.parametrize("name", families(["llama", "cohere", "falcon", "gemma"], ["llama", "gemma"]))
 def test_embed_stands_for_the_first_state_where_nothing_comes_between(name: str) -> None:
     sites = [site for site in every(opened(name)) if site != "resid_pre"]
     assert_same(name, pc.ProjectOut(D, C, site=["embed", *sites]))
 
 
-@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("name", families(PLAIN, ["llama", "mixtral", "granite", "gpt2"]))
 def test_linear_maps_of_what_is_written(name: str) -> None:
     sites = ["attn_out", "mlp_out.1"]
     edits = [pc.Reflect(D, readers=READERS, site=sites), pc.RankOne(R[0], C, site=sites), pc.Scale(0.7, site="mlp_out")]
     assert_same(name, edits)
 
 
-@pytest.mark.parametrize("name", BIASED)
+@pytest.mark.parametrize("name", families(BIASED, ["gpt2", "gpt_neox"]))
 def test_affine_maps_and_additions_where_there_is_a_bias(name: str) -> None:
     assert_same(name, [pc.Scale(2.0, D, C, site="mlp_out.1"), pc.Add(C, site="mlp_out")])
     assert_same(name, [pc.Add(C, 2.0, site="resid_post.1"), pc.Add(C, site="resid_post.0")])
 
 
-@pytest.mark.parametrize("name", ["gpt2", "bloom", "falcon_alibi"])
+@pytest.mark.parametrize("name", families(["gpt2", "bloom", "falcon_alibi"], ["gpt2"]))
 def test_constants_in_place_of_what_is_written(name: str) -> None:
     assert_same(name, [pc.Patch(C, site="mlp_out.1"), pc.Reflect(D, C, site="attn_out")])
     assert_same(name, pc.MeanAblate(tiny.ids(2, 5, seed=8), site="mlp_out.1"))
 
 
-@pytest.mark.parametrize("name", [name for name in tiny.DECODERS if name != "opt_post_norm"])
+@pytest.mark.parametrize(
+    "name", families((name for name in tiny.DECODERS if name != "opt_post_norm"), ["llama", "gpt2", "gemma"])
+)
 def test_any_affine_map_of_the_embedding(name: str) -> None:
     module = assert_same(name, [pc.Scale(0.5, D, C, READERS, site="embed"), pc.Add(C, site="embed")])
-    assert (
-        module.config.tie_word_embeddings is False
-        or module.get_output_embeddings().weight is not module.get_input_embeddings().weight
-    )
+    assert not module.config.tie_word_embeddings
+    assert module.get_output_embeddings().weight is not module.get_input_embeddings().weight
     assert (
         module.get_output_embeddings().weight.data_ptr()
         == opened(name).module.get_output_embeddings().weight.data_ptr()
     )
 
 
-@pytest.mark.parametrize("name", [name for name in tiny.DECODERS if name not in ("opt_post_norm", "bloom")])
+@pytest.mark.parametrize(
+    "name", families((name for name in tiny.DECODERS if name not in ("opt_post_norm", "bloom")), ["gpt2", "gemma"])
+)
 def test_any_affine_map_of_the_first_state(name: str) -> None:
     assert_same(name, [pc.Reflect(D, C, READERS, site="resid_pre.0"), pc.Add(C, site="resid_pre.0")])
 
 
-@pytest.mark.parametrize("name", [name for name in tiny.DECODERS if name != "opt_post_norm"])
+@pytest.mark.parametrize(
+    "name", families((name for name in tiny.DECODERS if name != "opt_post_norm"), ["llama", "gpt2", "gemma"])
+)
 def test_linear_maps_of_what_the_head_reads(name: str) -> None:
     module = assert_same(
         name, [pc.Reflect(D, readers=READERS, site="final_norm"), pc.RankOne(R[0], C, site="final_norm")]
@@ -154,7 +186,7 @@ def test_linear_maps_of_what_the_head_reads(name: str) -> None:
 WITH_ATTENTION = [name for name in tiny.DECODERS if name != "mamba"]
 
 
-@pytest.mark.parametrize("name", WITH_ATTENTION)
+@pytest.mark.parametrize("name", families(WITH_ATTENTION, ["llama", "gpt2", "gpt_neox", "falcon"]))
 def test_heads_and_queries(name: str) -> None:
     """Fused projections in either layout, single heads, several edits on one weight's input in their order."""
     assert_same(
@@ -168,7 +200,9 @@ def test_heads_and_queries(name: str) -> None:
     )
 
 
-@pytest.mark.parametrize("name", [name for name in WITH_ATTENTION if name not in tiny.MOE])
+@pytest.mark.parametrize(
+    "name", families((name for name in WITH_ATTENTION if name not in tiny.MOE), ["llama", "gpt_neox"])
+)
 def test_neurons_and_what_sublayers_read(name: str) -> None:
     assert_same(
         name,
@@ -184,9 +218,9 @@ def test_neurons_and_what_sublayers_read(name: str) -> None:
 def test_ports_of_modules_and_containers_combine_in_the_order_of_the_pass(llama: pc.Model) -> None:
     own = "model.layers.1.mlp.down_proj"
     edits = [pc.Reflect(D, readers=READERS, site="mlp_out.1"), pc.RankOne(C, R[0], site=f"{own}:out")]
-    assert error(llama, pc.baked(llama, edits), edits) <= 1e-9
+    assert error(llama, pc.baked(llama, edits), edits) <= allowed(llama)
     head = [pc.Reflect(D, readers=READERS, site="lm_head:in"), pc.RankOne(C, R[0], site="final_norm")]
-    assert error(llama, pc.baked(llama, head), head) <= 1e-9
+    assert error(llama, pc.baked(llama, head), head) <= allowed(llama)
     swapped = [pc.RankOne(C, R[0], site="lm_head:in"), pc.Reflect(D, readers=READERS, site="final_norm")]
     assert error(llama, pc.baked(llama, head), swapped) > 1e-3, "the order matters"
 
@@ -231,15 +265,17 @@ def test_only_the_named_weights_are_new_and_all_others_are_shared(llama: pc.Mode
 
 
 @given(st.integers(0, 2**20), st.integers(1, 4), st.booleans(), st.booleans())
-@settings(max_examples=12)
+@settings(max_examples=examples(3, 12))
 def test_any_rank_readers_and_constant(seed: int, rank: int, oblique: bool, centred: bool) -> None:
-    model = opened("gpt_neox_sequential")
+    model = opened("gpt2")
     d, r, c = draw(seed, rank, 32), draw(seed + 1, rank, 32), draw(seed + 2, 32)
     edit = pc.ProjectOut(d, c if centred else None, d + 0.3 * r if oblique else None, site=every(model))
-    assert error(model, pc.baked(model, edit), edit) <= 1e-8
+    readers = (d + 0.3 * r) if oblique else d
+    condition = float(torch.linalg.cond(readers @ edit.operation.directions.T.cpu()))
+    assert error(model, pc.baked(model, edit), edit) <= condition * allowed(model)
 
 
-@pytest.mark.parametrize("name", NORMED)
+@pytest.mark.parametrize("name", families(NORMED, ["gemma2"]))
 def test_a_norm_between_weight_and_stream_is_seen(name: str) -> None:
     model = opened(name)
     with pytest.raises(pc.SiteError, match=r"norm .*stands between attn_out\.0 and the weight.*nearest: 'embed'"):
@@ -254,10 +290,10 @@ def test_a_norm_after_the_embedding_is_seen() -> None:
         pc.baked(opened("bloom"), pc.ProjectOut(D, site=list(STREAM)))
 
 
-def test_a_sum_that_is_not_the_stream_is_seen() -> None:
-    for name in OTHER:
-        with pytest.raises(pc.SiteError, match=r"resid_pre\.0 is no change of weights"):
-            pc.baked(opened(name), pc.ProjectOut(D, site=["resid_pre", "resid_post"]))
+@pytest.mark.parametrize("name", families(OTHER, ["opt_post_norm"]))
+def test_a_sum_that_is_not_the_stream_is_seen(name: str) -> None:
+    with pytest.raises(pc.SiteError, match=r"resid_pre\.0 is no change of weights"):
+        pc.baked(opened(name), pc.ProjectOut(D, site=["resid_pre", "resid_post"]))
 
 
 @pytest.mark.parametrize(
@@ -286,17 +322,17 @@ def test_what_is_no_change_of_weights_is_refused_with_what_is_near(llama: pc.Mod
         pc.baked(llama, edits)
 
 
-def test_experts_take_linear_maps_and_no_constants() -> None:
-    for name in tiny.MOE:
-        model = opened(name)
-        module = assert_same(name, pc.Reflect(D, readers=READERS, site="mlp_out.1"))
-        own = dict(model.module.named_parameters())
-        new = [n for n, p in module.named_parameters() if p is not own[n]]
-        assert new[0] == "model.layers.1.mlp.experts.down_proj"
-        changed = module.get_parameter(new[0]) != own[new[0]]
-        assert changed.flatten(1).any(1).all(), "every expert, also those that no token went to"
-        with pytest.raises(pc.EditError, match="weighs its experts; nearest"):
-            pc.baked(model, pc.Add(C, site="mlp_out.1"))
+@pytest.mark.parametrize("name", families(tiny.MOE))
+def test_experts_take_linear_maps_and_no_constants(name: str) -> None:
+    model = opened(name)
+    module = assert_same(name, pc.Reflect(D, readers=READERS, site="mlp_out.1"))
+    own = dict(model.module.named_parameters())
+    new = [n for n, p in module.named_parameters() if p is not own[n]]
+    assert new[0] == "model.layers.1.mlp.experts.down_proj"
+    changed = module.get_parameter(new[0]) != own[new[0]]
+    assert changed.flatten(1).any(1).all(), "every expert, also those that no token went to"
+    with pytest.raises(pc.EditError, match="weighs its experts; nearest"):
+        pc.baked(model, pc.Add(C, site="mlp_out.1"))
 
 
 def test_an_edit_of_another_model_is_refused(llama: pc.Model) -> None:
@@ -304,7 +340,7 @@ def test_an_edit_of_another_model_is_refused(llama: pc.Model) -> None:
 
     from patchclamp.interventions.edits import Origin
 
-    other = pc.wrap(tiny.build("qwen2"))
+    other = pc.wrap(tiny.shared("qwen2"))
     edit = replace(pc.ProjectOut(D, site="mlp_out.1"), origin=Origin("other", other.fingerprint(), "mlp_out.1"))
     with pytest.raises(pc.EditError, match="was fitted on other"):
         pc.baked(llama, edit)
@@ -321,6 +357,21 @@ def test_a_shared_weight_is_refused() -> None:
 def test_a_weight_too_large_for_its_type_is_refused() -> None:
     with pytest.raises(pc.EditError, match=r"becomes too large for torch\.float16"):
         pc.baked(pc.wrap(tiny.build("llama", torch.float16)), pc.Scale(1e6, site="mlp_out.1"))
+
+
+def test_the_tolerance_follows_the_type(llama: pc.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    types = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+    for dtype, wanted in types.items():
+        assert bake._allowed(SimpleNamespace(dtype=dtype), None) == wanted
+        assert bake._allowed(SimpleNamespace(dtype=dtype), 0.3) == 0.3
+    for error, options in ((1e-6, {}), (3e-3, {"tolerance": 3e-3})):
+        for factor in (0.99, 1.01):
+            monkeypatch.setattr(bake, "agreement", lambda *_, found=factor * error: pc.Agreement(0.0, found, 1))
+            if factor < 1:
+                pc.baked(llama, pc.ProjectOut(D, site="mlp_out.1"), **options)
+            else:
+                with pytest.raises(pc.ExactnessError, match="the baked model's logits differ"):
+                    pc.baked(llama, pc.ProjectOut(D, site="mlp_out.1"), **options)
 
 
 def test_it_is_compared_on_the_users_prompts_too(llama: pc.Model, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,19 +7,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 import patchclamp as pc
 from patchclamp.baking import bake
 from tests import tiny
-from tests.baking.test_bake import READERS, C, D, every
+from tests.baking.test_bake import READERS, C, D, allowed, every, families
 from tests.traces import no_trace
 
 TIED = ["gpt2", "gemma", "cohere", "falcon"]
 UNTIED = ["llama", "gpt_neox", "mixtral", "gpt_oss", "qwen2", "phi"]
 
 
-@pytest.mark.parametrize("name", [*TIED, *UNTIED])
+@pytest.mark.parametrize("name", families([*TIED, *UNTIED], quick=["gpt2", "llama", "mixtral"]))
 def test_the_checkpoint_is_the_hooked_model_in_plain_transformers(name: str, tmp_path: Path) -> None:
     model = pc.wrap(tiny.build(name, torch.float32))
     before = model.weights_digest()
@@ -33,9 +33,9 @@ def test_the_checkpoint_is_the_hooked_model_in_plain_transformers(name: str, tmp
     wanted = model.run(prompts, edits).logits
     with torch.no_grad():
         logits = again.eval()(torch.tensor(prompts)).logits
-    assert (logits - wanted).abs().max() <= 2e-5 * wanted.abs().max()
-    assert 0 <= found.log_probability < 5e-3
-    assert found.logits <= 1e-4
+    assert (logits - wanted).abs().max() <= allowed(model) * wanted.abs().max()
+    assert found.logits <= allowed(model)
+    assert 0 <= found.log_probability <= 2 * allowed(model) * wanted.abs().max()
     assert found.positions == 4 * 12 + 7
     assert pc.load_edits(tmp_path / "new") == edits
     record = json.loads((tmp_path / "new" / "patchclamp.json").read_text())
@@ -84,6 +84,30 @@ def test_what_cannot_be_written_is_refused_before_any_work(tmp_path: Path, monke
 
 
 @pytest.mark.assets
+def test_texts_are_compared_and_the_tokenizer_goes_along(tmp_path: Path) -> None:
+    """A tiny model with the tokenizer of a real one: without prompts it is compared on four neutral texts."""
+    tokenizer = AutoTokenizer.from_pretrained(pc.catalogue.fetch("stories15m"))
+    _, _, arguments = tiny.FAMILIES["llama"]
+    module = LlamaForCausalLM(LlamaConfig(**{**arguments, "vocab_size": 32000, "num_hidden_layers": 1})).eval()
+    with torch.no_grad():
+        for number, parameter in enumerate(module.parameters()):
+            draw = torch.Generator().manual_seed(number)
+            parameter.copy_(torch.randn(parameter.shape, generator=draw) / 8)
+    model = pc.wrap(module, tokenizer)
+    edit = pc.ProjectOut(D, C, site=every(model))
+    found = pc.export(model, edit, tmp_path / "new", prompts="One day")
+    again = AutoTokenizer.from_pretrained(tmp_path / "new")
+    texts = [*bake.NEUTRAL, "One day"]
+    assert [again(text)["input_ids"] for text in texts] == [tokenizer(text)["input_ids"] for text in texts]
+    record = json.loads((tmp_path / "new" / "patchclamp.json").read_text())
+    assert [prompt["text"] for prompt in record["prompts"]] == texts
+    assert [prompt["ids"] for prompt in record["prompts"]] == [list(model.prompts(text)[0].ids) for text in texts]
+    assert found.positions == sum(len(prompt["ids"]) for prompt in record["prompts"])
+    assert found.logits <= allowed(model)
+
+
+@pytest.mark.assets
+@pytest.mark.slow
 def test_a_constant_of_the_whole_stream_on_a_real_model(smollm2: pc.Model, tmp_path: Path) -> None:
     """The issue's bar: log-probabilities within 5e-3 of the hooked model, in a process that knows no patchclamp."""
     texts = ["The nurse said that she would come back later.", "It was raining, and the children stayed inside."]

@@ -73,6 +73,27 @@ def test_along_ignores_the_directions_length(seed: int, level: float) -> None:
     assert torch.equal(pc.Along(-d, below=-level)(x), one)
 
 
+def test_gates_at_their_borders() -> None:
+    """On a border every gate is shut; of two equally near centres the first is the nearest."""
+    x = torch.tensor([[3.0, 4.0], [0.0, 0.0], [0.6, 0.8]], dtype=torch.float64)
+    assert pc.Norm()(x).tolist() == [True, False, True]
+    assert pc.Norm(above=5.0)(x).tolist() == [False, False, False]
+    assert pc.Norm(above=1.0, below=5.0)(x).tolist() == [False, False, False]
+    assert pc.Norm(above=0.5, below=5.5)(x).tolist() == [True, False, True]
+    first = torch.tensor([2.0, 0.0])
+    assert pc.Along(first)(x).tolist() == [True, True, True]
+    assert pc.Along(first, above=0.0)(x).tolist() == [True, False, True]
+    assert pc.Along(first, above=0.0, below=3.0)(x).tolist() == [False, False, True]
+    two = torch.tensor([[0.0, 0.0], [6.0, 8.0], [0.0, 9.0]], dtype=torch.float64)
+    assert [pc.Nearest(two, i)(x).tolist() for i in range(3)] == [[True, True, True], [False] * 3, [False] * 3]
+    codes = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    found = [pc.NearestCode(codes, i, threshold=0.6)(x).tolist() for i in range(3)]
+    assert found == [[False, True, False], [False, False, True], [True, False, False]]
+    keys = [pc.Norm(1.0), pc.Norm(0.0, 1.0), ~pc.Norm(1.0), pc.Norm(1.0) & pc.Norm(2.0), pc.Norm(1.0) | pc.Norm(2.0)]
+    keys += [pc.Nearest(two, 0), pc.Nearest(two, 1), pc.NearestCode(two, 0), pc.NearestCode(two, 0, threshold=0.1)]
+    assert len({gate.key for gate in keys}) == len(keys)
+
+
 @given(seeds)
 def test_gates_obey_boolean_algebra(seed: int) -> None:
     x = draw(seed, 9, 5)

@@ -1,9 +1,17 @@
 """Generation: what fires when, what is refused, what stays as it was. (Every family is in the conformance battery.)"""
 
+import copy
+from types import SimpleNamespace
+
 import pytest
 import torch
+from transformers import GenerationConfig
 
 import patchclamp as pc
+from patchclamp.interventions import generate, operations
+from patchclamp.interventions.actions import Action
+from patchclamp.interventions.positions import GENERATED
+from patchclamp.models.sites import Site
 from tests import tiny
 from tests.traces import no_trace
 
@@ -16,7 +24,7 @@ def draw(seed: int) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def gpt2() -> pc.Model:
-    return pc.wrap(tiny.build("gpt2"))
+    return pc.wrap(tiny.shared("gpt2"))
 
 
 @pytest.mark.parametrize(
@@ -117,6 +125,8 @@ def test_an_edit_that_never_fires_is_an_error_and_no_call_is_none(gpt2: pc.Model
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"generation_config": GenerationConfig(num_beams=3)}, "num_beams=3 cannot be combined"),
+        ({"penalty_alpha": 0.6}, "contrastive search"),
         ({"num_beams": 3}, "num_beams=3 cannot be combined with edits: beam search reorders rows"),
         ({"assistant_model": object()}, "assisted decoding"),
         ({"prompt_lookup_num_tokens": 2}, "assisted decoding"),
@@ -135,9 +145,14 @@ def test_ways_of_decoding_that_mix_rows_are_refused(gpt2: pc.Model, settings: di
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"max_new_tokens": 0}, "must be 1 or more"), ({"max_new_tokens": 100}, "exceed the model's context of 64")],
+    [
+        ({"max_new_tokens": 0}, "must be 1 or more"),
+        ({"max_new_tokens": 59}, "6 prompt tokens and 59 new ones exceed the model's context of 64"),
+    ],
 )
 def test_bad_lengths(gpt2: pc.Model, options: dict[str, int], message: str) -> None:
+    if options["max_new_tokens"] == 59:
+        assert len(gpt2.generate(IDS, max_new_tokens=58, eos_token_id=None).ids[0]) == 58, "the last that fits"
     with pytest.raises(pc.InputError, match=message):
         gpt2.generate(IDS, **options)
 
@@ -151,6 +166,55 @@ def test_models_that_cannot_generate() -> None:
 
 
 @pytest.mark.assets
+@pytest.mark.sensitive
+def test_texts_are_the_decoded_tokens_and_a_batch_changes_none(stories: pc.Model) -> None:
+    prompts = ["The little girl", "One day a dog"]
+    made = stories.generate(prompts, max_new_tokens=4)
+    assert made.prompts == tuple(prompts)
+    assert [stories.tokenizer.decode(list(ids)) for ids in made.ids] == list(made.texts)
+    assert [len(tokens) for tokens in made.tokens] == [4, 4]
+    assert str(made) == "\n".join(a + b for a, b in zip(prompts, made.texts, strict=True))
+    assert [stories.generate([p], max_new_tokens=4).texts[0] for p in prompts] == list(made.texts)
+    assert list(made.data["text"].values) == list(made.texts)
+
+
+def test_a_text_ends_at_the_end_tokens_of_the_call(gpt2: pc.Model) -> None:
+    """Those of the call, else the model's; what follows in a batch is padding."""
+
+    def cut(ids: tuple[int, ...], ends: set[int]) -> tuple[int, ...]:
+        return ids[: min((i for i, token in enumerate(ids) if token in ends), default=len(ids))]
+
+    prompts = tiny.ids(2, 6)
+    free = [gpt2.generate(p, max_new_tokens=6, eos_token_id=None).ids[0] for p in prompts]
+    assert [len(ids) for ids in free] == [6, 6]
+    end, other = free[0][-1], free[1][0]
+    assert len(cut(free[0], {end})) < 6
+    for given, ends in ((end, {end}), ([end, other], {end, other})):
+        made = gpt2.generate(prompts, max_new_tokens=6, eos_token_id=given)
+        assert made.ids == tuple(cut(ids, ends) for ids in free)
+    config = copy.deepcopy(gpt2.module.generation_config)
+    config.eos_token_id = end
+    made = gpt2.generate(prompts, max_new_tokens=6, generation_config=config)
+    assert made.ids == tuple(cut(ids, {end}) for ids in free)
+    holder = SimpleNamespace(module=SimpleNamespace(generation_config=config))
+    assert generate._ends(holder, {}) == {end}, "the model's own, where the call names none"
+    assert generate._ends(holder, {"eos_token_id": None}) == set()
+    assert generate._until_end([5, 4, 3, 4], {4}) == (5,)
+    assert generate._until_end([5, 4, 3, 4], set()) == (5, 4, 3, 4)
+
+
+def test_generated_positions_are_those_from_the_prompts_end_on() -> None:
+    """Of a call on columns that begin at a position, for a prompt of six tokens."""
+    action = Action(Site("mlp_out", 1), (2, GENERATED), operations.Zero(), None, 0)
+    wanted = {(0, 6): (2,), (0, 8): (2, 6, 7), (6, 1): (2, 6), (7, 2): (2, 7, 8)}
+    for (start, width), where in wanted.items():
+        assert generate._concrete(action, start, width, 6).positions == where
+    plain = Action(Site("mlp_out", 1), (2,), operations.Zero(), None, 0)
+    assert generate._concrete(plain, 6, 1, 6) is plain
+
+
+@pytest.mark.assets
+@pytest.mark.slow
 def test_steering_changes_the_text(smollm2: pc.Model) -> None:
     prompts = ["I think that the best city is", "My favourite place"]
     plain = smollm2.generate(prompts, max_new_tokens=12)

@@ -12,6 +12,7 @@ import patchclamp as pc
 from patchclamp.core.errors import EditError
 from patchclamp.interventions import operations as ops
 from patchclamp.interventions.operations import orthonormal
+from tests.effort import examples
 
 WIDTH = 6
 seeds = st.integers(0, 2**20)
@@ -26,12 +27,12 @@ def every_operation(seed: int) -> list[ops.Operation]:
     return [
         ops.Add(v, 1.5), ops.Put(v), ops.Zero(), ops.Scale(2.5), ops.Scale(2.5, None, about), ops.Scale(0.5, basis, about),
         ops.ProjectOut(basis), ops.ProjectOut(basis, about), ops.Reflect(basis, about), ops.Clamp(-0.5, 0.5),
-        ops.Clamp(None, 0.1, basis, about), ops.Call(lambda x: x.sin()), ops.Apply(torch.nn.Linear(WIDTH, WIDTH).double()),
+        ops.Clamp(None, 0.1, basis, about), ops.RankOne(v, about), ops.Call(lambda x: x.sin()), ops.Apply(torch.nn.Linear(WIDTH, WIDTH).double()),
     ]  # fmt: skip
 
 
 @given(seeds)
-@settings(max_examples=25)
+@settings(max_examples=examples(10, 25))
 def test_operations_are_pure_and_act_vector_by_vector(seed: int) -> None:
     x = draw(seed + 9, 3, 4, WIDTH)
     for operation in every_operation(seed):
@@ -43,8 +44,56 @@ def test_operations_are_pure_and_act_vector_by_vector(seed: int) -> None:
         assert torch.allclose(whole, operation(x)), operation
 
 
+E1, E2 = torch.eye(3, dtype=torch.float64)[:2]
+ABOUT = torch.tensor([1.0, 1.0, 1.0], dtype=torch.float64)
+READER = torch.tensor([1.0, 0.0, 0.5], dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("edit", "wanted"),
+    [
+        (pc.Add(ABOUT), [4.0, -3.0, 3.0]),
+        (pc.Add(ABOUT, -2.0), [1.0, -6.0, 0.0]),
+        (pc.Zero(), [0.0, 0.0, 0.0]),
+        (pc.Patch(ABOUT), [1.0, 1.0, 1.0]),
+        (pc.MeanAblate(ABOUT), [1.0, 1.0, 1.0]),
+        (pc.Scale(3.0), [9.0, -12.0, 6.0]),
+        (pc.Scale(3.0, about=ABOUT), [7.0, -14.0, 4.0]),
+        (pc.Scale(3.0, 5 * E1), [9.0, -4.0, 2.0]),
+        (pc.Scale(3.0, E1, ABOUT), [7.0, -4.0, 2.0]),
+        (pc.Scale(3.0, E1, ABOUT, READER), [8.0, -4.0, 2.0]),
+        (pc.ProjectOut(torch.stack([E1, E1 + E2])), [0.0, 0.0, 2.0]),
+        (pc.ProjectOut(E1, ABOUT), [1.0, -4.0, 2.0]),
+        (pc.ProjectOut(E1, ABOUT, READER), [0.5, -4.0, 2.0]),
+        (pc.Reflect(E1), [-3.0, -4.0, 2.0]),
+        (pc.Reflect(E1, ABOUT), [-1.0, -4.0, 2.0]),
+        (pc.Reflect(E1, ABOUT, READER), [-2.0, -4.0, 2.0]),
+        (pc.Clamp(-1.0, 2.5), [2.5, -1.0, 2.0]),
+        (pc.Clamp(low=2.5), [3.0, 2.5, 2.5]),
+        (pc.Clamp(high=2.5), [2.5, -4.0, 2.0]),
+        (pc.Clamp(-1.0, 2.5, E1), [2.5, -4.0, 2.0]),
+        (pc.Clamp(high=1.5, directions=E1, about=ABOUT), [2.5, -4.0, 2.0]),
+        (pc.Clamp(high=2.0, directions=E1, about=ABOUT, readers=READER), [2.5, -4.0, 2.0]),
+        (pc.Clamp(3.5, 5.0, E1), [3.5, -4.0, 2.0]),
+        (pc.RankOne(torch.tensor([1.0, 0.5, 0.0]), torch.tensor([0.0, 2.0, 1.0])), [3.0, -2.0, 3.0]),
+        (pc.RankOne(torch.tensor([0.0, 1.0, 0.0]), torch.tensor([0.5, 0.0, 0.0])), [1.0, -4.0, 2.0]),
+    ],
+)  # fmt: skip
+def test_operations_by_hand(edit: pc.Edit, wanted: list[float]) -> None:
+    x = torch.tensor([3.0, -4.0, 2.0], dtype=torch.float64)
+    assert edit.operation(x).tolist() == pytest.approx(wanted, abs=1e-12)
+    assert edit.operation(torch.stack([0 * x, x]))[1].tolist() == pytest.approx(wanted, abs=1e-12)
+
+
+def test_nearly_dependent_directions_are_told_from_dependent_ones() -> None:
+    assert pc.ProjectOut(torch.stack([E1, E1 + 1e-8 * E2])).operation(E1 + E2).abs().max() < 1e-12
+    with pytest.raises(pc.EditError, match="the 2 directions are linearly dependent or zero"):
+        pc.ProjectOut(torch.stack([E1, E1 + 1e-11 * E2]))
+    assert torch.equal(orthonormal(torch.stack([-2 * E1, E1 + 3 * E2])), torch.stack([-E1, E2])), "signs are kept"
+
+
 @given(seeds)
-@settings(max_examples=25)
+@settings(max_examples=examples(10, 25))
 def test_projection_theorems(seed: int) -> None:
     x, about, raw = draw(seed, 5, WIDTH), draw(seed + 1, WIDTH), draw(seed + 2, 3, WIDTH)
     basis = orthonormal(raw)
@@ -69,7 +118,7 @@ def test_projection_theorems(seed: int) -> None:
 
 
 @given(seeds)
-@settings(max_examples=25)
+@settings(max_examples=examples(10, 25))
 def test_oblique_projection_theorems(seed: int) -> None:
     x, about, raw, reads = (
         draw(seed + i, *shape) for i, shape in enumerate([(5, WIDTH), (WIDTH,), (2, WIDTH), (2, WIDTH)])
@@ -114,7 +163,7 @@ def test_readers_that_see_nothing_are_refused() -> None:
 
 
 @given(seeds, st.integers(1, WIDTH))
-@settings(max_examples=25)
+@settings(max_examples=examples(10, 25))
 def test_orthonormal_rows_span_the_same_space(seed: int, rank: int) -> None:
     raw = draw(seed, rank, WIDTH)
     basis = orthonormal(raw)
@@ -130,6 +179,7 @@ def test_dependent_directions_are_refused() -> None:
             pc.ProjectOut(bad)
 
 
+@pytest.mark.sensitive
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_the_activations_dtype_is_kept(dtype: torch.dtype) -> None:
     x = draw(1, 4, WIDTH).to(dtype)
@@ -141,13 +191,36 @@ def test_the_activations_dtype_is_kept(dtype: torch.dtype) -> None:
 
 
 @given(seeds)
-@settings(max_examples=20)
+@settings(max_examples=examples(5, 20))
 def test_equality_and_hash_go_by_content(seed: int) -> None:
     one, two = every_operation(seed)[:-2], every_operation(seed)[:-2]
     assert one == two
     assert [hash(a) for a in one] == [hash(b) for b in two]
     assert len(set(one)) == len(one), "different operations differ"
     assert ops.Add(draw(seed, WIDTH)) != ops.Add(draw(seed, WIDTH).float())
+
+
+def test_keys_of_what_holds_more_than_numbers() -> None:
+    """A dictionary and a function by identity, with what is done with it; a module as it is now."""
+    book, other, module = Double(), Double(), torch.nn.Linear(WIDTH, WIDTH)
+    splices = [
+        ops.Splice(book, {1: 5.0}), ops.Splice(book, {1: 6.0}), ops.Splice(book, {0: 5.0}), ops.Splice(other, {1: 5.0}),
+        ops.Splice(book, {1: 5.0}, keep_error=False),
+    ]  # fmt: skip
+    assert len({splice.key for splice in splices}) == 5
+    assert ops.Splice(book, {1: 5.0}) == splices[0]
+    assert ops.Call(torch.sin) == ops.Call(torch.sin) != ops.Call(torch.cos)
+    assert [ops.Call(torch.sin).opaque, ops.Zero().opaque] == [True, False]
+    before = ops.Apply(module).key
+    assert ops.Apply(module).key == before != ops.Apply(torch.nn.Linear(WIDTH, WIDTH)).key
+    with torch.no_grad():
+        module.weight.add_(1.0)
+    assert ops.Apply(module).key != before, "training makes it another operation"
+    edit = pc.Zero(site="mlp_out.1", at=-1)
+    others = [edit.on("mlp_out.2"), edit.on(at=0), edit.on(where=pc.Norm(1.0)), pc.Scale(0.0, site="mlp_out.1", at=-1)]
+    assert len({e.key for e in [edit, *others, edit.on(where=pc.Norm(2.0))]}) == 6
+    assert edit.on() == edit == edit.on(where=pc.Norm(1.0)).using(where=None)
+    assert edit.on(where=pc.Norm(1.0)).on(at=-1).where == pc.Norm(1.0), "what is not given stays"
 
 
 def test_values_a_position_are_selected_in_order() -> None:
@@ -177,7 +250,10 @@ def test_splicing_a_dictionary() -> None:
     assert torch.equal(lossy[..., 2:], torch.zeros(3, WIDTH - 2, dtype=torch.float64))
     changed = ops.Splice(Double(), {1: 5.0})(x)
     assert torch.allclose(changed[..., 1], torch.full((3,), 5.0, dtype=torch.float64))
+    assert torch.equal(changed[..., 0], x[..., 0]), "so do the other latents"
     assert torch.equal(changed[..., 2:], x[..., 2:]), "the error stays"
+    alone = ops.Splice(Double(), {1: 5.0}, keep_error=False)(x)
+    assert torch.equal(alone, torch.cat([x[:, :1], torch.full((3, 1), 5.0), torch.zeros(3, WIDTH - 2)], 1))
     with pytest.raises(pc.EditError, match="encode and decode"):
         pc.Splice(object(), {0: 1.0})
 
@@ -203,6 +279,12 @@ def test_splicing_a_dictionary() -> None:
         (lambda: pc.Zero(at="lats"), "did you mean 'last'"),
         (lambda: pc.Zero(at=1.5), "is no position"),
         (lambda: pc.Zero(at=[]), "list of positions is empty"),
+        (lambda: pc.Zero(at=True), "True is no position"),
+        (lambda: pc.Zero(at=[0, "lats"]), "did you mean 'last'"),
+        (lambda: pc.MeanAblate(pc.Zero()), "pc.MeanAblate takes a vector"),
+        (lambda: pc.Rotate("x", rank=0, d=4), r"rank 0 does not fit into width 4; valid: 1\.\.4"),
+        (lambda: pc.Reflect(None), "directions are needed"),
+        (lambda: pc.Clamp(1.0, directions=torch.tensor([1, 2])), "finite and of a floating dtype"),
         (lambda: pc.Edit(3), "needs an operation or an nn.Module"),
         (lambda: pc.Zero().using(scale=2), "unknown parameter of Zero 'scale'"),
         (lambda: pc.Add(torch.zeros(3)).using(scal=2), "did you mean 'scale'"),

@@ -8,12 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import patchclamp as pc
-from patchclamp.interventions import operations, packing, wavefront
+from patchclamp.interventions import packing, wavefront
 from patchclamp.interventions.packing import Layout, Packer, lay_out, pack, unpack
 from tests import tiny
 
 READ = pc.Logits()
-PROMPTS = [*tiny.ids(1, 9), *tiny.ids(1, 9, seed=4)]
+LENGTH = 7
+PROMPTS = [*tiny.ids(1, LENGTH), *tiny.ids(1, LENGTH, seed=4)]
 
 
 def counts() -> st.SearchStrategy[tuple[int, dict[int, list[int]]]]:
@@ -64,24 +65,41 @@ def calls_of_a_layer(module: torch.nn.Module) -> list[torch.Size]:
     return seen
 
 
-@pytest.mark.parametrize(
-    "edit", [pc.Add(torch.randn(32, generator=torch.Generator().manual_seed(1))), pc.Patch(tiny.ids(1, 9, seed=8))]
-)
-@pytest.mark.parametrize("sites", [["mlp_out", "attn_out"], "resid_post", "z.*.h1"])
-def test_packed_rows_give_what_they_give_alone(edit: pc.Edit, sites: object) -> None:
-    if sites == "z.*.h1" and isinstance(edit.operation, operations.Add):
-        edit = pc.Scale(3.0)
+@pytest.fixture(scope="module")
+def counted() -> tuple[pc.Model, list[torch.Size]]:
+    """A model and the shapes that its second layer has been called with."""
     module = tiny.build("llama")
     model = pc.wrap(module)
     assert model.ladder.packs
-    seen = calls_of_a_layer(module)
-    base = [pc.Scale(1.5, site="mlp_out.1", at=slice(2, 7))]
+    return model, calls_of_a_layer(module)
+
+
+ADD, PATCH = pc.Add(torch.randn(32, generator=torch.Generator().manual_seed(1))), pc.Patch(tiny.ids(1, LENGTH, seed=8))
+
+
+@pytest.mark.parametrize(
+    ("edit", "sites"),
+    [
+        (ADD, ["mlp_out", "attn_out"]),
+        (PATCH, "resid_post"),
+        (pc.Scale(3.0), "z.*.h1"),
+        pytest.param(PATCH, ["mlp_out", "attn_out"], marks=pytest.mark.slow),
+        pytest.param(ADD, "resid_post", marks=pytest.mark.slow),
+        pytest.param(PATCH, "z.*.h1", marks=pytest.mark.slow),
+    ],
+)
+def test_packed_rows_give_what_they_give_alone(
+    counted: tuple[pc.Model, list[torch.Size]], edit: pc.Edit, sites: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, seen = counted
+    seen.clear()
+    base = [pc.Scale(1.5, site="mlp_out.1", at=slice(2, 5))]
     options = {"sites": sites, "at": "each", "read": [READ, pc.KL(at="all")], "base": base}
     packed = model.sweep(PROMPTS, edit, **options)
     together = len(seen)
     assert (len({shape[1] for shape in seen})) == 1, "every call has whole rows"
     seen.clear()
-    model.ladder = dataclasses.replace(model.ladder, packs=False)
+    monkeypatch.setattr(model, "ladder", dataclasses.replace(model.ladder, packs=False))
     alone = model.sweep(PROMPTS, edit, **options)
     assert together < len(seen), "fewer calls"
     slow = model.sweep(PROMPTS, edit, **options, rung="cell")
@@ -112,13 +130,11 @@ def test_an_argument_that_is_not_understood_is_not_packed() -> None:
     assert pc.wrap(tiny.shared("gemma2", torch.float32)).ladder.packs, "which float32 does not promise"
 
 
-def test_large_groups_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = tiny.build("llama")
-    model = pc.wrap(module)
+def test_large_groups_are_left_alone(llama: pc.Model, monkeypatch: pytest.MonkeyPatch) -> None:
     laid: list[Layout] = []
     original = packing.layout_at
     monkeypatch.setattr(wavefront, "layout_at", lambda *a: laid.append(original(*a)) or laid[-1])
     monkeypatch.setattr(packing, "ENOUGH", 1)
-    model.sweep(PROMPTS, pc.Scale(2.0), sites="mlp_out", at="each", read=READ)
+    llama.sweep(PROMPTS, pc.Scale(2.0), sites="mlp_out", at="each", read=READ)
     assert laid
     assert not any(layout.places for layout in laid)

@@ -107,6 +107,7 @@ def test_one_prompt_on_each_side(llama: pc.Model) -> None:
 
 
 @pytest.mark.assets
+@pytest.mark.slow
 def test_the_capital_follows_the_country(smollm2: pc.Model) -> None:
     grid = smollm2.patch(
         "The capital of Italy is", "The capital of Spain is", read=pc.LogitDifference(" Rome", " Madrid")

@@ -1,14 +1,22 @@
 """The estimate before a sweep against what then really happens."""
 
+from functools import cache
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import patchclamp as pc
-from patchclamp.interventions.cost import Costs, full_pass, parse_bytes
+from patchclamp.interventions.cost import Costs, full_pass
 from tests import tiny
 
-DENSE = ["llama", "gpt2", "gpt_neox", "gemma2", "phi3", "opt", "qwen3", "cohere"]
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("gemma2", "phi3", "opt", "qwen3", "cohere")]
+
+
+@cache
+def eager(name: str) -> pc.Model:
+    """Torch does not count its fused attention on the CPU."""
+    return pc.wrap(tiny.build(name, attention="eager"))
 
 
 def counted(work: object) -> int:
@@ -17,22 +25,25 @@ def counted(work: object) -> int:
     return int(counter.get_total_flops())
 
 
-@pytest.mark.parametrize("name", DENSE)
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gpt_neox", *SLOW])
 def test_flops_of_one_forward_are_what_torch_counts(name: str) -> None:
-    model = pc.wrap(tiny.build(name, attention="eager"))  # torch does not count its fused attention on the CPU
+    model = eager(name)
     costs = Costs.of(model)
     ids = torch.tensor(tiny.ids(1, 11))
     real = counted(lambda: model.module(ids, use_cache=False))
     assert full_pass(costs, 11, 11) == pytest.approx(real, rel=0.02)
 
 
-@pytest.mark.parametrize("cumulative", [False, True])
-@pytest.mark.parametrize("name", DENSE)
+@pytest.mark.parametrize("cumulative", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.parametrize(
+    "name",
+    ["llama", pytest.param("gpt2", marks=pytest.mark.slow), pytest.param("gpt_neox", marks=pytest.mark.slow), *SLOW],
+)
 def test_the_planned_flops_are_the_executed_ones(name: str, cumulative: bool) -> None:
-    model = pc.wrap(tiny.build(name, attention="eager"))
+    model = eager(name)
     v = torch.ones(32, dtype=torch.float64)
     options = {"sites": ["mlp_out", "attn_out"], "at": "each", "cumulative": cumulative, "read": pc.Probability([5])}
-    ids = tiny.ids(1, 7)
+    ids = tiny.ids(1, 6)
     plan = model.plan(ids, pc.Add(v), **options)
     real = counted(lambda: model.sweep(ids, pc.Add(v), **options))
     assert plan.flops == pytest.approx(real, rel=0.04)
@@ -49,6 +60,7 @@ def test_sharing_grows_with_the_model() -> None:
 
 
 @pytest.mark.assets
+@pytest.mark.slow
 def test_smollm2_runs_within_a_tenth_of_the_arithmetic_bound(smollm2: pc.Model) -> None:
     """The bound for 300 cells, cumulative, 5 tokens is 112.4 GFLOP; one forward a cell takes 404."""
     plan = smollm2.plan(
@@ -78,14 +90,3 @@ def test_a_plan_runs_nothing_and_prints_everything(llama: pc.Model) -> None:
         "memory",
         "time",
     ]
-
-
-@pytest.mark.parametrize(("text", "amount"), [("1GB", 10**9), ("512 MiB", 2**29), ("1.5kB", 1500), (77, 77), ("9", 9)])
-def test_amounts_of_memory(text: str | int, amount: int) -> None:
-    assert parse_bytes(text) == amount
-
-
-def test_routed_experts_count_only_their_share() -> None:
-    model = pc.wrap(tiny.shared("mixtral", torch.float32))
-    dense = pc.wrap(tiny.shared("mistral"))
-    assert Costs.of(model).layer[0] < 3 * Costs.of(dense).layer[0]

@@ -5,6 +5,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.special import softmax
+from scipy.stats import entropy
 
 import patchclamp as pc
 from patchclamp.interventions.reads import as_reads, in_blocks
@@ -84,6 +86,100 @@ def test_activations_at_other_sites_and_positions(llama: pc.Model) -> None:
         assert torch.allclose(found, acts)
 
 
+def numbers(model: pc.Model, read: object, logits: torch.Tensor, baseline: torch.Tensor) -> list[torch.Tensor]:
+    """What a read makes of some logits of a prompt of six tokens, without running the model."""
+    (prompt,) = model.prompts(PROMPTS[:1])
+    return [bound.compute(logits, baseline) for bound in read.bind(model, prompt, 0, 1)]  # type: ignore[attr-defined]
+
+
+def test_every_read_is_its_definition_row_by_row(llama: pc.Model) -> None:
+    """Against scipy and loops, on more rows than one block holds and on two positions."""
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(20, 2, 97, generator=generator, dtype=torch.float64)
+    baseline = 3 * torch.randn(2, 97, generator=generator, dtype=torch.float64)
+    logits[4, 1, 9] = logits[4, 1, 5]  # a tie: neither is before the other
+    x, p = logits.numpy(), softmax(logits.numpy(), axis=-1)
+    before = softmax(baseline.numpy(), axis=-1)
+    at = [2, -1]
+    wanted = [
+        (pc.Probability([5, 9], at=at), p[..., [5, 9]]),
+        (pc.LogOdds([5, 9], at=at), np.log(p[..., [5, 9]] / (1 - p[..., [5, 9]]))),
+        (pc.LogitDifference(5, 9, at=at), x[..., 5] - x[..., 9]),
+        (pc.Logits([9, 5], at=at), x[..., [9, 5]]),
+        (pc.Logits(at=at), x),
+        (pc.Loss(7, at=at), -np.log(p[..., 7]).mean(-1)),
+        (pc.Loss([7, 8], at=at), -(np.log(p[:, 0, 7]) + np.log(p[:, 1, 8])) / 2),
+        (pc.KL(at=at), entropy(np.broadcast_to(before, p.shape), p, axis=-1)),
+        (pc.Rank([5, 9], at=at), np.array([[[sum(row > row[i]) for i in (5, 9)] for row in cell] for cell in x])),
+    ]
+    for read, value in wanted:
+        (found,) = numbers(llama, read, logits, baseline)
+        assert found.shape == value.shape, read
+        assert np.allclose(found, value, rtol=1e-9, atol=1e-12), read
+    own = PROMPTS[0]
+    (found,) = numbers(llama, pc.Loss(at=[1, 4]), logits, baseline)
+    assert np.allclose(found, -(np.log(p[:, 0, own[2]]) + np.log(p[:, 1, own[5]])) / 2)
+    best, which = numbers(llama, pc.TopK(3, at=at), logits, baseline)
+    order = np.argsort(-x, axis=-1)[..., :3]
+    assert np.array_equal(which, order)
+    assert np.allclose(best, np.take_along_axis(p, order, -1))
+    (one,) = numbers(llama, pc.Function(lambda rows: rows[:, :2], "two"), logits[:, :1], baseline[:1])
+    assert np.array_equal(one, x[:, 0, :2])
+
+
+def test_log_odds_never_saturate(llama: pc.Model) -> None:
+    """At a probability that rounds to 1 the odds are still those of the logits: 60 over 96 equal others."""
+    logits = torch.zeros(1, 1, 97, dtype=torch.float64)
+    logits[..., 5] = 60.0
+    (found,) = numbers(llama, pc.LogOdds([5, 6]), logits, logits[0])
+    assert found[0].tolist() == pytest.approx([60 - math.log(96), -60.0], rel=1e-12)
+    assert float(numbers(llama, pc.Probability([5]), logits, logits[0])[0]) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("read", "where", "axes"),
+    [
+        (pc.Probability([5, 9]), (5,), {"answer": ("5", "9")}),
+        (pc.Probability(pc.per_prompt([[5, 9]]), at=1), (1,), {"answer": ("answer 0", "answer 1")}),
+        (pc.LogOdds([5], at=[0, 2]), (0, 2), {"read_at": (0, 2), "answer": ("5",)}),
+        (pc.LogitDifference(5, 9), (5,), {}),
+        (pc.Loss(), (0, 1, 2, 3, 4), {}),
+        (pc.Loss(at=[-1, 3]), (3,), {}),
+        (pc.Loss(7), (5,), {}),
+        (pc.KL("all"), (0, 1, 2, 3, 4, 5), {"read_at": (0, 1, 2, 3, 4, 5)}),
+        (pc.Rank([9], at=slice(1, 3)), (1, 2), {"read_at": (1, 2), "answer": ("9",)}),
+        (pc.TopK(), (5,), {"top": (0, 1, 2, 3, 4)}),
+        (pc.Logits(), (5,), {"token_id": tuple(range(97))}),
+        (pc.Activation("mlp_act.1"), (5,), {"d": tuple(range(48))}),
+        (pc.Function(lambda x: x[:, 0]), (5,), {}),
+        (pc.Function(lambda x: x[:, :3], at=2), (2,), {"output": (0, 1, 2)}),
+    ],
+)
+def test_where_a_read_looks_and_what_its_axes_are_called(
+    llama: pc.Model, read: object, where: tuple[int, ...], axes: dict[str, tuple[object, ...]]
+) -> None:
+    llama.run(PROMPTS[:1], logits="last")
+    (prompt,) = llama.prompts(PROMPTS[:1])
+    for bound in read.bind(llama, prompt, 0, 1):  # type: ignore[attr-defined]
+        assert bound.positions == where
+        assert {axis.name: axis.labels for axis in bound.axes} == axes
+        assert bound.needs_baseline == isinstance(read, pc.KL)
+
+
+def test_reads_of_other_tokens_positions_or_functions_have_other_keys() -> None:
+    def one(x: torch.Tensor) -> torch.Tensor:
+        return x[:, 0]
+
+    reads = [
+        pc.Probability([5]), pc.Probability([6]), pc.Probability([5], at=0), pc.LogOdds([5]), pc.LogitDifference(5, 6),
+        pc.LogitDifference(6, 5), pc.Loss(), pc.Loss(5), pc.KL(), pc.KL(at=0), pc.TopK(), pc.TopK(4), pc.Function(one),
+        pc.Function(lambda x: x[:, 0]), pc.Function(one, "other"), pc.Function(one, at=0),
+    ]  # fmt: skip
+    assert len({read.key for read in reads}) == len(reads)
+    assert pc.Function(one).key == pc.Function(one).key
+    assert pc.Probability([5]).key == pc.Probability([5]).key
+
+
 def test_several_positions_make_an_axis(llama: pc.Model) -> None:
     grid = llama.sweep(PROMPTS[:1], pc.Scale(3.0), sites="mlp_out.1", at=2, read=pc.Probability([5], at=[1, 2, -1]))
     assert grid.data.dims == ("prompt", "site", "layer", "read_at", "answer")
@@ -140,6 +236,12 @@ def test_bad_reads_are_refused_before_the_sweep(llama: pc.Model, read: object, m
 def test_loss_needs_a_next_token(llama: pc.Model) -> None:
     with pytest.raises(pc.InputError, match="needs a next token"):
         llama.sweep([[5]], pc.Zero(), sites="mlp_out", read=pc.Loss())
+    for read, said in (
+        (pc.Loss(at=-1), "0 target tokens for 0 positions"),
+        (pc.Loss([1, 2, 3], at=[0, 1]), "3 target tokens for 2"),
+    ):
+        with pytest.raises(pc.InputError, match=said):
+            llama.sweep(PROMPTS[:1], pc.Zero(), sites="mlp_out", read=read)
 
 
 def test_as_reads_keeps_order() -> None:

@@ -8,13 +8,16 @@ from hypothesis import strategies as st
 import patchclamp as pc
 from patchclamp.interventions.saving import from_plain, to_plain
 from tests import tiny
+from tests.effort import examples
 
 V = torch.arange(1.0, 33.0, dtype=torch.float64)
 vectors = st.lists(st.floats(-3, 3, width=32), min_size=4, max_size=4).filter(any).map(torch.tensor)
 places = st.fixed_dictionaries(
     {
         "site": st.sampled_from([None, "mlp_out.1", ["mlp_out", "attn_out.0-1"], "model.layers.1:out"]),
-        "at": st.sampled_from(["all", -1, slice(1, None), [0, 2], pc.token(" Spain", 1), pc.per_prompt([0, "last"])]),
+        "at": st.sampled_from(
+            ["all", -1, slice(1, None), slice(0, 4, 2), [0, 2], pc.token(" Spain", 1), pc.per_prompt([0, "last"])]
+        ),
     }
 )
 edits = st.one_of(
@@ -33,7 +36,7 @@ edits = st.one_of(
 
 
 @given(edits, places)
-@settings(max_examples=60)
+@settings(max_examples=examples(20, 60))
 def test_an_edit_comes_back_equal(edit: pc.Edit, place: dict[str, object]) -> None:
     placed = edit.on(**place)  # type: ignore[arg-type]
     tensors: dict[str, torch.Tensor] = {}
@@ -55,6 +58,15 @@ def test_saved_edits_do_the_same_to_a_model(llama: pc.Model, tmp_path: Path) -> 
     assert torch.allclose(llama.run(ids, loaded).logits, llama.run(ids, given_edits).logits, atol=1e-6)
     assert {p.name for p in tmp_path.iterdir()} == {"edits.json", "edits.safetensors"}
     assert "pickle" not in (tmp_path / "edits.json").read_text()
+
+
+def test_a_newer_format_is_refused(tmp_path: Path) -> None:
+    pc.save_edits(pc.Zero(site="embed", at=slice(0, 4, 2)), tmp_path)
+    assert pc.load_edits(tmp_path) == [pc.Zero(site="embed", at=slice(0, 4, 2))]
+    file = tmp_path / "edits.json"
+    file.write_text(file.read_text().replace('"format_version": 1', '"format_version": 2'))
+    with pytest.raises(pc.InputError, match="edits of format version 2; this patchclamp reads version 1"):
+        pc.load_edits(tmp_path)
 
 
 def test_what_cannot_be_saved_says_so(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import patchclamp as pc
 from patchclamp.core.progress import Progress
 from tests import tiny
+from tests.effort import examples
 from tests.interventions import by_hand
 from tests.traces import no_trace
 
@@ -79,6 +80,13 @@ def test_parameters_are_axes(llama: pc.Model) -> None:
     assert np.allclose(grid.data.sel(scale=4.0, layer=1).isel(vector=1).values.squeeze(), single)
     places = llama.sweep(IDS, pc.Add(v), sites="mlp_out", over={"at": [0, -1, "all"]}, read=READ)
     assert list(places.data["at"].values) == ["0", "-1", "all"]
+    gates = {"where": [pc.Norm(), pc.Norm(above=1e9)]}
+    gated = llama.sweep(IDS, pc.Add(v), sites="mlp_out.1", at=-1, over=gates, read=READ)
+    assert gated.plan.repeated == 0, "another gate makes another cell"
+    assert np.allclose(
+        gated.data.isel(where=0).values.squeeze(), llama.run(IDS, pc.Add(v, site="mlp_out.1", at=-1)).logits[0, -1]
+    )
+    assert np.allclose(gated.data.isel(where=1).values.squeeze(), gated.baseline.values.squeeze())
     everywhere = llama.run(IDS, pc.Add(v, site="mlp_out.2")).logits[0, -1]
     assert np.allclose(places.data.sel(at="all", layer=2).values.squeeze(), everywhere)
 
@@ -150,11 +158,12 @@ def test_a_gate_that_never_opens_changes_nothing(llama: pc.Model) -> None:
     options = {"sites": ["embed", "resid_pre"], "at": -1, "read": [READ, pc.KL(at="all")]}
     fast, slow = (llama.sweep(tiny.ids(1, 6, seed=1), EDITS["gated"], rung=rung, **options) for rung in (None, "cell"))
     assert agree(fast, slow)
-    assert np.nanmax(fast.dataset["kl"].values) < 1e-15
+    rounding = 97 * np.finfo(float).eps * 10  # 97 terms p (log p - log q), whose logarithms are below 10
+    assert np.nanmax(fast.dataset["kl"].values) < rounding
 
 
 @given(st.data())
-@settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(7, 60), suppress_health_check=[HealthCheck.too_slow])
 def test_any_sweep_equals_one_forward_a_cell(llama: pc.Model, data: st.DataObject) -> None:
     """Random edits, sites, positions, prompts, bases and reads: sharing never changes a number."""
     name = data.draw(st.sampled_from(list(EDITS)))
@@ -180,7 +189,7 @@ def test_any_sweep_equals_one_forward_a_cell(llama: pc.Model, data: st.DataObjec
 def test_a_small_budget_splits_the_work_and_changes_nothing(llama: pc.Model) -> None:
     options = {"sites": ["mlp_out", "attn_out"], "at": "each", "cumulative": True, "read": READ}
     whole = llama.sweep(IDS, pc.Add(draw(0)), **options)
-    for tokens in (6, 20, 50):
+    for tokens in (6, 20):
         part = llama.sweep(IDS, pc.Add(draw(0)), max_tokens=tokens, **options)
         assert part.plan.rows >= whole.plan.rows
         assert agree(part, whole, 1e-13)
@@ -310,8 +319,8 @@ def test_a_finished_checkpoint_gives_the_same_bytes_for_many_prompts(
     llama: pc.Model, tmp_path: Path, rung: str
 ) -> None:
     """Baselines too: run again with other lines beside them, their last bits would differ."""
-    prompts = [*tiny.ids(3, 7), *tiny.ids(2, 5)]
-    options = {"sites": "mlp_out", "at": "each", "read": [READ, pc.KL()], "rung": rung, "max_tokens": 60}
+    prompts = [*tiny.ids(2, 5), *tiny.ids(1, 3)]
+    options = {"sites": "mlp_out.1-2", "at": "each", "read": [READ, pc.KL()], "rung": rung, "max_tokens": 20}
     wanted = llama.sweep(prompts, pc.Add(draw(0)), **options)
     for _ in ("made", "loaded"):
         found = llama.sweep(prompts, pc.Add(draw(0)), checkpoint=tmp_path, **options)
@@ -333,7 +342,7 @@ def test_relative_numbers(llama: pc.Model) -> None:
     grid = llama.sweep(
         IDS, pc.Add(draw(0)), sites="mlp_out", at=-1, over={"scale": [0.0, 1.0]}, read=pc.Probability([5])
     )
-    assert float(abs(grid.relative().sel(scale=0.0)).max()) < 1e-15
+    assert float(abs(grid.relative().sel(scale=0.0)).max()) < 97 * np.finfo(float).eps
     assert np.allclose(grid.relative("ratio").sel(scale=0.0), 1.0)
     with pytest.raises(pc.InputError, match="unknown relative 'ratios'; did you mean 'ratio'"):
         grid.relative("ratios")  # type: ignore[arg-type]
@@ -371,6 +380,7 @@ def test_a_vector_of_the_wrong_width_names_the_site(llama: pc.Model) -> None:
         llama.sweep(IDS, pc.Add(draw(0)), sites="z.*.h*", read=READ)
 
 
+@pytest.mark.sensitive
 def test_moe_and_bfloat16_report_their_difference() -> None:
     for name, dtype in (("mixtral", torch.float32), ("llama", torch.bfloat16)):
         model = pc.wrap(tiny.build(name, dtype))
@@ -386,14 +396,18 @@ def test_smollm2_in_float64_is_exact_up_to_the_order_of_sums() -> None:
     model = pc.load("smollm2-135m", dtype="float64")
     options = {"sites": ["mlp_out", "attn_out"], "at": "each", "read": pc.Probability([" Madrid", " Rome"])}
     rome = pc.Add(model.embedding(" Rome"))
+    rounding = (
+        576 * (2 * 30 + 1) * np.finfo(float).eps
+    )  # sums of 576 terms in another order, through 30 layers of two blocks
     for cumulative in (True, False):
         grid = model.sweep("The capital of Spain is", rome, cumulative=cumulative, verify=12, **options)
-        assert grid.plan.difference < 1e-14
+        assert grid.plan.difference < rounding
     patched = model.patch("The capital of Italy is", "The capital of Spain is", read=options["read"], verify=12)
-    assert patched.plan.difference < 1e-14
+    assert patched.plan.difference < rounding
 
 
 @pytest.mark.assets
+@pytest.mark.slow
 def test_smollm2_in_float32(smollm2: pc.Model) -> None:
     rome = pc.Add(smollm2.embedding(" Rome"))
     read = [pc.Probability([" Madrid", " Rome"]), pc.Logits([" Madrid", " Rome"])]

@@ -230,7 +230,7 @@ def _identity(job: Job, runs: Sequence[int], weights: str) -> str:
     """Digest of everything that decides a part's numbers."""
     cells = [(job.lines[job.runs[run].line], job.runs[run].actions) for run in runs]
     parts = [(line.prompt.key, [action.key for action in (*line.base, *own)]) for line, own in cells]
-    reads = [(read.name, read.positions, repr(read.axes)) for line in job.lines for read in line.reads]
+    reads = [(read.key, read.name, read.positions) for line in job.lines for read in line.reads]
     return digest("numbers and baselines", weights, str(job.model.dtype), parts, reads)
 
 

@@ -296,7 +296,8 @@ def _generate_batch(
     with editing(model, edits, prompts) as tally:
         out = _call_generate(model, prompts, max_new_tokens, settings)
     sequences = out if isinstance(out, Tensor) else out.sequences
-    return [_until_end(row, model) for row in sequences[:, width:].tolist()], tally
+    ends = _ends(model, settings)
+    return [_until_end(row, ends) for row in sequences[:, width:].tolist()], tally
 
 
 def _call_generate(model: OpenModel, prompts: Sequence[Prompt], max_new_tokens: int, settings: dict[str, Any]) -> Any:
@@ -326,12 +327,16 @@ def _pad_id(model: OpenModel) -> int:
     return 0
 
 
-def _until_end(row: list[int], model: OpenModel) -> tuple[int, ...]:
+def _ends(model: OpenModel, settings: dict[str, Any]) -> set[int]:
+    """The end-of-text tokens of a call: those that the user named, else the model's own."""
+    config = settings.get("generation_config") or getattr(model.module, "generation_config", None)
+    ends = settings["eos_token_id"] if "eos_token_id" in settings else getattr(config, "eos_token_id", None)
+    return {ends} if isinstance(ends, int) else set(ends or ())
+
+
+def _until_end(row: list[int], ends: set[int]) -> tuple[int, ...]:
     """New tokens up to the end-of-text token: what follows is padding."""
-    config = getattr(model.module, "generation_config", None)
-    ends = getattr(config, "eos_token_id", None)
-    stops = {ends} if isinstance(ends, int) else set(ends or ())
-    end = next((i for i, token in enumerate(row) if token in stops), len(row))
+    end = next((i for i, token in enumerate(row) if token in ends), len(row))
     return tuple(row[:end])
 
 

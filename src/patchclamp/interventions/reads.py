@@ -43,6 +43,8 @@ class Bound:
     """For activations: where, instead of logits; ``compute`` then gets ``[row, position, d]``."""
     needs_baseline: bool = False
     """Whether ``compute`` looks at its second argument."""
+    key: str = ""
+    """Of the read that it belongs to: reads of one name and one shape may look at other tokens."""
 
 
 @dataclass(frozen=True)

@@ -155,7 +155,10 @@ def make_lines(model: OpenModel, prompts: Sequence[Prompt], reads: Sequence[Read
     """Each prompt with what is read of it and the edits that all its cells share."""
     count = len(prompts)
     shared = place(model, base, prompts, record_source)
-    bound = [tuple(b for read in reads for b in read.bind(model, prompt, i, count)) for i, prompt in enumerate(prompts)]
+    bound = [
+        tuple(replace(b, key=read.key) for read in reads for b in read.bind(model, prompt, i, count))
+        for i, prompt in enumerate(prompts)
+    ]
     return [Line(prompt, actions, own) for prompt, actions, own in zip(prompts, shared, bound, strict=True)]
 
 
