@@ -189,7 +189,7 @@ def test_a_text_ends_at_the_end_tokens_of_the_call(gpt2: pc.Model) -> None:
     assert [len(ids) for ids in free] == [6, 6]
     end, other = free[0][-1], free[1][0]
     assert len(cut(free[0], {end})) < 6
-    for given, ends in ((end, {end}), ([end, other], {end, other})):
+    for given, ends in ((end, {end}), ([end, other], {end, other}), (torch.tensor([end, other]), {end, other})):
         made = gpt2.generate(prompts, max_new_tokens=6, eos_token_id=given)
         assert made.ids == tuple(cut(ids, ends) for ids in free)
     config = copy.deepcopy(gpt2.module.generation_config)

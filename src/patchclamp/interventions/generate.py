@@ -331,7 +331,7 @@ def _ends(model: OpenModel, settings: dict[str, Any]) -> set[int]:
     """The end-of-text tokens of a call: those that the user named, else the model's own."""
     config = settings.get("generation_config") or getattr(model.module, "generation_config", None)
     ends = settings["eos_token_id"] if "eos_token_id" in settings else getattr(config, "eos_token_id", None)
-    return {ends} if isinstance(ends, int) else set(ends or ())
+    return set() if ends is None else set(torch.as_tensor(ends).flatten().tolist())
 
 
 def _until_end(row: list[int], ends: set[int]) -> tuple[int, ...]:
