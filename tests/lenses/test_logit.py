@@ -10,6 +10,7 @@ import patchclamp as pc
 from patchclamp.lenses.logit import LogitLens
 from patchclamp.lenses.metrics import METRICS
 from tests import tiny
+from tests.lenses.families import parametrised
 from tests.traces import no_trace
 
 NAMES = ["llama", "gpt2", "gemma2", "gpt_neox", "cohere", "granite", "phi", "opt", "falcon", "olmo2", "mamba", "bloom"]
@@ -21,7 +22,7 @@ NORMS = {
 }
 
 
-@pytest.fixture(params=NAMES)
+@pytest.fixture(params=parametrised(NAMES, ("llama", "gpt2", "gemma2", "granite", "mamba")))
 def model(request: pytest.FixtureRequest) -> pc.Model:
     return pc.wrap(tiny.shared(request.param))
 
@@ -58,7 +59,7 @@ def test_streaming_is_full_materialisation_bit_for_bit(model: pc.Model) -> None:
         assert model.lens(ids, chunk=chunk).data.identical(whole.data)
 
 
-@pytest.mark.parametrize("name", NORMS)
+@pytest.mark.parametrize("name", parametrised(list(NORMS), ("llama", "gpt2")))
 def test_every_metric_against_its_definition(name: str) -> None:
     model = pc.wrap(tiny.shared(name))
     (ids,) = tiny.ids(1, 7, seed=2)
@@ -127,7 +128,10 @@ def test_sites_and_positions(llama: pc.Model) -> None:
     assert np.array_equal(pre.data["kl"].values, post.data["kl"].values), (
         "what enters a layer is what left the one before"
     )
+    assert llama.lens(ids).data["site"].values.tolist() == [f"resid_post.{layer}" for layer in range(3)]
     some = llama.lens(ids, "resid_post.1", at=[4, 1])
+    assert some.data["token"].values.tolist() == [[str(ids[0][4]), str(ids[0][1])]]
+    assert some.data["target"].values.tolist() == [[str(ids[0][5]), str(ids[0][2])]]
     assert some.data["at"].values.tolist() == [[4, 1]]
     whole = every.data.isel(layer=4, position=[4, 1])["surprisal"].values
     assert np.array_equal(some.data["surprisal"].values[:, 0], whole)
@@ -248,7 +252,14 @@ def test_the_likeliest_tokens_of_a_position(llama: pc.Model) -> None:
     lens = llama.lens(tiny.ids(1, 4), k=3)
     assert lens.top(0).shape == (3, 3)
     assert lens.top()[0].tolist() == [str(i) for i in lens.data["top_id"].values[0, :, -1, 0]]
-    for options in ({"position": 4}, {"prompt": 1}):
+    short, long = [7, 8], [7, 8, 9, 10]
+    both, alone = llama.lens([short, long], k=3), llama.lens([short], k=3)
+    for position in (-2, -1, 0, 1):
+        assert both.top(position).equals(alone.top(position)), "positions are counted in their own prompt"
+    assert both.top(-1, 1).loc["resid_post.2"].tolist() == [str(i) for i in llama.run([long]).top(3)["id"]]
+    with pytest.raises(pc.InputError, match="position 2 is outside the 2 positions"):
+        both.top(2)
+    for options in ({"position": 4}, {"position": -5}, {"prompt": 1}, {"prompt": -2}):
         with pytest.raises(pc.InputError, match="outside"):
             lens.top(**options)
 

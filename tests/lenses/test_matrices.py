@@ -7,12 +7,13 @@ from torch import Tensor
 import patchclamp as pc
 from patchclamp.interventions.record import record
 from patchclamp.lenses import matrices
-from patchclamp.lenses.matrices import Matrix, find_matrices
+from patchclamp.lenses.matrices import Face, Matrix, Side, find_matrices
 from tests import tiny
+from tests.lenses.families import SUMS, TELLING, parametrised
 
-FOLDED = [n for n in tiny.DECODERS if n not in ("mixtral", "gpt_oss", "opt_post_norm", "mamba")]
 NORMED_QUERIES = ("qwen3", "gemma3", "olmo2")
 GATED = ("llama", "gemma2", "olmo2", "granite", "cohere", "stablelm")
+SHORT = (*TELLING, "glm4")
 
 
 def odd(model: pc.Model, site: str, x: Tensor, *seen: str) -> list[Tensor]:
@@ -48,7 +49,7 @@ def stream(model: pc.Model) -> str:
     return "resid_pre.1" if ("resid_mid", 1) in model.sites.refused else "resid_mid.1"
 
 
-@pytest.mark.parametrize("name", FOLDED)
+@pytest.mark.parametrize("name", parametrised(SUMS, SHORT))
 def test_ov_is_what_attention_does_with_a_token_that_sees_itself_alone(name: str) -> None:
     model = without_biases(name) if name == "glm4" else pc.wrap(tiny.shared(name))
     x = vector(32, 0)
@@ -63,7 +64,7 @@ def test_ov_is_what_attention_does_with_a_token_that_sees_itself_alone(name: str
     assert (along(found, unfolded) > 1 - 1e-6) is not moves, "without the norms it is another matrix"
 
 
-@pytest.mark.parametrize("name", FOLDED)
+@pytest.mark.parametrize("name", parametrised(SUMS, SHORT))
 def test_qk_is_the_product_of_query_and_key(name: str) -> None:
     model = pc.wrap(tiny.shared(name))
     if name in NORMED_QUERIES:
@@ -79,7 +80,7 @@ def test_qk_is_the_product_of_query_and_key(name: str) -> None:
     assert along(scores, folded) == pytest.approx(1.0, abs=1e-6)
 
 
-@pytest.mark.parametrize("name", FOLDED)
+@pytest.mark.parametrize("name", parametrised(SUMS, SHORT))
 def test_mlp_matrices_are_what_the_neurons_read_and_write(name: str) -> None:
     model, x = pc.wrap(tiny.shared(name)), vector(32, 0)
     (read,), (wrote,) = (find_matrices(model, f"{kind}.1") for kind in ("mlp_pre", "mlp_out"))
@@ -95,7 +96,7 @@ def test_mlp_matrices_are_what_the_neurons_read_and_write(name: str) -> None:
         )
 
 
-@pytest.mark.parametrize("name", GATED)
+@pytest.mark.parametrize("name", parametrised(GATED, ("llama", "gemma2")))
 def test_the_other_projection_of_a_gated_mlp(name: str) -> None:
     model, x = pc.wrap(tiny.shared(name)), vector(32, 0)
     (matrix,) = find_matrices(model, "mlp_up.1")
@@ -106,6 +107,20 @@ def test_the_other_projection_of_a_gated_mlp(name: str) -> None:
     with torch.no_grad():
         ups = [run["mlp_act.1"] / mlp.act_fn(run["mlp_pre.1"]) for run in runs]
     assert along(((ups[0] - ups[1]) / 2).flatten(), x @ whole(matrix)) == pytest.approx(1.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("side", ["read", "write"])
+@pytest.mark.parametrize("centred", [True, False])
+def test_a_face_is_folded_as_its_norm_would(side: Side, centred: bool) -> None:
+    """At a scale of one a norm is linear: its gain times what it reads, less the mean where it is centred."""
+    gain, held, x = vector(6, 0), vector(24, 1).unflatten(0, (6, 4)), vector(6, 2)
+    centre = torch.eye(6, dtype=torch.float64) - (torch.full((6, 6), 1 / 6, dtype=torch.float64) if centred else 0)
+    norm = gain[:, None] * centre
+    found = Face(side, held, gain, centred).folded(held)
+    if side == "read":
+        assert torch.allclose(x @ found, (norm @ x) @ held, rtol=1e-12)
+    else:
+        assert torch.allclose(found, norm @ held, rtol=1e-12)
 
 
 def test_matrices_are_views_and_each_norm_is_looked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,6 +34,8 @@ def test_it_is_the_hook_written_by_hand(llama: pc.Model, into: int | None, into_
     site = None if into is None else f"resid_post.{into}"
     found = llama.patchscope(SOURCE, target=TARGET, into=site, into_at=into_at, k=97)
     states, own = states_by_hand(llama, SOURCE[0]), llama.run(SOURCE).logits[0]
+    shown = found.record["target"]
+    assert (shown["ids"], shown["token"]) == (TARGET[0], str(TARGET[0][4 if into_at == "last" else 1]))
     for layer, position in np.ndindex(3, 7):
         place = 4 if into_at == "last" else 1
         logits = patched_by_hand(llama, TARGET[0], layer if into is None else into, place, states[layer][position])
@@ -42,7 +44,13 @@ def test_it_is_the_hook_written_by_hand(llama: pc.Model, into: int | None, into_
         logs, final = logits.log_softmax(-1), own[position].log_softmax(-1)
         assert float(here["kl"]) == pytest.approx(float((final.exp() * (final - logs)).sum()), abs=1e-9)
         if position < 6:
-            assert float(here["surprisal"]) == pytest.approx(-float(logs[SOURCE[0][position + 1]]), abs=1e-9)
+            target = SOURCE[0][position + 1]
+            assert int(here["target_id"]) == target
+            assert float(here["surprisal"]) == pytest.approx(-float(logs[target]), abs=1e-9)
+            assert float(here["rank"]) == float((logits > logits[target]).sum())
+        else:
+            assert np.isnan(here["surprisal"])
+        assert float(here["final_probability"]) == pytest.approx(float(logs.exp()[own[position].argmax()]), abs=1e-12)
 
 
 def test_a_prompt_inside_itself_is_itself(llama: pc.Model) -> None:
@@ -119,6 +127,7 @@ def test_bad_requests_are_refused(llama: pc.Model) -> None:
         ({"into": "mlp_out.1"}, "unknown site for a Patchscope 'mlp_out.1'"),
         ({"sites": "z.1.h0"}, "unknown site for a Patchscope"),
         ({"k": 0}, r"k=0 is outside 1\.\.97"),
+        ({"k": 98}, r"k=98 is outside 1\.\.97"),
         ({"max_new_tokens": -1}, "0 or more, got -1"),
         ({"target": tiny.ids(2, 4)}, "one target prompt; 2 were given"),
         ({"at": 7}, "outside the prompt"),
