@@ -125,6 +125,10 @@ def test_positions_of_senders_and_receivers(llama: pc.Model) -> None:
     late = effects(llama, sender="mlp_out.0", receivers="k.1", receive_at=slice(2, None))
     assert abs(early).max() > 0
     assert not np.allclose(early, late)
+    said = llama.path_patch(
+        [SOURCE], [INTO], sender="mlp_out.0", receivers="k.1", receive_at=slice(2, None), freeze="attn_out", read=READ
+    ).record["parameters"]
+    assert (said["receivers"], said["receive_at"], said["freeze"]) == (["k.1"], [2, 3, 4, 5], ["attn_out"])
 
 
 def test_the_target_s_own_edits_are_part_of_it(llama: pc.Model) -> None:
