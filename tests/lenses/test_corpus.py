@@ -75,7 +75,9 @@ def test_how_much_is_made(llama: pc.Model) -> None:
 def test_passages_of_all_books_are_shuffled_in_one_order(monkeypatch: pytest.MonkeyPatch) -> None:
     """Paragraphs stay whole and are joined until a passage holds as many characters as it should."""
     books = {name: "\n\n".join(f"{name}{i}" for i in range(7)) for name in ("ab", "cd")}
-    monkeypatch.setattr(corpus.catalogue, "gutenberg", lambda title=None: books if title is None else {title: books[title]})
+    monkeypatch.setattr(
+        corpus.catalogue, "gutenberg", lambda title=None: books if title is None else {title: books[title]}
+    )
     monkeypatch.setattr(corpus, "PASSAGE", 6)  # two paragraphs of three characters
     ordered = [f"{name}{i}\n\n{name}{i + 1}" if i < 6 else f"{name}{i}" for name in books for i in (0, 2, 4, 6)]
     wanted = list(ordered)

@@ -105,7 +105,7 @@ def test_each_pass_takes_every_sequence_once_in_an_order_of_its_own(llama: pc.Mo
         return Training(llama, pc.TunedLens(llama), settings(passes=2, batch=79, seed=seed), rows).steps
 
     assert [len(step) for step in steps(0)] == [4, 4, 4, 4, 2], "79 tokens hold four sequences of 16"
-    order = sum(steps(0), [])
+    order = [row for step in steps(0) for row in step]
     assert sorted(order[:9]) == sorted(order[9:]) == list(range(9))
     assert order[:9] != order[9:]
     assert order[:9] != list(range(9))

@@ -221,8 +221,16 @@ def test_what_a_lens_says_of_its_model(llama: pc.Model) -> None:
     for wanted, other, said in (
         (live, one, "the lens is for a live LlamaForCausalLM; this is some/model (revision abc)"),
         (one, live, "the lens is for some/model (revision abc); this is a live LlamaForCausalLM"),
-        (one, {**one, "weights": "b"}, "the lens is for some/model (revision abc); this is the same name with other weights"),
-        (live, {**live, "dtype": "bfloat16"}, "the lens is for a live LlamaForCausalLM; this is a live LlamaForCausalLM"),
+        (
+            one,
+            {**one, "weights": "b"},
+            "the lens is for some/model (revision abc); this is the same name with other weights",
+        ),
+        (
+            live,
+            {**live, "dtype": "bfloat16"},
+            "the lens is for a live LlamaForCausalLM; this is a live LlamaForCausalLM",
+        ),
     ):
         assert tuned._mismatch(wanted, other) == said
     module = tiny.build("llama", torch.float32)

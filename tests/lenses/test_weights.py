@@ -58,7 +58,8 @@ def test_random_matrices_have_the_same_norm_and_stand_behind_the_same_gain(llama
 
 
 @pytest.mark.parametrize(
-    "name", parametrised(["llama", "gpt2", "gemma2", "gpt_neox", "cohere", "falcon", "phi"], ("llama", "gpt2", "gemma2"))
+    "name",
+    parametrised(["llama", "gpt2", "gemma2", "gpt_neox", "cohere", "falcon", "phi"], ("llama", "gpt2", "gemma2")),
 )
 def test_a_written_direction_is_decoded_as_the_model_would(name: str) -> None:
     """The model's own head on a state v and on -v: what is odd in v is the score of each token, up to one factor."""
@@ -174,7 +175,9 @@ def test_tables_say_what_the_numbers_say(llama: pc.Model) -> None:
         one = found.data.sel(matrix=matrix, side=side)
         alike, chance = one["coherence"].values, np.sort(one["control_coherence"].values)
         assert len(chance) == 24
-        limit = chance[21] + 0.85 * (chance[22] - chance[21])  # 0.95 of the way through 24 sorted values: 0.95 * 23 = 21.85
+        limit = chance[21] + 0.85 * (
+            chance[22] - chance[21]
+        )  # 0.95 of the way through 24 sorted values: 0.95 * 23 = 21.85
         passed = alike > limit
         assert np.array_equal(found.passes(matrix, side), passed)
         p, n, z = passed.mean(), 8, 1.959963984540054

@@ -142,7 +142,9 @@ def test_the_search_is_adam_on_the_loss_within_a_ball() -> None:
         (slope,) = torch.autograd.grad(loss, leaf)
         first, second = 0.9 * first + 0.1 * slope, 0.999 * second + 0.001 * slope**2
         rate = 0.3 * length / 2  # in units of the root mean square of four entries
-        change = change - rate * (first / (1 - 0.9 ** (step + 1))) / ((second / (1 - 0.999 ** (step + 1))).sqrt() + 1e-8)
+        change = change - rate * (first / (1 - 0.9 ** (step + 1))) / (
+            (second / (1 - 0.999 ** (step + 1))).sqrt() + 1e-8
+        )
         if float(change.norm()) > 0.55 * length:
             change, clamped = change * 0.55 * length / change.norm(), clamped + 1
     assert torch.allclose(found, change, rtol=1e-9)
@@ -328,7 +330,9 @@ def test_a_capital_is_rewritten_and_its_neighbour_stays(smollm2: pc.Model) -> No
     assert before["success"].tolist() == [False, False, True]
     own = smollm2.run("The capital of Japan is", logits="last").logits[0].softmax(-1)
     near = before.iloc[2]
-    assert (near["p_wanted"], near["p_other"]) == pytest.approx([float(own[smollm2.token_id(t)]) for t in (" Tokyo", " Rome")], rel=1e-3)
+    assert (near["p_wanted"], near["p_other"]) == pytest.approx(
+        [float(own[smollm2.token_id(t)]) for t in (" Tokyo", " Rome")], rel=1e-3
+    )
     assert near["magnitude"] == near["p_wanted"] - near["p_other"]
     assert after["success"].tolist() == [True, True, True]
     assert found.record["true"] == " Paris"

@@ -99,7 +99,9 @@ def test_integrated_gradients_are_nearer_where_the_read_saturates(llama: pc.Mode
 def test_an_integrated_trace_gives_all_of_the_total_effect(llama: pc.Model) -> None:
     """Along the noise on the embeddings the gradient adds up to the whole change; at its end alone it does not."""
     found = [
-        llama.causal_trace([IDS], [1, 2], 9, sites="resid_pre.0", samples=2, seed=1, method="gradient", integrate=n, check=0)
+        llama.causal_trace(
+            [IDS], [1, 2], 9, sites="resid_pre.0", samples=2, seed=1, method="gradient", integrate=n, check=0
+        )
         for n in (0, 48)
     ]
     total = found[0].total_effect("log_odds").values
@@ -117,7 +119,8 @@ def test_the_cells_run_exactly_follow_the_seed(llama: pc.Model, monkeypatch: pyt
     assert check == 3
     first, again, other = (estimate.measured_error(job, outcome, 3, seed) for seed in (0, 0, 1))
     assert first == again
-    assert first is not None and other is not None
+    assert first is not None
+    assert other is not None
     assert len(first["exact"]) == first["cells"] == 3
     assert first["estimated"] != other["estimated"]
     assert estimate.measured_error(job, outcome, 0) is None

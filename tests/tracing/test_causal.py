@@ -69,7 +69,10 @@ def test_effects_are_differences(llama: pc.Model) -> None:
     last = trace.indirect_effect().sel(site="resid_post", layer=2, position=6)
     assert np.allclose(last, total), "the last state of the last token is the clean run"
     assert float(trace.relative().sel(site="resid_post", layer=2, position=6)) == pytest.approx(1)
-    whole = {name: trace.indirect_effect(name).transpose("site", "layer", "position", "sample").values for name in trace.reads}
+    whole = {
+        name: trace.indirect_effect(name).transpose("site", "layer", "position", "sample").values
+        for name in trace.reads
+    }
     for name, effects in whole.items():
         average = effects.sum(-1) / 3
         error = np.sqrt(((effects - average[..., None]) ** 2).sum(-1) / 2 / 3)
@@ -91,7 +94,9 @@ def test_effects_are_differences(llama: pc.Model) -> None:
 def test_windows_are_romes_unless_others_are_given(llama: pc.Model) -> None:
     def windows(given: object) -> object:
         sites = ["resid_post.1", "mlp_out.1", "attn_out.1"]
-        return llama.causal_trace([IDS], SUBJECT, 9, sites=sites, samples=1, window=given).record["parameters"]["window"]  # type: ignore[arg-type]
+        return llama.causal_trace([IDS], SUBJECT, 9, sites=sites, samples=1, window=given).record["parameters"][
+            "window"
+        ]  # type: ignore[arg-type]
 
     assert windows(None) == {"resid_post": 1, "mlp_out": 10, "attn_out": 10}
     assert windows(2) == {"resid_post": 2, "mlp_out": 2, "attn_out": 2}

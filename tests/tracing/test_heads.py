@@ -173,7 +173,9 @@ def test_a_query_with_several_targets_is_averaged_over_them(llama: pc.Model) -> 
             for target in targets:
                 others = np.delete(added, target - 1)
                 slow[layer, head] += (added[target - 1] - others.mean()) / len(targets) / 2
-    attended = sum(pattern[:, query, :, key] for query, keys in zip((5, 7), pairs.targets, strict=True) for key in keys) / 2
+    attended = (
+        sum(pattern[:, query, :, key] for query, keys in zip((5, 7), pairs.targets, strict=True) for key in keys) / 2
+    )
     assert np.allclose(table[0], attended, atol=1e-6)
     assert np.allclose(table[-1], slow, atol=1e-9)
 

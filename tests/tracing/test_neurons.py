@@ -31,7 +31,9 @@ def test_exact_effects_are_those_of_single_neurons(llama: pc.Model) -> None:
         here = found.data.sel(layer=row.layer, position=row.position)
         assert row.estimate == here["effect"].values[here["neuron"].values == row.neuron].item()
     sizes = np.sort(abs(found.data["effect"].values).ravel())[::-1]
-    assert abs(found.verified()["estimate"].values) == pytest.approx(sizes[:5], rel=1e-12), "the strongest, of either sign"
+    assert abs(found.verified()["estimate"].values) == pytest.approx(sizes[:5], rel=1e-12), (
+        "the strongest, of either sign"
+    )
     assert found.agreement is not None
     assert found.agreement["exact"] == found.verified()["exact"].tolist()
 
@@ -60,7 +62,7 @@ def test_an_estimate_is_the_slope_times_the_change(llama: pc.Model, integrate: i
 
         def slope(share: float) -> float:
             by = torch.zeros(1, dtype=torch.float64, requires_grad=True)
-            edits = [noise(share), pc.Call(lambda x: x + by, site=site, at=position)]  # noqa: B023
+            edits = [noise(share), pc.Call(lambda x: x + by, site=site, at=position)]
             (found,) = torch.autograd.grad(llama.run([IDS], edits, grad=True).logits[0, -1].softmax(-1)[9], [by])
             return found.item()
 

@@ -36,9 +36,16 @@ ATTENTIVE = parametrised([name for name in tiny.DECODERS if name != "mamba"], SH
 @pytest.mark.parametrize(
     ("family", "batch_tokens"),
     [
-        *(pytest.param(*one.values, 4096, marks=one.marks) if not isinstance(one, str) else (one, 4096) for one in ATTENTIVE),
+        *(
+            pytest.param(*one.values, 4096, marks=one.marks) if not isinstance(one, str) else (one, 4096)
+            for one in ATTENTIVE
+        ),
         *((name, 1) for name in ("llama", "gpt2")),
-        *(pytest.param(name, 1, marks=pytest.mark.slow) for name in tiny.DECODERS if name not in ("mamba", "llama", "gpt2")),
+        *(
+            pytest.param(name, 1, marks=pytest.mark.slow)
+            for name in tiny.DECODERS
+            if name not in ("mamba", "llama", "gpt2")
+        ),
     ],
 )
 def test_patterns_are_those_that_eager_attention_shows(family: str, batch_tokens: int) -> None:
