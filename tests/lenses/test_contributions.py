@@ -6,14 +6,14 @@ import torch
 import patchclamp as pc
 from patchclamp.lenses.frozen import Frozen
 from tests import tiny
-from tests.lenses.families import SUMS, parametrised
+from tests.lenses.families import SUMS, opened, parametrised
 
 NORM_AFTER_ATTENTION = ("gemma2", "gemma3", "olmo2", "glm4")
 
 
 @pytest.mark.parametrize("name", parametrised(SUMS))
 def test_contributions_sum_to_the_logit(name: str) -> None:
-    model, ids = pc.wrap(tiny.shared(name)), tiny.ids(1, 8)
+    model, ids = opened(name), tiny.ids(1, 8)
     found = model.contributions(ids, [5, 9], at="all")
     assert found.data.dims == ("position", "component", "answer")
     assert float(abs(found.data.sum("component") - found.logit).max()) < 1e-10
@@ -24,7 +24,7 @@ def test_contributions_sum_to_the_logit(name: str) -> None:
 
 @pytest.mark.parametrize("name", parametrised(SUMS))
 def test_heads_sum_to_their_layer(name: str) -> None:
-    model, ids = pc.wrap(tiny.shared(name)), tiny.ids(1, 6)
+    model, ids = opened(name), tiny.ids(1, 6)
     if name in NORM_AFTER_ATTENTION:
         with pytest.raises(pc.ModelError, match="do not sum to attn_out"):
             model.contributions(ids, 5, heads=True)
@@ -124,7 +124,7 @@ def test_bad_requests_are_refused(llama: pc.Model) -> None:
     with pytest.raises(pc.PositionError, match="outside the prompt"):
         llama.contributions(tiny.ids(1, 4), 5, at=4)
     with pytest.raises(pc.SiteError, match="Mamba's layers are one recurrent mixer"):
-        pc.wrap(tiny.shared("mamba")).contributions(tiny.ids(1, 4), 5)
+        opened("mamba").contributions(tiny.ids(1, 4), 5)
     with pytest.raises(pc.ModelError, match="load it with dtype='float32'"):
         pc.wrap(tiny.build("llama", torch.bfloat16)).contributions(tiny.ids(1, 4), 5)
 

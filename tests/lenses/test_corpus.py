@@ -11,11 +11,12 @@ import patchclamp as pc
 from patchclamp.lenses import corpus
 from patchclamp.lenses.corpus import sequences
 from tests import tiny
+from tests.lenses.families import opened
 
 
 @given(st.lists(st.lists(st.integers(0, 96), max_size=9), max_size=9), st.integers(2, 7))
 def test_ids_are_joined_and_cut_and_nothing_is_lost_but_the_end(rows: list[list[int]], length: int) -> None:
-    model, stream = pc.wrap(tiny.shared("llama")), list(chain.from_iterable(rows))
+    model, stream = opened("llama"), list(chain.from_iterable(rows))
     if len(stream) < length:
         with pytest.raises(pc.InputError, match="empty|too small"):
             sequences(model, rows, length)

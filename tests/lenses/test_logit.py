@@ -10,7 +10,7 @@ import patchclamp as pc
 from patchclamp.lenses.logit import LogitLens
 from patchclamp.lenses.metrics import METRICS
 from tests import tiny
-from tests.lenses.families import parametrised
+from tests.lenses.families import opened, parametrised
 from tests.traces import no_trace
 
 NAMES = ["llama", "gpt2", "gemma2", "gpt_neox", "cohere", "granite", "phi", "opt", "falcon", "olmo2", "mamba", "bloom"]
@@ -24,7 +24,7 @@ NORMS = {
 
 @pytest.fixture(params=parametrised(NAMES, ("llama", "gpt2", "gemma2", "granite", "mamba")))
 def model(request: pytest.FixtureRequest) -> pc.Model:
-    return pc.wrap(tiny.shared(request.param))
+    return opened(request.param)
 
 
 def by_hand(module: Any, norm: str, ids: list[int], layer: int) -> Tensor:
@@ -61,7 +61,7 @@ def test_streaming_is_full_materialisation_bit_for_bit(model: pc.Model) -> None:
 
 @pytest.mark.parametrize("name", parametrised(list(NORMS), ("llama", "gpt2")))
 def test_every_metric_against_its_definition(name: str) -> None:
-    model = pc.wrap(tiny.shared(name))
+    model = opened(name)
     (ids,) = tiny.ids(1, 7, seed=2)
     data = model.lens([ids], k=3).data.isel(prompt=0)
     final = by_hand(model.module, NORMS[name], ids, 2)
@@ -212,7 +212,7 @@ def test_an_empty_prompt_is_refused(llama: pc.Model) -> None:
     ],
 )
 def test_models_without_a_lens_are_refused_with_the_reason(name: str, reason: str) -> None:
-    model = pc.wrap(tiny.shared(name))
+    model = opened(name)
     for ask in (lambda: model.lens([[1, 2]]), lambda: model.contributions([[1, 2]], 3)):
         with pytest.raises(pc.ModelError, match=reason):
             ask()

@@ -9,7 +9,7 @@ from patchclamp.interventions.record import record
 from patchclamp.lenses import matrices
 from patchclamp.lenses.matrices import Face, Matrix, Side, find_matrices
 from tests import tiny
-from tests.lenses.families import SUMS, TELLING, parametrised
+from tests.lenses.families import SUMS, TELLING, opened, parametrised
 
 NORMED_QUERIES = ("qwen3", "gemma3", "olmo2")
 GATED = ("llama", "gemma2", "olmo2", "granite", "cohere", "stablelm")
@@ -51,7 +51,7 @@ def stream(model: pc.Model) -> str:
 
 @pytest.mark.parametrize("name", parametrised(SUMS, SHORT))
 def test_ov_is_what_attention_does_with_a_token_that_sees_itself_alone(name: str) -> None:
-    model = without_biases(name) if name == "glm4" else pc.wrap(tiny.shared(name))
+    model = without_biases(name) if name == "glm4" else opened(name)
     x = vector(32, 0)
     (found,) = odd(model, "resid_pre.1", x, "attn_out.1")
     folded = find_matrices(model, "ov.1.h*")
@@ -66,7 +66,7 @@ def test_ov_is_what_attention_does_with_a_token_that_sees_itself_alone(name: str
 
 @pytest.mark.parametrize("name", parametrised(SUMS, SHORT))
 def test_qk_is_the_product_of_query_and_key(name: str) -> None:
-    model = pc.wrap(tiny.shared(name))
+    model = opened(name)
     if name in NORMED_QUERIES:
         with pytest.raises(pc.SiteError, match=r"qk\.1: .* normalises queries and keys"):
             find_matrices(model, "qk.1.h0")
@@ -82,7 +82,7 @@ def test_qk_is_the_product_of_query_and_key(name: str) -> None:
 
 @pytest.mark.parametrize("name", parametrised(SUMS, SHORT))
 def test_mlp_matrices_are_what_the_neurons_read_and_write(name: str) -> None:
-    model, x = pc.wrap(tiny.shared(name)), vector(32, 0)
+    model, x = opened(name), vector(32, 0)
     (read,), (wrote,) = (find_matrices(model, f"{kind}.1") for kind in ("mlp_pre", "mlp_out"))
     (found,) = odd(model, stream(model), x, "mlp_pre.1")
     assert along(found, x @ whole(read)) == pytest.approx(1.0, abs=1e-6)
@@ -98,7 +98,7 @@ def test_mlp_matrices_are_what_the_neurons_read_and_write(name: str) -> None:
 
 @pytest.mark.parametrize("name", parametrised(GATED, ("llama", "gemma2")))
 def test_the_other_projection_of_a_gated_mlp(name: str) -> None:
-    model, x = pc.wrap(tiny.shared(name)), vector(32, 0)
+    model, x = opened(name), vector(32, 0)
     (matrix,) = find_matrices(model, "mlp_up.1")
     mlp = model.module.model.layers[1].mlp
     runs = [
@@ -124,7 +124,7 @@ def test_a_face_is_folded_as_its_norm_would(side: Side, centred: bool) -> None:
 
 
 def test_matrices_are_views_and_each_norm_is_looked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = pc.wrap(tiny.shared("llama", torch.float32))
+    model = opened("llama", torch.float32)
     probed: list[str] = []
     monkeypatch.setattr(matrices, "record", lambda *args: probed.append(args[2][1]) or record(*args))
     found = find_matrices(model, ["ov.*.h*", "qk.*.h*", "mlp_pre", "mlp_up", "mlp_out"])
@@ -153,10 +153,10 @@ def test_matrices_are_views_and_each_norm_is_looked_for_once(monkeypatch: pytest
 )
 def test_what_is_no_matrix_is_refused(name: str, matrix: str, message: str) -> None:
     with pytest.raises(pc.SiteError, match=message):
-        find_matrices(pc.wrap(tiny.shared(name, torch.float32 if name == "mixtral" else torch.float64)), matrix)
+        find_matrices(opened(name, torch.float32 if name == "mixtral" else torch.float64), matrix)
 
 
 def test_a_stream_that_is_normalised_itself_is_refused() -> None:
     for name in ("opt_post_norm", "bert"):
         with pytest.raises(pc.ModelError, match="normalises the stream itself"):
-            find_matrices(pc.wrap(tiny.shared(name)), "mlp_out.1")
+            find_matrices(opened(name), "mlp_out.1")

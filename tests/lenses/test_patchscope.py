@@ -6,6 +6,7 @@ from torch import Tensor
 import patchclamp as pc
 from tests import tiny
 from tests.interventions import by_hand
+from tests.lenses.families import opened
 
 SOURCE, TARGET = tiny.ids(1, 7), tiny.ids(1, 5, seed=3)
 
@@ -70,7 +71,7 @@ def test_the_last_layer_needs_no_prompt(llama: pc.Model) -> None:
 
 
 def test_a_model_in_half_precision_has_logits_in_full() -> None:
-    model = pc.wrap(tiny.shared("llama", torch.bfloat16))
+    model = opened("llama", torch.bfloat16)
     scope, lens = (
         f.data.sel(layer=2) for f in (model.patchscope(SOURCE, target=TARGET, k=97), model.lens(SOURCE, k=97))
     )
@@ -83,7 +84,7 @@ def test_a_model_in_half_precision_has_logits_in_full() -> None:
 
 @pytest.mark.parametrize("name", ["gpt2", "gemma2", "gpt_neox", "qwen3", "mamba"])
 def test_other_families(name: str) -> None:
-    model = pc.wrap(tiny.shared(name))
+    model = opened(name)
     state = model.record(SOURCE, "resid_post.0", at=2)["resid_post.0"][0]
     run = model.run(TARGET, pc.Patch(state, site="resid_post.1", at=-1))
     found = model.patchscope(SOURCE, "resid_post.0", at=2, target=TARGET, into="resid_post.1", k=4)
@@ -135,7 +136,7 @@ def test_bad_requests_are_refused(llama: pc.Model) -> None:
         with pytest.raises(pc.InputError, match=message):
             llama.patchscope(SOURCE, **{"target": TARGET, **options})  # type: ignore[arg-type]
     with pytest.raises(pc.ModelError, match="it is an encoder"):
-        pc.wrap(tiny.shared("bert")).patchscope(SOURCE, target=TARGET)
+        opened("bert").patchscope(SOURCE, target=TARGET)
     assert hooks() == before
 
 

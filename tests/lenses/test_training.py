@@ -11,7 +11,7 @@ import patchclamp as pc
 from patchclamp.lenses import training
 from patchclamp.lenses.training import Settings, Training
 from tests import tiny
-from tests.lenses.families import parametrised
+from tests.lenses.families import opened, parametrised
 from tests.traces import no_trace
 
 CORPUS = tiny.ids(12, 40, seed=5)
@@ -31,7 +31,7 @@ def settings(**changed: Any) -> Settings:
 )
 def test_the_gradient_is_that_of_autograd_through_the_definition(name: str) -> None:
     """One step of plain descent, against KL written down and differentiated, with soft caps, scales and biases of the head."""
-    model, rows = pc.wrap(tiny.shared(name)), tiny.ids(4, 16)
+    model, rows = opened(name), tiny.ids(4, 16)
     lens, other = pc.TunedLens(model), pc.TunedLens(model)
     with torch.no_grad():
         for own, twin in zip(lens.parameters(), other.parameters(), strict=True):
@@ -225,7 +225,7 @@ def test_what_cannot_be_trained(llama: pc.Model) -> None:
     with pytest.raises(pc.InputError, match="empty"):
         llama.tune_lens([], **QUICK)
     with pytest.raises(pc.ModelError, match="is an encoder"):
-        pc.wrap(tiny.shared("bert")).tune_lens(CORPUS, **QUICK)
+        opened("bert").tune_lens(CORPUS, **QUICK)
 
 
 def test_nan_stops_the_training_at_once() -> None:

@@ -17,7 +17,7 @@ from patchclamp.core.errors import PatchclampWarning
 from patchclamp.lenses import published, tuned
 from patchclamp.models.sites import Site
 from tests import tiny
-from tests.lenses.families import parametrised
+from tests.lenses.families import opened, parametrised
 from tests.traces import no_trace
 
 TUNABLE = ["llama", "gpt2", "gemma2", "gpt_neox", "cohere", "mamba"]
@@ -34,7 +34,7 @@ def random_lens(model: pc.Model, seed: int = 0) -> pc.TunedLens:
 
 @pytest.mark.parametrize("name", parametrised(TUNABLE, ("llama", "gemma2")))
 def test_a_new_lens_is_the_logit_lens(name: str) -> None:
-    model, ids = pc.wrap(tiny.shared(name)), tiny.ids(2, 7)
+    model, ids = opened(name), tiny.ids(2, 7)
     for sites in ("resid_post", "resid_pre"):
         assert model.lens(ids, sites, tuned=pc.TunedLens(model)).data.identical(model.lens(ids, sites).data)
 
@@ -42,7 +42,7 @@ def test_a_new_lens_is_the_logit_lens(name: str) -> None:
 @pytest.mark.parametrize("name", parametrised(["llama", "gpt_neox", "gpt2"], ("llama", "gpt2")))
 def test_the_translator_of_a_layer_stands_before_the_head(name: str) -> None:
     """Against the formula on transformers' own hidden states, whose number i is the stream after i layers."""
-    model, (ids,) = pc.wrap(tiny.shared(name)), tiny.ids(1, 6)
+    model, (ids,) = opened(name), tiny.ids(1, 6)
     lens = random_lens(model)
     norms = {"llama": "model.norm", "gpt_neox": "gpt_neox.final_layer_norm", "gpt2": "transformer.ln_f"}
     norm, head = model.module.get_submodule(norms[name]), model.module.get_output_embeddings()
@@ -247,9 +247,9 @@ def test_sites_and_models_without_a_translator(llama: pc.Model) -> None:
         with pytest.raises(pc.SiteError, match=rf"depth {depth} is outside 0\.\.3"):
             pc.TunedLens(llama).translate(where, states)
     with pytest.raises(pc.ModelError, match="is an encoder"):
-        pc.TunedLens(pc.wrap(tiny.shared("bert")))
+        pc.TunedLens(opened("bert"))
     with pytest.raises(pc.ModelError, match="no final norm"):
-        pc.TunedLens(pc.wrap(tiny.shared("opt_post_norm")))
+        pc.TunedLens(opened("opt_post_norm"))
     with pytest.raises(pc.InputError, match="not a folder"):
         pc.TunedLens.from_pretrained("nowhere", llama)
     with pytest.raises(pc.InputError, match="tuned='folder' is no lens"):

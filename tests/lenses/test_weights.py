@@ -12,7 +12,7 @@ from patchclamp.lenses.matrices import find_matrices
 from patchclamp.lenses.vocabulary import Vocabulary, _check_width
 from patchclamp.lenses.weights import _Decoded, decompose, random_like
 from tests import tiny
-from tests.lenses.families import parametrised
+from tests.lenses.families import opened, parametrised
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -63,7 +63,7 @@ def test_random_matrices_have_the_same_norm_and_stand_behind_the_same_gain(llama
 )
 def test_a_written_direction_is_decoded_as_the_model_would(name: str) -> None:
     """The model's own head on a state v and on -v: what is odd in v is the score of each token, up to one factor."""
-    model = pc.wrap(tiny.shared(name))
+    model = opened(name)
     v = normal(3, 32)
     lens = LogitLens(model)
     logits = (lens.logits(v) - lens.logits(-v)) / 2
@@ -267,7 +267,7 @@ def test_bad_requests_are_refused(llama: pc.Model) -> None:
     with pytest.raises(pc.InputError, match="no matrix was given"):
         llama.weight_lens([])
     with pytest.raises(pc.InputError, match="reads no tokens"):
-        pc.wrap(tiny.shared("vit")).weight_lens("mlp_out.1")
+        opened("vit").weight_lens("mlp_out.1")
     with pytest.raises(pc.InputError, match="at least one direction"):
         llama.weight_lens("ov.1.h3", k=2, draws=1).figure(directions=0)
 

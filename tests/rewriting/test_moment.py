@@ -10,6 +10,7 @@ import patchclamp as pc
 from patchclamp.models.inputs import Prompt
 from patchclamp.rewriting import moment as module
 from tests import tiny
+from tests.lenses.families import opened
 from tests.traces import no_trace
 
 CORPUS = [*tiny.ids(3, 9, seed=1), *tiny.ids(2, 5, seed=2), *tiny.ids(1, 13, seed=3)]
@@ -38,7 +39,7 @@ def test_it_is_the_mean_of_outer_products(llama: pc.Model, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 def test_rows_fit_the_models_context(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = pc.wrap(tiny.shared(name))
+    model = opened(name)
     assert model.context == 64
     (long,) = tiny.ids(1, 150)
     monkeypatch.setattr(module, "_read", lambda *_: [Prompt(tuple(long))])  # as of a long text

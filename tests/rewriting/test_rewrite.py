@@ -14,7 +14,7 @@ import patchclamp as pc
 from patchclamp.rewriting import exported, fact, rome
 from patchclamp.rewriting.value import Search, search
 from tests import tiny
-from tests.lenses.families import parametrised
+from tests.lenses.families import opened, parametrised
 from tests.rewriting.test_tail import REWRITABLE, SHORT
 from tests.traces import no_trace
 
@@ -57,7 +57,7 @@ def _bias(model: pc.Model) -> torch.Tensor:
 )
 def test_the_projection_gives_the_value_at_the_subject(name: str) -> None:
     """With no prefixes the subject's own key is rewritten; norms and multipliers after the projection do not matter."""
-    model = pc.wrap(tiny.shared(name))
+    model = opened(name)
     found = rewritten(model, prefixes=0)
     port = model.sites.accesses["mlp_act", 1].module + ":out"
     seen = model.record(PROMPT, [port, "mlp_act.1"], at=2, edits=found.edit())
@@ -304,11 +304,11 @@ def test_a_target_or_a_subject_outside_is_refused(llama: pc.Model) -> None:
 
 def test_models_that_cannot_be_rewritten_say_why() -> None:
     with pytest.raises(pc.SiteError, match="routes each token to a few experts"):
-        rewritten(pc.wrap(tiny.shared("mixtral", torch.float32)))
+        rewritten(opened("mixtral", torch.float32))
     with pytest.raises(pc.ModelError, match="reads both ways"):
-        rewritten(pc.wrap(tiny.shared("bert")))
+        rewritten(opened("bert"))
     with pytest.raises(pc.SiteError):
-        rewritten(pc.wrap(tiny.shared("mamba")))
+        rewritten(opened("mamba"))
     broken = tiny.build("llama")
     with torch.no_grad():
         broken.model.layers[1].mlp.down_proj.weight[0, 0] = float("nan")

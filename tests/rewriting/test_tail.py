@@ -10,6 +10,7 @@ from patchclamp.models.inputs import Prompt
 from patchclamp.rewriting.projection import Projection
 from patchclamp.rewriting.value import Shift
 from tests import tiny
+from tests.lenses.families import opened
 from tests.traces import no_trace
 
 REWRITABLE = [name for name in tiny.DECODERS if name not in (*tiny.MOE, "mamba")]
@@ -32,7 +33,7 @@ def prompts() -> list[Prompt]:
     ],
 )
 def test_logits_and_gradients_are_those_of_the_whole_pass(name: str, layer: int) -> None:
-    model = pc.wrap(tiny.shared(name))
+    model = opened(name)
     site = Projection.of(model, layer).output_site
     with no_trace(model.module):
         tail = Tail.record(model, prompts(), site, layer, POSITIONS)

@@ -9,6 +9,7 @@ from scipy import stats
 import patchclamp as pc
 from patchclamp.tracing.average import roles
 from tests import tiny
+from tests.lenses.families import opened
 
 LONG, SHORT, THIRD = tiny.ids(1, 9)[0], tiny.ids(1, 4, seed=4)[0], tiny.ids(1, 6, seed=8)[0]
 FACTS = [([LONG], [1, 2, 3, 4], 9), ([SHORT], [1]), ([THIRD], [2, 3], 9)]
@@ -132,7 +133,7 @@ def test_bad_input(llama: pc.Model) -> None:
         pc.tracing.average([one, llama.causal_trace([LONG], [1], samples=1, read=pc.LogitDifference(5, 9))])
     with pytest.raises(pc.InputError, match="one kind: method is 'exact' and 'gradient'"):
         pc.tracing.average([one, llama.causal_trace([LONG], [1], 9, samples=1, method="gradient", check=0)])
-    other = pc.wrap(tiny.shared("gpt2")).causal_trace([LONG], [1], 9, samples=1)
+    other = opened("gpt2").causal_trace([LONG], [1], 9, samples=1)
     with pytest.raises(pc.InputError, match="model is|same sites"):
         pc.tracing.average([one, other])
     with pytest.raises(pc.InputError, match="unknown read"):

@@ -6,6 +6,7 @@ import torch
 
 import patchclamp as pc
 from tests import tiny
+from tests.lenses.families import opened
 from tests.traces import no_trace
 from tests.tracing import by_loop
 
@@ -189,7 +190,7 @@ def test_what_does_not_fit_is_refused(llama: pc.Model, options: dict[str, object
 
 def test_encoders_and_several_prompts_are_refused(llama: pc.Model) -> None:
     with pytest.raises(pc.InputError, match="BertForMaskedLM reads both ways"):
-        pc.wrap(tiny.shared("bert")).causal_trace([IDS], SUBJECT)
+        opened("bert").causal_trace([IDS], SUBJECT)
     with pytest.raises(pc.InputError, match="one prompt made of tokens, got 2"):
         llama.causal_trace(tiny.ids(2, 4), SUBJECT)
 

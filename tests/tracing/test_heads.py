@@ -15,7 +15,7 @@ from patchclamp.tracing.means import Index, Means
 from patchclamp.tracing.repeats import ATTENTION_SCORES, Pairs, Passage, random_passages
 from tests import tiny
 from tests.effort import examples
-from tests.lenses.families import parametrised
+from tests.lenses.families import opened, parametrised
 from tests.traces import no_trace
 from tests.tracing import induction
 
@@ -80,7 +80,7 @@ def test_copying_has_the_sign_of_what_is_written(built: pc.HeadScores) -> None:
 
 def test_scores_are_means_of_eager_attention() -> None:
     """Grouped heads under sdpa, against a loop over the patterns that eager attention shows."""
-    found = pc.wrap(tiny.shared("llama")).head_scores(length=7, samples=SAMPLES, seed=4, draws=500)
+    found = opened("llama").head_scores(length=7, samples=SAMPLES, seed=4, draws=500)
     eager = pc.wrap(tiny.build("llama", attention="eager"))
     for repeated in (True, False):
         prompts = [list(p.prompt.ids) for p in random_passages(eager, 7, SAMPLES, 4, repeated=repeated)]
@@ -105,7 +105,7 @@ def test_scores_are_means_of_eager_attention() -> None:
 
 @pytest.mark.parametrize("family", parametrised(["llama", "gpt2", "granite"], ("gpt2", "granite")))
 def test_copying_is_direct_logit_attribution(family: str) -> None:
-    model = pc.wrap(tiny.shared(family))
+    model = opened(family)
     found = model.head_scores(length=4, samples=2, draws=2)
     slow = np.zeros((2, 3, 4))
     for sample, passage in enumerate(random_passages(model, 4, 2, 0)):
@@ -141,7 +141,7 @@ def test_shuffled_targets_are_other_earlier_positions(
 def test_the_shuffled_control_has_the_quantile_of_all_draws() -> None:
     """Against every draw that there is, in two passages: the control's 95 % quantile and its mean."""
     draws = 1500
-    found = pc.wrap(tiny.shared("llama")).head_scores(length=3, samples=2, draws=draws).data.sel(score="induction")
+    found = opened("llama").head_scores(length=3, samples=2, draws=draws).data.sel(score="induction")
     eager = pc.wrap(tiny.build("llama", attention="eager"))
     prompts = [list(p.prompt.ids) for p in random_passages(eager, 3, 2, 0)]
     pattern = eager.record(prompts, "attn_pattern")["attn_pattern"]  # [layer, prompt, query, head, key]
@@ -219,7 +219,7 @@ def test_the_figure_names_the_strongest_heads(built: pc.HeadScores) -> None:
 
 
 def test_the_seed_decides_the_numbers() -> None:
-    model = pc.wrap(tiny.shared("gpt2"))
+    model = opened("gpt2")
     with no_trace(model.module):
         first = model.head_scores(length=4, samples=2, draws=3)
     assert model.head_scores(length=4, samples=2, draws=3) == first
@@ -243,7 +243,7 @@ def test_the_seed_decides_the_numbers() -> None:
 
 
 def test_one_passage_has_no_spread() -> None:
-    found = pc.wrap(tiny.shared("gpt2")).head_scores(length=4, samples=1, draws=3).data.sel(score="induction")
+    found = opened("gpt2").head_scores(length=4, samples=1, draws=3).data.sel(score="induction")
     assert np.isnan(found["standard_error"]).all()
     assert np.isnan(found["null_high"].sel(control="unrepeated")).all()
     assert np.isfinite(found["null_mean"]).all()
@@ -251,7 +251,7 @@ def test_one_passage_has_no_spread() -> None:
 
 
 def test_what_cannot_be_measured_is_said() -> None:
-    gemma = pc.wrap(tiny.shared("gemma2")).head_scores(length=4, samples=2, draws=3)
+    gemma = opened("gemma2").head_scores(length=4, samples=2, draws=3)
     assert np.isnan(gemma.data["value"].sel(score="copying")).all()
     assert "do not sum to attn_out" in gemma.record["not_measured"]["copying"]
     assert np.isfinite(gemma.data["value"].sel(score="induction")).all()
@@ -261,9 +261,9 @@ def test_what_cannot_be_measured_is_said() -> None:
 
 def test_what_does_not_fit_is_refused(llama: pc.Model) -> None:
     with pytest.raises(pc.ModelError, match="has no attention heads"):
-        pc.wrap(tiny.shared("mamba")).head_scores(length=4)
+        opened("mamba").head_scores(length=4)
     with pytest.raises(pc.ModelError, match="reads both ways"):
-        pc.wrap(tiny.shared("bert")).head_scores(length=4)
+        opened("bert").head_scores(length=4)
     with pytest.raises(pc.InputError, match="two blocks of 60 different tokens"):
         llama.head_scores(length=60)
     with pytest.raises(pc.InputError, match="length of 3 or more and 1 sample or more; got 5 and 0"):

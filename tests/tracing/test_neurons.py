@@ -6,6 +6,7 @@ import torch
 
 import patchclamp as pc
 from tests import tiny
+from tests.lenses.families import opened
 from tests.traces import no_trace
 
 IDS, SUBJECT = tiny.ids(1, 6)[0], [1, 2]
@@ -98,4 +99,4 @@ def test_what_does_not_fit_is_refused(llama: pc.Model) -> None:
     with pytest.raises(pc.InputError, match="verify is a number of neurons"):
         llama.neuron_importances([IDS], SUBJECT, verify=-1)
     with pytest.raises(pc.SiteError):
-        pc.wrap(tiny.shared("mixtral", torch.float32)).neuron_importances([IDS], SUBJECT)
+        opened("mixtral", torch.float32).neuron_importances([IDS], SUBJECT)

@@ -8,7 +8,7 @@ import patchclamp as pc
 from patchclamp.models.sites import Site
 from patchclamp.tracing.patterns import attention
 from tests import tiny
-from tests.lenses.families import parametrised
+from tests.lenses.families import opened, parametrised
 from tests.traces import no_trace
 
 DTYPE = {name: torch.float32 for name in tiny.MOE}
@@ -73,7 +73,7 @@ def test_the_run_itself_is_left_as_it_is(llama: pc.Model) -> None:
 
 def test_no_layer_is_kept() -> None:
     """Tensors of the values' shape, counted while layers are shown: as many in the last one as in the first."""
-    model, alive = pc.wrap(tiny.shared("llama")), []
+    model, alive = opened("llama"), []
     width = model.sites.width(Site("v", 0))
     assert width != model.sites.width(Site("z", 0)), "grouped heads, so the shape tells values from the stream"
 
