@@ -14,6 +14,9 @@ from tests.lenses.families import opened, parametrised
 from tests.traces import no_trace
 
 NAMES = ["llama", "gpt2", "gemma2", "gpt_neox", "cohere", "granite", "phi", "opt", "falcon", "olmo2", "mamba", "bloom"]
+FLOAT32_INSIDE = {name: 1e-5 for name in ("llama", "gemma2", "granite", "cohere", "olmo2")} | {"mamba": 1e-4}
+"""Their norms, and under eager attention their softmax, compute in float32: 6e-8 a step, some twenty steps deep, and sums over
+rows of another length are taken in another order."""
 NORMS = {
     "llama": "model.norm",
     "gpt2": "transformer.ln_f",
@@ -36,6 +39,7 @@ def by_hand(module: Any, norm: str, ids: list[int], layer: int) -> Tensor:
         return module.get_output_embeddings()(module.get_submodule(norm)(output.hidden_states[layer + 1]))[0]
 
 
+@pytest.mark.sensitive
 def test_the_last_layer_is_the_model_itself(model: pc.Model) -> None:
     ids = tiny.ids(1, 16)
     states = model.record(ids, "resid_post.2")["resid_post.2"][0]
@@ -52,6 +56,7 @@ def test_the_last_layer_is_the_model_itself(model: pc.Model) -> None:
     assert np.array_equal(last["final_probability"].values, last["top_probability"].values[:, 0])
 
 
+@pytest.mark.sensitive
 def test_streaming_is_full_materialisation_bit_for_bit(model: pc.Model) -> None:
     ids = tiny.ids(2, 9)
     whole = model.lens(ids, chunk=10**6)
@@ -137,10 +142,11 @@ def test_sites_and_positions(llama: pc.Model) -> None:
     assert np.array_equal(some.data["surprisal"].values[:, 0], whole)
 
 
+@pytest.mark.sensitive
 def test_padding_and_company_change_nothing(model: pc.Model) -> None:
     ids = [row[:length] for row, length in zip(tiny.ids(3, 9), (9, 4, 6), strict=True)]
     together = model.lens(ids)
-    tolerance = 1e-10 if model.dtype == torch.float64 and model.sites.family.name != "mamba" else 1e-4
+    tolerance = FLOAT32_INSIDE.get(model.sites.family.name, 1e-10)
     for i, row in enumerate(ids):
         alone, mine = model.lens([row]).data, together.data.isel(prompt=[i], position=slice(0, len(row)))
         for name in METRICS:

@@ -60,7 +60,8 @@ def test_the_gradient_is_that_of_autograd_through_the_definition(name: str) -> N
         assert own.grad.abs().max() > 1e-6
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+@pytest.mark.sensitive
+@pytest.mark.parametrize("optimizer", parametrised(["adam", "sgd"], ("adam",)))
 def test_training_lowers_the_loss_on_text_it_has_not_seen(llama: pc.Model, optimizer: Any) -> None:
     lens = llama.tune_lens(
         CORPUS, passes=20, optimizer=optimizer, learning_rate=0.01 if optimizer == "adam" else 0.3, **QUICK
@@ -152,7 +153,7 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+@pytest.mark.parametrize("optimizer", parametrised(["adam", "sgd"], ("sgd",)))
 def test_a_killed_training_goes_on_and_ends_with_the_same_bytes(
     llama: pc.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: Any
 ) -> None:
@@ -247,6 +248,7 @@ def test_the_model_is_left_as_it_was() -> None:
         model.tune_lens(CORPUS, **QUICK)
 
 
+@pytest.mark.sensitive
 def test_a_model_in_half_precision_is_tuned_in_float32() -> None:
     model = pc.wrap(tiny.build("llama", torch.bfloat16))
     lens = model.tune_lens(CORPUS, passes=10, learning_rate=0.01, **QUICK)

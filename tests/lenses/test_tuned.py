@@ -66,6 +66,7 @@ def test_the_translator_of_a_layer_stands_before_the_head(name: str) -> None:
     assert (last["kl"].values == 0).all(), "the last layer is left alone"
 
 
+@pytest.mark.sensitive
 def test_streaming_changes_no_bit(llama: pc.Model) -> None:
     lens, ids = random_lens(llama), tiny.ids(2, 9)
     whole = llama.lens(ids, tuned=lens, chunk=10**6)
