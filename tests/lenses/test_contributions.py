@@ -6,14 +6,14 @@ import torch
 import patchclamp as pc
 from patchclamp.lenses.frozen import Frozen
 from tests import tiny
+from tests.lenses.families import SUMS, opened, parametrised
 
-SUMS = [n for n in tiny.DECODERS if n not in ("mixtral", "gpt_oss", "opt_post_norm", "mamba")]
 NORM_AFTER_ATTENTION = ("gemma2", "gemma3", "olmo2", "glm4")
 
 
-@pytest.mark.parametrize("name", SUMS)
+@pytest.mark.parametrize("name", parametrised(SUMS))
 def test_contributions_sum_to_the_logit(name: str) -> None:
-    model, ids = pc.wrap(tiny.shared(name)), tiny.ids(1, 8)
+    model, ids = opened(name), tiny.ids(1, 8)
     found = model.contributions(ids, [5, 9], at="all")
     assert found.data.dims == ("position", "component", "answer")
     assert float(abs(found.data.sum("component") - found.logit).max()) < 1e-10
@@ -22,9 +22,9 @@ def test_contributions_sum_to_the_logit(name: str) -> None:
     assert found.record["capped"] == (name == "gemma2")
 
 
-@pytest.mark.parametrize("name", SUMS)
+@pytest.mark.parametrize("name", parametrised(SUMS))
 def test_heads_sum_to_their_layer(name: str) -> None:
-    model, ids = pc.wrap(tiny.shared(name)), tiny.ids(1, 6)
+    model, ids = opened(name), tiny.ids(1, 6)
     if name in NORM_AFTER_ATTENTION:
         with pytest.raises(pc.ModelError, match="do not sum to attn_out"):
             model.contributions(ids, 5, heads=True)
@@ -52,6 +52,35 @@ def test_a_contribution_is_what_removing_it_takes_away(llama: pc.Model) -> None:
     assert found != pytest.approx(moving, rel=1e-2), "the frozen scale matters"
 
 
+def test_the_labels_are_those_of_the_prompt_and_of_the_components(llama: pc.Model) -> None:
+    (ids,) = tiny.ids(1, 6)
+    found = llama.contributions([ids], [5, 9], at=[4, 1], heads=True)
+    assert found.data["position"].values.tolist() == [4, 1]
+    assert found.data["token"].values.tolist() == [str(ids[4]), str(ids[1])]
+    layers = dict(zip(found.data["component"].values, found.data["layer"].values.tolist(), strict=True))
+    assert layers["embed"] == layers["bias"] == -1
+    assert all(layers[f"attn_out.{layer}.h3"] == layers[f"mlp_out.{layer}"] == layer for layer in range(3))
+    last = llama.contributions([ids], [5, 9], heads=True)
+    assert last.data["position"].values.tolist() == [5], "the last position unless another one is asked for"
+    turned = llama.contributions([ids], [9, 5], at=4, heads=True).data.isel(position=0)
+    assert turned.sel(answer="9").values == pytest.approx(found.data.isel(position=0).sel(answer="9").values, rel=1e-9)
+
+
+def test_what_has_no_site_is_noticed() -> None:
+    """Something adds to the stream between the layers, or acts on the logits after the head."""
+    model = pc.wrap(tiny.build("llama"))
+    model.module.model.layers[1].register_forward_hook(lambda _, __, output: output + 0.5)
+    with pytest.raises(pc.ModelError, match=r"the contributions miss the logit by .* adds something to the stream"):
+        model.contributions(tiny.ids(1, 6), 5)
+    bent = tiny.build("gemma2")
+    bent.config.final_logit_softcapping = None
+    straight = pc.wrap(bent).contributions(tiny.ids(1, 6), 5)
+    assert not straight.record["capped"]
+    bent.model.norm.register_forward_hook(lambda _, __, output: output.sin())
+    with pytest.raises(pc.ModelError, match="has no frozen scale|does more than final norm"):
+        pc.wrap(bent).contributions(tiny.ids(1, 6), 5)
+
+
 @pytest.mark.parametrize("centred", [True, False])
 def test_a_frozen_norm_is_its_formula(centred: bool) -> None:
     norm = (torch.nn.LayerNorm if centred else torch.nn.RMSNorm)(8, eps=1e-5).double()
@@ -74,6 +103,8 @@ def test_what_is_no_norm_has_no_frozen_scale() -> None:
     for module in (torch.nn.Softmax(-1), torch.nn.Tanh()):
         with pytest.raises(pc.ModelError, match="has no frozen scale"):
             Frozen.of(module, torch.randn(8, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
+    with pytest.raises(pc.ModelError, match="an odd hidden size, 7, is not supported"):
+        Frozen.of(torch.nn.LayerNorm(7), torch.arange(7.0))
 
 
 def test_the_difference_of_two_tokens(llama: pc.Model) -> None:
@@ -93,7 +124,7 @@ def test_bad_requests_are_refused(llama: pc.Model) -> None:
     with pytest.raises(pc.PositionError, match="outside the prompt"):
         llama.contributions(tiny.ids(1, 4), 5, at=4)
     with pytest.raises(pc.SiteError, match="Mamba's layers are one recurrent mixer"):
-        pc.wrap(tiny.shared("mamba")).contributions(tiny.ids(1, 4), 5)
+        opened("mamba").contributions(tiny.ids(1, 4), 5)
     with pytest.raises(pc.ModelError, match="load it with dtype='float32'"):
         pc.wrap(tiny.build("llama", torch.bfloat16)).contributions(tiny.ids(1, 4), 5)
 

@@ -1,5 +1,6 @@
 from collections.abc import Iterator
 from itertools import chain
+from random import Random
 from typing import Any
 
 import pytest
@@ -10,11 +11,12 @@ import patchclamp as pc
 from patchclamp.lenses import corpus
 from patchclamp.lenses.corpus import sequences
 from tests import tiny
+from tests.lenses.families import opened
 
 
 @given(st.lists(st.lists(st.integers(0, 96), max_size=9), max_size=9), st.integers(2, 7))
 def test_ids_are_joined_and_cut_and_nothing_is_lost_but_the_end(rows: list[list[int]], length: int) -> None:
-    model, stream = pc.wrap(tiny.shared("llama")), list(chain.from_iterable(rows))
+    model, stream = opened("llama"), list(chain.from_iterable(rows))
     if len(stream) < length:
         with pytest.raises(pc.InputError, match="empty|too small"):
             sequences(model, rows, length)
@@ -51,6 +53,9 @@ def test_no_more_is_read_than_is_needed(llama: pc.Model) -> None:
         ([[1] * 9, 3.5], 8, "text number 1 .* float"),
         ([[1] * 9, "text"], 8, "cannot be mixed"),
         ([[1, 97] * 9], 8, "token id 97"),
+        ([[1, -1] * 9], 8, "token id -1"),
+        ([[True, False] * 9], 8, "no text and no list of token ids, but list"),
+        ([b"some bytes"], 8, "no text and no list of token ids, but bytes"),
         ([[1] * 99], 65, r"2\.\.64"),
         ([[1] * 99], 1, r"2\.\.64"),
         (["some text"], 8, "needs a tokenizer"),
@@ -59,6 +64,27 @@ def test_no_more_is_read_than_is_needed(llama: pc.Model) -> None:
 def test_bad_input(llama: pc.Model, texts: Any, length: int, message: str) -> None:
     with pytest.raises(pc.InputError, match=message):
         sequences(llama, texts, length)
+
+
+def test_how_much_is_made(llama: pc.Model) -> None:
+    (long,) = tiny.ids(1, 130)
+    assert [len(row) for row in sequences(llama, [long], 64)] == [64, 64], "a sequence may be as long as the context"
+    with pytest.raises(pc.InputError, match="most=0: at least one sequence is needed"):
+        sequences(llama, [long], 64, most=0)
+
+
+def test_passages_of_all_books_are_shuffled_in_one_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Paragraphs stay whole and are joined until a passage holds as many characters as it should."""
+    books = {name: "\n\n".join(f"{name}{i}" for i in range(7)) for name in ("ab", "cd")}
+    monkeypatch.setattr(
+        corpus.catalogue, "gutenberg", lambda title=None: books if title is None else {title: books[title]}
+    )
+    monkeypatch.setattr(corpus, "PASSAGE", 6)  # two paragraphs of three characters
+    ordered = [f"{name}{i}\n\n{name}{i + 1}" if i < 6 else f"{name}{i}" for name in books for i in (0, 2, 4, 6)]
+    wanted = list(ordered)
+    Random(0).shuffle(wanted)
+    assert list(corpus._texts("gutenberg")) == wanted != ordered
+    assert list(corpus._texts("gutenberg:cd")) == [books["cd"]]
 
 
 @pytest.mark.parametrize("length", [2, 3])

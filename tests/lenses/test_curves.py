@@ -25,7 +25,9 @@ def test_curves_are_means_of_the_lens_of_each_sequence(llama: pc.Model) -> None:
             values = alone[metric].values
             mine = found.data.sel(metric=metric, sequence=number)
             assert mine["mean"].values == pytest.approx(np.nanmean(values, 1), rel=1e-9, abs=1e-9)
-            assert mine["quantile"].sel(quantile_at=0.5).values == pytest.approx(np.nanmedian(values, 1), rel=1e-9)
+            for share in (0.25, 0.5, 0.75):
+                wanted = np.nanquantile(values, share, axis=1)
+                assert mine["quantile"].sel(quantile_at=share).values == pytest.approx(wanted, rel=1e-9, abs=1e-12)
     assert found.data["site"].values.tolist() == alone["site"].values.tolist()
 
 
@@ -66,9 +68,16 @@ def test_the_last_layer_is_the_models_own_loss(llama: pc.Model) -> None:
     assert float(other["mean"].sel(metric="surprisal")) != pytest.approx(float(loss), rel=1e-4)
 
 
+def test_a_given_target_is_looked_at_everywhere(llama: pc.Model) -> None:
+    found = llama.lens_curves(ROWS, length=6, targets=7).summary().isel(layer=-1)
+    logs = llama.run(ROWS).logits.log_softmax(-1)
+    assert float(found["mean"].sel(metric="surprisal")) == pytest.approx(-float(logs[..., 7].mean()), rel=1e-9)
+
+
 def test_tokens_and_one_sequence(llama: pc.Model) -> None:
     some = llama.lens_curves(ROWS, length=6, tokens=20)
     assert some.data.sizes["sequence"] == 3
+    assert llama.lens_curves(ROWS, length=6, tokens=6).data.sizes["sequence"] == 1
     one = llama.lens_curves(ROWS[:1], length=6)
     assert np.isnan(one.summary()["low"]).all()
     assert np.isfinite(one.summary()["mean"]).all()
@@ -113,8 +122,9 @@ def test_the_figure_draws_the_summary(llama: pc.Model) -> None:
         found.figure(metrics="ranks")
     with pytest.raises(pc.InputError, match="other sites"):
         found.figure(beside={"mid": llama.lens_curves(ROWS, "resid_mid", length=6)})
-    with pytest.raises(pc.InputError, match=r"confidence=95"):
-        found.summary(95)
+    for wrong in (95, 1.0, 0.0):
+        with pytest.raises(pc.InputError, match=rf"confidence={wrong}"):
+            found.summary(wrong)
 
 
 @given(st.integers(1, 400), st.integers(0, 1000))

@@ -7,12 +7,13 @@ from torch import Tensor
 import patchclamp as pc
 from patchclamp.interventions.record import record
 from patchclamp.lenses import matrices
-from patchclamp.lenses.matrices import Matrix, find_matrices
+from patchclamp.lenses.matrices import Face, Matrix, Side, find_matrices
 from tests import tiny
+from tests.lenses.families import SUMS, TELLING, opened, parametrised
 
-FOLDED = [n for n in tiny.DECODERS if n not in ("mixtral", "gpt_oss", "opt_post_norm", "mamba")]
 NORMED_QUERIES = ("qwen3", "gemma3", "olmo2")
 GATED = ("llama", "gemma2", "olmo2", "granite", "cohere", "stablelm")
+SHORT = (*TELLING, "glm4")
 
 
 def odd(model: pc.Model, site: str, x: Tensor, *seen: str) -> list[Tensor]:
@@ -48,9 +49,9 @@ def stream(model: pc.Model) -> str:
     return "resid_pre.1" if ("resid_mid", 1) in model.sites.refused else "resid_mid.1"
 
 
-@pytest.mark.parametrize("name", FOLDED)
+@pytest.mark.parametrize("name", parametrised(SUMS, SHORT))
 def test_ov_is_what_attention_does_with_a_token_that_sees_itself_alone(name: str) -> None:
-    model = without_biases(name) if name == "glm4" else pc.wrap(tiny.shared(name))
+    model = without_biases(name) if name == "glm4" else opened(name)
     x = vector(32, 0)
     (found,) = odd(model, "resid_pre.1", x, "attn_out.1")
     folded = find_matrices(model, "ov.1.h*")
@@ -63,9 +64,9 @@ def test_ov_is_what_attention_does_with_a_token_that_sees_itself_alone(name: str
     assert (along(found, unfolded) > 1 - 1e-6) is not moves, "without the norms it is another matrix"
 
 
-@pytest.mark.parametrize("name", FOLDED)
+@pytest.mark.parametrize("name", parametrised(SUMS, SHORT))
 def test_qk_is_the_product_of_query_and_key(name: str) -> None:
-    model = pc.wrap(tiny.shared(name))
+    model = opened(name)
     if name in NORMED_QUERIES:
         with pytest.raises(pc.SiteError, match=r"qk\.1: .* normalises queries and keys"):
             find_matrices(model, "qk.1.h0")
@@ -79,9 +80,9 @@ def test_qk_is_the_product_of_query_and_key(name: str) -> None:
     assert along(scores, folded) == pytest.approx(1.0, abs=1e-6)
 
 
-@pytest.mark.parametrize("name", FOLDED)
+@pytest.mark.parametrize("name", parametrised(SUMS, SHORT))
 def test_mlp_matrices_are_what_the_neurons_read_and_write(name: str) -> None:
-    model, x = pc.wrap(tiny.shared(name)), vector(32, 0)
+    model, x = opened(name), vector(32, 0)
     (read,), (wrote,) = (find_matrices(model, f"{kind}.1") for kind in ("mlp_pre", "mlp_out"))
     (found,) = odd(model, stream(model), x, "mlp_pre.1")
     assert along(found, x @ whole(read)) == pytest.approx(1.0, abs=1e-6)
@@ -95,9 +96,9 @@ def test_mlp_matrices_are_what_the_neurons_read_and_write(name: str) -> None:
         )
 
 
-@pytest.mark.parametrize("name", GATED)
+@pytest.mark.parametrize("name", parametrised(GATED, ("llama", "gemma2")))
 def test_the_other_projection_of_a_gated_mlp(name: str) -> None:
-    model, x = pc.wrap(tiny.shared(name)), vector(32, 0)
+    model, x = opened(name), vector(32, 0)
     (matrix,) = find_matrices(model, "mlp_up.1")
     mlp = model.module.model.layers[1].mlp
     runs = [
@@ -108,8 +109,22 @@ def test_the_other_projection_of_a_gated_mlp(name: str) -> None:
     assert along(((ups[0] - ups[1]) / 2).flatten(), x @ whole(matrix)) == pytest.approx(1.0, abs=1e-6)
 
 
+@pytest.mark.parametrize("side", ["read", "write"])
+@pytest.mark.parametrize("centred", [True, False])
+def test_a_face_is_folded_as_its_norm_would(side: Side, centred: bool) -> None:
+    """At a scale of one a norm is linear: its gain times what it reads, less the mean where it is centred."""
+    gain, held, x = vector(6, 0), vector(24, 1).unflatten(0, (6, 4)), vector(6, 2)
+    centre = torch.eye(6, dtype=torch.float64) - (torch.full((6, 6), 1 / 6, dtype=torch.float64) if centred else 0)
+    norm = gain[:, None] * centre
+    found = Face(side, held, gain, centred).folded(held)
+    if side == "read":
+        assert torch.allclose(x @ found, (norm @ x) @ held, rtol=1e-12)
+    else:
+        assert torch.allclose(found, norm @ held, rtol=1e-12)
+
+
 def test_matrices_are_views_and_each_norm_is_looked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = pc.wrap(tiny.shared("llama", torch.float32))
+    model = opened("llama", torch.float32)
     probed: list[str] = []
     monkeypatch.setattr(matrices, "record", lambda *args: probed.append(args[2][1]) or record(*args))
     found = find_matrices(model, ["ov.*.h*", "qk.*.h*", "mlp_pre", "mlp_up", "mlp_out"])
@@ -138,10 +153,10 @@ def test_matrices_are_views_and_each_norm_is_looked_for_once(monkeypatch: pytest
 )
 def test_what_is_no_matrix_is_refused(name: str, matrix: str, message: str) -> None:
     with pytest.raises(pc.SiteError, match=message):
-        find_matrices(pc.wrap(tiny.shared(name, torch.float32 if name == "mixtral" else torch.float64)), matrix)
+        find_matrices(opened(name, torch.float32 if name == "mixtral" else torch.float64), matrix)
 
 
 def test_a_stream_that_is_normalised_itself_is_refused() -> None:
     for name in ("opt_post_norm", "bert"):
         with pytest.raises(pc.ModelError, match="normalises the stream itself"):
-            find_matrices(pc.wrap(tiny.shared(name)), "mlp_out.1")
+            find_matrices(opened(name), "mlp_out.1")

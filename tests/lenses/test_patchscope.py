@@ -6,6 +6,7 @@ from torch import Tensor
 import patchclamp as pc
 from tests import tiny
 from tests.interventions import by_hand
+from tests.lenses.families import opened
 
 SOURCE, TARGET = tiny.ids(1, 7), tiny.ids(1, 5, seed=3)
 
@@ -34,6 +35,8 @@ def test_it_is_the_hook_written_by_hand(llama: pc.Model, into: int | None, into_
     site = None if into is None else f"resid_post.{into}"
     found = llama.patchscope(SOURCE, target=TARGET, into=site, into_at=into_at, k=97)
     states, own = states_by_hand(llama, SOURCE[0]), llama.run(SOURCE).logits[0]
+    shown = found.record["target"]
+    assert (shown["ids"], shown["token"]) == (TARGET[0], str(TARGET[0][4 if into_at == "last" else 1]))
     for layer, position in np.ndindex(3, 7):
         place = 4 if into_at == "last" else 1
         logits = patched_by_hand(llama, TARGET[0], layer if into is None else into, place, states[layer][position])
@@ -42,7 +45,13 @@ def test_it_is_the_hook_written_by_hand(llama: pc.Model, into: int | None, into_
         logs, final = logits.log_softmax(-1), own[position].log_softmax(-1)
         assert float(here["kl"]) == pytest.approx(float((final.exp() * (final - logs)).sum()), abs=1e-9)
         if position < 6:
-            assert float(here["surprisal"]) == pytest.approx(-float(logs[SOURCE[0][position + 1]]), abs=1e-9)
+            target = SOURCE[0][position + 1]
+            assert int(here["target_id"]) == target
+            assert float(here["surprisal"]) == pytest.approx(-float(logs[target]), abs=1e-9)
+            assert float(here["rank"]) == float((logits > logits[target]).sum())
+        else:
+            assert np.isnan(here["surprisal"])
+        assert float(here["final_probability"]) == pytest.approx(float(logs.exp()[own[position].argmax()]), abs=1e-12)
 
 
 def test_a_prompt_inside_itself_is_itself(llama: pc.Model) -> None:
@@ -62,7 +71,7 @@ def test_the_last_layer_needs_no_prompt(llama: pc.Model) -> None:
 
 
 def test_a_model_in_half_precision_has_logits_in_full() -> None:
-    model = pc.wrap(tiny.shared("llama", torch.bfloat16))
+    model = opened("llama", torch.bfloat16)
     scope, lens = (
         f.data.sel(layer=2) for f in (model.patchscope(SOURCE, target=TARGET, k=97), model.lens(SOURCE, k=97))
     )
@@ -75,7 +84,7 @@ def test_a_model_in_half_precision_has_logits_in_full() -> None:
 
 @pytest.mark.parametrize("name", ["gpt2", "gemma2", "gpt_neox", "qwen3", "mamba"])
 def test_other_families(name: str) -> None:
-    model = pc.wrap(tiny.shared(name))
+    model = opened(name)
     state = model.record(SOURCE, "resid_post.0", at=2)["resid_post.0"][0]
     run = model.run(TARGET, pc.Patch(state, site="resid_post.1", at=-1))
     found = model.patchscope(SOURCE, "resid_post.0", at=2, target=TARGET, into="resid_post.1", k=4)
@@ -119,6 +128,7 @@ def test_bad_requests_are_refused(llama: pc.Model) -> None:
         ({"into": "mlp_out.1"}, "unknown site for a Patchscope 'mlp_out.1'"),
         ({"sites": "z.1.h0"}, "unknown site for a Patchscope"),
         ({"k": 0}, r"k=0 is outside 1\.\.97"),
+        ({"k": 98}, r"k=98 is outside 1\.\.97"),
         ({"max_new_tokens": -1}, "0 or more, got -1"),
         ({"target": tiny.ids(2, 4)}, "one target prompt; 2 were given"),
         ({"at": 7}, "outside the prompt"),
@@ -126,7 +136,7 @@ def test_bad_requests_are_refused(llama: pc.Model) -> None:
         with pytest.raises(pc.InputError, match=message):
             llama.patchscope(SOURCE, **{"target": TARGET, **options})  # type: ignore[arg-type]
     with pytest.raises(pc.ModelError, match="it is an encoder"):
-        pc.wrap(tiny.shared("bert")).patchscope(SOURCE, target=TARGET)
+        opened("bert").patchscope(SOURCE, target=TARGET)
     assert hooks() == before
 
 

@@ -1,7 +1,9 @@
 import json
 import pickle
 import shutil
+from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,9 +14,10 @@ from torch import Tensor
 
 import patchclamp as pc
 from patchclamp.core.errors import PatchclampWarning
-from patchclamp.lenses import published
+from patchclamp.lenses import published, tuned
 from patchclamp.models.sites import Site
 from tests import tiny
+from tests.lenses.families import opened, parametrised
 from tests.traces import no_trace
 
 TUNABLE = ["llama", "gpt2", "gemma2", "gpt_neox", "cohere", "mamba"]
@@ -29,17 +32,17 @@ def random_lens(model: pc.Model, seed: int = 0) -> pc.TunedLens:
     return lens
 
 
-@pytest.mark.parametrize("name", TUNABLE)
+@pytest.mark.parametrize("name", parametrised(TUNABLE, ("llama", "gemma2")))
 def test_a_new_lens_is_the_logit_lens(name: str) -> None:
-    model, ids = pc.wrap(tiny.shared(name)), tiny.ids(2, 7)
+    model, ids = opened(name), tiny.ids(2, 7)
     for sites in ("resid_post", "resid_pre"):
         assert model.lens(ids, sites, tuned=pc.TunedLens(model)).data.identical(model.lens(ids, sites).data)
 
 
-@pytest.mark.parametrize("name", ["llama", "gpt_neox", "gpt2"])
+@pytest.mark.parametrize("name", parametrised(["llama", "gpt_neox", "gpt2"], ("llama", "gpt2")))
 def test_the_translator_of_a_layer_stands_before_the_head(name: str) -> None:
     """Against the formula on transformers' own hidden states, whose number i is the stream after i layers."""
-    model, (ids,) = pc.wrap(tiny.shared(name)), tiny.ids(1, 6)
+    model, (ids,) = opened(name), tiny.ids(1, 6)
     lens = random_lens(model)
     norms = {"llama": "model.norm", "gpt_neox": "gpt_neox.final_layer_norm", "gpt2": "transformer.ln_f"}
     norm, head = model.module.get_submodule(norms[name]), model.module.get_output_embeddings()
@@ -63,6 +66,7 @@ def test_the_translator_of_a_layer_stands_before_the_head(name: str) -> None:
     assert (last["kl"].values == 0).all(), "the last layer is left alone"
 
 
+@pytest.mark.sensitive
 def test_streaming_changes_no_bit(llama: pc.Model) -> None:
     lens, ids = random_lens(llama), tiny.ids(2, 9)
     whole = llama.lens(ids, tuned=lens, chunk=10**6)
@@ -200,6 +204,42 @@ def test_a_lens_that_holds_nan_is_not_saved(llama: pc.Model, tmp_path: Path) -> 
     assert not (tmp_path / "lens").exists()
 
 
+def test_a_save_that_fails_leaves_no_lens_that_looks_complete(
+    llama: pc.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random_lens(llama).save_pretrained(tmp_path)
+    monkeypatch.setattr("safetensors.torch.save_file", lambda *_: pytest.fail("disk full"))
+    with pytest.raises(pytest.fail.Exception, match="disk full"):
+        random_lens(llama, seed=1).save_pretrained(tmp_path)
+    with pytest.raises(pc.InputError, match="no complete lens"):
+        pc.TunedLens.from_pretrained(tmp_path, llama)
+
+
+def test_what_a_lens_says_of_its_model(llama: pc.Model) -> None:
+    assert repr(pc.TunedLens(llama)) == "TunedLens(3 translators of width 32 for a live model)"
+    live = {"name": None, "revision": None, "class": "LlamaForCausalLM", "dtype": "float32", "weights": "a"}
+    one = {**live, "name": "some/model", "revision": "abc"}
+    for wanted, other, said in (
+        (live, one, "the lens is for a live LlamaForCausalLM; this is some/model (revision abc)"),
+        (one, live, "the lens is for some/model (revision abc); this is a live LlamaForCausalLM"),
+        (
+            one,
+            {**one, "weights": "b"},
+            "the lens is for some/model (revision abc); this is the same name with other weights",
+        ),
+        (
+            live,
+            {**live, "dtype": "bfloat16"},
+            "the lens is for a live LlamaForCausalLM; this is a live LlamaForCausalLM",
+        ),
+    ):
+        assert tuned._mismatch(wanted, other) == said
+    module = tiny.build("llama", torch.float32)
+    module.config._commit_hash = "abc"
+    found = pc.TunedLens(pc.wrap(module)).model
+    assert (found["revision"], found["dtype"], found["class"]) == ("abc", "float32", "LlamaForCausalLM")
+
+
 def test_sites_and_models_without_a_translator(llama: pc.Model) -> None:
     with pytest.raises(pc.SiteError, match="no translator for resid_mid.0"):
         llama.lens(tiny.ids(1, 4), ["resid_post", "resid_mid"], tuned=pc.TunedLens(llama))
@@ -208,9 +248,9 @@ def test_sites_and_models_without_a_translator(llama: pc.Model) -> None:
         with pytest.raises(pc.SiteError, match=rf"depth {depth} is outside 0\.\.3"):
             pc.TunedLens(llama).translate(where, states)
     with pytest.raises(pc.ModelError, match="is an encoder"):
-        pc.TunedLens(pc.wrap(tiny.shared("bert")))
+        pc.TunedLens(opened("bert"))
     with pytest.raises(pc.ModelError, match="no final norm"):
-        pc.TunedLens(pc.wrap(tiny.shared("opt_post_norm")))
+        pc.TunedLens(opened("opt_post_norm"))
     with pytest.raises(pc.InputError, match="not a folder"):
         pc.TunedLens.from_pretrained("nowhere", llama)
     with pytest.raises(pc.InputError, match="tuned='folder' is no lens"):
@@ -271,6 +311,25 @@ def test_a_published_lens_says_what_its_own_package_says(tmp_path: Path) -> None
         assert seen["top_probability"].values[index] == pytest.approx(wanted[index].gather(-1, order).numpy(), abs=1e-6)
     shifted = model.lens(ids, "resid_post.0", k=97, tuned=lens).data.isel(prompt=0, layer=0)
     assert np.array_equal(shifted["kl"].values, seen["kl"].values[1]), "their translator 1 reads what layer 0 gives"
+
+
+def test_the_hash_of_an_unembedding_is_that_of_its_printed_corners() -> None:
+    """SHA-256 of what numpy prints of the matrix in float32, with one decimal."""
+    head = torch.nn.Linear(3, 2, bias=False, dtype=torch.bfloat16)
+    with torch.no_grad():
+        head.weight.copy_(torch.tensor([[0.25, -1.0, 2.125], [3.5, 0.0, -0.375]]))
+    module = SimpleNamespace(get_output_embeddings=lambda: head)
+    wanted = sha256(b"[[ 0.2 -1.   2.1]\n [ 3.5  0.  -0.4]]").hexdigest()
+    assert published.unembedding_hash(SimpleNamespace(module=module)) == wanted
+
+
+def test_a_published_lens_without_biases_has_zeros(tmp_path: Path) -> None:
+    model = pc.wrap(tiny.build("llama", torch.float32))
+    state = write_theirs(tmp_path, model)
+    torch.save({name: value for name, value in state.items() if name != "1.bias"}, tmp_path / "params.pt")
+    lens = pc.TunedLens.from_pretrained(tmp_path, model)
+    assert torch.equal(lens.weight, torch.stack([state[f"{i}.weight"] for i in range(3)]))
+    assert torch.equal(lens.bias, torch.stack([state["0.bias"], torch.zeros(32), state["2.bias"]]))
 
 
 @pytest.mark.filterwarnings("error")

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -9,6 +10,7 @@ import patchclamp as pc
 from patchclamp.models.inputs import Prompt
 from patchclamp.rewriting import moment as module
 from tests import tiny
+from tests.lenses.families import opened
 from tests.traces import no_trace
 
 CORPUS = [*tiny.ids(3, 9, seed=1), *tiny.ids(2, 5, seed=2), *tiny.ids(1, 13, seed=3)]
@@ -37,7 +39,7 @@ def test_it_is_the_mean_of_outer_products(llama: pc.Model, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 def test_rows_fit_the_models_context(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = pc.wrap(tiny.shared(name))
+    model = opened(name)
     assert model.context == 64
     (long,) = tiny.ids(1, 150)
     monkeypatch.setattr(module, "_read", lambda *_: [Prompt(tuple(long))])  # as of a long text
@@ -63,8 +65,19 @@ def test_it_is_kept_by_content(llama: pc.Model, cache: Path, monkeypatch: pytest
     assert torch.equal(opened.matrix, first.matrix)
     with pytest.raises(pytest.fail.Exception, match="made again"):
         pc.rewriting.covariance(llama, 1, CORPUS[1:])
+    with pytest.raises(pytest.fail.Exception, match="made again"):
+        pc.rewriting.covariance(llama, 1, CORPUS, cache=False)
     with pytest.raises(pc.InputError, match=r"holds no covariance\.json"):
         pc.rewriting.Covariance.open(cache / "nowhere")
+    file = next((cache / "covariances").iterdir()) / "covariance.json"
+    file.write_text(file.read_text().replace('"format_version": 1', '"format_version": 2'))
+    with pytest.raises(pc.InputError, match="newer format"):
+        pc.rewriting.Covariance.open(file.parent)
+
+
+def test_it_is_not_kept_unless_it_may_be(llama: pc.Model, cache: Path) -> None:
+    pc.rewriting.covariance(llama, 1, CORPUS[:1], cache=False)
+    assert not (cache / "covariances").exists()
 
 
 def test_another_model_or_layer_is_refused(llama: pc.Model) -> None:
@@ -87,7 +100,13 @@ def test_the_ridge_makes_it_invertible(llama: pc.Model) -> None:
         found.condition()
     with pytest.raises(pc.InputError, match="ridge is a share"):
         found.condition(-1.0)
-    assert found.condition(0.1) > found.condition(1.0) > 1
+    matrix = found.matrix.numpy()
+    damped = matrix + 0.1 * np.trace(matrix) / 48 * np.eye(48)
+    assert np.allclose(found.damped(0.1), damped, rtol=1e-12)
+    assert found.condition(0.1) == pytest.approx(np.linalg.cond(damped), rel=1e-6)
+    uneven = torch.diag(torch.tensor([1.0, 2.0, 10.0]).double())
+    spanned = pc.rewriting.Covariance(uneven, 0, 3, "texts", "", None, "")
+    assert spanned.condition() == pytest.approx(10.0), "as many keys as dimensions may span them"
     key = torch.ones(48, dtype=torch.float64)
     assert torch.allclose(found.damped(0.1) @ found.solve(key, 0.1), key, atol=1e-9)
 

@@ -9,6 +9,7 @@ from scipy.optimize import minimize
 
 import patchclamp as pc
 from patchclamp.rewriting.rome import Update, rank_one
+from tests.effort import examples
 from tests.rewriting.keys import problem
 
 
@@ -18,7 +19,7 @@ def updated(seed: int, identity: bool = False) -> tuple[Update, torch.Tensor, to
     return rank_one(matrix, key, value - key @ matrix, solved), matrix, keys, moment
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(10, 30))
 @given(st.integers(0, 10**6))
 def test_the_key_gives_the_value_and_the_rank_is_one(seed: int) -> None:
     _, _, _, key, value = problem(seed)
@@ -60,7 +61,7 @@ def test_no_feasible_update_costs_less_and_a_solver_finds_the_same() -> None:
     assert np.allclose(found.x.reshape(7, 4), best.numpy(), atol=1e-5 * float(best.abs().max()))
 
 
-@settings(max_examples=20)
+@settings(max_examples=examples(8, 20))
 @given(st.integers(0, 10**6))
 def test_keys_orthogonal_in_the_metric_keep_their_values(seed: int) -> None:
     _, _, moment, key, _ = problem(seed)

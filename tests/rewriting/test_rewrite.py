@@ -2,16 +2,20 @@
 
 import copy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
 import patchclamp as pc
 from patchclamp.rewriting import exported, fact, rome
+from patchclamp.rewriting.value import Search, search
 from tests import tiny
-from tests.rewriting.test_tail import REWRITABLE
+from tests.lenses.families import opened, parametrised
+from tests.rewriting.test_tail import REWRITABLE, SHORT
 from tests.traces import no_trace
 
 PROMPT, SUBJECT, TARGET = tiny.ids(1, 6), [1, 2], 9
@@ -23,7 +27,7 @@ def rewritten(model: pc.Model, **options: Any) -> pc.Rewrite:
     return model.rewrite_fact(PROMPT, SUBJECT, TARGET, **given)
 
 
-@pytest.mark.parametrize("name", REWRITABLE)
+@pytest.mark.parametrize("name", parametrised(REWRITABLE, SHORT))
 def test_edit_and_copied_module_say_the_same_and_the_key_gives_the_value(name: str) -> None:
     model = pc.wrap(tiny.build(name))
     before = model.weights_digest()
@@ -48,10 +52,12 @@ def _bias(model: pc.Model) -> torch.Tensor:
     return torch.zeros(32, dtype=torch.float64) if bias is None else bias.detach()
 
 
-@pytest.mark.parametrize("name", ["llama", "gpt2", "granite", "gemma2", "glm4", "opt", "phi"])
+@pytest.mark.parametrize(
+    "name", parametrised(["llama", "gpt2", "granite", "gemma2", "glm4", "opt", "phi"], ("gpt2", "granite", "gemma2"))
+)
 def test_the_projection_gives_the_value_at_the_subject(name: str) -> None:
     """With no prefixes the subject's own key is rewritten; norms and multipliers after the projection do not matter."""
-    model = pc.wrap(tiny.shared(name))
+    model = opened(name)
     found = rewritten(model, prefixes=0)
     port = model.sites.accesses["mlp_act", 1].module + ":out"
     seen = model.record(PROMPT, [port, "mlp_act.1"], at=2, edits=found.edit())
@@ -59,6 +65,104 @@ def test_the_projection_gives_the_value_at_the_subject(name: str) -> None:
     before = model.record(PROMPT, [port, "mlp_act.1"], at=2)
     assert torch.allclose(before["mlp_act.1"][0], found.key, atol=1e-12)
     assert torch.allclose(found.value - before[port][0], found.change, atol=1e-9)
+
+
+def test_the_key_is_a_mean_and_the_update_is_measured_by_the_covariance(
+    llama: pc.Model, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Over the prompt alone and after each prefix; the rest of the update follows from the key by hand."""
+    monkeypatch.setenv("PATCHCLAMP_CACHE", str(tmp_path))
+    moment = pc.rewriting.covariance(llama, 1, tiny.ids(3, 20, seed=7))
+    found = rewritten(llama, covariance=moment, ridge=0.3)
+    contexts = [PROMPT[0], *(prefix + PROMPT[0] for prefix in PREFIXES)]
+    assert found.record["contexts"] == contexts
+    keys = [llama.record([ids], "mlp_act.1", at=len(ids) - 6 + 2)["mlp_act.1"].flatten() for ids in contexts]
+    key = sum(keys) / 3
+    assert torch.allclose(found.key, key, rtol=1e-12)
+    assert (keys[0] - key).norm() > 0.1 * key.norm()
+    size = len(key)
+    damped = moment.matrix.numpy() + 0.3 * np.trace(moment.matrix.numpy()) / size * np.eye(size)
+    solved = torch.from_numpy(np.linalg.solve(damped, key.numpy()))
+    assert torch.allclose(found.read, solved / (key @ solved), rtol=1e-8)
+    matrix = llama.module.model.layers[1].mlp.down_proj.weight.detach().T
+    checks = found.record["checks"]
+    assert checks["update"] == pytest.approx(float(torch.outer(found.read, found.change).norm() / matrix.norm()))
+    assert checks["change"] == pytest.approx(float(found.change.norm() / (key @ matrix).norm()))
+    assert checks["condition"] == pytest.approx(np.linalg.cond(damped), rel=1e-6)
+    assert checks["covariance"] == "of 60 tokens of texts"
+    for place, ids in enumerate(contexts):
+        for when, edits in (("before", ()), ("after", found.edit())):
+            own = llama.run([ids], edits, logits="last").logits.softmax(-1)[0]
+            row = found.probability.isel(context=place).sel(moment=when)
+            assert float(row.sel(answer=str(TARGET))) == pytest.approx(float(own[TARGET]), rel=1e-9)
+    for row in found.frame().to_dict("records"):
+        both = found.probability.sel(context=row["context"], answer=row["answer"])
+        assert (row["before"], row["after"]) == tuple(float(both.sel(moment=name)) for name in ("before", "after"))
+
+
+def test_what_is_replaced_is_the_likeliest_other_answer(llama: pc.Model) -> None:
+    first, second = (int(i) for i in llama.run(PROMPT, logits="last").logits[0].topk(2).indices)
+    usual = {"layer": 1, "covariance": "identity", "prefixes": 0, "steps": 1}
+    for target, given, true in ((TARGET, None, first), (first, None, second), (first, 7, 7)):
+        found = llama.rewrite_fact(PROMPT, SUBJECT, target, true=given, **usual)
+        assert list(found.probability["answer"].values) == [llama.output_label(target), llama.output_label(true)]
+    assert llama.rewrite_fact(PROMPT, SUBJECT, TARGET, **{**usual, "layer": None}).layer == 0
+    deep = [rome._default_layer(SimpleNamespace(sites=SimpleNamespace(n_layers=n))) for n in (29, 30, 48)]
+    assert deep == [4, 5, 8], "a sixth of the way up"
+
+
+def test_the_search_is_adam_on_the_loss_within_a_ball() -> None:
+    """Against the loss and Adam's rule written out, on logits that are linear in the vector."""
+    draw = torch.Generator().manual_seed(0)
+    maps = 0.5 * torch.randn(3, 5, 4, generator=draw, dtype=torch.float64)  # [prompt, token, d]
+    value = torch.tensor([1.0, -2.0, 0.5, 1.5], dtype=torch.float64)
+    tail = SimpleNamespace(
+        model=SimpleNamespace(device="cpu", dtype=torch.float64), logits=lambda shift: torch.einsum("ptd,pd->pt", maps, shift(value.expand(3, -1)))
+    )  # fmt: skip
+    how = Search(steps=5, lr=0.3, kl=0.7, decay=0.2, clamp=0.55, enough=0.0)
+    told: list[int] = []
+    found, curve = search(tail, 2, 3, value, how, lambda: told.append(1))  # type: ignore[arg-type]
+    length, change = float(value.norm()), torch.zeros(4, dtype=torch.float64)
+    first, second = torch.zeros(4).double(), torch.zeros(4).double()
+    calm = (maps[2] @ value).log_softmax(-1)
+    clamped = 0
+    for step in range(6):
+        leaf = change.clone().requires_grad_()
+        logs = (maps @ (value + leaf)).log_softmax(-1)
+        nll = -(logs[0, 3] + logs[1, 3]) / 2
+        kl = (logs[2].exp() * (logs[2] - calm)).sum()
+        decay = (leaf**2).sum() / length**2
+        loss = nll + 0.7 * kl + 0.2 * decay
+        likely = (logs[0, 3].exp() + logs[1, 3].exp()) / 2
+        wanted = (loss, nll, kl, decay, likely, leaf.norm())
+        seen = [curve[name][step] for name in ("loss", "nll", "kl", "decay", "target_probability", "norm")]
+        assert seen == pytest.approx([float(term.detach()) for term in wanted], rel=1e-9, abs=1e-12)
+        if step == 5:
+            break
+        (slope,) = torch.autograd.grad(loss, leaf)
+        first, second = 0.9 * first + 0.1 * slope, 0.999 * second + 0.001 * slope**2
+        rate = 0.3 * length / 2  # in units of the root mean square of four entries
+        change = change - rate * (first / (1 - 0.9 ** (step + 1))) / (
+            (second / (1 - 0.999 ** (step + 1))).sqrt() + 1e-8
+        )
+        if float(change.norm()) > 0.55 * length:
+            change, clamped = change * 0.55 * length / change.norm(), clamped + 1
+    assert torch.allclose(found, change, rtol=1e-9)
+    assert (len(told), len(curve["loss"])) == (5, 6)
+    assert 0 < clamped < 5
+
+
+def test_a_value_that_the_projection_cannot_give_is_written_by_the_module_alone() -> None:
+    module = tiny.build("llama")
+    with torch.no_grad():
+        module.model.layers[1].mlp.down_proj.weight[3] = module.model.layers[1].mlp.down_proj.weight[2]
+    model = pc.wrap(module)
+    found = rewritten(model, prefixes=0)
+    with pytest.raises(pc.ModelError, match=r"the projection cannot give the new value .* use rewrite\.module"):
+        found.edit()
+    key = model.record(PROMPT, "mlp_act.1", at=2)["mlp_act.1"][0]
+    copied = found.module(model).model.layers[1].mlp.down_proj.weight.detach()
+    assert torch.allclose(copied @ key, found.value, atol=1e-9)
 
 
 def test_the_target_grows_likelier_and_no_random_change_does_as_well(llama: pc.Model) -> None:
@@ -200,11 +304,11 @@ def test_a_target_or_a_subject_outside_is_refused(llama: pc.Model) -> None:
 
 def test_models_that_cannot_be_rewritten_say_why() -> None:
     with pytest.raises(pc.SiteError, match="routes each token to a few experts"):
-        rewritten(pc.wrap(tiny.shared("mixtral", torch.float32)))
+        rewritten(opened("mixtral", torch.float32))
     with pytest.raises(pc.ModelError, match="reads both ways"):
-        rewritten(pc.wrap(tiny.shared("bert")))
+        rewritten(opened("bert"))
     with pytest.raises(pc.SiteError):
-        rewritten(pc.wrap(tiny.shared("mamba")))
+        rewritten(opened("mamba"))
     broken = tiny.build("llama")
     with torch.no_grad():
         broken.model.layers[1].mlp.down_proj.weight[0, 0] = float("nan")
@@ -224,6 +328,12 @@ def test_a_capital_is_rewritten_and_its_neighbour_stays(smollm2: pc.Model) -> No
     )
     before, after = (pc.rewriting.score(smollm2, asked, edits) for edits in ((), found.edit()))
     assert before["success"].tolist() == [False, False, True]
+    own = smollm2.run("The capital of Japan is", logits="last").logits[0].softmax(-1)
+    near = before.iloc[2]
+    assert (near["p_wanted"], near["p_other"]) == pytest.approx(
+        [float(own[smollm2.token_id(t)]) for t in (" Tokyo", " Rome")], rel=1e-3
+    )
+    assert near["magnitude"] == near["p_wanted"] - near["p_other"]
     assert after["success"].tolist() == [True, True, True]
     assert found.record["true"] == " Paris"
 

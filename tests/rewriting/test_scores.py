@@ -25,14 +25,21 @@ def test_the_bootstrap_covers_the_mean_and_follows_the_seed() -> None:
 
 
 def test_a_fact_counts_once_a_test() -> None:
-    def frame(near: list[bool]) -> pd.DataFrame:
-        rows = [("efficacy", True, 0.5), *(("neighbourhood", good, 0.1) for good in near)]
+    def frame(near: list[bool], by: float) -> pd.DataFrame:
+        rows = [("efficacy", True, 0.5), *(("neighbourhood", good, by + 0.1 * i) for i, good in enumerate(near))]
         return pd.DataFrame(rows, columns=["test", "success", "magnitude"])
 
-    found = pc.rewriting.summary([frame([True] * 9 + [False]), frame([False])]).set_index("test")
+    scores = [frame([True] * 9 + [False], 0.0), frame([False], 0.1), frame([True, False], 0.7)]
+    found = pc.rewriting.summary(scores).set_index("test")
     assert list(found.index) == ["efficacy", "neighbourhood"]
-    assert found.loc["neighbourhood", "success"] == pytest.approx(0.45)
-    assert found.loc["efficacy", "facts"] == 2
-    assert found.loc["efficacy", "low"] == pytest.approx(wilson(2, 2)[0])
+    shares, magnitudes = [0.9, 0.0, 0.5], [0.45, 0.1, 0.75]
+    for seed in (0, 1):
+        row = pc.rewriting.summary(scores, seed).set_index("test").loc["neighbourhood"]
+        assert row["success"] == pytest.approx(1.4 / 3)
+        assert row["magnitude"] == pytest.approx(1.3 / 3)
+        assert (row["low"], row["high"]) == pytest.approx(bootstrap(shares, seed))
+        assert (row["magnitude_low"], row["magnitude_high"]) == pytest.approx(bootstrap(magnitudes, seed))
+    assert found.loc["efficacy", "facts"] == 3
+    assert (found.loc["efficacy", "low"], found.loc["efficacy", "high"]) == pytest.approx(wilson(3, 3))
     with pytest.raises(pc.InputError, match="no scores"):
         pc.rewriting.summary([])

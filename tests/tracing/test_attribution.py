@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -6,6 +7,7 @@ import torch
 from torch import nn
 
 import patchclamp as pc
+from patchclamp.tracing import attribution, estimate
 from tests import tiny
 from tests.traces import no_trace
 
@@ -94,6 +96,52 @@ def test_integrated_gradients_are_nearer_where_the_read_saturates(llama: pc.Mode
     assert errors[0] > 10 * errors[1]
 
 
+def test_an_integrated_trace_gives_all_of_the_total_effect(llama: pc.Model) -> None:
+    """Along the noise on the embeddings the gradient adds up to the whole change; at its end alone it does not."""
+    found = [
+        llama.causal_trace(
+            [IDS], [1, 2], 9, sites="resid_pre.0", samples=2, seed=1, method="gradient", integrate=n, check=0
+        )
+        for n in (0, 48)
+    ]
+    total = found[0].total_effect("log_odds").values
+    plain, path = (trace.indirect_effect("log_odds").isel(site=0, layer=0).sum("position").values for trace in found)
+    assert np.allclose(path, total, rtol=1e-2)
+    assert (abs(plain - total) > 0.05 * abs(total)).all()
+
+
+def test_the_cells_run_exactly_follow_the_seed(llama: pc.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[Any] = []
+    monkeypatch.setattr(attribution, "measured_error", lambda *given: kept.append(given))
+    found = llama.attribution_patch([IDS], [OTHER], sites="resid_post", read=READ, check=3)
+    assert found.agreement is None
+    ((job, outcome, check),) = kept
+    assert check == 3
+    first, again, other = (estimate.measured_error(job, outcome, 3, seed) for seed in (0, 0, 1))
+    assert first == again
+    assert first is not None
+    assert other is not None
+    assert len(first["exact"]) == first["cells"] == 3
+    assert first["estimated"] != other["estimated"]
+    assert estimate.measured_error(job, outcome, 0) is None
+    with pytest.raises(pc.InputError, match="check is a number of cells"):
+        estimate.measured_error(job, outcome, -1)
+
+
+def test_an_error_is_a_correlation_and_a_share_of_the_truth() -> None:
+    def error(truth: list[float], guess: list[float]) -> tuple[float | None, float | None]:
+        found = estimate.compared("read", np.array(truth), np.array(guess), "cells")
+        return found["pearson"], found["relative_error"]
+
+    assert error([3.0, 4.0], [3.0, 1.0]) == (pytest.approx(-1.0), pytest.approx(3 / 5))
+    assert error([1.0, 2.0, 3.0], [2.0, 4.0, 6.0]) == (pytest.approx(1.0), pytest.approx(1.0))
+    assert error([0.0, 0.0], [1.0, 2.0]) == (None, None), "nothing to compare with"
+    assert error([1.0, 1.0], [1.0, 2.0]) == (None, pytest.approx(0.5**0.5))
+    assert error([2.0], [1.0]) == (None, pytest.approx(0.5))
+    assert estimate.midpoints(4) == [0.875, 0.625, 0.375, 0.125]
+    assert estimate.midpoints(0) == []
+
+
 def test_heads_and_several_answers(llama: pc.Model) -> None:
     read = pc.Probability([5, 9])
     found = llama.attribution_patch([IDS], [OTHER], sites="z.*.h*", at="last", read=read)
@@ -116,6 +164,8 @@ def test_what_does_not_fit_is_refused(llama: pc.Model) -> None:
         llama.attribution_patch([IDS], [IDS[:4]], read=READ, align="left", integrate=2)
     with pytest.raises(pc.InputError, match="kl has no gradient"):
         llama.attribution_patch([IDS], [OTHER], read=pc.KL())
+    with pytest.raises(pc.InputError, match="has no gradient to estimate with"):
+        llama.attribution_patch([IDS], [OTHER], read=pc.Activation("resid_post.2"))
     with pytest.raises(pc.InputError, match="the read 'rank' has no gradient"):
         llama.attribution_patch([IDS], [OTHER], read=pc.Rank(5))
     with pytest.raises(pc.InputError, match="integrate is a number of points"):

@@ -6,6 +6,7 @@ import torch
 
 import patchclamp as pc
 from tests import tiny
+from tests.lenses.families import opened
 from tests.traces import no_trace
 from tests.tracing import by_loop
 
@@ -21,8 +22,20 @@ def noise_of(model: pc.Model, trace: pc.Trace, sample: int) -> torch.Tensor:
     return noisy - model.record([IDS], "embed", at=SUBJECT)["embed"][0]
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2"])
-@pytest.mark.parametrize(("site", "width"), [("resid_post", 1), ("mlp_out", 2), ("attn_out", 3), ("mlp_out", 10)])
+@pytest.mark.parametrize(
+    ("family", "site", "width"),
+    [
+        ("llama", "resid_post", 1),
+        ("llama", "mlp_out", 2),
+        ("gpt2", "attn_out", 3),
+        *(
+            pytest.param(family, site, width, marks=pytest.mark.slow)
+            for family, site, width in [
+                ("gpt2", "resid_post", 1), ("gpt2", "mlp_out", 2), ("llama", "attn_out", 3), ("llama", "mlp_out", 10), ("gpt2", "mlp_out", 10),
+            ]
+        ),
+    ],
+)  # fmt: skip
 def test_the_trace_is_romes_loop(family: str, site: str, width: int) -> None:
     module = tiny.shared(family)
     model = pc.wrap(module)
@@ -57,11 +70,38 @@ def test_effects_are_differences(llama: pc.Model) -> None:
     last = trace.indirect_effect().sel(site="resid_post", layer=2, position=6)
     assert np.allclose(last, total), "the last state of the last token is the clean run"
     assert float(trace.relative().sel(site="resid_post", layer=2, position=6)) == pytest.approx(1)
-    error = trace.indirect_effect().std("sample", ddof=1) / np.sqrt(3)
-    assert np.allclose(trace.mean()["standard_error"], error)
-    assert trace.layer_means().dims == ("site", "layer")
+    whole = {
+        name: trace.indirect_effect(name).transpose("site", "layer", "position", "sample").values
+        for name in trace.reads
+    }
+    for name, effects in whole.items():
+        average = effects.sum(-1) / 3
+        error = np.sqrt(((effects - average[..., None]) ** 2).sum(-1) / 2 / 3)
+        assert np.allclose(trace.mean(name)["standard_error"], error)
+        lost = float((trace.clean[name] - trace.corrupted[name]).sum() / 3)
+        assert np.allclose(trace.relative(name), average / lost)
+        assert np.allclose(trace.layer_means(name), average[..., 2:].sum(-1) / 5), "from the subject on"
+    average = whole["probability"].mean(-1)
+    site, layer, position = np.unravel_index(abs(average).argmax(), average.shape)
+    assert (
+        f"largest    {average[site, layer, position]:.4g} at {trace.data['site'].values[site]}.{layer}, position {position} "
+        in repr(trace)
+    )
+    assert "3 samples" in repr(trace)
     with pytest.raises(pc.InputError, match="unknown read 'probabilty'; did you mean 'probability'"):
         trace.mean("probabilty")
+
+
+def test_windows_are_romes_unless_others_are_given(llama: pc.Model) -> None:
+    def windows(given: object) -> object:
+        sites = ["resid_post.1", "mlp_out.1", "attn_out.1"]
+        return llama.causal_trace([IDS], SUBJECT, 9, sites=sites, samples=1, window=given).record["parameters"][
+            "window"
+        ]  # type: ignore[arg-type]
+
+    assert windows(None) == {"resid_post": 1, "mlp_out": 10, "attn_out": 10}
+    assert windows(2) == {"resid_post": 2, "mlp_out": 2, "attn_out": 2}
+    assert windows({"mlp_out": 3}) == {"resid_post": 1, "mlp_out": 3, "attn_out": 1}
 
 
 def test_restoring_everything_gives_the_clean_run(llama: pc.Model) -> None:
@@ -150,7 +190,7 @@ def test_what_does_not_fit_is_refused(llama: pc.Model, options: dict[str, object
 
 def test_encoders_and_several_prompts_are_refused(llama: pc.Model) -> None:
     with pytest.raises(pc.InputError, match="BertForMaskedLM reads both ways"):
-        pc.wrap(tiny.shared("bert")).causal_trace([IDS], SUBJECT)
+        opened("bert").causal_trace([IDS], SUBJECT)
     with pytest.raises(pc.InputError, match="one prompt made of tokens, got 2"):
         llama.causal_trace(tiny.ids(2, 4), SUBJECT)
 
@@ -164,6 +204,11 @@ def test_text_is_checked_against_the_tokens(smollm2: pc.Model) -> None:
         smollm2.causal_trace(prompt, "Fran")
     with pytest.raises(pc.InputError, match="is not one token"):
         smollm2.causal_trace(prompt, "France", " Ouagadougou")
+    trace = smollm2.causal_trace(prompt, "France", samples=1, sites="resid_post.0", std=["Rome", "a cat"])
+    ids = [token for text in ("Rome", "a cat") for token in smollm2.tokenizer(text)["input_ids"]]
+    wanted = float(smollm2.module.get_input_embeddings().weight[ids].std())
+    said = trace.record["parameters"]
+    assert (said["std"], said["std_of"]) == (pytest.approx(wanted, rel=1e-5), f"the {len(ids)} tokens of 2 texts")
 
 
 @pytest.mark.assets

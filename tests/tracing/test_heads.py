@@ -4,12 +4,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import patchclamp as pc
-from patchclamp.tracing.repeats import Pairs, random_passages
+from patchclamp.models.inputs import Prompt
+from patchclamp.tracing.copying import ov_positivity
+from patchclamp.tracing.heads import _resampled
+from patchclamp.tracing.means import Index, Means
+from patchclamp.tracing.repeats import ATTENTION_SCORES, Pairs, Passage, random_passages
 from tests import tiny
+from tests.effort import examples
+from tests.lenses.families import opened, parametrised
 from tests.traces import no_trace
 from tests.tracing import induction
 
@@ -74,7 +80,7 @@ def test_copying_has_the_sign_of_what_is_written(built: pc.HeadScores) -> None:
 
 def test_scores_are_means_of_eager_attention() -> None:
     """Grouped heads under sdpa, against a loop over the patterns that eager attention shows."""
-    found = pc.wrap(tiny.shared("llama")).head_scores(length=7, samples=SAMPLES, seed=4, draws=500)
+    found = opened("llama").head_scores(length=7, samples=SAMPLES, seed=4, draws=500)
     eager = pc.wrap(tiny.build("llama", attention="eager"))
     for repeated in (True, False):
         prompts = [list(p.prompt.ids) for p in random_passages(eager, 7, SAMPLES, 4, repeated=repeated)]
@@ -97,9 +103,9 @@ def test_scores_are_means_of_eager_attention() -> None:
                 assert (abs(nulls[1] - every) < 0.2 * (single - every)).all(), "of means over passages, not of passages"
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "granite"])
+@pytest.mark.parametrize("family", parametrised(["llama", "gpt2", "granite"], ("gpt2", "granite")))
 def test_copying_is_direct_logit_attribution(family: str) -> None:
-    model = pc.wrap(tiny.shared(family))
+    model = opened(family)
     found = model.head_scores(length=4, samples=2, draws=2)
     slow = np.zeros((2, 3, 4))
     for sample, passage in enumerate(random_passages(model, 4, 2, 0)):
@@ -114,12 +120,92 @@ def test_copying_is_direct_logit_attribution(family: str) -> None:
     assert np.allclose(found.data["value"].sel(score="copying"), slow.mean(0), atol=1e-9)
 
 
-@given(st.integers(2, 9), st.integers(0, 3), st.data())
-def test_shuffled_targets_are_other_earlier_positions(query: int, seed: int, data: st.DataObject) -> None:
-    target = data.draw(st.integers(0, query - 1))
+@settings(max_examples=examples(10, 60))
+@given(st.integers(4, 9), st.integers(0, 3), st.integers(1, 2), st.integers(0, 1), st.data())
+def test_shuffled_targets_are_other_earlier_positions(
+    query: int, seed: int, count: int, first: int, data: st.DataObject
+) -> None:
+    """As many as there were, no one twice, none before the first that may be drawn."""
+    targets = tuple(data.draw(st.permutations(range(first, query)))[:count])
+    others = set(range(first, query)) - set(targets)
     generator = torch.Generator().manual_seed(seed)
-    drawn = [Pairs((query,), ((target,),)).shuffled(0, generator).targets[0][0] for _ in range(60 * query)]
-    assert set(drawn) == set(range(query)) - {target}
+    if len(others) < count:
+        with pytest.raises(pc.InputError, match=f"position {query} has {len(others)} earlier positions"):
+            Pairs((query,), (targets,)).shuffled(first, generator)
+        return
+    drawn = [Pairs((query,), (targets,)).shuffled(first, generator).targets[0] for _ in range(60 * query)]
+    assert all(len(set(some)) == len(some) == count for some in drawn)
+    assert set().union(*drawn) == others
+
+
+def test_the_shuffled_control_has_the_quantile_of_all_draws() -> None:
+    """Against every draw that there is, in two passages: the control's 95 % quantile and its mean."""
+    draws = 1500
+    found = opened("llama").head_scores(length=3, samples=2, draws=draws).data.sel(score="induction")
+    eager = pc.wrap(tiny.build("llama", attention="eager"))
+    prompts = [list(p.prompt.ids) for p in random_passages(eager, 3, 2, 0)]
+    pattern = eager.record(prompts, "attn_pattern")["attn_pattern"]  # [layer, prompt, query, head, key]
+    choices = [
+        torch.stack([sum(pattern[:, p, q, :, key] for q, key in zip((3, 4, 5), keys, strict=True)) / 3 for keys in product(*others)])
+        for p, others in enumerate([[[k for k in range(q) if k != q - 2] for q in (3, 4, 5)]] * 2)
+    ]  # fmt: skip
+    means = (choices[0][:, None] + choices[1][None]).flatten(0, 1).double() / 2
+    below = (means <= torch.from_numpy(found["null_high"].sel(control="shuffled").values) + 1e-9).double().mean(0)
+    assert (abs(below - 0.95) < 0.03).all(), "five standard errors of a share over so many draws"
+    gap = abs(torch.from_numpy(found["null_mean"].sel(control="shuffled").values) - means.mean(0))
+    assert (gap < 5 * means.std(0) / draws**0.5 + 1e-7).all()
+
+
+def test_a_query_with_several_targets_is_averaged_over_them(llama: pc.Model) -> None:
+    """Attention to targets adds up; what is written for them is their mean, against contributions one by one."""
+    (ids,) = tiny.ids(1, 8)
+    tokens = tuple(str(i) for i in ids)
+    pairs = Pairs((5, 7), ((2, 3), (4,)))
+    whole = Passage(Prompt(tuple(ids), None, tokens), dict.fromkeys(ATTENTION_SCORES, pairs), 1)
+    table = Means(llama, [whole], 0, 0).measure(4096, lambda _: None, {}).table()[..., 0, 0]  # [score, layer, head]
+    names = ids[1:]
+    slow = np.zeros((3, 4))
+    pattern = pc.wrap(tiny.build("llama", attention="eager")).record([ids], "attn_pattern")["attn_pattern"][:, 0]
+    for query, targets in zip(pairs.queries, pairs.targets, strict=True):
+        parts = llama.contributions([ids], names, at=query, heads=True).data.isel(position=0)
+        for layer, head in np.ndindex(3, 4):
+            added = parts.sel(component=f"attn_out.{layer}.h{head}").values
+            for target in targets:
+                others = np.delete(added, target - 1)
+                slow[layer, head] += (added[target - 1] - others.mean()) / len(targets) / 2
+    attended = (
+        sum(pattern[:, query, :, key] for query, keys in zip((5, 7), pairs.targets, strict=True) for key in keys) / 2
+    )
+    assert np.allclose(table[0], attended, atol=1e-6)
+    assert np.allclose(table[-1], slow, atol=1e-9)
+
+
+def test_what_random_passages_are_made_of(llama: pc.Model) -> None:
+    """No special token, no token twice in a block, and as long as the context allows."""
+    passages = random_passages(llama, 32, 4, 0)
+    for passage in passages:
+        assert len(passage.prompt.ids) == 64 == llama.context
+        assert len(set(passage.prompt.ids)) == 32
+        assert not {0, 1, 2} & set(passage.prompt.ids), "padding, beginning and end"
+    assert len({passage.prompt.ids for passage in passages}) == 4
+    assert len(set(random_passages(llama, 32, 1, 0, repeated=False)[0].prompt.ids)) == 64
+    with pytest.raises(pc.InputError, match="passages of 66 tokens; the model's context is 64"):
+        random_passages(llama, 33, 1, 0)
+    with pytest.raises(pc.InputError, match="length of 3 or more"):
+        random_passages(llama, 2, 1, 0)
+
+
+def test_the_strongest_heads_stand_first(built: pc.HeadScores) -> None:
+    table = built.strongest("copying", 3)
+    assert list(table["site"][:1]) == ["z.1.h0"]
+    assert list(table["copying"]) == sorted(built.data["value"].sel(score="copying").values.ravel(), reverse=True)[:3]
+    assert len(built.strongest()) == 4, "all there are"
+    for row in table.to_dict("records"):
+        cell = built.data.sel(score="copying", layer=int(row["site"][2]), head=int(row["site"][-1]))
+        assert row["standard_error"] == float(cell["standard_error"])
+        for control in ("shuffled", "unrepeated"):
+            assert row[control] == float(cell["null_mean"].sel(control=control))
+            assert row[f"{control} 95 %"] == float(cell["null_high"].sel(control=control))
 
 
 def test_the_figure_names_the_strongest_heads(built: pc.HeadScores) -> None:
@@ -133,7 +219,7 @@ def test_the_figure_names_the_strongest_heads(built: pc.HeadScores) -> None:
 
 
 def test_the_seed_decides_the_numbers() -> None:
-    model = pc.wrap(tiny.shared("gpt2"))
+    model = opened("gpt2")
     with no_trace(model.module):
         first = model.head_scores(length=4, samples=2, draws=3)
     assert model.head_scores(length=4, samples=2, draws=3) == first
@@ -141,12 +227,23 @@ def test_the_seed_decides_the_numbers() -> None:
         model.head_scores(length=4, samples=2, draws=3, seed=1).data["value"].values.tolist()
         != first.data["value"].values.tolist()
     )
+    for seed, found in ((0, first), (1, model.head_scores(length=4, samples=2, draws=3, seed=1))):
+        chance = ov_positivity(model, 5, seed)[1].numpy()
+        data = found.data.sel(score="ov_copying", control="shuffled")
+        assert np.allclose(data["null_mean"], chance.mean(0))
+        assert np.allclose(data["null_high"], np.quantile(chance, 0.95, axis=0))
+    values = np.arange(24.0).reshape(2, 3, 4)
+    one, again, other = (_resampled(values, 50, seed) for seed in (0, 0, 1))
+    assert np.array_equal(one, again)
+    assert not np.array_equal(one, other)
+    drawn = [Index.of(random_passages(model, 4, 1, 0)[0], 3, seed).key.tolist() for seed in (0, 0, 1)]
+    assert drawn[0] == drawn[1] != drawn[2]
     more = model.head_scores(length=4, samples=3, draws=3)
     assert more.record["prompts"][:2] == first.record["prompts"], "a passage depends on its number alone"
 
 
 def test_one_passage_has_no_spread() -> None:
-    found = pc.wrap(tiny.shared("gpt2")).head_scores(length=4, samples=1, draws=3).data.sel(score="induction")
+    found = opened("gpt2").head_scores(length=4, samples=1, draws=3).data.sel(score="induction")
     assert np.isnan(found["standard_error"]).all()
     assert np.isnan(found["null_high"].sel(control="unrepeated")).all()
     assert np.isfinite(found["null_mean"]).all()
@@ -154,7 +251,7 @@ def test_one_passage_has_no_spread() -> None:
 
 
 def test_what_cannot_be_measured_is_said() -> None:
-    gemma = pc.wrap(tiny.shared("gemma2")).head_scores(length=4, samples=2, draws=3)
+    gemma = opened("gemma2").head_scores(length=4, samples=2, draws=3)
     assert np.isnan(gemma.data["value"].sel(score="copying")).all()
     assert "do not sum to attn_out" in gemma.record["not_measured"]["copying"]
     assert np.isfinite(gemma.data["value"].sel(score="induction")).all()
@@ -164,9 +261,9 @@ def test_what_cannot_be_measured_is_said() -> None:
 
 def test_what_does_not_fit_is_refused(llama: pc.Model) -> None:
     with pytest.raises(pc.ModelError, match="has no attention heads"):
-        pc.wrap(tiny.shared("mamba")).head_scores(length=4)
+        opened("mamba").head_scores(length=4)
     with pytest.raises(pc.ModelError, match="reads both ways"):
-        pc.wrap(tiny.shared("bert")).head_scores(length=4)
+        opened("bert").head_scores(length=4)
     with pytest.raises(pc.InputError, match="two blocks of 60 different tokens"):
         llama.head_scores(length=60)
     with pytest.raises(pc.InputError, match="length of 3 or more and 1 sample or more; got 5 and 0"):

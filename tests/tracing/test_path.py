@@ -7,6 +7,7 @@ import torch
 import patchclamp as pc
 from tests import tiny
 from tests.interventions import by_hand
+from tests.lenses.families import opened
 from tests.traces import no_trace
 from tests.tracing import by_path
 
@@ -52,7 +53,7 @@ def test_it_equals_the_procedure_written_out_by_hand(family: str, frozen: tuple[
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox", "gemma2"])
 def test_direct_effects_on_the_final_residual_add_up(family: str) -> None:
     """Before the final norm the stream is a sum, so what all components send directly is the whole difference."""
-    model = pc.wrap(tiny.shared(family))
+    model = opened(family)
     end = "resid_post.2"
     total = 0.0
     for sender in ("embed", "attn_out", "mlp_out"):
@@ -64,7 +65,7 @@ def test_direct_effects_on_the_final_residual_add_up(family: str) -> None:
 
 
 def test_attention_splits_into_its_heads() -> None:
-    model = pc.wrap(tiny.shared("llama"))
+    model = opened("llama")
     read = pc.Activation("resid_post.2", "all")
     whole, split = (
         model.path_patch([SOURCE], [INTO], sender=sender, receivers="resid_post.2", read=read).relative()
@@ -125,6 +126,10 @@ def test_positions_of_senders_and_receivers(llama: pc.Model) -> None:
     late = effects(llama, sender="mlp_out.0", receivers="k.1", receive_at=slice(2, None))
     assert abs(early).max() > 0
     assert not np.allclose(early, late)
+    said = llama.path_patch(
+        [SOURCE], [INTO], sender="mlp_out.0", receivers="k.1", receive_at=slice(2, None), freeze="attn_out", read=READ
+    ).record["parameters"]
+    assert (said["receivers"], said["receive_at"], said["freeze"]) == (["k.1"], [2, 3, 4, 5], ["attn_out"])
 
 
 def test_the_target_s_own_edits_are_part_of_it(llama: pc.Model) -> None:
@@ -158,10 +163,10 @@ def test_what_does_not_fit_is_refused(llama: pc.Model) -> None:
     with pytest.raises(pc.InputError, match="the source has 6 tokens and the target 4"):
         llama.path_patch([SOURCE], tiny.ids(1, 4), read=READ)
     with pytest.raises(pc.SiteError, match="one recurrent mixer"):
-        pc.wrap(tiny.shared("mamba")).path_patch([SOURCE], [INTO], read=READ)
+        opened("mamba").path_patch([SOURCE], [INTO], read=READ)
 
 
 def test_it_reads_in_half_the_precision_too() -> None:
     model = pc.wrap(tiny.build("llama", torch.float32))
-    exact = effects(pc.wrap(tiny.shared("llama")), sender="z.*.h*", receivers="q.2")
+    exact = effects(opened("llama"), sender="z.*.h*", receivers="q.2")
     assert np.allclose(effects(model, sender="z.*.h*", receivers="q.2"), exact, atol=1e-4)

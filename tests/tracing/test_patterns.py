@@ -8,6 +8,7 @@ import patchclamp as pc
 from patchclamp.models.sites import Site
 from patchclamp.tracing.patterns import attention
 from tests import tiny
+from tests.lenses.families import opened, parametrised
 from tests.traces import no_trace
 
 DTYPE = {name: torch.float32 for name in tiny.MOE}
@@ -27,13 +28,31 @@ def read(model: pc.Model, prompts: list[list[int]], batch_tokens: int) -> Tensor
     return torch.stack([torch.cat(parts[layer], -1) for layer in sorted(parts)])  # [layer, prompt, head, query, key]
 
 
-@pytest.mark.parametrize("family", [name for name in tiny.DECODERS if name != "mamba"])
-@pytest.mark.parametrize("batch_tokens", [1, 4096])
+SHORT = ("llama", "gpt2", "gemma2", "gpt_neo", "qwen2", "falcon_alibi", "gpt_oss")
+"""Grouped heads, fused projections, capped scores, attention in float32, windows, position biases, sinks."""
+ATTENTIVE = parametrised([name for name in tiny.DECODERS if name != "mamba"], SHORT)
+
+
+@pytest.mark.parametrize(
+    ("family", "batch_tokens"),
+    [
+        *(
+            pytest.param(*one.values, 4096, marks=one.marks) if not isinstance(one, str) else (one, 4096)
+            for one in ATTENTIVE
+        ),
+        *((name, 1) for name in ("llama", "gpt2")),
+        *(
+            pytest.param(name, 1, marks=pytest.mark.slow)
+            for name in tiny.DECODERS
+            if name not in ("mamba", "llama", "gpt2")
+        ),
+    ],
+)
 def test_patterns_are_those_that_eager_attention_shows(family: str, batch_tokens: int) -> None:
     """Of every family, in its own attention implementation; all keys at once, and a head's width of them at a time."""
     dtype = DTYPE.get(family, torch.float64)
     prompts = tiny.ids(2, 19)
-    model = pc.wrap(tiny.build(family, dtype, EAGER_ONLY.get(family)))
+    model = pc.wrap(tiny.build(family, dtype, "eager") if family in EAGER_ONLY else tiny.shared(family, dtype))
     shown = pc.wrap(tiny.build(family, dtype, "eager")).record(prompts, "attn_pattern")["attn_pattern"]
     assert (read(model, prompts, batch_tokens) - shown.transpose(2, 3)).abs().max() < 1e-6  # eager's softmax is float32
 
@@ -54,7 +73,7 @@ def test_the_run_itself_is_left_as_it_is(llama: pc.Model) -> None:
 
 def test_no_layer_is_kept() -> None:
     """Tensors of the values' shape, counted while layers are shown: as many in the last one as in the first."""
-    model, alive = pc.wrap(tiny.shared("llama")), []
+    model, alive = opened("llama"), []
     width = model.sites.width(Site("v", 0))
     assert width != model.sites.width(Site("z", 0)), "grouped heads, so the shape tells values from the stream"
 
