@@ -22,10 +22,10 @@ test: .venv/ready  ## The short form of the tests: ten minutes on two quiet core
 test-pages: .venv/ready  ## Every page of the documentation and every example
 	$(PYTEST) -m "pages and not hub and not slow"
 
-# The marked tests as another processor would run them: without vector instructions in torch, MKL and oneDNN, and on two threads.
+# As another processor would compute them: without vector instructions in torch, MKL and oneDNN, and on two threads of one process.
 PLAIN := ATEN_CPU_CAPABILITY=default MKL_ENABLE_INSTRUCTIONS=AVX2 MKL_CBWR=COMPATIBLE ONEDNN_MAX_CPU_ISA=SSE41 PATCHCLAMP_TEST_THREADS=2
 test-sensitive: .venv/ready  ## The tests whose numbers rounding could move, as a plainer processor computes them
-	$(PLAIN) $(PYTEST) -m "sensitive and not slow and not hub and not pages"
+	$(PLAIN) $(BIN)/python -m pytest -m "sensitive and not slow and not hub and not pages"
 
 test-all: .venv/ready  ## Everything but what needs the hub, with more examples of each property
 	PATCHCLAMP_TESTS=full $(PYTEST) -m "not hub"
