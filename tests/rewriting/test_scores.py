@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import patchclamp as pc
-from patchclamp.rewriting import scores as module
 from patchclamp.core.intervals import bootstrap, wilson
+from patchclamp.rewriting import scores as module
 
 
 def test_wilson_intervals() -> None:
