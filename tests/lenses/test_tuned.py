@@ -66,6 +66,14 @@ def test_the_translator_of_a_layer_stands_before_the_head(name: str) -> None:
     assert (last["kl"].values == 0).all(), "the last layer is left alone"
 
 
+def test_curves_of_a_corpus_go_through_the_lens_too(llama: pc.Model) -> None:
+    lens, rows = random_lens(llama), tiny.ids(2, 6)
+    found = llama.lens_curves(rows, length=6, tuned=lens).data["mean"].sel(metric="kl").values
+    seen = llama.lens(rows, tuned=lens).data["kl"].values.mean(-1)
+    assert found == pytest.approx(seen, rel=1e-9, abs=1e-12)
+    assert found[:, 0] != pytest.approx(llama.lens(rows).data["kl"].values.mean(-1)[:, 0], rel=1e-2)
+
+
 @pytest.mark.sensitive
 def test_streaming_changes_no_bit(llama: pc.Model) -> None:
     lens, ids = random_lens(llama), tiny.ids(2, 9)

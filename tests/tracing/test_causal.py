@@ -157,10 +157,12 @@ def test_saved_and_opened(llama: pc.Model, tmp_path: Path) -> None:
 
 def test_made_again_from_its_folder(llama: pc.Model, tmp_path: Path) -> None:
     made = {
-        "trace": llama.causal_trace([IDS], SUBJECT, samples=2, sites=["resid_post", "mlp_out"], method="gradient"),
-        "neurons": llama.neuron_importances([IDS], SUBJECT, samples=2),
+        "trace": llama.causal_trace(
+            [IDS], SUBJECT, samples=1, sites=["resid_post", "mlp_out"], method="gradient", check=2
+        ),
+        "neurons": llama.neuron_importances([IDS], SUBJECT, samples=2, verify=2),
         "attribution": llama.attribution_patch(
-            [IDS], tiny.ids(1, 7, seed=5), read=pc.LogitDifference(5, 9), integrate=2
+            [IDS], tiny.ids(1, 7, seed=5), read=pc.LogitDifference(5, 9), integrate=2, check=2
         ),
     }
     for name, result in made.items():
@@ -206,7 +208,7 @@ def test_text_is_checked_against_the_tokens(smollm2: pc.Model) -> None:
         smollm2.causal_trace(prompt, "France", " Ouagadougou")
     trace = smollm2.causal_trace(prompt, "France", samples=1, sites="resid_post.0", std=["Rome", "a cat"])
     ids = [token for text in ("Rome", "a cat") for token in smollm2.tokenizer(text)["input_ids"]]
-    wanted = float(smollm2.module.get_input_embeddings().weight[ids].std())
+    wanted = float(smollm2.module.get_input_embeddings().weight.detach()[ids].std())
     said = trace.record["parameters"]
     assert (said["std"], said["std_of"]) == (pytest.approx(wanted, rel=1e-5), f"the {len(ids)} tokens of 2 texts")
 

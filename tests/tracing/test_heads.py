@@ -323,6 +323,7 @@ def test_a_word_that_does_not_recur_is_refused(stories: pc.Model) -> None:
         stories.head_scores(["a dog", "a dog"], " dog")
 
 
+@pytest.mark.slow
 @pytest.mark.assets
 def test_induction_heads_of_a_real_model_stand_out(smollm2: pc.Model) -> None:
     found = smollm2.head_scores(length=24, samples=3, draws=40)

@@ -28,8 +28,8 @@ def read(model: pc.Model, prompts: list[list[int]], batch_tokens: int) -> Tensor
     return torch.stack([torch.cat(parts[layer], -1) for layer in sorted(parts)])  # [layer, prompt, head, query, key]
 
 
-SHORT = ("llama", "gpt2", "gemma2", "gpt_neo", "qwen2", "falcon_alibi", "gpt_oss")
-"""Grouped heads, fused projections, capped scores, attention in float32, windows, position biases, sinks."""
+SHORT = ("llama", "gpt2", "gemma2", "gpt_neo", "falcon_alibi")
+"""Grouped heads, fused projections, capped scores, windows and attention in float32, position biases."""
 ATTENTIVE = parametrised([name for name in tiny.DECODERS if name != "mamba"], SHORT)
 
 
