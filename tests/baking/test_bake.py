@@ -82,7 +82,7 @@ def assert_same(name: str, edits: Any) -> torch.nn.Module:
     model = opened(name)
     with no_trace(model.module):
         module = pc.baked(model, edits)
-    assert error(model, module, edits) <= allowed(model)
+    assert error(model, module, edits) <= (min(allowed(model), 1e-5) if name in tiny.FP32_ATTENTION else allowed(model))
     assert error(model, module, []) > 1e-4, "the edit does something"
     return module
 
@@ -107,7 +107,7 @@ def test_a_projection_of_the_whole_stream_about_a_point(name: str, readers: Tens
     reads = D if readers is None else readers
     for site in every(model):
         states = baked.record(tiny.ids(1, 6, seed=4), site)[site].double()
-        bound = 32 * allowed(model) * float(states.abs().max() * reads.abs().max())
+        bound = min(1e-4, 32 * allowed(model) * float(reads.abs().max())) * float(states.abs().max())
         assert ((states - C) @ reads.T).abs().max() <= bound, "the coordinates are pinned everywhere"
 
 

@@ -268,14 +268,17 @@ def test_data_sets_are_read_as_they_were_written(cached: Callable[[str], Path]) 
 def test_transformers_is_as_talkative_afterwards_as_before() -> None:
     from transformers.utils import logging
 
-    for active in (True, False):
-        (logging.enable_progress_bar if active else logging.disable_progress_bar)()
-        with pytest.raises(RuntimeError):
-            with quiet_transformers():
-                assert not logging.is_progress_bar_enabled()
-                raise RuntimeError
-        assert logging.is_progress_bar_enabled() == active
-    logging.enable_progress_bar()
+    before = logging.is_progress_bar_enabled()
+    try:
+        for active in (True, False):
+            (logging.enable_progress_bar if active else logging.disable_progress_bar)()
+            with pytest.raises(RuntimeError):
+                with quiet_transformers():
+                    assert not logging.is_progress_bar_enabled()
+                    raise RuntimeError
+            assert logging.is_progress_bar_enabled() == active
+    finally:
+        (logging.enable_progress_bar if before else logging.disable_progress_bar)()
 
 
 def test_classes_of_one_name_are_told_apart() -> None:

@@ -1,6 +1,7 @@
 import sys
 import time
 from itertools import count
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,7 +15,7 @@ def test_events_count_up_and_end(monkeypatch: pytest.MonkeyPatch) -> None:
     with task("work", total=6, unit="cells", show=events.append) as bar:
         assert before <= bar.began <= time.monotonic()
         bar.began, clock = 64.0, count(65.0)
-        monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+        monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(clock)))
         for amount in (1, 0.5, 3):
             bar.advance(amount)
         bar.advance()

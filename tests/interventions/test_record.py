@@ -170,12 +170,9 @@ def test_positions_of_words(stories: pc.Model) -> None:
     places = [stories.prompts(p)[0].tokens.index(" girl") for p in prompts]
     assert acts.positions == tuple((place,) for place in places)
     single = [stories.record(p, "resid_post.3", at)["resid_post.3"] for p, at in zip(prompts, places, strict=True)]
-    # the same sums over 288 terms in another order, through four layers of two blocks
-    allowed = torch.finfo(torch.float32).eps * 288 * 8 * float(acts["resid_post.3"].abs().max())
-    assert torch.allclose(acts["resid_post.3"], torch.cat(single), rtol=0, atol=allowed)
+    assert torch.allclose(acts["resid_post.3"], torch.cat(single), atol=1e-4)
     each = stories.record(prompts, "resid_post.3", pc.per_prompt([0, "last"]))
-    assert each.tokens[1] == (" away",)
-    assert each.tokens[0] == (stories.prompts(prompts[0])[0].tokens[0],)
+    assert each.tokens == (("<s>",), (" away",))
 
 
 @pytest.mark.parametrize("name", ["falcon", pytest.param("falcon_new", marks=pytest.mark.slow), "llama"])
