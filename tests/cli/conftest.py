@@ -21,12 +21,10 @@ class Opened:
     def __init__(self, load: Callable[..., pc.Model]) -> None:
         self.load = load
         self.kept: dict[tuple[str, str], pc.Model] = {}
-        self.asked: list[tuple[str, dict[str, Any]]] = []
         self.folders: set[str] = set()
 
     def __call__(self, name_or_path: str | Path, **options: Any) -> pc.Model:
         name = str(name_or_path)
-        self.asked.append((name, options))
         if name not in self.folders:
             return self.load(name_or_path, **options)
         key = (name, repr(sorted((k, v) for k, v in options.items() if v is not None)))

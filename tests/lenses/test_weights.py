@@ -78,7 +78,7 @@ def test_a_written_direction_is_decoded_as_the_model_would(name: str) -> None:
     assert torch.allclose(ratio, ratio[:, :1].expand_as(ratio), rtol=1e-4)
 
 
-@pytest.mark.parametrize("rows", [10, 97])
+@pytest.mark.parametrize("rows", [1, 10, 97, 8192])
 def test_blocks_of_the_vocabulary_change_nothing(llama: pc.Model, monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
     monkeypatch.setattr("patchclamp.lenses.vocabulary._ROWS", rows)
     table = llama.weight("embed").detach()

@@ -68,6 +68,7 @@ def test_labels_say_what_pairs_say(llama: pc.Model) -> None:
     assert np.allclose(inverted["within"], -paired["within"], atol=1e-12)
 
 
+@pytest.mark.sensitive
 def test_batches_and_neighbours_change_nothing(llama: pc.Model) -> None:
     calls: list[int] = []
     events: list[Progress] = []

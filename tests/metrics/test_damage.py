@@ -90,6 +90,7 @@ def test_a_long_text_is_compared_block_by_block_as_at_once() -> None:
     assert loss == pytest.approx(float(-q[torch.arange(134), ids[1:]].mean()))
 
 
+@pytest.mark.sensitive
 def test_memory_knob_changes_nothing_but_the_number_of_passes(llama: pc.Model) -> None:
     calls: list[int] = []
     events: list[Progress] = []

@@ -55,6 +55,7 @@ def test_coordinates_that_are_the_same_change_nothing(llama: pc.Model) -> None:
     assert np.allclose(found.data["confusion"], 0, atol=1e-6)
 
 
+@pytest.mark.sensitive
 def test_the_mix_equals_one_made_by_hand(llama: pc.Model) -> None:
     (a, b), direction = PAIRS[1], torch.randn(32, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     unit = direction / direction.norm()

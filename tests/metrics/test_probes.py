@@ -69,6 +69,7 @@ def test_gaps_and_damage_are_those_by_hand(erased: pc.metrics.ProbeReport) -> No
     assert float(erased.data["gap_left"].sel(data="before", rows="test")) == 1
 
 
+@pytest.mark.sensitive
 def test_a_report_is_made_of_its_parts_with_one_seed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(classifiers.ITERATIONS, "mlp", 12)
     X, z = rows(1.0, classes=3, count=240)
@@ -161,6 +162,7 @@ def test_the_linear_probe_is_scikit_learns() -> None:
     assert half.loss == np.inf, "a class that was never seen"
 
 
+@pytest.mark.sensitive
 @pytest.mark.parametrize(("shift", "epochs"), [(0.4, 500), (6.0, 25), (0.4, 3)])
 def test_the_mlp_is_the_epoch_of_64_units_that_did_best_on_a_tenth_of_the_groups(
     shift: float, epochs: int, monkeypatch: pytest.MonkeyPatch

@@ -309,7 +309,10 @@ def test_boxes_around_points_and_of_one_number() -> None:
     assert found.record["box"] == [[-1, 5], [-1, 3]], "a quarter of the larger extent on every side"
     assert plane(pc.wrap(mlp(2, 4, 2)), box=1.5).record["box"] == [[-1.5, 1.5], [-1.5, 1.5]]
     nearly = torch.tensor([[0.0, 0, 0], [1, 0, 0], [2, 1e-4, 0]]).double()
-    assert plane(pc.wrap(mlp(3, 4, 2)), nearly).regions >= 1, "points that are nearly on a line span a plane"
+    spanned = plane(pc.wrap(mlp(3, 4, 2)), nearly).data["marked"].values
+    assert spanned == pytest.approx(np.array([[0, 0], [1, 0], [2, 1e-4]])), (
+        "points that are nearly on a line span a plane"
+    )
 
 
 def test_coordinates_are_along_the_two_directions_in_their_order() -> None:

@@ -83,6 +83,7 @@ def test_factors_are_sorted_and_counted_once(net: nn.Sequential) -> None:
     assert whole.tolist() == [2.0**power for power in range(-6, 7)]
 
 
+@pytest.mark.sensitive
 def test_padding_is_no_position(llama: pc.Model) -> None:
     """Texts of different lengths run together: each counts as it does alone, by its own tokens."""
     texts = [*tiny.ids(1, 9), *tiny.ids(1, 3, seed=4)]

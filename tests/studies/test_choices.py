@@ -80,11 +80,9 @@ def test_known_capitals_are_said_new_and_not_in_the_prompt(monkeypatch: pytest.M
 def test_known_facts_are_apart_and_their_neighbours_are_others(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, size in (("VALIDATION", 1), ("TEST", 2), ("NEIGHBOURS", 2)):
         monkeypatch.setattr(rome_capitals, name, size)
-    monkeypatch.delitem(CAPITALS, "Second Italy")
     model: Any = Speaker(wrong=("Japan",), two_tokens=("Lima", "Mexico City"))
-    monkeypatch.setattr(
-        pc.catalogue, "capitals", lambda: tuple(SimpleNamespace(name=n, capital=c) for n, c in CAPITALS.items())
-    )
+    known = tuple(SimpleNamespace(name=n, capital=c) for n, c in CAPITALS.items() if n != "Second Italy")
+    monkeypatch.setattr(pc.catalogue, "capitals", lambda: known)
     validation, test = rome_capitals.known_facts(model)
     assert (len(validation), len(test)) == (1, 2)
     assert {fact.subject for fact in (*validation, *test)} == {"Spain", "Italy", "France"}
@@ -221,11 +219,14 @@ def test_concepts_are_tested_on_texts_apart(monkeypatch: pytest.MonkeyPatch) -> 
 def test_sequences_come_from_books_and_speeches_by_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(polytopes_smollm2, "LENGTH", 4)
     monkeypatch.setattr(pc.catalogue, "gutenberg", lambda: {"one": "a" * 30, "short": "b" * 3, "two": "c" * 30})
-    monkeypatch.setattr(pc.catalogue, "state_of_the_union", lambda: [speech("x", letter * 30) for letter in "xyz"])
+    speeches = [speech("x", "n" * 30) for _ in range(181)]
+    speeches[0].text, speeches[90].text, speeches[180].text = "x" * 30, "y" * 30, "z" * 30
+    monkeypatch.setattr(pc.catalogue, "state_of_the_union", lambda: speeches)
     model: Any = SimpleNamespace(tokenizer=lambda text: {"input_ids": [ord(letter) for letter in text]})
-    monkeypatch.setattr(polytopes_smollm2, "max", lambda *_: 1, raising=False)
     found = polytopes_smollm2.sequences(model, 4)
-    assert ["".join(map(chr, row)) for row in found] == ["aaaa", "xxxx", "yyyy", "cccc"], "one text is too short"
+    assert ["".join(map(chr, row)) for row in found] == ["aaaa", "xxxx", "yyyy", "cccc"], (
+        "one text is too short, and speeches are taken evenly"
+    )
     with pytest.raises(pc.InputError, match=r"6 sequences of 4 tokens: the catalogue's books and speeches give 5"):
         polytopes_smollm2.sequences(model, 6)
 

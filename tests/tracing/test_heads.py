@@ -138,6 +138,7 @@ def test_shuffled_targets_are_other_earlier_positions(
     assert set().union(*drawn) == others
 
 
+@pytest.mark.sensitive
 def test_the_shuffled_control_has_the_quantile_of_all_draws() -> None:
     """Against every draw that there is, in two passages: the control's 95 % quantile and its mean."""
     draws = 1500
