@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -73,6 +74,25 @@ def smollm2() -> pc.Model:
 def stories() -> pc.Model:
     """stories15M in float32."""
     return pc.load("stories15m", dtype="float32")
+
+
+@pytest.fixture
+def pictures() -> None:
+    """Results are saved with their pictures, as for users, also where the tests of a package save without."""
+
+
+@pytest.fixture
+def without_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes longer than everything else that is saved, and is tested where the figures are."""
+    if "pictures" in request.fixturenames:
+        return
+    from matplotlib.figure import Figure
+
+    def write(_: Figure, target: Any, *args: Any, **options: Any) -> None:
+        picture = b"a picture that a test did not draw"
+        target.write(picture) if hasattr(target, "write") else Path(target).write_bytes(picture)
+
+    monkeypatch.setattr(Figure, "savefig", write)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -10,7 +10,7 @@ import patchclamp as pc
 from tests.documentation import ROOT
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
-SAMPLE = ("sweep_an_edit",)
+SAMPLE = ("any_module",)
 """The examples that `make test` runs; `make test-pages` runs them all."""
 
 

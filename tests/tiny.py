@@ -95,6 +95,10 @@ DECODERS = [name for name in FAMILIES if name not in ("bert", "vit", "resnet")]
 MOE = ("mixtral", "gpt_oss")
 FP32_ATTENTION = ("gpt_neo", "gptj")
 """Their attention computes in float32 whatever the model's dtype."""
+FP32_SOFTMAX = (*FP32_ATTENTION, "gemma2", "bloom")
+"""Their softmax does, and sums rows of another length (a padded prompt's) in another order."""
+FP32_PADDING = 16 * torch.finfo(torch.float32).eps
+"""How far padding moves their numbers, relative to the largest: a few roundings in each of three layers."""
 
 
 def build(name: str, dtype: torch.dtype = torch.float64, attention: str | None = None) -> torch.nn.Module:
@@ -105,7 +109,7 @@ def build(name: str, dtype: torch.dtype = torch.float64, attention: str | None =
     config = getattr(transformers, config_class)(**arguments)
     if attention:
         config._attn_implementation = attention
-    # the only seeding of the global stream in the tests: transformers draws its initial weights from it
+    # transformers draws its initial weights from the global stream
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1234)
         model = getattr(transformers, model_class)(config)

@@ -10,8 +10,6 @@ import torch
 import patchclamp as pc
 import patchclamp.model
 import patchclamp.repeating
-from patchclamp.figures import style
-from patchclamp.reports import page
 from tests import tiny
 
 
@@ -72,17 +70,6 @@ def from_disk(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(opened, "folders", set())
 
 
-@pytest.fixture
-def pictures() -> None:
-    """Results are saved with their pictures, as for users."""
-
-
 @pytest.fixture(autouse=True)
-def _without_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing takes longer than everything else that a verb does, and is tested where the figures are."""
-    if "pictures" in request.fixturenames:
-        return
-    monkeypatch.setattr(
-        style, "save", lambda drawn, path, suffix: path.write_text(f"{type(drawn).__name__} as {suffix}")
-    )
-    monkeypatch.setattr(page, "embedded", lambda drawn: f"[{type(drawn).__name__}]")
+def _saved_without_pictures(without_pictures: None) -> None:
+    """Verbs save what they make."""

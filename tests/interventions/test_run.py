@@ -7,6 +7,7 @@ import torch
 from scipy.stats import kstest
 
 import patchclamp as pc
+from patchclamp.interventions.run import run as run_in_batches
 from tests import tiny
 from tests.interventions import by_hand
 from tests.traces import no_trace
@@ -287,7 +288,7 @@ def test_firings_are_counted_by_edit_over_all_batches(llama: pc.Model) -> None:
         pc.Scale(1.1, site="z.1.h0", at=pc.per_prompt([1, 2, [0, 3]])),
     ]
     for tokens in (1, 12, 1000):
-        run = llama.run(prompts, edits, batch_tokens=tokens)
+        run = run_in_batches(llama, prompts, edits, batch_tokens=tokens)
         assert run.fired == (3 * (6 + 6 + 4), 6, 4)
         assert run.lengths == (6, 6, 4)
         assert bool(run.logits[2, 4:].isnan().all())

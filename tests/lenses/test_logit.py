@@ -14,9 +14,9 @@ from tests.lenses.families import opened, parametrised
 from tests.traces import no_trace
 
 NAMES = ["llama", "gpt2", "gemma2", "gpt_neox", "cohere", "granite", "phi", "opt", "falcon", "olmo2", "mamba", "bloom"]
-FLOAT32_INSIDE = {name: 1e-5 for name in ("llama", "gemma2", "granite", "cohere", "olmo2")} | {"mamba": 1e-4}
-"""Their norms, and under eager attention their softmax, compute in float32: 6e-8 a step, some twenty steps deep, and sums over
-rows of another length are taken in another order."""
+FLOAT32_INSIDE = dict.fromkeys(tiny.FP32_SOFTMAX, 1e-5) | {"mamba": 1e-4}
+"""What their softmax or their scan in float32 leaves of metrics in nats and of probabilities, some twenty steps deep, where rows of
+another length are summed in another order."""
 NORMS = {
     "llama": "model.norm",
     "gpt2": "transformer.ln_f",

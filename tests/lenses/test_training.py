@@ -269,6 +269,7 @@ def test_progress_counts_every_token(llama: pc.Model, tmp_path: Path) -> None:
 
 
 @pytest.mark.assets
+@pytest.mark.slow
 def test_a_lens_of_stories15m_beats_the_logit_lens_on_stories_it_has_not_seen(stories: pc.Model) -> None:
     lens = stories.tune_lens(
         "gutenberg:bryant-stories", tokens=1536, length=64, batch=128, held_out=0.25, learning_rate=5e-3, progress=False

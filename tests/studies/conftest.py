@@ -38,3 +38,8 @@ def shapes() -> Images:
         + 0.3 * torch.randn(1000, 784, generator=draw)
     ).clamp(0, 1)
     return Images(pixels[:600], labels[:600], pixels[600:], labels[600:], tuple("0123456789"))
+
+
+@pytest.fixture(autouse=True)
+def _saved_without_pictures(without_pictures: None) -> None:
+    """Studies save many."""
