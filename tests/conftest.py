@@ -2,11 +2,11 @@
 
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from hypothesis import settings
+from hypothesis.internal.conjecture import providers
 from jaxtyping import install_import_hook
 
 import tests.typecheck  # noqa: F401  (the hook looks it up by name)
@@ -55,6 +55,9 @@ from tests.seconds import Meter  # noqa: E402
 # draws new ones each time, and so finds what nobody thought of.
 settings.register_profile("patchclamp", deadline=None, derandomize=not FULL, max_examples=examples(25, 100))
 settings.load_profile("patchclamp")
+if not FULL:
+    # hypothesis also tries the numbers that stand in the modules imported so far, and these hang on the order of the tests
+    providers.is_local_module_file = lambda _: False
 torch.set_num_threads(int(os.environ.get("PATCHCLAMP_TEST_THREADS", "1")))
 
 
@@ -83,16 +86,11 @@ def pictures() -> None:
 
 @pytest.fixture
 def without_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing takes longer than everything else that is saved, and is tested where the figures are."""
-    if "pictures" in request.fixturenames:
-        return
-    from matplotlib.figure import Figure
+    """Results are saved without drawing, unless a test asks for ``pictures``."""
+    if "pictures" not in request.fixturenames:
+        from tests.pictures import draw_nothing
 
-    def write(_: Figure, target: Any, *args: Any, **options: Any) -> None:
-        picture = b"a picture that a test did not draw"
-        target.write(picture) if hasattr(target, "write") else Path(target).write_bytes(picture)
-
-    monkeypatch.setattr(Figure, "savefig", write)
+        draw_nothing(monkeypatch)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

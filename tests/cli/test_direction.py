@@ -3,6 +3,7 @@
 import json
 import re
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,12 @@ def test_tables_are_texts_and_labels_too(tmp_path: Path, texts: list[str]) -> No
 
 
 def test_eval_is_that_of_the_library(
-    capsys: pytest.CaptureFixture[str], model: pc.Model, texts: list[str], fitted: str, tmp_path: Path
+    capsys: pytest.CaptureFixture[str],
+    model: pc.Model,
+    texts: list[str],
+    fitted: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (tmp_path / "neutral.txt").write_text("The sun is up.\n\nThe train is late.\n")
     asked = ["direction", "eval", fitted, *texts]
@@ -127,6 +133,8 @@ def test_eval_is_that_of_the_library(
     assert [row["accuracy"] for row in found["probe"]] == wanted.probe.summary()["accuracy"].tolist()
     assert pc.open(tmp_path / "out" / "effects") == wanted.effects
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"probe", "projections", "effects"}
+    plain = replace(wanted, effects=None)
+    monkeypatch.setattr(pc.Model, "evaluate_direction", lambda *_, **options: None if options["answers"] else plain)
     assert set(as_json(capsys, *asked)) == {"probe"}
     assert "AUC" in call(capsys, *asked)
 

@@ -138,6 +138,7 @@ def test_saved_and_opened_it_is_the_same(llama: pc.Model, tmp_path: Path) -> Non
 
 
 @pytest.mark.assets
+@pytest.mark.slow
 def test_the_head_that_moves_the_country_writes_the_capital(smollm2: pc.Model) -> None:
     found = smollm2.contributions("The capital of Spain is", [" Madrid", " Rome"], heads=True)
     assert float(abs(found.data.sum("component") - found.logit).max()) < 1e-4

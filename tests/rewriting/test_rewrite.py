@@ -321,6 +321,7 @@ def test_models_that_cannot_be_rewritten_say_why() -> None:
 
 
 @pytest.mark.assets
+@pytest.mark.slow
 def test_a_capital_is_rewritten_and_its_neighbour_stays(smollm2: pc.Model) -> None:
     found = smollm2.rewrite_fact("The capital of {} is", "France", " Rome", layer=5, covariance="identity", prefixes=1)
     asked = pc.rewriting.Fact(

@@ -14,6 +14,7 @@ from torch import nn
 import patchclamp as pc
 from patchclamp.studies import digits
 from patchclamp.studies.polytopes_mnist import FRAMES, PolytopesMnist, Sizes, area, areas, drawn, study, values
+from tests.pictures import draw_nothing
 
 SMALL = Sizes(rows=60, pairs=25, scaled=40, attacked=80, rays=4, near=5, lines=1)
 
@@ -42,6 +43,7 @@ def found(
     folder = tmp_path_factory.mktemp("study")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(digits, "trained", lambda *_, **__: net)
+        draw_nothing(patch)
         return study(folder, kinds=("mlp",), seeds=(0, 1), width=24, sizes=SMALL, given=blots), folder
 
 
@@ -86,6 +88,8 @@ def test_what_it_finds_on_pictures_that_are_learnt(found: tuple[PolytopesMnist, 
     assert (rows[rows["weights"] == "trained"]["auc"] > 0.6).all()
     one = done.scaling[done.scaling["factor"] == 1]
     assert (one["agreement"] == 1).all()
+    assert "input" in set(done.rays["start"])
+    assert len(set(done.rays["start"])) == len(set(done.pairs["start"])) > 1
     assert (one["flipped"].fillna(0) == 0).all()
     paths = done.paths[done.paths["box"]].groupby("path")["outside"].max()
     assert (paths == 0).all()

@@ -12,7 +12,7 @@ from patchclamp.models.inputs import Prompt
 from patchclamp.tracing.copying import ov_positivity
 from patchclamp.tracing.heads import _resampled
 from patchclamp.tracing.means import Index, Means
-from patchclamp.tracing.repeats import ATTENTION_SCORES, Pairs, Passage, random_passages
+from patchclamp.tracing.repeats import ATTENTION_SCORES, Pairs, Passage, random_passages, word_passages
 from tests import tiny
 from tests.effort import examples
 from tests.lenses.families import opened, parametrised
@@ -294,6 +294,13 @@ def test_a_word_that_recurs(tmp_path: Path) -> None:
         " ".join(stories.tokens(TEXT)[i] for i in spans[0])
     ] * 3
     assert len(spans[0]) > 1
+    passages, _ = word_passages(stories, TEXT, " Bilgewater")
+    for number, passage in enumerate(passages, start=1):
+        assert {score: pairs.queries for score, pairs in passage.pairs.items()} == dict.fromkeys(
+            ("induction", "previous_token", "duplicate_token"), tuple(spans[number])
+        )
+        assert passage.pairs["previous_token"].targets == tuple((query - 1,) for query in spans[number])
+        assert passage.pairs["duplicate_token"].targets == tuple(zip(*spans[:number], strict=True))
     pattern = eager.record(TEXT, "attn_pattern")["attn_pattern"][:, 0]  # [layer, query, head, key]
     later = [
         torch.stack(
