@@ -400,6 +400,8 @@ def test_what_is_refused(model: pc.Model) -> None:
         with pytest.raises(pc.InputError, match=r"outside the box \[0, 1\]"):
             model.attack(moved, labels, eps=0.1, box=BOX)
     assert model.attack(x.round(), labels, eps=0.1, box=BOX).shape == x.shape, "the sides of a box belong to it"
+    with pytest.raises(pc.InputError, match="radius of the ball must be a positive number"):
+        model.adversarial_paths(x, labels, eps=-0.1, kinds=["gauss"])
     with pytest.raises(pc.InputError, match="unknown path 'gaus'; did you mean 'gauss'"):
         model.adversarial_paths(x, labels, kinds=["gaus"])
     with pytest.raises(pc.InputError, match="no kind of path"):

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 import patchclamp as pc
 from patchclamp.polytopes import Network
-from patchclamp.polytopes.gates import Gate, elementwise
+from patchclamp.polytopes.gates import Elementwise, Gate, elementwise
 from tests.polytopes.nets import networks
 
 KINDS = tuple(networks())
@@ -24,6 +24,12 @@ def test_a_traced_network_computes_what_its_module_does(kind: str) -> None:
         assert torch.equal(network.run(x), net(x))
         states = network.states(x[:1])
         assert torch.allclose(network.frozen(x[:1], states), net(x[:1]), atol=1e-12)
+
+
+def test_a_gate_of_any_breaks_and_slopes_is_its_function() -> None:
+    gate = Elementwise("a bent line", "custom", (-1.0, 2.0), (0.5, -1.0, 3.0), at_first=0.25)
+    z = torch.tensor([[-3.0, -1.0, 0.0, 2.0, 2.5]], dtype=torch.float64)
+    assert gate.frozen(z, gate.state(z)).tolist() == [[-0.75, 0.25, -0.75, -2.75, -1.25]]
 
 
 class Many(nn.Module):

@@ -262,7 +262,7 @@ def test_a_page_holds_its_evidence_and_title(llama: pc.Model) -> None:
     drawn = result_page(run)
     assert "<h1>Run: tokens</h1>" in drawn
     assert "patchclamp run &lt;x&gt;" in drawn
-    assert "&#34;weights_sha256&#34;" in drawn
+    assert re.search(r"^    &#34;weights_sha256&#34;", drawn, re.M), "indented, to be read"
     assert "<h1>&amp;</h1>" in render("&", [], {})
     saved: dict[str, Any] = {}
 
