@@ -182,6 +182,8 @@ def test_the_folder_holds_everything_and_works_offline(
     folder = folder_of(kind)
     files = {p.name for p in folder.iterdir() if p.is_file()}
     assert {"result.json", "arrays.safetensors", "data.csv", "figure.svg", "figure.png", "report.html"} <= files
+    assert (folder / "figure.png").read_bytes().startswith(b"\x89PNG")
+    assert "<svg" in (folder / "figure.svg").read_text()
     assert (folder / "data.csv").read_text() == results[kind].frame().to_csv(index=False)
     page = (folder / "report.html").read_text()
     assert not re.search(r"""(src|href)=["']?(https?:)?//""", page)
