@@ -138,3 +138,17 @@ def test_the_whole_study(smollm2: pc.Model, tmp_path) -> None:
         p.name for p in tmp_path.iterdir()
     }
     assert pc.open(tmp_path / "lens") == found.lens
+
+
+def test_means_over_passages_have_the_bootstrap_interval_of_seed_0() -> None:
+    table = pd.DataFrame(
+        {"earlier names": [0.0, 1.0, 5.0, 2.5, -3.25, 7.75], "other tokens": [0.5, 0.25, 4.0, 1.0, 2.0, 8.0]}
+    )
+    draws = np.random.default_rng(0).integers(6, size=(2000, 6))
+    found = copying.over_passages(table)
+    assert found["passages"] == 6
+    for name in table:
+        values = table[name].to_numpy()
+        low, high = np.percentile(values[draws].mean(1), [2.5, 97.5])
+        assert found[name] == pytest.approx({"mean": values.mean(), "low": low, "high": high})
+    assert copying.over_passages(table.iloc[:0]) == {}
