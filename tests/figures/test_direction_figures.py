@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgba
 
 import patchclamp as pc
 from tests import tiny
@@ -53,6 +54,11 @@ def test_effect_and_cost_against_the_dose_and_each_other(llama: pc.Model, found:
             one = doses.data.sel(direction=method)
             assert np.allclose(line.get_xdata(), one[x])
             assert np.allclose(line.get_ydata(), one[y])
+    for axis, name in ((effect, "effect"), (cost, "kl")):
+        for line, band, method in zip(axis.lines[:2], axis.collections, ("mean", "random"), strict=True):
+            one, edge = doses.data.sel(direction=method), band.get_paths()[0].vertices
+            assert to_rgba(band.get_facecolor()[0], 1) == to_rgba(line.get_color()), "a band has its line's colour"
+            assert [edge[:, 1].min(), edge[:, 1].max()] == [one[f"{name}_low"].min(), one[f"{name}_high"].max()]
 
 
 def test_histograms_hold_every_row_and_the_class_means(llama: pc.Model, found: dict[str, list[pc.Direction]]) -> None:

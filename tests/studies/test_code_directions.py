@@ -65,6 +65,9 @@ def test_the_study_of_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     found = code_directions.study(None, tmp_path, seeds=1)
     scores = found.scores.set_index(["since", "kind"])["mean"]
     assert len(scores) == 2 * 4
+    assert list(scores.index.get_level_values("kind").unique()[:2]) == ["codes", "pre-activations"], (
+        "as they were measured"
+    )
     assert (scores > 0.99).all(), "the patterns are easy"
     effects = found.pushes.set_index(["since", "kind", "dose"])
     moved = {kind: effects.loc[("3", kind, 0.5), "moved"] for kind in ("pre-activations", "random")}
