@@ -38,7 +38,8 @@ def to_plain(value: Any, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, sources.Subspace):
         return {"$subspace": to_plain(value.weight, tensors)}
     if is_dataclass(value) and type(value).__name__ in _CLASSES and not getattr(value, "opaque", False):
-        own = {f.name: to_plain(getattr(value, f.name), tensors) for f in fields(value) if not f.name.startswith("_")}
+        held = {f.name: getattr(value, f.name) for f in fields(value) if not f.name.startswith("_")}
+        own = {n: to_plain(v, tensors) for n, v in held.items() if not isinstance(v, positions.Unsaid)}
         return {"$type": type(value).__name__, **own}
     if isinstance(value, list | tuple):
         return [to_plain(item, tensors) for item in value]
