@@ -94,7 +94,7 @@ class Edit:
     @property
     def sites(self) -> tuple[str, ...]:
         """The names of the sites, as the user wrote them."""
-        return () if self.site is None else (self.site,) if isinstance(self.site, str) else tuple(self.site)
+        return () if self.site is None else (str(self.site),) if isinstance(self.site, str) else tuple(self.site)
 
     def on(self, site: "str | Iterable[str] | None" = None, at: Any = None, where: Where = None) -> "Edit":
         """The same operation somewhere else; what is not given stays."""

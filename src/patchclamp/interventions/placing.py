@@ -118,7 +118,7 @@ def _swept(
     """The swept sites, and which edits go there."""
     said = [edit for edit in edits if edit.sites]
     if sites is not None:
-        swept = tuple(not edit.sites or _same_sites(model, edit.sites, sites) for edit in edits)
+        swept = tuple(_unsaid(edit.site) or _same_sites(model, edit.sites, sites) for edit in edits)
         if not any(swept):
             raise EditError(
                 f"sites={list(sites)} contradicts the edits, which say site={_list(e.sites for e in said)} themselves and "
@@ -143,14 +143,18 @@ def _takers(name: str, edits: Sequence[Edit], values: Mapping[str, tuple[Any, ..
     if name == "about" and "directions" not in values:
         having = [getattr(edit.operation, "directions", None) is not None for edit in edits]
         if not any(having):
-            raise EditError("over={'about': ...} has no effect: no edit has directions along which it would be measured")
+            raise EditError(
+                "over={'about': ...} has no effect: no edit has directions along which it would be measured"
+            )
     if name not in PLACES:
         return having
     open_ = [_unsaid(getattr(edit, name)) for edit in edits]
     if any(open_):
         return open_
     if any(edit.at == "each" for edit in edits) and name == "at":
-        raise EditError(f"at='each' and over={{'at': {list(values['at'])}}} both say where the edits act; leave one of them out")
+        raise EditError(
+            f"at='each' and over={{'at': {list(values['at'])}}} both say where the edits act; leave one of them out"
+        )
     if any(getattr(edit, name) != getattr(edits[0], name) for edit in edits):
         raise EditError(
             f"over={{{name!r}: ...}} would change every edit, and each says {name}= itself; leave it out where it is swept"

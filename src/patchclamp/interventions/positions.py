@@ -15,7 +15,7 @@ GENERATED = -(10**9)
 
 
 class Unsaid(str):
-    """The default position of an edit: read as ``"all"``, and what a sweep fills in where nobody said a position."""
+    """A place that an edit has by default and nobody said: it holds until a sweep says another."""
 
     __slots__ = ()
 

@@ -27,6 +27,8 @@ def to_plain(value: Any, tensors: dict[str, Tensor]) -> Any:
     Raises:
         EditError: It holds something that cannot be saved: a function, a module, a dictionary without a place.
     """
+    if isinstance(value, positions.Unsaid):
+        return {"$unsaid": str(value)}
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Tensor):
@@ -38,8 +40,7 @@ def to_plain(value: Any, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, sources.Subspace):
         return {"$subspace": to_plain(value.weight, tensors)}
     if is_dataclass(value) and type(value).__name__ in _CLASSES and not getattr(value, "opaque", False):
-        held = {f.name: getattr(value, f.name) for f in fields(value) if not f.name.startswith("_")}
-        own = {n: to_plain(v, tensors) for n, v in held.items() if not isinstance(v, positions.Unsaid)}
+        own = {f.name: to_plain(getattr(value, f.name), tensors) for f in fields(value) if not f.name.startswith("_")}
         return {"$type": type(value).__name__, **own}
     if isinstance(value, list | tuple):
         return [to_plain(item, tensors) for item in value]
@@ -64,6 +65,8 @@ def from_plain(value: Any, tensors: Mapping[str, Tensor]) -> Any:
         return value
     if "$tensor" in value:
         return tensors[value["$tensor"]]
+    if "$unsaid" in value:
+        return positions.Unsaid(value["$unsaid"])
     if "$slice" in value:
         return slice(*value["$slice"])
     if "$subspace" in value:

@@ -65,9 +65,7 @@ class Prepared:
             raise InputError("cumulative=True adds layer after layer, and these sites have no layers")
         _know_outputs(model, self.prompts[0])
         lines = make_lines(model, self.prompts, self.reads, self.base, self.axes.over)
-        self.points: list[Point] = points(
-            model, self.axes, self.placing.parts, cumulative, recorder, allowed
-        )
+        self.points: list[Point] = points(model, self.axes, self.placing.parts, cumulative, recorder, allowed)
         if not self.points:
             raise InputError("this sweep has no cells")
         self.job = Job(model, lines, [Cell(point.prompt, point.actions) for point in self.points])
