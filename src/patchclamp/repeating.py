@@ -1,5 +1,7 @@
 """A saved result, made again from its folder alone."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from patchclamp.core.result import Result
 from patchclamp.core.result import open as open_result
 from patchclamp.directions import dose, effects, projections
 from patchclamp.interventions.edits import Edit
+from patchclamp.interventions.positions import UNSAID, Unsaid
 from patchclamp.interventions.saving import from_plain
 from patchclamp.lenses.tuned import TunedLens
 from patchclamp.model import Model, load
@@ -59,7 +62,19 @@ def _sweep(model: Model, prompts: Any, said: dict[str, Any]) -> Result:
             options |= {"sender": options.pop("sites")} | {n: said[n] for n in ("receivers", "receive_at", "freeze")}
             return model.path_patch(source.inputs, prompts, align=said["align"], source_edits=source.edits, **options)
         return model.patch(source.inputs, prompts, align=said["align"], source_edits=source.edits, **options)
-    return model.sweep(prompts, said["edit"], cumulative=said["cumulative"], over=said["over"], **options)
+    edits = [_moved(said["edit"], edit, said) for edit in said["edit"]]
+    return model.sweep(prompts, edits, cumulative=said["cumulative"], over=said["over"], **options)
+
+
+def _moved(edits: Sequence[Edit], edit: Edit, said: dict[str, Any]) -> Edit:
+    """An edit of a sweep; version 0.1.0 moved edits that all said another place than the sweep, and wrote that place down."""
+    if said["at"] is not None and not any(isinstance(e.at, Unsaid) or e.at == said["at"] for e in edits):
+        edit = edit.on(at=UNSAID)
+    if said["sites"] is not None and not any(
+        e.sites in ((), said["sites"]) or isinstance(e.site, Unsaid) for e in edits
+    ):
+        edit = replace(edit, site=None)
+    return edit
 
 
 def _run(model: Model, prompts: Any, said: dict[str, Any]) -> Result:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 import patchclamp as pc
 from patchclamp.core.errors import InputError, unknown
+from patchclamp.interventions.positions import UNSAID
 
 Operation = Literal["add", "patch", "zero", "mean", "scale", "project-out", "reflect", "clamp", "noise"]
 ReadName = Literal["probability", "logit-difference", "loss", "kl", "rank", "top"]
@@ -48,7 +49,8 @@ class EditSpec(BaseModel):
         Raises:
             InputError: The operation needs something that is not given.
         """
-        where = {"site": tuple(self.site) if self.site else None, "at": position(self.at)}
+        at = position(self.at) if "at" in self.model_fields_set else UNSAID
+        where = {"site": tuple(self.site) if self.site else None, "at": at}
         if self.op == "add":
             return pc.Add(self._vector(model), self.scale, **where)
         if self.op == "patch":

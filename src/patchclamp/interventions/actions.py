@@ -53,6 +53,7 @@ class Placer:
         self.sites = [_sites_of(model, edit) for edit in edits]
         needed: dict[str, tuple[Source, set[Site]]] = {}
         for edit, sites in zip(self.edits, self.sites, strict=True):
+            _check_sources(model, edit.operation, len(self.prompts))
             for source in edit.operation.needs() if isinstance(edit.operation, Unbound) else ():
                 needed.setdefault(source.run_key, (source, set()))[1].update(_read_at(model, source, sites))
         self._held = {
@@ -91,9 +92,9 @@ class Placer:
     def _recorded(self, source: Source, site: Site) -> list[Tensor]:
         return self._held[source.run_key][_read_at(self.model, source, [site])[0]]
 
-    def _locate(self, at: Any, source: Source) -> tuple[int, ...]:
+    def _locate(self, at: Any, source: Source, number: int) -> tuple[int, ...]:
         found = self.model.prompts(source.inputs)
-        return positions.resolve(at, found[0], 0, len(found), self.model.tokenizer) or ()
+        return positions.resolve(at, found[number], number, len(found), self.model.tokenizer, repeats=True) or ()
 
 
 def place(
@@ -115,6 +116,23 @@ def _fixed(where: tuple[int, ...] | None, operation: Operation) -> tuple[int, ..
             f"{type(operation).__name__} takes its values position by position, so it cannot act on generated tokens"
         )
     return where
+
+
+def _check_sources(model: OpenModel, operation: Operation, count: int) -> None:
+    """Refuse runs that no prompt would take its values from, and prompts without one.
+
+    Raises:
+        EditError: The source has several prompts, and not as many as there are.
+    """
+    if not isinstance(operation, Unbound) or not operation.paired:
+        return
+    source = getattr(operation, "source", None)
+    given = len(model.prompts(source.inputs)) if isinstance(source, Source) else len(getattr(source, "prompts", (0,)))
+    if given not in (1, count):
+        raise EditError(
+            f"the source of {type(operation).__name__} has {given} prompts and there are {count} to edit; give one source, or "
+            "one a prompt"
+        )
 
 
 def _sites_of(model: OpenModel, edit: Edit) -> list[Site]:

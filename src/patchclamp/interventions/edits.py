@@ -13,6 +13,7 @@ from patchclamp.core.errors import EditError, unknown
 from patchclamp.interventions import operations, positions, sources
 from patchclamp.interventions.gates import Gate
 from patchclamp.interventions.operations import Operation
+from patchclamp.interventions.positions import UNSAID
 from patchclamp.models.peers import is_foreign, names_of
 from patchclamp.models.sites import SitePattern
 
@@ -64,12 +65,13 @@ class Origin:
 class Edit:
     """An operation (or a trainable module), the sites and positions it acts at, and the gate that lets it.
 
-    Without a site it is unplaced: place it with :meth:`on`, or let a sweep place it.
+    Without a site it is unplaced: place it with :meth:`on`, or let a sweep place it. Without a position it acts at all of
+    them, or where a sweep says.
     """
 
     operation: Any
     site: Any = None
-    at: Any = "all"
+    at: Any = UNSAID
     where: Where = None
     origin: "Origin | None" = None
     """What a fitted edit was fitted on; elsewhere it is refused."""
@@ -92,7 +94,7 @@ class Edit:
     @property
     def sites(self) -> tuple[str, ...]:
         """The names of the sites, as the user wrote them."""
-        return () if self.site is None else (self.site,) if isinstance(self.site, str) else tuple(self.site)
+        return () if self.site is None else (str(self.site),) if isinstance(self.site, str) else tuple(self.site)
 
     def on(self, site: "str | Iterable[str] | None" = None, at: Any = None, where: Where = None) -> "Edit":
         """The same operation somewhere else; what is not given stays."""
@@ -188,12 +190,12 @@ _READERS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def Add(vector: Any, scale: float = 1.0, *, site: Any = None, at: Any = "all", where: Where = None) -> Edit:
+def Add(vector: Any, scale: float = 1.0, *, site: Any = None, at: Any = UNSAID, where: Where = None) -> Edit:
     """``x + scale * vector``; the vector is ``[d]``."""
     return Edit(operations.Add(_vector(vector, "vector"), float(scale)), site, at, where)
 
 
-def Zero(*, site: Any = None, at: Any = "all", where: Where = None) -> Edit:
+def Zero(*, site: Any = None, at: Any = UNSAID, where: Where = None) -> Edit:
     """``x <- 0``."""
     return Edit(operations.Zero(), site, at, where)
 
@@ -205,7 +207,7 @@ def Scale(
     readers: Any = None,
     *,
     site: Any = None,
-    at: Any = "all",
+    at: Any = UNSAID,
     where: Where = None,
 ) -> Edit:
     """``x * factor``; with directions ``[d]`` or ``[rank, d]`` only the part of ``x - about`` in their span.
@@ -224,14 +226,14 @@ def Scale(
 
 
 def ProjectOut(
-    directions: Any, about: Any = None, readers: Any = None, *, site: Any = None, at: Any = "all", where: Where = None
+    directions: Any, about: Any = None, readers: Any = None, *, site: Any = None, at: Any = UNSAID, where: Where = None
 ) -> Edit:
     """Remove the part along the directions, measured from ``about`` (default: zero); for ``readers`` see :func:`Scale`."""
     return Edit(operations.ProjectOut(**_span(_need(directions), about, readers)), site, at, where)
 
 
 def Reflect(
-    directions: Any, about: Any = None, readers: Any = None, *, site: Any = None, at: Any = "all", where: Where = None
+    directions: Any, about: Any = None, readers: Any = None, *, site: Any = None, at: Any = UNSAID, where: Where = None
 ) -> Edit:
     """Mirror along the directions, at ``about`` (default: zero); twice is the identity. For ``readers`` see :func:`Scale`."""
     return Edit(operations.Reflect(**_span(_need(directions), about, readers)), site, at, where)
@@ -264,7 +266,7 @@ def Clamp(
     readers: Any = None,
     *,
     site: Any = None,
-    at: Any = "all",
+    at: Any = UNSAID,
     where: Where = None,
 ) -> Edit:
     """Bound each coordinate, or the coordinates along (unit) directions, to ``[low, high]``."""
@@ -275,12 +277,12 @@ def Clamp(
     return Edit(operations.Clamp(low, high, **_span(directions, about, readers)), site, at, where)
 
 
-def RankOne(read: Any, write: Any, *, site: Any = None, at: Any = "all", where: Where = None) -> Edit:
+def RankOne(read: Any, write: Any, *, site: Any = None, at: Any = UNSAID, where: Where = None) -> Edit:
     """``x + (x . read) write``, both ``[d]``: what a rank-one change of a weight does, at the input of that weight."""
     return Edit(operations.RankOne(_vector(read, "read"), _vector(write, "write")), site, at, where)
 
 
-def Noise(std: float, seed: int = 0, *, site: Any = None, at: Any = "all", where: Where = None) -> Edit:
+def Noise(std: float, seed: int = 0, *, site: Any = None, at: Any = UNSAID, where: Where = None) -> Edit:
     """Add ``std`` times standard normal noise, drawn for (seed, prompt, site, position)."""
     if not std >= 0:
         raise EditError(f"pc.Noise: std must be 0 or more, got {std}")
@@ -317,7 +319,7 @@ def _source(value: Any, what: str) -> Any:
     )
 
 
-def Patch(values: Any, *, site: Any = None, at: Any = "all", where: Where = None) -> Edit:
+def Patch(values: Any, *, site: Any = None, at: Any = UNSAID, where: Where = None) -> Edit:
     """``x <-`` a vector ``[d]``, or the value at the same site in another run.
 
     Args:
@@ -332,7 +334,7 @@ def Patch(values: Any, *, site: Any = None, at: Any = "all", where: Where = None
     return Edit(sources.Patch(_source(values, "pc.Patch")), site, at, where)
 
 
-def MeanAblate(mean: Any, *, site: Any = None, at: Any = "all", where: Where = None) -> Edit:
+def MeanAblate(mean: Any, *, site: Any = None, at: Any = UNSAID, where: Where = None) -> Edit:
     """``x <-`` a mean: a vector ``[d]``, or prompts over whose positions the site is averaged."""
     if isinstance(mean, Tensor) and mean.is_floating_point():
         return Edit(operations.Put(_vector(mean, "mean")), site, at, where)
@@ -351,7 +353,7 @@ def Rotate(
     directions: Any = None,
     seed: int = 0,
     site: Any = None,
-    at: Any = "all",
+    at: Any = UNSAID,
     where: Where = None,
 ) -> Edit:
     """Interchange in a learned subspace: the coordinates of ``x`` there become the source's.
@@ -384,7 +386,7 @@ def Splice(
     keep_error: bool = True,
     *,
     site: Any = None,
-    at: Any = "all",
+    at: Any = UNSAID,
     where: Where = None,
 ) -> Edit:
     """Set latents of a sparse dictionary; with ``keep_error`` what the dictionary misses stays."""
@@ -393,7 +395,7 @@ def Splice(
     return Edit(operations.Splice(dictionary, dict(latents), keep_error), site, at, where)
 
 
-def Call(function: Callable[[Tensor], Tensor], *, site: Any = None, at: Any = "all", where: Where = None) -> Edit:
+def Call(function: Callable[[Tensor], Tensor], *, site: Any = None, at: Any = UNSAID, where: Where = None) -> Edit:
     """Any function of the vectors ``[position, d]``: the escape hatch, which no sweep can share."""
     if not callable(function):
         raise EditError(f"pc.Call needs a function, got {type(function).__name__}")

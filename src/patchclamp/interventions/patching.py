@@ -13,9 +13,9 @@ from patchclamp.core.progress import Listener
 from patchclamp.interventions.base import record_base
 from patchclamp.interventions.edits import Edit, Patch
 from patchclamp.interventions.execute import Outcome, may_narrow
-from patchclamp.interventions.grid import BASELINE, REFERENCE, Grid
+from patchclamp.interventions.grid import Grid
 from patchclamp.interventions.job import Job
-from patchclamp.interventions.reads import Read, as_reads
+from patchclamp.interventions.reads import BASELINE, REFERENCE, Read, as_reads
 from patchclamp.interventions.sources import Source
 from patchclamp.interventions.sweep import Prepared, make_lines
 from patchclamp.models.inputs import Prompt
@@ -97,6 +97,13 @@ class PreparedPatch:
             return recorded
 
         prepared = Prepared(model, targets, edit, read=read, allowed=allowed, recorder=record_and_read, **options)
+        for bound, values in zip(prepared.job.lines[0].reads, reference, strict=True):
+            sizes = tuple(len(axis.labels) for axis in bound.axes)
+            if tuple(values.shape) != sizes:
+                raise InputError(
+                    f"{bound.name} reads an array of shape {list(values.shape)} in the source and of {list(sizes)} in the target, "
+                    "which cannot be compared; read as many positions in both, as at='last'"
+                )
         return cls(prepared, sources[0], reference, align)
 
     def finish(self, grid: Grid) -> Grid:

@@ -14,6 +14,15 @@ GENERATED = -(10**9)
 """Stands for every position after the prompt, in a generation."""
 
 
+class Unsaid(str):
+    """A place that an edit has by default and nobody said: it holds until a sweep says another."""
+
+    __slots__ = ()
+
+
+UNSAID = Unsaid("all")
+
+
 @dataclass(frozen=True)
 class Token:
     """The tokens that a string covers; see :func:`token`."""
@@ -67,7 +76,14 @@ def check(at: Any) -> None:
 
 
 def resolve(
-    at: Any, prompt: Prompt, index: int, count: int, tokenizer: Any, generating: bool = False
+    at: Any,
+    prompt: Prompt,
+    index: int,
+    count: int,
+    tokenizer: Any,
+    generating: bool = False,
+    *,
+    repeats: bool = False,
 ) -> tuple[int, ...] | None:
     """Positions in one prompt, in the order given; None for all of an input that has no tokens.
 
@@ -78,6 +94,7 @@ def resolve(
         count: How many prompts the call has.
         tokenizer: To find strings.
         generating: Whether tokens will follow the prompt, so that "all" and "rest" include them and "generated" is allowed.
+        repeats: Whether a position that a list names twice is there twice: what is read is; an edit acts there once.
 
     Raises:
         PositionError: Outside the prompt; the message shows its tokens.
@@ -85,10 +102,11 @@ def resolve(
     if isinstance(at, PerPrompt):
         if len(at.each) != count:
             raise PositionError(f"pc.per_prompt has {len(at.each)} positions for {count} prompts")
-        return resolve(at.each[index], prompt, index, count, tokenizer, generating)
+        return resolve(at.each[index], prompt, index, count, tokenizer, generating, repeats=repeats)
     if isinstance(at, list | tuple):
-        merged = [resolve(item, prompt, index, count, tokenizer, generating) for item in at]
-        return tuple(dict.fromkeys(p for group in merged for p in group or ()))
+        groups = [resolve(item, prompt, index, count, tokenizer, generating, repeats=repeats) for item in at]
+        merged = tuple(p for group in groups for p in group or ())
+        return merged if repeats else tuple(dict.fromkeys(merged))
     if isinstance(at, Token):
         return tokens.find_span(tokenizer, prompt.ids, prompt.text, at.text, at.occurrence)
     if at == "generated" and not generating:

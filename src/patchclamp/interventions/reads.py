@@ -1,8 +1,9 @@
 """What is measured of a run: probabilities, logit differences, loss, divergence, ranks, activations, or any function."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import count as counted
 from typing import Any
 
 import torch
@@ -19,6 +20,13 @@ from patchclamp.models.sites import Site
 
 LogitRows = Float[Tensor, "row position vocabulary"]
 _CACHE_ROWS = 16  # a block of rows that stays in the processor's cache while its softmax is taken
+
+BASELINE, REFERENCE, CLEAN, CORRUPTED = "baseline:", "reference:", "clean:", "corrupted:"
+"""What precedes a read's name where a result keeps the same read of another run."""
+_AXES = ("read_at", "answer", "top", "token_id", "d", "output")
+_LABELS = (
+    "prompt", "site", "layer", "head", "neuron", "position", "token", "sample", "subject", "fact", "role", *_AXES,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -85,7 +93,7 @@ def _answers(model: OpenModel, given: Any, index: int, count: int) -> tuple[list
 def _where(at: Any, model: OpenModel, prompt: Prompt, index: int, count: int) -> tuple[int, ...]:
     if prompt.length is None:
         return (at if isinstance(at, int) else -1,)
-    return positions.resolve(at, prompt, index, count, model.tokenizer) or ()
+    return positions.resolve(at, prompt, index, count, model.tokenizer, repeats=True) or ()
 
 
 def _place_axis(where: tuple[int, ...]) -> tuple[Axis, ...]:
@@ -337,6 +345,29 @@ class Function(Read):
             )
         axes = (Axis("output", tuple(range(shape[1]))),) if len(shape) == 2 else ()
         return [Bound(self.name, where, axes, lambda x, _: self.function(x[:, 0]))]
+
+
+def distinct(names: Iterable[str], taken: Iterable[str] = ()) -> list[str]:
+    """Names under which a result can hold every read: the second ``loss`` is ``loss:2``, the third ``loss:3``.
+
+    The same for a name that a dimension of the result bears, or another read's baseline.
+
+    Args:
+        names: Of the reads, in their order.
+        taken: Dimensions beside those that every result may have.
+    """
+    used = {*_LABELS, *taken}
+    found: list[str] = []
+    for name in names:
+        for number in counted(1):
+            chosen = name if number == 1 else f"{name}:{number}"
+            kept = {chosen, *(f"{mark}{chosen}" for mark in (BASELINE, REFERENCE, CLEAN, CORRUPTED))}
+            kept |= {f"{axis}:{chosen}" for axis in _AXES}
+            if used.isdisjoint(kept):
+                break
+        used |= kept
+        found.append(chosen)
+    return found
 
 
 def as_reads(given: Any) -> tuple[Read, ...]:

@@ -61,7 +61,7 @@ def record(
         raise InputError("no site to record was given")
     wanted = {str(name): model.sites.expand([name]) for name in names}
     positions.check(at)
-    where = [positions.resolve(at, p, i, len(prompts), model.tokenizer) for i, p in enumerate(prompts)]
+    where = [positions.resolve(at, p, i, len(prompts), model.tokenizer, repeats=True) for i, p in enumerate(prompts)]
     chosen = [edits] if isinstance(edits, Edit) else list(edits)
     actions = place(model, chosen, prompts, record_source)
     buffers = Buffers(wanted, where, grad)

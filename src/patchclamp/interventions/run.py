@@ -136,7 +136,7 @@ def run(
     wanted = {str(name): model.sites.expand([name]) for name in names}
     from patchclamp.interventions import positions
 
-    where = [positions.resolve(at, p, i, len(prompts), model.tokenizer) for i, p in enumerate(prompts)]
+    where = [positions.resolve(at, p, i, len(prompts), model.tokenizer, repeats=True) for i, p in enumerate(prompts)]
     actions = place(model, chosen, prompts, record_source)
     buffers = Buffers(wanted, where, grad)
     pieces: dict[int, Tensor] = {}

@@ -27,6 +27,8 @@ def to_plain(value: Any, tensors: dict[str, Tensor]) -> Any:
     Raises:
         EditError: It holds something that cannot be saved: a function, a module, a dictionary without a place.
     """
+    if isinstance(value, positions.Unsaid):
+        return {"$unsaid": str(value)}
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Tensor):
@@ -63,6 +65,8 @@ def from_plain(value: Any, tensors: Mapping[str, Tensor]) -> Any:
         return value
     if "$tensor" in value:
         return tensors[value["$tensor"]]
+    if "$unsaid" in value:
+        return positions.Unsaid(value["$unsaid"])
     if "$slice" in value:
         return slice(*value["$slice"])
     if "$subspace" in value:

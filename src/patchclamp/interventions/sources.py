@@ -82,13 +82,16 @@ class Scene:
     """Edited positions, or None for all of an input without tokens."""
     recorded: Callable[[Source, Site], Sequence[Tensor]]
     """Values of a source for an edit at a site: a tensor ``[position, d]`` for each of its prompts."""
-    locate: Callable[[Any, Source], tuple[int, ...]]
-    """Positions in the source's first prompt."""
+    locate: Callable[[Any, Source, int], tuple[int, ...]]
+    """Positions in one of the source's prompts."""
 
 
 @dataclass(frozen=True, eq=False)
 class Unbound(Operation, ABC):
     """An operation that becomes another one once its prompt, site and positions are known."""
+
+    paired = True
+    """Whether each prompt takes the values of its own source prompt (or all of the only one)."""
 
     def needs(self) -> tuple[Source, ...]:
         """Runs that have to be recorded first."""
@@ -128,11 +131,8 @@ def values_from(source: "Source | Labelled", scene: Scene) -> Tensor:
     if not isinstance(source, Source):
         return source.vectors(scene.site, scene.index, scene.positions)
     rows = scene.recorded(source, scene.site)
-    if len(rows) not in (1, scene.index + 1) and scene.index >= len(rows):
-        raise EditError(
-            f"the source has {len(rows)} prompts and the edit prompt number {scene.index}; give one source, or one a prompt"
-        )
-    whole = rows[0] if len(rows) == 1 else rows[scene.index]
+    own = 0 if len(rows) == 1 else scene.index
+    whole = rows[own]
     if source.at is None:
         if scene.positions is None:
             return whole
@@ -144,7 +144,7 @@ def values_from(source: "Source | Labelled", scene: Scene) -> Tensor:
                 "positions; say where to look, as in pc.source(prompt, at=-1)"
             )
         return whole[[partner[p] for p in scene.positions]]
-    found = scene.locate(source.at, source)
+    found = scene.locate(source.at, source, own)
     if len(found) == 1:
         return whole[found[0]]
     if scene.positions is None or len(found) != len(scene.positions):
@@ -155,8 +155,9 @@ def values_from(source: "Source | Labelled", scene: Scene) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class MeanAblate(Unbound):
-    """``x <-`` the mean of the site over every position of the source's prompts."""
+    """``x <-`` the mean of the site over every position of the source's prompts, or over those that the source names."""
 
+    paired = False
     source: Source
 
     @override
@@ -165,7 +166,10 @@ class MeanAblate(Unbound):
 
     @override
     def bind(self, scene: Scene) -> Operation:
-        rows = torch.cat(list(scene.recorded(self.source, scene.site)))
+        parts = list(scene.recorded(self.source, scene.site))
+        if self.source.at is not None:
+            parts = [part[list(scene.locate(self.source.at, self.source, i))] for i, part in enumerate(parts)]
+        rows = torch.cat(parts)
         return Put(rows.to(torch.promote_types(rows.dtype, torch.float64)).mean(dim=0))
 
     @override

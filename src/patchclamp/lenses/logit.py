@@ -110,7 +110,9 @@ def look(
     if not 1 <= k <= model.outputs:
         raise InputError(f"k={k} is outside 1..{model.outputs}, the size of the vocabulary")
     prompts = model.prompts(inputs)
-    where = [positions.resolve(at, p, i, len(prompts), model.tokenizer) or () for i, p in enumerate(prompts)]
+    where = [
+        positions.resolve(at, p, i, len(prompts), model.tokenizer, repeats=True) or () for i, p in enumerate(prompts)
+    ]
     wanted = _targets(model, prompts, where, targets)
     table = Table.empty(rows, where, k, torch.float64 if model.dtype == torch.float64 else torch.float32)
     with task("lens", sum(map(len, where)), "positions", show=progress) as bar:

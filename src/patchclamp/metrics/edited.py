@@ -36,6 +36,8 @@ def named(edits: Edits) -> dict[str, list[Edit]]:
     """
     given: Mapping[Any, Any] = edits if isinstance(edits, Mapping) else {EDITED: edits}
     found = {str(name): _listed(value) for name, value in given.items()}
+    if len(found) < len(given):
+        raise InputError(f"two lists of edits have one name: {[str(name) for name in given]}; name them apart")
     if UNEDITED in found:
         raise InputError(f"{UNEDITED!r} names the model without edits, which is measured always; choose another name")
     return found if isinstance(edits, Mapping) or found[EDITED] else {}

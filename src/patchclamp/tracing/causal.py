@@ -15,12 +15,13 @@ from patchclamp.interventions.execute import Outcome, execute
 from patchclamp.interventions.job import Cell, Job
 from patchclamp.interventions.operations import Put
 from patchclamp.interventions.plan import Plan, schedule
+from patchclamp.interventions.reads import CLEAN, CORRUPTED
 from patchclamp.interventions.results import evidence
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.sites import Site
 from patchclamp.tracing.estimate import estimate, measured_error, midpoints
 from patchclamp.tracing.setting import Setting, Std
-from patchclamp.tracing.trace import CLEAN, CORRUPTED, Trace
+from patchclamp.tracing.trace import Trace
 
 if TYPE_CHECKING:
     import xarray as xr
