@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -154,10 +155,9 @@ def _parts(
     return parts
 
 
-def _shape(job: Job, run: int) -> tuple[int, ...]:
+def _shape(job: Job, run: int) -> tuple[Any, ...]:
     """Runs of one shape can be rows of one batch without padding."""
-    prompt = job.lines[job.runs[run].line].prompt
-    return (len(prompt.ids), *(n for tensor in prompt.tensors.values() for n in tensor.shape))
+    return job.lines[job.runs[run].line].prompt.form
 
 
 def _wave(

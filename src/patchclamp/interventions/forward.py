@@ -106,7 +106,8 @@ def edits_head(rows: Iterable[Iterable[Action]]) -> bool:
 def call(model: OpenModel, batch: Batch, extra: Mapping[str, Any] | None = None) -> Any:
     """Call the user's module on a batch, without a key-value cache where it would make one."""
     kwargs: dict[str, Any] = {**batch.kwargs, **(extra or {})}
-    if "use_cache" in model.parameters_of_forward and "use_cache" not in kwargs:
+    # a cache, or none, decides how transformers reads positions that start again, so there the model's own default stays
+    if "use_cache" in model.parameters_of_forward and "use_cache" not in kwargs and "position_ids" not in kwargs:
         kwargs["use_cache"] = False
     return model.module(*batch.args, **kwargs)
 
@@ -124,8 +125,10 @@ def logits_of(output: Any) -> Tensor:
         return found
     if isinstance(output, tuple) and output and isinstance(output[0], Tensor):
         return output[0]
+    held = f" (it has {', '.join(map(str, output))})" if isinstance(output, Mapping) else ""
     raise ModelError(
-        f"the model returns {type(output).__name__} without logits; load it with its head (AutoModelForCausalLM)"
+        f"the model returns {type(output).__name__} without logits{held}; load it with a head that gives them, as "
+        "AutoModelForCausalLM does, or record the sites you mean"
     )
 
 

@@ -118,6 +118,8 @@ class Job:
             return False
         if not self.model.causal or action.positions is None or line.sites or action.site.is_raw:
             return True
+        if line.prompt.tensors:  # token types can open the mask to later positions
+            return True
         if min(action.positions) > max(line.positions):
             return False
         last = self.model.sites.n_layers - 1

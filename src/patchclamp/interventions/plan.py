@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from patchclamp.core.errors import BudgetError
+from patchclamp.core.errors import BudgetError, InputError
 from patchclamp.interventions.cost import Costs, full_pass, matmul_rate, parse_bytes, wave_flops
 from patchclamp.interventions.job import Job
 from patchclamp.interventions.packing import WASTE
@@ -103,6 +103,8 @@ def choose_rung(job: Job) -> tuple[str, str]:
         return "cell", f"{where} carries a forward hook of yours, which must see whole prompts one by one"
     if model.ladder.rung in ("rows", "cell"):
         return model.ladder.rung, model.ladder.reason
+    if extras := _beside_ids(job):
+        return "rows", f"{', '.join(extras)} beside the tokens: the model's own forward must get them whole"
     actions = [action for cell in job.runs for action in cell.actions] + [a for line in job.lines for a in line.base]
     if any(action.operation.opaque for action in actions):
         return "rows", "pc.Call is opaque: nothing is known of the function, so its cells share nothing"
@@ -123,6 +125,26 @@ def choose_rung(job: Job) -> tuple[str, str]:
     if read is not None and not (read.is_raw and depth_of(read, model.sites.layers) is not None):
         return "rows", f"the read site {read} lies outside the layers"
     return model.ladder.rung, model.ladder.reason
+
+
+def _beside_ids(job: Job) -> list[str]:
+    """Inputs that prompts have beside their token ids."""
+    return sorted({name for line in job.lines if line.prompt.ids for name in line.prompt.tensors})
+
+
+def _check_forced(job: Job, rung: str | None) -> None:
+    """Refuse a rung that would leave something of the prompts out.
+
+    Raises:
+        InputError: With the reason.
+    """
+    if rung in ("wavefront", "layers") and (extras := _beside_ids(job)):
+        raise InputError(
+            f"rung={rung!r} shares work between prompts and cannot give {', '.join(extras)} to the model; leave rung out, or "
+            "choose 'rows' or 'cell'"
+        )
+    if rung not in (None, "cell") and not job.model.together:
+        raise InputError(f"rung={rung!r} runs several rows at once, and this model takes one; leave rung out, or choose 'cell'")
 
 
 @dataclass(eq=False)
@@ -152,6 +174,7 @@ def schedule(job: Job, budget: int | str, max_tokens: int | None, rung: str | No
         BudgetError: One cell alone does not fit; the message says what would.
     """
     model, costs = job.model, Costs.of(job.model)
+    _check_forced(job, rung)
     allowed = parse_bytes(budget)
     chosen, reason = (rung, "asked for") if rung else choose_rung(job)
     lengths = [job.lines[run.line].prompt.length or 1 for run in job.runs] or [1]

@@ -13,7 +13,7 @@ from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
 from patchclamp.interventions.actions import Action
 from patchclamp.interventions.forward import Row, forward
-from patchclamp.interventions.record import batches
+from patchclamp.interventions.record import batches, may_share
 from patchclamp.interventions.results import evidence
 from patchclamp.metrics.edited import UNEDITED, Edits, mean_row, named, placed, table
 from patchclamp.metrics.neutral import listed
@@ -102,7 +102,7 @@ def damage(
     actions = placed(model, chosen, prompts)
     kl, loss = np.zeros((len(actions), len(prompts))), np.zeros((len(actions), len(prompts)))
     with task("damage", kl.size, "texts", show=progress) as bar:
-        for members in batches(prompts, batch_tokens, model.causal):
+        for members in batches(prompts, batch_tokens, *may_share(model)):
             before = _logits(model, prompts, actions[UNEDITED], members)
             for number, rows in enumerate(actions.values()):
                 after = _logits(model, prompts, rows, members) if number else before

@@ -15,7 +15,7 @@ from patchclamp.core.result import DatasetResult
 from patchclamp.interventions.actions import place
 from patchclamp.interventions.edits import Call, Edit, Scale
 from patchclamp.interventions.forward import Row, forward
-from patchclamp.interventions.record import batches, record_source
+from patchclamp.interventions.record import batches, may_share, record_source
 from patchclamp.interventions.results import evidence
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import OpenModel
@@ -117,7 +117,7 @@ def scaling(
     actions = {key: place(model, edits, prompts, record_source) for key, edits in plan.items()}
     sums: dict[Any, _Sums] = {key: _Sums(len(gates)) for key in [None, *plan]}
     with task("scaling", len(plan) * len(prompts), "inputs", show=progress) as bar:
-        for members in batches(prompts, _batch(prompts), model.causal):
+        for members in batches(prompts, _batch(prompts), *may_share(model)):
             rows = [prompts[i] for i in members]
             before = _unscaled(model, [Row(prompt) for prompt in rows], gates)
             targets = _targets(rows, [truth[i] for i in members] if truth is not None else None, before.logits)
