@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from patchclamp.core.errors import InputError
+from patchclamp.core.errors import InputError, PositionError
 from patchclamp.models.sites import Site
 
 
@@ -25,6 +25,7 @@ class Buffers:
     values: dict[str, Tensor] = field(default_factory=dict)
     """``[site, prompt, position, ...]``; NaN where a prompt is shorter than the longest."""
     _pieces: dict[tuple[str, int, int], Tensor] = field(default_factory=dict)
+    _pooled: set[str] = field(default_factory=set)
     _shapes: dict[tuple[str, int], torch.Size] = field(default_factory=dict)
 
     def sinks(self, members: Sequence[int]) -> dict[Site, Callable[[Tensor], None]]:
@@ -37,23 +38,38 @@ class Buffers:
         def sink_for(targets: list[tuple[str, int]]) -> Callable[[Tensor], None]:
             def sink(view: Tensor) -> None:
                 for name, index in targets:
-                    self._check(name, members[0], view)
+                    self._check(name, members, view)
                     self._put(name, index, members, view)
 
             return sink
 
         return {site: sink_for(targets) for site, targets in places.items()}
 
-    def _check(self, name: str, member: int, view: Tensor) -> None:
-        """The layers of one prompt must have one shape."""
-        if view.ndim < 3:
-            raise InputError(f"{name!r} has shape {tuple(view.shape)} and no positions to record")
-        found = self._shapes.setdefault((name, member), view.shape)
+    def _check(self, name: str, members: Sequence[int], view: Tensor) -> None:
+        """A site has one row a prompt, and the layers of a name have one shape."""
+        if view.ndim < 3 or len(view) != len(members):
+            raise InputError(
+                f"{name!r} has shape {tuple(view.shape)} for {len(members)} prompts; [row, position, d] is what can be recorded"
+            )
+        self._check_pooled(name, members, view)
+        found = self._shapes.setdefault((name, members[0]), view.shape)
         if found[1:] != view.shape[1:]:
             raise InputError(
                 f"{name!r} has other shapes in other layers ({tuple(found[1:])} and {tuple(view.shape[1:])}), so they "
                 f"do not fit one tensor; record layers one by one, as {name.split('.')[0]}.0"
             )
+
+    def _check_pooled(self, name: str, members: Sequence[int], view: Tensor) -> None:
+        """A site above the layers may have one vector for a whole prompt."""
+        for member in members:
+            where, length = self.where[member], self.lengths[member]
+            if where is None or length is None or view.shape[1] > max(where):
+                continue
+            if view.shape[1] > 1 or where not in (tuple(range(length)), (length - 1,)):
+                raise PositionError(
+                    f"{name!r} has {view.shape[1]} vectors for a prompt of {length} tokens; if it is one, record it at='all'"
+                )
+            self._pooled.add(name)
 
     def _put(self, name: str, index: int, members: Sequence[int], view: Tensor) -> None:
         if self.grad:
@@ -72,6 +88,8 @@ class Buffers:
     def _of(self, member: int, view: Tensor, row: int | slice) -> Tensor:
         """What is recorded of one prompt, or of several that are alike; attention has no keys beyond the prompt."""
         where, length = self.where[member], self.lengths[member]
+        if where is not None and view.shape[1] <= max(where):
+            return view[row]
         if length is not None and _over_tokens(view):
             view = view[..., :length]
         if where is None or where == tuple(range(view.shape[1])):
@@ -107,7 +125,7 @@ class Buffers:
                 count = len(self.where)
                 pieces = padded([self._pieces[name, i, p] for i in range(len(sites)) for p in range(count)], name)
                 self.values[name] = torch.stack(pieces).unflatten(0, (len(sites), count))
-        return self.values
+        return {name: value[:, :, :1] if name in self._pooled else value for name, value in self.values.items()}
 
 
 def _over_tokens(view: Tensor) -> bool:

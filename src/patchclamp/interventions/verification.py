@@ -148,6 +148,8 @@ def _checked(model: OpenModel, survey: _Survey) -> SiteMap:
             refused[key] = f"its module runs {survey.calls.get(access.port, 0)} times in one forward pass"
         elif key not in survey.values:
             refused[key] = "its module gave no tensor"
+        elif len(survey.values[key]) != 1:
+            refused[key] = f"its tensor {tuple(survey.values[key].shape)} has other axes than [row, position, d]"
         else:
             widths[key] = survey.values[key].shape[-1]
     for layer in range(sites.n_layers):
@@ -231,6 +233,8 @@ def _is_causal(model: OpenModel, probe: Prompt) -> bool:
     seen: list[Tensor] = []
     for prompt in (probe, other):
         forward(model, [Row(prompt)], taps={last: lambda value: seen.append(value.clone())}, logits=False)
+    if seen[0].shape[1] != len(probe.ids):
+        return False
     return _error(seen[0][:, :-1], seen[1][:, :-1]) <= TOLERANCE.get(model.dtype, 1e-4)
 
 

@@ -98,6 +98,9 @@ def damage(
     short = next((p for p in prompts if len(p.ids) < 2), None)
     if short is not None:
         raise InputError(f"the text {short.name!r} has {len(short.ids)} tokens; a loss needs a next token: at least 2")
+    if model.width_of_logits is None:
+        _logits(model, prompts, [()] * len(prompts), [0])
+    model.check_predicts(token for prompt in prompts for token in prompt.ids[1:])
     chosen = named(edits)
     actions = placed(model, chosen, prompts)
     kl, loss = np.zeros((len(actions), len(prompts))), np.zeros((len(actions), len(prompts)))
@@ -138,6 +141,8 @@ def _logits(
 ) -> Tensor:
     logits = forward(model, [Row(prompts[i], actions[i]) for i in members]).logits
     assert logits is not None
+    if logits.ndim < 3:
+        raise InputError(f"{type(model.module).__name__} gives one output a prompt, so its next tokens have no loss")
     return logits
 
 

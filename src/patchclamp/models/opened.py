@@ -1,7 +1,7 @@
 """An open model: the user's own module, its tokenizer, its sites, and where it came from."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
@@ -173,6 +173,18 @@ class OpenModel:
         if self.width_of_logits is None:
             raise ModelError("the width of this model's output is not known yet; run it once with model.run(inputs)")
         return self.width_of_logits
+
+    def check_predicts(self, ids: Iterable[int]) -> None:
+        """Refuse a model whose outputs are no next tokens, where tokens are to be predicted.
+
+        Raises:
+            InputError: A token has no output.
+        """
+        if (highest := max(ids, default=0)) >= self.outputs:
+            raise InputError(
+                f"token {highest} has no output: {type(self.module).__name__} gives {self.outputs} outputs, which are no next "
+                "tokens; read its outputs by number, as in pc.Probability(0)"
+            )
 
     def output_id(self, name: str | int) -> int:
         """Column of the logits: a token's id, or a class by name or number.

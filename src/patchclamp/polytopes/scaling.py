@@ -106,6 +106,8 @@ def scaling(
         if name not in CONTROLS:
             raise InputError(unknown("control", name, CONTROLS))
     prompts = model.prompts(inputs)
+    if not prompts[0].ids and len({prompt.form for prompt in prompts}) > 1:
+        raise InputError(f"inputs have shapes of their own, {sorted({p.form for p in prompts})}; scaling takes equal ones")
     truth = _labels(prompts, labels)
     gates = gate_sites(model)
     plan: dict[tuple[str, str, float], list[Edit]] = {}
@@ -127,7 +129,7 @@ def scaling(
                 sums[key].add(before, after, targets)
                 bar.advance(len(members))
     said = {
-        "inputs": None if prompts[0].ids else torch.cat([prompt.tensors["0"] for prompt in prompts]).cpu(),
+        "inputs": _recorded(prompts),
         "sites": [list(group) if len(group) > 1 else group[0] for group in groups.values()], "factors": amounts,
         "labels": truth, "controls": list(controls), "at": at, "seed": seed,
     }  # fmt: skip
@@ -184,7 +186,7 @@ def _unscaled(model: OpenModel, rows: list[Row], gates: Sequence[Site]) -> _Pass
     except RuntimeError as error:
         if rows[0].prompt.ids:
             raise
-        shape = tuple(rows[0].prompt.tensors["0"].shape[1:])
+        shape = tuple(next(iter(rows[0].prompt.tensors.values())).shape[1:])
         raise InputError(f"the network does not take inputs of shape {shape}: {str(error).splitlines()[0]}") from error
 
 
@@ -268,6 +270,14 @@ def _targets(prompts: Sequence[Prompt], labels: Sequence[int] | None, logits: Te
     if wrong is not None:
         raise InputError(f"label {wrong} is outside the classes 0..{logits.shape[1] - 1}")
     return torch.tensor(labels, device=logits.device)
+
+
+def _recorded(prompts: Sequence[Prompt]) -> Any:
+    """Tensor inputs as they were given, to be run again."""
+    if prompts[0].ids:
+        return None
+    whole = {name: torch.cat([prompt.tensors[name] for prompt in prompts]).cpu() for name in prompts[0].tensors}
+    return whole["0"] if "0" in whole else whole
 
 
 def _batch(prompts: Sequence[Prompt]) -> int:
