@@ -1,9 +1,11 @@
 """A saved result, made again from its folder alone."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from patchclamp import metrics
 from patchclamp.core.errors import InputError
@@ -16,6 +18,8 @@ from patchclamp.interventions.positions import UNSAID, Unsaid
 from patchclamp.interventions.saving import from_plain
 from patchclamp.lenses.tuned import TunedLens
 from patchclamp.model import Model, load
+from patchclamp.models.inputs import Prompt
+from patchclamp.models.tokens import labels
 
 
 def repeat(folder: str | Path, model: Model | None = None) -> Result:
@@ -34,10 +38,19 @@ def repeat(folder: str | Path, model: Model | None = None) -> Result:
     if "not_repeatable" in said:
         raise InputError(f"{str(folder)!r} cannot be repeated from its folder: {said['not_repeatable']}")
     opened = model or _open(record["model"], folder)
-    prompts = [row["ids"] if row.get("text") is None else row["text"] for row in record["prompts"] if "ids" in row]
+    prompts = [_prompt(opened, row, saved.tensors) for row in record["prompts"] if "ids" in row]
     if len(prompts) != len(record["prompts"]):
         raise InputError(f"{str(folder)!r} holds inputs without tokens, which are recorded by their digest only")
     return _MAKERS[saved.kind](opened, prompts, from_plain(said, saved.tensors))
+
+
+def _prompt(model: Model, row: dict[str, Any], tensors: Mapping[str, Tensor]) -> Any:
+    """A recorded prompt, as it was given."""
+    if "beside" not in row:
+        return row["ids"] if row.get("text") is None else row["text"]
+    extras = from_plain(row["beside"], tensors)
+    ids = tuple(row["ids"])
+    return Prompt(ids, row.get("text"), labels(model.tokenizer, ids), extras)
 
 
 def _open(described: dict[str, Any], folder: str | Path) -> Model:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -15,9 +16,9 @@ from patchclamp.core.errors import BudgetError, ExactnessError
 from patchclamp.core.files import atomic_file
 from patchclamp.core.progress import Listener, task
 from patchclamp.interventions.base import Base, record_base
-from patchclamp.interventions.forward import Row, forward
+from patchclamp.interventions.forward import Row, forward, outputs_at
 from patchclamp.interventions.head import finish
-from patchclamp.interventions.job import Job, Line
+from patchclamp.interventions.job import Job, Line, states_at
 from patchclamp.interventions.plan import Plan, Schedule
 from patchclamp.interventions.trie import CLEAN, Group
 from patchclamp.interventions.wavefront import Walk
@@ -68,7 +69,11 @@ def _evidence(line: Line, logits: Tensor, activations: dict[Site, Tensor]) -> Te
     if line.positions:
         return logits.detach().clone()
     return torch.cat(
-        [activations[read.site][list(read.positions)].flatten() for read in line.reads if read.site is not None]
+        [
+            states_at(activations[read.site].unsqueeze(0), read.positions, line.prompt.length).flatten()
+            for read in line.reads
+            if read.site is not None
+        ]
     )
 
 
@@ -154,10 +159,9 @@ def _parts(
     return parts
 
 
-def _shape(job: Job, run: int) -> tuple[int, ...]:
+def _shape(job: Job, run: int) -> tuple[Any, ...]:
     """Runs of one shape can be rows of one batch without padding."""
-    prompt = job.lines[job.runs[run].line].prompt
-    return (len(prompt.ids), *(n for tensor in prompt.tensors.values() for n in tensor.shape))
+    return job.lines[job.runs[run].line].prompt.form
 
 
 def _wave(
@@ -204,8 +208,8 @@ def run_rows(job: Job, runs: Sequence[int]) -> tuple[list[Tensor], dict[Site, Te
     done = forward(job.model, rows, taps=taps, logits=any(line.positions for line in lines))
     if done.logits is None:
         return [torch.zeros(0, 0)] * len(runs), seen
-    whole = done.logits if done.logits.ndim > 2 else done.logits.unsqueeze(1)
-    return [whole[place, list(line.positions)] for place, line in enumerate(lines)], seen
+    whole = done.logits
+    return [outputs_at(whole, row, line.positions, line.prompt.length) for row, line in enumerate(lines)], seen
 
 
 def _into(store: dict[Site, Tensor], site: Site) -> Callable[[Tensor], None]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from patchclamp.core.errors import ModelError, NotFiredError, SiteError
+from patchclamp.core.errors import InputError, ModelError, NotFiredError, PositionError, SiteError
 from patchclamp.interventions.actions import Action, Tally, instructions
 from patchclamp.interventions.hooks import Instruction, Port, Session, Tap, bypassed, ports_of
 from patchclamp.interventions.wide import WideLogits
@@ -90,12 +90,38 @@ def forward(
 
 def last_logits(model: OpenModel, rows: Sequence[Row], *, grad: bool = False) -> Tensor:
     """Logits after each row's last token, ``[row, vocabulary]``; only they pass the head where that gives the same."""
+    if len(rows) > 1 and not (model.pads or (model.together and len({row.prompt.form for row in rows}) == 1)):
+        return torch.cat([last_logits(model, [row], grad=grad) for row in rows])
     ends = torch.tensor([[len(row.prompt.ids) - 1] for row in rows], device=model.device)
     narrow = model.narrows and not edits_head(row.actions for row in rows)
     logits = forward(model, rows, keep=ends if narrow else None, grad=grad).logits
     assert logits is not None
     model.width_of_logits = logits.shape[-1]
-    return logits[:, 0] if narrow else logits[torch.arange(len(rows), device=logits.device), ends[:, 0]]
+    if narrow or logits.ndim == 2:
+        return logits[:, 0] if narrow else logits
+    return logits[torch.arange(len(rows), device=logits.device), ends[:, 0]]
+
+
+def outputs_at(logits: Tensor, row: int, where: Sequence[int], length: int | None) -> Tensor:
+    """What a row's reads see, ``[position, output]``.
+
+    Args:
+        logits: ``[row, position, output]``, or ``[row, output]`` of a model that gives one output a prompt.
+        row: Which one.
+        where: Positions to read.
+        length: Tokens of the prompt, if it is made of tokens.
+
+    Raises:
+        PositionError: The model gives one output a prompt, and something else than that is read.
+    """
+    if logits.ndim > 2:
+        return logits[row, list(where)]
+    valid = (-1, 0) if length is None else (length - 1,)
+    if wrong := [position for position in where if position not in valid]:
+        raise PositionError(
+            f"the model gives one output for a whole prompt, so a read of its logits is at='last'; got position {wrong[0]}"
+        )
+    return logits[row].expand(len(where), -1)
 
 
 def edits_head(rows: Iterable[Iterable[Action]]) -> bool:
@@ -106,9 +132,16 @@ def edits_head(rows: Iterable[Iterable[Action]]) -> bool:
 def call(model: OpenModel, batch: Batch, extra: Mapping[str, Any] | None = None) -> Any:
     """Call the user's module on a batch, without a key-value cache where it would make one."""
     kwargs: dict[str, Any] = {**batch.kwargs, **(extra or {})}
-    if "use_cache" in model.parameters_of_forward and "use_cache" not in kwargs:
+    # a cache, or none, decides how transformers reads positions that start again, so there the model's own default stays
+    if "use_cache" in model.parameters_of_forward and "use_cache" not in kwargs and "position_ids" not in kwargs:
         kwargs["use_cache"] = False
-    return model.module(*batch.args, **kwargs)
+    try:
+        return model.module(*batch.args, **kwargs)
+    except IndexError as error:
+        if batch.width is None or len(batch.kwargs) == 1:
+            raise
+        beside = ", ".join(name for name in batch.kwargs if name != "input_ids")
+        raise InputError(f"{type(model.module).__name__} has no entry for a value of {beside}: {error}") from error
 
 
 def logits_of(output: Any) -> Tensor:
@@ -124,8 +157,10 @@ def logits_of(output: Any) -> Tensor:
         return found
     if isinstance(output, tuple) and output and isinstance(output[0], Tensor):
         return output[0]
+    held = f" (it has {', '.join(map(str, output))})" if isinstance(output, Mapping) else ""
     raise ModelError(
-        f"the model returns {type(output).__name__} without logits; load it with its head (AutoModelForCausalLM)"
+        f"the model returns {type(output).__name__} without logits{held}; load it with a head that gives them, as "
+        "AutoModelForCausalLM does, or record the sites you mean"
     )
 
 

@@ -244,6 +244,7 @@ def generate(
         raise InputError(f"max_new_tokens must be 1 or more, got {max_new_tokens}")
     check_generation(settings, getattr(model.module, "generation_config", None))
     prompts = model.prompts(inputs)
+    _check_beside(model, prompts, max_new_tokens)
     longest = max(len(p.ids) for p in prompts)
     if model.context is not None and longest + max_new_tokens > model.context:
         raise InputError(
@@ -268,13 +269,31 @@ def generate(
 
 def _groups(model: OpenModel, prompts: Sequence[Prompt]) -> list[list[int]]:
     """Prompts that may share a batch: all of them, or those of equal length if padding would change the model's numbers."""
-    lengths = {len(prompt.ids) for prompt in prompts}
-    if len(lengths) == 1 or _pads_left(model, prompts):
+    plain = not any(prompt.tensors for prompt in prompts)
+    if len({prompt.form for prompt in prompts}) == 1 or (plain and _pads_left(model, prompts)):
         return [list(range(len(prompts)))]
-    by_length: dict[int, list[int]] = {}
+    by_form: dict[Any, list[int]] = {}
     for index, prompt in enumerate(prompts):
-        by_length.setdefault(len(prompt.ids), []).append(index)
-    return list(by_length.values())
+        by_form.setdefault(prompt.form, []).append(index)
+    return list(by_form.values())
+
+
+_CONTINUED = ("position_ids", "token_type_ids", "mm_token_type_ids", "attention_mask")
+"""What transformers' generate continues for new tokens: positions count on, types stay."""
+
+
+def _check_beside(model: OpenModel, prompts: Sequence[Prompt], new: int) -> None:
+    """Refuse inputs beside the ids that say nothing about new tokens.
+
+    Raises:
+        InputError: With what can be continued.
+    """
+    for prompt in prompts:
+        if extra := sorted(set(prompt.tensors) - set(_CONTINUED)):
+            raise InputError(f"{extra} have no value for new tokens; generation continues {', '.join(_CONTINUED[:3])}")
+        last = int(prompt.tensors["position_ids"][0, -1]) if "position_ids" in prompt.tensors else -1
+        if model.context is not None and last + new >= model.context:
+            raise InputError(f"position {last} and {new} new tokens exceed the model's context of {model.context}")
 
 
 def _pads_left(model: OpenModel, prompts: Sequence[Prompt]) -> bool:
@@ -306,9 +325,11 @@ def _call_generate(model: OpenModel, prompts: Sequence[Prompt], max_new_tokens: 
     pad = _pad_id(model)
     ids = torch.tensor([[pad] * (width - len(p.ids)) + list(p.ids) for p in prompts], device=model.device)
     mask = torch.tensor([[0] * (width - len(p.ids)) + [1] * len(p.ids) for p in prompts], device=model.device)
+    beside = model.batch(list(prompts)).kwargs if prompts[0].tensors else {}
     return model.module.generate(  # type: ignore[operator]
         input_ids=ids,
         attention_mask=mask,
+        **{name: value for name, value in beside.items() if name not in ("input_ids", "attention_mask")},
         max_new_tokens=max_new_tokens,
         pad_token_id=pad,
         **{"do_sample": False, **settings},

@@ -44,8 +44,10 @@ class Instruction:
     def apply(self, x: Tensor) -> Tensor:
         """The activation ``[batch, position, d]`` with this instruction carried out; ``x`` is left as it is."""
         if self.furthest >= x.shape[1]:
+            hint = "; it has one vector for a whole prompt, which is edited at=0" if x.shape[1] == 1 else ""
             raise PositionError(
-                f"position {self.furthest} is outside the activation at {self.access.module!r}, which has {x.shape[1]} positions"
+                f"position {self.furthest} is outside the activation at {self.access.module!r}, which has {x.shape[1]} "
+                f"positions{hint}"
             )
         where = None
         if self.rows is not None and self.positions is not None:

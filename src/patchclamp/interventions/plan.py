@@ -103,6 +103,8 @@ def choose_rung(job: Job) -> tuple[str, str]:
         return "cell", f"{where} carries a forward hook of yours, which must see whole prompts one by one"
     if model.ladder.rung in ("rows", "cell"):
         return model.ladder.rung, model.ladder.reason
+    if extras := _beside_ids(job):
+        return "rows", f"{', '.join(extras)} beside the tokens: the model's own forward must get them whole"
     actions = [action for cell in job.runs for action in cell.actions] + [a for line in job.lines for a in line.base]
     if any(action.operation.opaque for action in actions):
         return "rows", "pc.Call is opaque: nothing is known of the function, so its cells share nothing"
@@ -134,6 +136,11 @@ def forced_rung(job: Job, rung: str) -> str:
             f"rung={highest!r}"
         )
     return rung
+
+
+def _beside_ids(job: Job) -> list[str]:
+    """Inputs that prompts have beside their token ids."""
+    return sorted({name for line in job.lines if line.prompt.ids for name in line.prompt.tensors})
 
 
 @dataclass(eq=False)

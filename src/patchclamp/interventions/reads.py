@@ -196,6 +196,7 @@ class Loss(Read):
             chosen = range(len(prompt.ids)) if self.at is None else _where(self.at, model, prompt, index, count)
             where = tuple(position for position in chosen if position + 1 < len(prompt.ids))
             targets = [prompt.ids[position + 1] for position in where]
+            model.check_predicts(targets)
         if len(targets) != len(where) or not where:
             raise InputError(f"pc.Loss has {len(targets)} target tokens for {len(where)} positions")
         target = torch.tensor(targets)

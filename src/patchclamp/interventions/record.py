@@ -14,6 +14,7 @@ from patchclamp.interventions.forward import Row, forward
 from patchclamp.interventions.recorded import Buffers
 from patchclamp.interventions.results import Activations, evidence
 from patchclamp.interventions.sources import Source
+from patchclamp.interventions.trie import depth_of
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.sites import Site
@@ -26,7 +27,7 @@ def record_source(model: OpenModel, source: Source, sites: Sequence[Site]) -> di
     prompts = model.prompts(source.inputs)
     actions = place(model, source.edits, prompts, record_source)
     found: dict[Site, dict[int, Tensor]] = {site: {} for site in sites}
-    for members in batches(prompts, BATCH_TOKENS, model.causal):
+    for members in batches(prompts, BATCH_TOKENS, *may_share(model, sites)):
         seen: dict[Site, Tensor] = {}
         rows = [Row(prompts[i], actions[i]) for i in members]
         forward(model, rows, taps={site: _into(seen, site) for site in sites}, logits=False)
@@ -64,9 +65,11 @@ def record(
     where = [positions.resolve(at, p, i, len(prompts), model.tokenizer, repeats=True) for i, p in enumerate(prompts)]
     chosen = [edits] if isinstance(edits, Edit) else list(edits)
     actions = place(model, chosen, prompts, record_source)
-    buffers = Buffers(wanted, where, grad)
+    buffers = Buffers(wanted, where, [p.length for p in prompts], grad)
     with task("record", len(prompts), "prompts", show=progress) as bar:
-        for members in batches(prompts, batch_tokens, model.causal):
+        for members in batches(
+            prompts, batch_tokens, *may_share(model, [s for found in wanted.values() for s in found])
+        ):
             rows = [Row(prompts[i], actions[i]) for i in members]
             forward(model, rows, taps=buffers.sinks(members), logits=False, grad=grad)
             bar.advance(len(members))
@@ -74,24 +77,39 @@ def record(
     return Activations.build(model, prompts, wanted, buffers.finish(), where, *said)
 
 
-def batches(prompts: Sequence[Prompt], tokens: int, causal: bool) -> Iterator[list[int]]:
+def batches(prompts: Sequence[Prompt], tokens: int, causal: bool, together: bool = True) -> Iterator[list[int]]:
     """Indices of prompts that run together: of similar length, at most ``tokens`` padded positions.
 
-    Prompts of a model that is not causal are batched only with those of equal length or shape.
+    Args:
+        prompts: What to run.
+        tokens: The most positions of a batch.
+        causal: Whether padding changes nothing. Otherwise, and where prompts have inputs beside their tokens, only those
+            of equal form run together.
+        together: Whether several rows may run together at all.
     """
-    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i].ids), i))
+    order = sorted(range(len(prompts)), key=lambda i: (prompts[i].form, i))
     batch: list[int] = []
     for index in order:
         prompt = prompts[index]
-        shape = tuple(t.shape for t in prompt.tensors.values())
         longest = len(prompt.ids) or 1
         if batch:
             first = prompts[batch[0]]
-            other = tuple(t.shape for t in first.tensors.values()) != shape
-            uneven = not causal and len(first.ids) != len(prompt.ids)
-            if other or uneven or (len(batch) + 1) * longest > tokens:
+            padded = causal and not (first.tensors or prompt.tensors)
+            other = not padded and first.form != prompt.form
+            if other or not together or (len(batch) + 1) * longest > tokens:
                 yield batch
                 batch = []
         batch.append(index)
     if batch:
         yield batch
+
+
+def may_share(model: OpenModel, sites: Sequence[Site] = ()) -> tuple[bool, bool]:
+    """Whether padding changes nothing in what is looked at, and whether several rows may share a call.
+
+    Args:
+        model: The model.
+        sites: What is looked at; none of them for the output. Above the layers the same holds as for the output.
+    """
+    above = [s for s in sites if s.layer is None and depth_of(s, model.sites.layers) in (None, model.sites.n_layers)]
+    return (model.pads, model.together) if above or not sites else (model.causal, True)

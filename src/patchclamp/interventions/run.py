@@ -14,7 +14,7 @@ from patchclamp.interventions.actions import place
 from patchclamp.interventions.edits import Edit
 from patchclamp.interventions.forward import Row, edits_head, forward
 from patchclamp.interventions.job import widen
-from patchclamp.interventions.record import BATCH_TOKENS, batches, record_source
+from patchclamp.interventions.record import BATCH_TOKENS, batches, may_share, record_source
 from patchclamp.interventions.recorded import Buffers, padded
 from patchclamp.interventions.results import Activations, evidence, to_numpy
 from patchclamp.models.opened import OpenModel
@@ -138,11 +138,11 @@ def run(
 
     where = [positions.resolve(at, p, i, len(prompts), model.tokenizer, repeats=True) for i, p in enumerate(prompts)]
     actions = place(model, chosen, prompts, record_source)
-    buffers = Buffers(wanted, where, grad)
+    buffers = Buffers(wanted, where, [p.length for p in prompts], grad)
     pieces: dict[int, Tensor] = {}
     fired = [0] * len(chosen)
     narrow = logits == "last" and model.narrows and not edits_head(actions)
-    for members in batches(prompts, batch_tokens, model.causal):
+    for members in batches(prompts, batch_tokens, *may_share(model)):
         rows = [Row(prompts[i], actions[i]) for i in members]
         keep = torch.tensor([[len(prompts[i].ids) - 1] for i in members], device=model.device) if narrow else None
         done = forward(model, rows, taps=buffers.sinks(members), keep=keep, grad=grad)
@@ -153,7 +153,7 @@ def run(
     stacked = _stacked([pieces[i] for i in range(len(prompts))])
     said = evidence(model, prompts, edits=chosen, record=names, at=at, logits=logits)
     activations = Activations.build(model, prompts, wanted, buffers.finish(), where, {}, {}) if wanted else None
-    lengths = tuple(len(p.ids) for p in prompts)
+    lengths = tuple(p.length or _positions(pieces[i]) for i, p in enumerate(prompts))
     result = Run(
         stacked,
         lengths,
@@ -172,11 +172,18 @@ def _stacked(pieces: list[Tensor]) -> Tensor:
     """One tensor of all prompts' logits; a single prompt's are not copied, which would cost as much as some layers."""
     if len(pieces) == 1:
         return pieces[0].unsqueeze(0)
-    return torch.stack(padded(pieces) if pieces[0].ndim == 2 else pieces)
+    return torch.stack(padded(pieces, "logits"))
+
+
+def _positions(logits: Tensor) -> int:
+    """Positions of an output ``[position, output]``; 0 where it has none."""
+    return len(logits) if logits.ndim == 2 else 0
 
 
 def _of_prompt(logits: Tensor, length: int, keep: Keep, narrowed: bool) -> Tensor:
-    if logits.ndim == 1 or not length:
+    if not length:
+        return logits[-1] if keep == "last" and logits.ndim == 2 else logits
+    if logits.ndim == 1:
         return logits
     if narrowed:
         return logits[0]

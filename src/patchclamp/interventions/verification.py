@@ -55,6 +55,8 @@ def verify(model: OpenModel) -> None:
         return
     model.seen_causal = _is_causal(model, probe)
     model.narrows = _head_is_separate(model, probe)
+    model.pads = model.causal and (model.narrows or _pads(model, probe))
+    model.together = model.narrows or _takes_rows(model, probe)
     model.ladder = _ladder(model, probe)
 
 
@@ -146,6 +148,8 @@ def _checked(model: OpenModel, survey: _Survey) -> SiteMap:
             refused[key] = f"its module runs {survey.calls.get(access.port, 0)} times in one forward pass"
         elif key not in survey.values:
             refused[key] = "its module gave no tensor"
+        elif len(survey.values[key]) != 1:
+            refused[key] = f"its tensor {tuple(survey.values[key].shape)} has other axes than [row, position, d]"
         else:
             widths[key] = survey.values[key].shape[-1]
     for layer in range(sites.n_layers):
@@ -229,6 +233,8 @@ def _is_causal(model: OpenModel, probe: Prompt) -> bool:
     seen: list[Tensor] = []
     for prompt in (probe, other):
         forward(model, [Row(prompt)], taps={last: lambda value: seen.append(value.clone())}, logits=False)
+    if seen[0].shape[1] != len(probe.ids):
+        return False
     return _error(seen[0][:, :-1], seen[1][:, :-1]) <= TOLERANCE.get(model.dtype, 1e-4)
 
 
@@ -247,11 +253,41 @@ def _head_is_separate(model: OpenModel, probe: Prompt) -> bool:
     return part is not None and _error(part, whole[:, positions]) <= TOLERANCE.get(model.dtype, 1e-4)
 
 
+def _pads(model: OpenModel, probe: Prompt) -> bool:
+    """Whether the output after a prompt is the same with padding behind it, position by position."""
+    short = probe.head(len(probe.ids) - 1)
+    try:
+        alone, batch = (forward(model, [Row(p) for p in prompts]).logits for prompts in ([short], [short, probe]))
+    except _FAILURES:
+        return False
+    if alone is None or batch is None or alone.ndim != 3 or batch.ndim != 3 or alone.shape[1] != len(short.ids):
+        return False
+    return _error(batch[:1, :-1], alone) <= TOLERANCE.get(model.dtype, 1e-4)
+
+
+def _takes_rows(model: OpenModel, probe: Prompt) -> bool:
+    """Whether two prompts in one call give what each gives alone; True where the model gives no logits at all."""
+    other = Prompt(tuple(reversed(probe.ids)), None, probe.tokens)
+    try:
+        alone = forward(model, [Row(other)]).logits
+    except _FAILURES:
+        return True
+    try:
+        both = forward(model, [Row(probe), Row(other)]).logits
+    except _FAILURES:
+        return False
+    assert alone is not None and both is not None
+    return both[1:].shape == alone.shape and _error(both[1:], alone) <= TOLERANCE.get(model.dtype, 1e-4)
+
+
 def _ladder(model: OpenModel, probe: Prompt) -> Ladder:
     """The highest rung whose numbers are those of one forward a cell, on two prompts and a handful of cells."""
     if not model.narrows:
         headless = ("logits", None) in model.sites.refused
-        return Ladder("rows", "it has no head" if headless else "its output is not a prediction for each position")
+        return Ladder(
+            "rows" if model.together else "cell",
+            "it has no head" if headless else "its output is not a prediction for each position",
+        )
     job = _probe_job(model, probe)
     slow = [run_rows(job, [run])[0][0] for run in range(len(job.runs))]
     reason = ""

@@ -1,7 +1,7 @@
 """An open model: the user's own module, its tokenizer, its sites, and where it came from."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
@@ -14,6 +14,7 @@ from patchclamp.core.digest import weights_digest
 from patchclamp.core.errors import InputError, ModelError, unknown
 from patchclamp.core.result import Deferred
 from patchclamp.models import tokens
+from patchclamp.models.beside import Beside, measured_default
 from patchclamp.models.guard import check_ready
 from patchclamp.models.inputs import Batch, Prompt, make_batch, make_prompts
 from patchclamp.models.sitemap import SiteMap
@@ -50,6 +51,11 @@ class OpenModel:
     """Whether left padding was seen to change nothing in generation; None if it was not tried."""
     width_of_logits: int | None = None
     """Measured on the first run."""
+    pads: bool = False
+    """Whether shorter prompts may be padded in a call whose output is read."""
+    together: bool = True
+    """Whether several rows may share such a call: a head without a padding token takes one."""
+    _defaults: dict[str, tuple[Any, bool]] = field(default_factory=dict)
     _fingerprint: tuple[Any, str] | None = None
 
     def __repr__(self) -> str:
@@ -93,8 +99,12 @@ class OpenModel:
 
     @property
     def vocabulary(self) -> int | None:
-        """Number of token ids."""
-        found = getattr(self.config, "vocab_size", None)
+        """Number of token ids: rows of the embedding, or what the config says where there is no such table."""
+        try:
+            table = self.module.get_input_embeddings()  # type: ignore[operator]
+        except (AttributeError, NotImplementedError):
+            table = None
+        found = table.num_embeddings if isinstance(table, nn.Embedding) else getattr(self.config, "vocab_size", None)
         return found if isinstance(found, int) else None
 
     def weights_digest(self) -> str:
@@ -125,7 +135,18 @@ class OpenModel:
     def prompts(self, inputs: Any) -> list[Prompt]:
         """Read the user's inputs as unpadded rows; see :func:`patchclamp.models.inputs.make_prompts`."""
         self.look()
-        return make_prompts(inputs, self.tokenizer, self.context, self.vocabulary, self.takes_tokens)
+        return make_prompts(inputs, self.tokenizer, self.context, self.vocabulary, self.takes_tokens, self.beside)
+
+    @cached_property
+    def beside(self) -> Beside:
+        """What the module takes beside token ids."""
+        return Beside.of(self.module, self.context, self._is_default)
+
+    def _is_default(self, name: str) -> bool:
+        version = self.weights_version()
+        if name not in self._defaults or self._defaults[name][0] != version:
+            self._defaults[name] = version, measured_default(self.module, name, self.vocabulary, self.context)
+        return self._defaults[name][1]
 
     def look(self) -> None:
         """Verify a model that was in training mode when it was wrapped.
@@ -141,7 +162,10 @@ class OpenModel:
     def batch(self, prompts: "list[Prompt] | tuple[Prompt, ...]") -> Batch:
         """Pad prompts into one call; refuses a model in training mode."""
         check_ready(self.module)
-        return make_batch(prompts, self.device, None if self.takes_tokens else self.dtype)
+        batch = make_batch(prompts, self.device, None if self.takes_tokens else self.dtype)
+        if self.beside.needs_mask and "input_ids" in batch.kwargs and "attention_mask" not in batch.kwargs:
+            batch.kwargs["attention_mask"] = torch.ones_like(batch.kwargs["input_ids"])
+        return batch
 
     @property
     def outputs(self) -> int:
@@ -149,6 +173,18 @@ class OpenModel:
         if self.width_of_logits is None:
             raise ModelError("the width of this model's output is not known yet; run it once with model.run(inputs)")
         return self.width_of_logits
+
+    def check_predicts(self, ids: Iterable[int]) -> None:
+        """Refuse a model whose outputs are no next tokens, where tokens are to be predicted.
+
+        Raises:
+            InputError: A token has no output.
+        """
+        if (highest := max(ids, default=0)) >= self.outputs:
+            raise InputError(
+                f"token {highest} has no output: {type(self.module).__name__} gives {self.outputs} outputs, which are no next "
+                "tokens; read its outputs by number, as in pc.Probability(0)"
+            )
 
     def output_id(self, name: str | int) -> int:
         """Column of the logits: a token's id, or a class by name or number.

@@ -231,7 +231,10 @@ def _read(model: OpenModel, text: Any) -> list[Prompt]:
     """One text, which may be longer than the model's context."""
     if isinstance(text, str) and model.tokenizer is not None:
         return [Prompt(tuple(model.tokenizer(text)["input_ids"]))]
-    return model.prompts([text])
+    prompts = model.prompts([text])
+    if any(prompt.tensors for prompt in prompts):
+        raise InputError("a corpus is text or token ids; inputs beside the ids have no meaning where it is cut")
+    return prompts
 
 
 def _moments(

@@ -20,7 +20,7 @@ from patchclamp.core.errors import InputError
 from patchclamp.interventions.actions import Action, edited_sites
 from patchclamp.interventions.cost import DEFAULT_BUDGET
 from patchclamp.interventions.execute import Outcome, execute
-from patchclamp.interventions.forward import Row, forward
+from patchclamp.interventions.forward import Row, forward, outputs_at
 from patchclamp.interventions.job import Job, Line
 from patchclamp.interventions.operations import Operation
 from patchclamp.interventions.plan import schedule
@@ -79,6 +79,8 @@ def slopes(model: OpenModel, lines: Sequence[Line], sites: Sequence[Site]) -> Sl
     for bound in lines[0].reads:
         if bound.site is not None or bound.needs_baseline:
             raise InputError(f"{bound.name} has no gradient to estimate with; read a probability or a logit difference")
+    if len(lines) > 1 and not model.together:
+        return _joined([slopes(model, [line], sites) for line in lines])
     length = lines[0].prompt.length
     probes = {site: Probe() for site in sites}
     everywhere = None if length is None else tuple(range(length))
@@ -90,8 +92,9 @@ def slopes(model: OpenModel, lines: Sequence[Line], sites: Sequence[Site]) -> Sl
     keep = torch.tensor([where] * len(rows), device=model.device) if narrow else None
     logits = forward(model, rows, keep=keep, grad=True).logits
     assert logits is not None
-    whole = logits if logits.ndim > 2 else logits.unsqueeze(1)
-    values = lines[0].measure(whole if narrow else whole[:, where], None, {})
+    if not narrow:
+        logits = torch.stack([outputs_at(logits, row, where, length) for row in range(len(rows))])
+    values = lines[0].measure(logits, None, {})
     zeros = [probe.zeros[0] for probe in probes.values()]
     found: list[list[dict[Site, Tensor]]] = []
     for bound, value in zip(lines[0].reads, values, strict=True):
@@ -104,6 +107,21 @@ def slopes(model: OpenModel, lines: Sequence[Line], sites: Sequence[Site]) -> Sl
         found.append([dict(zip(probes, each, strict=True)) for each in got])
     states = {site: probe.seen[0] for site, probe in probes.items()}
     return Slopes([value.detach() for value in values], states, found)
+
+
+def _joined(parts: Sequence[Slopes]) -> Slopes:
+    """The slopes of several lines, one after the other."""
+    first = parts[0]
+    gradients = [
+        [
+            {site: torch.cat([part.gradients[n][k][site] for part in parts]) for site in each}
+            for k, each in enumerate(own)
+        ]
+        for n, own in enumerate(first.gradients)
+    ]
+    values = [torch.cat([part.values[n] for part in parts]) for n in range(len(first.values))]
+    states = {site: torch.cat([part.states[site] for part in parts]) for site in first.states}
+    return Slopes(values, states, gradients)
 
 
 def _in_head(lines: Sequence[Line], sites: Sequence[Site]) -> bool:
