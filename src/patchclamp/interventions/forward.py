@@ -1,14 +1,14 @@
 """One hooked forward pass: the primitive under run, record, the sweep's slow path and every check."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from patchclamp.core.errors import ModelError, NotFiredError, SiteError
+from patchclamp.core.errors import InputError, ModelError, NotFiredError, SiteError
 from patchclamp.interventions.actions import Action, Tally, instructions
 from patchclamp.interventions.hooks import Instruction, Port, Session, Tap, bypassed, ports_of
 from patchclamp.interventions.wide import WideLogits
@@ -77,7 +77,7 @@ def forward(
     tapped = ports_of(make_tap(model, site, sink) for site, sink in (taps or {}).items())
     output = None
     with ExitStack() as stack:
-        stack.enter_context(nullcontext() if grad else torch.no_grad())
+        stack.enter_context(gradients(grad))
         session = Session(model.sites.modules, len(rows), batch.width or 1, todo, tapped, stop_early=not logits)
         stack.enter_context(session)
         output = call(model, batch, extra)
@@ -86,6 +86,19 @@ def forward(
     if found is not None:
         model.width_of_logits = found.shape[-1]
     return Forwarded(found, tally, output)
+
+
+@contextmanager
+def gradients(wanted: bool) -> Iterator[None]:
+    """Inside the block the autograd graph is kept, or not, whatever the caller's own mode.
+
+    Raises:
+        InputError: Gradients are wanted where torch tracks none.
+    """
+    if wanted and torch.is_inference_mode_enabled():
+        raise InputError("grad=True inside torch.inference_mode(), where torch keeps no graph; leave it, or use torch.no_grad()")
+    with torch.set_grad_enabled(wanted):
+        yield
 
 
 def last_logits(model: OpenModel, rows: Sequence[Row], *, grad: bool = False) -> Tensor:
@@ -158,7 +171,7 @@ def _narrowed(
 
     done = forward(model, rows, taps={**taps, last: sink}, logits=False, grad=grad, extra=extra)
     chosen = states[0][torch.arange(len(rows), device=keep.device).unsqueeze(1), keep]
-    with nullcontext() if grad else torch.no_grad():
+    with gradients(grad):
         logits = through_head(model, chosen.flatten(0, 1).unsqueeze(1))
     return Forwarded(logits.reshape(len(rows), keep.shape[1], -1), done.tally, None)
 

@@ -150,7 +150,7 @@ def editing(model: OpenModel, edits: Iterable[Edit] | Edit, prompts: list[Prompt
     chosen = [edits] if isinstance(edits, Edit) else list(edits)
     check_ready(model.module)
     model.look()
-    placer = Placer(model, chosen, prompts or (), record_source)
+    placer = Placer(model, chosen, prompts or (), record_source, grad=True)
     session = Session(model.sites.modules, 1, 1)
     stepper = Stepper(model, session, placer, prompts is not None)
     defaults = getattr(model.module, "generation_config", None)

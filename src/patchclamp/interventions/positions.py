@@ -60,7 +60,12 @@ def check(at: Any) -> None:
             raise PositionError("the list of positions is empty")
         for item in at:
             check(item)
-    elif isinstance(at, bool) or not isinstance(at, str | int | slice | Token | PerPrompt):
+    elif isinstance(at, PerPrompt):
+        if not at.each:
+            raise PositionError("pc.per_prompt([]) holds no position")
+        for item in at.each:
+            check(item)
+    elif isinstance(at, bool) or not isinstance(at, str | int | slice | Token):
         raise PositionError(
             f"{at!r} is no position; valid: int, slice, {', '.join(WORDS)}, pc.token, a list, pc.per_prompt"
         )
@@ -87,7 +92,10 @@ def resolve(
             raise PositionError(f"pc.per_prompt has {len(at.each)} positions for {count} prompts")
         return resolve(at.each[index], prompt, index, count, tokenizer, generating)
     if isinstance(at, list | tuple):
+        check(at)
         merged = [resolve(item, prompt, index, count, tokenizer, generating) for item in at]
+        if any(group is None for group in merged):
+            return None  # a list with "all" in it, of an input without tokens
         return tuple(dict.fromkeys(p for group in merged for p in group or ()))
     if isinstance(at, Token):
         return tokens.find_span(tokenizer, prompt.ids, prompt.text, at.text, at.occurrence)
