@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from patchclamp.core.errors import BudgetError, ExactnessError
 from patchclamp.core.files import atomic_file
 from patchclamp.core.progress import Listener, task
 from patchclamp.interventions.base import Base, record_base
+from patchclamp.interventions.finite import readable
 from patchclamp.interventions.forward import Row, forward
 from patchclamp.interventions.head import finish
 from patchclamp.interventions.job import Job, Line
@@ -42,6 +43,8 @@ class Outcome:
     """What the chosen runs' reads were computed from."""
     clean: dict[int, Tensor] = field(default_factory=dict)
     """Logits of the lines whose reads compare with them, ``[position, vocabulary]``."""
+    overflowed: set[int] = field(default_factory=set)
+    """Runs whose edits led to NaN or infinity."""
 
     def note_base(self, base: Base) -> None:
         """Measure the lines of a base run, without any cell's edits."""
@@ -58,10 +61,27 @@ class Outcome:
         number = self.job.runs[runs[0]].line
         line = self.job.lines[number]
         values = line.measure(logits, self.clean.get(number), activations)
+        fit = _fit(line, logits, activations)
         for place, run in enumerate(runs):
             self.values[run] = [value[place] for value in values]
+            if not fit[place]:
+                self.overflowed.add(run)
+                # of NaN logits a rank or the likeliest token would be a number like any other
+                blank = [torch.full_like(value, torch.nan, dtype=torch.float64) for value in self.values[run]]
+                chosen = zip(line.reads, self.values[run], blank, strict=True)
+                self.values[run] = [value if read.site is not None else nothing for read, value, nothing in chosen]
             if run in self.chosen:
                 self.evidence[run] = _evidence(line, logits[place], {site: a[place] for site, a in activations.items()})
+
+
+def _fit(line: Line, logits: Tensor, activations: dict[Site, Tensor]) -> list[bool]:
+    """For each run, whether what its reads looked at may be read."""
+    looked = [readable(logits)] if line.positions else []
+    for read in line.reads:
+        if read.site is not None:
+            looked.append(readable(activations[read.site][:, list(read.positions)], read.site))
+    found: list[bool] = torch.cat([one.reshape(len(one), -1) for one in looked], dim=1).all(1).tolist()
+    return found
 
 
 def _evidence(line: Line, logits: Tensor, activations: dict[Site, Tensor]) -> Tensor:
@@ -121,7 +141,7 @@ def execute(
             f"the machine ran out of memory under a budget of {scheduled.plan.budget} bytes; try budget={less}"
         ) from error
     plan = scheduled.plan
-    if chosen:
+    if chosen := [run for run in chosen if run not in outcome.overflowed]:
         plan = plan.checked(len(chosen), _verify(job, outcome, chosen))
     return outcome, plan
 
@@ -177,6 +197,10 @@ def _wave(
     walk = Walk.begin(job, base, groups, scheduled.waste)
     walk.through_layers(advance)
     finish(walk, outcome.deliver, scheduled.head_rows)
+    runs = {run for group in groups for run in group.runs}
+    if scheduled.waste and runs & outcome.overflowed:  # masked or not, NaN spreads to the rows that share a row of a call
+        outcome.overflowed -= runs
+        _wave(job, lines, groups, replace(scheduled, waste=0.0), outcome, lambda _: None)
 
 
 def may_narrow(job: Job, lines: Sequence[int]) -> bool:
@@ -201,7 +225,7 @@ def run_rows(job: Job, runs: Sequence[int]) -> tuple[list[Tensor], dict[Site, Te
     rows = [Row(line.prompt, (*line.base, *job.runs[run].actions)) for line, run in zip(lines, runs, strict=True)]
     seen: dict[Site, Tensor] = {}
     taps = {site: _into(seen, site) for line in lines for site in line.sites}
-    done = forward(job.model, rows, taps=taps, logits=any(line.positions for line in lines))
+    done = forward(job.model, rows, taps=taps, logits=any(line.positions for line in lines), check=False)
     if done.logits is None:
         return [torch.zeros(0, 0)] * len(runs), seen
     whole = done.logits if done.logits.ndim > 2 else done.logits.unsqueeze(1)

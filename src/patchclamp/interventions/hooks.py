@@ -224,6 +224,25 @@ class Session:
         return from_rows(view, raw)
 
 
+@dataclass(eq=False)
+class Tolerant(Session):
+    """A session that notes where there is no tensor instead of ending the pass."""
+
+    missing: dict[Port, str] = field(default_factory=dict)
+
+    def _visit(self, port: Port, raw: Any) -> Tensor | None:
+        if isinstance(raw, Tensor):
+            return super()._visit(port, raw)
+        self.missing[port] = f"the module gives {type(raw).__name__} there"
+        return None
+
+    def _after(self, port: Port, output: Any) -> Any:
+        if not port[2] or hasattr(output, "__getitem__"):
+            return super()._after(port, output)
+        self.missing[port] = f"the module returns {type(output).__name__}"
+        return None
+
+
 @contextmanager
 def bypassed(
     layers: Sequence[nn.Module],
