@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
@@ -35,6 +35,12 @@ class Action:
     gate: Callable[[Tensor], Tensor] | None
     edit: int
     """Which of the user's edits this is."""
+
+    def __str__(self) -> str:
+        numbers = {item.name: getattr(self.operation, item.name) for item in fields(self.operation)}
+        said = ", ".join(f"{name}={value:g}" for name, value in numbers.items() if isinstance(value, float))
+        where = "all" if self.positions is None else ", ".join(map(str, self.positions))
+        return f"{type(self.operation).__name__}({said}) at {self.site}, position {where}"
 
     @cached_property
     def key(self) -> str:

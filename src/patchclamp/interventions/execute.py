@@ -1,6 +1,7 @@
 """Carrying out a planned job: on its rung, within its budget, resumable, and checked against the slow way."""
 
 import random
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -11,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from patchclamp.core.digest import digest
-from patchclamp.core.errors import BudgetError, ExactnessError
+from patchclamp.core.errors import BudgetError, ExactnessError, PatchclampWarning
 from patchclamp.core.files import atomic_file
 from patchclamp.core.progress import Listener, task
 from patchclamp.interventions.base import Base, record_base
@@ -19,6 +20,7 @@ from patchclamp.interventions.finite import readable
 from patchclamp.interventions.forward import Row, forward
 from patchclamp.interventions.head import finish
 from patchclamp.interventions.job import Job, Line
+from patchclamp.interventions.overflow import first_site
 from patchclamp.interventions.plan import Plan, Schedule
 from patchclamp.interventions.trie import CLEAN, Group
 from patchclamp.interventions.wavefront import Walk
@@ -26,6 +28,10 @@ from patchclamp.models.sites import Site
 
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-5, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 """Largest difference from one forward a cell, relative to the largest logit, that ``verify`` accepts."""
+
+
+MOST_NAMED = 4
+"""Cells that a warning names."""
 
 
 @dataclass(eq=False)
@@ -140,10 +146,33 @@ def execute(
         raise BudgetError(
             f"the machine ran out of memory under a budget of {scheduled.plan.budget} bytes; try budget={less}"
         ) from error
+    _warn_of_nan(job, outcome)
     plan = scheduled.plan
     if chosen := [run for run in chosen if run not in outcome.overflowed]:
         plan = plan.checked(len(chosen), _verify(job, outcome, chosen))
     return outcome, plan
+
+
+def _warn_of_nan(job: Job, outcome: Outcome) -> None:
+    """Say which cells gave NaN or infinity, and where it arises in the first of them."""
+    wrong = {run for run, values in outcome.values.items() if any(bool(value.isnan().any()) for value in values)}
+    wrong = sorted(wrong | outcome.overflowed)
+    if not wrong:
+        return
+    first, line = job.runs[wrong[0]], job.lines[job.runs[wrong[0]].line]
+    site = first_site(job.model, Row(line.prompt, (*line.base, *first.actions)))
+    where = f"first at {site}" if site else "in the read itself, whose logits are finite"
+    cells = sum(run is not None and run in wrong for run in job.run_of)
+    named = "; ".join(
+        f"{', '.join(map(str, job.runs[run].actions))} of {job.lines[job.runs[run].line].prompt.name!r}" for run in wrong[:MOST_NAMED]
+    )
+    more = f"; and {len(wrong) - MOST_NAMED} more" if len(wrong) > MOST_NAMED else ""
+    warnings.warn(
+        f"{cells} of {len(job.cells)} cells gave NaN or infinity, and NaN stands for their numbers: {named}{more}. In the first of "
+        f"them it arises {where}",
+        PatchclampWarning,
+        stacklevel=2,
+    )
 
 
 def _is_memory(error: BaseException) -> bool:

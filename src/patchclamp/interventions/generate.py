@@ -1,7 +1,7 @@
 """Generation under edits, with the key-value cache, every position counted in the unpadded prompt."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -13,6 +13,7 @@ from patchclamp.core.result import Result, Saved
 from patchclamp.interventions.actions import Action, Placer, Tally, instructions
 from patchclamp.interventions.edits import Edit
 from patchclamp.interventions.hooks import Session, before_each_call, shadowed
+from patchclamp.interventions.overflow import WrongStepError, finite_steps, looking, wrong_step
 from patchclamp.interventions.positions import GENERATED
 from patchclamp.interventions.record import record_source
 from patchclamp.interventions.results import evidence
@@ -293,8 +294,14 @@ def _generate_batch(
     model: OpenModel, prompts: list[Prompt], edits: list[Edit], max_new_tokens: int, settings: dict[str, Any]
 ) -> tuple[list[tuple[int, ...]], Tally]:
     width = max(len(p.ids) for p in prompts)
-    with editing(model, edits, prompts) as tally:
-        out = _call_generate(model, prompts, max_new_tokens, settings)
+    try:
+        with editing(model, edits, prompts) as tally, finite_steps(model):
+            out = _call_generate(model, prompts, max_new_tokens, settings)
+    except WrongStepError:
+        found: list[str] = []
+        with suppress(WrongStepError), editing(model, edits, prompts), looking(model, found), finite_steps(model):
+            _call_generate(model, prompts, max_new_tokens, settings)
+        raise wrong_step(model, found, bool(edits)) from None
     sequences = out if isinstance(out, Tensor) else out.sequences
     ends = _ends(model, settings)
     return [_until_end(row, ends) for row in sequences[:, width:].tolist()], tally

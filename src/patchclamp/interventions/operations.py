@@ -418,8 +418,8 @@ class Call(Operation):
         if not isinstance(new, Tensor) or new.shape != x.shape:
             got = tuple(new.shape) if isinstance(new, Tensor) else type(new).__name__
             raise EditError(
-                f"pc.Call: the function was given {tuple(x.shape)} and returned {got}; it must return the new vectors, in the "
-                "same shape"
+                f"pc.Call: the function was given {tuple(x.shape)} and returned {got}; it must return the new "
+                "vectors and keep the shape"
             )
         return new
 

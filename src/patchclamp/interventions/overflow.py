@@ -1,24 +1,20 @@
 """Where the first NaN or infinity of a run arises: a second pass, on failure only, that looks at every site."""
 
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from patchclamp.core.errors import EditError, ModelError, PatchclampWarning
+from patchclamp.core.errors import EditError, ModelError
 from patchclamp.interventions.actions import instructions
-from patchclamp.interventions.execute import Outcome
 from patchclamp.interventions.finite import readable
-from patchclamp.interventions.forward import UNKNOWN_WIDTH, Row, call
-from patchclamp.interventions.hooks import Port, Tap, Tolerant
-from patchclamp.interventions.job import Job
+from patchclamp.interventions.forward import UNKNOWN_WIDTH, Row, call, logits_of
+from patchclamp.interventions.hooks import Port, Tap, Tolerant, after_each_call
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.sitemap import Access
 from patchclamp.models.sites import Site
-
-MOST_NAMED = 6
-"""Cells that a warning names."""
 
 
 def first_site(model: OpenModel, row: Row) -> str | None:
@@ -65,35 +61,42 @@ def refuse(model: OpenModel, row: Row) -> None:
         raise ModelError(
             f"{named} gave NaN or infinity beside other prompts and none alone; run the prompts one by one (batch_tokens=1)"
         )
-    half = model.dtype == torch.float16
     what = f"{named} gives NaN or infinity, which arises first at {site}"
-    wider = "float16 holds numbers up to 65504: open the model with dtype='float32' or 'bfloat16'" if half else ""
     if row.actions and first_site(model, Row(row.prompt)) is None:
-        raise EditError(f"under the edits {what}; make them smaller" + (f", or: {wider}" if wider else ""))
-    raise ModelError(f"{what}. {wider or 'Look at its weights and at what is before this site'}")
+        raise EditError(f"under the edits {what}; make them smaller")
+    raise ModelError(f"{what}. {_advice(model)}")
 
 
-def warn_of_cells(job: Job, outcome: Outcome, names: Callable[[int], str]) -> None:
-    """Warn of cells that gave NaN or infinity: how many, which, and where it arises in the first of them.
+def _advice(model: OpenModel) -> str:
+    if model.dtype == torch.float16:
+        return "float16 holds numbers up to 65504: open the model with dtype='float32' or 'bfloat16'"
+    return "Look at the weights there, and at what comes before"
 
-    Args:
-        job: The sweep.
-        outcome: What it gave.
-        names: How cell number so and so is called.
-    """
-    wrong = {run for run, values in outcome.values.items() if any(bool(value.isnan().any()) for value in values)}
-    cells = [cell for cell, run in enumerate(job.run_of) if run is not None and run in wrong | outcome.overflowed]
-    if not cells:
-        return
-    first = job.runs[job.run_of[cells[0]] or 0]
-    line = job.lines[first.line]
-    site = first_site(job.model, Row(line.prompt, (*line.base, *first.actions)))
-    where = f"first at {site}" if site else "in the read itself: the logits are finite"
-    shown = "; ".join(names(cell) for cell in cells[:MOST_NAMED])
-    more = f"; and {len(cells) - MOST_NAMED} more" if len(cells) > MOST_NAMED else ""
-    warnings.warn(
-        f"{len(cells)} of {len(job.cells)} cells gave NaN or infinity and have no number: {shown}{more}. In the first of them it "
-        f"arises {where}",
-        PatchclampWarning,
-        stacklevel=2,
-    )
+
+class WrongStepError(Exception):
+    """A call gave logits that may not be read; for :func:`patchclamp.interventions.generate.generate` to explain."""
+
+
+@contextmanager
+def finite_steps(model: OpenModel) -> Iterator[None]:
+    """Inside the block every call of the model must give logits of the next token that may be read."""
+
+    def look(output: Any) -> None:
+        if not bool(readable(logits_of(output)[..., -1, :]).all()):
+            raise WrongStepError
+
+    with after_each_call(model.module, look):
+        yield
+
+
+@contextmanager
+def looking(model: OpenModel, found: list[str]) -> Iterator[None]:
+    """Inside the block ``found`` gets the name of every site with NaN or infinity, in the order of the passes."""
+    with Tolerant(model.sites.modules, 1, 1, {}, every_tap(model, found)):
+        yield
+
+
+def wrong_step(model: OpenModel, found: list[str], edited: bool) -> ModelError | EditError:
+    """The error for a generation whose logits may not be read."""
+    what = f"a step of the generation gives NaN or infinity{f', first at {found[0]}' if found else ''}"
+    return EditError(f"under the edits {what}; make them smaller") if edited else ModelError(f"{what}. {_advice(model)}")

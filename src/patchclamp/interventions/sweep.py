@@ -19,7 +19,6 @@ from patchclamp.interventions.execute import Outcome, execute
 from patchclamp.interventions.forward import Row, forward
 from patchclamp.interventions.grid import BASELINE, Grid
 from patchclamp.interventions.job import Cell, Job, Line
-from patchclamp.interventions.overflow import warn_of_cells
 from patchclamp.interventions.plan import Plan, Schedule, schedule
 from patchclamp.interventions.reads import Read, as_reads
 from patchclamp.interventions.record import record_source
@@ -104,16 +103,7 @@ class Prepared:
 
     def grid(self, outcome: Outcome, plan: Plan) -> Grid:
         """What came out, labelled."""
-        warn_of_cells(self.job, outcome, self._name)
         return Grid(self._dataset(outcome), plan, *self._record())
-
-    def _name(self, cell: int) -> str:
-        coords = self.axes.coords()
-        return ", ".join(
-            f"{dim} {coords[dim][i]}"
-            for (dim, size), i in zip(self.axes.dims().items(), self.points[cell].index, strict=True)
-            if size > 1
-        ) or f"prompt {self.prompts[0].name!r}"
 
     def _dataset(self, outcome: Outcome) -> Any:
         import xarray as xr

@@ -23,8 +23,6 @@ def _tensor(value: Any, name: str, form: str) -> Tensor:
         tensor = torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError):
         raise EditError(f"{name} must be {form}, got {type(value).__name__}") from None
-    if not tensor.is_floating_point():
-        raise EditError(f"{name} has dtype {tensor.dtype}; a floating dtype is needed")
     return tensor
 
 
@@ -39,6 +37,8 @@ def vector(value: Any, name: str) -> Tensor:
         raise EditError(
             f"{name} must be one vector [d], got shape {tuple(tensor.shape)}; vectors are never broadcast by shape"
         )
+    if not tensor.is_floating_point():
+        raise EditError(f"{name} has dtype {tensor.dtype}; a floating dtype is needed")
     return held(tensor)
 
 
@@ -53,9 +53,11 @@ def rows(value: Any, name: str = "directions") -> Tensor:
         raise EditError(f"{name} must be [d] or [rank, d], got shape {tuple(tensor.shape)}")
     if not tensor.numel():
         raise EditError(f"{name} of shape {tuple(tensor.shape)} hold no direction, so an edit along them does nothing")
-    if not bool(torch.isfinite(tensor).all()):
-        wrong = int((~torch.isfinite(tensor)).sum())
-        raise EditError(f"{name} must be finite, and {wrong} of {tensor.numel()} values are NaN or infinite")
+    wrong = int((~torch.isfinite(tensor)).sum())
+    if wrong or not tensor.is_floating_point():
+        raise EditError(
+            f"{name} must be finite and of a floating dtype, got {tensor.dtype} with {wrong} NaN or infinite values"
+        )
     return tensor
 
 
