@@ -235,13 +235,22 @@ def through_head(
     return logits_of(output)
 
 
-def _check_fired(session: Session, rows: Sequence[Row], tally: Tally) -> None:
+def check_passes(session: Session) -> None:
+    """Refuse a site that ran several times in one forward pass.
+
+    Raises:
+        SiteError: It does not name one tensor.
+    """
     for port, count in session.calls.items():
         if count > 1:
             raise SiteError(
                 f"{port[0]}:{port[1]} ran {count} times in one forward pass, so it does not name one tensor; choose a module that "
                 "runs once, or give each pass a module of its own (they may share their weights)"
             )
+
+
+def _check_fired(session: Session, rows: Sequence[Row], tally: Tally) -> None:
+    check_passes(session)
     for port in (*session.instructions, *session.taps):
         if not session.calls[port]:
             what = "edited" if port in session.instructions else "read"

@@ -251,6 +251,11 @@ class Not(Gate):
 
     gate: Gate
 
+    def __post_init__(self) -> None:
+        """Raises EditError for a gate that can never open."""
+        if isinstance(self.gate, Along | Norm) and (self.gate.above, self.gate.below) == (-torch.inf, torch.inf):
+            raise EditError(f"the gate pc.{type(self.gate).__name__} has no bounds and is always open, so ~ of it never opens")
+
     @override
     def __call__(self, x: Vectors) -> Verdict:
         return ~self.gate(x)

@@ -12,6 +12,7 @@ from patchclamp.core.errors import InputError, NotFiredError
 from patchclamp.core.result import Result, Saved
 from patchclamp.interventions.actions import Action, Placer, Tally, instructions
 from patchclamp.interventions.edits import Edit
+from patchclamp.interventions.forward import check_passes
 from patchclamp.interventions.hooks import Session, before_each_call, shadowed
 from patchclamp.interventions.overflow import WrongStepError, finite_steps, looking, wrong_step
 from patchclamp.interventions.positions import GENERATED
@@ -70,6 +71,8 @@ class Stepper:
 
     def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Work out which positions the coming call holds, and what to do there."""
+        check_passes(self.session)
+        self.session.calls.clear()
         ids = kwargs.get("input_ids", args[0] if args else None)
         if not isinstance(ids, Tensor):
             raise InputError("under model.editing the module must be called with input_ids")
@@ -118,6 +121,7 @@ class Stepper:
         Raises:
             NotFiredError: One did not.
         """
+        check_passes(self.session)
         for number, edit in enumerate(self.placer.edits):
             if not self.tally.reached[number]:
                 raise NotFiredError(
