@@ -27,8 +27,12 @@ def test_nearest_code_is_the_least_hamming_distance_among_binary_centres(seed: i
     x, centres = draw(seed, 4, 3, 9), (draw(seed + 1, 5, 9) > 0).double()
     hamming = ((x > 0).unsqueeze(-2) != centres.bool()).sum(-1)
     for i in range(5):
+        if not bool((centres[:i] != centres[i]).any(-1).all()):
+            with pytest.raises(pc.EditError, match=f"centre {i} equals centre"):
+                pc.NearestCode(centres, i)
+            continue
         assert torch.equal(pc.NearestCode(centres, i)(x), hamming.argmin(-1) == i)
-        assert bool(pc.NearestCode(centres, i)(centres[i] - 0.5)) == bool((centres[:i] != centres[i]).any(-1).all())
+        assert bool(pc.NearestCode(centres, i)(centres[i] - 0.5))
 
 
 @given(seeds, st.floats(0.1, 10))
@@ -76,7 +80,9 @@ def test_along_ignores_the_directions_length(seed: int, level: float) -> None:
 def test_gates_at_their_borders() -> None:
     """On a border every gate is shut; of two equally near centres the first is the nearest."""
     x = torch.tensor([[3.0, 4.0], [0.0, 0.0], [0.6, 0.8]], dtype=torch.float64)
-    assert pc.Norm()(x).tolist() == [True, False, True]
+    assert pc.Norm()(x).tolist() == [True, True, True]
+    assert pc.Norm(below=2.0)(x).tolist() == [False, True, True], "nothing is shorter than length 0"
+    assert pc.Norm(above=0.0)(x).tolist() == [True, False, True]
     assert pc.Norm(above=5.0)(x).tolist() == [False, False, False]
     assert pc.Norm(above=1.0, below=5.0)(x).tolist() == [False, False, False]
     assert pc.Norm(above=0.5, below=5.5)(x).tolist() == [True, False, True]

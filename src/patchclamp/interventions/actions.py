@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +13,7 @@ from patchclamp.core.digest import digest
 from patchclamp.core.errors import EditError, PositionError, SiteError
 from patchclamp.interventions import positions
 from patchclamp.interventions.edits import Edit, gate_key
+from patchclamp.interventions.gates import Gate
 from patchclamp.interventions.hooks import Instruction, Port
 from patchclamp.interventions.operations import Operation
 from patchclamp.interventions.positions import GENERATED
@@ -35,6 +36,12 @@ class Action:
     edit: int
     """Which of the user's edits this is."""
 
+    def __str__(self) -> str:
+        numbers = {item.name: getattr(self.operation, item.name) for item in fields(self.operation)}
+        said = ", ".join(f"{name}={value:g}" for name, value in numbers.items() if isinstance(value, float))
+        where = "all" if self.positions is None else ", ".join(map(str, self.positions))
+        return f"{type(self.operation).__name__}({said}) at {self.site}, position {where}"
+
     @cached_property
     def key(self) -> str:
         """Content digest: equal actions do the same thing to the same place."""
@@ -48,9 +55,21 @@ Recorder = Callable[[OpenModel, Source, Sequence[Site]], dict[Site, list[Tensor]
 class Placer:
     """Edits on the prompts of one call: checks them, records what they need, and makes actions."""
 
-    def __init__(self, model: OpenModel, edits: Sequence[Edit], prompts: Sequence[Prompt], recorder: Recorder) -> None:
-        self.model, self.edits, self.prompts = model, tuple(edits), tuple(prompts)
-        self.sites = [_sites_of(model, edit) for edit in edits]
+    def __init__(
+        self,
+        model: OpenModel,
+        edits: Sequence[Edit],
+        prompts: Sequence[Prompt],
+        recorder: Recorder,
+        *,
+        grad: bool = False,
+    ) -> None:
+        self.model, self.prompts = model, tuple(prompts)
+        # what is trained is taken as it is at this call: with its gradients, or as a copy that holds no graph
+        self.edits = tuple(
+            edit if not edit.operation.trained else edit.renewed() if grad else edit.frozen() for edit in edits
+        )
+        self.sites = [_sites_of(model, edit) for edit in self.edits]
         needed: dict[str, tuple[Source, set[Site]]] = {}
         for edit, sites in zip(self.edits, self.sites, strict=True):
             _check_sources(model, edit.operation, len(self.prompts))
@@ -98,16 +117,23 @@ class Placer:
 
 
 def place(
-    model: OpenModel, edits: Sequence[Edit], prompts: Sequence[Prompt], recorder: Recorder
+    model: OpenModel, edits: Sequence[Edit], prompts: Sequence[Prompt], recorder: Recorder, *, grad: bool = False
 ) -> list[tuple[Action, ...]]:
     """Resolve edits on prompts: which actions each prompt gets, in the order of the edits.
+
+    Args:
+        model: The model.
+        edits: Placed edits.
+        prompts: Where they act.
+        recorder: Runs sources.
+        grad: Whether values that require gradients keep them.
 
     Raises:
         EditError: An edit has no site, or the wrong width.
         SiteError: A site is unknown or read-only.
         PositionError: A position is outside a prompt.
     """
-    return Placer(model, edits, prompts, recorder).rows()
+    return Placer(model, edits, prompts, recorder, grad=grad).rows()
 
 
 def _fixed(where: tuple[int, ...] | None, operation: Operation) -> tuple[int, ...] | None:
@@ -148,6 +174,8 @@ def _sites_of(model: OpenModel, edit: Edit) -> list[Site]:
         if edit.origin is not None:
             edit.origin.check_site(site)
         check_width(model.sites, edit.operation, site)
+        if isinstance(edit.where, Gate) and (width := model.sites.width(site)) is not None:
+            edit.where.check_width(width, f" at {site}")
     return sites
 
 
@@ -182,17 +210,17 @@ class Tally:
     """How often each edit was reached and how many vectors it changed."""
 
     reached: dict[int, int]
-    changed: dict[int, list[Tensor | int]]
+    changed: dict[int, list[Tensor]]
 
     @classmethod
     def empty(cls) -> "Tally":
         """Nothing counted yet."""
         return cls(defaultdict(int), defaultdict(list))
 
-    def teller(self, edit: int, vectors: int) -> Callable[[Tensor | int], None]:
+    def teller(self, edit: int, vectors: int) -> Callable[[Tensor], None]:
         """What an instruction calls when it fires."""
 
-        def tell(changed: Tensor | int) -> None:
+        def tell(changed: Tensor) -> None:
             self.reached[edit] += vectors
             self.changed[edit].append(changed)
 
@@ -209,7 +237,7 @@ def instructions(
     start: Sequence[int],
     width: int,
     device: torch.device,
-    tally: Tally,
+    tally: Tally | None,
     batch_rows: Sequence[int] | None = None,
 ) -> dict[Port, list[Instruction]]:
     """What to do at each port of one call, with equal actions of many rows carried out together.
@@ -220,7 +248,7 @@ def instructions(
         start: The unpadded position of column 0 in each row (negative under left padding).
         width: Columns of the call.
         device: Where index tensors live.
-        tally: Counts what fires.
+        tally: Counts what fires; None if nobody asks.
         batch_rows: The batch row of each entry of ``rows``, where several entries share one.
     """
     grouped: dict[tuple[Port, int, str, int], tuple[Action, list[int], list[tuple[int, ...]]]] = {}
@@ -253,7 +281,7 @@ def instructions(
                 action.gate,
                 None if every and (same or whole) else torch.tensor(members, device=device),
                 picked,
-                tally.teller(edit, vectors),
+                None if tally is None else tally.teller(edit, vectors),
                 -1 if whole else max(max(c) for c in cols),
             )
         )

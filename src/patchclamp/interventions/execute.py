@@ -1,8 +1,9 @@
 """Carrying out a planned job: on its rung, within its budget, resumable, and checked against the slow way."""
 
 import random
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from patchclamp.core.digest import digest
-from patchclamp.core.errors import BudgetError, ExactnessError
+from patchclamp.core.errors import BudgetError, ExactnessError, PatchclampWarning
 from patchclamp.core.files import atomic_file
 from patchclamp.core.progress import Listener, task
 from patchclamp.interventions.base import Base, record_base
+from patchclamp.interventions.finite import readable
 from patchclamp.interventions.forward import Row, forward, outputs_at
 from patchclamp.interventions.head import finish
 from patchclamp.interventions.job import Job, Line, states_at
+from patchclamp.interventions.overflow import first_site
 from patchclamp.interventions.plan import Plan, Schedule
 from patchclamp.interventions.trie import CLEAN, Group
 from patchclamp.interventions.wavefront import Walk
@@ -26,6 +29,10 @@ from patchclamp.models.sites import Site
 
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-5, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 """Largest difference from one forward a cell, relative to the largest logit, that ``verify`` accepts."""
+
+
+MOST_NAMED = 4
+"""Cells that a warning names."""
 
 
 @dataclass(eq=False)
@@ -43,6 +50,8 @@ class Outcome:
     """What the chosen runs' reads were computed from."""
     clean: dict[int, Tensor] = field(default_factory=dict)
     """Logits of the lines whose reads compare with them, ``[position, vocabulary]``."""
+    overflowed: set[int] = field(default_factory=set)
+    """Runs whose edits led to NaN or infinity."""
 
     def note_base(self, base: Base) -> None:
         """Measure the lines of a base run, without any cell's edits."""
@@ -59,10 +68,27 @@ class Outcome:
         number = self.job.runs[runs[0]].line
         line = self.job.lines[number]
         values = line.measure(logits, self.clean.get(number), activations)
+        fit = _fit(line, logits, activations)
         for place, run in enumerate(runs):
             self.values[run] = [value[place] for value in values]
+            if not fit[place]:
+                self.overflowed.add(run)
+                # of NaN logits a rank or the likeliest token would be a number like any other
+                blank = [torch.full_like(value, torch.nan, dtype=torch.float64) for value in self.values[run]]
+                chosen = zip(line.reads, self.values[run], blank, strict=True)
+                self.values[run] = [value if read.site is not None else nothing for read, value, nothing in chosen]
             if run in self.chosen:
                 self.evidence[run] = _evidence(line, logits[place], {site: a[place] for site, a in activations.items()})
+
+
+def _fit(line: Line, logits: Tensor, activations: dict[Site, Tensor]) -> list[bool]:
+    """For each run, whether what its reads looked at may be read."""
+    looked = [readable(logits)] if line.positions else []
+    for read in line.reads:
+        if read.site is not None:
+            looked.append(readable(activations[read.site][:, list(read.positions)], read.site))
+    found: list[bool] = torch.cat([one.reshape(len(one), -1) for one in looked], dim=1).all(1).tolist()
+    return found
 
 
 def _evidence(line: Line, logits: Tensor, activations: dict[Site, Tensor]) -> Tensor:
@@ -125,10 +151,34 @@ def execute(
         raise BudgetError(
             f"the machine ran out of memory under a budget of {scheduled.plan.budget} bytes; try budget={less}"
         ) from error
+    _warn_of_nan(job, outcome)
     plan = scheduled.plan
-    if chosen:
+    if chosen := [run for run in chosen if run not in outcome.overflowed]:
         plan = plan.checked(len(chosen), _verify(job, outcome, chosen))
     return outcome, plan
+
+
+def _warn_of_nan(job: Job, outcome: Outcome) -> None:
+    """Say which cells gave NaN or infinity, and where it arises in the first of them."""
+    wrong = {run for run, values in outcome.values.items() if any(bool(value.isnan().any()) for value in values)}
+    wrong = sorted(wrong | outcome.overflowed)
+    if not wrong:
+        return
+    first, line = job.runs[wrong[0]], job.lines[job.runs[wrong[0]].line]
+    site = first_site(job.model, Row(line.prompt, (*line.base, *first.actions)))
+    where = f"first at {site}" if site else "in the read itself, whose logits are finite"
+    cells = sum(run is not None and run in wrong for run in job.run_of)
+    named = "; ".join(
+        f"{', '.join(map(str, job.runs[run].actions))} of {job.lines[job.runs[run].line].prompt.name!r}"
+        for run in wrong[:MOST_NAMED]
+    )
+    more = f"; and {len(wrong) - MOST_NAMED} more" if len(wrong) > MOST_NAMED else ""
+    warnings.warn(
+        f"{cells} of {len(job.cells)} cells gave NaN or infinity, and NaN stands for their numbers: {named}{more}. In the first of "
+        f"them it arises {where}",
+        PatchclampWarning,
+        stacklevel=2,
+    )
 
 
 def _is_memory(error: BaseException) -> bool:
@@ -181,6 +231,12 @@ def _wave(
     walk = Walk.begin(job, base, groups, scheduled.waste)
     walk.through_layers(advance)
     finish(walk, outcome.deliver, scheduled.head_rows)
+    runs = {run for group in groups for run in group.runs}
+    if (
+        scheduled.waste and runs & outcome.overflowed
+    ):  # masked or not, NaN spreads to the rows that share a row of a call
+        outcome.overflowed -= runs
+        _wave(job, lines, groups, replace(scheduled, waste=0.0), outcome, lambda _: None)
 
 
 def may_narrow(job: Job, lines: Sequence[int]) -> bool:
@@ -205,7 +261,7 @@ def run_rows(job: Job, runs: Sequence[int]) -> tuple[list[Tensor], dict[Site, Te
     rows = [Row(line.prompt, (*line.base, *job.runs[run].actions)) for line, run in zip(lines, runs, strict=True)]
     seen: dict[Site, Tensor] = {}
     taps = {site: _into(seen, site) for line in lines for site in line.sites}
-    done = forward(job.model, rows, taps=taps, logits=any(line.positions for line in lines))
+    done = forward(job.model, rows, taps=taps, logits=any(line.positions for line in lines), check=False)
     if done.logits is None:
         return [torch.zeros(0, 0)] * len(runs), seen
     whole = done.logits

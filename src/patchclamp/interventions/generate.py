@@ -1,7 +1,7 @@
 """Generation under edits, with the key-value cache, every position counted in the unpadded prompt."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -12,7 +12,9 @@ from patchclamp.core.errors import InputError, NotFiredError
 from patchclamp.core.result import Result, Saved
 from patchclamp.interventions.actions import Action, Placer, Tally, instructions
 from patchclamp.interventions.edits import Edit
+from patchclamp.interventions.forward import check_passes
 from patchclamp.interventions.hooks import Session, before_each_call, shadowed
+from patchclamp.interventions.overflow import WrongStepError, finite_steps, looking, wrong_step
 from patchclamp.interventions.positions import GENERATED
 from patchclamp.interventions.record import record_source
 from patchclamp.interventions.results import evidence
@@ -69,6 +71,8 @@ class Stepper:
 
     def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Work out which positions the coming call holds, and what to do there."""
+        check_passes(self.session)
+        self.session.calls.clear()
         ids = kwargs.get("input_ids", args[0] if args else None)
         if not isinstance(ids, Tensor):
             raise InputError("under model.editing the module must be called with input_ids")
@@ -117,6 +121,7 @@ class Stepper:
         Raises:
             NotFiredError: One did not.
         """
+        check_passes(self.session)
         for number, edit in enumerate(self.placer.edits):
             if not self.tally.reached[number]:
                 raise NotFiredError(
@@ -150,7 +155,7 @@ def editing(model: OpenModel, edits: Iterable[Edit] | Edit, prompts: list[Prompt
     chosen = [edits] if isinstance(edits, Edit) else list(edits)
     check_ready(model.module)
     model.look()
-    placer = Placer(model, chosen, prompts or (), record_source)
+    placer = Placer(model, chosen, prompts or (), record_source, grad=True)
     session = Session(model.sites.modules, 1, 1)
     stepper = Stepper(model, session, placer, prompts is not None)
     defaults = getattr(model.module, "generation_config", None)
@@ -312,8 +317,14 @@ def _generate_batch(
     model: OpenModel, prompts: list[Prompt], edits: list[Edit], max_new_tokens: int, settings: dict[str, Any]
 ) -> tuple[list[tuple[int, ...]], Tally]:
     width = max(len(p.ids) for p in prompts)
-    with editing(model, edits, prompts) as tally:
-        out = _call_generate(model, prompts, max_new_tokens, settings)
+    try:
+        with editing(model, edits, prompts) as tally, finite_steps(model):
+            out = _call_generate(model, prompts, max_new_tokens, settings)
+    except WrongStepError:
+        found: list[str] = []
+        with suppress(WrongStepError), editing(model, edits, prompts), looking(model, found), finite_steps(model):
+            _call_generate(model, prompts, max_new_tokens, settings)
+        raise wrong_step(model, found, bool(edits)) from None
     sequences = out if isinstance(out, Tensor) else out.sequences
     ends = _ends(model, settings)
     return [_until_end(row, ends) for row in sequences[:, width:].tolist()], tally

@@ -69,7 +69,12 @@ def check(at: Any) -> None:
             raise PositionError("the list of positions is empty")
         for item in at:
             check(item)
-    elif isinstance(at, bool) or not isinstance(at, str | int | slice | Token | PerPrompt):
+    elif isinstance(at, PerPrompt):
+        if not at.each:
+            raise PositionError("pc.per_prompt([]) holds no position")
+        for item in at.each:
+            check(item)
+    elif isinstance(at, bool) or not isinstance(at, str | int | slice | Token):
         raise PositionError(
             f"{at!r} is no position; valid: int, slice, {', '.join(WORDS)}, pc.token, a list, pc.per_prompt"
         )
@@ -104,7 +109,10 @@ def resolve(
             raise PositionError(f"pc.per_prompt has {len(at.each)} positions for {count} prompts")
         return resolve(at.each[index], prompt, index, count, tokenizer, generating, repeats=repeats)
     if isinstance(at, list | tuple):
+        check(at)
         groups = [resolve(item, prompt, index, count, tokenizer, generating, repeats=repeats) for item in at]
+        if any(group is None for group in groups):
+            return None  # a list with "all" in it, of an input without tokens
         merged = tuple(p for group in groups for p in group or ())
         return merged if repeats else tuple(dict.fromkeys(merged))
     if isinstance(at, Token):

@@ -92,6 +92,8 @@ def _answers(model: OpenModel, given: Any, index: int, count: int) -> tuple[list
 
 def _where(at: Any, model: OpenModel, prompt: Prompt, index: int, count: int) -> tuple[int, ...]:
     if prompt.length is None:
+        if not isinstance(at, int) and at != "last":
+            raise InputError(f"at={at!r}: this input has no tokens, so a read looks at 'last' or at a number")
         return (at if isinstance(at, int) else -1,)
     return positions.resolve(at, prompt, index, count, model.tokenizer, repeats=True) or ()
 
@@ -225,7 +227,9 @@ class KL(Read):
             before = baseline.log_softmax(-1)
 
             def divergence(block: Tensor) -> Tensor:
-                return (before.exp() * (before - block.log_softmax(-1))).sum(-1).clamp(min=0)
+                terms = before.exp() * (before - block.log_softmax(-1))
+                # a token that the baseline rules out (minus infinity) adds nothing, whatever the edited run says of it
+                return torch.where(before == -torch.inf, 0.0, terms).sum(-1).clamp(min=0)
 
             return _squeeze(in_blocks(divergence, logits), where)
 
@@ -345,7 +349,8 @@ class Function(Read):
                 f"the read {self.name!r} turned logits [2, {size}] into shape {tuple(shape)}; give [row] or [row, n]"
             )
         axes = (Axis("output", tuple(range(shape[1]))),) if len(shape) == 2 else ()
-        return [Bound(self.name, where, axes, lambda x, _: self.function(x[:, 0]))]
+        # a copy: a function that works in place may not write into what other reads look at
+        return [Bound(self.name, where, axes, lambda x, _: self.function(x[:, 0].clone()))]
 
 
 def distinct(names: Iterable[str], taken: Iterable[str] = ()) -> list[str]:

@@ -1,6 +1,7 @@
 """Recording activations: many prompts, many sites, into buffers that are allocated once."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -10,7 +11,7 @@ from patchclamp.core.progress import Listener, task
 from patchclamp.interventions import positions
 from patchclamp.interventions.actions import place
 from patchclamp.interventions.edits import Edit
-from patchclamp.interventions.forward import Row, forward
+from patchclamp.interventions.forward import Row, forward, gradients
 from patchclamp.interventions.recorded import Buffers
 from patchclamp.interventions.results import Activations, evidence
 from patchclamp.interventions.sources import Source
@@ -22,15 +23,21 @@ from patchclamp.models.sites import Site
 BATCH_TOKENS = 2048
 
 
-def record_source(model: OpenModel, source: Source, sites: Sequence[Site]) -> dict[Site, list[Tensor]]:
-    """Run a source and give its values at some sites, ``[position, d]`` a prompt."""
+def record_source(
+    model: OpenModel, source: Source, sites: Sequence[Site], *, grad: bool = False
+) -> dict[Site, list[Tensor]]:
+    """Run a source and give its values at some sites, ``[position, d]`` a prompt.
+
+    A source is a constant: only one whose own edits are trained keeps its graph, under ``grad``.
+    """
     prompts = model.prompts(source.inputs)
-    actions = place(model, source.edits, prompts, record_source)
+    grad = grad and source.trained
+    actions = place(model, source.edits, prompts, partial(record_source, grad=grad), grad=grad)
     found: dict[Site, dict[int, Tensor]] = {site: {} for site in sites}
     for members in batches(prompts, BATCH_TOKENS, *may_share(model, sites)):
         seen: dict[Site, Tensor] = {}
         rows = [Row(prompts[i], actions[i]) for i in members]
-        forward(model, rows, taps={site: _into(seen, site) for site in sites}, logits=False)
+        forward(model, rows, taps={site: _into(seen, site) for site in sites}, logits=False, grad=grad)
         for site in sites:
             for row, i in enumerate(members):
                 found[site][i] = seen[site][row, : prompts[i].length].clone()
@@ -56,6 +63,20 @@ def record(
     progress: bool | Listener | None = None,
 ) -> Activations:
     """Record activations; see :meth:`patchclamp.Model.record`."""
+    with gradients(grad):
+        return _record(model, inputs, sites, at, edits, batch_tokens, grad, progress)
+
+
+def _record(
+    model: OpenModel,
+    inputs: Any,
+    sites: Any,
+    at: Any,
+    edits: Iterable[Edit] | Edit,
+    batch_tokens: int,
+    grad: bool,
+    progress: bool | Listener | None,
+) -> Activations:
     prompts = model.prompts(inputs)
     names = [sites] if isinstance(sites, str) else list(sites)
     if not names:
@@ -64,7 +85,7 @@ def record(
     positions.check(at)
     where = [positions.resolve(at, p, i, len(prompts), model.tokenizer, repeats=True) for i, p in enumerate(prompts)]
     chosen = [edits] if isinstance(edits, Edit) else list(edits)
-    actions = place(model, chosen, prompts, record_source)
+    actions = place(model, chosen, prompts, partial(record_source, grad=grad), grad=grad)
     buffers = Buffers(wanted, where, [p.length for p in prompts], grad)
     with task("record", len(prompts), "prompts", show=progress) as bar:
         for members in batches(

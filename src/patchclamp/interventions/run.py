@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
@@ -12,7 +13,7 @@ from patchclamp.core.errors import InputError, unknown
 from patchclamp.core.result import Result, Saved
 from patchclamp.interventions.actions import place
 from patchclamp.interventions.edits import Edit
-from patchclamp.interventions.forward import Row, edits_head, forward
+from patchclamp.interventions.forward import Row, edits_head, forward, gradients
 from patchclamp.interventions.job import widen
 from patchclamp.interventions.record import BATCH_TOKENS, batches, may_share, record_source
 from patchclamp.interventions.recorded import Buffers, padded
@@ -128,6 +129,20 @@ def run(
     batch_tokens: int = BATCH_TOKENS,
 ) -> Run:
     """Run prompts under edits; see :meth:`patchclamp.Model.run`."""
+    with gradients(grad):
+        return _run(model, inputs, edits, record, at, logits, grad, batch_tokens)
+
+
+def _run(
+    model: OpenModel,
+    inputs: Any,
+    edits: Iterable[Edit] | Edit,
+    record: Any,
+    at: Any,
+    logits: Keep,
+    grad: bool,
+    batch_tokens: int,
+) -> Run:
     if logits not in ("all", "last"):
         raise InputError(unknown("logits", logits, ("all", "last")))
     chosen = [edits] if isinstance(edits, Edit) else list(edits)
@@ -136,8 +151,9 @@ def run(
     wanted = {str(name): model.sites.expand([name]) for name in names}
     from patchclamp.interventions import positions
 
+    positions.check(at)
     where = [positions.resolve(at, p, i, len(prompts), model.tokenizer, repeats=True) for i, p in enumerate(prompts)]
-    actions = place(model, chosen, prompts, record_source)
+    actions = place(model, chosen, prompts, partial(record_source, grad=grad), grad=grad)
     buffers = Buffers(wanted, where, [p.length for p in prompts], grad)
     pieces: dict[int, Tensor] = {}
     fired = [0] * len(chosen)

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from patchclamp.core.digest import digest
 from patchclamp.core.errors import EditError
-from patchclamp.interventions.operations import Operation, Put, Shift
+from patchclamp.interventions.operations import Operation, Put, Shift, orthonormal
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.sites import Site
 
@@ -43,6 +43,15 @@ class Source:
     def run_key(self) -> str:
         """Digest of the run alone: sources that differ only in where they look share one forward pass."""
         return digest(_plain(self.inputs), [edit.key for edit in self.edits])
+
+    @property
+    def trained(self) -> bool:
+        """Whether its edits hold something that may require gradients; any other source is a constant."""
+        return any(edit.operation.trained for edit in self.edits)
+
+    def frozen(self) -> "Source":
+        """The source with its edits as they are now."""
+        return replace(self, edits=tuple(edit.frozen() for edit in self.edits))
 
     def __str__(self) -> str:
         """How a sweep over sources labels one."""
@@ -96,6 +105,17 @@ class Unbound(Operation, ABC):
     def needs(self) -> tuple[Source, ...]:
         """Runs that have to be recorded first."""
         return ()
+
+    @property
+    @override
+    def trained(self) -> bool:
+        return super().trained or any(source.trained for source in self.needs())
+
+    @override
+    def frozen(self) -> Operation:
+        new = super().frozen()
+        own = getattr(new, "source", None)
+        return replace(new, source=own.frozen()) if isinstance(own, Source) and own.trained else new  # type: ignore[call-arg]
 
     @abstractmethod
     def bind(self, scene: Scene) -> Operation:
@@ -186,6 +206,12 @@ class Noise(Unbound):
     seed: int = 0
 
     @override
+    def check(self) -> None:
+        super().check()
+        if self.std < 0:
+            raise EditError(f"pc.Noise: std must be 0 or more, got {self.std}")
+
+    @override
     def bind(self, scene: Scene) -> Operation:
         return DrawnNoise(self.std, self.seed, scene.prompt.key, str(scene.site), scene.positions)
 
@@ -229,7 +255,7 @@ class DrawnNoise(Operation):
 
 
 class Subspace(nn.Module):
-    """A learned subspace: ``rank`` orthonormal rows of width ``d``, orthonormal at every step of training.
+    """A learned subspace: ``rank`` orthonormal rows of width ``d`` in float64, orthonormal at every step of training.
 
     Source: distributed alignment search, Geiger et al. 2024, arXiv 2303.02536.
     """
@@ -245,15 +271,31 @@ class Subspace(nn.Module):
             raise EditError(
                 f"directions have shape {tuple(start.shape)}; a subspace of rank {rank} in width {d} needs [{rank}, {d}]"
             )
-        self.weight = nn.Parameter(start.detach().clone().float())
+        rows = orthonormal(start.detach())
+        self.weight = nn.Parameter(rows.clone())
         nn.utils.parametrizations.orthogonal(self, "weight", orthogonal_map="householder")
         with torch.no_grad():
-            self.weight = torch.linalg.qr(start.detach().float().T)[0].T
+            self.weight = rows
 
     def forward(self, x: Tensor, source: Tensor) -> Tensor:
         """``x`` with its coordinates in the subspace replaced by the source's, ``[..., d] -> [..., d]``."""
-        basis = self.weight.to(device=x.device, dtype=x.dtype)
-        return x + (source - x) @ basis.T @ basis
+        work = torch.promote_types(x.dtype, torch.float32)
+        basis = self.weight.to(device=x.device, dtype=work)
+        return x + ((source.to(work) - x.to(work)) @ basis.T @ basis).to(x.dtype)
+
+
+class HeldSubspace(Subspace):
+    """The span of directions that require gradients: the user's own tensor, made orthonormal at each call."""
+
+    def __init__(self, directions: Tensor) -> None:
+        nn.Module.__init__(self)
+        self.directions = directions
+        orthonormal(torch.atleast_2d(directions.detach()))
+
+    @property
+    def weight(self) -> Tensor:  # type: ignore[override]
+        """Orthonormal rows, ``[rank, d]``."""
+        return orthonormal(torch.atleast_2d(self.directions))
 
 
 @dataclass(frozen=True, eq=False)
@@ -271,6 +313,23 @@ class Rotate(Unbound):
     def bind(self, scene: Scene) -> Operation:
         value = self.source if isinstance(self.source, Tensor) else values_from(self.source, scene)
         return Rotated(self.subspace, value)
+
+    @override
+    def tensors(self) -> dict[str, Tensor]:
+        own = {"directions": self.subspace.directions} if isinstance(self.subspace, HeldSubspace) else {}
+        return super().tensors() | own
+
+    @property
+    @override
+    def trained(self) -> bool:
+        return super().trained or any(p.requires_grad for p in self.subspace.parameters())
+
+    @override
+    def frozen(self) -> Operation:
+        if not isinstance(self.subspace, HeldSubspace):
+            return super().frozen()
+        rows = self.subspace.weight.detach()
+        return replace(self, subspace=Subspace(rows.shape[1], len(rows), directions=rows)).frozen()
 
     @override
     def vectors(self) -> Any:
@@ -294,7 +353,7 @@ class Rotated(Operation):
 
     @override
     def __call__(self, x: Tensor) -> Tensor:
-        new: Tensor = self.subspace(x, self.value.to(device=x.device, dtype=x.dtype))
+        new: Tensor = self.subspace(x, self.value.to(x.device))
         return new
 
     @override

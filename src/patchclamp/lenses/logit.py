@@ -66,6 +66,8 @@ class Translator(Protocol):
 
 
 def _refusal(model: OpenModel) -> str:
+    if model.overflow is not None:
+        return f"it gave NaN or infinity when it was opened, first at {model.overflow}"
     if not model.sites.layers:
         return "it is a plain module, without layers or an unembedding that patchclamp knows"
     if not model.takes_tokens or ("logits", None) in model.sites.refused:

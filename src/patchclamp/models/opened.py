@@ -45,6 +45,10 @@ class OpenModel:
     """Length of the tuple that a layer returns; None if it returns the hidden states themselves."""
     seen_causal: bool | None = None
     """Whether a later token was seen to leave earlier positions alone."""
+    overflow: str | None = None
+    """The first site with NaN or infinity when the model was looked at; None if there was none."""
+    once: set[tuple[str, str, tuple[int | str, ...]]] = field(default_factory=set)
+    """Ports of raw module paths that were seen to run once in a whole pass."""
     pending: "Callable[[OpenModel], None] | None" = None
     """What has still to be looked at: a model in training mode is verified when it is first used after ``eval()``."""
     pads_left: bool | None = None

@@ -122,7 +122,7 @@ def check_ridge(ridge: float) -> None:
     Raises:
         InputError: It is below 0, or no number.
     """
-    if not ridge >= 0:
+    if not 0 <= ridge < float("inf"):
         raise InputError(f"ridge is a share of the mean second moment, 0 or more; got {ridge!r}")
 
 

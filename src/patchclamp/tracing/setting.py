@@ -77,7 +77,7 @@ class Setting:
             )
         if samples < 1:
             raise InputError(f"samples is how often noise is drawn, 1 or more; got {samples!r}")
-        if not noise >= 0:
+        if not 0 <= noise < float("inf"):
             raise InputError(f"noise is in standard deviations, 0 or more; got {noise!r}")
         where = positions.resolve(
             Token(subject) if isinstance(subject, str) else subject, prompts[0], 0, 1, model.tokenizer
@@ -142,7 +142,7 @@ def _scalar(model: OpenModel, prompt: Prompt, reads: tuple[Read, ...]) -> tuple[
 
 def _std(model: OpenModel, prompt: Prompt, subject: tuple[int, ...], given: Std) -> tuple[float, str]:
     if isinstance(given, int | float):
-        if not given >= 0:
+        if not 0 <= given < float("inf"):
             raise InputError(f"std must be 0 or more, got {given}")
         return float(given), "given"
     if given is None:
