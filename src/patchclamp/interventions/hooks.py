@@ -40,6 +40,8 @@ class Instruction:
     """Told how many vectors were edited."""
     furthest: int = -1
     """The largest column, to be checked where the width of the call was not known before."""
+    counted: Tensor | None = None
+    """``[row, position]`` True where the vector is counted; None if all are."""
 
     def apply(self, x: Tensor) -> Tensor:
         """The activation ``[batch, position, d]`` with this instruction carried out; ``x`` is left as it is."""
@@ -73,7 +75,7 @@ class Instruction:
                 f"{type(self.operation).__name__} turned shape {tuple(value.shape)} into {tuple(new.shape)}"
             )
         if self.gate is None:
-            self.tally(value.numel() // value.shape[-1])
+            self.tally(value.numel() // value.shape[-1] if self.counted is None else self.counted.sum())
         else:
             verdict = self.gate(value)
             if verdict.shape != value.shape[:-1] or verdict.dtype != torch.bool:
@@ -81,7 +83,7 @@ class Instruction:
                     f"a gate must give one bool a vector, {tuple(value.shape[:-1])}; got {verdict.dtype} {tuple(verdict.shape)}"
                 )
             new = torch.where(verdict.unsqueeze(-1), new, value)
-            self.tally(verdict.sum())
+            self.tally((verdict if self.counted is None else verdict & self.counted).sum())
         new = (new if factor == 1.0 else new / factor).to(chosen.dtype)
         if self.columns is None:
             return new
