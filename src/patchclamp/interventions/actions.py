@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from patchclamp.core.digest import digest
-from patchclamp.core.errors import EditError, PositionError, SiteError
+from patchclamp.core.errors import EditError, SiteError
 from patchclamp.interventions import positions
 from patchclamp.interventions.edits import Edit, gate_key
 from patchclamp.interventions.gates import Gate
@@ -72,7 +72,8 @@ class Placer:
         self.sites = [_sites_of(model, edit) for edit in self.edits]
         needed: dict[str, tuple[Source, set[Site]]] = {}
         for edit, sites in zip(self.edits, self.sites, strict=True):
-            _check_sources(model, edit.operation, len(self.prompts))
+            if self.prompts:
+                _check_sources(model, edit.operation, len(self.prompts))
             for source in edit.operation.needs() if isinstance(edit.operation, Unbound) else ():
                 needed.setdefault(source.run_key, (source, set()))[1].update(_read_at(model, source, sites))
         self._held = {
@@ -92,13 +93,14 @@ class Placer:
         edit = self.edits[number]
         operation = edit.operation
         if isinstance(operation, Unbound):
-            fixed = _fixed(where, operation)
-            operation = operation.bind(Scene(self.prompts[index], index, site, fixed, self._recorded, self._locate))
+            operation = operation.bind(Scene(self.prompts[index], index, site, where, self._recorded, self._locate))
             check_width(self.model.sites, operation, site)
         return Action(site, where, operation, edit.where, number)
 
     def rows(self, generating: bool = False) -> list[tuple[Action, ...]]:
         """The actions of each prompt, in the order of the edits."""
+        for edit in self.edits:
+            _check_sources(self.model, edit.operation, len(self.prompts))
         return [
             tuple(
                 self.action(number, index, site, self.positions(number, index, generating))
@@ -134,14 +136,6 @@ def place(
         PositionError: A position is outside a prompt.
     """
     return Placer(model, edits, prompts, recorder, grad=grad).rows()
-
-
-def _fixed(where: tuple[int, ...] | None, operation: Operation) -> tuple[int, ...] | None:
-    if where is not None and GENERATED in where:
-        raise PositionError(
-            f"{type(operation).__name__} takes its values position by position, so it cannot act on generated tokens"
-        )
-    return where
 
 
 def _check_sources(model: OpenModel, operation: Operation, count: int) -> None:
@@ -239,6 +233,7 @@ def instructions(
     device: torch.device,
     tally: Tally | None,
     batch_rows: Sequence[int] | None = None,
+    fresh: int = 0,
 ) -> dict[Port, list[Instruction]]:
     """What to do at each port of one call, with equal actions of many rows carried out together.
 
@@ -250,6 +245,7 @@ def instructions(
         device: Where index tensors live.
         tally: Counts what fires; None if nobody asks.
         batch_rows: The batch row of each entry of ``rows``, where several entries share one.
+        fresh: Columns before this one were edited, and counted, in an earlier call on the same text.
     """
     grouped: dict[tuple[Port, int, str, int], tuple[Action, list[int], list[tuple[int, ...]]]] = {}
     for row, actions in enumerate(rows):
@@ -272,6 +268,7 @@ def instructions(
         whole = action.positions is None
         vectors = len(members) * (1 if whole else len(cols[0]))
         picked = None if whole else torch.tensor(cols, device=device)
+        again = fresh > 0 and any(c < fresh for row in cols for c in row)
         same = picked is not None and all(c == cols[0] for c in cols)
         table[port].append(
             Instruction(
@@ -283,6 +280,7 @@ def instructions(
                 picked,
                 None if tally is None else tally.teller(edit, vectors),
                 -1 if whole else max(max(c) for c in cols),
+                picked >= fresh if again and picked is not None else None,
             )
         )
     return dict(table)

@@ -41,6 +41,8 @@ class Instruction:
     """Told how many vectors were changed; None where nobody asks."""
     furthest: int = -1
     """The largest column, to be checked where the width of the call was not known before."""
+    counted: Tensor | None = None
+    """``[row, position]`` True where the vector is counted; None if all are."""
 
     def apply(self, x: Tensor) -> Tensor:
         """The activation ``[batch, position, d]`` with this instruction carried out; ``x`` is left as it is."""
@@ -84,7 +86,8 @@ class Instruction:
                 )
             new = torch.where(verdict.unsqueeze(-1), new, value)
         if self.tally is not None:
-            self.tally((new.detach() != value.detach()).any(-1).sum())
+            changed = (new.detach() != value.detach()).any(-1)
+            self.tally((changed if self.counted is None else changed & self.counted).sum())
         new = (new if factor == 1.0 else new / factor).to(chosen.dtype)
         if self.columns is None:
             return new

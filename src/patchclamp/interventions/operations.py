@@ -91,6 +91,11 @@ class Operation:
         del index
         return self
 
+    def moved(self, positions: Sequence[int]) -> "Operation":
+        """The operation at other positions than it was bound to, if its values do not lie position by position."""
+        del positions
+        return self
+
 
 def _content(value: Any) -> Any:
     return value.key if hasattr(value, "key") else value

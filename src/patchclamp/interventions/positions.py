@@ -126,6 +126,21 @@ def resolve(
     return _within(at, prompt, prompt.length, generating)
 
 
+def names_tokens(at: Any) -> bool:
+    """Whether some position is given by the text of its tokens."""
+    items = at.each if isinstance(at, PerPrompt) else at
+    return any(names_tokens(item) for item in items) if isinstance(items, list | tuple) else isinstance(items, Token)
+
+
+def spelled_out(at: Any, index: int) -> list[Any]:
+    """The parts of ``at`` that name positions of prompt ``index`` one by one, and not by a word such as "all"."""
+    if isinstance(at, PerPrompt):
+        return spelled_out(at.each[index], index)
+    if isinstance(at, list | tuple):
+        return [part for item in at for part in spelled_out(item, index)]
+    return [] if isinstance(at, str) and at != "last" else [at]
+
+
 def _within(at: Any, prompt: Prompt, length: int, generating: bool) -> tuple[int, ...]:
     if at == "generated":
         return (GENERATED,)

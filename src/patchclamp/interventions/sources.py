@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from patchclamp.core.digest import digest
-from patchclamp.core.errors import EditError
+from patchclamp.core.errors import EditError, PositionError
 from patchclamp.interventions.operations import Operation, Put, Shift, orthonormal
+from patchclamp.interventions.positions import GENERATED
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.sites import Site
 
@@ -88,7 +89,7 @@ class Scene:
     """Which prompt of the call this is."""
     site: Site
     positions: tuple[int, ...] | None
-    """Edited positions, or None for all of an input without tokens."""
+    """Edited positions, GENERATED among them if later ones are; or None for all of an input without tokens."""
     recorded: Callable[[Source, Site], Sequence[Tensor]]
     """Values of a source for an edit at a site: a tensor ``[position, d]`` for each of its prompts."""
     locate: Callable[[Any, Source, int], tuple[int, ...]]
@@ -148,7 +149,10 @@ def values_from(source: "Source | Labelled", scene: Scene) -> Tensor:
     Raises:
         EditError: The source has another number of positions than the edit.
     """
+    generating = scene.positions is not None and GENERATED in scene.positions
     if not isinstance(source, Source):
+        if generating and source.vectors(scene.site, scene.index, None).ndim > 1:
+            raise _no_generated("the recorded activations", scene)
         return source.vectors(scene.site, scene.index, scene.positions)
     rows = scene.recorded(source, scene.site)
     own = 0 if len(rows) == 1 else scene.index
@@ -156,6 +160,8 @@ def values_from(source: "Source | Labelled", scene: Scene) -> Tensor:
     if source.at is None:
         if scene.positions is None:
             return whole
+        if generating:
+            raise _no_generated("the source's values", scene)
         partner = source.counterpart if source.counterpart is not None else {p: p for p in range(len(whole))}
         outside = [p for p in scene.positions if p not in partner]
         if outside:
@@ -167,10 +173,19 @@ def values_from(source: "Source | Labelled", scene: Scene) -> Tensor:
     found = scene.locate(source.at, source, own)
     if len(found) == 1:
         return whole[found[0]]
+    if generating:
+        raise _no_generated("the source's values", scene)
     if scene.positions is None or len(found) != len(scene.positions):
         wanted = "all" if scene.positions is None else len(scene.positions)
         raise EditError(f"the source gives {len(found)} positions and the edit has {wanted}; give one, or as many")
     return whole[list(found)]
+
+
+def _no_generated(what: str, scene: Scene) -> PositionError:
+    return PositionError(
+        f"{what} at {scene.site} are taken position by position, so they cannot act on generated tokens, which have no "
+        "counterpart there; act at='prompt', or give one vector for all, as in pc.source(prompt, at=-1)"
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,6 +262,10 @@ class DrawnNoise(Operation):
     @override
     def __call__(self, x: Tensor) -> Tensor:
         return Shift(self._values(x.shape[-2], x.shape[-1]))(x)
+
+    @override
+    def moved(self, positions: Sequence[int]) -> Operation:
+        return DrawnNoise(self.std, self.seed, self.prompt, self.site, tuple(positions))
 
     @override
     def select(self, index: Sequence[int]) -> Operation:
