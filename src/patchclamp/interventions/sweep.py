@@ -19,6 +19,7 @@ from patchclamp.interventions.execute import Outcome, execute
 from patchclamp.interventions.forward import Row, forward
 from patchclamp.interventions.grid import BASELINE, Grid
 from patchclamp.interventions.job import Cell, Job, Line
+from patchclamp.interventions.parts import Parts
 from patchclamp.interventions.plan import Plan, Schedule, schedule
 from patchclamp.interventions.reads import Read, as_reads
 from patchclamp.interventions.record import record_source
@@ -43,6 +44,7 @@ class Prepared:
         over: Mapping[str, Iterable[Any]] | None = None,
         read: Any = None,
         base: Iterable[Edit] = (),
+        checkpoint: str | Path | None = None,
         budget: int | str = DEFAULT_BUDGET,
         max_tokens: int | None = None,
         rung: str | None = None,
@@ -66,6 +68,7 @@ class Prepared:
         self.axes = Axes.of(model, self.prompts, self.sites, self.at, over)
         if cumulative and not self.axes.layers:
             raise InputError("cumulative=True adds layer after layer, and these sites have no layers")
+        self.parts = Parts.of(checkpoint, model, edits=[*self.edits, *self.base], reads=self.reads, over=self.axes.over)
         _know_outputs(model, self.prompts[0])
         lines = make_lines(model, self.prompts, self.reads, self.base)
         self.points: list[Point] = points(model, self.axes, self.edits, cumulative, recorder, allowed)
@@ -92,13 +95,11 @@ class Prepared:
         """How it will run."""
         return self.schedule.plan
 
-    def run(
-        self, *, verify: int = 0, checkpoint: str | Path | None = None, progress: bool | Listener | None = None
-    ) -> Grid:
+    def run(self, *, verify: int = 0, progress: bool | Listener | None = None) -> Grid:
         """Run it."""
         if verify < 0:
             raise InputError(f"verify is the number of cells to run again, 0 or more; got {verify!r}")
-        outcome, plan = execute(self.job, self.schedule, verify=verify, checkpoint=checkpoint, progress=progress)
+        outcome, plan = execute(self.job, self.schedule, verify=verify, parts=self.parts, progress=progress)
         return self.grid(outcome, plan)
 
     def grid(self, outcome: Outcome, plan: Plan) -> Grid:
@@ -155,10 +156,7 @@ def make_lines(model: OpenModel, prompts: Sequence[Prompt], reads: Sequence[Read
     """Each prompt with what is read of it and the edits that all its cells share."""
     count = len(prompts)
     shared = place(model, base, prompts, record_source)
-    bound = [
-        tuple(replace(b, key=read.key) for read in reads for b in read.bind(model, prompt, i, count))
-        for i, prompt in enumerate(prompts)
-    ]
+    bound = [tuple(b for read in reads for b in read.bind(model, prompt, i, count)) for i, prompt in enumerate(prompts)]
     return [Line(prompt, actions, own) for prompt, actions, own in zip(prompts, shared, bound, strict=True)]
 
 
@@ -179,5 +177,5 @@ def _labels(labels: tuple[Any, ...]) -> Any:
 
 def sweep(model: OpenModel, inputs: Any, edit: Edit | Sequence[Edit], **options: Any) -> Grid:
     """Run a sweep; see :meth:`patchclamp.Model.sweep`."""
-    own = {name: options.pop(name) for name in ("verify", "checkpoint", "progress") if name in options}
+    own = {name: options.pop(name) for name in ("verify", "progress") if name in options}
     return Prepared(model, inputs, edit, **options).run(**own)
