@@ -166,20 +166,6 @@ def test_where_a_read_looks_and_what_its_axes_are_called(
         assert bound.needs_baseline == isinstance(read, pc.KL)
 
 
-def test_reads_of_other_tokens_positions_or_functions_have_other_keys() -> None:
-    def one(x: torch.Tensor) -> torch.Tensor:
-        return x[:, 0]
-
-    reads = [
-        pc.Probability([5]), pc.Probability([6]), pc.Probability([5], at=0), pc.LogOdds([5]), pc.LogitDifference(5, 6),
-        pc.LogitDifference(6, 5), pc.Loss(), pc.Loss(5), pc.KL(), pc.KL(at=0), pc.TopK(), pc.TopK(4), pc.Function(one),
-        pc.Function(lambda x: x[:, 0]), pc.Function(one, "other"), pc.Function(one, at=0),
-    ]  # fmt: skip
-    assert len({read.key for read in reads}) == len(reads)
-    assert pc.Function(one).key == pc.Function(one).key
-    assert pc.Probability([5]).key == pc.Probability([5]).key
-
-
 def test_several_positions_make_an_axis(llama: pc.Model) -> None:
     grid = llama.sweep(PROMPTS[:1], pc.Scale(3.0), sites="mlp_out.1", at=2, read=pc.Probability([5], at=[1, 2, -1]))
     assert grid.data.dims == ("prompt", "site", "layer", "read_at", "answer")

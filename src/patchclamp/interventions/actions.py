@@ -12,7 +12,7 @@ from torch import Tensor
 from patchclamp.core.digest import digest
 from patchclamp.core.errors import EditError, SiteError
 from patchclamp.interventions import positions
-from patchclamp.interventions.edits import Edit, gate_key
+from patchclamp.interventions.edits import Edit, gate_content, gate_key
 from patchclamp.interventions.gates import Gate
 from patchclamp.interventions.hooks import Instruction, Port
 from patchclamp.interventions.operations import Operation
@@ -44,8 +44,12 @@ class Action:
 
     @cached_property
     def key(self) -> str:
-        """Content digest: equal actions do the same thing to the same place."""
+        """What tells it from other actions of one job: equal actions do the same thing to the same place."""
         return digest(str(self.site), self.positions, self.operation.key, gate_key(self.gate))
+
+    def known_by(self) -> Any:
+        """For a checkpoint; see :mod:`patchclamp.core.content`."""
+        return str(self.site), self.positions, self.operation, gate_content(self.gate)
 
 
 Recorder = Callable[[OpenModel, Source, Sequence[Site]], dict[Site, list[Tensor]]]
@@ -71,11 +75,13 @@ class Placer:
         )
         self.sites = [_sites_of(model, edit) for edit in self.edits]
         needed: dict[str, tuple[Source, set[Site]]] = {}
+        self._run_keys: dict[int, str] = {}
         for edit, sites in zip(self.edits, self.sites, strict=True):
             if self.prompts:
                 _check_sources(model, edit.operation, len(self.prompts))
             for source in edit.operation.needs() if isinstance(edit.operation, Unbound) else ():
-                needed.setdefault(source.run_key, (source, set()))[1].update(_read_at(model, source, sites))
+                key = self._run_keys[id(source)] = source.run_key
+                needed.setdefault(key, (source, set()))[1].update(_read_at(model, source, sites))
         self._held = {
             key: recorder(model, source, sorted(sites, key=lambda site: site.sort_key))
             for key, (source, sites) in needed.items()
@@ -111,7 +117,7 @@ class Placer:
         ]
 
     def _recorded(self, source: Source, site: Site) -> list[Tensor]:
-        return self._held[source.run_key][_read_at(self.model, source, [site])[0]]
+        return self._held[self._run_keys[id(source)]][_read_at(self.model, source, [site])[0]]
 
     def _locate(self, at: Any, source: Source, number: int) -> tuple[int, ...]:
         found = self.model.prompts(source.inputs)

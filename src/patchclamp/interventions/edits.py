@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from patchclamp.core.content import Given
 from patchclamp.core.digest import digest
 from patchclamp.core.errors import EditError, unknown
 from patchclamp.interventions import operations, positions, sources, values
@@ -137,9 +138,9 @@ class Edit:
             "site",
         )
 
-    @cached_property
+    @property
     def key(self) -> str:
-        """Content digest: equal edits, equal keys."""
+        """What tells it from other edits while they are alive: equal plain contents, equal keys."""
         return digest(self.operation.key, self.sites, repr(self.at), gate_key(self.where))
 
     def __repr__(self) -> str:
@@ -155,8 +156,17 @@ class Edit:
 
 
 def gate_key(where: Where) -> str:
-    """Content digest of a gate; of its identity if it is a plain function."""
+    """What tells a gate from others while they are alive."""
     return where.key if isinstance(where, Gate) else "" if where is None else f"function {id(where)}"
+
+
+def gate_content(where: Where) -> Any:
+    """What a gate is known by in a checkpoint; see :mod:`patchclamp.core.content`."""
+    return (
+        where
+        if where is None or isinstance(where, Gate)
+        else Given(where, "where=", "a pc.Gate, as pc.Along, or an nn.Module")
+    )
 
 
 _READERS: dict[str, Callable[[Any], Any]] = {

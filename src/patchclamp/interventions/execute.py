@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from patchclamp.core.digest import digest
-from patchclamp.core.errors import BudgetError, ExactnessError, PatchclampWarning
+from patchclamp.core.errors import BudgetError, ExactnessError, InputError, PatchclampWarning
 from patchclamp.core.files import atomic_file
 from patchclamp.core.progress import Listener, task
 from patchclamp.interventions.base import Base, record_base
@@ -22,6 +22,7 @@ from patchclamp.interventions.forward import Row, forward, outputs_at
 from patchclamp.interventions.head import finish
 from patchclamp.interventions.job import Job, Line, states_at
 from patchclamp.interventions.overflow import first_site
+from patchclamp.interventions.parts import Parts
 from patchclamp.interventions.plan import Plan, Schedule
 from patchclamp.interventions.trie import CLEAN, Group
 from patchclamp.interventions.wavefront import Walk
@@ -108,7 +109,7 @@ def execute(
     scheduled: Schedule,
     *,
     verify: int = 0,
-    checkpoint: str | Path | None = None,
+    parts: Parts | None = None,
     progress: bool | Listener | None = None,
     seed: int = 0,
 ) -> tuple[Outcome, Plan]:
@@ -118,7 +119,7 @@ def execute(
         job: The sweep.
         scheduled: Its plan.
         verify: How many random runs to repeat with one forward each.
-        checkpoint: Folder for finished parts; a later call with the same job goes on from there.
+        parts: Where finished parts are kept; a later call with the same job goes on from there.
         progress: See :func:`patchclamp.core.progress.task`.
         seed: Chooses the runs to verify.
 
@@ -126,17 +127,13 @@ def execute(
         ExactnessError: A verified run differs by more than the tolerance.
         BudgetError: The machine ran out of memory; the message says what to try.
     """
-    weights = "" if checkpoint is None else job.model.weights_digest()
     chosen = sorted(random.Random(seed).sample(range(len(job.runs)), min(verify, len(job.runs))))
     outcome = Outcome(job, frozenset(chosen))
     try:
         with task("sweep", scheduled.plan.rows, "row-layers", show=progress) as bar:
-            for number, (runs, work) in enumerate(_parts(job, scheduled, outcome, bar.advance)):
-                file = (
-                    None
-                    if checkpoint is None
-                    else Path(checkpoint) / f"{_identity(job, runs, weights)}-{number:04d}.safetensors"
-                )
+            pieces = _parts(job, scheduled, outcome, bar.advance)
+            files = [None] * len(pieces) if parts is None else parts.files(job, scheduled, [runs for runs, _ in pieces])
+            for (runs, work), file in zip(pieces, files, strict=True):
                 if file is not None and file.is_file() and not set(runs) & set(chosen):
                     _load(file, runs, outcome)
                     continue
@@ -286,14 +283,6 @@ def _missing_baselines(job: Job, outcome: Outcome, lines: Iterable[int] | None =
             outcome.note_base(record_base(job, [number], [], keep_cache=False, narrow=may_narrow(job, [number])))
 
 
-def _identity(job: Job, runs: Sequence[int], weights: str) -> str:
-    """Digest of everything that decides a part's numbers."""
-    cells = [(job.lines[job.runs[run].line], job.runs[run].actions) for run in runs]
-    parts = [(line.prompt.key, [action.key for action in (*line.base, *own)]) for line, own in cells]
-    reads = [(read.key, read.name, read.positions) for line in job.lines for read in line.reads]
-    return digest("numbers and baselines", weights, str(job.model.dtype), parts, reads)
-
-
 def _store(file: Path, runs: Sequence[int], outcome: Outcome) -> None:
     with atomic_file(file) as temporary:
         save_file(
@@ -307,10 +296,13 @@ def _store(file: Path, runs: Sequence[int], outcome: Outcome) -> None:
 
 
 def _load(file: Path, runs: Sequence[int], outcome: Outcome) -> None:
-    arrays = load_file(file)
-    for kind, place, number, values in _numbers(runs, outcome):
-        reads = len(outcome.job.lines[number].reads)
-        values[:] = [arrays[f"{kind}.{place}.{read}"] for read in range(reads)]
+    try:
+        arrays = load_file(file)
+        for kind, place, number, values in _numbers(runs, outcome):
+            reads = len(outcome.job.lines[number].reads)
+            values[:] = [arrays[f"{kind}.{place}.{read}"] for read in range(reads)]
+    except (SafetensorError, KeyError) as error:
+        raise InputError(f"the checkpoint {str(file)!r} is damaged: {error}; delete it to start again") from error
 
 
 def _numbers(runs: Sequence[int], outcome: Outcome) -> Iterator[tuple[str, int, int, list[Tensor]]]:

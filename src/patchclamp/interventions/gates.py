@@ -3,8 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
-from functools import cached_property
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from typing_extensions import override
 
-from patchclamp.core.digest import digest
+from patchclamp.core.digest import alive, digest
 from patchclamp.core.errors import EditError
 
 Vectors = Float[Tensor, "... d"]
@@ -27,10 +26,11 @@ class Gate(ABC):
     def __call__(self, x: Vectors) -> Verdict:
         """True where the edit acts."""
 
-    @cached_property
+    @property
     def key(self) -> str:
-        """Content digest."""
-        return digest(type(self).__name__, {f.name: _content(getattr(self, f.name)) for f in fields(self)})
+        """What tells it from other gates while they are alive: equal plain contents, equal keys."""
+        own = {name: _content(value) for name, value in vars(self).items()}
+        return digest(type(self).__name__, id(type(self)), own)
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and self.key == other.key
@@ -70,7 +70,7 @@ class Gate(ABC):
 
 
 def _content(value: Any) -> Any:
-    return value.key if isinstance(value, Gate) else value
+    return value.key if isinstance(value, Gate) else alive(value)
 
 
 def _gate(value: Any) -> "Gate":

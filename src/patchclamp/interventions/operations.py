@@ -11,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
 
-from patchclamp.core.digest import digest
+from patchclamp.core.content import Given
+from patchclamp.core.digest import alive, digest
 from patchclamp.core.errors import EditError
 
 Vectors = Float[Tensor, "... d"]
@@ -31,8 +32,9 @@ class Operation:
 
     @cached_property
     def key(self) -> str:
-        """Content digest: equal operations, equal keys."""
-        return digest(type(self).__name__, {item.name: _content(getattr(self, item.name)) for item in fields(self)})
+        """What tells it from other operations while they are alive: equal plain contents, equal keys."""
+        own = {name: alive(value) for name, value in vars(self).items() if name != "key"}
+        return digest(type(self).__name__, id(type(self)), own)
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and self.key == other.key
@@ -95,10 +97,6 @@ class Operation:
         """The operation at other positions than it was bound to, if its values do not lie position by position."""
         del positions
         return self
-
-
-def _content(value: Any) -> Any:
-    return value.key if hasattr(value, "key") else value
 
 
 def _learns(module: Any) -> bool:
@@ -436,6 +434,10 @@ class Call(Operation):
     @cached_property
     def key(self) -> str:
         return digest("Call", id(self.function))
+
+    def known_by(self) -> Any:
+        """For a checkpoint; see :mod:`patchclamp.core.content`."""
+        return "Call", Given(self.function, "pc.Call", "a built-in operation or an nn.Module")
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -124,13 +123,12 @@ def patch(
     into: Any,
     *,
     verify: int = 0,
-    checkpoint: str | Path | None = None,
     progress: bool | Listener | None = None,
     **options: Any,
 ) -> Grid:
     """Patch one run into another; see :meth:`patchclamp.Model.patch`."""
     prepared = PreparedPatch.of(model, source, into, **options)
-    return prepared.finish(prepared.sweep.run(verify=verify, checkpoint=checkpoint, progress=progress))
+    return prepared.finish(prepared.sweep.run(verify=verify, progress=progress))
 
 
 def _baselines(grid: Grid) -> list[tuple[str, Any]]:

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
 
-from patchclamp.core.digest import digest
+from patchclamp.core.content import Given
 from patchclamp.core.errors import InputError
 from patchclamp.interventions import positions
 from patchclamp.models.inputs import Prompt
@@ -51,18 +51,11 @@ class Bound:
     """For activations: where, instead of logits; ``compute`` then gets ``[row, position, d]``."""
     needs_baseline: bool = False
     """Whether ``compute`` looks at its second argument."""
-    key: str = ""
-    """Of the read that it belongs to: reads of one name and one shape may look at other tokens."""
 
 
 @dataclass(frozen=True)
 class Read(ABC):
     """Base of every read. ``at`` says at which positions, as for edits."""
-
-    @property
-    def key(self) -> str:
-        """Content digest."""
-        return digest(repr(self))
 
     @abstractmethod
     def bind(self, model: OpenModel, prompt: Prompt, index: int, count: int) -> list[Bound]:
@@ -332,10 +325,9 @@ class Function(Read):
     name: str = "value"
     at: Any = "last"
 
-    @override
-    @property
-    def key(self) -> str:
-        return digest(id(self.function), self.name, repr(self.at))
+    def known_by(self) -> Any:
+        """For a checkpoint; see :mod:`patchclamp.core.content`."""
+        return "Function", Given(self.function, "read=", "a built-in read, as pc.Probability, or an nn.Module")
 
     @override
     def bind(self, model: OpenModel, prompt: Prompt, index: int, count: int) -> list[Bound]:

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -35,14 +35,14 @@ class Source:
     site: str | None = None
     """The one site to take values from; None for the site that is edited."""
 
-    @cached_property
+    @property
     def key(self) -> str:
         """Content digest."""
         return digest(self.run_key, repr(self.at), self.counterpart and dict(self.counterpart), self.site)
 
-    @cached_property
+    @property
     def run_key(self) -> str:
-        """Digest of the run alone: sources that differ only in where they look share one forward pass."""
+        """Digest of the run alone, while its edits live: sources that differ only in where they look share one forward pass."""
         return digest(_plain(self.inputs), [edit.key for edit in self.edits])
 
     @property
@@ -122,6 +122,10 @@ class Unbound(Operation, ABC):
     def bind(self, scene: Scene) -> Operation:
         """The operation with its values filled in."""
 
+    def known_by(self) -> Any:
+        """For a checkpoint, before any work; what the source gives is known by its numbers once it is bound."""
+        return [getattr(self, f.name) for f in fields(self) if f.name != "source"]
+
 
 @dataclass(frozen=True, eq=False)
 class Patch(Unbound):
@@ -138,7 +142,7 @@ class Patch(Unbound):
         return Put(values_from(self.source, scene))
 
     @override
-    @cached_property
+    @property
     def key(self) -> str:
         return digest("Patch", self.source.key if isinstance(self.source, Source) else id(self.source))
 
@@ -208,7 +212,7 @@ class MeanAblate(Unbound):
         return Put(rows.to(torch.promote_types(rows.dtype, torch.float64)).mean(dim=0))
 
     @override
-    @cached_property
+    @property
     def key(self) -> str:
         return digest("MeanAblate", self.source.key)
 

@@ -19,6 +19,7 @@ from patchclamp.interventions.execute import Outcome, execute
 from patchclamp.interventions.forward import Row, forward
 from patchclamp.interventions.grid import Grid
 from patchclamp.interventions.job import Cell, Job, Line
+from patchclamp.interventions.parts import Parts
 from patchclamp.interventions.placing import Placing
 from patchclamp.interventions.plan import Plan, Schedule, forced_rung, schedule
 from patchclamp.interventions.reads import BASELINE, Read, as_reads, distinct
@@ -43,6 +44,7 @@ class Prepared:
         over: Mapping[str, Iterable[Any]] | None = None,
         read: Any = None,
         base: Iterable[Edit] = (),
+        checkpoint: str | Path | None = None,
         budget: int | str = DEFAULT_BUDGET,
         max_tokens: int | None = None,
         rung: str | None = None,
@@ -63,6 +65,7 @@ class Prepared:
         self.axes = Axes.of(model, self.prompts, self.placing.sites, here, self.placing.over, self.placing.still)
         if cumulative and not self.axes.layers:
             raise InputError("cumulative=True adds layer after layer, and these sites have no layers")
+        self.parts = Parts.of(checkpoint, model, edits=[*self.edits, *self.base], reads=self.reads, over=self.axes.over)
         _know_outputs(model, self.prompts[0])
         lines = make_lines(model, self.prompts, self.reads, self.base, self.axes.over)
         self.points: list[Point] = points(model, self.axes, self.placing.parts, cumulative, recorder, allowed)
@@ -88,13 +91,11 @@ class Prepared:
         """How it will run."""
         return self.schedule.plan
 
-    def run(
-        self, *, verify: int = 0, checkpoint: str | Path | None = None, progress: bool | Listener | None = None
-    ) -> Grid:
+    def run(self, *, verify: int = 0, progress: bool | Listener | None = None) -> Grid:
         """Run it."""
         if verify < 0:
             raise InputError(f"verify is the number of cells to run again, 0 or more; got {verify!r}")
-        outcome, plan = execute(self.job, self.schedule, verify=verify, checkpoint=checkpoint, progress=progress)
+        outcome, plan = execute(self.job, self.schedule, verify=verify, parts=self.parts, progress=progress)
         return self.grid(outcome, plan)
 
     def grid(self, outcome: Outcome, plan: Plan) -> Grid:
@@ -166,10 +167,7 @@ def make_lines(
     """
     count = len(prompts)
     shared = place(model, base, prompts, record_source)
-    bound = [
-        [replace(b, key=read.key) for read in reads for b in read.bind(model, prompt, i, count)]
-        for i, prompt in enumerate(prompts)
-    ]
+    bound = [[b for read in reads for b in read.bind(model, prompt, i, count)] for i, prompt in enumerate(prompts)]
     names = distinct((read.name for read in bound[0]), dims)
     return [
         Line(prompt, actions, tuple(replace(b, name=name) for b, name in zip(own, names, strict=True)))
@@ -196,5 +194,5 @@ def _labels(labels: tuple[Any, ...]) -> Any:
 
 def sweep(model: OpenModel, inputs: Any, edit: Edit | Sequence[Edit], **options: Any) -> Grid:
     """Run a sweep; see :meth:`patchclamp.Model.sweep`."""
-    own = {name: options.pop(name) for name in ("verify", "checkpoint", "progress") if name in options}
+    own = {name: options.pop(name) for name in ("verify", "progress") if name in options}
     return Prepared(model, inputs, edit, **options).run(**own)

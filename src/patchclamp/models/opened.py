@@ -1,6 +1,7 @@
 """An open model: the user's own module, its tokenizer, its sites, and where it came from."""
 
 import inspect
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -10,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from patchclamp.core.digest import weights_digest
+from patchclamp.core.content import Contents
+from patchclamp.core.digest import digest, weights_digest
 from patchclamp.core.errors import InputError, ModelError, unknown
 from patchclamp.core.result import Deferred
 from patchclamp.models import tokens
@@ -125,6 +127,33 @@ class OpenModel:
             found = weights_digest(self.module.state_dict().items(), torch.bfloat16)
             self._fingerprint = (version, found)
         return self._fingerprint[1]
+
+    def identity(self) -> str:
+        """Digest of everything that decides the model's numbers, as it is now and in any process.
+
+        Weights, buffers, attributes and code of its modules, config, the kind of device, the versions of what runs it, and
+        torch's own settings. How many threads share the work is not in it: they can move last bits.
+
+        Raises:
+            InputError: A part of the module has no content, as an open file.
+        """
+        kinds = sorted({tensor.device.type for tensor in chain(self.module.parameters(), self.module.buffers())})
+        versions = [
+            (name, getattr(sys.modules.get(name), "__version__", ""))
+            for name in ("torch", "transformers", "patchclamp")
+        ]
+        settings = (
+            torch.get_float32_matmul_precision(),
+            str(torch.get_default_dtype()),
+            [(kind, torch.is_autocast_enabled(kind), str(torch.get_autocast_dtype(kind))) for kind in kinds],
+        )
+        held = Contents(f"the model ({type(self.module).__name__})")
+        return digest(held.of(self.module), held.of(self._attention()), kinds, versions, settings)
+
+    def _attention(self) -> Any:
+        """The function that computes attention, where transformers looks it up by a name that anyone may register."""
+        registry = getattr(sys.modules.get("transformers.modeling_utils"), "ALL_ATTENTION_FUNCTIONS", {})
+        return registry.get(getattr(self.config, "_attn_implementation", None))
 
     def weights_version(self) -> tuple[tuple[int, int], ...]:
         """Changes when a weight is replaced or written to in place: cheap, and good enough to notice training."""

@@ -14,8 +14,9 @@ from patchclamp.interventions.cost import DEFAULT_BUDGET
 from patchclamp.interventions.execute import Outcome, execute
 from patchclamp.interventions.job import Cell, Job
 from patchclamp.interventions.operations import Put
+from patchclamp.interventions.parts import Parts
 from patchclamp.interventions.plan import Plan, schedule
-from patchclamp.interventions.reads import CLEAN, CORRUPTED
+from patchclamp.interventions.reads import CLEAN, CORRUPTED, as_reads
 from patchclamp.interventions.results import evidence
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.sites import Site
@@ -106,6 +107,7 @@ def causal_trace(
     if method not in ("exact", "gradient"):
         raise InputError(unknown("method", method, ("exact", "gradient")))
     states = States.of(model, sites, window)
+    parts = Parts.of(checkpoint, model, reads=() if read is None else as_reads(read))
     setting = Setting.of(
         model, prompt, subject, answer, noise=noise, std=std, samples=samples, seed=seed, read=read
     )  # fmt: skip
@@ -117,7 +119,7 @@ def causal_trace(
     scheduled = schedule(job, budget, max_tokens)
     outcome, plan, error = _done(job, scheduled.plan, setting, method, integrate, check)
     if outcome is None:
-        outcome, plan = execute(job, scheduled, verify=verify, checkpoint=checkpoint, progress=progress)
+        outcome, plan = execute(job, scheduled, verify=verify, parts=parts, progress=progress)
     record, tensors = evidence(
         model, [setting.prompt], sites=[str(s) for s in model.sites.expand(sites)], window=dict(states.windows), seed=seed,
         method=method, integrate=integrate, check=check, **setting.said(),
