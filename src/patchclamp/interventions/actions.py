@@ -76,7 +76,7 @@ class Placer:
             fixed = _fixed(where, operation)
             operation = operation.bind(Scene(self.prompts[index], index, site, fixed, self._recorded, self._locate))
             check_width(self.model.sites, operation, site)
-        return Action(site, where, operation, edit.where, number)
+        return Action(self.model.sites.in_stream(site), where, operation, edit.where, number)
 
     def rows(self, generating: bool = False) -> list[tuple[Action, ...]]:
         """The actions of each prompt, in the order of the edits."""
