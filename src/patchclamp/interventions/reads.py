@@ -372,15 +372,19 @@ def distinct(names: Iterable[str], taken: Iterable[str] = ()) -> list[str]:
     used = {*_LABELS, *taken}
     found: list[str] = []
     for name in names:
-        for number in counted(1):
-            chosen = name if number == 1 else f"{name}:{number}"
-            kept = {chosen, *(f"{mark}{chosen}" for mark in (BASELINE, REFERENCE, CLEAN, CORRUPTED))}
-            kept |= {f"{axis}:{chosen}" for axis in _AXES}
-            if used.isdisjoint(kept):
-                break
-        used |= kept
-        found.append(chosen)
+        numbered = (name if number == 1 else f"{name}:{number}" for number in counted(1))
+        found.append(next(one for one in numbered if used.isdisjoint(_kept(one))))
+        used |= _kept(found[-1])
     return found
+
+
+def _kept(name: str) -> set[str]:
+    """Every name that a result may need for a read: its own, those of other runs, those of its dimensions."""
+    return {
+        name,
+        *(f"{mark}{name}" for mark in (BASELINE, REFERENCE, CLEAN, CORRUPTED)),
+        *(f"{a}:{name}" for a in _AXES),
+    }
 
 
 def as_reads(given: Any) -> tuple[Read, ...]:
