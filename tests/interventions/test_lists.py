@@ -257,7 +257,8 @@ def test_surplus_and_missing_sources_are_refused(llama: pc.Model, count: int) ->
     sources = tiny.ids(count, 5)
     for given_ in (sources, pc.source(sources, at=-1), llama.record(sources, "mlp_out")):
         for edit in (pc.Patch(given_, site="mlp_out.1", at=1), pc.Rotate(given_, rank=2, d=32, site="mlp_out.1", at=1)):
-            with pytest.raises(pc.EditError, match=f"has {count} prompts and there are 3"):
+            missing = f"has {count} prompts and there are 3|prompt number 2 is not among them"
+            with pytest.raises(pc.InputError, match=missing):
                 llama.run([IDS] * 3, edit)
     llama.run([IDS] * count, pc.Patch(sources, site="mlp_out.1", at=1))
 

@@ -127,8 +127,10 @@ def _check_sources(model: OpenModel, operation: Operation, count: int) -> None:
     if not isinstance(operation, Unbound) or not operation.paired:
         return
     source = getattr(operation, "source", None)
-    given = len(model.prompts(source.inputs)) if isinstance(source, Source) else len(getattr(source, "prompts", (0,)))
-    if given not in (1, count):
+    given = len(model.prompts(source.inputs)) if isinstance(source, Source) else len(getattr(source, "prompts", ()))
+    if given > max(1, count) or (
+        isinstance(source, Source) and given not in (1, count)
+    ):  # recorded activations say themselves what they lack
         raise EditError(
             f"the source of {type(operation).__name__} has {given} prompts and there are {count} to edit; give one source, or "
             "one a prompt"
