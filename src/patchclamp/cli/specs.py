@@ -50,7 +50,7 @@ class EditSpec(BaseModel):
             InputError: The operation needs something that is not given.
         """
         at = position(self.at) if "at" in self.model_fields_set else UNSAID
-        where = {"site": tuple(self.site) if self.site else None, "at": at}
+        where: dict[str, Any] = {"site": tuple(self.site) if self.site else None, "at": at}
         if self.op == "add":
             return pc.Add(self._vector(model), self.scale, **where)
         if self.op == "patch":

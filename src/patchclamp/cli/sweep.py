@@ -63,7 +63,7 @@ def sweep(
     if not named and not any(spec.site for spec in specs):
         raise InputError("a sweep needs sites: --site mlp_out --site attn_out")
     at = position(short.at) if short and "at" in short.model_fields_set else None
-    options = {
+    options: dict[str, Any] = {
         "sites": named, "at": at, "cumulative": cumulative, "over": over_of(over),
         "read": reads_of(read or ["probability"], answer), "budget": budget,
     }  # fmt: skip

@@ -101,7 +101,7 @@ class Placer:
         if isinstance(operation, Unbound):
             operation = operation.bind(Scene(self.prompts[index], index, site, where, self._recorded, self._locate))
             check_width(self.model.sites, operation, site)
-        return Action(site, where, operation, edit.where, number)
+        return Action(self.model.sites.in_stream(site), where, operation, edit.where, number)
 
     def rows(self, generating: bool = False) -> list[tuple[Action, ...]]:
         """The actions of each prompt, in the order of the edits."""
@@ -153,8 +153,10 @@ def _check_sources(model: OpenModel, operation: Operation, count: int) -> None:
     if not isinstance(operation, Unbound) or not operation.paired:
         return
     source = getattr(operation, "source", None)
-    given = len(model.prompts(source.inputs)) if isinstance(source, Source) else len(getattr(source, "prompts", (0,)))
-    if given not in (1, count):
+    given = len(model.prompts(source.inputs)) if isinstance(source, Source) else len(getattr(source, "prompts", ()))
+    if given > max(1, count) or (
+        isinstance(source, Source) and given not in (1, count)
+    ):  # recorded activations say themselves what they lack
         raise EditError(
             f"the source of {type(operation).__name__} has {given} prompts and there are {count} to edit; give one source, or "
             "one a prompt"

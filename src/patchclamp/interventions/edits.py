@@ -280,9 +280,9 @@ def source(inputs: Any, edits: Iterable[Edit] = (), *, at: Any = None, site: str
     """A run to take values from: a prompt, the edits it runs under, and where in it to look.
 
     Args:
-        inputs: The prompt.
+        inputs: The prompt, or as many as there are to edit.
         edits: It runs under these.
-        at: Positions in it; those of the edit by default.
+        at: Positions in each; those of the edit by default.
         site: A site in it, as ``"resid_post.10"``; that of the edit by default. It must be as wide as the edited one.
     """
     if at is not None:

@@ -190,6 +190,10 @@ class Loss(Read):
                 )
             chosen = range(len(prompt.ids)) if self.at is None else _where(self.at, model, prompt, index, count)
             where = tuple(position for position in chosen if position + 1 < len(prompt.ids))
+            if 0 < len(where) < len(chosen) and self.at is not None and not isinstance(self.at, str | slice):
+                raise InputError(
+                    f"pc.Loss(at={self.at!r}) names the last position of {prompt.name!r}, which has no next token"
+                )
             targets = [prompt.ids[position + 1] for position in where]
             model.check_predicts(targets)
         if len(targets) != len(where) or not where:
@@ -306,15 +310,24 @@ class Activation(Read):
         found = model.sites.expand([self.site])
         if len(found) != 1:
             raise InputError(f"pc.Activation reads one site, and {self.site!r} names {len(found)}")
-        site = found[0]
-        width = model.sites.width(site)
+        site = model.sites.in_stream(found[0])
+        width = model.sites.width(site) or _measured_width(model, prompt, site)
         if width is None:
             raise InputError(
-                f"pc.Activation({self.site!r}): the width of this site is not known before a run; use model.record"
+                f"pc.Activation({self.site!r}): the values of this site are no vectors of one width; use model.record"
             )
         where = _where(self.at, model, prompt, index, count)
         axes = (*_place_axis(where), Axis("d", tuple(range(width))))
         return [Bound(self.site, where, axes, lambda x, _: _squeeze(x, where), site)]
+
+
+def _measured_width(model: OpenModel, prompt: Prompt, site: Site) -> int | None:
+    """Width of a module path's vectors, by a run of the prompt; None if they are no vectors."""
+    from patchclamp.interventions.forward import Row, forward
+
+    shapes: list[torch.Size] = []
+    forward(model, [Row(prompt)], taps={site: lambda value: shapes.append(value.shape)}, logits=False)
+    return shapes[0][-1] if shapes and len(shapes[0]) == 3 else None
 
 
 @dataclass(frozen=True)
@@ -357,15 +370,19 @@ def distinct(names: Iterable[str], taken: Iterable[str] = ()) -> list[str]:
     used = {*_LABELS, *taken}
     found: list[str] = []
     for name in names:
-        for number in counted(1):
-            chosen = name if number == 1 else f"{name}:{number}"
-            kept = {chosen, *(f"{mark}{chosen}" for mark in (BASELINE, REFERENCE, CLEAN, CORRUPTED))}
-            kept |= {f"{axis}:{chosen}" for axis in _AXES}
-            if used.isdisjoint(kept):
-                break
-        used |= kept
-        found.append(chosen)
+        numbered = (name if number == 1 else f"{name}:{number}" for number in counted(1))
+        found.append(next(one for one in numbered if used.isdisjoint(_kept(one))))
+        used |= _kept(found[-1])
     return found
+
+
+def _kept(name: str) -> set[str]:
+    """Every name that a result may need for a read: its own, those of other runs, those of its dimensions."""
+    return {
+        name,
+        *(f"{mark}{name}" for mark in (BASELINE, REFERENCE, CLEAN, CORRUPTED)),
+        *(f"{a}:{name}" for a in _AXES),
+    }
 
 
 def as_reads(given: Any) -> tuple[Read, ...]:

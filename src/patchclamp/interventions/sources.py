@@ -160,6 +160,10 @@ def values_from(source: "Source | Labelled", scene: Scene) -> Tensor:
         return source.vectors(scene.site, scene.index, scene.positions)
     rows = scene.recorded(source, scene.site)
     own = 0 if len(rows) == 1 else scene.index
+    if own >= len(rows):
+        raise EditError(
+            f"the source has {len(rows)} prompts and the edit prompt number {scene.index}; give one source, or one a prompt"
+        )
     whole = rows[own]
     if source.at is None:
         if scene.positions is None:

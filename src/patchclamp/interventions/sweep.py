@@ -132,12 +132,13 @@ class Prepared:
         """
         found: list[dict[str, tuple[Any, ...]]] = []
         for number, read in enumerate(self.job.lines[0].reads):
-            axes: dict[str, tuple[Any, ...]] = {}
+            most = max((line.reads[number].axes for line in self.job.lines), key=len)
+            axes: dict[str, tuple[Any, ...]] = {axis.name: () for axis in most}
             for line in self.job.lines:
                 for axis in line.reads[number].axes:
                     counted = axis.name == "read_at" and len(self.job.lines) > 1
                     labels = tuple(range(len(axis.labels))) if counted else axis.labels
-                    axes[axis.name] = max(axes.get(axis.name, ()), labels, key=len)
+                    axes[axis.name] = max(axes[axis.name], labels, key=len)
             shared = {name: all(other.get(name, labels) == labels for other in found) for name, labels in axes.items()}
             found.append({name if shared[name] else f"{name}:{read.name}": labels for name, labels in axes.items()})
         return found

@@ -182,8 +182,21 @@ class SiteMap:
             raise SiteError(f"{site}: " + unknown("module", site.module, (name for name in self.modules if name)))
         return Access(site.module, site.side, site.keys)
 
+<<<<<<< HEAD
     def _count(self, site: Site, access: Access, kind: str) -> int | None:
         """How many heads or neurons a site has; None for neurons whose number is seen when the site is."""
+=======
+    def in_stream(self, site: Site) -> Site:
+        """A layer's own input or output under the name that it has in the residual stream; any other site as it is."""
+        if site.module not in self.layers:
+            return site
+        own = Site("resid_pre" if site.side == "in" else "resid_post", self.layers.index(site.module))
+        held = self.accesses.get((own.component, own.layer))
+        same = held is not None and held.port == self.access(site.whole).port and held.factor == 1.0
+        return replace(own, unit=site.unit) if same and (own.component, own.layer) not in self.refused else site
+
+    def _count(self, site: Site, access: Access, kind: str) -> int:
+>>>>>>> lists/main
         if kind == "h":
             if access.units is None:
                 per_head = "z, q, k and v" if self.heads else "none of this model's sites"
