@@ -90,4 +90,3 @@ def packed(rows: list[list[int]], side: str, fill: int = 0, **more: list[list[in
     table = {"input_ids": (rows, fill), "attention_mask": ([[1] * len(row) for row in rows], 0)}
     table |= {name: (value, 1) for name, value in more.items()}
     return {name: torch.tensor([pad(row, value) for row in given]) for name, (given, value) in table.items()}
-

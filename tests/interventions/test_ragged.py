@@ -21,7 +21,9 @@ def states(name: str, row: list[int]) -> Tensor:
     """The stream after each layer, ``[layer, position, d]``, as the module's own hooks see it."""
     model, seen = inputs.model(name), []
     handles = [
-        model.sites.modules[path].register_forward_hook(lambda *a: seen.append(a[2][0] if isinstance(a[2], tuple) else a[2]))
+        model.sites.modules[path].register_forward_hook(
+            lambda *a: seen.append(a[2][0] if isinstance(a[2], tuple) else a[2])
+        )
         for path in model.sites.layers
     ]
     inputs.alone(name, row)

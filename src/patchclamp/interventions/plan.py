@@ -144,7 +144,9 @@ def _check_forced(job: Job, rung: str | None) -> None:
             "choose 'rows' or 'cell'"
         )
     if rung not in (None, "cell") and not job.model.together:
-        raise InputError(f"rung={rung!r} runs several rows at once, and this model takes one; leave rung out, or choose 'cell'")
+        raise InputError(
+            f"rung={rung!r} runs several rows at once, and this model takes one; leave rung out, or choose 'cell'"
+        )
 
 
 @dataclass(eq=False)

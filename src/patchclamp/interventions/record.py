@@ -67,7 +67,9 @@ def record(
     actions = place(model, chosen, prompts, record_source)
     buffers = Buffers(wanted, where, [p.length for p in prompts], grad)
     with task("record", len(prompts), "prompts", show=progress) as bar:
-        for members in batches(prompts, batch_tokens, *may_share(model, [s for found in wanted.values() for s in found])):
+        for members in batches(
+            prompts, batch_tokens, *may_share(model, [s for found in wanted.values() for s in found])
+        ):
             rows = [Row(prompts[i], actions[i]) for i in members]
             forward(model, rows, taps=buffers.sinks(members), logits=False, grad=grad)
             bar.advance(len(members))

@@ -155,13 +155,17 @@ def padded(pieces: list[Tensor], name: str) -> list[Tensor]:
         InputError: They have no NaN, or other axes.
     """
     if len({piece.ndim for piece in pieces}) > 1:
-        raise InputError(f"{name!r} has {sorted({p.ndim for p in pieces})} axes in different prompts; run them one by one")
+        raise InputError(
+            f"{name!r} has {sorted({p.ndim for p in pieces})} axes in different prompts; run them one by one"
+        )
     size = [max(n) for n in zip(*(piece.shape for piece in pieces), strict=True)]
     found = []
     for piece in pieces:
         if list(piece.shape) != size:
             _check_nan(piece, name)
-            room = [n for own, whole in zip(reversed(piece.shape), reversed(size), strict=True) for n in (0, whole - own)]
+            room = [
+                n for own, whole in zip(reversed(piece.shape), reversed(size), strict=True) for n in (0, whole - own)
+            ]
             piece = torch.nn.functional.pad(piece, room, value=torch.nan)
         found.append(piece)
     return found

@@ -276,7 +276,8 @@ def _takes_rows(model: OpenModel, probe: Prompt) -> bool:
         both = forward(model, [Row(probe), Row(other)]).logits
     except _FAILURES:
         return False
-    assert alone is not None and both is not None
+    assert alone is not None
+    assert both is not None
     return both[1:].shape == alone.shape and _error(both[1:], alone) <= TOLERANCE.get(model.dtype, 1e-4)
 
 
@@ -284,7 +285,10 @@ def _ladder(model: OpenModel, probe: Prompt) -> Ladder:
     """The highest rung whose numbers are those of one forward a cell, on two prompts and a handful of cells."""
     if not model.narrows:
         headless = ("logits", None) in model.sites.refused
-        return Ladder("rows" if model.together else "cell", "it has no head" if headless else "its output is not a prediction for each position")
+        return Ladder(
+            "rows" if model.together else "cell",
+            "it has no head" if headless else "its output is not a prediction for each position",
+        )
     job = _probe_job(model, probe)
     slow = [run_rows(job, [run])[0][0] for run in range(len(job.runs))]
     reason = ""

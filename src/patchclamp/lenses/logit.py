@@ -147,7 +147,9 @@ def _targets(
 ) -> list[list[int]]:
     """The target of every position of every prompt; -1 where there is none."""
     if isinstance(targets, str) and targets == "next":
-        model.check_predicts(prompt.ids[i + 1] for prompt, at in zip(prompts, where, strict=True) for i in at if i + 1 < len(prompt.ids))
+        model.check_predicts(
+            prompt.ids[i + 1] for prompt, at in zip(prompts, where, strict=True) for i in at if i + 1 < len(prompt.ids)
+        )
         return [
             [prompt.ids[i + 1] if i + 1 < len(prompt.ids) else -1 for i in at]
             for prompt, at in zip(prompts, where, strict=True)

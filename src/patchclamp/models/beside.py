@@ -45,7 +45,7 @@ class Beside:
     """Whether its forward has a place for token ids."""
     needs_mask: bool = False
     """Whether its forward cannot be called without an attention mask."""
-    is_default: Callable[[str], bool] = lambda name: False
+    is_default: Callable[[str], bool] = lambda _: False
     """Whether the usual values of an input are what the model takes when it is not given."""
 
     @classmethod
@@ -164,9 +164,7 @@ def measured_default(module: nn.Module, name: str, vocabulary: int | None, conte
     usual = _USUAL[name](ids[0]).unsqueeze(0)
     try:
         with torch.no_grad():
-            plain, given = (
-                module(input_ids=ids.to(device), **more) for more in ({}, {name: usual.to(device)})
-            )
+            plain, given = (module(input_ids=ids.to(device), **more) for more in ({}, {name: usual.to(device)}))
         a, b = (fetch(output, first_tensor(output) or ()) for output in (plain, given))
         return torch.equal(a, b)
     except (RuntimeError, TypeError, ValueError, IndexError, AttributeError):

@@ -141,7 +141,9 @@ class _Reader:
         if isinstance(item, Tensor):
             return self._tensor(item)
         if isinstance(item, bytes | bytearray | memoryview | Set) or is_id(item) or not isinstance(item, Iterable):
-            raise InputError(f"a prompt is text, token ids or a tensor; the list holds a {type(item).__name__}: {item!r:.60}")
+            raise InputError(
+                f"a prompt is text, token ids or a tensor; the list holds a {type(item).__name__}: {item!r:.60}"
+            )
         row = list(item)
         if any(isinstance(part, str) for part in row):
             raise InputError(
@@ -182,7 +184,9 @@ class _Reader:
         if inputs.get("input_ids") is not None:
             return [self._made(ids, None, extras) for ids, extras in read_rows(inputs, self.beside)]
         given = read_tensors(inputs, self.beside)
-        return [Prompt(tensors={k: v[i : i + 1] for k, v in given.items()}) for i in range(len(next(iter(given.values()))))]
+        return [
+            Prompt(tensors={k: v[i : i + 1] for k, v in given.items()}) for i in range(len(next(iter(given.values()))))
+        ]
 
     def _made(self, ids: Ids, text: str | None, extras: Mapping[str, Tensor]) -> Prompt:
         """A prompt whose ids are checked before they are shown."""
@@ -195,7 +199,9 @@ class _Reader:
         if not self.beside.accepts_ids:
             raise InputError(f"{self.beside.model} takes no token ids: its forward has no input_ids; pass a tensor")
         if foreign := sorted(set(extras) - {"attention_mask", *self.beside.names}):
-            raise InputError(f"the prompt holds {foreign}, which {self.beside.model} does not take; {self.beside.valid}")
+            raise InputError(
+                f"the prompt holds {foreign}, which {self.beside.model} does not take; {self.beside.valid}"
+            )
         most = self.vocabulary or 2**63
         if not 0 <= min(ids) <= max(ids) < most:
             wrong = next(i for i in ids if not 0 <= i < most)

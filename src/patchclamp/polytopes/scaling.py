@@ -107,7 +107,9 @@ def scaling(
             raise InputError(unknown("control", name, CONTROLS))
     prompts = model.prompts(inputs)
     if not prompts[0].ids and len({prompt.form for prompt in prompts}) > 1:
-        raise InputError(f"inputs have shapes of their own, {sorted({p.form for p in prompts})}; scaling takes equal ones")
+        raise InputError(
+            f"inputs have shapes of their own, {sorted({p.form for p in prompts})}; scaling takes equal ones"
+        )
     truth = _labels(prompts, labels)
     gates = gate_sites(model)
     plan: dict[tuple[str, str, float], list[Edit]] = {}
@@ -277,7 +279,7 @@ def _recorded(prompts: Sequence[Prompt]) -> Any:
     if prompts[0].ids:
         return None
     whole = {name: torch.cat([prompt.tensors[name] for prompt in prompts]).cpu() for name in prompts[0].tensors}
-    return whole["0"] if "0" in whole else whole
+    return whole.get("0", whole)
 
 
 def _batch(prompts: Sequence[Prompt]) -> int:

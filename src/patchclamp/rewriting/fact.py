@@ -64,7 +64,9 @@ def say(
         raise InputError(f"a fact is one prompt made of tokens, got {len(found)} inputs")
     bare = found[0]
     if bare.tensors:
-        raise InputError(f"a fact is put after other texts, where {sorted(bare.tensors)} of its prompt say nothing; leave them out")
+        raise InputError(
+            f"a fact is put after other texts, where {sorted(bare.tensors)} of its prompt say nothing; leave them out"
+        )
     where = _where(model, bare, subject)
     logits = last_logits(model, [Row(bare)])[0]
     wanted = model.output_id(target)

@@ -113,7 +113,10 @@ def _joined(parts: Sequence[Slopes]) -> Slopes:
     """The slopes of several lines, one after the other."""
     first = parts[0]
     gradients = [
-        [{site: torch.cat([part.gradients[n][k][site] for part in parts]) for site in each} for k, each in enumerate(own)]
+        [
+            {site: torch.cat([part.gradients[n][k][site] for part in parts]) for site in each}
+            for k, each in enumerate(own)
+        ]
         for n, own in enumerate(first.gradients)
     ]
     values = [torch.cat([part.values[n] for part in parts]) for n in range(len(first.values))]
