@@ -36,9 +36,14 @@ MADE: dict[str, tuple[str, str, dict[str, Any]]] = {
 POOLED = ("pairs", "reward", "reward_pad")
 
 
-@cache
 def module(name: str, attention: str | None = None) -> Any:
-    """A tiny random model in float64; with large weights, so that every input decides something."""
+    """A tiny random model in float64, always the same one."""
+    return _made(name, attention)
+
+
+@cache
+def _made(name: str, attention: str | None) -> Any:
+    """With large weights, so that every input decides something."""
     import transformers
 
     config_class, model_class, arguments = MADE[name]
@@ -54,9 +59,13 @@ def module(name: str, attention: str | None = None) -> Any:
     return made.double().eval()
 
 
-@cache
 def model(name: str, attention: str | None = None) -> pc.Model:
     """The same, opened."""
+    return _opened(name, attention)
+
+
+@cache
+def _opened(name: str, attention: str | None) -> pc.Model:
     return pc.wrap(module(name, attention))
 
 
