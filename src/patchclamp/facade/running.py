@@ -52,7 +52,8 @@ class Running(OpenModel):
         """Run prompts under edits, all in one forward pass (or a few, if there are many prompts).
 
         Args:
-            prompts: Text, lists of text, ids, tensors or a BatchEncoding.
+            prompts: Text, lists of text, ids, tensors or a BatchEncoding. Beside ``input_ids`` a mapping may hold what the model's
+                forward takes with one entry a token (``position_ids``, ``token_type_ids``, ...); all else is refused by name.
             edits: Placed edits; at one site they act in list order.
             record: Sites to keep, in ``run.activations``.
             at: Positions to keep of them.
@@ -61,6 +62,7 @@ class Running(OpenModel):
 
         Raises:
             InputError: A site, position or vector does not fit; raised before the run.
+            PositionError: A position is outside a prompt, or the model gives one output for a whole prompt.
             NotFiredError: An edit never met its site.
         """
         return _run.run(self, prompts, edits, record=record, at=at, logits=logits, grad=grad)

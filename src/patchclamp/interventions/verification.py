@@ -274,7 +274,8 @@ def _takes_rows(model: OpenModel, probe: Prompt) -> bool:
         both = forward(model, [Row(probe), Row(other)]).logits
     except _FAILURES:
         return False
-    assert alone is not None and both is not None
+    assert alone is not None
+    assert both is not None
     return both[1:].shape == alone.shape and _error(both[1:], alone) <= TOLERANCE.get(model.dtype, 1e-4)
 
 

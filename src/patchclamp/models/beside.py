@@ -45,7 +45,7 @@ class Beside:
     """Whether its forward has a place for token ids."""
     needs_mask: bool = False
     """Whether its forward cannot be called without an attention mask."""
-    is_default: Callable[[str], bool] = lambda name: False
+    is_default: Callable[[str], bool] = lambda _: False
     """Whether the usual values of an input are what the model takes when it is not given."""
 
     @classmethod
@@ -139,8 +139,8 @@ def read_tensors(inputs: Mapping[str, Any], beside: Beside) -> dict[str, Tensor]
         InputError: One is no tensor or not taken, or they do not share that axis.
     """
     given = {str(name): _tensor(str(name), value) for name, value in inputs.items() if value is not None}
-    if not given:
-        raise InputError("the mapping holds no input")
+    if not given or (beside.reads_ids and "inputs_embeds" not in given):
+        raise InputError(f"the mapping holds no input_ids; got {sorted(given)}")
     extra = sorted(set(given) - set(beside.parameters)) if beside.parameters is not None else []
     if extra:
         raise InputError(f"inputs {extra} are not used by a run of {beside.model}; leave them out")
@@ -222,7 +222,7 @@ def _mask(row: Tensor) -> slice:
     if len(real) != real[-1] + 1 - real[0]:
         raise InputError(
             f"attention_mask hides tokens between others, {[int(v) for v in row][:20]}: a prompt is its tokens without "
-            "padding on the left and right; leave the hidden ones out of the prompt, or use the attention with an edit"
+            "padding on its left and right; leave the hidden ones out"
         )
     return slice(real[0], real[-1] + 1)
 

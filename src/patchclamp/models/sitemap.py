@@ -182,10 +182,6 @@ class SiteMap:
             raise SiteError(f"{site}: " + unknown("module", site.module, (name for name in self.modules if name)))
         return Access(site.module, site.side, site.keys)
 
-<<<<<<< HEAD
-    def _count(self, site: Site, access: Access, kind: str) -> int | None:
-        """How many heads or neurons a site has; None for neurons whose number is seen when the site is."""
-=======
     def in_stream(self, site: Site) -> Site:
         """A layer's own input or output under the name that it has in the residual stream; any other site as it is."""
         if site.module not in self.layers:
@@ -195,8 +191,8 @@ class SiteMap:
         same = held is not None and held.port == self.access(site.whole).port and held.factor == 1.0
         return replace(own, unit=site.unit) if same and (own.component, own.layer) not in self.refused else site
 
-    def _count(self, site: Site, access: Access, kind: str) -> int:
->>>>>>> lists/main
+    def _count(self, site: Site, access: Access, kind: str) -> int | None:
+        """How many heads or neurons a site has; None for neurons whose number is seen when the site is."""
         if kind == "h":
             if access.units is None:
                 per_head = "z, q, k and v" if self.heads else "none of this model's sites"

@@ -279,7 +279,7 @@ def _recorded(prompts: Sequence[Prompt]) -> Any:
     if prompts[0].ids:
         return None
     whole = {name: torch.cat([prompt.tensors[name] for prompt in prompts]).cpu() for name in prompts[0].tensors}
-    return whole["0"] if "0" in whole else whole
+    return whole.get("0", whole)
 
 
 def _batch(prompts: Sequence[Prompt]) -> int:
