@@ -84,10 +84,10 @@ def slopes(
     """
     for bound in lines[0].reads:
         if bound.site is not None:
-            raise InputError(f"{bound.name} is no number of the logits, so it has no gradient here; read a logit difference")
+            raise InputError(f"{bound.name} has no gradient to estimate with: it is no number of the logits; read a logit difference")
         if bound.needs_baseline and compared is False:
             raise InputError(
-                f"{bound.name} compares with the run itself, where its slope is 0, so it has no first-order estimate; average "
+                f"{bound.name} has no gradient to estimate with: it compares with the run itself, where its slope is 0; average "
                 "gradients on the way between two runs (integrate=8), or read a probability or a logit difference"
             )
     length = lines[0].prompt.length
