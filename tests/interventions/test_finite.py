@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import patchclamp as pc
+from patchclamp.core.errors import PatchclampWarning
 from patchclamp.interventions import finite
 from patchclamp.models.sites import Site
 from tests import tiny
@@ -26,7 +27,9 @@ def overflowing() -> pc.Model:
     module = copy.deepcopy(tiny.shared("llama"))
     with torch.no_grad():
         module.get_submodule("model.layers.1.mlp.down_proj").weight.mul_(1e6)  # type: ignore[operator]
-    with pytest.warns(pc.PatchclampWarning, match=r"float16 gives NaN or infinity for a short input, first at mlp_out\.1"):
+    with pytest.warns(
+        PatchclampWarning, match=r"float16 gives NaN or infinity for a short input, first at mlp_out\.1"
+    ):
         return pc.wrap(module.half())
 
 
@@ -70,10 +73,12 @@ def test_an_edit_that_overflows_is_named(grad: bool) -> None:
 @pytest.mark.parametrize("rung", ["wavefront", "layers", "rows", "cell"])
 def test_cells_that_overflow_are_counted_and_named(rung: str) -> None:
     """They are NaN for every read (a rank would be 0), the others are as without them, and no neighbour is drawn in."""
-    model, v = single(), torch.ones(32)
+    model, v = single(), 2 * torch.ones(32)
     options: dict[str, Any] = {"sites": ["mlp_out.1", "resid_post.0"], "at": "each", "verify": 4}
     reads = [pc.Rank(5), READ]
-    with pytest.warns(pc.PatchclampWarning, match=r"\d+ of 24 cells gave NaN or infinity.*Add\(scale=3e\+38\) at ") as said:
+    with pytest.warns(
+        PatchclampWarning, match=r"\d+ of 24 cells gave NaN or infinity.*Add\(scale=3e\+38\) at "
+    ) as said:
         grid = model.sweep([IDS], pc.Add(v), over={"scale": [1.0, HUGE]}, read=reads, rung=rung, **options)
     assert "first at " in str(said[0].message)
     calm = model.sweep([IDS], pc.Add(v), over={"scale": [1.0]}, read=reads, rung="cell", **options)
@@ -128,7 +133,7 @@ def test_a_read_that_gives_nan_is_said() -> None:
     def broken(logits: Tensor) -> Tensor:
         return logits[:, 0] * torch.nan
 
-    with pytest.warns(pc.PatchclampWarning, match="in the read itself"):
+    with pytest.warns(PatchclampWarning, match="in the read itself"):
         single().sweep([IDS], pc.Zero(), sites="mlp_out.1", read=broken)
 
 

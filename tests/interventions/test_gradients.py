@@ -21,7 +21,7 @@ Formula = Callable[[Tensor, Values], Tensor]
 
 
 def draw(seed: int, *shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def part(x: Tensor, rows: Tensor, about: Tensor | float = 0.0) -> Tensor:
@@ -63,7 +63,14 @@ OPERATIONS: dict[str, tuple[Callable[[Values], pc.Edit], Formula]] = {
 
 
 def values(seed: int) -> Values:
-    shapes: dict[str, tuple[int, ...]] = {"v": (WIDTH,), "w": (WIDTH,), "D": (2, WIDTH), "E": (2, WIDTH), "a": (), "b": ()}
+    shapes: dict[str, tuple[int, ...]] = {
+        "v": (WIDTH,),
+        "w": (WIDTH,),
+        "D": (2, WIDTH),
+        "E": (2, WIDTH),
+        "a": (),
+        "b": (),
+    }
     found = {name: draw(seed + i, *shape) for i, (name, shape) in enumerate(shapes.items())}
     found["a"], found["b"] = 0.1 * found["a"] - 0.3, 0.1 * found["b"] + 0.3
     return {name: value.requires_grad_() for name, value in found.items()}
@@ -146,11 +153,11 @@ def test_gradients_at_other_kinds_of_sites(site: str) -> None:
     for make in (lambda u: pc.Add(u), lambda u: pc.Scale(0.5, about=u)):
         run = model.run(ids, make(v).on(site, at=[1, 2]), grad=True)
         (slope,) = torch.autograd.grad(loss(run.logits[0]), v)
-        step = 1e-5 * base
+        step = 1e-3 * base  # the norms of the model compute in float32
         ahead, behind = (
             loss(model.run(ids, make((v + sign * step).detach()).on(site, at=[1, 2])).logits[0]) for sign in (1, -1)
         )
-        assert float((ahead - behind) / 2) == pytest.approx(float(slope @ step), rel=1e-5, abs=1e-11)
+        assert float((ahead - behind) / 2) == pytest.approx(float(slope @ step), rel=1e-2, abs=1e-8)
 
 
 def test_a_step_of_training_is_seen_by_the_next_run() -> None:
@@ -181,7 +188,7 @@ def test_a_step_of_training_is_seen_by_the_next_run() -> None:
                 logits = model.run(ids, kept if way == "once" else make(), grad=True).logits[0]
             loss(logits).backward()
             steps.step()
-            losses.append(float(loss(logits)))
+            losses.append(float(loss(logits).detach()))
         found.append(losses)
     assert len(set(found[0])) == 3, "training moves"
     assert found[0] == pytest.approx(found[2], rel=1e-9)

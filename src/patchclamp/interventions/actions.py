@@ -66,7 +66,9 @@ class Placer:
     ) -> None:
         self.model, self.prompts = model, tuple(prompts)
         # what is trained is taken as it is at this call: with its gradients, or as a copy that holds no graph
-        self.edits = tuple(edit if not edit.operation.trained else edit.renewed() if grad else edit.frozen() for edit in edits)
+        self.edits = tuple(
+            edit if not edit.operation.trained else edit.renewed() if grad else edit.frozen() for edit in edits
+        )
         self.sites = [_sites_of(model, edit) for edit in self.edits]
         needed: dict[str, tuple[Source, set[Site]]] = {}
         for edit, sites in zip(self.edits, self.sites, strict=True):

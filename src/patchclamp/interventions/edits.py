@@ -211,7 +211,9 @@ def Scale(
         at: Positions.
         where: Gate.
     """
-    return Edit(operations.Scale(values.number(factor, "factor"), **values.span(directions, about, readers)), site, at, where)
+    return Edit(
+        operations.Scale(values.number(factor, "factor"), **values.span(directions, about, readers)), site, at, where
+    )
 
 
 def ProjectOut(

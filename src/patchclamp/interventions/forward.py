@@ -110,7 +110,9 @@ def gradients(wanted: bool) -> Iterator[None]:
         InputError: Gradients are wanted where torch tracks none.
     """
     if wanted and torch.is_inference_mode_enabled():
-        raise InputError("grad=True inside torch.inference_mode(), where torch keeps no graph; leave it, or use torch.no_grad()")
+        raise InputError(
+            "grad=True inside torch.inference_mode(), where torch keeps no graph; leave it, or use torch.no_grad()"
+        )
     with torch.set_grad_enabled(wanted):
         yield
 

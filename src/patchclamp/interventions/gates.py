@@ -211,7 +211,9 @@ def _centres(centres: Tensor, index: int) -> Tensor:
     held = _held(centres, "the centres of a gate")
     twin = next((i for i in range(index) if torch.equal(held[i], held[index])), None)
     if twin is not None:
-        raise EditError(f"centre {index} equals centre {twin}, which is the nearest wherever both are: this gate never opens")
+        raise EditError(
+            f"centre {index} equals centre {twin}, which is the nearest wherever both are: this gate never opens"
+        )
     return held
 
 
@@ -254,7 +256,9 @@ class Not(Gate):
     def __post_init__(self) -> None:
         """Raises EditError for a gate that can never open."""
         if isinstance(self.gate, Along | Norm) and (self.gate.above, self.gate.below) == (-torch.inf, torch.inf):
-            raise EditError(f"the gate pc.{type(self.gate).__name__} has no bounds and is always open, so ~ of it never opens")
+            raise EditError(
+                f"the gate pc.{type(self.gate).__name__} has no bounds and is always open, so ~ of it never opens"
+            )
 
     @override
     def __call__(self, x: Vectors) -> Verdict:

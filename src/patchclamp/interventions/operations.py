@@ -217,9 +217,9 @@ class Scale(Spanned):
     """
 
     factor: float | Tensor
-    directions: Float[Tensor, "rank d"] | None = None
+    directions: Float[Tensor, "... d"] | None = None
     about: Float[Tensor, " d"] | None = None
-    readers: Float[Tensor, "rank d"] | None = None
+    readers: Float[Tensor, "... d"] | None = None
 
     @override
     def __call__(self, x: Vectors) -> Vectors:
@@ -238,9 +238,9 @@ class ProjectOut(Spanned):
     """``x`` without its part along the directions, measured from ``about``."""
 
     needs_directions = True
-    directions: Float[Tensor, "rank d"]
+    directions: Float[Tensor, "... d"]
     about: Float[Tensor, " d"] | None = None
-    readers: Float[Tensor, "rank d"] | None = None
+    readers: Float[Tensor, "... d"] | None = None
 
     @override
     def __call__(self, x: Vectors) -> Vectors:
@@ -253,9 +253,9 @@ class Reflect(Spanned):
     """``x`` mirrored along the directions, at ``about``: twice is the identity."""
 
     needs_directions = True
-    directions: Float[Tensor, "rank d"]
+    directions: Float[Tensor, "... d"]
     about: Float[Tensor, " d"] | None = None
-    readers: Float[Tensor, "rank d"] | None = None
+    readers: Float[Tensor, "... d"] | None = None
 
     @override
     def __call__(self, x: Vectors) -> Vectors:
@@ -283,9 +283,9 @@ class Clamp(Spanned):
 
     low: float | Tensor | None = None
     high: float | Tensor | None = None
-    directions: Float[Tensor, "rank d"] | None = None
+    directions: Float[Tensor, "... d"] | None = None
     about: Float[Tensor, " d"] | None = None
-    readers: Float[Tensor, "rank d"] | None = None
+    readers: Float[Tensor, "... d"] | None = None
 
     @override
     def __call__(self, x: Vectors) -> Vectors:
@@ -319,7 +319,9 @@ def orthonormal(directions: Float[Tensor, "rank d"]) -> Float[Tensor, "rank d"]:
     """
     wide = directions.to(torch.float64)
     if len(wide) > wide.shape[1]:
-        raise EditError(f"{len(wide)} directions of width {wide.shape[1]} are linearly dependent; give at most {wide.shape[1]}")
+        raise EditError(
+            f"{len(wide)} directions of width {wide.shape[1]} are linearly dependent; give at most {wide.shape[1]}"
+        )
     q, r = torch.linalg.qr(wide.T)
     diagonal = r.diagonal()
     if bool((diagonal.abs() <= 1e-10 * wide.norm(dim=1).clamp(min=1e-300)).any()):
@@ -394,7 +396,9 @@ class Splice(Operation):
     @override
     def check(self) -> None:
         if not self.latents and self.keep_error:
-            raise EditError("pc.Splice without latents changes nothing; set some, as in {12: 5.0}, or pass keep_error=False")
+            raise EditError(
+                "pc.Splice without latents changes nothing; set some, as in {12: 5.0}, or pass keep_error=False"
+            )
         for index, value in self.latents.items():
             if not math.isfinite(plain := _plain(value)):
                 raise EditError(f"pc.Splice: latent {index} is set to {plain}; a finite number is needed")

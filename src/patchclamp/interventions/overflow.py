@@ -44,7 +44,9 @@ def every_tap(model: OpenModel, found: list[str]) -> dict[Port, list[Tap]]:
     if not model.sites.layers:
         for path in model.sites.modules:
             access = Access(path, "out")
-            taps.setdefault(access.port, []).append(Tap(access, None, sink(Site(f"{path}:out", None, None, path, "out"))))
+            taps.setdefault(access.port, []).append(
+                Tap(access, None, sink(Site(f"{path}:out", None, None, path, "out")))
+            )
     return taps
 
 
@@ -99,4 +101,6 @@ def looking(model: OpenModel, found: list[str]) -> Iterator[None]:
 def wrong_step(model: OpenModel, found: list[str], edited: bool) -> ModelError | EditError:
     """The error for a generation whose logits may not be read."""
     what = f"a step of the generation gives NaN or infinity{f', first at {found[0]}' if found else ''}"
-    return EditError(f"under the edits {what}; make them smaller") if edited else ModelError(f"{what}. {_advice(model)}")
+    return (
+        EditError(f"under the edits {what}; make them smaller") if edited else ModelError(f"{what}. {_advice(model)}")
+    )

@@ -123,9 +123,7 @@ class Walk:
             starts += [place.start - place.column] * len(inside)
             batch_rows += range(place.packed.start, place.packed.stop)
         session.rows, session.width, session.taps = len(layout.kinds), length, {}
-        session.instructions = instructions(
-            self.model.sites, rows, starts, length, self.model.device, None, batch_rows
-        )
+        session.instructions = instructions(self.model.sites, rows, starts, length, self.model.device, None, batch_rows)
         args, kwargs = self.packer.call(depth, layout)
         self._choose_lines(self.packer.cache, layout.lines)
         after = unpack(layout, self._call_layer(session, depth, args, kwargs, pack(layout, entered, length)), length)

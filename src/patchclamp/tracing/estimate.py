@@ -84,7 +84,9 @@ def slopes(
     """
     for bound in lines[0].reads:
         if bound.site is not None:
-            raise InputError(f"{bound.name} has no gradient to estimate with: it is no number of the logits; read a logit difference")
+            raise InputError(
+                f"{bound.name} has no gradient to estimate with: it is no number of the logits; read a logit difference"
+            )
         if bound.needs_baseline and compared is False:
             raise InputError(
                 f"{bound.name} has no gradient to estimate with: it compares with the run itself, where its slope is 0; average "
@@ -98,7 +100,8 @@ def slopes(
     rows = _logits(model, [Row(line.prompt, (*line.base, *own)) for line in lines], lines, sites)
     against = rows if isinstance(compared, bool) else compared
     measured = [
-        line.measure(row.unsqueeze(0), other.detach(), {}) for line, row, other in zip(lines, rows, against, strict=True)
+        line.measure(row.unsqueeze(0), other.detach(), {})
+        for line, row, other in zip(lines, rows, against, strict=True)
     ]
     values = [[value[0] for value in each] for each in zip(*measured, strict=True)]
     zeros = [probe.zeros[0] for probe in probes.values()]
