@@ -55,7 +55,7 @@ OPERATIONS: dict[str, tuple[Callable[[Values], pc.Edit], Formula]] = {
     ),
     "Rotate": (lambda t: pc.Rotate(t["v"], directions=t["D"]), lambda x, t: x + part(t["v"] - x, t["D"])),
     "Clamp": (
-        lambda t: pc.Clamp(t["a"], t["b"], t["v"]), lambda x, t: clamped(x, t["v"], t["a"], t["b"]),
+        lambda t: pc.Clamp(t["b"], 5.0, t["v"]), lambda x, t: clamped(x, t["v"], t["b"], torch.tensor(5.0).double()),
     ),
     "Clamp, coordinates": (lambda t: pc.Clamp(high=t["a"]), lambda x, t: torch.minimum(x, t["a"])),
     "RankOne": (lambda t: pc.RankOne(t["v"], t["w"]), lambda x, t: x + (x @ t["v"]).unsqueeze(-1) * t["w"]),

@@ -165,7 +165,7 @@ def _warn_of_nan(job: Job, outcome: Outcome) -> None:
     wrong = sorted(outcome.unread)
     first, line = job.runs[wrong[0]], job.lines[job.runs[wrong[0]].line]
     site = first_site(job.model, Row(line.prompt, (*line.base, *first.actions)))
-    where = f"first at {site}" if site else "in the read itself, whose logits are finite"
+    where = f"at {site}" if site else "in the read itself, whose logits are finite"
     cells = sum(run in outcome.unread for run in job.run_of)
     shown = [(job.runs[run], job.lines[job.runs[run].line].prompt.name) for run in wrong[:MOST_NAMED]]
     named = "; ".join(f"{', '.join(map(str, cell.actions))} of {name!r}" for cell, name in shown)

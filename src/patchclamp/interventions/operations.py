@@ -204,7 +204,7 @@ class Spanned(Operation):
             return super().frozen()
         with torch.no_grad():
             rows, reads = self.basis()
-        new = replace(self, directions=rows, readers=None if self.readers is None else reads)
+        new = replace(self, directions=rows, readers=None if self.readers is None else reads)  # type: ignore[call-arg]
         return Operation.frozen(new)
 
 

@@ -113,7 +113,7 @@ def slopes(
         if count > MOST_NUMBERS:
             raise InputError(f"{bound.name} reads {count} numbers, and each takes a backward pass; read fewer")
         numbers = [sum(v.flatten()[n] for v in each if n < v.numel()) for n in range(count)]
-        got = [torch.autograd.grad(n, zeros, retain_graph=True, materialize_grads=True) for n in numbers]  # type: ignore[arg-type]
+        got = [torch.autograd.grad(n, zeros, retain_graph=True, materialize_grads=True) for n in numbers]
         found.append([dict(zip(probes, gradient, strict=True)) for gradient in got])
     states = {site: probe.seen[0] for site, probe in probes.items()}
     return Slopes(
