@@ -70,7 +70,6 @@ def test_what_can_never_act_is_refused(llama: pc.Model) -> None:
         ("latent 32 is outside", lambda: llama.run(IDS, pc.Splice(Book(), {32: 2.0}, site="mlp_out.1"))),
         ("one number, got '2'", lambda: pc.Add(V, "2")),  # type: ignore[arg-type]
         ("where is a gate", lambda: pc.Zero(where=5)),  # type: ignore[arg-type]
-        ("combines with another gate", lambda: pc.Norm(1.0) & abs),  # type: ignore[operator]
         (
             "direction of width 5 cannot test activations of width 32 at mlp_out.1",
             lambda: llama.run(IDS, pc.Zero(site="mlp_out.1", where=pc.Along(V[:5]))),

@@ -172,6 +172,8 @@ _OPTIONAL = ("about", "low", "high")
 
 
 def _read(operation: Operation, name: str, value: Any) -> Any:
+    if name == "directions" and value is None and getattr(operation, "needs_directions", False):
+        raise EditError(f"pc.{type(operation).__name__} needs directions: a vector [d], or [rank, d]")
     if (name in _OPTIONAL and value is None) or name not in _READERS:
         return value
     if name == "source" and isinstance(operation, sources.Rotate):

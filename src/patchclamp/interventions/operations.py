@@ -171,15 +171,10 @@ class Spanned(Operation):
     """
 
     needs_directions = False
+    """Whether it acts along directions only."""
     directions: Tensor | None
     about: Tensor | None
     readers: Tensor | None
-
-    @override
-    def check(self) -> None:
-        super().check()
-        if self.needs_directions and self.directions is None:
-            raise EditError(f"pc.{type(self).__name__} needs directions: a vector [d], or [rank, d]")
 
     def basis(self) -> tuple[Tensor, Tensor]:
         """Orthonormal directions and the readers of their coordinates, both ``[rank, d]``."""
