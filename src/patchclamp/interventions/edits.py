@@ -250,8 +250,8 @@ def Clamp(
     where: Where = None,
 ) -> Edit:
     """Bound each coordinate, or the coordinates along (unit) directions, to ``[low, high]``."""
-    bounds = [None if b is None else values.number(b, name) for name, b in (("low", low), ("high", high))]
-    return Edit(operations.Clamp(*bounds, **values.span(directions, about, readers)), site, at, where)
+    least, most = (None if b is None else values.number(b, name) for name, b in (("low", low), ("high", high)))
+    return Edit(operations.Clamp(least, most, **values.span(directions, about, readers)), site, at, where)
 
 
 def RankOne(read: Any, write: Any, *, site: Any = None, at: Any = "all", where: Where = None) -> Edit:
