@@ -58,11 +58,13 @@ class Running(OpenModel):
             record: Sites to keep, in ``run.activations``.
             at: Positions to keep of them.
             logits: Of every position, or of the last one only (cheaper).
-            grad: Keep the autograd graph, through the edits too.
+            grad: Keep the autograd graph, through the edits too, to every tensor of theirs that requires gradients.
 
         Raises:
             InputError: A site, position or vector does not fit; raised before the run.
             PositionError: A position is outside a prompt, or the model gives one output for a whole prompt.
+            ModelError: The model gives NaN or infinity; names the first site where one arises.
+            EditError: It does so under the edits.
             NotFiredError: An edit never met its site.
         """
         return _run.run(self, prompts, edits, record=record, at=at, logits=logits, grad=grad)

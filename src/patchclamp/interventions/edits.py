@@ -184,6 +184,8 @@ _OPTIONAL = ("about", "low", "high")
 
 
 def _read(operation: Operation, name: str, value: Any) -> Any:
+    if name == "directions" and value is None and getattr(operation, "needs_directions", False):
+        raise EditError(f"pc.{type(operation).__name__} needs directions: a vector [d], or [rank, d]")
     if (name in _OPTIONAL and value is None) or name not in _READERS:
         return value
     if name == "source" and isinstance(operation, sources.Rotate):
@@ -260,10 +262,8 @@ def Clamp(
     where: Where = None,
 ) -> Edit:
     """Bound each coordinate, or the coordinates along (unit) directions, to ``[low, high]``."""
-    bounds = {
-        name: None if bound is None else values.number(bound, name) for name, bound in (("low", low), ("high", high))
-    }
-    return Edit(operations.Clamp(**bounds, **values.span(directions, about, readers)), site, at, where)
+    least, most = (None if b is None else values.number(b, name) for name, b in (("low", low), ("high", high)))
+    return Edit(operations.Clamp(least, most, **values.span(directions, about, readers)), site, at, where)
 
 
 def RankOne(read: Any, write: Any, *, site: Any = None, at: Any = UNSAID, where: Where = None) -> Edit:

@@ -53,6 +53,8 @@ class Outcome:
     """Logits of the lines whose reads compare with them, ``[position, vocabulary]``."""
     overflowed: set[int] = field(default_factory=set)
     """Runs whose edits led to NaN or infinity."""
+    unread: set[int] = field(default_factory=set)
+    """Runs of which some read gave NaN, these and others."""
 
     def note_base(self, base: Base) -> None:
         """Measure the lines of a base run, without any cell's edits."""
@@ -70,6 +72,7 @@ class Outcome:
         line = self.job.lines[number]
         values = line.measure(logits, self.clean.get(number), activations)
         fit = _fit(line, logits, activations)
+        told = torch.stack([~value.isnan().unsqueeze(1).flatten(1).any(1) for value in values]).all(0).tolist()
         for place, run in enumerate(runs):
             self.values[run] = [value[place] for value in values]
             if not fit[place]:
@@ -78,6 +81,8 @@ class Outcome:
                 blank = [torch.full_like(value, torch.nan, dtype=torch.float64) for value in self.values[run]]
                 chosen = zip(line.reads, self.values[run], blank, strict=True)
                 self.values[run] = [value if read.site is not None else nothing for read, value, nothing in chosen]
+            if not (fit[place] and told[place]):
+                self.unread.add(run)
             if run in self.chosen:
                 self.evidence[run] = _evidence(line, logits[place], {site: a[place] for site, a in activations.items()})
 
@@ -88,7 +93,7 @@ def _fit(line: Line, logits: Tensor, activations: dict[Site, Tensor]) -> list[bo
     for read in line.reads:
         if read.site is not None:
             looked.append(readable(activations[read.site][:, list(read.positions)], read.site))
-    found: list[bool] = torch.cat([one.reshape(len(one), -1) for one in looked], dim=1).all(1).tolist()
+    found: list[bool] = torch.cat([one.flatten(1) for one in looked], dim=1).all(1).tolist()
     return found
 
 
@@ -157,18 +162,15 @@ def execute(
 
 def _warn_of_nan(job: Job, outcome: Outcome) -> None:
     """Say which cells gave NaN or infinity, and where it arises in the first of them."""
-    wrong = {run for run, values in outcome.values.items() if any(bool(value.isnan().any()) for value in values)}
-    wrong = sorted(wrong | outcome.overflowed)
-    if not wrong:
+    if not outcome.unread:
         return
+    wrong = sorted(outcome.unread)
     first, line = job.runs[wrong[0]], job.lines[job.runs[wrong[0]].line]
     site = first_site(job.model, Row(line.prompt, (*line.base, *first.actions)))
-    where = f"first at {site}" if site else "in the read itself, whose logits are finite"
-    cells = sum(run is not None and run in wrong for run in job.run_of)
-    named = "; ".join(
-        f"{', '.join(map(str, job.runs[run].actions))} of {job.lines[job.runs[run].line].prompt.name!r}"
-        for run in wrong[:MOST_NAMED]
-    )
+    where = f"at {site}" if site else "in the read itself, whose logits are finite"
+    cells = sum(run in outcome.unread for run in job.run_of)
+    shown = [(job.runs[run], job.lines[job.runs[run].line].prompt.name) for run in wrong[:MOST_NAMED]]
+    named = "; ".join(f"{', '.join(map(str, cell.actions))} of {name!r}" for cell, name in shown)
     more = f"; and {len(wrong) - MOST_NAMED} more" if len(wrong) > MOST_NAMED else ""
     warnings.warn(
         f"{cells} of {len(job.cells)} cells gave NaN or infinity, and NaN stands for their numbers: {named}{more}. In the first of "
@@ -233,6 +235,7 @@ def _wave(
         scheduled.waste and runs & outcome.overflowed
     ):  # masked or not, NaN spreads to the rows that share a row of a call
         outcome.overflowed -= runs
+        outcome.unread -= runs
         _wave(job, lines, groups, replace(scheduled, waste=0.0), outcome, lambda _: None)
 
 
@@ -301,6 +304,8 @@ def _load(file: Path, runs: Sequence[int], outcome: Outcome) -> None:
         for kind, place, number, values in _numbers(runs, outcome):
             reads = len(outcome.job.lines[number].reads)
             values[:] = [arrays[f"{kind}.{place}.{read}"] for read in range(reads)]
+            if kind == "run" and any(bool(value.isnan().any()) for value in values):
+                outcome.unread.add(runs[place])
     except (SafetensorError, KeyError) as error:
         raise InputError(f"the checkpoint {str(file)!r} is damaged: {error}; delete it to start again") from error
 

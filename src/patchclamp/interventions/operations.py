@@ -174,15 +174,10 @@ class Spanned(Operation):
     """
 
     needs_directions = False
+    """Whether it acts along directions only."""
     directions: Tensor | None
     about: Tensor | None
     readers: Tensor | None
-
-    @override
-    def check(self) -> None:
-        super().check()
-        if self.needs_directions and self.directions is None:
-            raise EditError(f"pc.{type(self).__name__} needs directions: a vector [d], or [rank, d]")
 
     def basis(self) -> tuple[Tensor, Tensor]:
         """Orthonormal directions and the readers of their coordinates, both ``[rank, d]``."""
@@ -207,7 +202,7 @@ class Spanned(Operation):
             return super().frozen()
         with torch.no_grad():
             rows, reads = self.basis()
-        new = replace(self, directions=rows, readers=None if self.readers is None else reads)
+        new = replace(self, directions=rows, readers=None if self.readers is None else reads)  # type: ignore[call-arg]
         return Operation.frozen(new)
 
 
@@ -220,9 +215,9 @@ class Scale(Spanned):
     """
 
     factor: float | Tensor
-    directions: Float[Tensor, "rank d"] | None = None
+    directions: Float[Tensor, "... d"] | None = None
     about: Float[Tensor, " d"] | None = None
-    readers: Float[Tensor, "rank d"] | None = None
+    readers: Float[Tensor, "... d"] | None = None
 
     @override
     def __call__(self, x: Vectors) -> Vectors:
@@ -241,9 +236,9 @@ class ProjectOut(Spanned):
     """``x`` without its part along the directions, measured from ``about``."""
 
     needs_directions = True
-    directions: Float[Tensor, "rank d"]
+    directions: Float[Tensor, "... d"]
     about: Float[Tensor, " d"] | None = None
-    readers: Float[Tensor, "rank d"] | None = None
+    readers: Float[Tensor, "... d"] | None = None
 
     @override
     def __call__(self, x: Vectors) -> Vectors:
@@ -256,9 +251,9 @@ class Reflect(Spanned):
     """``x`` mirrored along the directions, at ``about``: twice is the identity."""
 
     needs_directions = True
-    directions: Float[Tensor, "rank d"]
+    directions: Float[Tensor, "... d"]
     about: Float[Tensor, " d"] | None = None
-    readers: Float[Tensor, "rank d"] | None = None
+    readers: Float[Tensor, "... d"] | None = None
 
     @override
     def __call__(self, x: Vectors) -> Vectors:
@@ -286,9 +281,9 @@ class Clamp(Spanned):
 
     low: float | Tensor | None = None
     high: float | Tensor | None = None
-    directions: Float[Tensor, "rank d"] | None = None
+    directions: Float[Tensor, "... d"] | None = None
     about: Float[Tensor, " d"] | None = None
-    readers: Float[Tensor, "rank d"] | None = None
+    readers: Float[Tensor, "... d"] | None = None
 
     @override
     def __call__(self, x: Vectors) -> Vectors:

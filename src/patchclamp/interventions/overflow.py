@@ -61,7 +61,7 @@ def refuse(model: OpenModel, row: Row) -> None:
     named = repr(row.prompt.name)
     if site is None:
         raise ModelError(
-            f"{named} gave NaN or infinity beside other prompts and none alone; run the prompts one by one (batch_tokens=1)"
+            f"{named} gave NaN or infinity beside other prompts and none alone; run the prompts one by one"
         )
     what = f"{named} gives NaN or infinity, which arises first at {site}"
     if row.actions and first_site(model, Row(row.prompt)) is None:

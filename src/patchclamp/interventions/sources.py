@@ -302,7 +302,7 @@ class Subspace(nn.Module):
         self.weight = nn.Parameter(rows.clone())
         nn.utils.parametrizations.orthogonal(self, "weight", orthogonal_map="householder")
         with torch.no_grad():
-            self.weight = rows
+            self.weight = rows  # type: ignore[assignment]  # the parametrization takes a plain tensor
 
     def forward(self, x: Tensor, source: Tensor) -> Tensor:
         """``x`` with its coordinates in the subspace replaced by the source's, ``[..., d] -> [..., d]``."""

@@ -85,11 +85,11 @@ def slopes(
     for bound in lines[0].reads:
         if bound.site is not None:
             raise InputError(
-                f"{bound.name} is no number of the logits, so it has no gradient here; read a logit difference"
+                f"{bound.name} has no gradient to estimate with: it is no number of the logits; read a logit difference"
             )
         if bound.needs_baseline and compared is False:
             raise InputError(
-                f"{bound.name} compares with the run itself, where its slope is 0, so it has no first-order estimate; average "
+                f"{bound.name} has no gradient to estimate with: it compares with the run itself, where its slope is 0; average "
                 "gradients on the way between two runs (integrate=8), or read a probability or a logit difference"
             )
     if len(lines) > 1 and not model.together:
@@ -116,7 +116,7 @@ def slopes(
         if count > MOST_NUMBERS:
             raise InputError(f"{bound.name} reads {count} numbers, and each takes a backward pass; read fewer")
         numbers = [sum(v.flatten()[n] for v in each if n < v.numel()) for n in range(count)]
-        got = [torch.autograd.grad(n, zeros, retain_graph=True, materialize_grads=True) for n in numbers]  # type: ignore[arg-type]
+        got = [torch.autograd.grad(n, zeros, retain_graph=True, materialize_grads=True) for n in numbers]
         found.append([dict(zip(probes, gradient, strict=True)) for gradient in got])
     states = {site: probe.seen[0] for site, probe in probes.items()}
     return Slopes(
