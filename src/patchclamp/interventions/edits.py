@@ -403,7 +403,10 @@ def Splice(
 
 
 def Call(function: Callable[[Tensor], Tensor], *, site: Any = None, at: Any = "all", where: Where = None) -> Edit:
-    """Any function of the vectors ``[position, d]``: the escape hatch, which no sweep can share."""
+    """Any function of the vectors ``[position, d]``: the escape hatch, which no sweep can share.
+
+    With ``checkpoint=`` it has to be a module, or a function that you vouch for with :func:`known_as`.
+    """
     if not callable(function):
         raise EditError(f"pc.Call needs a function, got {type(function).__name__}")
     return Edit(operations.Call(function), site, at, where)

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -24,10 +25,15 @@ class Gate(ABC):
     def __call__(self, x: Vectors) -> Verdict:
         """True where the edit acts."""
 
-    @property
+    def __post_init__(self) -> None:
+        for name, value in list(vars(self).items()):
+            if isinstance(value, Tensor):
+                object.__setattr__(self, name, value.detach().clone())  # what the caller does to it later is not ours
+
+    @cached_property
     def key(self) -> str:
         """What tells it from other gates while they are alive: equal plain contents, equal keys."""
-        own = {name: _content(value) for name, value in vars(self).items()}
+        own = {name: _content(value) for name, value in vars(self).items() if name != "key"}
         return digest(type(self).__name__, id(type(self)), own)
 
     def __eq__(self, other: object) -> bool:
@@ -91,7 +97,9 @@ class Nearest(Gate):
     centres: Float[Tensor, "centre d"]
     index: int
 
+    @override
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check_centres(self.centres, self.index)
 
     @override
@@ -117,7 +125,9 @@ class NearestCode(Gate):
     index: int
     threshold: float = 0.0
 
+    @override
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check_centres(self.centres, self.index)
 
     @override
