@@ -21,11 +21,16 @@ from tests.effort import examples
 
 IDS, OTHER = tiny.ids(1, 6), tiny.ids(1, 6, seed=1)
 WIDTH = 32
-PLAIN: dict[str, Any] = {"sites": "mlp_out.1", "at": "each", "read": pc.Logits([3])}
+PLAIN: dict[str, Any] = {"sites": "mlp_out.1", "at": "all", "rung": "rows", "read": pc.Logits([3])}
 
 
 def draw(seed: int, *shape: int) -> Tensor:
     return torch.randn(*(shape or (WIDTH,)), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def opposite(seed: int) -> Tensor:
+    """Two centres, so that what is nearest hangs on the side of a plane."""
+    return torch.stack([draw(seed), -draw(seed)]) / 9
 
 
 def linear(seed: int) -> nn.Module:
@@ -118,7 +123,7 @@ EDITS: dict[str, list[Callable[[pc.Model], pc.Edit]]] = {
     "Rotated": [
         lambda m: pc.Rotate(OTHER, 2, WIDTH), lambda m: pc.Rotate(OTHER, 2, WIDTH, seed=1), lambda m: pc.Rotate(IDS, 2, WIDTH, at=1),
         lambda m: pc.Rotate(draw(0), directions=draw(1, 2, WIDTH)), lambda m: pc.Rotate(draw(0), directions=draw(2, 2, WIDTH)),
-        lambda m: pc.Rotate(recorded(m, OTHER), 2, WIDTH), lambda m: pc.Rotate(recorded(m, tiny.ids(1, 6, seed=2)), 2, WIDTH),
+        lambda m: pc.Rotate(recorded(m, tiny.ids(1, 6, seed=4)), 2, WIDTH), lambda m: pc.Rotate(recorded(m, tiny.ids(1, 6, seed=2)), 2, WIDTH),
     ],
     "Patch": [
         lambda m: pc.Patch(OTHER), lambda m: pc.Patch(tiny.ids(1, 6, seed=2)), lambda m: pc.Patch(pc.source(OTHER, at=1)),
@@ -132,7 +137,7 @@ EDITS: dict[str, list[Callable[[pc.Model], pc.Edit]]] = {
 GATES: dict[str, list[Callable[[], Any]]] = {
     "Along": [lambda: pc.Along(draw(0)), lambda: pc.Along(draw(0), 0.0), lambda: pc.Along(draw(1), 0.0), lambda: pc.Along(draw(0), below=0.0)],
     "Norm": [lambda: pc.Norm(0.5), lambda: pc.Norm(1.0), lambda: pc.Norm(below=1.0)],
-    "Nearest": [lambda: pc.Nearest(draw(0, 2, WIDTH), 0), lambda: pc.Nearest(draw(0, 2, WIDTH), 1), lambda: pc.Nearest(draw(1, 2, WIDTH), 0)],
+    "Nearest": [lambda: pc.Nearest(opposite(0), 0), lambda: pc.Nearest(opposite(0), 1), lambda: pc.Nearest(opposite(1), 0)],
     "NearestCode": [
         lambda: pc.NearestCode(draw(0, 2, WIDTH).sigmoid(), 0), lambda: pc.NearestCode(draw(0, 2, WIDTH).sigmoid(), 1),
         lambda: pc.NearestCode(draw(0, 2, WIDTH).sigmoid(), 0, threshold=0.3),
@@ -179,7 +184,7 @@ def holds(work: list[Callable[[Path | None], Any]], folder: Path, monkeypatch: p
     fresh = [one(None).dataset for one in work]
     for one, wanted in zip(work, fresh, strict=True):
         assert one(folder).dataset.identical(wanted)
-    for one, wanted in zip(work, fresh, strict=True):
+    for one, wanted in ((work[0], fresh[0]), (work[-1], fresh[-1])):
         with counting(monkeypatch) as made:
             assert one(folder).dataset.identical(wanted)
         assert made == [], "what is finished is not run again"
@@ -397,7 +402,7 @@ def set_on(path: str, name: str, value: Any) -> nn.Module:
 
 def with_hook() -> nn.Module:
     module = tiny.build("llama")
-    module.model.layers[1].register_forward_hook(lambda _, __, out: out * 1.5)
+    module.lm_head.register_forward_hook(lambda _, __, out: out * 1.5)
     return module
 
 
@@ -414,7 +419,7 @@ SAME_WEIGHTS: dict[str, Callable[[], nn.Module]] = {
     "hidden_act": lambda: other_llama(hidden_act="relu"),
     "epsilon in place": lambda: set_on("model.norm", "variance_epsilon", 0.1),
     "scaling in place": lambda: set_on("model.layers.1.self_attn", "scaling", 0.1),
-    "activation in place": lambda: set_on("model.layers.1.mlp", "act_fn", nn.Tanh()),
+    "activation in place": lambda: set_on("model.layers.1.mlp", "act_fn", nn.Tanh().eval()),
     "buffer": with_buffer,
     "hook": with_hook,
 }

@@ -44,6 +44,7 @@ class Outcome:
     clean: dict[int, Tensor] = field(default_factory=dict)
     """Logits of the lines whose reads compare with them, ``[position, vocabulary]``."""
 
+    @torch.no_grad()
     def note_base(self, base: Base) -> None:
         """Measure the lines of a base run, without any cell's edits."""
         for place, number in enumerate(base.lines):
@@ -54,6 +55,7 @@ class Outcome:
             if line.compares:
                 self.clean[number] = logits
 
+    @torch.no_grad()
     def deliver(self, runs: list[int], logits: Tensor, activations: dict[Site, Tensor]) -> None:
         """Measure some runs of one line."""
         number = self.job.runs[runs[0]].line
