@@ -32,7 +32,15 @@ class Half(nn.Module):
 
     def __init__(self, **changed: Any) -> None:
         super().__init__()
-        usual = {"weight": 1.0, "kept": 1.0, "lost": 1.0, "plain": 1.0, "factor": 0.5, "names": ("a", "b"), "function": torch.tanh}
+        usual = {
+            "weight": 1.0,
+            "kept": 1.0,
+            "lost": 1.0,
+            "plain": 1.0,
+            "factor": 0.5,
+            "names": ("a", "b"),
+            "function": torch.tanh,
+        }
         for name, value in {**usual, **changed}.items():
             if name == "weight":
                 self.weight = nn.Parameter(torch.tensor([value, 2.0]))
@@ -52,8 +60,8 @@ def scaled(by: float) -> Callable[[torch.Tensor], torch.Tensor]:
     return scale
 
 
-def reading_a_global(x: torch.Tensor) -> torch.Tensor:
-    return [FACTOR * row for row in x][0]
+def reading_a_global(x: torch.Tensor) -> Any:
+    return sum(FACTOR * row for row in x)
 
 
 def class_of(body: str) -> type:
@@ -195,7 +203,7 @@ def test_notes_and_what_grows_while_a_model_runs_decide_nothing() -> None:
     ("make", "message"),
     [
         (lambda: Half(lock=threading.Lock()), r"it\.lock holds 'lock'"),
-        (lambda: Half(rows=iter([1])) if False else Half(rows=(x for x in [1])), r"it\.rows holds 'generator'"),
+        (lambda: Half(rows=(x for x in [1])), r"it\.rows holds 'generator'"),
         (lambda: {"deep": [Half(lock=threading.Lock())]}, r"it\['deep'\]\[0\]\.lock"),
         (lambda: torch.empty(2, device="meta"), "holds 'Tensor'"),
     ],
@@ -223,7 +231,12 @@ def test_a_function_given_in_place_of_something_built_in_is_refused(make: Callab
         assert digest_of(Given(known, "here", "a module")) == digest_of(Given(known, "here", "a module"))
 
 
-@given(st.recursive(st.integers() | st.floats(allow_nan=False) | st.text() | st.none(), lambda x: st.lists(x) | st.dictionaries(st.text(), x)))
+@given(
+    st.recursive(
+        st.integers() | st.floats(allow_nan=False) | st.text() | st.none(),
+        lambda x: st.lists(x) | st.dictionaries(st.text(), x),
+    )
+)
 def test_plain_values_have_one_digest_if_and_only_if_they_read_the_same(value: Any) -> None:
     copied = eval(repr(value), {"inf": float("inf")})
     assert digest_of(value) == digest_of(copied)

@@ -81,7 +81,7 @@ def known_as(function: Callable[..., Any], name: str) -> Known:
     """
     if not callable(function):
         raise InputError(f"pc.known_as takes a function, got {type(function).__name__}")
-    if not isinstance(name, str) or not name.strip():
+    if not isinstance(name, str) or not name.strip():  # type: ignore[redundant-expr]
         raise InputError(f"pc.known_as needs a name that says what the function does, got {name!r}")
     return Known(function, name)
 
@@ -118,7 +118,9 @@ def _layers(function: Any) -> Iterator[types.FunctionType | types.MethodType]:
         if isinstance(function, types.FunctionType | types.MethodType):
             yield function
         inner = function.func if isinstance(function, functools.partial) else None
-        function = inner or (None if isinstance(function, nn.Module) else getattr(function, "__wrapped__", None))
+        function = (
+            getattr(function, "__wrapped__", None) if inner is None and not isinstance(function, nn.Module) else inner
+        )
 
 
 def content(value: Any, what: str) -> str:
@@ -305,20 +307,20 @@ class Contents:
         """The fields of a dataclass; any other object as pickle would store it."""
         kind = type(value)
         yield self.of(kind)
-        cached = {name for base in kind.__mro__ for name, held in vars(base).items() if _is_cached(held)}
+        hidden = {name for base in kind.__mro__ for name, held in vars(base).items() if _is_cached(held)} | _notes(kind)
         if dataclasses.is_dataclass(value):
-            hidden = {f.name for f in dataclasses.fields(value) if f.name.startswith("_") and is_library(kind)}
-            own = dict(getattr(value, "__dict__", {})) | {
+            own = vars(value) | {
                 f.name: getattr(value, f.name) for f in dataclasses.fields(value) if hasattr(value, f.name)
             }
-            yield from self._attributes({name: held for name, held in own.items() if name not in cached | hidden})
-            return
-        if isinstance(getattr(value, "model_type", None), str) and hasattr(value, "to_diff_dict"):
-            own = vars(value)  # a config of transformers
-            yield from self._attributes({name: held for name, held in own.items() if name not in _notes(kind)})
+            ours = kind.__module__.startswith(
+                "patchclamp."
+            )  # what begins with an underscore is kept, and can be made again
+            yield from self._attributes(
+                {name: held for name, held in own.items() if name not in hidden and not (ours and name.startswith("_"))}
+            )
             return
         try:
-            stored = copyreg.dispatch_table.get(kind, lambda one: one.__reduce_ex__(4))(value)
+            stored = copyreg.dispatch_table.get(kind, _stored)(value)
         except Exception:
             raise self._refusal(value) from None
         if isinstance(stored, str):
@@ -327,10 +329,14 @@ class Contents:
         make, made_of, state, items, pairs = (*stored, None, None, None)[:5]
         yield self.of((make, made_of))
         if isinstance(state, dict):
-            yield from self._attributes({name: held for name, held in state.items() if name not in cached})
+            yield from self._attributes({name: held for name, held in state.items() if name not in hidden})
         else:
             yield self.of(state)
         yield self.of((list(items or ()), list(pairs or ())))
+
+
+def _stored(value: Any) -> Any:
+    return value.__reduce_ex__(4)
 
 
 def _notes(kind: type) -> frozenset[str]:

@@ -58,7 +58,8 @@ class Sweeping(OpenModel):
             budget: Memory beyond the model, as ``"1GB"``.
             max_tokens: Rows times positions alive at once, instead of what follows from the budget.
             verify: Run this many random cells again the slow way, and raise if they differ beyond the tolerance.
-            checkpoint: A folder: a killed sweep goes on from there.
+            checkpoint: A folder: a killed sweep goes on from there. Functions are refused, unless you vouch for them with
+                :func:`known_as`: what they do cannot be told.
             progress: True for a bar, a function for events.
             rung: Ask for a lower rung of the ladder (wavefront, layers, rows, cell) than the one that would be chosen.
 

@@ -393,5 +393,8 @@ def Splice(
 
 
 def Call(function: Callable[[Tensor], Tensor], *, site: Any = None, at: Any = UNSAID, where: Where = None) -> Edit:
-    """Any function of the vectors ``[position, d]``: the escape hatch, which no sweep can share."""
+    """Any function of the vectors ``[position, d]``: the escape hatch, which no sweep can share.
+
+    With ``checkpoint=`` it has to be a module, or a function that you vouch for with :func:`known_as`.
+    """
     return Edit(operations.Call(values.function(function)), site, at, where)

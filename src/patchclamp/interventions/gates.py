@@ -4,6 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -26,10 +27,15 @@ class Gate(ABC):
     def __call__(self, x: Vectors) -> Verdict:
         """True where the edit acts."""
 
-    @property
+    def __post_init__(self) -> None:
+        for name, value in list(vars(self).items()):
+            if isinstance(value, Tensor):
+                object.__setattr__(self, name, value.detach().clone())  # what the caller does to it later is not ours
+
+    @cached_property
     def key(self) -> str:
         """What tells it from other gates while they are alive: equal plain contents, equal keys."""
-        own = {name: _content(value) for name, value in vars(self).items()}
+        own = {name: _content(value) for name, value in vars(self).items() if name != "key"}
         return digest(type(self).__name__, id(type(self)), own)
 
     def __eq__(self, other: object) -> bool:
@@ -101,6 +107,7 @@ class Along(Gate):
     above: float = -torch.inf
     below: float = torch.inf
 
+    @override
     def __post_init__(self) -> None:
         """Raises EditError for a gate that can never open."""
         _check_bounds(self, self.above, self.below)
@@ -130,6 +137,7 @@ class Norm(Gate):
     above: float = -torch.inf
     below: float = torch.inf
 
+    @override
     def __post_init__(self) -> None:
         """Raises EditError for a gate that can never open."""
         _check_bounds(self, self.above, self.below)
@@ -154,6 +162,7 @@ class Nearest(Gate):
     centres: Float[Tensor, "centre d"]
     index: int
 
+    @override
     def __post_init__(self) -> None:
         object.__setattr__(self, "centres", _centres(self.centres, self.index))
 
@@ -181,6 +190,7 @@ class NearestCode(Gate):
     index: int
     threshold: float = 0.0
 
+    @override
     def __post_init__(self) -> None:
         object.__setattr__(self, "centres", _centres(self.centres, self.index))
         if not math.isfinite(self.threshold):
@@ -253,6 +263,7 @@ class Not(Gate):
 
     gate: Gate
 
+    @override
     def __post_init__(self) -> None:
         """Raises EditError for a gate that can never open."""
         if isinstance(self.gate, Along | Norm) and (self.gate.above, self.gate.below) == (-torch.inf, torch.inf):

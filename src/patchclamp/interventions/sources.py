@@ -304,6 +304,10 @@ class Subspace(nn.Module):
         with torch.no_grad():
             self.weight = rows  # type: ignore[assignment]  # the parametrization takes a plain tensor
 
+    def known_by(self) -> Any:
+        """For a checkpoint: the rows themselves, since what they are made of may be completed at random."""
+        return type(self).__mro__[1:], self.weight.detach()
+
     def forward(self, x: Tensor, source: Tensor) -> Tensor:
         """``x`` with its coordinates in the subspace replaced by the source's, ``[..., d] -> [..., d]``."""
         work = torch.promote_types(x.dtype, torch.float32)
