@@ -239,7 +239,7 @@ def _generate_batch(
     with stepping(model, placer, tally, rows) as stepper:
         try:
             out = _call_generate(model, prompts, count, settings)
-        except (ValueError, TypeError, NotImplementedError) as error:
+        except (ValueError, TypeError, ImportError, NotImplementedError) as error:
             if isinstance(error, PatchclampError) or stepper.called:
                 raise
             raise InputError(f"transformers cannot generate with these settings: {error}") from error
