@@ -145,7 +145,6 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "dose_response": {"edit": "add", "about": "mean"},
     "evaluate_direction": {"seed": 0},
     "fit_directions": {"sites": "resid_post", "at": "rest", "sinks": "skip", "holdout": 0.25, "seed": 0},
-    "generate": {},
     "head_scores": {"length": 32, "samples": 8, "seed": 0, "draws": 100},
     "layer_effects": {"edits": ("erase", "swap", "double"), "about": "mean"},
     "lens": {"sites": "resid_post", "at": "all", "k": 5, "targets": "next", "chunk": 48, "batch_tokens": 512},

@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
-from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from transformers import GenerationConfig
@@ -19,7 +19,7 @@ from tests.effort import examples
 from tests.interventions import by_hand
 
 D = 32
-NEW = 5
+NEW = 4
 FAMILIES = ("llama", "gpt2", "gpt_neox", "mistral", "mamba")
 
 
@@ -165,8 +165,8 @@ def by_loop(
     return ids[len(prompt) :], logits, changed
 
 
-@settings(max_examples=examples(16, 250), deadline=None)
-@given(data=st.data())
+@hypothesis.settings(max_examples=examples(6, 200), deadline=None)
+@hypothesis.given(data=st.data())
 def test_a_generation_is_a_loop_of_whole_passes(data: st.DataObject) -> None:
     """Any operation, place and family: the same tokens, logits and count with the cache, without it, in a ragged batch and alone."""
     name = data.draw(st.sampled_from(FAMILIES))
@@ -187,3 +187,339 @@ def test_a_generation_is_a_loop_of_whole_passes(data: st.DataObject) -> None:
         assert list(ids) == tokens
         assert torch.allclose(logits.double(), torch.stack(numbers).float().double(), rtol=1e-6, atol=1e-6)
     assert made.fired == (sum(changed for *_, changed in wanted),)
+
+
+LONG, SHORT = [5, 6, 7, 8], [9, 10]
+PLAIN = {"max_new_tokens": 4, "eos_token_id": None}
+
+
+def alone(name: str, prompts: list[list[int]], edits: list[pc.Edit], **settings: Any) -> tuple[tuple[int, ...], ...]:
+    return tuple(opened(name).generate([p], e, **settings).ids[0] for p, e in zip(prompts, edits, strict=True))
+
+
+@pytest.mark.parametrize("name", ["llama", "mamba"])
+@pytest.mark.parametrize("site", ["logits", "lm_head:out"])
+def test_logits_are_edited_where_they_are_formed(name: str, site: str) -> None:
+    """Those of the last prompt position and of each generated one, however many the model forms."""
+    model, push = opened(name), 60 * draw(5, 97)
+    with torch.no_grad():
+        for at, where, fired in (
+            (-1, lambda prompt, total: [prompt - 1], 2),
+            ("generated", lambda prompt, total: range(prompt, total), 6),
+            ("all", lambda prompt, total: range(prompt - 1, total), 8),
+        ):
+            wanted = [by_loop(name, p, "lm_head", lambda x: x + push, where, 4)[0] for p in (LONG, SHORT)]
+            for cached in (True, False):
+                made = model.generate([LONG, SHORT], pc.Add(push, site=site, at=at), use_cache=cached, **PLAIN)
+                assert ([list(ids) for ids in made.ids], made.fired) == (wanted, (fired,))
+    for at in (0, slice(0, 2), [0, -1], pc.per_prompt([-1, 0])):
+        with pytest.raises(pc.PositionError, match="the logits at 0 are not formed"):
+            model.generate([LONG, SHORT], pc.Add(push, site=site, at=at), **PLAIN)
+
+
+def test_the_logits_of_an_own_call_that_keeps_some() -> None:
+    model, push = opened("llama"), draw(5, 97)
+    ids = torch.tensor([LONG])
+    with torch.no_grad():
+        free = model.module(ids).logits
+        for at, moved in ((-1, [3]), (2, [2]), ("all", [2, 3])):
+            with model.editing(pc.Add(push, site="logits", at=at)) as tally:
+                kept = model.module(ids, logits_to_keep=2).logits
+            wanted = free.clone()
+            wanted[:, moved] += push
+            assert torch.allclose(kept, wanted[:, 2:], rtol=0, atol=1e-12)
+            assert tally.fired(0) == len(moved)
+        with (
+            pytest.raises(pc.PositionError, match="the logits at 1 are not formed"),
+            model.editing(pc.Add(push, site="logits", at=1)),
+        ):
+            model.module(ids, logits_to_keep=2)
+
+
+def test_noise_belongs_to_its_position() -> None:
+    """The same draw with the cache and without, alone and in a batch; counted once."""
+    edit = pc.Noise(3.0, site="resid_post.1", at="all")
+    model = opened("llama")
+    made = [model.generate([LONG, SHORT], edit, use_cache=cached, **PLAIN) for cached in (True, False)]
+    assert made[0].ids == made[1].ids == alone("llama", [LONG, SHORT], [edit, edit], **PLAIN)
+    assert made[0].fired == made[1].fired == (7 + 5,)
+    assert made[0].ids != model.generate([LONG, SHORT], edit.using(seed=1), **PLAIN).ids
+
+
+def test_prompts_that_run_apart_keep_their_own_places_and_sources() -> None:
+    """Mamba's numbers change under padding, and a penalty reads the padding: such prompts do not share a batch."""
+    places = pc.Add(5 * V, site="resid_post.1", at=pc.per_prompt([2, 0]))
+    values = pc.Patch(pc.source([[3, 4, 5], [6, 7, 8]], at=-1), site="resid_post.1", at=-1)
+    for name, settings in (("mamba", PLAIN), ("llama", {**PLAIN, "repetition_penalty": 1.7})):
+        made = opened(name).generate([LONG, SHORT], [places, values], **settings)
+        own = [
+            [places.on(at=place), pc.Patch(pc.source(ids, at=-1), site="resid_post.1", at=-1)]
+            for place, ids in ((2, [3, 4, 5]), (0, [6, 7, 8]))
+        ]
+        assert made.ids == alone(name, [LONG, SHORT], own, **settings)  # type: ignore[arg-type]
+        assert made.fired == (2, 2)
+        assert made.ids != opened(name).generate([SHORT, LONG], [places.on(at=0)], **settings).ids[::-1]
+
+
+def test_values_of_many_positions_cannot_be_generated() -> None:
+    model = opened("llama")
+    for edit in (
+        pc.Patch(SOURCE),
+        pc.Patch(pc.source(SOURCE, at=[0, 1])),
+        pc.Patch(model.record([SOURCE], "resid_post.1")),
+        pc.Rotate(SOURCE, directions=torch.eye(D)[:1]),
+    ):
+        placed = edit.on("resid_post.1", at="generated")
+        with pytest.raises(pc.PositionError, match="position by position, so they cannot act on generated tokens"):
+            model.generate([LONG], placed, **PLAIN)
+    with model.editing(pc.Patch(SOURCE, site="resid_post.1")), torch.no_grad():
+        found = model.module(torch.tensor([LONG]), use_cache=True)
+        assert torch.equal(found.logits, model.run(LONG, pc.Patch(SOURCE, site="resid_post.1")).logits)
+        with pytest.raises(pc.PositionError, match="cannot act on generated tokens"):
+            model.module(torch.tensor([[3]]), past_key_values=found.past_key_values)
+
+
+def test_several_samples_a_prompt(tmp_path: Any) -> None:
+    model = opened("llama")
+    edit = pc.Add(V, site="resid_post.1", at=pc.per_prompt([2, 0]))
+    settings = {**PLAIN, "num_return_sequences": 3, "do_sample": True, "temperature": 3.0, "top_k": 0}
+    made = model.generate([LONG, SHORT], edit, seed=0, output_logits=True, output_scores=True, **settings)
+    rows = torch.tensor([LONG] * 3 + [[0, 0, *SHORT]] * 3)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        handle = model.module.model.layers[1].register_forward_hook(
+            lambda _, __, x: x.index_put((torch.arange(6), torch.tensor([2])), x[:, 2] + V) if x.shape[1] > 1 else x
+        )
+        own = model.module.generate(
+            rows, attention_mask=(torch.arange(4) >= torch.tensor([[0]] * 3 + [[2]] * 3)).long(), pad_token_id=0,
+            **{**settings, "num_return_sequences": 1},
+        )  # fmt: skip
+        handle.remove()
+    assert [list(ids) for ids in made.ids] == own[:, 4:].tolist()
+    assert len(set(made.ids)) > 2
+    assert made.fired == (6,)
+    assert made.prompt_numbers == (0, 0, 0, 1, 1, 1)
+    assert made.prompts == ("5678",) * 3 + ("910",) * 3
+    for logits, scores, ids in zip(made.logits, made.scores, made.ids, strict=True):
+        assert logits.shape == (len(ids), 97)
+        assert torch.allclose(scores, logits / 3)
+    made.save(tmp_path)
+    opened_again = pc.open(tmp_path)
+    assert opened_again == made
+    assert all(torch.equal(a, b) for a, b in zip(opened_again.logits, made.logits, strict=True))
+    assert pc.repeat(tmp_path, model).ids == made.ids
+    assert list(made.frame()["prompt_number"]) == [0, 0, 0, 1, 1, 1]
+
+
+def test_a_row_that_has_ended_is_edited_and_counted_no_more() -> None:
+    """In a batch it goes on as padding; the text and the count are those it has alone."""
+    model = opened("llama")
+    edit = pc.Add(U, site="resid_post.1", at="all")
+    free = model.generate([LONG, SHORT], edit, **PLAIN).ids
+    end = next(token for token in free[1] if token not in free[0])
+    several = {"eos_token_id": end, "max_new_tokens": 4, "pad_token_id": end}
+
+    def second(ids: Tensor, _: Any) -> Tensor:
+        return ids[:, -1] == end
+
+    for settings in (several, {**PLAIN, "stopping_criteria": [second]}):
+        both = [model.generate([LONG, SHORT], edit, use_cache=cached, **settings) for cached in (True, False)]
+        each = [model.generate([p], edit, **settings) for p in (LONG, SHORT)]
+        assert both[0].ids == both[1].ids == each[0].ids + each[1].ids
+        assert both[0].fired == both[1].fired == (each[0].fired[0] + each[1].fired[0],)
+        assert len(both[0].ids[1]) < 4
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"temprature": 2.0}, "unknown setting of a generation 'temprature'; did you mean 'temperature'"),
+        ({"temperature": 0.5}, "no effect on greedy decoding; pass do_sample=True"),
+        ({"num_return_sequences": 2}, "greedy decoding gives the same text each time"),
+        ({"num_return_sequences": 0, "do_sample": True}, "must be 1 or more, got 0"),
+        ({"length_penalty": 2.0}, "belongs to beam search"),
+        ({"inputs_embeds": torch.zeros(1, 2, D)}, "inputs_embeds is no setting of model.generate"),
+        ({"past_key_values": DynamicCache()}, "for inputs of your own write: with model.editing"),
+        ({"negative_prompt_ids": torch.tensor([[4]])}, "runs the model on a second text"),
+        ({"output_hidden_states": True}, "use model.record on the text"),
+        ({"stop_strings": ["a"]}, "needs a tokenizer: open the model as"),
+        ({"max_length": 9, "max_new_tokens": 2}, "are both given; give one of them"),
+        ({"max_length": 4}, "counts the prompt's tokens too, and the longest prompt has 4"),
+        ({"max_length": 65}, "exceeds the model's context of 64"),
+        ({"generation_config": 5}, "must be a GenerationConfig or a mapping, got int"),
+        ({"bad_words_ids": 5}, "transformers cannot generate with these settings"),
+    ],
+)  # fmt: skip
+def test_settings_are_refused_by_name(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(pc.InputError, match=message):
+        opened("llama").generate([LONG], pc.Add(V, site="resid_post.1"), **given)
+
+
+def test_settings_are_those_of_transformers() -> None:
+    """Each changes the text as it does in the module's own call under a hook; lengths in a config are the user's too."""
+    model, edit = opened("llama"), pc.Add(V, site="resid_post.1")
+    ids = torch.tensor([LONG])
+    for given in (
+        {"suppress_tokens": [33, 66], "forced_eos_token_id": 7, "min_new_tokens": 3, "renormalize_logits": True, "max_time": 1e9},
+        {"repetition_penalty": 1.5, "bad_words_ids": [[33]], "pad_token_id": 5, "prefill_chunk_size": 3}, {"max_length": 7},
+        {"logits_processor": [lambda _, scores: -scores], "cache_implementation": "dynamic"},
+        {"generation_config": GenerationConfig(max_new_tokens=2)},
+        {"generation_config": GenerationConfig(max_length=7, suppress_tokens=[33])},
+    ):  # fmt: skip
+        sized = "max_length" in given or "generation_config" in given
+        settings = {"eos_token_id": None, **({} if sized else {"max_new_tokens": 4}), **given}
+        with torch.no_grad():
+            handle = model.module.model.layers[1].register_forward_hook(lambda _, __, x: x + V)
+            own = model.module.generate(
+                ids, attention_mask=torch.ones_like(ids), **{"do_sample": False, "pad_token_id": 0, **settings}
+            )
+            handle.remove()
+        assert list(model.generate([LONG], edit, **settings).ids[0]) == own[0, 4:].tolist(), given
+    asked = GenerationConfig(do_sample=True, temperature=5.0, max_new_tokens=8, eos_token_id=None)
+    drawn = {model.generate([LONG], edit, seed=seed, generation_config=asked).ids for seed in range(3)}
+    assert len(drawn) == 3, "the config's own do_sample counts"
+    lengths = [len(i) for i in model.generate([LONG, SHORT], edit, max_length=7, eos_token_id=None).ids]
+    assert lengths == [3, 5], "max_length counts each prompt without its padding"
+    quiet = copy.deepcopy(model.module)
+    quiet.generation_config.num_beams = 3
+    with pytest.raises(pc.InputError, match="num_beams=3"):
+        pc.wrap(quiet).generate([LONG], edit, generation_config=GenerationConfig(max_new_tokens=2))
+
+
+# around the user's own calls
+
+
+def edited(name: str, ids: list[int], at: Sequence[int]) -> Tensor:
+    """Logits of a text of which some positions of layer 1 are changed, by hand."""
+
+    def change(x: Tensor) -> Tensor:
+        new = x.clone()
+        new[:, list(at)] += V
+        return new
+
+    return by_hand.run(tiny.shared(name), ids, [(module_of(name, "resid_post.1"), "out", change)])
+
+
+def near(found: Tensor, wanted: Tensor) -> bool:
+    return torch.allclose(found, wanted, rtol=0, atol=1e-9 if found.dtype == torch.float64 else 1e-5)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "mamba"])
+def test_texts_may_alternate_and_each_keeps_its_positions(name: str) -> None:
+    model = opened(name)
+    module, key = model.module, "cache_params" if name == "mamba" else "past_key_values"
+    edit = pc.Add(V, site="resid_post.1", at=[0, "generated"])
+    with torch.no_grad(), model.editing(edit) as tally:
+        first = module(torch.tensor([LONG]), use_cache=True)
+        second = module(torch.tensor([SHORT]), use_cache=True)
+        third = module(torch.tensor([[3]]), **{key: first[key]}, use_cache=True)
+        fourth = module(torch.tensor([[4]]), **{key: second[key]}, use_cache=True)
+        fifth = module(torch.tensor([[6]]), **{key: third[key]}, use_cache=True)
+    assert near(third.logits[0, -1], edited(name, [*LONG, 3], [0, 4])[-1])
+    assert near(fourth.logits[0, -1], edited(name, [*SHORT, 4], [0, 2])[-1])
+    assert near(fifth.logits[0, -1], edited(name, [*LONG, 3, 6], [0, 4, 5])[-1])
+    assert tally.fired(0) == 5
+
+
+def test_ways_to_call_the_module() -> None:
+    """By position, by embeddings, with padding on either side, with the mask second as GPT-2 does not have it."""
+    for name in ("llama", "gpt2"):
+        module = opened(name).module
+        ids = torch.tensor([LONG])
+        wanted = edited(name, LONG, [3])
+        edit = pc.Add(V, site="resid_post.1", at=-1)
+        table = module.get_input_embeddings()
+        left = torch.tensor([[0, 0, *LONG]])
+        mask = torch.tensor([[0, 0, 1, 1, 1, 1]])
+        with torch.no_grad():
+            embeds = table(ids)
+            with opened(name).editing(edit) as tally:
+                found = [module(ids), module(inputs_embeds=embeds), module(ids, labels=ids)]
+                if name == "llama":
+                    found.append(module(left, mask, (mask.cumsum(1) - 1).clamp(min=0)))
+            for one in found:
+                assert near(one.logits[0, -4:], wanted)
+            assert tally.fired(0) == len(found)
+            with opened(name).editing(edit):
+                new = module.generate(
+                    inputs_embeds=embeds, attention_mask=torch.ones_like(ids), pad_token_id=0, **PLAIN
+                )
+        assert new[0].tolist() == list(opened(name).generate([LONG], edit, **PLAIN).ids[0])
+
+
+def test_a_generation_of_ones_own() -> None:
+    """Chunks, samples, no mask, a cache that the block has filled or one from before it: positions are those of the text."""
+    model = opened("llama")
+    module, ids = model.module, torch.tensor([[0, 0, *SHORT], LONG])
+    edit = pc.Add(V, site="resid_post.1", at=[-1, "generated"])
+    wanted = [list(row) for row in model.generate([SHORT, LONG], edit, **PLAIN).ids]
+    greedy = {**PLAIN, "do_sample": False, "pad_token_id": 0}
+    with torch.no_grad():
+        for more in ({"prefill_chunk_size": 1}, {"use_cache": False}, {"attention_mask": (ids != 0).long()}):
+            with model.editing(edit) as tally:
+                assert module.generate(ids, **greedy, **more)[:, 4:].tolist() == wanted
+            assert tally.fired(0) == 8
+        before = DynamicCache(config=module.config)
+        module(torch.tensor([LONG[:2]]), past_key_values=before)
+        with model.editing(edit) as tally:
+            assert module.generate(ids[1:], past_key_values=before, **greedy)[0, 4:].tolist() == wanted[1]
+            turn = module.generate(torch.tensor([[*LONG, *wanted[1], 5]]), past_key_values=before, **greedy)
+        assert tally.fired(0) == 4 + 4
+        assert turn.shape[1] == 4 + 4 + 1 + 4
+        again = DynamicCache(config=module.config)
+        module(torch.tensor([LONG[:2]]), past_key_values=again)
+        with pytest.raises(pc.PositionError, match="position 0 lies in the cache"), model.editing(edit.on(at=0)):
+            module.generate(ids[1:], past_key_values=again, **greedy)
+
+
+def test_calls_whose_positions_are_not_known_are_refused() -> None:
+    model = opened("llama")
+    module, ids = model.module, torch.tensor([LONG])
+    edit = pc.Add(V, site="resid_post.1", at=[-1, "generated"])
+
+    def cached(**more: Any) -> Any:
+        return module(ids, use_cache=True, **more).past_key_values
+
+    def cut(past: Any, tokens: int) -> Any:
+        past.crop(tokens)
+        return past
+
+    holes = torch.tensor([[1, 0, 1, 1]])
+    calls: list[tuple[Callable[[], Any], str]] = [
+        (lambda: module.model(ids), "ran outside a call of the whole model"),
+        (lambda: module(ids, attention_mask=holes), "padding between its tokens"),
+        (lambda: module(ids, attention_mask=torch.zeros_like(ids)), "is all padding"),
+        (lambda: module(ids, attention_mask=torch.ones(1, 1, 4, 4, dtype=torch.bool)), r"must be \[row, position\]"),
+        (lambda: module(torch.tensor([[3], [3]]), past_key_values=cached()), "changed from 1 to 2 rows"),
+        (lambda: module(torch.tensor([[3]]), past_key_values=cut(cached(), -2)), "cut to 2 of the prompt's 4"),
+        (lambda: module(pixel_values=ids), "does not fit|must be called with input_ids"),
+        (lambda: module.generate(ids, num_beams=2), "num_beams=2 cannot be combined"),
+    ]  # fmt: skip
+    with torch.no_grad():
+        outside = cached()
+        for call, message in calls:
+            with pytest.raises(pc.InputError, match=message), model.editing(edit):
+                call()
+        with pytest.raises(pc.PositionError, match="not known where its prompt ends"), model.editing(edit):
+            module(torch.tensor([[3]]), past_key_values=outside)
+        with model.editing(edit.on(at="all")) as tally:
+            found = module(torch.tensor([[3]]), past_key_values=outside).logits
+        assert tally.fired(0) == 1
+        assert near(found[0, -1], edited("llama", [*LONG, 3], [4])[-1])
+        with model.editing(edit) as tally:
+            module(
+                torch.tensor([[7]]),
+                past_key_values=cut(module(torch.tensor([[3, 4]]), past_key_values=cached()).past_key_values, -1),
+            )
+        assert tally.fired(0) == 1 + 2 + 1, "a token that was taken back is another one"
+        assert torch.equal(module(ids).logits, opened("llama").run(LONG).logits), "nothing is left behind"
+
+
+def test_blocks_may_be_nested() -> None:
+    model = opened("llama")
+    outer, inner = pc.Add(V, site="resid_post.1"), pc.Scale(0.5, site="resid_post.1", at="generated")
+    greedy = {**PLAIN, "do_sample": False, "pad_token_id": 0}
+    with model.editing(outer) as one, model.editing(inner) as two:
+        found = model.module.generate(torch.tensor([LONG]), **greedy)
+    assert found[0, 4:].tolist() == list(model.generate([LONG], [outer, inner], **PLAIN).ids[0])
+    assert (one.fired(0), two.fired(0)) == (7, 3)

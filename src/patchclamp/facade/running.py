@@ -104,8 +104,10 @@ class Running(OpenModel):
         seed: int | None = None,
         **settings: Any,
     ) -> Generation:
-        """Generate under edits. What is edited does not depend on how ``transformers`` cuts the work: with the key-value cache or
-        without, the prompt in one call or in chunks, a prompt alone or in a batch.
+        """Generate under edits.
+
+        What is edited does not depend on how ``transformers`` cuts the work: with the key-value cache or without, the prompt in
+        one call or in chunks, a prompt alone or in a batch.
 
         Each text is its prompt, positions 0 to p-1 without padding, and n new tokens at p to p+n-1, of which the last is never
         fed back and so has no activations. At the logits only those that choose a token exist: of p-1 and of what follows.
@@ -119,8 +121,8 @@ class Running(OpenModel):
             max_new_tokens: How many; 20 unless ``max_length`` or a ``generation_config`` says otherwise.
             seed: For sampling; the global random state is then left alone.
             **settings: What else ``transformers`` takes (``do_sample=True``, ``temperature``, ``num_return_sequences``,
-                ``stop_strings``, ``output_logits``, ``generation_config``, ...); greedy by default. Beams, assisted decoding, settings
-                without effect and inputs are refused by name.
+                ``stop_strings``, ``output_logits``, ``generation_config``, ...); greedy by default. Beams, assisted decoding,
+                settings without effect and inputs are refused by name.
 
         Raises:
             InputError: A setting, site, position or vector does not fit; raised before the run.

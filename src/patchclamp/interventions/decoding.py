@@ -90,6 +90,9 @@ def read_settings(module: nn.Module, tokenizer: Any, given: Mapping[str, Any]) -
         InputError: A setting is unknown, would have no effect, or cannot be combined with edits.
     """
     settings = dict(given)
+    config = settings.get("generation_config")
+    if config is not None and not isinstance(config, GenerationConfig):
+        raise InputError(f"generation_config must be a GenerationConfig or a mapping, got {type(config).__name__}")
     _check_names(settings)
     check_generation(module, settings)
     asked = settings.get("do_sample", getattr(settings.get("generation_config"), "do_sample", None))
@@ -123,7 +126,7 @@ def _check_names(settings: Mapping[str, Any]) -> None:
                 "write: with model.editing(edits): model.module.generate(...)"
             )
         if name not in (*known, *_OBJECTS, *REFUSED):
-            raise InputError(unknown("setting of a generation", name, [*known, *_OBJECTS], limit=0))
+            raise InputError(unknown("setting of a generation", name, [*known, *_OBJECTS]))
         if name in _KEPT and value:
             raise InputError(f"{name}={value!r} is not kept by model.generate; use model.record on the text")
 

@@ -289,7 +289,7 @@ def _started(
     """What transformers gives; what it refuses before its first call is refused by us."""
     try:
         return _call_generate(model, prompts, count, settings)
-    except (ValueError, TypeError, NotImplementedError) as error:
+    except (ValueError, TypeError, ImportError, NotImplementedError) as error:
         if isinstance(error, PatchclampError) or stepper.called:
             raise
         raise InputError(f"transformers cannot generate with these settings: {error}") from error

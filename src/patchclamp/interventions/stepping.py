@@ -53,7 +53,7 @@ class Text:
 class _Outside(dict[Port, list[Instruction]]):
     """What to do at an edited module that is called by itself: positions are not known there."""
 
-    def get(self, key: Port, *_: Any) -> Any:  # type: ignore[override]
+    def get(self, key: Port, *_: Any) -> Any:
         """Refuse."""
         raise InputError(
             f"{key[0] or 'the model'}:{key[1]} ran outside a call of the whole model, so under model.editing its positions "
@@ -133,10 +133,10 @@ class Stepper:
         """The text of a generation before its first call."""
         module, cache = self.model.module, _cache_of(settings)
         embeds = settings.get("inputs_embeds")
-        ids = settings.get("input_ids") if settings.get("inputs") is None else settings["inputs"]
+        ids: Any = settings.get("input_ids") if settings.get("inputs") is None else settings["inputs"]
         if embeds is None and ids is None:
             ids = torch.tensor([[effective(module, settings, "bos_token_id") or 0]])
-        given = ids if embeds is None else embeds
+        given: Tensor = ids if embeds is None else embeds
         mask = settings.get("attention_mask")
         if mask is None and embeds is None:
             mask = _inferred_mask(module, settings, ids)
