@@ -106,7 +106,7 @@ VERBS: dict[str, Callable[[pc.Model, Any], float]] = {
     "patch from": lambda m, p: m.patch(p, OTHER, sites="resid_post.1", at="each", read=READ).data.values.ravel()[-1],
     "attribution": lambda m, p: m.attribution_patch(OTHER, p, sites="resid_post.0", at="each", read=READ).baseline.item(),
     "path": lambda m, p: m.path_patch(OTHER, p, sender="z.0", receivers="resid_post.1", read=READ).baseline.item(),
-    "lens": lambda m, p: float(m.lens(p, targets=3).data["final_probability"].values.ravel()[-1]),
+    "lens": lambda m, p: float(m.lens(p, targets=3).data["probability"].values.ravel()[-1]),
     "contributions": lambda m, p: float(m.contributions(p, [3]).data.sum()),
     "editing": lambda m, p: float(m.run(p, pc.Scale(1.0, site="mlp_out.0", at="all")).logits[0, -1, 3]),
     "source": lambda m, p: float(m.run(OTHER, pc.Patch(pc.source(p)).on("resid_post.1", at="last")).logits[0, -1, 3]),
