@@ -402,8 +402,9 @@ def test_equal_weights_are_not_an_equal_model(llama: pc.Model, tmp_path: Path, m
         tmp_path,
         monkeypatch,
     )
+    again = pc.wrap(tiny.build("llama"))  # which runs it, to verify it
     with counting(monkeypatch) as made:
-        pc.wrap(tiny.build("llama")).sweep(IDS, pc.Add(draw(0)), checkpoint=tmp_path, **PLAIN)
+        again.sweep(IDS, pc.Add(draw(0)), checkpoint=tmp_path, **PLAIN)
     assert made == [], "control: the same model, made again"
     assert pc.wrap(other_llama(attention="eager")).identity() != pc.wrap(other_llama()).identity()
 
