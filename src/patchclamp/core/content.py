@@ -320,7 +320,8 @@ class Contents:
             )
             return
         try:
-            stored = copyreg.dispatch_table.get(kind, _stored)(value)
+            store: Callable[[Any], Any] = copyreg.dispatch_table.get(kind, _stored)
+            stored = store(value)
         except Exception:
             raise self._refusal(value) from None
         if isinstance(stored, str):
