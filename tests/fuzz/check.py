@@ -16,10 +16,16 @@ EXACT = 1e-9
 def close(found: Any, wanted: Tensor) -> bool:
     """Whether two arrays of the same shape hold the same numbers."""
     a, b = torch.as_tensor(np.asarray(found), dtype=torch.float64), wanted.to(torch.float64)
-    return a.shape == b.shape and bool((a - b).abs().max() <= EXACT * max(1.0, float(b.abs().max()))) if a.numel() else a.shape == b.shape
+    return (
+        a.shape == b.shape and bool((a - b).abs().max() <= EXACT * max(1.0, float(b.abs().max())))
+        if a.numel()
+        else a.shape == b.shape
+    )
 
 
-def by_hand(module: Any, family: str, rows: draws.Ids, edits: list[draws.Drawn], sites: tuple[str, ...] = ()) -> list[oracle.Seen]:
+def by_hand(
+    module: Any, family: str, rows: draws.Ids, edits: list[draws.Drawn], sites: tuple[str, ...] = ()
+) -> list[oracle.Seen]:
     """Each prompt alone under the edits."""
     return [oracle.run(module, family, ids, [one.change(ids, i) for one in edits], sites) for i, ids in enumerate(rows)]
 

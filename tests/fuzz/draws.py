@@ -24,8 +24,15 @@ def prompts(rng: Random, most: int = 3) -> tuple[Any, Ids]:
     width = max(map(len, rows))
     left = rng.random() < 0.5
     padded = torch.tensor([[0] * (width - len(r)) + r if left else r + [0] * (width - len(r)) for r in rows])
-    mask = torch.tensor([[0] * (width - len(r)) + [1] * len(r) if left else [1] * len(r) + [0] * (width - len(r)) for r in rows])
-    forms = [rows, tuple(map(tuple, rows)), [torch.tensor(r) for r in rows], {"input_ids": padded, "attention_mask": mask}]
+    mask = torch.tensor(
+        [[0] * (width - len(r)) + [1] * len(r) if left else [1] * len(r) + [0] * (width - len(r)) for r in rows]
+    )
+    forms = [
+        rows,
+        tuple(map(tuple, rows)),
+        [torch.tensor(r) for r in rows],
+        {"input_ids": padded, "attention_mask": mask},
+    ]
     if count == 1:
         forms += [rows[0], torch.tensor(rows[0]), torch.tensor(rows), {"input_ids": rows}]
     return rng.choice(forms), rows

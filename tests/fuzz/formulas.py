@@ -167,7 +167,9 @@ def edited_source(prompt: list[int], number: float) -> Operation:
 
 
 def _mean(scene: Scene, prompt: list[int]) -> oracle.Formula:
-    rows = [oracle.run(scene.module, scene.family, one, (), [scene.site]).sites[scene.site] for one in (prompt, prompt[:1])]
+    rows = [
+        oracle.run(scene.module, scene.family, one, (), [scene.site]).sites[scene.site] for one in (prompt, prompt[:1])
+    ]
     return _spread(torch.cat(rows).mean(0))
 
 

@@ -33,7 +33,9 @@ class Seen:
     fired: list[int] = field(default_factory=list)
 
 
-def run(module: nn.Module, family: str, ids: Sequence[int], changes: Sequence[Change] = (), sites: Sequence[str] = ()) -> Seen:
+def run(
+    module: nn.Module, family: str, ids: Sequence[int], changes: Sequence[Change] = (), sites: Sequence[str] = ()
+) -> Seen:
     """Logits ``[position, vocabulary]`` and sites ``[position, d]`` of one prompt under changes."""
     fired = [0] * len(changes)
     ports: dict[tuple[str, str], list[tuple[int, Change]]] = {}
@@ -59,7 +61,9 @@ def run(module: nn.Module, family: str, ids: Sequence[int], changes: Sequence[Ch
         for port in dict.fromkeys([*ports, *readers]):
             in_place = any(place(family, change.site).in_place for _, change in ports.get(port, []))
             stack.callback(_hook(module.get_submodule(port[0]), port, through, in_place).remove)
-        logits = module(input_ids=torch.tensor([list(ids)]), **({"use_cache": False} if family != "bert" else {})).logits[0]
+        logits = module(
+            input_ids=torch.tensor([list(ids)]), **({"use_cache": False} if family != "bert" else {})
+        ).logits[0]
     return Seen(logits, seen, fired)
 
 
@@ -73,7 +77,9 @@ def _changed(x: Tensor, change: Change, where: Place) -> tuple[Tensor, int]:
     return where.put(x, torch.where(acts.unsqueeze(-1), new, vectors)), int(acts.sum())
 
 
-def _hook(target: nn.Module, port: tuple[str, str], through: Callable[[tuple[str, str], Tensor], Tensor], in_place: bool) -> Any:
+def _hook(
+    target: nn.Module, port: tuple[str, str], through: Callable[[tuple[str, str], Tensor], Tensor], in_place: bool
+) -> Any:
     def after(_: nn.Module, __: Any, output: Any) -> Any:
         if port[0] == "":
             output.logits = through(port, output.logits)
@@ -87,10 +93,21 @@ def _hook(target: nn.Module, port: tuple[str, str], through: Callable[[tuple[str
             new = x.copy_(new)
         return ((new, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": new})
 
-    return target.register_forward_hook(after) if port[1] == "out" else target.register_forward_pre_hook(before, with_kwargs=True)
+    return (
+        target.register_forward_hook(after)
+        if port[1] == "out"
+        else target.register_forward_pre_hook(before, with_kwargs=True)
+    )
 
 
-def generate(module: nn.Module, family: str, ids: Sequence[int], changes: Callable[[int], Sequence[Change]], new: int, end: int | None) -> list[int]:
+def generate(
+    module: nn.Module,
+    family: str,
+    ids: Sequence[int],
+    changes: Callable[[int], Sequence[Change]],
+    new: int,
+    end: int | None,
+) -> list[int]:
     """Greedy new tokens, each from the whole text anew; ``changes`` gives what to do to a text of so many tokens."""
     text = list(ids)
     for _ in range(new):

@@ -46,7 +46,12 @@ class Ordinary:
         for function in (self.says or self.call, self.how):
             if function is not None:
                 names = inspect.signature(function).parameters.values()
-                found |= dict.fromkeys(p.name for p in names if p.kind not in VARIABLE and p.name not in ("self", "model"))
+                found |= dict.fromkeys(
+                    p.name
+                    for p in names
+                    if p.kind not in VARIABLE
+                    and p.name not in ("self", "model", "inputs" if "prompts" in self.given else "self")
+                )
         return tuple(found)
 
     def __call__(self, folder: Path, /, **changes: Any) -> Any:

@@ -117,10 +117,15 @@ def differing(swept: Swept, grid: pc.Grid, module: Any = None) -> list[str]:
     for place, values, before in cells(swept, module):
         for one, edited, clean in zip(swept.readings, values, before, strict=True):
             for name, value, base in zip(one.names, edited, clean, strict=True):
-                for kind, found, wanted in (("", grid.dataset[name], value), ("baseline:", grid.dataset[f"baseline:{name}"], base)):
+                for kind, found, wanted in (
+                    ("", grid.dataset[name], value),
+                    ("baseline:", grid.dataset[f"baseline:{name}"], base),
+                ):
                     here = found.isel({dim: i for dim, i in place.items() if dim in found.dims}).values
                     here = here[tuple(slice(0, n) for n in wanted.shape)] if here.ndim else here
                     loose = 1e-7 if name.startswith("top_") else 0.0
-                    if here.shape != tuple(wanted.shape) or not np.allclose(here, wanted.numpy(), rtol=0, atol=max(loose, 1e-9 * max(1.0, float(wanted.abs().max())))):
+                    if here.shape != tuple(wanted.shape) or not np.allclose(
+                        here, wanted.numpy(), rtol=0, atol=max(loose, 1e-9 * max(1.0, float(wanted.abs().max())))
+                    ):
                         wrong.append(f"{kind}{name} at {place}: {here.ravel()[:3]} is not {wanted.numpy().ravel()[:3]}")
     return wrong

@@ -14,6 +14,7 @@ from tests.fuzz.world import IDS, OTHER, RAGGED, vector
 
 SITE = "resid_post.1"
 PLACE = {"site": SITE, "at": [1, 2], "where": None}
+CODES = torch.stack([torch.zeros(32), torch.ones(32)]).double() * (vector(11) > 0)
 ELSEWHERE = {"site": "resid_post.0", "at": 3, "where": pc.Along(vector(9), above=0.1)}
 
 
@@ -33,14 +34,16 @@ class Pair(nn.Module):
         return latents @ self.table
 
 
-def edit(make: Callable[..., pc.Edit], given: dict[str, Any], other: dict[str, Any]) -> Ordinary:
+def edit(
+    make: Callable[..., pc.Edit], given: dict[str, Any], other: dict[str, Any], inert: dict[str, str] | None = None
+) -> Ordinary:
     """Run the tiny model under an edit."""
 
     def used(**arguments: Any) -> Any:
         run = world.model().run(IDS, make(**arguments))
         return run.logits, run.fired
 
-    return Ordinary(used, {**PLACE, **given}, {**ELSEWHERE, **other}, says=make)
+    return Ordinary(used, {**PLACE, **given}, {**ELSEWHERE, **other}, inert or {}, says=make)
 
 
 def gate(make: Callable[..., Any], given: dict[str, Any], other: dict[str, Any]) -> Ordinary:
@@ -72,31 +75,32 @@ def edits() -> dict[str, Ordinary]:
         "Scale": edit(pc.Scale, {"factor": 0.5, **planes}, {"factor": 2.0, **others}),
         "ProjectOut": edit(pc.ProjectOut, planes, others),
         "Reflect": edit(pc.Reflect, planes, others),
-        "Clamp": edit(pc.Clamp, {"low": -0.1, "high": 0.1, **planes}, {"low": -0.5, "high": 0.5, **others}),
+        "Clamp": edit(pc.Clamp, {"low": -0.1, "high": 0.1, **planes}, {"low": 0.05, "high": 0.5, **others}),
         "RankOne": edit(pc.RankOne, {"read": vector(), "write": vector(1)}, {"read": vector(2), "write": vector(3)}),
         "Noise": edit(pc.Noise, {"std": 1.0}, {"std": 2.0, "seed": 5}),
         "Patch": edit(pc.Patch, {"values": vector()}, {"values": OTHER}),
         "MeanAblate": edit(pc.MeanAblate, {"mean": vector()}, {"mean": [OTHER, IDS]}),
         "Rotate": edit(
             pc.Rotate, {"source": OTHER, "rank": 2, "d": 32},
-            {"source": vector(), "rank": 3, "d": Beside(32, {"d": 32}), "subspace": pc.Subspace(32, 4), "directions": vector(4, rows=2), "seed": 5},
+            {"source": vector(), "rank": 3, "subspace": pc.Subspace(32, 4), "directions": vector(4, rows=2), "seed": 5},
+            {"d": "the width of the site"},
         ),
         "Splice": edit(pc.Splice, {"dictionary": Pair(0), "latents": {1: 5.0}}, {"dictionary": Pair(1), "latents": {2: 9.0}, "keep_error": False}),
         "Call": edit(pc.Call, {"function": torch.sin}, {"function": torch.cos}),
         "Edit": edit(
             pc.Edit, {"operation": nn.Linear(32, 32).double().requires_grad_(requires_grad=False)},
-            {"operation": nn.Tanh(), "origin": None},
+            {"operation": nn.Tanh()}, {"origin": "what a fitted edit was fitted on"},
         ),
         "Edit.on": edit(pc.Add(vector()).on, {"site": SITE}, {}),
         "source": edit(_sourced, {"inputs": OTHER, "at": [1, 2]}, {"inputs": IDS[::-1], "edits": [pc.Scale(3.0, site="embed")], "at": 3}),
-        "Source": edit(_made_source, {"inputs": OTHER}, {"inputs": IDS[::-1], "edits": (pc.Scale(3.0, site="embed"),), "counterpart": {1: 2, 2: 1}}),
+        "Source": edit(_made_source, {"inputs": OTHER}, {"inputs": IDS[::-1], "edits": (pc.Scale(3.0, site="embed"),), "counterpart": Beside({1: 2, 2: 1}, {"at": None})}),
         "Subspace": edit(_subspace, {"d": 32, "rank": 2}, {"rank": 3, "directions": vector(4, rows=2).float(), "seed": 5}),
-        "token": Ordinary(_token, {"text": " is"}, {"text": " he", "occurrence": Beside(1, {"occurrence": 0})}, says=pc.token),
+        "token": Ordinary(_token, {"text": " is"}, {"text": " Rome", "occurrence": Beside(1, {"text": " he", "occurrence": 0})}, says=pc.token),
         "per_prompt": Ordinary(_per_prompt, {"each": [0, 1, 2]}, {"each": [-1, -1, -1]}, says=pc.per_prompt),
-        "Along": gate(pc.Along, {"direction": vector(9)}, {"direction": vector(10), "above": 0.1, "below": 0.1}),
-        "Norm": gate(pc.Norm, {}, {"above": 9.0, "below": 9.0}),
-        "Nearest": gate(pc.Nearest, {"centres": vector(9, rows=3), "index": 1}, {"centres": vector(10, rows=3), "index": 2}),
-        "NearestCode": gate(pc.NearestCode, {"centres": vector(9, rows=3).relu(), "index": 1}, {"centres": vector(10, rows=3).relu(), "index": 2, "threshold": 1.0}),
+        "Along": gate(pc.Along, {"direction": vector(9), "above": 0.0}, {"direction": vector(10), "above": 0.5, "below": 0.1}),
+        "Norm": gate(pc.Norm, {}, {"above": 9.0, "below": 3.0}),
+        "Nearest": gate(pc.Nearest, {"centres": vector(9, rows=2), "index": 1}, {"centres": vector(9, rows=2).flip(0), "index": 0}),
+        "NearestCode": gate(pc.NearestCode, {"centres": CODES, "index": 1}, {"centres": CODES.flip(0), "index": 0, "threshold": 50.0}),
         "save_edits": Ordinary(_saved_edits, {"given": pc.Add(vector(), site=SITE), "folder": Fresh()}, {"given": [pc.Zero(site=SITE)]}, says=pc.save_edits,
                                inert={"folder": "where"}),
         "load_edits": Ordinary(_loaded_edits, {"folder": Fresh()}, {}, says=pc.load_edits, inert={"folder": "where"}),
@@ -132,12 +136,18 @@ def _sourced(inputs: Any, edits: Any = (), *, at: Any = None, site: Any = None, 
     return pc.Patch(pc.source(inputs, edits, at=at, site=site), site=SITE, at=[1, 2], where=where)
 
 
-def _made_source(inputs: Any, edits: Any = (), at: Any = None, counterpart: Any = None, site: Any = None, where: Any = None) -> pc.Edit:
+def _made_source(
+    inputs: Any, edits: Any = (), at: Any = None, counterpart: Any = None, site: Any = None, where: Any = None
+) -> pc.Edit:
     return pc.Patch(pc.Source(inputs, edits, at, counterpart, site), site=SITE, at=[1, 2], where=where)
 
 
-def _subspace(d: Any, rank: Any, *, directions: Any = None, seed: Any = 0, site: Any = SITE, at: Any = -1, where: Any = None) -> pc.Edit:
-    return pc.Rotate(OTHER, subspace=pc.Subspace(d, rank, directions=directions, seed=seed), site=site, at=at, where=where)
+def _subspace(
+    d: Any, rank: Any, *, directions: Any = None, seed: Any = 0, site: Any = SITE, at: Any = -1, where: Any = None
+) -> pc.Edit:
+    return pc.Rotate(
+        OTHER, subspace=pc.Subspace(d, rank, directions=directions, seed=seed), site=site, at=at, where=where
+    )
 
 
 def _token(**how: Any) -> Any:
@@ -156,4 +166,3 @@ def _loaded_edits(folder: Any) -> Any:
 
 def _saved_edits(given: Any, folder: Any) -> Any:
     return [one.key for one in pc.load_edits(pc.save_edits(given, folder))]
-

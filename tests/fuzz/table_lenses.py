@@ -11,7 +11,8 @@ from tests.fuzz.world import IDS, LABELLED, LABELS, OTHER, PAIRS, vector
 
 TRACED = {"prompt": IDS, "subject": [1, 2], "answer": 7, "samples": 2}
 TRACE = {
-    "prompt": OTHER, "subject": [0], "answer": 8, "samples": 3, "noise": 1.0, "std": 0.1, "seed": 5, "read": pc.Logits([3]),
+    "prompt": OTHER, "subject": [0], "answer": 8, "samples": 3, "noise": 1.0, "std": 0.1, "seed": 5,
+    "read": Beside(pc.Logits([3]), {"answer": None}),
 }  # fmt: skip
 MORE, HALVES = tiny.ids(36, 4), [i // 2 for i in range(36)]
 KEYS = {"layer": 1, "covariance": "identity", "prefixes": [[4, 5], [6, 7]], "steps": 2, "essence": None}
@@ -36,11 +37,11 @@ def tracing() -> dict[str, Ordinary]:
         "Model.causal_trace": method(
             "causal_trace", {**TRACED, "sites": ["resid_post", "mlp_out"]},
             {**TRACE, "sites": "attn_out", "window": 3, "method": "gradient", "integrate": Beside(3, gradient), "check": Beside(5, gradient), **how},
-            how=_swept_options, inert=CUT,
+            how=_swept_options, inert={**CUT, "check": "how well the estimate is known"},
         ),
         "Model.trace_facts": method(
             "trace_facts", {"facts": [(IDS, [1, 2], 7)], "samples": 2},
-            {**{k: v for k, v in TRACE.items() if k not in ("prompt", "subject", "answer")}, "facts": [(OTHER, [1, 2], 7)],
+            {**{k: v for k, v in TRACE.items() if k not in ("prompt", "subject", "answer", "read")}, "read": Beside(pc.Logits([3]), {"facts": [(IDS, [1, 2])]}), "facts": [(OTHER, [1, 2], 7)],
              "sites": "mlp_out", "window": 3, "method": "gradient", "integrate": Beside(3, gradient), "check": Beside(5, gradient), **how},
             how=_traced, inert={**CUT, "check": "an average keeps no agreement"},
         ),
@@ -49,8 +50,8 @@ def tracing() -> dict[str, Ordinary]:
         ),
         "Model.head_scores": method(
             "head_scores", {"length": 6, "samples": 2, "draws": 3},
-            {"text": Beside("The king sees a dog and The king runs", {"word": " king"}),
-             "word": Beside(" dog", {"text": "a dog and king see a dog and king run of dog king dog", "word": " king"}),
+            {"text": Beside("The king sees a dog and The king runs", {"text": "a dog and king see a dog and king run of dog king dog", "word": " king"}),
+             "word": Beside(" dog", {"word": " king", "text": "a dog and king see a dog and king run of dog king dog"}),
              "length": 7, "samples": 3, "seed": 5, "draws": 9, "progress": False},
             inert=CUT,
         ),
@@ -84,7 +85,7 @@ def lenses() -> dict[str, Ordinary]:
             "tune_lens", {"corpus": texts * 2, "tokens": 100, "length": 12, "batch": 16},
             {"corpus": texts[::-1] * 2, "tokens": 60, "length": 10, "passes": 2, "held_out": 0.4, "optimizer": "sgd", "learning_rate": 0.1,
              "weight_decay": 0.1, "batch": 32, "seed": 5, "chunk": 9, "checkpoint": Fresh(), "progress": False},
-            how=pc.TunedLens.train_on, inert=CUT,
+            how=pc.TunedLens.train_on, inert={**CUT, "held_out": "whole sequences: here one at least"},
         ),
         "Model.contributions": method(
             "contributions", {"prompt": IDS, "tokens": [3]}, {"prompt": OTHER, "tokens": [4], "at": 1, "heads": True},
@@ -158,7 +159,9 @@ def concepts() -> dict[str, Ordinary]:
     }  # fmt: skip
 
 
-def _fitting(at: Any, groups: Any, sample_weight: Any, edits: Any, sinks: Any, holdout: Any, seed: Any, progress: Any) -> None:
+def _fitting(
+    at: Any, groups: Any, sample_weight: Any, edits: Any, sinks: Any, holdout: Any, seed: Any, progress: Any
+) -> None:
     """What ``**how`` of a fit stands for."""
 
 

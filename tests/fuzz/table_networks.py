@@ -31,7 +31,9 @@ CLASSES = [i % 3 for i in range(24)]
 KINDS = ("pgd", "same class", "other class", "sign", "gauss")
 
 
-def of_network(name: str, how: Callable[..., Any], given: dict[str, Any], other: dict[str, Any], **more: Any) -> Ordinary:
+def of_network(
+    name: str, how: Callable[..., Any], given: dict[str, Any], other: dict[str, Any], **more: Any
+) -> Ordinary:
     """A method of the tiny network."""
     return Ordinary(getattr(world.network(), name), given, {**other, "progress": False}, says=getattr(pc.Model, name), how=how,
                     inert={**CUT, "dtype": "precision", "limit": "a bound", **more.pop("inert", {})}, **more)  # fmt: skip
@@ -42,7 +44,12 @@ def methods() -> dict[str, Ordinary]:
     line, flat = world.network().segment(A, B), world.network().plane(axes=(POINTS[0], POINTS[1], POINTS[2]), box=BOX)
     cut = {"dtype": "float64", "limit": 900}
     between = {"axes": (POINTS[0], POINTS[1], POINTS[2]), "box": BOX}
-    shifted = {"axes": (POINTS[3], POINTS[4], POINTS[5]), "box": ((-1.0, 1.0), (-2.0, 2.0)), "start": Beside("1:out", {}), "names": ["p", "q", "r"]}
+    shifted = {
+        "axes": (POINTS[3], POINTS[4], POINTS[5]),
+        "box": ((-1.0, 1.0), (-2.0, 2.0)),
+        "start": Beside("1:out", {}),
+        "names": ["p", "q", "r"],
+    }
     start = {"start": "2"}
     return {
         "Model.segment": of_network("segment", segment.segment, {"a": A, "b": B},
@@ -84,7 +91,10 @@ def start_lines(_: dict[str, Any]) -> dict[str, Ordinary]:
     p = pc.polytopes
     z, codes = MORE, {"a": MORE > 0, "b": POINTS > 0}
     others = {"a": MORE < 1, "b": POINTS > 1}
-    first, second = p.AffineMap(torch.eye(3), torch.ones(3), "exact"), p.AffineMap(2 * torch.eye(3), torch.ones(3), "exact")
+    first, second = (
+        p.AffineMap(torch.eye(3), torch.ones(3), "exact"),
+        p.AffineMap(2 * torch.eye(3), torch.ones(3), "exact"),
+    )
     both = {"labels": CLASSES, "algorithms": ("k-means",)}
     return {
         "polytopes.activation": Ordinary(p.activation, {"name": "relu"}, {"name": "silu"}),

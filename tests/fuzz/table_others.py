@@ -45,7 +45,11 @@ def metrics() -> dict[str, Ordinary]:
 
 
 def _halved(x: Any) -> Any:
-    return x * torch.tensor([0.0, 1, 1, 1, 1, 1], dtype=torch.float64) if isinstance(x, torch.Tensor) else x * np.array([0.0, 1, 1, 1, 1, 1])
+    return (
+        x * torch.tensor([0.0, 1, 1, 1, 1, 1], dtype=torch.float64)
+        if isinstance(x, torch.Tensor)
+        else x * np.array([0.0, 1, 1, 1, 1, 1])
+    )
 
 
 ESTIMATORS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, str]]] = {
@@ -124,10 +128,17 @@ class Saved(Fresh):
 def _saved(result: pc.Result) -> Any:
     def into(call: Any) -> Any:
         def used(folder: Any = None, **more: Any) -> Any:
-            if hasattr(folder, "parent") and not folder.exists() and folder.parent.exists() and folder.name.startswith("folder"):
+            if (
+                hasattr(folder, "parent")
+                and not folder.exists()
+                and folder.parent.exists()
+                and folder.name.startswith("folder")
+            ):
                 result.save(folder)
             return call(folder, **more)
+
         return used
+
     return into  # fmt: skip
 
 
@@ -136,7 +147,12 @@ def files() -> dict[str, Ordinary]:
     recorded = world.model().record(IDS, "resid_post.1")
     lens = world.model().lens(IDS)
     module, other = tiny.shared("llama"), tiny.shared("gpt2")
-    wrapped = Ordinary(lambda **how: pc.wrap(**how).run(IDS), {"module": module}, {"module": other, "tokenizer": world.tokenizer()}, says=pc.wrap)
+    wrapped = Ordinary(
+        lambda **how: pc.wrap(**how).run(IDS),
+        {"module": module},
+        {"module": other, "tokenizer": world.tokenizer()},
+        says=pc.wrap,
+    )
     catalogue = {"fetch": "stories15m", "where": "stories15m", "is_model": "stories15m", "verify": "stories15m"}
     return {
         "wrap": wrapped,
@@ -165,4 +181,6 @@ def _listened(listener: Any) -> Any:
 
 
 def _vector_file() -> Any:
-    return world.model().export_control_vector(pc.Add(vector(), site="resid_post.1"), Path(tempfile.mkdtemp()) / "vector.gguf")
+    return world.model().export_control_vector(
+        pc.Add(vector(), site="resid_post.1"), Path(tempfile.mkdtemp()) / "vector.gguf"
+    )

@@ -85,9 +85,9 @@ def lines() -> dict[str, Ordinary]:
             world.model().plan, {"prompts": IDS, "edit": pc.Add(vector()), **PLACED},
             {"prompts": RAGGED, "edit": pc.Call(torch.sin), "sites": "mlp_out.2", "at": "each", "read": pc.Logits([5]), "cumulative": True,
              "over": {"scale": [1.0, 2.0]}, "base": [TWICE], "max_tokens": 64, "rung": "rows", "budget": "10MB",
-             "allowed": [{1}], "recorder": None},
+             "allowed": [{1}], "inputs": OTHER, "recorder": None},
             says=Prepared,
-            inert={**CUT, "model": "itself", "read": "the same work", "base": "the same work", "recorder": "internal", "allowed": "internal",
+            inert={**CUT, "model": "itself", "inputs": "called prompts", "read": "the same work", "base": "the same work", "recorder": "internal", "allowed": "internal",
                    "at": "the same work at any one position", "cumulative": "the same rows", "edit": "the same work"},
         ),
         "Model.patch": method(
@@ -102,7 +102,7 @@ def lines() -> dict[str, Ordinary]:
         "Model.path_patch": method(
             "path_patch", {"source": OTHER, "into": IDS, "sender": "z.0.h*", "receivers": "mlp_in.2", "read": pc.Logits([3])},
             {"source": [9, 9, 9, 9, 9], "into": [3, 4, 5, 6, 7], "sender": "mlp_out.0", "receivers": "final_norm", "at": 1,
-             "receive_at": 2, "freeze": "attn_out", "read": pc.Logits([4]), "align": Beside("right", {"source": [6, 17, 8, 9], "align": "left"}),
+             "receive_at": 2, "freeze": "attn_out", "read": pc.Logits([4]), "align": Beside("right", {"source": [6, 17, 8, 9], "align": "left", "at": 1, "receive_at": 1}),
              "source_edits": [TWICE], "base": [TWICE], **{k: v for k, v in HOW.items() if k != "rung"}},
             inert=CUT, how=_path_options,
         ),
@@ -110,7 +110,7 @@ def lines() -> dict[str, Ordinary]:
             "attribution_patch", {"source": OTHER, "into": IDS, "sites": "resid_post", "read": pc.Logits([3]), "check": 2},
             {"source": [9, 9, 9, 9, 9], "into": [3, 4, 5, 6, 7], "sites": "mlp_out", "at": 1, "read": pc.Logits([4]),
              "align": Beside("right", {"source": [6, 17, 8, 9], "align": "left"}), "source_edits": [TWICE], "base": [TWICE],
-             "integrate": 3, "check": 5},
+             "integrate": 3, "check": 5}, inert={"check": "how well the estimate is known"},
         ),
     }  # fmt: skip
 
@@ -119,4 +119,3 @@ def _path_options(
     align: Any, source_edits: Any, base: Any, budget: Any, max_tokens: Any, verify: Any, checkpoint: Any, progress: Any
 ) -> None:
     """What ``**options`` of a path patch stands for, as its docstring says."""
-

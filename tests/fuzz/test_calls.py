@@ -48,9 +48,13 @@ def test_a_run_is_what_hooks_give(seed: int, family: str) -> None:
     names = [one.operation.name for one in edits]
     for i, (ids, one) in enumerate(zip(rows, wanted, strict=True)):
         logits = found.logits[i, : len(ids)] if keep == "all" else found.logits[i].unsqueeze(0)
-        assert check.close(logits, one.logits if keep == "all" else one.logits[-1:]), f"logits of prompt {i} under {names}"
+        assert check.close(logits, one.logits if keep == "all" else one.logits[-1:]), (
+            f"logits of prompt {i} under {names}"
+        )
         where = resolve(len(ids), i)
-        assert check.close(check.recorded(found.activations, site, i, len(where)), one.sites[site][where]), f"{site} under {names}"
+        assert check.close(check.recorded(found.activations, site, i, len(where)), one.sites[site][where]), (
+            f"{site} under {names}"
+        )
     assert list(found.fired) == [sum(n) for n in zip(*(one.fired for one in wanted), strict=True)], names
 
 
@@ -65,7 +69,9 @@ def test_a_recording_is_what_hooks_see(seed: int, family: str) -> None:
     at, resolve = draws.position(rng, [len(r) for r in rows])
     wanted = check.by_hand(module, family, rows, edits, sites)
     with no_trace(module):
-        found = model.record(inputs, list(sites), at, edits=[one.edit for one in edits], batch_tokens=rng.choice([1, 3, 16, 2048]))
+        found = model.record(
+            inputs, list(sites), at, edits=[one.edit for one in edits], batch_tokens=rng.choice([1, 3, 16, 2048])
+        )
     for i, ids in enumerate(rows):
         where = resolve(len(ids), i)
         for site in sites:
@@ -87,7 +93,9 @@ def generated_positions(rng: Random, shortest: int) -> tuple[Any, Callable[[int,
     ])  # fmt: skip
 
 
-def generating(rng: Random, family: str, rows: draws.Ids) -> tuple[list[pc.Edit], Callable[[list[int], int], Callable[[int], list[oracle.Change]]]]:
+def generating(
+    rng: Random, family: str, rows: draws.Ids
+) -> tuple[list[pc.Edit], Callable[[list[int], int], Callable[[int], list[oracle.Change]]]]:
     """Edits that mean something of tokens that are not written yet, and what they are by hand in a text of so many tokens."""
     drawn, wheres = [], []
     while len(drawn) < rng.choice([1, 1, 2]):
@@ -137,7 +145,9 @@ def test_edits_around_the_users_own_call_are_what_hooks_give(seed: int, family: 
     width = max(map(len, rows))
     left = rng.random() < 0.5
     ids = torch.tensor([[0] * (width - len(r)) + r if left else r + [0] * (width - len(r)) for r in rows])
-    mask = torch.tensor([[0] * (width - len(r)) + [1] * len(r) if left else [1] * len(r) + [0] * (width - len(r)) for r in rows])
+    mask = torch.tensor(
+        [[0] * (width - len(r)) + [1] * len(r) if left else [1] * len(r) + [0] * (width - len(r)) for r in rows]
+    )
     places = (mask.cumsum(-1) - 1).clamp(min=0)
     wanted = check.by_hand(module, family, rows, edits)
     with no_trace(module), torch.no_grad(), model.editing([one.edit for one in edits]):

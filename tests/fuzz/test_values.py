@@ -48,11 +48,17 @@ def public() -> Iterator[str]:
         found = getattr(pc, name)
         if isinstance(found, types.ModuleType):
             for inner in getattr(found, "__all__", ()):
-                if callable(getattr(found, inner)) and not _is_result(getattr(found, inner)) and inner not in MADE_BY_FUNCTIONS | WITHOUT_A_MODEL:
+                if (
+                    callable(getattr(found, inner))
+                    and not _is_result(getattr(found, inner))
+                    and inner not in MADE_BY_FUNCTIONS | WITHOUT_A_MODEL
+                ):
                     yield f"{name}.{inner}"
         elif callable(found) and not _is_result(found) and (name not in MADE_BY_FUNCTIONS or name in table()):
             yield name
-    yield from (f"Model.{name}" for name, _ in inspect.getmembers(pc.Model, inspect.isfunction) if not name.startswith("_"))
+    yield from (
+        f"Model.{name}" for name, _ in inspect.getmembers(pc.Model, inspect.isfunction) if not name.startswith("_")
+    )
 
 
 def _is_result(found: object) -> bool:
@@ -69,7 +75,9 @@ def test_every_parameter_has_a_second_value() -> None:
     for name, line in table().items():
         without = set(line.parameters) - set(line.given) - set(line.other) - set(line.inert)
         assert not without, f"{name}: {sorted(without)}"
-        named = {p.name for p in inspect.signature(line.says or line.call).parameters.values() if p.kind not in VARIABLE}
+        named = {
+            p.name for p in inspect.signature(line.says or line.call).parameters.values() if p.kind not in VARIABLE
+        }
         assert named - {"self", "model"} <= set(line.parameters)
 
 
@@ -85,5 +93,7 @@ def test_any_value_is_refused_by_name_or_gives_a_result(name: str, tmp_path: Pat
                 value = CLASSES[kind](rng, line.given.get(parameter, line.other.get(parameter)))
                 verdict, said = judged(line, parameter, value, tmp_path, usual)
                 if verdict in FINDINGS:
-                    wrong.append(f"{verdict}: {name}({parameter}={type(value).__name__} {str(value)[:60]!r}) of class {kind!r}: {said}")
+                    wrong.append(
+                        f"{verdict}: {name}({parameter}={type(value).__name__} {str(value)[:60]!r}) of class {kind!r}: {said}"
+                    )
     assert not wrong, f"PATCHCLAMP_FUZZ_SEED={SEED}\n" + "\n".join(wrong[:20])

@@ -13,7 +13,15 @@ Draw = Callable[[random.Random, Any], Any]
 
 def _typed(rng: random.Random, text: str) -> str:
     place = rng.randrange(max(1, len(text)))
-    return rng.choice([text[:place] + text[place + 1 :] + "x", text + " ", text.upper() + "S", text + rng.choice("._-:sx"), "x" + text])
+    return rng.choice(
+        [
+            text[:place] + text[place + 1 :] + "x",
+            text + " ",
+            text.upper() + "S",
+            text + rng.choice("._-:sx"),
+            "x" + text,
+        ]
+    )
 
 
 def _near(rng: random.Random, ordinary: Any) -> Any:
@@ -21,7 +29,9 @@ def _near(rng: random.Random, ordinary: Any) -> Any:
         return _typed(rng, ordinary)
     if isinstance(ordinary, list | tuple) and ordinary and isinstance(ordinary[0], str):
         return [_typed(rng, ordinary[0]), *ordinary[1:]]
-    return rng.choice([str(ordinary)[:20], "5", "last ", "resid_pst.1", "True", "1e3", "None", "auto", "yes", "\x00", "é" * 40])
+    return rng.choice(
+        [str(ordinary)[:20], "5", "last ", "resid_pst.1", "True", "1e3", "None", "auto", "yes", "\x00", "é" * 40]
+    )
 
 
 def _tensor(rng: random.Random, ordinary: Any) -> Any:
@@ -48,7 +58,9 @@ def _with_nan(rng: random.Random, ordinary: Any) -> Any:
         return new
     if isinstance(ordinary, list | tuple) and ordinary:
         return [*ordinary[:-1], bad]
-    return rng.choice([torch.full((32,), bad, dtype=torch.float64), [bad], np.array([bad, 1.0]), {"scale": [bad]}, {1: bad}])
+    return rng.choice(
+        [torch.full((32,), bad, dtype=torch.float64), [bad], np.array([bad, 1.0]), {"scale": [bad]}, {1: bad}]
+    )
 
 
 def _prompt(rng: random.Random, ordinary: Any) -> Any:
@@ -66,12 +78,21 @@ def _prompt(rng: random.Random, ordinary: Any) -> Any:
 
 
 def _several(rng: random.Random, ordinary: Any) -> Any:
-    return rng.choice([[ordinary], [ordinary] * 2, [ordinary] * 5, (ordinary,), [[ordinary]], {"a": ordinary}, {0: ordinary}])
+    return rng.choice(
+        [[ordinary], [ordinary] * 2, [ordinary] * 5, (ordinary,), [[ordinary]], {"a": ordinary}, {0: ordinary}]
+    )
 
 
 def _generator(rng: random.Random, ordinary: Any) -> Any:
     items = list(ordinary) if isinstance(ordinary, list | tuple) else [ordinary]
-    return rng.choice([lambda: (i for i in items), lambda: iter(items), lambda: map(lambda i: i, items), lambda: zip(items, items, strict=True)])()
+    return rng.choice(
+        [
+            lambda: (i for i in items),
+            lambda: iter(items),
+            lambda: map(lambda i: i, items),
+            lambda: zip(items, items, strict=True),
+        ]
+    )()
 
 
 CLASSES: dict[str, Draw] = {

@@ -57,7 +57,7 @@ def judged(line: Ordinary, parameter: str, value: Any, folder: Path, usual: Any)
             return ("refused" if names(str(error), parameter, value) else "unnamed"), f"{type(error).__name__}: {error}"
         except TooLongError:
             return "endless", f"more than {SECONDS} processor seconds"
-        except Exception as error:  # noqa: BLE001  (whatever it is, it is the finding)
+        except Exception as error:
             places = [frame for frame in traceback.extract_tb(error.__traceback__) if "/patchclamp/" in frame.filename]
             where = f"{Path(places[-1].filename).name}:{places[-1].lineno}" if places else "at the door"
             return "raw", f"{type(error).__name__}: {str(error)[:200]} ({where})"
@@ -73,12 +73,20 @@ def names(message: str, parameter: str, value: Any) -> bool:
     """Whether a message says which value it is about."""
     shown = [repr(value), str(value), type(value).__name__, parameter, parameter.rstrip("s")]
     if isinstance(value, torch.Tensor | np.ndarray):
-        shown += [str(tuple(value.shape)), str(value.dtype), *map(str, value.shape[-1:]), "NaN", "finite", "device", "shape"]
+        shown += [
+            str(tuple(value.shape)),
+            str(value.dtype),
+            *map(str, value.shape[-1:]),
+            "NaN",
+            "finite",
+            "device",
+            "shape",
+        ]
     if isinstance(value, list | tuple | dict | set):
         shown += ["empty", "no ", str(len(value))]
         shown += [text for item in list(value)[:6] for text in (repr(item), str(item), type(item).__name__)]
-    if isinstance(value, float) or (isinstance(value, np.floating)):
+    if isinstance(value, float | np.floating):
         shown += ["NaN", "finite", f"{value:g}"]
-    if value is None or isinstance(value, str) and not value.strip():
+    if value is None or (isinstance(value, str) and not value.strip()):
         shown += ["need", "no ", "empty", "none"]
     return any(text and text.lower() in message.lower() for text in shown)

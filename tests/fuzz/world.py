@@ -9,10 +9,47 @@ from torch import Tensor, nn
 import patchclamp as pc
 from tests import tiny
 
-WORDS = (
-    "a he she The the is in of and Spain Italy France Rome Madrid Paris capital city king queen boy girl man woman dog cat red "
-    "blue big small runs walks sees says good bad old new one two"
-).split()
+WORDS = [
+    "a",
+    "he",
+    "she",
+    "The",
+    "the",
+    "is",
+    "in",
+    "of",
+    "and",
+    "Spain",
+    "Italy",
+    "France",
+    "Rome",
+    "Madrid",
+    "Paris",
+    "capital",
+    "city",
+    "king",
+    "queen",
+    "boy",
+    "girl",
+    "man",
+    "woman",
+    "dog",
+    "cat",
+    "red",
+    "blue",
+    "big",
+    "small",
+    "runs",
+    "walks",
+    "sees",
+    "says",
+    "good",
+    "bad",
+    "old",
+    "new",
+    "one",
+    "two",
+]
 IDS = [5, 6, 7, 8, 9]
 OTHER = [5, 6, 17, 8, 9]
 RAGGED = [[5, 6, 7], [9, 8, 7, 6, 5], [11, 12, 13, 14]]
@@ -34,7 +71,9 @@ def tokenizer() -> Any:
     made = Tokenizer(models.WordLevel({name: i for i, name in enumerate(names)}, unk_token="<unk>"))
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=made, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<unk>")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<unk>"
+    )
 
 
 @cache
