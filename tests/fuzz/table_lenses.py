@@ -15,6 +15,8 @@ TRACE = {
     "read": Beside(pc.Logits([3]), {"answer": None}),
 }  # fmt: skip
 MORE, HALVES = tiny.ids(36, 4), [i // 2 for i in range(36)]
+PAIRED = [i // 2 for i in range(12)]
+NO_SINKS = {**CUT, "sinks": "a tiny model has no massive activations"}
 KEYS = {"layer": 1, "covariance": "identity", "prefixes": [[4, 5], [6, 7]], "steps": 2, "essence": None}
 
 
@@ -92,7 +94,7 @@ def lenses() -> dict[str, Ordinary]:
         ),
         "Model.patchscope": method(
             "patchscope", {"prompts": IDS, "target": [9, 8, 7]},
-            {"prompts": OTHER, "sites": "resid_pre", "at": 1, "target": [9, 8, 3], "into": "resid_post.2", "into_at": 1, "k": 3,
+            {"prompts": OTHER, "sites": "resid_pre", "at": 1, "target": [3, 8, 7], "into": "resid_post.2", "into_at": 1, "k": 3,
              "max_new_tokens": 2, "progress": False}, inert=CUT,
         ),
         "Model.weight_lens": method(
@@ -104,18 +106,18 @@ def lenses() -> dict[str, Ordinary]:
 
 def concepts() -> dict[str, Ordinary]:
     """Name -> ordinary call."""
-    fit = {"method": "mean", "prompts": LABELLED, "labels": LABELS, "at": "last", "holdout": 0.25}
+    fit = {"method": "mean", "prompts": LABELLED, "labels": LABELS, "at": "last", "holdout": 0.25, "groups": PAIRED}
     other = {
-        "method": "leace", "prompts": LABELLED[::-1][:10] + LABELLED[:2], "labels": LABELS[:6] + LABELS[:6][::-1], "at": [1, 2],
-        "groups": [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5], "sample_weight": [1.0, 5.0, 2.0] * 4, "edits": [TWICE],
-        "sinks": Beside("keep", {"at": "all"}), "holdout": 0.5, "seed": 5, "progress": False,
+        "method": "leace", "prompts": LABELLED[::-1], "labels": LABELS[::-1], "at": [1, 2], "groups": [i // 4 for i in range(12)],
+        "sample_weight": [1.0, 5.0, 2.0] * 4, "edits": [TWICE], "holdout": 0.5, "seed": 5, "progress": False,
+    }), "holdout": 0.5, "seed": 5, "progress": False,
     }  # fmt: skip
     directions = {"mean": [world.direction(0), world.direction(1)]}
     ask = {"answers": (" he", " she"), "texts": [IDS]}
     return {
         "Model.fit_direction": method("fit_direction", {**fit, "site": "resid_post.1"}, {**other, "site": "resid_post.2"},
-                                      how=_fitting, inert=CUT),
-        "Model.fit_directions": method("fit_directions", {**fit, "sites": "resid_post.0-1"}, {**other, "sites": "resid_post.1-2"}, inert=CUT),
+                                      how=_fitting, inert=NO_SINKS),
+        "Model.fit_directions": method("fit_directions", {**fit, "sites": "resid_post.0-1"}, {**other, "sites": "resid_post.1-2"}, inert=NO_SINKS),
         "Model.scrub": method(
             "scrub", {"method": "leace", "prompts": LABELLED, "labels": LABELS},
             {"method": "mean", "prompts": LABELLED[::-1], "labels": LABELS[:6] + LABELS[:6][::-1], "layers": [1], "at": "last", "progress": False},
@@ -144,7 +146,7 @@ def concepts() -> dict[str, Ordinary]:
         ),
         "Model.rows": method(
             "rows", {"prompts": LABELLED, "site": "resid_post.1"},
-            {"prompts": LABELLED[::-1], "site": "resid_post.2", "at": "last", "edits": [TWICE], "sinks": Beside("keep", {"at": "all"})},
+            {"prompts": LABELLED[::-1], "site": "resid_post.2", "at": "last", "edits": [TWICE], "sinks": "keep"}, inert=NO_SINKS,
         ),
         "Model.reference": method(
             "reference", {"text": LABELLED, "site": "resid_post.1"}, {"text": LABELLED[::2], "site": "resid_post.2", "at": "last"},
