@@ -110,7 +110,6 @@ def concepts() -> dict[str, Ordinary]:
     other = {
         "method": "leace", "prompts": LABELLED[::-1], "labels": LABELS[::-1], "at": [1, 2], "groups": [i // 4 for i in range(12)],
         "sample_weight": [1.0, 5.0, 2.0] * 4, "edits": [TWICE], "holdout": 0.5, "seed": 5, "progress": False,
-    }), "holdout": 0.5, "seed": 5, "progress": False,
     }  # fmt: skip
     directions = {"mean": [world.direction(0), world.direction(1)]}
     ask = {"answers": (" he", " she"), "texts": [IDS]}
