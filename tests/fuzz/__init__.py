@@ -11,8 +11,9 @@ editing), ``test_sweeps`` (each rung, any budget, checkpoints that hold other wo
 
 **Any value of any parameter.** ``table`` has one ordinary, quick call of every public function; a new function needs a line
 there. ``values`` draws values of every class: zero, negative, huge, NaN, of a wrong type, shape or dtype, ... Each call must
-refuse the value by name, or give a result that can be right. ``arguments`` has two clearly different values of every parameter:
-what makes no difference is ignored, unless it is on a short list with the reason.
+refuse the value by name, or give a result that can be right. The tables hold two clearly
+different values of every parameter: in ``test_arguments`` one that makes no difference is ignored, unless it is on the short list of
+``inert`` ones with the reason.
 
 The short form draws the same few examples everywhere. The full form (``make test-all``) draws ten of every class for every
 parameter, from a seed that a failure prints (``PATCHCLAMP_FUZZ_SEED``).

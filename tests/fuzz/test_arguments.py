@@ -12,8 +12,8 @@ from tests.fuzz.outcome import same
 from tests.fuzz.table import table
 from tests.pictures import draw_nothing
 
-QUICK = 1 if FULL else 4
-"""The short form tries every fourth function."""
+QUICK = 1 if FULL else 12
+"""The short form tries every twelfth function."""
 
 
 @pytest.fixture(autouse=True)

@@ -21,7 +21,7 @@ from tests.pictures import draw_nothing
 SEED = os.environ.get("PATCHCLAMP_FUZZ_SEED") or (secrets.token_hex(4) if FULL else "0")
 DRAWS = 10
 SHORT = 1
-"""The share of an hour that the short form has is one draw of one class for every function."""
+"""Classes that the short form draws from, for every parameter."""
 FINDINGS = ("raw", "broken", "endless")
 MADE_BY_FUNCTIONS = {
     "Agreement", "AffineMap", "Asset", "FirstNames", "Labelled", "Review", "Speech", "WinoBiasSentence", "WinogenderSentence", "CodeDirection",
@@ -81,12 +81,13 @@ def test_every_parameter_has_a_second_value() -> None:
         assert named - {"self", "model"} <= set(line.parameters)
 
 
-@pytest.mark.parametrize("name", sorted(table()))
+@pytest.mark.parametrize("name", sorted(table()) if FULL else sorted(table())[::6])
 def test_any_value_is_refused_by_name_or_gives_a_result(name: str, tmp_path: Path) -> None:
     line, wrong = table()[name], []
     usual = line(tmp_path)
     classes = list(CLASSES)
-    for parameter in line.parameters:
+    few = Random(f"{SEED} {name}").sample(line.parameters, min(3, len(line.parameters)))
+    for parameter in line.parameters if FULL else few:
         rng = Random(f"{SEED} {name} {parameter}")
         for kind in classes if FULL else rng.sample(classes, SHORT):
             for _ in range(DRAWS if FULL else 1):
