@@ -54,7 +54,7 @@ def methods() -> dict[str, Ordinary]:
     return {
         "Model.segment": of_network("segment", segment.segment, {"a": A, "b": B},
                                     {"a": B + 1, "b": A + 2, "method": "sampled", "samples": Beside(50, {"method": "sampled", "samples": 3}), "box": (-1.0, 1.0), **cut}),
-        "Model.crossings": of_network("crossings", segment.crossings, {"starts": POINTS, "ends": MORE}, {"starts": MORE[:5], "ends": POINTS[::3], **cut}),
+        "Model.crossings": of_network("crossings", segment.crossings, {"starts": POINTS, "ends": MORE}, {"starts": MORE.flip(0), "ends": 2 * POINTS, **cut}),
         "Model.affine_map": of_network("affine_map", affine.affine_map, {"x": POINTS[0]}, {"x": MORE[1], "dtype": "float64"}, inert={"soft": "ReLU has no soft gate"}),
         "Model.region_maps": of_network("region_maps", affine.region_maps, {"line": line}, {"line": world.network().segment(B + 1, A)}),
         "Model.neighbour_distances": of_network("neighbour_distances", affine.neighbour_distances, {"line": line}, {"line": world.network().segment(B + 1, A)}),

@@ -107,7 +107,7 @@ def rewriting() -> dict[str, Ordinary]:
     corpus = {"corpus": world.LABELLED * 4, "tokens": 200, "context": 12, "cache": False}
     other = {"corpus": world.LABELLED[:4] * 9, "tokens": 60, "context": 7, "cache": False, "progress": False}
     fact = r.Fact("{} is the capital of", "Rome", " Italy", " Spain", ("The {} is of",), (("Madrid", " Spain"),))
-    inert = {**CUT, "cache": "where it is kept"}
+    inert = {**CUT, "cache": "where it is kept", "context": "the texts are shorter"}
     said = {"prompt": "{} is the capital of", "subject": "Rome", "true": " Italy", "target": " Spain"}
     return {
         "rewriting.covariance": Ordinary(r.covariance, {**bound, "layer": 1, **corpus}, {"layer": 2, **other}, inert=inert),

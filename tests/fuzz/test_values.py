@@ -78,7 +78,7 @@ def test_every_parameter_has_a_second_value() -> None:
         named = {
             p.name for p in inspect.signature(line.says or line.call).parameters.values() if p.kind not in VARIABLE
         }
-        assert named - {"self", "model"} <= set(line.parameters)
+        assert named - {"self", "model", "inputs"} <= set(line.parameters)
 
 
 @pytest.mark.parametrize("name", sorted(table()) if FULL else sorted(table())[::6])
