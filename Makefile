@@ -32,12 +32,12 @@ test-all: .venv/ready  ## Everything but what needs the hub, with more examples 
 
 test-seconds: .venv/ready  ## Processor seconds by package, into CONTRIBUTING.md
 	mkdir -p out
-	$(PYTEST) -m "not slow and not hub and not pages" --seconds out/seconds.json
+	$(PYTEST) -m "not slow and not hub and not pages" --seconds=out/seconds.json
 	$(BIN)/python -m tests.seconds out/seconds.json --write
 
 coverage: .venv/ready  ## Which lines the short form runs, and by which tests
 	mkdir -p out
-	$(PYTEST) -m "not slow and not hub and not pages" --cov --cov-context=test --cov-report=term --seconds out/seconds.json
+	$(PYTEST) -m "not slow and not hub and not pages" --cov --cov-context=test --cov-report=term --seconds=out/seconds.json
 
 mutations: .venv/ready  ## Break the source in 80 random places, and see which the tests notice (after `make coverage`)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[mutations]"

@@ -122,14 +122,14 @@ CASES: dict[str, tuple[str, str, tuple[Any, ...], dict[str, Any]]] = {
         "tune_lens", (["prompt,subject,answer\nP one,one,A\nP two,two,\n"],),
         {"tokens": 9, "length": 8, "passes": 7, "held_out": 0.6, "optimizer": "sgd", "learning_rate": 5.0, "weight_decay": 4.0, "batch": 3, "seed": 2, "checkpoint": Path("c")}),
     "sweep": ("sweep M P Q --op add --token Rome_ --site mlp_out {pair}", "sweep", (["P", "Q"], [pc.Add(torch.full((4,), 5.0), site=("mlp_out",))]),
-        {"sites": ["mlp_out"], "at": "all", "cumulative": False, "over": {}, "read": [pc.Probability([" a", " b"])], "budget": "1GB", "verify": 0, "checkpoint": None}),
+        {"sites": ["mlp_out"], "at": None, "cumulative": False, "over": {}, "read": [pc.Probability([" a", " b"])], "budget": "1GB", "verify": 0, "checkpoint": None}),
     "sweep, all options": ("sweep M P --op scale --scale 3 --site mlp_out --site embed --site mlp_out --at each --cumulative --over factor=1,2 --read kl --budget 2GB --verify 4 --checkpoint c",
         "sweep", (["P"], [pc.Scale(3.0, site=("mlp_out", "embed", "mlp_out"), at="each")]),
         {"sites": ["mlp_out", "embed"], "at": "each", "cumulative": True, "over": {"factor": [1, 2]}, "read": [pc.KL()], "budget": "2GB", "verify": 4, "checkpoint": "c"}),
-    "plan of a sweep": ("sweep M P --op zero --site mlp_out --at each --read kl --cumulative --over factor=1 --budget 2GB --plan", "plan", (["P"], [pc.Zero(site=("mlp_out",))]),
+    "plan of a sweep": ("sweep M P --op zero --site mlp_out --at each --read kl --cumulative --over factor=1 --budget 2GB --plan", "plan", (["P"], [pc.Zero(site=("mlp_out",), at="each")]),
         {"sites": ["mlp_out"], "at": "each", "cumulative": True, "over": {"factor": [1]}, "read": [pc.KL()], "budget": "2GB"}),
     "noise": ("sweep M P --op noise --std 2 --noise-seed 5 --site mlp_out --read kl", "sweep", (["P"], [pc.Noise(2.0, 5, site=("mlp_out",))]),
-        {"sites": ["mlp_out"], "at": "all", "cumulative": False, "over": {}, "read": [pc.KL()], "budget": "1GB", "verify": 0, "checkpoint": None}),
+        {"sites": ["mlp_out"], "at": None, "cumulative": False, "over": {}, "read": [pc.KL()], "budget": "1GB", "verify": 0, "checkpoint": None}),
 }  # fmt: skip
 
 

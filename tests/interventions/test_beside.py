@@ -92,7 +92,7 @@ def test_a_sweep_of_every_cell(name: str) -> None:
 
 def test_a_rung_that_would_leave_them_out_is_refused() -> None:
     for rung in ("wavefront", "layers"):
-        with pytest.raises(pc.InputError, match=f"rung='{rung}' .* cannot give position_ids"):
+        with pytest.raises(pc.InputError, match=f"rung='{rung}' .* position_ids beside the tokens"):
             inputs.model("decoder").sweep(
                 asked("decoder"), pc.Zero(), sites="mlp_out", at="last", read=pc.Logits([0]), rung=rung
             )

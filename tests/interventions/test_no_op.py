@@ -56,7 +56,6 @@ def test_what_can_never_act_is_refused(llama: pc.Model) -> None:
         ("a bound is a number", lambda: pc.Norm(below=NAN)),
         ("no length lies below 0.0", lambda: pc.Norm(below=0.0)),
         ("is zero", lambda: pc.Along(0 * V)),
-        ("centre 1 equals centre 0", lambda: pc.Nearest(torch.ones(2, 3), 1)),
         ("~ of it never opens", lambda: ~pc.Norm()),
         ("hold no direction", lambda: pc.ProjectOut(torch.zeros(0, 32))),
         ("hold no direction", lambda: pc.Rotate(V, directions=torch.zeros(0, 32))),
@@ -195,3 +194,24 @@ def test_raw_paths_of_a_known_model_stop_early_once_they_are_known(llama: pc.Mod
     finally:
         handle.remove()
     assert torch.equal(*(acts["model.layers.0.self_attn.o_proj:out"] for acts in (first, second)))
+
+
+def test_what_says_one_thing_twice_is_refused() -> None:
+    with pytest.raises(pc.EditError, match="says twice where to look"):
+        pc.Source([5, 6, 7], at=[1, 2], counterpart={1: 2, 2: 1})
+    with pytest.raises(pc.EditError, match="rank=3, and the directions have rank=1"):
+        pc.Rotate(torch.ones(4), 3, directions=torch.ones(4))
+    with pytest.raises(pc.EditError, match="d=5, and the directions have d=4"):
+        pc.Rotate(torch.ones(4), d=5, directions=torch.ones(4))
+    with pytest.raises(pc.EditError, match="has its own rank"):
+        pc.Rotate(torch.ones(4), 2, subspace=pc.Subspace(4, 1))
+    with pytest.raises(pc.EditError, match="keep_error is True or False, got 'auto'"):
+        pc.Splice(Book(), {0: 1.0}, "auto")  # type: ignore[arg-type]
+
+
+def test_a_subspace_leaves_the_callers_random_numbers_alone() -> None:
+    before = torch.random.get_rng_state()
+    one, same, other = (pc.Subspace(5, 2, seed=seed) for seed in (0, 0, 1))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert torch.equal(one.weight, same.weight)
+    assert not torch.equal(one.weight, other.weight)

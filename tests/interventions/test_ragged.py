@@ -109,7 +109,7 @@ def test_one_row_at_a_time_where_the_model_takes_no_more() -> None:
     model = inputs.model("reward")
     assert (model.together, model.ladder.rung) == (False, "cell")
     assert inputs.model("reward_pad").together
-    with pytest.raises(pc.InputError, match="this model takes one"):
+    with pytest.raises(pc.InputError, match="this model takes one row at a time"):
         model.sweep([[5, 6]], pc.Zero(), sites="mlp_out", at="last", read=pc.Logits([0]), rung="rows")
 
 

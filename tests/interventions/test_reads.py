@@ -144,7 +144,7 @@ def test_log_odds_never_saturate(llama: pc.Model) -> None:
         (pc.LogOdds([5], at=[0, 2]), (0, 2), {"read_at": (0, 2), "answer": ("5",)}),
         (pc.LogitDifference(5, 9), (5,), {}),
         (pc.Loss(), (0, 1, 2, 3, 4), {}),
-        (pc.Loss(at=[-1, 3]), (3,), {}),
+        (pc.Loss(at=[2, 3]), (2, 3), {}),
         (pc.Loss(7), (5,), {}),
         (pc.KL("all"), (0, 1, 2, 3, 4, 5), {"read_at": (0, 1, 2, 3, 4, 5)}),
         (pc.Rank([9], at=slice(1, 3)), (1, 2), {"read_at": (1, 2), "answer": ("9",)}),

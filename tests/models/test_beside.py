@@ -37,7 +37,7 @@ def read(given: Any, name: str = "decoder") -> list[tuple[int, ...]]:
         {"input_ids": IDS, "token_type_ids": torch.zeros_like(IDS), "position_ids": torch.arange(3)[None]},
         {"input_ids": IDS, "attention_mask": None, "position_ids": None},
     ],
-    ids=str,
+    ids=lambda form: type(form).__name__,
 )
 def test_forms_of_token_ids(form: Any) -> None:
     found = inputs.model("decoder").prompts(form)

@@ -9,7 +9,6 @@ from pydantic import BaseModel, ConfigDict
 
 import patchclamp as pc
 from patchclamp.core.errors import InputError, unknown
-from patchclamp.interventions.positions import UNSAID
 
 Operation = Literal["add", "patch", "zero", "mean", "scale", "project-out", "reflect", "clamp", "noise"]
 ReadName = Literal["probability", "logit-difference", "loss", "kl", "rank", "top"]
@@ -49,6 +48,8 @@ class EditSpec(BaseModel):
         Raises:
             InputError: The operation needs something that is not given.
         """
+        from patchclamp.interventions.positions import UNSAID
+
         at = position(self.at) if "at" in self.model_fields_set else UNSAID
         where: dict[str, Any] = {"site": tuple(self.site) if self.site else None, "at": at}
         if self.op == "add":

@@ -56,7 +56,7 @@ def sweep(
     """
     opened = opening.load(model)
     specs = [*(edit or []), *([short] if short and short.op else [])]
-    named = list(short.site) if short and short.site else None
+    named = list(dict.fromkeys(short.site)) if short and short.site else None
     edits = edits_of(opened, short, edit)
     if not edits:
         raise InputError("a sweep needs an edit: --op add --token ' Rome', or --edit JSON")

@@ -364,6 +364,8 @@ def Rotate(
     """
     if subspace is None:
         subspace = _subspace(rank, d, directions, seed)
+    elif any(given is not None for given in (rank, d, directions)):
+        raise EditError("pc.Rotate: a subspace has its own rank, d and directions; leave them out")
     return Edit(sources.Rotate(subspace, _vector_or_source(source, "pc.Rotate")), site, at, where)
 
 
@@ -376,6 +378,9 @@ def _subspace(rank: int | None, d: int | None, directions: Any, seed: int) -> so
     if start.requires_grad:
         return sources.HeldSubspace(start)
     start = torch.atleast_2d(start)
+    for name, given, held in (("rank", rank, len(start)), ("d", d, start.shape[1])):
+        if given is not None and given != held:
+            raise EditError(f"pc.Rotate: {name}={given!r}, and the directions have {name}={held}; leave {name} out")
     return sources.Subspace(start.shape[1], len(start), directions=start)
 
 

@@ -1,6 +1,7 @@
 """Gates: tests of the activation that decide, per row and position, whether an edit acts there."""
 
 import math
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -13,7 +14,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from patchclamp.core.digest import alive, digest
-from patchclamp.core.errors import EditError
+from patchclamp.core.errors import EditError, PatchclampWarning
 
 Vectors = Float[Tensor, "... d"]
 Verdict = Bool[Tensor, "..."]
@@ -221,8 +222,10 @@ def _centres(centres: Tensor, index: int) -> Tensor:
     held = _held(centres, "the centres of a gate")
     twin = next((i for i in range(index) if torch.equal(held[i], held[index])), None)
     if twin is not None:
-        raise EditError(
-            f"centre {index} equals centre {twin}, which is the nearest wherever both are: this gate never opens"
+        warnings.warn(
+            f"centre {index} equals centre {twin}, which counts as the nearest wherever both are: this gate never opens",
+            PatchclampWarning,
+            stacklevel=4,
         )
     return held
 

@@ -393,6 +393,8 @@ class Splice(Operation):
 
     @override
     def check(self) -> None:
+        if not isinstance(self.keep_error, bool):
+            raise EditError(f"pc.Splice: keep_error is True or False, got {self.keep_error!r}")
         if not self.latents and self.keep_error:
             raise EditError(
                 "pc.Splice without latents changes nothing; set some, as in {12: 5.0}, or pass keep_error=False"

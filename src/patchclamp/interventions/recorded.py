@@ -49,7 +49,8 @@ class Buffers:
         """A site has one row a prompt, and the layers of a name have one shape."""
         if view.ndim < 3 or len(view) != len(members):
             raise InputError(
-                f"{name!r} has shape {tuple(view.shape)} for {len(members)} prompts; [row, position, d] is what can be recorded"
+                f"{name!r} has shape {tuple(view.shape)} for {len(members)} prompts; [row, position, d] is what can be recorded. "
+                "Where prompts lie along another axis, record them one by one"
             )
         self._check_pooled(name, members, view)
         found = self._shapes.setdefault((name, members[0]), view.shape)

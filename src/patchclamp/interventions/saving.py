@@ -39,8 +39,8 @@ def to_plain(value: Any, tensors: dict[str, Tensor]) -> Any:
         return {"$slice": [value.start, value.stop, value.step]}
     if isinstance(value, sources.Subspace):
         return {"$subspace": to_plain(value.weight, tensors)}
-    if isinstance(value, operations.Operation) and (now := value.frozen()) is not value:
-        return to_plain(now, tensors)
+    if isinstance(value, operations.Operation) and value.trained:
+        value = value.frozen()
     if is_dataclass(value) and type(value).__name__ in _CLASSES and not getattr(value, "opaque", False):
         own = {f.name: to_plain(getattr(value, f.name), tensors) for f in fields(value) if not f.name.startswith("_")}
         return {"$type": type(value).__name__, **own}

@@ -35,6 +35,12 @@ class Source:
     site: str | None = None
     """The one site to take values from; None for the site that is edited."""
 
+    def __post_init__(self) -> None:
+        if self.at is not None and self.counterpart is not None:
+            raise EditError(
+                f"a source with at={self.at!r} and a counterpart says twice where to look; leave one of them out"
+            )
+
     @property
     def key(self) -> str:
         """Content digest."""
@@ -300,8 +306,10 @@ class Subspace(nn.Module):
             )
         rows = orthonormal(start.detach())
         self.weight = nn.Parameter(rows.clone())
-        nn.utils.parametrizations.orthogonal(self, "weight", orthogonal_map="householder")
-        with torch.no_grad():
+        # torch completes the rows to a basis at random: from our seed, and the caller's own stream of numbers stays
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            nn.utils.parametrizations.orthogonal(self, "weight", orthogonal_map="householder")
             self.weight = rows  # type: ignore[assignment]  # the parametrization takes a plain tensor
 
     def known_by(self) -> Any:

@@ -81,6 +81,7 @@ class Stepper:
 
     def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Work out which positions the coming call holds, and what to do there."""
+        self.session.calls.clear()
         call = _named(self.model.module.forward, args, kwargs)
         given = _main_input(call)
         count, width = given.shape[:2]
@@ -105,7 +106,6 @@ class Stepper:
     def after(self, output: Any) -> None:
         """Remember which text the cache of a call belongs to; until the next call nothing is edited."""
         check_passes(self.session)
-        self.session.calls.clear()
         self.session.instructions = _Outside()
         values = output.values() if isinstance(output, Mapping) else output if isinstance(output, tuple) else ()
         for value in values:

@@ -282,11 +282,10 @@ def _takes_rows(model: OpenModel, probe: Prompt) -> bool:
 def _ladder(model: OpenModel, probe: Prompt) -> Ladder:
     """The highest rung whose numbers are those of one forward a cell, on two prompts and a handful of cells."""
     if not model.narrows:
+        if not model.together:
+            return Ladder("cell", "this model takes one row at a time")
         headless = ("logits", None) in model.sites.refused
-        return Ladder(
-            "rows" if model.together else "cell",
-            "it has no head" if headless else "its output is not a prediction for each position",
-        )
+        return Ladder("rows", "it has no head" if headless else "its output is not a prediction for each position")
     job = _probe_job(model, probe)
     slow = [run_rows(job, [run])[0][0] for run in range(len(job.runs))]
     reason = ""

@@ -106,6 +106,8 @@ def causal_trace(
     """Trace a fact; see :meth:`patchclamp.Model.causal_trace`."""
     if method not in ("exact", "gradient"):
         raise InputError(unknown("method", method, ("exact", "gradient")))
+    if method == "exact" and integrate:
+        raise InputError(f"integrate={integrate!r} averages gradients; it goes with method='gradient'")
     states = States.of(model, sites, window)
     parts = Parts.of(checkpoint, model, reads=() if read is None else as_reads(read))
     setting = Setting.of(
