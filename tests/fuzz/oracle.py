@@ -74,7 +74,8 @@ def _changed(x: Tensor, change: Change, where: Place) -> tuple[Tensor, int]:
     acts[0, list(change.positions)] = True
     if change.gate is not None:
         acts &= change.gate(vectors)
-    return where.put(x, torch.where(acts.unsqueeze(-1), new, vectors)), int(acts.sum())
+    put = torch.where(acts.unsqueeze(-1), new, vectors)
+    return where.put(x, put), int((put != vectors).any(-1).sum())
 
 
 def _hook(

@@ -34,6 +34,11 @@ class Pair(nn.Module):
         return latents @ self.table
 
 
+def _vouched(function: Callable[[float], float], name: str) -> Any:
+    known = pc.known_as(function, name)
+    return known(3.0), known.name
+
+
 def edit(
     make: Callable[..., pc.Edit], given: dict[str, Any], other: dict[str, Any], inert: dict[str, str] | None = None
 ) -> Ordinary:
@@ -82,7 +87,7 @@ def edits() -> dict[str, Ordinary]:
         "MeanAblate": edit(pc.MeanAblate, {"mean": vector()}, {"mean": [OTHER, IDS]}),
         "Rotate": edit(
             pc.Rotate, {"source": OTHER, "rank": 2, "d": 32},
-            {"source": vector(), "rank": 3, "subspace": pc.Subspace(32, 4), "directions": vector(4, rows=2), "seed": 5},
+            {"source": vector(), "rank": 3, "subspace": Beside(pc.Subspace(32, 4), {"rank": None, "d": None, "subspace": pc.Subspace(32, 2)}), "directions": vector(4, rows=2), "seed": 5},
             {"d": "the width of the site"},
         ),
         "Splice": edit(pc.Splice, {"dictionary": Pair(0), "latents": {1: 5.0}}, {"dictionary": Pair(1), "latents": {2: 9.0}, "keep_error": False}),
@@ -95,6 +100,7 @@ def edits() -> dict[str, Ordinary]:
         "source": edit(_sourced, {"inputs": OTHER, "at": [1, 2]}, {"inputs": IDS[::-1], "edits": [pc.Scale(3.0, site="embed")], "at": 3}),
         "Source": edit(_made_source, {"inputs": OTHER}, {"inputs": IDS[::-1], "edits": (pc.Scale(3.0, site="embed"),), "counterpart": Beside({1: 2, 2: 1}, {"at": None})}),
         "Subspace": edit(_subspace, {"d": 32, "rank": 2}, {"rank": 3, "directions": vector(4, rows=2).float(), "seed": 5}),
+        "known_as": Ordinary(_vouched, {"function": abs, "name": "one"}, {"function": float.__neg__, "name": "two"}, says=pc.known_as),
         "token": Ordinary(_token, {"text": " is"}, {"text": " Rome", "occurrence": Beside(1, {"text": " he", "occurrence": 0})}, says=pc.token),
         "per_prompt": Ordinary(_per_prompt, {"each": [0, 1, 2]}, {"each": [-1, -1, -1]}, says=pc.per_prompt),
         "Along": gate(pc.Along, {"direction": vector(9), "above": 0.0}, {"direction": vector(10), "above": 0.5, "below": 0.1}),

@@ -71,6 +71,8 @@ def lines() -> dict[str, Ordinary]:
         "Model.batch": method(
             "batch", {"prompts": world.model().prompts(IDS)}, {"prompts": world.model().prompts(OTHER)}),
         "Model.describe": method("describe", {}, {}),
+        "Model.identity": method("identity", {}, {}),
+        "Model.check_predicts": method("check_predicts", {"ids": IDS}, {"ids": OTHER}, inert={"ids": "a check"}),
         "Model.fingerprint": method("fingerprint", {}, {}),
         "Model.weights_digest": method("weights_digest", {}, {}),
         "Model.weights_version": method("weights_version", {}, {}),

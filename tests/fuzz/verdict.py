@@ -17,6 +17,8 @@ from tests.fuzz.ordinary import Ordinary
 from tests.fuzz.outcome import broken, same
 
 SECONDS, BYTES = 20, 3 << 30
+CARRIED = ("labels",)
+"""What a result shows as it was given."""
 
 
 class TooLongError(BaseException):
@@ -62,7 +64,7 @@ def judged(line: Ordinary, parameter: str, value: Any, folder: Path, usual: Any)
             where = f"{Path(places[-1].filename).name}:{places[-1].lineno}" if places else "at the door"
             return "raw", f"{type(error).__name__}: {str(error)[:200]} ({where})"
         warned = any(issubclass(one.category, UserWarning) for one in said)
-        if broken(result) > broken(usual) and not warned:
+        if parameter not in CARRIED and broken(result) > broken(usual) and not warned:
             return "broken", f"{broken(result):.0%} of the numbers are NaN or infinite"
         if parameter not in line.inert and not warned and same(result, usual):
             return "same", "the result is that of the ordinary call"
