@@ -329,7 +329,11 @@ VERBS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("verb", VERBS)
+SLOWER = ("trace_facts", "path_patch")
+"""Verbs whose parts are kept as those of a trace and a patch are."""
+
+
+@pytest.mark.parametrize("verb", [pytest.param(v, marks=[pytest.mark.slow] if v in SLOWER else []) for v in VERBS])
 def test_every_parameter_of_a_verb_decides_its_numbers(
     llama: pc.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
 ) -> None:
@@ -417,7 +421,13 @@ def test_the_state_of_torch_is_part_of_the_identity(llama: pc.Model) -> None:
     assert llama.identity() == before
 
 
-@pytest.mark.parametrize("name", tiny.FAMILIES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        n if n in ("llama", "bert", "mamba", "falcon") else pytest.param(n, marks=pytest.mark.slow)
+        for n in tiny.FAMILIES
+    ],
+)
 def test_a_model_has_one_identity_before_and_after_it_runs(name: str) -> None:
     kind = torch.float32 if name in tiny.MOE else torch.float64
     model = pc.wrap(tiny.shared(name, kind))
