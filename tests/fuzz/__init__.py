@@ -15,6 +15,6 @@ refuse the value by name, or give a result that can be right. The tables hold tw
 different values of every parameter: in ``test_arguments`` one that makes no difference is ignored, unless it is on the short list of
 ``inert`` ones with the reason.
 
-The short form draws the same few examples everywhere. The full form (``make test-all``) draws ten of every class for every
-parameter, from a seed that a failure prints (``PATCHCLAMP_FUZZ_SEED``).
+The short form draws the same few examples everywhere. The full form (``make test-all``) draws two of every class for every
+parameter (ten with ``PATCHCLAMP_FUZZ_DRAWS=10``), from a seed that a failure prints (``PATCHCLAMP_FUZZ_SEED``).
 """

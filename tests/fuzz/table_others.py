@@ -18,6 +18,7 @@ X, Y = vector(0, 6, rows=60), [i % 2 for i in range(60)]
 X = X + 2.0 * torch.tensor(Y, dtype=torch.float64)[:, None] * vector(1, 6)
 X2 = vector(2, 6, rows=60) + torch.tensor(Y, dtype=torch.float64)[:, None] * vector(3, 6)
 GROUPS = [i // 2 for i in range(60)]
+MANY = [i % 4 for i in range(60)]
 
 
 def metrics() -> dict[str, Ordinary]:
@@ -28,7 +29,7 @@ def metrics() -> dict[str, Ordinary]:
     return {
         "metrics.bias": Ordinary(m.bias, {**bound, "prompts": PAIRS, "edits": edits},
                                  {"prompts": PAIRS[:1], "answers": (" king", " queen"), "edits": others,
-                                  "labels": Beside([0, 1, 0, 1], {"prompts": [t for p in PAIRS for t in p]}), **cut}, inert=CUT),
+                                  "labels": Beside([0, 1, 0, 1], {"labels": [1, 0, 1, 0], "prompts": [t for p in PAIRS for t in p]}), **cut}, inert=CUT),
         "metrics.confusion": Ordinary(m.confusion, {"start": -1.0, "mixed": -2.0, "worst": -5.0}, {"start": -0.5, "mixed": -3.0, "worst": -9.0}),
         "metrics.ratio": Ordinary(m.ratio, {"p": 0.2, "q": 0.3}, {"p": 0.4, "q": 0.6}),
         "metrics.damage": Ordinary(m.damage, {**bound, "edits": edits, "texts": [IDS]}, {"edits": others, "texts": [OTHER], **cut}, inert=CUT),
@@ -38,7 +39,7 @@ def metrics() -> dict[str, Ordinary]:
                                         {"pairs": [(OTHER, IDS[::-1])], "directions": vector(1), "site": "resid_post.0", "answers": (6, 9), "at": -1, "batch_tokens": 16}, inert=CUT),
         "metrics.neutral_texts": Ordinary(m.neutral_texts, {"count": 2, "characters": 200}, {"count": 3, "seed": 5, "characters": 250}),
         "metrics.probe": Ordinary(m.probe, {"X": X, "z": Y, "transform": _halved, "probes": ("linear",)},
-                                  {"X": X2, "z": Y[::-1], "transform": torch.zeros_like, "groups": GROUPS, "types": [i % 5 for i in range(60)], "rank": 2,
+                                  {"X": X2, "z": Y[::-1], "transform": np.zeros_like, "groups": GROUPS, "types": [i % 5 for i in range(60)], "rank": 2,
                                    "probes": ("mlp",), "test_size": 0.5, "seed": 5}),
         "metrics.split": Ordinary(m.split, {"z": Y}, {"z": Y[::-1] + Y, "groups": GROUPS, "test_size": 0.5, "seed": 5}),
     }  # fmt: skip
@@ -53,14 +54,14 @@ def _halved(x: Any) -> Any:
 
 
 ESTIMATORS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, str]]] = {
-    "INLP": ({"rank": 2}, {"rank": 3, "stop": Beside(True, {"rank": 5}), "C": 0.001, "tol": 1.0, "max_iter": 1}, {"tol": "of the search", "max_iter": "of the search"}),
+    "INLP": ({"rank": 2}, {"rank": 3, "stop": Beside(True, {"rank": 5}), "C": 0.001, "tol": 1.0, "max_iter": 1}, {}),
     "LEACE": ({}, {"shrinkage": 0.5}, {}),
-    "RLACE": ({"steps": 5, "starts": 2}, {"rank": 2, "C": 0.001, "starts": 5, "steps": 1, "random_state": 5}, {"starts": "of the search", "steps": "of the search", "random_state": "of the search"}),
+    "RLACE": ({"steps": 5, "starts": 2}, {"rank": 2, "C": 0.001, "starts": 5, "steps": 1, "random_state": 5}, {"random_state": "of the search"}),
     "SAL": ({}, {"rank": 3}, {}),
     "ActivationAddition": ({}, {}, {}),
-    "GradientDirection": ({}, {"read": pc.Loss(), "rank": 2}, {}),
-    "LogisticDirection": ({}, {"C": 0.001, "tol": 10.0, "max_iter": 1}, {"tol": "of the search", "max_iter": "of the search"}),
-    "MeanDifference": ({}, {"balanced": True, "paired": True}, {"balanced": "equal classes", "paired": "needs pairs"}),
+    "GradientDirection": ({"read": pc.LogitDifference(3, 4)}, {"read": pc.LogitDifference(5, 9), "rank": 2}, {}),
+    "LogisticDirection": ({}, {"C": 0.001, "tol": 10.0, "max_iter": 1}, {}),
+    "MeanDifference": ({}, {"balanced": True, "paired": True}, {}),
     "OracleLEACE": ({}, {}, {}),
     "PCADifference": ({}, {"rank": 2, "centred": True}, {}),
     "QuadraticLEACE": ({}, {}, {}),
@@ -76,9 +77,14 @@ def estimators() -> dict[str, Ordinary]:
         kind = getattr(pc.directions, name)
 
         def used(kind: Any = kind, **how: Any) -> Any:
-            more = {"gradients": vector(5, 6, rows=60)} if kind is pc.directions.GradientDirection else {}
-            x, y = (X[:2], Y[:2]) if kind is pc.directions.ActivationAddition else (X, Y)
-            fitted = kind(**how).fit(x, y, groups=GROUPS if how.get("paired") else None, **more)
+            if kind is pc.directions.GradientDirection:
+                return world.model().fit_direction(kind(**how), world.LABELLED, world.LABELS, "resid_post.1", holdout=0)
+            x, y = (
+                (X[:2], Y[:2])
+                if kind is pc.directions.ActivationAddition
+                else (X, MANY if kind is pc.directions.RLACE else Y)
+            )
+            fitted = kind(**how).fit(x, y, groups=GROUPS if how.get("paired") else None)
             return fitted.direction_ if hasattr(fitted, "direction_") else fitted.transform(x, y)
 
         found[f"directions.{name}"] = Ordinary(used, given, other, says=kind, inert={**inert, **CONCEPT})
@@ -88,10 +94,14 @@ def estimators() -> dict[str, Ordinary]:
             return fitted.direction_ if hasattr(fitted, "direction_") else fitted.transform(X, Y)
 
         more = {"gradients": vector(5, 6, rows=60)} if name == "GradientDirection" else {}
-        others = {"X": X2, "y": Y[:30] + Y[:30][::-1], "sample_weight": [1.0, 2.0, 9.0] * 20, "groups": GROUPS}
+        few = name == "ActivationAddition"
+        usual = {"X": X[:2], "y": Y[:2]} if few else {"X": X, "y": Y}
+        others = {"X": X2[:2], "y": Y[1:3]} if few else {"X": X2, "y": Y[:30] + Y[:30][::-1]}
+        others |= {"sample_weight": [1.0, 2.0] if few else [1.0, 2.0, 9.0] * 20, "groups": Y[:2] if few else GROUPS}
+        other_more = {"gradients": vector(6, 6, rows=60)} if more else {}
         found[f"directions.{name}.fit"] = Ordinary(
-            fits, {"X": X, "y": Y, **more} if name != "ActivationAddition" else {"X": X[:2], "y": Y[:2]}, {**others, **({"gradients": vector(6, 6, rows=60)} if more else {})}, says=kind.fit,
-            inert={"groups": "no pairs are asked for", "sample_weight": "where the method takes none it says so"},
+            fits, {**usual, **more}, {**others, **other_more}, says=kind.fit,
+            inert={} if name == "PCADifference" else {"groups": "no pairs are asked for"},
         )  # fmt: skip
     found["directions.fit_layers"] = Ordinary(
         pc.directions.fit_layers, {"estimator": pc.directions.LEACE(), "X": torch.stack([X, X2]), "y": Y},

@@ -104,7 +104,7 @@ def lines() -> dict[str, Ordinary]:
         "Model.path_patch": method(
             "path_patch", {"source": OTHER, "into": IDS, "sender": "z.0.h*", "receivers": "mlp_in.2", "read": pc.Logits([3])},
             {"source": [9, 9, 9, 9, 9], "into": [3, 4, 5, 6, 7], "sender": "mlp_out.0", "receivers": "final_norm", "at": 1,
-             "receive_at": 2, "freeze": "attn_out", "read": pc.Logits([4]), "align": Beside("right", {"source": [6, 17, 8, 9], "align": "left", "at": 1, "receive_at": 1}),
+             "receive_at": 2, "freeze": "attn_out", "read": pc.Logits([4]), "align": Beside("right", {"source": [6, 17, 8, 9], "align": "left", "at": 1, "receivers": "v.2", "receive_at": 1}),
              "source_edits": [TWICE], "base": [TWICE], **{k: v for k, v in HOW.items() if k != "rung"}},
             inert=CUT, how=_path_options,
         ),

@@ -19,7 +19,8 @@ from tests.fuzz.verdict import judged
 from tests.pictures import draw_nothing
 
 SEED = os.environ.get("PATCHCLAMP_FUZZ_SEED") or (secrets.token_hex(4) if FULL else "0")
-DRAWS = 10
+DRAWS = int(os.environ.get("PATCHCLAMP_FUZZ_DRAWS", "2"))
+"""Of each class in the full form."""
 SHORT = 1
 """Classes that the short form draws from, for every parameter."""
 FINDINGS = ("broken",)

@@ -84,10 +84,10 @@ def model() -> pc.Model:
 
 @cache
 def network() -> pc.Model:
-    """A tiny ReLU network for the polytope lens."""
+    """A tiny ReLU network for the polytope lens, as wide at "2:out" as at its inputs."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(3)
-        layers = [nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)]
+        torch.manual_seed(74)  # every point of the tables has an open gate in each layer
+        layers = [nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 3), nn.ReLU(), nn.Linear(3, 3)]
     return pc.wrap(nn.Sequential(*layers).double().eval())
 
 
