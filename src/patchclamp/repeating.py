@@ -68,6 +68,8 @@ def _open(described: dict[str, Any], folder: str | Path) -> Model:
 
 def _sweep(model: Model, prompts: Any, said: dict[str, Any]) -> Result:
     options = {"sites": said["sites"], "at": said["at"], "base": said["base"], "read": said["read"]}
+    if "at" in (said.get("over") or {}):
+        options["at"] = None  # the axis says it; version 0.1.0 wrote "all" beside it
     if "source" in said:
         (edit,) = said["edit"]
         source = edit.operation.source

@@ -185,3 +185,14 @@ def test_boxes_of_a_document() -> None:
 def test_a_fact_takes_none_of_them() -> None:
     with pytest.raises(pc.InputError, match="of its prompt say nothing"):
         inputs.model("decoder").rewrite_fact(asked("decoder"), [1], 5)
+
+
+def test_positions_that_leap_stay_one_text_without_a_cache() -> None:
+    """Without mask and cache transformers takes each leap of the positions for the beginning of another text."""
+    model = inputs.model("decoder")
+    settings_: dict[str, Any] = {"max_new_tokens": 4, "eos_token_id": None, "output_logits": True}
+    prompts = model.prompts(asked("decoder"))
+    wanted = model.generate(prompts, **settings_)
+    found = model.generate(prompts, use_cache=False, **settings_)
+    assert found.ids == wanted.ids and near(found.logits[0], wanted.logits[0])
+    assert near(found.logits[0][0], model.run(prompts).logits[0, -1])

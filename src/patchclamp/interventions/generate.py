@@ -1,7 +1,7 @@
 """Generation under edits, with or without the key-value cache, every position counted in the unpadded prompt."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -14,6 +14,7 @@ from patchclamp.core.result import Result, Saved
 from patchclamp.interventions.actions import Placer, Tally
 from patchclamp.interventions.decoding import effective, end_ids, new_tokens, read_settings, reads_the_text, until_end
 from patchclamp.interventions.edits import Edit
+from patchclamp.interventions.hooks import before_each_call
 from patchclamp.interventions.overflow import WrongStepError, finite_steps, looking, wrong_step
 from patchclamp.interventions.record import record_source
 from patchclamp.interventions.results import evidence
@@ -304,9 +305,17 @@ def _call_generate(model: OpenModel, prompts: Sequence[Prompt], count: int | Non
     mask = torch.tensor([[0] * (width - len(p.ids)) + [1] * len(p.ids) for p in prompts], device=model.device)
     limit = {} if count is None else {"max_new_tokens": count}
     beside = model.batch(list(prompts)).kwargs if prompts[0].tensors else {}
-    return model.module.generate(  # type: ignore[operator]
-        **{**beside, **settings, "input_ids": ids, "attention_mask": mask, "pad_token_id": pad, **limit}
-    )
+    with before_each_call(model.module, _as_one_text) if "position_ids" in beside else nullcontext():
+        return model.module.generate(  # type: ignore[operator]
+            **{**beside, **settings, "input_ids": ids, "attention_mask": mask, "pad_token_id": pad, **limit}
+        )
+
+
+def _as_one_text(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Keep the mask of a call: without mask and cache transformers reads positions that leap as several texts in one row."""
+    del args
+    if kwargs.get("attention_mask") is None and kwargs.get("past_key_values") is None:
+        kwargs["attention_mask"] = torch.ones_like(kwargs["input_ids"])
 
 
 def _pad_id(model: OpenModel) -> int:

@@ -45,7 +45,7 @@ class Placing:
     sites: tuple[str, ...]
     """What is swept; empty if every edit stays at sites of its own."""
     at: Any
-    """The position that all edits share, as the user said it; None if they have several."""
+    """The position that all edits share, as the user said it; None if they have several, or it is swept."""
     over: Mapping[str, tuple[Any, ...]]
 
     @classmethod
@@ -83,7 +83,7 @@ class Placing:
             Part(edit, moves, edit.at == "each", frozenset(name for name in values if takes[name][number]))
             for number, (edit, moves) in enumerate(zip(placed, swept, strict=True))
         )
-        shared = all(_same(model, prompts, edit.at, placed[0].at) for edit in placed)
+        shared = "at" not in values and all(_same(model, prompts, edit.at, placed[0].at) for edit in placed)
         return cls(parts, names, at if at is not None else placed[0].at if shared else None, values)
 
     @property
