@@ -80,7 +80,7 @@ def edits() -> dict[str, Ordinary]:
         "Scale": edit(pc.Scale, {"factor": 0.5, **planes}, {"factor": 2.0, **others}),
         "ProjectOut": edit(pc.ProjectOut, planes, others),
         "Reflect": edit(pc.Reflect, planes, others),
-        "Clamp": edit(pc.Clamp, {"low": -99.0, "high": 99.0, **planes}, {"low": 98.0, "high": -98.0, **others}),
+        "Clamp": edit(pc.Clamp, {"low": 4.0, "high": 5.0, **planes}, {"low": 4.5, "high": 4.2, **others}),
         "RankOne": edit(pc.RankOne, {"read": vector(), "write": vector(1)}, {"read": vector(2), "write": vector(3)}),
         "Noise": edit(pc.Noise, {"std": 1.0}, {"std": 2.0, "seed": 5}),
         "Patch": edit(pc.Patch, {"values": vector()}, {"values": OTHER}),
