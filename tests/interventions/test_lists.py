@@ -339,4 +339,4 @@ def test_a_sweep_of_positions_is_repeated(llama: pc.Model, tmp_path: Path) -> No
     over = {"at": [0, (0, 1), "last", pc.per_prompt([2, 4])]}
     grid = llama.sweep([*OTHERS[1:], IDS], pc.Add(V), sites="mlp_out", over=over, read=pc.Logits())
     assert pc.repeat(grid.save(tmp_path / "grid"), llama).data.identical(grid.data)
-    assert len({row.tobytes() for row in grid.data["logits"].transpose("at", ...).values}) == 4
+    assert len({row.tobytes() for row in grid.data.transpose("at", ...).values}) == 4
