@@ -337,6 +337,6 @@ def test_prompts_read_at_unequal_numbers_of_positions(llama: pc.Model) -> None:
 def test_a_sweep_of_positions_is_repeated(llama: pc.Model, tmp_path: Path) -> None:
     """The position that an edit does not say is no second say on where it acts."""
     over = {"at": [0, (0, 1), "last", pc.per_prompt([2, 4])]}
-    grid = llama.sweep(OTHERS[1:] + [IDS], pc.Add(V), sites="mlp_out", over=over, read=pc.Logits())
+    grid = llama.sweep([*OTHERS[1:], IDS], pc.Add(V), sites="mlp_out", over=over, read=pc.Logits())
     assert pc.repeat(grid.save(tmp_path / "grid"), llama).data.identical(grid.data)
-    assert len({row.tobytes() for row in grid.data["logits"].transpose("at", ...).values}) == 4
+    assert len({row.tobytes() for row in grid.data.transpose("at", ...).values}) == 4
