@@ -106,9 +106,12 @@ class Given:
         if inner is None:
             return self.function
         name = inner.__name__.strip("<>")
+        vouched = "pc.known_as(function, 'what it does, version 1')"
+        if inner.__name__.isidentifier():
+            vouched = f"pc.known_as({name}, '{name}, version 1')"
         raise InputError(
             f"checkpoint= keeps numbers under what decides them, and what the function {name!r} ({self.place}) does cannot be "
-            f"told; pass {self.instead}, or vouch for it: pc.known_as({name}, '{name}, version 1')"
+            f"told; pass {self.instead}, or vouch for it: {vouched}"
         )
 
 

@@ -48,7 +48,8 @@ class Generation(Result):
     prompt_numbers: tuple[int, ...] = ()
     """Which of the prompts, from 0, each text follows."""
     logits: tuple[Tensor, ...] = ()
-    """``[token, vocabulary]`` a text, under ``output_logits=True``: what each new token was chosen from, as the model gave it."""
+    """``[token, vocabulary]`` a text, under ``output_logits=True``: what each new token was chosen from, in float32 as
+    ``transformers`` keeps it."""
     scores: tuple[Tensor, ...] = ()
     """The same under ``output_scores=True``, after the logits processors (temperature, top-p, ...)."""
 
