@@ -2,7 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 WORKERS ?= 2
-PYTEST := $(BIN)/python -m pytest -n $(WORKERS)
+# Tests of one file run in one worker, so that what they share is made once.
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 .PHONY: demo test test-pages test-sensitive test-all test-seconds coverage mutations lint format docs bench clean
 
@@ -32,12 +33,12 @@ test-all: .venv/ready  ## Everything but what needs the hub, with more examples 
 
 test-seconds: .venv/ready  ## Processor seconds by package, into CONTRIBUTING.md
 	mkdir -p out
-	$(PYTEST) -m "not slow and not hub and not pages" --seconds out/seconds.json
+	$(PYTEST) -m "not slow and not hub and not pages" --seconds=out/seconds.json
 	$(BIN)/python -m tests.seconds out/seconds.json --write
 
 coverage: .venv/ready  ## Which lines the short form runs, and by which tests
 	mkdir -p out
-	$(PYTEST) -m "not slow and not hub and not pages" --cov --cov-context=test --cov-report=term --seconds out/seconds.json
+	$(PYTEST) -m "not slow and not hub and not pages" --cov --cov-context=test --cov-report=term --seconds=out/seconds.json
 
 mutations: .venv/ready  ## Break the source in 80 random places, and see which the tests notice (after `make coverage`)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[mutations]"

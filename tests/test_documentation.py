@@ -13,7 +13,7 @@ PAGES = sorted(
 )
 
 
-SAMPLE = ("quickstart", "edits")
+SAMPLE = ("sites", "edits")
 """The pages that `make test` runs; `make test-pages` runs them all."""
 
 

@@ -10,6 +10,7 @@ from .baking.bake import baked as baked
 from .baking.bake import export as export
 from .baking.llama_cpp import control_vector as control_vector
 from .baking.llama_cpp import export_control_vector as export_control_vector
+from .core.content import known_as as known_as
 from .core.errors import AssetError as AssetError
 from .core.errors import BudgetError as BudgetError
 from .core.errors import EditError as EditError

@@ -1,7 +1,11 @@
 """A saved result, made again from its folder alone."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from patchclamp import metrics
 from patchclamp.core.errors import InputError
@@ -10,9 +14,12 @@ from patchclamp.core.result import Result
 from patchclamp.core.result import open as open_result
 from patchclamp.directions import dose, effects, projections
 from patchclamp.interventions.edits import Edit
+from patchclamp.interventions.positions import UNSAID, Unsaid
 from patchclamp.interventions.saving import from_plain
 from patchclamp.lenses.tuned import TunedLens
 from patchclamp.model import Model, load
+from patchclamp.models.inputs import Prompt
+from patchclamp.models.tokens import labels
 
 
 def repeat(folder: str | Path, model: Model | None = None) -> Result:
@@ -31,10 +38,19 @@ def repeat(folder: str | Path, model: Model | None = None) -> Result:
     if "not_repeatable" in said:
         raise InputError(f"{str(folder)!r} cannot be repeated from its folder: {said['not_repeatable']}")
     opened = model or _open(record["model"], folder)
-    prompts = [row["ids"] if row.get("text") is None else row["text"] for row in record["prompts"] if "ids" in row]
+    prompts = [_prompt(opened, row, saved.tensors) for row in record["prompts"] if "ids" in row]
     if len(prompts) != len(record["prompts"]):
         raise InputError(f"{str(folder)!r} holds inputs without tokens, which are recorded by their digest only")
     return _MAKERS[saved.kind](opened, prompts, from_plain(said, saved.tensors))
+
+
+def _prompt(model: Model, row: dict[str, Any], tensors: Mapping[str, Tensor]) -> Any:
+    """A recorded prompt, as it was given."""
+    if "beside" not in row:
+        return row["ids"] if row.get("text") is None else row["text"]
+    extras = from_plain(row["beside"], tensors)
+    ids = tuple(row["ids"])
+    return Prompt(ids, row.get("text"), labels(model.tokenizer, ids), extras)
 
 
 def _open(described: dict[str, Any], folder: str | Path) -> Model:
@@ -52,6 +68,8 @@ def _open(described: dict[str, Any], folder: str | Path) -> Model:
 
 def _sweep(model: Model, prompts: Any, said: dict[str, Any]) -> Result:
     options = {"sites": said["sites"], "at": said["at"], "base": said["base"], "read": said["read"]}
+    if "at" in (said.get("over") or {}):
+        options["at"] = None  # the axis says it; version 0.1.0 wrote "all" beside it
     if "source" in said:
         (edit,) = said["edit"]
         source = edit.operation.source
@@ -59,7 +77,19 @@ def _sweep(model: Model, prompts: Any, said: dict[str, Any]) -> Result:
             options |= {"sender": options.pop("sites")} | {n: said[n] for n in ("receivers", "receive_at", "freeze")}
             return model.path_patch(source.inputs, prompts, align=said["align"], source_edits=source.edits, **options)
         return model.patch(source.inputs, prompts, align=said["align"], source_edits=source.edits, **options)
-    return model.sweep(prompts, said["edit"], cumulative=said["cumulative"], over=said["over"], **options)
+    edits = [_moved(said["edit"], edit, said) for edit in said["edit"]]
+    return model.sweep(prompts, edits, cumulative=said["cumulative"], over=said["over"], **options)
+
+
+def _moved(edits: Sequence[Edit], edit: Edit, said: dict[str, Any]) -> Edit:
+    """An edit of a sweep; version 0.1.0 moved edits that all said another place than the sweep, and wrote that place down."""
+    if said["at"] is not None and not any(isinstance(e.at, Unsaid) or e.at == said["at"] for e in edits):
+        edit = edit.on(at=UNSAID)
+    if said["sites"] is not None and not any(
+        e.sites in ((), said["sites"]) or isinstance(e.site, Unsaid) for e in edits
+    ):
+        edit = replace(edit, site=None)
+    return edit
 
 
 def _run(model: Model, prompts: Any, said: dict[str, Any]) -> Result:

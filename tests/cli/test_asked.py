@@ -111,8 +111,8 @@ CASES: dict[str, tuple[str, str, tuple[Any, ...], dict[str, Any]]] = {
     "trace facts": ("trace M --facts facts.csv --seed 6", "trace_facts", ([("P one", "one", "A"), ("P two", "two", None)],),
         {"sites": ["resid_post"], "progress": True, **NOISE, "seed": 6}),
     "generate": ("generate M P Q", "generate", (["P", "Q"],), {"max_new_tokens": 40, "seed": None}),
-    "generate, all options": ("generate M P -n 3 --seed 4 --temperature 0.5", "generate", (["P"],),
-        {"max_new_tokens": 3, "seed": 4, "do_sample": True, "temperature": 0.5}),
+    "generate, all options": ("generate M P -n 3 --seed 4 --temperature 0.5 --samples 2 --stop . --stop !", "generate", (["P"],),
+        {"max_new_tokens": 3, "seed": 4, "do_sample": True, "temperature": 0.5, "num_return_sequences": 2, "stop_strings": [".", "!"]}),
     "edit fact": ("edit fact M P --subject S --target T", "rewrite_fact", ("P", "S", "T"), FACT),
     "edit fact, all options": ("edit fact M P --subject S --target T --layer 1 --true U --covariance identity --ridge 2 --prefixes 3 --steps 4 --lr 5 --kl 6 --decay 7 --clamp 8 --seed 9",
         "rewrite_fact", ("P", "S", "T"),
@@ -122,14 +122,14 @@ CASES: dict[str, tuple[str, str, tuple[Any, ...], dict[str, Any]]] = {
         "tune_lens", (["prompt,subject,answer\nP one,one,A\nP two,two,\n"],),
         {"tokens": 9, "length": 8, "passes": 7, "held_out": 0.6, "optimizer": "sgd", "learning_rate": 5.0, "weight_decay": 4.0, "batch": 3, "seed": 2, "checkpoint": Path("c")}),
     "sweep": ("sweep M P Q --op add --token Rome_ --site mlp_out {pair}", "sweep", (["P", "Q"], [pc.Add(torch.full((4,), 5.0), site=("mlp_out",))]),
-        {"sites": ["mlp_out"], "at": "all", "cumulative": False, "over": {}, "read": [pc.Probability([" a", " b"])], "budget": "1GB", "verify": 0, "checkpoint": None}),
+        {"sites": ["mlp_out"], "at": None, "cumulative": False, "over": {}, "read": [pc.Probability([" a", " b"])], "budget": "1GB", "verify": 0, "checkpoint": None}),
     "sweep, all options": ("sweep M P --op scale --scale 3 --site mlp_out --site embed --site mlp_out --at each --cumulative --over factor=1,2 --read kl --budget 2GB --verify 4 --checkpoint c",
         "sweep", (["P"], [pc.Scale(3.0, site=("mlp_out", "embed", "mlp_out"), at="each")]),
         {"sites": ["mlp_out", "embed"], "at": "each", "cumulative": True, "over": {"factor": [1, 2]}, "read": [pc.KL()], "budget": "2GB", "verify": 4, "checkpoint": "c"}),
-    "plan of a sweep": ("sweep M P --op zero --site mlp_out --at each --read kl --cumulative --over factor=1 --budget 2GB --plan", "plan", (["P"], [pc.Zero(site=("mlp_out",))]),
+    "plan of a sweep": ("sweep M P --op zero --site mlp_out --at each --read kl --cumulative --over factor=1 --budget 2GB --plan", "plan", (["P"], [pc.Zero(site=("mlp_out",), at="each")]),
         {"sites": ["mlp_out"], "at": "each", "cumulative": True, "over": {"factor": [1]}, "read": [pc.KL()], "budget": "2GB"}),
     "noise": ("sweep M P --op noise --std 2 --noise-seed 5 --site mlp_out --read kl", "sweep", (["P"], [pc.Noise(2.0, 5, site=("mlp_out",))]),
-        {"sites": ["mlp_out"], "at": "all", "cumulative": False, "over": {}, "read": [pc.KL()], "budget": "1GB", "verify": 0, "checkpoint": None}),
+        {"sites": ["mlp_out"], "at": None, "cumulative": False, "over": {}, "read": [pc.KL()], "budget": "1GB", "verify": 0, "checkpoint": None}),
 }  # fmt: skip
 
 

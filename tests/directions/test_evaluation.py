@@ -77,7 +77,7 @@ def test_pairs_are_those_of_the_groups_first_class_first(llama: pc.Model) -> Non
     prompts, labels, groups = ([given[i] for i in order] for given in (PROMPTS, LABELS, GROUPS))
     found = pairs_of(llama, prompts, labels, groups)
     wanted = {(tuple(PROMPTS[i + 1]), tuple(PROMPTS[i])) for i in range(0, 12, 2)}
-    assert {(tuple(a), tuple(b)) for a, b in found} == wanted
+    assert {(a.ids, b.ids) for a, b in found} == wanted
     assert len(found) == 6
     for given, message in (
         ((PROMPTS, LABELS, None), "the bias needs pairs: two classes, and groups"),

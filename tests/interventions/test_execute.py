@@ -29,6 +29,7 @@ def test_a_part_is_named_by_everything_that_decides_its_numbers(llama: pc.Model,
     assert swept(llama, tmp_path) == known, "the same again: nothing new"
     other = pc.wrap(tiny.build("llama"))
     assert swept(other, tmp_path) == known, "equal weights"
+    assert swept(llama, tmp_path, read=pc.Logits(pc.per_prompt([3]))) == known, "the same token, said otherwise"
     with torch.no_grad():
         other.module.lm_head.weight.mul_(1.5)
     single = pc.wrap(tiny.shared("llama", torch.float32))
@@ -42,8 +43,8 @@ def test_a_part_is_named_by_everything_that_decides_its_numbers(llama: pc.Model,
         lambda: swept(llama, tmp_path, base=[pc.Scale(2.0, site="embed")]),
         lambda: swept(llama, tmp_path, read=pc.Logits([4])),
         lambda: swept(llama, tmp_path, read=pc.Logits([3], at=[-2, -1])),
-        lambda: swept(llama, tmp_path, read=pc.Logits(pc.per_prompt([3]))),
-        lambda: swept(llama, tmp_path, read=pc.Logits(pc.per_prompt([4]))),
+        lambda: swept(llama, tmp_path, read=pc.Logits(pc.per_prompt([5]))),
+        lambda: swept(llama, tmp_path, read=pc.Logits(pc.per_prompt([6]))),
         lambda: swept(llama, tmp_path, read=pc.LogitDifference(3, 4)),
         lambda: swept(llama, tmp_path, read=pc.LogitDifference(3, 5)),
         lambda: swept(llama, tmp_path, read=pc.Loss(3)),

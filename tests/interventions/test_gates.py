@@ -1,9 +1,13 @@
+from dataclasses import dataclass
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 import patchclamp as pc
+from patchclamp.core.errors import PatchclampWarning
+from patchclamp.interventions.gates import Gate
 from tests import tiny
 
 seeds = st.integers(0, 2**20)
@@ -27,8 +31,12 @@ def test_nearest_code_is_the_least_hamming_distance_among_binary_centres(seed: i
     x, centres = draw(seed, 4, 3, 9), (draw(seed + 1, 5, 9) > 0).double()
     hamming = ((x > 0).unsqueeze(-2) != centres.bool()).sum(-1)
     for i in range(5):
+        if not bool((centres[:i] != centres[i]).any(-1).all()):
+            with pytest.warns(PatchclampWarning, match=f"centre {i} equals centre .* never opens"):
+                assert not bool(pc.NearestCode(centres, i)(x).any())
+            continue
         assert torch.equal(pc.NearestCode(centres, i)(x), hamming.argmin(-1) == i)
-        assert bool(pc.NearestCode(centres, i)(centres[i] - 0.5)) == bool((centres[:i] != centres[i]).any(-1).all())
+        assert bool(pc.NearestCode(centres, i)(centres[i] - 0.5))
 
 
 @given(seeds, st.floats(0.1, 10))
@@ -76,7 +84,9 @@ def test_along_ignores_the_directions_length(seed: int, level: float) -> None:
 def test_gates_at_their_borders() -> None:
     """On a border every gate is shut; of two equally near centres the first is the nearest."""
     x = torch.tensor([[3.0, 4.0], [0.0, 0.0], [0.6, 0.8]], dtype=torch.float64)
-    assert pc.Norm()(x).tolist() == [True, False, True]
+    assert pc.Norm()(x).tolist() == [True, True, True]
+    assert pc.Norm(below=2.0)(x).tolist() == [False, True, True], "nothing is shorter than length 0"
+    assert pc.Norm(above=0.0)(x).tolist() == [True, False, True]
     assert pc.Norm(above=5.0)(x).tolist() == [False, False, False]
     assert pc.Norm(above=1.0, below=5.0)(x).tolist() == [False, False, False]
     assert pc.Norm(above=0.5, below=5.5)(x).tolist() == [True, False, True]
@@ -138,3 +148,46 @@ def test_a_gate_of_the_wrong_shape_is_refused(llama: pc.Model) -> None:
     for where in (lambda x: x > 0, lambda x: x.sum(-1)):
         with pytest.raises(pc.EditError, match="a gate must give one bool a vector"):
             llama.run(tiny.ids(1, 3), pc.Zero(site="mlp_out.1", where=where))
+
+
+class Above(Gate):
+    """A gate of a user's own: no dataclass, so its class knows of no field."""
+
+    def __init__(self, level: float) -> None:
+        self.level = level
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return x[..., 0] > self.level
+
+
+@dataclass(frozen=True, eq=False)
+class Probed(Gate):
+    """A gate that holds a module: two of one shape print the same."""
+
+    probe: torch.nn.Module
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        verdict: torch.Tensor = self.probe(x)[..., 0] > 0
+        return verdict
+
+
+def test_gates_of_ones_own_are_told_apart(llama: pc.Model) -> None:
+    probes = [torch.nn.Linear(32, 1, dtype=torch.float64) for _ in range(2)]
+    torch.nn.init.constant_(probes[0].bias, 100.0)
+    torch.nn.init.constant_(probes[1].bias, -100.0)
+    gates: list[Gate] = [Above(-1e9), Above(1e9), *map(Probed, probes)]
+    options = {"sites": "mlp_out.1", "at": -1, "read": pc.KL()}
+    both = llama.sweep(tiny.ids(1, 6), pc.Zero(), over={"where": gates}, **options)
+    alone = [llama.sweep(tiny.ids(1, 6), pc.Zero(where=gate), **options).data.values.item() for gate in gates]
+    assert both.data.values.flatten().tolist() == pytest.approx(alone, abs=1e-12)
+    assert alone[0] == alone[2] > alone[1] == alone[3] == 0.0
+    assert both.plan.repeated == 0
+
+
+def test_a_gate_keeps_its_own_copy_of_a_direction() -> None:
+    direction = torch.ones(3)
+    gate = pc.Along(direction, above=0.0)
+    key, x = gate.key, torch.ones(1, 3)
+    direction.neg_()
+    assert gate(x).item()
+    assert gate.key == key == pc.Along(torch.ones(3), above=0.0).key

@@ -8,7 +8,7 @@ import torch
 from transformers import GenerationConfig
 
 import patchclamp as pc
-from patchclamp.interventions import generate, operations
+from patchclamp.interventions import decoding, operations, stepping
 from patchclamp.interventions.actions import Action
 from patchclamp.interventions.positions import GENERATED
 from patchclamp.models.sites import Site
@@ -131,7 +131,9 @@ def test_an_edit_that_never_fires_is_an_error_and_no_call_is_none(gpt2: pc.Model
         ({"assistant_model": object()}, "assisted decoding"),
         ({"prompt_lookup_num_tokens": 2}, "assisted decoding"),
         ({"cache_implementation": "static"}, "a static cache compiles"),
-        ({"num_return_sequences": 2, "do_sample": True}, "multiply the rows"),
+        ({"guidance_scale": 2.0}, "runs the model on a second text"),
+        ({"token_healing": True}, "changes the last token of the prompt"),
+        ({"custom_generate": print}, "replaces the decoding loop"),
     ],
 )
 def test_ways_of_decoding_that_mix_rows_are_refused(gpt2: pc.Model, settings: dict[str, object], message: str) -> None:
@@ -196,11 +198,11 @@ def test_a_text_ends_at_the_end_tokens_of_the_call(gpt2: pc.Model) -> None:
     config.eos_token_id = end
     made = gpt2.generate(prompts, max_new_tokens=6, generation_config=config)
     assert made.ids == tuple(cut(ids, {end}) for ids in free)
-    holder = SimpleNamespace(module=SimpleNamespace(generation_config=config))
-    assert generate._ends(holder, {}) == {end}, "the model's own, where the call names none"
-    assert generate._ends(holder, {"eos_token_id": None}) == set()
-    assert generate._until_end([5, 4, 3, 4], {4}) == (5,)
-    assert generate._until_end([5, 4, 3, 4], set()) == (5, 4, 3, 4)
+    holder = SimpleNamespace(generation_config=config)
+    assert decoding.end_ids(holder, {}) == {end}, "the model's own, where the call names none"
+    assert decoding.end_ids(holder, {"eos_token_id": None}) == set()
+    assert decoding.until_end([5, 4, 3, 4], {4}) == (5,)
+    assert decoding.until_end([5, 4, 3, 4], set()) == (5, 4, 3, 4)
 
 
 def test_generated_positions_are_those_from_the_prompts_end_on() -> None:
@@ -208,9 +210,10 @@ def test_generated_positions_are_those_from_the_prompts_end_on() -> None:
     action = Action(Site("mlp_out", 1), (2, GENERATED), operations.Zero(), None, 0)
     wanted = {(0, 6): (2,), (0, 8): (2, 6, 7), (6, 1): (2, 6), (7, 2): (2, 7, 8)}
     for (start, width), where in wanted.items():
-        assert generate._concrete(action, start, width, 6).positions == where
+        assert stepping._concrete(action, start, width, 6).positions == where
+    assert stepping._concrete(action, 0, 9, 6, 8).positions == (2, 6, 7), "a row that ended after three tokens"
     plain = Action(Site("mlp_out", 1), (2,), operations.Zero(), None, 0)
-    assert generate._concrete(plain, 6, 1, 6) is plain
+    assert stepping._concrete(plain, 6, 1, 6) is plain
 
 
 @pytest.mark.assets

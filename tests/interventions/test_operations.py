@@ -297,7 +297,7 @@ def test_bad_edits_are_refused_when_they_are_made(make: object, message: str) ->
 
 
 def test_an_operation_must_keep_the_shape() -> None:
-    with pytest.raises(EditError, match="must keep the shape"):
+    with pytest.raises(EditError, match="keep the shape"):
         ops.Call(lambda x: x[..., :1])(draw(0, 2, WIDTH))
     with pytest.raises(EditError, match="must keep the shape"):
         ops.Apply(torch.nn.Linear(WIDTH, 2).double())(draw(0, 2, WIDTH))

@@ -371,7 +371,7 @@ def test_an_exception_inside_the_forward_leaves_no_trace(llama: pc.Model) -> Non
             for call in (
                 lambda e: llama.run(IDS, e),
                 lambda e: llama.record(IDS, "resid_post", edits=[e]),
-                lambda e: llama.sweep(IDS, e.on(), sites="mlp_out", read=pc.TopK(1)),
+                lambda e: llama.sweep(IDS, e, read=pc.TopK(1)),
                 lambda e: llama.generate(IDS, e, max_new_tokens=2),
             ):
                 with pytest.raises(ValueError, match="mine"):

@@ -50,7 +50,7 @@ def test_saved_edits_do_the_same_to_a_model(llama: pc.Model, tmp_path: Path) -> 
         pc.Add(V, 0.1, site="mlp_out.1", at=2),
         pc.Rotate([tiny.ids(1, 5, seed=3)[0]], subspace=subspace, site="resid_post.1", at=-1),
         pc.ProjectOut(V, site="resid_pre.2", where=pc.Norm(above=1.0)),
-        pc.Add(V, site="mlp_out.1", where=pc.NearestCode(torch.stack([V, V.relu()]), 1, threshold=0.25)),
+        pc.Add(V, site="mlp_out.1", where=pc.NearestCode(torch.stack([-V, V]), 1, threshold=0.25)),
     ]
     pc.save_edits(given_edits, tmp_path)
     loaded = pc.load_edits(tmp_path)

@@ -108,10 +108,10 @@ def test_a_subspace_starts_from_its_seed_or_its_directions() -> None:
     rotated = [pc.Rotate([1], rank=2, d=6, seed=seed).operation.subspace.weight for seed in (0, 1)]
     assert torch.allclose(rotated[0], weights[0])
     assert torch.allclose(rotated[1], weights[2])
-    raw = torch.randn(2, 6, generator=torch.Generator().manual_seed(5))
+    raw = torch.randn(2, 6, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
     found = pc.Subspace(6, 2, directions=raw).weight
-    assert torch.allclose(found @ found.T, torch.eye(2), atol=1e-5)
-    assert torch.allclose(raw @ found.T @ found, raw, atol=1e-5), "they span what the directions span"
+    assert torch.allclose(found @ found.T, torch.eye(2, dtype=torch.float64), rtol=0, atol=1e-14)
+    assert torch.allclose(raw @ found.T @ found, raw, rtol=0, atol=1e-14), "they span what the directions span"
     x, source = torch.ones(6), torch.arange(6.0)
     whole = pc.Subspace(6, 2, directions=torch.eye(6)[[1, 4]])(x, source)
     assert torch.allclose(whole, torch.tensor([1.0, 1.0, 1.0, 1.0, 4.0, 1.0]), atol=1e-5)

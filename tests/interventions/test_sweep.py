@@ -170,7 +170,7 @@ def test_any_sweep_equals_one_forward_a_cell(llama: pc.Model, data: st.DataObjec
     sites = data.draw(st.lists(st.sampled_from(SITES), min_size=1, max_size=3, unique=True))
     at = data.draw(st.sampled_from(["each", -1, 0, [1, 3], "all", slice(2, 5)]))
     prompts = tiny.ids(data.draw(st.integers(1, 2)), 6, seed=data.draw(st.integers(0, 3)))
-    read = data.draw(st.lists(st.sampled_from(READS), min_size=1, max_size=3, unique_by=lambda r: r.key))
+    read = data.draw(st.lists(st.sampled_from(READS), min_size=1, max_size=3, unique_by=repr))
     base = data.draw(
         st.lists(
             st.sampled_from([pc.Scale(1.2, site="mlp_out.1", at=2), pc.Noise(0.2, site="embed", at=1)]), max_size=2

@@ -1,4 +1,5 @@
 import copy
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -277,3 +278,34 @@ def test_a_lens_of_stories15m_beats_the_logit_lens_on_stories_it_has_not_seen(st
     table = lens.frame()
     assert list(table["site"]) == ["resid_pre.0", *(f"resid_post.{layer}" for layer in range(5))]
     assert (table["kl"] + table["kl_interval"] < table["logit_lens_kl"] - table["logit_lens_kl_interval"]).all()
+
+
+def test_a_checkpoint_is_of_one_corpus_one_setting_and_one_config(tmp_path: Path) -> None:
+    """Every parameter, changed: the weights that come out are those of a training without a checkpoint."""
+    usual = {"corpus": CORPUS, "tokens": 64, "length": 16, "batch": 32, "progress": False}
+    changes: dict[str, Any] = {
+        "corpus": tiny.ids(12, 40, seed=6), "tokens": 96, "length": 12, "passes": 2, "held_out": 0.4, "optimizer": "sgd",
+        "learning_rate": 1e-3, "weight_decay": 0.1, "batch": 64, "seed": 1, "chunk": 5,
+    }  # fmt: skip
+    parameters = set(inspect.signature(pc.TunedLens.train_on).parameters)
+    assert parameters - {"model", "checkpoint", "progress"} == set(changes), "none is left out"
+    module = tiny.build("llama", torch.float32)
+    model = pc.wrap(module)
+
+    def trained(folder: Path | None, **changed: Any) -> dict[str, torch.Tensor]:
+        return dict(model.tune_lens(checkpoint=folder, **{**usual, **changed}).state_dict())
+
+    def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+        return all(torch.equal(one[name], other[name]) for name in one)
+
+    before = trained(tmp_path)
+    for name, value in changes.items():
+        assert same(trained(tmp_path, **{name: value}), trained(None, **{name: value})), name
+    module.model.norm.variance_epsilon = 0.5
+    assert same(trained(tmp_path), trained(None))
+    assert not same(trained(tmp_path), before)
+    module.model.norm.variance_epsilon = 1e-6
+    with torch.no_grad():
+        module.lm_head.weight.mul_(1 + 2**-12)  # rounded to bfloat16 they are the same
+    assert same(trained(tmp_path), trained(None))
+    assert not same(trained(tmp_path), before)

@@ -91,7 +91,6 @@ def test_forms_of_one_prompt_and_mixtures() -> None:
         (3, 4),
     ]
     assert read({"input_ids": torch.tensor([1, 2]), "attention_mask": None, "token_type_ids": [[0, 0]]}) == [(1, 2)]
-    assert read({"input_ids": [[1, 2, 3]], "attention_mask": [[1, 0, 1]]}) == [(1, 3)]
     whole = make_prompts(torch.tensor([[1, 2], [3, 4]]), None, None, None, takes_ids=False)
     assert [prompt.tensors["0"].tolist() for prompt in whole] == [[[1, 2]], [[3, 4]]]
     assert whole[0].name == f"input {whole[0].key}"

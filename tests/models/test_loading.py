@@ -223,9 +223,12 @@ def test_names_are_refused_on_a_plain_module() -> None:
 def test_a_ports_key_reaches_into_a_tuple() -> None:
     model = pc.wrap(Recurrent().eval())
     x = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(0))
-    acts = model.record(x, ["lstm:out", "lstm:out[1][0]"])
-    assert torch.allclose(acts["lstm:out[1][0]"][0], acts["lstm:out"][:, -1]), (
-        "the last hidden state is the last output"
-    )
+    for one in x.split(1):
+        acts = model.record(one, ["lstm:out", "lstm:out[1][0]"])
+        assert torch.allclose(acts["lstm:out[1][0]"].reshape(1, 5), acts["lstm:out"][:, -1]), (
+            "the last state is the last output"
+        )
+    with pytest.raises(pc.InputError, match=r"has shape \(1, 2, 5\) for 2 prompts; .* one by one"):
+        model.record(x, "lstm:out[1][0]")  # its first axis is the layers
     with pytest.raises(pc.SiteError, match="there is NoneType instead of a tensor"):
         model.record(x, "lstm:out[5]")

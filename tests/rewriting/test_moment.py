@@ -75,6 +75,19 @@ def test_it_is_kept_by_content(llama: pc.Model, cache: Path, monkeypatch: pytest
         pc.rewriting.Covariance.open(file.parent)
 
 
+def test_equal_weights_under_another_config_have_keys_of_their_own(cache: Path) -> None:
+    model = pc.wrap(tiny.build("llama"))
+    first = pc.rewriting.covariance(model, 1, CORPUS)
+    for norm in (layer.post_attention_layernorm for layer in model.module.model.layers):
+        norm.variance_epsilon = 1.0
+    found, wanted = (pc.rewriting.covariance(model, 1, CORPUS, cache=kept) for kept in (True, False))
+    assert torch.equal(found.matrix, wanted.matrix)
+    assert not torch.equal(found.matrix, first.matrix)
+    model.module.model.norm.rows = (x for x in [1])
+    pc.rewriting.covariance(model, 1, CORPUS)
+    assert len(list((cache / "covariances").iterdir())) == 2, "what cannot be found again is not kept"
+
+
 def test_it_is_not_kept_unless_it_may_be(llama: pc.Model, cache: Path) -> None:
     pc.rewriting.covariance(llama, 1, CORPUS[:1], cache=False)
     assert not (cache / "covariances").exists()
@@ -121,7 +134,7 @@ def test_a_corpus_of_nothing_or_of_nan_is_refused(llama: pc.Model) -> None:
     broken = tiny.build("llama")
     with torch.no_grad():
         broken.model.embed_tokens.weight[CORPUS[0][0], 0] = float("nan")
-    with pytest.raises(pc.ModelError, match="keys of layer 1 are not finite"):
+    with pytest.raises(pc.ModelError, match="gives NaN or infinity, which arises first at embed"):
         pc.rewriting.covariance(pc.wrap(broken), 1, CORPUS, cache=False)
 
 

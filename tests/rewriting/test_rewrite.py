@@ -262,7 +262,7 @@ def test_another_models_weights_are_refused(llama: pc.Model) -> None:
         ({"covariance": "wikipedia"}, "unknown covariance 'wikipedia'.*gutenberg, identity"),
         ({"step": 5}, "unknown parameter 'step'; did you mean 'steps'"),
         ({"steps": 0}, "steps is 1 or more"),
-        ({"clamp": 0.0}, "clamp must be above 0"),
+        ({"clamp": 0.0}, "clamp must be a finite number above 0; got 0.0"),
         ({"prefixes": -1}, "prefixes is how many"),
         ({"true": TARGET}, "is the answer that is to be replaced"),
     ],

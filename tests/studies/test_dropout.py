@@ -67,6 +67,7 @@ def test_ablations_cost_what_the_edit_costs(twice: dropout.Dropout, storyteller:
     assert rows["random vector of 1", 0] > rows["random vector of 0.25", 0] > 0
 
 
+@pytest.mark.slow
 def test_the_whole_study_from_nothing(storyteller: pc.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "TOKENS", 4)
     monkeypatch.setattr(dropout, "ANSWERS", (" was", " a"))

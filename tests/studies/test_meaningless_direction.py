@@ -56,6 +56,7 @@ def np_unit(model: pc.Model) -> Any:
     return torch.ones(model.module.config.n_embd)
 
 
+@pytest.mark.slow
 def test_killed_work_goes_on(storyteller: pc.Model, tmp_path: Path, setting: Any, monkeypatch: Any) -> None:
     found = meaningless_direction.study(storyteller, tmp_path, draws=2, steps=1, progress=False)
     assert found.site == "resid_post.1"

@@ -83,9 +83,9 @@ def affine(operation: Operation, width: int) -> Affine:
             return Affine(1.0, _wide(operation.read)[None], _wide(operation.write)[None], zero)
         case ops.Scale() if operation.directions is None:
             about = zero if operation.about is None else _wide(operation.about)
-            return Affine(operation.factor, none, none, (1.0 - operation.factor) * about)
+            return Affine(float(operation.factor), none, none, (1.0 - float(operation.factor)) * about)
         case ops.Scale():
-            return _along(operation, operation.factor)
+            return _along(operation, float(operation.factor))
         case ops.ProjectOut():
             return _along(operation, 0.0)
         case ops.Reflect():
@@ -93,7 +93,7 @@ def affine(operation: Operation, width: int) -> Affine:
         case ops.Clamp() if operation.low == operation.high and operation.low is not None:
             if operation.directions is None:
                 return Affine(0.0, none, none, zero + operation.low)
-            return _along(operation, 0.0, operation.low)
+            return _along(operation, 0.0, float(operation.low))
     raise EditError(f"{_name(operation)} is no affine map of the activation{_instead(operation)}")
 
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from patchclamp.cli.options import Json, Opening, Out
 from patchclamp.cli.output import keep, show
 from patchclamp.cli.specs import ReadName, position, reads_of
-from patchclamp.cli.sweep import strongest
+from patchclamp.cli.sweep import by_read, strongest
 
 command = App(name="attribute", help="Estimate activation patching by gradient, and measure how wrong the estimate is.")
 
@@ -56,11 +56,10 @@ def attribute(
         integrate=integrate, check=check,
     )  # fmt: skip
     Console(stderr=True, highlight=False, markup=False).print(repr(found))
-    name = found.reads[0]
     value = {
-        "baseline": found.dataset[f"baseline:{name}"].values.tolist(),
-        "reference": found.dataset[f"reference:{name}"].values.tolist(),
-        "values": found.dataset[name].values.tolist(),
+        "baseline": by_read(found, "baseline:"),
+        "reference": by_read(found, "reference:"),
+        "values": by_read(found),
         "agreement": found.agreement,
     }
     show(value, as_json=as_json, table=strongest(found), title="largest estimated differences from the unpatched run")

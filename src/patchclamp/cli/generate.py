@@ -21,6 +21,8 @@ def generate(
     max_new_tokens: Annotated[int, Parameter(name=["-n", "--max-new-tokens"])] = 40,
     seed: int | None = None,
     temperature: float | None = None,
+    samples: int = 1,
+    stop: Annotated[list[str] | None, Parameter(negative="")] = None,
     out: Out = None,
     opening: Opening = Opening(),  # noqa: B008
     as_json: Json = False,
@@ -35,12 +37,16 @@ def generate(
         max_new_tokens: How many tokens to add.
         seed: For sampling.
         temperature: Sample at this temperature; greedy without it.
+        samples: How many texts of each prompt, with --temperature.
+        stop: A text ends with any of these strings.
         out: Folder to save everything in.
         opening: How to open the model.
         as_json: Print JSON.
     """
     opened = opening.load(model)
     settings: dict[str, Any] = {} if temperature is None else {"do_sample": True, "temperature": temperature}
+    settings |= {"num_return_sequences": samples} if samples != 1 else {}
+    settings |= {"stop_strings": stop} if stop else {}
     edits = edits_of(opened, short, edit)
     plain = opened.generate(prompt, max_new_tokens=max_new_tokens, seed=seed, **settings)
     result = opened.generate(prompt, edits, max_new_tokens=max_new_tokens, seed=seed, **settings) if edits else plain
@@ -52,6 +58,7 @@ def generate(
     specs = [*(edit or []), *([short] if short and short.op else [])]
     said = {
         "model": model, "prompt": prompt, "edit": specs, "max_new_tokens": max_new_tokens, "seed": seed, "temperature": temperature,
+        "samples": samples, "stop": stop,
     }  # fmt: skip
     keep(result, out, "generate", {**said, **opening.as_config()})
 

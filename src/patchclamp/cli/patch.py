@@ -8,7 +8,7 @@ from rich.console import Console
 from patchclamp.cli.options import Json, Opening, Out
 from patchclamp.cli.output import keep, show
 from patchclamp.cli.specs import ReadName, position, reads_of
-from patchclamp.cli.sweep import strongest
+from patchclamp.cli.sweep import by_read, strongest
 
 command = App(name="patch", help="Put one run's activations into another, a cell a site and position, and measure.")
 
@@ -56,11 +56,10 @@ def patch(
         budget=budget, verify=verify,
     )  # fmt: skip
     Console(stderr=True, highlight=False, markup=False).print(str(grid.plan))
-    name = grid.reads[0]
     value = {
-        "baseline": grid.dataset[f"baseline:{name}"].values.tolist(),
-        "reference": grid.dataset[f"reference:{name}"].values.tolist(),
-        "values": grid.dataset[name].values.tolist(),
+        "baseline": by_read(grid, "baseline:"),
+        "reference": by_read(grid, "reference:"),
+        "values": by_read(grid),
         "plan": grid.plan.as_record(),
     }
     show(value, as_json=as_json, table=strongest(grid), title="largest differences from the unpatched run")

@@ -48,7 +48,10 @@ class EditSpec(BaseModel):
         Raises:
             InputError: The operation needs something that is not given.
         """
-        where = {"site": tuple(self.site) if self.site else None, "at": position(self.at)}
+        from patchclamp.interventions.positions import UNSAID
+
+        at = position(self.at) if "at" in self.model_fields_set else UNSAID
+        where: dict[str, Any] = {"site": tuple(self.site) if self.site else None, "at": at}
         if self.op == "add":
             return pc.Add(self._vector(model), self.scale, **where)
         if self.op == "patch":

@@ -8,7 +8,7 @@ from rich.console import Console
 import patchclamp as pc
 from patchclamp.cli.options import Edits, Json, Opening, Out, Short
 from patchclamp.cli.output import keep, show
-from patchclamp.cli.specs import EditSpec, ReadName, edits_of, over_of, reads_of
+from patchclamp.cli.specs import ReadName, edits_of, over_of, position, reads_of
 from patchclamp.core.errors import InputError
 
 command = App(name="sweep", help="Apply an edit at every site, layer and position, one cell each, and measure.")
@@ -39,7 +39,7 @@ def sweep(
     Args:
         model: Catalogue name, Hugging Face id or folder.
         prompt: One or more texts.
-        edit: Edits as JSON, placed together in each cell.
+        edit: Edits as JSON, all in each cell; one that names sites of its own stays there if --site names others.
         short: One edit as options; its --site names what is swept, and --at each makes a cell a position.
         cumulative: The cell at layer i edits every swept layer up to i.
         over: Parameters of the edit to sweep, as scale=1,2,4.
@@ -56,15 +56,19 @@ def sweep(
     """
     opened = opening.load(model)
     specs = [*(edit or []), *([short] if short and short.op else [])]
+    named = list(dict.fromkeys(short.site)) if short and short.site else None
     edits = edits_of(opened, short, edit)
     if not edits:
         raise InputError("a sweep needs an edit: --op add --token ' Rome', or --edit JSON")
-    options = {
-        "sites": _sites(specs), "at": edits[0].at, "cumulative": cumulative, "over": over_of(over),
+    if not named and not any(spec.site for spec in specs):
+        raise InputError("a sweep needs sites: --site mlp_out --site attn_out")
+    at = position(short.at) if short and "at" in short.model_fields_set else None
+    options: dict[str, Any] = {
+        "sites": named, "at": at, "cumulative": cumulative, "over": over_of(over),
         "read": reads_of(read or ["probability"], answer), "budget": budget,
     }  # fmt: skip
     if plan:
-        found = opened.plan(prompt, [e.on(at="all") if e.at == "each" else e for e in edits], **options)
+        found = opened.plan(prompt, edits, **options)
         show(found.as_record(), as_json=as_json) if as_json else show(str(found), as_json=False)
         return
     grid = opened.sweep(prompt, edits, verify=verify, checkpoint=checkpoint, **options)
@@ -77,11 +81,15 @@ def sweep(
     keep(grid, out, "sweep", {**said, **opening.as_config()}, layers=layers)
 
 
-def _sites(specs: list[EditSpec]) -> list[str]:
-    found = [name for spec in specs for name in spec.site or []]
-    if not found:
-        raise InputError("a sweep needs sites: --site mlp_out --site attn_out")
-    return list(dict.fromkeys(found))
+def by_read(grid: "pc.Grid", run: str = "") -> Any:
+    """The numbers of what was read, as JSON; those of several reads by their names.
+
+    Args:
+        grid: The result.
+        run: Of which run: ``"baseline:"``, ``"reference:"``, or the swept ones.
+    """
+    found = {name: grid.dataset[f"{run}{name}"].values.tolist() for name in grid.reads}
+    return found if len(found) > 1 else found[grid.reads[0]]
 
 
 def strongest(grid: "pc.Grid", most: int = 12) -> list[dict[str, Any]]:

@@ -1,11 +1,14 @@
 """Content hashes: equal contents, equal digests, whatever object holds them."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+
+_PLAIN = (type(None), bool, int, float, complex, str, bytes, Tensor, np.ndarray, np.generic, torch.dtype, torch.device)
 
 
 def tensor_bytes(tensor: Tensor) -> memoryview:
@@ -19,6 +22,17 @@ def digest(*parts: Any) -> str:
     state = hashlib.sha256()
     _feed(state, parts)
     return state.hexdigest()[:16]
+
+
+def alive(value: Any) -> Any:
+    """What tells a value from others as long as all of them are alive: plain values by their content, the rest by ``id``."""
+    if isinstance(value, _PLAIN):
+        return value
+    if isinstance(value, list | tuple):
+        return [alive(item) for item in value]
+    if isinstance(value, Mapping):
+        return {str(alive(name)): alive(item) for name, item in value.items()}
+    return f"{type(value).__name__} {id(value)}"
 
 
 def _feed(state: Any, value: Any) -> None:
@@ -35,6 +49,8 @@ def _feed(state: Any, value: Any) -> None:
         for item in value:
             _feed(state, item)
         state.update(b"]")
+    elif isinstance(value, np.ndarray):
+        _feed(state, (value.dtype.str, value.shape, value.tolist() if value.dtype == object else value.tobytes()))
     else:
         state.update(f"{type(value).__name__}:{value!r};".encode())
 

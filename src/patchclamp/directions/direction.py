@@ -17,6 +17,7 @@ from patchclamp.core.errors import EditError, InputError, unknown
 from patchclamp.core.files import atomic_folder, read_json, write_json
 from patchclamp.interventions.edits import Add, Clamp, Edit, Origin, ProjectOut, Reflect, Scale
 from patchclamp.interventions.gates import Norm
+from patchclamp.interventions.positions import Unsaid
 from patchclamp.interventions.saving import from_plain, to_plain
 from patchclamp.models.opened import OpenModel
 
@@ -315,8 +316,9 @@ class Direction:
             )
         named = at is not None and (not isinstance(at, str | slice) or at == "last")  # positions that the user picked
         gated = sinks == "skip" and not named and self.limit < float("inf")
-        default = "rest" if sinks == "skip" else "all"
-        placed = edit.on(site or self.site, at=default if at is None else at)
+        default = Unsaid("rest" if sinks == "skip" else "all")
+        home = Unsaid(self.site) if elsewhere and self.site else self.site
+        placed = edit.on(site or home, at=default if at is None else at)
         placed = replace(placed, where=Norm(below=self.limit) if gated else None)
         if self.fitted is None:
             return placed

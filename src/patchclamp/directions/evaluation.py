@@ -98,7 +98,7 @@ def pairs_of(
     classes = np.unique(np.asarray(labels)).tolist()
     if groups is None or len(classes) != 2:
         raise InputError("the bias needs pairs: two classes, and groups with a prompt of each")
-    rows = [list(prompt.ids) for prompt in model.prompts(prompts)]
+    rows = model.prompts(prompts)
     found: list[tuple[Any, Any]] = []
     for group in dict.fromkeys(groups):
         first, second = (

@@ -40,6 +40,16 @@ class SiteRows:
     """Attention sinks that were left out."""
 
 
+def check_sinks(sinks: str) -> None:
+    """Refuse what does not say whether massive activations belong to the rows.
+
+    Raises:
+        InputError: With the value.
+    """
+    if sinks not in ("skip", "keep"):
+        raise InputError(f"sinks is 'skip' or 'keep'; got {sinks!r}")
+
+
 def site_rows(acts: Activations, site: Site, sinks: Sinks = "skip") -> SiteRows:
     """The recorded positions of every prompt as rows, without attention sinks.
 
@@ -84,8 +94,7 @@ def fit_directions(
     rows = model.prompts(prompts)
     count = len(rows)
     _check_lengths(count, labels=labels, groups=groups, sample_weight=sample_weight)
-    if sinks not in ("skip", "keep"):
-        raise InputError(f"sinks is 'skip' or 'keep'; got {sinks!r}")
+    check_sinks(sinks)
     marks = np.asarray(labels)
     Concept.of(marks, estimator.concept)
     together = np.arange(count) if groups is None else np.asarray(groups)

@@ -264,6 +264,7 @@ class Directions(OpenModel):
         names = self.sites.expand([site])
         if len(names) != 1:
             raise InputError(f"{site!r} names {len(names)} sites; the rows are those of one")
+        fitting.check_sinks(sinks)
         return fitting.site_rows(record(self, prompts, [str(names[0])], at, edits=list(edits)), names[0], sinks)
 
     def reference(self, text: Any, site: str, at: Any = "rest") -> "Tensor":

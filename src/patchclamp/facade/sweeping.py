@@ -46,22 +46,26 @@ class Sweeping(OpenModel):
 
         Args:
             prompts: As for :meth:`run`.
-            edit: An unplaced edit, or a list of them to be placed together.
+            edit: An unplaced edit, or a list of edits that act together in each cell, in this order. Those that name sites or
+                positions of their own stay there; a list of edits that all name the same sites is swept over these.
             sites: Names; ``"mlp_out"`` is every layer, ``"z.*.h*"`` every head.
-            at: ``"each"`` for a cell a position; any other position is edited in every cell.
+            at: ``"each"`` for a cell a position; any other position is edited in every cell. For the edits that say none.
             cumulative: The cell at layer i edits every swept layer up to i.
-            over: Values for parameters of the edit, as ``{"scale": [1, 2, 4]}``; each makes an axis.
+            over: Values for parameters of the edits that have them, as ``{"scale": [1, 2, 4]}``; each makes an axis.
             read: What to measure: :class:`Probability`, :class:`LogitDifference`, ..., a function of the logits, or several.
+                The second of one name is called ``probability:2``.
             base: Edits that every cell shares; the baseline is the run under them.
             budget: Memory beyond the model, as ``"1GB"``.
             max_tokens: Rows times positions alive at once, instead of what follows from the budget.
             verify: Run this many random cells again the slow way, and raise if they differ beyond the tolerance.
-            checkpoint: A folder: a killed sweep goes on from there.
+            checkpoint: A folder: a killed sweep goes on from there. Functions are refused, unless you vouch for them with
+                :func:`known_as`: what they do cannot be told.
             progress: True for a bar, a function for events.
-            rung: Force a rung of the ladder: wavefront, layers, rows or cell.
+            rung: Ask for a lower rung of the ladder (wavefront, layers, rows, cell) than the one that would be chosen.
 
         Raises:
-            InputError: Something does not fit; raised before any work.
+            InputError: Something does not fit, or the rung would not be exact; raised before any work.
+            EditError: ``sites``, ``at`` or ``over`` contradict what every edit says itself.
             BudgetError: One cell needs more memory than the budget.
             ExactnessError: A verified cell differs.
         """

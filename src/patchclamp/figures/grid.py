@@ -52,8 +52,8 @@ def panels(grid: "Grid", read: str | None = None) -> list[Panel]:
         raise InputError(unknown("read", name, grid.reads))
     data, baseline = grid.dataset[name], grid.dataset[f"baseline:{name}"]
     x: str | None = next((d for d in ("position", "head", "neuron") if d in data.dims and data.sizes[d] > 1), None)
-    own = ("prompt", "site", "layer", "position", "head", "neuron", *_READ_DIMS)
-    over = [str(d) for d in data.dims if d not in own and data.sizes[d] > 1]
+    own = ("prompt", "site", "layer", "position", "head", "neuron")
+    over = [str(d) for d in data.dims if d not in own and not _of_read(d) and data.sizes[d] > 1]
     y = "layer" if "layer" in data.dims and data.sizes["layer"] > 1 else None
     if x is None and over:
         x = over[-1]
@@ -72,7 +72,7 @@ def panels(grid: "Grid", read: str | None = None) -> list[Panel]:
         values = part.transpose(*(d for d in (y, x) if d)).values
         level = float(clean.values) if clean.ndim == 0 else None
         title = _title(data, at, name)
-        shown = np.asarray(data.isel({d: i for d, i in at.items() if d in _READ_DIMS or d == "prompt"}).values)
+        shown = np.asarray(data.isel({d: i for d, i in at.items() if _of_read(d) or d == "prompt"}).values)
         found.append(
             Panel(title, values, _labels(part, y), _labels(part, x), level, y or "", across, limits(shown, level))
         )
@@ -85,7 +85,7 @@ def _title(data: Any, at: dict[str, int], name: str) -> str:
         if dim == "prompt" and data.sizes["prompt"] == 1:
             continue
         value = data.coords[dim].values[index] if dim in data.coords else index
-        parts.append(visible(str(value), 40) if dim in ("prompt", "site", "answer") else f"{dim} {value}")
+        parts.append(visible(str(value), 40) if dim.split(":")[0] in ("prompt", "site", "answer") else f"{dim} {value}")
     return ", ".join(parts) or name
 
 
@@ -118,7 +118,7 @@ def figure(
     if layers not in ("down", "up", "right"):
         raise InputError(unknown("orientation", layers, ("down", "up", "right")))
     cut = panels(grid, read)
-    columns = _columns(grid, cut)
+    columns = _columns(grid, cut, read)
     rows = -(-len(cut) // columns)
     curve = cut[0].values.ndim == 1
     with styled() as make:
@@ -176,8 +176,14 @@ def colour_bars(drawn: Any, column: list[tuple[Any, Panel, Any]]) -> None:
             bar.ax.text(0, -0.015, "— no edit", transform=bar.ax.transAxes, **style)
 
 
-def _columns(grid: "Grid", cut: list[Panel]) -> int:
-    answers = int(np.prod([grid.dataset[grid.reads[0]].sizes.get(d, 1) for d in _READ_DIMS]))
+def _of_read(dim: Any) -> bool:
+    """Whether a dimension is a read's own (``answer``, or ``answer:rank`` where two reads have other answers)."""
+    return str(dim).split(":")[0] in _READ_DIMS
+
+
+def _columns(grid: "Grid", cut: list[Panel], read: str | None) -> int:
+    sizes = grid.dataset[read or grid.reads[0]].sizes
+    answers = int(np.prod([size for dim, size in sizes.items() if _of_read(dim)]))
     return answers if 1 < answers <= 6 and len(cut) % answers == 0 else min(len(cut), 4 if len(cut) > 4 else 2)
 
 

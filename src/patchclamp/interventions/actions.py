@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from patchclamp.core.digest import digest
-from patchclamp.core.errors import EditError, PositionError, SiteError
+from patchclamp.core.errors import EditError, SiteError
 from patchclamp.interventions import positions
-from patchclamp.interventions.edits import Edit, gate_key
+from patchclamp.interventions.edits import Edit, gate_content, gate_key
+from patchclamp.interventions.gates import Gate
 from patchclamp.interventions.hooks import Instruction, Port
 from patchclamp.interventions.operations import Operation
 from patchclamp.interventions.positions import GENERATED
@@ -35,10 +36,20 @@ class Action:
     edit: int
     """Which of the user's edits this is."""
 
+    def __str__(self) -> str:
+        numbers = {item.name: getattr(self.operation, item.name) for item in fields(self.operation)}
+        said = ", ".join(f"{name}={value:g}" for name, value in numbers.items() if isinstance(value, float))
+        where = "all" if self.positions is None else ", ".join(map(str, self.positions))
+        return f"{type(self.operation).__name__}({said}) at {self.site}, position {where}"
+
     @cached_property
     def key(self) -> str:
-        """Content digest: equal actions do the same thing to the same place."""
+        """What tells it from other actions of one job: equal actions do the same thing to the same place."""
         return digest(str(self.site), self.positions, self.operation.key, gate_key(self.gate))
+
+    def known_by(self) -> Any:
+        """For a checkpoint; see :mod:`patchclamp.core.content`."""
+        return str(self.site), self.positions, self.operation, gate_content(self.gate)
 
 
 Recorder = Callable[[OpenModel, Source, Sequence[Site]], dict[Site, list[Tensor]]]
@@ -48,13 +59,29 @@ Recorder = Callable[[OpenModel, Source, Sequence[Site]], dict[Site, list[Tensor]
 class Placer:
     """Edits on the prompts of one call: checks them, records what they need, and makes actions."""
 
-    def __init__(self, model: OpenModel, edits: Sequence[Edit], prompts: Sequence[Prompt], recorder: Recorder) -> None:
-        self.model, self.edits, self.prompts = model, tuple(edits), tuple(prompts)
-        self.sites = [_sites_of(model, edit) for edit in edits]
+    def __init__(
+        self,
+        model: OpenModel,
+        edits: Sequence[Edit],
+        prompts: Sequence[Prompt],
+        recorder: Recorder,
+        *,
+        grad: bool = False,
+    ) -> None:
+        self.model, self.prompts = model, tuple(prompts)
+        # what is trained is taken as it is at this call: with its gradients, or as a copy that holds no graph
+        self.edits = tuple(
+            edit if not edit.operation.trained else edit.renewed() if grad else edit.frozen() for edit in edits
+        )
+        self.sites = [_sites_of(model, edit) for edit in self.edits]
         needed: dict[str, tuple[Source, set[Site]]] = {}
+        self._run_keys: dict[int, str] = {}
         for edit, sites in zip(self.edits, self.sites, strict=True):
+            if self.prompts:
+                _check_sources(model, edit.operation, len(self.prompts))
             for source in edit.operation.needs() if isinstance(edit.operation, Unbound) else ():
-                needed.setdefault(source.run_key, (source, set()))[1].update(_read_at(model, source, sites))
+                key = self._run_keys[id(source)] = source.run_key
+                needed.setdefault(key, (source, set()))[1].update(_read_at(model, source, sites))
         self._held = {
             key: recorder(model, source, sorted(sites, key=lambda site: site.sort_key))
             for key, (source, sites) in needed.items()
@@ -72,13 +99,14 @@ class Placer:
         edit = self.edits[number]
         operation = edit.operation
         if isinstance(operation, Unbound):
-            fixed = _fixed(where, operation)
-            operation = operation.bind(Scene(self.prompts[index], index, site, fixed, self._recorded, self._locate))
+            operation = operation.bind(Scene(self.prompts[index], index, site, where, self._recorded, self._locate))
             check_width(self.model.sites, operation, site)
-        return Action(site, where, operation, edit.where, number)
+        return Action(self.model.sites.in_stream(site), where, operation, edit.where, number)
 
     def rows(self, generating: bool = False) -> list[tuple[Action, ...]]:
         """The actions of each prompt, in the order of the edits."""
+        for edit in self.edits:
+            _check_sources(self.model, edit.operation, len(self.prompts))
         return [
             tuple(
                 self.action(number, index, site, self.positions(number, index, generating))
@@ -89,32 +117,50 @@ class Placer:
         ]
 
     def _recorded(self, source: Source, site: Site) -> list[Tensor]:
-        return self._held[source.run_key][_read_at(self.model, source, [site])[0]]
+        return self._held[self._run_keys[id(source)]][_read_at(self.model, source, [site])[0]]
 
-    def _locate(self, at: Any, source: Source) -> tuple[int, ...]:
+    def _locate(self, at: Any, source: Source, number: int) -> tuple[int, ...]:
         found = self.model.prompts(source.inputs)
-        return positions.resolve(at, found[0], 0, len(found), self.model.tokenizer) or ()
+        return positions.resolve(at, found[number], number, len(found), self.model.tokenizer, repeats=True) or ()
 
 
 def place(
-    model: OpenModel, edits: Sequence[Edit], prompts: Sequence[Prompt], recorder: Recorder
+    model: OpenModel, edits: Sequence[Edit], prompts: Sequence[Prompt], recorder: Recorder, *, grad: bool = False
 ) -> list[tuple[Action, ...]]:
     """Resolve edits on prompts: which actions each prompt gets, in the order of the edits.
+
+    Args:
+        model: The model.
+        edits: Placed edits.
+        prompts: Where they act.
+        recorder: Runs sources.
+        grad: Whether values that require gradients keep them.
 
     Raises:
         EditError: An edit has no site, or the wrong width.
         SiteError: A site is unknown or read-only.
         PositionError: A position is outside a prompt.
     """
-    return Placer(model, edits, prompts, recorder).rows()
+    return Placer(model, edits, prompts, recorder, grad=grad).rows()
 
 
-def _fixed(where: tuple[int, ...] | None, operation: Operation) -> tuple[int, ...] | None:
-    if where is not None and GENERATED in where:
-        raise PositionError(
-            f"{type(operation).__name__} takes its values position by position, so it cannot act on generated tokens"
+def _check_sources(model: OpenModel, operation: Operation, count: int) -> None:
+    """Refuse runs that no prompt would take its values from, and prompts without one.
+
+    Raises:
+        EditError: The source has several prompts, and not as many as there are.
+    """
+    if not isinstance(operation, Unbound) or not operation.paired:
+        return
+    source = getattr(operation, "source", None)
+    given = len(model.prompts(source.inputs)) if isinstance(source, Source) else len(getattr(source, "prompts", ()))
+    if given > max(1, count) or (
+        isinstance(source, Source) and given not in (1, count)
+    ):  # recorded activations say themselves what they lack
+        raise EditError(
+            f"the source of {type(operation).__name__} has {given} prompts and there are {count} to edit; give one source, or "
+            "one a prompt"
         )
-    return where
 
 
 def _sites_of(model: OpenModel, edit: Edit) -> list[Site]:
@@ -130,6 +176,8 @@ def _sites_of(model: OpenModel, edit: Edit) -> list[Site]:
         if edit.origin is not None:
             edit.origin.check_site(site)
         check_width(model.sites, edit.operation, site)
+        if isinstance(edit.where, Gate) and (width := model.sites.width(site)) is not None:
+            edit.where.check_width(width, f" at {site}")
     return sites
 
 
@@ -164,17 +212,17 @@ class Tally:
     """How often each edit was reached and how many vectors it changed."""
 
     reached: dict[int, int]
-    changed: dict[int, list[Tensor | int]]
+    changed: dict[int, list[Tensor]]
 
     @classmethod
     def empty(cls) -> "Tally":
         """Nothing counted yet."""
         return cls(defaultdict(int), defaultdict(list))
 
-    def teller(self, edit: int, vectors: int) -> Callable[[Tensor | int], None]:
+    def teller(self, edit: int, vectors: int) -> Callable[[Tensor], None]:
         """What an instruction calls when it fires."""
 
-        def tell(changed: Tensor | int) -> None:
+        def tell(changed: Tensor) -> None:
             self.reached[edit] += vectors
             self.changed[edit].append(changed)
 
@@ -191,8 +239,9 @@ def instructions(
     start: Sequence[int],
     width: int,
     device: torch.device,
-    tally: Tally,
+    tally: Tally | None,
     batch_rows: Sequence[int] | None = None,
+    fresh: int = 0,
 ) -> dict[Port, list[Instruction]]:
     """What to do at each port of one call, with equal actions of many rows carried out together.
 
@@ -202,8 +251,9 @@ def instructions(
         start: The unpadded position of column 0 in each row (negative under left padding).
         width: Columns of the call.
         device: Where index tensors live.
-        tally: Counts what fires.
+        tally: Counts what fires; None if nobody asks.
         batch_rows: The batch row of each entry of ``rows``, where several entries share one.
+        fresh: Columns before this one were edited, and counted, in an earlier call on the same text.
     """
     grouped: dict[tuple[Port, int, str, int], tuple[Action, list[int], list[tuple[int, ...]]]] = {}
     for row, actions in enumerate(rows):
@@ -226,6 +276,7 @@ def instructions(
         whole = action.positions is None
         vectors = len(members) * (1 if whole else len(cols[0]))
         picked = None if whole else torch.tensor(cols, device=device)
+        again = fresh > 0 and any(c < fresh for row in cols for c in row)
         same = picked is not None and all(c == cols[0] for c in cols)
         table[port].append(
             Instruction(
@@ -235,8 +286,9 @@ def instructions(
                 action.gate,
                 None if every and (same or whole) else torch.tensor(members, device=device),
                 picked,
-                tally.teller(edit, vectors),
+                None if tally is None else tally.teller(edit, vectors),
                 -1 if whole else max(max(c) for c in cols),
+                picked >= fresh if again and picked is not None else None,
             )
         )
     return dict(table)

@@ -5,11 +5,9 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from torch import Tensor
-
 from patchclamp.core.errors import InputError, PositionError
 from patchclamp.interventions.actions import Action, Placer, Recorder
-from patchclamp.interventions.edits import Edit
+from patchclamp.interventions.placing import Part, label
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.sites import Site
@@ -31,26 +29,40 @@ class Axes:
     each: bool
     """One cell a position."""
     over: Mapping[str, tuple[Any, ...]]
-    sites: Mapping[tuple[str, int, int], Site]
-    """(component, layer, unit) -> site."""
+    sites: Mapping[tuple[str, int, int], Site | None]
+    """(component, layer, unit) -> site; None for the one place of a sweep whose edits all stay at sites of their own."""
 
     @classmethod
     def of(
-        cls, model: OpenModel, prompts: Sequence[Prompt], sites: Any, at: Any, over: Mapping[str, Iterable[Any]] | None
+        cls,
+        model: OpenModel,
+        prompts: Sequence[Prompt],
+        sites: Any,
+        at: Any,
+        over: Mapping[str, Iterable[Any]] | None,
+        still: str = "",
     ) -> "Axes":
         """Read a sweep's arguments.
+
+        Args:
+            model: The model.
+            prompts: Its prompts.
+            sites: What is swept.
+            at: ``"each"`` for a cell a position.
+            over: Swept parameters with their values.
+            still: The name of the one place of a sweep that sweeps no sites.
 
         Raises:
             InputError: Nothing to sweep, or heads and whole sites at once.
         """
-        if sites is None or not len(sites):
+        if not still and (sites is None or not len(sites)):
             raise InputError("a sweep needs sites, as in sites=['mlp_out', 'attn_out'] or a site in the edit")
-        expanded = model.sites.expand(sites)
-        kinds = {site.unit.kind if site.unit else "" for site in expanded}
+        expanded = [] if still else model.sites.expand(sites)
+        kinds = {site.unit.kind if site.unit else "" for site in expanded} or {""}
         if len(kinds) > 1:
             raise InputError(f"heads, neurons and whole sites cannot share one sweep: {[str(s) for s in expanded[:6]]}")
         behind = model.sites.n_layers
-        table: dict[tuple[str, int, int], Site] = {}
+        table: dict[tuple[str, int, int], Site | None] = {}
         for site in expanded:
             layer = (
                 site.layer
@@ -60,14 +72,12 @@ class Axes:
                 else BEFORE_LAYERS
             )
             table[site.whole.component, layer, site.unit.index if site.unit else 0] = site
+        if still:
+            table[still, BEFORE_LAYERS, 0] = None
         each = isinstance(at, str) and at == "each"
         if each and any(prompt.length is None for prompt in prompts):
             raise PositionError("at='each' needs prompts made of tokens")
         layered = any(site.layer is not None for site in expanded)
-        values = {name: tuple(items) for name, items in (over or {}).items()}
-        for name, items in values.items():
-            if not items:
-                raise InputError(f"over={{{name!r}: ...}} has no values")
         return cls(
             tuple(prompts),
             tuple(dict.fromkeys(key[0] for key in table)),
@@ -75,7 +85,7 @@ class Axes:
             tuple(sorted({key[2] for key in table})) if "" not in kinds else (),
             {"h": "head", "n": "neuron", "": ""}[kinds.pop()],
             each,
-            values,
+            {name: tuple(values) for name, values in (over or {}).items()},
             table,
         )
 
@@ -119,11 +129,6 @@ class Axes:
         return found
 
 
-def label(value: Any, number: int) -> str:
-    """How a value of a swept parameter is called."""
-    return f"{number}" if isinstance(value, Tensor) else str(value)
-
-
 @dataclass(frozen=True, eq=False)
 class Point:
     """One cell: where it stands in the result, and what it does."""
@@ -136,7 +141,7 @@ class Point:
 def points(
     model: OpenModel,
     axes: Axes,
-    edits: Sequence[Edit],
+    parts: Sequence[Part],
     cumulative: bool,
     recorder: Recorder,
     allowed: Sequence[set[int]] | None = None,
@@ -146,7 +151,7 @@ def points(
     Args:
         model: The model.
         axes: Its axes.
-        edits: Unplaced edits, which each cell places together.
+        parts: The edits, which each cell places together.
         cumulative: A cell at layer ``i`` edits the swept layers up to ``i``.
         recorder: Runs sources.
         allowed: For each prompt the positions that can be edited (others stay empty).
@@ -155,17 +160,16 @@ def points(
     names = list(axes.over)
     for values in product(*(range(len(axes.over[name])) for name in names)):
         changed = {name: axes.over[name][i] for name, i in zip(names, values, strict=True)}
-        variant = _Variant(model, axes, [_changed(edit, changed) for edit in edits], recorder)
+        variant = _Variant(model, axes, parts, changed, recorder)
         for prompt, text in enumerate(axes.prompts):
             spots = [(p,) for p in range(text.length or 0)] if axes.each else [None]
             for component, layer, unit in axes.sites:
                 for spot in spots:
                     if spot is not None and allowed is not None and spot[0] not in allowed[prompt]:
                         continue
-                    reached = (
-                        _reached(axes, component, layer, unit) if cumulative else [axes.sites[component, layer, unit]]
-                    )
-                    actions = tuple(action for site in reached for action in variant.actions(prompt, site, spot))
+                    below = axes.layers if cumulative else (layer,)
+                    reached = [axes.sites.get((component, i, unit)) for i in below if i <= layer]
+                    actions = variant.actions(prompt, [site for site in reached if site is not None], spot)
                     found.append(Point(_index(axes, prompt, component, layer, unit, spot, values), prompt, actions))
     return found
 
@@ -173,32 +177,29 @@ def points(
 class _Variant:
     """The edits under one choice of the swept parameters, ready to act anywhere."""
 
-    def __init__(self, model: OpenModel, axes: Axes, edits: Sequence[Edit], recorder: Recorder) -> None:
+    def __init__(
+        self, model: OpenModel, axes: Axes, parts: Sequence[Part], values: Mapping[str, Any], recorder: Recorder
+    ) -> None:
         every = [str(site) for site in axes.sites.values()]
-        placed = [edit.on(every, at="all") if axes.each else edit.on(every) for edit in edits]
-        self.each, self.placer = axes.each, Placer(model, placed, axes.prompts, recorder)
-        self.known: dict[tuple[int, Site, tuple[int, ...] | None], tuple[Action, ...]] = {}
+        self.parts = parts
+        self.placer = Placer(model, [part.in_cell(values, every) for part in parts], axes.prompts, recorder)
+        self.known: dict[tuple[int, int, Site, tuple[int, ...] | None], Action] = {}
 
-    def actions(self, prompt: int, site: Site, spot: tuple[int, ...] | None) -> tuple[Action, ...]:
-        """What the edits do at one site and position of one prompt; made once."""
-        key = (prompt, site, spot)
+    def actions(self, prompt: int, reached: Sequence[Site], spot: tuple[int, ...] | None) -> tuple[Action, ...]:
+        """What a cell does to one prompt: edit by edit, at the swept sites that it reaches or at the edit's own."""
+        return tuple(
+            self._action(number, prompt, site, spot if part.each else None)
+            for number, part in enumerate(self.parts)
+            for site in (reached if part.swept else self.placer.sites[number])
+        )
+
+    def _action(self, number: int, prompt: int, site: Site, spot: tuple[int, ...] | None) -> Action:
+        """One edit at one site and position of one prompt; made once."""
+        key = (number, prompt, site, spot)
         if key not in self.known:
-            where = [spot if self.each else self.placer.positions(n, prompt) for n in range(len(self.placer.edits))]
-            self.known[key] = tuple(self.placer.action(n, prompt, site, w) for n, w in enumerate(where))
+            where = self.placer.positions(number, prompt) if spot is None else spot
+            self.known[key] = self.placer.action(number, prompt, site, where)
         return self.known[key]
-
-
-def _changed(edit: Edit, values: Mapping[str, Any]) -> Edit:
-    """The edit with those parameters changed that it has; a parameter that no edit has is an error in ``using``."""
-    return edit.using(**values) if values else edit
-
-
-def _reached(axes: Axes, component: str, layer: int, unit: int) -> list[Site]:
-    return [
-        axes.sites[component, below, unit]
-        for below in axes.layers
-        if below <= layer and (component, below, unit) in axes.sites
-    ]
 
 
 def _index(

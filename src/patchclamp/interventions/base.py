@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
-from patchclamp.interventions.forward import Row, forward
+from patchclamp.interventions.forward import Row, forward, outputs_at
 from patchclamp.interventions.job import Job
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.sites import Site
@@ -76,8 +76,9 @@ def record_base(
     logits = {}
     for index, (line, where) in enumerate(zip(lines, wanted, strict=True)):
         if done.logits is not None:
-            whole = done.logits[index] if done.logits.ndim > 2 else done.logits[index : index + 1]
-            logits[line] = whole[: len(where)] if keep is not None else whole[list(where)]
+            length = job.lines[line].prompt.length
+            whole = done.logits
+            logits[line] = whole[index, : len(where)] if keep is not None else outputs_at(whole, index, where, length)
     return Base(tuple(lines), hidden, cache, logits, activations)
 
 

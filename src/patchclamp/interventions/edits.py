@@ -2,17 +2,19 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from patchclamp.core.content import Given
 from patchclamp.core.digest import digest
 from patchclamp.core.errors import EditError, unknown
-from patchclamp.interventions import operations, positions, sources
+from patchclamp.interventions import operations, positions, sources, values
 from patchclamp.interventions.gates import Gate
 from patchclamp.interventions.operations import Operation
+from patchclamp.interventions.positions import UNSAID
 from patchclamp.models.peers import is_foreign, names_of
 from patchclamp.models.sites import SitePattern
 
@@ -64,12 +66,13 @@ class Origin:
 class Edit:
     """An operation (or a trainable module), the sites and positions it acts at, and the gate that lets it.
 
-    Without a site it is unplaced: place it with :meth:`on`, or let a sweep place it.
+    Without a site it is unplaced: place it with :meth:`on`, or let a sweep place it. Without a position it acts at all of
+    them, or where a sweep says.
     """
 
     operation: Any
     site: Any = None
-    at: Any = "all"
+    at: Any = UNSAID
     where: Where = None
     origin: "Origin | None" = None
     """What a fitted edit was fitted on; elsewhere it is refused."""
@@ -87,12 +90,14 @@ class Edit:
             if not is_foreign(name):
                 SitePattern.parse(name)
         positions.check(self.at)
+        if self.where is not None and not callable(self.where):
+            raise EditError(f"where is a gate, as pc.Norm(above=5), or a function of the vectors; got {self.where!r}")
         self.operation.check()
 
     @property
     def sites(self) -> tuple[str, ...]:
         """The names of the sites, as the user wrote them."""
-        return () if self.site is None else (self.site,) if isinstance(self.site, str) else tuple(self.site)
+        return () if self.site is None else (str(self.site),) if isinstance(self.site, str) else tuple(self.site)
 
     def on(self, site: "str | Iterable[str] | None" = None, at: Any = None, where: Where = None) -> "Edit":
         """The same operation somewhere else; what is not given stays."""
@@ -112,8 +117,16 @@ class Edit:
                 raise EditError(unknown(f"parameter of {type(self.operation).__name__}", name, valid))
         if "readers" in changes or ("directions" in changes and getattr(self.operation, "readers", None) is not None):
             raise EditError("directions and their readers belong together: make a new edit with both")
-        read = {name: _READERS[name](value) if name in _READERS else value for name, value in changes.items()}
+        read = {name: _read(self.operation, name, value) for name, value in changes.items()}
         return replace(self, operation=replace(self.operation, **read), **own)
+
+    def frozen(self) -> "Edit":
+        """The edit as it is now: copies in place of the values that require gradients."""
+        return replace(self, operation=self.operation.frozen())
+
+    def renewed(self) -> "Edit":
+        """The edit with the user's own trained values, checked and under a key of their own."""
+        return replace(self, operation=self.operation.renewed())
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -125,9 +138,9 @@ class Edit:
             "site",
         )
 
-    @cached_property
+    @property
     def key(self) -> str:
-        """Content digest: equal edits, equal keys."""
+        """What tells it from other edits while they are alive: equal plain contents, equal keys."""
         return digest(self.operation.key, self.sites, repr(self.at), gate_key(self.where))
 
     def __repr__(self) -> str:
@@ -143,57 +156,49 @@ class Edit:
 
 
 def gate_key(where: Where) -> str:
-    """Content digest of a gate; of its identity if it is a plain function."""
+    """What tells a gate from others while they are alive."""
     return where.key if isinstance(where, Gate) else "" if where is None else f"function {id(where)}"
 
 
-def _vector(value: Any, name: str) -> Tensor:
-    if isinstance(value, str):
-        raise EditError(f"{name} is the text {value!r}; pass a vector, as in model.embedding({value!r})")
-    try:
-        tensor = torch.as_tensor(value)
-    except (TypeError, ValueError, RuntimeError):
-        raise EditError(f"{name} must be a vector [d], got {type(value).__name__}") from None
-    if tensor.ndim != 1:
-        raise EditError(
-            f"{name} must be one vector [d], got shape {tuple(tensor.shape)}; vectors are never broadcast by shape"
-        )
-    if not tensor.is_floating_point():
-        raise EditError(f"{name} has dtype {tensor.dtype}; a floating dtype is needed")
-    return tensor.detach().clone()
-
-
-def _directions(value: Any) -> Tensor | None:
-    if value is None:
-        return None
-    tensor = torch.as_tensor(value)
-    if tensor.ndim not in (1, 2):
-        raise EditError(f"directions must be [d] or [rank, d], got shape {tuple(tensor.shape)}")
-    if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
-        raise EditError(f"directions must be finite and of a floating dtype, got {tensor.dtype}")
-    return operations.orthonormal(torch.atleast_2d(tensor))
-
-
-def _about(value: Any) -> Tensor | None:
-    return None if value is None else _vector(value, "about")
+def gate_content(where: Where) -> Any:
+    """What a gate is known by in a checkpoint; see :mod:`patchclamp.core.content`."""
+    return (
+        where
+        if where is None or isinstance(where, Gate)
+        else Given(where, "where=", "a pc.Gate, as pc.Along, or an nn.Module")
+    )
 
 
 _READERS: dict[str, Callable[[Any], Any]] = {
-    "vector": lambda value: _vector(value, "vector"),
-    "read": lambda value: _vector(value, "read"),
-    "write": lambda value: _vector(value, "write"),
-    "directions": _directions,
-    "about": _about,
+    **{name: partial(values.vector, name=name) for name in ("vector", "read", "write", "value", "about")},
+    **{name: partial(values.number, name=name) for name in ("scale", "factor", "low", "high", "std")},
+    "seed": partial(values.whole, name="seed"),
+    "directions": values.directions,
+    "latents": values.latents,
+    "dictionary": values.codec,
+    "function": values.function,
     "source": lambda value: _source(value, "source"),
 }
+"""How each parameter is read when an edit is made again with another one."""
+_OPTIONAL = ("about", "low", "high")
 
 
-def Add(vector: Any, scale: float = 1.0, *, site: Any = None, at: Any = "all", where: Where = None) -> Edit:
+def _read(operation: Operation, name: str, value: Any) -> Any:
+    if name == "directions" and value is None and getattr(operation, "needs_directions", False):
+        raise EditError(f"pc.{type(operation).__name__} needs directions: a vector [d], or [rank, d]")
+    if (name in _OPTIONAL and value is None) or name not in _READERS:
+        return value
+    if name == "source" and isinstance(operation, sources.Rotate):
+        return _vector_or_source(value, "source")
+    return _READERS[name](value)
+
+
+def Add(vector: Any, scale: float = 1.0, *, site: Any = None, at: Any = UNSAID, where: Where = None) -> Edit:
     """``x + scale * vector``; the vector is ``[d]``."""
-    return Edit(operations.Add(_vector(vector, "vector"), float(scale)), site, at, where)
+    return Edit(operations.Add(values.vector(vector, "vector"), values.number(scale, "scale")), site, at, where)
 
 
-def Zero(*, site: Any = None, at: Any = "all", where: Where = None) -> Edit:
+def Zero(*, site: Any = None, at: Any = UNSAID, where: Where = None) -> Edit:
     """``x <- 0``."""
     return Edit(operations.Zero(), site, at, where)
 
@@ -205,7 +210,7 @@ def Scale(
     readers: Any = None,
     *,
     site: Any = None,
-    at: Any = "all",
+    at: Any = UNSAID,
     where: Where = None,
 ) -> Edit:
     """``x * factor``; with directions ``[d]`` or ``[rank, d]`` only the part of ``x - about`` in their span.
@@ -220,34 +225,23 @@ def Scale(
         at: Positions.
         where: Gate.
     """
-    return Edit(operations.Scale(float(factor), **_span(directions, about, readers)), site, at, where)
+    return Edit(
+        operations.Scale(values.number(factor, "factor"), **values.span(directions, about, readers)), site, at, where
+    )
 
 
 def ProjectOut(
-    directions: Any, about: Any = None, readers: Any = None, *, site: Any = None, at: Any = "all", where: Where = None
+    directions: Any, about: Any = None, readers: Any = None, *, site: Any = None, at: Any = UNSAID, where: Where = None
 ) -> Edit:
     """Remove the part along the directions, measured from ``about`` (default: zero); for ``readers`` see :func:`Scale`."""
-    return Edit(operations.ProjectOut(**_span(_need(directions), about, readers)), site, at, where)
+    return Edit(operations.ProjectOut(**values.span(_need(directions), about, readers)), site, at, where)
 
 
 def Reflect(
-    directions: Any, about: Any = None, readers: Any = None, *, site: Any = None, at: Any = "all", where: Where = None
+    directions: Any, about: Any = None, readers: Any = None, *, site: Any = None, at: Any = UNSAID, where: Where = None
 ) -> Edit:
     """Mirror along the directions, at ``about`` (default: zero); twice is the identity. For ``readers`` see :func:`Scale`."""
-    return Edit(operations.Reflect(**_span(_need(directions), about, readers)), site, at, where)
-
-
-def _span(directions: Any, about: Any, readers: Any) -> dict[str, Any]:
-    """Directions, their origin and their readers as operations take them."""
-    basis = _directions(directions)
-    if readers is None:
-        return {"directions": basis, "about": _about(about)}
-    if basis is None:
-        raise EditError("readers need directions, whose coordinates they read")
-    rows = torch.atleast_2d(torch.as_tensor(readers))
-    if rows.shape != basis.shape:
-        raise EditError(f"readers must have the shape of the directions, {tuple(basis.shape)}; got {tuple(rows.shape)}")
-    return {"directions": basis, "about": _about(about), "readers": operations.dual(rows, basis)}
+    return Edit(operations.Reflect(**values.span(_need(directions), about, readers)), site, at, where)
 
 
 def _need(directions: Any) -> Any:
@@ -264,36 +258,31 @@ def Clamp(
     readers: Any = None,
     *,
     site: Any = None,
-    at: Any = "all",
+    at: Any = UNSAID,
     where: Where = None,
 ) -> Edit:
     """Bound each coordinate, or the coordinates along (unit) directions, to ``[low, high]``."""
-    if low is None and high is None:
-        raise EditError("pc.Clamp needs low, high, or both")
-    if low is not None and high is not None and low > high:
-        raise EditError(f"pc.Clamp: low {low} is above high {high}")
-    return Edit(operations.Clamp(low, high, **_span(directions, about, readers)), site, at, where)
+    least, most = (None if b is None else values.number(b, name) for name, b in (("low", low), ("high", high)))
+    return Edit(operations.Clamp(least, most, **values.span(directions, about, readers)), site, at, where)
 
 
-def RankOne(read: Any, write: Any, *, site: Any = None, at: Any = "all", where: Where = None) -> Edit:
+def RankOne(read: Any, write: Any, *, site: Any = None, at: Any = UNSAID, where: Where = None) -> Edit:
     """``x + (x . read) write``, both ``[d]``: what a rank-one change of a weight does, at the input of that weight."""
-    return Edit(operations.RankOne(_vector(read, "read"), _vector(write, "write")), site, at, where)
+    return Edit(operations.RankOne(values.vector(read, "read"), values.vector(write, "write")), site, at, where)
 
 
-def Noise(std: float, seed: int = 0, *, site: Any = None, at: Any = "all", where: Where = None) -> Edit:
+def Noise(std: float, seed: int = 0, *, site: Any = None, at: Any = UNSAID, where: Where = None) -> Edit:
     """Add ``std`` times standard normal noise, drawn for (seed, prompt, site, position)."""
-    if not std >= 0:
-        raise EditError(f"pc.Noise: std must be 0 or more, got {std}")
-    return Edit(sources.Noise(float(std), int(seed)), site, at, where)
+    return Edit(sources.Noise(float(values.number(std, "std")), values.whole(seed, "seed")), site, at, where)
 
 
 def source(inputs: Any, edits: Iterable[Edit] = (), *, at: Any = None, site: str | None = None) -> sources.Source:
     """A run to take values from: a prompt, the edits it runs under, and where in it to look.
 
     Args:
-        inputs: The prompt.
+        inputs: The prompt, or as many as there are to edit.
         edits: It runs under these.
-        at: Positions in it; those of the edit by default.
+        at: Positions in each; those of the edit by default.
         site: A site in it, as ``"resid_post.10"``; that of the edit by default. It must be as wide as the edited one.
     """
     if at is not None:
@@ -317,7 +306,14 @@ def _source(value: Any, what: str) -> Any:
     )
 
 
-def Patch(values: Any, *, site: Any = None, at: Any = "all", where: Where = None) -> Edit:
+def _vector_or_source(value: Any, what: str) -> Any:
+    """A vector, or where values come from."""
+    if isinstance(value, Tensor) and value.is_floating_point():
+        return values.vector(value, what)
+    return _source(value, what)
+
+
+def Patch(values: Any, *, site: Any = None, at: Any = UNSAID, where: Where = None) -> Edit:
     """``x <-`` a vector ``[d]``, or the value at the same site in another run.
 
     Args:
@@ -327,16 +323,15 @@ def Patch(values: Any, *, site: Any = None, at: Any = "all", where: Where = None
         at: Positions.
         where: Gate.
     """
-    if isinstance(values, Tensor) and values.is_floating_point():
-        return Edit(operations.Put(_vector(values, "values")), site, at, where)
-    return Edit(sources.Patch(_source(values, "pc.Patch")), site, at, where)
+    found = _vector_or_source(values, "pc.Patch")
+    return Edit(operations.Put(found) if isinstance(found, Tensor) else sources.Patch(found), site, at, where)
 
 
-def MeanAblate(mean: Any, *, site: Any = None, at: Any = "all", where: Where = None) -> Edit:
+def MeanAblate(mean: Any, *, site: Any = None, at: Any = UNSAID, where: Where = None) -> Edit:
     """``x <-`` a mean: a vector ``[d]``, or prompts over whose positions the site is averaged."""
-    if isinstance(mean, Tensor) and mean.is_floating_point():
-        return Edit(operations.Put(_vector(mean, "mean")), site, at, where)
-    found = _source(mean, "pc.MeanAblate")
+    found = _vector_or_source(mean, "pc.MeanAblate")
+    if isinstance(found, Tensor):
+        return Edit(operations.Put(found), site, at, where)
     if not isinstance(found, sources.Source):
         raise EditError("pc.MeanAblate takes a vector [d] or prompts to average over")
     return Edit(sources.MeanAblate(found), site, at, where)
@@ -351,7 +346,7 @@ def Rotate(
     directions: Any = None,
     seed: int = 0,
     site: Any = None,
-    at: Any = "all",
+    at: Any = UNSAID,
     where: Where = None,
 ) -> Edit:
     """Interchange in a learned subspace: the coordinates of ``x`` there become the source's.
@@ -368,14 +363,25 @@ def Rotate(
         where: Gate.
     """
     if subspace is None:
-        start = None if directions is None else torch.atleast_2d(torch.as_tensor(directions))
-        rank, d = (len(start), start.shape[-1]) if start is not None else (rank, d)
+        subspace = _subspace(rank, d, directions, seed)
+    elif any(given is not None for given in (rank, d, directions)):
+        raise EditError("pc.Rotate: a subspace has its own rank, d and directions; leave them out")
+    return Edit(sources.Rotate(subspace, _vector_or_source(source, "pc.Rotate")), site, at, where)
+
+
+def _subspace(rank: int | None, d: int | None, directions: Any, seed: int) -> sources.Subspace:
+    if directions is None:
         if rank is None or d is None:
             raise EditError("pc.Rotate needs rank and d (the site's width), directions [rank, d], or a subspace")
-        subspace = sources.Subspace(d, rank, directions=start, seed=seed)
-    fixed = isinstance(source, Tensor) and source.is_floating_point()
-    value = _vector(source, "source") if fixed else _source(source, "pc.Rotate")
-    return Edit(sources.Rotate(subspace, value), site, at, where)
+        return sources.Subspace(values.whole(d, "d"), values.whole(rank, "rank"), seed=values.whole(seed, "seed"))
+    start = values.rows(directions)
+    if start.requires_grad:
+        return sources.HeldSubspace(start)
+    start = torch.atleast_2d(start)
+    for name, given, held in (("rank", rank, len(start)), ("d", d, start.shape[1])):
+        if given is not None and given != held:
+            raise EditError(f"pc.Rotate: {name}={given!r}, and the directions have {name}={held}; leave {name} out")
+    return sources.Subspace(start.shape[1], len(start), directions=start)
 
 
 def Splice(
@@ -384,17 +390,16 @@ def Splice(
     keep_error: bool = True,
     *,
     site: Any = None,
-    at: Any = "all",
+    at: Any = UNSAID,
     where: Where = None,
 ) -> Edit:
     """Set latents of a sparse dictionary; with ``keep_error`` what the dictionary misses stays."""
-    if not isinstance(dictionary, operations.Codec):
-        raise EditError(f"pc.Splice needs a dictionary with encode and decode, got {type(dictionary).__name__}")
-    return Edit(operations.Splice(dictionary, dict(latents), keep_error), site, at, where)
+    return Edit(operations.Splice(values.codec(dictionary), values.latents(latents), keep_error), site, at, where)
 
 
-def Call(function: Callable[[Tensor], Tensor], *, site: Any = None, at: Any = "all", where: Where = None) -> Edit:
-    """Any function of the vectors ``[position, d]``: the escape hatch, which no sweep can share."""
-    if not callable(function):
-        raise EditError(f"pc.Call needs a function, got {type(function).__name__}")
-    return Edit(operations.Call(function), site, at, where)
+def Call(function: Callable[[Tensor], Tensor], *, site: Any = None, at: Any = UNSAID, where: Where = None) -> Edit:
+    """Any function of the vectors ``[position, d]``: the escape hatch, which no sweep can share.
+
+    With ``checkpoint=`` it has to be a module, or a function that you vouch for with :func:`known_as`.
+    """
+    return Edit(operations.Call(values.function(function)), site, at, where)

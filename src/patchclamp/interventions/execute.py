@@ -1,23 +1,28 @@
 """Carrying out a planned job: on its rung, within its budget, resumable, and checked against the slow way."""
 
 import random
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from patchclamp.core.digest import digest
-from patchclamp.core.errors import BudgetError, ExactnessError
+from patchclamp.core.errors import BudgetError, ExactnessError, InputError, PatchclampWarning
 from patchclamp.core.files import atomic_file
 from patchclamp.core.progress import Listener, task
 from patchclamp.interventions.base import Base, record_base
-from patchclamp.interventions.forward import Row, forward
+from patchclamp.interventions.finite import readable
+from patchclamp.interventions.forward import Row, forward, outputs_at
 from patchclamp.interventions.head import finish
-from patchclamp.interventions.job import Job, Line
+from patchclamp.interventions.job import Job, Line, states_at
+from patchclamp.interventions.overflow import first_site
+from patchclamp.interventions.parts import Parts
 from patchclamp.interventions.plan import Plan, Schedule
 from patchclamp.interventions.trie import CLEAN, Group
 from patchclamp.interventions.wavefront import Walk
@@ -25,6 +30,10 @@ from patchclamp.models.sites import Site
 
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-5, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 """Largest difference from one forward a cell, relative to the largest logit, that ``verify`` accepts."""
+
+
+MOST_NAMED = 4
+"""Cells that a warning names."""
 
 
 @dataclass(eq=False)
@@ -42,7 +51,12 @@ class Outcome:
     """What the chosen runs' reads were computed from."""
     clean: dict[int, Tensor] = field(default_factory=dict)
     """Logits of the lines whose reads compare with them, ``[position, vocabulary]``."""
+    overflowed: set[int] = field(default_factory=set)
+    """Runs whose edits led to NaN or infinity."""
+    unread: set[int] = field(default_factory=set)
+    """Runs of which some read gave NaN, these and others."""
 
+    @torch.no_grad()
     def note_base(self, base: Base) -> None:
         """Measure the lines of a base run, without any cell's edits."""
         for place, number in enumerate(base.lines):
@@ -53,22 +67,47 @@ class Outcome:
             if line.compares:
                 self.clean[number] = logits
 
+    @torch.no_grad()
     def deliver(self, runs: list[int], logits: Tensor, activations: dict[Site, Tensor]) -> None:
         """Measure some runs of one line."""
         number = self.job.runs[runs[0]].line
         line = self.job.lines[number]
         values = line.measure(logits, self.clean.get(number), activations)
+        fit = _fit(line, logits, activations)
+        told = torch.stack([~value.isnan().unsqueeze(1).flatten(1).any(1) for value in values]).all(0).tolist()
         for place, run in enumerate(runs):
             self.values[run] = [value[place] for value in values]
+            if not fit[place]:
+                self.overflowed.add(run)
+                # of NaN logits a rank or the likeliest token would be a number like any other
+                blank = [torch.full_like(value, torch.nan, dtype=torch.float64) for value in self.values[run]]
+                chosen = zip(line.reads, self.values[run], blank, strict=True)
+                self.values[run] = [value if read.site is not None else nothing for read, value, nothing in chosen]
+            if not (fit[place] and told[place]):
+                self.unread.add(run)
             if run in self.chosen:
                 self.evidence[run] = _evidence(line, logits[place], {site: a[place] for site, a in activations.items()})
+
+
+def _fit(line: Line, logits: Tensor, activations: dict[Site, Tensor]) -> list[bool]:
+    """For each run, whether what its reads looked at may be read."""
+    looked = [readable(logits)] if line.positions else []
+    for read in line.reads:
+        if read.site is not None:
+            looked.append(readable(activations[read.site][:, list(read.positions)], read.site))
+    found: list[bool] = torch.cat([one.flatten(1) for one in looked], dim=1).all(1).tolist()
+    return found
 
 
 def _evidence(line: Line, logits: Tensor, activations: dict[Site, Tensor]) -> Tensor:
     if line.positions:
         return logits.detach().clone()
     return torch.cat(
-        [activations[read.site][list(read.positions)].flatten() for read in line.reads if read.site is not None]
+        [
+            states_at(activations[read.site].unsqueeze(0), read.positions, line.prompt.length).flatten()
+            for read in line.reads
+            if read.site is not None
+        ]
     )
 
 
@@ -77,7 +116,7 @@ def execute(
     scheduled: Schedule,
     *,
     verify: int = 0,
-    checkpoint: str | Path | None = None,
+    parts: Parts | None = None,
     progress: bool | Listener | None = None,
     seed: int = 0,
 ) -> tuple[Outcome, Plan]:
@@ -87,7 +126,7 @@ def execute(
         job: The sweep.
         scheduled: Its plan.
         verify: How many random runs to repeat with one forward each.
-        checkpoint: Folder for finished parts; a later call with the same job goes on from there.
+        parts: Where finished parts are kept; a later call with the same job goes on from there.
         progress: See :func:`patchclamp.core.progress.task`.
         seed: Chooses the runs to verify.
 
@@ -95,17 +134,13 @@ def execute(
         ExactnessError: A verified run differs by more than the tolerance.
         BudgetError: The machine ran out of memory; the message says what to try.
     """
-    weights = "" if checkpoint is None else job.model.weights_digest()
     chosen = sorted(random.Random(seed).sample(range(len(job.runs)), min(verify, len(job.runs))))
     outcome = Outcome(job, frozenset(chosen))
     try:
         with task("sweep", scheduled.plan.rows, "row-layers", show=progress) as bar:
-            for number, (runs, work) in enumerate(_parts(job, scheduled, outcome, bar.advance)):
-                file = (
-                    None
-                    if checkpoint is None
-                    else Path(checkpoint) / f"{_identity(job, runs, weights)}-{number:04d}.safetensors"
-                )
+            pieces = _parts(job, scheduled, outcome, bar.advance)
+            files = [None] * len(pieces) if parts is None else parts.files(job, scheduled, [runs for runs, _ in pieces])
+            for (runs, work), file in zip(pieces, files, strict=True):
                 if file is not None and file.is_file() and not set(runs) & set(chosen):
                     _load(file, runs, outcome)
                     continue
@@ -120,10 +155,31 @@ def execute(
         raise BudgetError(
             f"the machine ran out of memory under a budget of {scheduled.plan.budget} bytes; try budget={less}"
         ) from error
+    _warn_of_nan(job, outcome)
     plan = scheduled.plan
-    if chosen:
+    if chosen := [run for run in chosen if run not in outcome.overflowed]:
         plan = plan.checked(len(chosen), _verify(job, outcome, chosen))
     return outcome, plan
+
+
+def _warn_of_nan(job: Job, outcome: Outcome) -> None:
+    """Say which cells gave NaN or infinity, and where it arises in the first of them."""
+    if not outcome.unread:
+        return
+    wrong = sorted(outcome.unread)
+    first, line = job.runs[wrong[0]], job.lines[job.runs[wrong[0]].line]
+    site = first_site(job.model, Row(line.prompt, (*line.base, *first.actions)))
+    where = f"at {site}" if site else "in the read itself, whose logits are finite"
+    cells = sum(run in outcome.unread for run in job.run_of)
+    shown = [(job.runs[run], job.lines[job.runs[run].line].prompt.name) for run in wrong[:MOST_NAMED]]
+    named = "; ".join(f"{', '.join(map(str, cell.actions))} of {name!r}" for cell, name in shown)
+    more = f"; and {len(wrong) - MOST_NAMED} more" if len(wrong) > MOST_NAMED else ""
+    warnings.warn(
+        f"{cells} of {len(job.cells)} cells gave NaN or infinity, and NaN stands for their numbers: {named}{more}. In the first of "
+        f"them it arises {where}",
+        PatchclampWarning,
+        stacklevel=2,
+    )
 
 
 def _is_memory(error: BaseException) -> bool:
@@ -154,10 +210,9 @@ def _parts(
     return parts
 
 
-def _shape(job: Job, run: int) -> tuple[int, ...]:
+def _shape(job: Job, run: int) -> tuple[Any, ...]:
     """Runs of one shape can be rows of one batch without padding."""
-    prompt = job.lines[job.runs[run].line].prompt
-    return (len(prompt.ids), *(n for tensor in prompt.tensors.values() for n in tensor.shape))
+    return job.lines[job.runs[run].line].prompt.form
 
 
 def _wave(
@@ -177,6 +232,13 @@ def _wave(
     walk = Walk.begin(job, base, groups, scheduled.waste)
     walk.through_layers(advance)
     finish(walk, outcome.deliver, scheduled.head_rows)
+    runs = {run for group in groups for run in group.runs}
+    if (
+        scheduled.waste and runs & outcome.overflowed
+    ):  # masked or not, NaN spreads to the rows that share a row of a call
+        outcome.overflowed -= runs
+        outcome.unread -= runs
+        _wave(job, lines, groups, replace(scheduled, waste=0.0), outcome, lambda _: None)
 
 
 def may_narrow(job: Job, lines: Sequence[int]) -> bool:
@@ -201,11 +263,11 @@ def run_rows(job: Job, runs: Sequence[int]) -> tuple[list[Tensor], dict[Site, Te
     rows = [Row(line.prompt, (*line.base, *job.runs[run].actions)) for line, run in zip(lines, runs, strict=True)]
     seen: dict[Site, Tensor] = {}
     taps = {site: _into(seen, site) for line in lines for site in line.sites}
-    done = forward(job.model, rows, taps=taps, logits=any(line.positions for line in lines))
+    done = forward(job.model, rows, taps=taps, logits=any(line.positions for line in lines), check=False)
     if done.logits is None:
         return [torch.zeros(0, 0)] * len(runs), seen
-    whole = done.logits if done.logits.ndim > 2 else done.logits.unsqueeze(1)
-    return [whole[place, list(line.positions)] for place, line in enumerate(lines)], seen
+    whole = done.logits
+    return [outputs_at(whole, row, line.positions, line.prompt.length) for row, line in enumerate(lines)], seen
 
 
 def _into(store: dict[Site, Tensor], site: Site) -> Callable[[Tensor], None]:
@@ -226,14 +288,6 @@ def _missing_baselines(job: Job, outcome: Outcome, lines: Iterable[int] | None =
             outcome.note_base(record_base(job, [number], [], keep_cache=False, narrow=may_narrow(job, [number])))
 
 
-def _identity(job: Job, runs: Sequence[int], weights: str) -> str:
-    """Digest of everything that decides a part's numbers."""
-    cells = [(job.lines[job.runs[run].line], job.runs[run].actions) for run in runs]
-    parts = [(line.prompt.key, [action.key for action in (*line.base, *own)]) for line, own in cells]
-    reads = [(read.key, read.name, read.positions) for line in job.lines for read in line.reads]
-    return digest("numbers and baselines", weights, str(job.model.dtype), parts, reads)
-
-
 def _store(file: Path, runs: Sequence[int], outcome: Outcome) -> None:
     with atomic_file(file) as temporary:
         save_file(
@@ -247,10 +301,15 @@ def _store(file: Path, runs: Sequence[int], outcome: Outcome) -> None:
 
 
 def _load(file: Path, runs: Sequence[int], outcome: Outcome) -> None:
-    arrays = load_file(file)
-    for kind, place, number, values in _numbers(runs, outcome):
-        reads = len(outcome.job.lines[number].reads)
-        values[:] = [arrays[f"{kind}.{place}.{read}"] for read in range(reads)]
+    try:
+        arrays = load_file(file)
+        for kind, place, number, values in _numbers(runs, outcome):
+            reads = len(outcome.job.lines[number].reads)
+            values[:] = [arrays[f"{kind}.{place}.{read}"] for read in range(reads)]
+            if kind == "run" and any(bool(value.isnan().any()) for value in values):
+                outcome.unread.add(runs[place])
+    except (SafetensorError, KeyError) as error:
+        raise InputError(f"the checkpoint {str(file)!r} is damaged: {error}; delete it to start again") from error
 
 
 def _numbers(runs: Sequence[int], outcome: Outcome) -> Iterator[tuple[str, int, int, list[Tensor]]]:

@@ -1,15 +1,16 @@
 """One hooked forward pass: the primitive under run, record, the sweep's slow path and every check."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from patchclamp.core.errors import ModelError, NotFiredError, SiteError
+from patchclamp.core.errors import InputError, ModelError, NotFiredError, PositionError, SiteError
 from patchclamp.interventions.actions import Action, Tally, instructions
+from patchclamp.interventions.finite import Watch
 from patchclamp.interventions.hooks import Instruction, Port, Session, Tap, bypassed, ports_of
 from patchclamp.interventions.wide import WideLogits
 from patchclamp.models.inputs import Batch, Prompt
@@ -51,6 +52,7 @@ def forward(
     keep: Tensor | None = None,
     grad: bool = False,
     extra: Mapping[str, Any] | None = None,
+    check: bool = True,
 ) -> Forwarded:
     """Run several rows at once through the model's own forward, with edits and taps in place.
 
@@ -63,39 +65,92 @@ def forward(
             models whose head was seen to work position by position, and without taps or edits in it.
         grad: Keep the autograd graph.
         extra: More keyword arguments for the module.
+        check: Refuse NaN and infinity in what is shown and returned.
 
     Raises:
         NotFiredError: An edit never met its site.
         SiteError: A site ran more than once in the pass, so that it does not name one tensor.
+        ModelError: The model gives NaN or infinity; says where first.
+        EditError: It does so under the edits.
     """
     if keep is not None and logits:
-        return _narrowed(model, rows, taps or {}, keep, grad, extra)
+        return _narrowed(model, rows, taps or {}, keep, grad, extra, check)
     batch = model.batch([row.prompt for row in rows])
+    watch = Watch([len(row.prompt.ids) for row in rows])
+    if check:
+        taps = {site: watch.sink(site, sink) for site, sink in (taps or {}).items()}
     tally = Tally.empty()
     actions = [row.actions for row in rows]
     todo = instructions(model.sites, actions, [0] * len(rows), batch.width or UNKNOWN_WIDTH, model.device, tally)
     tapped = ports_of(make_tap(model, site, sink) for site, sink in (taps or {}).items())
     output = None
     with ExitStack() as stack:
-        stack.enter_context(nullcontext() if grad else torch.no_grad())
-        session = Session(model.sites.modules, len(rows), batch.width or 1, todo, tapped, stop_early=not logits)
+        stack.enter_context(gradients(grad))
+        early = not logits and _each_runs_once(model, (*todo, *tapped))
+        session = Session(model.sites.modules, len(rows), batch.width or 1, todo, tapped, stop_early=early)
         stack.enter_context(session)
         output = call(model, batch, extra)
     _check_fired(session, rows, tally)
+    if not early and model.sites.layers:
+        model.once.update(session.calls)
     found = logits_of(output) if logits else None
     if found is not None:
         model.width_of_logits = found.shape[-1]
+        watch.look(found)
+    if check:
+        _refuse_wrong(model, rows, watch)
     return Forwarded(found, tally, output)
+
+
+@contextmanager
+def gradients(wanted: bool) -> Iterator[None]:
+    """Inside the block the autograd graph is kept, or not, whatever the caller's own mode.
+
+    Raises:
+        InputError: Gradients are wanted where torch tracks none.
+    """
+    if wanted and torch.is_inference_mode_enabled():
+        raise InputError(
+            "grad=True inside torch.inference_mode(), where torch keeps no graph; leave it, or use torch.no_grad()"
+        )
+    with torch.set_grad_enabled(wanted):
+        yield
 
 
 def last_logits(model: OpenModel, rows: Sequence[Row], *, grad: bool = False) -> Tensor:
     """Logits after each row's last token, ``[row, vocabulary]``; only they pass the head where that gives the same."""
+    if len(rows) > 1 and not (model.pads or (model.together and len({row.prompt.form for row in rows}) == 1)):
+        return torch.cat([last_logits(model, [row], grad=grad) for row in rows])
     ends = torch.tensor([[len(row.prompt.ids) - 1] for row in rows], device=model.device)
     narrow = model.narrows and not edits_head(row.actions for row in rows)
     logits = forward(model, rows, keep=ends if narrow else None, grad=grad).logits
     assert logits is not None
     model.width_of_logits = logits.shape[-1]
-    return logits[:, 0] if narrow else logits[torch.arange(len(rows), device=logits.device), ends[:, 0]]
+    if narrow or logits.ndim == 2:
+        return logits[:, 0] if narrow else logits
+    return logits[torch.arange(len(rows), device=logits.device), ends[:, 0]]
+
+
+def outputs_at(logits: Tensor, row: int, where: Sequence[int], length: int | None) -> Tensor:
+    """What a row's reads see, ``[position, output]``.
+
+    Args:
+        logits: ``[row, position, output]``, or ``[row, output]`` of a model that gives one output a prompt.
+        row: Which one.
+        where: Positions to read.
+        length: Tokens of the prompt, if it is made of tokens.
+
+    Raises:
+        PositionError: The model gives one output a prompt, and something else than that is read.
+    """
+    if logits.ndim > 2:
+        return logits[row, list(where)]
+    valid = (-1, 0) if length is None else (length - 1,)
+    if wrong := [position for position in where if position not in valid]:
+        raise PositionError(
+            f"the model gives one output for a whole prompt, so a read of its logits is at='last'; got position {wrong[0]}"
+        )
+    return logits[row].expand(len(where), -1)
 
 
 def edits_head(rows: Iterable[Iterable[Action]]) -> bool:
@@ -106,9 +161,16 @@ def edits_head(rows: Iterable[Iterable[Action]]) -> bool:
 def call(model: OpenModel, batch: Batch, extra: Mapping[str, Any] | None = None) -> Any:
     """Call the user's module on a batch, without a key-value cache where it would make one."""
     kwargs: dict[str, Any] = {**batch.kwargs, **(extra or {})}
-    if "use_cache" in model.parameters_of_forward and "use_cache" not in kwargs:
+    # a cache, or none, decides how transformers reads positions that start again, so there the model's own default stays
+    if "use_cache" in model.parameters_of_forward and "use_cache" not in kwargs and "position_ids" not in kwargs:
         kwargs["use_cache"] = False
-    return model.module(*batch.args, **kwargs)
+    try:
+        return model.module(*batch.args, **kwargs)
+    except IndexError as error:
+        if batch.width is None or len(batch.kwargs) == 1:
+            raise
+        beside = ", ".join(name for name in batch.kwargs if name != "input_ids")
+        raise InputError(f"{type(model.module).__name__} has no entry for a value of {beside}: {error}") from error
 
 
 def logits_of(output: Any) -> Tensor:
@@ -124,8 +186,10 @@ def logits_of(output: Any) -> Tensor:
         return found
     if isinstance(output, tuple) and output and isinstance(output[0], Tensor):
         return output[0]
+    held = f" (it has {', '.join(map(str, output))})" if isinstance(output, Mapping) else ""
     raise ModelError(
-        f"the model returns {type(output).__name__} without logits; load it with its head (AutoModelForCausalLM)"
+        f"the model returns {type(output).__name__} without logits{held}; load it with a head that gives them, as "
+        "AutoModelForCausalLM does, or record the sites you mean"
     )
 
 
@@ -145,6 +209,7 @@ def _narrowed(
     keep: Tensor,
     grad: bool,
     extra: Mapping[str, Any] | None,
+    check: bool,
 ) -> Forwarded:
     """A pass that ends after the last layer, and the head on the wanted positions only."""
     last = Site("resid_post", model.sites.n_layers - 1)
@@ -156,11 +221,33 @@ def _narrowed(
         if wanted is not None:
             wanted(value)
 
-    done = forward(model, rows, taps={**taps, last: sink}, logits=False, grad=grad, extra=extra)
+    done = forward(model, rows, taps={**taps, last: sink}, logits=False, grad=grad, extra=extra, check=check)
     chosen = states[0][torch.arange(len(rows), device=keep.device).unsqueeze(1), keep]
-    with nullcontext() if grad else torch.no_grad():
+    with gradients(grad):
         logits = through_head(model, chosen.flatten(0, 1).unsqueeze(1))
-    return Forwarded(logits.reshape(len(rows), keep.shape[1], -1), done.tally, None)
+    logits = logits.reshape(len(rows), keep.shape[1], -1)
+    if check:
+        watch = Watch([keep.shape[1]] * len(rows))
+        watch.look(logits)
+        _refuse_wrong(model, rows, watch)
+    return Forwarded(logits, done.tally, None)
+
+
+def _refuse_wrong(model: OpenModel, rows: Sequence[Row], watch: Watch) -> None:
+    if wrong := watch.wrong_rows():
+        from patchclamp.interventions.overflow import refuse  # it runs passes of its own
+
+        refuse(model, rows[wrong[0]])
+
+
+def _each_runs_once(model: OpenModel, ports: Iterable[Port]) -> bool:
+    """Whether a pass may end when every port was seen: none of them can run again after that.
+
+    Named sites were counted when the model was opened, and raw module paths of such a model in an earlier whole pass. Of a
+    plain module nothing is known.
+    """
+    named = {access.port for key, access in model.sites.accesses.items() if key not in model.sites.refused}
+    return bool(model.sites.layers) and all(port in named or port in model.once for port in ports)
 
 
 def through_head(
@@ -185,12 +272,22 @@ def through_head(
     return logits_of(output)
 
 
-def _check_fired(session: Session, rows: Sequence[Row], tally: Tally) -> None:
+def check_passes(session: Session) -> None:
+    """Refuse a site that ran several times in one forward pass.
+
+    Raises:
+        SiteError: It does not name one tensor.
+    """
     for port, count in session.calls.items():
         if count > 1:
             raise SiteError(
-                f"{port[0]}:{port[1]} ran {count} times in one forward pass, so it does not name one tensor"
+                f"{port[0]}:{port[1]} ran {count} times in one forward pass, so it does not name one tensor; choose a module that "
+                "runs once, or give each pass a module of its own (they may share their weights)"
             )
+
+
+def _check_fired(session: Session, rows: Sequence[Row], tally: Tally) -> None:
+    check_passes(session)
     for port in (*session.instructions, *session.taps):
         if not session.calls[port]:
             what = "edited" if port in session.instructions else "read"

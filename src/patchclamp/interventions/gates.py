@@ -1,6 +1,9 @@
 """Gates: tests of the activation that decide, per row and position, whether an edit acts there."""
 
+import math
+import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
@@ -10,8 +13,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from typing_extensions import override
 
-from patchclamp.core.digest import digest
-from patchclamp.core.errors import EditError
+from patchclamp.core.digest import alive, digest
+from patchclamp.core.errors import EditError, PatchclampWarning
 
 Vectors = Float[Tensor, "... d"]
 Verdict = Bool[Tensor, "..."]
@@ -25,10 +28,16 @@ class Gate(ABC):
     def __call__(self, x: Vectors) -> Verdict:
         """True where the edit acts."""
 
+    def __post_init__(self) -> None:
+        for name, value in list(vars(self).items()):
+            if isinstance(value, Tensor):
+                object.__setattr__(self, name, value.detach().clone())  # what the caller does to it later is not ours
+
     @cached_property
     def key(self) -> str:
-        """Content digest."""
-        return digest(type(self).__name__, {f.name: _content(getattr(self, f.name)) for f in fields(self)})
+        """What tells it from other gates while they are alive: equal plain contents, equal keys."""
+        own = {name: _content(value) for name, value in vars(self).items() if name != "key"}
+        return digest(type(self).__name__, id(type(self)), own)
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and self.key == other.key
@@ -36,18 +45,59 @@ class Gate(ABC):
     def __hash__(self) -> int:
         return hash(self.key)
 
+    def vectors(self) -> Iterator[tuple[str, Tensor]]:
+        """The gate's own vectors, whose last axis must be as wide as the site."""
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if isinstance(value, Gate):
+                yield from value.vectors()
+            elif isinstance(value, Tensor):
+                yield item.name, value
+
+    def check_width(self, width: int, where: str = "") -> None:
+        """Refuse a site of another width.
+
+        Raises:
+            EditError: With both widths.
+        """
+        for name, value in self.vectors():
+            if value.shape[-1] != width:
+                raise EditError(
+                    f"a gate with {name} of width {value.shape[-1]} cannot test activations of width {width}{where}"
+                )
+
     def __and__(self, other: "Gate") -> "Gate":
-        return Both(self, other)
+        return Both(self, _gate(other))
 
     def __or__(self, other: "Gate") -> "Gate":
-        return Either(self, other)
+        return Either(self, _gate(other))
 
     def __invert__(self) -> "Gate":
         return Not(self)
 
 
 def _content(value: Any) -> Any:
-    return value.key if isinstance(value, Gate) else value
+    return value.key if isinstance(value, Gate) else alive(value)
+
+
+def _gate(value: Any) -> "Gate":
+    if not isinstance(value, Gate):
+        raise EditError(f"a gate combines with another gate, as in pc.Norm(above=5) & pc.Norm(below=9); got {value!r}")
+    return value
+
+
+def _check_bounds(gate: Gate, above: float, below: float) -> None:
+    """Refuse bounds between which nothing lies: the edit would never act."""
+    name = type(gate).__name__
+    if math.isnan(above) or math.isnan(below):
+        raise EditError(f"pc.{name}: above={above}, below={below}; a bound is a number")
+    if above >= below:
+        raise EditError(f"pc.{name}: nothing lies above {above} and below {below}, so this gate never opens")
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    """Half precision overflows in a length: it is computed in float32 at least."""
+    return torch.promote_types(x.dtype, torch.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,23 +109,45 @@ class Along(Gate):
     below: float = torch.inf
 
     @override
+    def __post_init__(self) -> None:
+        """Raises EditError for a gate that can never open."""
+        _check_bounds(self, self.above, self.below)
+        held = _held(self.direction, "the direction of pc.Along")
+        if held.ndim != 1 or not bool(held.any()):
+            what = "zero" if held.ndim == 1 else f"of shape {tuple(held.shape)}"
+            raise EditError(f"the direction of pc.Along is {what}; a vector [d] with a length is needed")
+        object.__setattr__(self, "direction", held)
+
+    @override
     def __call__(self, x: Vectors) -> Verdict:
-        unit = self.direction.to(device=x.device, dtype=x.dtype)
-        coordinate = x @ (unit / unit.norm())
+        self.check_width(x.shape[-1])
+        wide = self.direction.to(device=x.device, dtype=torch.float64)
+        wide = wide / wide.abs().max()  # a length that no number can hold would shut the gate
+        coordinate = x.to(_wide(x)) @ (wide / wide.norm()).to(_wide(x))
         verdict: Tensor = (coordinate > self.above) & (coordinate < self.below)
         return verdict
 
 
 @dataclass(frozen=True, eq=False)
 class Norm(Gate):
-    """The length of the vector lies above ``above`` and below ``below``: massive activations in or out."""
+    """The length of the vector lies above ``above`` and below ``below``: massive activations in or out.
 
-    above: float = 0.0
+    A vector of length 0 lies below every bound; ``above=0`` shuts it out.
+    """
+
+    above: float = -torch.inf
     below: float = torch.inf
 
     @override
+    def __post_init__(self) -> None:
+        """Raises EditError for a gate that can never open."""
+        _check_bounds(self, self.above, self.below)
+        if self.below <= 0:
+            raise EditError(f"pc.Norm: no length lies below {self.below}, so this gate never opens")
+
+    @override
     def __call__(self, x: Vectors) -> Verdict:
-        length = x.norm(dim=-1)
+        length = x.to(_wide(x)).norm(dim=-1)
         verdict: Tensor = (length > self.above) & (length < self.below)
         return verdict
 
@@ -91,11 +163,13 @@ class Nearest(Gate):
     centres: Float[Tensor, "centre d"]
     index: int
 
+    @override
     def __post_init__(self) -> None:
-        _check_centres(self.centres, self.index)
+        object.__setattr__(self, "centres", _centres(self.centres, self.index))
 
     @override
     def __call__(self, x: Vectors) -> Verdict:
+        self.check_width(x.shape[-1])
         return _is_nearest(x, self.centres, self.index)
 
 
@@ -117,30 +191,48 @@ class NearestCode(Gate):
     index: int
     threshold: float = 0.0
 
+    @override
     def __post_init__(self) -> None:
-        _check_centres(self.centres, self.index)
+        object.__setattr__(self, "centres", _centres(self.centres, self.index))
+        if not math.isfinite(self.threshold):
+            raise EditError(f"pc.NearestCode: threshold is {self.threshold}; a finite number is needed")
 
     @override
     def __call__(self, x: Vectors) -> Verdict:
+        self.check_width(x.shape[-1])
         return _is_nearest((x > self.threshold).to(x.dtype), self.centres, self.index)
 
 
-def _check_centres(centres: Tensor, index: int) -> None:
+def _held(value: Tensor, name: str) -> Tensor:
+    """A copy, which later changes do not reach."""
+    if not value.is_floating_point():
+        raise EditError(f"{name} must be of a floating dtype, got {value.dtype}")
+    if not bool(torch.isfinite(value).all()):
+        raise EditError(f"{name} must be finite")
+    return value.detach().clone()
+
+
+def _centres(centres: Tensor, index: int) -> Tensor:
     if not isinstance(index, int):
         raise EditError(f"a gate wants centres [class, d] and the number of one of them, not {index!r}")
+    if centres.ndim != 2:
+        raise EditError(f"a gate wants centres [class, d], got shape {tuple(centres.shape)}")
     if not 0 <= index < len(centres):
         raise EditError(f"a gate for centre {index} needs it: there are {len(centres)}, numbered from 0")
-    if not bool(torch.isfinite(centres).all()):
-        raise EditError("the centres of a gate must be finite")
+    held = _held(centres, "the centres of a gate")
+    twin = next((i for i in range(index) if torch.equal(held[i], held[index])), None)
+    if twin is not None:
+        warnings.warn(
+            f"centre {index} equals centre {twin}, which counts as the nearest wherever both are: this gate never opens",
+            PatchclampWarning,
+            stacklevel=4,
+        )
+    return held
 
 
 def _is_nearest(x: Tensor, centres: Tensor, index: int) -> Tensor:
-    if x.shape[-1] != centres.shape[-1]:
-        raise EditError(
-            f"a gate with centres of width {centres.shape[-1]} cannot test activations of width {x.shape[-1]}"
-        )
-    there = centres.to(device=x.device, dtype=x.dtype)
-    distance = torch.cdist(x.reshape(-1, x.shape[-1]), there, compute_mode="donot_use_mm_for_euclid_dist")
+    there, wide = centres.to(device=x.device, dtype=_wide(x)), x.to(_wide(x))
+    distance = torch.cdist(wide.reshape(-1, x.shape[-1]), there, compute_mode="donot_use_mm_for_euclid_dist")
     return (distance.argmin(dim=-1) == index).reshape(x.shape[:-1])
 
 
@@ -173,6 +265,14 @@ class Not(Gate):
     """The other gate is closed."""
 
     gate: Gate
+
+    @override
+    def __post_init__(self) -> None:
+        """Raises EditError for a gate that can never open."""
+        if isinstance(self.gate, Along | Norm) and (self.gate.above, self.gate.below) == (-torch.inf, torch.inf):
+            raise EditError(
+                f"the gate pc.{type(self.gate).__name__} has no bounds and is always open, so ~ of it never opens"
+            )
 
     @override
     def __call__(self, x: Vectors) -> Verdict:

@@ -1,21 +1,24 @@
-"""Generation under edits, with the key-value cache, every position counted in the unpadded prompt."""
+"""Generation under edits, with or without the key-value cache, every position counted in the unpadded prompt."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor
+from transformers import GenerationConfig
 
-from patchclamp.core.errors import InputError, NotFiredError
+from patchclamp.core.errors import InputError, PatchclampError
 from patchclamp.core.result import Result, Saved
-from patchclamp.interventions.actions import Action, Placer, Tally, instructions
+from patchclamp.interventions.actions import Placer, Tally
+from patchclamp.interventions.decoding import effective, end_ids, new_tokens, read_settings, reads_the_text, until_end
 from patchclamp.interventions.edits import Edit
-from patchclamp.interventions.hooks import Session, before_each_call, shadowed
-from patchclamp.interventions.positions import GENERATED
+from patchclamp.interventions.hooks import before_each_call
+from patchclamp.interventions.overflow import WrongStepError, finite_steps, looking, wrong_step
 from patchclamp.interventions.record import record_source
 from patchclamp.interventions.results import evidence
+from patchclamp.interventions.stepping import Rows, Stepper, check_fired, placed_rows, stepping
 from patchclamp.interventions.verification import TOLERANCE
 from patchclamp.models.guard import check_ready
 from patchclamp.models.inputs import Prompt
@@ -25,154 +28,6 @@ from patchclamp.models.tokens import labels
 if TYPE_CHECKING:
     import xarray as xr
 
-REFUSED = {
-    "num_beams": (1, "beam search reorders rows between steps, so a row is no longer its prompt"),
-    "num_beam_groups": (1, "beam search reorders rows between steps, so a row is no longer its prompt"),
-    "assistant_model": (None, "assisted decoding runs several tokens and takes some back"),
-    "prompt_lookup_num_tokens": (None, "assisted decoding runs several tokens and takes some back"),
-    "penalty_alpha": (None, "contrastive search runs candidates that are not kept"),
-    "cache_implementation": (None, "a static cache compiles the forward pass, and compiled code ignores hooks"),
-    "num_return_sequences": (1, "several sequences a prompt multiply the rows; pass the prompt several times"),
-}
-
-
-def check_generation(settings: dict[str, Any], defaults: Any) -> None:
-    """Refuse ways of decoding under which a row does not stay one prompt.
-
-    Raises:
-        InputError: With the reason.
-    """
-    config = settings.get("generation_config") or defaults
-    for name, (plain, why) in REFUSED.items():
-        value = settings.get(name, getattr(config, name, None))
-        if value is not None and value != plain:
-            raise InputError(f"{name}={value!r} cannot be combined with edits: {why}")
-
-
-@dataclass(eq=False)
-class Stepper:
-    """Keeps a session's instructions in step with a model that is called again and again on a growing text."""
-
-    model: OpenModel
-    session: Session
-    placer: Placer
-    known: bool
-    """Whether the prompts are known beforehand; otherwise they are read off the first call."""
-    tally: Tally = field(default_factory=Tally.empty)
-    rows: list[tuple[Action, ...]] = field(default_factory=list)
-    pads: list[int] = field(default_factory=list)
-    """Padding on the left of each row."""
-    padded_right: bool = False
-    seen: int = 0
-    """Columns that earlier calls of this text held."""
-    prompt_width: int = 0
-
-    def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Work out which positions the coming call holds, and what to do there."""
-        ids = kwargs.get("input_ids", args[0] if args else None)
-        if not isinstance(ids, Tensor):
-            raise InputError("under model.editing the module must be called with input_ids")
-        past = _past_length(kwargs, self.seen)
-        if past == 0:
-            self._begin(ids, kwargs.get("attention_mask"))
-        elif self.padded_right:
-            raise InputError(
-                "a batch that is continued must be padded on the left; set tokenizer.padding_side = 'left'"
-            )
-        width = ids.shape[1]
-        starts = [past - pad for pad in self.pads]
-        if len(starts) != len(ids):
-            raise InputError(
-                f"the batch changed from {len(starts)} to {len(ids)} rows under model.editing; a row must stay one prompt"
-            )
-        concrete = [
-            tuple(_concrete(action, start, width, self.prompt_width - pad) for action in row)
-            for row, start, pad in zip(self.rows, starts, self.pads, strict=True)
-        ]
-        self.session.rows, self.session.width = len(ids), width
-        self.session.instructions = instructions(
-            self.model.sites, concrete, starts, width, self.model.device, self.tally
-        )
-        self.seen = past + width
-
-    def _begin(self, ids: Tensor, mask: Any) -> None:
-        check_ready(self.model.module)
-        keep = (
-            mask.bool()
-            if isinstance(mask, Tensor) and mask.shape == ids.shape
-            else torch.ones_like(ids, dtype=torch.bool)
-        )
-        self.pads = [int(row.nonzero().min()) for row in keep]
-        self.padded_right = not bool(keep[:, -1].all())
-        self.prompt_width = ids.shape[1]
-        if not self.known:
-            self.placer.prompts = tuple(
-                self.model.prompts([row[real].tolist() for row, real in zip(ids, keep, strict=True)])
-            )
-        self.rows = self.placer.rows(generating=not self.padded_right)
-
-    def check(self) -> None:
-        """Every edit must have fired.
-
-        Raises:
-            NotFiredError: One did not.
-        """
-        for number, edit in enumerate(self.placer.edits):
-            if not self.tally.reached[number]:
-                raise NotFiredError(
-                    f"edit number {number} ({edit.sites[0]}, at={edit.at!r}) never fired; with at='generated' the last new token "
-                    "is not fed back, so one new token gives no firing"
-                )
-
-
-def _past_length(kwargs: dict[str, Any], seen: int) -> int:
-    past = kwargs.get("past_key_values", kwargs.get("cache_params"))
-    if past is None:
-        return 0
-    try:
-        return int(past.get_seq_length())
-    except (AttributeError, ValueError):
-        return seen if past.has_previous_state() else 0
-
-
-def _concrete(action: Action, start: int, width: int, prompt_length: int) -> Action:
-    """The action with "every generated position" written out for the columns of one call."""
-    if action.positions is None or GENERATED not in action.positions:
-        return action
-    fixed = tuple(p for p in action.positions if p != GENERATED)
-    generated = tuple(p for p in range(max(start, prompt_length), start + width))
-    return Action(action.site, (*fixed, *generated), action.operation, action.gate, action.edit)
-
-
-@contextmanager
-def editing(model: OpenModel, edits: Iterable[Edit] | Edit, prompts: list[Prompt] | None = None) -> Iterator[Tally]:
-    """Edits around the user's own calls; see :meth:`patchclamp.Model.editing`."""
-    chosen = [edits] if isinstance(edits, Edit) else list(edits)
-    check_ready(model.module)
-    model.look()
-    placer = Placer(model, chosen, prompts or (), record_source)
-    session = Session(model.sites.modules, 1, 1)
-    stepper = Stepper(model, session, placer, prompts is not None)
-    defaults = getattr(model.module, "generation_config", None)
-
-    def checked(generate: Any) -> Any:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            check_generation(kwargs, defaults)
-            return generate(*args, **kwargs)
-
-        return call
-
-    with ExitStack() as stack:
-        stack.enter_context(session)
-        for port in dict.fromkeys(model.sites.access(site).port for sites in placer.sites for site in sites):
-            session.watch(port)
-        stack.enter_context(before_each_call(model.module, stepper.before))
-        if hasattr(model.module, "generate"):
-            stack.enter_context(shadowed(model.module, "generate", checked))
-        yield stepper.tally
-    if stepper.seen:
-        stepper.check()
-
 
 @dataclass(eq=False)
 class Generation(Result):
@@ -180,23 +35,31 @@ class Generation(Result):
 
     kind: ClassVar[str] = "generation"
     prompts: tuple[str, ...]
+    """The prompt of each text."""
     texts: tuple[str, ...]
-    """What was generated after each prompt."""
+    """What was generated after each prompt: several texts in a row for one prompt under ``num_return_sequences``."""
     ids: tuple[tuple[int, ...], ...]
     """New token ids."""
     tokens: tuple[tuple[str, ...], ...]
     fired: tuple[int, ...]
-    """For each edit, how many vectors it changed."""
+    """For each edit, how many vectors it changed: each position of each text once."""
     record: dict[str, Any] = field(default_factory=dict)
     tensors: dict[str, Tensor] = field(default_factory=dict)
+    prompt_numbers: tuple[int, ...] = ()
+    """Which of the prompts, from 0, each text follows."""
+    logits: tuple[Tensor, ...] = ()
+    """``[token, vocabulary]`` a text, under ``output_logits=True``: what each new token was chosen from, in float32 as
+    ``transformers`` keeps it."""
+    scores: tuple[Tensor, ...] = ()
+    """The same under ``output_scores=True``, after the logits processors (temperature, top-p, ...)."""
 
     def __str__(self) -> str:
         return "\n".join(f"{prompt}{text}" for prompt, text in zip(self.prompts, self.texts, strict=True))
 
     @property
     def data(self) -> "xr.Dataset":
-        """One row a prompt."""
-        return self._dataset()
+        """One row a text."""
+        return self._dataset().drop_vars(["logits", "scores"], errors="ignore")
 
     def _dataset(self) -> "xr.Dataset":
         import numpy as np
@@ -210,20 +73,36 @@ class Generation(Result):
         columns = {
             "text": ("row", np.array(self.texts, dtype=object)),
             "prompt": ("row", np.array(self.prompts, dtype=object)),
+            "prompt_number": ("row", np.array(self.prompt_numbers or range(len(self.texts)))),
         }
-        return xr.Dataset(coords=columns, attrs=attrs)
+        held = {"logits": self.logits, "scores": self.scores}
+        arrays = {
+            name: (("row", "step", "vocabulary"), torch.nn.utils.rnn.pad_sequence(rows, True, torch.nan).numpy())  # type: ignore[arg-type]
+            for name, rows in held.items()
+            if rows
+        }
+        return xr.Dataset(arrays, coords=columns, attrs=attrs)
 
     @classmethod
     def _from_saved(cls, saved: Saved) -> Self:
-        attrs = saved.dataset.attrs
+        given, attrs = saved.dataset, saved.dataset.attrs
+        ids = tuple(tuple(i) for i in attrs["ids"])
+
+        def ragged(name: str) -> tuple[Tensor, ...]:
+            rows = torch.from_numpy(given[name].values) if name in given else ()
+            return tuple(row[: len(own)] for row, own in zip(rows, ids, strict=False))
+
         return cls(
-            tuple(str(p) for p in saved.dataset["prompt"].values),
-            tuple(str(t) for t in saved.dataset["text"].values),
-            tuple(tuple(i) for i in attrs["ids"]),
+            tuple(str(p) for p in given["prompt"].values),
+            tuple(str(t) for t in given["text"].values),
+            ids,
             tuple(tuple(t) for t in attrs["tokens"]),
             tuple(attrs["fired"]),
             saved.record,
             saved.tensors,
+            tuple(given["prompt_number"].values.tolist()) if "prompt_number" in given.coords else (),
+            ragged("logits"),
+            ragged("scores"),
         )
 
 
@@ -232,7 +111,7 @@ def generate(
     inputs: Any,
     edits: Iterable[Edit] | Edit = (),
     *,
-    max_new_tokens: int = 20,
+    max_new_tokens: int | None = None,
     seed: int | None = None,
     **settings: Any,
 ) -> Generation:
@@ -240,48 +119,126 @@ def generate(
     chosen = [edits] if isinstance(edits, Edit) else list(edits)
     if not hasattr(model.module, "generate"):
         raise InputError(f"{type(model.module).__name__} cannot generate: it is no language model with a head")
-    if max_new_tokens < 1:
-        raise InputError(f"max_new_tokens must be 1 or more, got {max_new_tokens}")
-    check_generation(settings, getattr(model.module, "generation_config", None))
+    used = read_settings(model.module, model.tokenizer, _with_config(settings))
+    count = new_tokens(used, max_new_tokens)
     prompts = model.prompts(inputs)
-    longest = max(len(p.ids) for p in prompts)
-    if model.context is not None and longest + max_new_tokens > model.context:
-        raise InputError(
-            f"{longest} prompt tokens and {max_new_tokens} new ones exceed the model's context of {model.context}"
-        )
-    new: dict[int, tuple[int, ...]] = {}
-    fired = [0] * len(chosen)
+    _check_context(model, prompts, count, effective(model.module, used, "max_length"))
+    check_ready(model.module)
+    placer, tally = Placer(model, chosen, prompts, record_source), Tally.empty()
+    rows = placed_rows(placer)
+    new: dict[int, list[_New]] = {}
     with torch.no_grad(), _seeded(seed, model.device):
-        for members in _groups(model, prompts):
-            group = [prompts[i] for i in members]
-            ids, tally = _generate_batch(model, group, chosen, max_new_tokens, settings)
-            new |= dict(zip(members, ids, strict=True))
-            fired = [n + tally.fired(i) for i, n in enumerate(fired)]
-    ordered = tuple(new[i] for i in range(len(prompts)))
-    texts = tuple(
-        model.tokenizer.decode(list(i), skip_special_tokens=True) if model.tokenizer else str(list(i)) for i in ordered
+        for members in _groups(model, prompts, reads_the_text(model.module, used)):
+            own = [rows[i] for i in members]
+            made = _generate_batch(model, placer, tally, own, [prompts[i] for i in members], count, used)
+            new |= dict(zip(members, made, strict=True))
+    check_fired(placer, tally)
+    numbers = tuple(i for i in range(len(prompts)) for _ in new[i])
+    texts = [one for i in range(len(prompts)) for one in new[i]]
+    said = evidence(
+        model,
+        prompts,
+        edits=chosen,
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+        settings=_plain_settings(model, settings),
     )
-    said = evidence(model, prompts, edits=chosen, max_new_tokens=max_new_tokens, seed=seed, settings=settings)
-    shown = tuple(labels(model.tokenizer, i) for i in ordered)
-    return Generation(tuple(p.name for p in prompts), texts, ordered, shown, tuple(fired), *said)
+    return Generation(
+        tuple(prompts[i].name for i in numbers),
+        tuple(_decoded(model, one.ids) for one in texts),
+        tuple(one.ids for one in texts),
+        tuple(labels(model.tokenizer, one.ids) for one in texts),
+        tuple(tally.fired(number) for number in range(len(chosen))),
+        *said,
+        numbers,
+        tuple(one.logits for one in texts if one.logits is not None),
+        tuple(one.scores for one in texts if one.scores is not None),
+    )
 
 
-def _groups(model: OpenModel, prompts: Sequence[Prompt]) -> list[list[int]]:
-    """Prompts that may share a batch: all of them, or those of equal length if padding would change the model's numbers."""
-    lengths = {len(prompt.ids) for prompt in prompts}
-    if len(lengths) == 1 or _pads_left(model, prompts):
+@dataclass(frozen=True, eq=False)
+class _New:
+    """One generated text."""
+
+    ids: tuple[int, ...]
+    logits: Tensor | None
+    scores: Tensor | None
+
+
+def _with_config(settings: Mapping[str, Any]) -> dict[str, Any]:
+    given = settings.get("generation_config")
+    return {**settings, **({"generation_config": GenerationConfig(**given)} if isinstance(given, Mapping) else {})}
+
+
+def _plain_settings(model: OpenModel, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings as a record keeps them: a config by what it says, and the model's own tokenizer not at all."""
+    kept = {name: value for name, value in settings.items() if name != "tokenizer" or value is not model.tokenizer}
+    config = kept.get("generation_config")
+    if isinstance(config, GenerationConfig):
+        kept["generation_config"] = {
+            name: value
+            for name, value in vars(config).items()
+            if value is not None and not name.startswith("_") and name != "transformers_version"
+        }
+    return kept
+
+
+def _decoded(model: OpenModel, ids: Sequence[int]) -> str:
+    return model.tokenizer.decode(list(ids), skip_special_tokens=True) if model.tokenizer else str(list(ids))
+
+
+def _check_context(model: OpenModel, prompts: Sequence[Prompt], count: int | None, longest: int | None) -> None:
+    length = max(len(p.ids) for p in prompts)
+    _check_beside(model, prompts, (longest or length) - length if count is None else count)
+    if count is None:
+        assert longest is not None
+        if length >= longest:
+            raise InputError(
+                f"max_length={longest} counts the prompt's tokens too, and the longest prompt has {length}"
+            )
+        if model.context is not None and longest > model.context:
+            raise InputError(f"max_length={longest} exceeds the model's context of {model.context}")
+    elif model.context is not None and length + count > model.context:
+        raise InputError(f"{length} prompt tokens and {count} new ones exceed the model's context of {model.context}")
+
+
+def _groups(model: OpenModel, prompts: Sequence[Prompt], apart: bool) -> list[list[int]]:
+    """Prompts that may share a batch: all of them, or those of equal length if padding would change the numbers."""
+    plain = not apart and not any(prompt.tensors for prompt in prompts)
+    if len({prompt.form for prompt in prompts}) == 1 or (plain and _pads_left(model, prompts)):
         return [list(range(len(prompts)))]
-    by_length: dict[int, list[int]] = {}
+    by_form: dict[Any, list[int]] = {}
     for index, prompt in enumerate(prompts):
-        by_length.setdefault(len(prompt.ids), []).append(index)
-    return list(by_length.values())
+        by_form.setdefault(prompt.form, []).append(index)
+    return list(by_form.values())
+
+
+_CONTINUED = ("position_ids", "token_type_ids", "mm_token_type_ids", "attention_mask")
+"""What transformers' generate continues for new tokens: positions count on, types stay."""
+
+
+def _check_beside(model: OpenModel, prompts: Sequence[Prompt], new: int) -> None:
+    """Refuse inputs beside the ids that say nothing about new tokens.
+
+    Raises:
+        InputError: With what can be continued.
+    """
+    for prompt in prompts:
+        if extra := sorted(set(prompt.tensors) - set(_CONTINUED)):
+            raise InputError(f"{extra} have no value for new tokens; generation continues {', '.join(_CONTINUED[:3])}")
+        last = int(prompt.tensors["position_ids"][0, -1]) if "position_ids" in prompt.tensors else -1
+        if model.context is not None and last + new >= model.context:
+            raise InputError(f"position {last} and {new} new tokens exceed the model's context of {model.context}")
 
 
 def _pads_left(model: OpenModel, prompts: Sequence[Prompt]) -> bool:
     """Whether this model gives a left-padded prompt the logits that it has alone; tried once, on the prompts at hand."""
     if model.pads_left is None:
         short, long = (pick(prompts, key=lambda p: len(p.ids)) for pick in (min, max))
-        settings = {"return_dict_in_generate": True, "output_logits": True, "do_sample": False, "eos_token_id": None}
+        settings = {
+            "return_dict_in_generate": True, "output_logits": True, "do_sample": False, "eos_token_id": None, "stop_strings": None,
+            "num_return_sequences": 1,
+        }  # fmt: skip
         alone = _call_generate(model, [short], 2, settings).logits
         padded = _call_generate(model, [short, long], 2, settings).logits
         worst = max(float((b[0] - a[0]).abs().max() / a[0].abs().max()) for a, b in zip(alone, padded, strict=True))
@@ -290,29 +247,76 @@ def _pads_left(model: OpenModel, prompts: Sequence[Prompt]) -> bool:
 
 
 def _generate_batch(
-    model: OpenModel, prompts: list[Prompt], edits: list[Edit], max_new_tokens: int, settings: dict[str, Any]
-) -> tuple[list[tuple[int, ...]], Tally]:
+    model: OpenModel,
+    placer: Placer,
+    tally: Tally,
+    rows: Rows,
+    prompts: list[Prompt],
+    count: int | None,
+    settings: dict[str, Any],
+) -> list[list[_New]]:
+    """The texts of each prompt of one batch."""
+    samples = settings["num_return_sequences"]
     width = max(len(p.ids) for p in prompts)
-    with editing(model, edits, prompts) as tally:
-        out = _call_generate(model, prompts, max_new_tokens, settings)
+    try:
+        with stepping(model, placer, tally, rows) as stepper, finite_steps(model):
+            out = _started(model, stepper, prompts, count, settings)
+    except WrongStepError:
+        found: list[str] = []
+        again = stepping(model, placer, Tally.empty(), rows)
+        with suppress(WrongStepError), again, looking(model, found), finite_steps(model):
+            _call_generate(model, prompts, count, settings)
+        raise wrong_step(model, found, bool(placer.edits)) from None
+    assert stepper.ends is not None
     sequences = out if isinstance(out, Tensor) else out.sequences
-    ends = _ends(model, settings)
-    return [_until_end(row, ends) for row in sequences[:, width:].tolist()], tally
+    lengths, ends = stepper.ends.lengths, end_ids(model.module, settings)
+    kept: list[_New] = []
+    for number, row in enumerate(sequences[:, width:].tolist()):
+        ids = until_end(row[: lengths[number]], ends)
+        steps = [
+            None
+            if not given
+            else torch.stack([step[number] for step in given[: len(ids)]]).cpu()
+            if ids
+            else given[0][:0].cpu()
+            for given in (getattr(out, "logits", None), getattr(out, "scores", None))
+        ]
+        kept.append(_New(ids, *steps))
+    return [kept[i : i + samples] for i in range(0, len(kept), samples)]
 
 
-def _call_generate(model: OpenModel, prompts: Sequence[Prompt], max_new_tokens: int, settings: dict[str, Any]) -> Any:
-    """The module's own ``generate`` on a left-padded batch, greedy unless the settings say otherwise."""
+def _started(
+    model: OpenModel, stepper: Stepper, prompts: Sequence[Prompt], count: int | None, settings: Mapping[str, Any]
+) -> Any:
+    """What transformers gives; what it refuses before its first call is refused by us."""
+    try:
+        return _call_generate(model, prompts, count, settings)
+    except (ValueError, TypeError, ImportError, NotImplementedError) as error:
+        if isinstance(error, PatchclampError) or stepper.called:
+            raise
+        raise InputError(f"transformers cannot generate with these settings: {error}") from error
+
+
+def _call_generate(model: OpenModel, prompts: Sequence[Prompt], count: int | None, settings: Mapping[str, Any]) -> Any:
+    """The module's own ``generate`` on a left-padded batch."""
     width = max(len(p.ids) for p in prompts)
-    pad = _pad_id(model)
+    named = effective(model.module, settings, "pad_token_id")
+    pad = _pad_id(model) if named is None else int(named)
     ids = torch.tensor([[pad] * (width - len(p.ids)) + list(p.ids) for p in prompts], device=model.device)
     mask = torch.tensor([[0] * (width - len(p.ids)) + [1] * len(p.ids) for p in prompts], device=model.device)
-    return model.module.generate(  # type: ignore[operator]
-        input_ids=ids,
-        attention_mask=mask,
-        max_new_tokens=max_new_tokens,
-        pad_token_id=pad,
-        **{"do_sample": False, **settings},
-    )
+    limit = {} if count is None else {"max_new_tokens": count}
+    beside = model.batch(list(prompts)).kwargs if prompts[0].tensors else {}
+    with before_each_call(model.module, _as_one_text) if "position_ids" in beside else nullcontext():
+        return model.module.generate(  # type: ignore[operator]
+            **{**beside, **settings, "input_ids": ids, "attention_mask": mask, "pad_token_id": pad, **limit}
+        )
+
+
+def _as_one_text(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Keep the mask of a call: without mask and cache transformers reads positions that leap as several texts in one row."""
+    del args
+    if kwargs.get("attention_mask") is None and kwargs.get("past_key_values") is None:
+        kwargs["attention_mask"] = torch.ones_like(kwargs["input_ids"])
 
 
 def _pad_id(model: OpenModel) -> int:
@@ -325,19 +329,6 @@ def _pad_id(model: OpenModel) -> int:
         if isinstance(found, int) and found >= 0:
             return found
     return 0
-
-
-def _ends(model: OpenModel, settings: dict[str, Any]) -> set[int]:
-    """The end-of-text tokens of a call: those that the user named, else the model's own."""
-    config = settings.get("generation_config") or getattr(model.module, "generation_config", None)
-    ends = settings["eos_token_id"] if "eos_token_id" in settings else getattr(config, "eos_token_id", None)
-    return set() if ends is None else set(torch.as_tensor(ends).flatten().tolist())
-
-
-def _until_end(row: list[int], ends: set[int]) -> tuple[int, ...]:
-    """New tokens up to the end-of-text token: what follows is padding."""
-    end = next((i for i, token in enumerate(row) if token in ends), len(row))
-    return tuple(row[:end])
 
 
 @contextmanager

@@ -8,12 +8,10 @@ from torch import Tensor
 from patchclamp.core.errors import InputError, unknown
 from patchclamp.core.result import Result, Saved
 from patchclamp.interventions.plan import Plan
+from patchclamp.interventions.reads import BASELINE, REFERENCE
 
 if TYPE_CHECKING:
     import xarray as xr
-
-BASELINE = "baseline:"
-REFERENCE = "reference:"
 
 
 @dataclass(eq=False)
@@ -32,8 +30,8 @@ class Grid(Result):
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """Names of what was measured."""
-        return tuple(str(name) for name in self.dataset.data_vars if ":" not in str(name))
+        """Names of what was measured, in the order of the reads; of several reads of one name ``loss``, ``loss:2``, ..."""
+        return tuple(str(name) for name in self.dataset.data_vars if f"{BASELINE}{name}" in self.dataset)
 
     def _pick(self, prefix: str) -> "xr.DataArray | xr.Dataset":
         named = {name: self.dataset[f"{prefix}{name}"].rename(name) for name in self.reads}

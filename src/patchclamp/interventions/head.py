@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from patchclamp.interventions.actions import Action, Tally, instructions
+from patchclamp.interventions.actions import Action, instructions
 from patchclamp.interventions.forward import through_head
 from patchclamp.interventions.job import index_like
 from patchclamp.interventions.wavefront import Front, Walk
@@ -90,7 +90,7 @@ def _flush(walk: Walk, batch: list[Pending], deliver: Deliver) -> None:
     if len(states):
         rows = [item.actions for item in batch for _ in item.late]
         starts = [job.lines[item.line].positions[i] for item in batch for i in item.late]
-        todo = instructions(walk.model.sites, rows, starts, 1, walk.model.device, Tally.empty()) if any(rows) else {}
+        todo = instructions(walk.model.sites, rows, starts, 1, walk.model.device, None) if any(rows) else {}
         passed = through_head(walk.model, states.unsqueeze(1), todo)[:, 0]
     new = passed.split(counts)
     for line in dict.fromkeys(item.line for item in batch):

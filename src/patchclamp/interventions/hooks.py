@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from patchclamp.core.errors import EditError, PositionError, SiteError
+from patchclamp.interventions.gates import Gate
 from patchclamp.interventions.operations import Operation
 from patchclamp.models.sitemap import Access
 from patchclamp.models.tensors import Keys, fetch, first_tensor, from_rows, input_keys, replace_at, to_rows
@@ -36,16 +37,20 @@ class Instruction:
     """``[row]``, or None for every row."""
     positions: Tensor | None
     """``[row, position]`` columns of the call, or None for every column."""
-    tally: Callable[[Tensor | int], None]
-    """Told how many vectors were edited."""
+    tally: Callable[[Tensor], None] | None
+    """Told how many vectors were changed; None where nobody asks."""
     furthest: int = -1
     """The largest column, to be checked where the width of the call was not known before."""
+    counted: Tensor | None = None
+    """``[row, position]`` True where the vector is counted; None if all are."""
 
     def apply(self, x: Tensor) -> Tensor:
         """The activation ``[batch, position, d]`` with this instruction carried out; ``x`` is left as it is."""
         if self.furthest >= x.shape[1]:
+            hint = "; it has one vector for a whole prompt, which is edited at=0" if x.shape[1] == 1 else ""
             raise PositionError(
-                f"position {self.furthest} is outside the activation at {self.access.module!r}, which has {x.shape[1]} positions"
+                f"position {self.furthest} is outside the activation at {self.access.module!r}, which has {x.shape[1]} "
+                f"positions{hint}"
             )
         where = None
         if self.rows is not None and self.positions is not None:
@@ -63,6 +68,7 @@ class Instruction:
         return out
 
     def _edit(self, chosen: Tensor) -> Tensor:
+        check_columns(self.access, self.columns, chosen.shape[-1])
         part = chosen if self.columns is None else chosen[..., self.columns]
         factor = self.access.factor
         value = part if factor == 1.0 else part * factor
@@ -72,16 +78,16 @@ class Instruction:
             raise EditError(
                 f"{type(self.operation).__name__} turned shape {tuple(value.shape)} into {tuple(new.shape)}"
             )
-        if self.gate is None:
-            self.tally(value.numel() // value.shape[-1])
-        else:
-            verdict = self.gate(value)
+        if self.gate is not None:
+            verdict = self.gate(value if isinstance(self.gate, Gate) else value.clone())
             if verdict.shape != value.shape[:-1] or verdict.dtype != torch.bool:
                 raise EditError(
                     f"a gate must give one bool a vector, {tuple(value.shape[:-1])}; got {verdict.dtype} {tuple(verdict.shape)}"
                 )
             new = torch.where(verdict.unsqueeze(-1), new, value)
-            self.tally(verdict.sum())
+        if self.tally is not None:
+            changed = (new.detach() != value.detach()).any(-1)
+            self.tally((changed if self.counted is None else changed & self.counted).sum())
         new = (new if factor == 1.0 else new / factor).to(chosen.dtype)
         if self.columns is None:
             return new
@@ -115,6 +121,7 @@ class Tap:
             self.sink(whole)
             return
         view = to_rows(raw, rows, width)
+        check_columns(self.access, self.columns, view.shape[-1])
         part = view if self.columns is None else view[..., self.columns]
         self.sink(part if self.access.factor == 1.0 else part * self.access.factor)
 
@@ -206,7 +213,7 @@ class Session:
         todo = self.instructions.get(port, ())
         if in_place := [item for item in todo if item.access.in_place]:
             # a clone, so that what autograd saves of the old values is not what we overwrite
-            raw.copy_(self._carry_out(in_place, raw.clone() if raw.requires_grad else raw))
+            raw.copy_(self._carry_out(in_place, raw.clone() if torch.is_grad_enabled() else raw))
         if plain := [item for item in todo if not item.access.in_place]:
             changed = self._carry_out(plain, raw)
         for tap in self.taps.get(port, ()):
@@ -220,6 +227,25 @@ class Session:
         for instruction in todo:
             view = instruction.apply(view)
         return from_rows(view, raw)
+
+
+@dataclass(eq=False)
+class Tolerant(Session):
+    """A session that notes where there is no tensor instead of ending the pass."""
+
+    missing: dict[Port, str] = field(default_factory=dict)
+
+    def _visit(self, port: Port, raw: Any) -> Tensor | None:
+        if isinstance(raw, Tensor):
+            return super()._visit(port, raw)
+        self.missing[port] = f"the module gives {type(raw).__name__} there"
+        return None
+
+    def _after(self, port: Port, output: Any) -> Any:
+        if not port[2] or hasattr(output, "__getitem__"):
+            return super()._after(port, output)
+        self.missing[port] = f"the module returns {type(output).__name__}"
+        return None
 
 
 @contextmanager
@@ -299,6 +325,18 @@ def shadowed(module: nn.Module, name: str, make: Callable[[Any], Any]) -> Iterat
             module.__dict__.pop(name, None)
         else:
             module.__dict__[name] = before
+
+
+def check_columns(access: Access, columns: slice | Tensor | None, width: int) -> None:
+    """Refuse a neuron that the tensor lacks, where its width was not known before the run.
+
+    Raises:
+        SiteError: With the width.
+    """
+    if isinstance(columns, slice) and columns.stop > width:
+        raise SiteError(
+            f"{access.module}:{access.side} has width {width}, so neuron {columns.start} is outside 0..{width - 1}"
+        )
 
 
 def ports_of(taps: Iterable[Tap]) -> dict[Port, list[Tap]]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from patchclamp.core.errors import PositionError
 from patchclamp.interventions.actions import Action
 from patchclamp.interventions.reads import Bound
 from patchclamp.models.components import COMPONENTS
@@ -48,7 +49,7 @@ class Line:
         found = []
         for read in self.reads:
             if read.site is not None:
-                values = activations[read.site][:, list(read.positions)]
+                values = states_at(activations[read.site], read.positions, self.prompt.length)
                 found.append(read.compute(values, values[0]))
                 continue
             index = [self.positions.index(p) for p in read.positions]
@@ -56,6 +57,21 @@ class Line:
             before = widen(baseline[index]) if read.needs_baseline and baseline is not None else chosen[0]
             found.append(read.compute(chosen, before))
         return [value.cpu() for value in found]
+
+
+def states_at(values: Tensor, where: Sequence[int], length: int | None) -> Tensor:
+    """Activations ``[cell, position, d]`` at some positions; of a site with one vector a prompt, that one.
+
+    Raises:
+        PositionError: The site has one vector a prompt, and something else than that is read.
+    """
+    if length is None or length == 1 or values.shape[1] != 1:
+        return values[:, list(where)]
+    if any(position != length - 1 for position in where):
+        raise PositionError(
+            f"the site has one vector for a whole prompt, so a read of it is at='last'; got position {where[0]}"
+        )
+    return values.expand(-1, len(where), -1)
 
 
 def widen(logits: Tensor) -> Tensor:
@@ -117,6 +133,8 @@ class Job:
         if action.positions == ():
             return False
         if not self.model.causal or action.positions is None or line.sites or action.site.is_raw:
+            return True
+        if line.prompt.tensors:  # token types can open the mask to later positions
             return True
         if min(action.positions) > max(line.positions):
             return False

@@ -1,5 +1,6 @@
 """What an edit does to a vector: pure functions ``[..., d] -> [..., d]``, equal when their contents are."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -10,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
 
-from patchclamp.core.digest import digest
+from patchclamp.core.content import Given
+from patchclamp.core.digest import alive, digest
 from patchclamp.core.errors import EditError
 
 Vectors = Float[Tensor, "... d"]
@@ -30,8 +32,9 @@ class Operation:
 
     @cached_property
     def key(self) -> str:
-        """Content digest: equal operations, equal keys."""
-        return digest(type(self).__name__, {item.name: _content(getattr(self, item.name)) for item in fields(self)})
+        """What tells it from other operations while they are alive: equal plain contents, equal keys."""
+        own = {name: alive(value) for name, value in vars(self).items() if name != "key"}
+        return digest(type(self).__name__, id(type(self)), own)
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and self.key == other.key
@@ -46,12 +49,36 @@ class Operation:
             if isinstance(value, Tensor) and value.ndim > 0:
                 yield item.name, value
 
+    def tensors(self) -> dict[str, Tensor]:
+        """The fields that are tensors."""
+        held = {item.name: getattr(self, item.name) for item in fields(self)}
+        return {name: value for name, value in held.items() if isinstance(value, Tensor)}
+
+    @property
+    def trained(self) -> bool:
+        """Whether some value of its own requires gradients: it is the user's tensor, which a training step changes."""
+        return any(value.requires_grad for value in self.tensors().values())
+
+    def renewed(self) -> "Operation":
+        """The same values under a key of their own: what is trained has another content after each step."""
+        return replace(self) if self.trained else self
+
+    def frozen(self) -> "Operation":
+        """The operation as it is now: copies in place of the values that require gradients."""
+        live = {name: value for name, value in self.tensors().items() if value.requires_grad}
+        return replace(self, **{name: _fixed(value) for name, value in live.items()}) if live else self
+
     def check(self) -> None:
-        """Refuse NaN, infinity and whole numbers.
+        """Refuse NaN, infinity and whole-number vectors.
 
         Raises:
-            EditError: With the name of the vector.
+            EditError: With the name of the parameter and its value.
         """
+        for item in fields(self):
+            value = getattr(self, item.name)
+            single = isinstance(value, float) or (isinstance(value, Tensor) and value.ndim == 0)
+            if single and not math.isfinite(plain := _plain(value)):
+                raise EditError(f"{type(self).__name__}: {item.name} is {plain}; a finite number is needed")
         for name, value in self.vectors():
             if not value.is_floating_point():
                 raise EditError(f"{type(self).__name__}: {name} has dtype {value.dtype}; a floating dtype is needed")
@@ -66,9 +93,22 @@ class Operation:
         del index
         return self
 
+    def moved(self, positions: Sequence[int]) -> "Operation":
+        """The operation at other positions than it was bound to, if its values do not lie position by position."""
+        del positions
+        return self
 
-def _content(value: Any) -> Any:
-    return value.key if hasattr(value, "key") else value
+
+def _learns(module: Any) -> bool:
+    return isinstance(module, torch.nn.Module) and any(p.requires_grad for p in module.parameters())
+
+
+def _plain(value: float | Tensor) -> float:
+    return float(value.detach() if isinstance(value, Tensor) else value)
+
+
+def _fixed(value: Tensor) -> Any:
+    return value.detach().clone() if value.ndim else _plain(value)
 
 
 def _like(vector: Tensor, x: Tensor) -> Tensor:
@@ -80,7 +120,7 @@ class Add(Operation):
     """``x + scale * vector``."""
 
     vector: Float[Tensor, "... d"]
-    scale: float = 1.0
+    scale: float | Tensor = 1.0
 
     @override
     def __call__(self, x: Vectors) -> Vectors:
@@ -126,18 +166,58 @@ class Zero(Operation):
         return torch.zeros_like(x)
 
 
+class Spanned(Operation):
+    """Base of the operations along directions.
+
+    Directions are orthonormal rows in float64. Those that require gradients (or whose readers do) are kept as the user has
+    them and made so at each call: a training step is seen, and its gradient passes.
+    """
+
+    needs_directions = False
+    """Whether it acts along directions only."""
+    directions: Tensor | None
+    about: Tensor | None
+    readers: Tensor | None
+
+    def basis(self) -> tuple[Tensor, Tensor]:
+        """Orthonormal directions and the readers of their coordinates, both ``[rank, d]``."""
+        assert self.directions is not None
+        readers = self.readers
+        if not self.directions.requires_grad and (readers is None or not readers.requires_grad):
+            return self.directions, self.directions if readers is None else readers
+        rows = orthonormal(torch.atleast_2d(self.directions))
+        return rows, rows if readers is None else dual(torch.atleast_2d(readers), rows)
+
+    def split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The part of ``x - about`` in the span, its coordinates, and the directions, in at least float32."""
+        work = torch.promote_types(x.dtype, torch.float32)
+        basis, reads = (rows.to(device=x.device, dtype=work) for rows in self.basis())
+        centred = x.to(work) if self.about is None else x.to(work) - self.about.to(device=x.device, dtype=work)
+        coordinates = centred @ reads.T
+        return coordinates @ basis, coordinates, basis
+
+    @override
+    def frozen(self) -> Operation:
+        if self.directions is None or not self.trained:
+            return super().frozen()
+        with torch.no_grad():
+            rows, reads = self.basis()
+        new = replace(self, directions=rows, readers=None if self.readers is None else reads)  # type: ignore[call-arg]
+        return Operation.frozen(new)
+
+
 @dataclass(frozen=True, eq=False)
-class Scale(Operation):
+class Scale(Spanned):
     """``x * factor``; with directions, only the part of ``x - about`` in their span is multiplied.
 
     Here and in the operations below, ``readers`` biorthogonal to the directions make the projection oblique: coordinates are
     read along the readers and change along the directions.
     """
 
-    factor: float
-    directions: Float[Tensor, "rank d"] | None = None
+    factor: float | Tensor
+    directions: Float[Tensor, "... d"] | None = None
     about: Float[Tensor, " d"] | None = None
-    readers: Float[Tensor, "rank d"] | None = None
+    readers: Float[Tensor, "... d"] | None = None
 
     @override
     def __call__(self, x: Vectors) -> Vectors:
@@ -147,35 +227,37 @@ class Scale(Operation):
                 if self.about is None
                 else _like(self.about, x) + self.factor * (x - _like(self.about, x))
             )
-        part, _, _ = _split(x, self.directions, self.about, self.readers)
+        part, _, _ = self.split(x)
         return x + ((self.factor - 1.0) * part).to(x.dtype)
 
 
 @dataclass(frozen=True, eq=False)
-class ProjectOut(Operation):
+class ProjectOut(Spanned):
     """``x`` without its part along the directions, measured from ``about``."""
 
-    directions: Float[Tensor, "rank d"]
+    needs_directions = True
+    directions: Float[Tensor, "... d"]
     about: Float[Tensor, " d"] | None = None
-    readers: Float[Tensor, "rank d"] | None = None
+    readers: Float[Tensor, "... d"] | None = None
 
     @override
     def __call__(self, x: Vectors) -> Vectors:
-        part, _, _ = _split(x, self.directions, self.about, self.readers)
+        part, _, _ = self.split(x)
         return x - part.to(x.dtype)
 
 
 @dataclass(frozen=True, eq=False)
-class Reflect(Operation):
+class Reflect(Spanned):
     """``x`` mirrored along the directions, at ``about``: twice is the identity."""
 
-    directions: Float[Tensor, "rank d"]
+    needs_directions = True
+    directions: Float[Tensor, "... d"]
     about: Float[Tensor, " d"] | None = None
-    readers: Float[Tensor, "rank d"] | None = None
+    readers: Float[Tensor, "... d"] | None = None
 
     @override
     def __call__(self, x: Vectors) -> Vectors:
-        part, _, _ = _split(x, self.directions, self.about, self.readers)
+        part, _, _ = self.split(x)
         return x - (2.0 * part).to(x.dtype)
 
 
@@ -194,21 +276,35 @@ class RankOne(Operation):
 
 
 @dataclass(frozen=True, eq=False)
-class Clamp(Operation):
+class Clamp(Spanned):
     """Bound each coordinate, or the coordinates along unit directions, to ``[low, high]``."""
 
-    low: float | None = None
-    high: float | None = None
-    directions: Float[Tensor, "rank d"] | None = None
+    low: float | Tensor | None = None
+    high: float | Tensor | None = None
+    directions: Float[Tensor, "... d"] | None = None
     about: Float[Tensor, " d"] | None = None
-    readers: Float[Tensor, "rank d"] | None = None
+    readers: Float[Tensor, "... d"] | None = None
 
     @override
     def __call__(self, x: Vectors) -> Vectors:
         if self.directions is None:
-            return x.clamp(self.low, self.high)
-        part, coordinates, basis = _split(x, self.directions, self.about, self.readers)
-        return x + (coordinates.clamp(self.low, self.high) @ basis - part).to(x.dtype)
+            return self._bounded(x)
+        part, coordinates, basis = self.split(x)
+        return x + (self._bounded(coordinates) @ basis - part).to(x.dtype)
+
+    def _bounded(self, x: Tensor) -> Tensor:
+        bounds = (self.low, self.high)
+        if any(isinstance(bound, Tensor) for bound in bounds):
+            bounds = tuple(None if b is None else torch.as_tensor(b, device=x.device, dtype=x.dtype) for b in bounds)  # type: ignore[assignment]
+        return x.clamp(*bounds)  # type: ignore[arg-type]
+
+    @override
+    def check(self) -> None:
+        super().check()
+        if self.low is None and self.high is None:
+            raise EditError("pc.Clamp needs low, high, or both")
+        if self.low is not None and self.high is not None and (low := _plain(self.low)) > (high := _plain(self.high)):
+            raise EditError(f"pc.Clamp: low {low} is above high {high}")
 
 
 def orthonormal(directions: Float[Tensor, "rank d"]) -> Float[Tensor, "rank d"]:
@@ -219,7 +315,11 @@ def orthonormal(directions: Float[Tensor, "rank d"]) -> Float[Tensor, "rank d"]:
     Raises:
         EditError: The directions are linearly dependent, or zero.
     """
-    wide = directions.detach().to(torch.float64)
+    wide = directions.to(torch.float64)
+    if len(wide) > wide.shape[1]:
+        raise EditError(
+            f"{len(wide)} directions of width {wide.shape[1]} are linearly dependent; give at most {wide.shape[1]}"
+        )
     q, r = torch.linalg.qr(wide.T)
     diagonal = r.diagonal()
     if bool((diagonal.abs() <= 1e-10 * wide.norm(dim=1).clamp(min=1e-300)).any()):
@@ -236,27 +336,12 @@ def dual(readers: Float[Tensor, "rank d"], directions: Float[Tensor, "rank d"]) 
     Raises:
         EditError: Some direction cannot be read by them.
     """
-    wide, basis = readers.detach().to(torch.float64), directions.detach().to(torch.float64)
+    wide, basis = readers.to(torch.float64), directions.to(torch.float64)
     overlap = wide @ basis.T
-    if not bool(torch.linalg.cond(overlap) < 1e12):
+    if not bool(torch.linalg.cond(overlap.detach()) < 1e12):
         raise EditError("the readers do not see some of the directions, so there are no coordinates along them")
     rows: Tensor = torch.linalg.solve(overlap, wide)
     return rows
-
-
-def _split(
-    x: Tensor, directions: Tensor, about: Tensor | None, readers: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The part of ``x - about`` in the span of the directions, its coordinates, and the directions, in at least float32.
-
-    Directions are orthonormal rows and read themselves, unless readers (biorthogonal to them) make it oblique.
-    """
-    work = torch.promote_types(x.dtype, torch.float32)
-    basis = directions.to(device=x.device, dtype=work)
-    reads = basis if readers is None else readers.to(device=x.device, dtype=work)
-    centred = x.to(work) if about is None else x.to(work) - about.to(device=x.device, dtype=work)
-    coordinates = centred @ reads.T
-    return coordinates @ basis, coordinates, basis
 
 
 @runtime_checkable
@@ -278,17 +363,45 @@ class Splice(Operation):
     """
 
     dictionary: Codec
-    latents: Mapping[int, float]
+    latents: Mapping[int, float | Tensor]
     keep_error: bool = True
 
     @override
     def __call__(self, x: Vectors) -> Vectors:
         codes = self.dictionary.encode(x)
+        count = codes.shape[-1]
+        if outside := [index for index in self.latents if index >= count]:
+            raise EditError(f"pc.Splice: latent {outside[0]} is outside this dictionary's 0..{count - 1}")
         changed = codes.clone()
         for index, value in self.latents.items():
             changed[..., index] = value
         new = self.dictionary.decode(changed)
         return x + (new - self.dictionary.decode(codes)) if self.keep_error else new
+
+    @override
+    def tensors(self) -> dict[str, Tensor]:
+        return {str(index): value for index, value in self.latents.items() if isinstance(value, Tensor)}
+
+    @property
+    @override
+    def trained(self) -> bool:
+        return super().trained or _learns(self.dictionary)
+
+    @override
+    def frozen(self) -> Operation:
+        return replace(self, latents={i: _plain(v) for i, v in self.latents.items()}) if self.tensors() else self
+
+    @override
+    def check(self) -> None:
+        if not isinstance(self.keep_error, bool):
+            raise EditError(f"pc.Splice: keep_error is True or False, got {self.keep_error!r}")
+        if not self.latents and self.keep_error:
+            raise EditError(
+                "pc.Splice without latents changes nothing; set some, as in {12: 5.0}, or pass keep_error=False"
+            )
+        for index, value in self.latents.items():
+            if not math.isfinite(plain := _plain(value)):
+                raise EditError(f"pc.Splice: latent {index} is set to {plain}; a finite number is needed")
 
     @override
     @cached_property
@@ -305,11 +418,12 @@ class Call(Operation):
 
     @override
     def __call__(self, x: Vectors) -> Vectors:
-        new = self.function(x)
+        new = self.function(x.clone())  # a function that works in place may not write into the model
         if not isinstance(new, Tensor) or new.shape != x.shape:
             got = tuple(new.shape) if isinstance(new, Tensor) else type(new).__name__
             raise EditError(
-                f"pc.Call: the function was given {tuple(x.shape)} and returned {got}; it must keep the shape"
+                f"pc.Call: the function was given {tuple(x.shape)} and returned {got}; it must return the new "
+                "vectors and keep the shape"
             )
         return new
 
@@ -317,6 +431,10 @@ class Call(Operation):
     @cached_property
     def key(self) -> str:
         return digest("Call", id(self.function))
+
+    def known_by(self) -> Any:
+        """For a checkpoint; see :mod:`patchclamp.core.content`."""
+        return "Call", Given(self.function, "pc.Call", "a built-in operation or an nn.Module")
 
 
 @dataclass(frozen=True, eq=False)
@@ -327,12 +445,18 @@ class Apply(Operation):
 
     @override
     def __call__(self, x: Vectors) -> Vectors:
-        new: Tensor = self.module(x)
-        if new.shape != x.shape:
+        new = self.module(x.clone())  # a module that works in place may not write into the model
+        if not isinstance(new, Tensor) or new.shape != x.shape:
+            got = tuple(new.shape) if isinstance(new, Tensor) else type(new).__name__
             raise EditError(
-                f"{type(self.module).__name__} was given {tuple(x.shape)} and returned {tuple(new.shape)}; it must keep the shape"
+                f"{type(self.module).__name__} was given {tuple(x.shape)} and returned {got}; it must keep the shape"
             )
         return new
+
+    @property
+    @override
+    def trained(self) -> bool:
+        return _learns(self.module)
 
     @override
     @property

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -13,9 +12,9 @@ from patchclamp.core.progress import Listener
 from patchclamp.interventions.base import record_base
 from patchclamp.interventions.edits import Edit, Patch
 from patchclamp.interventions.execute import Outcome, may_narrow
-from patchclamp.interventions.grid import BASELINE, REFERENCE, Grid
+from patchclamp.interventions.grid import Grid
 from patchclamp.interventions.job import Job
-from patchclamp.interventions.reads import Read, as_reads
+from patchclamp.interventions.reads import BASELINE, REFERENCE, Read, as_reads
 from patchclamp.interventions.sources import Source
 from patchclamp.interventions.sweep import Prepared, make_lines
 from patchclamp.models.inputs import Prompt
@@ -97,6 +96,13 @@ class PreparedPatch:
             return recorded
 
         prepared = Prepared(model, targets, edit, read=read, allowed=allowed, recorder=record_and_read, **options)
+        for bound, values in zip(prepared.job.lines[0].reads, reference, strict=True):
+            sizes = tuple(len(axis.labels) for axis in bound.axes)
+            if tuple(values.shape) != sizes:
+                raise InputError(
+                    f"{bound.name} reads an array of shape {list(values.shape)} in the source and of {list(sizes)} in the target, "
+                    "which cannot be compared; read as many positions in both, as at='last'"
+                )
         return cls(prepared, sources[0], reference, align)
 
     def finish(self, grid: Grid) -> Grid:
@@ -117,13 +123,12 @@ def patch(
     into: Any,
     *,
     verify: int = 0,
-    checkpoint: str | Path | None = None,
     progress: bool | Listener | None = None,
     **options: Any,
 ) -> Grid:
     """Patch one run into another; see :meth:`patchclamp.Model.patch`."""
     prepared = PreparedPatch.of(model, source, into, **options)
-    return prepared.finish(prepared.sweep.run(verify=verify, checkpoint=checkpoint, progress=progress))
+    return prepared.finish(prepared.sweep.run(verify=verify, progress=progress))
 
 
 def _baselines(grid: Grid) -> list[tuple[str, Any]]:

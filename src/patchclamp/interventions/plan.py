@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from patchclamp.core.errors import BudgetError
+from patchclamp.core.errors import BudgetError, InputError, unknown
 from patchclamp.interventions.cost import Costs, full_pass, matmul_rate, parse_bytes, wave_flops
 from patchclamp.interventions.job import Job
 from patchclamp.interventions.packing import WASTE
@@ -103,6 +103,8 @@ def choose_rung(job: Job) -> tuple[str, str]:
         return "cell", f"{where} carries a forward hook of yours, which must see whole prompts one by one"
     if model.ladder.rung in ("rows", "cell"):
         return model.ladder.rung, model.ladder.reason
+    if extras := _beside_ids(job):
+        return "rows", f"{', '.join(extras)} beside the tokens: the model's own forward must get them whole"
     actions = [action for cell in job.runs for action in cell.actions] + [a for line in job.lines for a in line.base]
     if any(action.operation.opaque for action in actions):
         return "rows", "pc.Call is opaque: nothing is known of the function, so its cells share nothing"
@@ -111,18 +113,34 @@ def choose_rung(job: Job) -> tuple[str, str]:
     outside = next((a.site for a in actions if depth_of(a.site, model.sites.layers) is None), None)
     if outside is not None:
         return "rows", f"the site {outside} lies outside the layers"
-    read = next(
-        (
-            s
-            for line in job.lines
-            for s in line.sites
-            if s.layer is None and depth_of(s, model.sites.layers) in (0, None, model.sites.n_layers)
-        ),
-        None,
-    )
-    if read is not None and not (read.is_raw and depth_of(read, model.sites.layers) is not None):
-        return "rows", f"the read site {read} lies outside the layers"
+    reads = (site for line in job.lines for site in line.sites if site.layer is None)
+    away = next((s for s in reads if not s.is_raw or depth_of(s, model.sites.layers) is None), None)
+    if away is not None:
+        return "rows", f"the read site {away} lies outside the layers"
     return model.ladder.rung, model.ladder.reason
+
+
+def forced_rung(job: Job, rung: str) -> str:
+    """A rung that the user asks for.
+
+    Raises:
+        InputError: There is no such rung, or it is not exact here.
+    """
+    if rung not in RUNGS:
+        raise InputError(unknown("rung", rung, RUNGS))
+    highest, reason = choose_rung(job)
+    order = list(RUNGS)
+    if order.index(rung) < order.index(highest):
+        raise InputError(
+            f"rung={rung!r} would not give the numbers of one forward pass a cell here: {reason}; the highest that does is "
+            f"rung={highest!r}"
+        )
+    return rung
+
+
+def _beside_ids(job: Job) -> list[str]:
+    """Inputs that prompts have beside their token ids."""
+    return sorted({name for line in job.lines if line.prompt.ids for name in line.prompt.tensors})
 
 
 @dataclass(eq=False)
@@ -146,7 +164,7 @@ def schedule(job: Job, budget: int | str, max_tokens: int | None, rung: str | No
         job: The sweep.
         budget: Bytes, or as ``"1GB"``: what may be alive beyond the model.
         max_tokens: Rows times positions alive at once, instead of what follows from the budget.
-        rung: Force a rung (for tests and benchmarks).
+        rung: Force a rung, whether it is exact or not; see :func:`forced_rung`.
 
     Raises:
         BudgetError: One cell alone does not fit; the message says what would.

@@ -14,6 +14,15 @@ GENERATED = -(10**9)
 """Stands for every position after the prompt, in a generation."""
 
 
+class Unsaid(str):
+    """A place that an edit has by default and nobody said: it holds until a sweep says another."""
+
+    __slots__ = ()
+
+
+UNSAID = Unsaid("all")
+
+
 @dataclass(frozen=True)
 class Token:
     """The tokens that a string covers; see :func:`token`."""
@@ -60,14 +69,26 @@ def check(at: Any) -> None:
             raise PositionError("the list of positions is empty")
         for item in at:
             check(item)
-    elif isinstance(at, bool) or not isinstance(at, str | int | slice | Token | PerPrompt):
+    elif isinstance(at, PerPrompt):
+        if not at.each:
+            raise PositionError("pc.per_prompt([]) holds no position")
+        for item in at.each:
+            check(item)
+    elif isinstance(at, bool) or not isinstance(at, str | int | slice | Token):
         raise PositionError(
             f"{at!r} is no position; valid: int, slice, {', '.join(WORDS)}, pc.token, a list, pc.per_prompt"
         )
 
 
 def resolve(
-    at: Any, prompt: Prompt, index: int, count: int, tokenizer: Any, generating: bool = False
+    at: Any,
+    prompt: Prompt,
+    index: int,
+    count: int,
+    tokenizer: Any,
+    generating: bool = False,
+    *,
+    repeats: bool = False,
 ) -> tuple[int, ...] | None:
     """Positions in one prompt, in the order given; None for all of an input that has no tokens.
 
@@ -78,6 +99,7 @@ def resolve(
         count: How many prompts the call has.
         tokenizer: To find strings.
         generating: Whether tokens will follow the prompt, so that "all" and "rest" include them and "generated" is allowed.
+        repeats: Whether a position that a list names twice is there twice: what is read is; an edit acts there once.
 
     Raises:
         PositionError: Outside the prompt; the message shows its tokens.
@@ -85,10 +107,14 @@ def resolve(
     if isinstance(at, PerPrompt):
         if len(at.each) != count:
             raise PositionError(f"pc.per_prompt has {len(at.each)} positions for {count} prompts")
-        return resolve(at.each[index], prompt, index, count, tokenizer, generating)
+        return resolve(at.each[index], prompt, index, count, tokenizer, generating, repeats=repeats)
     if isinstance(at, list | tuple):
-        merged = [resolve(item, prompt, index, count, tokenizer, generating) for item in at]
-        return tuple(dict.fromkeys(p for group in merged for p in group or ()))
+        check(at)
+        groups = [resolve(item, prompt, index, count, tokenizer, generating, repeats=repeats) for item in at]
+        if any(group is None for group in groups):
+            return None  # a list with "all" in it, of an input without tokens
+        merged = tuple(p for group in groups for p in group or ())
+        return merged if repeats else tuple(dict.fromkeys(merged))
     if isinstance(at, Token):
         return tokens.find_span(tokenizer, prompt.ids, prompt.text, at.text, at.occurrence)
     if at == "generated" and not generating:
@@ -98,6 +124,21 @@ def resolve(
     if prompt.length is None:
         return _without_tokens(at)
     return _within(at, prompt, prompt.length, generating)
+
+
+def names_tokens(at: Any) -> bool:
+    """Whether some position is given by the text of its tokens."""
+    items = at.each if isinstance(at, PerPrompt) else at
+    return any(names_tokens(item) for item in items) if isinstance(items, list | tuple) else isinstance(items, Token)
+
+
+def spelled_out(at: Any, index: int) -> list[Any]:
+    """The parts of ``at`` that name positions of prompt ``index`` one by one, and not by a word such as "all"."""
+    if isinstance(at, PerPrompt):
+        return spelled_out(at.each[index], index)
+    if isinstance(at, list | tuple):
+        return [part for item in at for part in spelled_out(item, index)]
+    return [] if isinstance(at, str) and at != "last" else [at]
 
 
 def _within(at: Any, prompt: Prompt, length: int, generating: bool) -> tuple[int, ...]:

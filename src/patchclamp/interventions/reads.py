@@ -1,8 +1,9 @@
 """What is measured of a run: probabilities, logit differences, loss, divergence, ranks, activations, or any function."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import count as counted
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
 
-from patchclamp.core.digest import digest
+from patchclamp.core.content import Given
 from patchclamp.core.errors import InputError
 from patchclamp.interventions import positions
 from patchclamp.models.inputs import Prompt
@@ -19,6 +20,13 @@ from patchclamp.models.sites import Site
 
 LogitRows = Float[Tensor, "row position vocabulary"]
 _CACHE_ROWS = 16  # a block of rows that stays in the processor's cache while its softmax is taken
+
+BASELINE, REFERENCE, CLEAN, CORRUPTED = "baseline:", "reference:", "clean:", "corrupted:"
+"""What precedes a read's name where a result keeps the same read of another run."""
+_AXES = ("read_at", "answer", "top", "token_id", "d", "output")
+_LABELS = (
+    "prompt", "site", "layer", "head", "neuron", "position", "token", "sample", "subject", "fact", "role", *_AXES,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -43,18 +51,11 @@ class Bound:
     """For activations: where, instead of logits; ``compute`` then gets ``[row, position, d]``."""
     needs_baseline: bool = False
     """Whether ``compute`` looks at its second argument."""
-    key: str = ""
-    """Of the read that it belongs to: reads of one name and one shape may look at other tokens."""
 
 
 @dataclass(frozen=True)
 class Read(ABC):
     """Base of every read. ``at`` says at which positions, as for edits."""
-
-    @property
-    def key(self) -> str:
-        """Content digest."""
-        return digest(repr(self))
 
     @abstractmethod
     def bind(self, model: OpenModel, prompt: Prompt, index: int, count: int) -> list[Bound]:
@@ -84,8 +85,10 @@ def _answers(model: OpenModel, given: Any, index: int, count: int) -> tuple[list
 
 def _where(at: Any, model: OpenModel, prompt: Prompt, index: int, count: int) -> tuple[int, ...]:
     if prompt.length is None:
+        if not isinstance(at, int) and at != "last":
+            raise InputError(f"at={at!r}: this input has no tokens, so a read looks at 'last' or at a number")
         return (at if isinstance(at, int) else -1,)
-    return positions.resolve(at, prompt, index, count, model.tokenizer) or ()
+    return positions.resolve(at, prompt, index, count, model.tokenizer, repeats=True) or ()
 
 
 def _place_axis(where: tuple[int, ...]) -> tuple[Axis, ...]:
@@ -187,7 +190,12 @@ class Loss(Read):
                 )
             chosen = range(len(prompt.ids)) if self.at is None else _where(self.at, model, prompt, index, count)
             where = tuple(position for position in chosen if position + 1 < len(prompt.ids))
+            if 0 < len(where) < len(chosen) and self.at is not None and not isinstance(self.at, str | slice):
+                raise InputError(
+                    f"pc.Loss(at={self.at!r}) names the last position of {prompt.name!r}, which has no next token"
+                )
             targets = [prompt.ids[position + 1] for position in where]
+            model.check_predicts(targets)
         if len(targets) != len(where) or not where:
             raise InputError(f"pc.Loss has {len(targets)} target tokens for {len(where)} positions")
         target = torch.tensor(targets)
@@ -216,7 +224,9 @@ class KL(Read):
             before = baseline.log_softmax(-1)
 
             def divergence(block: Tensor) -> Tensor:
-                return (before.exp() * (before - block.log_softmax(-1))).sum(-1).clamp(min=0)
+                terms = before.exp() * (before - block.log_softmax(-1))
+                # a token that the baseline rules out (minus infinity) adds nothing, whatever the edited run says of it
+                return torch.where(before == -torch.inf, 0.0, terms).sum(-1).clamp(min=0)
 
             return _squeeze(in_blocks(divergence, logits), where)
 
@@ -300,15 +310,24 @@ class Activation(Read):
         found = model.sites.expand([self.site])
         if len(found) != 1:
             raise InputError(f"pc.Activation reads one site, and {self.site!r} names {len(found)}")
-        site = found[0]
-        width = model.sites.width(site)
+        site = model.sites.in_stream(found[0])
+        width = model.sites.width(site) or _measured_width(model, prompt, site)
         if width is None:
             raise InputError(
-                f"pc.Activation({self.site!r}): the width of this site is not known before a run; use model.record"
+                f"pc.Activation({self.site!r}): the values of this site are no vectors of one width; use model.record"
             )
         where = _where(self.at, model, prompt, index, count)
         axes = (*_place_axis(where), Axis("d", tuple(range(width))))
         return [Bound(self.site, where, axes, lambda x, _: _squeeze(x, where), site)]
+
+
+def _measured_width(model: OpenModel, prompt: Prompt, site: Site) -> int | None:
+    """Width of a module path's vectors, by a run of the prompt; None if they are no vectors."""
+    from patchclamp.interventions.forward import Row, forward
+
+    shapes: list[torch.Size] = []
+    forward(model, [Row(prompt)], taps={site: lambda value: shapes.append(value.shape)}, logits=False)
+    return shapes[0][-1] if shapes and len(shapes[0]) == 3 else None
 
 
 @dataclass(frozen=True)
@@ -319,10 +338,9 @@ class Function(Read):
     name: str = "value"
     at: Any = "last"
 
-    @override
-    @property
-    def key(self) -> str:
-        return digest(id(self.function), self.name, repr(self.at))
+    def known_by(self) -> Any:
+        """For a checkpoint; see :mod:`patchclamp.core.content`."""
+        return "Function", Given(self.function, "read=", "a built-in read, as pc.Probability, or an nn.Module")
 
     @override
     def bind(self, model: OpenModel, prompt: Prompt, index: int, count: int) -> list[Bound]:
@@ -336,7 +354,35 @@ class Function(Read):
                 f"the read {self.name!r} turned logits [2, {size}] into shape {tuple(shape)}; give [row] or [row, n]"
             )
         axes = (Axis("output", tuple(range(shape[1]))),) if len(shape) == 2 else ()
-        return [Bound(self.name, where, axes, lambda x, _: self.function(x[:, 0]))]
+        # a copy: a function that works in place may not write into what other reads look at
+        return [Bound(self.name, where, axes, lambda x, _: self.function(x[:, 0].clone()))]
+
+
+def distinct(names: Iterable[str], taken: Iterable[str] = ()) -> list[str]:
+    """Names under which a result can hold every read: the second ``loss`` is ``loss:2``, the third ``loss:3``.
+
+    The same for a name that a dimension of the result bears, or another read's baseline.
+
+    Args:
+        names: Of the reads, in their order.
+        taken: Dimensions beside those that every result may have.
+    """
+    used = {*_LABELS, *taken}
+    found: list[str] = []
+    for name in names:
+        numbered = (name if number == 1 else f"{name}:{number}" for number in counted(1))
+        found.append(next(one for one in numbered if used.isdisjoint(_kept(one))))
+        used |= _kept(found[-1])
+    return found
+
+
+def _kept(name: str) -> set[str]:
+    """Every name that a result may need for a read: its own, those of other runs, those of its dimensions."""
+    return {
+        name,
+        *(f"{mark}{name}" for mark in (BASELINE, REFERENCE, CLEAN, CORRUPTED)),
+        *(f"{a}:{name}" for a in _AXES),
+    }
 
 
 def as_reads(given: Any) -> tuple[Read, ...]:

@@ -1,6 +1,7 @@
 """Recording activations: many prompts, many sites, into buffers that are allocated once."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -10,10 +11,11 @@ from patchclamp.core.progress import Listener, task
 from patchclamp.interventions import positions
 from patchclamp.interventions.actions import place
 from patchclamp.interventions.edits import Edit
-from patchclamp.interventions.forward import Row, forward
+from patchclamp.interventions.forward import Row, forward, gradients
 from patchclamp.interventions.recorded import Buffers
 from patchclamp.interventions.results import Activations, evidence
 from patchclamp.interventions.sources import Source
+from patchclamp.interventions.trie import depth_of
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.sites import Site
@@ -21,15 +23,21 @@ from patchclamp.models.sites import Site
 BATCH_TOKENS = 2048
 
 
-def record_source(model: OpenModel, source: Source, sites: Sequence[Site]) -> dict[Site, list[Tensor]]:
-    """Run a source and give its values at some sites, ``[position, d]`` a prompt."""
+def record_source(
+    model: OpenModel, source: Source, sites: Sequence[Site], *, grad: bool = False
+) -> dict[Site, list[Tensor]]:
+    """Run a source and give its values at some sites, ``[position, d]`` a prompt.
+
+    A source is a constant: only one whose own edits are trained keeps its graph, under ``grad``.
+    """
     prompts = model.prompts(source.inputs)
-    actions = place(model, source.edits, prompts, record_source)
+    grad = grad and source.trained
+    actions = place(model, source.edits, prompts, partial(record_source, grad=grad), grad=grad)
     found: dict[Site, dict[int, Tensor]] = {site: {} for site in sites}
-    for members in batches(prompts, BATCH_TOKENS, model.causal):
+    for members in batches(prompts, BATCH_TOKENS, *may_share(model, sites)):
         seen: dict[Site, Tensor] = {}
         rows = [Row(prompts[i], actions[i]) for i in members]
-        forward(model, rows, taps={site: _into(seen, site) for site in sites}, logits=False)
+        forward(model, rows, taps={site: _into(seen, site) for site in sites}, logits=False, grad=grad)
         for site in sites:
             for row, i in enumerate(members):
                 found[site][i] = seen[site][row, : prompts[i].length].clone()
@@ -55,18 +63,34 @@ def record(
     progress: bool | Listener | None = None,
 ) -> Activations:
     """Record activations; see :meth:`patchclamp.Model.record`."""
+    with gradients(grad):
+        return _record(model, inputs, sites, at, edits, batch_tokens, grad, progress)
+
+
+def _record(
+    model: OpenModel,
+    inputs: Any,
+    sites: Any,
+    at: Any,
+    edits: Iterable[Edit] | Edit,
+    batch_tokens: int,
+    grad: bool,
+    progress: bool | Listener | None,
+) -> Activations:
     prompts = model.prompts(inputs)
     names = [sites] if isinstance(sites, str) else list(sites)
     if not names:
         raise InputError("no site to record was given")
     wanted = {str(name): model.sites.expand([name]) for name in names}
     positions.check(at)
-    where = [positions.resolve(at, p, i, len(prompts), model.tokenizer) for i, p in enumerate(prompts)]
+    where = [positions.resolve(at, p, i, len(prompts), model.tokenizer, repeats=True) for i, p in enumerate(prompts)]
     chosen = [edits] if isinstance(edits, Edit) else list(edits)
-    actions = place(model, chosen, prompts, record_source)
-    buffers = Buffers(wanted, where, grad)
+    actions = place(model, chosen, prompts, partial(record_source, grad=grad), grad=grad)
+    buffers = Buffers(wanted, where, [p.length for p in prompts], grad)
     with task("record", len(prompts), "prompts", show=progress) as bar:
-        for members in batches(prompts, batch_tokens, model.causal):
+        for members in batches(
+            prompts, batch_tokens, *may_share(model, [s for found in wanted.values() for s in found])
+        ):
             rows = [Row(prompts[i], actions[i]) for i in members]
             forward(model, rows, taps=buffers.sinks(members), logits=False, grad=grad)
             bar.advance(len(members))
@@ -74,24 +98,39 @@ def record(
     return Activations.build(model, prompts, wanted, buffers.finish(), where, *said)
 
 
-def batches(prompts: Sequence[Prompt], tokens: int, causal: bool) -> Iterator[list[int]]:
+def batches(prompts: Sequence[Prompt], tokens: int, causal: bool, together: bool = True) -> Iterator[list[int]]:
     """Indices of prompts that run together: of similar length, at most ``tokens`` padded positions.
 
-    Prompts of a model that is not causal are batched only with those of equal length or shape.
+    Args:
+        prompts: What to run.
+        tokens: The most positions of a batch.
+        causal: Whether padding changes nothing. Otherwise, and where prompts have inputs beside their tokens, only those
+            of equal form run together.
+        together: Whether several rows may run together at all.
     """
-    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i].ids), i))
+    order = sorted(range(len(prompts)), key=lambda i: (prompts[i].form, i))
     batch: list[int] = []
     for index in order:
         prompt = prompts[index]
-        shape = tuple(t.shape for t in prompt.tensors.values())
         longest = len(prompt.ids) or 1
         if batch:
             first = prompts[batch[0]]
-            other = tuple(t.shape for t in first.tensors.values()) != shape
-            uneven = not causal and len(first.ids) != len(prompt.ids)
-            if other or uneven or (len(batch) + 1) * longest > tokens:
+            padded = causal and not (first.tensors or prompt.tensors)
+            other = not padded and first.form != prompt.form
+            if other or not together or (len(batch) + 1) * longest > tokens:
                 yield batch
                 batch = []
         batch.append(index)
     if batch:
         yield batch
+
+
+def may_share(model: OpenModel, sites: Sequence[Site] = ()) -> tuple[bool, bool]:
+    """Whether padding changes nothing in what is looked at, and whether several rows may share a call.
+
+    Args:
+        model: The model.
+        sites: What is looked at; none of them for the output. Above the layers the same holds as for the output.
+    """
+    above = [s for s in sites if s.layer is None and depth_of(s, model.sites.layers) in (None, model.sites.n_layers)]
+    return (model.pads, model.together) if above or not sites else (model.causal, True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from patchclamp.core.errors import InputError
+from patchclamp.core.errors import InputError, PositionError
 from patchclamp.models.sites import Site
 
 
@@ -19,10 +19,14 @@ class Buffers:
 
     names: dict[str, list[Site]]
     where: list[tuple[int, ...] | None]
+    lengths: list[int | None]
+    """Tokens of each prompt: beyond them attention has no keys."""
     grad: bool = False
     values: dict[str, Tensor] = field(default_factory=dict)
     """``[site, prompt, position, ...]``; NaN where a prompt is shorter than the longest."""
     _pieces: dict[tuple[str, int, int], Tensor] = field(default_factory=dict)
+    _pooled: set[str] = field(default_factory=set)
+    _shapes: dict[tuple[str, int], torch.Size] = field(default_factory=dict)
 
     def sinks(self, members: Sequence[int]) -> dict[Site, Callable[[Tensor], None]]:
         """For a batch of the given prompts: what to do with each site's ``[row, position, d]``."""
@@ -34,64 +38,135 @@ class Buffers:
         def sink_for(targets: list[tuple[str, int]]) -> Callable[[Tensor], None]:
             def sink(view: Tensor) -> None:
                 for name, index in targets:
+                    self._check(name, members, view)
                     self._put(name, index, members, view)
 
             return sink
 
         return {site: sink_for(targets) for site, targets in places.items()}
 
+    def _check(self, name: str, members: Sequence[int], view: Tensor) -> None:
+        """A site has one row a prompt, and the layers of a name have one shape."""
+        if view.ndim < 3 or len(view) != len(members):
+            raise InputError(
+                f"{name!r} has shape {tuple(view.shape)} for {len(members)} prompts; [row, position, d] is what can be recorded. "
+                "Where prompts lie along another axis, record them one by one"
+            )
+        self._check_pooled(name, members, view)
+        found = self._shapes.setdefault((name, members[0]), view.shape)
+        if found[1:] != view.shape[1:]:
+            raise InputError(
+                f"{name!r} has other shapes in other layers ({tuple(found[1:])} and {tuple(view.shape[1:])}), so they "
+                f"do not fit one tensor; record layers one by one, as {name.split('.')[0]}.0"
+            )
+
+    def _check_pooled(self, name: str, members: Sequence[int], view: Tensor) -> None:
+        """A site above the layers may have one vector for a whole prompt."""
+        for member in members:
+            where, length = self.where[member], self.lengths[member]
+            if where is None or length is None or view.shape[1] > max(where):
+                continue
+            if view.shape[1] > 1 or where not in (tuple(range(length)), (length - 1,)):
+                raise PositionError(
+                    f"{name!r} has {view.shape[1]} vectors for a prompt of {length} tokens; if it is one, record it at='all'"
+                )
+            self._pooled.add(name)
+
     def _put(self, name: str, index: int, members: Sequence[int], view: Tensor) -> None:
         if self.grad:
             for row, member in enumerate(members):
-                where = self.where[member]
-                self._pieces[name, index, member] = view[row] if where is None else view[row, list(where)]
+                self._pieces[name, index, member] = self._of(member, view, row)
             return
-        target = self._buffer(name, view)[index]
-        counts = {None if (w := self.where[m]) is None else w for m in members}
+        target = self._buffer(name, view, len(members))[index]
         first = members[0]
-        if len(counts) == 1 and list(members) == list(range(first, first + len(members))):
-            where = counts.pop()
-            chosen = view if where is None or where == tuple(range(view.shape[1])) else view[:, list(where)]
-            target[first : first + len(members)].copy_(chosen)
+        alike = len({(self.where[m], self.lengths[m]) for m in members}) == 1
+        if alike and list(members) == list(range(first, first + len(members))):
+            _fill(target[first : first + len(members)], self._of(first, view, slice(None)), name)
             return
         for row, member in enumerate(members):
-            where = self.where[member]
-            chosen = view[row] if where is None else view[row, list(where)]
-            target[member, : len(chosen)].copy_(chosen)
+            _fill(target[member], self._of(member, view, row), name)
 
-    def _buffer(self, name: str, view: Tensor) -> Tensor:
-        if name not in self.values:
-            lengths = {view.shape[1] if w is None else len(w) for w in self.where}
-            shape = (len(self.names[name]), len(self.where), max(lengths), *view.shape[2:])
-            ragged = len(lengths) > 1
-            make = torch.full(shape, torch.nan, dtype=view.dtype) if ragged else torch.empty(shape, dtype=view.dtype)
-            self.values[name] = make
-        found = self.values[name]
-        if found.shape[3:] != view.shape[2:] or (self.where[0] is None and found.shape[2] != view.shape[1]):
-            raise InputError(
-                f"{name!r} has other shapes in other layers ({tuple(found.shape[2:])} and {tuple(view.shape[1:])}), so they "
-                f"do not fit one tensor; record layers one by one, as {name.split('.')[0]}.0"
-            )
-        return found
+    def _of(self, member: int, view: Tensor, row: int | slice) -> Tensor:
+        """What is recorded of one prompt, or of several that are alike; attention has no keys beyond the prompt."""
+        where, length = self.where[member], self.lengths[member]
+        if where is not None and view.shape[1] <= max(where):
+            return view[row]
+        if length is not None and _over_tokens(view):
+            view = view[..., :length]
+        if where is None or where == tuple(range(view.shape[1])):
+            return view[row]
+        return view[row, list(where)]
+
+    def _buffer(self, name: str, view: Tensor, rows: int) -> Tensor:
+        """The buffer of a name: as large as the tokens tell, or as the inputs seen so far need."""
+        lengths = [n for n in self.lengths if n is not None]
+        size = [max(view.shape[1] if w is None else len(w) for w in self.where), *view.shape[2:]]
+        ragged = len({None if w is None else len(w) for w in self.where}) > 1
+        if lengths and _over_tokens(view):
+            size[-1] = max(lengths)
+            ragged = ragged or len(set(lengths)) > 1
+        old = self.values.get(name)
+        if old is not None:
+            size = [max(pair) for pair in zip(size, old.shape[2:], strict=True)]
+            if size == list(old.shape[2:]):
+                return old
+        shape = (len(self.names[name]), len(self.where), *size)
+        ragged = ragged or old is not None or (not lengths and rows < len(self.where))
+        blank = ragged and view.is_floating_point()
+        new = torch.full(shape, torch.nan, dtype=view.dtype) if blank else torch.empty(shape, dtype=view.dtype)
+        if old is not None:
+            _fill(new, old, name)
+        self.values[name] = new
+        return new
 
     def finish(self) -> dict[str, Tensor]:
         """The filled buffers; under ``grad`` they are stacked here, with their graph."""
         if self.grad:
             for name, sites in self.names.items():
-                rows = [
-                    torch.stack(padded([self._pieces[name, index, prompt] for prompt in range(len(self.where))]))
-                    for index in range(len(sites))
-                ]
-                self.values[name] = torch.stack(rows)
-        return self.values
+                count = len(self.where)
+                pieces = padded([self._pieces[name, i, p] for i in range(len(sites)) for p in range(count)], name)
+                self.values[name] = torch.stack(pieces).unflatten(0, (len(sites), count))
+        return {name: value[:, :, :1] if name in self._pooled else value for name, value in self.values.items()}
 
 
-def padded(pieces: list[Tensor]) -> list[Tensor]:
-    """Tensors of different lengths, made as long as the longest with NaN."""
-    longest = max(len(piece) for piece in pieces)
-    return [
-        piece
-        if len(piece) == longest
-        else torch.cat([piece, piece.new_full((longest - len(piece), *piece.shape[1:]), torch.nan)])
-        for piece in pieces
-    ]
+def _over_tokens(view: Tensor) -> bool:
+    """Whether a view is an attention pattern from every token to every token."""
+    return view.ndim == 4 and view.shape[1] == view.shape[3]
+
+
+def _fill(target: Tensor, value: Tensor, name: str) -> None:
+    """Write a value into the corner of a buffer; what it does not reach stays NaN."""
+    if value.shape != target.shape:
+        _check_nan(value, name)
+    target[tuple(slice(0, n) for n in value.shape)].copy_(value)
+
+
+def _check_nan(value: Tensor, name: str) -> None:
+    if not value.is_floating_point():
+        raise InputError(
+            f"{name!r} holds {str(value.dtype).removeprefix('torch.')} values, which have no NaN to fill up shorter prompts "
+            "with; run prompts of equal length"
+        )
+
+
+def padded(pieces: list[Tensor], name: str) -> list[Tensor]:
+    """Tensors of different shapes, made as large as the largest in every axis with NaN.
+
+    Raises:
+        InputError: They have no NaN, or other axes.
+    """
+    if len({piece.ndim for piece in pieces}) > 1:
+        raise InputError(
+            f"{name!r} has {sorted({p.ndim for p in pieces})} axes in different prompts; run them one by one"
+        )
+    size = [max(n) for n in zip(*(piece.shape for piece in pieces), strict=True)]
+    found = []
+    for piece in pieces:
+        if list(piece.shape) != size:
+            _check_nan(piece, name)
+            room = [
+                n for own, whole in zip(reversed(piece.shape), reversed(size), strict=True) for n in (0, whole - own)
+            ]
+            piece = torch.nn.functional.pad(piece, room, value=torch.nan)
+        found.append(piece)
+    return found

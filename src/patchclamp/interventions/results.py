@@ -36,7 +36,12 @@ def evidence(
             tensors = trial
         except PatchclampError as error:
             said |= {name: str(value), "not_repeatable": f"{name}: {error}"}
-    described = [{"text": p.text, "ids": list(p.ids)} if p.ids else {"digest": p.key} for p in prompts]
+    described = [
+        {"text": p.text, "ids": list(p.ids), **({"beside": to_plain(p.tensors, tensors)} if p.tensors else {})}
+        if p.ids
+        else {"digest": p.key}
+        for p in prompts
+    ]
     record = {"model": model.describe(), "prompts": described, "parameters": said, "versions": library_versions()}
     return record, tensors
 
@@ -82,7 +87,8 @@ class Activations(Result):
         for name, sites in names.items():
             value, tail = _split_heads(model, sites[0], values[name])
             lead: list[str] = ["layer", "prompt", "position"]
-            if single or (value.shape[2] == 1 and where[0] is None):
+            pooled = value.shape[2] == 1 and (where[0] is None or max(len(w or ()) for w in where) > 1)
+            if single or pooled:
                 value = value.squeeze(2)
                 lead.remove("position")
             if len(sites) == 1 and not _asks_for_layers(model.sites.pattern(name)):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
@@ -12,9 +13,9 @@ from patchclamp.core.errors import InputError, unknown
 from patchclamp.core.result import Result, Saved
 from patchclamp.interventions.actions import place
 from patchclamp.interventions.edits import Edit
-from patchclamp.interventions.forward import Row, edits_head, forward
+from patchclamp.interventions.forward import Row, edits_head, forward, gradients
 from patchclamp.interventions.job import widen
-from patchclamp.interventions.record import BATCH_TOKENS, batches, record_source
+from patchclamp.interventions.record import BATCH_TOKENS, batches, may_share, record_source
 from patchclamp.interventions.recorded import Buffers, padded
 from patchclamp.interventions.results import Activations, evidence, to_numpy
 from patchclamp.models.opened import OpenModel
@@ -128,6 +129,20 @@ def run(
     batch_tokens: int = BATCH_TOKENS,
 ) -> Run:
     """Run prompts under edits; see :meth:`patchclamp.Model.run`."""
+    with gradients(grad):
+        return _run(model, inputs, edits, record, at, logits, grad, batch_tokens)
+
+
+def _run(
+    model: OpenModel,
+    inputs: Any,
+    edits: Iterable[Edit] | Edit,
+    record: Any,
+    at: Any,
+    logits: Keep,
+    grad: bool,
+    batch_tokens: int,
+) -> Run:
     if logits not in ("all", "last"):
         raise InputError(unknown("logits", logits, ("all", "last")))
     chosen = [edits] if isinstance(edits, Edit) else list(edits)
@@ -136,13 +151,14 @@ def run(
     wanted = {str(name): model.sites.expand([name]) for name in names}
     from patchclamp.interventions import positions
 
-    where = [positions.resolve(at, p, i, len(prompts), model.tokenizer) for i, p in enumerate(prompts)]
-    actions = place(model, chosen, prompts, record_source)
-    buffers = Buffers(wanted, where, grad)
+    positions.check(at)
+    where = [positions.resolve(at, p, i, len(prompts), model.tokenizer, repeats=True) for i, p in enumerate(prompts)]
+    actions = place(model, chosen, prompts, partial(record_source, grad=grad), grad=grad)
+    buffers = Buffers(wanted, where, [p.length for p in prompts], grad)
     pieces: dict[int, Tensor] = {}
     fired = [0] * len(chosen)
     narrow = logits == "last" and model.narrows and not edits_head(actions)
-    for members in batches(prompts, batch_tokens, model.causal):
+    for members in batches(prompts, batch_tokens, *may_share(model)):
         rows = [Row(prompts[i], actions[i]) for i in members]
         keep = torch.tensor([[len(prompts[i].ids) - 1] for i in members], device=model.device) if narrow else None
         done = forward(model, rows, taps=buffers.sinks(members), keep=keep, grad=grad)
@@ -153,7 +169,7 @@ def run(
     stacked = _stacked([pieces[i] for i in range(len(prompts))])
     said = evidence(model, prompts, edits=chosen, record=names, at=at, logits=logits)
     activations = Activations.build(model, prompts, wanted, buffers.finish(), where, {}, {}) if wanted else None
-    lengths = tuple(len(p.ids) for p in prompts)
+    lengths = tuple(p.length or _positions(pieces[i]) for i, p in enumerate(prompts))
     result = Run(
         stacked,
         lengths,
@@ -172,11 +188,18 @@ def _stacked(pieces: list[Tensor]) -> Tensor:
     """One tensor of all prompts' logits; a single prompt's are not copied, which would cost as much as some layers."""
     if len(pieces) == 1:
         return pieces[0].unsqueeze(0)
-    return torch.stack(padded(pieces) if pieces[0].ndim == 2 else pieces)
+    return torch.stack(padded(pieces, "logits"))
+
+
+def _positions(logits: Tensor) -> int:
+    """Positions of an output ``[position, output]``; 0 where it has none."""
+    return len(logits) if logits.ndim == 2 else 0
 
 
 def _of_prompt(logits: Tensor, length: int, keep: Keep, narrowed: bool) -> Tensor:
-    if logits.ndim == 1 or not length:
+    if not length:
+        return logits[-1] if keep == "last" and logits.ndim == 2 else logits
+    if logits.ndim == 1:
         return logits
     if narrowed:
         return logits[0]

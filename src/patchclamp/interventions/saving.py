@@ -27,6 +27,8 @@ def to_plain(value: Any, tensors: dict[str, Tensor]) -> Any:
     Raises:
         EditError: It holds something that cannot be saved: a function, a module, a dictionary without a place.
     """
+    if isinstance(value, positions.Unsaid):
+        return {"$unsaid": str(value)}
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Tensor):
@@ -37,6 +39,8 @@ def to_plain(value: Any, tensors: dict[str, Tensor]) -> Any:
         return {"$slice": [value.start, value.stop, value.step]}
     if isinstance(value, sources.Subspace):
         return {"$subspace": to_plain(value.weight, tensors)}
+    if isinstance(value, operations.Operation) and value.trained:
+        value = value.frozen()
     if is_dataclass(value) and type(value).__name__ in _CLASSES and not getattr(value, "opaque", False):
         own = {f.name: to_plain(getattr(value, f.name), tensors) for f in fields(value) if not f.name.startswith("_")}
         return {"$type": type(value).__name__, **own}
@@ -63,6 +67,8 @@ def from_plain(value: Any, tensors: Mapping[str, Tensor]) -> Any:
         return value
     if "$tensor" in value:
         return tensors[value["$tensor"]]
+    if "$unsaid" in value:
+        return positions.Unsaid(value["$unsaid"])
     if "$slice" in value:
         return slice(*value["$slice"])
     if "$subspace" in value:

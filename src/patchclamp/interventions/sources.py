@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from patchclamp.core.digest import digest
-from patchclamp.core.errors import EditError
-from patchclamp.interventions.operations import Operation, Put, Shift
+from patchclamp.core.errors import EditError, PositionError
+from patchclamp.interventions.operations import Operation, Put, Shift, orthonormal
+from patchclamp.interventions.positions import GENERATED
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.sites import Site
 
@@ -34,15 +35,30 @@ class Source:
     site: str | None = None
     """The one site to take values from; None for the site that is edited."""
 
-    @cached_property
+    def __post_init__(self) -> None:
+        if self.at is not None and self.counterpart is not None:
+            raise EditError(
+                f"a source with at={self.at!r} and a counterpart says twice where to look; leave one of them out"
+            )
+
+    @property
     def key(self) -> str:
         """Content digest."""
         return digest(self.run_key, repr(self.at), self.counterpart and dict(self.counterpart), self.site)
 
-    @cached_property
+    @property
     def run_key(self) -> str:
-        """Digest of the run alone: sources that differ only in where they look share one forward pass."""
+        """Digest of the run alone, while its edits live: sources that differ only in where they look share one forward pass."""
         return digest(_plain(self.inputs), [edit.key for edit in self.edits])
+
+    @property
+    def trained(self) -> bool:
+        """Whether its edits hold something that may require gradients; any other source is a constant."""
+        return any(edit.operation.trained for edit in self.edits)
+
+    def frozen(self) -> "Source":
+        """The source with its edits as they are now."""
+        return replace(self, edits=tuple(edit.frozen() for edit in self.edits))
 
     def __str__(self) -> str:
         """How a sweep over sources labels one."""
@@ -79,24 +95,42 @@ class Scene:
     """Which prompt of the call this is."""
     site: Site
     positions: tuple[int, ...] | None
-    """Edited positions, or None for all of an input without tokens."""
+    """Edited positions, GENERATED among them if later ones are; or None for all of an input without tokens."""
     recorded: Callable[[Source, Site], Sequence[Tensor]]
     """Values of a source for an edit at a site: a tensor ``[position, d]`` for each of its prompts."""
-    locate: Callable[[Any, Source], tuple[int, ...]]
-    """Positions in the source's first prompt."""
+    locate: Callable[[Any, Source, int], tuple[int, ...]]
+    """Positions in one of the source's prompts."""
 
 
 @dataclass(frozen=True, eq=False)
 class Unbound(Operation, ABC):
     """An operation that becomes another one once its prompt, site and positions are known."""
 
+    paired = True
+    """Whether each prompt takes the values of its own source prompt (or all of the only one)."""
+
     def needs(self) -> tuple[Source, ...]:
         """Runs that have to be recorded first."""
         return ()
 
+    @property
+    @override
+    def trained(self) -> bool:
+        return super().trained or any(source.trained for source in self.needs())
+
+    @override
+    def frozen(self) -> Operation:
+        new = super().frozen()
+        own = getattr(new, "source", None)
+        return replace(new, source=own.frozen()) if isinstance(own, Source) and own.trained else new  # type: ignore[call-arg]
+
     @abstractmethod
     def bind(self, scene: Scene) -> Operation:
         """The operation with its values filled in."""
+
+    def known_by(self) -> Any:
+        """For a checkpoint, before any work; what the source gives is known by its numbers once it is bound."""
+        return [getattr(self, f.name) for f in fields(self) if f.name != "source"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +148,7 @@ class Patch(Unbound):
         return Put(values_from(self.source, scene))
 
     @override
-    @cached_property
+    @property
     def key(self) -> str:
         return digest("Patch", self.source.key if isinstance(self.source, Source) else id(self.source))
 
@@ -125,17 +159,23 @@ def values_from(source: "Source | Labelled", scene: Scene) -> Tensor:
     Raises:
         EditError: The source has another number of positions than the edit.
     """
+    generating = scene.positions is not None and GENERATED in scene.positions
     if not isinstance(source, Source):
+        if generating and source.vectors(scene.site, scene.index, None).ndim > 1:
+            raise _no_generated("the recorded activations", scene)
         return source.vectors(scene.site, scene.index, scene.positions)
     rows = scene.recorded(source, scene.site)
-    if len(rows) not in (1, scene.index + 1) and scene.index >= len(rows):
+    own = 0 if len(rows) == 1 else scene.index
+    if own >= len(rows):
         raise EditError(
             f"the source has {len(rows)} prompts and the edit prompt number {scene.index}; give one source, or one a prompt"
         )
-    whole = rows[0] if len(rows) == 1 else rows[scene.index]
+    whole = rows[own]
     if source.at is None:
         if scene.positions is None:
             return whole
+        if generating:
+            raise _no_generated("the source's values", scene)
         partner = source.counterpart if source.counterpart is not None else {p: p for p in range(len(whole))}
         outside = [p for p in scene.positions if p not in partner]
         if outside:
@@ -144,19 +184,29 @@ def values_from(source: "Source | Labelled", scene: Scene) -> Tensor:
                 "positions; say where to look, as in pc.source(prompt, at=-1)"
             )
         return whole[[partner[p] for p in scene.positions]]
-    found = scene.locate(source.at, source)
+    found = scene.locate(source.at, source, own)
     if len(found) == 1:
         return whole[found[0]]
+    if generating:
+        raise _no_generated("the source's values", scene)
     if scene.positions is None or len(found) != len(scene.positions):
         wanted = "all" if scene.positions is None else len(scene.positions)
         raise EditError(f"the source gives {len(found)} positions and the edit has {wanted}; give one, or as many")
     return whole[list(found)]
 
 
+def _no_generated(what: str, scene: Scene) -> PositionError:
+    return PositionError(
+        f"{what} at {scene.site} are taken position by position, so they cannot act on generated tokens, which have no "
+        "counterpart there; act at='prompt', or give one vector for all, as in pc.source(prompt, at=-1)"
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class MeanAblate(Unbound):
-    """``x <-`` the mean of the site over every position of the source's prompts."""
+    """``x <-`` the mean of the site over every position of the source's prompts, or over those that the source names."""
 
+    paired = False
     source: Source
 
     @override
@@ -165,11 +215,14 @@ class MeanAblate(Unbound):
 
     @override
     def bind(self, scene: Scene) -> Operation:
-        rows = torch.cat(list(scene.recorded(self.source, scene.site)))
+        parts = list(scene.recorded(self.source, scene.site))
+        if self.source.at is not None:
+            parts = [part[list(scene.locate(self.source.at, self.source, i))] for i, part in enumerate(parts)]
+        rows = torch.cat(parts)
         return Put(rows.to(torch.promote_types(rows.dtype, torch.float64)).mean(dim=0))
 
     @override
-    @cached_property
+    @property
     def key(self) -> str:
         return digest("MeanAblate", self.source.key)
 
@@ -180,6 +233,12 @@ class Noise(Unbound):
 
     std: float
     seed: int = 0
+
+    @override
+    def check(self) -> None:
+        super().check()
+        if self.std < 0:
+            raise EditError(f"pc.Noise: std must be 0 or more, got {self.std}")
 
     @override
     def bind(self, scene: Scene) -> Operation:
@@ -219,13 +278,17 @@ class DrawnNoise(Operation):
         return Shift(self._values(x.shape[-2], x.shape[-1]))(x)
 
     @override
+    def moved(self, positions: Sequence[int]) -> Operation:
+        return DrawnNoise(self.std, self.seed, self.prompt, self.site, tuple(positions))
+
+    @override
     def select(self, index: Sequence[int]) -> Operation:
         positions = range(max(index) + 1) if self.positions is None else self.positions
         return DrawnNoise(self.std, self.seed, self.prompt, self.site, tuple(positions[i] for i in index))
 
 
 class Subspace(nn.Module):
-    """A learned subspace: ``rank`` orthonormal rows of width ``d``, orthonormal at every step of training.
+    """A learned subspace: ``rank`` orthonormal rows of width ``d`` in float64, orthonormal at every step of training.
 
     Source: distributed alignment search, Geiger et al. 2024, arXiv 2303.02536.
     """
@@ -241,15 +304,37 @@ class Subspace(nn.Module):
             raise EditError(
                 f"directions have shape {tuple(start.shape)}; a subspace of rank {rank} in width {d} needs [{rank}, {d}]"
             )
-        self.weight = nn.Parameter(start.detach().clone().float())
-        nn.utils.parametrizations.orthogonal(self, "weight", orthogonal_map="householder")
-        with torch.no_grad():
-            self.weight = torch.linalg.qr(start.detach().float().T)[0].T
+        rows = orthonormal(start.detach())
+        self.weight = nn.Parameter(rows.clone())
+        # torch completes the rows to a basis at random: from our seed, and the caller's own stream of numbers stays
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            nn.utils.parametrizations.orthogonal(self, "weight", orthogonal_map="householder")
+            self.weight = rows  # type: ignore[assignment]  # the parametrization takes a plain tensor
+
+    def known_by(self) -> Any:
+        """For a checkpoint: the rows themselves, since what they are made of may be completed at random."""
+        return type(self).__mro__[1:], self.weight.detach()
 
     def forward(self, x: Tensor, source: Tensor) -> Tensor:
         """``x`` with its coordinates in the subspace replaced by the source's, ``[..., d] -> [..., d]``."""
-        basis = self.weight.to(device=x.device, dtype=x.dtype)
-        return x + (source - x) @ basis.T @ basis
+        work = torch.promote_types(x.dtype, torch.float32)
+        basis = self.weight.to(device=x.device, dtype=work)
+        return x + ((source.to(work) - x.to(work)) @ basis.T @ basis).to(x.dtype)
+
+
+class HeldSubspace(Subspace):
+    """The span of directions that require gradients: the user's own tensor, made orthonormal at each call."""
+
+    def __init__(self, directions: Tensor) -> None:
+        nn.Module.__init__(self)
+        self.directions = directions
+        orthonormal(torch.atleast_2d(directions.detach()))
+
+    @property
+    def weight(self) -> Tensor:  # type: ignore[override]
+        """Orthonormal rows, ``[rank, d]``."""
+        return orthonormal(torch.atleast_2d(self.directions))
 
 
 @dataclass(frozen=True, eq=False)
@@ -267,6 +352,23 @@ class Rotate(Unbound):
     def bind(self, scene: Scene) -> Operation:
         value = self.source if isinstance(self.source, Tensor) else values_from(self.source, scene)
         return Rotated(self.subspace, value)
+
+    @override
+    def tensors(self) -> dict[str, Tensor]:
+        own = {"directions": self.subspace.directions} if isinstance(self.subspace, HeldSubspace) else {}
+        return super().tensors() | own
+
+    @property
+    @override
+    def trained(self) -> bool:
+        return super().trained or any(p.requires_grad for p in self.subspace.parameters())
+
+    @override
+    def frozen(self) -> Operation:
+        if not isinstance(self.subspace, HeldSubspace):
+            return super().frozen()
+        rows = self.subspace.weight.detach()
+        return replace(self, subspace=Subspace(rows.shape[1], len(rows), directions=rows)).frozen()
 
     @override
     def vectors(self) -> Any:
@@ -290,7 +392,7 @@ class Rotated(Operation):
 
     @override
     def __call__(self, x: Tensor) -> Tensor:
-        new: Tensor = self.subspace(x, self.value.to(device=x.device, dtype=x.dtype))
+        new: Tensor = self.subspace(x, self.value.to(x.device))
         return new
 
     @override

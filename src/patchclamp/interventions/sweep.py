@@ -17,15 +17,16 @@ from patchclamp.interventions.cost import DEFAULT_BUDGET
 from patchclamp.interventions.edits import Edit
 from patchclamp.interventions.execute import Outcome, execute
 from patchclamp.interventions.forward import Row, forward
-from patchclamp.interventions.grid import BASELINE, Grid
+from patchclamp.interventions.grid import Grid
 from patchclamp.interventions.job import Cell, Job, Line
-from patchclamp.interventions.plan import Plan, Schedule, schedule
-from patchclamp.interventions.reads import Read, as_reads
+from patchclamp.interventions.parts import Parts
+from patchclamp.interventions.placing import Placing
+from patchclamp.interventions.plan import Plan, Schedule, forced_rung, schedule
+from patchclamp.interventions.reads import BASELINE, Read, as_reads, distinct
 from patchclamp.interventions.record import record_source
 from patchclamp.interventions.results import evidence
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import OpenModel
-from patchclamp.models.peers import names_of
 
 
 class Prepared:
@@ -43,6 +44,7 @@ class Prepared:
         over: Mapping[str, Iterable[Any]] | None = None,
         read: Any = None,
         base: Iterable[Edit] = (),
+        checkpoint: str | Path | None = None,
         budget: int | str = DEFAULT_BUDGET,
         max_tokens: int | None = None,
         rung: str | None = None,
@@ -52,27 +54,25 @@ class Prepared:
         edits = [edit] if isinstance(edit, Edit) else list(edit)
         if not edits or not all(isinstance(item, Edit) for item in edits):
             raise EditError("a sweep needs an edit, as in pc.Add(vector), or a list of edits")
-        self.model, self.edits, self.base = (
-            model,
-            [e if at is None or at == "each" else e.on(at=at) for e in edits],
-            list(base),
-        )
+        self.model, self.edits, self.base = model, edits, list(base)
         if read is None:
             raise InputError("a sweep needs something to read, as in read=pc.Probability([' Madrid', ' Rome'])")
         self.reads = as_reads(read)
         self.prompts = model.prompts(inputs)
-        self.at, self.cumulative = at if at is not None else edits[0].at, cumulative
-        self.sites = names_of(sites) if sites is not None else edits[0].sites
-        self.axes = Axes.of(model, self.prompts, self.sites, self.at, over)
+        self.cumulative = cumulative
+        self.placing = Placing.of(model, self.prompts, edits, sites, at, over)
+        here = "each" if self.placing.each else None
+        self.axes = Axes.of(model, self.prompts, self.placing.sites, here, self.placing.over, self.placing.still)
         if cumulative and not self.axes.layers:
             raise InputError("cumulative=True adds layer after layer, and these sites have no layers")
+        self.parts = Parts.of(checkpoint, model, edits=[*self.edits, *self.base], reads=self.reads, over=self.axes.over)
         _know_outputs(model, self.prompts[0])
-        lines = make_lines(model, self.prompts, self.reads, self.base)
-        self.points: list[Point] = points(model, self.axes, self.edits, cumulative, recorder, allowed)
+        lines = make_lines(model, self.prompts, self.reads, self.base, self.axes.over)
+        self.points: list[Point] = points(model, self.axes, self.placing.parts, cumulative, recorder, allowed)
         if not self.points:
             raise InputError("this sweep has no cells")
         self.job = Job(model, lines, [Cell(point.prompt, point.actions) for point in self.points])
-        self.schedule: Schedule = schedule(self.job, budget, max_tokens, rung)
+        self.schedule: Schedule = schedule(self.job, budget, max_tokens, rung and forced_rung(self.job, rung))
 
     def act(
         self,
@@ -80,25 +80,22 @@ class Prepared:
         *,
         budget: int | str = DEFAULT_BUDGET,
         max_tokens: int | None = None,
-        rung: str | None = None,
     ) -> None:
         """Let every cell do something else, in the order of ``points``; what is read and how it is labelled stays."""
         self.points = [replace(point, actions=own) for point, own in zip(self.points, actions, strict=True)]
         self.job = Job(self.model, self.job.lines, [Cell(point.prompt, point.actions) for point in self.points])
-        self.schedule = schedule(self.job, budget, max_tokens, rung)
+        self.schedule = schedule(self.job, budget, max_tokens)
 
     @property
     def plan(self) -> Plan:
         """How it will run."""
         return self.schedule.plan
 
-    def run(
-        self, *, verify: int = 0, checkpoint: str | Path | None = None, progress: bool | Listener | None = None
-    ) -> Grid:
+    def run(self, *, verify: int = 0, progress: bool | Listener | None = None) -> Grid:
         """Run it."""
         if verify < 0:
             raise InputError(f"verify is the number of cells to run again, 0 or more; got {verify!r}")
-        outcome, plan = execute(self.job, self.schedule, verify=verify, checkpoint=checkpoint, progress=progress)
+        outcome, plan = execute(self.job, self.schedule, verify=verify, parts=self.parts, progress=progress)
         return self.grid(outcome, plan)
 
     def grid(self, outcome: Outcome, plan: Plan) -> Grid:
@@ -114,13 +111,14 @@ class Prepared:
             extra = tuple(len(labels) for labels in own.values())
             clean = np.full((len(self.prompts), *extra), np.nan)
             for line, values in outcome.baseline.items():
-                _put(clean, (line,), values[number])
+                _put(clean, (line,), values[number], own)
             cells = np.full((*dims.values(), *extra), np.nan)
             for point, run in zip(self.points, self.job.run_of, strict=True):
                 _put(
                     cells,
                     point.index,
                     outcome.baseline[point.prompt][number] if run is None else outcome.values[run][number],
+                    own,
                 )
             variables[bound.name] = ((*dims, *own), cells)
             variables[f"{BASELINE}{bound.name}"] = (("prompt", *own), clean)
@@ -134,32 +132,48 @@ class Prepared:
         """
         found: list[dict[str, tuple[Any, ...]]] = []
         for number, read in enumerate(self.job.lines[0].reads):
-            axes: dict[str, tuple[Any, ...]] = {}
+            most = max((line.reads[number].axes for line in self.job.lines), key=len)
+            axes: dict[str, tuple[Any, ...]] = {axis.name: () for axis in most}
             for line in self.job.lines:
                 for axis in line.reads[number].axes:
                     counted = axis.name == "read_at" and len(self.job.lines) > 1
                     labels = tuple(range(len(axis.labels))) if counted else axis.labels
-                    axes[axis.name] = max(axes.get(axis.name, ()), labels, key=len)
+                    axes[axis.name] = max(axes[axis.name], labels, key=len)
             shared = {name: all(other.get(name, labels) == labels for other in found) for name, labels in axes.items()}
             found.append({name if shared[name] else f"{name}:{read.name}": labels for name, labels in axes.items()})
         return found
 
     def _record(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         return evidence(
-            self.model, self.prompts, edit=self.edits, base=self.base, read=self.reads, over=self.axes.over, at=self.at,
-            sites=list(self.sites), cumulative=self.cumulative,
+            self.model, self.prompts, edit=self.edits, base=self.base, read=self.reads, over=self.axes.over, at=self.placing.at,
+            sites=list(self.placing.sites) or None, cumulative=self.cumulative,
         )  # fmt: skip
 
 
-def make_lines(model: OpenModel, prompts: Sequence[Prompt], reads: Sequence[Read], base: Sequence[Edit]) -> list[Line]:
-    """Each prompt with what is read of it and the edits that all its cells share."""
+def make_lines(
+    model: OpenModel,
+    prompts: Sequence[Prompt],
+    reads: Sequence[Read],
+    base: Sequence[Edit],
+    dims: Iterable[str] = (),
+) -> list[Line]:
+    """Each prompt with what is read of it and the edits that all its cells share.
+
+    Args:
+        model: The model.
+        prompts: Its prompts.
+        reads: What is read; each gets a name of its own.
+        base: The shared edits.
+        dims: Dimensions of the result that no read may be called like.
+    """
     count = len(prompts)
     shared = place(model, base, prompts, record_source)
-    bound = [
-        tuple(replace(b, key=read.key) for read in reads for b in read.bind(model, prompt, i, count))
-        for i, prompt in enumerate(prompts)
+    bound = [[b for read in reads for b in read.bind(model, prompt, i, count)] for i, prompt in enumerate(prompts)]
+    names = distinct((read.name for read in bound[0]), dims)
+    return [
+        Line(prompt, actions, tuple(replace(b, name=name) for b, name in zip(own, names, strict=True)))
+        for prompt, actions, own in zip(prompts, shared, bound, strict=True)
     ]
-    return [Line(prompt, actions, own) for prompt, actions, own in zip(prompts, shared, bound, strict=True)]
 
 
 def _know_outputs(model: OpenModel, prompt: Prompt) -> None:
@@ -168,8 +182,10 @@ def _know_outputs(model: OpenModel, prompt: Prompt) -> None:
         forward(model, [Row(prompt)])
 
 
-def _put(array: Any, index: tuple[int, ...], value: Tensor) -> None:
+def _put(array: Any, index: tuple[int, ...], value: Tensor, axes: Mapping[str, Any]) -> None:
+    """Fill one prompt's part; where others are read at several positions and it at one, that is the first of them."""
     plain = value.to(torch.float64).numpy()
+    plain = plain if plain.ndim == len(axes) else plain[None]
     array[(*index, *(slice(0, n) for n in plain.shape))] = plain
 
 
@@ -179,5 +195,5 @@ def _labels(labels: tuple[Any, ...]) -> Any:
 
 def sweep(model: OpenModel, inputs: Any, edit: Edit | Sequence[Edit], **options: Any) -> Grid:
     """Run a sweep; see :meth:`patchclamp.Model.sweep`."""
-    own = {name: options.pop(name) for name in ("verify", "checkpoint", "progress") if name in options}
+    own = {name: options.pop(name) for name in ("verify", "progress") if name in options}
     return Prepared(model, inputs, edit, **options).run(**own)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
-from patchclamp.interventions.actions import Action, Tally, instructions
+from patchclamp.interventions.actions import Action, instructions
 from patchclamp.interventions.base import PrefixCache
 from patchclamp.interventions.forward import Row, call, forward, last_logits, make_tap, through_head
 from patchclamp.interventions.hooks import Session, bypassed, ports_of
@@ -89,7 +89,7 @@ class Tail:
     def _run(self, group: Group, acts: Sequence[tuple[Action, ...]]) -> Tensor:
         model, sites, (rows, width) = self.model, self.model.sites, group.ids.shape
         layers = [sites.modules[path] for path in sites.layers]
-        todo = instructions(sites, acts, [group.start] * rows, width, model.device, Tally.empty())
+        todo = instructions(sites, acts, [group.start] * rows, width, model.device, None)
         states: list[Tensor] = []
         taps = ports_of([make_tap(model, Site("resid_post", len(layers) - 1), states.append)])
         extra = {"past_key_values": group.cache, "use_cache": True} if group.cache is not None else None

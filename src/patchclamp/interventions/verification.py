@@ -5,6 +5,7 @@ small sweep is run on each rung of the ladder, so that the fast ways are used on
 """
 
 import math
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -12,13 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from patchclamp.core.errors import PatchclampError
+from patchclamp.core.errors import PatchclampError, PatchclampWarning
 from patchclamp.interventions.actions import Action
 from patchclamp.interventions.base import prefix_is_supported, record_base
 from patchclamp.interventions.execute import TOLERANCE as PROMISED
 from patchclamp.interventions.execute import execute, run_rows
+from patchclamp.interventions.finite import readable
 from patchclamp.interventions.forward import Row, call, forward, logits_of
-from patchclamp.interventions.hooks import Port, Session, Tap, after_each_call
+from patchclamp.interventions.hooks import Port, Tap, Tolerant, after_each_call
 from patchclamp.interventions.job import Cell, Job, Line
 from patchclamp.interventions.operations import Add
 from patchclamp.interventions.plan import schedule
@@ -50,11 +52,23 @@ def verify(model: OpenModel) -> None:
     survey = _Survey.of(model, probe)
     model.arity = survey.arity
     model.sites = _checked(model, survey)
+    if survey.overflow is not None:
+        model.overflow = survey.overflow
+        model.ladder = Ladder("rows", f"{model.overflow} held NaN or infinity when the model was opened")
+        warnings.warn(
+            f"{type(model.module).__name__} in {str(model.dtype).removeprefix('torch.')} gives NaN or infinity for a short "
+            f"input, first at {model.overflow}; nothing more could be checked when it was opened",
+            PatchclampWarning,
+            stacklevel=2,
+        )
+        return
     if not probe.ids:
         model.ladder = Ladder("rows", "the inputs are not tokens")
         return
     model.seen_causal = _is_causal(model, probe)
     model.narrows = _head_is_separate(model, probe)
+    model.pads = model.causal and (model.narrows or _pads(model, probe))
+    model.together = model.narrows or _takes_rows(model, probe)
     model.ladder = _ladder(model, probe)
 
 
@@ -81,6 +95,8 @@ class _Survey:
     missing: dict[Port, str] = field(default_factory=dict)
     calls: dict[Port, int] = field(default_factory=dict)
     arity: int | None = None
+    overflow: str | None = None
+    """The first site with NaN or infinity."""
 
     @classmethod
     def of(cls, model: OpenModel, probe: Prompt) -> "_Survey":
@@ -92,7 +108,7 @@ class _Survey:
                 taps.setdefault(access.port, []).append(
                     Tap(access, access.columns if not access.attention else None, found._sink(key))
                 )
-        session = _Tolerant(model.sites.modules, 1, batch.width or 1, taps=taps)
+        session = Tolerant(model.sites.modules, 1, batch.width or 1, taps=taps)
         last = model.sites.modules[model.sites.layers[-1]]
         with torch.no_grad(), session, after_each_call(last, found._look):
             output = call(model, batch)
@@ -109,27 +125,11 @@ class _Survey:
     def _sink(self, key: Key) -> Any:
         def sink(value: Tensor) -> None:
             self.values[key] = value.detach().clone()
+            site = Site(*key)
+            if self.overflow is None and not bool(readable(value, site).all()):
+                self.overflow = str(site)
 
         return sink
-
-
-@dataclass(eq=False)
-class _Tolerant(Session):
-    """A session that notes where there is no tensor instead of ending the pass."""
-
-    missing: dict[Port, str] = field(default_factory=dict)
-
-    def _visit(self, port: Port, raw: Any) -> Tensor | None:
-        if isinstance(raw, Tensor):
-            return super()._visit(port, raw)
-        self.missing[port] = f"the module gives {type(raw).__name__} there"
-        return None
-
-    def _after(self, port: Port, output: Any) -> Any:
-        if not port[2] or hasattr(output, "__getitem__"):
-            return super()._after(port, output)
-        self.missing[port] = f"the module returns {type(output).__name__}"
-        return None
 
 
 def _checked(model: OpenModel, survey: _Survey) -> SiteMap:
@@ -146,6 +146,8 @@ def _checked(model: OpenModel, survey: _Survey) -> SiteMap:
             refused[key] = f"its module runs {survey.calls.get(access.port, 0)} times in one forward pass"
         elif key not in survey.values:
             refused[key] = "its module gave no tensor"
+        elif len(survey.values[key]) != 1:
+            refused[key] = f"its tensor {tuple(survey.values[key].shape)} has other axes than [row, position, d]"
         else:
             widths[key] = survey.values[key].shape[-1]
     for layer in range(sites.n_layers):
@@ -228,7 +230,9 @@ def _is_causal(model: OpenModel, probe: Prompt) -> bool:
     other = Prompt((*probe.ids[:-1], (probe.ids[-1] + 1) % (model.vocabulary or 2)), None, probe.tokens)
     seen: list[Tensor] = []
     for prompt in (probe, other):
-        forward(model, [Row(prompt)], taps={last: lambda value: seen.append(value.clone())}, logits=False)
+        forward(model, [Row(prompt)], taps={last: lambda value: seen.append(value.clone())}, logits=False, check=False)
+    if seen[0].shape[1] != len(probe.ids):
+        return False
     return _error(seen[0][:, :-1], seen[1][:, :-1]) <= TOLERANCE.get(model.dtype, 1e-4)
 
 
@@ -237,19 +241,49 @@ def _head_is_separate(model: OpenModel, probe: Prompt) -> bool:
     if ("logits", None) in model.sites.refused:
         return False
     positions = [1, len(probe.ids) - 1]
-    whole = forward(model, [Row(probe)]).logits
+    whole = forward(model, [Row(probe)], check=False).logits
     if whole is None or whole.ndim != 3 or whole.shape[1] != len(probe.ids):
         return False
     try:
-        part = forward(model, [Row(probe)], keep=torch.tensor([positions], device=model.device)).logits
+        part = forward(model, [Row(probe)], keep=torch.tensor([positions], device=model.device), check=False).logits
     except (RuntimeError, IndexError, TypeError, ValueError):
         return False
     return part is not None and _error(part, whole[:, positions]) <= TOLERANCE.get(model.dtype, 1e-4)
 
 
+def _pads(model: OpenModel, probe: Prompt) -> bool:
+    """Whether the output after a prompt is the same with padding behind it, position by position."""
+    short = probe.head(len(probe.ids) - 1)
+    try:
+        alone, batch = (forward(model, [Row(p) for p in prompts]).logits for prompts in ([short], [short, probe]))
+    except _FAILURES:
+        return False
+    if alone is None or batch is None or alone.ndim != 3 or batch.ndim != 3 or alone.shape[1] != len(short.ids):
+        return False
+    return _error(batch[:1, :-1], alone) <= TOLERANCE.get(model.dtype, 1e-4)
+
+
+def _takes_rows(model: OpenModel, probe: Prompt) -> bool:
+    """Whether two prompts in one call give what each gives alone; True where the model gives no logits at all."""
+    other = Prompt(tuple(reversed(probe.ids)), None, probe.tokens)
+    try:
+        alone = forward(model, [Row(other)]).logits
+    except _FAILURES:
+        return True
+    try:
+        both = forward(model, [Row(probe), Row(other)]).logits
+    except _FAILURES:
+        return False
+    assert alone is not None
+    assert both is not None
+    return both[1:].shape == alone.shape and _error(both[1:], alone) <= TOLERANCE.get(model.dtype, 1e-4)
+
+
 def _ladder(model: OpenModel, probe: Prompt) -> Ladder:
     """The highest rung whose numbers are those of one forward a cell, on two prompts and a handful of cells."""
     if not model.narrows:
+        if not model.together:
+            return Ladder("cell", "this model takes one row at a time")
         headless = ("logits", None) in model.sites.refused
         return Ladder("rows", "it has no head" if headless else "its output is not a prediction for each position")
     job = _probe_job(model, probe)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from patchclamp.core.errors import NotFiredError
-from patchclamp.interventions.actions import Action, Tally, from_position, instructions
+from patchclamp.interventions.actions import Action, from_position, instructions
 from patchclamp.interventions.base import Base, PrefixCache, embedded_states
 from patchclamp.interventions.forward import call, make_tap
 from patchclamp.interventions.hooks import Instruction, Port, Session, bypassed, ports_of
@@ -123,9 +123,7 @@ class Walk:
             starts += [place.start - place.column] * len(inside)
             batch_rows += range(place.packed.start, place.packed.stop)
         session.rows, session.width, session.taps = len(layout.kinds), length, {}
-        session.instructions = instructions(
-            self.model.sites, rows, starts, length, self.model.device, Tally.empty(), batch_rows
-        )
+        session.instructions = instructions(self.model.sites, rows, starts, length, self.model.device, None, batch_rows)
         args, kwargs = self.packer.call(depth, layout)
         self._choose_lines(self.packer.cache, layout.lines)
         after = unpack(layout, self._call_layer(session, depth, args, kwargs, pack(layout, entered, length)), length)
@@ -178,7 +176,7 @@ class Walk:
         if not any(rows):
             return {}
         starts = [group.start] * len(rows)
-        return instructions(self.model.sites, rows, starts, group.width, self.model.device, Tally.empty())
+        return instructions(self.model.sites, rows, starts, group.width, self.model.device, None)
 
     def _run_layer(self, session: Session, front: Front, step: Step, depth: int, hidden: Tensor) -> Tensor:
         """Call the layer on the rows, with the arguments that the model itself would give it."""

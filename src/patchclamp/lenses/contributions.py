@@ -76,7 +76,7 @@ def contribute(model: OpenModel, inputs: Any, tokens: Any, at: Any = "last", *, 
         raise InputError("contributions need at least one token")
     ids = [model.output_id(token) for token in wanted]
     positions.check(at)
-    where = positions.resolve(at, prompts[0], 0, 1, model.tokenizer) or ()
+    where = positions.resolve(at, prompts[0], 0, 1, model.tokenizer, repeats=True) or ()
     sites = _sites(model, heads)
     states = _states(model, prompts[0], where, sites)
     parts = _split(model, states, heads)

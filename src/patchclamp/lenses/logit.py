@@ -66,6 +66,8 @@ class Translator(Protocol):
 
 
 def _refusal(model: OpenModel) -> str:
+    if model.overflow is not None:
+        return f"it gave NaN or infinity when it was opened, first at {model.overflow}"
     if not model.sites.layers:
         return "it is a plain module, without layers or an unembedding that patchclamp knows"
     if not model.takes_tokens or ("logits", None) in model.sites.refused:
@@ -110,7 +112,9 @@ def look(
     if not 1 <= k <= model.outputs:
         raise InputError(f"k={k} is outside 1..{model.outputs}, the size of the vocabulary")
     prompts = model.prompts(inputs)
-    where = [positions.resolve(at, p, i, len(prompts), model.tokenizer) or () for i, p in enumerate(prompts)]
+    where = [
+        positions.resolve(at, p, i, len(prompts), model.tokenizer, repeats=True) or () for i, p in enumerate(prompts)
+    ]
     wanted = _targets(model, prompts, where, targets)
     table = Table.empty(rows, where, k, torch.float64 if model.dtype == torch.float64 else torch.float32)
     with task("lens", sum(map(len, where)), "positions", show=progress) as bar:
@@ -147,6 +151,9 @@ def _targets(
 ) -> list[list[int]]:
     """The target of every position of every prompt; -1 where there is none."""
     if isinstance(targets, str) and targets == "next":
+        model.check_predicts(
+            prompt.ids[i + 1] for prompt, at in zip(prompts, where, strict=True) for i in at if i + 1 < len(prompt.ids)
+        )
         return [
             [prompt.ids[i + 1] if i + 1 < len(prompt.ids) else -1 for i in at]
             for prompt, at in zip(prompts, where, strict=True)

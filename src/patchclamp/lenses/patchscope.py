@@ -128,7 +128,10 @@ def look(
     if max_new_tokens < 0:
         raise InputError(f"max_new_tokens must be 0 or more, got {max_new_tokens}")
     prompts = model.prompts(inputs)
-    where = [positions.resolve(at, p, i, len(prompts), model.tokenizer) or () for i, p in enumerate(prompts)]
+    where = [
+        positions.resolve(at, p, i, len(prompts), model.tokenizer, repeats=True) or () for i, p in enumerate(prompts)
+    ]
+    model.check_predicts(token for prompt in prompts for token in prompt.ids[1:])
     nexts = [[p.ids[i + 1] if i + 1 < len(p.ids) else -1 for i in own] for p, own in zip(prompts, where, strict=True)]
     table = Table.empty(rows, where, k, torch.float64 if model.dtype == torch.float64 else torch.float32)
     texts = np.full((len(prompts), len(rows), max(map(len, where))), "", dtype=object)

@@ -26,7 +26,7 @@ from patchclamp.models.sites import Site
 FORWARD_TOKENS = 512
 SAVE_EVERY = 30.0
 """Seconds between two checkpoints."""
-VERSION = 1
+VERSION = 2
 """Of the method: a checkpoint of another one is not gone on from."""
 RATES = {"adam": 2e-3, "sgd": 1.0}
 
@@ -82,11 +82,12 @@ def tune(
 ) -> TunedLens:
     """Train the translators of a new lens; see :meth:`TunedLens.train_on`."""
     settings.check()
+    folder = None if checkpoint is None else (Path(checkpoint), model.identity())
     train, kept = _split(model, corpus, settings)
     training, size = Training(model, lens, settings, train), settings.length
     seen = settings.passes * len(train) * size
     with task("tune", seen, "tokens", show=progress) as bar:
-        for done in training.run(checkpoint):
+        for done in training.run(folder):
             bar.advance(done * size)
     measured = evaluate(model, lens, kept, settings.chunk, progress=progress)
     lens.training_report = {
@@ -128,9 +129,9 @@ class Training:
         """Mean KL over depths and tokens of every step, in nats."""
         self.optimizer = _optimizer(lens, settings)
 
-    def run(self, checkpoint: str | Path | None) -> Iterator[int]:
-        """Train; after every step, how many sequences it took."""
-        file = None if checkpoint is None else Path(checkpoint) / f"tuned-lens-{self._identity()}.safetensors"
+    def run(self, checkpoint: tuple[Path, str] | None) -> Iterator[int]:
+        """Train; after every step, how many sequences it took. A checkpoint is a folder and the identity of the model."""
+        file = None if checkpoint is None else checkpoint[0] / f"tuned-lens-{self._identity(checkpoint[1])}.safetensors"
         if file is not None and file.is_file():
             self._load(file)
             yield sum(map(len, self.steps[: self.step]))
@@ -170,9 +171,8 @@ class Training:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
-    def _identity(self) -> str:
-        # dtype: states differ with the type that the model computes in, and its hash of the weights does not
-        return digest(VERSION, asdict(self.settings), self.lens.model, str(self.model.dtype), torch.tensor(self.train))
+    def _identity(self, model: str) -> str:
+        return digest(VERSION, asdict(self.settings), model, torch.tensor(self.train))
 
     def _save(self, file: Path) -> None:
         from safetensors.torch import save_file

@@ -13,7 +13,7 @@ from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
 from patchclamp.interventions.actions import Action
 from patchclamp.interventions.forward import Row, forward
-from patchclamp.interventions.record import batches
+from patchclamp.interventions.record import batches, may_share
 from patchclamp.interventions.results import evidence
 from patchclamp.metrics.edited import UNEDITED, Edits, mean_row, named, placed, table
 from patchclamp.metrics.neutral import listed
@@ -98,11 +98,14 @@ def damage(
     short = next((p for p in prompts if len(p.ids) < 2), None)
     if short is not None:
         raise InputError(f"the text {short.name!r} has {len(short.ids)} tokens; a loss needs a next token: at least 2")
+    if model.width_of_logits is None:
+        _logits(model, prompts, [()] * len(prompts), [0])
+    model.check_predicts(token for prompt in prompts for token in prompt.ids[1:])
     chosen = named(edits)
     actions = placed(model, chosen, prompts)
     kl, loss = np.zeros((len(actions), len(prompts))), np.zeros((len(actions), len(prompts)))
     with task("damage", kl.size, "texts", show=progress) as bar:
-        for members in batches(prompts, batch_tokens, model.causal):
+        for members in batches(prompts, batch_tokens, *may_share(model)):
             before = _logits(model, prompts, actions[UNEDITED], members)
             for number, rows in enumerate(actions.values()):
                 after = _logits(model, prompts, rows, members) if number else before
@@ -138,6 +141,8 @@ def _logits(
 ) -> Tensor:
     logits = forward(model, [Row(prompts[i], actions[i]) for i in members]).logits
     assert logits is not None
+    if logits.ndim < 3:
+        raise InputError(f"{type(model.module).__name__} gives one output a prompt, so its next tokens have no loss")
     return logits
 
 

@@ -12,7 +12,7 @@ from patchclamp.core.intervals import bootstrap
 from patchclamp.interventions.actions import Action, place
 from patchclamp.interventions.edits import Edit
 from patchclamp.interventions.forward import Row, last_logits
-from patchclamp.interventions.record import batches, record_source
+from patchclamp.interventions.record import batches, may_share, record_source
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import OpenModel
 
@@ -36,6 +36,8 @@ def named(edits: Edits) -> dict[str, list[Edit]]:
     """
     given: Mapping[Any, Any] = edits if isinstance(edits, Mapping) else {EDITED: edits}
     found = {str(name): _listed(value) for name, value in given.items()}
+    if len(found) < len(given):
+        raise InputError(f"two lists of edits have one name: {[str(name) for name in given]}; name them apart")
     if UNEDITED in found:
         raise InputError(f"{UNEDITED!r} names the model without edits, which is measured always; choose another name")
     return found if isinstance(edits, Mapping) or found[EDITED] else {}
@@ -89,7 +91,7 @@ def answers_after(
     Yields:
         Which prompts, and ``[prompt, answer]``.
     """
-    for members in batches(prompts, batch_tokens, model.causal):
+    for members in batches(prompts, batch_tokens, *may_share(model)):
         logits = last_logits(model, [Row(prompts[i], actions[i]) for i in members])
         logs = logits.to(torch.float64).log_softmax(-1)
         # of one token the sum is the token itself, to the bit

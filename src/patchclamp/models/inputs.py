@@ -1,16 +1,19 @@
 """Prompts: whatever the user passes, as a list of unpadded rows; and batches made of them again."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from patchclamp.core.digest import digest
 from patchclamp.core.errors import InputError
 from patchclamp.models import tokens
+from patchclamp.models.beside import Beside, read_rows, read_tensors
+from patchclamp.models.ids import Ids, is_id, token_ids
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +25,8 @@ class Prompt:
     tokens: tuple[str, ...] = ()
     """Each position as text."""
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
-    """Other inputs of this row, each with a leading axis of size 1; '0' is the first positional argument."""
+    """Other inputs of this row, each with a leading axis of size 1: beside ids one entry a token, ``[1, position, ...]``;
+    without ids the whole input, where '0' is the first positional argument."""
 
     @property
     def length(self) -> int | None:
@@ -35,6 +39,17 @@ class Prompt:
         if self.text is not None:
             return self.text
         return "".join(self.tokens) if self.ids else f"input {self.key}"
+
+    @property
+    def form(self) -> tuple[Any, ...]:
+        """Prompts of equal form can be rows of one call without padding."""
+        parts = sorted((name, tuple(t.shape), str(t.dtype)) for name, t in self.tensors.items())
+        return (len(self.ids), *parts)
+
+    def head(self, length: int) -> "Prompt":
+        """The first tokens as a prompt of their own."""
+        extras = {name: value[:, :length] for name, value in self.tensors.items()}
+        return Prompt(self.ids[:length], None, self.tokens[:length], extras)
 
     @cached_property
     def key(self) -> str:
@@ -62,7 +77,12 @@ class Batch:
 
 
 def make_prompts(
-    inputs: Any, tokenizer: Any, limit: int | None, vocabulary: int | None, takes_ids: bool = True
+    inputs: Any,
+    tokenizer: Any,
+    limit: int | None,
+    vocabulary: int | None,
+    takes_ids: bool = True,
+    beside: Beside | None = None,
 ) -> list[Prompt]:
     """Read the user's inputs: text, lists of text, ids, tensors, a BatchEncoding or another mapping of tensors.
 
@@ -72,108 +92,131 @@ def make_prompts(
         limit: The model's context length.
         vocabulary: Size of the vocabulary, to check ids.
         takes_ids: Whether the model reads token ids (else integer tensors are plain inputs).
+        beside: What the model takes beside token ids; by default nothing.
 
     Raises:
-        InputError: Empty, too long, out of the vocabulary, or of a kind that no model takes.
+        InputError: Empty, too long, out of the vocabulary, of a kind that no model takes, or not used by this one.
     """
-    if isinstance(inputs, Prompt):
-        prompts = [inputs]
-    elif isinstance(inputs, str):
-        prompts = [_from_text(inputs, tokenizer)]
-    elif isinstance(inputs, Mapping):
-        prompts = _from_mapping(inputs, tokenizer)
-    elif isinstance(inputs, Tensor):
-        prompts = _from_tensor(inputs, tokenizer, takes_ids)
-    elif isinstance(inputs, Sequence):
-        prompts = _from_sequence(inputs, tokenizer, takes_ids)
-    else:
-        raise InputError(f"a prompt is text, token ids, tensors or a BatchEncoding; got {type(inputs).__name__}")
+    prompts = _Reader(tokenizer, limit, vocabulary, takes_ids, beside or Beside()).read(inputs)
     if not prompts:
-        raise InputError("no prompt was given: the list of prompts is empty")
-    for prompt in prompts:
-        _check(prompt, limit, vocabulary)
+        raise InputError("no prompt was given: the list of prompts is empty (a generator gives its prompts only once)")
+    if len({bool(prompt.ids) for prompt in prompts}) > 1:
+        raise InputError("some prompts are token ids and others are tensors; one call takes one kind")
     return prompts
 
 
-def _check(prompt: Prompt, limit: int | None, vocabulary: int | None) -> None:
-    if not prompt.ids:
-        return
-    if limit is not None and len(prompt.ids) > limit:
-        raise InputError(
-            f"the prompt {prompt.name[:60]!r}... has {len(prompt.ids)} tokens; the model's context is {limit}"
-        )
-    if vocabulary is not None and not 0 <= min(prompt.ids) <= max(prompt.ids) < vocabulary:
-        wrong = next(i for i in prompt.ids if not 0 <= i < vocabulary)
-        raise InputError(f"token id {wrong} is outside the vocabulary 0..{vocabulary - 1}")
+@dataclass(frozen=True, eq=False)
+class _Reader:
+    """What has to be known of a model to read its prompts."""
 
+    tokenizer: Any
+    limit: int | None
+    vocabulary: int | None
+    takes_ids: bool
+    beside: Beside
 
-def _from_text(text: str, tokenizer: Any) -> Prompt:
-    ids = tokens.encode(tokenizer, text)
-    return Prompt(tuple(ids), text, tokens.labels(tokenizer, ids))
+    def read(self, inputs: Any) -> list[Prompt]:
+        if isinstance(inputs, Prompt | str | Mapping | Tensor | np.ndarray | np.generic):
+            return self._item(inputs)
+        if isinstance(inputs, bytes | bytearray | memoryview | Set) or not isinstance(inputs, Iterable):
+            raise InputError(f"a prompt is text, token ids, tensors or a BatchEncoding; got {type(inputs).__name__}")
+        items = list(inputs)
+        if any(is_id(item) for item in items):
+            return [self._ids(items)]
+        return [prompt for item in items for prompt in self._item(item)]
 
-
-def _from_ids(ids: Sequence[int], tokenizer: Any) -> Prompt:
-    if not ids:
-        raise InputError("a prompt is empty: it has no token ids")
-    row = tuple(int(i) for i in ids)
-    return Prompt(row, None, tokens.labels(tokenizer, row))
-
-
-def _from_sequence(inputs: Sequence[Any], tokenizer: Any, takes_ids: bool) -> list[Prompt]:
-    if inputs and all(isinstance(item, int) for item in inputs):
-        return [_from_ids(inputs, tokenizer)]
-    prompts: list[Prompt] = []
-    for item in inputs:
+    def _item(self, item: Any) -> list[Prompt]:
+        """One prompt, or the rows of a tensor or mapping."""
         if isinstance(item, Prompt):
-            prompts.append(item)
-        elif isinstance(item, str):
-            prompts.append(_from_text(item, tokenizer))
-        elif isinstance(item, Tensor):
-            prompts += _from_tensor(item, tokenizer, takes_ids)
-        elif isinstance(item, Sequence) and all(isinstance(i, int) for i in item):
-            prompts.append(_from_ids(item, tokenizer))
-        else:
-            raise InputError(f"a prompt is text, token ids or a tensor; the list holds a {type(item).__name__}")
-    return prompts
-
-
-def _from_tensor(tensor: Tensor, tokenizer: Any, takes_ids: bool) -> list[Prompt]:
-    if tensor.numel() == 0:
-        raise InputError(f"a prompt is empty: its tensor has shape {tuple(tensor.shape)}")
-    if takes_ids and not tensor.is_floating_point():
-        rows = tensor.unsqueeze(0) if tensor.ndim == 1 else tensor
-        return [_from_ids(row, tokenizer) for row in rows.tolist()]
-    if tensor.ndim < 2:
-        raise InputError(
-            f"inputs have a leading batch axis; got shape {tuple(tensor.shape)} (one input: x.unsqueeze(0))"
-        )
-    return [Prompt(tensors={"0": row.unsqueeze(0)}) for row in tensor]
-
-
-def _from_mapping(inputs: Mapping[str, Any], tokenizer: Any) -> list[Prompt]:
-    given = {name: torch.as_tensor(value) for name, value in inputs.items() if value is not None}
-    if "input_ids" not in given:
-        sizes = {tensor.shape[0] for tensor in given.values()}
-        if len(sizes) != 1:
+            self._check(item.ids, item.tensors)
+            return [item]
+        if isinstance(item, str):
+            return [self._text(str(item))]
+        if isinstance(item, Mapping):
+            return self._mapping(item)
+        if isinstance(item, np.ndarray) and item.dtype.kind in "biuf":
+            return self._tensor(torch.as_tensor(item))
+        if isinstance(item, np.ndarray) and item.ndim:
+            return self.read(item.tolist())
+        if isinstance(item, Tensor):
+            return self._tensor(item)
+        if isinstance(item, bytes | bytearray | memoryview | Set) or is_id(item) or not isinstance(item, Iterable):
             raise InputError(
-                f"inputs must share their leading batch axis; got { {k: tuple(v.shape) for k, v in given.items()} }"
+                f"a prompt is text, token ids or a tensor; the list holds a {type(item).__name__}: {item!r:.60}"
             )
-        return [Prompt(tensors={k: v[i : i + 1] for k, v in given.items()}) for i in range(sizes.pop())]
-    extra = sorted(set(given) - {"input_ids", "attention_mask", "token_type_ids", "position_ids"})
-    if extra:
-        raise InputError(f"inputs {extra} beside input_ids are not supported; valid: input_ids, attention_mask")
-    ids = torch.atleast_2d(given["input_ids"])
-    mask = torch.atleast_2d(given.get("attention_mask", torch.ones_like(ids))).bool()
-    if mask.shape != ids.shape:
-        raise InputError(f"attention_mask has shape {tuple(mask.shape)}, input_ids {tuple(ids.shape)}")
-    return [_from_ids(row[keep].tolist(), tokenizer) for row, keep in zip(ids, mask, strict=True)]
+        row = list(item)
+        if any(isinstance(part, str) for part in row):
+            raise InputError(
+                f"a row of token ids holds text, {row!r:.80}; a pair of texts is one prompt when the tokenizer joins it: pass "
+                "tokenizer(a, b)"
+            )
+        return [self._ids(row)]
+
+    def _text(self, text: str) -> Prompt:
+        ids, given = tokens.encode_all(self.tokenizer, text)
+        # zeros from the tokenizer mean one segment, which is what a model takes without them
+        own = {name: torch.as_tensor(value) for name, value in given.items() if name in self.beside.names}
+        extras = {name: value for name, value in own.items() if name != "token_type_ids" or bool(value.any())}
+        kept = self.beside.kept(extras) if extras else {}
+        return self._made(tuple(ids), text, {name: value.unsqueeze(0) for name, value in kept.items()})
+
+    def _ids(self, row: Any) -> Prompt:
+        return self._made(token_ids(row), None, {})
+
+    def _tensor(self, tensor: Tensor) -> list[Prompt]:
+        if tensor.numel() == 0:
+            raise InputError(f"a prompt is empty: its tensor has shape {tuple(tensor.shape)}")
+        if self.takes_ids and (self.beside.reads_ids or not tensor.is_floating_point()):
+            if tensor.ndim not in (1, 2) or tensor.is_floating_point() or tensor.dtype == torch.bool:
+                kind = str(tensor.dtype).removeprefix("torch.")
+                raise InputError(
+                    f"{self.beside.model} takes token ids, integers of shape [row, position]; got {kind} of shape "
+                    f"{tuple(tensor.shape)}"
+                )
+            return [self._ids(row) for row in torch.atleast_2d(tensor).tolist()]
+        if tensor.ndim < 2:
+            raise InputError(
+                f"inputs have a leading batch axis; got shape {tuple(tensor.shape)} (one input: x.unsqueeze(0))"
+            )
+        return [Prompt(tensors={"0": row.unsqueeze(0)}) for row in tensor]
+
+    def _mapping(self, inputs: Mapping[str, Any]) -> list[Prompt]:
+        if inputs.get("input_ids") is not None:
+            return [self._made(ids, None, extras) for ids, extras in read_rows(inputs, self.beside)]
+        given = read_tensors(inputs, self.beside)
+        return [
+            Prompt(tensors={k: v[i : i + 1] for k, v in given.items()}) for i in range(len(next(iter(given.values()))))
+        ]
+
+    def _made(self, ids: Ids, text: str | None, extras: Mapping[str, Tensor]) -> Prompt:
+        """A prompt whose ids are checked before they are shown."""
+        self._check(ids, extras)
+        return Prompt(ids, text, tokens.labels(self.tokenizer, ids), extras)
+
+    def _check(self, ids: Ids, extras: Mapping[str, Tensor]) -> None:
+        if not ids:
+            return
+        if not self.beside.accepts_ids:
+            raise InputError(f"{self.beside.model} takes no token ids: its forward has no input_ids; pass a tensor")
+        if foreign := sorted(set(extras) - {"attention_mask", *self.beside.names}):
+            raise InputError(
+                f"the prompt holds {foreign}, which {self.beside.model} does not take; {self.beside.valid}"
+            )
+        most = self.vocabulary or 2**63
+        if not 0 <= min(ids) <= max(ids) < most:
+            wrong = next(i for i in ids if not 0 <= i < most)
+            raise InputError(f"token id {wrong} is outside the vocabulary 0..{most - 1}")
+        if self.limit is not None and len(ids) > self.limit:
+            shown = "".join(tokens.labels(self.tokenizer, ids[:20]))[:60]
+            raise InputError(f"the prompt {shown!r}... has {len(ids)} tokens; the model's context is {self.limit}")
 
 
 def make_batch(prompts: Sequence[Prompt], device: torch.device, dtype: torch.dtype | None) -> Batch:
     """One call's worth of prompts.
 
     Token prompts are padded on the right, where padding cannot reach a causal model's real positions, so it needs no
-    mask. (Prompts of a model that looks both ways are never batched with others of another length.)
+    mask. (Prompts of a model that looks both ways, and those with inputs beside their ids, are never batched with others
+    of another form.)
 
     Args:
         prompts: All of tokens, or all of tensors of equal shapes.
@@ -185,7 +228,8 @@ def make_batch(prompts: Sequence[Prompt], device: torch.device, dtype: torch.dty
         ids = torch.zeros(len(prompts), width, dtype=torch.long)
         for row, prompt in enumerate(prompts):
             ids[row, : len(prompt.ids)] = torch.tensor(prompt.ids)
-        return Batch((), {"input_ids": ids.to(device)}, tuple(len(prompt.ids) for prompt in prompts))
+        extras = {name: torch.cat([p.tensors[name] for p in prompts]).to(device) for name in prompts[0].tensors}
+        return Batch((), {"input_ids": ids.to(device), **extras}, tuple(len(prompt.ids) for prompt in prompts))
     merged: dict[str, Tensor] = {}
     for name in prompts[0].tensors:
         value = torch.cat([prompt.tensors[name] for prompt in prompts]).to(device)

@@ -1,7 +1,8 @@
 """An open model: the user's own module, its tokenizer, its sites, and where it came from."""
 
 import inspect
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
@@ -10,10 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from patchclamp.core.digest import weights_digest
+from patchclamp.core.content import Contents
+from patchclamp.core.digest import digest, weights_digest
 from patchclamp.core.errors import InputError, ModelError, unknown
 from patchclamp.core.result import Deferred
 from patchclamp.models import tokens
+from patchclamp.models.beside import Beside, measured_default
 from patchclamp.models.guard import check_ready
 from patchclamp.models.inputs import Batch, Prompt, make_batch, make_prompts
 from patchclamp.models.sitemap import SiteMap
@@ -44,12 +47,21 @@ class OpenModel:
     """Length of the tuple that a layer returns; None if it returns the hidden states themselves."""
     seen_causal: bool | None = None
     """Whether a later token was seen to leave earlier positions alone."""
+    overflow: str | None = None
+    """The first site with NaN or infinity when the model was looked at; None if there was none."""
+    once: set[tuple[str, str, tuple[int | str, ...]]] = field(default_factory=set)
+    """Ports of raw module paths that were seen to run once in a whole pass."""
     pending: "Callable[[OpenModel], None] | None" = None
     """What has still to be looked at: a model in training mode is verified when it is first used after ``eval()``."""
     pads_left: bool | None = None
     """Whether left padding was seen to change nothing in generation; None if it was not tried."""
     width_of_logits: int | None = None
     """Measured on the first run."""
+    pads: bool = False
+    """Whether shorter prompts may be padded in a call whose output is read."""
+    together: bool = True
+    """Whether several rows may share such a call: a head without a padding token takes one."""
+    _defaults: dict[str, tuple[Any, bool]] = field(default_factory=dict)
     _fingerprint: tuple[Any, str] | None = None
 
     def __repr__(self) -> str:
@@ -93,8 +105,12 @@ class OpenModel:
 
     @property
     def vocabulary(self) -> int | None:
-        """Number of token ids."""
-        found = getattr(self.config, "vocab_size", None)
+        """Number of token ids: rows of the embedding, or what the config says where there is no such table."""
+        try:
+            table = self.module.get_input_embeddings()  # type: ignore[operator]
+        except (AttributeError, NotImplementedError):
+            table = None
+        found = table.num_embeddings if isinstance(table, nn.Embedding) else getattr(self.config, "vocab_size", None)
         return found if isinstance(found, int) else None
 
     def weights_digest(self) -> str:
@@ -112,6 +128,33 @@ class OpenModel:
             self._fingerprint = (version, found)
         return self._fingerprint[1]
 
+    def identity(self) -> str:
+        """Digest of everything that decides the model's numbers, as it is now and in any process.
+
+        Weights, buffers, attributes and code of its modules, config, the kind of device, the versions of what runs it, and
+        torch's own settings. How many threads share the work is not in it: they can move last bits.
+
+        Raises:
+            InputError: A part of the module has no content, as an open file.
+        """
+        kinds = sorted({tensor.device.type for tensor in chain(self.module.parameters(), self.module.buffers())})
+        versions = [
+            (name, getattr(sys.modules.get(name), "__version__", ""))
+            for name in ("torch", "transformers", "patchclamp")
+        ]
+        settings = (
+            torch.get_float32_matmul_precision(),
+            str(torch.get_default_dtype()),
+            [(kind, torch.is_autocast_enabled(kind), str(torch.get_autocast_dtype(kind))) for kind in kinds],
+        )
+        held = Contents(f"the model ({type(self.module).__name__})")
+        return digest(held.of(self.module), held.of(self._attention()), kinds, versions, settings)
+
+    def _attention(self) -> Any:
+        """The function that computes attention, where transformers looks it up by a name that anyone may register."""
+        registry = getattr(sys.modules.get("transformers.modeling_utils"), "ALL_ATTENTION_FUNCTIONS", {})
+        return registry.get(getattr(self.config, "_attn_implementation", None))
+
     def weights_version(self) -> tuple[tuple[int, int], ...]:
         """Changes when a weight is replaced or written to in place: cheap, and good enough to notice training."""
         held = chain(self.module.parameters(), self.module.buffers())
@@ -125,7 +168,18 @@ class OpenModel:
     def prompts(self, inputs: Any) -> list[Prompt]:
         """Read the user's inputs as unpadded rows; see :func:`patchclamp.models.inputs.make_prompts`."""
         self.look()
-        return make_prompts(inputs, self.tokenizer, self.context, self.vocabulary, self.takes_tokens)
+        return make_prompts(inputs, self.tokenizer, self.context, self.vocabulary, self.takes_tokens, self.beside)
+
+    @cached_property
+    def beside(self) -> Beside:
+        """What the module takes beside token ids."""
+        return Beside.of(self.module, self.context, self._is_default)
+
+    def _is_default(self, name: str) -> bool:
+        version = self.weights_version()
+        if name not in self._defaults or self._defaults[name][0] != version:
+            self._defaults[name] = version, measured_default(self.module, name, self.vocabulary, self.context)
+        return self._defaults[name][1]
 
     def look(self) -> None:
         """Verify a model that was in training mode when it was wrapped.
@@ -141,7 +195,10 @@ class OpenModel:
     def batch(self, prompts: "list[Prompt] | tuple[Prompt, ...]") -> Batch:
         """Pad prompts into one call; refuses a model in training mode."""
         check_ready(self.module)
-        return make_batch(prompts, self.device, None if self.takes_tokens else self.dtype)
+        batch = make_batch(prompts, self.device, None if self.takes_tokens else self.dtype)
+        if self.beside.needs_mask and "input_ids" in batch.kwargs and "attention_mask" not in batch.kwargs:
+            batch.kwargs["attention_mask"] = torch.ones_like(batch.kwargs["input_ids"])
+        return batch
 
     @property
     def outputs(self) -> int:
@@ -149,6 +206,18 @@ class OpenModel:
         if self.width_of_logits is None:
             raise ModelError("the width of this model's output is not known yet; run it once with model.run(inputs)")
         return self.width_of_logits
+
+    def check_predicts(self, ids: Iterable[int]) -> None:
+        """Refuse a model whose outputs are no next tokens, where tokens are to be predicted.
+
+        Raises:
+            InputError: A token has no output.
+        """
+        if (highest := max(ids, default=0)) >= self.outputs:
+            raise InputError(
+                f"token {highest} has no output: {type(self.module).__name__} gives {self.outputs} outputs, which are no next "
+                "tokens; read its outputs by number, as in pc.Probability(0)"
+            )
 
     def output_id(self, name: str | int) -> int:
         """Column of the logits: a token's id, or a class by name or number.

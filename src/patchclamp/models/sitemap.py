@@ -124,7 +124,13 @@ class SiteMap:
             access = self.access(whole)
             units: tuple[Unit | None, ...] = (None,) if pattern.units is None else pattern.units  # type: ignore[assignment]
             if pattern.units == "*" and pattern.unit_kind is not None:
-                units = tuple(Unit(pattern.unit_kind, i) for i in range(self._count(whole, access, pattern.unit_kind)))
+                count = self._count(whole, access, pattern.unit_kind)
+                if count is None:
+                    raise SiteError(
+                        f"{whole}.{pattern.unit_kind}*: the width of this site is not known before a run; name its neurons, as "
+                        f"in '{whole}.n0-7'"
+                    )
+                units = tuple(Unit(pattern.unit_kind, i) for i in range(count))
             for unit in units:
                 sites.append(replace(whole, unit=unit))
                 self.access(sites[-1])
@@ -157,10 +163,12 @@ class SiteMap:
             found = self.accesses[key]
         if site.unit is not None:
             count = self._count(site, found, site.unit.kind)
-            if not 0 <= site.unit.index < count:
+            if site.unit.index < 0 or (count is not None and site.unit.index >= count):
                 what = "head" if site.unit.kind == "h" else "neuron"
                 raise SiteError(
                     f"{site}: there are {count} of them, so {what} {site.unit.index} is outside 0..{count - 1}"
+                    if count is not None
+                    else f"{site}: {what}s are numbered from 0"
                 )
         return found
 
@@ -174,14 +182,23 @@ class SiteMap:
             raise SiteError(f"{site}: " + unknown("module", site.module, (name for name in self.modules if name)))
         return Access(site.module, site.side, site.keys)
 
-    def _count(self, site: Site, access: Access, kind: str) -> int:
+    def in_stream(self, site: Site) -> Site:
+        """A layer's own input or output under the name that it has in the residual stream; any other site as it is."""
+        if site.module not in self.layers:
+            return site
+        own = Site("resid_pre" if site.side == "in" else "resid_post", self.layers.index(site.module))
+        held = self.accesses.get((own.component, own.layer))
+        same = held is not None and held.port == self.access(site.whole).port and held.factor == 1.0
+        return replace(own, unit=site.unit) if same and (own.component, own.layer) not in self.refused else site
+
+    def _count(self, site: Site, access: Access, kind: str) -> int | None:
+        """How many heads or neurons a site has; None for neurons whose number is seen when the site is."""
         if kind == "h":
             if access.units is None:
                 per_head = "z, q, k and v" if self.heads else "none of this model's sites"
                 raise SiteError(f"{site} is not divided into heads; those that are: {per_head}")
             return access.units
-        width = self.width(site.whole)
-        return width if width is not None else 2**31
+        return self.width(site.whole)
 
     def width(self, site: Site) -> int | None:
         """Size of a site's vectors: its unit's if it has one; None if it was never measured."""

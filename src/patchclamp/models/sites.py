@@ -9,7 +9,9 @@ from patchclamp.models.components import COMPONENTS, ORDER
 
 _UNIT = re.compile(r"^(?P<kind>[hn])(?P<which>\*|[\d,\-]+)$")
 _RAW = re.compile(r"^(?P<module>[^:\s]*):(?P<side>in|out)(?P<keys>(\[[^\]]+\])*)(\.(?P<unit>[hn][\d,\-*]+))?$")
-_SPAN = re.compile(r"^(-?\d+)-(-?\d+)$")
+_SPAN = re.compile(r"^(-?\d{1,9})-(-?\d{1,9})$")
+MOST_NUMBERS = 2**20
+"""Layers or units that one name may list: more than any model has, and few enough to be held in memory."""
 
 
 @dataclass(frozen=True)
@@ -145,8 +147,10 @@ def _numbers(text: str, whole: str, what: str) -> tuple[int, ...] | None:
             first, last = int(span[1]), int(span[2])
             if last < first:
                 raise SiteError(f"{whole!r}: the range {part!r} runs backwards")
+            if len(found) + last - first >= MOST_NUMBERS:
+                raise SiteError(f"{whole!r}: {part!r} spans {last - first + 1:,} {what}s, more than any model has")
             found.extend(range(first, last + 1))
-        elif re.fullmatch(r"-?\d+", part):
+        elif re.fullmatch(r"-?\d{1,9}", part):
             found.append(int(part))
         else:
             raise SiteError(f"{whole!r}: {part!r} is not a {what}; write 5, -1, 0-5, 0,3,7 or *")

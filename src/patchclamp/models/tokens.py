@@ -13,16 +13,22 @@ def need_tokenizer(tokenizer: Any, what: str) -> Any:
     return tokenizer
 
 
-def encode(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of a prompt, with the special tokens that the tokenizer adds by itself.
+def encode_all(tokenizer: Any, text: str) -> tuple[list[int], dict[str, Any]]:
+    """Token ids of a prompt, with the special tokens that the tokenizer adds by itself, and what else it gives.
 
     Raises:
         InputError: The text gives no token.
     """
-    ids = list(need_tokenizer(tokenizer, f"the prompt {text!r}")(text)["input_ids"])
+    given = dict(need_tokenizer(tokenizer, f"the prompt {text!r}")(text))
+    ids = list(given.pop("input_ids"))
     if not ids:
         raise InputError(f"the prompt {text!r} is empty: it gives no token")
-    return ids
+    return ids, given
+
+
+def encode(tokenizer: Any, text: str) -> list[int]:
+    """Token ids of a prompt, as :func:`encode_all`."""
+    return encode_all(tokenizer, text)[0]
 
 
 def labels(tokenizer: Any, ids: Sequence[int]) -> tuple[str, ...]:

@@ -84,7 +84,7 @@ def check_attack(eps: float, method: str, norm: str, steps: int, rate: float | N
         raise InputError(unknown("norm", norm, ("linf", "l2")))
     if not 0 < eps < float("inf"):
         raise InputError(f"eps = {eps}: the radius of the ball must be a positive number")
-    if steps < 1 or (rate is not None and not rate > 0):
+    if steps < 1 or (rate is not None and not 0 < rate < float("inf")):
         raise InputError(f"an attack takes one step or more, of positive length; got steps={steps}, rate={rate}")
 
 

@@ -15,7 +15,7 @@ from patchclamp.core.result import DatasetResult
 from patchclamp.interventions.actions import place
 from patchclamp.interventions.edits import Call, Edit, Scale
 from patchclamp.interventions.forward import Row, forward
-from patchclamp.interventions.record import batches, record_source
+from patchclamp.interventions.record import batches, may_share, record_source
 from patchclamp.interventions.results import evidence
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import OpenModel
@@ -106,6 +106,10 @@ def scaling(
         if name not in CONTROLS:
             raise InputError(unknown("control", name, CONTROLS))
     prompts = model.prompts(inputs)
+    if not prompts[0].ids and len({prompt.form for prompt in prompts}) > 1:
+        raise InputError(
+            f"inputs have shapes of their own, {sorted({p.form for p in prompts})}; scaling takes equal ones"
+        )
     truth = _labels(prompts, labels)
     gates = gate_sites(model)
     plan: dict[tuple[str, str, float], list[Edit]] = {}
@@ -117,7 +121,7 @@ def scaling(
     actions = {key: place(model, edits, prompts, record_source) for key, edits in plan.items()}
     sums: dict[Any, _Sums] = {key: _Sums(len(gates)) for key in [None, *plan]}
     with task("scaling", len(plan) * len(prompts), "inputs", show=progress) as bar:
-        for members in batches(prompts, _batch(prompts), model.causal):
+        for members in batches(prompts, _batch(prompts), *may_share(model)):
             rows = [prompts[i] for i in members]
             before = _unscaled(model, [Row(prompt) for prompt in rows], gates)
             targets = _targets(rows, [truth[i] for i in members] if truth is not None else None, before.logits)
@@ -127,7 +131,7 @@ def scaling(
                 sums[key].add(before, after, targets)
                 bar.advance(len(members))
     said = {
-        "inputs": None if prompts[0].ids else torch.cat([prompt.tensors["0"] for prompt in prompts]).cpu(),
+        "inputs": _recorded(prompts),
         "sites": [list(group) if len(group) > 1 else group[0] for group in groups.values()], "factors": amounts,
         "labels": truth, "controls": list(controls), "at": at, "seed": seed,
     }  # fmt: skip
@@ -184,7 +188,7 @@ def _unscaled(model: OpenModel, rows: list[Row], gates: Sequence[Site]) -> _Pass
     except RuntimeError as error:
         if rows[0].prompt.ids:
             raise
-        shape = tuple(rows[0].prompt.tensors["0"].shape[1:])
+        shape = tuple(next(iter(rows[0].prompt.tensors.values())).shape[1:])
         raise InputError(f"the network does not take inputs of shape {shape}: {str(error).splitlines()[0]}") from error
 
 
@@ -268,6 +272,14 @@ def _targets(prompts: Sequence[Prompt], labels: Sequence[int] | None, logits: Te
     if wrong is not None:
         raise InputError(f"label {wrong} is outside the classes 0..{logits.shape[1] - 1}")
     return torch.tensor(labels, device=logits.device)
+
+
+def _recorded(prompts: Sequence[Prompt]) -> Any:
+    """Tensor inputs as they were given, to be run again."""
+    if prompts[0].ids:
+        return None
+    whole = {name: torch.cat([prompt.tensors[name] for prompt in prompts]).cpu() for name in prompts[0].tensors}
+    return whole.get("0", whole)
 
 
 def _batch(prompts: Sequence[Prompt]) -> int:

@@ -31,7 +31,7 @@ def _picture(grid: "Grid", name: str) -> Markup:
     except InputError as error:
         return Markup("<p>{}</p>").format(str(error))
     if sum(panel.values.size for panel in cut) > MOST_CELLS:
-        return embedded_png(grid)
+        return embedded_png(grid, read=name)
     return Markup('<div class="panels">{}</div>').format(Markup("").join(heatmap(panel) for panel in cut))
 
 

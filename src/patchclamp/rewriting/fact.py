@@ -63,6 +63,10 @@ def say(
     if len(found) != 1 or not found[0].ids:
         raise InputError(f"a fact is one prompt made of tokens, got {len(found)} inputs")
     bare = found[0]
+    if bare.tensors:
+        raise InputError(
+            f"a fact is put after other texts, where {sorted(bare.tensors)} of its prompt say nothing; leave them out"
+        )
     where = _where(model, bare, subject)
     logits = last_logits(model, [Row(bare)])[0]
     wanted = model.output_id(target)
@@ -131,7 +135,11 @@ def sample_prefixes(model: OpenModel, prefixes: int | Sequence[Any] = 5, seed: i
         InputError: A negative number, or nothing to begin sampling with.
     """
     if not isinstance(prefixes, int):
-        return [model.prompts([prefix])[0].ids for prefix in prefixes]
+        found = [model.prompts([prefix]) for prefix in prefixes]
+        wrong = next((i for i, own in enumerate(found) if len(own) != 1 or own[0].tensors), None)
+        if wrong is not None:
+            raise InputError(f"prefix number {wrong} is not one text or list of ids: {prefixes[wrong]!r:.80}")
+        return [own[0].ids for own in found]
     if prefixes < 0 or isinstance(prefixes, bool):
         raise InputError(f"prefixes is how many to sample, 0 or more, or a list of texts; got {prefixes!r}")
     if not prefixes:

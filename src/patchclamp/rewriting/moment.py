@@ -122,7 +122,7 @@ def check_ridge(ridge: float) -> None:
     Raises:
         InputError: It is below 0, or no number.
     """
-    if not ridge >= 0:
+    if not 0 <= ridge < float("inf"):
         raise InputError(f"ridge is a share of the mean second moment, 0 or more; got {ridge!r}")
 
 
@@ -162,7 +162,8 @@ def covariances(
         tokens: How many keys at most.
         context: Tokens that a forward pass reads at once; longer texts are cut. At most the model's own context; None for 256
             or that, whichever is less.
-        cache: Keep it, in the cache of the catalogue, by weights, layer and corpus.
+        cache: Keep it, in the cache of the catalogue, by everything that decides it: the model with its config, layer and
+            corpus.
         progress: True for a bar, a function for events.
 
     Raises:
@@ -180,20 +181,25 @@ def covariances(
         raise InputError("the corpus is empty: it gives no token")
     name = corpus if isinstance(corpus, str) else "texts"
     read, weights = digest([list(prompt.ids) for prompt in prompts]), model.weights_digest()
-    places = {p.layer: _place(weights, p.layer, read) for p in projections}
-    found = {layer: Covariance.open(at) for layer, at in places.items() if cache and (at / "covariance.json").is_file()}
+    places = _places(model, projections, read) if cache else {}
+    found = {layer: Covariance.open(at) for layer, at in places.items() if (at / "covariance.json").is_file()}
     missing = [p for p in projections if p.layer not in found]
     if missing:
         seen = sum(len(prompt.ids) for prompt in prompts)
         for layer, matrix in _moments(model, missing, prompts, progress).items():
             found[layer] = Covariance(matrix, layer, seen, name, read, model.source.name, weights)
-            if cache:
+            if layer in places:
                 found[layer].save(places[layer])
     return [found[p.layer] for p in projections]
 
 
-def _place(weights: str, layer: int, read: str) -> Path:
-    return catalogue.cache_root() / "covariances" / f"{weights[:16]}-layer{layer}-{read}"
+def _places(model: OpenModel, projections: Sequence[Projection], read: str) -> dict[int, Path]:
+    """Where each layer's is kept; nowhere for a model that cannot be told from others in another process."""
+    try:
+        known = model.identity()
+    except InputError:
+        return {}
+    return {p.layer: catalogue.cache_root() / "covariances" / f"{known}-layer{p.layer}-{read}" for p in projections}
 
 
 def _texts(corpus: str | Iterable[Any]) -> Iterable[Any]:
@@ -231,7 +237,10 @@ def _read(model: OpenModel, text: Any) -> list[Prompt]:
     """One text, which may be longer than the model's context."""
     if isinstance(text, str) and model.tokenizer is not None:
         return [Prompt(tuple(model.tokenizer(text)["input_ids"]))]
-    return model.prompts([text])
+    prompts = model.prompts([text])
+    if any(prompt.tensors for prompt in prompts):
+        raise InputError("a corpus is text or token ids; inputs beside the ids have no meaning where it is cut")
+    return prompts
 
 
 def _moments(

@@ -1,5 +1,6 @@
 """The value that a rewrite stores: found by gradient, at the output of one layer's MLP."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -36,11 +37,11 @@ class Search:
         if self.steps < 1:
             raise InputError(f"steps is 1 or more; got {self.steps!r}")
         for name in ("lr", "clamp"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"{name} must be above 0; got {getattr(self, name)!r}")
+            if not 0 < getattr(self, name) < math.inf:
+                raise InputError(f"{name} must be a finite number above 0; got {getattr(self, name)!r}")
         for name in ("kl", "decay", "enough"):
-            if not getattr(self, name) >= 0:
-                raise InputError(f"{name} must be 0 or more; got {getattr(self, name)!r}")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InputError(f"{name} must be a finite number, 0 or more; got {getattr(self, name)!r}")
 
 
 class Shift(nn.Module):

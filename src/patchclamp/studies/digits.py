@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import patchclamp as pc
+from patchclamp.core.content import content
 from patchclamp.core.digest import digest
 from patchclamp.core.errors import InputError, unknown
 from patchclamp.core.files import atomic_file, atomic_folder, read_json, write_json
@@ -159,7 +160,7 @@ def train(
     kept = Path(folder) if folder is not None else None
     asked: dict[str, Any] = {"epochs": epochs, "batch": batch, "rate": rate, "seed": seed, "recipe": RECIPE}
     if kept is not None:
-        asked |= {"begin": digest(module.state_dict()), "data": digest(data.train, data.train_labels)}
+        asked |= {"begin": content(module, "the network"), "data": digest(data.train, data.train_labels)}
         if (kept / "training.json").is_file() and (said := read_json(kept / "training.json"))["asked"] == asked:
             module.load_state_dict(load_file(kept / "model.safetensors"))
             return _training(said["found"])

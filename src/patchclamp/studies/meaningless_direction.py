@@ -236,7 +236,7 @@ def study(
 def _draw(model: pc.Model, fixed: Setting, seed: int, steps: int, kept: Path | None) -> list[dict[str, Any]]:
     """One draw's rows, from the checkpoint if they are there."""
     sentences = digest(PROMPTS, gender.pairs("train"), fixed.pairs, fixed.texts)
-    asked = {"model": model.fingerprint(), "site": fixed.site, "steps": steps, "sentences": sentences}
+    asked = {"model": model.identity(), "site": fixed.site, "steps": steps, "sentences": sentences}
     path = None if kept is None else kept / f"draw-{seed}.json"
     if path is not None and path.is_file():
         said = read_json(path)

@@ -61,7 +61,7 @@ def sample_stories(
     with task("stories", rounds, "rounds", show=progress) as bar:
         for number in range(rounds):
             kept = folder / f"round-{number:03d}.json"
-            asked = {"model": model.fingerprint(), "prompts": prompts, "tokens": TOKENS, "seed": seed + number}
+            asked = {"model": model.identity(), "prompts": prompts, "tokens": TOKENS, "seed": seed + number}
             if _kept(kept, asked) is None:
                 told = model.generate(
                     prompts, max_new_tokens=TOKENS, seed=seed + number, do_sample=True, temperature=0.9, top_k=50

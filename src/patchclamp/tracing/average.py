@@ -8,7 +8,8 @@ import numpy as np
 
 from patchclamp.core.errors import InputError, unknown
 from patchclamp.core.result import DatasetResult, Deferred
-from patchclamp.tracing.trace import CLEAN, CORRUPTED, Trace
+from patchclamp.interventions.reads import CLEAN, CORRUPTED
+from patchclamp.tracing.trace import Trace
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -60,7 +61,7 @@ class TraceAverage(DatasetResult):
     @property
     def reads(self) -> tuple[str, ...]:
         """Names of what was measured."""
-        return tuple(str(name) for name in self.dataset.data_vars if ":" not in str(name))
+        return tuple(str(name) for name in self.dataset.data_vars if f"{CLEAN}{name}" in self.dataset)
 
     @property
     def data(self) -> "xr.Dataset":

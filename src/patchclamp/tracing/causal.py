@@ -14,13 +14,15 @@ from patchclamp.interventions.cost import DEFAULT_BUDGET
 from patchclamp.interventions.execute import Outcome, execute
 from patchclamp.interventions.job import Cell, Job
 from patchclamp.interventions.operations import Put
+from patchclamp.interventions.parts import Parts
 from patchclamp.interventions.plan import Plan, schedule
+from patchclamp.interventions.reads import CLEAN, CORRUPTED, as_reads
 from patchclamp.interventions.results import evidence
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.sites import Site
 from patchclamp.tracing.estimate import estimate, measured_error, midpoints
 from patchclamp.tracing.setting import Setting, Std
-from patchclamp.tracing.trace import CLEAN, CORRUPTED, Trace
+from patchclamp.tracing.trace import Trace
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -104,7 +106,10 @@ def causal_trace(
     """Trace a fact; see :meth:`patchclamp.Model.causal_trace`."""
     if method not in ("exact", "gradient"):
         raise InputError(unknown("method", method, ("exact", "gradient")))
+    if method == "exact" and integrate:
+        raise InputError(f"integrate={integrate!r} averages gradients; it goes with method='gradient'")
     states = States.of(model, sites, window)
+    parts = Parts.of(checkpoint, model, reads=() if read is None else as_reads(read))
     setting = Setting.of(
         model, prompt, subject, answer, noise=noise, std=std, samples=samples, seed=seed, read=read
     )  # fmt: skip
@@ -116,7 +121,7 @@ def causal_trace(
     scheduled = schedule(job, budget, max_tokens)
     outcome, plan, error = _done(job, scheduled.plan, setting, method, integrate, check)
     if outcome is None:
-        outcome, plan = execute(job, scheduled, verify=verify, checkpoint=checkpoint, progress=progress)
+        outcome, plan = execute(job, scheduled, verify=verify, parts=parts, progress=progress)
     record, tensors = evidence(
         model, [setting.prompt], sites=[str(s) for s in model.sites.expand(sites)], window=dict(states.windows), seed=seed,
         method=method, integrate=integrate, check=check, **setting.said(),

@@ -20,7 +20,7 @@ from patchclamp.core.errors import InputError
 from patchclamp.interventions.actions import Action, edited_sites
 from patchclamp.interventions.cost import DEFAULT_BUDGET
 from patchclamp.interventions.execute import Outcome, execute
-from patchclamp.interventions.forward import Row, forward
+from patchclamp.interventions.forward import Row, forward, outputs_at
 from patchclamp.interventions.job import Job, Line
 from patchclamp.interventions.operations import Operation
 from patchclamp.interventions.plan import schedule
@@ -56,54 +56,102 @@ class Probe(Operation):
 class Slopes:
     """States of some runs, and the gradients of each read there."""
 
-    values: list[Tensor]
-    """One ``[row, ...]`` a read."""
+    values: list[list[Tensor]]
+    """For each read what it gives of each row."""
     states: dict[Site, Tensor]
     """``[row, position, d]``."""
     gradients: list[list[dict[Site, Tensor]]]
     """The same shapes, for each number of each read."""
+    logits: list[Tensor]
+    """``[position, vocabulary]`` of each row, where its reads look."""
 
 
 @torch.enable_grad()
-def slopes(model: OpenModel, lines: Sequence[Line], sites: Sequence[Site]) -> Slopes:
-    """One forward and one backward pass (a read) over lines of one length.
+def slopes(
+    model: OpenModel, lines: Sequence[Line], sites: Sequence[Site], compared: "Sequence[Tensor] | bool" = False
+) -> Slopes:
+    """One forward and one backward pass (a number of a read) over lines of one length.
 
     Args:
         model: The model.
-        lines: Prompts under their own edits.
+        lines: Prompts under their own edits; each is measured by its own reads.
         sites: Whole sites, writable.
+        compared: The logits of other runs, which reads that compare are to compare these with; True where only their values
+            are wanted.
 
     Raises:
         InputError: A read has no gradient, or compares with the run itself.
     """
     for bound in lines[0].reads:
-        if bound.site is not None or bound.needs_baseline:
-            raise InputError(f"{bound.name} has no gradient to estimate with; read a probability or a logit difference")
+        if bound.site is not None:
+            raise InputError(
+                f"{bound.name} has no gradient to estimate with: it is no number of the logits; read a logit difference"
+            )
+        if bound.needs_baseline and compared is False:
+            raise InputError(
+                f"{bound.name} has no gradient to estimate with: it compares with the run itself, where its slope is 0; average "
+                "gradients on the way between two runs (integrate=8), or read a probability or a logit difference"
+            )
+    if len(lines) > 1 and not model.together:
+        others = [compared if isinstance(compared, bool) else compared[i : i + 1] for i in range(len(lines))]
+        return _joined([slopes(model, [line], sites, other) for line, other in zip(lines, others, strict=True)])
     length = lines[0].prompt.length
     probes = {site: Probe() for site in sites}
     everywhere = None if length is None else tuple(range(length))
     first = max((action.edit for line in lines for action in line.base), default=-1) + 1
     own = tuple(Action(site, everywhere, probe, None, first + i) for i, (site, probe) in enumerate(probes.items()))
-    rows = [Row(line.prompt, (*line.base, *own)) for line in lines]
-    where = list(lines[0].positions)
-    narrow = model.narrows and not _in_head(lines, sites)
-    keep = torch.tensor([where] * len(rows), device=model.device) if narrow else None
-    logits = forward(model, rows, keep=keep, grad=True).logits
-    assert logits is not None
-    whole = logits if logits.ndim > 2 else logits.unsqueeze(1)
-    values = lines[0].measure(whole if narrow else whole[:, where], None, {})
+    rows = _logits(model, [Row(line.prompt, (*line.base, *own)) for line in lines], lines, sites)
+    against = rows if isinstance(compared, bool) else compared
+    measured = [
+        line.measure(row.unsqueeze(0), other.detach(), {})
+        for line, row, other in zip(lines, rows, against, strict=True)
+    ]
+    values = [[value[0] for value in each] for each in zip(*measured, strict=True)]
     zeros = [probe.zeros[0] for probe in probes.values()]
     found: list[list[dict[Site, Tensor]]] = []
-    for bound, value in zip(lines[0].reads, values, strict=True):
-        if not value.requires_grad:
+    for bound, each in zip(lines[0].reads, values, strict=True) if sites else ():  # else no cell reaches a read
+        if not all(value.requires_grad for value in each):
             raise InputError(f"the read {bound.name!r} has no gradient; read a probability or a logit difference")
-        numbers = value.flatten(1).sum(0) if value.ndim > 1 else value.sum().unsqueeze(0)
-        if len(numbers) > MOST_NUMBERS:
-            raise InputError(f"{bound.name} reads {len(numbers)} numbers, and each takes a backward pass; read fewer")
+        count = max(value.numel() for value in each)
+        if count > MOST_NUMBERS:
+            raise InputError(f"{bound.name} reads {count} numbers, and each takes a backward pass; read fewer")
+        numbers = [sum(v.flatten()[n] for v in each if n < v.numel()) for n in range(count)]
         got = [torch.autograd.grad(n, zeros, retain_graph=True, materialize_grads=True) for n in numbers]
-        found.append([dict(zip(probes, each, strict=True)) for each in got])
+        found.append([dict(zip(probes, gradient, strict=True)) for gradient in got])
     states = {site: probe.seen[0] for site, probe in probes.items()}
-    return Slopes([value.detach() for value in values], states, found)
+    return Slopes(
+        [[value.detach() for value in each] for each in values], states, found, [row.detach() for row in rows]
+    )
+
+
+def _logits(model: OpenModel, rows: Sequence[Row], lines: Sequence[Line], sites: Sequence[Site]) -> list[Tensor]:
+    """The logits of each row where its own reads look, ``[position, vocabulary]``, with their graph."""
+    wanted = [list(line.positions) for line in lines]
+    width = max(len(where) for where in wanted)
+    narrow = model.narrows and not _in_head(lines, sites)
+    table = [[*where, *where[-1:] * (width - len(where))] for where in wanted]
+    keep = torch.tensor(table, device=model.device) if narrow else None
+    logits = forward(model, rows, keep=keep, grad=True).logits
+    assert logits is not None
+    if narrow:
+        return [row[: len(where)] for row, where in zip(logits, wanted, strict=True)]
+    length = lines[0].prompt.length
+    return [outputs_at(logits, row, where, length) for row, where in enumerate(wanted)]
+
+
+def _joined(parts: Sequence[Slopes]) -> Slopes:
+    """The slopes of several lines, one after the other."""
+    first = parts[0]
+    gradients = [
+        [
+            {site: torch.cat([part.gradients[n][k][site] for part in parts]) for site in each}
+            for k, each in enumerate(own)
+        ]
+        for n, own in enumerate(first.gradients)
+    ]
+    values = [[value for part in parts for value in part.values[n]] for n in range(len(first.values))]
+    states = {site: torch.cat([part.states[site] for part in parts]) for site in first.states}
+    return Slopes(values, states, gradients, [row for part in parts for row in part.logits])
 
 
 def _in_head(lines: Sequence[Line], sites: Sequence[Site]) -> bool:
@@ -132,10 +180,10 @@ def estimate(job: Job, path: Sequence[Sequence[Line]] = ()) -> Outcome:
     """
     sites = [site.whole for site in edited_sites(run.actions for run in job.runs)]
     sites = list(dict.fromkeys(sites))
-    here = slopes(job.model, job.lines, sites)
+    here = slopes(job.model, job.lines, sites, compared=bool(path))
     gradients = here.gradients
     if path:
-        several = [slopes(job.model, lines, sites).gradients for lines in path]
+        several = [slopes(job.model, lines, sites, here.logits).gradients for lines in path]
         gradients = [
             [
                 {site: torch.stack([one[n][k][site] for one in several]).mean(0) for site in sites}
@@ -150,7 +198,7 @@ def estimate(job: Job, path: Sequence[Sequence[Line]] = ()) -> Outcome:
         for number, run in enumerate(job.runs):
             moved = [_moved(job.model, action, here.states, run.line) for action in run.actions]
             outcome.values[number] = [
-                base + torch.stack([_change(moved, each, run.line) for each in own]).reshape(base.shape)
+                base + torch.stack([_change(moved, each, run.line) for each in own[: base.numel()]]).reshape(base.shape)
                 for base, own in zip(outcome.baseline[run.line], gradients, strict=True)
             ]
     return outcome

@@ -130,7 +130,7 @@ def path_patch(
     route = Route.of(model, sender, receivers, freeze, receive_at, targets[0])
     prepared = PreparedPatch.of(
         model, source, into, read=read, align=align, source_edits=source_edits, base=base, sites=sender, at=at, budget=budget,
-        max_tokens=max_tokens,
+        max_tokens=max_tokens, checkpoint=checkpoint,
     )  # fmt: skip
     sweep = prepared.sweep
     sent = [point.actions for point in sweep.points]
@@ -140,7 +140,7 @@ def path_patch(
         budget=budget,
         max_tokens=max_tokens,
     )
-    grid = prepared.finish(sweep.run(verify=verify, checkpoint=checkpoint, progress=progress))
+    grid = prepared.finish(sweep.run(verify=verify, progress=progress))
     grid.record["parameters"] |= {
         "receivers": [str(site) for site in route.receivers],
         "receive_at": list(route.at),

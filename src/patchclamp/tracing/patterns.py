@@ -174,7 +174,7 @@ def _of_prompts(sink: Sink, count: int) -> Sink:
 
 def _check_sums(model: OpenModel, prompt: Prompt, layers: Sequence[int], size: int) -> None:
     """Multiply the values by the pattern on the prompt's beginning: that must be ``z``."""
-    start = Prompt(prompt.ids[:size], None, prompt.tokens[:size])
+    start = prompt.head(size)
     patterns: dict[int, Tensor] = {}
     sums: dict[int, Tensor] = {}
     values: dict[int, Tensor] = {}

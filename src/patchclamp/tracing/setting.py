@@ -10,7 +10,7 @@ from patchclamp.core.digest import digest
 from patchclamp.core.errors import InputError
 from patchclamp.interventions import positions
 from patchclamp.interventions.edits import Edit, Noise
-from patchclamp.interventions.forward import Row, forward
+from patchclamp.interventions.forward import Row, forward, last_logits
 from patchclamp.interventions.job import Line
 from patchclamp.interventions.patching import read_source
 from patchclamp.interventions.positions import Token
@@ -77,7 +77,7 @@ class Setting:
             )
         if samples < 1:
             raise InputError(f"samples is how often noise is drawn, 1 or more; got {samples!r}")
-        if not noise >= 0:
+        if not 0 <= noise < float("inf"):
             raise InputError(f"noise is in standard deviations, 0 or more; got {noise!r}")
         where = positions.resolve(
             Token(subject) if isinstance(subject, str) else subject, prompts[0], 0, 1, model.tokenizer
@@ -121,9 +121,8 @@ def _what_is_read(
             raise InputError("give the answer, whose probability is read, or read=, not both")
         return None, _scalar(model, prompt, as_reads(read))
     if answer is None or model.width_of_logits is None:
-        logits = forward(model, [Row(prompt)]).logits
-        assert logits is not None
-        answer = int(logits[0, -1].argmax()) if answer is None else answer
+        likeliest = int(last_logits(model, [Row(prompt)])[0].argmax())
+        answer = likeliest if answer is None else answer
     chosen = model.output_id(answer)
     return chosen, (Probability(chosen), LogOdds(chosen))
 
@@ -143,7 +142,7 @@ def _scalar(model: OpenModel, prompt: Prompt, reads: tuple[Read, ...]) -> tuple[
 
 def _std(model: OpenModel, prompt: Prompt, subject: tuple[int, ...], given: Std) -> tuple[float, str]:
     if isinstance(given, int | float):
-        if not given >= 0:
+        if not 0 <= given < float("inf"):
             raise InputError(f"std must be 0 or more, got {given}")
         return float(given), "given"
     if given is None:

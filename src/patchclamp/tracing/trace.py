@@ -9,11 +9,10 @@ from torch import Tensor
 from patchclamp.core.errors import InputError, unknown
 from patchclamp.core.result import Result, Saved
 from patchclamp.interventions.plan import Plan
+from patchclamp.interventions.reads import CLEAN, CORRUPTED
 
 if TYPE_CHECKING:
     import xarray as xr
-
-CLEAN, CORRUPTED = "clean:", "corrupted:"
 
 
 @dataclass(eq=False)
@@ -35,7 +34,7 @@ class Trace(Result):
     @property
     def reads(self) -> tuple[str, ...]:
         """Names of what was measured."""
-        return tuple(str(name) for name in self.dataset.data_vars if ":" not in str(name))
+        return tuple(str(name) for name in self.dataset.data_vars if f"{CLEAN}{name}" in self.dataset)
 
     @property
     def data(self) -> "xr.Dataset":

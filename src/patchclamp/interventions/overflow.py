@@ -1,0 +1,106 @@
+"""Where the first NaN or infinity of a run arises: a second pass, on failure only, that looks at every site."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from patchclamp.core.errors import EditError, ModelError
+from patchclamp.interventions.actions import instructions
+from patchclamp.interventions.finite import readable
+from patchclamp.interventions.forward import UNKNOWN_WIDTH, Row, call, logits_of
+from patchclamp.interventions.hooks import Port, Tap, Tolerant, after_each_call
+from patchclamp.models.opened import OpenModel
+from patchclamp.models.sitemap import Access
+from patchclamp.models.sites import Site
+
+
+def first_site(model: OpenModel, row: Row) -> str | None:
+    """The first site of a row's pass, run alone, at which there is NaN or infinity; None if there is none."""
+    found: list[str] = []
+    batch = model.batch([row.prompt])
+    todo = instructions(model.sites, [row.actions], [0], batch.width or UNKNOWN_WIDTH, model.device, None)
+    with torch.no_grad(), Tolerant(model.sites.modules, 1, batch.width or 1, todo, every_tap(model, found)):
+        call(model, batch)
+    return found[0] if found else None
+
+
+def every_tap(model: OpenModel, found: list[str]) -> dict[Port, list[Tap]]:
+    """Taps on every site of a model, or on every module of a plain one, that add their name when they see such a number."""
+
+    def sink(site: Site) -> Callable[[Tensor], None]:
+        def look(value: Tensor) -> None:
+            if not bool(readable(value, site).all()):
+                found.append(str(site))
+
+        return look
+
+    taps: dict[Port, list[Tap]] = {}
+    for (name, layer), access in model.sites.accesses.items():
+        if (name, layer) not in model.sites.refused:
+            taps.setdefault(access.port, []).append(Tap(access, None, sink(Site(name, layer))))
+    if not model.sites.layers:
+        for path in model.sites.modules:
+            access = Access(path, "out")
+            taps.setdefault(access.port, []).append(
+                Tap(access, None, sink(Site(f"{path}:out", None, None, path, "out")))
+            )
+    return taps
+
+
+def refuse(model: OpenModel, row: Row) -> None:
+    """Say that a run gave NaN or infinity, and where the first one arises.
+
+    Raises:
+        ModelError: The model itself gives it.
+        EditError: It does under the row's edits.
+    """
+    site = first_site(model, row)
+    named = repr(row.prompt.name)
+    if site is None:
+        raise ModelError(
+            f"{named} gave NaN or infinity beside other prompts and none alone; run the prompts one by one"
+        )
+    what = f"{named} gives NaN or infinity, which arises first at {site}"
+    if row.actions and first_site(model, Row(row.prompt)) is None:
+        raise EditError(f"under the edits {what}; make them smaller")
+    raise ModelError(f"{what}. {_advice(model)}")
+
+
+def _advice(model: OpenModel) -> str:
+    if model.dtype == torch.float16:
+        return "float16 holds numbers up to 65504: open the model with dtype='float32' or 'bfloat16'"
+    return "Look at the weights there, and at what comes before"
+
+
+class WrongStepError(Exception):
+    """A call gave logits that may not be read; for :func:`patchclamp.interventions.generate.generate` to explain."""
+
+
+@contextmanager
+def finite_steps(model: OpenModel) -> Iterator[None]:
+    """Inside the block every call of the model must give logits of the next token that may be read."""
+
+    def look(output: Any) -> None:
+        if not bool(readable(logits_of(output)[..., -1, :]).all()):
+            raise WrongStepError
+
+    with after_each_call(model.module, look):
+        yield
+
+
+@contextmanager
+def looking(model: OpenModel, found: list[str]) -> Iterator[None]:
+    """Inside the block ``found`` gets the name of every site with NaN or infinity, in the order of the passes."""
+    with Tolerant(model.sites.modules, 1, 1, {}, every_tap(model, found)):
+        yield
+
+
+def wrong_step(model: OpenModel, found: list[str], edited: bool) -> ModelError | EditError:
+    """The error for a generation whose logits may not be read."""
+    what = f"a step of the generation gives NaN or infinity{f', first at {found[0]}' if found else ''}"
+    return (
+        EditError(f"under the edits {what}; make them smaller") if edited else ModelError(f"{what}. {_advice(model)}")
+    )

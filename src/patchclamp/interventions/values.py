@@ -1,0 +1,161 @@
+"""The parameters of operations as users pass them: vectors, directions, numbers and latents, each read in one place."""
+
+from collections.abc import Callable, Mapping
+from numbers import Integral, Real
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from patchclamp.core.errors import EditError
+from patchclamp.interventions import operations
+
+
+def held(value: Tensor) -> Tensor:
+    """A copy, which later changes do not reach; a tensor that requires gradients itself, so that training is seen."""
+    return value if value.requires_grad else value.detach().clone()
+
+
+def _tensor(value: Any, name: str, form: str) -> Tensor:
+    if isinstance(value, str):
+        raise EditError(f"{name} is the text {value!r}; pass a vector, as in model.embedding({value!r})")
+    try:
+        tensor = torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError):
+        raise EditError(f"{name} must be {form}, got {type(value).__name__}") from None
+    return tensor
+
+
+def vector(value: Any, name: str) -> Tensor:
+    """One vector ``[d]``.
+
+    Raises:
+        EditError: It is none.
+    """
+    tensor = _tensor(value, name, "a vector [d]")
+    if tensor.ndim != 1:
+        raise EditError(
+            f"{name} must be one vector [d], got shape {tuple(tensor.shape)}; vectors are never broadcast by shape"
+        )
+    if not tensor.is_floating_point():
+        raise EditError(f"{name} has dtype {tensor.dtype}; a floating dtype is needed")
+    return held(tensor)
+
+
+def rows(value: Any, name: str = "directions") -> Tensor:
+    """One vector ``[d]`` or several ``[rank, d]``, finite, as they are.
+
+    Raises:
+        EditError: They are none.
+    """
+    tensor = _tensor(value, name, "[d] or [rank, d]")
+    if tensor.ndim not in (1, 2):
+        raise EditError(f"{name} must be [d] or [rank, d], got shape {tuple(tensor.shape)}")
+    if not tensor.numel():
+        raise EditError(f"{name} of shape {tuple(tensor.shape)} hold no direction, so an edit along them does nothing")
+    wrong = int((~torch.isfinite(tensor)).sum())
+    if wrong or not tensor.is_floating_point():
+        raise EditError(
+            f"{name} must be finite and of a floating dtype, got {tensor.dtype} with {wrong} NaN or infinite values"
+        )
+    return tensor
+
+
+def directions(value: Any) -> Tensor | None:
+    """Orthonormal rows ``[rank, d]`` in float64; the tensor itself if it requires gradients (see ``Spanned``).
+
+    Raises:
+        EditError: They are no directions, or linearly dependent.
+    """
+    if value is None:
+        return None
+    tensor = rows(value)
+    basis = operations.orthonormal(torch.atleast_2d(tensor.detach()))
+    return tensor if tensor.requires_grad else basis
+
+
+def span(given: Any, about: Any, readers: Any) -> dict[str, Any]:
+    """Directions, their origin and their readers as operations take them.
+
+    Raises:
+        EditError: They do not fit each other.
+    """
+    basis = directions(given)
+    found = {"directions": basis, "about": None if about is None else vector(about, "about")}
+    if readers is None:
+        return found
+    if basis is None:
+        raise EditError("readers need directions, whose coordinates they read")
+    reads = rows(readers, "readers")
+    wanted, got = (tuple(torch.atleast_2d(tensor).shape) for tensor in (basis, reads))
+    if wanted != got:
+        raise EditError(f"readers must have the shape of the directions, {wanted}; got {got}")
+    unit = operations.orthonormal(torch.atleast_2d(basis.detach())) if basis.requires_grad else basis
+    fixed = operations.dual(torch.atleast_2d(reads.detach()), unit)
+    return found | {"readers": held(reads) if basis.requires_grad or reads.requires_grad else fixed}
+
+
+def number(value: Any, name: str) -> float | Tensor:
+    """A number; a tensor that requires gradients itself.
+
+    Raises:
+        EditError: It is none.
+    """
+    if isinstance(value, Tensor) and value.ndim == 0 and value.is_floating_point() and value.requires_grad:
+        return value
+    single = isinstance(value, Tensor) and value.numel() == 1 and value.ndim == 0 and value.dtype != torch.bool
+    if isinstance(value, bool) or not (single or isinstance(value, Real)):
+        what = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+        raise EditError(f"{name} must be one number, got {what}")
+    try:
+        return float(value)
+    except OverflowError:
+        raise EditError(f"{name} must be a number that a float can hold, got {value!r}") from None
+
+
+def whole(value: Any, name: str) -> int:
+    """A whole number.
+
+    Raises:
+        EditError: It is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise EditError(f"{name} must be a whole number, got {value!r}")
+    return int(value)
+
+
+def latents(value: Any) -> dict[int, float | Tensor]:
+    """Numbers of latents, each with what it is set to.
+
+    Raises:
+        EditError: A latent has no such number, or its value is none.
+    """
+    if not isinstance(value, Mapping):
+        raise EditError(f"latents must map numbers of latents to values, as in {{12: 5.0}}; got {value!r}")
+    for index in value:
+        if isinstance(index, bool) or not isinstance(index, Integral) or int(index) < 0:
+            raise EditError(f"a latent goes by its number, 0 or more; got {index!r}")
+    return {int(index): number(item, f"latent {index}") for index, item in value.items()}
+
+
+def codec(value: Any) -> operations.Codec:
+    """A sparse dictionary.
+
+    Raises:
+        EditError: It cannot encode and decode.
+    """
+    if not isinstance(value, operations.Codec):
+        raise EditError(f"pc.Splice needs a dictionary with encode and decode, got {type(value).__name__}")
+    return value
+
+
+def function(value: Any) -> Callable[[Tensor], Any]:
+    """What :func:`patchclamp.Call` calls.
+
+    Raises:
+        EditError: It is no function.
+    """
+    if not callable(value):
+        raise EditError(f"pc.Call needs a function, got {type(value).__name__}")
+    found: Callable[[Tensor], Any] = value
+    return found

@@ -1,0 +1,45 @@
+"""Token ids as plain integers: what counts as one, whatever holds it."""
+
+from collections.abc import Iterable, Mapping, Set
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from patchclamp.core.errors import InputError
+
+Ids = tuple[int, ...]
+
+
+def is_id(value: Any) -> bool:
+    """Whether a value is one integer: Python's, numpy's or a tensor's; a truth value is none."""
+    if isinstance(value, Tensor):
+        return value.ndim == 0 and not value.is_floating_point() and value.dtype != torch.bool
+    if isinstance(value, np.ndarray):
+        return value.ndim == 0 and np.issubdtype(value.dtype, np.integer)
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def token_ids(row: Any) -> Ids:
+    """One prompt's ids.
+
+    Raises:
+        InputError: There are none, or something in the row is no integer.
+    """
+    if isinstance(row, str | bytes | bytearray | Mapping | Set) or not isinstance(row, Iterable):
+        raise InputError(f"a row of token ids is wanted; got {type(row).__name__} {str(row)[:60]!r}")
+    if isinstance(row, Tensor | np.ndarray) and row.ndim != 1:
+        raise InputError(f"a row of token ids has one axis; got shape {tuple(row.shape)}")
+    values = row.tolist() if isinstance(row, Tensor | np.ndarray) else list(row)
+    if not values:
+        raise InputError("a prompt is empty: it has no token ids")
+    for value in values:
+        if not is_id(value):
+            shown = value.item() if isinstance(value, Tensor) and value.ndim == 0 else value
+            raise InputError(f"token ids are integers; the row holds {shown!r:.60} ({_kind(value)})")
+    return tuple(int(value) for value in values)
+
+
+def _kind(value: Any) -> str:
+    return str(value.dtype) if isinstance(value, Tensor | np.ndarray) else type(value).__name__

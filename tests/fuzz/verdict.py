@@ -1,0 +1,94 @@
+"""Whether a call with an odd value ended well: refused by name, or with a result that can be right."""
+
+import resource
+import signal
+import traceback
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import patchclamp as pc
+from tests.fuzz.ordinary import Ordinary
+from tests.fuzz.outcome import broken, same
+
+SECONDS, BYTES = 20, 3 << 30
+CARRIED = ("labels",)
+"""What a result shows as it was given."""
+
+
+class TooLongError(BaseException):
+    """The call did not end."""
+
+
+@contextmanager
+def bounded() -> Iterator[None]:
+    """Bound the processor seconds and the memory of a call."""
+
+    def stop(*_: Any) -> None:
+        raise TooLongError
+
+    before = signal.signal(signal.SIGPROF, stop)
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (held + BYTES, limits[1]))
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+
+
+def judged(line: Ordinary, parameter: str, value: Any, folder: Path, usual: Any) -> tuple[str, str]:
+    """What kind of end a call with one odd value came to, and what was said: "refused", "right", or a finding.
+
+    Findings are "raw" (an error that is not patchclamp's), "endless" (it did not end in time), "unnamed" (refused without a word
+    of the value), "broken" (NaN or infinite without a warning) and "ignored" (the odd value changed nothing).
+    """
+    with warnings.catch_warnings(record=True) as said, bounded():
+        warnings.simplefilter("always")
+        try:
+            result = line(folder, **{parameter: value})
+        except pc.PatchclampError as error:
+            return ("refused" if names(str(error), parameter, value) else "unnamed"), f"{type(error).__name__}: {error}"
+        except TooLongError:
+            return "endless", f"more than {SECONDS} processor seconds"
+        except Exception as error:
+            places = [frame for frame in traceback.extract_tb(error.__traceback__) if "/patchclamp/" in frame.filename]
+            where = f"{Path(places[-1].filename).name}:{places[-1].lineno}" if places else "at the door"
+            return "raw", f"{type(error).__name__}: {str(error)[:200]} ({where})"
+        warned = any(issubclass(one.category, UserWarning) for one in said)
+        if parameter not in CARRIED and broken(result) > broken(usual) and not warned:
+            return "broken", f"{broken(result):.0%} of the numbers are NaN or infinite"
+        if parameter not in line.inert and not warned and same(result, usual):
+            return "same", "the result is that of the ordinary call"
+    return "right", ""
+
+
+def names(message: str, parameter: str, value: Any) -> bool:
+    """Whether a message says which value it is about."""
+    shown = [repr(value), str(value), type(value).__name__, parameter, parameter.rstrip("s")]
+    if isinstance(value, torch.Tensor | np.ndarray):
+        shown += [
+            str(tuple(value.shape)),
+            str(value.dtype),
+            *map(str, value.shape[-1:]),
+            "NaN",
+            "finite",
+            "device",
+            "shape",
+        ]
+    if isinstance(value, list | tuple | dict | set):
+        shown += ["empty", "no ", str(len(value))]
+        shown += [text for item in list(value)[:6] for text in (repr(item), str(item), type(item).__name__)]
+    if isinstance(value, float | np.floating):
+        shown += ["NaN", "finite", f"{value:g}"]
+    if value is None or (isinstance(value, str) and not value.strip()):
+        shown += ["need", "no ", "empty", "none"]
+    return any(text and text.lower() in message.lower() for text in shown)
