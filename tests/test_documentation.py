@@ -13,7 +13,7 @@ PAGES = sorted(
 )
 
 
-SAMPLE = ("sites", "edits")
+SAMPLE = ("code-directions", "edits")
 """The pages that `make test` runs; `make test-pages` runs them all."""
 
 

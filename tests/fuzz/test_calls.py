@@ -33,7 +33,7 @@ MODELS = {family: opened(family) for family in TINY}
 
 
 @given(seed=SEED, family=FAMILY)
-@settings(max_examples=examples(40, 300), phases=PHASES)
+@settings(max_examples=examples(20, 300), phases=PHASES)
 def test_a_run_is_what_hooks_give(seed: int, family: str) -> None:
     rng = Random(seed)
     model, module = MODELS[family], tiny.shared(family)
@@ -59,7 +59,7 @@ def test_a_run_is_what_hooks_give(seed: int, family: str) -> None:
 
 
 @given(seed=SEED, family=FAMILY)
-@settings(max_examples=examples(30, 200), phases=PHASES)
+@settings(max_examples=examples(15, 200), phases=PHASES)
 def test_a_recording_is_what_hooks_see(seed: int, family: str) -> None:
     rng = Random(seed)
     model, module = MODELS[family], tiny.shared(family)
@@ -127,7 +127,7 @@ def generating(
 
 
 @given(seed=SEED, family=st.sampled_from(CAUSAL))
-@settings(max_examples=examples(12, 60), phases=PHASES)
+@settings(max_examples=examples(6, 60), phases=PHASES)
 def test_a_generation_is_what_the_whole_text_gives_anew_for_each_token(seed: int, family: str) -> None:
     rng = Random(seed)
     model, module = MODELS[family], tiny.shared(family)
@@ -143,7 +143,7 @@ def test_a_generation_is_what_the_whole_text_gives_anew_for_each_token(seed: int
 
 
 @given(seed=SEED, family=st.sampled_from(CAUSAL))
-@settings(max_examples=examples(10, 100), phases=PHASES)
+@settings(max_examples=examples(5, 100), phases=PHASES)
 def test_edits_around_the_users_own_call_are_what_hooks_give(seed: int, family: str) -> None:
     rng = Random(seed)
     model, module = MODELS[family], tiny.shared(family)

@@ -33,7 +33,7 @@ def again(result: pc.Result, model: pc.Model) -> list[pc.Result]:
 
 
 @given(seed=SEED, family=FAMILY)
-@settings(max_examples=examples(6, 60), phases=PHASES)
+@settings(max_examples=examples(3, 60), phases=PHASES)
 def test_a_saved_sweep_is_what_hooks_give(seed: int, family: str) -> None:
     swept = sweeping.sweep(Random(seed), family)
     grid = MODELS[family].sweep(**swept.arguments())
@@ -43,7 +43,7 @@ def test_a_saved_sweep_is_what_hooks_give(seed: int, family: str) -> None:
 
 
 @given(seed=SEED, family=FAMILY)
-@settings(max_examples=examples(6, 60), phases=PHASES)
+@settings(max_examples=examples(3, 60), phases=PHASES)
 def test_a_saved_run_is_what_hooks_give(seed: int, family: str) -> None:
     rng = Random(seed)
     inputs, rows = draws.prompts(rng)

@@ -20,7 +20,7 @@ from tests.traces import no_trace
 
 
 @given(seed=SEED, family=FAMILY)
-@settings(max_examples=examples(20, 200), phases=PHASES)
+@settings(max_examples=examples(10, 200), phases=PHASES)
 def test_a_sweep_is_what_hooks_give(seed: int, family: str) -> None:
     swept = sweeping.sweep(Random(seed), family)
     with no_trace(tiny.shared(family)):
@@ -29,7 +29,7 @@ def test_a_sweep_is_what_hooks_give(seed: int, family: str) -> None:
 
 
 @given(seed=SEED, family=FAMILY)
-@settings(max_examples=examples(8, 100), phases=PHASES)
+@settings(max_examples=examples(4, 100), phases=PHASES)
 def test_a_patch_is_what_hooks_give(seed: int, family: str) -> None:
     rng = Random(seed)
     swept = sweeping.sweep(rng, family)
@@ -67,7 +67,7 @@ CHANGES = ("reads", "operations", "base", "rows", "at", "vector", "model", "conf
 
 
 @given(seed=SEED, family=st.sampled_from(list(TINY)), change=st.sampled_from(CHANGES))
-@settings(max_examples=examples(12, 150), phases=PHASES)
+@settings(max_examples=examples(6, 150), phases=PHASES)
 def test_a_checkpoint_of_other_work_is_not_taken(seed: int, family: str, change: str) -> None:
     rng = Random(seed)
     swept = sweeping.sweep(rng, family)
