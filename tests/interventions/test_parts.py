@@ -312,7 +312,7 @@ PATH: dict[str, Any] = {
 }  # fmt: skip
 TRACE: dict[str, Any] = {
     "prompt": OTHER, "subject": [2], "answer": 8, "sites": "mlp_out", "window": 2, "samples": 3, "noise": 2.0, "std": 0.3, "seed": 1,
-    "read": pc.Loss(5), "method": "gradient", "check": 1, "max_tokens": 9, "verify": 2,
+    "read": pc.Loss(5), "max_tokens": 9, "verify": 2,
 }  # fmt: skip
 FACTS: dict[str, Any] = {
     "facts": [(OTHER, [1, 2], 7)], "sites": "mlp_out", "noise": 2.0, "std": 0.3, "samples": 3, "seed": 1, "read": pc.Loss(5), "window": 2, "max_tokens": 9,
@@ -329,6 +329,8 @@ VERBS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
+OF_ESTIMATES = ("method", "integrate", "check")
+"""What is estimated by gradient is not kept in parts."""
 SLOWER = ("trace_facts", "path_patch")
 """Verbs whose parts are kept as those of a trace and a patch are."""
 
@@ -338,7 +340,7 @@ def test_every_parameter_of_a_verb_decides_its_numbers(
     llama: pc.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
 ) -> None:
     method, (usual, others) = getattr(llama, verb), VERBS[verb]
-    assert set(inspect.signature(method).parameters) - {"checkpoint", "progress", "options", "integrate"} <= set(
+    assert set(inspect.signature(method).parameters) - {"checkpoint", "progress", "options", *OF_ESTIMATES} <= set(
         others
     ), "none is left out"
     whole = method(**usual, checkpoint=tmp_path)
@@ -351,6 +353,16 @@ def test_every_parameter_of_a_verb_decides_its_numbers(
     with counting(monkeypatch) as made:
         assert method(**usual, checkpoint=tmp_path).dataset.identical(whole.dataset)
     assert made == [] or verb == "path_patch", "paths are recorded again"
+
+
+def test_an_estimate_keeps_no_parts(llama: pc.Model, tmp_path: Path) -> None:
+    for trace in (
+        lambda: llama.causal_trace(IDS, [1, 2], 7, samples=1, method="gradient", checkpoint=tmp_path),
+        lambda: llama.trace_facts([(IDS, [1, 2], 7)], samples=1, method="gradient", checkpoint=tmp_path),
+    ):
+        with pytest.raises(pc.InputError, match="keeps finished cells, and method='gradient' has none"):
+            trace()
+    assert not list(tmp_path.rglob("*.safetensors"))
 
 
 def other_llama(**changed: Any) -> nn.Module:

@@ -108,6 +108,10 @@ def causal_trace(
         raise InputError(unknown("method", method, ("exact", "gradient")))
     if method == "exact" and integrate:
         raise InputError(f"integrate={integrate!r} averages gradients; it goes with method='gradient'")
+    if method == "gradient" and checkpoint is not None:
+        raise InputError(
+            f"checkpoint={str(checkpoint)!r} keeps finished cells, and method='gradient' has none: it is one pass; leave it out"
+        )
     states = States.of(model, sites, window)
     parts = Parts.of(checkpoint, model, reads=() if read is None else as_reads(read))
     setting = Setting.of(
