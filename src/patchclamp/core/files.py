@@ -8,9 +8,13 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from patchclamp.core.errors import InputError
+from patchclamp.core.text import csv_text, json_text
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def _sync(path: Path) -> None:
@@ -85,7 +89,12 @@ def write_text(path: str | Path, text: str) -> None:
 
 def write_json(path: str | Path, value: Any) -> None:
     """Write ``value`` as indented JSON, atomically."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, sort_keys=False) + "\n")
+    write_text(path, json_text(value, indent=2) + "\n")
+
+
+def write_csv(path: str | Path, frame: "pd.DataFrame", *, index: bool = False) -> None:
+    """Write a pandas frame as CSV, atomically; its texts as :func:`patchclamp.core.text.for_csv` makes them."""
+    write_text(path, csv_text(frame, index=index))
 
 
 def read_json(path: str | Path) -> Any:

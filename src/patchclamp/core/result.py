@@ -14,7 +14,7 @@ from torch import Tensor
 
 from patchclamp.core import registry
 from patchclamp.core.errors import InputError
-from patchclamp.core.files import atomic_file, read_json, write_json, write_text
+from patchclamp.core.files import atomic_file, read_json, write_csv, write_json, write_text
 from patchclamp.core.labelled import pack, unpack
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ class Result(ABC):
                 )
         for name, part in self._parts().items():
             part.save(target / name)
-        write_text(target / "data.csv", self.frame().to_csv(index=False))
+        write_csv(target / "data.csv", self.frame())
         drawn = self.figure(**figure_options)
         for suffix in ("svg", "png"):
             with atomic_file(target / f"figure.{suffix}") as temporary:
