@@ -10,6 +10,7 @@ from rich.console import Console
 
 from patchclamp.cli.options import Json, Opening
 from patchclamp.cli.output import remember, show
+from patchclamp.core import folders
 from patchclamp.core.errors import InputError
 from patchclamp.core.files import read_text
 
@@ -56,6 +57,7 @@ def tune_lens(
         opening: How to open the model.
         as_json: Print JSON.
     """
+    folders.check(out, folders.TUNED_LENS, *folders.COMMAND)
     texts = _texts(corpus or ["gutenberg"])
     options: dict[str, Any] = {
         "tokens": tokens, "length": length, "passes": passes, "held_out": held_out, "optimizer": optimizer,
