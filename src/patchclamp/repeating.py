@@ -1,5 +1,6 @@
 """A saved result, made again from its folder alone."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -8,10 +9,11 @@ from typing import Any
 from torch import Tensor
 
 from patchclamp import metrics
-from patchclamp.core.errors import InputError
+from patchclamp.core.errors import InputError, unknown
 from patchclamp.core.files import read_json
 from patchclamp.core.result import Result
 from patchclamp.core.result import open as open_result
+from patchclamp.core.text import for_terminal
 from patchclamp.directions import dose, effects, projections
 from patchclamp.interventions.edits import Edit
 from patchclamp.interventions.positions import UNSAID, Unsaid
@@ -20,6 +22,8 @@ from patchclamp.lenses.tuned import TunedLens
 from patchclamp.model import Model, load
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.tokens import labels
+
+_RECORDED = ("dtype", "revision", "attn_implementation")
 
 
 def repeat(folder: str | Path, model: Model | None = None) -> Result:
@@ -58,12 +62,40 @@ def _open(described: dict[str, Any], folder: str | Path) -> Model:
         raise InputError(
             f"{str(folder)!r} was made with a live model that has no name; pass it: pc.repeat(folder, model)"
         )
-    opened = load(described["name"], **described["options"])
+    name, options = described["name"], _options(described["options"], folder)
+    sys.stderr.write(f"patchclamp: {for_terminal(announcement(folder, name))}\n")
+    opened = load(name, **options)
     if described["weights_sha256"] not in (None, opened.weights_digest()):
         raise InputError(
             f"the weights of {described['name']!r} are no longer those of {str(folder)!r}; pass the model you mean"
         )
     return opened
+
+
+def announcement(folder: str | Path, name: str, what: str | None = None) -> str:
+    """What a folder is about to have opened: it may come from somebody else, so it is said first."""
+    from patchclamp import catalogue
+
+    if what is None:
+        local = "a local folder" if Path(name).exists() else "a model of the Hugging Face hub"
+        what = "a model of the catalogue" if catalogue.is_model(name) else local
+    return f"{str(folder)!r} was made with {name!r}, {what}, which is opened now"
+
+
+def _options(recorded: Any, folder: str | Path) -> dict[str, Any]:
+    """How a model was opened. Only what :func:`patchclamp.load` records is passed on to it.
+
+    Raises:
+        InputError: The record holds something else.
+    """
+    if not isinstance(recorded, dict):
+        raise InputError(f"{str(folder)!r} records no options of its model, but {recorded!r}")
+    for name, value in recorded.items():
+        if name not in _RECORDED:
+            raise InputError(f"{str(folder)!r}: {unknown('recorded option of a model', name, _RECORDED)}")
+        if not isinstance(value, str):
+            raise InputError(f"{str(folder)!r} records {name}={value!r} of its model, which is no text")
+    return recorded
 
 
 def _sweep(model: Model, prompts: Any, said: dict[str, Any]) -> Result:

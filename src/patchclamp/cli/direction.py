@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
-from rich.console import Console
 
 from patchclamp.cli.concepts import Texts, lines
 from patchclamp.cli.options import Json, Opening
-from patchclamp.cli.output import remember, show
+from patchclamp.cli.output import remember, say, show
 from patchclamp.cli.specs import position
 from patchclamp.cli.steer import Kind, edits_of, model_of
 from patchclamp.core import folders
@@ -95,7 +94,7 @@ def fit(
     command = shlex.join(["patchclamp", *sys.argv[1:]])
     remember(out, command, "direction.fit", {**said, **texts.as_config(), **opening.as_config()})
     for warning in dict.fromkeys(text for direction in found for text in direction.report["warnings"]):
-        Console(stderr=True, highlight=False, markup=False).print(f"note: {warning}")
+        say(f"note: {warning}")
 
 
 def _options(method: str, given: list[str] | None, answers: list[str] | None) -> dict[str, Any]:
@@ -220,7 +219,7 @@ def eval(
     show(tables, as_json=True) if as_json else show(repr(done), as_json=False)
     if out is not None:
         done.save(out)
-        Console(stderr=True, highlight=False, markup=False).print(f"saved to {out}")
+        say(f"saved to {out}")
 
 
 @app.command

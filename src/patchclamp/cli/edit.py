@@ -4,10 +4,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
-from rich.console import Console
 
 from patchclamp.cli.options import Json, Opening, Out
-from patchclamp.cli.output import keep, show
+from patchclamp.cli.output import keep, say, show
 
 app = App(name="edit", help="Rewrite what a model knows; the model itself stays as it is.")
 
@@ -70,7 +69,7 @@ def fact(
         "kl": kl, "decay": decay, "clamp": clamp, "seed": seed,
     }  # fmt: skip
     found = opened.rewrite_fact(prompt, subject, target, **options)
-    Console(stderr=True, highlight=False, markup=False).print(repr(found))
+    say(repr(found))
     said = {"model": model, "prompt": prompt, "subject": subject, "target": target, "try": try_, "export": export}
     keep(found, out, "edit.fact", {**said, **options, **opening.as_config()})
     rows = _tried(opened, found, try_ or [])
@@ -85,7 +84,7 @@ def fact(
     show(value, as_json=as_json, table=rows, title=f"likeliest next token; layer {found.layer} rewritten")
     if export is not None:
         found.export(opened, export)
-        Console(stderr=True, highlight=False, markup=False).print(f"checkpoint in {export}")
+        say(f"checkpoint in {export}")
 
 
 def _tried(model: Any, found: Any, others: list[str]) -> list[dict[str, Any]]:

@@ -3,10 +3,9 @@
 from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
-from rich.console import Console
 
 from patchclamp.cli.options import Json, Opening, Out
-from patchclamp.cli.output import keep, show
+from patchclamp.cli.output import keep, say, show
 
 command = App(
     name="heads", help="Score every head: does it go back to where a token stood before, and copy what followed?"
@@ -50,7 +49,7 @@ def heads(
     opened = opening.load(model)
     found = opened.head_scores(text, word, length=length, samples=samples, seed=seed, draws=draws)
     table = found.strongest(score, top)
-    Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(repr(found))
+    say(repr(found))
     value = {
         "strongest": {name: found.strongest(name, top).to_dict("records") for name in found.scores},
         "not_measured": found.record["not_measured"],

@@ -4,6 +4,8 @@ import importlib
 import importlib.util
 import json
 import sys
+from collections.abc import Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,12 +28,26 @@ POINTS = (
     "or numbers as '[1, 0.5]'."
 )
 
+typed: ContextVar[Sequence[str]] = ContextVar("patchclamp_typed", default=())
+"""What the person typed on the command line of this run."""
+
+
+def is_python(spec: str) -> bool:
+    """Whether a specification is of a Python file, which would be executed."""
+    return spec.rpartition(":")[0].endswith(".py")
+
+
+def is_typed(spec: str) -> bool:
+    """Whether a specification was typed, as an argument or as the value of an option; what a file names was not."""
+    return any(spec == word or (word.startswith("-") and word.partition("=")[2] == spec) for word in typed.get())
+
 
 def open_network(spec: str, opening: Opening) -> "pc.Model":
     """The open model that a specification names.
 
     Raises:
-        InputError: There is no such network, or the file does not give one.
+        InputError: There is no such network, the file does not give one, or only a configuration names the file: a Python
+            file is executed when the person who runs the command names it, and not because a file that was received does.
     """
     import patchclamp as pc
 
@@ -44,7 +60,12 @@ def open_network(spec: str, opening: Opening) -> "pc.Model":
             raise InputError(f"{spec!r}: what follows the colon is the seed, a number")
         return pc.wrap(digits.trained(kind, data, seed=int(seed or 0), progress=True))  # type: ignore[arg-type]
     path, _, made = spec.rpartition(":")
-    if path.endswith(".py"):
+    if is_python(spec):
+        if not is_typed(spec):
+            raise InputError(
+                f"{spec!r} would be executed, and it was not typed: a configuration may have come from somebody else. "
+                "Type it on the command line if you trust the file"
+            )
         return pc.wrap(_from_file(Path(path), made).eval())
     if spec.endswith(".py"):
         raise InputError(f"{spec!r}: name the network in it, as {spec}:make")

@@ -3,10 +3,9 @@
 from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
-from rich.console import Console
 
 from patchclamp.cli.options import Json, Opening, Out
-from patchclamp.cli.output import keep, show
+from patchclamp.cli.output import keep, say, show
 from patchclamp.cli.specs import ReadName, position, reads_of
 from patchclamp.cli.sweep import by_read, strongest
 
@@ -55,7 +54,7 @@ def patch(
         source, into, sites=sites, at=position(at), align=align, read=reads_of(read or ["logit-difference"], answer),
         budget=budget, verify=verify,
     )  # fmt: skip
-    Console(stderr=True, highlight=False, markup=False).print(str(grid.plan))
+    say(grid.plan)
     value = {
         "baseline": by_read(grid, "baseline:"),
         "reference": by_read(grid, "reference:"),

@@ -88,9 +88,11 @@ def _save(made: dict[str, Any], rows: list[dict[str, Any]], into: Path) -> None:
     """Every condition under its name, and their texts side by side."""
     import pandas as pd
 
+    from patchclamp.core.files import write_csv
+
     for name, result in made.items():
         result.save(into / name)
-    pd.DataFrame(rows).to_csv(into / "completions.csv", index=False)
+    write_csv(into / "completions.csv", pd.DataFrame(rows))
 
 
 def model_of(found: Any, given: str | None) -> str:

@@ -3,11 +3,10 @@
 from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
-from rich.console import Console
 
 import patchclamp as pc
 from patchclamp.cli.options import Edits, Json, Opening, Out, Short
-from patchclamp.cli.output import keep, show
+from patchclamp.cli.output import keep, say, show
 from patchclamp.cli.specs import ReadName, edits_of, over_of, position, reads_of
 from patchclamp.core.errors import InputError
 
@@ -72,7 +71,7 @@ def sweep(
         show(found.as_record(), as_json=as_json) if as_json else show(str(found), as_json=False)
         return
     grid = opened.sweep(prompt, edits, verify=verify, checkpoint=checkpoint, **options)
-    Console(stderr=True, highlight=False, markup=False).print(str(grid.plan))
+    say(grid.plan)
     show(_summary(grid), as_json=as_json, table=strongest(grid), title="largest differences from the baseline")
     said = {
         "model": model, "prompt": prompt, "edit": specs, "cumulative": cumulative, "over": over, "read": read, "answer": answer,

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter
-from rich.console import Console
 
 from patchclamp.cli.options import Json, Opening, Out
-from patchclamp.cli.output import keep, show
+from patchclamp.cli.output import keep, say, show
 from patchclamp.core.errors import InputError
 from patchclamp.core.files import read_text
 
@@ -110,7 +109,7 @@ def read_facts(path: Path) -> list[tuple[str, str, str | None]]:
 def _show_one(found: "Trace", as_json: bool) -> None:
     from patchclamp.reports.trace import strongest
 
-    Console(stderr=True, highlight=False, markup=False).print(f"{found!r}\n{found.plan}")
+    say(f"{found!r}\n{found.plan}")
     name = found.reads[0]
     frame = strongest(found, 12)
     value = {
@@ -130,7 +129,7 @@ def _show_one(found: "Trace", as_json: bool) -> None:
 def _show_many(found: "TraceAverage", as_json: bool) -> None:
     from patchclamp.reports.average import facts, strongest
 
-    Console(stderr=True, highlight=False, markup=False).print(repr(found))
+    say(repr(found))
     mean, frame = found.mean(), strongest(found)
     value = {
         "effect": mean["effect"].values.tolist(),

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
-from rich.console import Console
 
 from patchclamp.cli.options import Json, Opening
-from patchclamp.cli.output import remember, show
+from patchclamp.cli.output import remember, say, show
 from patchclamp.core import folders
 from patchclamp.core.errors import InputError
 from patchclamp.core.files import read_text
@@ -70,7 +69,7 @@ def tune_lens(
     )
     said = {"model": model, "corpus": corpus, "out": out, **options, **opening.as_config()}
     remember(out, shlex.join(["patchclamp", *sys.argv[1:]]), "tune-lens", said)
-    Console(stderr=True, highlight=False, markup=False).print(f"saved to {out}")
+    say(f"saved to {out}")
 
 
 def _texts(corpus: list[str]) -> str | list[str]:

@@ -3,9 +3,14 @@
 import difflib
 from collections.abc import Iterable
 
+from patchclamp.core.text import for_terminal
+
 
 class PatchclampError(Exception):
     """Base of every error that patchclamp raises on purpose."""
+
+    def __str__(self) -> str:
+        return for_terminal(super().__str__())
 
 
 class InputError(PatchclampError, ValueError):
@@ -54,6 +59,9 @@ class MissingDependencyError(PatchclampError, ImportError):
 
 class PatchclampWarning(UserWarning):
     """Something the user should know before trusting a number."""
+
+    def __str__(self) -> str:
+        return for_terminal(super().__str__())
 
 
 def nearest(value: str, choices: Iterable[str]) -> str | None:

@@ -8,10 +8,14 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from patchclamp.core.errors import InputError, PatchclampError, StorageError
 from patchclamp.core.leases import lease
+from patchclamp.core.text import csv_text, json_text
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MALFORMED = (
     ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError, ArithmeticError, AssertionError, EOFError,
@@ -168,6 +172,11 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, _json(value))
 
 
+def write_csv(path: str | Path, frame: "pd.DataFrame", *, index: bool = False) -> None:
+    """Write a pandas frame as CSV, atomically; its texts as :func:`patchclamp.core.text.for_csv` makes them."""
+    write_text(path, csv_text(frame, index=index))
+
+
 def read_json(path: str | Path) -> Any:
     """Read a JSON file.
 
@@ -182,23 +191,18 @@ def parsed(data: bytes) -> Any:
     """What JSON says.
 
     Raises:
-        ValueError: It is no JSON in UTF-8, or holds half a character (a lone surrogate), which no file can keep.
+        ValueError: It is no JSON in UTF-8, or holds half a character (a lone surrogate) and no seal of ours.
         RecursionError: It is nested too deep.
     """
     value = json.loads(data.decode("utf-8"))
-    if b"\\u" in data:
+    if b"\\u" in data and not seal_holds(data):
         json.dumps(value, ensure_ascii=False).encode("utf-8")
     return value
 
 
 def sealed(record: dict[str, Any]) -> bytes:
     """A record as JSON that ends in the SHA-256 of all its bytes, counted with zeros in that place."""
-    try:
-        blank = _json({**record, "sha256": _BLANK}).encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise InputError(
-            f"the record holds half a character (a lone surrogate), which no file can keep: {error}"
-        ) from None
+    blank = _json({**record, "sha256": _BLANK}).encode("utf-8")
     head, _, tail = blank.rpartition(_BLANK.encode())
     return head + hashlib.sha256(blank).hexdigest().encode() + tail
 
@@ -245,4 +249,4 @@ def sha256_file(path: str | Path) -> str:
 
 
 def _json(value: Any) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False, sort_keys=False) + "\n"
+    return json_text(value, indent=2) + "\n"

@@ -8,6 +8,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from patchclamp.core.text import for_terminal
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -104,9 +106,10 @@ def _bar(begun: Progress) -> tuple[Listener, Callable[[], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 
-    columns: list[Any] = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
-    bars = Bars(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True), transient=True)
-    identity = bars.add_task(f"{begun.task} ({begun.unit})", total=begun.total)
+    columns: list[Any] = [TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn()]
+    console = Console(stderr=True, emoji=False)
+    bars = Bars(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True)
+    identity = bars.add_task(for_terminal(f"{begun.task} ({begun.unit})"), total=begun.total)
     bars.start()
 
     def show(event: Progress) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from patchclamp.core import folders, registry
+from patchclamp.core.files import write_csv
 from patchclamp.core.labelled import pack, unpack
 from patchclamp.core.tensors import read_tensors, write_tensors
 
@@ -149,7 +150,7 @@ class Result(ABC):
                 write_tensors(into / _TENSORS, self.tensors)
             for name, part in self._parts().items():
                 part.save(into / name)
-            (into / "data.csv").write_text(self.frame().to_csv(index=False), encoding="utf-8")
+            write_csv(into / "data.csv", self.frame())
             drawn = self.figure(**figure_options)
             for suffix in ("svg", "png"):
                 registry.find_name("figures.style:save")(drawn, into / f"figure.{suffix}", suffix)

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from patchclamp.figures.layer_effects import look
-from patchclamp.figures.style import styled
+from patchclamp.figures.style import key, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,7 +26,7 @@ def figure(found: "DoseResponse") -> "Figure":
         for method in methods:
             one, style = data.sel(direction=method), styles[method]
             for axis, name in ((effect, "effect"), (cost, "kl")):
-                axis.plot(one["amount"], one[name], label=method, linewidth=1.1, **style)
+                axis.plot(one["amount"], one[name], label=key(method), linewidth=1.1, **style)
                 axis.fill_between(
                     one["amount"],
                     one[f"{name}_low"],

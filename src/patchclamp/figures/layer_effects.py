@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from patchclamp.core.errors import InputError, unknown
-from patchclamp.figures.style import styled
+from patchclamp.figures.style import key, styled, visible
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -64,11 +64,11 @@ def figure(found: "LayerEffects", *, metric: str = "bias") -> "Figure":
             for row, name in enumerate(shown):
                 axis = axes[row, column]
                 for method in methods:
-                    _line(axis, data.sel(direction=method, edit=edit), name, styles[method], method)
+                    _line(axis, data.sel(direction=method, edit=edit), name, styles[method], key(method))
                 _dress(axis, data, name)
                 if not column:
                     axis.set_ylabel(LABELS[name])
-            axes[0, column].set_title(edit)
+            axes[0, column].set_title(visible(edit, 30))
             axes[-1, column].set_xlabel("layer")
             axes[-1, column].xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         handles, labels = axes[0, 0].get_legend_handles_labels()

@@ -7,7 +7,7 @@ import numpy as np
 
 from patchclamp.core.errors import InputError, unknown
 from patchclamp.figures.lens import row_names
-from patchclamp.figures.style import styled, thin
+from patchclamp.figures.style import key, styled, thin
 from patchclamp.lenses.metrics import METRICS
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def _panel(axis: Any, metric: str, several: "Mapping[str, LensCurves]") -> None:
         one = found.summary().sel(metric=metric)
         rows = np.arange(one.sizes["layer"])
         least = 0.0 if metric != "log_probability" else -np.inf
-        axis.plot(rows, one[middle], color=colour, marker=marker, markersize=2.5, linewidth=1.1, label=label)
+        axis.plot(rows, one[middle], color=colour, marker=marker, markersize=2.5, linewidth=1.1, label=key(label))
         axis.fill_between(rows, np.maximum(one[low], least), one[high], color=colour, alpha=0.25, linewidth=0)
     names = thin(row_names(next(iter(several.values())).data), 10)
     axis.set_xticks([i for i, _ in names], [text for _, text in names])

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from patchclamp.figures.layer_effects import COLOURS
-from patchclamp.figures.style import styled
+from patchclamp.figures.style import key, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,7 +30,13 @@ def figure(found: "Projections") -> "Figure":
             mine, colour = values[labels == label], COLOURS[number % len(COLOURS)]
             axis.hist(mine, edges, density=True, histtype="stepfilled", color=colour, alpha=0.3, linewidth=0)
             axis.hist(
-                mine, edges, density=True, histtype="step", color=colour, linewidth=1.0, label=f"{label} ({len(mine)})"
+                mine,
+                edges,
+                density=True,
+                histtype="step",
+                color=colour,
+                linewidth=1.0,
+                label=key(f"{label} ({len(mine)})"),
             )
             axis.axvline(mine.mean(), color=colour, linewidth=1.0, linestyle="--")
         axis.set(xlabel="coordinate along the direction", ylabel="density", title=f"AUC {found.auc():.3f}")

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from patchclamp.figures.style import styled, visible
+from patchclamp.figures.style import key, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,7 +51,7 @@ def _answers(axis: Any, rewrite: "Rewrite") -> None:
         before, after = table[:, number, 0], table[:, number, 1]
         axis.hlines(at, before, after, color=colour, lw=1.2)
         axis.plot(before, at, "o", mfc="white", color=colour, ms=4)
-        axis.plot(after, at, "o", color=colour, ms=4, label=visible(str(answer)))
+        axis.plot(after, at, "o", color=colour, ms=4, label=key(str(answer), 14))
     axis.plot([], [], "o", mfc="white", color="#333333", ms=4, label="before")
     axis.set_yticks(places, ["the prompt alone", *(f"after prefix {i}" for i in places[1:])])
     axis.set_ylim(len(places) - 0.5, -0.5)

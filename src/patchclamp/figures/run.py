@@ -25,7 +25,8 @@ def figure(run: "Run", *, k: int = 10) -> "Figure":
                 if len(table) >= count * k
                 else table[table["prompt"] == run.prompts[number]]
             )
-            axis.barh([visible(t) for t in rows["token"]], rows["probability"], color="#1f3b73", height=0.7)
+            axis.barh(range(len(rows)), rows["probability"], color="#1f3b73", height=0.7)
+            axis.set_yticks(range(len(rows)), [visible(t) for t in rows["token"]])
             axis.invert_yaxis()
             axis.set_title(visible(run.prompts[number], 48))
             axis.set_xlabel("probability")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from patchclamp.figures.layer_effects import look
-from patchclamp.figures.style import styled
+from patchclamp.figures.style import key, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -58,5 +58,6 @@ def _line(axis: Any, one: Any, metric: str, colour: Any, edit: str, site: str) -
     if known.any():
         axis.plot(
             one["factor"].values[known], one[metric].values[known], color=colour, linestyle=_DASHES[edit],
-            linewidth=1.3 if edit == "scale" else 0.8, label=f"{site}, {edit}", marker="." if edit == "scale" else "", markersize=3,
+            linewidth=1.3 if edit == "scale" else 0.8, label=key(f"{site}, {edit}"), markersize=3,
+            marker="." if edit == "scale" else "",
         )  # fmt: skip

@@ -1,11 +1,14 @@
 """How every figure looks: fonts that stay text, colours that survive grey and colour blindness, visible whitespace."""
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from patchclamp.core.text import escaped, for_figure
 
 SEQUENTIAL = "cividis"
 DIVERGING = "RdBu_r"
@@ -27,12 +30,54 @@ _SETTINGS = {
 
 @contextmanager
 def styled() -> Iterator[Any]:
-    """Inside the block matplotlib draws in our style; yields a maker of figures that needs no display."""
+    """Inside the block matplotlib draws in our style; yields a maker of figures that needs no display.
+
+    When the block ends every text of these figures is made literal, so that whatever stands in it can be drawn and saved.
+    """
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
+    made: list[Figure] = []
+
+    def make(**options: Any) -> Figure:
+        made.append(Figure(**options))
+        return made[-1]
+
     with mpl.rc_context(_SETTINGS):
-        yield Figure
+        yield make
+        for figure in made:
+            literal(figure)
+
+
+def literal(figure: Any) -> None:
+    """Let every text of a figure say what it is: no mathematics between dollars, nothing unseen, nothing endless."""
+    for text in _texts(figure):
+        said = text.get_text()
+        if (shown := for_figure(said)) != said:
+            text.set_text(shown)
+        if "$" in shown:
+            text.set_parse_math(False)
+
+
+def _texts(artist: Any) -> Iterator[Any]:
+    """The texts of an artist, without the numbers of its axes."""
+    from matplotlib.axis import Axis
+    from matplotlib.text import Text
+    from matplotlib.ticker import FuncFormatter
+
+    if isinstance(artist, Text):
+        yield artist
+    elif isinstance(artist, Axis):
+        yield artist.label
+        if isinstance(artist.get_major_formatter(), FuncFormatter):  # what matplotlib makes of labels
+            labels = artist.get_majorticklabels()
+            shown = [for_figure(label.get_text()) for label in labels]
+            if shown != [label.get_text() for label in labels]:
+                artist.set_ticklabels(shown)
+            yield from labels
+    else:
+        for child in artist.get_children():
+            yield from _texts(child)
 
 
 def save(drawn: Any, path: Path, suffix: str) -> None:
@@ -40,18 +85,28 @@ def save(drawn: Any, path: Path, suffix: str) -> None:
     import matplotlib as mpl
 
     with mpl.rc_context(_SETTINGS):
-        drawn.savefig(
-            path, format=suffix, metadata={"Date": None} if suffix == "svg" else None, dpi=200, bbox_inches="tight"
-        )
+        write(drawn, path, suffix, dpi=200, metadata={"Date": None} if suffix == "svg" else None)
+
+
+def write(drawn: Any, target: Any, suffix: str, **options: Any) -> None:
+    """Write a figure as it is; a letter that the font lacks is a box, and no matter for a warning."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
+        drawn.savefig(target, format=suffix, bbox_inches="tight", **options)
 
 
 def visible(text: str, longest: int = 14) -> str:
-    """A token as a tick label: spaces, line ends and mathematics shown, long ones cut."""
+    """A token as a tick label: spaces and line ends shown, long ones cut."""
     shown = text.replace("\n", "⏎").replace("\t", "⇥").replace("\r", "␍").replace("\u00a0", "␣")
     lead = len(shown) - len(shown.lstrip(" "))
-    shown = "·" * lead + shown[lead:]
-    shown = shown if len(shown) <= longest else shown[: longest - 1] + "…"
-    return shown.replace("$", r"\$")
+    shown = escaped("·" * lead + shown[lead:])
+    return shown if len(shown) <= longest else shown[: longest - 1] + "…"
+
+
+def key(text: str, longest: int = 60) -> str:
+    """A name as an entry of a legend, which leaves out what begins with an underscore."""
+    shown = visible(text, longest)
+    return f"\N{HAIR SPACE}{shown}" if shown.startswith("_") else shown
 
 
 def limits(values: Any, baseline: float | None) -> tuple[str, float, float]:

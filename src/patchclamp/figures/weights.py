@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from patchclamp.core.errors import InputError
-from patchclamp.figures.style import styled, visible
+from patchclamp.figures.style import key, styled, visible
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -49,7 +49,7 @@ def _spectrum(axis: Any, lens: "WeightLens", name: str) -> None:
     kept = np.isfinite(own)
     index = np.flatnonzero(kept)
     least = np.where(own[kept] > 1e-6 * own[kept].max(), own[kept], np.nan)  # a log axis has no place for zero
-    axis.plot(index, least, color=_OWN, linewidth=1.3, label=name)
+    axis.plot(index, least, color=_OWN, linewidth=1.3, label=key(name))
     axis.plot(index, control[:, kept].mean(0), color=_RANDOM, linewidth=1.0, label="random, same norm")
     axis.fill_between(index, control[:, kept].min(0), control[:, kept].max(0), color=_RANDOM, alpha=0.3, linewidth=0)
     axis.set_yscale("log")

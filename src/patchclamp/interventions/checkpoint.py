@@ -148,6 +148,7 @@ def _reloaded(model: OpenModel, module: nn.Module, folder: Path) -> nn.Module:
         dtype=model.dtype,
         attn_implementation=getattr(model.config, "_attn_implementation", None),
         output_loading_info=True,
+        trust_remote_code=False,
     )
     again = again.to(model.device).eval()
     kept, wanted = again.state_dict(), module.state_dict()

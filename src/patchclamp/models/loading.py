@@ -13,6 +13,7 @@ from patchclamp.models.families import all_families
 from patchclamp.models.guard import check_kind
 from patchclamp.models.opened import OpenModel, Source
 from patchclamp.models.sitemap import SiteMap, resolve
+from patchclamp.models.trust import check_attention, check_config, check_message
 
 DTYPES = {
     "auto": "auto",
@@ -44,6 +45,7 @@ def open_model(
         )
     if device_map is not None:
         _need_accelerate()
+    check_attention(attn_implementation)
     folder = catalogue.fetch(name) if catalogue.is_model(name) else None
     if folder is None and not Path(name).exists() and "/" not in name and (close := nearest(name, catalogue.models())):
         raise ModelError(
@@ -82,25 +84,29 @@ def _from_pretrained(place: str, name: str, options: dict[str, Any]) -> tuple[nn
 
     revision = {"revision": options["revision"]} if "revision" in options else {}
     try:
-        config = transformers.AutoConfig.from_pretrained(place, **revision)
+        config = transformers.AutoConfig.from_pretrained(place, trust_remote_code=False, **revision)
     except (OSError, ValueError) as error:
+        check_message(error, name)
         raise ModelError(
             f"unknown model {name!r}: not in the catalogue, not a folder, and the Hugging Face hub gave: {_first_line(error)}"
         ) from None
+    check_config(config, name)
     auto = auto_class(config)
     try:
         with quiet_transformers():
-            module = auto.from_pretrained(place, **options)
+            module = auto.from_pretrained(place, trust_remote_code=False, weights_only=True, **options)
     except (OSError, ValueError, ImportError) as error:
+        check_message(error, name)
         raise ModelError(f"the model {name!r} could not be loaded: {_first_line(error)}") from error
     tokenizer = None
     if getattr(module, "main_input_name", "") == "input_ids":
         try:
-            found = transformers.AutoTokenizer.from_pretrained(place, **revision)
+            found = transformers.AutoTokenizer.from_pretrained(place, trust_remote_code=False, **revision)
             tokenizer = (
                 found if found.vocab_size else None
             )  # without tokenizer files transformers makes up an empty one
-        except (OSError, ValueError):
+        except (OSError, ValueError) as error:
+            check_message(error, name)
             tokenizer = None
     return module, tokenizer
 

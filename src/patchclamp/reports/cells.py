@@ -119,8 +119,3 @@ def _size(cells: Cells) -> tuple[int, int]:
     if cells.texts is not None:
         return cells.wide or 46, 15
     return cells.wide or int(np.clip(560 / max(len(cells.columns), 1), 12, 46)), 13
-
-
-def plain(text: str) -> str:
-    """A label of a matplotlib figure without its escapes."""
-    return text.replace("\\$", "$")

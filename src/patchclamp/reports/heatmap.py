@@ -6,7 +6,7 @@ import numpy as np
 from markupsafe import Markup
 
 from patchclamp.figures.grid import Panel
-from patchclamp.reports.cells import Cells, Shade, plain, scaled, svg
+from patchclamp.reports.cells import Cells, Shade, scaled, svg
 
 
 def heatmap(panel: Panel) -> Markup:
@@ -26,9 +26,9 @@ def picture(panel: Panel) -> Cells:
         [_said(panel, row, column, float(value)) if np.isfinite(value) else "" for column, value in enumerate(line)]
         for row, line in enumerate(values)
     ]
-    rows = tuple(plain(label) for label in panel.y) or ("",)
-    columns = tuple(plain(label) for label in panel.x)
-    return Cells(plain(panel.title), (shade,), rows, columns, tips, turns=panel.y_name == "layer")
+    rows = panel.y or ("",)
+    columns = panel.x
+    return Cells(panel.title, (shade,), rows, columns, tips, turns=panel.y_name == "layer")
 
 
 def _said(panel: Panel, row: int, column: int, value: float) -> str:
@@ -36,7 +36,7 @@ def _said(panel: Panel, row: int, column: int, value: float) -> str:
     if panel.y:
         lines.append(f"{panel.y_name} {panel.y[row]}")
     if panel.x:
-        lines.append(f"{panel.x_name} {plain(panel.x[column])}")
+        lines.append(f"{panel.x_name} {panel.x[column]}")
     lines.append(f"{value:.6g}")
     if panel.baseline is not None:
         lines.append(f"baseline {panel.baseline:.6g}")

@@ -9,7 +9,7 @@ from markupsafe import Markup
 from patchclamp.figures.lens import curves, picture
 from patchclamp.figures.style import visible
 from patchclamp.lenses.metrics import METRICS
-from patchclamp.reports.cells import Cells, Shade, plain, svg
+from patchclamp.reports.cells import Cells, Shade, svg
 from patchclamp.reports.page import Part, table
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def parts(lens: "Lens") -> list[Part]:
             said = Markup("<p>Prompts from number {} on are in data.csv.</p>").format(prompt)
             found.append(Part("More", said))
             break
-        title = plain(visible(str(lens.data["prompt"].values[prompt]), 80))
+        title = visible(str(lens.data["prompt"].values[prompt]), 80)
         found.append(Part(title, svg(drawn)))
     return [*found, Part("Means by layer", table(means(lens), 200))]
 
@@ -55,21 +55,17 @@ def cells(lens: "Lens", prompt: int = 0) -> Cells:
     for one in shown.values():
         places = np.where(np.isfinite(one.values), one.shade(), np.nan)
         shades.append(Shade(one.label, places, one.colours, f"{one.low:.3g}", f"{one.high:.3g}"))
-    texts = np.vectorize(lambda text: _plain(str(text), 7), otypes=[object])(first.texts)
+    texts = np.vectorize(lambda text: visible(str(text), 7), otypes=[object])(first.texts)
     return Cells(
         "each layer's likeliest token, framed where it is the target",
         tuple(shades),
         first.layers,
-        tuple(_plain(token, 7) for token in first.tokens),
+        tuple(visible(token, 7) for token in first.tokens),
         _said(lens, prompt),
-        tuple(_plain(target, 7) if target else "?" for target in first.targets),
+        tuple(visible(target, 7) if target else "?" for target in first.targets),
         texts,
         first.hits,
     )
-
-
-def _plain(text: str, longest: int) -> str:
-    return plain(visible(text, longest))
 
 
 def _said(lens: "Lens", prompt: int) -> list[list[str]]:
@@ -83,7 +79,7 @@ def _said(lens: "Lens", prompt: int) -> list[list[str]]:
         for column in np.flatnonzero(one["at"].values >= 0):
             tops = zip(best[row, column], chances[row, column], strict=True)
             lines = [f"{site}, position {one['at'].values[column]}"]
-            lines += [f"{chance:8.4f}  {visible(str(token), 24)}".replace("\\$", "$") for token, chance in tops]
+            lines += [f"{chance:8.4f}  {visible(str(token), 24)}" for token, chance in tops]
             lines += [f"{name.replace('_', ' ')} {value[row, column]:.4g}" for name, value in numbers.items()]
             cells.append("\n".join(lines))
         rows.append(cells)

@@ -2,7 +2,6 @@
 
 import base64
 import io
-import json
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
@@ -12,6 +11,8 @@ from markupsafe import Markup
 
 from patchclamp.core import registry
 from patchclamp.core.result import Result
+from patchclamp.core.text import for_page, json_text
+from patchclamp.figures.style import write
 
 
 @dataclass(frozen=True)
@@ -50,14 +51,15 @@ def render(title: str, parts: list[Part], record: dict[str, Any]) -> str:
         lstrip_blocks=True,
     )
     assets = files("patchclamp.reports") / "templates"
-    return environment.get_template("page.html").render(
+    html = environment.get_template("page.html").render(
         title=title,
         parts=parts,
         command=record.get("command"),
-        evidence=json.dumps(record, indent=2, ensure_ascii=False),
+        evidence=json_text(record, indent=2),
         style=Markup((assets / "page.css").read_text(encoding="utf-8")),
         script=Markup((assets / "page.js").read_text(encoding="utf-8")),
     )
+    return for_page(html)
 
 
 def embedded_png(result: Result, **options: Any) -> Markup:
@@ -68,7 +70,7 @@ def embedded_png(result: Result, **options: Any) -> Markup:
 def embedded(figure: Any) -> Markup:
     """A matplotlib figure inside the page."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=160, bbox_inches="tight")
+    write(figure, buffer, "png", dpi=160)
     data = base64.b64encode(buffer.getvalue()).decode("ascii")
     return Markup('<img alt="figure" src="data:image/png;base64,{}">').format(data)
 

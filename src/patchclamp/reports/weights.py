@@ -17,9 +17,7 @@ def parts(lens: "WeightLens") -> list[Part]:
     """What the page shows."""
     found = [Part("Token lists more alike than 95 % of random ones", table(lens.passing(), 200))]
     frame = lens.frame()
-    frame["tokens"] = [
-        " ".join(visible(str(token), 20).replace("\\$", "$") for token in row) for row in frame["tokens"]
-    ]
+    frame["tokens"] = [" ".join(visible(str(token), 20) for token in row) for row in frame["tokens"]]
     for name in lens.matrices[:MOST]:
         rows = frame[frame["matrix"] == name].drop(columns="matrix")
         found.append(Part(name, embedded_png(lens, matrix=name) + table(rows, 80)))

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 import patchclamp as pc
+from patchclamp.core.files import write_csv
 
 BASE, OTHER = "The capital of Spain is", "The capital of Italy is"
 TRUE, PULL = " Madrid", " Rome"
@@ -114,7 +115,7 @@ def _save(found: ActivationAddition, out: Path) -> None:
     found.sweep.save(out)
     found.dose.save(out / "dose")
     for prompt, table in found.tables.items():
-        table.to_csv(out / f"{prompt.lower().replace(' ', '-')}.csv", index=False)
+        write_csv(out / f"{prompt.lower().replace(' ', '-')}.csv", table)
     before_after = [(f"{prompt!r}, before and after", table) for prompt, table in found.tables.items()]
     contents = [
         ("The experiment", __doc__.split("\n\n", 1)[1]),

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 import patchclamp as pc
 from patchclamp.core.errors import InputError
-from patchclamp.core.files import read_json, write_json
+from patchclamp.core.files import read_json, write_csv, write_json
 from patchclamp.core.progress import Listener, task
 from patchclamp.studies import digits
 from patchclamp.studies.gated import Decoupled, bits, frozen
@@ -372,8 +372,8 @@ def _save(found: ClassesAndMaps, out: Path) -> None:
             save(picture, out / f"{name}.{suffix}", suffix)
     tables = found.averages()
     for name, table in tables.items():
-        table.to_csv(out / f"{name}.csv", index=False)
-        getattr(found, name).to_csv(out / f"{name}-by-seed.csv", index=False)
+        write_csv(out / f"{name}.csv", table)
+        write_csv(out / f"{name}-by-seed.csv", getattr(found, name))
     contents = [
         ("The experiment", __doc__.split("\n\n", 1)[1]),
         ("What was found", "\n\n".join(found.findings())),

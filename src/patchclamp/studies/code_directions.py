@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 import patchclamp as pc
+from patchclamp.core.files import write_csv
 from patchclamp.studies import digits, gender
 
 PUSHED = ((1, 3), (4, 9), (7, 2), (5, 6), (8, 0), (3, 5))
@@ -216,7 +217,7 @@ def study(
         home = Path(out)
         home.mkdir(parents=True, exist_ok=True)
         for name in ("scores", "pushes"):
-            getattr(found, name).to_csv(home / f"{name}.csv", index=False)
+            write_csv(home / f"{name}.csv", getattr(found, name))
         contents = [
             ("The experiment", __doc__.split("\n\n", 1)[1]),
             ("Scores of held-out rows (AUC)", found.scores),

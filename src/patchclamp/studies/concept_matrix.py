@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 import patchclamp as pc
+from patchclamp.core.files import write_csv
 from patchclamp.studies import concepts, gender
 from patchclamp.studies.sentiment_steering import shown
 
@@ -294,12 +295,14 @@ def _map(
 
 
 def _save(found: ConceptMatrix, out: Path) -> None:
+    from patchclamp.figures.style import save
+
     out.mkdir(parents=True, exist_ok=True)
     drawn = figure(found)
     for suffix in ("svg", "png"):
-        drawn.savefig(out / f"figure.{suffix}", dpi=200, bbox_inches="tight")
+        save(drawn, out / f"figure.{suffix}", suffix)
     for name in ("shifts", "contrasts", "probes", "damage"):
-        getattr(found, name).to_csv(out / f"{name}.csv", index=False)
+        write_csv(out / f"{name}.csv", getattr(found, name))
     contents = [
         ("The experiment", __doc__.split("\n\n", 1)[1]),
         ("What was found", drawn),

@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 
 import patchclamp as pc
+from patchclamp.core.files import write_csv
 from patchclamp.core.progress import Listener, task
 from patchclamp.studies.tales import NOUN_OPENING, OPENINGS, TEST_NOUNS, TRAIN_NOUNS, tales
 from patchclamp.studies.training import Shape, make_tokenizer, sample_stories, stream, train_gpt2
@@ -317,7 +318,7 @@ def _save(found: Dropout, out: Path) -> None:
         save(drawn, out / f"figure.{suffix}", suffix)
     frames = {name: getattr(found, name) for name in ("models", "effects", "depth", "regained", "ablations")}
     for name, table in frames.items():
-        table.to_csv(out / f"{name}.csv", index=False)
+        write_csv(out / f"{name}.csv", table)
     contents = [
         ("The experiment", __doc__.split("\n\n", 1)[1]),
         ("What was found", "\n\n".join(found.findings())),

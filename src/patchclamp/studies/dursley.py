@@ -17,6 +17,7 @@ from typing import Any
 import pandas as pd
 
 import patchclamp as pc
+from patchclamp.core.files import write_csv
 from patchclamp.studies import copying, darkness
 from patchclamp.studies.names import NOVELS, Passage, passage, piece_of, recurring, stand_in
 
@@ -161,15 +162,17 @@ def _table(frame: pd.DataFrame, digits: int) -> str:
 
 
 def _save(found: Dursley, own: Passage, others: Sequence[Passage], out: Path) -> None:
+    from patchclamp.figures.style import save
+
     for name, result in (("lens", found.lens), ("neurons", found.neurons), ("heads", found.scores)):
         result.save(out / name)
     frames = {"worth": found.worth, "heads": found.heads, "together": found.together, "passages": found.passages}
     for name, table in {**frames, "darkness": found.darkness}.items():
-        table.to_csv(out / f"{name}.csv", index=False)
+        write_csv(out / f"{name}.csv", table)
     pictures = {"side-by-side": pc.aligned([found.lens, found.neurons]), "darkness": darkness.figure(found.darkness)}
     for name, picture in pictures.items():
         for suffix in ("png", "svg", "pdf"):
-            picture.savefig(out / f"{name}.{suffix}", dpi=160, bbox_inches="tight")
+            save(picture, out / f"{name}.{suffix}", suffix)
     contents = [
         ("The questions", __doc__.split("\n\n", 1)[1]),
         ("Lens, neuron importances and their means by layer", [found.lens, found.neurons]),

@@ -19,6 +19,7 @@ import pandas as pd
 from scipy.stats import t
 
 import patchclamp as pc
+from patchclamp.core.files import write_csv
 from patchclamp.studies.names import piece_of
 
 TEMPLATE = "The capital of {} is the city of"
@@ -218,7 +219,7 @@ def _gain(grid: pc.Grid, answer: str) -> Any:
 def _save(found: CapitalFacts, out: Path) -> None:
     found.average.save(out)
     for name, table in (("known", found.known), ("largest-effects", found.table()), ("control", found.control)):
-        table.to_csv(out / f"{name}.csv", index=False)
+        write_csv(out / f"{name}.csv", table)
     contents = [
         ("The experiment", __doc__.split("\n\n", 1)[1]),
         ("What was found", "\n\n".join(found.findings())),

@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 
 import patchclamp as pc
+from patchclamp.core.files import write_csv
 from patchclamp.studies import gender
 
 ALLOWED = 0.03
@@ -260,7 +261,7 @@ def _save(found: GenderErasure, out: Path) -> None:
     for name in ("effects", "pushed", "projections", "divergence"):
         getattr(found, name).save(out / name)
     for name in ("tested", "probes", "winograd", "interchange"):
-        getattr(found, name).to_csv(out / f"{name}.csv", index=False)
+        write_csv(out / f"{name}.csv", getattr(found, name))
     contents = [
         ("The experiment", (__doc__ or "").split("\n\n", 1)[1]),
         ("By layer, on training people left out of the fit", found.effects),

@@ -21,7 +21,7 @@ from scipy.stats import t
 
 import patchclamp as pc
 from patchclamp.core.digest import digest
-from patchclamp.core.files import read_json, write_json
+from patchclamp.core.files import read_json, write_csv, write_json
 from patchclamp.core.progress import Listener, task
 from patchclamp.studies import gender, trained
 from patchclamp.studies.gender_erasure import SEED
@@ -300,8 +300,8 @@ def _save(found: MeaninglessDirection, out: Path) -> None:
     drawn = figure(found)
     for suffix in ("png", "svg"):
         save(drawn, out / f"figure.{suffix}", suffix)
-    found.draws.to_csv(out / "draws.csv", index=False)
-    found.table().to_csv(out / "table.csv", index=False)
+    write_csv(out / "draws.csv", found.draws)
+    write_csv(out / "table.csv", found.table())
     contents = [
         ("The experiment", __doc__.split("\n\n", 1)[1]),
         ("What was found", "\n\n".join(found.findings())),

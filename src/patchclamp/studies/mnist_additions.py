@@ -19,6 +19,7 @@ import pandas as pd
 
 import patchclamp as pc
 from patchclamp.core.errors import InputError
+from patchclamp.core.files import write_csv
 from patchclamp.core.progress import task
 from patchclamp.studies import digits
 from patchclamp.studies import mnist_measures as measures
@@ -199,10 +200,12 @@ def study(
 
 
 def _save(found: Additions, out: Path, pairs: Sequence[tuple[int, int]]) -> None:
+    from patchclamp.figures.style import save
+
     out.mkdir(parents=True, exist_ok=True)
     for name in FRAMES:
-        getattr(found, name).to_csv(out / f"{name}.csv", index=False)
-    found.thirds().to_csv(out / "thirds.csv", index=False)
+        write_csv(out / f"{name}.csv", getattr(found, name))
+    write_csv(out / "thirds.csv", found.thirds())
     for name, response in found.responses.items():
         _tables(response, found.names, out / "tables" / _slug(name))
     drawn = {"figure": pictures.figure(found)}
@@ -213,7 +216,7 @@ def _save(found: Additions, out: Path, pairs: Sequence[tuple[int, int]]) -> None
                 drawn[_slug(f"bars {name} {a} {b}")] = pictures.bars(response, a, b, found.names, title)
     for name, picture in drawn.items():
         for suffix in ("svg", "png"):
-            picture.savefig(out / f"{name}.{suffix}", dpi=200, bbox_inches="tight")
+            save(picture, out / f"{name}.{suffix}", suffix)
     posts = [("Beside the posts", found.beside_posts())] if found.data == "mnist" else []
     contents = [
         ("The experiment", (__doc__ or "").replace("`", "")),
@@ -235,8 +238,8 @@ def _tables(response: Response, names: Sequence[str], folder: Path) -> None:
     for over in OVER:
         for word, values in (("patched", response.table(over)), ("unpatched", response.clean_table(over))):
             frame = pd.DataFrame(values.numpy(), index=pd.Index(names, name="a"), columns=pd.Index(names, name="b"))
-            frame.to_csv(folder / f"{word}-{over}.csv")
-    response.frame(names).to_csv(folder / "array.csv", index=False)
+            write_csv(folder / f"{word}-{over}.csv", frame, index=True)
+    write_csv(folder / "array.csv", response.frame(names))
 
 
 def _slug(name: str) -> str:

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 import patchclamp as pc
+from patchclamp.core.files import write_csv
 from patchclamp.studies import concepts
 from patchclamp.studies.sentiment_steering import shown
 
@@ -280,14 +281,16 @@ def figure(found: Politics) -> Any:
 
 
 def _save(found: Politics, out: Path) -> None:
+    from patchclamp.figures.style import save
+
     found.response.save(out / "dose")
     drawn = figure(found)
     for suffix in ("svg", "png"):
-        drawn.savefig(out / f"figure.{suffix}", dpi=200, bbox_inches="tight")
+        save(drawn, out / f"figure.{suffix}", suffix)
     tables = {name: getattr(found, name) for name in ("probes", "presidents", "passages", "edits")}
     tables["deals"] = pd.DataFrame({"accuracy": found.null})
     for name, table in tables.items():
-        table.to_csv(out / f"{name}.csv", index=False)
+        write_csv(out / f"{name}.csv", table)
     words = "Of Democrats:" + ",".join(found.words[0]) + ". Of Republicans:" + ",".join(found.words[1]) + "."
     contents = [
         ("The experiment", __doc__.split("\n\n", 1)[1]),

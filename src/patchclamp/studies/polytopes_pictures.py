@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import patchclamp as pc
-from patchclamp.core.files import write_json, write_text
+from patchclamp.core.files import write_csv, write_json
 from patchclamp.figures.style import save as save_figure
 from patchclamp.figures.style import styled
 
@@ -57,7 +57,7 @@ def save(found: "PolytopesMnist", out: Path, about: str) -> None:
 
     out.mkdir(parents=True, exist_ok=True)
     for name in FRAMES:
-        write_text(out / f"{name}.csv", getattr(found, name).to_csv(index=False))
+        write_csv(out / f"{name}.csv", getattr(found, name))
     write_json(out / "summary.json", found.summary())
     drawn = areas(found)
     for suffix in ("png", "svg"):

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 import patchclamp as pc
+from patchclamp.core.files import write_csv
 
 LENGTH, FIRST = 1024, 100
 """Tokens of a sequence, and the first that may be sampled."""
@@ -342,6 +343,6 @@ def _save(found: TokenPolytopes, out: Path) -> None:
             (f"Layer {layer}", clusters),
         ]
     for name, table in (("token", found.table("token")), ("class", found.table("class")), ("nearest", found.nearest)):
-        table.to_csv(out / f"{name}.csv", index=False)
-    found.advantages().to_csv(out / "advantages.csv", index=False)
+        write_csv(out / f"{name}.csv", table)
+    write_csv(out / "advantages.csv", found.advantages())
     pc.report(out / "report.html", "Polytopes of tokens", contents)

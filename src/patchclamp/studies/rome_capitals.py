@@ -19,6 +19,7 @@ import pandas as pd
 import torch
 
 import patchclamp as pc
+from patchclamp.core.files import write_csv
 
 TEMPLATE = "The capital of {} is"
 PARAPHRASES = (
@@ -265,7 +266,7 @@ def averaged(drift: Sequence[pd.DataFrame]) -> pd.DataFrame:
 def _save(found: RomeCapitals, out: Path) -> None:
     found.example.save(out / "example")
     for name in ("scores", "unrelated", "layers", "facts"):
-        getattr(found, name).to_csv(out / f"{name}.csv", index=False)
+        write_csv(out / f"{name}.csv", getattr(found, name))
     contents = [
         ("The experiment", __doc__.split("\n\n", 1)[1]),
         ("Scores on test facts", found.scores),

