@@ -56,6 +56,8 @@ class Form:
     """Others that it writes; what a record without digests stands for."""
     alone: bool = False
     """Whether it is written into a folder of its own only."""
+    versioned: bool = True
+    """Whether version 0.1.0 wrote a format version."""
 
 
 RESULT = Form("a result", "result.json", files=("arrays.safetensors", "parameters.safetensors", *_SHOWN))
@@ -65,9 +67,11 @@ EDITS = Form("edits", "edits.json", files=("edits.safetensors",))
 COVARIANCE = Form("a covariance", "covariance.json", files=("covariance.safetensors",))
 TUNED_LENS = Form("a tuned lens", "config.json", kind="tuned_lens", files=("model.safetensors",))
 NEAREST_LINEAR = Form("a NearestLinear", "config.json", kind="nearest_linear", files=("model.safetensors",))
-TRAINED = Form("a trained network", "training.json")
+TRAINED = Form("a trained network", "training.json", files=("model.safetensors",), versioned=False)
 STUDY = Form("a study", "study.json")
-FORMS = (RESULT, DIRECTIONS, DIRECTION, EDITS, COVARIANCE, TUNED_LENS, NEAREST_LINEAR, TRAINED, STUDY)
+BAKED = Form("a baked checkpoint", "patchclamp.json", versioned=False)
+REWRITTEN = Form("a rewritten checkpoint", "rewrite.json", versioned=False)
+FORMS = (RESULT, DIRECTIONS, DIRECTION, EDITS, COVARIANCE, TUNED_LENS, NEAREST_LINEAR, TRAINED, STUDY, BAKED, REWRITTEN)
 
 
 def save(
@@ -113,6 +117,11 @@ def save(
     return target
 
 
+def save_study(folder: str | Path, name: str, write: Callable[[Path], object]) -> Path:
+    """Save what a study found: tables, pictures, a report, and results in folders of their own; as :func:`save` does."""
+    return save(folder, STUDY, {"format_version": STUDY.version, "kind": "study", "name": name}, write)
+
+
 def extend(folder: str | Path, form: Form, write: Callable[[Path], object]) -> None:
     """Write further files of ours into a saved folder, and list them in its record.
 
@@ -133,6 +142,39 @@ def extend(folder: str | Path, form: Form, write: Callable[[Path], object]) -> N
             files |= {name: _entry(staging / name) for name in _names(staging)}
             (staging / form.record).write_bytes(sealed({**record, "files": dict(sorted(files.items()))}))
             _replace(target, form, staging, overwrite=False, keep=True)
+
+
+def seal(folder: Path, form: Form, record: Mapping[str, Any]) -> None:
+    """Write the record of a checkpoint that other programs open as well, over everything that lies in its folder."""
+    files = {name: _entry(folder / name, modified=True) for name in _names(folder) if name != form.record}
+    (folder / form.record).write_bytes(sealed({"format_version": form.version, **record, "files": files}))
+
+
+def verify(folder: Path) -> None:
+    """Refuse a checkpoint of ours that was changed since; one of other programs, or of version 0.1.0, is not looked at.
+
+    Weights whose size and time are those of the record are taken to be the same; all else is compared by SHA-256.
+
+    Raises:
+        InputError: A file was changed, is damaged or missing.
+    """
+    for form in (BAKED, REWRITTEN, TRAINED):
+        if _is(folder, form):
+            advice = f"restore it, or, if you changed it on purpose, move {form.record} away"
+            for name, entry in _record(folder, form).get("files", {}).items():
+                _compare(folder / name, entry, advice)
+
+
+def discard_parts(folder: Path) -> None:
+    """Remove the finished parts that a checkpoint holds, and no other file; folders that are empty then go as well."""
+    for file in sorted(folder.rglob("*"), reverse=True):
+        with suppress(OSError):  # a folder that holds something else stays
+            if file.is_dir() and not file.is_symlink():
+                file.rmdir()
+            elif re.fullmatch(r"[0-9a-f]{16}-\d{4,}\.safetensors", file.name):
+                file.unlink()
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def form_of(folder: Path) -> Form | None:
@@ -160,7 +202,7 @@ def check(folder: str | Path, form: Form, *also: str, overwrite: bool = False) -
 
 @contextmanager
 def opened(
-    folder: str | Path, form: Form, *, check: bool = True, missing: str | None = None
+    folder: str | Path, form: Form, *, check: bool = True, optional: tuple[str, ...] = (), missing: str | None = None
 ) -> Iterator[dict[str, Any]]:
     """The record of a saved folder, with the ``files`` that it lists, if any; errors inside name the folder.
 
@@ -168,6 +210,7 @@ def opened(
         folder: What :func:`save` wrote.
         form: What it must be.
         check: Compare every file with its SHA-256.
+        optional: Listed files that may be absent.
         missing: What to say if there is no record.
 
     Raises:
@@ -183,9 +226,10 @@ def opened(
             if not (target / form.record).is_file():
                 raise InputError(missing or f"{str(target)!r} holds no {form.record}")
             record = _record(target, form, check)
-            record.pop("format_version")
+            record.pop("format_version", None)
             for name, entry in record.get("files", {}).items() if check else ():
-                _compare(target / name, entry)
+                if name not in optional or (target / name).exists():
+                    _compare(target / name, entry)
             yield record
 
 
@@ -201,7 +245,7 @@ def _record(target: Path, form: Form, check: bool = True) -> dict[str, Any]:
             raise InputError(
                 f"{str(target)!r} holds no {form.what.split(' ', 1)[-1]}: its {form.record} is of something else"
             )
-        version = record["format_version"]
+        version = record["format_version"] if form.versioned else record.get("format_version", 1)
         if isinstance(version, bool) or not isinstance(version, int) or version < 1:
             raise ValueError(f"a format version is a number from 1 on, not {version!r}")
         if version > form.version:
@@ -225,17 +269,20 @@ def is_inside(name: Any) -> bool:
     return all(re.fullmatch(r"(?!\.)[^\\/:\x00-\x1f]{1,255}", part) for part in parts)
 
 
-def _entry(file: Path) -> dict[str, Any]:
-    return {"bytes": file.stat().st_size, "sha256": sha256_file(file)}
+def _entry(file: Path, *, modified: bool = False) -> dict[str, Any]:
+    entry = {"bytes": file.stat().st_size, "sha256": sha256_file(file)}
+    return {**entry, "modified": file.stat().st_mtime_ns} if modified else entry
 
 
-def _compare(file: Path, entry: Mapping[str, Any]) -> None:
+def _compare(file: Path, entry: Mapping[str, Any], advice: str = "restore it from a copy, or save it again") -> None:
     if not file.is_file():
-        raise InputError(
-            f"{str(file)!r} is missing, and the folder is not complete without it; restore it, or save it again"
-        )
-    with reading(file):
-        if _entry(file) != entry:
+        raise InputError(f"{str(file)!r} is missing, and the folder is not complete without it; {advice}")
+    with reading(file, advice):
+        found, wanted = file.stat(), dict(entry)
+        told = wanted.pop("modified", None)
+        if file.suffix == ".safetensors" and (found.st_size, found.st_mtime_ns) == (wanted["bytes"], told):
+            return
+        if _entry(file) != wanted:
             raise ValueError("its bytes are not those that were saved")
 
 
@@ -257,7 +304,8 @@ def _is(target: Path, form: Form) -> bool:
         record = read_json(target / form.record)
     except InputError:
         return False
-    return isinstance(record, dict) and "format_version" in record and form.kind in (None, record.get("kind"))
+    known = isinstance(record, dict) and (not form.versioned or "format_version" in record)
+    return known and form.kind in (None, record.get("kind"))
 
 
 def _ours(target: Path, form: Form, overwrite: bool) -> dict[str, str]:

@@ -2,15 +2,17 @@
 
 import hashlib
 import json
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from patchclamp.core.digest import weights_digest
+from patchclamp.core.digest import digest, weights_digest
 from patchclamp.core.files import atomic_file, reading
 
 _SEAL = "sha256"
@@ -67,6 +69,28 @@ def read_sealed(path: str | Path, advice: str = "delete it to start again") -> t
         if metadata.pop(_SEAL, None) != _seal(tensors, metadata):
             raise ValueError("its numbers are not those that were written")
         return tensors, {name: json.loads(value) for name, value in metadata.items()}
+
+
+def write_state(path: str | Path, state: dict[str, Any]) -> None:
+    """Write what training goes on from (plain values and states of modules and optimisers), with its digest, atomically."""
+    with atomic_file(path) as temporary:
+        torch.save({**state, _SEAL: digest(state)}, temporary)
+
+
+def read_state(path: str | Path, advice: str = "delete it to start again") -> dict[str, Any]:
+    """Read what :func:`write_state` wrote; nothing but tensors and plain values is ever read.
+
+    Raises:
+        InputError: There is none, or it is not what was written.
+    """
+    with reading(path, advice):
+        try:
+            state = torch.load(path, weights_only=True, mmap=True)
+        except pickle.UnpicklingError as error:
+            raise ValueError(f"it holds more than tensors and plain values: {error}") from None
+        if not isinstance(state, dict) or state.pop(_SEAL, None) != digest(state):
+            raise ValueError("it is not what was written")
+        return state
 
 
 def _seal(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:

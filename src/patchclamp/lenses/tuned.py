@@ -330,6 +330,8 @@ def _mismatch(wanted: dict[str, Any], other: dict[str, Any]) -> str:
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Tensor]]:
     """Which model a saved lens was trained for, its report, and its translators."""
-    with folders.opened(folder, folders.TUNED_LENS) as config:
+    with folders.opened(
+        folder, folders.TUNED_LENS, optional=folders.COMMAND
+    ) as config:  # a hub gives what is asked for
         trained_for = {name: config["trained_for"][name] for name in ("name", "revision", "class", "weights")}
         return {**config["trained_for"], **trained_for}, dict(config["training"]), read_tensors(folder / WEIGHTS)
