@@ -143,7 +143,7 @@ def _lens(model: Model, prompts: Any, said: dict[str, Any]) -> Result:
 
 
 def _tuned(model: Model, said: dict[str, Any]) -> TunedLens:
-    found = TunedLens.from_pretrained(said["folder"], model, force=said["forced"])
+    found = TunedLens.from_pretrained(said["folder"], model, revision=said.get("revision"), force=said["forced"])
     if found.digest() != said["digest"]:
         raise InputError(f"the tuned lens in {said['folder']!r} is no longer the one that the result was made with")
     return found

@@ -1,15 +1,15 @@
+import errno
 import hashlib
 import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from patchclamp.core import files
-from patchclamp.core.errors import InputError
+from patchclamp.core.errors import InputError, StorageError
 from patchclamp.core.files import atomic_file, atomic_folder, read_json, read_text, sha256_file, write_json, write_text
 
 
@@ -33,43 +33,37 @@ def test_a_file_appears_complete_or_not_at_all(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["a.txt"]
 
 
-def test_a_folder_takes_the_place_of_another_as_a_whole(tmp_path: Path) -> None:
+def test_a_folder_appears_as_a_whole_and_replaces_nothing(tmp_path: Path) -> None:
     target = tmp_path / "folder"
-    for content in ("one", "two"):
+
+    def write(content: str, *, stop: bool = False) -> None:
         with atomic_folder(target) as temporary:
             (temporary / "file").write_text(content)
-        assert (target / "file").read_text() == content
-
-    def fail() -> None:
-        with atomic_folder(target) as temporary:
-            (temporary / "file").write_text("half")
-            raise RuntimeError
+            assert not (target / "file").exists()
+            if stop:
+                raise RuntimeError
 
     with pytest.raises(RuntimeError):
-        fail()
-    assert (target / "file").read_text() == "two"
-    assert os.listdir(tmp_path) == ["folder"]
-
-
-def test_a_folder_whose_place_cannot_be_taken_leaves_the_old_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    target = tmp_path / "folder"
+        write("half", stop=True)
+    assert os.listdir(tmp_path) == []
     target.mkdir()
-    (target / "file").write_text("old")
-    rename = Path.rename
-
-    def no_part(self: Path, to: Path) -> Path:
-        if self.suffix == ".part":
-            raise OSError("no room")
-        return rename(self, to)
-
-    monkeypatch.setattr(Path, "rename", no_part)
-    with pytest.raises(OSError, match="no room"):
-        with atomic_folder(target) as temporary:
-            (temporary / "file").write_text("new")
-    assert (target / "file").read_text() == "old"
+    write("one")
+    with pytest.raises(InputError, match="is not empty"):
+        write("two")
+    assert (target / "file").read_text() == "one"
     assert os.listdir(tmp_path) == ["folder"]
+
+
+def test_a_folder_whose_place_cannot_be_taken_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_room(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "no room")
+
+    monkeypatch.setattr(Path, "rename", no_room)
+    with pytest.raises(StorageError, match="folder' could not be written.*no room") as raised:
+        with atomic_folder(tmp_path / "folder") as temporary:
+            (temporary / "file").write_text("new")
+    assert raised.value.errno == errno.ENOSPC
+    assert os.listdir(tmp_path) == []
 
 
 def test_what_appears_was_written_to_the_disk_before_and_others_may_read_it(
@@ -78,19 +72,21 @@ def test_what_appears_was_written_to_the_disk_before_and_others_may_read_it(
     """Every file is synced under its temporary name, and after the renaming the folder that holds its name is."""
     synced: list[tuple[str, bool]] = []
     file, folder = tmp_path / "new" / "a.txt", tmp_path / "new" / "folder"
-    sync, calls = files._sync, list[int]()
+    sync, calls = files.sync, list[int]()
 
     def noted(path: Path) -> None:
         synced.append((path.suffix, file.exists() or folder.exists()))
         sync(path)
 
     monkeypatch.setattr(os, "fsync", calls.append)
-    monkeypatch.setattr(files, "_sync", noted)
+    umask = os.umask(0o077)
+    os.umask(umask)
+    monkeypatch.setattr(files, "sync", noted)
     with atomic_file(file) as temporary:
         assert temporary.parent == file.parent, "on the same disk, so that renaming is one step"
         temporary.write_text("x")
     assert synced == [(".part", False), ("", True)]
-    assert file.stat().st_mode & 0o777 == 0o644
+    assert file.stat().st_mode & 0o777 == 0o666 & ~umask
     file.unlink()
     synced.clear()
     with atomic_folder(folder) as temporary:
@@ -98,7 +94,7 @@ def test_what_appears_was_written_to_the_disk_before_and_others_may_read_it(
         (temporary / "in" / "x.bin").write_text("x")
     assert synced == [(".bin", False), ("", True)]
     assert len(calls) == 4
-    assert folder.stat().st_mode & 0o777 == 0o755
+    assert folder.stat().st_mode & 0o777 == 0o777 & ~umask
 
 
 def test_a_killed_process_leaves_the_old_file(tmp_path: Path) -> None:
@@ -112,10 +108,17 @@ def test_a_killed_process_leaves_the_old_file(tmp_path: Path) -> None:
     process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
+    with atomic_file(target) as temporary:
+        temporary.write_text("other")
+    assert len(os.listdir(tmp_path)) == 2, "what is being written by a living process stays"
     process.send_signal(signal.SIGKILL)
     process.wait()
-    time.sleep(0.05)
-    assert target.read_text() == "old"
+    assert target.read_text() == "other"
+    (tmp_path / ".mine.part").write_text("mine")
+    write_text(target, "next")
+    assert sorted(os.listdir(tmp_path)) == [".mine.part", "a.txt"], (
+        "the next run removes what it left, and nothing else"
+    )
 
 
 def test_json_round_trip_and_hash(tmp_path: Path) -> None:

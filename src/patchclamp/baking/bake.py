@@ -11,8 +11,8 @@ from patchclamp.baking.affine import Affine, affine
 from patchclamp.baking.folding import Folding
 from patchclamp.baking.spots import Spot, Wiring, look_ahead, spots_of
 from patchclamp.baking.stream import STREAM, fold_stream
+from patchclamp.core import folders
 from patchclamp.core.errors import EditError, InputError, SiteError
-from patchclamp.core.files import write_json
 from patchclamp.core.result import library_versions
 from patchclamp.interventions.actions import place
 from patchclamp.interventions.checkpoint import Agreement, agreement, check_folder, check_format, write_checkpoint
@@ -31,7 +31,6 @@ NEUTRAL = (
     "def area(width, height):\n    return width *",
 )
 """Prompts on which a baked model is compared with the hooked one, besides the user's."""
-RECORD = "patchclamp.json"
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 """Largest difference of a logit from the hooked model's, relative to the largest: weights are rounded once, and hooks round
 each edited activation."""
@@ -119,7 +118,7 @@ def export(
             "differs": vars(found),
             "versions": library_versions(),
         }
-        write_json(into / RECORD, record)
+        folders.seal(into, folders.BAKED, record)
 
     return write_checkpoint(model, folding.module(), chosen, said, target, beside, _allowed(model, tolerance))
 

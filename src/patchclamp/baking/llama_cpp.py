@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from patchclamp.core.digest import weights_digest
 from patchclamp.core.errors import EditError, InputError, missing_dependency
-from patchclamp.core.files import atomic_file
+from patchclamp.core.files import MALFORMED, atomic_file, reading
 from patchclamp.interventions.actions import place
 from patchclamp.interventions.edits import Add, Edit
 from patchclamp.interventions.operations import Add as Adding
@@ -25,6 +26,8 @@ from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import OpenModel
 
 ARCHITECTURE = "controlvector"
+_SEAL = f"{ARCHITECTURE}.patchclamp_sha256"
+"""Of the vectors; llama.cpp passes over what it does not know."""
 _NAME = re.compile(r"^direction\.(\d+)$")
 
 
@@ -48,6 +51,7 @@ def export_control_vector(model: OpenModel, edits: Edit | Iterable[Edit], path: 
         writer = gguf.GGUFWriter(temporary, ARCHITECTURE)
         writer.add_string(f"{ARCHITECTURE}.model_hint", str(getattr(model.config, "model_type", "")))
         writer.add_uint32(f"{ARCHITECTURE}.layer_count", len(vectors))
+        writer.add_string(_SEAL, _digest({layer: vector.to(torch.float32) for layer, vector in vectors.items()}))
         for layer, vector in sorted(vectors.items()):
             writer.add_tensor(f"direction.{layer}", vector.to(torch.float32).numpy())
         writer.write_header_to_file()
@@ -73,19 +77,30 @@ def control_vector(path: str | Path, scale: float = 1.0) -> list[Edit]:
         raise InputError(f"there is no file {str(path)!r}")
     try:
         reader = gguf.GGUFReader(path)
-    except (ValueError, OSError, IndexError, KeyError) as error:
+    except (OSError, *MALFORMED) as error:
         raise InputError(f"{str(path)!r} is no GGUF file: {error}") from error
-    field = reader.get_field("general.architecture")
-    kind = field.contents() if field is not None else None
-    if kind != ARCHITECTURE:
-        raise InputError(f"{str(path)!r} is a GGUF of {kind!r}, not of a {ARCHITECTURE!r}")
     found: dict[int, Tensor] = {}
-    for tensor in reader.tensors:
-        match = _NAME.match(tensor.name)
-        if match is None or int(match[1]) == 0 or tensor.data.ndim != 1 or tensor.tensor_type.name != "F32":
-            raise InputError(f"{str(path)!r}: {tensor.name!r} is no float32 vector direction.1, direction.2, ...")
-        found[int(match[1])] = torch.from_numpy(tensor.data.copy())
+    with reading(path, "export it again"):
+        kind, seal = (_field(reader, name) for name in ("general.architecture", _SEAL))
+        if kind != ARCHITECTURE:
+            raise InputError(f"{str(path)!r} is a GGUF of {kind!r}, not of a {ARCHITECTURE!r}")
+        for tensor in reader.tensors:
+            match = _NAME.match(tensor.name)
+            if match is None or int(match[1]) == 0 or tensor.data.ndim != 1 or tensor.tensor_type.name != "F32":
+                raise InputError(f"{str(path)!r}: {tensor.name!r} is no float32 vector direction.1, direction.2, ...")
+            found[int(match[1])] = torch.from_numpy(tensor.data.copy())
+        if seal is not None and seal != _digest(found):
+            raise ValueError("its numbers are not those that were written")
     return [Add(vector, scale, site=f"resid_post.{layer}") for layer, vector in sorted(found.items())]
+
+
+def _field(reader: Any, name: str) -> Any:
+    field = reader.get_field(name)
+    return None if field is None else field.contents()
+
+
+def _digest(vectors: dict[int, Tensor]) -> str:
+    return weights_digest((f"{layer:08d}", vector) for layer, vector in vectors.items())
 
 
 def _vectors(model: OpenModel, edits: list[Edit]) -> dict[int, Tensor]:

@@ -12,6 +12,7 @@ from patchclamp.cli.options import Json, Opening
 from patchclamp.cli.output import remember, say, show
 from patchclamp.cli.specs import position
 from patchclamp.cli.steer import Kind, edits_of, model_of
+from patchclamp.core import folders
 from patchclamp.core.errors import InputError
 
 app = App(name="direction", help="Find the direction of a concept, measure what its edits do, and keep it.")
@@ -32,6 +33,7 @@ def fit(
     at: str = "rest",
     holdout: float = 0.25,
     seed: int = 0,
+    overwrite: bool = False,
     opening: Opening = Opening(),  # noqa: B008
     as_json: Json = False,
 ) -> None:
@@ -48,23 +50,31 @@ def fit(
         at: Which tokens: rest (all but the first), last, a number, 2:5, 'token: she'.
         holdout: Share of the groups that is held out and measured on.
         seed: Of that choice, and of the random control.
+        overwrite: Write into a folder that holds something else, whose files stay, but for other things of patchclamp's.
         opening: How to open the model.
         as_json: Print JSON.
     """
-    from patchclamp.directions.direction import check_home
     from patchclamp.directions.methods import method_of
 
     prompts, labels, groups = texts.read()
     estimator = method_of(method, **_options(method, option, answer))
-    if out.is_dir() and not any(out.glob("*/direction.json")):  # a fit of several sites has a folder for each
-        check_home(out)
-    found = opening.load(model).fit_directions(
+    several = any(out.glob("*/direction.json"))  # a fit of several sites has a folder for each
+    form = folders.DIRECTIONS if several else folders.DIRECTION
+    folders.check(out, form, *folders.COMMAND, overwrite=overwrite)
+    opened = opening.load(model)
+    sites = [str(one) for one in opened.sites.expand([site])]
+    if len(sites) > 1:
+        for one in sites:
+            folders.check(out / one, folders.DIRECTION, overwrite=overwrite)
+    elif several:
+        folders.check(out, folders.DIRECTION, overwrite=overwrite)
+    found = opened.fit_directions(
         estimator, prompts, labels, site, at=position(at), groups=groups, holdout=holdout, seed=seed
     )
     rows = []
     for direction in found:
         folder = out if len(found) == 1 else out / str(direction.site)
-        direction.save(folder)
+        direction.save(folder, overwrite=overwrite)
         held = direction.report.get("held_out", {})
         rows.append(
             {
@@ -73,6 +83,9 @@ def fit(
                 "random": held.get("gap_left_random"), "damage": held.get("damage"), "folder": str(folder),
             }
         )  # fmt: skip
+    if len(found) > 1:
+        record = {"format_version": folders.DIRECTIONS.version, "sites": sites}
+        folders.save(out, folders.DIRECTIONS, record, lambda _: None, overwrite=overwrite)
     show(rows, as_json=as_json, table=rows, title=f"{method}: what is left of the distance between the classes")
     said = {
         "model": model, "site": site, "method": method, "option": option, "answer": answer, "at": at, "holdout": holdout,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from patchclamp.cli.options import Opening
 from patchclamp.core.errors import InputError, unknown
-from patchclamp.core.files import read_text
+from patchclamp.core.files import MALFORMED, read_text
 
 if TYPE_CHECKING:
     import patchclamp as pc
@@ -135,8 +135,8 @@ def point(spec: str, network: str) -> Any:
     if spec.startswith("["):
         try:
             return torch.tensor(json.loads(spec), dtype=torch.float64)
-        except (ValueError, TypeError) as error:
-            raise InputError(f"{spec!r} is not a list of numbers") from error
+        except (ValueError, TypeError, RuntimeError) as error:
+            raise InputError(f"{spec[:80]!r} is not a list of numbers") from error
     if spec.endswith(".npy"):
         return _array(spec)
     part, _, number = spec.partition(":")
@@ -181,8 +181,9 @@ def _array(path: str) -> Any:
     if not Path(path).is_file():
         raise InputError(f"there is no file {path!r}")
     try:
-        return torch.from_numpy(np.load(path, allow_pickle=False))
-    except (ValueError, TypeError, EOFError) as error:
+        # mapped first, so that a header which promises more than the file holds is refused before any memory is taken
+        return torch.from_numpy(np.array(np.load(path, mmap_mode="r", allow_pickle=False)))
+    except (OSError, *MALFORMED) as error:
         raise InputError(f"{path!r} holds no array of numbers: {error}") from error
 
 

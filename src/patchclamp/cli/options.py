@@ -8,10 +8,19 @@ from cyclopts import Parameter
 
 import patchclamp as pc
 from patchclamp.cli.specs import EditSpec
+from patchclamp.core import folders
 
 Dtype = Literal["auto", "float64", "float32", "bfloat16", "float16"]
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON on stdout.")]
-Out = Annotated[Path | None, Parameter(help="Folder to save everything in.")]
+
+
+def _free(_: object, folder: Path | None) -> None:
+    """Refuse a folder that a result cannot be saved in, before any work."""
+    if folder is not None:
+        folders.check(folder, folders.RESULT, *folders.COMMAND)
+
+
+Out = Annotated[Path | None, Parameter(help="Folder to save everything in.", validator=_free)]
 Edits = Annotated[
     list[EditSpec] | None,
     Parameter(

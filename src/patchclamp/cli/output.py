@@ -11,6 +11,7 @@ import tomli_w
 from rich.console import Console
 from rich.table import Table
 
+from patchclamp.core import folders
 from patchclamp.core.files import write_text
 from patchclamp.core.text import escaped, for_terminal, json_text
 
@@ -95,14 +96,23 @@ def keep(result: "Result", out: Path | None, verb: str, options: dict[str, Any],
 
 
 def remember(out: Path, command: str, verb: str, options: dict[str, Any]) -> None:
-    """Write ``command.txt`` and ``config.toml``."""
-    write_text(out / "command.txt", escaped(command) + "\n")
+    """Write ``command.txt`` and ``config.toml``, as part of what the folder holds."""
     nested: dict[str, Any] = {
         name: _toml(value) for name, value in options.items() if value is not None and value != []
     }
     for part in reversed(verb.split(".")):
         nested = {part: nested}
-    write_text(out / "config.toml", tomli_w.dumps(nested))
+    texts = dict(zip(folders.COMMAND, (escaped(command) + "\n", tomli_w.dumps(nested)), strict=True))
+
+    def write(into: Path) -> None:
+        for name, text in texts.items():
+            write_text(into / name, text)
+
+    form = folders.form_of(out)
+    if form is None:
+        write(out)
+    else:
+        folders.extend(out, form, write)
 
 
 def _toml(value: Any) -> Any:

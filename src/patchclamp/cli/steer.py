@@ -8,6 +8,7 @@ from cyclopts import App, Parameter
 from patchclamp.cli.options import Json, Opening, Out
 from patchclamp.cli.output import keep, show
 from patchclamp.cli.specs import position
+from patchclamp.core import folders
 from patchclamp.core.errors import InputError
 
 Kind = Literal["add", "erase", "swap", "scale", "clamp"]
@@ -51,7 +52,8 @@ def steer(
         max_new_tokens: How many tokens to add.
         seed: For sampling.
         temperature: Sample at this temperature; greedy without it.
-        out: Folder to save the last completion in.
+        out: Folder to save every completion in: the plain one and each edit's in a folder of its name, the last one in the folder
+            itself too, and all texts in completions.csv.
         opening: How to open the model.
         as_json: Print JSON.
     """
@@ -62,11 +64,11 @@ def steer(
     edits = {name: one for name, one in edits_of(found, edit, scale, about, towards, where)}
     opened = opening.load(model_of(found, model))
     settings: dict[str, Any] = {} if temperature is None else {"do_sample": True, "temperature": temperature}
-    result = opened.generate(prompt, max_new_tokens=max_new_tokens, seed=seed, **settings)
-    texts = {"plain": result.texts}
-    for name, one in edits.items():
-        result = opened.generate(prompt, one, max_new_tokens=max_new_tokens, seed=seed, **settings)
-        texts[name] = result.texts
+    made = {
+        name: opened.generate(prompt, one, max_new_tokens=max_new_tokens, seed=seed, **settings)
+        for name, one in {"plain": (), **edits}.items()
+    }
+    texts = {name: result.texts for name, result in made.items()}
     rows = [{"prompt": p, **{name: said[i] for name, said in texts.items()}} for i, p in enumerate(prompt)]
     if as_json:
         show(rows, as_json=True)
@@ -77,7 +79,20 @@ def steer(
         "prompt": prompt, "direction": direction, "scale": scale, "edit": edit, "towards": towards, "about": about, "site": site,
         "at": at, "model": model, "max_new_tokens": max_new_tokens, "seed": seed, "temperature": temperature,
     }  # fmt: skip
-    keep(result, out, "steer", {**options, **opening.as_config()})
+    keep(list(made.values())[-1], out, "steer", {**options, **opening.as_config()})
+    if out is not None:
+        folders.extend(out, folders.RESULT, lambda into: _save(made, rows, into))
+
+
+def _save(made: dict[str, Any], rows: list[dict[str, Any]], into: Path) -> None:
+    """Every condition under its name, and their texts side by side."""
+    import pandas as pd
+
+    from patchclamp.core.files import write_csv
+
+    for name, result in made.items():
+        result.save(into / name)
+    write_csv(into / "completions.csv", pd.DataFrame(rows))
 
 
 def model_of(found: Any, given: str | None) -> str:
@@ -110,9 +125,14 @@ def edits_of(
         return [(kind, getattr(found, kind)(about=about, **where))]
     if kind == "add":
         goal = next((c for c in found.classes if str(c) == towards), towards)
-        return [(f"add {a:g}", found.add(a, towards=goal, **where)) for a in amounts or [1.0]]
+        return [(f"add {_said(a)}", found.add(a, towards=goal, **where)) for a in amounts or [1.0]]
     if not amounts:
         raise InputError(f"--edit {kind} needs --scale")
     if kind == "scale":
-        return [(f"scale {a:g}", found.scale(a, about=about, **where)) for a in amounts]
-    return [(f"clamp {a:g}", found.clamp(a, about=about, **where)) for a in amounts]
+        return [(f"scale {_said(a)}", found.scale(a, about=about, **where)) for a in amounts]
+    return [(f"clamp {_said(a)}", found.clamp(a, about=about, **where)) for a in amounts]
+
+
+def _said(amount: float) -> str:
+    """An amount, short if that still tells it from others."""
+    return f"{amount:g}" if float(f"{amount:g}") == amount else repr(amount)

@@ -10,9 +10,19 @@ from cyclopts import App, Parameter
 
 from patchclamp.cli.options import Json, Opening
 from patchclamp.cli.output import remember, show
+from patchclamp.core import folders
 from patchclamp.core.errors import InputError
 from patchclamp.core.files import read_text
 
+
+def _free(_: object, folder: Path) -> None:
+    """Refuse a folder that the study could not be saved in, before any work."""
+    form = folders.form_of(folder)
+    chosen = form if form in (folders.STUDY, folders.RESULT) else folders.STUDY
+    folders.check(folder, chosen, *folders.COMMAND, "report.html")
+
+
+Home = Annotated[Path, Parameter(validator=_free)]
 app = App(name="study", help="Run an experiment from beginning to end and leave its tables, pictures and report.")
 
 
@@ -20,7 +30,7 @@ app = App(name="study", help="Run an experiment from beginning to end and leave 
 def activation_addition(
     *,
     model: str = "smollm2-135m",
-    out: Path = Path("out/activation-addition"),
+    out: Home = Path("out/activation-addition"),
     opening: Opening = Opening(),  # noqa: B008
     as_json: Json = False,
 ) -> None:
@@ -45,7 +55,7 @@ def facts(
     most: int = 40,
     samples: int = 4,
     seed: int = 0,
-    out: Path = Path("out/facts"),
+    out: Home = Path("out/facts"),
     opening: Opening = Opening(),  # noqa: B008
     as_json: Json = False,
 ) -> None:
@@ -78,7 +88,7 @@ def dursley(
     passages: int = 12,
     samples: int = 4,
     seed: int = 0,
-    out: Path = Path("out/dursley"),
+    out: Home = Path("out/dursley"),
     opening: Opening = Opening(),  # noqa: B008
     as_json: Json = False,
 ) -> None:
@@ -108,7 +118,7 @@ def dursley(
 def rome_capitals(
     *,
     model: str = "smollm2-135m",
-    out: Path = Path("out/rome-capitals"),
+    out: Home = Path("out/rome-capitals"),
     opening: Opening = Opening(),  # noqa: B008
     as_json: Json = False,
 ) -> None:
@@ -131,7 +141,7 @@ def gender_erasure(
     *,
     model: str = "smollm2-135m",
     layer: Annotated[list[int] | None, Parameter(negative="", consume_multiple=True)] = None,
-    out: Path = Path("out/gender-erasure"),
+    out: Home = Path("out/gender-erasure"),
     opening: Opening = Opening(),  # noqa: B008
     as_json: Json = False,
 ) -> None:
@@ -157,7 +167,7 @@ def meaningless_direction(
     layer: int | None = None,
     draws: int = 3,
     steps: int = 20,
-    out: Path = Path("out/meaningless-direction"),
+    out: Home = Path("out/meaningless-direction"),
     opening: Opening = Opening(),  # noqa: B008
     as_json: Json = False,
 ) -> None:
@@ -187,7 +197,7 @@ def dropout(
     seeds: int = 1,
     rounds: int = 14,
     steps: int = 3000,
-    out: Path = Path("out/dropout"),
+    out: Home = Path("out/dropout"),
     opening: Opening = Opening(),  # noqa: B008
     as_json: Json = False,
 ) -> None:
@@ -219,7 +229,7 @@ def dropout(
 def sentiment_steering(
     *,
     model: str = "smollm2-135m",
-    out: Path = Path("out/sentiment-steering"),
+    out: Home = Path("out/sentiment-steering"),
     opening: Opening = Opening(),  # noqa: B008
     as_json: Json = False,
 ) -> None:
@@ -243,7 +253,7 @@ def politics(
     model: str = "smollm2-135m",
     layer: int = 15,
     each: int = 16,
-    out: Path = Path("out/politics"),
+    out: Home = Path("out/politics"),
     opening: Opening = Opening(),  # noqa: B008
     as_json: Json = False,
 ) -> None:
@@ -269,7 +279,7 @@ def concept_matrix(
     model: str = "smollm2-135m",
     layer: int = 15,
     count: int = 80,
-    out: Path = Path("out/concept-matrix"),
+    out: Home = Path("out/concept-matrix"),
     opening: Opening = Opening(),  # noqa: B008
     as_json: Json = False,
 ) -> None:
@@ -298,7 +308,7 @@ def polytopes_smollm2(
     layer: Annotated[list[int] | None, Parameter(negative="", consume_multiple=True)] = None,
     count: int = 36,
     seed: int = 0,
-    out: Path = Path("out/polytopes-smollm2"),
+    out: Home = Path("out/polytopes-smollm2"),
     opening: Opening = Opening(),  # noqa: B008
     as_json: Json = False,
 ) -> None:
@@ -329,7 +339,7 @@ def classes_and_maps(
     train: int = 10_000,
     epochs: int = 5,
     width: int = 256,
-    out: Path = Path("out/classes-and-maps"),
+    out: Home = Path("out/classes-and-maps"),
     as_json: Json = False,
 ) -> None:
     """Networks of nearest points beside ReLU networks; and gates and maps of one network, taken apart. Goes on from its folder.
@@ -359,7 +369,7 @@ def polytopes_mnist(
     epochs: int = 10,
     width: int = 512,
     pairs: int = 300,
-    out: Path = Path("out/polytopes-mnist"),
+    out: Home = Path("out/polytopes-mnist"),
     as_json: Json = False,
 ) -> None:
     """The polytope lens on digits: clusters of codes, crossings between images, scaling, adversarial paths, with controls.
@@ -388,7 +398,7 @@ def code_directions(
     model: str = "smollm2-135m",
     seeds: int = 3,
     since: Annotated[list[int] | None, Parameter(negative="", consume_multiple=True)] = None,
-    out: Path = Path("out/code-directions"),
+    out: Home = Path("out/code-directions"),
     opening: Opening = Opening(),  # noqa: B008
     as_json: Json = False,
 ) -> None:
@@ -423,7 +433,7 @@ def mnist_additions(
     epochs: int = 10,
     pair: Annotated[list[str], Parameter(negative="", consume_multiple=True)] = ["3-1", "1-8"],  # noqa: B006
     rows: int = 500,
-    out: Path = Path("out/mnist-additions"),
+    out: Home = Path("out/mnist-additions"),
     as_json: Json = False,
 ) -> None:
     """Add a - b to small networks on images: loss, transfer and retention at every stage and coefficient, and gates.
@@ -456,7 +466,7 @@ def what_additions_need(
     case: Annotated[list[str] | None, Parameter(negative="", consume_multiple=True)] = None,
     seeds: Annotated[list[int], Parameter(negative="", consume_multiple=True)] = [0, 1],  # noqa: B006
     rows: int = 100,
-    out: Path = Path("out/what-additions-need"),
+    out: Home = Path("out/what-additions-need"),
     opening: Opening = Opening(),  # noqa: B008
     as_json: Json = False,
 ) -> None:

@@ -9,6 +9,7 @@ from cyclopts import App, Parameter
 
 from patchclamp.cli.options import Json, Opening
 from patchclamp.cli.output import remember, say, show
+from patchclamp.core import folders
 from patchclamp.core.errors import InputError
 from patchclamp.core.files import read_text
 
@@ -55,6 +56,7 @@ def tune_lens(
         opening: How to open the model.
         as_json: Print JSON.
     """
+    folders.check(out, folders.TUNED_LENS, *folders.COMMAND)
     texts = _texts(corpus or ["gutenberg"])
     options: dict[str, Any] = {
         "tokens": tokens, "length": length, "passes": passes, "held_out": held_out, "optimizer": optimizer,

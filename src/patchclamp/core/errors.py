@@ -37,6 +37,10 @@ class AssetError(PatchclampError):
     """An asset of the catalogue could not be fetched or is damaged."""
 
 
+class StorageError(PatchclampError, OSError):
+    """A file or folder could not be written: a full disk, no permission, another process that holds it."""
+
+
 class NotFiredError(PatchclampError):
     """An edit never met its site during the forward pass: the run would have been a silent no-op."""
 

@@ -12,19 +12,20 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from patchclamp.core import registry
-from patchclamp.core.errors import InputError
-from patchclamp.core.files import atomic_file, read_json, write_csv, write_json, write_text
+from patchclamp.core import folders, registry
+from patchclamp.core.files import write_csv
 from patchclamp.core.labelled import pack, unpack
+from patchclamp.core.tensors import read_tensors, write_tensors
 
 if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
     from matplotlib.figure import Figure
 
-FORMAT_VERSION = 1
-_RECORD = "result.json"
-_TENSORS = "parameters.safetensors"
+FORMAT_VERSION = folders.RESULT.version
+_RECORD, _ARRAYS, _TENSORS = folders.RESULT.record, "arrays.safetensors", "parameters.safetensors"
+_DEEPEST = 4
+"""How deep results lie in results."""
 
 
 def library_versions() -> dict[str, str]:
@@ -116,45 +117,46 @@ class Result(ABC):
         drawn: Figure = registry.figure_of(self.kind)(self, **options)
         return drawn
 
-    def save(self, folder: str | Path, **figure_options: Any) -> Path:
+    def save(self, folder: str | Path, *, overwrite: bool = False, **figure_options: Any) -> Path:
         """Write ``result.json``, arrays, a CSV, the figure (SVG and PNG) and ``report.html``.
 
-        Files of an earlier result in the folder are replaced; others are left alone. ``result.json`` comes last, so a
-        folder that holds it is complete.
-        """
-        from safetensors.torch import save_file
+        The folder then holds this result, or, if anything fails, what it held before. ``result.json`` lists every file with its
+        SHA-256, so a folder that is not complete is told from one that is. Files of an earlier result are replaced; others are
+        left alone.
 
-        target = Path(folder)
-        target.mkdir(parents=True, exist_ok=True)
-        (target / _RECORD).unlink(missing_ok=True)
+        Args:
+            folder: Where.
+            overwrite: Take the place of something else of patchclamp's too. A file in the way that is not of the earlier result,
+                or was changed since, becomes ``NAME.bak``.
+            **figure_options: Of this kind's figure.
+
+        Raises:
+            InputError: Before anything is written: something else is in the way; without ``overwrite`` nothing of it is touched.
+            StorageError: The disk is full, or the system refused; the folder is as it was.
+        """
+        folders.check(folder, folders.RESULT, overwrite=overwrite)
         arrays, described = pack(self._dataset())
-        with atomic_file(target / "arrays.safetensors") as temporary:
-            save_file({name: tensor.contiguous() for name, tensor in arrays.items()}, temporary)
-        (target / _TENSORS).unlink(missing_ok=True)
-        if self.tensors:
-            with atomic_file(target / _TENSORS) as temporary:
-                save_file(
-                    {name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors.items()}, temporary
-                )
-        for name, part in self._parts().items():
-            part.save(target / name)
-        write_csv(target / "data.csv", self.frame())
-        drawn = self.figure(**figure_options)
-        for suffix in ("svg", "png"):
-            with atomic_file(target / f"figure.{suffix}") as temporary:
-                registry.find_name("figures.style:save")(drawn, temporary, suffix)
-        write_text(target / "report.html", registry.page_of(self))
-        write_json(
-            target / _RECORD,
-            {
-                "format_version": FORMAT_VERSION,
-                "kind": self.kind,
-                **self.plain_record(),
-                "labels": described,
-                "parts": list(self._parts()),
-            },
-        )
-        return target
+        record = {
+            "format_version": FORMAT_VERSION,
+            "kind": self.kind,
+            **self.plain_record(),
+            "labels": described,
+            "parts": list(self._parts()),
+        }
+
+        def write(into: Path) -> None:
+            write_tensors(into / _ARRAYS, arrays)
+            if self.tensors:
+                write_tensors(into / _TENSORS, self.tensors)
+            for name, part in self._parts().items():
+                part.save(into / name)
+            write_csv(into / "data.csv", self.frame())
+            drawn = self.figure(**figure_options)
+            for suffix in ("svg", "png"):
+                registry.find_name("figures.style:save")(drawn, into / f"figure.{suffix}", suffix)
+            (into / "report.html").write_text(registry.page_of(self), encoding="utf-8")
+
+        return folders.save(folder, folders.RESULT, record, write, overwrite=overwrite)
 
     def __eq__(self, other: object) -> bool:
         return (
@@ -191,29 +193,32 @@ class DatasetResult(Result):
         return cls(saved.dataset, saved.record, saved.tensors)
 
 
-def open(folder: str | Path) -> Result:
+def open(folder: str | Path, *, check: bool = True) -> Result:
     """Open a saved result.
 
     Args:
         folder: What :meth:`Result.save` wrote.
+        check: Compare every file with the SHA-256 that ``result.json`` lists. False opens a folder of which something was changed
+            on purpose, as a figure by hand. Folders of version 0.1.0 list none: their bytes are not checked.
 
     Raises:
-        InputError: The folder holds no complete result, or one of a newer format.
+        InputError: The folder holds no complete result, or one of a newer format; a file was changed, is damaged or missing.
     """
-    from safetensors.torch import load_file
+    return _open(Path(folder), check, 0)
 
-    path = Path(folder)
-    if not (path / _RECORD).is_file():
-        raise InputError(f"{str(path)!r} holds no complete result: {_RECORD} is missing")
-    record = read_json(path / _RECORD)
-    if record.get("format_version", 0) > FORMAT_VERSION:
-        raise InputError(
-            f"{str(path)!r} has format version {record['format_version']}; this patchclamp reads up to {FORMAT_VERSION}"
-        )
-    kind, described, names = record.pop("kind"), record.pop("labels"), record.pop("parts")
-    record.pop("format_version")
-    dataset = unpack(load_file(path / "arrays.safetensors"), described)
-    tensors = load_file(path / _TENSORS) if (path / _TENSORS).is_file() else {}
-    saved = Saved(dataset, record, tensors, {name: open(path / name) for name in names})
-    opened: Result = registry.find(kind, "result")._from_saved(saved)
+
+def _open(path: Path, check: bool, depth: int) -> Result:
+    missing = f"{str(path)!r} holds no complete result: {_RECORD} is missing"
+    with folders.opened(path, folders.RESULT, check=check, missing=missing) as record:
+        listed = record.pop("files", None)
+        kind, described, names = record.pop("kind"), record.pop("labels"), record.pop("parts")
+        maker = registry.find(str(kind), "result")
+        for name in names:
+            if not folders.is_inside(name) or "/" in name or (path / name).is_symlink() or depth == _DEEPEST:
+                raise ValueError(f"{name!r} cannot be a part of it")
+        dataset = unpack(read_tensors(path / _ARRAYS), described)
+        held = (path / _TENSORS).is_file() if listed is None else _TENSORS in listed
+        tensors = read_tensors(path / _TENSORS) if held else {}
+        parts = {name: _open(path / name, check and listed is None, depth + 1) for name in names}
+        opened: Result = maker._from_saved(Saved(dataset, record, tensors, parts))
     return opened

@@ -9,41 +9,25 @@ from typing import Any, Literal, Self
 
 import torch
 from jaxtyping import Float
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from patchclamp.core import folders
 from patchclamp.core.digest import digest
 from patchclamp.core.errors import EditError, InputError, unknown
-from patchclamp.core.files import atomic_folder, read_json, write_json
+from patchclamp.core.tensors import read_tensors, write_tensors
 from patchclamp.interventions.edits import Add, Clamp, Edit, Origin, ProjectOut, Reflect, Scale
 from patchclamp.interventions.gates import Norm
 from patchclamp.interventions.positions import Unsaid
 from patchclamp.interventions.saving import from_plain, to_plain
 from patchclamp.models.opened import OpenModel
 
-FORMAT_VERSION = 1
-FILES = ("direction.json", "direction.safetensors", "command.txt", "config.toml")
-"""What the folder of a direction holds."""
+_TENSORS = "direction.safetensors"
 ABOUT = ("mean", "median", "midpoint", "zero")
 SINK = 4.0
 """A vector this many times as long as the median one is an attention sink (a massive activation, Sun et al. 2024)."""
 About = Literal["mean", "median", "midpoint", "zero"] | Tensor
 Sinks = Literal["skip", "edit"]
 Sites = str | Sequence[str] | None
-
-
-def check_home(folder: str | Path) -> None:
-    """Refuse a folder that holds anything but a direction, since a direction takes the place of the whole folder.
-
-    Raises:
-        InputError: It does, or is no folder.
-    """
-    path = Path(folder)
-    if path.exists() and not path.is_dir():
-        raise InputError(f"{str(path)!r} is a file; a direction is written into a folder of its own")
-    others = sorted(item.name for item in path.iterdir() if item.name not in FILES) if path.exists() else []
-    if others:
-        raise InputError(f"{str(path)!r} holds {others[0]!r}; a direction is written into a folder of its own")
 
 
 @dataclass(frozen=True)
@@ -248,15 +232,20 @@ class Direction:
         part = (centred @ self._reads.to(x.device).T) @ self.directions.to(x.device)
         return (wide + factor * part).to(x.dtype)
 
-    def save(self, folder: str | Path) -> Path:
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Write ``direction.json`` and ``direction.safetensors``; the folder appears complete or not at all.
 
         An earlier direction in the folder is replaced.
 
+        Args:
+            folder: Of its own.
+            overwrite: Write it beside what else lies there, and take the place of another thing of patchclamp's. A file in the
+                way that is not of the earlier direction, or was changed since, becomes ``NAME.bak``.
+
         Raises:
-            InputError: The folder holds something else.
+            InputError: The folder holds something else; without ``overwrite`` nothing of it is touched.
+            StorageError: The system refused; the folder is as it was.
         """
-        check_home(folder)
         tensors: dict[str, Tensor] = {}
         names = ("directions", "readers", "mean", "median", "class_means", "gap")
         plain = {name: to_plain(getattr(self, name), tensors) for name in names}
@@ -264,31 +253,27 @@ class Direction:
         where = None if self.fitted is None else {**asdict(self.fitted), "at": to_plain(self.fitted.at, tensors)}
         limit = self.limit if self.limit < float("inf") else None  # JSON knows no infinity
         own = {"limit": limit, "classes": list(self.classes), "method": self.method, "fitted": where}
-        with atomic_folder(folder) as temporary:
-            save_file(
-                {name: tensor.contiguous() for name, tensor in tensors.items()}, temporary / "direction.safetensors"
-            )
-            write_json(temporary / "direction.json", {"format_version": FORMAT_VERSION, **own, **said, **plain})
-        return Path(folder)
+        record = {"format_version": folders.DIRECTION.version, **own, **said, **plain}
+        return folders.save(
+            folder, folders.DIRECTION, record, lambda into: write_tensors(into / _TENSORS, tensors), overwrite=overwrite
+        )
 
     @classmethod
     def open(cls, folder: str | Path) -> Self:
         """Read what :meth:`save` wrote.
 
         Raises:
-            InputError: The folder holds no direction, or one of a newer format.
+            InputError: The folder holds no direction, or one of a newer format; or a file was changed, is damaged or missing.
         """
         path = Path(folder)
-        if not (path / "direction.json").is_file():
-            raise InputError(f"{str(path)!r} holds no direction.json")
-        said = read_json(path / "direction.json")
-        if said.pop("format_version") > FORMAT_VERSION:
-            raise InputError(f"{str(path)!r} has a newer format than this patchclamp reads ({FORMAT_VERSION})")
-        tensors = load_file(path / "direction.safetensors")
-        where, classes = said.pop("fitted"), tuple(said.pop("classes"))
-        said["limit"] = float("inf") if said["limit"] is None else said["limit"]
-        fitted = None if where is None else Fitted(**{**where, "at": from_plain(where["at"], tensors)})
-        return cls(**{name: from_plain(value, tensors) for name, value in said.items()}, classes=classes, fitted=fitted)
+        with folders.opened(path, folders.DIRECTION) as said:
+            said.pop("files", None)
+            tensors = read_tensors(path / _TENSORS)
+            where, classes = said.pop("fitted"), tuple(said.pop("classes"))
+            said["limit"] = float("inf") if said["limit"] is None else said["limit"]
+            fitted = None if where is None else Fitted(**{**where, "at": from_plain(where["at"], tensors)})
+            own = {name: from_plain(value, tensors) for name, value in said.items()}
+            return cls(**own, classes=classes, fitted=fitted)
 
     @property
     def _reads(self) -> Tensor:

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from patchclamp.core.errors import BudgetError, ExactnessError, InputError, PatchclampWarning
-from patchclamp.core.files import atomic_file
+from patchclamp.core.errors import BudgetError, ExactnessError, PatchclampWarning
+from patchclamp.core.files import reading
 from patchclamp.core.progress import Listener, task
+from patchclamp.core.tensors import read_sealed, write_sealed
 from patchclamp.interventions.base import Base, record_base
 from patchclamp.interventions.finite import readable
 from patchclamp.interventions.forward import Row, forward, outputs_at
@@ -289,27 +288,19 @@ def _missing_baselines(job: Job, outcome: Outcome, lines: Iterable[int] | None =
 
 
 def _store(file: Path, runs: Sequence[int], outcome: Outcome) -> None:
-    with atomic_file(file) as temporary:
-        save_file(
-            {
-                f"{kind}.{place}.{read}": value.contiguous()
-                for kind, place, _, values in _numbers(runs, outcome)
-                for read, value in enumerate(values)
-            },
-            temporary,
-        )
+    numbers = _numbers(runs, outcome)
+    write_sealed(file, {f"{k}.{place}.{read}": v for k, place, _, values in numbers for read, v in enumerate(values)})
 
 
 def _load(file: Path, runs: Sequence[int], outcome: Outcome) -> None:
-    try:
-        arrays = load_file(file)
+    advice = "delete it to start again"
+    arrays = read_sealed(file, advice)[0]
+    with reading(file, advice):
         for kind, place, number, values in _numbers(runs, outcome):
             reads = len(outcome.job.lines[number].reads)
             values[:] = [arrays[f"{kind}.{place}.{read}"] for read in range(reads)]
             if kind == "run" and any(bool(value.isnan().any()) for value in values):
                 outcome.unread.add(runs[place])
-    except (SafetensorError, KeyError) as error:
-        raise InputError(f"the checkpoint {str(file)!r} is damaged: {error}; delete it to start again") from error
 
 
 def _numbers(runs: Sequence[int], outcome: Outcome) -> Iterator[tuple[str, int, int, list[Tensor]]]:

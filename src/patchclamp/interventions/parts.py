@@ -6,6 +6,7 @@ from typing import Any, Self
 
 from patchclamp.core.content import Contents
 from patchclamp.core.digest import digest
+from patchclamp.core.files import check_place
 from patchclamp.interventions.edits import Edit, gate_content
 from patchclamp.interventions.job import Job, Line
 from patchclamp.interventions.operations import Call
@@ -13,7 +14,7 @@ from patchclamp.interventions.plan import Schedule
 from patchclamp.interventions.reads import Bound, Read
 from patchclamp.models.opened import OpenModel
 
-FORMAT = "parts 2"
+FORMAT = "parts 3"
 """Of the files: those of another format are not looked at."""
 
 
@@ -47,6 +48,7 @@ class Parts:
         """
         if folder is None:
             return None
+        check_place(folder, "a checkpoint")
         changed = {name: values for name, values in (over or {}).items() if name in ("function", "where")}
         for edit in edits:
             contents = Contents(f"the edit {type(edit.operation).__name__}")

@@ -5,14 +5,15 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from patchclamp.core.errors import EditError, InputError, unknown
-from patchclamp.core.files import atomic_file, read_json, write_json
+from patchclamp.core import folders
+from patchclamp.core.errors import EditError, unknown
+from patchclamp.core.tensors import read_tensors, write_tensors
 from patchclamp.interventions import edits, gates, operations, positions, reads, sources
 from patchclamp.models.inputs import Prompt
 
+_TENSORS = "edits.safetensors"
 _CLASSES: dict[str, type] = {
     found.__name__: found
     for module in (operations, sources, gates, reads, positions)
@@ -84,35 +85,41 @@ def from_plain(value: Any, tensors: Mapping[str, Tensor]) -> Any:
     return _CLASSES[name](**{k: from_plain(v, tensors) for k, v in value.items() if k != "$type"})
 
 
-def save_edits(given: "edits.Edit | Iterable[edits.Edit]", folder: str | Path) -> Path:
-    """Write edits as ``edits.json`` and ``edits.safetensors``.
+def save_edits(given: "edits.Edit | Iterable[edits.Edit]", folder: str | Path, *, overwrite: bool = False) -> Path:
+    """Write edits as ``edits.json`` and ``edits.safetensors``; the folder then holds them, or what it held before.
+
+    Args:
+        given: Edits.
+        folder: Where; files of others in it are left alone.
+        overwrite: Take the place of another thing of patchclamp's too. A file in the way that is not of earlier edits, or was
+            changed since, becomes ``NAME.bak``.
 
     Raises:
         EditError: An edit holds a function, a module or a dictionary, which cannot be saved.
+        InputError: Something else is in the way.
+        StorageError: The system refused; the folder is as it was.
     """
     chosen = [given] if isinstance(given, edits.Edit) else list(given)
     tensors: dict[str, Tensor] = {}
-    plain = to_plain(chosen, tensors)
-    target = Path(folder)
-    target.mkdir(parents=True, exist_ok=True)
-    with atomic_file(target / "edits.safetensors") as temporary:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
-    write_json(target / "edits.json", {"format_version": 1, "edits": plain})
-    return target
+    record = {"format_version": folders.EDITS.version, "edits": to_plain(chosen, tensors)}
+    return folders.save(
+        folder, folders.EDITS, record, lambda into: write_tensors(into / _TENSORS, tensors), overwrite=overwrite
+    )
 
 
 def load_edits(folder: str | Path) -> "list[edits.Edit]":
     """Read what :func:`save_edits` wrote.
 
     Raises:
-        InputError: The folder holds no edits, or of a newer format.
+        InputError: The folder holds no edits, or of a newer format; or a file was changed, is damaged or missing.
     """
     path = Path(folder)
-    if not (path / "edits.json").is_file():
-        raise InputError(f"{str(path)!r} holds no edits.json")
-    saved = read_json(path / "edits.json")
-    if saved["format_version"] > 1:
-        raise InputError(
-            f"{str(path)!r} has edits of format version {saved['format_version']}; this patchclamp reads version 1"
-        )
-    return list(from_plain(saved["edits"], load_file(path / "edits.safetensors")))
+    with folders.opened(path, folders.EDITS) as saved:
+        loaded = from_plain(saved["edits"], read_tensors(path / _TENSORS))
+        if not isinstance(loaded, tuple) or not all(map(_is_edit, loaded)):
+            raise ValueError("it holds something that is no edit")
+        return list(loaded)
+
+
+def _is_edit(value: Any) -> bool:
+    return isinstance(value, edits.Edit) and isinstance(value.operation, operations.Operation)

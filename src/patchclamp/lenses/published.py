@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from patchclamp.core.errors import InputError, ModelError, PatchclampWarning
-from patchclamp.core.files import read_json
+from patchclamp.core.files import MALFORMED, read_json, reading
 from patchclamp.models.opened import OpenModel
+from patchclamp.models.sites import Site
 
 _CONFIG, _OURS, _THEIRS = "config.json", "model.safetensors", "params.pt"
+_AGAIN = "fetch it again"
 
 
 def locate(place: str | Path, revision: str | None) -> Path:
@@ -71,10 +73,8 @@ def read(
         InputError: It is damaged, or holds anything but tensors.
         ModelError: It was trained for another unembedding, or is of another size.
     """
-    try:
+    with reading(folder / _CONFIG, _AGAIN):
         config = dict(read_json(folder / _CONFIG))
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{str(folder / _CONFIG)!r} is damaged: {error}") from error
     layers, width = config.get("num_hidden_layers"), config.get("d_model")
     if not isinstance(layers, int) or not isinstance(width, int):
         raise InputError(
@@ -93,7 +93,13 @@ def read(
                 "force=True takes it all the same"
             )
     report = {"source": "tuned-lens", **{key: config.get(key) for key in ("base_model_revision", "lens_type")}}
-    return trained_for, report, _stack(_tensors(folder / _THEIRS), layers, width, str(folder))
+    state = _tensors(folder / _THEIRS)
+    _check(state, layers, width, str(folder))
+    lens = (layers, width)
+    own = (model.sites.n_layers, model.sites.width(Site("resid_post", model.sites.n_layers - 1)))
+    if lens != own:
+        raise ModelError(f"the lens in {str(folder)!r} has (translators, width) {lens}, and this model {own}")
+    return trained_for, report, _stack(state, layers, width)
 
 
 def unembedding_hash(model: OpenModel) -> str:
@@ -105,8 +111,9 @@ def unembedding_hash(model: OpenModel) -> str:
 
 def _tensors(file: Path) -> dict[str, Tensor]:
     try:
-        found = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        # mapped, so that a file which promises more numbers than it holds is refused before any memory is taken
+        found = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except (pickle.UnpicklingError, OSError, *MALFORMED) as error:
         said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"{str(file)!r} was not loaded: it is damaged, or holds more than tensors: {said}") from error
     if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
@@ -114,16 +121,21 @@ def _tensors(file: Path) -> dict[str, Tensor]:
     return found
 
 
-def _stack(state: dict[str, Tensor], layers: int, width: int, place: str) -> dict[str, Tensor]:
-    extra = sorted(set(state) - {f"{i}.{part}" for i in range(layers) for part in ("weight", "bias")})
-    absent = [f"{i}.weight" for i in range(layers) if f"{i}.weight" not in state]
+def _check(state: dict[str, Tensor], layers: int, width: int, place: str) -> None:
+    """Refuse a state that its config does not describe, before anything of the size that the config says is made."""
+    known = {f"{i}.{part}" for i in range(min(layers, len(state))) for part in ("weight", "bias")}
+    extra = sorted(map(str, set(state) - known))
+    absent = [f"{i}.weight" for i in range(min(layers, len(state) + 1)) if f"{i}.weight" not in state]
     if extra or absent:
         raise InputError(f"the lens in {place!r} is not one of {layers} translators: extra {extra}, missing {absent}")
-    blank = torch.zeros(width)
     wrong = [name for name, value in state.items() if value.shape != (width,) * (2 if "weight" in name else 1)]
     if wrong:
         shape = tuple(state[wrong[0]].shape)
         raise InputError(f"the lens in {place!r} is damaged: {wrong[0]} has shape {shape}, and d_model is {width}")
+
+
+def _stack(state: dict[str, Tensor], layers: int, width: int) -> dict[str, Tensor]:
+    blank = torch.zeros(width)
     return {
         "weight": torch.stack([state[f"{i}.weight"].float() for i in range(layers)]),
         "bias": torch.stack([state.get(f"{i}.bias", blank).float() for i in range(layers)]),

@@ -1,6 +1,5 @@
 """Training a tuned lens: KL(final || lens) at every depth, over a corpus, one pass of the model a batch."""
 
-import json
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -13,8 +12,9 @@ from torch import Tensor
 
 from patchclamp.core.digest import digest
 from patchclamp.core.errors import InputError, ModelError, unknown
-from patchclamp.core.files import atomic_file
+from patchclamp.core.files import check_place, reading
 from patchclamp.core.progress import Listener, task
+from patchclamp.core.tensors import read_sealed, write_sealed
 from patchclamp.interventions.forward import Row, forward, through_head
 from patchclamp.lenses.corpus import sequences
 from patchclamp.lenses.divergence import Aim, divergence
@@ -26,7 +26,7 @@ from patchclamp.models.sites import Site
 FORWARD_TOKENS = 512
 SAVE_EVERY = 30.0
 """Seconds between two checkpoints."""
-VERSION = 2
+VERSION = 3
 """Of the method: a checkpoint of another one is not gone on from."""
 RATES = {"adam": 2e-3, "sgd": 1.0}
 
@@ -82,6 +82,8 @@ def tune(
 ) -> TunedLens:
     """Train the translators of a new lens; see :meth:`TunedLens.train_on`."""
     settings.check()
+    if checkpoint is not None:
+        check_place(checkpoint, "a checkpoint")
     folder = None if checkpoint is None else (Path(checkpoint), model.identity())
     train, kept = _split(model, corpus, settings)
     training, size = Training(model, lens, settings, train), settings.length
@@ -175,23 +177,19 @@ class Training:
         return digest(VERSION, asdict(self.settings), model, torch.tensor(self.train))
 
     def _save(self, file: Path) -> None:
-        from safetensors.torch import save_file
-
         held = {f"lens.{name}": value for name, value in self.lens.state_dict().items()}
         for number, state in self.optimizer.state_dict()["state"].items():
             held |= {f"optimizer.{number}.{name}": torch.as_tensor(value) for name, value in state.items()}
-        with atomic_file(file) as temporary:
-            metadata = {"step": str(self.step), "losses": json.dumps(self.losses)}
-            save_file({name: value.contiguous() for name, value in held.items()}, temporary, metadata)
+        write_sealed(file, held, {"step": self.step, "losses": self.losses})
 
     def _load(self, file: Path) -> None:
-        from safetensors import SafetensorError, safe_open
+        advice = "delete it to start again"
+        held, said = read_sealed(file, advice)
+        with reading(file, advice):
+            self._take_up(held, said)
 
-        try:
-            with safe_open(file, "pt") as saved:
-                metadata, held = saved.metadata(), {name: saved.get_tensor(name) for name in saved.keys()}  # noqa: SIM118
-        except SafetensorError as error:
-            raise InputError(f"the checkpoint {str(file)!r} is damaged: {error}; delete it to start again") from error
+    def _take_up(self, held: dict[str, Tensor], said: dict[str, Any]) -> None:
+        """Go on from what was kept."""
         self.lens.load_state_dict({name[5:]: value for name, value in held.items() if name.startswith("lens.")})
         state = self.optimizer.state_dict()
         for name, value in held.items():
@@ -200,7 +198,7 @@ class Training:
                 number, _, own = rest.partition(".")
                 state["state"].setdefault(int(number), {})[own] = value
         self.optimizer.load_state_dict(state)
-        self.step, self.losses = int(metadata["step"]), json.loads(metadata["losses"])
+        self.step, self.losses = said["step"], said["losses"]
 
 
 def _optimizer(lens: TunedLens, settings: Settings) -> torch.optim.Optimizer:

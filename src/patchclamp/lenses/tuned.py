@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import torch
 from torch import Tensor, nn
 
+from patchclamp.core import folders
 from patchclamp.core.digest import digest, weights_digest
 from patchclamp.core.errors import InputError, ModelError, SiteError
-from patchclamp.core.files import atomic_file, read_json, write_json
 from patchclamp.core.progress import Listener
+from patchclamp.core.tensors import read_tensors, write_tensors
 from patchclamp.lenses.logit import LogitLens
 from patchclamp.lenses.published import locate, read
 from patchclamp.models.opened import OpenModel
@@ -20,7 +21,6 @@ from patchclamp.models.sites import Site
 if TYPE_CHECKING:
     import pandas as pd
 
-FORMAT_VERSION = 1
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
@@ -64,7 +64,9 @@ class TunedLens(nn.Module):
         self.training_report: dict[str, Any] = {}
         """Settings, loss by step, and the KL by layer on held-out text with that of the logit lens."""
         self.folder: Path | None = None
-        """Where it is saved."""
+        """Where it is saved, as it was given: a folder, or an id of the Hugging Face hub."""
+        self.revision: str | None = None
+        """Of the Hugging Face repository, if one was asked for."""
         self._checked: tuple[Any, Any] = (None, None)
 
     @property
@@ -123,6 +125,7 @@ class TunedLens(nn.Module):
         """
         folder = None if self.folder is None else str(self.folder)
         said = {"digest": self.digest(), "folder": folder, "trained_for": self.trained_for, "forced": self.forced}
+        said |= {} if self.revision is None else {"revision": self.revision}
         if folder is not None:
             return {"tuned": said}
         return {
@@ -146,33 +149,34 @@ class TunedLens(nn.Module):
             raise InputError("this lens has no training report: it was not trained by model.tune_lens")
         return pd.DataFrame(self.training_report["held_out"]["by_site"])
 
-    def save_pretrained(self, folder: str | Path) -> Path:
-        """Write ``config.json`` and ``model.safetensors``; ``config.json`` comes last.
+    def save_pretrained(self, folder: str | Path, *, overwrite: bool = False) -> Path:
+        """Write ``config.json`` and ``model.safetensors``; the folder then holds the lens, or what it held before.
+
+        Args:
+            folder: Where; files of others in it are left alone.
+            overwrite: Take the place of another thing of patchclamp's too. A file in the way that is not of an earlier lens, or
+                was changed since, becomes ``NAME.bak``.
 
         Raises:
             ModelError: A weight is not finite.
+            InputError: Something else is in the way.
+            StorageError: The system refused; the folder is as it was.
         """
-        from safetensors.torch import save_file
-
         self._need_finite(str(folder))
-        target = Path(folder)
-        target.mkdir(parents=True, exist_ok=True)
-        (target / CONFIG).unlink(missing_ok=True)
-        with atomic_file(target / WEIGHTS) as temporary:
-            save_file({name: value.cpu().contiguous() for name, value in self.state_dict().items()}, temporary)
-        write_json(
-            target / CONFIG,
-            {
-                "format_version": FORMAT_VERSION,
-                "kind": "tuned_lens",
-                "n_layers": self.weight.shape[0],
-                "d_model": self.weight.shape[1],
-                "model": self.model,
-                "trained_for": self.trained_for,
-                "training": self.training_report,
-            },
+        record = {
+            "format_version": folders.TUNED_LENS.version,
+            "kind": folders.TUNED_LENS.kind,
+            "n_layers": self.weight.shape[0],
+            "d_model": self.weight.shape[1],
+            "model": self.model,
+            "trained_for": self.trained_for,
+            "training": self.training_report,
+        }
+        state = self.state_dict()
+        target = folders.save(
+            folder, folders.TUNED_LENS, record, lambda into: write_tensors(into / WEIGHTS, state), overwrite=overwrite
         )
-        self.folder = target.resolve()
+        self.folder = target
         return target
 
     @classmethod
@@ -255,7 +259,7 @@ class TunedLens(nn.Module):
         else:
             trained_for, report, state = read(folder, model, lens.model, force)
         lens._fill(state, trained_for, str(place))
-        lens.training_report, lens.folder = report, folder.resolve()
+        lens.training_report, lens.folder, lens.revision = report, Path(place), revision
         return lens
 
     def _fill(self, state: dict[str, Tensor], trained_for: dict[str, Any], place: str) -> None:
@@ -326,20 +330,8 @@ def _mismatch(wanted: dict[str, Any], other: dict[str, Any]) -> str:
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Tensor]]:
     """Which model a saved lens was trained for, its report, and its translators."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        config = read_json(folder / CONFIG)
-        if not isinstance(config, dict) or config.get("kind") != "tuned_lens":
-            raise InputError(f"{str(folder)!r} holds no tuned lens: its {CONFIG} is of something else")
-        if config["format_version"] > FORMAT_VERSION:
-            raise InputError(
-                f"{str(folder)!r} has format version {config['format_version']}; this patchclamp reads up to {FORMAT_VERSION}"
-            )
+    with folders.opened(
+        folder, folders.TUNED_LENS, optional=folders.COMMAND
+    ) as config:  # a hub gives what is asked for
         trained_for = {name: config["trained_for"][name] for name in ("name", "revision", "class", "weights")}
-        return {**config["trained_for"], **trained_for}, config["training"], load_file(folder / WEIGHTS)
-    except (ValueError, KeyError, TypeError, SafetensorError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"the lens in {str(folder)!r} is damaged: {error}") from error
+        return {**config["trained_for"], **trained_for}, dict(config["training"]), read_tensors(folder / WEIGHTS)

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from patchclamp.catalogue.quiet import quiet_transformers
+from patchclamp.core import folders
 from patchclamp.core.errors import InputError, ModelError, missing_dependency, nearest, unknown
 from patchclamp.models.discovery import PLAIN, discover
 from patchclamp.models.families import all_families
@@ -60,6 +61,8 @@ def open_model(
     ):
         if value is not None:
             options[key] = value
+    if folder is None and Path(name).is_dir():
+        folders.verify(Path(name))
     module, tokenizer = _from_pretrained(str(folder or name), name, options)
     said = {"dtype": dtype if isinstance(dtype, str) else str(dtype).removeprefix("torch."), "revision": revision}
     said["attn_implementation"] = attn_implementation

@@ -8,15 +8,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from patchclamp.core import folders
 from patchclamp.core.errors import InputError, ModelError
-from patchclamp.core.files import atomic_file, read_json, write_json
 from patchclamp.core.progress import Listener, task
+from patchclamp.core.tensors import read_tensors, write_tensors
 from patchclamp.polytopes.voronoi import Pieces, Place, chosen_points, crossings, nearest, neighbours_across, offsets
 
 if TYPE_CHECKING:
     import pandas as pd
 
-FORMAT_VERSION = 1
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
@@ -332,56 +332,54 @@ class NearestLinear(nn.Module):
         if not x.isfinite().all():
             raise InputError(f"{what} must be finite; row {int((~x.isfinite().all(1)).nonzero()[0])} is not")
 
-    def save_pretrained(self, folder: str | Path) -> Path:
-        """Write ``config.json`` and ``model.safetensors``; ``config.json`` comes last.
+    def save_pretrained(self, folder: str | Path, *, overwrite: bool = False) -> Path:
+        """Write ``config.json`` and ``model.safetensors``; the folder then holds the network, or what it held before.
+
+        Args:
+            folder: Where; files of others in it are left alone.
+            overwrite: Take the place of another thing of patchclamp's too. A file in the way that is not of an earlier network,
+                or was changed since, becomes ``NAME.bak``.
 
         Raises:
             ModelError: A weight is not finite.
+            InputError: Something else is in the way.
+            StorageError: The system refused; the folder is as it was.
         """
-        from safetensors.torch import save_file
-
         state = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
         for name, value in state.items():
             if not value.isfinite().all():
                 raise ModelError(f"{name} holds NaN or infinity, so {str(folder)!r} was not written")
-        target = Path(folder)
-        target.mkdir(parents=True, exist_ok=True)
-        (target / CONFIG).unlink(missing_ok=True)
-        with atomic_file(target / WEIGHTS) as temporary:
-            save_file(state, temporary)
-        sizes = {name: getattr(self, name) for name in ("d_in", "d_out", "regions", "rank")}
-        write_json(
-            target / CONFIG,
-            {"format_version": FORMAT_VERSION, "kind": "nearest_linear", **sizes, **self._settings()},
+        form, sizes = (
+            folders.NEAREST_LINEAR,
+            {name: getattr(self, name) for name in ("d_in", "d_out", "regions", "rank")},
         )
-        return target
+        record = {"format_version": form.version, "kind": form.kind, **sizes, **self._settings()}
+        return folders.save(
+            folder, form, record, lambda into: write_tensors(into / WEIGHTS, state), overwrite=overwrite
+        )
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Self:
         """Open what :meth:`save_pretrained` wrote, in evaluation mode.
 
         Raises:
-            InputError: The folder holds no such network, or a damaged one.
+            InputError: The folder holds no such network, or a damaged one; nothing larger than its files is ever made.
         """
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
         path = Path(folder)
-        if not (path / CONFIG).is_file():
-            raise InputError(f"{str(folder)!r} holds no {CONFIG}")
-        try:
-            said = read_json(path / CONFIG)
-            if said.pop("kind") != "nearest_linear":
-                raise InputError(f"{str(folder)!r} holds no NearestLinear: its {CONFIG} is of something else")
-            if (version := said.pop("format_version")) > FORMAT_VERSION:
-                raise InputError(
-                    f"{str(folder)!r} has format version {version}; this patchclamp reads up to {FORMAT_VERSION}"
-                )
-            state = load_file(path / WEIGHTS)
+        with folders.opened(path, folders.NEAREST_LINEAR) as said:
+            said = {name: value for name, value in said.items() if name not in ("files", "kind")}
+            state = read_tensors(path / WEIGHTS)
+            shapes = _shapes(said["d_in"], said["d_out"], said["regions"], said["rank"])
+            if {name: tuple(value.shape) for name, value in state.items()} != shapes:
+                raise ValueError(f"{CONFIG} and the shapes in {WEIGHTS} differ")
             found = cls(**said).to(state["points"].dtype)
             found.load_state_dict(state)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"{str(folder)!r} holds a damaged NearestLinear: {error}") from error
-        return found.eval()
+            return found.eval()
+
+
+def _shapes(d_in: int, d_out: int, regions: int, rank: int | None) -> dict[str, tuple[int, ...]]:
+    """Of everything that is saved."""
+    maps = {"weight": (regions, d_out, d_in)}
+    if rank is not None:
+        maps = {"shared": (d_out, d_in), "up": (regions, d_out, rank), "down": (regions, rank, d_in)}
+    return {"points": (regions, d_in), "bias": (regions, d_out), "spread": (), **maps}

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from patchclamp.core.files import write_json
+from patchclamp.core import folders
 from patchclamp.interventions.checkpoint import Agreement, with_parameters, write_checkpoint
 from patchclamp.interventions.edits import Edit
 from patchclamp.interventions.execute import TOLERANCE
@@ -32,7 +32,7 @@ def export(
     """Write a checkpoint with its evidence; see :meth:`patchclamp.Rewrite.export`."""
 
     def beside(into: Path, _: Agreement) -> None:
-        write_json(into / "rewrite.json", said)
+        folders.seal(into, folders.REWRITTEN, said)
 
     write_checkpoint(model, module, edits, prompts, folder, beside, TOLERANCE[model.dtype])
     return folder

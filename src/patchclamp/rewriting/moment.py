@@ -7,21 +7,21 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from patchclamp import catalogue
+from patchclamp.core import folders
 from patchclamp.core.digest import digest
 from patchclamp.core.errors import InputError, ModelError, unknown
-from patchclamp.core.files import atomic_folder, read_json, write_json
 from patchclamp.core.progress import Listener, task
+from patchclamp.core.tensors import read_tensors, write_tensors
 from patchclamp.interventions.forward import Row, forward
 from patchclamp.interventions.record import BATCH_TOKENS, batches
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import OpenModel
 from patchclamp.rewriting.projection import Projection
 
-FORMAT_VERSION = 1
+_TENSORS = "covariance.safetensors"
 TOKENS, CONTEXT = 20_000, 256
 """How many tokens the moment is taken over, and how many a forward pass reads at once if the model can."""
 PASSAGE = 2000
@@ -93,27 +93,38 @@ class Covariance:
         names = ("layer", "tokens", "corpus", "corpus_digest", "model", "weights_sha256")
         return {name: getattr(self, name) for name in names}
 
-    def save(self, folder: str | Path) -> Path:
-        """Write ``covariance.json`` and ``covariance.safetensors``; the folder appears complete or not at all."""
-        with atomic_folder(folder) as temporary:
-            save_file({"matrix": self.matrix.contiguous()}, temporary / "covariance.safetensors")
-            write_json(temporary / "covariance.json", {"format_version": FORMAT_VERSION, **self.described()})
-        return Path(folder)
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
+        """Write ``covariance.json`` and ``covariance.safetensors``; the folder then holds it, or what it held before.
+
+        Args:
+            folder: Where; files of others in it are left alone.
+            overwrite: Take the place of another thing of patchclamp's too. A file in the way that is not of an earlier covariance,
+                or was changed since, becomes ``NAME.bak``.
+
+        Raises:
+            InputError: Something else is in the way.
+            StorageError: The system refused; the folder is as it was.
+        """
+        record = {"format_version": folders.COVARIANCE.version, **self.described()}
+        matrix = {"matrix": self.matrix}
+        return folders.save(
+            folder, folders.COVARIANCE, record, lambda into: write_tensors(into / _TENSORS, matrix), overwrite=overwrite
+        )
 
     @classmethod
     def open(cls, folder: str | Path) -> Self:
         """Read what :meth:`save` wrote.
 
         Raises:
-            InputError: The folder holds no covariance, or one of a newer format.
+            InputError: The folder holds no covariance, or one of a newer format; or a file was changed, is damaged or missing.
         """
         path = Path(folder)
-        if not (path / "covariance.json").is_file():
-            raise InputError(f"{str(path)!r} holds no covariance.json")
-        said = read_json(path / "covariance.json")
-        if said.pop("format_version") > FORMAT_VERSION:
-            raise InputError(f"{str(path)!r} has a newer format than this patchclamp reads ({FORMAT_VERSION})")
-        return cls(load_file(path / "covariance.safetensors")["matrix"], **said)
+        with folders.opened(path, folders.COVARIANCE) as said:
+            said.pop("files", None)
+            matrix = read_tensors(path / _TENSORS)["matrix"]
+            if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.dtype != torch.float64:
+                raise ValueError(f"a matrix of shape {tuple(matrix.shape)} and {matrix.dtype} is no covariance")
+            return cls(matrix, **said)
 
 
 def check_ridge(ridge: float) -> None:

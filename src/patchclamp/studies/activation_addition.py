@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 import patchclamp as pc
+from patchclamp.core import folders
 from patchclamp.core.files import write_csv
 
 BASE, OTHER = "The capital of Spain is", "The capital of Italy is"
@@ -107,12 +108,12 @@ def study(model: pc.Model, out: str | Path | None = None) -> ActivationAddition:
     )
     found = ActivationAddition(tables, dose, sweep, model.source.name or type(model.module).__name__)
     if out is not None:
-        _save(found, Path(out))
+        found.sweep.save(out)
+        folders.extend(out, folders.RESULT, lambda into: _save(found, into))
     return found
 
 
 def _save(found: ActivationAddition, out: Path) -> None:
-    found.sweep.save(out)
     found.dose.save(out / "dose")
     for prompt, table in found.tables.items():
         write_csv(out / f"{prompt.lower().replace(' ', '-')}.csv", table)

@@ -23,8 +23,9 @@ import torch
 from torch import Tensor, nn
 
 import patchclamp as pc
+from patchclamp.core import folders
 from patchclamp.core.errors import InputError
-from patchclamp.core.files import read_json, write_csv, write_json
+from patchclamp.core.files import read_record, write_csv, write_record
 from patchclamp.core.progress import Listener, task
 from patchclamp.studies import digits
 from patchclamp.studies.gated import Decoupled, bits, frozen
@@ -331,7 +332,7 @@ def study(
     centres = parts[0]["centres"]
     found = ClassesAndMaps(given, **tables, centres=torch.tensor(centres), says=pd.DataFrame(parts[0]["says"]))
     if home is not None:
-        _save(found, home)
+        folders.save_study(home, "classes-and-maps", lambda into: _save(found, into))
     return found
 
 
@@ -339,7 +340,7 @@ def _of_seed(data: digits.Images, setting: Setting, seed: int, home: Path | None
     """All measurements of one seed, as plain lists; read from ``seed-N.json`` if it holds those of this setting."""
     asked = {**asdict(setting), "seeds": None}
     kept = None if home is None else home / "seeds" / f"seed-{seed}.json"
-    if kept is not None and kept.is_file() and (said := read_json(kept))["asked"] == asked:
+    if kept is not None and kept.is_file() and (said := read_record(kept)).get("asked") == asked:
         return dict(said["found"])
     order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))[: setting.train]
     own = digits.Images(data.train[order], data.train_labels[order], data.test, data.test_labels, data.names)
@@ -357,7 +358,7 @@ def _of_seed(data: digits.Images, setting: Setting, seed: int, home: Path | None
                 "images": counts.sum(1).int().tolist(),
             }
     if kept is not None:
-        write_json(kept, {"asked": asked, "found": found})
+        write_record(kept, {"asked": asked, "found": found})
     return found
 
 
@@ -365,7 +366,6 @@ def _save(found: ClassesAndMaps, out: Path) -> None:
     from patchclamp.figures.style import save
     from patchclamp.studies.classes_and_maps_figures import curves, points
 
-    out.mkdir(parents=True, exist_ok=True)
     drawn = {"figure": curves(found), "points": points(found)}
     for name, picture in drawn.items():
         for suffix in ("png", "svg"):

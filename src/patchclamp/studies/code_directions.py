@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 import patchclamp as pc
+from patchclamp.core import folders
 from patchclamp.core.files import write_csv
 from patchclamp.studies import digits, gender
 
@@ -214,15 +215,17 @@ def study(
     averaged = scores.groupby(by, sort=False)["auc"].agg(["mean", "min"]).reset_index()
     found = CodeDirections(averaged, effects.groupby([*by, "dose"], sort=False).mean().reset_index())
     if out is not None:
-        home = Path(out)
-        home.mkdir(parents=True, exist_ok=True)
-        for name in ("scores", "pushes"):
-            write_csv(home / f"{name}.csv", getattr(found, name))
-        contents = [
-            ("The experiment", __doc__.split("\n\n", 1)[1]),
-            ("Scores of held-out rows (AUC)", found.scores),
-            ("Pushes", found.pushes),
-            ("Digits: what is kept where so many are moved", found.kept()),
-        ]
-        pc.report(home / "report.html", "Directions of spline codes", contents)
+        folders.save_study(out, "code-directions", lambda into: _save(found, into))
     return found
+
+
+def _save(found: CodeDirections, out: Path) -> None:
+    for name in ("scores", "pushes"):
+        write_csv(out / f"{name}.csv", getattr(found, name))
+    contents = [
+        ("The experiment", __doc__.split("\n\n", 1)[1]),
+        ("Scores of held-out rows (AUC)", found.scores),
+        ("Pushes", found.pushes),
+        ("Digits: what is kept where so many are moved", found.kept()),
+    ]
+    pc.report(out / "report.html", "Directions of spline codes", contents)

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 import patchclamp as pc
+from patchclamp.core import folders
 from patchclamp.core.files import write_csv
 from patchclamp.studies import concepts, gender
 from patchclamp.studies.sentiment_steering import shown
@@ -228,7 +229,7 @@ def study(
     cost = found.drop(columns=["metric", "count"]).reset_index(drop=True)
     result = ConceptMatrix(name, layer, first, second, third, cost)
     if out is not None:
-        _save(result, Path(out))
+        folders.save_study(out, "concept-matrix", lambda into: _save(result, into))
     return result
 
 
@@ -297,7 +298,6 @@ def _map(
 def _save(found: ConceptMatrix, out: Path) -> None:
     from patchclamp.figures.style import save
 
-    out.mkdir(parents=True, exist_ok=True)
     drawn = figure(found)
     for suffix in ("svg", "png"):
         save(drawn, out / f"figure.{suffix}", suffix)

@@ -11,15 +11,15 @@ from typing import Any, Literal
 
 import torch
 from filelock import FileLock
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import patchclamp as pc
+from patchclamp.core import folders
 from patchclamp.core.content import content
 from patchclamp.core.digest import digest
 from patchclamp.core.errors import InputError, unknown
-from patchclamp.core.files import atomic_file, atomic_folder, read_json, write_json
 from patchclamp.core.progress import Listener, task
+from patchclamp.core.tensors import read_state, read_tensors, write_state, write_tensors
 
 Data = Literal["mnist", "fashion-mnist"]
 Kind = Literal["residual", "mlp", "cnn"]
@@ -161,9 +161,10 @@ def train(
     asked: dict[str, Any] = {"epochs": epochs, "batch": batch, "rate": rate, "seed": seed, "recipe": RECIPE}
     if kept is not None:
         asked |= {"begin": content(module, "the network"), "data": digest(data.train, data.train_labels)}
-        if (kept / "training.json").is_file() and (said := read_json(kept / "training.json"))["asked"] == asked:
-            module.load_state_dict(load_file(kept / "model.safetensors"))
+        if (kept / "training.json").is_file() and (said := _read(kept)).get("asked") == asked:
+            module.load_state_dict(read_tensors(kept / "model.safetensors"))
             return _training(said["found"])
+        folders.check(kept, folders.TRAINED)
     optimizer = torch.optim.Adam(module.parameters(), lr=rate)
     checkpoint = kept.with_name(f"{kept.name}.pt") if kept is not None else None
     history = _resume(checkpoint, asked, module, optimizer)
@@ -176,16 +177,21 @@ def train(
             history.append([*evaluate(module, data.test, data.test_labels), seconds])
             if checkpoint is not None:
                 state = {"model": module.state_dict(), "optimizer": optimizer.state_dict()}
-                with atomic_file(checkpoint) as temporary:
-                    torch.save({"asked": asked, "history": history, **state}, temporary)
+                write_state(checkpoint, {"asked": asked, "history": history, **state})
             bar.advance()
     found = Training(*(tuple(column) for column in zip(*history, strict=True)))
     if kept is not None and checkpoint is not None:
-        with atomic_folder(kept) as temporary:
-            save_file(module.state_dict(), temporary / "model.safetensors")
-            write_json(temporary / "training.json", {"asked": asked, "found": asdict(found)})
+        record = {"format_version": folders.TRAINED.version, "asked": asked, "found": asdict(found)}
+        state = module.state_dict()
+        folders.save(kept, folders.TRAINED, record, lambda into: write_tensors(into / "model.safetensors", state))
         checkpoint.unlink(missing_ok=True)
     return found
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    """How a network was trained, whose files are those that were saved; version 0.1.0 wrote no digests and no version."""
+    with folders.opened(folder, folders.TRAINED) as said:
+        return said
 
 
 def _training(found: dict[str, list[float]]) -> Training:
@@ -193,7 +199,7 @@ def _training(found: dict[str, list[float]]) -> Training:
 
 
 def _resume(checkpoint: Path | None, asked: dict[str, Any], module: nn.Module, optimizer: Any) -> list[list[float]]:
-    kept = torch.load(checkpoint, weights_only=True) if checkpoint is not None and checkpoint.is_file() else None
+    kept = read_state(checkpoint) if checkpoint is not None and checkpoint.is_file() else None
     if kept is None or kept["asked"] != asked:
         return []
     module.load_state_dict(kept["model"])
@@ -257,5 +263,6 @@ def _trained(
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.parent / f".{name}.lock"):
             train(module, images(data), epochs=epochs, seed=seed, folder=folder, progress=progress)
-    module.load_state_dict(load_file(folder / "model.safetensors"))
-    return module.eval(), _training(read_json(folder / "training.json")["found"])
+    said = _read(folder)
+    module.load_state_dict(read_tensors(folder / "model.safetensors"))
+    return module.eval(), _training(said["found"])

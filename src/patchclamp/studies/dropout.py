@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 
 import patchclamp as pc
+from patchclamp.core import folders
 from patchclamp.core.files import write_csv
 from patchclamp.core.progress import Listener, task
 from patchclamp.studies.tales import NOUN_OPENING, OPENINGS, TEST_NOUNS, TRAIN_NOUNS, tales
@@ -249,7 +250,7 @@ def study(
         found = compare(opened, texts, progress=progress)
         rows = pd.DataFrame([{"model": name, **said} for name, said in trained.items()])
         found = replace(found, models=rows.merge(found.models, on="model"))
-    _save(found, folder)
+    folders.save_study(folder, "dropout", lambda into: _save(found, into))
     return found
 
 
@@ -312,7 +313,6 @@ def figure(found: Dropout) -> Any:
 def _save(found: Dropout, out: Path) -> None:
     from patchclamp.figures.style import save
 
-    out.mkdir(parents=True, exist_ok=True)
     drawn = figure(found)
     for suffix in ("png", "svg"):
         save(drawn, out / f"figure.{suffix}", suffix)

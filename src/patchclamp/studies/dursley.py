@@ -17,6 +17,7 @@ from typing import Any
 import pandas as pd
 
 import patchclamp as pc
+from patchclamp.core import folders
 from patchclamp.core.files import write_csv
 from patchclamp.studies import copying, darkness
 from patchclamp.studies.names import NOVELS, Passage, passage, piece_of, recurring, stand_in
@@ -144,7 +145,7 @@ def study(
         model.source.name or type(model.module).__name__,
     )  # fmt: skip
     if out is not None:
-        _save(result, found, others, Path(out))
+        folders.save_study(out, "dursley", lambda into: _save(result, found, others, into))
     return result
 
 

@@ -8,7 +8,6 @@ Control: the same state is restored from the clean run of *another* country. If 
 that looks like a clean run, the right capital must not come back, and the other country's capital must appear.
 """
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ import pandas as pd
 from scipy.stats import t
 
 import patchclamp as pc
+from patchclamp.core import folders
 from patchclamp.core.files import write_csv
 from patchclamp.studies.names import piece_of
 
@@ -160,7 +160,9 @@ def study(
     control = other_states(model, facts, 3 * std, samples=samples, seed=seed)
     found = CapitalFacts(known, average, control, model.source.name or type(model.module).__name__)
     if out is not None:
-        _save(found, Path(out))
+        found.average.save(out)
+        folders.extend(out, folders.RESULT, lambda into: _save(found, into))
+        folders.discard_parts(Path(out) / "checkpoint")
     return found
 
 
@@ -217,7 +219,6 @@ def _gain(grid: pc.Grid, answer: str) -> Any:
 
 
 def _save(found: CapitalFacts, out: Path) -> None:
-    found.average.save(out)
     for name, table in (("known", found.known), ("largest-effects", found.table()), ("control", found.control)):
         write_csv(out / f"{name}.csv", table)
     contents = [
@@ -229,4 +230,3 @@ def _save(found: CapitalFacts, out: Path) -> None:
         ("Facts", found.known),
     ]
     pc.report(out / "report.html", "Where capitals are kept", contents)
-    shutil.rmtree(out / "checkpoint", ignore_errors=True)

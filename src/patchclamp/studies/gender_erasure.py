@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 
 import patchclamp as pc
+from patchclamp.core import folders
 from patchclamp.core.files import write_csv
 from patchclamp.studies import gender
 
@@ -165,7 +166,7 @@ def study(
         model.projections(best_erase, *gender.labelled("test")[:2]),
     )  # fmt: skip
     if out is not None:
-        _save(done, Path(out))
+        folders.save_study(out, "gender-erasure", lambda into: _save(done, into))
     return done
 
 
@@ -257,7 +258,6 @@ def interchanged(model: pc.Model, found: dict[str, list[pc.Direction]], site: st
 
 
 def _save(found: GenderErasure, out: Path) -> None:
-    out.mkdir(parents=True, exist_ok=True)
     for name in ("effects", "pushed", "projections", "divergence"):
         getattr(found, name).save(out / name)
     for name in ("tested", "probes", "winograd", "interchange"):

@@ -20,8 +20,9 @@ import pandas as pd
 from scipy.stats import t
 
 import patchclamp as pc
+from patchclamp.core import folders
 from patchclamp.core.digest import digest
-from patchclamp.core.files import read_json, write_csv, write_json
+from patchclamp.core.files import read_record, write_csv, write_record
 from patchclamp.core.progress import Listener, task
 from patchclamp.studies import gender, trained
 from patchclamp.studies.gender_erasure import SEED
@@ -229,7 +230,7 @@ def study(
     name = model.source.name or type(model.module).__name__
     found = MeaninglessDirection(name, site, before, pd.DataFrame(rows))
     if out is not None:
-        _save(found, Path(out))
+        folders.save_study(out, "meaningless-direction", lambda into: _save(found, into))
     return found
 
 
@@ -239,12 +240,12 @@ def _draw(model: pc.Model, fixed: Setting, seed: int, steps: int, kept: Path | N
     asked = {"model": model.identity(), "site": fixed.site, "steps": steps, "sentences": sentences}
     path = None if kept is None else kept / f"draw-{seed}.json"
     if path is not None and path.is_file():
-        said = read_json(path)
-        if said["asked"] == asked:
+        said = read_record(path)
+        if said.get("asked") == asked:
             return list(said["rows"])
     rows = measured(model, fixed, *directions(model, fixed, seed, steps))
     if path is not None:
-        write_json(path, {"asked": asked, "rows": rows})
+        write_record(path, {"asked": asked, "rows": rows})
     return rows
 
 
@@ -296,7 +297,6 @@ def figure(found: MeaninglessDirection) -> Any:
 def _save(found: MeaninglessDirection, out: Path) -> None:
     from patchclamp.figures.style import save
 
-    out.mkdir(parents=True, exist_ok=True)
     drawn = figure(found)
     for suffix in ("png", "svg"):
         save(drawn, out / f"figure.{suffix}", suffix)

@@ -18,6 +18,7 @@ from typing import Any
 import pandas as pd
 
 import patchclamp as pc
+from patchclamp.core import folders
 from patchclamp.core.errors import InputError
 from patchclamp.core.files import write_csv
 from patchclamp.core.progress import task
@@ -195,14 +196,13 @@ def study(
     frames = {name: pd.concat(parts, ignore_index=True) for name, parts in tables.items()}
     done = Additions(data, images.names, **frames, responses=responses)
     if out is not None:
-        _save(done, Path(out), pairs)
+        folders.save_study(out, "mnist-additions", lambda into: _save(done, into, pairs))
     return done
 
 
 def _save(found: Additions, out: Path, pairs: Sequence[tuple[int, int]]) -> None:
     from patchclamp.figures.style import save
 
-    out.mkdir(parents=True, exist_ok=True)
     for name in FRAMES:
         write_csv(out / f"{name}.csv", getattr(found, name))
     write_csv(out / "thirds.csv", found.thirds())

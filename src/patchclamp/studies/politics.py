@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 import patchclamp as pc
+from patchclamp.core import folders
 from patchclamp.core.files import write_csv
 from patchclamp.studies import concepts
 from patchclamp.studies.sentiment_steering import shown
@@ -242,7 +243,7 @@ def study(
         erased(model, here, words, others),
     )  # fmt: skip
     if out is not None:
-        _save(found, Path(out))
+        folders.save_study(out, "politics", lambda into: _save(found, into))
     return found
 
 

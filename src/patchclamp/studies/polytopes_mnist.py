@@ -20,6 +20,7 @@ import pandas as pd
 from torch import Tensor, nn
 
 import patchclamp as pc
+from patchclamp.core import folders
 from patchclamp.core.errors import InputError
 from patchclamp.core.progress import task
 from patchclamp.studies import digits
@@ -194,7 +195,7 @@ def study(
     if out is not None:
         from patchclamp.studies.polytopes_pictures import save
 
-        save(done, Path(out), __doc__.split("\n\n", 1)[1])
+        folders.save_study(out, "polytopes-mnist", lambda into: save(done, into, __doc__.split("\n\n", 1)[1]))
     return done
 
 

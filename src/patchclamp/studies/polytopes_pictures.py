@@ -55,7 +55,6 @@ def save(found: "PolytopesMnist", out: Path, about: str) -> None:
     """Write tables, pictures, the results of the first network, and the report."""
     from patchclamp.studies.polytopes_mnist import FRAMES, TITLES
 
-    out.mkdir(parents=True, exist_ok=True)
     for name in FRAMES:
         write_csv(out / f"{name}.csv", getattr(found, name))
     write_json(out / "summary.json", found.summary())

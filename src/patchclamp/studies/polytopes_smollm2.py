@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 import patchclamp as pc
+from patchclamp.core import folders
 from patchclamp.core.files import write_csv
 
 LENGTH, FIRST = 1024, 100
@@ -296,7 +297,7 @@ def study(
     table = pd.concat(nearest, ignore_index=True)[["layer", "form", "token", "class"]]
     found = TokenPolytopes(dense, sparse, bare, table, codes, model.source.name or type(model.module).__name__)
     if out is not None:
-        _save(found, Path(out))
+        folders.save_study(out, "polytopes-smollm2", lambda into: _save(found, into))
     return found
 
 
@@ -321,7 +322,6 @@ def _clustered(
 
 
 def _save(found: TokenPolytopes, out: Path) -> None:
-    out.mkdir(parents=True, exist_ok=True)
     found.codes.save(out / "codes")
     contents: list[tuple[str, Any]] = [
         ("The experiment", __doc__.split("\n\n", 1)[1]),

@@ -19,6 +19,7 @@ import pandas as pd
 import torch
 
 import patchclamp as pc
+from patchclamp.core import folders
 from patchclamp.core.files import write_csv
 
 TEMPLATE = "The capital of {} is"
@@ -236,7 +237,7 @@ def study(
     name = model.source.name or type(model.module).__name__
     found = RomeCapitals(name, layer, summarised(facts), averaged(drift), table, facts, example, spent / len(test))
     if out is not None:
-        _save(found, Path(out))
+        folders.save_study(out, "rome-capitals", lambda into: _save(found, into))
     return found
 
 

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 import patchclamp as pc
+from patchclamp.core import folders
 from patchclamp.core.files import write_csv
 from patchclamp.studies import concepts
 
@@ -259,7 +260,7 @@ def study(
         completions,
     )  # fmt: skip
     if out is not None:
-        _save(result, here, Path(out))
+        folders.save_study(out, "sentiment-steering", lambda into: _save(result, here, into))
     return result
 
 

@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 
 import patchclamp as pc
+from patchclamp.core import folders
 from patchclamp.core.digest import digest
-from patchclamp.core.files import atomic_file, atomic_folder, read_json, write_json
+from patchclamp.core.files import read_record, write_record
 from patchclamp.core.progress import Listener, task
+from patchclamp.core.tensors import read_state, write_state
 
 TOKENS, ROWS = 160, 2
 """Sampled after each opening, and samples of each opening in a round."""
@@ -67,16 +69,16 @@ def sample_stories(
                     prompts, max_new_tokens=TOKENS, seed=seed + number, do_sample=True, temperature=0.9, top_k=50
                 )
                 texts = [f"{opening} {text.strip()}" for opening, text in zip(prompts, told.texts, strict=True)]
-                write_json(kept, {"asked": asked, "stories": texts})
-            stories += read_json(kept)["stories"]
+                write_record(kept, {"asked": asked, "stories": texts})
+            stories += read_record(kept)["stories"]
             bar.advance()
     return stories
 
 
 def _kept(path: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
     """What a file holds, if it was made for the same request."""
-    said: dict[str, Any] | None = read_json(path) if path.is_file() else None
-    return said if said is not None and said["asked"] == asked else None
+    said = read_record(path) if path.is_file() else None
+    return said if said is not None and said.get("asked") == asked else None
 
 
 def make_tokenizer(texts: Sequence[str], vocabulary: int) -> Any:
@@ -125,9 +127,11 @@ def train_gpt2(
         Steps, tokens seen, and the loss on the held-out text without dropout, in nats a token.
     """
     asked = {"shape": asdict(shape), "dropout": dropout, "seed": seed, "text": digest(tokens)}
-    said = _kept(folder / "training.json", asked)
-    if said is not None:
-        return dict(said["found"])
+    if _kept(folder / "training.json", asked) is not None:
+        with folders.opened(folder, folders.TRAINED) as said:
+            return dict(said["found"])
+    names = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
+    folders.check(folder, folders.TRAINED, *names)
     checkpoint = folder.with_suffix(".pt")
     with torch.random.fork_rng(devices=[]):
         model = _fresh(shape, tokenizer, dropout, seed)
@@ -142,10 +146,13 @@ def train_gpt2(
                     _checkpoint(checkpoint, asked, model, optimizer, step + 1)
     own = {"dropout": dropout, "seed": seed, "steps": shape.steps, "tokens": shape.steps * shape.batch * shape.context}
     found = {**own, "held_out_loss": _loss(model, held_out, shape)}
-    with atomic_folder(folder) as temporary:
-        model.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
-        write_json(temporary / "training.json", {"asked": asked, "found": found})
+    record = {"format_version": folders.TRAINED.version, "asked": asked, "found": found}
+
+    def write(into: Path) -> None:
+        model.save_pretrained(into)
+        tokenizer.save_pretrained(into)
+
+    folders.save(folder, folders.TRAINED, record, write)
     checkpoint.unlink(missing_ok=True)
     return found
 
@@ -180,13 +187,12 @@ def _step(model: Any, optimizer: Any, tokens: Tensor, shape: Shape, seed: int, s
 
 
 def _checkpoint(path: Path, asked: dict[str, Any], model: Any, optimizer: Any, step: int) -> None:
-    with atomic_file(path) as temporary:
-        kept = {"asked": asked, "step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
-        torch.save(kept, temporary)
+    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    write_state(path, {"asked": asked, "step": step, **state})
 
 
 def _resume(path: Path, asked: dict[str, Any], model: Any, optimizer: Any) -> int:
-    kept = torch.load(path, weights_only=True) if path.is_file() else None
+    kept = read_state(path) if path.is_file() else None
     if kept is None or kept["asked"] != asked:
         return 0
     model.load_state_dict(kept["model"])

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 import patchclamp as pc
+from patchclamp.core import folders
 from patchclamp.core.errors import unknown
 from patchclamp.core.files import write_csv
 from patchclamp.core.progress import task
@@ -251,14 +252,13 @@ def study(
     networks, lines = small_networks({case: CASES[case] for case in chosen}, seeds, rows, progress)
     found = WhatAdditionsNeed(networks, lines, words, seen)
     if out is not None:
-        _save(found, Path(out))
+        folders.save_study(out, "what-additions-need", lambda into: _save(found, into))
     return found
 
 
 def _save(found: WhatAdditionsNeed, out: Path) -> None:
     from patchclamp.figures.style import save
 
-    out.mkdir(parents=True, exist_ok=True)
     for name in ("networks", "curves", "words", "photographs"):
         if not (frame := getattr(found, name)).empty:
             write_csv(out / f"{name}.csv", frame)

@@ -1,0 +1,110 @@
+"""Hidden names for work in progress, held by a lock that dies with its process, so that what a killed one left is told apart."""
+
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from patchclamp.core.errors import StorageError
+
+try:
+    import fcntl
+except ImportError:  # systems without such locks
+    fcntl = None  # type: ignore[assignment]
+
+PREFIX, PART = ".patchclamp-", ".part"
+PATIENCE = 300.0
+"""Seconds to wait for another process that opens the same folder, or moves its files into it."""
+DAY = 86_400.0
+"""Seconds after which unfinished work counts as left behind where there are no locks to tell by."""
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder against other processes and threads, without leaving a file in it.
+
+    Raises:
+        StorageError: Another process does not let go of it.
+    """
+    handle, deadline = _opened(folder), time.monotonic() + PATIENCE
+    try:
+        while handle is not None and _lock(handle) is False:
+            if time.monotonic() > deadline:
+                raise StorageError(f"another process has held {str(folder)!r} for {PATIENCE:g} seconds; end it first")
+            time.sleep(0.01)
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+@contextmanager
+def lease(parent: Path, name: str, *, folder: bool) -> Iterator[Path]:
+    """A new empty file or folder of a hidden name in ``parent``, removed at the end if it still has that name.
+
+    What earlier owners left there, who are dead, is removed first. The modes are those that the umask leaves.
+    """
+    with locked(parent):
+        tidy(parent)
+        path = parent / f"{PREFIX}{name[:40]}-{secrets.token_hex(8)}{PART}"
+        if folder:
+            path.mkdir()
+        else:
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        handle = _opened(path)
+        if handle is not None:
+            _lock(handle)
+    try:
+        yield path
+    finally:
+        try:
+            remove(path)
+        finally:
+            if handle is not None:
+                os.close(handle)
+
+
+def tidy(parent: Path) -> None:
+    """Remove what killed processes left in a folder: names of ours that no living process holds."""
+    for path in parent.iterdir():
+        if path.name.startswith(PREFIX) and path.name.endswith(PART) and _is_abandoned(path):
+            remove(path)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or folder of ours; what cannot be removed is left to the next run."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
+
+
+def _is_abandoned(path: Path) -> bool:
+    try:
+        handle = None if path.is_symlink() else _opened(path)
+        free = None if handle is None else _lock(handle)
+        if handle is not None:
+            os.close(handle)
+        return time.time() - path.lstat().st_mtime > DAY if free is None else free
+    except OSError:
+        return False
+
+
+def _opened(path: Path) -> int | None:
+    """A handle that can be locked; None on systems without such locks."""
+    return None if fcntl is None else os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+
+
+def _lock(handle: int) -> bool | None:
+    """Take a lock: whether nobody else holds it; None where the disk knows no locks."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
