@@ -19,6 +19,7 @@ from patchclamp.core.content import content
 from patchclamp.core.digest import digest
 from patchclamp.core.errors import InputError, unknown
 from patchclamp.core.files import atomic_file, atomic_folder, read_json, write_json
+from patchclamp.core.interrupts import guarded
 from patchclamp.core.progress import Listener, task
 
 Data = Literal["mnist", "fashion-mnist"]
@@ -97,7 +98,7 @@ def network(kind: Kind = "residual", *, width: int = 512, depth: int = 1, seed: 
         raise InputError(unknown("kind of network", kind, ["residual", "mlp", "cnn"]))
     if min(width, depth) < 1:
         raise InputError(f"width and depth are at least 1, not {width} and {depth}")
-    with torch.random.fork_rng(devices=[]):
+    with guarded(torch.random.fork_rng(devices=[])):
         torch.manual_seed(seed)
         return nn.Sequential(*_layers(kind, width, depth)).eval()
 
@@ -216,7 +217,7 @@ def _epoch(module: nn.Module, optimizer: torch.optim.Optimizer, data: Images, ba
 
 def evaluate(module: nn.Module, pixels: Tensor, labels: Tensor) -> tuple[float, float]:
     """Mean cross-entropy (nats) and accuracy on images."""
-    with torch.no_grad():
+    with guarded(torch.no_grad()):
         logits = torch.cat([module(part) for part in pixels.split(1000)])
     return float(nn.functional.cross_entropy(logits, labels)), float((logits.argmax(1) == labels).float().mean())
 

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 import patchclamp as pc
+from patchclamp.core.interrupts import guarded
 
 LENGTH, FIRST = 1024, 100
 """Tokens of a sequence, and the first that may be sampled."""
@@ -216,7 +217,7 @@ def recorded(
 
 def untrained(model: pc.Model) -> pc.Model:
     """A model of the same shape with weights as they are before training."""
-    with torch.random.fork_rng():
+    with guarded(torch.random.fork_rng()):
         torch.manual_seed(0)
         module = type(model.module)(model.config)
     return pc.wrap(module.float().eval(), model.tokenizer)

@@ -15,6 +15,7 @@ from torch import Tensor
 import patchclamp as pc
 from patchclamp.core.digest import digest
 from patchclamp.core.files import atomic_file, atomic_folder, read_json, write_json
+from patchclamp.core.interrupts import guarded
 from patchclamp.core.progress import Listener, task
 
 TOKENS, ROWS = 160, 2
@@ -129,7 +130,7 @@ def train_gpt2(
     if said is not None:
         return dict(said["found"])
     checkpoint = folder.with_suffix(".pt")
-    with torch.random.fork_rng(devices=[]):
+    with guarded(torch.random.fork_rng(devices=[])):
         model = _fresh(shape, tokenizer, dropout, seed)
         optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.95))
         begun = _resume(checkpoint, asked, model, optimizer)
@@ -198,6 +199,6 @@ def _loss(model: Any, tokens: Tensor, shape: Shape) -> float:
     """Mean loss on the text, in windows of the context's length, without dropout."""
     model.eval()
     rows = tokens[: len(tokens) // shape.context * shape.context].view(-1, shape.context)
-    with torch.no_grad():
+    with guarded(torch.no_grad()):
         losses = [float(model(part, labels=part).loss) * len(part) for part in rows.split(shape.batch)]
     return sum(losses) / len(rows)
