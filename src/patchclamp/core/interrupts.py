@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, ExitStack
 from functools import wraps
 from types import FrameType, TracebackType
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar
 
 from typing_extensions import override
 
@@ -111,7 +111,7 @@ class Changes(ExitStack):
         if gate is None:
             return
         if self._outer is None:
-            if signal.getsignal(signal.SIGINT) == gate:  # the user may have set another meanwhile
+            if isinstance(signal.getsignal(signal.SIGINT), _Gate):  # the user may have set another meanwhile
                 signal.signal(signal.SIGINT, gate.before)
             gate.set_open(True)
         else:
@@ -151,7 +151,6 @@ def within(
     changes = Changes(*managers)
     with changes:
         return changes.run(function, *args, **kwargs)
-    return cast(T, None)
 
 
 def under(make: Callable[[], AbstractContextManager[Any]]) -> Callable[[Callable[P, T]], Callable[P, T]]:

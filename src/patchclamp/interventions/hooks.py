@@ -141,10 +141,10 @@ class Placed(ExitStack):
     def __enter__(self) -> Any:
         try:
             self.begin()
+            return self
         except BaseException:
             self.close()
             raise
-        return self
 
 
 @dataclass(eq=False)
