@@ -1,7 +1,6 @@
 """Sequential scrubbing: each layer's direction is fitted on what the layers edited before it give."""
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +10,7 @@ from sklearn.base import clone
 from torch import Tensor
 
 from patchclamp.core.errors import InputError
+from patchclamp.core.interrupts import within
 from patchclamp.core.progress import Listener, task
 from patchclamp.directions.base import DirectionEstimator, quietly, warn_once
 from patchclamp.directions.concept import Concept
@@ -47,13 +47,9 @@ class Stream:
             done = [model.sites.modules[path] for path in model.sites.layers[:layer]]
             batch = model.batch(self.prompts)
             taps = ports_of([make_tap(model, site, seen.append)])
-            with ExitStack() as stack:
-                stack.enter_context(torch.no_grad())
-                stack.enter_context(bypassed(done, model.arity, inject=self.states))
-                stack.enter_context(
-                    Session(model.sites.modules, len(self.prompts), batch.width or 1, {}, taps, stop_early=True)
-                )
-                call(model, batch)
+            session = Session(model.sites.modules, len(self.prompts), batch.width or 1, {}, taps, stop_early=True)
+            around = (torch.no_grad(), bypassed(done, model.arity, inject=self.states), session)
+            within(around, call, model, batch)
         self.states = seen[0].clone()
 
     def rows(self) -> Tensor:

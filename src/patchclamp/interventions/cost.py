@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from patchclamp.core.errors import InputError
+from patchclamp.core.interrupts import guarded
 from patchclamp.interventions.packing import layout_at
 from patchclamp.interventions.trie import Group
 from patchclamp.models.opened import OpenModel
@@ -108,7 +109,7 @@ def matmul_rate(device: str, dtype: torch.dtype, width: int) -> float:
     a = torch.ones(256, width, device=device, dtype=dtype)  # ones: drawing numbers would move the user's random state
     b = torch.ones(width, 4 * width, device=device, dtype=dtype)
     best = float("inf")
-    with torch.no_grad():
+    with guarded(torch.no_grad()):
         for _ in range(4):
             began = time.perf_counter()
             product = a @ b

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from patchclamp.core.errors import BudgetError, ExactnessError, PatchclampWarning
 from patchclamp.core.files import reading
+from patchclamp.core.interrupts import under
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.tensors import read_sealed, write_sealed
 from patchclamp.interventions.base import Base, record_base
@@ -55,7 +56,7 @@ class Outcome:
     unread: set[int] = field(default_factory=set)
     """Runs of which some read gave NaN, these and others."""
 
-    @torch.no_grad()
+    @under(torch.no_grad)
     def note_base(self, base: Base) -> None:
         """Measure the lines of a base run, without any cell's edits."""
         for place, number in enumerate(base.lines):
@@ -66,7 +67,7 @@ class Outcome:
             if line.compares:
                 self.clean[number] = logits
 
-    @torch.no_grad()
+    @under(torch.no_grad)
     def deliver(self, runs: list[int], logits: Tensor, activations: dict[Site, Tensor]) -> None:
         """Measure some runs of one line."""
         number = self.job.runs[runs[0]].line

@@ -1,7 +1,7 @@
 """One hooked forward pass: the primitive under run, record, the sweep's slow path and every check."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from patchclamp.core.errors import InputError, ModelError, NotFiredError, PositionError, SiteError
+from patchclamp.core.interrupts import within
 from patchclamp.interventions.actions import Action, Tally, instructions
 from patchclamp.interventions.finite import Watch
 from patchclamp.interventions.hooks import Instruction, Port, Session, Tap, bypassed, ports_of
@@ -83,13 +84,9 @@ def forward(
     actions = [row.actions for row in rows]
     todo = instructions(model.sites, actions, [0] * len(rows), batch.width or UNKNOWN_WIDTH, model.device, tally)
     tapped = ports_of(make_tap(model, site, sink) for site, sink in (taps or {}).items())
-    output = None
-    with ExitStack() as stack:
-        stack.enter_context(gradients(grad))
-        early = not logits and _each_runs_once(model, (*todo, *tapped))
-        session = Session(model.sites.modules, len(rows), batch.width or 1, todo, tapped, stop_early=early)
-        stack.enter_context(session)
-        output = call(model, batch, extra)
+    early = not logits and _each_runs_once(model, (*todo, *tapped))
+    session = Session(model.sites.modules, len(rows), batch.width or 1, todo, tapped, stop_early=early)
+    output = within((gradients(grad), session), call, model, batch, extra)
     _check_fired(session, rows, tally)
     if not early and model.sites.layers:
         model.once.update(session.calls)
@@ -223,8 +220,7 @@ def _narrowed(
 
     done = forward(model, rows, taps={**taps, last: sink}, logits=False, grad=grad, extra=extra, check=check)
     chosen = states[0][torch.arange(len(rows), device=keep.device).unsqueeze(1), keep]
-    with gradients(grad):
-        logits = through_head(model, chosen.flatten(0, 1).unsqueeze(1))
+    logits = within((gradients(grad),), through_head, model, chosen.flatten(0, 1).unsqueeze(1))
     logits = logits.reshape(len(rows), keep.shape[1], -1)
     if check:
         watch = Watch([keep.shape[1]] * len(rows))
@@ -263,13 +259,13 @@ def through_head(
     """
     layers = [model.sites.modules[path] for path in model.sites.layers]
     ids = torch.zeros(1, 1, dtype=torch.long, device=model.device)
-    with ExitStack() as stack:
-        stack.enter_context(bypassed(layers, model.arity, inject=states))
-        stack.enter_context(Session(model.sites.modules, len(states), 1, todo or {}))
-        if wide:
-            stack.enter_context(WideLogits(model.module.get_output_embeddings().weight))  # type: ignore[operator]
-        output = call(model, Batch((), {"input_ids": ids}, (1,)))
-    return logits_of(output)
+    around: list[AbstractContextManager[Any]] = [
+        bypassed(layers, model.arity, inject=states),
+        Session(model.sites.modules, len(states), 1, todo or {}),
+    ]
+    if wide:
+        around.append(WideLogits(model.module.get_output_embeddings().weight))  # type: ignore[operator]
+    return logits_of(within(around, call, model, Batch((), {"input_ids": ids}, (1,))))
 
 
 def check_passes(session: Session) -> None:

@@ -1,7 +1,7 @@
 """Generation under edits, with or without the key-value cache, every position counted in the unpadded prompt."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from patchclamp.core.errors import InputError, PatchclampError
+from patchclamp.core.interrupts import within
 from patchclamp.core.result import Result, Saved
 from patchclamp.interventions.actions import Placer, Tally
 from patchclamp.interventions.decoding import effective, end_ids, new_tokens, read_settings, reads_the_text, until_end
@@ -126,12 +127,8 @@ def generate(
     check_ready(model.module)
     placer, tally = Placer(model, chosen, prompts, record_source), Tally.empty()
     rows = placed_rows(placer)
-    new: dict[int, list[_New]] = {}
-    with torch.no_grad(), _seeded(seed, model.device):
-        for members in _groups(model, prompts, reads_the_text(model.module, used)):
-            own = [rows[i] for i in members]
-            made = _generate_batch(model, placer, tally, own, [prompts[i] for i in members], count, used)
-            new |= dict(zip(members, made, strict=True))
+    around = (torch.no_grad(), _seeded(seed, model.device))
+    new = within(around, _generate_all, model, placer, tally, rows, prompts, count, used)
     check_fired(placer, tally)
     numbers = tuple(i for i in range(len(prompts)) for _ in new[i])
     texts = [one for i in range(len(prompts)) for one in new[i]]
@@ -246,6 +243,24 @@ def _pads_left(model: OpenModel, prompts: Sequence[Prompt]) -> bool:
     return model.pads_left
 
 
+def _generate_all(
+    model: OpenModel,
+    placer: Placer,
+    tally: Tally,
+    rows: Rows,
+    prompts: Sequence[Prompt],
+    count: int | None,
+    settings: dict[str, Any],
+) -> dict[int, list[_New]]:
+    """The texts of each prompt, by its number."""
+    new: dict[int, list[_New]] = {}
+    for members in _groups(model, prompts, reads_the_text(model.module, settings)):
+        own = [rows[i] for i in members]
+        made = _generate_batch(model, placer, tally, own, [prompts[i] for i in members], count, settings)
+        new |= dict(zip(members, made, strict=True))
+    return new
+
+
 def _generate_batch(
     model: OpenModel,
     placer: Placer,
@@ -258,14 +273,14 @@ def _generate_batch(
     """The texts of each prompt of one batch."""
     samples = settings["num_return_sequences"]
     width = max(len(p.ids) for p in prompts)
+    stepper, hooks = stepping(model, placer, tally, rows)
     try:
-        with stepping(model, placer, tally, rows) as stepper, finite_steps(model):
-            out = _started(model, stepper, prompts, count, settings)
+        out = within((*hooks, finite_steps(model)), _started, model, stepper, prompts, count, settings)
     except WrongStepError:
         found: list[str] = []
-        again = stepping(model, placer, Tally.empty(), rows)
-        with suppress(WrongStepError), again, looking(model, found), finite_steps(model):
-            _call_generate(model, prompts, count, settings)
+        _, again = stepping(model, placer, Tally.empty(), rows)
+        around = (suppress(WrongStepError), *again, looking(model, found), finite_steps(model))
+        within(around, _call_generate, model, prompts, count, settings)
         raise wrong_step(model, found, bool(placer.edits)) from None
     assert stepper.ends is not None
     sequences = out if isinstance(out, Tensor) else out.sequences
@@ -306,10 +321,9 @@ def _call_generate(model: OpenModel, prompts: Sequence[Prompt], count: int | Non
     mask = torch.tensor([[0] * (width - len(p.ids)) + [1] * len(p.ids) for p in prompts], device=model.device)
     limit = {} if count is None else {"max_new_tokens": count}
     beside = model.batch(list(prompts)).kwargs if prompts[0].tensors else {}
-    with before_each_call(model.module, _as_one_text) if "position_ids" in beside else nullcontext():
-        return model.module.generate(  # type: ignore[operator]
-            **{**beside, **settings, "input_ids": ids, "attention_mask": mask, "pad_token_id": pad, **limit}
-        )
+    given = {**beside, **settings, "input_ids": ids, "attention_mask": mask, "pad_token_id": pad, **limit}
+    around = [before_each_call(model.module, _as_one_text)] if "position_ids" in beside else []
+    return within(around, model.module.generate, **given)  # type: ignore[arg-type]
 
 
 def _as_one_text(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

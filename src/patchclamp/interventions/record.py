@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from patchclamp.core.errors import InputError
+from patchclamp.core.interrupts import within
 from patchclamp.core.progress import Listener, task
 from patchclamp.interventions import positions
 from patchclamp.interventions.actions import place
@@ -63,8 +64,7 @@ def record(
     progress: bool | Listener | None = None,
 ) -> Activations:
     """Record activations; see :meth:`patchclamp.Model.record`."""
-    with gradients(grad):
-        return _record(model, inputs, sites, at, edits, batch_tokens, grad, progress)
+    return within((gradients(grad),), _record, model, inputs, sites, at, edits, batch_tokens, grad, progress)
 
 
 def _record(

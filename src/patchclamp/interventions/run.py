@@ -10,6 +10,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.interrupts import guarded, within
 from patchclamp.core.result import Result, Saved
 from patchclamp.interventions.actions import place
 from patchclamp.interventions.edits import Edit
@@ -129,8 +130,7 @@ def run(
     batch_tokens: int = BATCH_TOKENS,
 ) -> Run:
     """Run prompts under edits; see :meth:`patchclamp.Model.run`."""
-    with gradients(grad):
-        return _run(model, inputs, edits, record, at, logits, grad, batch_tokens)
+    return within((gradients(grad),), _run, model, inputs, edits, record, at, logits, grad, batch_tokens)
 
 
 def _run(
@@ -208,7 +208,7 @@ def _of_prompt(logits: Tensor, length: int, keep: Keep, narrowed: bool) -> Tenso
 
 def _likely_names(model: OpenModel, result: Run) -> dict[int, str]:
     """Text of every output that a table might show."""
-    with torch.no_grad():
+    with guarded(torch.no_grad()):
         ids = result.last_logits().detach().topk(min(100, result.logits.shape[-1])).indices.flatten().unique().tolist()
     return {int(i): model.output_label(int(i)) for i in ids}
 

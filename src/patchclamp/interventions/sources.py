@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from patchclamp.core.digest import digest
 from patchclamp.core.errors import EditError, PositionError
+from patchclamp.core.interrupts import guarded
 from patchclamp.interventions.operations import Operation, Put, Shift, orthonormal
 from patchclamp.interventions.positions import GENERATED
 from patchclamp.models.inputs import Prompt
@@ -307,7 +308,7 @@ class Subspace(nn.Module):
         rows = orthonormal(start.detach())
         self.weight = nn.Parameter(rows.clone())
         # torch completes the rows to a basis at random: from our seed, and the caller's own stream of numbers stays
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with guarded(torch.no_grad(), torch.random.fork_rng(devices=[])):
             torch.manual_seed(seed)
             nn.utils.parametrizations.orthogonal(self, "weight", orthogonal_map="householder")
             self.weight = rows  # type: ignore[assignment]  # the parametrization takes a plain tensor

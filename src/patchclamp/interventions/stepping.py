@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
 from typing import Any
@@ -14,6 +14,7 @@ from transformers import StoppingCriteriaList
 from transformers.cache_utils import Cache
 
 from patchclamp.core.errors import InputError, NotFiredError, PatchclampError, PositionError
+from patchclamp.core.interrupts import Changes, guarded
 from patchclamp.interventions import positions
 from patchclamp.interventions.actions import Action, Placer, Tally, instructions
 from patchclamp.interventions.decoding import RowEnds, check_generation, effective, end_ids
@@ -448,23 +449,30 @@ def _prompts(model: OpenModel, given: Tensor, mask: Tensor | None, total: int) -
     ]
 
 
-@contextmanager
-def editing(model: OpenModel, edits: Iterable[Edit] | Edit) -> Iterator[Tally]:
+def editing(model: OpenModel, edits: Iterable[Edit] | Edit) -> AbstractContextManager[Tally]:
     """Edits around the user's own calls; see :meth:`patchclamp.Model.editing`."""
+    return guarded(_editing(model, edits))
+
+
+@contextmanager
+def _editing(model: OpenModel, edits: Iterable[Edit] | Edit) -> Iterator[Tally]:
     chosen = [edits] if isinstance(edits, Edit) else list(edits)
     check_ready(model.module)
     model.look()
     placer = Placer(model, chosen, (), record_source, grad=True)
-    with stepping(model, placer, Tally.empty()) as stepper:
+    stepper, hooks = stepping(model, placer, Tally.empty())
+    with Changes(*hooks):
         yield stepper.tally
     if stepper.called:
         check_fired(placer, stepper.tally)
 
 
-@contextmanager
-def stepping(model: OpenModel, placer: Placer, tally: Tally, known: Rows | None = None) -> Iterator[Stepper]:
-    """Hooks that carry out edits in every call of the module, until the block ends."""
-    session = Session(model.sites.modules, 1, 1, _Outside())
+def stepping(
+    model: OpenModel, placer: Placer, tally: Tally, known: Rows | None = None
+) -> tuple[Stepper, list[AbstractContextManager[Any]]]:
+    """What carries out edits in every call of the module, inside the context managers that come with it."""
+    ports = dict.fromkeys(model.sites.access(site).port for sites in placer.sites for site in sites)
+    session = Session(model.sites.modules, 1, 1, _Outside({port: [] for port in ports}))
     stepper = Stepper(model, session, placer, tally, known)
 
     def counted(generate: Any) -> Any:
@@ -476,13 +484,7 @@ def stepping(model: OpenModel, placer: Placer, tally: Tally, known: Rows | None 
 
         return call
 
-    encodes = getattr(model.config, "is_encoder_decoder", False)
-    with ExitStack() as stack:
-        stack.enter_context(session)
-        for port in dict.fromkeys(model.sites.access(site).port for sites in placer.sites for site in sites):
-            session.watch(port)
-        stack.enter_context(before_each_call(model.module, stepper.before))
-        stack.enter_context(after_each_call(model.module, stepper.after))
-        if hasattr(model.module, "generate") and not encodes:
-            stack.enter_context(shadowed(model.module, "generate", counted))
-        yield stepper
+    hooks = [session, before_each_call(model.module, stepper.before), after_each_call(model.module, stepper.after)]
+    if hasattr(model.module, "generate") and not getattr(model.config, "is_encoder_decoder", False):
+        hooks.append(shadowed(model.module, "generate", counted))
+    return stepper, hooks

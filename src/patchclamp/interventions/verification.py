@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from patchclamp.core.errors import PatchclampError, PatchclampWarning
+from patchclamp.core.interrupts import within
 from patchclamp.interventions.actions import Action
 from patchclamp.interventions.base import prefix_is_supported, record_base
 from patchclamp.interventions.execute import TOLERANCE as PROMISED
@@ -110,8 +111,7 @@ class _Survey:
                 )
         session = Tolerant(model.sites.modules, 1, batch.width or 1, taps=taps)
         last = model.sites.modules[model.sites.layers[-1]]
-        with torch.no_grad(), session, after_each_call(last, found._look):
-            output = call(model, batch)
+        output = within((torch.no_grad(), session, after_each_call(last, found._look)), call, model, batch)
         found.missing, found.calls = session.missing, dict(session.calls)
         try:
             model.width_of_logits = logits_of(output).shape[-1]

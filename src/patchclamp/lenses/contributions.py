@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from patchclamp.core.errors import InputError, ModelError
+from patchclamp.core.interrupts import guarded
 from patchclamp.core.result import DatasetResult
 from patchclamp.interventions import positions
 from patchclamp.interventions.forward import Row, forward
@@ -187,7 +188,7 @@ def unembedding(model: OpenModel, ids: Sequence[int]) -> tuple[Tensor, Tensor]:
 
 def _uncapped(model: OpenModel, states: Tensor) -> Tensor:
     """Final norm and unembedding alone, ``[position, vocabulary]``: logits before any scale or cap."""
-    with torch.no_grad():
+    with guarded(torch.no_grad()):
         normed = model.sites.modules[model.sites.access(Site("final_norm")).module](states.unsqueeze(1))
         logits: Tensor = model.module.get_output_embeddings()(normed)[:, 0]  # type: ignore[operator]
     return logits.double()

@@ -13,6 +13,7 @@ from torch import Tensor
 from patchclamp.core.digest import digest
 from patchclamp.core.errors import InputError, ModelError, unknown
 from patchclamp.core.files import check_place, reading
+from patchclamp.core.interrupts import guarded
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.tensors import read_sealed, write_sealed
 from patchclamp.interventions.forward import Row, forward, through_head
@@ -231,7 +232,7 @@ def evaluate(
     from scipy.stats import t
 
     found = torch.zeros(len(rows), len(lens.weight), 2, dtype=torch.float64)
-    with torch.no_grad(), task("held-out text", len(rows), "sequences", show=progress) as bar:
+    with guarded(torch.no_grad()), task("held-out text", len(rows), "sequences", show=progress) as bar:
         for number, row in enumerate(rows):
             for streams, aim in _chunks(model, [row], chunk):
                 scratch = torch.empty_like(aim.probabilities)
@@ -268,7 +269,7 @@ def _chunks(model: OpenModel, rows: Sequence[list[int]], chunk: int) -> Iterator
         for first in range(0, count, chunk):
             part = slice(first, min(first + chunk, count))
             streams = [seen[site][part] for site in depths]
-            with torch.no_grad():
+            with guarded(torch.no_grad()):
                 final = through_head(model, streams[-1].unsqueeze(1), wide=True)[:, 0]
             aim = Aim.of(final)
             if not aim.mean_log.isfinite().all():
@@ -283,7 +284,7 @@ def _into(seen: dict[Site, Tensor], site: Site) -> Any:
 def _pull(model: OpenModel, translated: Tensor, aim: Aim, scratch: Tensor) -> tuple[Tensor, Tensor]:
     """KL of each row and its gradient with respect to what the head reads, ``[row]`` and ``[row, d]``."""
     leaf = translated.detach().requires_grad_()
-    with torch.enable_grad():
+    with guarded(torch.enable_grad()):
         logits = through_head(model, leaf.unsqueeze(1), wide=True)
     kl = divergence(logits.detach()[:, 0], aim, scratch)
     # the gradient of this leaf alone: none of the model's weights gets one, whatever its flags say

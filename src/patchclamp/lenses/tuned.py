@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from patchclamp.core import folders
 from patchclamp.core.digest import digest, weights_digest
 from patchclamp.core.errors import InputError, ModelError, SiteError
+from patchclamp.core.interrupts import guarded
 from patchclamp.core.progress import Listener
 from patchclamp.core.tensors import read_tensors, write_tensors
 from patchclamp.lenses.logit import LogitLens
@@ -97,7 +98,7 @@ class TunedLens(nn.Module):
         Raises:
             SiteError: The stream is read in the middle of a layer there, or the model is not that deep.
         """
-        with torch.no_grad():
+        with guarded(torch.no_grad()):
             found: Tensor = self(states, where if isinstance(where, int) else depth_of(where))
         return found
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from patchclamp.core.errors import InputError
+from patchclamp.core.interrupts import guarded
 from patchclamp.models.ids import Ids, is_id, token_ids
 from patchclamp.models.tensors import fetch, first_tensor
 
@@ -163,7 +164,7 @@ def measured_default(module: nn.Module, name: str, vocabulary: int | None, conte
     ids = torch.tensor([[(7919 * i + 11) % vocabulary for i in range(1, min(_PROBE, context or _PROBE) + 1)]])
     usual = _USUAL[name](ids[0]).unsqueeze(0)
     try:
-        with torch.no_grad():
+        with guarded(torch.no_grad()):
             plain, given = (module(input_ids=ids.to(device), **more) for more in ({}, {name: usual.to(device)}))
         a, b = (fetch(output, first_tensor(output) or ()) for output in (plain, given))
         return torch.equal(a, b)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from patchclamp.core.content import Contents
 from patchclamp.core.digest import digest, weights_digest
 from patchclamp.core.errors import InputError, ModelError, unknown
+from patchclamp.core.interrupts import guarded
 from patchclamp.core.result import Deferred
 from patchclamp.models import tokens
 from patchclamp.models.beside import Beside, measured_default
@@ -249,7 +250,7 @@ class OpenModel:
         """What the token embedding gives for one token (scaled where the model scales it), ``[d_model]``."""
         table = self.module.get_input_embeddings()  # type: ignore[operator]
         identity = torch.tensor([[self.token_id(text)]], device=self.device)
-        with torch.no_grad():
+        with guarded(torch.no_grad()):
             found: Tensor = table(identity)[0, 0]
         return found.clone()
 

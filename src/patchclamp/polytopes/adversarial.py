@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.interrupts import guarded
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
 from patchclamp.interventions.results import evidence, to_numpy
@@ -146,7 +147,7 @@ def adversarial_paths(
     ends = _ends(model, x, truth, kinds, eps, norm, steps, rate, inside, seed)
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in ends}
     strips: list[tuple[str, Any]] = []
-    with torch.no_grad(), task("paths", len(ends) * len(x), "paths", show=progress) as bar:
+    with guarded(torch.no_grad()), task("paths", len(ends) * len(x), "paths", show=progress) as bar:
         for name, targets in ends.items():
             for number, (one, other) in enumerate(zip(x.split(1), targets.split(1), strict=True)):
                 found, events = _walked(network, one, other, box, limit)

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from patchclamp.core.errors import InputError, ModelError, unknown
+from patchclamp.core.interrupts import guarded
 from patchclamp.interventions.forward import logits_of
 from patchclamp.models.guard import check_ready
 from patchclamp.models.opened import OpenModel
@@ -108,7 +109,7 @@ def classified(
         raise InputError(
             f"{len(x)} points need as many whole numbers as labels; got shape {tuple(truth.shape)}, {truth.dtype}"
         )
-    with torch.no_grad():
+    with guarded(torch.no_grad()):
         logits = logits_of(model.module(x[:1]))
     if logits.dim() != 2 or logits.shape[1] < 2:
         raise ModelError(
@@ -125,7 +126,7 @@ def _slope(model: OpenModel, x: Tensor, truth: Tensor, lower: bool) -> tuple[Ten
 
     The cross-entropy is their softplus: it grows with them, but its gradient vanishes where the network is sure.
     """
-    with torch.enable_grad():
+    with guarded(torch.enable_grad()):
         rows = x.detach().requires_grad_()
         logits = logits_of(model.module(rows))
         own = F.one_hot(truth, logits.shape[1]).bool()

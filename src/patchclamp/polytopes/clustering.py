@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.interrupts import guarded
 from patchclamp.core.progress import Listener
 from patchclamp.directions.fitting import site_rows
 from patchclamp.interventions.record import record
@@ -52,7 +53,7 @@ def cluster_layer(
         raise InputError(unknown("layer", layer, names))
     x = as_points(model, list(inputs))
     fitting(network, x[:2])
-    with torch.no_grad():
+    with guarded(torch.no_grad()):
         z, activations = network.gated(x)[str(layer)]
     kind = next(gate.kind for gate in network.gates if gate.name == str(layer))
     name = kind if kind in ACTIVATIONS else None  # others have no soft code

@@ -1,5 +1,7 @@
 """A network whose regions are given by points: the nearest of N points picks the linear map."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 
 from patchclamp.core import folders
 from patchclamp.core.errors import InputError, ModelError
+from patchclamp.core.interrupts import guarded
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.tensors import read_tensors, write_tensors
 from patchclamp.polytopes.voronoi import Pieces, Place, chosen_points, crossings, nearest, neighbours_across, offsets
@@ -117,7 +120,7 @@ class NearestLinear(nn.Module):
             found = how
         else:
             found = chosen_points(x, self.regions, how, seed)
-        with torch.no_grad():
+        with guarded(torch.no_grad()):
             self.points.copy_(found)
             limits = torch.finfo(x.dtype)
             # 0 where the points are the rows themselves: then the choice is all but hard, and its softmax stays finite
@@ -132,7 +135,7 @@ class NearestLinear(nn.Module):
             InputError: Another width, or NaN.
         """
         self._check(x)
-        with torch.no_grad():
+        with guarded(torch.no_grad()):
             return nearest(self.points, x)[0]
 
     def maps(self) -> tuple[Float[Tensor, "region d_out d_in"], Float[Tensor, "region d_out"]]:
@@ -208,24 +211,23 @@ class NearestLinear(nn.Module):
             raise InputError(f"epochs and batch are at least 1, a rate is positive; got {epochs}, {batch} and {rate!r}")
         draw = torch.Generator().manual_seed(seed)
         optimizer = torch.optim.Adam([p for p in self.parameters() if p.requires_grad], lr=rate)
-        was, losses = self.training, []
-        self.train()
-        try:
-            with task("fitting regions and maps", epochs, "epochs", show=progress) as running:
-                for _ in range(epochs):
-                    total = 0.0
-                    for rows in torch.randperm(len(x), generator=draw).split(batch):
-                        loss = loss_of(self(x[rows]), targets[rows])
-                        optimizer.zero_grad()
-                        loss.backward()
-                        optimizer.step()
-                        total += loss.item() * len(rows)
-                    losses.append(total / len(x))
-                    if not isfinite(losses[-1]):
-                        raise ModelError(f"the loss became {losses[-1]} in epoch {len(losses)}; a lower rate may help")
-                    running.advance()
-        finally:
-            self.train(was)
+        losses: list[float] = []
+        with (
+            guarded(_training(self)),
+            task("fitting regions and maps", epochs, "epochs", show=progress) as running,
+        ):
+            for _ in range(epochs):
+                total = 0.0
+                for rows in torch.randperm(len(x), generator=draw).split(batch):
+                    loss = loss_of(self(x[rows]), targets[rows])
+                    optimizer.zero_grad()
+                    loss.backward()
+                    optimizer.step()
+                    total += loss.item() * len(rows)
+                losses.append(total / len(x))
+                if not isfinite(losses[-1]):
+                    raise ModelError(f"the loss became {losses[-1]} in epoch {len(losses)}; a lower rate may help")
+                running.advance()
         return losses
 
     def _targets(self, y: Tensor, rows: int) -> tuple[Tensor, Any]:
@@ -306,7 +308,7 @@ class NearestLinear(nn.Module):
         """
         found = NearestLinear(self.d_in, self.d_out, self.regions, rank, **self._settings())
         found.to(self.points.device, self.points.dtype)
-        with torch.no_grad():
+        with guarded(torch.no_grad()):
             maps, bias = self.maps()
             shared = maps.mean(0)
             u, s, v = torch.linalg.svd(maps - shared, full_matrices=False)
@@ -383,3 +385,14 @@ def _shapes(d_in: int, d_out: int, regions: int, rank: int | None) -> dict[str, 
     if rank is not None:
         maps = {"shared": (d_out, d_in), "up": (regions, d_out, rank), "down": (regions, rank, d_in)}
     return {"points": (regions, d_in), "bias": (regions, d_out), "spread": (), **maps}
+
+
+@contextmanager
+def _training(module: nn.Module) -> Iterator[None]:
+    """In training mode inside the block, and as before after it."""
+    was = module.training
+    try:
+        module.train()
+        yield
+    finally:
+        module.train(was)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from patchclamp.core.errors import BudgetError, InputError, PatchclampWarning
+from patchclamp.core.interrupts import guarded
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
 from patchclamp.interventions.results import evidence
@@ -208,7 +209,7 @@ def plane(
     found = Subdivision.of(corners(window))
     until, values = None, None
     gates = sum(step.gate is not None for step in network.after(start)[0])
-    with torch.no_grad(), task("plane", gates, "layers", show=progress) as bar:
+    with guarded(torch.no_grad()), task("plane", gates, "layers", show=progress) as bar:
         cutter = Cutter(found, np.inf if max_regions is None else max_regions, bar)
         try:
             values = network.walk(chart.at(found.points.rows), cutter, start)
@@ -234,6 +235,6 @@ def plane(
 def _at_centres(network: Network, chart: Chart, found: Subdivision, start: str | None) -> Tensor:
     """The outputs inside faces that are no regions yet."""
     centres = found.averages() @ found.points.rows
-    with torch.no_grad():
+    with guarded(torch.no_grad()):
         parts = [network.run(chart.at(centres[i : i + _ROWS]), start) for i in range(0, len(centres), _ROWS)]
     return torch.cat(parts)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from patchclamp.core.errors import InputError
+from patchclamp.core.interrupts import guarded
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
 from patchclamp.interventions.results import evidence
@@ -116,7 +117,7 @@ def radial_density(
     network = prepared(model, torch.cat([middle, x[:1]]), "a radial density", start, dtype)
     directions = _directions(x - middle, seed)
     counts: dict[str, list[dict[str, Any]]] = {name: [] for name in directions}
-    with torch.no_grad(), task("rays", sum(map(len, directions.values())), "rays", show=progress) as bar:
+    with guarded(torch.no_grad()), task("rays", sum(map(len, directions.values())), "rays", show=progress) as bar:
         for name, rays in directions.items():
             for ray in rays.split(1):
                 ends = middle + shells[0] * ray, middle + shells[-1] * ray

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.interrupts import guarded
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
 from patchclamp.interventions.results import evidence
@@ -120,7 +121,7 @@ def raster(
     crossed: list[Any] = []
     pieces: list[Any] = []
     layers: list[str] = []
-    with torch.no_grad(), task("lines", lines, "lines", show=progress) as bar:
+    with guarded(torch.no_grad()), task("lines", lines, "lines", show=progress) as bar:
         for line, y in enumerate(heights):
             x = chart.at([[left, y], [right, y]])
             walked = (

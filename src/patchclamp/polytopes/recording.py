@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from patchclamp.core.errors import InputError, ModelError
+from patchclamp.core.interrupts import guarded
 from patchclamp.core.progress import Listener, task
 from patchclamp.interventions.record import record
 from patchclamp.interventions.results import evidence
@@ -234,7 +235,7 @@ def _of_network(network: Network, inputs: Any, at: Any, progress: bool | Listene
         fitting(network, some)
     with task("spline codes", len(x), "rows", show=progress) as bar:
         for start in range(0, len(x), ROWS):
-            with torch.no_grad():
+            with guarded(torch.no_grad()):
                 found = network.preactivations(x[start : start + ROWS])
             yield [], [Gated(gate.name, found[gate.name], gate) for gate in network.gates]
             bar.advance(min(ROWS, len(x) - start))

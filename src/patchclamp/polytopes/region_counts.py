@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from patchclamp.core.errors import InputError
+from patchclamp.core.interrupts import guarded
 from patchclamp.models.opened import OpenModel
 from patchclamp.polytopes.cutting import digests
 from patchclamp.polytopes.gates import Elementwise
@@ -75,7 +76,7 @@ def _sampled(model: OpenModel, plane: Plane, samples: int) -> int:
     network = Network.of(model).cast(torch.float64)
     start = plane.record["parameters"]["start"]
     found = set()
-    with torch.no_grad():
+    with guarded(torch.no_grad()):
         for begin in range(0, len(grid), _ROWS):
             rows = plane.points(grid[begin : begin + _ROWS]).to(model.device)
             found.update(digests(network, rows, start).sum(axis=1).tolist())

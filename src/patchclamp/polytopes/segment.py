@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from patchclamp.core.errors import InputError, PatchclampWarning, unknown
+from patchclamp.core.interrupts import guarded
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
 from patchclamp.interventions.results import evidence, to_numpy
@@ -171,7 +172,7 @@ def segment(
         "box": box,
         "limit": limit,
     }
-    with torch.no_grad():
+    with guarded(torch.no_grad()):
         if method == "exact":
             network = prepared(model, x, "an exact segment", start, dtype)
             found = joined(walk_line(network, x[:1], x[1:], start, limit))
@@ -221,7 +222,7 @@ def crossings(
         raise InputError(f"segment {int((lengths == 0).nonzero()[0])} has two equal ends")
     network = prepared(model, torch.cat([a[:1], b[:1]]), "exact crossings", start, dtype)
     rows: list[dict[str, Any]] = []
-    with torch.no_grad(), task("segments", len(a), "segments", show=progress) as bar:
+    with guarded(torch.no_grad()), task("segments", len(a), "segments", show=progress) as bar:
         for one, other, length in zip(a, b, lengths.tolist(), strict=True):
             found = whole_line(network, one[None], other[None], start, limit, f"segment {len(rows)}")
             layers = {name: len(event[0]) for name, event in found.events.items()}

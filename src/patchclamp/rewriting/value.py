@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from patchclamp.core.errors import InputError, ModelError
+from patchclamp.core.interrupts import guarded, under
 from patchclamp.interventions.job import widen
 from patchclamp.interventions.operations import Apply
 from patchclamp.interventions.tail import Tail
@@ -56,7 +57,7 @@ class Shift(nn.Module):
         return x + self.change.to(x.dtype)
 
 
-@torch.enable_grad()
+@under(torch.enable_grad)
 def search(
     tail: Tail, contexts: int, target: int, value: Tensor, how: Search, told: Callable[[], None]
 ) -> tuple[Tensor, dict[str, list[float]]]:
@@ -113,7 +114,7 @@ def search(
             break
         (shift.change.grad,) = torch.autograd.grad(loss, [shift.change])
         optimizer.step()
-        with torch.no_grad():
+        with guarded(torch.no_grad()):
             shift.change.mul_(min(1.0, how.clamp * length / max(float(shift.change.norm()), 1e-30)))
         told()
     return shift.change.detach().to("cpu", torch.float64), curve
