@@ -262,13 +262,13 @@ def through_head(
         wide: Logits in float32 also where the weights are in half precision, and few rows at the cost of many.
     """
     layers = [model.sites.modules[path] for path in model.sites.layers]
-    ids = torch.zeros(1, 1, dtype=torch.long, device=model.device)
+    ids = torch.zeros(len(states), 1, dtype=torch.long, device=model.device)
     with ExitStack() as stack:
         stack.enter_context(bypassed(layers, model.arity, inject=states))
         stack.enter_context(Session(model.sites.modules, len(states), 1, todo or {}))
         if wide:
             stack.enter_context(WideLogits(model.module.get_output_embeddings().weight))  # type: ignore[operator]
-        output = call(model, Batch((), {"input_ids": ids}, (1,)))
+        output = call(model, Batch((), {"input_ids": ids}, (1,) * len(states)))
     return logits_of(output)
 
 
