@@ -258,14 +258,14 @@ def through_head(
         wide: Logits in float32 also where the weights are in half precision, and few rows at the cost of many.
     """
     layers = [model.sites.modules[path] for path in model.sites.layers]
-    ids = torch.zeros(1, 1, dtype=torch.long, device=model.device)
+    ids = torch.zeros(len(states), 1, dtype=torch.long, device=model.device)
     around: list[AbstractContextManager[Any]] = [
         bypassed(layers, model.arity, inject=states),
         Session(model.sites.modules, len(states), 1, todo or {}),
     ]
     if wide:
         around.append(WideLogits(model.module.get_output_embeddings().weight))  # type: ignore[operator]
-    return logits_of(within(around, call, model, Batch((), {"input_ids": ids}, (1,))))
+    return logits_of(within(around, call, model, Batch((), {"input_ids": ids}, (1,) * len(states))))
 
 
 def check_passes(session: Session) -> None:
