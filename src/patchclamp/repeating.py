@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from patchclamp import metrics
+from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError
 from patchclamp.core.files import read_json
 from patchclamp.core.result import Result
@@ -22,6 +23,7 @@ from patchclamp.models.inputs import Prompt
 from patchclamp.models.tokens import labels
 
 
+@checked
 def repeat(folder: str | Path, model: Model | None = None) -> Result:
     """Run again what a folder holds, with the model, prompts and parameters that it records.
 

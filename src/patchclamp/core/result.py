@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from patchclamp.core import registry
+from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError
 from patchclamp.core.files import atomic_file, read_json, write_json, write_text
 from patchclamp.core.labelled import pack, unpack
@@ -191,6 +192,7 @@ class DatasetResult(Result):
         return cls(saved.dataset, saved.record, saved.tensors)
 
 
+@checked
 def open(folder: str | Path) -> Result:
     """Open a saved result.
 

@@ -14,7 +14,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
-from patchclamp.core.errors import InputError, PatchclampWarning
+from patchclamp.core.errors import InputError, PatchclampWarning, warn
 from patchclamp.directions.concept import Concept, Kind
 from patchclamp.directions.direction import SINK, Direction
 from patchclamp.directions.moments import Moments, blocks
@@ -228,7 +228,7 @@ class DirectionEstimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         if classes:
             self.classes_ = rows.concept.classes
         for text in self.direction_.report["warnings"]:
-            warnings.warn(text, PatchclampWarning, stacklevel=3)
+            warn(text)
 
 
 def _tensor(table: Any) -> Tensor:
@@ -338,7 +338,7 @@ def quietly() -> Iterator[None]:
         yield
 
 
-def warn_once(directions: Sequence[Direction], stacklevel: int) -> None:
+def warn_once(directions: Sequence[Direction]) -> None:
     """Say each warning of several fits once."""
     for text in dict.fromkeys(text for direction in directions for text in direction.report["warnings"]):
-        warnings.warn(text, PatchclampWarning, stacklevel=stacklevel + 1)
+        warn(text)

@@ -10,7 +10,7 @@ from patchclamp.core.errors import InputError
 from patchclamp.directions.base import DirectionEstimator, Found, Rows
 from patchclamp.directions.concept import Kind
 from patchclamp.directions.random import check_rank
-from patchclamp.interventions.edits import Edit
+from patchclamp.interventions.edits import Edit, as_edits
 from patchclamp.interventions.reads import Read
 from patchclamp.interventions.record import BATCH_TOKENS, batches
 from patchclamp.interventions.sweep import make_lines
@@ -88,7 +88,7 @@ def gradients(
             "a gradient needs a read, as GradientDirection(read=pc.LogitDifference(' she', ' he')); got "
             f"{'None' if read is None else type(read).__name__}"
         )
-    lines = make_lines(model, prompts, [read], list(edits))
+    lines = make_lines(model, prompts, [read], list(as_edits(edits)))
     found: dict[int, dict[Site, Tensor]] = {}
     for members in batches(prompts, BATCH_TOKENS, causal=False):
         here = slopes(model, [lines[i] for i in members], sites)

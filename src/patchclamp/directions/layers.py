@@ -10,12 +10,14 @@ from jaxtyping import Float
 from sklearn.base import clone
 from torch import Tensor
 
+from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError
 from patchclamp.directions.base import DirectionEstimator, Rows, check_tensor
 from patchclamp.directions.direction import Direction
 from patchclamp.directions.moments import WIDE, Moments
 
 
+@checked
 def fit_layers(
     estimator: DirectionEstimator,
     X: Any,

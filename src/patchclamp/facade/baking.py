@@ -1,6 +1,5 @@
 """Edits in the weights themselves, for programs that know no hooks."""
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +9,14 @@ from patchclamp.baking import bake as _bake
 from patchclamp.baking import llama_cpp as _llama_cpp
 from patchclamp.baking.stream import states_of
 from patchclamp.interventions.checkpoint import Agreement
-from patchclamp.interventions.edits import Edit
+from patchclamp.interventions.edits import Edits
 from patchclamp.models.opened import OpenModel
 
 
 class Baking(OpenModel):
     """Edits in the weights themselves, for programs that know no hooks."""
 
-    def baked(self, edits: Edit | Iterable[Edit], *, prompts: Any = (), tolerance: float | None = None) -> nn.Module:
+    def baked(self, edits: Edits, *, prompts: Any = (), tolerance: float | None = None) -> nn.Module:
         """A copy of the module with edits in its weights; see :func:`patchclamp.baked`."""
         return _bake.baked(self, edits, prompts=prompts, tolerance=tolerance)
 
@@ -31,7 +30,7 @@ class Baking(OpenModel):
 
     def export(
         self,
-        edits: Edit | Iterable[Edit],
+        edits: Edits,
         folder: str | Path,
         *,
         prompts: Any = (),
@@ -40,6 +39,6 @@ class Baking(OpenModel):
         """Write a plain ``transformers`` checkpoint with edits in its weights; see :func:`patchclamp.export`."""
         return _bake.export(self, edits, folder, prompts=prompts, tolerance=tolerance)
 
-    def export_control_vector(self, edits: Edit | Iterable[Edit], path: str | Path) -> Path:
+    def export_control_vector(self, edits: Edits, path: str | Path) -> Path:
         """Write additions to the residual stream for llama.cpp; see :func:`patchclamp.export_control_vector`."""
         return _llama_cpp.export_control_vector(self, edits, path)

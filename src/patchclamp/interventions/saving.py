@@ -8,6 +8,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from patchclamp.core.arguments import checked
 from patchclamp.core.errors import EditError, InputError, unknown
 from patchclamp.core.files import atomic_file, read_json, write_json
 from patchclamp.interventions import edits, gates, operations, positions, reads, sources
@@ -84,6 +85,7 @@ def from_plain(value: Any, tensors: Mapping[str, Tensor]) -> Any:
     return _CLASSES[name](**{k: from_plain(v, tensors) for k, v in value.items() if k != "$type"})
 
 
+@checked
 def save_edits(given: "edits.Edit | Iterable[edits.Edit]", folder: str | Path) -> Path:
     """Write edits as ``edits.json`` and ``edits.safetensors``.
 
@@ -101,6 +103,7 @@ def save_edits(given: "edits.Edit | Iterable[edits.Edit]", folder: str | Path) -
     return target
 
 
+@checked
 def load_edits(folder: str | Path) -> "list[edits.Edit]":
     """Read what :func:`save_edits` wrote.
 

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import torch
 from torch import Tensor, nn
 
+from patchclamp.core.arguments import checked
 from patchclamp.core.digest import digest, weights_digest
 from patchclamp.core.errors import InputError, ModelError, SiteError
 from patchclamp.core.files import atomic_file, read_json, write_json
 from patchclamp.core.progress import Listener
+from patchclamp.core.readers import Repeats, Seed
 from patchclamp.lenses.logit import LogitLens
 from patchclamp.lenses.published import locate, read
 from patchclamp.models.opened import OpenModel
@@ -176,6 +178,7 @@ class TunedLens(nn.Module):
         return target
 
     @classmethod
+    @checked
     def train_on(
         cls,
         model: OpenModel,
@@ -183,13 +186,13 @@ class TunedLens(nn.Module):
         *,
         tokens: int = 250_000,
         length: int | None = None,
-        passes: int = 1,
+        passes: Repeats = 1,
         held_out: float = 0.1,
         optimizer: Literal["adam", "sgd"] = "adam",
         learning_rate: float | None = None,
         weight_decay: float = 0.0,
         batch: int = 512,
-        seed: int = 0,
+        seed: Seed = 0,
         chunk: int = 128,
         checkpoint: str | Path | None = None,
         progress: bool | Listener | None = None,

@@ -8,8 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError
 from patchclamp.core.progress import Listener, task
+from patchclamp.core.readers import Seed
 from patchclamp.core.result import DatasetResult
 from patchclamp.interventions.actions import Action
 from patchclamp.interventions.forward import Row, forward
@@ -44,7 +46,7 @@ class Damage(DatasetResult):
         """The numbers of every text."""
         return self.dataset
 
-    def summary(self, seed: int = 0) -> "pd.DataFrame":
+    def summary(self, seed: Seed = 0) -> "pd.DataFrame":
         """One row an edit and metric: the mean over tokens, and its 95 % bootstrap interval over texts.
 
         The metrics: ``kl``; ``loss_change``, edited minus unedited on the same texts; ``perplexity``, the exponential of the
@@ -73,6 +75,7 @@ class Damage(DatasetResult):
         return "\n".join(lines)
 
 
+@checked
 def damage(
     model: OpenModel,
     edits: Edits,

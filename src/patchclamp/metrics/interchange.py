@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 
+from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError
+from patchclamp.core.readers import Seed
 from patchclamp.core.result import DatasetResult
 from patchclamp.interventions.edits import Rotate, source
+from patchclamp.interventions.positions import At
 from patchclamp.interventions.record import BATCH_TOKENS
 from patchclamp.interventions.results import evidence
 from patchclamp.metrics.edited import (
@@ -59,7 +62,7 @@ class Interchange(DatasetResult):
         found = self.dataset["confusion"].mean(("prompt", "answer"), skipna=True).values
         return found[np.isfinite(found)]
 
-    def summary(self, seed: int = 0) -> "pd.DataFrame":
+    def summary(self, seed: Seed = 0) -> "pd.DataFrame":
         """One row: the mean confusion with its 95 % bootstrap interval over pairs, and how many pairs have one."""
         return table([mean_row(self.values(), seed)])
 
@@ -72,6 +75,7 @@ class Interchange(DatasetResult):
         )
 
 
+@checked
 def confusion(start: Any, mixed: Any, worst: Any) -> Any:
     """clip((start - mixed) / (start - worst), 0, 1) of log-probabilities; NaN where start and worst are the same."""
     start, mixed, worst = (np.asarray(value, dtype=float) for value in (start, mixed, worst))
@@ -80,13 +84,14 @@ def confusion(start: Any, mixed: Any, worst: Any) -> Any:
     return np.where(moves, np.clip((start - mixed) / np.where(moves, way, 1.0), 0.0, 1.0), np.nan)
 
 
+@checked
 def interchange(
     model: OpenModel,
     pairs: Any,
     directions: Any,
     site: str,
     answers: Sequence[Answer] = (" he", " she"),
-    at: Any = "rest",
+    at: At = "rest",
     *,
     batch_tokens: int = BATCH_TOKENS,
 ) -> Interchange:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from patchclamp.core.arguments import checked_methods
 from patchclamp.core.content import Contents
 from patchclamp.core.digest import digest, weights_digest
 from patchclamp.core.errors import InputError, ModelError, unknown
@@ -63,6 +64,9 @@ class OpenModel:
     """Whether several rows may share such a call: a head without a padding token takes one."""
     _defaults: dict[str, tuple[Any, bool]] = field(default_factory=dict)
     _fingerprint: tuple[Any, str] | None = None
+
+    def __init_subclass__(cls) -> None:
+        checked_methods(cls)
 
     def __repr__(self) -> str:
         size = sum(parameter.numel() for parameter in self.module.parameters())
@@ -276,6 +280,9 @@ class OpenModel:
             return {**said, "weights_sha256": self.weights_digest()}
 
         return Deferred(finish)
+
+
+checked_methods(OpenModel)
 
 
 @dataclass(frozen=True)

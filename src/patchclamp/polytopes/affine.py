@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError, unknown
 from patchclamp.interventions.saving import from_plain
 from patchclamp.models.opened import OpenModel
@@ -47,6 +48,7 @@ class AffineMap:
         return flat @ self.A.T + self.c
 
 
+@checked
 def affine_map(
     model: OpenModel,
     x: Any,
@@ -126,6 +128,7 @@ def _by_outputs(function: Any, point: Tensor) -> Tensor:
     return gradient.flatten(1)
 
 
+@checked
 def map_distance(first: AffineMap | Tensor, second: AffineMap | Tensor) -> dict[str, float]:
     """How far two maps ``[out, in]`` are apart.
 
@@ -149,6 +152,7 @@ def map_distance(first: AffineMap | Tensor, second: AffineMap | Tensor) -> dict[
     }
 
 
+@checked
 def region_maps(model: OpenModel, line: "Segment") -> list[AffineMap]:
     """The map of every region along an exact segment, in order; from the recorded codes, however short the region.
 
@@ -171,6 +175,7 @@ def region_maps(model: OpenModel, line: "Segment") -> list[AffineMap]:
     return found
 
 
+@checked
 def neighbour_distances(model: OpenModel, line: "Segment") -> "pd.DataFrame":
     """How far the maps of neighbouring regions along a segment are apart.
 

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError, ModelError, unknown
+from patchclamp.core.readers import Repeats, Seed
 from patchclamp.interventions.forward import logits_of
 from patchclamp.models.guard import check_ready
 from patchclamp.models.opened import OpenModel
@@ -17,6 +19,7 @@ Norm = Literal["linf", "l2"]
 BATCH = 250
 
 
+@checked
 def attack(
     model: OpenModel,
     points: Any,
@@ -25,10 +28,10 @@ def attack(
     eps: float,
     method: Method = "pgd",
     norm: Norm = "linf",
-    steps: int = 20,
+    steps: Repeats = 20,
     rate: float | None = None,
     box: tuple[float, float] | None = None,
-    seed: int | None = None,
+    seed: Seed | None = None,
     lower: bool = False,
 ) -> Tensor:
     """Points within ``eps`` of given ones at which the loss of their labels is larger.

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from patchclamp.core.arguments import checked
 from patchclamp.core.errors import BudgetError, InputError, ModelError
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
@@ -75,6 +76,7 @@ class Boundaries(DatasetResult):
         return "\n".join(lines)
 
 
+@checked
 def boundaries(
     model: OpenModel,
     points: Any,

@@ -4,9 +4,11 @@ from typing import Any
 
 import torch
 
+from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError, unknown
 from patchclamp.core.progress import Listener
 from patchclamp.directions.fitting import site_rows
+from patchclamp.interventions.positions import At
 from patchclamp.interventions.record import record
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.sites import Site
@@ -19,12 +21,13 @@ from patchclamp.polytopes.recording import activation_name, row_labels
 from patchclamp.polytopes.soft import ACTIVATIONS
 
 
+@checked
 def cluster_layer(
     model: OpenModel,
     inputs: Any,
     layer: str | int,
     *,
-    at: Any = "rest",
+    at: At = "rest",
     labels: Labels = None,
     progress: bool | Listener | None = None,
     **how: Any,
@@ -60,7 +63,7 @@ def cluster_layer(
 
 
 def _of_tokens(
-    model: OpenModel, inputs: Any, layer: str | int, at: Any, labels: Labels, progress: Any, how: dict[str, Any]
+    model: OpenModel, inputs: Any, layer: str | int, at: At, labels: Labels, progress: Any, how: dict[str, Any]
 ) -> Clusters:
     if not str(layer).isdecimal() or int(layer) >= model.sites.n_layers:
         raise InputError(f"{layer!r} is no layer; the model has the layers 0 to {model.sites.n_layers - 1}")

@@ -13,9 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from patchclamp.core.arguments import checked
 from patchclamp.core.digest import digest
 from patchclamp.core.errors import InputError, unknown
 from patchclamp.core.progress import Listener, task
+from patchclamp.core.readers import Seed
 from patchclamp.core.result import DatasetResult, library_versions
 from patchclamp.polytopes.codes import LABEL, Labels
 from patchclamp.polytopes.partitions import Algorithm, Partition, matched, partition, reduced
@@ -168,6 +170,7 @@ class Clusters(DatasetResult):
         return pd.DataFrame(rows, columns=["cluster", "size", "purity", "labels", "rows", "examples"])
 
 
+@checked
 def cluster(
     preactivations: Tensor,
     activations: Tensor,
@@ -181,7 +184,7 @@ def cluster(
     pca: int | None = 50,
     examples: Sequence[str] | None = None,
     groups: Sequence[Any] | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
     progress: bool | Listener | None = None,
 ) -> Clusters:
     """Cluster rows by their spline codes, and by everything that the codes have to be better than.

@@ -9,12 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError, ModelError, PatchclampError, unknown
 from patchclamp.core.progress import Listener, task
+from patchclamp.core.readers import Seed
 from patchclamp.core.result import DatasetResult
 from patchclamp.interventions.actions import place
 from patchclamp.interventions.edits import Call, Edit, Scale
 from patchclamp.interventions.forward import Row, forward
+from patchclamp.interventions.positions import At
 from patchclamp.interventions.record import batches, may_share, record_source
 from patchclamp.interventions.results import evidence
 from patchclamp.models.inputs import Prompt
@@ -70,6 +73,7 @@ class Scaling(DatasetResult):
         return "\n".join(lines)
 
 
+@checked
 def scaling(
     model: OpenModel,
     inputs: Any,
@@ -78,8 +82,8 @@ def scaling(
     *,
     labels: Any = None,
     controls: Sequence[str] = CONTROLS,
-    at: Any = "all",
-    seed: int = 0,
+    at: At = "all",
+    seed: Seed = 0,
     progress: bool | Listener | None = None,
 ) -> Scaling:
     """Multiply activations by factors and see where the network's verdicts hold.

@@ -8,6 +8,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from patchclamp.core import registry
+from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError
 from patchclamp.core.files import write_text
 from patchclamp.core.result import Result, library_versions
@@ -15,6 +16,7 @@ from patchclamp.reports.beside import beside
 from patchclamp.reports.page import Part, embedded, render, table
 
 
+@checked
 def report(path: str | Path, title: str, contents: Sequence[tuple[str, Any]], **record: Any) -> Path:
     """Write a self-contained page that works offline.
 

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from patchclamp import catalogue
+from patchclamp.core.arguments import checked
 from patchclamp.core.digest import digest
 from patchclamp.core.errors import InputError, ModelError, unknown
 from patchclamp.core.files import atomic_folder, read_json, write_json
@@ -126,6 +127,7 @@ def check_ridge(ridge: float) -> None:
         raise InputError(f"ridge is a share of the mean second moment, 0 or more; got {ridge!r}")
 
 
+@checked
 def covariance(
     model: OpenModel,
     layer: int,
@@ -140,6 +142,7 @@ def covariance(
     return covariances(model, [layer], corpus, tokens=tokens, context=context, cache=cache, progress=progress)[0]
 
 
+@checked
 def covariances(
     model: OpenModel,
     layers: Sequence[int],

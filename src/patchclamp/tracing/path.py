@@ -12,18 +12,20 @@ from patchclamp.core.progress import Listener
 from patchclamp.interventions import positions
 from patchclamp.interventions.actions import Action
 from patchclamp.interventions.cost import DEFAULT_BUDGET
-from patchclamp.interventions.edits import Edit
+from patchclamp.interventions.edits import Edits
 from patchclamp.interventions.execute import execute
 from patchclamp.interventions.grid import Grid
 from patchclamp.interventions.job import Cell, Job, Line
 from patchclamp.interventions.operations import Put
 from patchclamp.interventions.patching import Align, PreparedPatch
 from patchclamp.interventions.plan import schedule
+from patchclamp.interventions.positions import At
 from patchclamp.interventions.reads import Activation
 from patchclamp.interventions.record import record_source
 from patchclamp.interventions.sources import Source
 from patchclamp.models.components import ORDER
 from patchclamp.models.opened import OpenModel
+from patchclamp.models.peers import Sites
 from patchclamp.models.sites import Site
 
 SENDERS = ("embed", "z", "attn_out", "mlp_out")
@@ -44,7 +46,7 @@ class Route:
     """Positions at which the receivers take what reached them."""
 
     @classmethod
-    def of(cls, model: OpenModel, senders: Any, receivers: Any, freeze: Any, at: Any, prompt: Any) -> "Route":
+    def of(cls, model: OpenModel, senders: Any, receivers: Sites, freeze: Sites, at: At, prompt: Any) -> "Route":
         """Read and check senders, receivers and what is frozen.
 
         Raises:
@@ -110,15 +112,15 @@ def path_patch(
     source: Any,
     into: Any,
     *,
-    sender: Any = "z.*.h*",
-    receivers: Any = "final_norm",
-    at: Any = "all",
-    receive_at: Any = "all",
-    freeze: Any = FREEZABLE,
+    sender: Sites = "z.*.h*",
+    receivers: Sites = "final_norm",
+    at: At = "all",
+    receive_at: At = "all",
+    freeze: Sites = FREEZABLE,
     read: Any = None,
     align: Align = "equal",
-    source_edits: Sequence[Edit] = (),
-    base: Sequence[Edit] = (),
+    source_edits: Edits = (),
+    base: Edits = (),
     budget: int | str = DEFAULT_BUDGET,
     max_tokens: int | None = None,
     verify: int = 0,
