@@ -11,6 +11,7 @@ from patchclamp import metrics
 from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError
 from patchclamp.core.files import read_json
+from patchclamp.core.kinds import Folder
 from patchclamp.core.result import Result
 from patchclamp.core.result import open as open_result
 from patchclamp.directions import dose, effects, projections
@@ -24,7 +25,7 @@ from patchclamp.models.tokens import labels
 
 
 @checked
-def repeat(folder: str | Path, model: Model | None = None) -> Result:
+def repeat(folder: Folder, model: Model | None = None) -> Result:
     """Run again what a folder holds, with the model, prompts and parameters that it records.
 
     Args:
@@ -55,7 +56,7 @@ def _prompt(model: Model, row: dict[str, Any], tensors: Mapping[str, Tensor]) ->
     return Prompt(ids, row.get("text"), labels(model.tokenizer, ids), extras)
 
 
-def _open(described: dict[str, Any], folder: str | Path) -> Model:
+def _open(described: dict[str, Any], folder: Folder) -> Model:
     if described["name"] is None:
         raise InputError(
             f"{str(folder)!r} was made with a live model that has no name; pass it: pc.repeat(folder, model)"

@@ -14,6 +14,7 @@ from patchclamp.baking.stream import STREAM, fold_stream
 from patchclamp.core.arguments import checked
 from patchclamp.core.errors import EditError, InputError, SiteError
 from patchclamp.core.files import write_json
+from patchclamp.core.kinds import Folder
 from patchclamp.core.result import library_versions
 from patchclamp.interventions.actions import place
 from patchclamp.interventions.checkpoint import Agreement, agreement, check_folder, check_format, write_checkpoint
@@ -77,7 +78,7 @@ def baked(model: OpenModel, edits: Edits, *, prompts: Any = (), tolerance: float
 def export(
     model: OpenModel,
     edits: Edits,
-    folder: str | Path,
+    folder: Folder,
     *,
     prompts: Any = (),
     tolerance: float | None = None,

@@ -17,6 +17,7 @@ from torch import Tensor
 from patchclamp.core.arguments import checked
 from patchclamp.core.errors import EditError, InputError, missing_dependency
 from patchclamp.core.files import atomic_file
+from patchclamp.core.kinds import File
 from patchclamp.interventions.actions import place
 from patchclamp.interventions.edits import Add, Edit, Edits, as_edits
 from patchclamp.interventions.operations import Add as Adding
@@ -29,7 +30,7 @@ _NAME = re.compile(r"^direction\.(\d+)$")
 
 
 @checked
-def export_control_vector(model: OpenModel, edits: Edits, path: str | Path) -> Path:
+def export_control_vector(model: OpenModel, edits: Edits, path: File) -> Path:
     """Write additions to the residual stream as a control vector for ``llama-cli --control-vector``.
 
     Args:
@@ -59,7 +60,7 @@ def export_control_vector(model: OpenModel, edits: Edits, path: str | Path) -> P
 
 
 @checked
-def control_vector(path: str | Path, scale: float = 1.0) -> list[Edit]:
+def control_vector(path: File, scale: float = 1.0) -> list[Edit]:
     """Read a control vector, of llama.cpp or repeng, as edits: ``direction.N`` is added at ``resid_post.N``.
 
     Args:

@@ -15,6 +15,7 @@ from patchclamp.core.namespaces import types_of
 from patchclamp.core.readers import Reader, UnfitError, reader_of, shown
 
 Door = TypeVar("Door", bound=Callable[..., Any])
+_OWN = ("self", "cls")
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
@@ -60,7 +61,7 @@ class Reading:
             PatchclampError: One cannot be used, is unknown or missing.
         """
         if len(args) > len(self.positional) and not self.spare:
-            named = [name for name in self.positional if name != "self"]
+            named = [name for name in self.positional if name not in _OWN]
             extra = len(args) - len(self.positional)
             raise self.error(
                 f"{self.label} takes {', '.join(named) or 'nothing'} by place, and {extra} more "
@@ -85,7 +86,7 @@ class Reading:
         if name not in self.names:
             if self.more:
                 return value
-            raise self.error(unknown(f"argument of {self.label}", name, [n for n in self.readers if n != "self"]))
+            raise self.error(unknown(f"argument of {self.label}", name, [n for n in self.readers if n not in _OWN]))
         reader = self.readers[name]
         if reader is None or value is self.defaults[name]:
             return value
@@ -116,8 +117,28 @@ def checked_as(error: type[PatchclampError], label: str = "") -> Callable[[Door]
 def checked_methods(kind: type) -> None:
     """Read the arguments of every public method that a class defines."""
     for name, method in list(vars(kind).items()):
-        if inspect.isfunction(method) and not name.startswith("_"):
+        if name.startswith("_"):
+            continue
+        if inspect.isfunction(method):
             setattr(kind, name, _wrapped(method, name, InputError))
+        elif isinstance(method, classmethod):
+            setattr(kind, name, classmethod(_wrapped(method.__func__, name, InputError)))
+
+
+def check_held(holder: Any) -> None:
+    """Refuse what an object holds of its constructor's arguments: estimators take anything, and are checked when they fit.
+
+    Raises:
+        InputError: One cannot be used.
+    """
+    reading = _constructor(type(holder))
+    for name in reading.names.difference(_OWN):
+        reading.value(name, getattr(holder, name))
+
+
+@functools.cache
+def _constructor(kind: type) -> Reading:
+    return Reading.of(kind.__init__, kind.__name__, InputError)  # type: ignore[misc]
 
 
 def _wrapped(function: Callable[..., Any], label: str, error: type[PatchclampError]) -> Callable[..., Any]:

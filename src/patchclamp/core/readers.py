@@ -162,7 +162,12 @@ def _truth(value: Any) -> bool:
     return plain
 
 
-def _whole(value: Any) -> int:
+def whole(value: Any) -> int:
+    """A whole number that 64 bits hold.
+
+    Raises:
+        UnfitError: It is none.
+    """
     if type(value) is int and -LARGEST <= value < LARGEST:
         return value
     plain = _single(value)
@@ -176,7 +181,8 @@ def _whole(value: Any) -> int:
 
 def _number(value: Any) -> float:
     plain: Any = value if type(value) in (int, float) else _single(value)
-    if isinstance(plain, bool) or not isinstance(plain, numbers.Real):
+    real = isinstance(plain, numbers.Real)
+    if isinstance(plain, bool) or not real:
         raise UnfitError("a number")
     try:
         size = float(plain)
@@ -201,7 +207,12 @@ def _text(value: Any) -> str:
     return plain
 
 
-def _path(value: Any) -> Any:
+def path(value: Any) -> Any:
+    """A path in text or as an object.
+
+    Raises:
+        UnfitError: It is none.
+    """
     plain = str(value) if isinstance(value, np.str_) else value
     if not isinstance(plain, str | os.PathLike):
         raise UnfitError("a path")
@@ -260,19 +271,6 @@ def tensor(value: Any) -> Any:
 
 def _holds_tensors(value: Any) -> bool:
     return bool(value) and all(_is_tensor(row) and row.ndim for row in value)
-
-
-def between(least: int, most: int, what: str) -> Rule:
-    """A whole number in a range, both ends included."""
-    valid = f"{what}, a whole number in {least}..{most:,}"
-
-    def read(value: Any) -> int:
-        number = _whole(value)
-        if not least <= number <= most:
-            raise UnfitError(valid)
-        return number
-
-    return Rule(valid, read)
 
 
 def _instance(kind: type) -> Reader | None:
@@ -351,12 +349,8 @@ _PLAIN_READERS: dict[Any, Reader | None] = {
     None: Reader("None", _nothing),
     types.NoneType: Reader("None", _nothing),
     bool: Reader("True or False", _truth),
-    int: Reader("a whole number", _whole),
+    int: Reader("a whole number", whole),
     float: Reader("a finite number", _finite),
     str: Reader("text", _text),
-    Path: Reader("a path", _path),
+    Path: Reader("a path", path),
 }
-Seed = Annotated[int, between(0, 2**32 - 1, "a seed")]
-"""Where random numbers begin: what torch, numpy and scikit-learn all take."""
-Repeats = Annotated[int, between(0, 10**5, "how often")]
-"""How often a piece of work is done again: more would not end."""

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from patchclamp.core import registry
-from patchclamp.core.arguments import checked
+from patchclamp.core.arguments import checked, checked_methods
 from patchclamp.core.errors import InputError
 from patchclamp.core.files import atomic_file, read_json, write_json, write_text
+from patchclamp.core.kinds import Folder
 from patchclamp.core.labelled import pack, unpack
 
 if TYPE_CHECKING:
@@ -80,6 +81,9 @@ class Result(ABC):
     tensors: "dict[str, Tensor]"
     """Tensors among the parameters (vectors of edits), to which ``record`` refers by name."""
 
+    def __init_subclass__(cls) -> None:
+        checked_methods(cls)
+
     @property
     @abstractmethod
     def data(self) -> "xr.DataArray | xr.Dataset":
@@ -117,7 +121,7 @@ class Result(ABC):
         drawn: Figure = registry.figure_of(self.kind)(self, **options)
         return drawn
 
-    def save(self, folder: str | Path, **figure_options: Any) -> Path:
+    def save(self, folder: Folder, **figure_options: Any) -> Path:
         """Write ``result.json``, arrays, a CSV, the figure (SVG and PNG) and ``report.html``.
 
         Files of an earlier result in the folder are replaced; others are left alone. ``result.json`` comes last, so a
@@ -171,6 +175,9 @@ class Result(ABC):
     __hash__ = None  # type: ignore[assignment]
 
 
+checked_methods(Result)
+
+
 @dataclass(eq=False)
 class DatasetResult(Result):
     """A result that is one labelled dataset, saved and opened as it is."""
@@ -193,7 +200,7 @@ class DatasetResult(Result):
 
 
 @checked
-def open(folder: str | Path) -> Result:
+def open(folder: Folder) -> Result:
     """Open a saved result.
 
     Args:

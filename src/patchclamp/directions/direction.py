@@ -12,15 +12,17 @@ from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from patchclamp.core.arguments import checked_methods
 from patchclamp.core.digest import digest
 from patchclamp.core.errors import EditError, InputError, unknown
 from patchclamp.core.files import atomic_folder, read_json, write_json
+from patchclamp.core.kinds import Folder
 from patchclamp.interventions.edits import Add, Clamp, Edit, Origin, ProjectOut, Reflect, Scale
 from patchclamp.interventions.gates import Norm
 from patchclamp.interventions.positions import At, Unsaid
 from patchclamp.interventions.saving import from_plain, to_plain
 from patchclamp.models.opened import OpenModel
-from patchclamp.models.peers import Sites
+from patchclamp.models.peers import Sites, names_of
 
 FORMAT_VERSION = 1
 FILES = ("direction.json", "direction.safetensors", "command.txt", "config.toml")
@@ -32,7 +34,7 @@ About = Literal["mean", "median", "midpoint", "zero"] | Tensor
 Sinks = Literal["skip", "edit"]
 
 
-def check_home(folder: str | Path) -> None:
+def check_home(folder: Folder) -> None:
     """Refuse a folder that holds anything but a direction, since a direction takes the place of the whole folder.
 
     Raises:
@@ -246,7 +248,7 @@ class Direction:
         part = (centred @ self._reads.to(x.device).T) @ self.directions.to(x.device)
         return (wide + factor * part).to(x.dtype)
 
-    def save(self, folder: str | Path) -> Path:
+    def save(self, folder: Folder) -> Path:
         """Write ``direction.json`` and ``direction.safetensors``; the folder appears complete or not at all.
 
         An earlier direction in the folder is replaced.
@@ -270,7 +272,7 @@ class Direction:
         return Path(folder)
 
     @classmethod
-    def open(cls, folder: str | Path) -> Self:
+    def open(cls, folder: Folder) -> Self:
         """Read what :meth:`save` wrote.
 
         Raises:
@@ -308,7 +310,8 @@ class Direction:
         """
         if sinks not in ("skip", "edit"):
             raise InputError(unknown("way with sinks", sinks, ("skip", "edit")))
-        if self.fitted is not None and site not in (None, self.fitted.site, [self.fitted.site]) and not elsewhere:
+        names = None if site is None else names_of(site)
+        if self.fitted is not None and names not in (None, (self.fitted.site,)) and not elsewhere:
             raise EditError(
                 f"this direction was fitted at {self.fitted.site!r}, not at {site!r}; fit it there, or say elsewhere=True"
             )
@@ -322,3 +325,6 @@ class Direction:
             return placed
         origin = Origin(self.fitted.model, self.fitted.fingerprint, None if elsewhere else self.fitted.site)
         return replace(placed, origin=origin)
+
+
+checked_methods(Direction)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from patchclamp.core.errors import InputError
+from patchclamp.core.kinds import Array, Labels, Numbers
 from patchclamp.directions.base import DirectionEstimator, Found, Rows
 from patchclamp.directions.concept import Kind
 from patchclamp.directions.random import check_rank
@@ -41,7 +42,7 @@ class GradientDirection(DirectionEstimator):
     _slopes: Tensor
 
     def fit(
-        self, X: Any, y: Any, sample_weight: Any = None, groups: Any = None, gradients: Tensor | None = None
+        self, X: Array, y: Labels, sample_weight: Numbers = None, groups: Labels = None, gradients: Tensor | None = None
     ) -> Self:
         """As in the base, with the gradient of the read at each row, ``[row, d]``.
 
@@ -53,6 +54,8 @@ class GradientDirection(DirectionEstimator):
                 "GradientDirection needs the model's gradients: use model.fit_direction(GradientDirection(read=...), ...), or "
                 "pass gradients=[row, d]"
             )
+        if not gradients.is_floating_point() or not bool(torch.isfinite(gradients).all()):
+            raise InputError(f"gradients are finite numbers of a floating dtype; got {gradients.dtype}, NaN or infinity")
         self._slopes = gradients
         try:
             return super().fit(X, y, sample_weight, groups)

@@ -8,6 +8,7 @@ from torch import nn
 from patchclamp.baking import bake as _bake
 from patchclamp.baking import llama_cpp as _llama_cpp
 from patchclamp.baking.stream import states_of
+from patchclamp.core.kinds import File, Folder
 from patchclamp.interventions.checkpoint import Agreement
 from patchclamp.interventions.edits import Edits
 from patchclamp.models.opened import OpenModel
@@ -31,7 +32,7 @@ class Baking(OpenModel):
     def export(
         self,
         edits: Edits,
-        folder: str | Path,
+        folder: Folder,
         *,
         prompts: Any = (),
         tolerance: float | None = None,
@@ -39,6 +40,6 @@ class Baking(OpenModel):
         """Write a plain ``transformers`` checkpoint with edits in its weights; see :func:`patchclamp.export`."""
         return _bake.export(self, edits, folder, prompts=prompts, tolerance=tolerance)
 
-    def export_control_vector(self, edits: Edits, path: str | Path) -> Path:
+    def export_control_vector(self, edits: Edits, path: File) -> Path:
         """Write additions to the residual stream for llama.cpp; see :func:`patchclamp.export_control_vector`."""
         return _llama_cpp.export_control_vector(self, edits, path)

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from patchclamp.core.errors import InputError
+from patchclamp.core.kinds import Seed
 from patchclamp.core.progress import Listener
-from patchclamp.core.readers import Seed
 from patchclamp.interventions.edits import Edits, as_edits
 from patchclamp.interventions.positions import At
 from patchclamp.models.opened import OpenModel

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from patchclamp.core.kinds import Repeats, Seed
 from patchclamp.core.progress import Listener
-from patchclamp.core.readers import Repeats, Seed
 from patchclamp.interventions.positions import At
 from patchclamp.lenses import contributions as _contributions
 from patchclamp.lenses import curves as _curves

@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
+from patchclamp.core.kinds import Repeats
 from patchclamp.core.progress import Listener
-from patchclamp.core.readers import Repeats
 from patchclamp.interventions.positions import At
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.peers import Sites

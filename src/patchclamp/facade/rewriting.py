@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from patchclamp.core.kinds import Repeats, Seed
 from patchclamp.core.progress import Listener
-from patchclamp.core.readers import Repeats, Seed
 from patchclamp.models.opened import OpenModel
 from patchclamp.rewriting import rome as _rome
 from patchclamp.rewriting.result import Rewrite

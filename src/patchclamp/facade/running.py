@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 
+from patchclamp.core.kinds import Seed
 from patchclamp.core.progress import Listener
-from patchclamp.core.readers import Seed
 from patchclamp.interventions import generate as _generate
 from patchclamp.interventions import record as _record
 from patchclamp.interventions import run as _run

@@ -1,11 +1,10 @@
 """Many edited runs planned together: sweeps, patches, paths."""
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any, Literal
 
+from patchclamp.core.kinds import Folder, Repeats
 from patchclamp.core.progress import Listener
-from patchclamp.core.readers import Repeats
 from patchclamp.interventions import patching as _patching
 from patchclamp.interventions import sweep as _sweep
 from patchclamp.interventions.cost import DEFAULT_BUDGET
@@ -39,7 +38,7 @@ class Sweeping(OpenModel):
         budget: int | str = DEFAULT_BUDGET,
         max_tokens: int | None = None,
         verify: int = 0,
-        checkpoint: str | Path | None = None,
+        checkpoint: Folder | None = None,
         progress: Show = None,
         rung: str | None = None,
     ) -> Grid:

@@ -1,11 +1,10 @@
 """Which parts made the model say what it said."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal
 
+from patchclamp.core.kinds import Folder, Repeats, Seed
 from patchclamp.core.progress import Listener
-from patchclamp.core.readers import Repeats, Seed
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.peers import Sites
 from patchclamp.tracing import causal as _causal
@@ -85,7 +84,7 @@ class Tracing(OpenModel):
         std: Std = None,
         samples: Repeats = 10,
         seed: Seed = 0,
-        checkpoint: str | Path | None = None,
+        checkpoint: Folder | None = None,
         progress: Show = None,
         **options: Any,
     ) -> TraceAverage:

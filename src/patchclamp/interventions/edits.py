@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -12,7 +13,8 @@ from patchclamp.core.arguments import checked_as
 from patchclamp.core.content import Given
 from patchclamp.core.digest import digest
 from patchclamp.core.errors import EditError, unknown
-from patchclamp.core.readers import Rule, Seed, shown
+from patchclamp.core.kinds import Seed
+from patchclamp.core.readers import Rule, shown
 from patchclamp.interventions import operations, positions, sources, values
 from patchclamp.interventions.gates import Gate
 from patchclamp.interventions.operations import Operation
@@ -166,7 +168,7 @@ def as_edits(given: Any) -> tuple[Edit, ...]:
     """
     if isinstance(given, Edit):
         return (given,)
-    if isinstance(given, str | bytes | Mapping | Tensor) or not isinstance(given, Iterable):
+    if isinstance(given, str | bytes | Mapping | Tensor | np.ndarray) or not isinstance(given, Iterable):
         raise EditError(
             f"edits are one edit or a list of them, as pc.Add(vector, site='mlp_out.4'); got {_kind(given)}"
         )

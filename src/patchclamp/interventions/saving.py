@@ -11,6 +11,7 @@ from torch import Tensor
 from patchclamp.core.arguments import checked
 from patchclamp.core.errors import EditError, InputError, unknown
 from patchclamp.core.files import atomic_file, read_json, write_json
+from patchclamp.core.kinds import Folder
 from patchclamp.interventions import edits, gates, operations, positions, reads, sources
 from patchclamp.models.inputs import Prompt
 
@@ -86,7 +87,7 @@ def from_plain(value: Any, tensors: Mapping[str, Tensor]) -> Any:
 
 
 @checked
-def save_edits(given: "edits.Edit | Iterable[edits.Edit]", folder: str | Path) -> Path:
+def save_edits(given: "edits.Edit | Iterable[edits.Edit]", folder: Folder) -> Path:
     """Write edits as ``edits.json`` and ``edits.safetensors``.
 
     Raises:
@@ -104,7 +105,7 @@ def save_edits(given: "edits.Edit | Iterable[edits.Edit]", folder: str | Path) -
 
 
 @checked
-def load_edits(folder: str | Path) -> "list[edits.Edit]":
+def load_edits(folder: Folder) -> "list[edits.Edit]":
     """Read what :func:`save_edits` wrote.
 
     Raises:

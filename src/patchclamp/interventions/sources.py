@@ -13,7 +13,7 @@ from typing_extensions import override
 from patchclamp.core.arguments import checked_as
 from patchclamp.core.digest import digest
 from patchclamp.core.errors import EditError, PositionError
-from patchclamp.core.readers import Seed
+from patchclamp.core.kinds import Seed
 from patchclamp.interventions.operations import Operation, Put, Shift, orthonormal
 from patchclamp.interventions.positions import GENERATED, At
 from patchclamp.models.inputs import Prompt

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from patchclamp.core.arguments import checked_as
 from patchclamp.core.errors import EditError, InputError
+from patchclamp.core.kinds import Folder
 from patchclamp.core.progress import Listener
 from patchclamp.interventions.actions import Action, Recorder, place
 from patchclamp.interventions.axes import Axes, Point, points
@@ -48,7 +48,7 @@ class Prepared:
         over: Mapping[str, Iterable[Any]] | None = None,
         read: Any = None,
         base: Edits = (),
-        checkpoint: str | Path | None = None,
+        checkpoint: Folder | None = None,
         budget: int | str = DEFAULT_BUDGET,
         max_tokens: int | None = None,
         rung: str | None = None,

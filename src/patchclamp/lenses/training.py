@@ -14,6 +14,7 @@ from torch import Tensor
 from patchclamp.core.digest import digest
 from patchclamp.core.errors import InputError, ModelError, unknown
 from patchclamp.core.files import atomic_file
+from patchclamp.core.kinds import Folder
 from patchclamp.core.progress import Listener, task
 from patchclamp.interventions.forward import Row, forward, through_head
 from patchclamp.lenses.corpus import sequences
@@ -77,7 +78,7 @@ def tune(
     model: OpenModel,
     corpus: Any,
     settings: Settings,
-    checkpoint: str | Path | None,
+    checkpoint: Folder | None,
     progress: bool | Listener | None,
 ) -> TunedLens:
     """Train the translators of a new lens; see :meth:`TunedLens.train_on`."""

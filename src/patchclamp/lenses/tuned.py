@@ -12,8 +12,8 @@ from patchclamp.core.arguments import checked
 from patchclamp.core.digest import digest, weights_digest
 from patchclamp.core.errors import InputError, ModelError, SiteError
 from patchclamp.core.files import atomic_file, read_json, write_json
+from patchclamp.core.kinds import Folder, Repeats, Seed
 from patchclamp.core.progress import Listener
-from patchclamp.core.readers import Repeats, Seed
 from patchclamp.lenses.logit import LogitLens
 from patchclamp.lenses.published import locate, read
 from patchclamp.models.opened import OpenModel
@@ -148,7 +148,7 @@ class TunedLens(nn.Module):
             raise InputError("this lens has no training report: it was not trained by model.tune_lens")
         return pd.DataFrame(self.training_report["held_out"]["by_site"])
 
-    def save_pretrained(self, folder: str | Path) -> Path:
+    def save_pretrained(self, folder: Folder) -> Path:
         """Write ``config.json`` and ``model.safetensors``; ``config.json`` comes last.
 
         Raises:
@@ -194,7 +194,7 @@ class TunedLens(nn.Module):
         batch: int = 512,
         seed: Seed = 0,
         chunk: int = 128,
-        checkpoint: str | Path | None = None,
+        checkpoint: Folder | None = None,
         progress: bool | Listener | None = None,
     ) -> "TunedLens":
         """Train a tuned lens: at every depth an affine map of the stream, after which the head predicts what the last layer does.

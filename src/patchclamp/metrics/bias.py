@@ -8,8 +8,8 @@ import numpy as np
 
 from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError
+from patchclamp.core.kinds import Numbers, Seed
 from patchclamp.core.progress import Listener, task
-from patchclamp.core.readers import Seed
 from patchclamp.core.result import DatasetResult
 from patchclamp.interventions.record import BATCH_TOKENS
 from patchclamp.interventions.results import evidence
@@ -115,7 +115,7 @@ class Bias(DatasetResult):
 
 
 @checked
-def ratio(p: Any, q: Any) -> Any:
+def ratio(p: Numbers, q: Numbers) -> Any:
     """(p - q) / max(p, q), from log-probabilities in nats, so that it is exact for answers of any rarity."""
     difference = np.asarray(p, dtype=float) - np.asarray(q, dtype=float)
     return -np.sign(difference) * np.expm1(-np.abs(difference))

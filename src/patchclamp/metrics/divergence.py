@@ -9,8 +9,8 @@ import numpy as np
 from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError
 from patchclamp.core.intervals import wilson
+from patchclamp.core.kinds import Seed
 from patchclamp.core.progress import Listener, task
-from patchclamp.core.readers import Seed
 from patchclamp.core.result import DatasetResult
 from patchclamp.interventions.generate import Generation, generate
 from patchclamp.interventions.results import evidence

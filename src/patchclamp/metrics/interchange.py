@@ -9,12 +9,13 @@ import torch
 
 from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError
-from patchclamp.core.readers import Seed
+from patchclamp.core.kinds import Numbers, Seed
 from patchclamp.core.result import DatasetResult
 from patchclamp.interventions.edits import Rotate, source
 from patchclamp.interventions.positions import At
 from patchclamp.interventions.record import BATCH_TOKENS
 from patchclamp.interventions.results import evidence
+from patchclamp.interventions.values import rows
 from patchclamp.metrics.edited import (
     Answer,
     answer_ids,
@@ -76,7 +77,7 @@ class Interchange(DatasetResult):
 
 
 @checked
-def confusion(start: Any, mixed: Any, worst: Any) -> Any:
+def confusion(start: Numbers, mixed: Numbers, worst: Numbers) -> Any:
     """clip((start - mixed) / (start - worst), 0, 1) of log-probabilities; NaN where start and worst are the same."""
     start, mixed, worst = (np.asarray(value, dtype=float) for value in (start, mixed, worst))
     way = start - worst
@@ -112,7 +113,7 @@ def interchange(
     """
     flat, swapped = _pairs(model, pairs)
     ids = answer_ids(model, answers, flat[0])
-    basis = torch.atleast_2d(torch.as_tensor(directions))
+    basis = torch.atleast_2d(rows(directions))
     edit = Rotate(source(swapped), directions=basis, site=site, at=at)
     logs = []
     for actions in placed(model, {"mixed": [edit]}, flat).values():

@@ -6,7 +6,7 @@ from typing import Any
 from patchclamp import catalogue
 from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError
-from patchclamp.core.readers import Seed
+from patchclamp.core.kinds import Seed
 from patchclamp.models.opened import OpenModel
 
 LEAST = 200

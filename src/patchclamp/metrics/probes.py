@@ -11,7 +11,7 @@ from patchclamp.core.arguments import checked
 from patchclamp.core.digest import digest
 from patchclamp.core.errors import InputError, unknown
 from patchclamp.core.intervals import bootstrap, wilson
-from patchclamp.core.readers import Seed
+from patchclamp.core.kinds import Array, Labels, Seed
 from patchclamp.core.result import DatasetResult, library_versions
 from patchclamp.interventions.results import to_numpy
 from patchclamp.metrics.classifiers import PROBES, Fitted, Rows, fit, guess, scale_of
@@ -89,12 +89,12 @@ class ProbeReport(DatasetResult):
 
 @checked
 def probe(
-    X: Any,
-    z: Any,
+    X: Array,
+    z: Labels,
     transform: Any,
     *,
-    groups: Any = None,
-    types: Any = None,
+    groups: Labels = None,
+    types: Labels = None,
     rank: int | None = None,
     probes: Sequence[str] = tuple(PROBES),
     test_size: float = 0.3,

@@ -199,6 +199,8 @@ class OpenModel:
     def batch(self, prompts: "list[Prompt] | tuple[Prompt, ...]") -> Batch:
         """Pad prompts into one call; refuses a model in training mode."""
         check_ready(self.module)
+        if not prompts:
+            raise InputError("a batch is made of one prompt or more; the list is empty")
         batch = make_batch(prompts, self.device, None if self.takes_tokens else self.dtype)
         if self.beside.needs_mask and "input_ids" in batch.kwargs and "attention_mask" not in batch.kwargs:
             batch.kwargs["attention_mask"] = torch.ones_like(batch.kwargs["input_ids"])
@@ -240,7 +242,14 @@ class OpenModel:
         return identity
 
     def output_label(self, identity: int) -> str:
-        """A token or class as text."""
+        """A token or class as text.
+
+        Raises:
+            InputError: There is no such output.
+        """
+        most = max(self.width_of_logits or 0, self.vocabulary or 0)
+        if most and not 0 <= identity < most:
+            raise InputError(f"output {identity} is outside 0..{most - 1}")
         if self.tokenizer is not None:
             return tokens.labels(self.tokenizer, [identity])[0]
         return str((getattr(self.config, "id2label", None) or {}).get(identity, identity))

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.kinds import Repeats, Seed
 from patchclamp.core.progress import Listener, task
-from patchclamp.core.readers import Repeats, Seed
 from patchclamp.core.result import DatasetResult
 from patchclamp.interventions.results import evidence, to_numpy
 from patchclamp.metrics.edited import mean_row

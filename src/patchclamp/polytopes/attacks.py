@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError, ModelError, unknown
-from patchclamp.core.readers import Repeats, Seed
+from patchclamp.core.kinds import Repeats, Seed
 from patchclamp.interventions.forward import logits_of
 from patchclamp.models.guard import check_ready
 from patchclamp.models.opened import OpenModel

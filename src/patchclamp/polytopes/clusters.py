@@ -16,8 +16,8 @@ from torch import Tensor
 from patchclamp.core.arguments import checked
 from patchclamp.core.digest import digest
 from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.kinds import Seed
 from patchclamp.core.progress import Listener, task
-from patchclamp.core.readers import Seed
 from patchclamp.core.result import DatasetResult, library_versions
 from patchclamp.polytopes.codes import LABEL, Labels
 from patchclamp.polytopes.partitions import Algorithm, Partition, matched, partition, reduced

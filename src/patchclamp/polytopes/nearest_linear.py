@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError, ModelError
 from patchclamp.core.files import atomic_file, read_json, write_json
+from patchclamp.core.kinds import Folder, Seed
 from patchclamp.core.progress import Listener, task
-from patchclamp.core.readers import Seed
 from patchclamp.polytopes.voronoi import Pieces, Place, chosen_points, crossings, nearest, neighbours_across, offsets
 
 if TYPE_CHECKING:
@@ -335,7 +335,7 @@ class NearestLinear(nn.Module):
         if not x.isfinite().all():
             raise InputError(f"{what} must be finite; row {int((~x.isfinite().all(1)).nonzero()[0])} is not")
 
-    def save_pretrained(self, folder: str | Path) -> Path:
+    def save_pretrained(self, folder: Folder) -> Path:
         """Write ``config.json`` and ``model.safetensors``; ``config.json`` comes last.
 
         Raises:
@@ -360,7 +360,7 @@ class NearestLinear(nn.Module):
         return target
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> Self:
+    def from_pretrained(cls, folder: Folder) -> Self:
         """Open what :meth:`save_pretrained` wrote, in evaluation mode.
 
         Raises:

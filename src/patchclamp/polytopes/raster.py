@@ -8,8 +8,8 @@ import torch
 
 from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.kinds import Repeats
 from patchclamp.core.progress import Listener, task
-from patchclamp.core.readers import Repeats
 from patchclamp.core.result import DatasetResult
 from patchclamp.interventions.results import evidence
 from patchclamp.models.opened import OpenModel

@@ -8,7 +8,7 @@ import torch
 
 from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError
-from patchclamp.core.readers import Repeats
+from patchclamp.core.kinds import Repeats
 from patchclamp.models.opened import OpenModel
 from patchclamp.polytopes.cutting import digests
 from patchclamp.polytopes.gates import Elementwise

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError, ModelError, PatchclampError, unknown
+from patchclamp.core.kinds import Seed
 from patchclamp.core.progress import Listener, task
-from patchclamp.core.readers import Seed
 from patchclamp.core.result import DatasetResult
 from patchclamp.interventions.actions import place
 from patchclamp.interventions.edits import Call, Edit, Scale

@@ -6,7 +6,7 @@ from typing import Any
 
 from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError
-from patchclamp.core.readers import Repeats, Seed
+from patchclamp.core.kinds import Repeats, Seed
 from patchclamp.interventions import positions
 from patchclamp.interventions.forward import Row, last_logits
 from patchclamp.interventions.generate import generate

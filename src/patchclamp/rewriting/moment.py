@@ -15,6 +15,7 @@ from patchclamp.core.arguments import checked
 from patchclamp.core.digest import digest
 from patchclamp.core.errors import InputError, ModelError, unknown
 from patchclamp.core.files import atomic_folder, read_json, write_json
+from patchclamp.core.kinds import Folder
 from patchclamp.core.progress import Listener, task
 from patchclamp.interventions.forward import Row, forward
 from patchclamp.interventions.record import BATCH_TOKENS, batches
@@ -94,7 +95,7 @@ class Covariance:
         names = ("layer", "tokens", "corpus", "corpus_digest", "model", "weights_sha256")
         return {name: getattr(self, name) for name in names}
 
-    def save(self, folder: str | Path) -> Path:
+    def save(self, folder: Folder) -> Path:
         """Write ``covariance.json`` and ``covariance.safetensors``; the folder appears complete or not at all."""
         with atomic_folder(folder) as temporary:
             save_file({"matrix": self.matrix.contiguous()}, temporary / "covariance.safetensors")
@@ -102,7 +103,7 @@ class Covariance:
         return Path(folder)
 
     @classmethod
-    def open(cls, folder: str | Path) -> Self:
+    def open(cls, folder: Folder) -> Self:
         """Read what :meth:`save` wrote.
 
         Raises:

@@ -9,7 +9,7 @@ import numpy as np
 from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError
 from patchclamp.core.intervals import bootstrap, wilson
-from patchclamp.core.readers import Seed
+from patchclamp.core.kinds import Seed
 from patchclamp.interventions.edits import Edits
 from patchclamp.interventions.run import run
 from patchclamp.models.opened import OpenModel

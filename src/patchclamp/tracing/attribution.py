@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from patchclamp.core.errors import InputError
-from patchclamp.core.readers import Repeats
+from patchclamp.core.kinds import Repeats
 from patchclamp.interventions.actions import Action
 from patchclamp.interventions.edits import Edit, Edits, as_edits
 from patchclamp.interventions.grid import Grid

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from patchclamp.core.errors import InputError, PatchclampError
+from patchclamp.core.kinds import Folder
 from patchclamp.core.progress import Listener, task
 from patchclamp.interventions.parts import Parts
 from patchclamp.interventions.reads import as_reads
@@ -26,7 +27,7 @@ def trace_facts(
     std: Any = None,
     samples: int = 10,
     seed: int = 0,
-    checkpoint: str | Path | None = None,
+    checkpoint: Folder | None = None,
     progress: bool | Listener | None = None,
     **options: Any,
 ) -> TraceAverage:

@@ -2,17 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.kinds import Folder
 from patchclamp.core.progress import Listener
 from patchclamp.interventions import positions
 from patchclamp.interventions.actions import Action
 from patchclamp.interventions.cost import DEFAULT_BUDGET
-from patchclamp.interventions.edits import Edits
+from patchclamp.interventions.edits import Edits, as_edits
 from patchclamp.interventions.execute import execute
 from patchclamp.interventions.grid import Grid
 from patchclamp.interventions.job import Cell, Job, Line
@@ -124,7 +124,7 @@ def path_patch(
     budget: int | str = DEFAULT_BUDGET,
     max_tokens: int | None = None,
     verify: int = 0,
-    checkpoint: str | Path | None = None,
+    checkpoint: Folder | None = None,
     progress: bool | Listener | None = None,
 ) -> Grid:
     """Patch paths; see :meth:`patchclamp.Model.path_patch`."""
@@ -136,7 +136,7 @@ def path_patch(
     )  # fmt: skip
     sweep = prepared.sweep
     sent = [point.actions for point in sweep.points]
-    arrived = _arrivals(model, sweep.job.lines[0], Source(targets[0], tuple(base)), sent, route, budget, max_tokens)
+    arrived = _arrivals(model, sweep.job.lines[0], Source(targets[0], as_edits(base)), sent, route, budget, max_tokens)
     sweep.act(
         [_received(route, actions, values) for actions, values in zip(sent, arrived, strict=True)],
         budget=budget,
