@@ -48,6 +48,26 @@ def _exists(path: Any, test: Callable[[Any], bool]) -> bool:
     return test(path)
 
 
+def _point(value: Any) -> Tensor:
+    """One array of numbers, without what made it."""
+    found: Tensor = tensor(value).detach()
+    if found.is_complex():
+        raise UnfitError("an array of real numbers", f"it holds {found.dtype}; real numbers are needed")
+    return found
+
+
+def read_points(value: Any) -> Tensor | list[Tensor]:
+    """Several points: one tensor, or a list where their shapes may differ."""
+    if isinstance(value, Tensor | np.ndarray):
+        found = _point(value)
+        if not found.ndim:
+            raise UnfitError("points, as rows [row, *shape]")
+        return found
+    if isinstance(value, str | bytes | Mapping | Set | type) or not isinstance(value, Iterable):
+        raise UnfitError("points, as rows [row, *shape]")
+    return [_point(item) for item in list(value)]
+
+
 def _labels(value: Any) -> Any:
     """Labels, one a row, as they are; an iterator as a list."""
     single = getattr(value, "ndim", 1) == 0 or isinstance(value, type) or not isinstance(value, Iterable)
@@ -109,6 +129,10 @@ Repeats = Annotated[int, between(0, 10**5, "how often")]
 """How often a piece of work is done again: more would not end."""
 Labels = Annotated[Any, Rule("labels, one a row", _labels)]
 """Labels or groups, one a row or prompt: a list, an array, a tensor or a series."""
+Point = Annotated[Any, Rule("a point, an array of real numbers", _point)]
+"""A point of a network's input or activation space."""
+Points = Annotated[Any, Rule("points, as rows [row, *shape]", read_points)]
+"""Several points."""
 Numbers = Annotated[Any, Rule("real numbers", _numbers)]
 """A real number or several, in any shape."""
 Array = Annotated[Any, Rule("an array of real numbers", _array)]

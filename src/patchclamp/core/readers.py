@@ -1,5 +1,6 @@
 """What an annotation says of a value: a reader that gives the value as it is meant, or says what is valid."""
 
+import inspect
 import math
 import numbers
 import os
@@ -102,7 +103,7 @@ def _reader(kind: Any) -> Reader | None:
     if base in (Mapping, dict):
         return _mapping(inner)
     if base is Callable:
-        return Reader("a function", _function)
+        return _function(inner[0] if inner and isinstance(inner[0], list) else None)
     return _instance(base) if isinstance(base, type) else None
 
 
@@ -190,7 +191,7 @@ def _number(value: Any) -> float:
         raise UnfitError("a number that a float can hold") from None
     if math.isnan(size):
         raise UnfitError("a number, not NaN")
-    return plain if type(plain) is int else size
+    return plain if type(plain) is int and abs(plain) < LARGEST else size
 
 
 def _finite(value: Any) -> float:
@@ -237,10 +238,31 @@ def _choice(value: Any, choices: tuple[Any, ...]) -> Any:
     )
 
 
-def _function(value: Any) -> Any:
-    if not callable(value) or isinstance(value, type):
-        raise UnfitError("a function")
-    return value
+def _function(arguments: Sequence[Any] | None) -> Reader:
+    """A function that takes so many arguments, if that can be told."""
+    valid = "a function" + (f" of {len(arguments)} argument{'s'[: len(arguments) != 1]}" if arguments else "")
+
+    def read(value: Any) -> Any:
+        if not callable(value) or isinstance(value, type):
+            raise UnfitError(valid)
+        if arguments is not None and _refuses(value, len(arguments)):
+            raise UnfitError(valid, f"it does not take {len(arguments)} argument{'s'[: len(arguments) != 1]}")
+        return value
+
+    return Reader(valid, read)
+
+
+def _refuses(function: Callable[..., Any], count: int) -> bool:
+    """Whether a function cannot be called with so many arguments by place."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # a built-in function without one
+        return False
+    try:
+        signature.bind(*[None] * count)
+    except TypeError:
+        return True
+    return False
 
 
 def tensor(value: Any) -> Any:
@@ -276,7 +298,7 @@ def _holds_tensors(value: Any) -> bool:
 def _instance(kind: type) -> Reader | None:
     if kind.__module__.partition(".")[0] == "torch" and kind.__name__ == "Tensor":
         return Reader("a tensor", tensor)
-    if kind is object or getattr(kind, "_is_protocol", False):
+    if kind is object or (getattr(kind, "_is_protocol", False) and not getattr(kind, "_is_runtime_protocol", False)):
         return None
     name = "None" if kind is types.NoneType else _named(kind)
 
@@ -306,9 +328,7 @@ def _sequence(base: Any, inner: tuple[Any, ...]) -> Reader:
             raise UnfitError(valid)
         if known is None and not fixed:
             return value if hasattr(value, "__len__") else list(value)
-        array: Any = value if isinstance(value, np.ndarray) or _is_tensor(value) else None
-        rows = list(value) if array is None or _is_meta(array) else array.tolist()
-        rows = value if isinstance(value, list | tuple) else rows
+        rows = value if isinstance(value, list | tuple) else _as_list(value)
         if fixed and len(rows) != len(items):
             raise UnfitError(valid, f"{len(items)} are needed, got {len(rows)}")
         each = items if fixed else [known] * len(rows)
@@ -318,6 +338,14 @@ def _sequence(base: Any, inner: tuple[Any, ...]) -> Reader:
         return tuple(done) if base is tuple or isinstance(rows, tuple) else done
 
     return Reader(valid, read)
+
+
+def _as_list(value: Iterable[Any]) -> list[Any]:
+    """The entries in Python's own types."""
+    if _is_tensor(value):
+        value = tensor(value)
+    array: Any = value
+    return list(array.tolist()) if isinstance(value, np.ndarray) or _is_tensor(value) else list(value)
 
 
 def _item(reader: Reader | None, item: Any, number: int) -> Any:

@@ -297,7 +297,9 @@ def _weights(given: Any, count: int, device: torch.device) -> Tensor | None:
             f"{count} rows and sample weights of shape {tuple(weights.shape)} were given; one weight a row"
         )
     if not bool((torch.isfinite(weights) & (weights >= 0)).all()) or not bool(weights.sum() > 0):
-        raise InputError("every sample weight must be finite and 0 or more, and some above zero")
+        wrong = weights[~(torch.isfinite(weights) & (weights >= 0))]
+        said = f"sample_weight holds {float(wrong[0]):g}" if len(wrong) else "every sample_weight is 0"
+        raise InputError(f"{said}; every sample weight must be finite and 0 or more, and some above zero")
     return weights
 
 

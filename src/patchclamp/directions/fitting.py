@@ -9,6 +9,7 @@ import torch
 from sklearn.base import clone
 from torch import Tensor
 
+from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError
 from patchclamp.core.progress import Listener, task
 from patchclamp.directions.base import FEW, DirectionEstimator, gap_left, quietly, warn_once
@@ -75,6 +76,7 @@ def site_rows(acts: Activations, site: Site, sinks: Sinks = "skip") -> SiteRows:
     return SiteRows(x[keep], np.array(prompt)[chosen], np.array(position)[chosen], int((~keep).sum()))
 
 
+@checked
 def fit_directions(
     model: OpenModel,
     method: DirectionEstimator | str,

@@ -55,7 +55,9 @@ class GradientDirection(DirectionEstimator):
                 "pass gradients=[row, d]"
             )
         if not gradients.is_floating_point() or not bool(torch.isfinite(gradients).all()):
-            raise InputError(f"gradients are finite numbers of a floating dtype; got {gradients.dtype}, NaN or infinity")
+            raise InputError(
+                f"gradients are finite numbers of a floating dtype; got {gradients.dtype}, NaN or infinity"
+            )
         self._slopes = gradients
         try:
             return super().fit(X, y, sample_weight, groups)

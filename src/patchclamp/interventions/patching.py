@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError, unknown
 from patchclamp.core.progress import Listener
 from patchclamp.interventions.base import record_base
@@ -117,6 +118,7 @@ class PreparedPatch:
         return grid
 
 
+@checked
 def patch(
     model: OpenModel,
     source: Any,

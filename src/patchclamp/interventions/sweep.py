@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from patchclamp.core.arguments import checked_as
+from patchclamp.core.arguments import checked, checked_as
 from patchclamp.core.errors import EditError, InputError
 from patchclamp.core.kinds import Folder
 from patchclamp.core.progress import Listener
@@ -95,6 +95,7 @@ class Prepared:
         """How it will run."""
         return self.schedule.plan
 
+    @checked
     def run(self, *, verify: int = 0, progress: bool | Listener | None = None) -> Grid:
         """Run it."""
         if verify < 0:

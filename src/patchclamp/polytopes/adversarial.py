@@ -10,7 +10,7 @@ from torch import Tensor
 
 from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError, unknown
-from patchclamp.core.kinds import Repeats, Seed
+from patchclamp.core.kinds import Labels, Points, Repeats, Seed
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
 from patchclamp.interventions.results import evidence, to_numpy
@@ -96,8 +96,8 @@ class AdversarialPaths(DatasetResult):
 @checked
 def adversarial_paths(
     model: OpenModel,
-    points: Any,
-    labels: Any,
+    points: Points,
+    labels: Labels,
     *,
     eps: float = 0.15,
     norm: Norm = "linf",

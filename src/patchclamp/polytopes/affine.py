@@ -12,6 +12,7 @@ from torch.autograd import forward_ad
 
 from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.kinds import Point
 from patchclamp.interventions.saving import from_plain
 from patchclamp.models.opened import OpenModel
 from patchclamp.polytopes.gates import by_row
@@ -51,7 +52,7 @@ class AffineMap:
 @checked
 def affine_map(
     model: OpenModel,
-    x: Any,
+    x: Point,
     *,
     start: str | None = None,
     soft: Literal["frozen", "jacobian"] = "frozen",

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from patchclamp.core.arguments import checked
 from patchclamp.core.errors import BudgetError, InputError, ModelError
+from patchclamp.core.kinds import Points
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
 from patchclamp.interventions.results import evidence
@@ -79,7 +80,7 @@ class Boundaries(DatasetResult):
 @checked
 def boundaries(
     model: OpenModel,
-    points: Any,
+    points: Points,
     *,
     radii: Sequence[float] = (0.01, 0.1, 1.0),
     start: str | None = None,

@@ -6,7 +6,9 @@ import torch
 
 from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.kinds import read_points
 from patchclamp.core.progress import Listener
+from patchclamp.core.readers import UnfitError
 from patchclamp.directions.fitting import site_rows
 from patchclamp.interventions.positions import At
 from patchclamp.interventions.record import record
@@ -53,7 +55,10 @@ def cluster_layer(
     names = [gate.name for gate in network.gates]
     if str(layer) not in names:
         raise InputError(unknown("layer", layer, names))
-    x = as_points(model, list(inputs))
+    try:
+        x = as_points(model, read_points(inputs))
+    except UnfitError as unfit:
+        raise InputError(unfit.message("cluster", "inputs", inputs)) from None
     fitting(network, x[:2])
     with torch.no_grad():
         z, activations = network.gated(x)[str(layer)]

@@ -221,6 +221,10 @@ def cluster(
     wanted = max(2, min(kinds, count // 10)) if k is None else k
     if not 2 <= wanted <= count:
         raise InputError(f"k = {wanted} clusters of {count} rows: from 2 to the number of rows is possible")
+    if not 1 <= least <= count:
+        raise InputError(f"least = {least}: a cluster that counts has 1 row or more, at most all {count}")
+    if pca is not None and pca < 1:
+        raise InputError(f"pca = {pca}: 1 component or more, or None for the form itself")
     own = np.arange(count) if groups is None else np.asarray(groups)
     found: dict[str, dict[str, Partition]] = {}
     with task("cluster", len(forms) * len(algorithms), "clusterings", show=progress) as bar:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from patchclamp.core.arguments import checked
 from patchclamp.core.errors import BudgetError, InputError, warn
+from patchclamp.core.kinds import Labels, Points
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
 from patchclamp.interventions.results import evidence
@@ -158,12 +159,12 @@ class Plane(DatasetResult):
 @checked
 def plane(
     model: OpenModel,
-    points: Any = None,
+    points: Points = None,
     *,
-    axes: Any = None,
+    axes: Points = None,
     box: Any = None,
     start: str | None = None,
-    names: Any = None,
+    names: Labels = None,
     max_regions: int | None = MOST,
     force: bool = False,
     progress: bool | Listener | None = None,

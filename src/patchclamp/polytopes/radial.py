@@ -10,7 +10,7 @@ from torch import Tensor
 
 from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError
-from patchclamp.core.kinds import Seed
+from patchclamp.core.kinds import Point, Points, Seed
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
 from patchclamp.interventions.results import evidence
@@ -77,9 +77,9 @@ class RadialDensity(DatasetResult):
 @checked
 def radial_density(
     model: OpenModel,
-    points: Any,
+    points: Points,
     *,
-    centre: Any = None,
+    centre: Point = None,
     edges: Sequence[float] | None = None,
     start: str | None = None,
     seed: Seed = 0,

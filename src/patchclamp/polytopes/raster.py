@@ -8,7 +8,7 @@ import torch
 
 from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError, unknown
-from patchclamp.core.kinds import Repeats
+from patchclamp.core.kinds import Labels, Points, Repeats
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
 from patchclamp.interventions.results import evidence
@@ -77,12 +77,12 @@ class Raster(DatasetResult):
 @checked
 def raster(
     model: OpenModel,
-    points: Any = None,
+    points: Points = None,
     *,
-    axes: Any = None,
+    axes: Points = None,
     box: Any = None,
     start: str | None = None,
-    names: Any = None,
+    names: Labels = None,
     lines: int = 200,
     method: Literal["exact", "sampled"] = "exact",
     samples: Repeats = 400,

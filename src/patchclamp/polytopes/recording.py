@@ -17,7 +17,7 @@ from patchclamp.interventions.results import evidence
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.peers import Sites
-from patchclamp.polytopes.codes import Labels, SplineCodes
+from patchclamp.polytopes.codes import Labels, SplineCodes, named_labels
 from patchclamp.polytopes.gates import Bend, Elementwise, Gate, Smooth
 from patchclamp.polytopes.network import Network
 from patchclamp.polytopes.points import activation_modules, fitting
@@ -156,7 +156,7 @@ def soft_codes(
             kept.setdefault(layer.name, []).append(layer.soft(row, beta))
     codes = {own: torch.cat(parts).float().cpu().numpy() for own, parts in kept.items()}
     prompts = model.prompts(inputs) if isinstance(model, OpenModel) else []
-    coords = row_labels(prompts, places, labels)
+    coords = named_labels(row_labels(prompts, places, labels), len(next(iter(codes.values()))))
     variables = {
         own: (("row", *(f"{own}:{axis}" for axis in range(value.ndim - 1))), value) for own, value in codes.items()
     }

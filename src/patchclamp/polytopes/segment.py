@@ -10,7 +10,7 @@ from torch import Tensor
 
 from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError, unknown, warn
-from patchclamp.core.kinds import Repeats
+from patchclamp.core.kinds import Point, Points, Repeats
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
 from patchclamp.interventions.results import evidence, to_numpy
@@ -130,8 +130,8 @@ class Segment(DatasetResult):
 @checked
 def segment(
     model: OpenModel,
-    a: Any,
-    b: Any,
+    a: Point,
+    b: Point,
     *,
     start: str | None = None,
     method: Literal["exact", "sampled"] = "exact",
@@ -186,8 +186,8 @@ def segment(
 @checked
 def crossings(
     model: OpenModel,
-    starts: Any,
-    ends: Any,
+    starts: Points,
+    ends: Points,
     *,
     start: str | None = None,
     dtype: str | None = None,

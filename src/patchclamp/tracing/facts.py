@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError, PatchclampError
 from patchclamp.core.kinds import Folder
 from patchclamp.core.progress import Listener, task
@@ -18,6 +19,7 @@ Fact = tuple[Any, Any] | tuple[Any, Any, str | int | None]
 """A prompt, its subject, and the answer (the clean run's likeliest token if there is none)."""
 
 
+@checked
 def trace_facts(
     model: OpenModel,
     facts: Sequence[Fact],

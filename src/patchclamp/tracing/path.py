@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError, unknown
 from patchclamp.core.kinds import Folder
 from patchclamp.core.progress import Listener
@@ -58,6 +59,9 @@ class Route:
             if name not in FREEZABLE:
                 raise InputError(unknown("component to freeze", name, FREEZABLE))
         sending, receiving = model.sites.expand(senders), tuple(model.sites.expand(receivers))
+        for name, several in (("sender", sending), ("receivers", receiving)):
+            if not several:
+                raise InputError(f"{name} names no site; name one, as in sender='z.*.h*' or receivers='final_norm'")
         for site in sending:
             if site.component not in SENDERS or (site.unit is not None and site.unit.kind == "n"):
                 raise InputError(
@@ -107,6 +111,7 @@ def _above(sender: Site, other: Site) -> bool:
     return high > low or (high == low and other.component == "mlp_out" and sender.component != "mlp_out")
 
 
+@checked
 def path_patch(
     model: OpenModel,
     source: Any,
