@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from patchclamp.core.arguments import checked
 from patchclamp.facade.baking import Baking
 from patchclamp.facade.directions import Directions
 from patchclamp.facade.lenses import Lenses
@@ -25,6 +26,7 @@ class Model(Running, Sweeping, Lenses, Tracing, Directions, Polytopes, Rewriting
     """
 
 
+@checked
 def load(
     name_or_path: str | Path,
     *,
@@ -52,6 +54,7 @@ def load(
     return _as_model(opened)
 
 
+@checked
 def wrap(module: Any, tokenizer: Any = None) -> Model:
     """Open a live model: any ``transformers`` model, or any ``nn.Module`` (whose sites are its module paths).
 

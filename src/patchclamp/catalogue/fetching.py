@@ -13,6 +13,7 @@ from filelock import FileLock
 from platformdirs import user_cache_path
 
 from patchclamp.catalogue.assets import ASSETS, CONVERSION, Asset
+from patchclamp.core.arguments import checked
 from patchclamp.core.errors import AssetError, InputError, unknown
 from patchclamp.core.files import atomic_folder, read_json, sha256_file, write_json, write_text
 from patchclamp.core.progress import Listener, task
@@ -49,11 +50,13 @@ def folder_of(asset: Asset) -> Path:
     return cache_root() / f"{asset.name}-{asset.sha256[:8]}-v{CONVERSION}"
 
 
+@checked
 def is_fetched(asset: Asset) -> bool:
     """Whether the asset is complete in the cache."""
     return (folder_of(asset) / _RECEIPT).is_file()
 
 
+@checked
 def where(name: str) -> Path:
     """Folder of a fetched asset.
 
@@ -66,6 +69,7 @@ def where(name: str) -> Path:
     return folder_of(asset)
 
 
+@checked
 def fetch(name: str, *, progress: bool | Listener | None = None) -> Path:
     """The folder of an asset, downloaded and converted if it is not in the cache yet.
 
@@ -164,6 +168,7 @@ def install(asset: Asset, archive: Path) -> None:
         )
 
 
+@checked
 def verify(name: str) -> dict[str, str]:
     """Compare every file of a fetched asset with the hash it had when it was made.
 

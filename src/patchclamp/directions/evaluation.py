@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from patchclamp.core.errors import InputError
+from patchclamp.core.kinds import Folder
 from patchclamp.core.progress import Listener
 from patchclamp.directions.direction import Direction
 from patchclamp.directions.effects import LayerEffects, layer_effects
@@ -35,7 +36,7 @@ class Evaluation:
         parts = [repr(self.probe), repr(self.projections), *([] if self.effects is None else [repr(self.effects)])]
         return "\n\n".join(parts)
 
-    def save(self, folder: str | Path) -> Path:
+    def save(self, folder: Folder) -> Path:
         """Save each result in a folder of its own."""
         for name in ("probe", "projections", "effects"):
             found = getattr(self, name)

@@ -20,6 +20,7 @@ from patchclamp.interventions import positions
 from patchclamp.interventions.edits import Edit
 from patchclamp.interventions.forward import Row, call, forward, make_tap
 from patchclamp.interventions.hooks import Session, bypassed, ports_of
+from patchclamp.interventions.positions import At
 from patchclamp.interventions.record import BATCH_TOKENS, batches
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import OpenModel
@@ -75,7 +76,7 @@ def scrub(
     labels: Sequence[Any],
     *,
     layers: Sequence[int] | None = None,
-    at: Any = "rest",
+    at: At = "rest",
     progress: bool | Listener | None = None,
 ) -> list[Direction]:
     """One direction a layer, each fitted on the model with all earlier ones erased; see :meth:`patchclamp.Model.scrub`."""
@@ -108,7 +109,7 @@ def scrub(
                 stream.edit(direction.erase(at=at))
             found.append(direction)
             bar.advance()
-    warn_once(found, stacklevel=3)
+    warn_once(found)
     return found
 
 

@@ -1,7 +1,6 @@
 """Carrying out a planned job: on its rung, within its budget, resumable, and checked against the slow way."""
 
 import random
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from patchclamp.core.errors import BudgetError, ExactnessError, PatchclampWarning
+from patchclamp.core.errors import BudgetError, ExactnessError, warn
 from patchclamp.core.files import reading
 from patchclamp.core.interrupts import under
 from patchclamp.core.progress import Listener, task
@@ -174,11 +173,9 @@ def _warn_of_nan(job: Job, outcome: Outcome) -> None:
     shown = [(job.runs[run], job.lines[job.runs[run].line].prompt.name) for run in wrong[:MOST_NAMED]]
     named = "; ".join(f"{', '.join(map(str, cell.actions))} of {name!r}" for cell, name in shown)
     more = f"; and {len(wrong) - MOST_NAMED} more" if len(wrong) > MOST_NAMED else ""
-    warnings.warn(
+    warn(
         f"{cells} of {len(job.cells)} cells gave NaN or infinity, and NaN stands for their numbers: {named}{more}. In the first of "
         f"them it arises {where}",
-        PatchclampWarning,
-        stacklevel=2,
     )
 
 

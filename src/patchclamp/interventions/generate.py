@@ -1,6 +1,6 @@
 """Generation under edits, with or without the key-value cache, every position counted in the unpadded prompt."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -14,7 +14,7 @@ from patchclamp.core.interrupts import within
 from patchclamp.core.result import Result, Saved
 from patchclamp.interventions.actions import Placer, Tally
 from patchclamp.interventions.decoding import effective, end_ids, new_tokens, read_settings, reads_the_text, until_end
-from patchclamp.interventions.edits import Edit
+from patchclamp.interventions.edits import Edits, as_edits
 from patchclamp.interventions.hooks import before_each_call
 from patchclamp.interventions.overflow import WrongStepError, finite_steps, looking, wrong_step
 from patchclamp.interventions.record import record_source
@@ -110,14 +110,14 @@ class Generation(Result):
 def generate(
     model: OpenModel,
     inputs: Any,
-    edits: Iterable[Edit] | Edit = (),
+    edits: Edits = (),
     *,
     max_new_tokens: int | None = None,
     seed: int | None = None,
     **settings: Any,
 ) -> Generation:
     """Generate under edits; see :meth:`patchclamp.Model.generate`."""
-    chosen = [edits] if isinstance(edits, Edit) else list(edits)
+    chosen = list(as_edits(edits))
     if not hasattr(model.module, "generate"):
         raise InputError(f"{type(model.module).__name__} cannot generate: it is no language model with a head")
     used = read_settings(model.module, model.tokenizer, _with_config(settings))

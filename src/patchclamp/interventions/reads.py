@@ -11,9 +11,11 @@ from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
 
+from patchclamp.core.arguments import checked
 from patchclamp.core.content import Given
 from patchclamp.core.errors import InputError
 from patchclamp.interventions import positions
+from patchclamp.interventions.positions import At
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.sites import Site
@@ -83,7 +85,7 @@ def _answers(model: OpenModel, given: Any, index: int, count: int) -> tuple[list
     )
 
 
-def _where(at: Any, model: OpenModel, prompt: Prompt, index: int, count: int) -> tuple[int, ...]:
+def _where(at: At, model: OpenModel, prompt: Prompt, index: int, count: int) -> tuple[int, ...]:
     if prompt.length is None:
         if not isinstance(at, int) and at != "last":
             raise InputError(f"at={at!r}: this input has no tokens, so a read looks at 'last' or at a number")
@@ -104,12 +106,13 @@ def in_blocks(function: Callable[[Tensor], Tensor], logits: LogitRows) -> Tensor
     return torch.cat([function(block) for block in logits.split(_CACHE_ROWS)])
 
 
+@checked
 @dataclass(frozen=True)
 class Probability(Read):
     """Probability of each token: text or ids, or ``pc.per_prompt([...])`` of them."""
 
     tokens: Any
-    at: Any = "last"
+    at: At = "last"
 
     @override
     def bind(self, model: OpenModel, prompt: Prompt, index: int, count: int) -> list[Bound]:
@@ -122,12 +125,13 @@ class Probability(Read):
         return [Bound("probability", where, (*_place_axis(where), Axis("answer", names)), compute)]
 
 
+@checked
 @dataclass(frozen=True)
 class LogOdds(Read):
     """Logarithm of the odds of each token, ``log(p / (1 - p))``, in nats: unlike a probability it never saturates."""
 
     tokens: Any
-    at: Any = "last"
+    at: At = "last"
 
     @override
     def bind(self, model: OpenModel, prompt: Prompt, index: int, count: int) -> list[Bound]:
@@ -145,13 +149,14 @@ class LogOdds(Read):
         return [Bound("log_odds", where, (*_place_axis(where), Axis("answer", names)), compute)]
 
 
+@checked
 @dataclass(frozen=True)
 class LogitDifference(Read):
     """Logit of one token minus logit of another; each may be ``pc.per_prompt([...])``."""
 
     token: Any
     other: Any
-    at: Any = "last"
+    at: At = "last"
 
     @override
     def bind(self, model: OpenModel, prompt: Prompt, index: int, count: int) -> list[Bound]:
@@ -170,12 +175,13 @@ class LogitDifference(Read):
         return ids[0]
 
 
+@checked
 @dataclass(frozen=True)
 class Loss(Read):
     """Mean cross-entropy in nats: of one token at ``at``, or of the prompt's own next tokens."""
 
     token: Any = None
-    at: Any = None
+    at: At = None
 
     @override
     def bind(self, model: OpenModel, prompt: Prompt, index: int, count: int) -> list[Bound]:
@@ -210,11 +216,12 @@ class Loss(Read):
         return [Bound("loss", where, (), compute)]
 
 
+@checked
 @dataclass(frozen=True)
 class KL(Read):
     """KL divergence of the edited next-token distribution from the baseline's, in nats: ``KL(baseline || edited)``."""
 
-    at: Any = "last"
+    at: At = "last"
 
     @override
     def bind(self, model: OpenModel, prompt: Prompt, index: int, count: int) -> list[Bound]:
@@ -233,12 +240,13 @@ class KL(Read):
         return [Bound("kl", where, _place_axis(where), compute, needs_baseline=True)]
 
 
+@checked
 @dataclass(frozen=True)
 class Rank(Read):
     """Rank of each token in the next-token distribution; 0 is the most likely."""
 
     tokens: Any
-    at: Any = "last"
+    at: At = "last"
 
     @override
     def bind(self, model: OpenModel, prompt: Prompt, index: int, count: int) -> list[Bound]:
@@ -254,12 +262,13 @@ class Rank(Read):
         return [Bound("rank", where, (*_place_axis(where), Axis("answer", names)), compute)]
 
 
+@checked
 @dataclass(frozen=True)
 class TopK(Read):
     """The ``k`` most likely next tokens: their ids and their probabilities."""
 
     k: int = 5
-    at: Any = "last"
+    at: At = "last"
 
     @override
     def bind(self, model: OpenModel, prompt: Prompt, index: int, count: int) -> list[Bound]:
@@ -280,12 +289,13 @@ class TopK(Read):
         return [Bound("top_probability", where, axes, best(0)), Bound("top_token", where, axes, best(1))]
 
 
+@checked
 @dataclass(frozen=True)
 class Logits(Read):
     """The logits of some tokens, or of the whole vocabulary."""
 
     tokens: Any = None
-    at: Any = "last"
+    at: At = "last"
 
     @override
     def bind(self, model: OpenModel, prompt: Prompt, index: int, count: int) -> list[Bound]:
@@ -298,12 +308,13 @@ class Logits(Read):
         return [Bound("logits", where, axes, lambda x, _: _squeeze(x[..., ids], where))]
 
 
+@checked
 @dataclass(frozen=True)
 class Activation(Read):
     """The activation at a site."""
 
     site: str
-    at: Any = "last"
+    at: At = "last"
 
     @override
     def bind(self, model: OpenModel, prompt: Prompt, index: int, count: int) -> list[Bound]:
@@ -330,13 +341,14 @@ def _measured_width(model: OpenModel, prompt: Prompt, site: Site) -> int | None:
     return shapes[0][-1] if shapes and len(shapes[0]) == 3 else None
 
 
+@checked
 @dataclass(frozen=True)
 class Function(Read):
     """Any function of the logits at one position: ``[row, vocabulary] -> [row]`` or ``[row, n]``."""
 
     function: Callable[[Tensor], Tensor] = field(repr=False)
     name: str = "value"
-    at: Any = "last"
+    at: At = "last"
 
     def known_by(self) -> Any:
         """For a checkpoint; see :mod:`patchclamp.core.content`."""

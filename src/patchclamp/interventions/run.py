@@ -1,6 +1,5 @@
 """One run: prompts, edits, and what the model said."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
@@ -13,13 +12,15 @@ from patchclamp.core.errors import InputError, unknown
 from patchclamp.core.interrupts import guarded, within
 from patchclamp.core.result import Result, Saved
 from patchclamp.interventions.actions import place
-from patchclamp.interventions.edits import Edit
+from patchclamp.interventions.edits import Edits, as_edits
 from patchclamp.interventions.forward import Row, edits_head, forward, gradients
 from patchclamp.interventions.job import widen
+from patchclamp.interventions.positions import At
 from patchclamp.interventions.record import BATCH_TOKENS, batches, may_share, record_source
 from patchclamp.interventions.recorded import Buffers, padded
 from patchclamp.interventions.results import Activations, evidence, to_numpy
 from patchclamp.models.opened import OpenModel
+from patchclamp.models.peers import Sites
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -121,10 +122,10 @@ class Run(Result):
 def run(
     model: OpenModel,
     inputs: Any,
-    edits: Iterable[Edit] | Edit = (),
+    edits: Edits = (),
     *,
-    record: Any = (),
-    at: Any = "all",
+    record: Sites = (),
+    at: At = "all",
     logits: Keep = "all",
     grad: bool = False,
     batch_tokens: int = BATCH_TOKENS,
@@ -136,22 +137,22 @@ def run(
 def _run(
     model: OpenModel,
     inputs: Any,
-    edits: Iterable[Edit] | Edit,
-    record: Any,
-    at: Any,
+    edits: Edits,
+    record: Sites,
+    at: At,
     logits: Keep,
     grad: bool,
     batch_tokens: int,
 ) -> Run:
     if logits not in ("all", "last"):
         raise InputError(unknown("logits", logits, ("all", "last")))
-    chosen = [edits] if isinstance(edits, Edit) else list(edits)
+    chosen = list(as_edits(edits))
     prompts = model.prompts(inputs)
     names = [record] if isinstance(record, str) else list(record)
     wanted = {str(name): model.sites.expand([name]) for name in names}
     from patchclamp.interventions import positions
 
-    positions.check(at)
+    at = positions.read_at(at)
     where = [positions.resolve(at, p, i, len(prompts), model.tokenizer, repeats=True) for i, p in enumerate(prompts)]
     actions = place(model, chosen, prompts, partial(record_source, grad=grad), grad=grad)
     buffers = Buffers(wanted, where, [p.length for p in prompts], grad)

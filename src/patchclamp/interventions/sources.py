@@ -10,11 +10,13 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from patchclamp.core.arguments import checked_as
 from patchclamp.core.digest import digest
 from patchclamp.core.errors import EditError, PositionError
 from patchclamp.core.interrupts import guarded
+from patchclamp.core.kinds import Seed
 from patchclamp.interventions.operations import Operation, Put, Shift, orthonormal
-from patchclamp.interventions.positions import GENERATED
+from patchclamp.interventions.positions import GENERATED, At
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.sites import Site
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from patchclamp.interventions.edits import Edit
 
 
+@checked_as(EditError)
 @dataclass(frozen=True, eq=False)
 class Source:
     """A run to take values from: prompts, the edits it runs under (then it is a serial source), and where to look."""
@@ -29,7 +32,7 @@ class Source:
     inputs: Any
     """Text, ids or tensors, as everywhere."""
     edits: tuple["Edit", ...] = ()
-    at: Any = None
+    at: At = None
     """Positions in the source; None for the same ones as in the target."""
     counterpart: Mapping[int, int] | None = None
     """Position in the target -> position in the source, where the prompts are aligned otherwise."""
@@ -233,7 +236,7 @@ class Noise(Unbound):
     """``x + std * standard normal``, drawn for (seed, prompt, site, position) and so the same in any batch."""
 
     std: float
-    seed: int = 0
+    seed: Seed = 0
 
     @override
     def check(self) -> None:
@@ -288,13 +291,14 @@ class DrawnNoise(Operation):
         return DrawnNoise(self.std, self.seed, self.prompt, self.site, tuple(positions[i] for i in index))
 
 
+@checked_as(EditError)
 class Subspace(nn.Module):
     """A learned subspace: ``rank`` orthonormal rows of width ``d`` in float64, orthonormal at every step of training.
 
     Source: distributed alignment search, Geiger et al. 2024, arXiv 2303.02536.
     """
 
-    def __init__(self, d: int, rank: int, *, directions: Tensor | None = None, seed: int = 0) -> None:
+    def __init__(self, d: int, rank: int, *, directions: Tensor | None = None, seed: Seed = 0) -> None:
         super().__init__()
         if not 1 <= rank <= d:
             raise EditError(f"a subspace of rank {rank} does not fit into width {d}; valid: 1..{d}")

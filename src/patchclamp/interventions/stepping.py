@@ -18,10 +18,10 @@ from patchclamp.core.interrupts import Changes, guarded
 from patchclamp.interventions import positions
 from patchclamp.interventions.actions import Action, Placer, Tally, instructions
 from patchclamp.interventions.decoding import RowEnds, check_generation, effective, end_ids
-from patchclamp.interventions.edits import Edit
+from patchclamp.interventions.edits import Edits, as_edits
 from patchclamp.interventions.forward import check_passes
 from patchclamp.interventions.hooks import Instruction, Port, Session, after_each_call, before_each_call, shadowed
-from patchclamp.interventions.positions import GENERATED
+from patchclamp.interventions.positions import GENERATED, At
 from patchclamp.interventions.record import record_source
 from patchclamp.models.guard import check_ready
 from patchclamp.models.inputs import Prompt
@@ -304,7 +304,7 @@ def placed_rows(placer: Placer, generating: bool = True, cached: int = 0, unform
 _FORMED = "in a generation only those of the last prompt position and of the generated ones are, as at='all' or at=-1"
 
 
-def _demand(at: Any, placer: Placer, index: int, first: int, message: str) -> None:
+def _demand(at: At, placer: Placer, index: int, first: int, message: str) -> None:
     """Positions that the user spelled out must lie at ``first`` or after it."""
     named = tuple(positions.spelled_out(at, index))
     if not named:
@@ -353,7 +353,7 @@ def _concrete(action: Action, start: int, width: int, prompt_length: int, limit:
     return Action(action.site, where, action.operation.moved(where), action.gate, action.edit)
 
 
-def _needs_prompt_end(at: Any) -> bool:
+def _needs_prompt_end(at: At) -> bool:
     if isinstance(at, positions.PerPrompt):
         return any(_needs_prompt_end(item) for item in at.each)
     if isinstance(at, list | tuple):
@@ -449,14 +449,14 @@ def _prompts(model: OpenModel, given: Tensor, mask: Tensor | None, total: int) -
     ]
 
 
-def editing(model: OpenModel, edits: Iterable[Edit] | Edit) -> AbstractContextManager[Tally]:
+def editing(model: OpenModel, edits: Edits) -> AbstractContextManager[Tally]:
     """Edits around the user's own calls; see :meth:`patchclamp.Model.editing`."""
     return guarded(_editing(model, edits))
 
 
 @contextmanager
-def _editing(model: OpenModel, edits: Iterable[Edit] | Edit) -> Iterator[Tally]:
-    chosen = [edits] if isinstance(edits, Edit) else list(edits)
+def _editing(model: OpenModel, edits: Edits) -> Iterator[Tally]:
+    chosen = list(as_edits(edits))
     check_ready(model.module)
     model.look()
     placer = Placer(model, chosen, (), record_source, grad=True)

@@ -5,7 +5,6 @@ small sweep is run on each rung of the ladder, so that the fast ways are used on
 """
 
 import math
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from patchclamp.core.errors import PatchclampError, PatchclampWarning
+from patchclamp.core.errors import PatchclampError, warn
 from patchclamp.core.interrupts import within
 from patchclamp.interventions.actions import Action
 from patchclamp.interventions.base import prefix_is_supported, record_base
@@ -56,11 +55,9 @@ def verify(model: OpenModel) -> None:
     if survey.overflow is not None:
         model.overflow = survey.overflow
         model.ladder = Ladder("rows", f"{model.overflow} held NaN or infinity when the model was opened")
-        warnings.warn(
+        warn(
             f"{type(model.module).__name__} in {str(model.dtype).removeprefix('torch.')} gives NaN or infinity for a short "
             f"input, first at {model.overflow}; nothing more could be checked when it was opened",
-            PatchclampWarning,
-            stacklevel=2,
         )
         return
     if not probe.ids:

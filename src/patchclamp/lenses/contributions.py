@@ -76,7 +76,7 @@ def contribute(model: OpenModel, inputs: Any, tokens: Any, at: Any = "last", *, 
     if not wanted:
         raise InputError("contributions need at least one token")
     ids = [model.output_id(token) for token in wanted]
-    positions.check(at)
+    at = positions.read_at(at)
     where = positions.resolve(at, prompts[0], 0, 1, model.tokenizer, repeats=True) or ()
     sites = _sites(model, heads)
     states = _states(model, prompts[0], where, sites)

@@ -107,7 +107,7 @@ def look(
         if not isinstance(tuned, Translator):
             raise InputError(f"tuned={tuned!r} is no lens; load one with pc.TunedLens.from_pretrained(folder, model)")
         tuned.check(model, rows)
-    positions.check(at)
+    at = positions.read_at(at)
     if chunk < 1:
         raise InputError(f"chunk={chunk}: at least one row must pass the head at once")
     if not 1 <= k <= model.outputs:

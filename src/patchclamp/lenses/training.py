@@ -14,6 +14,7 @@ from patchclamp.core.digest import digest
 from patchclamp.core.errors import InputError, ModelError, unknown
 from patchclamp.core.files import check_place, reading
 from patchclamp.core.interrupts import guarded
+from patchclamp.core.kinds import Folder
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.tensors import read_sealed, write_sealed
 from patchclamp.interventions.forward import Row, forward, through_head
@@ -78,7 +79,7 @@ def tune(
     model: OpenModel,
     corpus: Any,
     settings: Settings,
-    checkpoint: str | Path | None,
+    checkpoint: Folder | None,
     progress: bool | Listener | None,
 ) -> TunedLens:
     """Train the translators of a new lens; see :meth:`TunedLens.train_on`."""

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError
 from patchclamp.core.intervals import wilson
+from patchclamp.core.kinds import Seed
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
 from patchclamp.interventions.generate import Generation, generate
@@ -77,7 +79,7 @@ class Divergence(DatasetResult):
         coords = {"edit": edits, "topic": np.array(self.topics, dtype=object), "k": ks}
         return xr.Dataset(dict(zip(("share", "low", "high"), ((dims, v) for v in values), strict=True)), coords)
 
-    def summary(self, seed: int = 0) -> "pd.DataFrame":
+    def summary(self, seed: Seed = 0) -> "pd.DataFrame":
         """One row an edit and topic: the mean of ``first`` with its 95 % bootstrap interval, its median, and the share unchanged.
 
         The mean counts unchanged continuations as ``max_new_tokens``, so it is a lower bound.
@@ -109,6 +111,7 @@ class Divergence(DatasetResult):
         return "\n".join(lines)
 
 
+@checked
 def divergence(
     model: OpenModel,
     edits: Edits,

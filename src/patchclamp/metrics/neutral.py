@@ -4,14 +4,17 @@ import random
 from typing import Any
 
 from patchclamp import catalogue
+from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError
+from patchclamp.core.kinds import Seed
 from patchclamp.models.opened import OpenModel
 
 LEAST = 200
 """Characters below which a piece of a book is no passage."""
 
 
-def neutral_texts(count: int = 16, seed: int = 0, *, characters: int = 800) -> list[str]:
+@checked
+def neutral_texts(count: int = 16, seed: Seed = 0, *, characters: int = 800) -> list[str]:
     """Passages of the catalogue's books, spread over as many books as there are.
 
     They are ordinary prose and verse, chosen at random and not by content: an edit of gender still finds pronouns in them,

@@ -140,7 +140,8 @@ class _Reader:
             return self.read(item.tolist())
         if isinstance(item, Tensor):
             return self._tensor(item)
-        if isinstance(item, bytes | bytearray | memoryview | Set) or is_id(item) or not isinstance(item, Iterable):
+        single = isinstance(item, np.ndarray) or is_id(item) or not isinstance(item, Iterable)
+        if single or isinstance(item, bytes | bytearray | memoryview | Set):
             raise InputError(
                 f"a prompt is text, token ids or a tensor; the list holds a {type(item).__name__}: {item!r:.60}"
             )

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from patchclamp.core.arguments import checked_methods
 from patchclamp.core.content import Contents
 from patchclamp.core.digest import digest, weights_digest
 from patchclamp.core.errors import InputError, ModelError, unknown
@@ -64,6 +65,9 @@ class OpenModel:
     """Whether several rows may share such a call: a head without a padding token takes one."""
     _defaults: dict[str, tuple[Any, bool]] = field(default_factory=dict)
     _fingerprint: tuple[Any, str] | None = None
+
+    def __init_subclass__(cls) -> None:
+        checked_methods(cls)
 
     def __repr__(self) -> str:
         size = sum(parameter.numel() for parameter in self.module.parameters())
@@ -196,6 +200,8 @@ class OpenModel:
     def batch(self, prompts: "list[Prompt] | tuple[Prompt, ...]") -> Batch:
         """Pad prompts into one call; refuses a model in training mode."""
         check_ready(self.module)
+        if not prompts:
+            raise InputError("a batch is made of one prompt or more; the list is empty")
         batch = make_batch(prompts, self.device, None if self.takes_tokens else self.dtype)
         if self.beside.needs_mask and "input_ids" in batch.kwargs and "attention_mask" not in batch.kwargs:
             batch.kwargs["attention_mask"] = torch.ones_like(batch.kwargs["input_ids"])
@@ -237,7 +243,14 @@ class OpenModel:
         return identity
 
     def output_label(self, identity: int) -> str:
-        """A token or class as text."""
+        """A token or class as text.
+
+        Raises:
+            InputError: There is no such output.
+        """
+        most = max(self.width_of_logits or 0, self.vocabulary or 0)
+        if most and not 0 <= identity < most:
+            raise InputError(f"output {identity} is outside 0..{most - 1}")
         if self.tokenizer is not None:
             return tokens.labels(self.tokenizer, [identity])[0]
         return str((getattr(self.config, "id2label", None) or {}).get(identity, identity))
@@ -277,6 +290,9 @@ class OpenModel:
             return {**said, "weights_sha256": self.weights_digest()}
 
         return Deferred(finish)
+
+
+checked_methods(OpenModel)
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError, unknown
 from patchclamp.core.interrupts import guarded
+from patchclamp.core.kinds import Point
 from patchclamp.interventions.saving import from_plain
 from patchclamp.models.opened import OpenModel
 from patchclamp.polytopes.gates import by_row
@@ -48,9 +50,10 @@ class AffineMap:
         return flat @ self.A.T + self.c
 
 
+@checked
 def affine_map(
     model: OpenModel,
-    x: Any,
+    x: Point,
     *,
     start: str | None = None,
     soft: Literal["frozen", "jacobian"] = "frozen",
@@ -127,6 +130,7 @@ def _by_outputs(function: Any, point: Tensor) -> Tensor:
     return gradient.flatten(1)
 
 
+@checked
 def map_distance(first: AffineMap | Tensor, second: AffineMap | Tensor) -> dict[str, float]:
     """How far two maps ``[out, in]`` are apart.
 
@@ -150,6 +154,7 @@ def map_distance(first: AffineMap | Tensor, second: AffineMap | Tensor) -> dict[
     }
 
 
+@checked
 def region_maps(model: OpenModel, line: "Segment") -> list[AffineMap]:
     """The map of every region along an exact segment, in order; from the recorded codes, however short the region.
 
@@ -172,6 +177,7 @@ def region_maps(model: OpenModel, line: "Segment") -> list[AffineMap]:
     return found
 
 
+@checked
 def neighbour_distances(model: OpenModel, line: "Segment") -> "pd.DataFrame":
     """How far the maps of neighbouring regions along a segment are apart.
 

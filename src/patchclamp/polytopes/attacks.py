@@ -6,8 +6,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError, ModelError, unknown
 from patchclamp.core.interrupts import guarded
+from patchclamp.core.kinds import Labels, Points, Repeats, Seed
+from patchclamp.core.readers import UnfitError, shown, tensor
 from patchclamp.interventions.forward import logits_of
 from patchclamp.models.guard import check_ready
 from patchclamp.models.opened import OpenModel
@@ -18,18 +21,19 @@ Norm = Literal["linf", "l2"]
 BATCH = 250
 
 
+@checked
 def attack(
     model: OpenModel,
-    points: Any,
-    labels: Any,
+    points: Points,
+    labels: Labels,
     *,
     eps: float,
     method: Method = "pgd",
     norm: Norm = "linf",
-    steps: int = 20,
+    steps: Repeats = 20,
     rate: float | None = None,
     box: tuple[float, float] | None = None,
-    seed: int | None = None,
+    seed: Seed | None = None,
     lower: bool = False,
 ) -> Tensor:
     """Points within ``eps`` of given ones at which the loss of their labels is larger.
@@ -89,6 +93,21 @@ def check_attack(eps: float, method: str, norm: str, steps: int, rate: float | N
         raise InputError(f"an attack takes one step or more, of positive length; got steps={steps}, rate={rate}")
 
 
+def whole_labels(labels: Any) -> Tensor:
+    """Labels of a classifier as a tensor.
+
+    Raises:
+        InputError: They are no numbers.
+    """
+    try:
+        found: Tensor = tensor(labels)
+    except UnfitError as unfit:
+        raise InputError(
+            f"labels={shown(labels)} cannot be used; valid: whole numbers of outputs, from 0{unfit.reason}"
+        ) from None
+    return found
+
+
 def classified(
     model: OpenModel, points: Any, labels: Any, box: tuple[float, float] | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -104,7 +123,7 @@ def classified(
         raise InputError("no points were given")
     check_ready(model.module)
     x = as_points(model, list(points), box=box)
-    truth = torch.as_tensor(labels, device=x.device)
+    truth = whole_labels(labels).to(x.device)
     if truth.shape != (len(x),) or truth.is_floating_point():
         raise InputError(
             f"{len(x)} points need as many whole numbers as labels; got shape {tuple(truth.shape)}, {truth.dtype}"

@@ -8,8 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from patchclamp.core.arguments import checked
 from patchclamp.core.errors import BudgetError, InputError, ModelError
 from patchclamp.core.interrupts import guarded
+from patchclamp.core.kinds import Points
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
 from patchclamp.interventions.results import evidence
@@ -76,9 +78,10 @@ class Boundaries(DatasetResult):
         return "\n".join(lines)
 
 
+@checked
 def boundaries(
     model: OpenModel,
-    points: Any,
+    points: Points,
     *,
     radii: Sequence[float] = (0.01, 0.1, 1.0),
     start: str | None = None,

@@ -9,8 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError, unknown
 from patchclamp.interventions.edits import Add, Edit
+from patchclamp.interventions.positions import At
 from patchclamp.models.components import COMPONENTS
 
 
@@ -84,7 +86,7 @@ class CodeDirection:
         assert isinstance(total, Tensor)
         return total / sum(float(vector.square().sum()) for vector in self.vectors.values())
 
-    def edits(self, lengths: float | Mapping[str, float], *, at: Any = "all", **place: Any) -> list[Edit]:
+    def edits(self, lengths: float | Mapping[str, float], *, at: At = "all", **place: Any) -> list[Edit]:
         """Push the pre-activations of every gate along the direction: one ``Add`` a layer, which opens and closes gates.
 
         A code has no unit of a pre-activation, so the length must be given, as that of the difference of mean pre-activations.
@@ -119,6 +121,7 @@ class CodeDirection:
         return CodeDirection({n: self.vectors[n] for n in names}, {n: self.middle[n] for n in names})
 
 
+@checked
 def code_direction(codes_a: Codes, codes_b: Codes) -> CodeDirection:
     """The direction from the mean code of ``a`` to that of ``b``.
 

@@ -11,8 +11,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from patchclamp.core import folders
+from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError, ModelError
 from patchclamp.core.interrupts import guarded
+from patchclamp.core.kinds import Folder, Seed
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.tensors import read_tensors, write_tensors
 from patchclamp.polytopes.voronoi import Pieces, Place, chosen_points, crossings, nearest, neighbours_across, offsets
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
+@checked
 class NearestLinear(nn.Module):
     """``y = A_k x + b_k``, where ``k`` is the nearest of N points; its regions are Voronoi cells, so N, and readable.
 
@@ -65,7 +68,7 @@ class NearestLinear(nn.Module):
         learn_points: bool = False,
         neighbours: int = 4,
         temperature: float = 0.05,
-        seed: int = 0,
+        seed: Seed = 0,
     ) -> None:
         super().__init__()
         for name, size in {"d_in": d_in, "d_out": d_out, "regions": regions, "neighbours": neighbours}.items():
@@ -101,7 +104,7 @@ class NearestLinear(nn.Module):
         maps = "full maps" if self.rank is None else f"one shared map and rank {self.rank} each"
         return f"{self.d_in} -> {self.d_out}, {self.regions} regions, {maps}"
 
-    def place(self, x: Float[Tensor, "row d_in"], how: Place | Tensor = "kmeans", *, seed: int = 0) -> Self:
+    def place(self, x: Float[Tensor, "row d_in"], how: Place | Tensor = "kmeans", *, seed: Seed = 0) -> Self:
         """Put the points where the data are, and measure their ``spread``.
 
         Args:
@@ -184,7 +187,7 @@ class NearestLinear(nn.Module):
         epochs: int = 4,
         batch: int = 100,
         rate: float = 1e-3,
-        seed: int = 0,
+        seed: Seed = 0,
         progress: bool | Listener | None = None,
     ) -> list[float]:
         """Train by Adam, in place; cross-entropy for labels (integers ``[row]``), squared error for numbers ``[row, d_out]``.
@@ -259,7 +262,7 @@ class NearestLinear(nn.Module):
         t, region = crossings(self.points.detach(), start[None], end[None])
         return Pieces(t[0], region[0])
 
-    def face_jumps(self, x: Float[Tensor, "row d_in"], *, most: int = 1000, seed: int = 0) -> "pd.DataFrame":
+    def face_jumps(self, x: Float[Tensor, "row d_in"], *, most: int = 1000, seed: Seed = 0) -> "pd.DataFrame":
         """How far the output jumps at faces between neighbouring regions, where the data are.
 
         Rows chosen at random are joined to the nearest row of another region. Every face that such a line crosses is one that
@@ -334,7 +337,7 @@ class NearestLinear(nn.Module):
         if not x.isfinite().all():
             raise InputError(f"{what} must be finite; row {int((~x.isfinite().all(1)).nonzero()[0])} is not")
 
-    def save_pretrained(self, folder: str | Path, *, overwrite: bool = False) -> Path:
+    def save_pretrained(self, folder: Folder, *, overwrite: bool = False) -> Path:
         """Write ``config.json`` and ``model.safetensors``; the folder then holds the network, or what it held before.
 
         Args:
@@ -361,7 +364,7 @@ class NearestLinear(nn.Module):
         )
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> Self:
+    def from_pretrained(cls, folder: Folder) -> Self:
         """Open what :meth:`save_pretrained` wrote, in evaluation mode.
 
         Raises:

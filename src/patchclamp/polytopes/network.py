@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, fx, nn
 
+from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError, ModelError, unknown
 from patchclamp.core.interrupts import guarded
 from patchclamp.models.opened import OpenModel
@@ -51,6 +52,7 @@ class Step:
         return self.reads[0]
 
 
+@checked
 class Network:
     """A traced ``nn.Module``: its steps, its gates, and ways to run it.
 

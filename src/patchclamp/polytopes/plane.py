@@ -1,6 +1,5 @@
 """Every region of a network on a plane through its input space, as exact polygons."""
 
-import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -9,8 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from patchclamp.core.errors import BudgetError, InputError, PatchclampWarning
+from patchclamp.core.arguments import checked
+from patchclamp.core.errors import BudgetError, InputError, warn
 from patchclamp.core.interrupts import guarded
+from patchclamp.core.kinds import Labels, Points
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
 from patchclamp.interventions.results import evidence
@@ -156,14 +157,15 @@ class Plane(DatasetResult):
         return "\n".join(lines)
 
 
+@checked
 def plane(
     model: OpenModel,
-    points: Any = None,
+    points: Points = None,
     *,
-    axes: Any = None,
+    axes: Points = None,
     box: Any = None,
     start: str | None = None,
-    names: Any = None,
+    names: Labels = None,
     max_regions: int | None = MOST,
     force: bool = False,
     progress: bool | Listener | None = None,
@@ -228,7 +230,7 @@ def plane(
     dataset = assembled(found, cutter.codes, outputs, values is not None, chart.marked, shown)
     if until is not None:
         told = f"max_regions={max_regions:,} was met at {until}: the plane has the boundaries up to there"
-        warnings.warn(PatchclampWarning(told), stacklevel=3)
+        warn(told)
     return Plane(dataset, record | facts, tensors)
 
 

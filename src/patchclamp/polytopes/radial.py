@@ -8,8 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError
 from patchclamp.core.interrupts import guarded
+from patchclamp.core.kinds import Point, Points, Seed
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
 from patchclamp.interventions.results import evidence
@@ -48,7 +50,7 @@ class RadialDensity(DatasetResult):
         """Crossings a unit of length in all layers together, ``[rays, ray, shell]``."""
         return self.dataset["crossings"].sum("layer") / (self.dataset["high"] - self.dataset["low"])
 
-    def summary(self, seed: int = 0) -> "pd.DataFrame":
+    def summary(self, seed: Seed = 0) -> "pd.DataFrame":
         """One row a kind of rays and shell: mean density and its 95 % bootstrap interval over rays."""
         import pandas as pd
 
@@ -73,14 +75,15 @@ class RadialDensity(DatasetResult):
         return "\n".join(lines)
 
 
+@checked
 def radial_density(
     model: OpenModel,
-    points: Any,
+    points: Points,
     *,
-    centre: Any = None,
+    centre: Point = None,
     edges: Sequence[float] | None = None,
     start: str | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
     dtype: str | None = None,
     limit: int = LIMIT,
     progress: bool | Listener | None = None,

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError
 from patchclamp.core.interrupts import guarded
+from patchclamp.core.kinds import Repeats
 from patchclamp.models.opened import OpenModel
 from patchclamp.polytopes.cutting import digests
 from patchclamp.polytopes.gates import Elementwise
@@ -20,7 +22,8 @@ if TYPE_CHECKING:
 _ROWS = 4096
 
 
-def region_counts(model: OpenModel, plane: Plane, samples: int = 400) -> "pd.DataFrame":
+@checked
+def region_counts(model: OpenModel, plane: Plane, samples: Repeats = 400) -> "pd.DataFrame":
     """The regions of a plane, counted, bounded, expected and sampled.
 
     - ``exact``: what the plane has.

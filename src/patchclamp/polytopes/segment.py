@@ -1,6 +1,5 @@
 """Every region that a straight line crosses, in order."""
 
-import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -9,8 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from patchclamp.core.errors import InputError, PatchclampWarning, unknown
+from patchclamp.core.arguments import checked
+from patchclamp.core.errors import InputError, unknown, warn
 from patchclamp.core.interrupts import guarded
+from patchclamp.core.kinds import Point, Points, Repeats
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
 from patchclamp.interventions.results import evidence, to_numpy
@@ -127,14 +128,15 @@ class Segment(DatasetResult):
         return "\n".join(lines)
 
 
+@checked
 def segment(
     model: OpenModel,
-    a: Any,
-    b: Any,
+    a: Point,
+    b: Point,
     *,
     start: str | None = None,
     method: Literal["exact", "sampled"] = "exact",
-    samples: int = 1000,
+    samples: Repeats = 1000,
     dtype: str | None = None,
     box: tuple[float, float] | None = None,
     limit: int = LIMIT,
@@ -182,10 +184,11 @@ def segment(
     return _result(found, record, tensors, method, samples, length)
 
 
+@checked
 def crossings(
     model: OpenModel,
-    starts: Any,
-    ends: Any,
+    starts: Points,
+    ends: Points,
     *,
     start: str | None = None,
     dtype: str | None = None,
@@ -241,7 +244,7 @@ def _result(
     reached = float(found.t[-1])
     if reached < 1:
         told = f"the limit of crossings was met at {reached:.4g} of the way; the segment ends there"
-        warnings.warn(PatchclampWarning(told), stacklevel=4)
+        warn(told)
     layers = list(found.events)
     nothing = (torch.zeros(0), *(torch.zeros(0, dtype=torch.long),) * 3)  # of a network without gates
     parts = zip(*(list(found.events.values()) or [nothing]), strict=True)

@@ -8,14 +8,17 @@ import pandas as pd
 from markupsafe import Markup
 
 from patchclamp.core import registry
+from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError
 from patchclamp.core.files import write_text
+from patchclamp.core.kinds import File
 from patchclamp.core.result import Result, library_versions
 from patchclamp.reports.beside import beside
 from patchclamp.reports.page import Part, embedded, render, table
 
 
-def report(path: str | Path, title: str, contents: Sequence[tuple[str, Any]], **record: Any) -> Path:
+@checked
+def report(path: File, title: str, contents: Sequence[tuple[str, Any]], **record: Any) -> Path:
     """Write a self-contained page that works offline.
 
     Args:

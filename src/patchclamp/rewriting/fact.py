@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError
+from patchclamp.core.kinds import Repeats, Seed
 from patchclamp.interventions import positions
 from patchclamp.interventions.forward import Row, last_logits
 from patchclamp.interventions.generate import generate
@@ -123,7 +125,8 @@ def _essences(model: OpenModel, essence: str | None, subject: Any) -> tuple[Cont
     return (Context(prompt, _where(model, prompt, subject)[-1]),)
 
 
-def sample_prefixes(model: OpenModel, prefixes: int | Sequence[Any] = 5, seed: int = 0) -> list[tuple[int, ...]]:
+@checked
+def sample_prefixes(model: OpenModel, prefixes: Repeats | Sequence[Any] = 5, seed: Seed = 0) -> list[tuple[int, ...]]:
     """Beginnings that a prompt may follow: given, or sampled from the model.
 
     Args:

@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from patchclamp.core.arguments import checked_as
 from patchclamp.core.errors import InputError, ModelError
 from patchclamp.core.interrupts import guarded, under
+from patchclamp.core.kinds import Repeats
 from patchclamp.interventions.job import widen
 from patchclamp.interventions.operations import Apply
 from patchclamp.interventions.tail import Tail
@@ -17,11 +19,12 @@ from patchclamp.interventions.tail import Tail
 TERMS = ("loss", "nll", "kl", "decay", "target_probability", "norm")
 
 
+@checked_as(InputError, "rewrite_fact")
 @dataclass(frozen=True)
 class Search:
     """How a value is looked for. With the defaults all validation facts of SmolLM2-135M were learnt (docs/editing.md)."""
 
-    steps: int = 25
+    steps: Repeats = 25
     """At most; it ends sooner when the target is likely enough."""
     lr: float = 0.5
     """Adam's step, in units of the value's root mean square."""
