@@ -17,7 +17,7 @@ import tests.typecheck
 SHAPED = [f"patchclamp.interventions.{name}" for name in ("gates", "operations", "reads")]
 TYPED = [
     "patchclamp.models",
-    *(f"patchclamp.core.{name}" for name in ("digest", "errors", "files", "progress")),
+    *(f"patchclamp.core.{name}" for name in ("digest", "errors", "progress")),
     *(
         f"patchclamp.interventions.{name}"
         for name in [
