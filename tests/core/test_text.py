@@ -159,9 +159,7 @@ def test_figures_show_the_dollar_and_the_numbers_of_an_axis_stay_numbers(tmp_pat
     assert "mathdefault" not in shown, "powers of ten are set as such"
 
 
-def test_a_bar_of_progress_says_any_name(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bar_of_progress_says_any_name(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "200")
     with task("[/x] [red] :smile: \x1b[31m", 2, "steps", show=True) as steps:
