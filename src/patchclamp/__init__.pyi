@@ -22,6 +22,7 @@ from .core.errors import NotFiredError as NotFiredError
 from .core.errors import PatchclampError as PatchclampError
 from .core.errors import PositionError as PositionError
 from .core.errors import SiteError as SiteError
+from .core.errors import StorageError as StorageError
 from .core.progress import listening as listening
 from .core.result import Result as Result
 from .core.result import open as open

@@ -11,7 +11,7 @@ from torch import Tensor
 from patchclamp import metrics
 from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError, unknown
-from patchclamp.core.files import read_json
+from patchclamp.core.files import read_json, reading
 from patchclamp.core.kinds import Folder
 from patchclamp.core.result import Result
 from patchclamp.core.result import open as open_result
@@ -40,15 +40,22 @@ def repeat(folder: Folder, model: Model | None = None) -> Result:
         InputError: The folder does not say enough: a live model without a name, or an edit that could not be saved.
     """
     saved = open_result(folder)
-    record = read_json(Path(folder) / "result.json")
-    said = record["parameters"]
-    if "not_repeatable" in said:
-        raise InputError(f"{str(folder)!r} cannot be repeated from its folder: {said['not_repeatable']}")
-    opened = model or _open(record["model"], folder)
-    prompts = [_prompt(opened, row, saved.tensors) for row in record["prompts"] if "ids" in row]
-    if len(prompts) != len(record["prompts"]):
-        raise InputError(f"{str(folder)!r} holds inputs without tokens, which are recorded by their digest only")
-    return _MAKERS[saved.kind](opened, prompts, from_plain(said, saved.tensors))
+    file, advice = Path(folder) / "result.json", "a record that says other things cannot be repeated"
+    record = read_json(file)
+    with reading(file, advice):
+        said, described, rows = record["parameters"], record["model"], list(record["prompts"])
+        if "not_repeatable" in said:
+            raise InputError(f"{str(folder)!r} cannot be repeated from its folder: {said['not_repeatable']}")
+    opened = model or _open(described, folder)
+    with reading(file, advice):
+        prompts = [_prompt(opened, row, saved.tensors) for row in rows if "ids" in row]
+        if len(prompts) != len(rows):
+            raise InputError(f"{str(folder)!r} holds inputs without tokens, which are recorded by their digest only")
+        plain, make = from_plain(said, saved.tensors), _MAKERS[saved.kind]
+    try:
+        return make(opened, prompts, plain)
+    except KeyError as error:
+        raise InputError(f"{str(folder)!r} does not record {error}, so it cannot be repeated") from error
 
 
 def _prompt(model: Model, row: dict[str, Any], tensors: Mapping[str, Tensor]) -> Any:

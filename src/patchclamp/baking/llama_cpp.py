@@ -44,9 +44,12 @@ def export_control_vector(model: OpenModel, edits: Edits, path: File) -> Path:
 
     Raises:
         EditError: An edit is no such addition; says why and what is near.
+        InputError: The file is there and is no control vector.
         MissingDependencyError: Without the package ``gguf``.
     """
     gguf = _gguf("writing a control vector")
+    if Path(path).is_file() and ARCHITECTURE.encode() not in Path(path).read_bytes()[:4096]:
+        raise InputError(f"{str(path)!r} is there and is no control vector; name another file")
     chosen = list(as_edits(edits))
     vectors = _vectors(model, chosen)
     with atomic_file(path) as temporary:

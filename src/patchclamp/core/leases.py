@@ -20,6 +20,8 @@ PATIENCE = 300.0
 """Seconds to wait for another process that opens the same folder, or moves its files into it."""
 DAY = 86_400.0
 """Seconds after which unfinished work counts as left behind where there are no locks to tell by."""
+_LEASED: set[Path] = set()
+"""Folders that are being filled in this process."""
 
 
 @contextmanager
@@ -29,7 +31,8 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         StorageError: Another process does not let go of it.
     """
-    handle, deadline = _opened(folder), time.monotonic() + PATIENCE
+    own = folder in _LEASED  # nobody else writes there, and its lock says that we live
+    handle, deadline = None if own else _opened(folder), time.monotonic() + PATIENCE
     try:
         while handle is not None and _lock(handle) is False:
             if time.monotonic() > deadline:
@@ -57,9 +60,11 @@ def lease(parent: Path, name: str, *, folder: bool) -> Iterator[Path]:
         handle = _opened(path)
         if handle is not None:
             _lock(handle)
+    _LEASED.add(path)
     try:
         yield path
     finally:
+        _LEASED.discard(path)
         try:
             remove(path)
         finally:

@@ -50,7 +50,7 @@ def _fetch(repository: str, file: str, revision: str | None, name: str) -> Path:
     try:
         where, kind = (f"lens/{name}", "space") if name else (None, None)
         return Path(hf_hub_download(repository, file, revision=revision, subfolder=where, repo_type=kind))
-    except (HfHubHTTPError, LocalEntryNotFoundError, ValueError) as error:
+    except (HfHubHTTPError, LocalEntryNotFoundError, ValueError, OSError) as error:
         said = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(f"no lens in {repository!r}: {file} was not found: {said}") from None
 

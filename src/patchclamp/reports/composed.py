@@ -16,6 +16,9 @@ from patchclamp.core.result import Result, library_versions
 from patchclamp.reports.beside import beside
 from patchclamp.reports.page import Part, embedded, render, table
 
+_OURS = b"<h2>How this was made</h2>"
+"""Stands in every page."""
+
 
 @checked
 def report(path: File, title: str, contents: Sequence[tuple[str, Any]], **record: Any) -> Path:
@@ -29,8 +32,11 @@ def report(path: File, title: str, contents: Sequence[tuple[str, Any]], **record
         **record: Evidence for the end of the page, such as ``command``.
 
     Raises:
-        InputError: Something that is none of these.
+        InputError: Something that is none of these; or the file is there and is none that this function wrote.
     """
+    place = Path(path)
+    if place.is_file() and _OURS not in place.read_bytes():
+        raise InputError(f"{str(path)!r} is there and is no report of patchclamp's; name another file")
     parts: list[Part] = []
     for heading, content in contents:
         if isinstance(content, Result):
