@@ -15,7 +15,7 @@ from torch import Tensor
 
 from patchclamp.core.errors import BudgetError, ExactnessError, InputError, PatchclampWarning
 from patchclamp.core.files import atomic_file
-from patchclamp.core.interrupts import under
+from patchclamp.core.interrupts import resumable, under
 from patchclamp.core.progress import Listener, task
 from patchclamp.interventions.base import Base, record_base
 from patchclamp.interventions.finite import readable
@@ -138,7 +138,8 @@ def execute(
     chosen = sorted(random.Random(seed).sample(range(len(job.runs)), min(verify, len(job.runs))))
     outcome = Outcome(job, frozenset(chosen))
     try:
-        with task("sweep", scheduled.plan.rows, "row-layers", show=progress) as bar:
+        kept = resumable(None if parts is None else parts.folder)
+        with kept, task("sweep", scheduled.plan.rows, "row-layers", show=progress) as bar:
             pieces = _parts(job, scheduled, outcome, bar.advance)
             files = [None] * len(pieces) if parts is None else parts.files(job, scheduled, [runs for runs, _ in pieces])
             for (runs, work), file in zip(pieces, files, strict=True):

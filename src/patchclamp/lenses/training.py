@@ -14,7 +14,7 @@ from torch import Tensor
 from patchclamp.core.digest import digest
 from patchclamp.core.errors import InputError, ModelError, unknown
 from patchclamp.core.files import atomic_file
-from patchclamp.core.interrupts import guarded
+from patchclamp.core.interrupts import guarded, resumable
 from patchclamp.core.progress import Listener, task
 from patchclamp.interventions.forward import Row, forward, through_head
 from patchclamp.lenses.corpus import sequences
@@ -87,7 +87,7 @@ def tune(
     train, kept = _split(model, corpus, settings)
     training, size = Training(model, lens, settings, train), settings.length
     seen = settings.passes * len(train) * size
-    with task("tune", seen, "tokens", show=progress) as bar:
+    with resumable(checkpoint), task("tune", seen, "tokens", show=progress) as bar:
         for done in training.run(folder):
             bar.advance(done * size)
     measured = evaluate(model, lens, kept, settings.chunk, progress=progress)

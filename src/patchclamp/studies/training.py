@@ -15,7 +15,7 @@ from torch import Tensor
 import patchclamp as pc
 from patchclamp.core.digest import digest
 from patchclamp.core.files import atomic_file, atomic_folder, read_json, write_json
-from patchclamp.core.interrupts import guarded
+from patchclamp.core.interrupts import guarded, resumable
 from patchclamp.core.progress import Listener, task
 
 TOKENS, ROWS = 160, 2
@@ -130,7 +130,7 @@ def train_gpt2(
     if said is not None:
         return dict(said["found"])
     checkpoint = folder.with_suffix(".pt")
-    with guarded(torch.random.fork_rng(devices=[])):
+    with resumable(checkpoint), guarded(torch.random.fork_rng(devices=[])):
         model = _fresh(shape, tokenizer, dropout, seed)
         optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.95))
         begun = _resume(checkpoint, asked, model, optimizer)

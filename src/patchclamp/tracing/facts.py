@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from patchclamp.core.errors import InputError, PatchclampError
+from patchclamp.core.interrupts import resumable
 from patchclamp.core.progress import Listener, task
 from patchclamp.interventions.parts import Parts
 from patchclamp.interventions.reads import as_reads
@@ -41,7 +42,7 @@ def trace_facts(
     found = _deviation(model, settings) if std is None else std
     same = {"sites": sites, "noise": noise, "std": found, "samples": samples, "seed": seed, **options}
     traces = []
-    with task("trace", len(rows), "facts", show=progress) as bar:
+    with resumable(checkpoint), task("trace", len(rows), "facts", show=progress) as bar:
         for place, (prompt, subject, answer) in enumerate(rows):
             folder = None if checkpoint is None else Path(checkpoint) / f"fact-{place}"
             traces.append(causal_trace(model, prompt, subject, answer, checkpoint=folder, **same))
