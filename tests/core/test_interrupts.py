@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 import pytest
 import torch
 
-from patchclamp.core.interrupts import guarded, under, within
+from patchclamp.core.interrupts import guarded, resumable, under, within
 
 
 def interrupt() -> None:
@@ -32,9 +32,9 @@ def noted(steps: list[str], *at: str, name: str = "") -> Iterator[str]:
 
 @pytest.fixture(autouse=True)
 def _the_handler_stays() -> Iterator[None]:
-    before = signal.getsignal(signal.SIGINT)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
-    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.signal(signal.SIGINT, before) is signal.default_int_handler
 
 
 @pytest.mark.parametrize(
@@ -130,6 +130,15 @@ def test_another_thread_changes_nothing() -> None:
     thread.start()
     thread.join()
     assert seen == [before]
+
+
+def test_an_interrupt_says_what_is_kept_in_the_words_of_the_outermost_block() -> None:
+    with pytest.raises(KeyboardInterrupt) as told, resumable("outer"), resumable("inner"), resumable(None):
+        interrupt()
+    assert told.value.__notes__ == ["what was finished is kept in 'outer', and the same call goes on from there"]
+    with pytest.raises(KeyboardInterrupt) as told, resumable(None):
+        interrupt()
+    assert not hasattr(told.value, "__notes__")
 
 
 @pytest.mark.parametrize("fail", [False, True])

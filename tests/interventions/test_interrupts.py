@@ -3,8 +3,9 @@
 import dis
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
+from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 import patchclamp as pc
+from patchclamp.core.progress import Progress
 from tests import tiny
 from tests.effort import FULL
 from tests.traces import no_trace
@@ -77,6 +79,14 @@ class AtLine:
             sys.settrace(before)
 
 
+@pytest.fixture(autouse=True)
+def _heard() -> Iterator[None]:
+    """Python's own handler, also where the process that runs the tests ignores the signal."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @cache
 def llama() -> pc.Model:
     return pc.wrap(tiny.shared("llama"))
@@ -126,7 +136,7 @@ IN_SHORT = ("run", "generate", "editing", "sweep")
 )
 def test_an_interrupt_at_any_line_leaves_nothing(name: str) -> None:
     model = llama()
-    handler, modes = signal.getsignal(signal.SIGINT), torch.overrides._len_torch_function_stack()
+    handler, modes = signal.default_int_handler, torch.overrides._len_torch_function_stack()
     places = lines_of(name)
     for place in places:
         trace = AtLine(place)
@@ -139,3 +149,32 @@ def test_an_interrupt_at_any_line_leaves_nothing(name: str) -> None:
                 assert not trace.sent, f"the interrupt at {place} was swallowed"
             assert signal.getsignal(signal.SIGINT) is handler, place
             assert torch.overrides._len_torch_function_stack() == modes, place
+
+
+def test_an_interrupted_sweep_goes_on_from_its_checkpoint_and_ends_with_the_same_bytes(tmp_path: Path) -> None:
+    """Interrupted again and again, each time further on, from what the last interrupt left."""
+
+    def kept(folder: str) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in (tmp_path / folder).iterdir()}
+
+    def work(folder: str, stop: float) -> None:
+        def told(event: Progress) -> None:
+            if event.done > stop and not event.finished:
+                signal.raise_signal(signal.SIGINT)
+
+        sweep(checkpoint=tmp_path / folder, max_tokens=6, at="each", progress=told)
+
+    work("whole", float("inf"))
+    whole, held = kept("whole"), 0
+    assert len(whole) > 3
+    for stop in (3, 9):
+        with pytest.raises(KeyboardInterrupt) as error:
+            work("cut", stop)
+        assert error.value.__notes__ == [
+            f"what was finished is kept in {str(tmp_path / 'cut')!r}, and the same call goes on from there"
+        ]
+        assert held < len(kept("cut")) < len(whole)
+        held = len(kept("cut"))
+        assert kept("cut").items() <= whole.items()
+    work("cut", float("inf"))
+    assert kept("cut") == whole

@@ -8,9 +8,10 @@ them; while the work itself runs it goes through at once. Other threads never re
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import wraps
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, ParamSpec, TypeVar
 
@@ -166,6 +167,20 @@ def under(make: Callable[[], AbstractContextManager[Any]]) -> Callable[[Callable
     return decorate
 
 
+@contextmanager
+def resumable(folder: str | Path | None) -> Iterator[None]:
+    """Inside the block an interrupt says that what was finished is kept in the folder (None: nothing is).
+
+    The outermost block has the last word: its folder is the one that the user named.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        if folder is not None:
+            error.__notes__ = [f"what was finished is kept in {str(folder)!r}, and the same call goes on from there"]
+        raise
+
+
 def _leaving(frame: FrameType | None) -> bool:
     """Whether changes are about to be changed back: Python may call the handler on entry to ``__exit__`` itself."""
     while frame is not None:
@@ -175,4 +190,4 @@ def _leaving(frame: FrameType | None) -> bool:
     return False
 
 
-__all__ = ["Changes", "Guarded", "guarded", "under", "within"]
+__all__ = ["Changes", "Guarded", "guarded", "resumable", "under", "within"]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from patchclamp.core.errors import BudgetError, ExactnessError, warn
 from patchclamp.core.files import reading
-from patchclamp.core.interrupts import under
+from patchclamp.core.interrupts import resumable, under
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.tensors import read_sealed, write_sealed
 from patchclamp.interventions.base import Base, record_base
@@ -136,7 +136,8 @@ def execute(
     chosen = sorted(random.Random(seed).sample(range(len(job.runs)), min(verify, len(job.runs))))
     outcome = Outcome(job, frozenset(chosen))
     try:
-        with task("sweep", scheduled.plan.rows, "row-layers", show=progress) as bar:
+        kept = resumable(None if parts is None else parts.folder)
+        with kept, task("sweep", scheduled.plan.rows, "row-layers", show=progress) as bar:
             pieces = _parts(job, scheduled, outcome, bar.advance)
             files = [None] * len(pieces) if parts is None else parts.files(job, scheduled, [runs for runs, _ in pieces])
             for (runs, work), file in zip(pieces, files, strict=True):

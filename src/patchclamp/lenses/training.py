@@ -13,7 +13,7 @@ from torch import Tensor
 from patchclamp.core.digest import digest
 from patchclamp.core.errors import InputError, ModelError, unknown
 from patchclamp.core.files import check_place, reading
-from patchclamp.core.interrupts import guarded
+from patchclamp.core.interrupts import guarded, resumable
 from patchclamp.core.kinds import Folder
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.tensors import read_sealed, write_sealed
@@ -90,7 +90,7 @@ def tune(
     train, kept = _split(model, corpus, settings)
     training, size = Training(model, lens, settings, train), settings.length
     seen = settings.passes * len(train) * size
-    with task("tune", seen, "tokens", show=progress) as bar:
+    with resumable(checkpoint), task("tune", seen, "tokens", show=progress) as bar:
         for done in training.run(folder):
             bar.advance(done * size)
     measured = evaluate(model, lens, kept, settings.chunk, progress=progress)

@@ -18,7 +18,7 @@ from patchclamp.core import folders
 from patchclamp.core.content import content
 from patchclamp.core.digest import digest
 from patchclamp.core.errors import InputError, unknown
-from patchclamp.core.interrupts import guarded
+from patchclamp.core.interrupts import guarded, resumable
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.tensors import read_state, read_tensors, write_state, write_tensors
 
@@ -169,7 +169,7 @@ def train(
     optimizer = torch.optim.Adam(module.parameters(), lr=rate)
     checkpoint = kept.with_name(f"{kept.name}.pt") if kept is not None else None
     history = _resume(checkpoint, asked, module, optimizer)
-    with task("training", epochs, "epochs", show=progress) as bar:
+    with resumable(checkpoint), task("training", epochs, "epochs", show=progress) as bar:
         bar.advance(len(history))
         for epoch in range(len(history), epochs):
             began = time.perf_counter()

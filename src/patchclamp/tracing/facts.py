@@ -6,6 +6,7 @@ from typing import Any
 
 from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError, PatchclampError
+from patchclamp.core.interrupts import resumable
 from patchclamp.core.kinds import Folder
 from patchclamp.core.progress import Listener, task
 from patchclamp.interventions.parts import Parts
@@ -44,7 +45,7 @@ def trace_facts(
     found = _deviation(model, settings) if std is None else std
     same = {"sites": sites, "noise": noise, "std": found, "samples": samples, "seed": seed, **options}
     traces = []
-    with task("trace", len(rows), "facts", show=progress) as bar:
+    with resumable(checkpoint), task("trace", len(rows), "facts", show=progress) as bar:
         for place, (prompt, subject, answer) in enumerate(rows):
             folder = None if checkpoint is None else Path(checkpoint) / f"fact-{place}"
             traces.append(causal_trace(model, prompt, subject, answer, checkpoint=folder, **same))
