@@ -16,6 +16,7 @@ from patchclamp.core.digest import digest, weights_digest
 from patchclamp.core.errors import InputError, ModelError, unknown
 from patchclamp.core.result import Deferred
 from patchclamp.models import tokens
+from patchclamp.models.discovery import input_embeddings
 from patchclamp.models.beside import Beside, measured_default
 from patchclamp.models.guard import check_ready
 from patchclamp.models.inputs import Batch, Prompt, make_batch, make_prompts
@@ -77,6 +78,14 @@ class OpenModel:
         return getattr(self.module, "config", None)
 
     @property
+    def text_config(self) -> Any:
+        """The part of the config that describes the language model, where the model takes more than text."""
+        try:
+            return self.config.get_text_config()
+        except (AttributeError, ValueError):  # no config of transformers', or one with several text models
+            return self.config
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         first = next(self.module.parameters(), None)
@@ -100,17 +109,14 @@ class OpenModel:
     @property
     def context(self) -> int | None:
         """Longest prompt, in tokens."""
-        found = getattr(self.config, "max_position_embeddings", None)
+        found = getattr(self.text_config, "max_position_embeddings", None)
         return found if isinstance(found, int) and found > 0 else None
 
     @property
     def vocabulary(self) -> int | None:
         """Number of token ids: rows of the embedding, or what the config says where there is no such table."""
-        try:
-            table = self.module.get_input_embeddings()  # type: ignore[operator]
-        except (AttributeError, NotImplementedError):
-            table = None
-        found = table.num_embeddings if isinstance(table, nn.Embedding) else getattr(self.config, "vocab_size", None)
+        table = input_embeddings(self.module)
+        found = table.num_embeddings if isinstance(table, nn.Embedding) else getattr(self.text_config, "vocab_size", None)
         return found if isinstance(found, int) else None
 
     def weights_digest(self) -> str:
