@@ -47,7 +47,17 @@ TELLING = {
     "resnet",  # maps without heads
 }
 """Families that the short form puts through the long tests: one for each thing that the code has to tell apart."""
-FUSED = {"gpt2", "gpt_bigcode", "gpt_bigcode_heads", "gpt_neox", "phi3", "falcon", "falcon_new", "falcon_alibi", "bloom"}
+FUSED = {
+    "gpt2",
+    "gpt_bigcode",
+    "gpt_bigcode_heads",
+    "gpt_neox",
+    "phi3",
+    "falcon",
+    "falcon_new",
+    "falcon_alibi",
+    "bloom",
+}
 """Families whose queries, keys and values come out of one projection."""
 
 

@@ -108,7 +108,11 @@ def _probe(model: OpenModel) -> Prompt | None:
 def _stand_ins(config: Any) -> set[int]:
     """Ids in the place of which a model expects a picture or a sound."""
     said = vars(config).items() if config is not None else ()
-    return {i for name, i in said if isinstance(i, int) and name.endswith(("_token_id", "_token_index")) and _SENSES.match(name)}
+    return {
+        i
+        for name, i in said
+        if isinstance(i, int) and name.endswith(("_token_id", "_token_index")) and _SENSES.match(name)
+    }
 
 
 @dataclass(eq=False)

@@ -15,7 +15,15 @@ _COUNTERS = "num_batches_tracked"
 """Says how often a batch norm was trained; no number of a model in eval mode depends on it."""
 _EARLIER = re.compile(r"(^|\.)(masked_bias|inv_freq|position_ids|attn\.bias|attention\.bias)$")
 """Constants that earlier versions of transformers saved with the weights, and that are computed today."""
-_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "merges.txt")
+_TOKENIZER = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "spiece.model",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+)
 
 
 def check_weights(module: nn.Module, report: Mapping[str, Any], name: str) -> None:
@@ -61,7 +69,11 @@ def _homeless(module: nn.Module, keys: Iterable[str]) -> list[str]:
     rest = {key for key in keys if not _EARLIER.search(key)}
     config: Any = module.config
     for other in list(vars(sys.modules[type(module).__module__]).values()) if rest else ():
-        if isinstance(other, type) and getattr(other, "config_class", None) is type(config) and issubclass(other, nn.Module):
+        if (
+            isinstance(other, type)
+            and getattr(other, "config_class", None) is type(config)
+            and issubclass(other, nn.Module)
+        ):
             try:
                 with torch.device("meta"):
                     names = set(other(config).state_dict())

@@ -15,7 +15,6 @@ _NORM = re.compile(r"norm|ln", re.IGNORECASE)
 _UNKNOWN = "no table describes this architecture, and its structure does not show where this lies; use a module path"
 
 
-
 def plain(reason: str) -> Family:
     """A table without named sites: every module path is a site, and a name is refused with the reason."""
     return Family(

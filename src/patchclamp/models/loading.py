@@ -114,8 +114,8 @@ def _tokenizer(place: str, name: str, revision: dict[str, str]) -> Any:
         if isinstance(error, OSError | ValueError) and not has_tokenizer(place):
             return None
         raise ModelError(
-            f"the tokenizer of {name!r} could not be read: {_told(error)}. Mend it, or open the model with transformers and pass it "
-            "to pc.wrap, which needs no tokenizer where prompts are token ids"
+            f"the tokenizer of {name!r} could not be read: {_told(error)}. Mend it, or open the model with transformers and "
+            "pass it to pc.wrap, which needs no tokenizer where prompts are token ids"
         ) from error
     return found if found.vocab_size else None  # without tokenizer files transformers makes up an empty one
 
@@ -131,7 +131,11 @@ def auto_class(config: Any) -> Any:
     names = getattr(config, "architectures", None)
     first = names[0] if isinstance(names, list) and names else None
     saved: Any = getattr(transformers, first, None) if isinstance(first, str) else None
-    if isinstance(saved, type) and issubclass(saved, transformers.PreTrainedModel) and saved.config_class is type(config):
+    if (
+        isinstance(saved, type)
+        and issubclass(saved, transformers.PreTrainedModel)
+        and saved.config_class is type(config)
+    ):
         return saved
     known = transformers.models.auto.modeling_auto
     if type(config) in known.MODEL_FOR_CAUSAL_LM_MAPPING and not getattr(config, "is_encoder_decoder", False):
@@ -171,5 +175,9 @@ def _sites(module: nn.Module) -> SiteMap:
 def without_names(module: nn.Module, error: Exception) -> SiteMap:
     """The sites of a model whose structure could not be read: its module paths, and why there are no names."""
     known = isinstance(error, PatchclampError)
-    said = first_line(error) if known else f"looking at {type(module).__name__} failed with {type(error).__name__}: {first_line(error)}"
+    said = (
+        first_line(error)
+        if known
+        else f"looking at {type(module).__name__} failed with {type(error).__name__}: {first_line(error)}"
+    )
     return resolve(module, plain(said.rstrip(".")), None, "")

@@ -16,8 +16,8 @@ from patchclamp.core.digest import digest, weights_digest
 from patchclamp.core.errors import InputError, ModelError, unknown
 from patchclamp.core.result import Deferred
 from patchclamp.models import tokens
-from patchclamp.models.discovery import input_embeddings
 from patchclamp.models.beside import Beside, measured_default
+from patchclamp.models.discovery import input_embeddings
 from patchclamp.models.guard import check_ready
 from patchclamp.models.inputs import Batch, Prompt, make_batch, make_prompts
 from patchclamp.models.sitemap import SiteMap
@@ -116,7 +116,9 @@ class OpenModel:
     def vocabulary(self) -> int | None:
         """Number of token ids: rows of the embedding, or what the config says where there is no such table."""
         table = input_embeddings(self.module)
-        found = table.num_embeddings if isinstance(table, nn.Embedding) else getattr(self.text_config, "vocab_size", None)
+        found = (
+            table.num_embeddings if isinstance(table, nn.Embedding) else getattr(self.text_config, "vocab_size", None)
+        )
         return found if isinstance(found, int) else None
 
     def weights_digest(self) -> str:
