@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from patchclamp.core.errors import InputError, ModelError, NotFiredError, PositionError, SiteError
+from patchclamp.core.errors import InputError, ModelError, NotFiredError, PatchclampError, PositionError, SiteError
 from patchclamp.interventions.actions import Action, Tally, instructions
 from patchclamp.interventions.finite import Watch
 from patchclamp.interventions.hooks import Instruction, Port, Session, Tap, bypassed, ports_of
@@ -166,11 +166,19 @@ def call(model: OpenModel, batch: Batch, extra: Mapping[str, Any] | None = None)
         kwargs["use_cache"] = False
     try:
         return model.module(*batch.args, **kwargs)
-    except IndexError as error:
-        if batch.width is None or len(batch.kwargs) == 1:
+    except (IndexError, RuntimeError, ValueError, TypeError, NotImplementedError) as error:
+        if isinstance(error, PatchclampError | torch.OutOfMemoryError):
             raise
-        beside = ", ".join(name for name in batch.kwargs if name != "input_ids")
-        raise InputError(f"{type(model.module).__name__} has no entry for a value of {beside}: {error}") from error
+        kind, beside = type(model.module).__name__, ", ".join(name for name in batch.kwargs if name != "input_ids")
+        if batch.width is not None and beside:
+            what = "has no entry for a value of" if isinstance(error, IndexError) else "cannot read the prompt with its"
+            raise InputError(f"{kind} {what} {beside}: {error}") from error
+        if batch.width is not None and not model.sites.layers:
+            raise InputError(
+                f"{kind} cannot be run on token ids alone: {type(error).__name__}: {error}. Call it yourself, with all that it "
+                "takes, inside model.editing(edits)"
+            ) from error
+        raise
 
 
 def logits_of(output: Any) -> Tensor:

@@ -82,7 +82,7 @@ class Stepper:
     def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Work out which positions the coming call holds, and what to do there."""
         self.session.calls.clear()
-        call = _named(self.model.module.forward, args, kwargs)
+        call = _named(self.model.core.forward, args, kwargs)
         given = _main_input(call)
         count, width = given.shape[:2]
         cache = _cache_of(call)
@@ -481,8 +481,8 @@ def stepping(model: OpenModel, placer: Placer, tally: Tally, known: Rows | None 
         stack.enter_context(session)
         for port in dict.fromkeys(model.sites.access(site).port for sites in placer.sites for site in sites):
             session.watch(port)
-        stack.enter_context(before_each_call(model.module, stepper.before))
-        stack.enter_context(after_each_call(model.module, stepper.after))
+        stack.enter_context(before_each_call(model.core, stepper.before))
+        stack.enter_context(after_each_call(model.core, stepper.after))
         if hasattr(model.module, "generate") and not encodes:
             stack.enter_context(shadowed(model.module, "generate", counted))
         yield stepper

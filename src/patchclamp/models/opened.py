@@ -16,7 +16,7 @@ from patchclamp.core.digest import digest, weights_digest
 from patchclamp.core.errors import InputError, ModelError, unknown
 from patchclamp.core.result import Deferred
 from patchclamp.models import tokens
-from patchclamp.models.beside import Beside, measured_default
+from patchclamp.models.beside import Beside, is_whole, measured_default
 from patchclamp.models.discovery import input_embeddings
 from patchclamp.models.guard import check_ready
 from patchclamp.models.inputs import Batch, Prompt, make_batch, make_prompts
@@ -76,6 +76,12 @@ class OpenModel:
     def config(self) -> Any:
         """The transformers config, or None for a plain module."""
         return getattr(self.module, "config", None)
+
+    @cached_property
+    def core(self) -> nn.Module:
+        """The model of transformers that an adapter library wraps; the module itself where there is none."""
+        inner = (part for part in self.module.modules() if hasattr(type(part), "base_model_prefix"))
+        return next(inner, self.module) if hasattr(self.module, "base_model_prefix") else self.module
 
     @property
     def text_config(self) -> Any:
@@ -171,7 +177,7 @@ class OpenModel:
     @cached_property
     def parameters_of_forward(self) -> set[str]:
         """Names that the module's forward takes."""
-        return set(inspect.signature(self.module.forward).parameters)
+        return set(inspect.signature(self.core.forward).parameters)
 
     def prompts(self, inputs: Any) -> list[Prompt]:
         """Read the user's inputs as unpadded rows; see :func:`patchclamp.models.inputs.make_prompts`."""
@@ -181,7 +187,7 @@ class OpenModel:
     @cached_property
     def beside(self) -> Beside:
         """What the module takes beside token ids."""
-        return Beside.of(self.module, self.context, self._is_default)
+        return Beside.of(self.core, self.context, self._is_default)
 
     def _is_default(self, name: str) -> bool:
         version = self.weights_version()
@@ -203,7 +209,8 @@ class OpenModel:
     def batch(self, prompts: "list[Prompt] | tuple[Prompt, ...]") -> Batch:
         """Pad prompts into one call; refuses a model in training mode."""
         check_ready(self.module)
-        batch = make_batch(prompts, self.device, None if self.takes_tokens else self.dtype)
+        pictures = any(map(is_whole, prompts[0].tensors))
+        batch = make_batch(prompts, self.device, self.dtype if pictures or not self.takes_tokens else None)
         if self.beside.needs_mask and "input_ids" in batch.kwargs and "attention_mask" not in batch.kwargs:
             batch.kwargs["attention_mask"] = torch.ones_like(batch.kwargs["input_ids"])
         return batch
