@@ -81,8 +81,16 @@ def forward(
         taps = {site: watch.sink(site, sink) for site, sink in (taps or {}).items()}
     tally = Tally.empty()
     actions = [row.actions for row in rows]
-    todo = instructions(model.sites, actions, [0] * len(rows), batch.width or UNKNOWN_WIDTH, model.device, tally)
-    tapped = ports_of(make_tap(model, site, sink) for site, sink in (taps or {}).items())
+    todo = instructions(
+        model.sites,
+        actions,
+        [0] * len(rows),
+        batch.width or UNKNOWN_WIDTH,
+        model.device,
+        tally,
+        whole=batch.width is not None,
+    )
+    tapped = ports_of(make_tap(model, site, _of_tokens(site, batch, sink)) for site, sink in (taps or {}).items())
     output = None
     with ExitStack() as stack:
         stack.enter_context(gradients(grad))
@@ -100,6 +108,23 @@ def forward(
     if check:
         _refuse_wrong(model, rows, watch)
     return Forwarded(found, tally, output)
+
+
+def _of_tokens(site: Site, batch: Batch, sink: Sink) -> Sink:
+    """A sink that refuses vectors which are not the batch's tokens; of named sites it is known that they are."""
+    width, rows = batch.width, batch.rows
+    if width is None or not site.is_raw:
+        return sink
+
+    def checked(value: Tensor) -> None:
+        if value.ndim == 3 and (value.shape[1] not in (1, width) or (len(value) != rows and width > 1)):
+            raise PositionError(
+                f"{site} has shape {tuple(value.shape)} in a call of {rows} rows of {width} tokens, so its vectors are not these "
+                "tokens and cannot be read by their positions; read it with a hook of your own"
+            )
+        sink(value)
+
+    return checked
 
 
 @contextmanager

@@ -120,6 +120,11 @@ def generate(
     chosen = [edits] if isinstance(edits, Edit) else list(edits)
     if not hasattr(model.module, "generate"):
         raise InputError(f"{type(model.module).__name__} cannot generate: it is no language model with a head")
+    if model.encoder is not None:
+        raise InputError(
+            f"{type(model.module).__name__} is an encoder-decoder, which writes a text of its own instead of going on with the "
+            "prompt; call model.module.generate inside model.editing(edits)"
+        )
     used = read_settings(model.module, model.tokenizer, _with_config(settings))
     count = new_tokens(used, max_new_tokens)
     prompts = model.prompts(inputs)

@@ -67,7 +67,9 @@ class Beside:
         return cls(
             type(module).__name__,
             names if "input_ids" in taken else (),
-            tuple(n for n in taken if is_whole(n) and n not in names) if own == "input_ids" and "input_ids" in taken else (),
+            tuple(n for n in taken if is_whole(n) and n not in names)
+            if own == "input_ids" and "input_ids" in taken
+            else (),
             {name: bound for name, bound in bounds.items() if bound},
             own == "input_ids",
             None if anything and not own else tuple(name for name in taken if name not in _NOT_OF_TOKENS[:1]),

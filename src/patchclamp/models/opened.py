@@ -83,6 +83,14 @@ class OpenModel:
         inner = (part for part in self.module.modules() if hasattr(type(part), "base_model_prefix"))
         return next(inner, self.module) if hasattr(self.module, "base_model_prefix") else self.module
 
+    @cached_property
+    def encoder(self) -> str | None:
+        """Path of the module that reads ``input_ids`` in an encoder-decoder; None for any other model."""
+        if not getattr(self.config, "is_encoder_decoder", False) or not hasattr(self.core, "get_encoder"):
+            return None
+        own = self.core.get_encoder()
+        return next((path for path, part in self.module.named_modules() if part is own and path), None)
+
     @property
     def text_config(self) -> Any:
         """The part of the config that describes the language model, where the model takes more than text."""
