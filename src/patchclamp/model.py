@@ -41,12 +41,15 @@ def load(
         name_or_path: A name of the catalogue (``smollm2-135m``, ``stories15m``, ``resnet50-imagenet``), a Hugging Face
             id, or a folder.
         dtype: ``"auto"`` (as saved), ``"float32"``, ``"bfloat16"``, ...
-        device_map: One device, as ``"cuda:0"``; models spread over devices are refused.
+        device_map: One device, as ``"cuda:0"``, or ``"auto"`` if that puts the whole model on one; a model spread over devices
+            is refused.
         revision: Of a Hugging Face repository.
         attn_implementation: ``"eager"`` shows attention patterns; the default is the model's own.
 
     Raises:
-        ModelError: Unknown, broken, quantised or spread over devices.
+        ModelError: Unknown, broken, quantised or spread over devices; or its checkpoint misses weights, holds others, or holds
+            them in another shape, so that what opens would not be what was saved.
+        AssetError: A file of the catalogue's cache is damaged; says how to fetch it again.
     """
     opened = _loading.open_model(
         name_or_path, dtype=dtype, device_map=device_map, revision=revision, attn_implementation=attn_implementation

@@ -55,7 +55,8 @@ class Running(OpenModel):
 
         Args:
             prompts: Text, lists of text, ids, tensors or a BatchEncoding. Beside ``input_ids`` a mapping may hold what the model's
-                forward takes with one entry a token (``position_ids``, ``token_type_ids``, ...); all else is refused by name.
+                forward takes with one entry a token (``position_ids``, ``token_type_ids``, ...) and the pictures or sounds of the
+                prompt as a processor gives them (``pixel_values``, ...); all else is refused by name.
             edits: Placed edits; at one site they act in list order.
             record: Sites to keep, in ``run.activations``.
             at: Positions to keep of them.

@@ -58,10 +58,10 @@ class Costs:
     @classmethod
     def of(cls, model: OpenModel) -> "Costs":
         """Count them on the model's own modules."""
-        layers = tuple(_matmul_flops(model.sites.modules[path], model.config) for path in model.sites.layers)
+        layers = tuple(_matmul_flops(model.sites.modules[path], model.text_config) for path in model.sites.layers)
         heads = model.sites.heads
         size = torch.empty(0, dtype=model.dtype).element_size()
-        width = getattr(model.config, "hidden_size", 0) or 0
+        width = getattr(model.text_config, "hidden_size", 0) or 0
         inner = max((model.sites.widths.get(("mlp_act", i), 4 * width) for i in range(len(layers))), default=4 * width)
         vocabulary = model.width_of_logits or model.vocabulary or 0
         head_width = (heads.query * heads.size) if heads else width

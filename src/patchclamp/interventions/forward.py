@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from patchclamp.core.errors import InputError, ModelError, NotFiredError, PositionError, SiteError
+from patchclamp.core.errors import InputError, ModelError, NotFiredError, PatchclampError, PositionError, SiteError
 from patchclamp.core.interrupts import within
 from patchclamp.interventions.actions import Action, Tally, instructions
 from patchclamp.interventions.finite import Watch
@@ -82,8 +82,16 @@ def forward(
         taps = {site: watch.sink(site, sink) for site, sink in (taps or {}).items()}
     tally = Tally.empty()
     actions = [row.actions for row in rows]
-    todo = instructions(model.sites, actions, [0] * len(rows), batch.width or UNKNOWN_WIDTH, model.device, tally)
-    tapped = ports_of(make_tap(model, site, sink) for site, sink in (taps or {}).items())
+    todo = instructions(
+        model.sites,
+        actions,
+        [0] * len(rows),
+        batch.width or UNKNOWN_WIDTH,
+        model.device,
+        tally,
+        whole=batch.width is not None,
+    )
+    tapped = ports_of(make_tap(model, site, _of_tokens(site, batch, sink)) for site, sink in (taps or {}).items())
     early = not logits and _each_runs_once(model, (*todo, *tapped))
     session = Session(model.sites.modules, len(rows), batch.width or 1, todo, tapped, stop_early=early)
     output = within((gradients(grad), session), call, model, batch, extra)
@@ -97,6 +105,23 @@ def forward(
     if check:
         _refuse_wrong(model, rows, watch)
     return Forwarded(found, tally, output)
+
+
+def _of_tokens(site: Site, batch: Batch, sink: Sink) -> Sink:
+    """A sink that refuses vectors which are not the batch's tokens; of named sites it is known that they are."""
+    width, rows = batch.width, batch.rows
+    if width is None or not site.is_raw:
+        return sink
+
+    def checked(value: Tensor) -> None:
+        if value.ndim == 3 and (value.shape[1] not in (1, width) or (len(value) != rows and width > 1)):
+            raise PositionError(
+                f"{site} has shape {tuple(value.shape)} in a call of {rows} rows of {width} tokens, so its vectors are not these "
+                "tokens and cannot be read by their positions; read it with a hook of your own"
+            )
+        sink(value)
+
+    return checked
 
 
 @contextmanager
@@ -163,11 +188,19 @@ def call(model: OpenModel, batch: Batch, extra: Mapping[str, Any] | None = None)
         kwargs["use_cache"] = False
     try:
         return model.module(*batch.args, **kwargs)
-    except IndexError as error:
-        if batch.width is None or len(batch.kwargs) == 1:
+    except (IndexError, RuntimeError, ValueError, TypeError, NotImplementedError) as error:
+        if isinstance(error, PatchclampError | torch.OutOfMemoryError):
             raise
-        beside = ", ".join(name for name in batch.kwargs if name != "input_ids")
-        raise InputError(f"{type(model.module).__name__} has no entry for a value of {beside}: {error}") from error
+        kind, beside = type(model.module).__name__, ", ".join(name for name in batch.kwargs if name != "input_ids")
+        if batch.width is not None and beside:
+            what = "has no entry for a value of" if isinstance(error, IndexError) else "cannot read the prompt with its"
+            raise InputError(f"{kind} {what} {beside}: {error}") from error
+        if batch.width is not None and not model.sites.layers:
+            raise InputError(
+                f"{kind} cannot be run on token ids alone: {type(error).__name__}: {error}. Call it yourself, with all that it "
+                "takes, inside model.editing(edits)"
+            ) from error
+        raise
 
 
 def logits_of(output: Any) -> Tensor:

@@ -21,6 +21,7 @@ from patchclamp.interventions.record import record_source
 from patchclamp.interventions.results import evidence
 from patchclamp.interventions.stepping import Rows, Stepper, check_fired, placed_rows, stepping
 from patchclamp.interventions.verification import TOLERANCE
+from patchclamp.models.beside import is_whole
 from patchclamp.models.guard import check_ready
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import OpenModel
@@ -120,6 +121,11 @@ def generate(
     chosen = list(as_edits(edits))
     if not hasattr(model.module, "generate"):
         raise InputError(f"{type(model.module).__name__} cannot generate: it is no language model with a head")
+    if model.encoder is not None:
+        raise InputError(
+            f"{type(model.module).__name__} is an encoder-decoder, which writes a text of its own instead of going on with the "
+            "prompt; call model.module.generate inside model.editing(edits)"
+        )
     used = read_settings(model.module, model.tokenizer, _with_config(settings))
     count = new_tokens(used, max_new_tokens)
     prompts = model.prompts(inputs)
@@ -221,7 +227,7 @@ def _check_beside(model: OpenModel, prompts: Sequence[Prompt], new: int) -> None
         InputError: With what can be continued.
     """
     for prompt in prompts:
-        if extra := sorted(set(prompt.tensors) - set(_CONTINUED)):
+        if extra := sorted(name for name in prompt.tensors if name not in _CONTINUED and not is_whole(name)):
             raise InputError(f"{extra} have no value for new tokens; generation continues {', '.join(_CONTINUED[:3])}")
         last = int(prompt.tensors["position_ids"][0, -1]) if "position_ids" in prompt.tensors else -1
         if model.context is not None and last + new >= model.context:

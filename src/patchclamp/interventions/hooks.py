@@ -4,7 +4,7 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -44,9 +44,15 @@ class Instruction:
     """The largest column, to be checked where the width of the call was not known before."""
     counted: Tensor | None = None
     """``[row, position]`` True where the vector is counted; None if all are."""
+    call: tuple[int, int] | None = None
+    """Rows and token positions of a call of the whole model; None where an activation cannot have others."""
+    everywhere: bool = False
+    """Whether it changes every vector of the call's activation, whatever they stand for."""
 
     def apply(self, x: Tensor) -> Tensor:
         """The activation ``[batch, position, d]`` with this instruction carried out; ``x`` is left as it is."""
+        if self.call is not None and x.shape[:2] != self.call and (self.everywhere or x.shape[:2] != (self.call[0], 1)):
+            return self._edit_other(x)
         if self.furthest >= x.shape[1]:
             hint = "; it has one vector for a whole prompt, which is edited at=0" if x.shape[1] == 1 else ""
             raise PositionError(
@@ -67,6 +73,15 @@ class Instruction:
         out = x.clone()
         out[where] = edited
         return out
+
+    def _edit_other(self, x: Tensor) -> Tensor:
+        """An activation whose vectors are not the call's tokens: patches of a picture, another text, a state."""
+        if self.everywhere:
+            return replace(self, counted=None)._edit(x)
+        raise PositionError(
+            f"the activation at {self.access.module!r} has shape {tuple(x.shape)} in a call of {self.call[0]} rows of "  # type: ignore[index]
+            f"{self.call[1]} tokens, so its vectors are not these tokens; it can be edited at='all', with one value for all"  # type: ignore[index]
+        )
 
     def _edit(self, chosen: Tensor) -> Tensor:
         check_columns(self.access, self.columns, chosen.shape[-1])

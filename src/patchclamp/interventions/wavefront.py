@@ -256,7 +256,7 @@ def make_packer(model: OpenModel, base: Base, length: int) -> Packer | None:
     """What packs this model's layer calls; None if some argument of a layer is not understood."""
     calls, _ = capture_calls(model, base, 0, length, cached=True)
     causal = torch.ones(1, 1, length, length, dtype=torch.bool, device=model.device).tril()
-    implicit = getattr(model.config, "_attn_implementation", None) == "sdpa"
+    implicit = getattr(model.text_config, "_attn_implementation", None) == "sdpa"
     keys = _mask_keys(model.sites.modules[model.sites.layers[0]], *calls[0])
     packer = Packer(calls, PrefixCache(base.cache, length), length, causal if implicit else None, keys)
     try:
