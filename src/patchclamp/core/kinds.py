@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from patchclamp.core.readers import Rule, UnfitError, path, tensor, whole
@@ -74,7 +75,8 @@ def _labels(value: Any) -> Any:
     if single or isinstance(value, str | bytes | Mapping | Set):
         raise UnfitError("labels, one a row")
     if isinstance(value, Tensor):
-        return tensor(value).detach()
+        found = tensor(value).detach()
+        return found.float() if found.dtype == torch.bfloat16 else found  # which numpy does not have
     if not hasattr(value, "__len__"):
         return list(value)
     if isinstance(value, list | tuple):

@@ -62,6 +62,8 @@ class Rule:
 def shown(value: Any) -> str:
     """A value in an error's message, in one short line."""
     if _is_tensor(value) or isinstance(value, np.ndarray):
+        if getattr(value, "is_nested", False):
+            return "a nested tensor"
         kind = "a tensor" if _is_tensor(value) else "an array"
         return f"{kind} of shape {tuple(value.shape)} and {value.dtype}"
     if isinstance(value, type):

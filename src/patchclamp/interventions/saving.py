@@ -1,6 +1,6 @@
 """Edits, reads, gates and positions as JSON with named tensors: nothing is pickled, nothing unknown is built."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -87,19 +87,19 @@ def from_plain(value: Any, tensors: Mapping[str, Tensor]) -> Any:
 
 
 @checked
-def save_edits(given: "edits.Edit | Iterable[edits.Edit]", folder: Folder) -> Path:
+def save_edits(given: "edits.Edits", folder: Folder) -> Path:
     """Write edits as ``edits.json`` and ``edits.safetensors``.
 
     Raises:
         EditError: An edit holds a function, a module or a dictionary, which cannot be saved.
     """
-    chosen = [given] if isinstance(given, edits.Edit) else list(given)
+    chosen = list(edits.as_edits(given))
     tensors: dict[str, Tensor] = {}
     plain = to_plain(chosen, tensors)
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     with atomic_file(target / "edits.safetensors") as temporary:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
+        save_file({name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}, temporary)  # apart
     write_json(target / "edits.json", {"format_version": 1, "edits": plain})
     return target
 

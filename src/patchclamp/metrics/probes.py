@@ -12,6 +12,7 @@ from patchclamp.core.digest import digest
 from patchclamp.core.errors import InputError, unknown
 from patchclamp.core.intervals import bootstrap, wilson
 from patchclamp.core.kinds import Array, Labels, Seed
+from patchclamp.core.readers import shown
 from patchclamp.core.result import DatasetResult, library_versions
 from patchclamp.interventions.results import to_numpy
 from patchclamp.metrics.classifiers import PROBES, Fitted, Rows, fit, guess, scale_of
@@ -124,6 +125,8 @@ def probe(
     for name in probes:
         if name not in PROBES:
             raise InputError(unknown("probe", name, PROBES))
+    if not callable(transform) and not callable(getattr(transform, "transform", None)):
+        raise InputError(f"transform={shown(transform)} is no erasure: a function, or something with a transform")
     train, test = split(labels, groups, test_size=test_size, seed=seed)
     function: Callable[[Any], Any] = getattr(transform, "transform", transform)
     made = function(data.copy())

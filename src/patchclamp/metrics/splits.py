@@ -42,6 +42,8 @@ def split(z: Labels, groups: Labels = None, *, test_size: float = 0.3, seed: See
         raise InputError(
             f"class {classes[counts.argmin()]} has {counts.min()} row; a held-out split needs rows on both sides"
         )
+    if groups is not None and np.ndim(groups) != 1:
+        raise InputError(f"groups are one a row, [row]; got shape {np.shape(groups)}")
     if groups is not None and len(groups) != len(labels):
         raise InputError(f"groups are one a row: got {len(groups)} for {len(labels)} rows")
     if groups is not None and len(np.unique(groups)) < GROUPS:

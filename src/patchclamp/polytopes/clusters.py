@@ -211,6 +211,8 @@ def cluster(
     forms = _forms(preactivations, activations, name, others or {})
     count = len(preactivations)
     named = _labels(labels, count)
+    if not len(algorithms):
+        raise InputError(f"algorithms is empty; valid: {', '.join(get_args(Algorithm))}")
     for algorithm in algorithms:
         if algorithm not in get_args(Algorithm):
             raise InputError(unknown("algorithm", algorithm, get_args(Algorithm)))
