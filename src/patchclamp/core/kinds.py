@@ -84,6 +84,14 @@ def _labels(value: Any) -> Any:
     return value
 
 
+def _groups(value: Any) -> Any:
+    """Labels with one axis."""
+    found = _labels(value)
+    if (axes := np.ndim(_regular(found))) != 1:
+        raise UnfitError("groups, one a row", f"groups are one a row, [row]; these have {axes} axes")
+    return found
+
+
 def _regular(value: Any) -> Any:
     try:
         return np.asarray([_plain(item) for item in value] if isinstance(value, list | tuple) else value)
@@ -135,6 +143,8 @@ Point = Annotated[Any, Rule("a point, an array of real numbers", _point)]
 """A point of a network's input or activation space."""
 Points = Annotated[Any, Rule("points, as rows [row, *shape]", read_points)]
 """Several points."""
+Groups = Annotated[Any, Rule("groups, one a row", _groups)]
+"""What belongs together, one a row or prompt: labels with one axis."""
 Numbers = Annotated[Any, Rule("real numbers", _numbers)]
 """A real number or several, in any shape."""
 Array = Annotated[Any, Rule("an array of real numbers", _array)]

@@ -138,9 +138,7 @@ class Result(ABC):
         (target / _TENSORS).unlink(missing_ok=True)
         if self.tensors:
             with atomic_file(target / _TENSORS) as temporary:
-                save_file(
-                    {name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors.items()}, temporary
-                )
+                save_file({name: tensor.detach().cpu().clone() for name, tensor in self.tensors.items()}, temporary)
         for name, part in self._parts().items():
             part.save(target / name)
         write_text(target / "data.csv", self.frame().to_csv(index=False))

@@ -54,8 +54,6 @@ def control_labels(labels: Any, types: Any, train: Any, test: Any, draw: np.rand
         for side in (train, test):
             found[side] = draw.permutation(labels[side])
         return found
-    if np.ndim(types) != 1:
-        raise InputError(f"types are one a row, [row]; got shape {np.shape(types)}")
     if len(types) != len(labels):
         raise InputError(f"types are one a row: got {len(types)} for {len(labels)} rows")
     _, kind = np.unique(np.asarray(types), return_inverse=True)

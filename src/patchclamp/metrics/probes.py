@@ -11,7 +11,7 @@ from patchclamp.core.arguments import checked
 from patchclamp.core.digest import digest
 from patchclamp.core.errors import InputError, unknown
 from patchclamp.core.intervals import bootstrap, wilson
-from patchclamp.core.kinds import Array, Labels, Seed
+from patchclamp.core.kinds import Array, Groups, Labels, Seed
 from patchclamp.core.readers import shown
 from patchclamp.core.result import DatasetResult, library_versions
 from patchclamp.interventions.results import to_numpy
@@ -94,8 +94,8 @@ def probe(
     z: Labels,
     transform: Any,
     *,
-    groups: Labels = None,
-    types: Labels = None,
+    groups: Groups = None,
+    types: Groups = None,
     rank: int | None = None,
     probes: Sequence[str] = tuple(PROBES),
     test_size: float = 0.3,

@@ -6,7 +6,7 @@ import numpy as np
 
 from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError
-from patchclamp.core.kinds import Labels, Seed
+from patchclamp.core.kinds import Groups, Labels, Seed
 
 LEAST = 10
 """Training rows that a class must have."""
@@ -15,7 +15,7 @@ GROUPS = 3
 
 
 @checked
-def split(z: Labels, groups: Labels = None, *, test_size: float = 0.3, seed: Seed = 0) -> tuple[Any, Any]:
+def split(z: Labels, groups: Groups = None, *, test_size: float = 0.3, seed: Seed = 0) -> tuple[Any, Any]:
     """Training and held-out rows, as :func:`patchclamp.metrics.probe` takes them: fit the erasure on the first only.
 
     Args:
@@ -42,8 +42,6 @@ def split(z: Labels, groups: Labels = None, *, test_size: float = 0.3, seed: See
         raise InputError(
             f"class {classes[counts.argmin()]} has {counts.min()} row; a held-out split needs rows on both sides"
         )
-    if groups is not None and np.ndim(groups) != 1:
-        raise InputError(f"groups are one a row, [row]; got shape {np.shape(groups)}")
     if groups is not None and len(groups) != len(labels):
         raise InputError(f"groups are one a row: got {len(groups)} for {len(labels)} rows")
     if groups is not None and len(np.unique(groups)) < GROUPS:
