@@ -20,7 +20,9 @@ SECONDS, BYTES = 20, 3 << 30
 CARRIED = ("labels",)
 """What a result shows as it was given."""
 PADDED = {
-    ("Model.lens", "prompts"): "a prompt of one token has no next one",
+    ("Model.lens", "prompts"): "the last token of a prompt has no next one",
+    ("Model.lens", "at"): "the last token of a prompt has no next one",
+    ("Model.lens_curves", "at"): "the last token of a prompt has no next one",
     ("Model.patchscope", "prompts"): "a prompt of one token has no next one",
     ("Model.adversarial_paths", "seed"): "points without an adversarial example have no path",
     ("polytopes.cluster", "k"): "an algorithm with fewer clusters has no numbers of the others",
