@@ -124,7 +124,7 @@ def checked_as(error: type[PatchclampError], label: str = "", hidden: Sequence[s
     def decorate(door: Any) -> Any:
         name = label or door.__name__
         if inspect.isclass(door):
-            door.__no_type_check__ = True  # other checkers at run time leave the constructor alone: it is read here
+            setattr(door, "__no_type_check__", True)  # noqa: B010 - other checkers leave the constructor alone
             setattr(door, "__init__", _wrapped(door.__init__, name, error, hidden))  # noqa: B010
             return door
         return _wrapped(door, name, error, hidden)

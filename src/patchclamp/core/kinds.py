@@ -71,13 +71,13 @@ def read_points(value: Any) -> Tensor | list[Tensor]:
 
 def _labels(value: Any) -> Any:
     """Labels, one a row, as they are; an iterator as a list."""
-    single = getattr(value, "ndim", 1) == 0 or isinstance(value, type) or not isinstance(value, Iterable)
-    if single or isinstance(value, str | bytes | Mapping | Set):
+    several = isinstance(value, Iterable) or hasattr(value, "__array__")
+    if not several or getattr(value, "ndim", 1) == 0 or isinstance(value, str | bytes | Mapping | Set | type):
         raise UnfitError("labels, one a row")
     if isinstance(value, Tensor):
         found = tensor(value).detach()
         return found.float() if found.dtype == torch.bfloat16 else found  # which numpy does not have
-    if not hasattr(value, "__len__"):
+    if not hasattr(value, "__len__") and not hasattr(value, "__array__"):
         return list(value)
     if isinstance(value, list | tuple):
         _regular(value)
@@ -123,7 +123,8 @@ def _array(value: Any) -> Any:
     if isinstance(value, list | tuple):
         _numbers(value)
         return value
-    single = np.ndim(value) == 0 if isinstance(value, np.ndarray | np.generic | Tensor) else not hasattr(value, "shape")
+    many = hasattr(value, "shape") or hasattr(value, "__array__")
+    single = np.ndim(value) == 0 if isinstance(value, np.ndarray | np.generic | Tensor) else not many
     if single or isinstance(value, type):
         raise UnfitError("an array of real numbers")
     return tensor(value) if isinstance(value, Tensor) else value

@@ -100,7 +100,7 @@ class DirectionEstimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         super().__init_subclass__(**options)
         checked_methods(cls)
 
-    def fit(self, X: Array, y: Labels, sample_weight: Numbers = None, groups: Groups = None) -> Self:
+    def fit(self, X: Array, y: Labels | None, sample_weight: Numbers = None, groups: Groups = None) -> Self:
         """Find the directions of a concept.
 
         Args:
@@ -180,7 +180,7 @@ class DirectionEstimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return value if self._torch_in else value.numpy()
 
     def _read(
-        self, X: Array, y: Labels, sample_weight: Numbers, groups: Any, classes: Any = None, first: bool = True
+        self, X: Array, y: Labels | None, sample_weight: Numbers, groups: Any, classes: Any = None, first: bool = True
     ) -> Rows:
         """Check what the user passed, and make tensors of it."""
         check_held(self)

@@ -42,7 +42,12 @@ class GradientDirection(DirectionEstimator):
     _slopes: Tensor
 
     def fit(
-        self, X: Array, y: Labels, sample_weight: Numbers = None, groups: Groups = None, gradients: Tensor | None = None
+        self,
+        X: Array,
+        y: Labels | None,
+        sample_weight: Numbers = None,
+        groups: Groups = None,
+        gradients: Tensor | None = None,
     ) -> Self:
         """As in the base, with the gradient of the read at each row, ``[row, d]``.
 
