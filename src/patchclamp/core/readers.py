@@ -200,7 +200,10 @@ def _number(value: Any) -> float:
 
 
 def _finite(value: Any) -> float:
-    plain = _number(value)
+    try:
+        plain = _number(value)
+    except UnfitError:
+        raise UnfitError("a finite number") from None
     if math.isinf(plain):
         raise UnfitError("a finite number")
     return plain
