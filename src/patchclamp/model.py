@@ -1,5 +1,6 @@
 """The facade: what a user does with an open model, one line a method."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from patchclamp.facade.tracing import Tracing
 from patchclamp.interventions.verification import verify as _verify
 from patchclamp.models import loading as _loading
 from patchclamp.models.opened import OpenModel
+from patchclamp.models.tokens import Tokenizer
 
 
 class Model(Running, Sweeping, Lenses, Tracing, Directions, Polytopes, Rewriting, Baking):
@@ -31,7 +33,7 @@ def load(
     name_or_path: str | Path,
     *,
     dtype: str | torch.dtype = "auto",
-    device_map: Any = None,
+    device_map: str | torch.device | Mapping[str, str | int | torch.device] | None = None,
     revision: str | None = None,
     attn_implementation: str | None = None,
 ) -> Model:
@@ -58,7 +60,7 @@ def load(
 
 
 @checked
-def wrap(module: Any, tokenizer: Any = None) -> Model:
+def wrap(module: Any, tokenizer: Tokenizer = None) -> Model:
     """Open a live model: any ``transformers`` model, or any ``nn.Module`` (whose sites are its module paths).
 
     Args:

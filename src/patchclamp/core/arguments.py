@@ -6,7 +6,7 @@ name. What can stand for a plain value (a number of numpy, a tensor without axes
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -35,9 +35,17 @@ class Reading:
     more: bool
     """Whether it takes other names."""
     error: type[PatchclampError]
+    hidden: tuple[str, ...]
+    """Names that no user gives."""
 
     @classmethod
-    def of(cls, function: Callable[..., Any], label: str, error: type[PatchclampError]) -> "Reading":
+    def of(
+        cls,
+        function: Callable[..., Any],
+        label: str,
+        error: type[PatchclampError],
+        hidden: tuple[str, ...] = ("self", "cls"),
+    ) -> "Reading":
         """Read a signature."""
         parameters, types = inspect.signature(function).parameters.values(), types_of(function)
         kinds = {parameter.kind for parameter in parameters}
@@ -52,6 +60,7 @@ class Reading:
             inspect.Parameter.VAR_POSITIONAL in kinds,
             inspect.Parameter.VAR_KEYWORD in kinds,
             error,
+            hidden,
         )
 
     def read(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
@@ -61,7 +70,7 @@ class Reading:
             PatchclampError: One cannot be used, is unknown or missing.
         """
         if len(args) > len(self.positional) and not self.spare:
-            named = [name for name in self.positional if name not in _OWN]
+            named = [name for name in self.positional if name not in self.hidden]
             extra = len(args) - len(self.positional)
             raise self.error(
                 f"{self.label} takes {', '.join(named) or 'nothing'} by place, and {extra} more "
@@ -86,7 +95,9 @@ class Reading:
         if name not in self.names:
             if self.more:
                 return value
-            raise self.error(unknown(f"argument of {self.label}", name, [n for n in self.readers if n not in _OWN]))
+            raise self.error(
+                unknown(f"argument of {self.label}", name, [n for n in self.readers if n not in self.hidden])
+            )
         reader = self.readers[name]
         if reader is None or value is self.defaults[name]:
             return value
@@ -101,15 +112,22 @@ def checked(door: Door) -> Door:
     return checked_as(InputError)(door)
 
 
-def checked_as(error: type[PatchclampError], label: str = "") -> Callable[[Door], Door]:
-    """As :func:`checked`, with an error of this class for what is refused, and another name than the function's own."""
+def checked_as(error: type[PatchclampError], label: str = "", hidden: Sequence[str] = ()) -> Callable[[Door], Door]:
+    """As :func:`checked`, for other messages.
+
+    Args:
+        error: The class of what is raised.
+        label: Another name than the function's own.
+        hidden: Names of arguments that no user gives.
+    """
 
     def decorate(door: Any) -> Any:
         name = label or door.__name__
         if inspect.isclass(door):
-            setattr(door, "__init__", _wrapped(door.__init__, name, error))  # noqa: B010
+            setattr(door, "__no_type_check__", True)  # noqa: B010 - other checkers leave the constructor alone
+            setattr(door, "__init__", _wrapped(door.__init__, name, error, hidden))  # noqa: B010
             return door
-        return _wrapped(door, name, error)
+        return _wrapped(door, name, error, hidden)
 
     return decorate
 
@@ -131,7 +149,8 @@ def check_held(holder: Any) -> None:
     Raises:
         InputError: One cannot be used.
     """
-    reading = _constructor(type(holder))
+    kind: Any = type(holder)
+    reading = _constructor(kind)
     for name in reading.names.difference(_OWN):
         reading.value(name, getattr(holder, name))
 
@@ -141,14 +160,16 @@ def _constructor(kind: type) -> Reading:
     return Reading.of(kind.__init__, kind.__name__, InputError)  # type: ignore[misc]
 
 
-def _wrapped(function: Callable[..., Any], label: str, error: type[PatchclampError]) -> Callable[..., Any]:
+def _wrapped(
+    function: Callable[..., Any], label: str, error: type[PatchclampError], hidden: Sequence[str] = ()
+) -> Callable[..., Any]:
     reading: Reading | None = None
 
     @functools.wraps(function)
     def door(*args: Any, **kwargs: Any) -> Any:
         nonlocal reading
         if reading is None:
-            reading = Reading.of(function, label, error)
+            reading = Reading.of(function, label, error, (*_OWN, *hidden))
         places, names = reading.read(args, kwargs)
         return function(*places, **names)
 

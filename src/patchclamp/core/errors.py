@@ -66,11 +66,15 @@ class PatchclampWarning(UserWarning):
         return for_terminal(super().__str__())
 
 
+_OURS = ("patchclamp", "contextlib", "jaxtyping")
+"""Modules of our own functions, and of what may wrap them."""
+
+
 def warn(text: str) -> None:
     """Warn, at the line of the user's that called patchclamp."""
     level, frame = 2, inspect.currentframe()
     caller = frame and frame.f_back
-    while caller is not None and caller.f_globals.get("__name__", "").partition(".")[0] == "patchclamp":
+    while caller is not None and caller.f_globals.get("__name__", "").partition(".")[0] in _OURS:
         level, caller = level + 1, caller.f_back
     warnings.warn(text, PatchclampWarning, stacklevel=level)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from patchclamp.core.readers import Rule, UnfitError, path, tensor, whole
@@ -70,16 +71,25 @@ def read_points(value: Any) -> Tensor | list[Tensor]:
 
 def _labels(value: Any) -> Any:
     """Labels, one a row, as they are; an iterator as a list."""
-    single = getattr(value, "ndim", 1) == 0 or isinstance(value, type) or not isinstance(value, Iterable)
-    if single or isinstance(value, str | bytes | Mapping | Set):
+    several = isinstance(value, Iterable) or hasattr(value, "__array__")
+    if not several or getattr(value, "ndim", 1) == 0 or isinstance(value, str | bytes | Mapping | Set | type):
         raise UnfitError("labels, one a row")
     if isinstance(value, Tensor):
-        return tensor(value).detach()
-    if not hasattr(value, "__len__"):
+        found = tensor(value).detach()
+        return found.float() if found.dtype == torch.bfloat16 else found  # which numpy does not have
+    if not hasattr(value, "__len__") and not hasattr(value, "__array__"):
         return list(value)
     if isinstance(value, list | tuple):
         _regular(value)
     return value
+
+
+def _groups(value: Any) -> Any:
+    """Labels with one axis."""
+    found = _labels(value)
+    if (axes := np.ndim(_regular(found))) != 1:
+        raise UnfitError("groups, one a row", f"groups are one a row, [row]; these have {axes} axes")
+    return found
 
 
 def _regular(value: Any) -> Any:
@@ -113,7 +123,8 @@ def _array(value: Any) -> Any:
     if isinstance(value, list | tuple):
         _numbers(value)
         return value
-    single = np.ndim(value) == 0 if isinstance(value, np.ndarray | np.generic | Tensor) else not hasattr(value, "shape")
+    many = hasattr(value, "shape") or hasattr(value, "__array__")
+    single = np.ndim(value) == 0 if isinstance(value, np.ndarray | np.generic | Tensor) else not many
     if single or isinstance(value, type):
         raise UnfitError("an array of real numbers")
     return tensor(value) if isinstance(value, Tensor) else value
@@ -133,6 +144,8 @@ Point = Annotated[Any, Rule("a point, an array of real numbers", _point)]
 """A point of a network's input or activation space."""
 Points = Annotated[Any, Rule("points, as rows [row, *shape]", read_points)]
 """Several points."""
+Groups = Annotated[Any, Rule("groups, one a row", _groups)]
+"""What belongs together, one a row or prompt: labels with one axis."""
 Numbers = Annotated[Any, Rule("real numbers", _numbers)]
 """A real number or several, in any shape."""
 Array = Annotated[Any, Rule("an array of real numbers", _array)]

@@ -24,9 +24,9 @@ _PLAIN = (str, bytes, bytearray, memoryview, Mapping, Set)
 class UnfitError(Exception):
     """A value that is not what the annotation says."""
 
-    def __init__(self, valid: str, said: str = "") -> None:
+    def __init__(self, valid: str, said: str = "", choices: Sequence[str] = ()) -> None:
         super().__init__(said or valid)
-        self.valid, self.said = valid, said
+        self.valid, self.said, self.choices = valid, said, choices
 
     @property
     def reason(self) -> str:
@@ -35,6 +35,8 @@ class UnfitError(Exception):
 
     def message(self, label: str, name: str, value: Any) -> str:
         """What a user is told."""
+        if self.choices:
+            return unknown(name, value, self.choices)
         if self.said:
             return f"{label}: {name}={shown(value)}: {self.said}"
         return f"{label}: {name}={shown(value)} cannot be used; valid: {self.valid}"
@@ -62,6 +64,8 @@ class Rule:
 def shown(value: Any) -> str:
     """A value in an error's message, in one short line."""
     if _is_tensor(value) or isinstance(value, np.ndarray):
+        if getattr(value, "is_nested", False):
+            return "a nested tensor"
         kind = "a tensor" if _is_tensor(value) else "an array"
         return f"{kind} of shape {tuple(value.shape)} and {value.dtype}"
     if isinstance(value, type):
@@ -121,13 +125,14 @@ def _union(kinds: tuple[Any, ...]) -> Reader | None:
     valid = _listed([reader.valid for reader in known])
 
     def read(value: Any) -> Any:
-        reason = ""
+        reason, choices = "", []
         for reader in known:
             try:
                 return reader.read(value)
             except UnfitError as error:
                 reason = reason or error.said
-        raise UnfitError(valid, reason)
+                choices += error.choices
+        raise UnfitError(valid, reason, choices)
 
     return Reader(valid, read)
 
@@ -195,7 +200,10 @@ def _number(value: Any) -> float:
 
 
 def _finite(value: Any) -> float:
-    plain = _number(value)
+    try:
+        plain = _number(value)
+    except UnfitError:
+        raise UnfitError("a finite number") from None
     if math.isinf(plain):
         raise UnfitError("a finite number")
     return plain
@@ -233,9 +241,8 @@ def _choice(value: Any, choices: tuple[Any, ...]) -> Any:
     for choice in choices:
         if type(choice) is type(plain) and choice == plain:
             return choice
-    raise UnfitError(
-        ", ".join(map(repr, choices)), unknown("value", shown(value) if not isinstance(plain, str) else plain, choices)
-    )
+    names = [choice for choice in choices if isinstance(choice, str)]
+    raise UnfitError(", ".join(map(repr, choices)), choices=names if isinstance(plain, str) else ())
 
 
 def _function(arguments: Sequence[Any] | None) -> Reader:
@@ -354,9 +361,8 @@ def _item(reader: Reader | None, item: Any, number: int) -> Any:
     try:
         return reader.read(item)
     except UnfitError as error:
-        raise UnfitError(
-            error.valid, f"entry {number} is {shown(item)}; " + (error.said or f"valid: {error.valid}")
-        ) from None
+        near = f"{unknown('name', item, error.choices)}" if error.choices else f"valid: {error.valid}"
+        raise UnfitError(error.valid, f"entry {number} is {shown(item)}; {error.said or near}") from None
 
 
 def _mapping(inner: tuple[Any, ...]) -> Reader:

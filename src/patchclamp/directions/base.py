@@ -16,7 +16,7 @@ from torch import Tensor
 
 from patchclamp.core.arguments import check_held, checked_methods
 from patchclamp.core.errors import InputError, PatchclampWarning, warn
-from patchclamp.core.kinds import Array, Labels, Numbers
+from patchclamp.core.kinds import Array, Groups, Labels, Numbers
 from patchclamp.directions.concept import Concept, Kind
 from patchclamp.directions.direction import SINK, Direction
 from patchclamp.directions.moments import Moments, blocks
@@ -100,7 +100,7 @@ class DirectionEstimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         super().__init_subclass__(**options)
         checked_methods(cls)
 
-    def fit(self, X: Array, y: Labels, sample_weight: Numbers = None, groups: Labels = None) -> Self:
+    def fit(self, X: Array, y: Labels | None, sample_weight: Numbers = None, groups: Groups = None) -> Self:
         """Find the directions of a concept.
 
         Args:
@@ -180,7 +180,7 @@ class DirectionEstimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return value if self._torch_in else value.numpy()
 
     def _read(
-        self, X: Array, y: Labels, sample_weight: Numbers, groups: Any, classes: Any = None, first: bool = True
+        self, X: Array, y: Labels | None, sample_weight: Numbers, groups: Any, classes: Any = None, first: bool = True
     ) -> Rows:
         """Check what the user passed, and make tensors of it."""
         check_held(self)

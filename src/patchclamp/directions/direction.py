@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from patchclamp.core import folders
-from patchclamp.core.arguments import checked_methods
+from patchclamp.core.arguments import checked_as, checked_methods
 from patchclamp.core.digest import digest
 from patchclamp.core.errors import EditError, InputError, unknown
 from patchclamp.core.kinds import Folder
@@ -282,7 +282,10 @@ class Direction:
     def _span(self, about: About) -> dict[str, Any]:
         return {"directions": self.directions, "about": self.origin(about), "readers": self.readers}
 
-    def _placed(self, edit: Edit, site: Sites, at: At, *, sinks: Sinks = "skip", elsewhere: bool = False) -> Edit:
+    @checked_as(EditError, "an edit of a direction", hidden=("self", "edit", "site", "at"))
+    def _placed(
+        self, edit: Edit, site: Sites | None, at: At | None, *, sinks: Sinks = "skip", elsewhere: bool = False
+    ) -> Edit:
         """Put an edit where it belongs.
 
         Args:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from patchclamp.core.errors import InputError
-from patchclamp.core.kinds import Folder
+from patchclamp.core.kinds import Folder, Groups, Labels
 from patchclamp.core.progress import Listener
 from patchclamp.directions.direction import Direction
 from patchclamp.directions.effects import LayerEffects, layer_effects
@@ -49,9 +49,9 @@ def evaluate(
     model: OpenModel,
     direction: Direction,
     prompts: Any,
-    labels: Sequence[Any],
+    labels: Labels,
     *,
-    groups: Sequence[Any] | None = None,
+    groups: Groups = None,
     answers: Sequence[str | int] | None = None,
     texts: Any = None,
     seed: int = 0,
@@ -88,9 +88,7 @@ def _eraser(direction: Direction) -> Any:
     return lambda x: direction.transform(torch.from_numpy(x)).numpy()
 
 
-def pairs_of(
-    model: OpenModel, prompts: Any, labels: Sequence[Any], groups: Sequence[Any] | None
-) -> list[tuple[Any, Any]]:
+def pairs_of(model: OpenModel, prompts: Any, labels: Labels, groups: Groups) -> list[tuple[Any, Any]]:
     """Pairs (prompt of the first class, prompt of the second) of each group.
 
     Raises:

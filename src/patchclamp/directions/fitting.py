@@ -11,6 +11,7 @@ from torch import Tensor
 
 from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError
+from patchclamp.core.kinds import Groups, Labels
 from patchclamp.core.progress import Listener, task
 from patchclamp.directions.base import FEW, DirectionEstimator, gap_left, quietly, warn_once
 from patchclamp.directions.concept import Concept, Kind
@@ -81,11 +82,11 @@ def fit_directions(
     model: OpenModel,
     method: DirectionEstimator | str,
     prompts: Any,
-    labels: Sequence[Any],
+    labels: Labels,
     sites: Sites,
     *,
     at: At = "rest",
-    groups: Sequence[Any] | None = None,
+    groups: Groups = None,
     sample_weight: Sequence[float] | None = None,
     edits: Edits = (),
     sinks: Sinks = "skip",

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from patchclamp.core.errors import InputError
-from patchclamp.core.kinds import Array, Labels, Numbers
+from patchclamp.core.kinds import Array, Groups, Labels, Numbers
 from patchclamp.directions.base import DirectionEstimator, Found, Rows
 from patchclamp.directions.concept import Kind
 from patchclamp.directions.random import check_rank
@@ -42,7 +42,12 @@ class GradientDirection(DirectionEstimator):
     _slopes: Tensor
 
     def fit(
-        self, X: Array, y: Labels, sample_weight: Numbers = None, groups: Labels = None, gradients: Tensor | None = None
+        self,
+        X: Array,
+        y: Labels | None,
+        sample_weight: Numbers = None,
+        groups: Groups = None,
+        gradients: Tensor | None = None,
     ) -> Self:
         """As in the base, with the gradient of the read at each row, ``[row, d]``.
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError
-from patchclamp.core.kinds import Array, Labels, Numbers
+from patchclamp.core.kinds import Array, Groups, Labels, Numbers
 from patchclamp.directions.base import DirectionEstimator, Rows, check_tensor
 from patchclamp.directions.direction import Direction
 from patchclamp.directions.moments import WIDE, Moments
@@ -23,7 +23,7 @@ def fit_layers(
     X: Array,
     y: Labels,
     sample_weight: Numbers = None,
-    groups: Labels = None,
+    groups: Groups = None,
 ) -> list[Direction]:
     """Fit a copy of an estimator to the activations of each layer.
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from patchclamp.core.errors import EditError
-from patchclamp.core.kinds import Array, Labels, Numbers
+from patchclamp.core.kinds import Array, Groups, Labels, Numbers
 from patchclamp.directions.base import DirectionEstimator, Found, Rows
 from patchclamp.directions.concept import Kind
 from patchclamp.directions.direction import Direction
@@ -19,7 +19,7 @@ NULL = 1e-10
 class LabelledEraser(DirectionEstimator):
     """A method whose ``transform(X, y)`` needs the labels, so that it gives no direction and no edit."""
 
-    def fit(self, X: Array, y: Labels, sample_weight: Numbers = None, groups: Labels = None) -> Self:
+    def fit(self, X: Array, y: Labels | None, sample_weight: Numbers = None, groups: Groups = None) -> Self:
         """Learn what each label adds; arguments and errors as for the other methods."""
         rows = self._read(X, y, sample_weight, groups)
         if rows.concept.classes is not None:

@@ -1,12 +1,12 @@
 """Activations projected on a direction, by class: how far apart the classes lie, before and after an edit."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from patchclamp.core.errors import InputError
+from patchclamp.core.kinds import Labels
 from patchclamp.core.result import DatasetResult
 from patchclamp.directions.direction import Direction
 from patchclamp.directions.fitting import site_rows
@@ -61,7 +61,7 @@ def projections(
     model: OpenModel,
     direction: Direction,
     prompts: Any,
-    labels: Sequence[Any],
+    labels: Labels,
     *,
     at: At = None,
     edits: Edits = (),
@@ -82,7 +82,7 @@ def projections(
 
 
 def projected(
-    model: OpenModel, reads: Any, site: str, prompts: Any, labels: Sequence[Any], at: At, edits: Edits = ()
+    model: OpenModel, reads: Any, site: str, prompts: Any, labels: Labels, at: At, edits: Edits = ()
 ) -> Projections:
     """Project prompts' activations at a site on the first of some vectors ``[rank, d]``."""
     import xarray as xr

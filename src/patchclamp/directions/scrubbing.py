@@ -11,6 +11,7 @@ from torch import Tensor
 
 from patchclamp.core.errors import InputError
 from patchclamp.core.interrupts import within
+from patchclamp.core.kinds import Labels
 from patchclamp.core.progress import Listener, task
 from patchclamp.directions.base import DirectionEstimator, quietly, warn_once
 from patchclamp.directions.concept import Concept
@@ -73,7 +74,7 @@ def scrub(
     model: OpenModel,
     method: DirectionEstimator | str,
     prompts: Any,
-    labels: Sequence[Any],
+    labels: Labels,
     *,
     layers: Sequence[int] | None = None,
     at: At = "rest",

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from patchclamp.core.errors import InputError
-from patchclamp.core.kinds import Seed
+from patchclamp.core.kinds import Groups, Labels, Seed
 from patchclamp.core.progress import Listener
 from patchclamp.interventions.edits import Edits, as_edits
 from patchclamp.interventions.positions import At
@@ -30,7 +30,7 @@ class Directions(OpenModel):
     """Find directions that stand for a concept."""
 
     def fit_direction(
-        self, method: "DirectionEstimator | str", prompts: Any, labels: Sequence[Any], site: str, **how: Any
+        self, method: "DirectionEstimator | str", prompts: Any, labels: Labels, site: str, **how: Any
     ) -> "Direction":
         """The direction of a concept at one site; for ``how`` see :meth:`fit_directions`.
 
@@ -46,11 +46,11 @@ class Directions(OpenModel):
         self,
         method: "DirectionEstimator | str",
         prompts: Any,
-        labels: Sequence[Any],
+        labels: Labels,
         sites: Sites = "resid_post",
         *,
         at: At = "rest",
-        groups: Sequence[Any] | None = None,
+        groups: Groups = None,
         sample_weight: Sequence[float] | None = None,
         edits: Edits = (),
         sinks: Literal["skip", "keep"] = "skip",
@@ -92,7 +92,7 @@ class Directions(OpenModel):
         self,
         method: "DirectionEstimator | str",
         prompts: Any,
-        labels: Sequence[Any],
+        labels: Labels,
         *,
         layers: Sequence[int] | None = None,
         at: At = "rest",
@@ -123,9 +123,9 @@ class Directions(OpenModel):
         self,
         direction: "Direction",
         prompts: Any,
-        labels: Sequence[Any],
+        labels: Labels,
         *,
-        groups: Sequence[Any] | None = None,
+        groups: Groups = None,
         answers: Sequence[str | int] | None = None,
         texts: Any = None,
         seed: Seed = 0,
@@ -219,7 +219,7 @@ class Directions(OpenModel):
         )
 
     def projections(
-        self, direction: "Direction", prompts: Any, labels: Sequence[Any], *, at: At = None, edits: Edits = ()
+        self, direction: "Direction", prompts: Any, labels: Labels, *, at: At = None, edits: Edits = ()
     ) -> "Projections":
         """The coordinates of prompts' activations along a direction, by class.
 

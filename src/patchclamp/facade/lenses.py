@@ -6,6 +6,7 @@ from typing import Any, Literal
 from patchclamp.core.kinds import Repeats, Seed
 from patchclamp.core.progress import Listener
 from patchclamp.interventions.positions import At
+from patchclamp.interventions.reads import Tokens
 from patchclamp.lenses import contributions as _contributions
 from patchclamp.lenses import curves as _curves
 from patchclamp.lenses import logit as _logit
@@ -33,7 +34,7 @@ class Lenses(OpenModel):
         at: At = "all",
         *,
         k: int = 5,
-        targets: Any = "next",
+        targets: Tokens = "next",
         tuned: TunedLens | None = None,
         chunk: int = _logit.CHUNK,
         batch_tokens: int = _logit.BATCH_TOKENS,
@@ -110,7 +111,7 @@ class Lenses(OpenModel):
             tuned=tuned, progress=progress,
         )  # fmt: skip
 
-    def contributions(self, prompt: Any, tokens: Any, at: At = "last", *, heads: bool = False) -> Contributions:
+    def contributions(self, prompt: Any, tokens: Tokens, at: At = "last", *, heads: bool = False) -> Contributions:
         """Direct logit attribution: what each component adds to the logit of each token (Elhage et al. 2021).
 
         The residual stream is the sum of what the embedding, attention and MLP of each layer add; with the final norm's

@@ -29,9 +29,9 @@ def parse_bytes(value: int | str) -> int:
     if isinstance(value, int) and not isinstance(value, bool):
         found = value
     else:
-        match = re.fullmatch(r"\s*([\d.]+)\s*([a-zA-Z]*)\s*", str(value))
+        match = re.fullmatch(r"\s*(\d{1,15}(?:\.\d*)?|\.\d+)\s*([a-zA-Z]*)\s*", str(value), re.ASCII)
         if not match or match[2].lower() not in _UNITS:
-            raise InputError(f"{value!r} is no amount of memory; write bytes, or as '500MB' or '2GiB'")
+            raise InputError(f"budget={value!r} is no amount of memory; write bytes, or as '500MB' or '2GiB'")
         found = int(float(match[1]) * _UNITS[match[2].lower()])
     if found <= 0:
         raise InputError(f"the memory budget must be positive, got {value!r}")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from patchclamp.core.arguments import checked_as
 from patchclamp.core.errors import PositionError, unknown
-from patchclamp.core.readers import Rule, shown
+from patchclamp.core.readers import Rule, UnfitError, shown, tensor
 from patchclamp.models import tokens
 from patchclamp.models.ids import is_id
 from patchclamp.models.inputs import Prompt
@@ -90,8 +90,7 @@ def read_at(at: Any) -> Any:
         return at
     if is_id(at):
         return int(at)
-    real = isinstance(at, np.ndarray) or (isinstance(at, Tensor) and at.device.type != "meta")
-    many = at.tolist() if real and at.ndim == 1 else at
+    many = _as_list(at) if isinstance(at, np.ndarray | Tensor) else at
     if isinstance(many, list | tuple | range):
         if not len(many):
             raise PositionError("the list of positions is empty")
@@ -101,6 +100,14 @@ def read_at(at: Any) -> Any:
     raise PositionError(
         f"{shown(at)} is no position; valid: int, slice, {', '.join(WORDS)}, pc.token, a list, pc.per_prompt"
     )
+
+
+def _as_list(at: Any) -> Any:
+    """The entries of an array with one axis; anything else as it is."""
+    try:
+        return tensor(at).tolist() if at.ndim == 1 else at
+    except UnfitError:
+        return at
 
 
 def _slice(at: slice) -> slice:

@@ -1,10 +1,10 @@
 """What is measured of a run: probabilities, logit differences, loss, divergence, ranks, activations, or any function."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from itertools import count as counted
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float
@@ -14,8 +14,10 @@ from typing_extensions import override
 from patchclamp.core.arguments import checked
 from patchclamp.core.content import Given
 from patchclamp.core.errors import InputError
+from patchclamp.core.readers import Rule, shown, tensor
 from patchclamp.interventions import positions
 from patchclamp.interventions.positions import At
+from patchclamp.models.ids import is_id
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.sites import Site
@@ -64,6 +66,35 @@ class Read(ABC):
         """The read on one prompt of ``count``."""
 
 
+def read_tokens(given: Any) -> Any:
+    """Tokens as the user writes them: text or id, several of them, or some for each prompt.
+
+    Raises:
+        InputError: Something is no token.
+    """
+    if isinstance(given, positions.PerPrompt):
+        return positions.PerPrompt(tuple(read_tokens(item) for item in given.each))
+    if isinstance(given, str) or is_id(given):
+        return _token(given)
+    if isinstance(given, bytes | Mapping | Set) or not isinstance(given, Iterable) or getattr(given, "ndim", 1) != 1:
+        raise InputError(_NO_TOKEN.format(shown(given)))
+    several = tensor(given).tolist() if isinstance(given, Tensor) else given
+    return [_token(item) for item in several]
+
+
+def _token(given: Any) -> str | int:
+    if isinstance(given, str):
+        return str(given)
+    if not is_id(given):
+        raise InputError(_NO_TOKEN.format(shown(given)))
+    return int(given)
+
+
+_NO_TOKEN = "a read takes tokens as text or ids, got {}; for other answers in each prompt: pc.per_prompt([...])"
+Tokens = Annotated[Any, Rule("a token as text or id, several of them, or pc.per_prompt of them", read_tokens)]
+"""Tokens, as the user writes them."""
+
+
 def _answers(model: OpenModel, given: Any, index: int, count: int) -> tuple[list[int], tuple[str, ...]]:
     """Ids and labels of the tokens that a read wants of prompt number ``index``."""
     if isinstance(given, positions.PerPrompt):
@@ -74,10 +105,6 @@ def _answers(model: OpenModel, given: Any, index: int, count: int) -> tuple[list
     wanted = [given] if isinstance(given, str | int) else list(given)
     if not wanted:
         raise InputError("a read needs at least one token")
-    if odd := next((item for item in wanted if not isinstance(item, str | int)), None):
-        raise InputError(
-            f"a read takes tokens as text or ids, got {odd!r}; for other answers in each prompt: pc.per_prompt([...])"
-        )
     ids = [model.output_id(item) for item in wanted]
     return ids, tuple(
         model.output_label(identity) if isinstance(item, int) else item
@@ -111,7 +138,7 @@ def in_blocks(function: Callable[[Tensor], Tensor], logits: LogitRows) -> Tensor
 class Probability(Read):
     """Probability of each token: text or ids, or ``pc.per_prompt([...])`` of them."""
 
-    tokens: Any
+    tokens: Tokens
     at: At = "last"
 
     @override
@@ -130,7 +157,7 @@ class Probability(Read):
 class LogOdds(Read):
     """Logarithm of the odds of each token, ``log(p / (1 - p))``, in nats: unlike a probability it never saturates."""
 
-    tokens: Any
+    tokens: Tokens
     at: At = "last"
 
     @override
@@ -154,8 +181,8 @@ class LogOdds(Read):
 class LogitDifference(Read):
     """Logit of one token minus logit of another; each may be ``pc.per_prompt([...])``."""
 
-    token: Any
-    other: Any
+    token: Tokens
+    other: Tokens
     at: At = "last"
 
     @override
@@ -180,7 +207,7 @@ class LogitDifference(Read):
 class Loss(Read):
     """Mean cross-entropy in nats: of one token at ``at``, or of the prompt's own next tokens."""
 
-    token: Any = None
+    token: Tokens = None
     at: At = None
 
     @override
@@ -245,7 +272,7 @@ class KL(Read):
 class Rank(Read):
     """Rank of each token in the next-token distribution; 0 is the most likely."""
 
-    tokens: Any
+    tokens: Tokens
     at: At = "last"
 
     @override
@@ -294,7 +321,7 @@ class TopK(Read):
 class Logits(Read):
     """The logits of some tokens, or of the whole vocabulary."""
 
-    tokens: Any = None
+    tokens: Tokens = None
     at: At = "last"
 
     @override

@@ -1,6 +1,6 @@
 """Edits, reads, gates and positions as JSON with named tensors: nothing is pickled, nothing unknown is built."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -88,7 +88,7 @@ def from_plain(value: Any, tensors: Mapping[str, Tensor]) -> Any:
 
 
 @checked
-def save_edits(given: "edits.Edit | Iterable[edits.Edit]", folder: Folder, *, overwrite: bool = False) -> Path:
+def save_edits(given: "edits.Edits", folder: Folder, *, overwrite: bool = False) -> Path:
     """Write edits as ``edits.json`` and ``edits.safetensors``; the folder then holds them, or what it held before.
 
     Args:
@@ -102,7 +102,7 @@ def save_edits(given: "edits.Edit | Iterable[edits.Edit]", folder: Folder, *, ov
         InputError: Something else is in the way.
         StorageError: The system refused; the folder is as it was.
     """
-    chosen = [given] if isinstance(given, edits.Edit) else list(given)
+    chosen = list(edits.as_edits(given))
     tensors: dict[str, Tensor] = {}
     record = {"format_version": folders.EDITS.version, "edits": to_plain(chosen, tensors)}
     return folders.save(

@@ -291,6 +291,10 @@ class DrawnNoise(Operation):
         return DrawnNoise(self.std, self.seed, self.prompt, self.site, tuple(positions[i] for i in index))
 
 
+WIDEST = 2**16
+"""A basis of more dimensions would fill tens of gigabytes."""
+
+
 @checked_as(EditError)
 class Subspace(nn.Module):
     """A learned subspace: ``rank`` orthonormal rows of width ``d`` in float64, orthonormal at every step of training.
@@ -300,6 +304,8 @@ class Subspace(nn.Module):
 
     def __init__(self, d: int, rank: int, *, directions: Tensor | None = None, seed: Seed = 0) -> None:
         super().__init__()
+        if d > WIDEST:
+            raise EditError(f"d={d} is wider than any site; valid: 1..{WIDEST:,}")
         if not 1 <= rank <= d:
             raise EditError(f"a subspace of rank {rank} does not fit into width {d}; valid: 1..{d}")
         start = directions

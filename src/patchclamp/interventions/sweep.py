@@ -35,7 +35,7 @@ from patchclamp.models.peers import Sites
 class Prepared:
     """A sweep whose arguments were read and checked, and which is planned but not run."""
 
-    @checked_as(InputError, "sweep")
+    @checked_as(InputError, "sweep", hidden=("model", "inputs", "allowed", "recorder"))
     def __init__(
         self,
         model: OpenModel,

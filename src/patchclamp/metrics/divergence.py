@@ -137,7 +137,9 @@ def divergence(
     chosen = named(edits)
     if not chosen:
         raise InputError("divergence compares with the unedited model: give at least one edit")
-    groups = {topic: model.prompts(given) if len(given) else [] for topic, given in ((ON, on_topic), (OFF, off_topic))}
+    groups = {
+        topic: [] if _is_empty(given) else model.prompts(given) for topic, given in ((ON, on_topic), (OFF, off_topic))
+    }
     prompts = [prompt for group in groups.values() for prompt in group]
     if not prompts:
         raise InputError("no prompt was given: on_topic and off_topic are both empty")
@@ -151,6 +153,10 @@ def divergence(
     topics = [topic for topic, group in groups.items() for _ in group]
     said = evidence(model, prompts, edits=chosen, topics=topics, max_new_tokens=max_new_tokens)
     return Divergence(_labelled(runs, first, topics, max_new_tokens), *said)
+
+
+def _is_empty(given: Any) -> bool:
+    return isinstance(given, list | tuple) and not given
 
 
 def agreement(plain: Sequence[int], edited: Sequence[int], most: int) -> int:

@@ -6,7 +6,7 @@ import numpy as np
 
 from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError
-from patchclamp.core.kinds import Labels, Seed
+from patchclamp.core.kinds import Groups, Labels, Seed
 
 LEAST = 10
 """Training rows that a class must have."""
@@ -15,7 +15,7 @@ GROUPS = 3
 
 
 @checked
-def split(z: Labels, groups: Labels = None, *, test_size: float = 0.3, seed: Seed = 0) -> tuple[Any, Any]:
+def split(z: Labels, groups: Groups = None, *, test_size: float = 0.3, seed: Seed = 0) -> tuple[Any, Any]:
     """Training and held-out rows, as :func:`patchclamp.metrics.probe` takes them: fit the erasure on the first only.
 
     Args:

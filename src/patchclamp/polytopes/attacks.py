@@ -128,8 +128,12 @@ def classified(
         raise InputError(
             f"{len(x)} points need as many whole numbers as labels; got shape {tuple(truth.shape)}, {truth.dtype}"
         )
-    with guarded(torch.no_grad()):
-        logits = logits_of(model.module(x[:1]))
+    try:
+        with guarded(torch.no_grad()):
+            logits = logits_of(model.module(x[:1]))
+    except RuntimeError as error:
+        said = str(error).strip().splitlines()[0]
+        raise InputError(f"the network takes no points of shape {tuple(x.shape[1:])}: {said}") from None
     if logits.dim() != 2 or logits.shape[1] < 2:
         raise ModelError(
             f"the network is no classifier: for one point it gives the shape {tuple(logits.shape)}, not [1, classes]"

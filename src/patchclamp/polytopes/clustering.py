@@ -57,7 +57,7 @@ def cluster_layer(
     if str(layer) not in names:
         raise InputError(unknown("layer", layer, names))
     try:
-        x = as_points(model, read_points(inputs))
+        x = as_points(model, list(read_points(inputs)))
     except UnfitError as unfit:
         raise InputError(unfit.message("cluster", "inputs", inputs)) from None
     fitting(network, x[:2])

@@ -16,7 +16,7 @@ from torch import Tensor
 from patchclamp.core.arguments import checked
 from patchclamp.core.digest import digest
 from patchclamp.core.errors import InputError, unknown
-from patchclamp.core.kinds import Seed
+from patchclamp.core.kinds import Groups, Seed
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult, library_versions
 from patchclamp.polytopes.codes import LABEL, Labels
@@ -183,7 +183,7 @@ def cluster(
     least: int = 4,
     pca: int | None = 50,
     examples: Sequence[str] | None = None,
-    groups: Sequence[Any] | None = None,
+    groups: Groups = None,
     seed: Seed = 0,
     progress: bool | Listener | None = None,
 ) -> Clusters:
@@ -211,6 +211,8 @@ def cluster(
     forms = _forms(preactivations, activations, name, others or {})
     count = len(preactivations)
     named = _labels(labels, count)
+    if not len(algorithms):
+        raise InputError(f"algorithms is empty; valid: {', '.join(get_args(Algorithm))}")
     for algorithm in algorithms:
         if algorithm not in get_args(Algorithm):
             raise InputError(unknown("algorithm", algorithm, get_args(Algorithm)))

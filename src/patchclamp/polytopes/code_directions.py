@@ -11,6 +11,7 @@ from torch import Tensor
 
 from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.readers import UnfitError, shown, tensor
 from patchclamp.interventions.edits import Add, Edit
 from patchclamp.interventions.positions import At
 from patchclamp.models.components import COMPONENTS
@@ -152,14 +153,23 @@ def by_layer(codes: Codes) -> dict[str, Tensor]:
     if isinstance(codes, PackedCodes):
         found = {str(layer.name): codes.dense(layer.name) for layer in codes.layers}
     else:
-        found = {str(name): torch.as_tensor(getattr(value, "values", value)) if not isinstance(value, Tensor) else value
-                 for name, value in codes.items()}  # fmt: skip
+        found = {str(name): _dense(str(name), value) for name, value in codes.items()}
     for name, value in found.items():
         if value.ndim < 2 or not prod(value.shape):
             raise InputError(f"codes are [row, ...] with a row at least; {name!r} has shape {list(value.shape)}")
         if value.is_floating_point() and not bool(((value >= 0) & (value <= 1)).all()):
             raise InputError(f"codes lie between 0 and 1; those of {name!r} do not (pre-activations? take z > 0)")
     return {name: value.detach().to(torch.float64) for name, value in found.items()}
+
+
+def _dense(name: str, value: Any) -> Tensor:
+    try:
+        found: Tensor = tensor(value if isinstance(value, Tensor | Mapping) else getattr(value, "values", value))
+    except UnfitError as unfit:
+        raise InputError(f"the codes of {name!r} are {shown(value)}; valid: {unfit.valid}{unfit.reason}") from None
+    if found.is_complex():
+        raise InputError(f"the codes of {name!r} hold {found.dtype}; codes lie between 0 and 1")
+    return found
 
 
 def site_of(name: str) -> str:

@@ -84,7 +84,7 @@ def raster(
     box: Any = None,
     start: str | None = None,
     names: Labels = None,
-    lines: int = 200,
+    lines: Repeats = 200,
     method: Literal["exact", "sampled"] = "exact",
     samples: Repeats = 400,
     progress: bool | Listener | None = None,

@@ -86,6 +86,8 @@ def beta_code(z: Tensor, beta: float) -> Tensor:
         InputError: ``beta`` is outside 0..1.
     """
     steepness = swish_steepness(beta)
+    if z.is_complex():
+        raise InputError(f"z holds {z.dtype}; a pre-activation is a real number")
     return _positive(z).to(z.dtype) if steepness == inf else torch.sigmoid(steepness * z)
 
 

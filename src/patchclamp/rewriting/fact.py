@@ -102,7 +102,7 @@ def filled(prompt: Any, subject: Any) -> Any:
 
 
 def _where(model: OpenModel, prompt: Prompt, subject: Any) -> tuple[int, ...]:
-    at = Token(subject) if isinstance(subject, str) else subject
+    at = Token(subject) if isinstance(subject, str) else positions.read_at(subject)
     found = positions.resolve(at, prompt, 0, 1, model.tokenizer)
     assert found is not None
     return tuple(sorted(found))

@@ -78,7 +78,7 @@ class States:
     def restored(self, component: str, layer: int) -> list[Site]:
         """The window of layers centred on one: for a width of 10, from 5 below to 4 above."""
         width = self.windows[component]
-        near = range(layer - width // 2, layer + (width + 1) // 2)
+        near = range(max(layer - width // 2, 0), min(layer + (width + 1) // 2, len(self.sites)))
         return [self.sites[component, i] for i in near if (component, i) in self.sites]
 
 
