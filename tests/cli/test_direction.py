@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import patchclamp as pc
-from patchclamp.cli.steer import amount_name
 from patchclamp.cli.concepts import Texts
+from patchclamp.cli.steer import amount_name
 from tests.cli.test_cli import as_json, call
 
 PROMPT = "Once upon a time, there was a dog"
@@ -188,8 +188,8 @@ def test_steer_completes_side_by_side_and_can_be_made_again(
     for name, edits in (("plain", []), ("add 60", direction.add(60)), ("add -60", direction.add(-60))):
         made = model.generate([PROMPT, "Tom saw"], edits, max_new_tokens=4)
         assert tuple(row[name] for row in rows) == tuple(made.texts)
-    assert rows[0]["plain"] != rows[0]["add 60"] != rows[0]["add -60"]
         assert pc.open(tmp_path / "out" / name).texts == made.texts, "every condition is kept, by its name"
+    assert rows[0]["plain"] != rows[0]["add 60"] != rows[0]["add -60"]
     assert pc.open(tmp_path / "out").texts == made.texts, "the last one is that of the folder"
     table = pd.read_csv(tmp_path / "out" / "completions.csv")
     assert list(table.columns) == ["prompt", "plain", "add 60", "add -60"]

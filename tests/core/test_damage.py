@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 import patchclamp as pc
 from patchclamp.cli.networks import _array
@@ -61,6 +62,14 @@ def said(value: Any) -> str:
 
 
 def result(folder: Path) -> Any:
+    with pytest.MonkeyPatch.context() as patch:  # the drawing is not what is tested here
+        patch.setattr(
+            Figure, "savefig", lambda _, file, **how: Path(file).write_text("drawn") if isinstance(file, Path) else None
+        )
+        return _result(folder)
+
+
+def _result(folder: Path) -> Any:
     return model().run(tiny.ids(1, 4), [pc.Add(V, site="resid_post.1")], record=["z.1"], at=[0]).save(folder)
 
 
@@ -285,3 +294,27 @@ def test_a_baked_checkpoint_that_was_changed_is_refused(tmp_path: Path) -> None:
         pc.load(tmp_path / "new")
     (tmp_path / "new" / "patchclamp.json").unlink()
     assert pc.load(tmp_path / "new", dtype="float32").weights_digest() != weights
+
+
+def test_what_others_wrote_is_not_written_over(tmp_path: Path) -> None:
+    for name in ("x.html", "x.gguf"):
+        (tmp_path / name).write_text("mine")
+    with pytest.raises(pc.InputError, match="x.html' is there and is no report of patchclamp's"):
+        pc.report(tmp_path / "x.html", "A title", [("Words", "text")])
+    with pytest.raises(pc.InputError, match="x.gguf' is there and is no control vector"):
+        pc.export_control_vector(model(), pc.Add(V, site="resid_post.1"), tmp_path / "x.gguf")
+    for _ in range(2):
+        pc.report(tmp_path / "y.html", "A title", [("Words", "text")])
+        pc.export_control_vector(model(), pc.Add(V, site="resid_post.1"), tmp_path / "y.gguf")
+    assert {(tmp_path / name).read_text() for name in ("x.html", "x.gguf")} == {"mine"}
+
+
+def test_no_saved_result_holds_a_path_that_was_not_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    made = pc.TunedLens(model())
+    made.save_pretrained("lens")
+    for lens in (made, pc.TunedLens.from_pretrained("lens", model())):
+        saved = model().lens(tiny.ids(1, 4), tuned=lens).save("out")
+        assert pc.open(saved).record["parameters"]["tuned"]["folder"] == "lens"
+        assert not any(str(tmp_path).encode() in file.read_bytes() for file in saved.iterdir())
+        assert pc.repeat(saved, model()) == pc.open(saved)
