@@ -5,7 +5,7 @@ import os
 import random
 import shutil
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,15 +14,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from matplotlib.figure import Figure
 
 import patchclamp as pc
 from patchclamp.cli.networks import _array
+from patchclamp.core import registry
 from patchclamp.core.errors import PatchclampWarning
 from patchclamp.core.files import read_record, sealed, write_record
+from patchclamp.core.result import Result
 from patchclamp.core.tensors import read_sealed, read_state, write_sealed, write_state
 from patchclamp.directions.direction import Direction
 from patchclamp.directions.mean_difference import MeanDifference
+from patchclamp.figures import style
 from patchclamp.polytopes.nearest_linear import NearestLinear
 from patchclamp.rewriting.moment import Covariance
 from patchclamp.studies import digits
@@ -62,14 +64,6 @@ def said(value: Any) -> str:
 
 
 def result(folder: Path) -> Any:
-    with pytest.MonkeyPatch.context() as patch:  # the drawing is not what is tested here
-        patch.setattr(
-            Figure, "savefig", lambda _, file, **how: Path(file).write_text("drawn") if isinstance(file, Path) else None
-        )
-        return _result(folder)
-
-
-def _result(folder: Path) -> Any:
     return model().run(tiny.ids(1, 4), [pc.Add(V, site="resid_post.1")], record=["z.1"], at=[0]).save(folder)
 
 
@@ -111,6 +105,17 @@ FORMATS = {
 }  # fmt: skip
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _drawn_fast() -> Iterator[None]:
+    """The drawing, the page and the disk are not what is tested here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Result, "figure", lambda *_, **__: None)
+        patch.setattr(style, "save", lambda _, file, suffix: file.write_text(suffix))
+        patch.setattr(registry, "page_of", lambda _: "page")
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
+
+
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, str]]:
     """A format's folder, written once, and what it holds."""
@@ -145,7 +150,7 @@ def test_a_damaged_file_is_named_or_changes_nothing(
     home, wanted = written(name)
     form, draw = FORMATS[name], random.Random(name)
     files = sorted(path.relative_to(home) for path in home.rglob("*") if path.is_file())
-    chosen = files * examples(1, 12) if len(files) <= 2 else [*files] * examples(1, 6)
+    chosen = files * examples(1, 8) if len(files) <= 4 else draw.sample(files, examples(4, len(files))) * examples(1, 4)
     folder = shutil.copytree(home, tmp_path / "copy")
     for file in chosen:
         held = (home / file).read_bytes()
@@ -280,6 +285,7 @@ def test_weights_that_are_a_view_of_more_than_the_file_holds_are_refused(tmp_pat
         pc.TunedLens.from_pretrained(tmp_path, model(), force=True)
 
 
+@pytest.mark.slow
 def test_a_baked_checkpoint_that_was_changed_is_refused(tmp_path: Path) -> None:
     opened = pc.wrap(tiny.build("llama", torch.float32))
     opened.export(pc.Scale(0.5, site="mlp_act.1"), tmp_path / "new", prompts=tiny.ids(1, 4))

@@ -106,7 +106,7 @@ def test_wherever_a_save_is_stopped_the_folder_holds_the_old_or_the_new(
 ) -> None:
     error: BaseException = Killed() if how == "killed" else OSError(errno.ENOSPC, "No space left on device")
     seen: set[str | None] = set()
-    for number in range(1, 200, examples(4, 1)):
+    for number in range(1, 200, examples(6, 1)):
         folder = tmp_path / f"at-{number}" / "folder"
         if before is not None:
             put(folder, before, {**FILES, "parameters.safetensors": 1})
@@ -314,7 +314,7 @@ def flipped(data: bytes, at: int, bit: int) -> bytes:
     return data[:at] + bytes([data[at] ^ (1 << bit)]) + data[at + 1 :]
 
 
-@settings(max_examples=examples(60, 1500), deadline=None)
+@settings(max_examples=examples(25, 1500), deadline=None)
 @given(data=st.data())
 def test_every_flipped_cut_or_foreign_file_is_named(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

@@ -197,7 +197,9 @@ def check(folder: str | Path, form: Form, *also: str, overwrite: bool = False) -
     target = Path(folder)
     check_place(target, form.what)
     if not overwrite and target.is_dir():
-        _refuse(target, form, [form.record, *form.files, *also], _ours(target, form, overwrite))
+        with writing(target), locked(target):
+            _finish(target)
+            _refuse(target, form, [form.record, *form.files, *also], _ours(target, form, overwrite))
 
 
 @contextmanager
