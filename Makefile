@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 WORKERS ?= 2
+# Compiled once, not once in every worker and in every program that a test starts.
+unexport PYTHONDONTWRITEBYTECODE
 # Tests of one file run in one worker, so that what they share is made once.
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 

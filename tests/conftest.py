@@ -5,17 +5,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from beartype.claw import beartype_packages
 from hypothesis import settings
 from hypothesis.internal.conjecture import providers
 from jaxtyping import install_import_hook
 
-import tests.typecheck  # noqa: F401  (the hook looks it up by name)
+import tests.typecheck
 
-# Shapes and types are checked at run time in tests only, in every module whose annotations exist when it runs. Edits are
-# left out: wrong types must reach their own error messages there.
-CHECKED = [
+# Types are checked at run time in tests only, in every module whose annotations exist when it runs, and shapes where they are
+# declared: that check takes far longer a call. Edits are left out: wrong types must reach their own error messages there.
+SHAPED = [f"patchclamp.interventions.{name}" for name in ("gates", "operations", "reads")]
+TYPED = [
     "patchclamp.models",
-    *(f"patchclamp.core.{name}" for name in ("digest", "errors", "files", "progress")),
+    *(f"patchclamp.core.{name}" for name in ("digest", "errors", "progress")),
     *(
         f"patchclamp.interventions.{name}"
         for name in [
@@ -25,15 +27,12 @@ CHECKED = [
             "cost",
             "execute",
             "forward",
-            "gates",
             "head",
             "hooks",
             "job",
-            "operations",
             "packing",
             "plan",
             "positions",
-            "reads",
             "record",
             "recorded",
             "saving",
@@ -44,7 +43,8 @@ CHECKED = [
         ]
     ),
 ]
-install_import_hook(CHECKED, "tests.typecheck.checked")
+install_import_hook(SHAPED, "tests.typecheck.checked")
+beartype_packages(TYPED, conf=tests.typecheck.CONF)
 
 import patchclamp as pc  # noqa: E402
 from tests import tiny  # noqa: E402
@@ -62,19 +62,19 @@ torch.set_num_threads(int(os.environ.get("PATCHCLAMP_TEST_THREADS", "1")))
 
 
 @pytest.fixture(scope="session")
-def llama() -> pc.Model:
+def llama() -> "pc.Model":
     """A tiny random Llama in float64, without a tokenizer."""
     return pc.wrap(tiny.shared("llama"))
 
 
 @pytest.fixture(scope="session")
-def smollm2() -> pc.Model:
+def smollm2() -> "pc.Model":
     """SmolLM2-135M in float32."""
     return pc.load("smollm2-135m", dtype="float32")
 
 
 @pytest.fixture(scope="session")
-def stories() -> pc.Model:
+def stories() -> "pc.Model":
     """stories15M in float32."""
     return pc.load("stories15m", dtype="float32")
 

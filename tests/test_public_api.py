@@ -19,7 +19,7 @@ def test_the_design_lines_run_as_written(tmp_path: Path, capsys: pytest.CaptureF
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model = pc.load("smollm2-135m", dtype="float32")
-    folder = pc.catalogue.where("smollm2-135m")
+    folder = pc.catalogue.where("stories15m")
     hf_model, tokenizer = AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
     assert pc.wrap(hf_model, tokenizer).ladder.rung == "wavefront"
     net = pc.wrap(torch.nn.Sequential(torch.nn.Linear(3, 3)).eval())
@@ -46,7 +46,7 @@ def test_the_design_lines_run_as_written(tmp_path: Path, capsys: pytest.CaptureF
     assert out.fired == (3,)
     edit = pc.Add(v, site="resid_post.12")
     with model.editing(edit):
-        ids = tokenizer(prompt, return_tensors="pt")
+        ids = model.tokenizer(prompt, return_tensors="pt")
         model.module.generate(**ids, max_new_tokens=2, do_sample=False, pad_token_id=2)
     grid = model.sweep(
         "The capital of Spain is", pc.Add(rome), sites=["mlp_out.28-29", "attn_out.28-29"], at="each", cumulative=True,

@@ -26,6 +26,11 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "phi": ("PhiConfig", "PhiForCausalLM", _LLAMA),
     "phi3": ("Phi3Config", "Phi3ForCausalLM", {**_LLAMA, **_SLIDING}),
     "gpt2": ("GPT2Config", "GPT2LMHeadModel", {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64, **_COMMON}),
+    "gpt_bigcode": ("GPTBigCodeConfig", "GPTBigCodeForCausalLM", {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64, **_COMMON}),
+    "gpt_bigcode_heads": (
+        "GPTBigCodeConfig", "GPTBigCodeForCausalLM",
+        {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64, "multi_query": False, **_COMMON},
+    ),
     "gpt_neo": (
         "GPTNeoConfig", "GPTNeoForCausalLM",
         {"hidden_size": 32, "num_layers": 3, "num_heads": 4, "max_position_embeddings": 64, "window_size": 5,

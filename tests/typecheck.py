@@ -1,5 +1,6 @@
-"""The run-time type checker of the tests: an int is a float, as PEP 484 says."""
+"""The run-time type checker of the tests: an int is a float, as PEP 484 says; annotations of local variables are mypy's alone."""
 
 from beartype import BeartypeConf, beartype
 
-checked = beartype(conf=BeartypeConf(is_pep484_tower=True))
+CONF = BeartypeConf(is_pep484_tower=True, claw_is_pep526=False)
+checked = beartype(conf=CONF)

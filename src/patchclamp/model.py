@@ -1,10 +1,12 @@
 """The facade: what a user does with an open model, one line a method."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from patchclamp.core.arguments import checked
 from patchclamp.facade.baking import Baking
 from patchclamp.facade.directions import Directions
 from patchclamp.facade.lenses import Lenses
@@ -16,6 +18,7 @@ from patchclamp.facade.tracing import Tracing
 from patchclamp.interventions.verification import verify as _verify
 from patchclamp.models import loading as _loading
 from patchclamp.models.opened import OpenModel
+from patchclamp.models.tokens import Tokenizer
 
 
 class Model(Running, Sweeping, Lenses, Tracing, Directions, Polytopes, Rewriting, Baking):
@@ -25,11 +28,12 @@ class Model(Running, Sweeping, Lenses, Tracing, Directions, Polytopes, Rewriting
     """
 
 
+@checked
 def load(
     name_or_path: str | Path,
     *,
     dtype: str | torch.dtype = "auto",
-    device_map: Any = None,
+    device_map: str | torch.device | Mapping[str, str | int | torch.device] | None = None,
     revision: str | None = None,
     attn_implementation: str | None = None,
 ) -> Model:
@@ -39,12 +43,15 @@ def load(
         name_or_path: A name of the catalogue (``smollm2-135m``, ``stories15m``, ``resnet50-imagenet``), a Hugging Face
             id, or a folder.
         dtype: ``"auto"`` (as saved), ``"float32"``, ``"bfloat16"``, ...
-        device_map: One device, as ``"cuda:0"``; models spread over devices are refused.
+        device_map: One device, as ``"cuda:0"``, or ``"auto"`` if that puts the whole model on one; a model spread over devices
+            is refused.
         revision: Of a Hugging Face repository.
         attn_implementation: ``"eager"`` shows attention patterns; the default is the model's own.
 
     Raises:
-        ModelError: Unknown, broken, quantised or spread over devices.
+        ModelError: Unknown, broken, quantised or spread over devices; or its checkpoint misses weights, holds others, or holds
+            them in another shape, so that what opens would not be what was saved.
+        AssetError: A file of the catalogue's cache is damaged; says how to fetch it again.
     """
     opened = _loading.open_model(
         name_or_path, dtype=dtype, device_map=device_map, revision=revision, attn_implementation=attn_implementation
@@ -52,7 +59,8 @@ def load(
     return _as_model(opened)
 
 
-def wrap(module: Any, tokenizer: Any = None) -> Model:
+@checked
+def wrap(module: Any, tokenizer: Tokenizer = None) -> Model:
     """Open a live model: any ``transformers`` model, or any ``nn.Module`` (whose sites are its module paths).
 
     Args:

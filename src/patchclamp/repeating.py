@@ -9,8 +9,10 @@ from typing import Any
 from torch import Tensor
 
 from patchclamp import metrics
+from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError, unknown
 from patchclamp.core.files import read_json, reading
+from patchclamp.core.kinds import Folder
 from patchclamp.core.result import Result
 from patchclamp.core.result import open as open_result
 from patchclamp.core.text import for_terminal
@@ -26,7 +28,8 @@ from patchclamp.models.tokens import labels
 _RECORDED = ("dtype", "revision", "attn_implementation")
 
 
-def repeat(folder: str | Path, model: Model | None = None) -> Result:
+@checked
+def repeat(folder: Folder, model: Model | None = None) -> Result:
     """Run again what a folder holds, with the model, prompts and parameters that it records.
 
     Args:
@@ -64,7 +67,7 @@ def _prompt(model: Model, row: dict[str, Any], tensors: Mapping[str, Tensor]) ->
     return Prompt(ids, row.get("text"), labels(model.tokenizer, ids), extras)
 
 
-def _open(described: dict[str, Any], folder: str | Path) -> Model:
+def _open(described: dict[str, Any], folder: Folder) -> Model:
     if described["name"] is None:
         raise InputError(
             f"{str(folder)!r} was made with a live model that has no name; pass it: pc.repeat(folder, model)"

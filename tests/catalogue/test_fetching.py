@@ -1,6 +1,7 @@
 """Assets appear complete or not at all, whatever the network and the registries do."""
 
 import json
+import os
 import re
 import shutil
 import socket
@@ -11,6 +12,7 @@ import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from typing import Any
 import pytest
 
 import patchclamp as pc
-from patchclamp.catalogue import ASSETS, fetching
+from patchclamp.catalogue import ASSETS, fetching, receipts
 from patchclamp.core.files import read_json, sha256_file
 from patchclamp.core.progress import Progress
 
@@ -137,9 +139,11 @@ def test_an_asset_is_fetched_once(cache: Path, package: Path, monkeypatch: pytes
     assert pc.catalogue.fetch("capitals") == folder == pc.catalogue.where("capitals")
     asset = ASSETS["capitals"]
     assert folder == cache / f"capitals-{asset.sha256[:8]}-v1"
+    state = (folder / "capitals.json").stat()
     assert read_json(folder / "asset.json") == {
         "name": "capitals", "package": "countryinfo", "version": "1.0.1",
         "files": {"capitals.json": sha256_file(folder / "capitals.json")},
+        "seen": {"capitals.json": [state.st_size, state.st_mtime_ns]},
     }  # fmt: skip
     assert _left(cache) == [folder.name]
     assert len(calls) == 1
@@ -341,3 +345,66 @@ def test_the_table_is_one_row_a_name_with_a_hash_and_a_converter() -> None:
     assert pc.catalogue.is_model("stories15m")
     assert not pc.catalogue.is_model("mnist")
     assert len({asset.sha256 for asset in ASSETS.values()}) == len(ASSETS)
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "one bit": (
+        lambda file: file.write_bytes(bytes([file.read_bytes()[0] ^ 1, *file.read_bytes()[1:]])),
+        "was changed",
+    ),
+    "the end": (lambda file: file.write_bytes(file.read_bytes()[:-1]), "was changed"),
+    "the file": (lambda file: file.unlink(), "is missing"),
+    "another file": (
+        lambda file: (file.parent / "adapter_config.json").write_text("{}"),
+        "adapter_config.json .* is none of its",
+    ),
+    "the receipt": (lambda file: (file.parent / "asset.json").write_text("{"), "asset.json .* is damaged"),
+    "the receipt's kind": (lambda file: (file.parent / "asset.json").write_text("[]"), "asset.json .* is damaged"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_an_asset_damaged_in_the_cache_is_refused_when_it_is_opened(
+    kind: str, cache: Path, package: Path, monkeypatch: pytest.MonkeyPatch, alone: Callable[[], None]
+) -> None:
+    _deliver(monkeypatch, package)
+    folder = pc.catalogue.fetch("capitals")
+    alone()
+    assert pc.catalogue.capitals()
+    damage, message = DAMAGE[kind]
+    damage(folder / "capitals.json")
+    for use in (pc.catalogue.capitals, partial(pc.catalogue.verify, "capitals")):
+        with pytest.raises(pc.AssetError, match=rf"capitals: .*{message}.*patchclamp assets fetch capitals"):
+            use()
+
+
+def test_a_file_is_hashed_again_only_when_it_looks_changed(
+    cache: Path, package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _deliver(monkeypatch, package)
+    folder = pc.catalogue.fetch("capitals")
+    file = folder / "capitals.json"
+    hashed: list[Path] = []
+
+    def counting(path: Path) -> str:
+        hashed.append(path)
+        return sha256_file(path)
+
+    monkeypatch.setattr(receipts, "sha256_file", counting)
+    pc.catalogue.fetch("capitals")
+    assert hashed == [], "as it was made"
+    os.utime(file, ns=(1, 1))  # as a copied cache has it
+    for _ in range(3):
+        pc.catalogue.fetch("capitals")
+    assert hashed == [file], "once, and then it is known"
+    before = read_json(folder / "asset.json")
+    (folder / "asset.json").write_text(json.dumps({k: v for k, v in before.items() if k != "seen"}))
+    pc.catalogue.fetch("capitals")
+    pc.catalogue.fetch("capitals")
+    assert hashed == [file, file], "a receipt of an earlier version is brought up to date"
+    assert read_json(folder / "asset.json") == before
+    file.write_bytes(file.read_bytes().replace(b"Madrid", b"Lisbon"))
+    os.utime(file, ns=(1, 1))
+    pc.catalogue.fetch("capitals")
+    with pytest.raises(pc.AssetError, match="was changed"):
+        pc.catalogue.verify("capitals")

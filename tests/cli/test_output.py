@@ -12,7 +12,8 @@ import pytest
 import torch
 
 import patchclamp as pc
-from patchclamp.cli.output import keep, remember, show
+from patchclamp.cli.app import main
+from patchclamp.cli.output import keep, remember, say, show
 from patchclamp.cli.specs import EditSpec
 
 
@@ -30,6 +31,48 @@ def test_json_holds_plain_numbers_and_every_letter(capsys: pytest.CaptureFixture
     assert said.count("\n") == 1
     assert json.loads(shown(capsys, value)) == json.loads(said), "without a table the same, indented"
     assert shown(capsys, "a [bold] text") == "a [bold] text\n"
+
+
+def test_json_is_strict(capsys: pytest.CaptureFixture[str]) -> None:
+    value = {"a": [float("nan"), np.float32("inf"), torch.tensor(float("nan"))], "b": "\x1b\x9b\u202e\ud800"}
+    said = shown(capsys, value, as_json=True)
+    assert json.loads(said, parse_constant=pytest.fail) == {"a": [None] * 3, "b": "\x1b\x9b\u202e\ud800"}
+    assert said.isascii()
+
+
+def test_the_terminal_shows_text_and_obeys_none(capsys: pytest.CaptureFixture[str]) -> None:
+    hostile = "\x1b[31m\x9b\x07\u202e\r\ttab [red] [/x] :smile:"
+    safe = "\\x1b[31m\\x9b\\x07\\u202e\\x0d"
+    rows = [{"name": hostile, hostile: 1.0}]
+    for said in (
+        shown(capsys, hostile), shown(capsys, {"a": hostile}), shown(capsys, None, table=rows, title=hostile),
+        shown(capsys, None, table=pd.DataFrame(rows)),
+    ):  # fmt: skip
+        assert not [c for c in said if (ord(c) < 32 and c != "\n") or 127 <= ord(c) < 160 or c == "\u202e"]
+        assert "[red] [/x] :smile:" in said
+    assert safe in shown(capsys, hostile)
+    say(hostile)
+    assert capsys.readouterr().err.startswith(safe)
+
+
+def test_an_error_shows_the_name_of_a_file_and_obeys_none(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (
+        ["repeat", "\x1b[31m"],
+        ["--config", "\x1b]0;x\x07", "top", "a", "b"],
+        ["top", "a", "b", "--\x1b[31m"],
+    ):
+        assert main(arguments) == 2
+        assert "\x1b" not in "".join(capsys.readouterr())
+        main([*arguments, "--json"])
+        assert json.loads(capsys.readouterr().out)["message"]
+
+
+def test_a_command_of_any_bytes_is_kept(tmp_path: Path) -> None:
+    remember(tmp_path, "patchclamp x \udcff\x1b", "top", {"prompt": "\udcff\x1b", "model": Path("\udcff")})
+    assert (tmp_path / "command.txt").read_text() == "patchclamp x \\udcff\\x1b\n"
+    assert tomllib.loads((tmp_path / "config.toml").read_text()) == {
+        "top": {"prompt": "\\udcff\x1b", "model": "\\udcff"}
+    }
 
 
 def test_a_table_has_a_column_a_key_and_short_numbers(capsys: pytest.CaptureFixture[str]) -> None:

@@ -184,7 +184,9 @@ def test_the_folder_holds_everything_and_works_offline(
     assert {"result.json", "arrays.safetensors", "data.csv", "figure.svg", "figure.png", "report.html"} <= files
     assert (folder / "figure.png").read_bytes().startswith(b"\x89PNG")
     assert "<svg" in (folder / "figure.svg").read_text()
-    assert (folder / "data.csv").read_text() == results[kind].frame().to_csv(index=False)
+    plain = results[kind].frame().to_csv(index=False)
+    text = (folder / "data.csv").read_text()
+    assert text == plain if kind != "weight_lens" else text.replace(",'+,", ",+,").replace(",'-,", ",-,") == plain
     page = (folder / "report.html").read_text()
     assert not re.search(r"""(src|href)=["']?(https?:)?//""", page)
     assert "@import" not in page

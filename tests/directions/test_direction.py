@@ -169,7 +169,7 @@ def test_edits_skip_the_first_position_and_massive_activations_by_default() -> N
     for picked in (0, "last", pc.token("x"), [0, 1], pc.per_prompt([0])):
         assert direction.erase(at=picked).where is None, "a position that was picked is edited, whatever it holds"
     for bad in (float("nan"), float("inf")):
-        with pytest.raises(pc.InputError, match="an amount is a finite number; got"):
+        with pytest.raises(pc.InputError, match="amount=.* valid: a finite number"):
             direction.add(bad)
     assert direction.erase(sinks="edit").where is None
     with pytest.raises(pc.InputError, match="unknown way with sinks 'drop'"):
@@ -254,7 +254,7 @@ def test_a_direction_without_sinks_is_kept_in_plain_json(tmp_path: Path) -> None
 
 def test_what_cannot_be_used_is_refused_with_the_choices() -> None:
     direction, x = made()
-    with pytest.raises(pc.InputError, match="unknown point 'meen'; did you mean 'mean'"):
+    with pytest.raises(pc.InputError, match="unknown about 'meen'; did you mean 'mean'"):
         direction.erase(about="meen")
     with pytest.raises(pc.InputError, match=r"about is a vector \[12\]; got shape \(3,\)"):
         direction.erase(about=torch.zeros(3))
@@ -281,7 +281,7 @@ def test_bad_rows_and_labels_are_refused() -> None:
             LEACE().fit(bad_x, bad_y)
     with pytest.raises(ValueError, match="inconsistent numbers of samples"):
         LEACE().fit(x.numpy(), y[:39])
-    with pytest.raises(pc.InputError, match="unknown kind of concept 'class'"):
+    with pytest.raises(pc.InputError, match="unknown concept 'class'"):
         LEACE(concept="class").fit(x, y)
     with pytest.raises(pc.InputError, match="one weight a row"):
         LEACE().fit(x, y, sample_weight=[1.0])

@@ -81,7 +81,7 @@ def test_along_the_answers_own_unembedding_more_is_always_more(llama: pc.Model) 
 
 def test_bad_requests_are_refused(llama: pc.Model, mean: pc.Direction) -> None:
     for directions, amounts, edit, message in (
-        ({"m": mean}, [1], "swap", "unknown edit with a dose 'swap'"),
+        ({"m": mean}, [1], "swap", "unknown edit 'swap'"),
         ({}, [1], "add", "a direction and an amount are needed"),
         ({"m": mean}, [], "add", "a direction and an amount are needed"),
         ({"m": mean}, [float("nan")], "add", "amounts are finite numbers; got nan"),

@@ -65,7 +65,7 @@ def test_one_direction_a_site_and_bad_requests(llama: pc.Model) -> None:
         (lambda: llama.fit_directions("mean", PROMPTS, LABELS[:-1]), "16 prompts and 15 labels"),
         (lambda: llama.fit_directions("mean", PROMPTS, LABELS, groups=[1]), "16 prompts and 1 groups"),
         (lambda: llama.fit_directions("mean", PROMPTS, [0] * 16), "one class only"),
-        (lambda: llama.fit_directions("mean", PROMPTS, LABELS, sinks="drop"), "sinks is 'skip' or 'keep'"),
+        (lambda: llama.fit_directions("mean", PROMPTS, LABELS, sinks="drop"), "unknown sinks 'drop'"),
         (lambda: llama.scrub("mean", PROMPTS, LABELS, layers=[7]), r"layers are numbers in 0..2; got \[7\]"),
         (lambda: llama.scrub("mean", PROMPTS, LABELS[:-1]), "16 prompts and 15 labels"),
         (lambda: llama.fit_directions(GradientDirection(), PROMPTS, LABELS), "a gradient needs a read"),

@@ -11,10 +11,11 @@ editing), ``test_sweeps`` (each rung, any budget, checkpoints that hold other wo
 
 **Any value of any parameter.** ``table`` has one ordinary, quick call of every public function; a new function needs a line
 there. ``values`` draws values of every class: zero, negative, huge, NaN, of a wrong type, shape or dtype, ... Each call must
-refuse the value by name, or give a result that can be right. The tables hold two clearly
+refuse the value by name, or give a result that can be right: no error of Python's or of another library, no silent NaN, no work
+without end. The tables hold two clearly
 different values of every parameter: in ``test_arguments`` one that makes no difference is ignored, unless it is on the short list of
 ``inert`` ones with the reason.
 
-The short form draws the same few examples everywhere. The full form (``make test-all``) draws two of every class for every
-parameter (ten with ``PATCHCLAMP_FUZZ_DRAWS=10``), from a seed that a failure prints (``PATCHCLAMP_FUZZ_SEED``).
+The short form draws the same few examples everywhere. The full form (``make test-all``) draws one of every class for every
+parameter, some ten thousand calls (ten of each with ``PATCHCLAMP_FUZZ_DRAWS=10``), from a seed that a failure prints (``PATCHCLAMP_FUZZ_SEED``).
 """

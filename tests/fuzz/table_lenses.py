@@ -14,7 +14,7 @@ TRACE = {
     "prompt": OTHER, "subject": [0], "answer": 8, "samples": 3, "noise": 1.0, "std": 0.1, "seed": 5,
     "read": Beside(pc.Logits([3]), {"answer": None}),
 }  # fmt: skip
-MORE, HALVES = tiny.ids(36, 4), [i // 2 for i in range(36)]
+MORE, HALVES = tiny.ids(30, 3), [i // 2 for i in range(30)]
 PAIRED = [i // 2 for i in range(12)]
 NO_SINKS = {**CUT, "sinks": "a tiny model has no massive activations"}
 KEYS = {"layer": 1, "covariance": "identity", "prefixes": [[4, 5], [6, 7]], "steps": 2, "essence": None}
@@ -123,8 +123,8 @@ def concepts() -> dict[str, Ordinary]:
             inert=CUT,
         ),
         "Model.evaluate_direction": method(
-            "evaluate_direction", {"direction": world.direction(), "prompts": MORE, "labels": LABELS * 3, "texts": [IDS]},
-            {"direction": world.direction(2), "prompts": MORE[::-1], "labels": LABELS[::-1] * 3, "groups": HALVES,
+            "evaluate_direction", {"direction": world.direction(), "prompts": MORE, "labels": [0, 1] * 15, "texts": [IDS]},
+            {"direction": world.direction(2), "prompts": MORE[::-1], "labels": [1, 0] * 15, "groups": HALVES,
              "answers": Beside((" he", " she"), {"groups": HALVES}),
              "texts": Beside([OTHER], {"groups": HALVES, "answers": (" he", " she")}), "seed": 5, "progress": False},
             inert=CUT,

@@ -84,7 +84,7 @@ def estimators() -> dict[str, Ordinary]:
                 if kind is pc.directions.ActivationAddition
                 else (X, MANY if kind is pc.directions.RLACE else Y)
             )
-            fitted = kind(**how).fit(x, y, groups=GROUPS if how.get("paired") else None)
+            fitted = kind(**how).fit(x, y, groups=GROUPS if how.get("paired") is True else None)
             return fitted.direction_ if hasattr(fitted, "direction_") else fitted.transform(x, y)
 
         found[f"directions.{name}"] = Ordinary(used, given, other, says=kind, inert={**inert, **CONCEPT})

@@ -29,7 +29,15 @@ def opened(family: str) -> pc.Model:
     return pc.wrap(tiny.shared(family))
 
 
-MODELS = {family: opened(family) for family in TINY}
+class Opened(dict[str, pc.Model]):
+    """Models that are opened when first asked for: not where tests are only collected."""
+
+    def __missing__(self, family: str) -> pc.Model:
+        self[family] = opened(family)
+        return self[family]
+
+
+MODELS = Opened()
 
 
 @given(seed=SEED, family=FAMILY)

@@ -104,10 +104,10 @@ def test_roles_are_found_by_structure_and_usual_names() -> None:
 
 
 def test_without_a_stack_of_the_right_length_nothing_is_found() -> None:
-    with pytest.raises(pc.ModelError, match="Base: found no stack of 3 layers"):
+    with pytest.raises(pc.ModelError, match="Base has no stack of 3 layers of one kind"):
         discover(Base(), SimpleNamespace(num_hidden_layers=3))
     mixed = nn.Sequential(nn.Linear(1, 1), nn.ReLU())
-    with pytest.raises(pc.ModelError, match="no stack of 2 layers"):
+    with pytest.raises(pc.ModelError, match="has no stack of 2 layers"):
         discover(mixed, SimpleNamespace(num_hidden_layers=2))
 
 

@@ -22,7 +22,8 @@ RESIDUAL_ONLY = ALL - {"embed", "resid_pre", "resid_post", "final_norm", "logits
 # family -> what it refuses; every other component must be usable in every layer
 REFUSED = {
     "llama": SDPA, "mistral": SDPA, "mixtral": SDPA | EXPERTS, "qwen2": SDPA, "qwen3": SDPA, "gemma": SDPA, "gemma2": set(),
-    "gemma3": SDPA, "phi": SDPA | NO_MID, "phi3": SDPA, "gpt2": SDPA, "gpt_neo": set(), "gpt_neox": SDPA | NO_MID,
+    "gemma3": SDPA, "phi": SDPA | NO_MID, "phi3": SDPA, "gpt2": SDPA, "gpt_bigcode": SDPA,
+    "gpt_bigcode_heads": SDPA, "gpt_neo": set(), "gpt_neox": SDPA | NO_MID,
     "gpt_neox_sequential": SDPA, "gptj": NO_MID, "opt": SDPA, "opt_post_norm": SDPA | NO_MID | {"final_norm"},
     "falcon": SDPA | NO_MID, "falcon_new": SDPA | NO_MID, "falcon_alibi": SDPA, "bloom": set(), "olmo2": SDPA, "stablelm": SDPA,
     "stablelm_parallel": SDPA | NO_MID, "granite": SDPA, "starcoder2": SDPA, "cohere": SDPA | NO_MID, "glm4": SDPA,
@@ -46,7 +47,17 @@ TELLING = {
     "resnet",  # maps without heads
 }
 """Families that the short form puts through the long tests: one for each thing that the code has to tell apart."""
-FUSED = {"gpt2", "gpt_neox", "phi3", "falcon", "falcon_new", "falcon_alibi", "bloom"}
+FUSED = {
+    "gpt2",
+    "gpt_bigcode",
+    "gpt_bigcode_heads",
+    "gpt_neox",
+    "phi3",
+    "falcon",
+    "falcon_new",
+    "falcon_alibi",
+    "bloom",
+}
 """Families whose queries, keys and values come out of one projection."""
 
 

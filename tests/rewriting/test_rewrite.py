@@ -260,7 +260,7 @@ def test_another_models_weights_are_refused(llama: pc.Model) -> None:
     [
         ({"layer": 3}, r"layer 3 is outside this model's layers 0\.\.2"),
         ({"covariance": "wikipedia"}, "unknown covariance 'wikipedia'.*gutenberg, identity"),
-        ({"step": 5}, "unknown parameter 'step'; did you mean 'steps'"),
+        ({"step": 5}, "unknown argument of rewrite_fact 'step'; did you mean 'steps'"),
         ({"steps": 0}, "steps is 1 or more"),
         ({"clamp": 0.0}, "clamp must be a finite number above 0; got 0.0"),
         ({"prefixes": -1}, "prefixes is how many"),

@@ -1,6 +1,6 @@
 """Edits as weights: a copy of the model, or a plain checkpoint, that needs no hooks."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,13 @@ from patchclamp.baking.folding import Folding
 from patchclamp.baking.spots import Spot, Wiring, look_ahead, spots_of
 from patchclamp.baking.stream import STREAM, fold_stream
 from patchclamp.core import folders
+from patchclamp.core.arguments import checked
 from patchclamp.core.errors import EditError, InputError, SiteError
+from patchclamp.core.kinds import Folder
 from patchclamp.core.result import library_versions
 from patchclamp.interventions.actions import place
 from patchclamp.interventions.checkpoint import Agreement, agreement, check_folder, check_format, write_checkpoint
-from patchclamp.interventions.edits import Edit
+from patchclamp.interventions.edits import Edit, Edits, as_edits
 from patchclamp.interventions.record import record_source
 from patchclamp.interventions.saving import save_edits
 from patchclamp.models.guard import check_kind
@@ -45,9 +47,8 @@ _NEAR = {
 }
 
 
-def baked(
-    model: OpenModel, edits: Edit | Iterable[Edit], *, prompts: Any = (), tolerance: float | None = None
-) -> nn.Module:
+@checked
+def baked(model: OpenModel, edits: Edits, *, prompts: Any = (), tolerance: float | None = None) -> nn.Module:
     """A copy of a model with edits in its weights; it shares every tensor that is unchanged.
 
     Open it with ``pc.wrap(pc.baked(model, edits), model.tokenizer)``.
@@ -72,10 +73,11 @@ def baked(
     return module
 
 
+@checked
 def export(
     model: OpenModel,
-    edits: Edit | Iterable[Edit],
-    folder: str | Path,
+    edits: Edits,
+    folder: Folder,
     *,
     prompts: Any = (),
     tolerance: float | None = None,
@@ -129,9 +131,9 @@ def _allowed(model: OpenModel, tolerance: float | None) -> float:
     return TOLERANCE[model.dtype] if tolerance is None else tolerance
 
 
-def _read(model: OpenModel, edits: Edit | Iterable[Edit], prompts: Any) -> tuple[list[Edit], list[Prompt]]:
+def _read(model: OpenModel, edits: Edits, prompts: Any) -> tuple[list[Edit], list[Prompt]]:
     """Edits, checked for what no weight can know, and the prompts to compare on."""
-    chosen = [edits] if isinstance(edits, Edit) else list(edits)
+    chosen = list(as_edits(edits))
     if not chosen:
         raise EditError("no edits were given, so there is nothing to bake")
     check_kind(model.module)

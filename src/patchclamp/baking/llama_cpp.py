@@ -8,18 +8,19 @@ Source: llama.cpp, ``common_control_vector_load`` and ``llama_adapter_cvec``; re
 """
 
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from patchclamp.core.arguments import checked
 from patchclamp.core.digest import weights_digest
 from patchclamp.core.errors import EditError, InputError, missing_dependency
 from patchclamp.core.files import MALFORMED, atomic_file, reading
+from patchclamp.core.kinds import File
 from patchclamp.interventions.actions import place
-from patchclamp.interventions.edits import Add, Edit
+from patchclamp.interventions.edits import Add, Edit, Edits, as_edits
 from patchclamp.interventions.operations import Add as Adding
 from patchclamp.interventions.record import record_source
 from patchclamp.models.inputs import Prompt
@@ -31,7 +32,8 @@ _SEAL = f"{ARCHITECTURE}.patchclamp_sha256"
 _NAME = re.compile(r"^direction\.(\d+)$")
 
 
-def export_control_vector(model: OpenModel, edits: Edit | Iterable[Edit], path: str | Path) -> Path:
+@checked
+def export_control_vector(model: OpenModel, edits: Edits, path: File) -> Path:
     """Write additions to the residual stream as a control vector for ``llama-cli --control-vector``.
 
     Args:
@@ -48,7 +50,7 @@ def export_control_vector(model: OpenModel, edits: Edit | Iterable[Edit], path: 
     gguf = _gguf("writing a control vector")
     if Path(path).is_file() and ARCHITECTURE.encode() not in Path(path).read_bytes()[:4096]:
         raise InputError(f"{str(path)!r} is there and is no control vector; name another file")
-    chosen = [edits] if isinstance(edits, Edit) else list(edits)
+    chosen = list(as_edits(edits))
     vectors = _vectors(model, chosen)
     with atomic_file(path) as temporary:
         writer = gguf.GGUFWriter(temporary, ARCHITECTURE)
@@ -64,7 +66,8 @@ def export_control_vector(model: OpenModel, edits: Edit | Iterable[Edit], path: 
     return Path(path)
 
 
-def control_vector(path: str | Path, scale: float = 1.0) -> list[Edit]:
+@checked
+def control_vector(path: File, scale: float = 1.0) -> list[Edit]:
     """Read a control vector, of llama.cpp or repeng, as edits: ``direction.N`` is added at ``resid_post.N``.
 
     Args:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from patchclamp.core.errors import PatchclampError, SiteError
+from patchclamp.core.interrupts import guarded
 from patchclamp.interventions.record import record_source
 from patchclamp.interventions.sources import Source
 from patchclamp.interventions.verification import TOLERANCE
@@ -137,7 +138,7 @@ def look_ahead(wiring: Wiring, sites: Iterable[Site]) -> None:
 
 def _table_scale(wiring: Wiring, site: Site, module: nn.Embedding) -> float:
     """By what an embedding module multiplies the rows of its table."""
-    with torch.no_grad():
+    with guarded(torch.no_grad()):
         rows = module.weight[torch.tensor(wiring.prompt.ids, device=module.weight.device)].to("cpu", torch.float64)
     values = wiring.look([site])[0]
     share = float((rows * values).sum() / (rows * rows).sum())

@@ -13,6 +13,7 @@ from patchclamp.catalogue.gender import (
     winogender,
 )
 from patchclamp.catalogue.texts import Labelled, Review, Speech, imdb, probing_set, probing_sets, state_of_the_union
+from patchclamp.core.arguments import checked
 
 __all__ = [
     "ASSETS",
@@ -51,6 +52,7 @@ def models() -> list[str]:
     return [name for name, asset in ASSETS.items() if asset.kind == "model"]
 
 
+@checked
 def is_model(name: str) -> bool:
     """Whether the catalogue has a model of this name."""
     return name in models()

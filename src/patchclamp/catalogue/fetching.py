@@ -12,14 +12,15 @@ from filelock import FileLock
 from platformdirs import user_cache_path
 
 from patchclamp.catalogue.assets import ASSETS, CONVERSION, Asset
+from patchclamp.catalogue.receipts import RECEIPT, check_files, write_receipt
+from patchclamp.core.arguments import checked
 from patchclamp.core.errors import AssetError, InputError, unknown
-from patchclamp.core.files import atomic_folder, read_json, sha256_file, write_json, write_text, writing
+from patchclamp.core.files import atomic_folder, sha256_file, write_text, writing
 from patchclamp.core.folders import set_aside
 from patchclamp.core.leases import lease
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.text import for_terminal
 
-_RECEIPT = "asset.json"
 _PINNED = "pinned.txt"
 _COMES = {
     "pip": "it comes with Python",
@@ -50,11 +51,13 @@ def folder_of(asset: Asset) -> Path:
     return cache_root() / f"{asset.name}-{asset.sha256[:8]}-v{CONVERSION}"
 
 
+@checked
 def is_fetched(asset: Asset) -> bool:
     """Whether the asset is complete in the cache."""
-    return (folder_of(asset) / _RECEIPT).is_file()
+    return (folder_of(asset) / RECEIPT).is_file()
 
 
+@checked
 def where(name: str) -> Path:
     """Folder of a fetched asset.
 
@@ -67,20 +70,24 @@ def where(name: str) -> Path:
     return folder_of(asset)
 
 
+@checked
 def fetch(name: str, *, progress: bool | Listener | None = None) -> Path:
     """The folder of an asset, downloaded and converted if it is not in the cache yet.
 
-    The first time, a line on stderr says what is downloaded, from where and to where. Later nothing is said or run.
+    The first time, a line on stderr says what is downloaded, from where and to where. Later nothing is said or run: the
+    files must have the size and modification time that they had when they were last hashed, or are hashed again.
 
     Args:
         name: Of the catalogue.
         progress: True for a bar, a function for events (then they say it instead of the line), False for silence.
 
     Raises:
-        AssetError: No network, no pip, npm or apt, a truncated download or a wrong hash. The cache is left as it was.
+        AssetError: No network, no pip, npm or apt, a truncated download or a wrong hash; a file in the cache that is missing,
+            changed or strange. The cache is left as it was.
     """
     asset = find(name)
     if is_fetched(asset):
+        check_files(name, folder_of(asset))
         return folder_of(asset)
     root = cache_root()
     with writing(root):
@@ -162,12 +169,10 @@ def install(asset: Asset, archive: Path) -> None:
         set_aside(folder_of(asset))
     with atomic_folder(folder_of(asset)) as out:
         convert(archive, out)
-        files = {str(file.relative_to(out)): sha256_file(file) for file in sorted(out.rglob("*")) if file.is_file()}
-        write_json(
-            out / _RECEIPT, {"name": asset.name, "package": asset.package, "version": asset.version, "files": files}
-        )
+        write_receipt(asset, out)
 
 
+@checked
 def verify(name: str) -> dict[str, str]:
     """Compare every file of a fetched asset with the hash it had when it was made.
 
@@ -175,16 +180,6 @@ def verify(name: str) -> dict[str, str]:
         The hashes by file.
 
     Raises:
-        AssetError: A file is missing or was changed.
+        AssetError: A file is missing, was changed, or is none of the asset's.
     """
-    folder = where(name)
-    files: dict[str, str] = read_json(folder / _RECEIPT)["files"]
-    for relative, expected in files.items():
-        path = folder / relative
-        if not path.is_file():
-            raise AssetError(
-                f"{name}: {relative} is missing from {str(folder)!r}; delete the folder and fetch it again"
-            )
-        if sha256_file(path) != expected:
-            raise AssetError(f"{name}: {relative} in {str(folder)!r} was changed; delete the folder and fetch it again")
-    return files
+    return check_files(name, where(name), hashes=True)

@@ -1,8 +1,10 @@
 """The application: verbs, configuration files, exit codes."""
 
 import re
+import shlex
 import sys
 from collections.abc import Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -40,7 +42,7 @@ from patchclamp.cli.output import say
 from patchclamp.core.errors import InputError, PatchclampError, unknown
 from patchclamp.core.text import json_text
 
-OK, FAILED, MISUSED = 0, 1, 2
+OK, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
 
 app = App(
     name="patchclamp",
@@ -86,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments; those of the process by default.
 
     Returns:
-        0 if it worked, 1 if the work failed, 2 if the request could not be understood.
+        0 if it worked, 1 if the work failed, 2 if the request could not be understood, 130 if it was interrupted.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     as_json = "--json" in arguments
@@ -99,11 +101,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(
             str(error), type(error).__name__, MISUSED if isinstance(error, InputError) else FAILED, as_json
         )
-    except KeyboardInterrupt:
-        return _complain("interrupted", "KeyboardInterrupt", FAILED, as_json)
+    except KeyboardInterrupt as error:
+        return _complain(_how_to_go_on(error, arguments), "KeyboardInterrupt", INTERRUPTED, as_json)
     finally:
         typed.reset(before)
     return OK
+
+
+def _how_to_go_on(error: KeyboardInterrupt, arguments: Sequence[str]) -> str:
+    """What an interrupted command left, and the command that goes on."""
+    command = shlex.join(["patchclamp", *arguments])
+    if notes := getattr(error, "__notes__", ()):
+        return f"interrupted; {notes[-1]}:\n{command}"
+    said = any(argument.split("=")[0] == "--checkpoint" for argument in arguments)
+    takers = [verb for verb in VERBS if "checkpoint" in signature(verb.command.default_command).parameters]
+    if not said and any(argument in verb.command.name for verb in takers for argument in arguments[:1]):
+        return f"interrupted, and nothing is kept; with a checkpoint it could go on:\n{command} --checkpoint FOLDER"
+    return f"interrupted before anything was finished; to begin again:\n{command}" if said else "interrupted"
 
 
 def _said(error: CycloptsError) -> str:

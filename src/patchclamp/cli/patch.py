@@ -25,6 +25,7 @@ def patch(
     answer: Annotated[list[str] | None, Parameter(negative="")] = None,
     budget: str = "1GB",
     verify: int = 0,
+    checkpoint: str | None = None,
     layers: Literal["down", "up", "right"] = "down",
     out: Out = None,
     opening: Opening = Opening(),  # noqa: B008
@@ -43,6 +44,7 @@ def patch(
         answer: Tokens that are read.
         budget: Memory beyond the model.
         verify: Run this many random cells again the slow way.
+        checkpoint: Folder from which interrupted work goes on.
         layers: How the figure turns.
         out: Folder to save everything in.
         opening: How to open the model.
@@ -53,6 +55,7 @@ def patch(
     grid = opened.patch(
         source, into, sites=sites, at=position(at), align=align, read=reads_of(read or ["logit-difference"], answer),
         budget=budget, verify=verify,
+        checkpoint=checkpoint,
     )  # fmt: skip
     say(grid.plan)
     value = {

@@ -28,6 +28,7 @@ def path(
     answer: Annotated[list[str] | None, Parameter(negative="")] = None,
     budget: str = "1GB",
     verify: int = 0,
+    checkpoint: str | None = None,
     layers: Literal["down", "up", "right"] = "down",
     out: Out = None,
     opening: Opening = Opening(),  # noqa: B008
@@ -49,6 +50,7 @@ def path(
         answer: Tokens that are read.
         budget: Memory beyond the model.
         verify: Run this many random cells again the slow way.
+        checkpoint: Folder from which interrupted work goes on.
         layers: How the figure turns.
         out: Folder to save everything in.
         opening: How to open the model.
@@ -60,6 +62,7 @@ def path(
     grid = opened.path_patch(
         source, into, sender=senders, receivers=receivers, at=position(at), receive_at=position(receive_at), freeze=frozen,
         align=align, read=reads_of(read or ["logit-difference"], answer), budget=budget, verify=verify,
+        checkpoint=checkpoint,
     )  # fmt: skip
     say(grid.plan)
     value = {

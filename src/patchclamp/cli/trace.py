@@ -40,6 +40,7 @@ def trace(
     check: int = 20,
     budget: str = "1GB",
     verify: int = 0,
+    checkpoint: str | None = None,
     layers: Literal["down", "up", "right"] = "down",
     out: Out = None,
     opening: Opening = Opening(),  # noqa: B008
@@ -64,6 +65,7 @@ def trace(
         check: Random cells run exactly, for the estimate.
         budget: Memory beyond the model.
         verify: Run this many random cells again the slow way.
+        checkpoint: Folder from which interrupted work goes on.
         layers: How the figure turns.
         out: Folder to save everything in.
         opening: How to open the model.
@@ -73,6 +75,7 @@ def trace(
     options: dict[str, Any] = {
         "window": window, "samples": samples, "noise": noise, "std": std, "seed": seed, "method": method,
         "integrate": integrate, "check": check, "budget": budget, "verify": verify,
+        "checkpoint": checkpoint,
     }  # fmt: skip
     said = {"model": model, "prompt": prompt, "subject": subject, "answer": answer, "facts": facts, "site": sites}
     from patchclamp.cli.specs import position
@@ -90,6 +93,7 @@ def trace(
     else:
         found = opened.trace_facts(several, sites=sites, progress=True, **options)
         _show_many(found, as_json)
+    del options["checkpoint"]  # of the work, not of its result
     keep(found, out, "trace", {**said, "layers": layers, **options, **opening.as_config()}, layers=layers)
 
 

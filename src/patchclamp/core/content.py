@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from patchclamp.core.arguments import checked
 from patchclamp.core.code import foreign, is_library, referred
 from patchclamp.core.digest import tensor_bytes
 from patchclamp.core.errors import InputError
@@ -66,6 +67,7 @@ class Known:
         return ("known as", self.name)
 
 
+@checked
 def known_as(function: Callable[..., Any], name: str) -> Known:
     """A function with a name that says what it does, so that numbers made with it can be kept with ``checkpoint=``.
 

@@ -1,6 +1,8 @@
 """The errors a user can meet. Each message carries the user's value, the valid choices and the nearest name."""
 
 import difflib
+import inspect
+import warnings
 from collections.abc import Iterable
 
 from patchclamp.core.text import for_terminal
@@ -62,6 +64,19 @@ class PatchclampWarning(UserWarning):
 
     def __str__(self) -> str:
         return for_terminal(super().__str__())
+
+
+_OURS = ("patchclamp", "contextlib", "jaxtyping")
+"""Modules of our own functions, and of what may wrap them."""
+
+
+def warn(text: str) -> None:
+    """Warn, at the line of the user's that called patchclamp."""
+    level, frame = 2, inspect.currentframe()
+    caller = frame and frame.f_back
+    while caller is not None and caller.f_globals.get("__name__", "").partition(".")[0] in _OURS:
+        level, caller = level + 1, caller.f_back
+    warnings.warn(text, PatchclampWarning, stacklevel=level)
 
 
 def nearest(value: str, choices: Iterable[str]) -> str | None:

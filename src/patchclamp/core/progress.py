@@ -8,6 +8,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from patchclamp.core.arguments import checked
 from patchclamp.core.text import for_terminal
 
 
@@ -33,6 +34,7 @@ Listener = Callable[[Progress], None]
 _listener: ContextVar[Listener | None] = ContextVar("patchclamp_progress", default=None)
 
 
+@checked
 @contextmanager
 def listening(listener: Listener | None) -> Iterator[None]:
     """Send every progress event inside the block to ``listener`` (None: to nobody)."""

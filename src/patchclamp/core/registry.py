@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from typing import Any
 
+from patchclamp.core.arguments import checked_as
 from patchclamp.core.errors import InputError, unknown
 
 
@@ -83,7 +85,8 @@ def page_of(result: Any) -> str:
     return text
 
 
+@cache
 def figure_of(kind: str) -> Callable[..., Any]:
-    """The function that draws a result of this kind with matplotlib."""
+    """The function that draws a result of this kind with matplotlib; its options are checked."""
     found: Callable[..., Any] = find(kind, "figure")
-    return found
+    return checked_as(InputError, f"the figure of a {kind}")(found)

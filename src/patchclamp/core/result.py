@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from patchclamp.core import folders, registry
+from patchclamp.core.arguments import checked, checked_methods
 from patchclamp.core.files import write_csv
+from patchclamp.core.kinds import Folder
 from patchclamp.core.labelled import pack, unpack
 from patchclamp.core.tensors import read_tensors, write_tensors
 
@@ -80,6 +82,9 @@ class Result(ABC):
     tensors: "dict[str, Tensor]"
     """Tensors among the parameters (vectors of edits), to which ``record`` refers by name."""
 
+    def __init_subclass__(cls) -> None:
+        checked_methods(cls)
+
     @property
     @abstractmethod
     def data(self) -> "xr.DataArray | xr.Dataset":
@@ -117,7 +122,7 @@ class Result(ABC):
         drawn: Figure = registry.figure_of(self.kind)(self, **options)
         return drawn
 
-    def save(self, folder: str | Path, *, overwrite: bool = False, **figure_options: Any) -> Path:
+    def save(self, folder: Folder, *, overwrite: bool = False, **figure_options: Any) -> Path:
         """Write ``result.json``, arrays, a CSV, the figure (SVG and PNG) and ``report.html``.
 
         The folder then holds this result, or, if anything fails, what it held before. ``result.json`` lists every file with its
@@ -172,6 +177,9 @@ class Result(ABC):
     __hash__ = None  # type: ignore[assignment]
 
 
+checked_methods(Result)
+
+
 @dataclass(eq=False)
 class DatasetResult(Result):
     """A result that is one labelled dataset, saved and opened as it is."""
@@ -193,7 +201,8 @@ class DatasetResult(Result):
         return cls(saved.dataset, saved.record, saved.tensors)
 
 
-def open(folder: str | Path, *, check: bool = True) -> Result:
+@checked
+def open(folder: Folder, *, check: bool = True) -> Result:
     """Open a saved result.
 
     Args:

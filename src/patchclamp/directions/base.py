@@ -14,7 +14,9 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
-from patchclamp.core.errors import InputError, PatchclampWarning
+from patchclamp.core.arguments import check_held, checked_methods
+from patchclamp.core.errors import InputError, PatchclampWarning, warn
+from patchclamp.core.kinds import Array, Groups, Labels, Numbers
 from patchclamp.directions.concept import Concept, Kind
 from patchclamp.directions.direction import SINK, Direction
 from patchclamp.directions.moments import Moments, blocks
@@ -94,7 +96,11 @@ class DirectionEstimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     direction_: Direction
     _concept: Concept
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None, groups: Any = None) -> Self:
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        checked_methods(cls)
+
+    def fit(self, X: Array, y: Labels | None, sample_weight: Numbers = None, groups: Groups = None) -> Self:
         """Find the directions of a concept.
 
         Args:
@@ -111,13 +117,14 @@ class DirectionEstimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self._keep(rows, self._find(rows))
         return self
 
-    def transform(self, X: Any) -> Any:
+    def transform(self, X: Array) -> Any:
         """``X`` with the directions erased about the mean."""
         check_is_fitted(self, "direction_")
         if isinstance(X, Tensor):
             check_tensor(X, self.n_features_in_)
             return self.direction_.transform(X)
-        table = validate_data(self, X, reset=False, dtype="numeric")
+        with _refusing():
+            table = validate_data(self, X, reset=False, dtype="numeric")
         return self.direction_.transform(_tensor(table)).numpy()
 
     @abstractmethod
@@ -172,8 +179,11 @@ class DirectionEstimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def _like_input(self, value: Tensor) -> Any:
         return value if self._torch_in else value.numpy()
 
-    def _read(self, X: Any, y: Any, sample_weight: Any, groups: Any, classes: Any = None, first: bool = True) -> Rows:
+    def _read(
+        self, X: Array, y: Labels | None, sample_weight: Numbers, groups: Any, classes: Any = None, first: bool = True
+    ) -> Rows:
         """Check what the user passed, and make tensors of it."""
+        check_held(self)
         self._torch_in = isinstance(X, Tensor)
         if isinstance(X, Tensor):
             check_tensor(X, None if first else self.n_features_in_)
@@ -182,9 +192,16 @@ class DirectionEstimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             x = X.detach()
         else:
             labels = y.detach().cpu().numpy() if isinstance(y, Tensor) else y
-            table, labels = validate_data(
-                self, X, labels, reset=first, multi_output=True, dtype="numeric", ensure_min_samples=2 if first else 1
-            )
+            with _refusing():
+                table, labels = validate_data(
+                    self,
+                    X,
+                    labels,
+                    reset=first,
+                    multi_output=True,
+                    dtype="numeric",
+                    ensure_min_samples=2 if first else 1,
+                )
             x = _tensor(table)
         if len(labels) != len(x):
             raise InputError(f"{len(x)} rows and {len(labels)} labels were given; there is one label a row")
@@ -228,12 +245,24 @@ class DirectionEstimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         if classes:
             self.classes_ = rows.concept.classes
         for text in self.direction_.report["warnings"]:
-            warnings.warn(text, PatchclampWarning, stacklevel=3)
+            warn(text)
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """What scikit-learn says of wrong data, as our own error."""
+    try:
+        yield
+    except ValueError as error:
+        raise InputError(str(error)) from None
 
 
 def _tensor(table: Any) -> Tensor:
     """Of the same floating type; float64 for whole numbers."""
     return torch.from_numpy(np.require(table, table.dtype if table.dtype.kind == "f" else np.float64, ["W"]))
+
+
+checked_methods(DirectionEstimator)
 
 
 def check_tensor(x: Tensor, width: int | None) -> None:
@@ -268,7 +297,9 @@ def _weights(given: Any, count: int, device: torch.device) -> Tensor | None:
             f"{count} rows and sample weights of shape {tuple(weights.shape)} were given; one weight a row"
         )
     if not bool((torch.isfinite(weights) & (weights >= 0)).all()) or not bool(weights.sum() > 0):
-        raise InputError("every sample weight must be finite and 0 or more, and some above zero")
+        wrong = weights[~(torch.isfinite(weights) & (weights >= 0))]
+        said = f"sample_weight holds {float(wrong[0]):g}" if len(wrong) else "every sample_weight is 0"
+        raise InputError(f"{said}; every sample weight must be finite and 0 or more, and some above zero")
     return weights
 
 
@@ -338,7 +369,7 @@ def quietly() -> Iterator[None]:
         yield
 
 
-def warn_once(directions: Sequence[Direction], stacklevel: int) -> None:
+def warn_once(directions: Sequence[Direction]) -> None:
     """Say each warning of several fits once."""
     for text in dict.fromkeys(text for direction in directions for text in direction.report["warnings"]):
-        warnings.warn(text, PatchclampWarning, stacklevel=stacklevel + 1)
+        warn(text)

@@ -41,7 +41,7 @@ class Concept:
         if labels.ndim > 2 or labels.size == 0:
             raise InputError(f"labels are [row] or [row, number]; got shape {labels.shape}")
         if labels.dtype.kind == "f" and not np.isfinite(labels).all():
-            raise InputError(f"labels hold {int((~np.isfinite(labels)).sum())} NaN or infinite values")
+            raise InputError(f"labels y hold {int((~np.isfinite(labels)).sum())} NaN or infinite values")
         if not _are_classes(labels, kind):
             if labels.dtype.kind not in "iufb":
                 raise InputError(f"a continuous concept is made of numbers; got {labels.dtype}")
@@ -50,7 +50,7 @@ class Concept:
             labels = labels[:, 0]
         if labels.ndim == 2:
             raise InputError(f"class labels are one a row, [row]; got shape {labels.shape}")
-        found = np.unique(labels if classes is None else np.asarray(classes))
+        found = _sorted(labels if classes is None else np.asarray(classes))
         _check_classes(found, labels, classes is not None)
         return cls(found, len(found))
 
@@ -85,6 +85,17 @@ def _are_classes(labels: Any, kind: Kind) -> bool:
     if labels.dtype.kind == "f":
         return labels.ndim == 1 and bool((labels == np.round(labels)).all())
     return bool(labels.ndim == 1 or labels.shape[1] == 1)
+
+
+def _sorted(labels: Any) -> Any:
+    """The classes in order."""
+    if labels.dtype.kind == "c":
+        raise InputError("labels are complex numbers; pass whole numbers, text or truth values")
+    try:
+        return np.unique(labels)
+    except TypeError:
+        kinds = ", ".join(sorted({type(label).__name__ for label in labels.tolist()}))
+        raise InputError(f"labels are of the kinds {kinds}, which have no order; pass whole numbers or text") from None
 
 
 def _check_classes(found: Any, labels: Any, told: bool) -> None:

@@ -1,6 +1,6 @@
 """A fitted direction: a subspace, where it is measured from, what it was fitted on, and the edits it gives."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from math import isfinite
@@ -12,14 +12,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from patchclamp.core import folders
+from patchclamp.core.arguments import checked_as, checked_methods
 from patchclamp.core.digest import digest
 from patchclamp.core.errors import EditError, InputError, unknown
+from patchclamp.core.kinds import Folder
 from patchclamp.core.tensors import read_tensors, write_tensors
 from patchclamp.interventions.edits import Add, Clamp, Edit, Origin, ProjectOut, Reflect, Scale
 from patchclamp.interventions.gates import Norm
-from patchclamp.interventions.positions import Unsaid
+from patchclamp.interventions.positions import At, Unsaid
 from patchclamp.interventions.saving import from_plain, to_plain
 from patchclamp.models.opened import OpenModel
+from patchclamp.models.peers import Sites, names_of
 
 _TENSORS = "direction.safetensors"
 ABOUT = ("mean", "median", "midpoint", "zero")
@@ -27,7 +30,6 @@ SINK = 4.0
 """A vector this many times as long as the median one is an attention sink (a massive activation, Sun et al. 2024)."""
 About = Literal["mean", "median", "midpoint", "zero"] | Tensor
 Sinks = Literal["skip", "edit"]
-Sites = str | Sequence[str] | None
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Fitted:
     model: str | None
     fingerprint: str
     site: str
-    at: Any
+    at: At
     """The token rule."""
 
 
@@ -90,7 +92,7 @@ class Direction:
         """Where it was fitted."""
         return None if self.fitted is None else self.fitted.site
 
-    def at_home(self, model: OpenModel, site: str, at: Any = "rest", *, length: float | None = None) -> "Direction":
+    def at_home(self, model: OpenModel, site: str, at: At = "rest", *, length: float | None = None) -> "Direction":
         """The same direction as one of a model's site, for directions fitted on arrays that were made of its activations.
 
         Args:
@@ -161,21 +163,19 @@ class Direction:
             return self.class_means.mean(0) @ self.directions
         return None
 
-    def erase(self, site: Sites = None, at: Any = None, *, about: About = "mean", **place: Any) -> Edit:
+    def erase(self, site: Sites = None, at: At = None, *, about: About = "mean", **place: Any) -> Edit:
         """Remove the part: every vector gets the coordinates of ``about``; see :meth:`_placed` for ``place``."""
         return self._placed(ProjectOut(**self._span(about)), site, at, **place)
 
-    def swap(self, site: Sites = None, at: Any = None, *, about: About = "mean", **place: Any) -> Edit:
+    def swap(self, site: Sites = None, at: At = None, *, about: About = "mean", **place: Any) -> Edit:
         """Mirror the part at ``about``: ``x - 2 part(x)``; twice is the identity."""
         return self._placed(Reflect(**self._span(about)), site, at, **place)
 
-    def scale(self, factor: float, site: Sites = None, at: Any = None, *, about: About = "mean", **place: Any) -> Edit:
+    def scale(self, factor: float, site: Sites = None, at: At = None, *, about: About = "mean", **place: Any) -> Edit:
         """Multiply the part: 0 erases it, -1 swaps it, 2 doubles it."""
         return self._placed(Scale(factor, **self._span(about)), site, at, **place)
 
-    def add(
-        self, amount: float = 1.0, site: Sites = None, at: Any = None, *, towards: Any = None, **place: Any
-    ) -> Edit:
+    def add(self, amount: float = 1.0, site: Sites = None, at: At = None, *, towards: Any = None, **place: Any) -> Edit:
         """Add ``amount`` times the way from the first class's mean to the second's, along the direction.
 
         Args:
@@ -210,7 +210,7 @@ class Direction:
         return (own - self.coordinates(self.mean)) @ self.directions
 
     def clamp(
-        self, low: float | None = None, high: float | None = None, site: Sites = None, at: Any = None,
+        self, low: float | None = None, high: float | None = None, site: Sites = None, at: At = None,
         *, about: About = "mean", **place: Any,
     ) -> Edit:  # fmt: skip
         """Set the coordinates, measured from ``about``, to ``low``, or bound them to ``[low, high]`` if both are given.
@@ -232,7 +232,7 @@ class Direction:
         part = (centred @ self._reads.to(x.device).T) @ self.directions.to(x.device)
         return (wide + factor * part).to(x.dtype)
 
-    def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
+    def save(self, folder: Folder, *, overwrite: bool = False) -> Path:
         """Write ``direction.json`` and ``direction.safetensors``; the folder appears complete or not at all.
 
         An earlier direction in the folder is replaced.
@@ -259,7 +259,7 @@ class Direction:
         )
 
     @classmethod
-    def open(cls, folder: str | Path) -> Self:
+    def open(cls, folder: Folder) -> Self:
         """Read what :meth:`save` wrote.
 
         Raises:
@@ -305,7 +305,10 @@ class Direction:
     def _span(self, about: About) -> dict[str, Any]:
         return {"directions": self.directions, "about": self.origin(about), "readers": self.readers}
 
-    def _placed(self, edit: Edit, site: Sites, at: Any, *, sinks: Sinks = "skip", elsewhere: bool = False) -> Edit:
+    @checked_as(EditError, "an edit of a direction", hidden=("self", "edit", "site", "at"))
+    def _placed(
+        self, edit: Edit, site: Sites | None, at: At | None, *, sinks: Sinks = "skip", elsewhere: bool = False
+    ) -> Edit:
         """Put an edit where it belongs.
 
         Args:
@@ -318,7 +321,8 @@ class Direction:
         """
         if sinks not in ("skip", "edit"):
             raise InputError(unknown("way with sinks", sinks, ("skip", "edit")))
-        if self.fitted is not None and site not in (None, self.fitted.site, [self.fitted.site]) and not elsewhere:
+        names = None if site is None else names_of(site)
+        if self.fitted is not None and names not in (None, (self.fitted.site,)) and not elsewhere:
             raise EditError(
                 f"this direction was fitted at {self.fitted.site!r}, not at {site!r}; fit it there, or say elsewhere=True"
             )
@@ -332,3 +336,6 @@ class Direction:
             return placed
         origin = Origin(self.fitted.model, self.fitted.fingerprint, None if elsewhere else self.fitted.site)
         return replace(placed, origin=origin)
+
+
+checked_methods(Direction)

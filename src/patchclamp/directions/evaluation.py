@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from patchclamp.core.errors import InputError
+from patchclamp.core.kinds import Folder, Groups, Labels
 from patchclamp.core.progress import Listener
 from patchclamp.directions.direction import Direction
 from patchclamp.directions.effects import LayerEffects, layer_effects
@@ -35,7 +36,7 @@ class Evaluation:
         parts = [repr(self.probe), repr(self.projections), *([] if self.effects is None else [repr(self.effects)])]
         return "\n\n".join(parts)
 
-    def save(self, folder: str | Path) -> Path:
+    def save(self, folder: Folder) -> Path:
         """Save each result in a folder of its own."""
         for name in ("probe", "projections", "effects"):
             found = getattr(self, name)
@@ -48,9 +49,9 @@ def evaluate(
     model: OpenModel,
     direction: Direction,
     prompts: Any,
-    labels: Sequence[Any],
+    labels: Labels,
     *,
-    groups: Sequence[Any] | None = None,
+    groups: Groups = None,
     answers: Sequence[str | int] | None = None,
     texts: Any = None,
     seed: int = 0,
@@ -87,9 +88,7 @@ def _eraser(direction: Direction) -> Any:
     return lambda x: direction.transform(torch.from_numpy(x)).numpy()
 
 
-def pairs_of(
-    model: OpenModel, prompts: Any, labels: Sequence[Any], groups: Sequence[Any] | None
-) -> list[tuple[Any, Any]]:
+def pairs_of(model: OpenModel, prompts: Any, labels: Labels, groups: Groups) -> list[tuple[Any, Any]]:
     """Pairs (prompt of the first class, prompt of the second) of each group.
 
     Raises:

@@ -1,6 +1,6 @@
 """Directions of a model: rows are read at its sites, fitted, and measured on prompts that were held out."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -9,7 +9,9 @@ import torch
 from sklearn.base import clone
 from torch import Tensor
 
+from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError
+from patchclamp.core.kinds import Groups, Labels
 from patchclamp.core.progress import Listener, task
 from patchclamp.directions.base import FEW, DirectionEstimator, gap_left, quietly, warn_once
 from patchclamp.directions.concept import Concept, Kind
@@ -17,10 +19,12 @@ from patchclamp.directions.direction import SINK, Direction
 from patchclamp.directions.gradient import GradientDirection, gradients
 from patchclamp.directions.methods import method_of
 from patchclamp.directions.random import RandomDirection
-from patchclamp.interventions.edits import Edit
+from patchclamp.interventions.edits import Edits, as_edits
+from patchclamp.interventions.positions import At
 from patchclamp.interventions.record import record
 from patchclamp.interventions.results import Activations
 from patchclamp.models.opened import OpenModel
+from patchclamp.models.peers import Sites
 from patchclamp.models.sites import Site
 
 Sinks = Literal["skip", "keep"]
@@ -73,17 +77,18 @@ def site_rows(acts: Activations, site: Site, sinks: Sinks = "skip") -> SiteRows:
     return SiteRows(x[keep], np.array(prompt)[chosen], np.array(position)[chosen], int((~keep).sum()))
 
 
+@checked
 def fit_directions(
     model: OpenModel,
     method: DirectionEstimator | str,
     prompts: Any,
-    labels: Sequence[Any],
-    sites: Any,
+    labels: Labels,
+    sites: Sites,
     *,
-    at: Any = "rest",
-    groups: Sequence[Any] | None = None,
+    at: At = "rest",
+    groups: Groups = None,
     sample_weight: Sequence[float] | None = None,
-    edits: Iterable[Edit] | Edit = (),
+    edits: Edits = (),
     sinks: Sinks = "skip",
     holdout: float = 0.25,
     seed: int = 0,
@@ -100,7 +105,7 @@ def fit_directions(
     together = np.arange(count) if groups is None else np.asarray(groups)
     train, test = split(together, marks, holdout, seed, estimator.concept)
     names = model.sites.expand([sites] if isinstance(sites, str) else list(sites))
-    chosen = [edits] if isinstance(edits, Edit) else list(edits)
+    chosen = list(as_edits(edits))
     acts = record(model, prompts, [str(site) for site in names], at, edits=chosen, progress=progress)
     slope = None
     if isinstance(estimator, GradientDirection):
@@ -114,7 +119,7 @@ def fit_directions(
             direction = _fit(clone(estimator), made, marks, together, weights, (train, test), seed, **options)
             found.append(direction.at_home(model, str(site), at))
             bar.advance()
-    warn_once(found, stacklevel=3)
+    warn_once(found)
     return found
 
 

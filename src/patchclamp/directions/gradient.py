@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from patchclamp.core.errors import InputError
+from patchclamp.core.kinds import Array, Groups, Labels, Numbers
 from patchclamp.directions.base import DirectionEstimator, Found, Rows
 from patchclamp.directions.concept import Kind
 from patchclamp.directions.random import check_rank
-from patchclamp.interventions.edits import Edit
+from patchclamp.interventions.edits import Edit, as_edits
 from patchclamp.interventions.reads import Read
 from patchclamp.interventions.record import BATCH_TOKENS, batches
 from patchclamp.interventions.sweep import make_lines
@@ -41,7 +42,12 @@ class GradientDirection(DirectionEstimator):
     _slopes: Tensor
 
     def fit(
-        self, X: Any, y: Any, sample_weight: Any = None, groups: Any = None, gradients: Tensor | None = None
+        self,
+        X: Array,
+        y: Labels | None,
+        sample_weight: Numbers = None,
+        groups: Groups = None,
+        gradients: Tensor | None = None,
     ) -> Self:
         """As in the base, with the gradient of the read at each row, ``[row, d]``.
 
@@ -52,6 +58,10 @@ class GradientDirection(DirectionEstimator):
             raise InputError(
                 "GradientDirection needs the model's gradients: use model.fit_direction(GradientDirection(read=...), ...), or "
                 "pass gradients=[row, d]"
+            )
+        if not gradients.is_floating_point() or not bool(torch.isfinite(gradients).all()):
+            raise InputError(
+                f"gradients are finite numbers of a floating dtype; got {gradients.dtype}, NaN or infinity"
             )
         self._slopes = gradients
         try:
@@ -88,7 +98,7 @@ def gradients(
             "a gradient needs a read, as GradientDirection(read=pc.LogitDifference(' she', ' he')); got "
             f"{'None' if read is None else type(read).__name__}"
         )
-    lines = make_lines(model, prompts, [read], list(edits))
+    lines = make_lines(model, prompts, [read], list(as_edits(edits)))
     found: dict[int, dict[Site, Tensor]] = {}
     for members in batches(prompts, BATCH_TOKENS, causal=False):
         here = slopes(model, [lines[i] for i in members], sites)

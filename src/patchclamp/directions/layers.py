@@ -2,7 +2,6 @@
 
 from copy import copy
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -10,18 +9,21 @@ from jaxtyping import Float
 from sklearn.base import clone
 from torch import Tensor
 
+from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError
+from patchclamp.core.kinds import Array, Groups, Labels, Numbers
 from patchclamp.directions.base import DirectionEstimator, Rows, check_tensor
 from patchclamp.directions.direction import Direction
 from patchclamp.directions.moments import WIDE, Moments
 
 
+@checked
 def fit_layers(
     estimator: DirectionEstimator,
-    X: Any,
-    y: Any,
-    sample_weight: Any = None,
-    groups: Any = None,
+    X: Array,
+    y: Labels,
+    sample_weight: Numbers = None,
+    groups: Groups = None,
 ) -> list[Direction]:
     """Fit a copy of an estimator to the activations of each layer.
 

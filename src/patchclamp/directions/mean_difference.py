@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from patchclamp.core.errors import InputError
+from patchclamp.core.kinds import Array, Labels, Numbers
 from patchclamp.directions.base import EQUAL, DirectionEstimator, Found, Rows
 from patchclamp.directions.concept import Kind
 from patchclamp.directions.moments import Moments
@@ -23,7 +24,7 @@ class StreamingEstimator(DirectionEstimator):
         self.moments_ = rows.moments(self.second)
         return self._solve(self.moments_)
 
-    def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
+    def partial_fit(self, X: Array, y: Labels, classes: Any = None, sample_weight: Numbers = None) -> Self:
         """Take in more rows; the result is that of one fit on all of them. While one class only was seen there is none.
 
         Args:
@@ -99,7 +100,7 @@ class MeanDifference(StreamingEstimator):
         gap = pair_differences(rows).mean(0)
         return Found(span(gap.unsqueeze(0)), self.moments_, gap=gap, mean=self._middle(self.moments_))
 
-    def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
+    def partial_fit(self, X: Array, y: Labels, classes: Any = None, sample_weight: Numbers = None) -> Self:
         """As in the base; pairs do not stream."""
         if self.paired:
             raise InputError("paired differences need all rows of a pair at once: use fit")

@@ -3,6 +3,7 @@
 from importlib import import_module
 from typing import Any
 
+from patchclamp.core.arguments import check_held
 from patchclamp.core.errors import InputError, unknown
 from patchclamp.directions.base import DirectionEstimator
 
@@ -32,6 +33,7 @@ def method_of(method: DirectionEstimator | str, **options: Any) -> DirectionEsti
             raise InputError(
                 f"{type(method).__name__} is made already, so it takes no options; got {', '.join(options)}"
             )
+        check_held(method)
         return method
     if not isinstance(method, str):
         raise InputError(

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from patchclamp.core.errors import EditError
+from patchclamp.core.kinds import Array, Groups, Labels, Numbers
 from patchclamp.directions.base import DirectionEstimator, Found, Rows
 from patchclamp.directions.concept import Kind
 from patchclamp.directions.direction import Direction
@@ -18,7 +19,7 @@ NULL = 1e-10
 class LabelledEraser(DirectionEstimator):
     """A method whose ``transform(X, y)`` needs the labels, so that it gives no direction and no edit."""
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None, groups: Any = None) -> Self:
+    def fit(self, X: Array, y: Labels | None, sample_weight: Numbers = None, groups: Groups = None) -> Self:
         """Learn what each label adds; arguments and errors as for the other methods."""
         rows = self._read(X, y, sample_weight, groups)
         if rows.concept.classes is not None:
@@ -26,7 +27,7 @@ class LabelledEraser(DirectionEstimator):
         self._learn(rows)
         return self
 
-    def transform(self, X: Any, y: Any = None) -> Any:
+    def transform(self, X: Array, y: Labels = None) -> Any:
         """``X`` without the concept.
 
         Raises:
@@ -41,7 +42,7 @@ class LabelledEraser(DirectionEstimator):
         erased = self._erased(rows.x.to(torch.float64), rows).to(rows.x.dtype)
         return erased if torch_in else erased.numpy()
 
-    def fit_transform(self, X: Any, y: Any = None, **options: Any) -> Any:
+    def fit_transform(self, X: Array, y: Labels = None, **options: Any) -> Any:
         """Fit, and erase from the same rows."""
         return self.fit(X, y, **options).transform(X, y)
 

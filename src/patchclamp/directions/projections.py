@@ -1,16 +1,17 @@
 """Activations projected on a direction, by class: how far apart the classes lie, before and after an edit."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from patchclamp.core.errors import InputError
+from patchclamp.core.kinds import Labels
 from patchclamp.core.result import DatasetResult
 from patchclamp.directions.direction import Direction
 from patchclamp.directions.fitting import site_rows
-from patchclamp.interventions.edits import Edit
+from patchclamp.interventions.edits import Edits, as_edits
+from patchclamp.interventions.positions import At
 from patchclamp.interventions.record import record
 from patchclamp.interventions.results import evidence
 from patchclamp.models.opened import OpenModel
@@ -60,10 +61,10 @@ def projections(
     model: OpenModel,
     direction: Direction,
     prompts: Any,
-    labels: Sequence[Any],
+    labels: Labels,
     *,
-    at: Any = None,
-    edits: Sequence[Edit] = (),
+    at: At = None,
+    edits: Edits = (),
 ) -> Projections:
     """Project prompts' activations on a direction; see :meth:`patchclamp.Model.projections`."""
     if direction.fitted is None:
@@ -81,7 +82,7 @@ def projections(
 
 
 def projected(
-    model: OpenModel, reads: Any, site: str, prompts: Any, labels: Sequence[Any], at: Any, edits: Sequence[Edit] = ()
+    model: OpenModel, reads: Any, site: str, prompts: Any, labels: Labels, at: At, edits: Edits = ()
 ) -> Projections:
     """Project prompts' activations at a site on the first of some vectors ``[rank, d]``."""
     import xarray as xr
@@ -93,7 +94,7 @@ def projected(
     classes = [str(label) for label in np.unique(np.asarray(labels))]
     if len(classes) < 2:
         raise InputError(f"the labels have one class only ({marks[0]!r}); projections compare at least two")
-    found = site_rows(record(model, prompts, [site], at, edits=list(edits)), Site.parse(site))
+    found = site_rows(record(model, prompts, [site], at, edits=list(as_edits(edits))), Site.parse(site))
     dataset = xr.Dataset(
         {"coordinate": ("row", (found.x.double() @ reads[0].to(found.x.device)).cpu().numpy())},
         {
@@ -103,5 +104,7 @@ def projected(
             "class": np.array(classes, dtype=object),
         },
     )
-    said = evidence(model, rows, reads=reads, site=site, at=at, labels=np.asarray(labels).tolist(), edits=list(edits))
+    said = evidence(
+        model, rows, reads=reads, site=site, at=at, labels=np.asarray(labels).tolist(), edits=list(as_edits(edits))
+    )
     return Projections(dataset, *said)

@@ -7,6 +7,7 @@ import torch
 from sklearn.utils import check_random_state
 
 from patchclamp.core.errors import InputError
+from patchclamp.core.kinds import Seed
 from patchclamp.directions.base import DirectionEstimator, Found, Rows
 from patchclamp.directions.concept import Kind
 from patchclamp.directions.mean_difference import span
@@ -26,7 +27,7 @@ class RandomDirection(DirectionEstimator):
         concept: What the labels are.
     """
 
-    def __init__(self, *, rank: int | None = None, random_state: int | None = 0, concept: Kind = "auto") -> None:
+    def __init__(self, *, rank: int | None = None, random_state: Seed | None = 0, concept: Kind = "auto") -> None:
         self.rank = rank
         self.random_state = random_state
         self.concept = concept

@@ -9,6 +9,7 @@ from sklearn.utils import check_random_state
 from torch import Tensor
 
 from patchclamp.core.errors import InputError
+from patchclamp.core.kinds import Repeats, Seed
 from patchclamp.directions.base import Found, Rows
 from patchclamp.directions.concept import Kind
 from patchclamp.directions.logistic import check_classes
@@ -53,7 +54,7 @@ class RLACE(StreamingEstimator):
     """
 
     def __init__(
-        self, *, rank: int = 1, C: float = 1.0, starts: int = 4, steps: int = 60, random_state: int | None = 0,
+        self, *, rank: int = 1, C: float = 1.0, starts: Repeats = 4, steps: Repeats = 60, random_state: Seed | None = 0,
         concept: Kind = "auto",
     ) -> None:  # fmt: skip
         self.rank = rank

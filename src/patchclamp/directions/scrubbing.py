@@ -1,7 +1,6 @@
 """Sequential scrubbing: each layer's direction is fitted on what the layers edited before it give."""
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +10,8 @@ from sklearn.base import clone
 from torch import Tensor
 
 from patchclamp.core.errors import InputError
+from patchclamp.core.interrupts import within
+from patchclamp.core.kinds import Labels
 from patchclamp.core.progress import Listener, task
 from patchclamp.directions.base import DirectionEstimator, quietly, warn_once
 from patchclamp.directions.concept import Concept
@@ -20,6 +21,7 @@ from patchclamp.interventions import positions
 from patchclamp.interventions.edits import Edit
 from patchclamp.interventions.forward import Row, call, forward, make_tap
 from patchclamp.interventions.hooks import Session, bypassed, ports_of
+from patchclamp.interventions.positions import At
 from patchclamp.interventions.record import BATCH_TOKENS, batches
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import OpenModel
@@ -47,13 +49,9 @@ class Stream:
             done = [model.sites.modules[path] for path in model.sites.layers[:layer]]
             batch = model.batch(self.prompts)
             taps = ports_of([make_tap(model, site, seen.append)])
-            with ExitStack() as stack:
-                stack.enter_context(torch.no_grad())
-                stack.enter_context(bypassed(done, model.arity, inject=self.states))
-                stack.enter_context(
-                    Session(model.sites.modules, len(self.prompts), batch.width or 1, {}, taps, stop_early=True)
-                )
-                call(model, batch)
+            session = Session(model.sites.modules, len(self.prompts), batch.width or 1, {}, taps, stop_early=True)
+            around = (torch.no_grad(), bypassed(done, model.arity, inject=self.states), session)
+            within(around, call, model, batch)
         self.states = seen[0].clone()
 
     def rows(self) -> Tensor:
@@ -76,10 +74,10 @@ def scrub(
     model: OpenModel,
     method: DirectionEstimator | str,
     prompts: Any,
-    labels: Sequence[Any],
+    labels: Labels,
     *,
     layers: Sequence[int] | None = None,
-    at: Any = "rest",
+    at: At = "rest",
     progress: bool | Listener | None = None,
 ) -> list[Direction]:
     """One direction a layer, each fitted on the model with all earlier ones erased; see :meth:`patchclamp.Model.scrub`."""
@@ -112,7 +110,7 @@ def scrub(
                 stream.edit(direction.erase(at=at))
             found.append(direction)
             bar.advance()
-    warn_once(found, stacklevel=3)
+    warn_once(found)
     return found
 
 

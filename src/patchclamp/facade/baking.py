@@ -1,6 +1,5 @@
 """Edits in the weights themselves, for programs that know no hooks."""
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +8,16 @@ from torch import nn
 from patchclamp.baking import bake as _bake
 from patchclamp.baking import llama_cpp as _llama_cpp
 from patchclamp.baking.stream import states_of
+from patchclamp.core.kinds import File, Folder
 from patchclamp.interventions.checkpoint import Agreement
-from patchclamp.interventions.edits import Edit
+from patchclamp.interventions.edits import Edits
 from patchclamp.models.opened import OpenModel
 
 
 class Baking(OpenModel):
     """Edits in the weights themselves, for programs that know no hooks."""
 
-    def baked(self, edits: Edit | Iterable[Edit], *, prompts: Any = (), tolerance: float | None = None) -> nn.Module:
+    def baked(self, edits: Edits, *, prompts: Any = (), tolerance: float | None = None) -> nn.Module:
         """A copy of the module with edits in its weights; see :func:`patchclamp.baked`."""
         return _bake.baked(self, edits, prompts=prompts, tolerance=tolerance)
 
@@ -31,8 +31,8 @@ class Baking(OpenModel):
 
     def export(
         self,
-        edits: Edit | Iterable[Edit],
-        folder: str | Path,
+        edits: Edits,
+        folder: Folder,
         *,
         prompts: Any = (),
         tolerance: float | None = None,
@@ -40,6 +40,6 @@ class Baking(OpenModel):
         """Write a plain ``transformers`` checkpoint with edits in its weights; see :func:`patchclamp.export`."""
         return _bake.export(self, edits, folder, prompts=prompts, tolerance=tolerance)
 
-    def export_control_vector(self, edits: Edit | Iterable[Edit], path: str | Path) -> Path:
+    def export_control_vector(self, edits: Edits, path: File) -> Path:
         """Write additions to the residual stream for llama.cpp; see :func:`patchclamp.export_control_vector`."""
         return _llama_cpp.export_control_vector(self, edits, path)

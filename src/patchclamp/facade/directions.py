@@ -1,12 +1,15 @@
 """Find directions that stand for a concept."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from patchclamp.core.errors import InputError
+from patchclamp.core.kinds import Groups, Labels, Seed
 from patchclamp.core.progress import Listener
-from patchclamp.interventions.edits import Edit
+from patchclamp.interventions.edits import Edits, as_edits
+from patchclamp.interventions.positions import At
 from patchclamp.models.opened import OpenModel
+from patchclamp.models.peers import Sites
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,7 +30,7 @@ class Directions(OpenModel):
     """Find directions that stand for a concept."""
 
     def fit_direction(
-        self, method: "DirectionEstimator | str", prompts: Any, labels: Sequence[Any], site: str, **how: Any
+        self, method: "DirectionEstimator | str", prompts: Any, labels: Labels, site: str, **how: Any
     ) -> "Direction":
         """The direction of a concept at one site; for ``how`` see :meth:`fit_directions`.
 
@@ -43,16 +46,16 @@ class Directions(OpenModel):
         self,
         method: "DirectionEstimator | str",
         prompts: Any,
-        labels: Sequence[Any],
-        sites: Any = "resid_post",
+        labels: Labels,
+        sites: Sites = "resid_post",
         *,
-        at: Any = "rest",
-        groups: Sequence[Any] | None = None,
+        at: At = "rest",
+        groups: Groups = None,
         sample_weight: Sequence[float] | None = None,
-        edits: Iterable[Edit] | Edit = (),
+        edits: Edits = (),
         sinks: Literal["skip", "keep"] = "skip",
         holdout: float = 0.25,
-        seed: int = 0,
+        seed: Seed = 0,
         progress: Show = None,
     ) -> "list[Direction]":
         """One direction of a concept at each site, fitted on the activations of prompts.
@@ -89,10 +92,10 @@ class Directions(OpenModel):
         self,
         method: "DirectionEstimator | str",
         prompts: Any,
-        labels: Sequence[Any],
+        labels: Labels,
         *,
         layers: Sequence[int] | None = None,
-        at: Any = "rest",
+        at: At = "rest",
         progress: Show = None,
     ) -> "list[Direction]":
         """Erase a concept at every layer: each layer's direction is fitted with those before it already erased.
@@ -120,12 +123,12 @@ class Directions(OpenModel):
         self,
         direction: "Direction",
         prompts: Any,
-        labels: Sequence[Any],
+        labels: Labels,
         *,
-        groups: Sequence[Any] | None = None,
+        groups: Groups = None,
         answers: Sequence[str | int] | None = None,
         texts: Any = None,
-        seed: int = 0,
+        seed: Seed = 0,
         progress: Show = None,
     ) -> "Evaluation":
         """A direction on texts that it was not fitted on, beside a random direction of the same rank.
@@ -216,7 +219,7 @@ class Directions(OpenModel):
         )
 
     def projections(
-        self, direction: "Direction", prompts: Any, labels: Sequence[Any], *, at: Any = None, edits: Sequence[Edit] = ()
+        self, direction: "Direction", prompts: Any, labels: Labels, *, at: At = None, edits: Edits = ()
     ) -> "Projections":
         """The coordinates of prompts' activations along a direction, by class.
 
@@ -238,9 +241,9 @@ class Directions(OpenModel):
         self,
         prompts: Any,
         site: str,
-        at: Any = "rest",
+        at: At = "rest",
         *,
-        edits: Sequence[Edit] = (),
+        edits: Edits = (),
         sinks: Literal["skip", "keep"] = "skip",
     ) -> "SiteRows":
         """The chosen tokens of prompts at one site as rows: what estimators and probes are fitted on.
@@ -265,9 +268,11 @@ class Directions(OpenModel):
         if len(names) != 1:
             raise InputError(f"{site!r} names {len(names)} sites; the rows are those of one")
         fitting.check_sinks(sinks)
-        return fitting.site_rows(record(self, prompts, [str(names[0])], at, edits=list(edits)), names[0], sinks)
+        return fitting.site_rows(
+            record(self, prompts, [str(names[0])], at, edits=list(as_edits(edits))), names[0], sinks
+        )
 
-    def reference(self, text: Any, site: str, at: Any = "rest") -> "Tensor":
+    def reference(self, text: Any, site: str, at: At = "rest") -> "Tensor":
         """The mean activation of a reference text at one site, ``[d]``, about which an edit can be measured.
 
         Args:

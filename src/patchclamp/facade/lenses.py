@@ -3,7 +3,10 @@
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from patchclamp.core.kinds import Repeats, Seed
 from patchclamp.core.progress import Listener
+from patchclamp.interventions.positions import At
+from patchclamp.interventions.reads import Tokens
 from patchclamp.lenses import contributions as _contributions
 from patchclamp.lenses import curves as _curves
 from patchclamp.lenses import logit as _logit
@@ -16,6 +19,7 @@ from patchclamp.lenses.result import Lens
 from patchclamp.lenses.tuned import TunedLens
 from patchclamp.lenses.weights import WeightLens
 from patchclamp.models.opened import OpenModel
+from patchclamp.models.peers import Sites
 
 Show = bool | Listener | None
 
@@ -26,11 +30,11 @@ class Lenses(OpenModel):
     def lens(
         self,
         prompts: Any,
-        sites: Any = "resid_post",
-        at: Any = "all",
+        sites: Sites = "resid_post",
+        at: At = "all",
         *,
         k: int = 5,
-        targets: Any = "next",
+        targets: Tokens = "next",
         tuned: TunedLens | None = None,
         chunk: int = _logit.CHUNK,
         batch_tokens: int = _logit.BATCH_TOKENS,
@@ -70,8 +74,8 @@ class Lenses(OpenModel):
     def lens_curves(
         self,
         texts: Any,
-        sites: Any = "resid_post",
-        at: Any = "all",
+        sites: Sites = "resid_post",
+        at: At = "all",
         *,
         length: int = _curves.LENGTH,
         tokens: int | None = _curves.TOKENS,
@@ -107,7 +111,7 @@ class Lenses(OpenModel):
             tuned=tuned, progress=progress,
         )  # fmt: skip
 
-    def contributions(self, prompt: Any, tokens: Any, at: Any = "last", *, heads: bool = False) -> Contributions:
+    def contributions(self, prompt: Any, tokens: Tokens, at: At = "last", *, heads: bool = False) -> Contributions:
         """Direct logit attribution: what each component adds to the logit of each token (Elhage et al. 2021).
 
         The residual stream is the sum of what the embedding, attention and MLP of each layer add; with the final norm's
@@ -129,12 +133,12 @@ class Lenses(OpenModel):
     def patchscope(
         self,
         prompts: Any,
-        sites: Any = "resid_post",
-        at: Any = "all",
+        sites: Sites = "resid_post",
+        at: At = "all",
         *,
         target: Any = _patchscope.IDENTITY,
         into: str | None = None,
-        into_at: Any = "last",
+        into_at: At = "last",
         k: int = 5,
         max_new_tokens: int = 0,
         progress: Show = None,
@@ -173,8 +177,8 @@ class Lenses(OpenModel):
         directions: int = 10,
         k: int = 10,
         through: Literal["embedding", "unembedding"] = "embedding",
-        draws: int = 20,
-        seed: int = 0,
+        draws: Repeats = 20,
+        seed: Seed = 0,
         progress: Show = None,
     ) -> WeightLens:
         """The weight lens: singular vectors of weight matrices as tokens, beside those of random matrices.

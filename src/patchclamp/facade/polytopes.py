@@ -2,8 +2,11 @@
 
 from typing import TYPE_CHECKING, Any
 
+from patchclamp.core.kinds import Repeats
 from patchclamp.core.progress import Listener
+from patchclamp.interventions.positions import At
 from patchclamp.models.opened import OpenModel
+from patchclamp.models.peers import Sites
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,13 +60,13 @@ class Polytopes(OpenModel):
 
         return neighbour_distances(self, line)
 
-    def spline_codes(self, inputs: Any, sites: Any = None, at: Any = "all", **how: Any) -> "SplineCodes":
+    def spline_codes(self, inputs: Any, sites: Sites = None, at: At = "all", **how: Any) -> "SplineCodes":
         """On which side of each gate inputs or tokens lie; see :func:`patchclamp.polytopes.recording.spline_codes`."""
         from patchclamp.polytopes.recording import spline_codes
 
         return spline_codes(self, inputs, sites, at, **how)
 
-    def soft_codes(self, inputs: Any, sites: Any = None, at: Any = "all", **how: Any) -> "xr.Dataset":
+    def soft_codes(self, inputs: Any, sites: Sites = None, at: At = "all", **how: Any) -> "xr.Dataset":
         """Codes with entries between 0 and 1; see :func:`patchclamp.polytopes.recording.soft_codes`."""
         from patchclamp.polytopes.recording import soft_codes
 
@@ -87,7 +90,7 @@ class Polytopes(OpenModel):
 
         return raster(self, points, **how)
 
-    def region_counts(self, plane: "Plane", samples: int = 400) -> "pd.DataFrame":
+    def region_counts(self, plane: "Plane", samples: Repeats = 400) -> "pd.DataFrame":
         """The regions of a plane beside bounds and samples; see :func:`patchclamp.polytopes.region_counts.region_counts`."""
         from patchclamp.polytopes.region_counts import region_counts
 
@@ -105,7 +108,7 @@ class Polytopes(OpenModel):
 
         return radial_density(self, points, **how)
 
-    def scaling(self, inputs: Any, sites: Any, *args: Any, **how: Any) -> "Scaling":
+    def scaling(self, inputs: Any, sites: Sites, *args: Any, **how: Any) -> "Scaling":
         """What holds when activations are multiplied; see :func:`patchclamp.polytopes.scaling.scaling`."""
         from patchclamp.polytopes.scaling import scaling
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from patchclamp.core.kinds import Repeats, Seed
 from patchclamp.core.progress import Listener
 from patchclamp.models.opened import OpenModel
 from patchclamp.rewriting import rome as _rome
@@ -25,9 +26,9 @@ class Rewriting(OpenModel):
         true: str | int | None = None,
         covariance: Moment = "gutenberg",
         ridge: float = _rome.RIDGE,
-        prefixes: int | Sequence[Any] = 5,
+        prefixes: Repeats | Sequence[Any] = 5,
         essence: str | None = "{} is a",
-        seed: int = 0,
+        seed: Seed = 0,
         progress: Show = None,
         **how: Any,
     ) -> Rewrite:

@@ -1,22 +1,24 @@
 """Run, record, generate: one call, one model, the edits given."""
 
-from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 
+from patchclamp.core.kinds import Seed
 from patchclamp.core.progress import Listener
 from patchclamp.interventions import generate as _generate
 from patchclamp.interventions import record as _record
 from patchclamp.interventions import run as _run
 from patchclamp.interventions import stepping as _stepping
-from patchclamp.interventions.edits import Edit
+from patchclamp.interventions.edits import Edits
 from patchclamp.interventions.generate import Generation
+from patchclamp.interventions.positions import At
 from patchclamp.interventions.results import Activations
 from patchclamp.interventions.run import Run
 from patchclamp.models import weights as _weights
 from patchclamp.models.opened import OpenModel
+from patchclamp.models.peers import Sites
 
 Show = bool | Listener | None
 
@@ -42,10 +44,10 @@ class Running(OpenModel):
     def run(
         self,
         prompts: Any,
-        edits: Iterable[Edit] | Edit = (),
+        edits: Edits = (),
         *,
-        record: Any = (),
-        at: Any = "all",
+        record: Sites = (),
+        at: At = "all",
         logits: Literal["all", "last"] = "all",
         grad: bool = False,
     ) -> Run:
@@ -53,7 +55,8 @@ class Running(OpenModel):
 
         Args:
             prompts: Text, lists of text, ids, tensors or a BatchEncoding. Beside ``input_ids`` a mapping may hold what the model's
-                forward takes with one entry a token (``position_ids``, ``token_type_ids``, ...); all else is refused by name.
+                forward takes with one entry a token (``position_ids``, ``token_type_ids``, ...) and the pictures or sounds of the
+                prompt as a processor gives them (``pixel_values``, ...); all else is refused by name.
             edits: Placed edits; at one site they act in list order.
             record: Sites to keep, in ``run.activations``.
             at: Positions to keep of them.
@@ -72,10 +75,10 @@ class Running(OpenModel):
     def record(
         self,
         prompts: Any,
-        sites: Any,
-        at: Any = "all",
+        sites: Sites,
+        at: At = "all",
         *,
-        edits: Iterable[Edit] | Edit = (),
+        edits: Edits = (),
         batch_tokens: int = _record.BATCH_TOKENS,
         grad: bool = False,
         progress: Show = None,
@@ -98,10 +101,10 @@ class Running(OpenModel):
     def generate(
         self,
         prompts: Any,
-        edits: Iterable[Edit] | Edit = (),
+        edits: Edits = (),
         *,
         max_new_tokens: int | None = None,
-        seed: int | None = None,
+        seed: Seed | None = None,
         **settings: Any,
     ) -> Generation:
         """Generate under edits.
@@ -130,7 +133,7 @@ class Running(OpenModel):
         """
         return _generate.generate(self, prompts, edits, max_new_tokens=max_new_tokens, seed=seed, **settings)
 
-    def editing(self, edits: Iterable[Edit] | Edit) -> AbstractContextManager[Any]:
+    def editing(self, edits: Edits) -> AbstractContextManager[Any]:
         """Edits around your own calls: ``with model.editing(edit): model.module.generate(...)``.
 
         The module's own ``generate`` is edited as :meth:`generate` is. Of your calls of the module, each one without a cache, or

@@ -1,17 +1,19 @@
 """Many edited runs planned together: sweeps, patches, paths."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
+from patchclamp.core.kinds import Folder, Repeats
 from patchclamp.core.progress import Listener
 from patchclamp.interventions import patching as _patching
 from patchclamp.interventions import sweep as _sweep
 from patchclamp.interventions.cost import DEFAULT_BUDGET
-from patchclamp.interventions.edits import Edit
+from patchclamp.interventions.edits import Edits
 from patchclamp.interventions.grid import Grid
 from patchclamp.interventions.plan import Plan
+from patchclamp.interventions.positions import At
 from patchclamp.models.opened import OpenModel
+from patchclamp.models.peers import Sites
 from patchclamp.tracing import attribution as _attribution
 from patchclamp.tracing import path as _path
 from patchclamp.tracing.attribution import Attribution
@@ -25,18 +27,18 @@ class Sweeping(OpenModel):
     def sweep(
         self,
         prompts: Any,
-        edit: Edit | Sequence[Edit],
+        edit: Edits,
         *,
-        sites: Any = None,
-        at: Any = None,
+        sites: Sites = None,
+        at: At = None,
         cumulative: bool = False,
         over: Mapping[str, Iterable[Any]] | None = None,
         read: Any = None,
-        base: Iterable[Edit] = (),
+        base: Edits = (),
         budget: int | str = DEFAULT_BUDGET,
         max_tokens: int | None = None,
         verify: int = 0,
-        checkpoint: str | Path | None = None,
+        checkpoint: Folder | None = None,
         progress: Show = None,
         rung: str | None = None,
     ) -> Grid:
@@ -74,7 +76,7 @@ class Sweeping(OpenModel):
             max_tokens=max_tokens, verify=verify, checkpoint=checkpoint, progress=progress, rung=rung,
         )  # fmt: skip
 
-    def plan(self, prompts: Any, edit: Edit | Sequence[Edit], **options: Any) -> Plan:
+    def plan(self, prompts: Any, edit: Edits, **options: Any) -> Plan:
         """What :meth:`sweep` with the same arguments would do and cost."""
         return _sweep.Prepared(self, prompts, edit, **options).plan
 
@@ -83,12 +85,12 @@ class Sweeping(OpenModel):
         source: Any,
         into: Any,
         *,
-        sites: Any = "resid_post",
-        at: Any = "each",
+        sites: Sites = "resid_post",
+        at: At = "each",
         read: Any = None,
         align: Literal["equal", "left", "right", "ends"] = "equal",
-        source_edits: Sequence[Edit] = (),
-        base: Sequence[Edit] = (),
+        source_edits: Edits = (),
+        base: Edits = (),
         **options: Any,
     ) -> Grid:
         """Activation patching: one run's activations put into another, a cell a site and position.
@@ -123,11 +125,11 @@ class Sweeping(OpenModel):
         source: Any,
         into: Any,
         *,
-        sender: Any = "z.*.h*",
-        receivers: Any = "final_norm",
-        at: Any = "all",
-        receive_at: Any = "all",
-        freeze: Any = _path.FREEZABLE,
+        sender: Sites = "z.*.h*",
+        receivers: Sites = "final_norm",
+        at: At = "all",
+        receive_at: At = "all",
+        freeze: Sites = _path.FREEZABLE,
         read: Any = None,
         **options: Any,
     ) -> Grid:
@@ -164,13 +166,13 @@ class Sweeping(OpenModel):
         source: Any,
         into: Any,
         *,
-        sites: Any = "resid_post",
-        at: Any = "each",
+        sites: Sites = "resid_post",
+        at: At = "each",
         read: Any = None,
         align: Literal["equal", "left", "right", "ends"] = "equal",
-        source_edits: Sequence[Edit] = (),
-        base: Sequence[Edit] = (),
-        integrate: int = 0,
+        source_edits: Edits = (),
+        base: Edits = (),
+        integrate: Repeats = 0,
         check: int = 20,
     ) -> Attribution:
         """Estimate :meth:`patch` from one backward pass, and measure how wrong the estimate is.

@@ -1,11 +1,12 @@
 """Which parts made the model say what it said."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal
 
+from patchclamp.core.kinds import Folder, Repeats, Seed
 from patchclamp.core.progress import Listener
 from patchclamp.models.opened import OpenModel
+from patchclamp.models.peers import Sites
 from patchclamp.tracing import causal as _causal
 from patchclamp.tracing import facts as _facts
 from patchclamp.tracing import heads as _heads
@@ -30,15 +31,15 @@ class Tracing(OpenModel):
         subject: Any,
         answer: str | int | None = None,
         *,
-        sites: Any = "resid_post",
+        sites: Sites = "resid_post",
         window: Window = None,
-        samples: int = 10,
+        samples: Repeats = 10,
         noise: float = 3.0,
         std: Std = None,
-        seed: int = 0,
+        seed: Seed = 0,
         read: Any = None,
         method: Literal["exact", "gradient"] = "exact",
-        integrate: int = 0,
+        integrate: Repeats = 0,
         check: int = 20,
         **options: Any,
     ) -> Trace:
@@ -78,12 +79,12 @@ class Tracing(OpenModel):
         self,
         facts: Sequence[Fact],
         *,
-        sites: Any = "resid_post",
+        sites: Sites = "resid_post",
         noise: float = 3.0,
         std: Std = None,
-        samples: int = 10,
-        seed: int = 0,
-        checkpoint: str | Path | None = None,
+        samples: Repeats = 10,
+        seed: Seed = 0,
+        checkpoint: Folder | None = None,
         progress: Show = None,
         **options: Any,
     ) -> TraceAverage:
@@ -116,12 +117,12 @@ class Tracing(OpenModel):
         subject: Any,
         answer: str | int | None = None,
         *,
-        samples: int = 10,
+        samples: Repeats = 10,
         noise: float = 3.0,
         std: Std = None,
-        seed: int = 0,
+        seed: Seed = 0,
         read: Any = None,
-        integrate: int = 0,
+        integrate: Repeats = 0,
         top: int = 10,
         verify: int = 20,
     ) -> Neurons:
@@ -156,9 +157,9 @@ class Tracing(OpenModel):
         word: str | None = None,
         *,
         length: int = 32,
-        samples: int = 8,
-        seed: int = 0,
-        draws: int = 100,
+        samples: Repeats = 8,
+        seed: Seed = 0,
+        draws: Repeats = 100,
         progress: Show = None,
     ) -> HeadScores:
         """Score every head: does it go back to where a token stood before, and copy what followed? With controls.

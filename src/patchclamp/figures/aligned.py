@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from patchclamp.core import registry
+from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError, unknown
 from patchclamp.core.result import Result
 from patchclamp.figures import lens as lens_figure
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 Picture = Panel | lens_figure.Picture
 
 
+@checked
 def aligned(
     results: Sequence[Result], *, share: Literal["layers", "tokens"] = "layers", layers: Layers = "down"
 ) -> "Figure":

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from patchclamp.core.errors import InputError, unknown
-from patchclamp.figures.style import SEQUENTIAL, styled
+from patchclamp.figures.style import SEQUENTIAL, styled, visible
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -83,7 +83,7 @@ def frame(axis: Any, found: Any) -> None:
         axis.scatter(marked[:, 0], marked[:, 1], **_MARK)
     for place, name in zip(marked, found.data["point"].values, strict=True):
         axis.annotate(
-            str(name), place, xytext=(5, 4), textcoords="offset points", fontsize=8, fontweight="bold", zorder=7,
+            visible(str(name), 24), place, xytext=(5, 4), textcoords="offset points", fontsize=8, fontweight="bold", zorder=7,
             bbox={"boxstyle": "round,pad=0.15", "fc": "white", "ec": "none", "alpha": 0.8},
         )  # fmt: skip
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from patchclamp.core.digest import digest
-from patchclamp.core.errors import EditError, SiteError
+from patchclamp.core.errors import EditError, PositionError, SiteError
 from patchclamp.interventions import positions
 from patchclamp.interventions.edits import Edit, gate_content, gate_key
 from patchclamp.interventions.gates import Gate
@@ -35,6 +35,8 @@ class Action:
     gate: Callable[[Tensor], Tensor] | None
     edit: int
     """Which of the user's edits this is."""
+    everywhere: bool = False
+    """Whether it is for every vector, also where these are not the prompt's positions."""
 
     def __str__(self) -> str:
         numbers = {item.name: getattr(self.operation, item.name) for item in fields(self.operation)}
@@ -101,7 +103,8 @@ class Placer:
         if isinstance(operation, Unbound):
             operation = operation.bind(Scene(self.prompts[index], index, site, where, self._recorded, self._locate))
             check_width(self.model.sites, operation, site)
-        return Action(self.model.sites.in_stream(site), where, operation, edit.where, number)
+        everywhere = _is_all(edit.at, index)
+        return Action(self.model.sites.in_stream(site), where, operation, edit.where, number, everywhere)
 
     def rows(self, generating: bool = False) -> list[tuple[Action, ...]]:
         """The actions of each prompt, in the order of the edits."""
@@ -173,12 +176,31 @@ def _sites_of(model: OpenModel, edit: Edit) -> list[Site]:
     sites = model.sites.expand(list(edit.sites))
     for site in sites:
         model.sites.check_writable(site)
+        _check_stack(model, edit, site)
         if edit.origin is not None:
             edit.origin.check_site(site)
         check_width(model.sites, edit.operation, site)
         if isinstance(edit.where, Gate) and (width := model.sites.width(site)) is not None:
             edit.where.check_width(width, f" at {site}")
     return sites
+
+
+def _is_all(at: Any, index: int) -> bool:
+    return (at.each[index] if isinstance(at, positions.PerPrompt) else at) == "all"
+
+
+def _check_stack(model: OpenModel, edit: Edit, site: Site) -> None:
+    """Refuse positions in a decoder that reads another text than the prompt.
+
+    Raises:
+        PositionError: The edit is not for all of them.
+    """
+    encoder = model.encoder
+    if edit.at == "all" or encoder is None or f"{site.module}.".startswith(f"{encoder}."):
+        return
+    raise PositionError(
+        f"at={edit.at!r} counts the tokens of input_ids, and {site} is outside the encoder {encoder!r} that reads them; edit it at='all'"
+    )
 
 
 def _read_at(model: OpenModel, source: Source, edited: Sequence[Site]) -> Sequence[Site]:
@@ -242,6 +264,7 @@ def instructions(
     tally: Tally | None,
     batch_rows: Sequence[int] | None = None,
     fresh: int = 0,
+    whole: bool = False,
 ) -> dict[Port, list[Instruction]]:
     """What to do at each port of one call, with equal actions of many rows carried out together.
 
@@ -254,6 +277,8 @@ def instructions(
         tally: Counts what fires; None if nobody asks.
         batch_rows: The batch row of each entry of ``rows``, where several entries share one.
         fresh: Columns before this one were edited, and counted, in an earlier call on the same text.
+        whole: Whether the call is one of the whole model on token ids, in which some modules may work on something else
+            than these tokens.
     """
     grouped: dict[tuple[Port, int, str, int], tuple[Action, list[int], list[tuple[int, ...]]]] = {}
     for row, actions in enumerate(rows):
@@ -265,7 +290,7 @@ def instructions(
             kept, columns = _columns_in(action, start[row], width)
             if kept == ():
                 continue
-            shared = digest(action.key, kept)
+            shared = digest(action.key, kept, action.everywhere)
             entry = grouped.setdefault((access.port, number, shared, action.edit), (_narrowed(action, kept), [], []))
             entry[1].append(row if batch_rows is None else batch_rows[row])
             entry[2].append(columns)
@@ -273,9 +298,9 @@ def instructions(
     for (port, _, _, edit), (action, members, cols) in sorted(grouped.items(), key=lambda item: item[0][1]):
         access = sites.access(action.site)
         every = batch_rows is None and len(members) == len(rows)
-        whole = action.positions is None
-        vectors = len(members) * (1 if whole else len(cols[0]))
-        picked = None if whole else torch.tensor(cols, device=device)
+        open_ended = action.positions is None
+        vectors = len(members) * (1 if open_ended else len(cols[0]))
+        picked = None if open_ended else torch.tensor(cols, device=device)
         again = fresh > 0 and any(c < fresh for row in cols for c in row)
         same = picked is not None and all(c == cols[0] for c in cols)
         table[port].append(
@@ -284,11 +309,13 @@ def instructions(
                 columns_of(access, action.site.unit, sites.width(action.site.whole) or 0),
                 action.operation,
                 action.gate,
-                None if every and (same or whole) else torch.tensor(members, device=device),
+                None if every and (same or open_ended) else torch.tensor(members, device=device),
                 picked,
                 None if tally is None else tally.teller(edit, vectors),
-                -1 if whole else max(max(c) for c in cols),
+                -1 if open_ended else max(max(c) for c in cols),
                 picked >= fresh if again and picked is not None else None,
+                (len(rows), width) if whole else None,
+                every and action.everywhere and action.operation.select(()) is action.operation,
             )
         )
     return dict(table)

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from patchclamp.core.errors import InputError
+from patchclamp.core.interrupts import guarded
 from patchclamp.interventions.packing import layout_at
 from patchclamp.interventions.trie import Group
 from patchclamp.models.opened import OpenModel
@@ -28,9 +29,9 @@ def parse_bytes(value: int | str) -> int:
     if isinstance(value, int) and not isinstance(value, bool):
         found = value
     else:
-        match = re.fullmatch(r"\s*([\d.]+)\s*([a-zA-Z]*)\s*", str(value))
+        match = re.fullmatch(r"\s*(\d{1,15}(?:\.\d*)?|\.\d+)\s*([a-zA-Z]*)\s*", str(value), re.ASCII)
         if not match or match[2].lower() not in _UNITS:
-            raise InputError(f"{value!r} is no amount of memory; write bytes, or as '500MB' or '2GiB'")
+            raise InputError(f"budget={value!r} is no amount of memory; write bytes, or as '500MB' or '2GiB'")
         found = int(float(match[1]) * _UNITS[match[2].lower()])
     if found <= 0:
         raise InputError(f"the memory budget must be positive, got {value!r}")
@@ -57,10 +58,10 @@ class Costs:
     @classmethod
     def of(cls, model: OpenModel) -> "Costs":
         """Count them on the model's own modules."""
-        layers = tuple(_matmul_flops(model.sites.modules[path], model.config) for path in model.sites.layers)
+        layers = tuple(_matmul_flops(model.sites.modules[path], model.text_config) for path in model.sites.layers)
         heads = model.sites.heads
         size = torch.empty(0, dtype=model.dtype).element_size()
-        width = getattr(model.config, "hidden_size", 0) or 0
+        width = getattr(model.text_config, "hidden_size", 0) or 0
         inner = max((model.sites.widths.get(("mlp_act", i), 4 * width) for i in range(len(layers))), default=4 * width)
         vocabulary = model.width_of_logits or model.vocabulary or 0
         head_width = (heads.query * heads.size) if heads else width
@@ -108,7 +109,7 @@ def matmul_rate(device: str, dtype: torch.dtype, width: int) -> float:
     a = torch.ones(256, width, device=device, dtype=dtype)  # ones: drawing numbers would move the user's random state
     b = torch.ones(width, 4 * width, device=device, dtype=dtype)
     best = float("inf")
-    with torch.no_grad():
+    with guarded(torch.no_grad()):
         for _ in range(4):
             began = time.perf_counter()
             product = a @ b

@@ -3,19 +3,23 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from patchclamp.core.arguments import checked_as
 from patchclamp.core.content import Given
 from patchclamp.core.digest import digest
 from patchclamp.core.errors import EditError, unknown
+from patchclamp.core.kinds import Seed
+from patchclamp.core.readers import Rule, shown
 from patchclamp.interventions import operations, positions, sources, values
 from patchclamp.interventions.gates import Gate
 from patchclamp.interventions.operations import Operation
-from patchclamp.interventions.positions import UNSAID
-from patchclamp.models.peers import is_foreign, names_of
+from patchclamp.interventions.positions import UNSAID, At
+from patchclamp.models.peers import Sites, is_foreign, names_of
 from patchclamp.models.sites import SitePattern
 
 Where = Gate | Callable[[Tensor], Tensor] | None
@@ -62,6 +66,7 @@ class Origin:
             )
 
 
+@checked_as(EditError)
 @dataclass(frozen=True, eq=False)
 class Edit:
     """An operation (or a trainable module), the sites and positions it acts at, and the gate that lets it.
@@ -71,8 +76,8 @@ class Edit:
     """
 
     operation: Any
-    site: Any = None
-    at: Any = UNSAID
+    site: Sites = None
+    at: At = UNSAID
     where: Where = None
     origin: "Origin | None" = None
     """What a fitted edit was fitted on; elsewhere it is refused."""
@@ -84,12 +89,11 @@ class Edit:
             raise EditError(f"an edit needs an operation or an nn.Module, got {type(self.operation).__name__}")
         if self.site is not None and not isinstance(self.site, str):
             object.__setattr__(self, "site", names_of(self.site))
-        if isinstance(self.at, list):
-            object.__setattr__(self, "at", tuple(self.at))
         for name in self.sites:
             if not is_foreign(name):
                 SitePattern.parse(name)
-        positions.check(self.at)
+        at = positions.read_at(self.at)
+        object.__setattr__(self, "at", tuple(at) if isinstance(at, list) else at)
         if self.where is not None and not callable(self.where):
             raise EditError(f"where is a gate, as pc.Norm(above=5), or a function of the vectors; got {self.where!r}")
         self.operation.check()
@@ -99,7 +103,8 @@ class Edit:
         """The names of the sites, as the user wrote them."""
         return () if self.site is None else (str(self.site),) if isinstance(self.site, str) else tuple(self.site)
 
-    def on(self, site: "str | Iterable[str] | None" = None, at: Any = None, where: Where = None) -> "Edit":
+    @checked_as(EditError)
+    def on(self, site: Sites = None, at: At = None, where: Where = None) -> "Edit":
         """The same operation somewhere else; what is not given stays."""
         place = self.site if site is None else site if isinstance(site, str) else tuple(site)
         return replace(self, site=place, at=self.at if at is None else at, where=self.where if where is None else where)
@@ -155,6 +160,36 @@ class Edit:
         return hash(self.key)
 
 
+def as_edits(given: Any) -> tuple[Edit, ...]:
+    """Edits as the user passes them: one, or several.
+
+    Raises:
+        EditError: Something is no edit.
+    """
+    if isinstance(given, Edit):
+        return (given,)
+    if isinstance(given, str | bytes | Mapping | Tensor | np.ndarray) or not isinstance(given, Iterable):
+        raise EditError(
+            f"edits are one edit or a list of them, as pc.Add(vector, site='mlp_out.4'); got {_kind(given)}"
+        )
+    several = tuple(given)
+    for number, item in enumerate(several):
+        if not isinstance(item, Edit):
+            raise EditError(
+                f"entry {number} of the edits is {_kind(item)}; an edit is made as in pc.Add(vector, site='mlp_out.4')"
+            )
+    return several
+
+
+def _kind(value: Any) -> str:
+    hint = "; pc.Call(function) makes an edit of a function" if callable(value) and not isinstance(value, type) else ""
+    return f"{shown(value)} ({type(value).__name__}){hint}"
+
+
+Edits = Annotated[Edit | Iterable[Edit], Rule("an edit or a list of them", as_edits)]
+"""One edit, or several."""
+
+
 def gate_key(where: Where) -> str:
     """What tells a gate from others while they are alive."""
     return where.key if isinstance(where, Gate) else "" if where is None else f"function {id(where)}"
@@ -193,24 +228,27 @@ def _read(operation: Operation, name: str, value: Any) -> Any:
     return _READERS[name](value)
 
 
-def Add(vector: Any, scale: float = 1.0, *, site: Any = None, at: Any = UNSAID, where: Where = None) -> Edit:
+@checked_as(EditError)
+def Add(vector: Any, scale: float | Tensor = 1.0, *, site: Sites = None, at: At = UNSAID, where: Where = None) -> Edit:
     """``x + scale * vector``; the vector is ``[d]``."""
     return Edit(operations.Add(values.vector(vector, "vector"), values.number(scale, "scale")), site, at, where)
 
 
-def Zero(*, site: Any = None, at: Any = UNSAID, where: Where = None) -> Edit:
+@checked_as(EditError)
+def Zero(*, site: Sites = None, at: At = UNSAID, where: Where = None) -> Edit:
     """``x <- 0``."""
     return Edit(operations.Zero(), site, at, where)
 
 
+@checked_as(EditError)
 def Scale(
     factor: float,
     directions: Any = None,
     about: Any = None,
     readers: Any = None,
     *,
-    site: Any = None,
-    at: Any = UNSAID,
+    site: Sites = None,
+    at: At = UNSAID,
     where: Where = None,
 ) -> Edit:
     """``x * factor``; with directions ``[d]`` or ``[rank, d]`` only the part of ``x - about`` in their span.
@@ -230,15 +268,17 @@ def Scale(
     )
 
 
+@checked_as(EditError)
 def ProjectOut(
-    directions: Any, about: Any = None, readers: Any = None, *, site: Any = None, at: Any = UNSAID, where: Where = None
+    directions: Any, about: Any = None, readers: Any = None, *, site: Sites = None, at: At = UNSAID, where: Where = None
 ) -> Edit:
     """Remove the part along the directions, measured from ``about`` (default: zero); for ``readers`` see :func:`Scale`."""
     return Edit(operations.ProjectOut(**values.span(_need(directions), about, readers)), site, at, where)
 
 
+@checked_as(EditError)
 def Reflect(
-    directions: Any, about: Any = None, readers: Any = None, *, site: Any = None, at: Any = UNSAID, where: Where = None
+    directions: Any, about: Any = None, readers: Any = None, *, site: Sites = None, at: At = UNSAID, where: Where = None
 ) -> Edit:
     """Mirror along the directions, at ``about`` (default: zero); twice is the identity. For ``readers`` see :func:`Scale`."""
     return Edit(operations.Reflect(**values.span(_need(directions), about, readers)), site, at, where)
@@ -250,6 +290,7 @@ def _need(directions: Any) -> Any:
     return directions
 
 
+@checked_as(EditError)
 def Clamp(
     low: float | None = None,
     high: float | None = None,
@@ -257,8 +298,8 @@ def Clamp(
     about: Any = None,
     readers: Any = None,
     *,
-    site: Any = None,
-    at: Any = UNSAID,
+    site: Sites = None,
+    at: At = UNSAID,
     where: Where = None,
 ) -> Edit:
     """Bound each coordinate, or the coordinates along (unit) directions, to ``[low, high]``."""
@@ -266,17 +307,20 @@ def Clamp(
     return Edit(operations.Clamp(least, most, **values.span(directions, about, readers)), site, at, where)
 
 
-def RankOne(read: Any, write: Any, *, site: Any = None, at: Any = UNSAID, where: Where = None) -> Edit:
+@checked_as(EditError)
+def RankOne(read: Any, write: Any, *, site: Sites = None, at: At = UNSAID, where: Where = None) -> Edit:
     """``x + (x . read) write``, both ``[d]``: what a rank-one change of a weight does, at the input of that weight."""
     return Edit(operations.RankOne(values.vector(read, "read"), values.vector(write, "write")), site, at, where)
 
 
-def Noise(std: float, seed: int = 0, *, site: Any = None, at: Any = UNSAID, where: Where = None) -> Edit:
+@checked_as(EditError)
+def Noise(std: float, seed: Seed = 0, *, site: Sites = None, at: At = UNSAID, where: Where = None) -> Edit:
     """Add ``std`` times standard normal noise, drawn for (seed, prompt, site, position)."""
     return Edit(sources.Noise(float(values.number(std, "std")), values.whole(seed, "seed")), site, at, where)
 
 
-def source(inputs: Any, edits: Iterable[Edit] = (), *, at: Any = None, site: str | None = None) -> sources.Source:
+@checked_as(EditError)
+def source(inputs: Any, edits: Edits = (), *, at: At = None, site: str | None = None) -> sources.Source:
     """A run to take values from: a prompt, the edits it runs under, and where in it to look.
 
     Args:
@@ -285,11 +329,10 @@ def source(inputs: Any, edits: Iterable[Edit] = (), *, at: Any = None, site: str
         at: Positions in each; those of the edit by default.
         site: A site in it, as ``"resid_post.10"``; that of the edit by default. It must be as wide as the edited one.
     """
-    if at is not None:
-        positions.check(at)
+    at = None if at is None else positions.read_at(at)
     if site is not None and not is_foreign(site):
         SitePattern.parse(site)
-    return sources.Source(inputs, tuple(edits), at, None, site)
+    return sources.Source(inputs, as_edits(edits), at, None, site)
 
 
 def _source(value: Any, what: str) -> Any:
@@ -313,7 +356,8 @@ def _vector_or_source(value: Any, what: str) -> Any:
     return _source(value, what)
 
 
-def Patch(values: Any, *, site: Any = None, at: Any = UNSAID, where: Where = None) -> Edit:
+@checked_as(EditError)
+def Patch(values: Any, *, site: Sites = None, at: At = UNSAID, where: Where = None) -> Edit:
     """``x <-`` a vector ``[d]``, or the value at the same site in another run.
 
     Args:
@@ -327,7 +371,8 @@ def Patch(values: Any, *, site: Any = None, at: Any = UNSAID, where: Where = Non
     return Edit(operations.Put(found) if isinstance(found, Tensor) else sources.Patch(found), site, at, where)
 
 
-def MeanAblate(mean: Any, *, site: Any = None, at: Any = UNSAID, where: Where = None) -> Edit:
+@checked_as(EditError)
+def MeanAblate(mean: Any, *, site: Sites = None, at: At = UNSAID, where: Where = None) -> Edit:
     """``x <-`` a mean: a vector ``[d]``, or prompts over whose positions the site is averaged."""
     found = _vector_or_source(mean, "pc.MeanAblate")
     if isinstance(found, Tensor):
@@ -337,6 +382,7 @@ def MeanAblate(mean: Any, *, site: Any = None, at: Any = UNSAID, where: Where = 
     return Edit(sources.MeanAblate(found), site, at, where)
 
 
+@checked_as(EditError)
 def Rotate(
     source: Any,
     rank: int | None = None,
@@ -344,9 +390,9 @@ def Rotate(
     *,
     subspace: sources.Subspace | None = None,
     directions: Any = None,
-    seed: int = 0,
-    site: Any = None,
-    at: Any = UNSAID,
+    seed: Seed = 0,
+    site: Sites = None,
+    at: At = UNSAID,
     where: Where = None,
 ) -> Edit:
     """Interchange in a learned subspace: the coordinates of ``x`` there become the source's.
@@ -369,7 +415,7 @@ def Rotate(
     return Edit(sources.Rotate(subspace, _vector_or_source(source, "pc.Rotate")), site, at, where)
 
 
-def _subspace(rank: int | None, d: int | None, directions: Any, seed: int) -> sources.Subspace:
+def _subspace(rank: int | None, d: int | None, directions: Any, seed: Seed) -> sources.Subspace:
     if directions is None:
         if rank is None or d is None:
             raise EditError("pc.Rotate needs rank and d (the site's width), directions [rank, d], or a subspace")
@@ -384,20 +430,22 @@ def _subspace(rank: int | None, d: int | None, directions: Any, seed: int) -> so
     return sources.Subspace(start.shape[1], len(start), directions=start)
 
 
+@checked_as(EditError)
 def Splice(
     dictionary: Any,
     latents: Mapping[int, float],
     keep_error: bool = True,
     *,
-    site: Any = None,
-    at: Any = UNSAID,
+    site: Sites = None,
+    at: At = UNSAID,
     where: Where = None,
 ) -> Edit:
     """Set latents of a sparse dictionary; with ``keep_error`` what the dictionary misses stays."""
     return Edit(operations.Splice(values.codec(dictionary), values.latents(latents), keep_error), site, at, where)
 
 
-def Call(function: Callable[[Tensor], Tensor], *, site: Any = None, at: Any = UNSAID, where: Where = None) -> Edit:
+@checked_as(EditError)
+def Call(function: Callable[[Tensor], Tensor], *, site: Sites = None, at: At = UNSAID, where: Where = None) -> Edit:
     """Any function of the vectors ``[position, d]``: the escape hatch, which no sweep can share.
 
     With ``checkpoint=`` it has to be a module, or a function that you vouch for with :func:`known_as`.

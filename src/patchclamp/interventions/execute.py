@@ -1,7 +1,6 @@
 """Carrying out a planned job: on its rung, within its budget, resumable, and checked against the slow way."""
 
 import random
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -11,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from patchclamp.core.errors import BudgetError, ExactnessError, PatchclampWarning
+from patchclamp.core.errors import BudgetError, ExactnessError, warn
 from patchclamp.core.files import reading
+from patchclamp.core.interrupts import resumable, under
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.tensors import read_sealed, write_sealed
 from patchclamp.interventions.base import Base, record_base
@@ -55,7 +55,7 @@ class Outcome:
     unread: set[int] = field(default_factory=set)
     """Runs of which some read gave NaN, these and others."""
 
-    @torch.no_grad()
+    @under(torch.no_grad)
     def note_base(self, base: Base) -> None:
         """Measure the lines of a base run, without any cell's edits."""
         for place, number in enumerate(base.lines):
@@ -66,7 +66,7 @@ class Outcome:
             if line.compares:
                 self.clean[number] = logits
 
-    @torch.no_grad()
+    @under(torch.no_grad)
     def deliver(self, runs: list[int], logits: Tensor, activations: dict[Site, Tensor]) -> None:
         """Measure some runs of one line."""
         number = self.job.runs[runs[0]].line
@@ -136,7 +136,8 @@ def execute(
     chosen = sorted(random.Random(seed).sample(range(len(job.runs)), min(verify, len(job.runs))))
     outcome = Outcome(job, frozenset(chosen))
     try:
-        with task("sweep", scheduled.plan.rows, "row-layers", show=progress) as bar:
+        kept = resumable(None if parts is None else parts.folder)
+        with kept, task("sweep", scheduled.plan.rows, "row-layers", show=progress) as bar:
             pieces = _parts(job, scheduled, outcome, bar.advance)
             files = [None] * len(pieces) if parts is None else parts.files(job, scheduled, [runs for runs, _ in pieces])
             for (runs, work), file in zip(pieces, files, strict=True):
@@ -173,11 +174,9 @@ def _warn_of_nan(job: Job, outcome: Outcome) -> None:
     shown = [(job.runs[run], job.lines[job.runs[run].line].prompt.name) for run in wrong[:MOST_NAMED]]
     named = "; ".join(f"{', '.join(map(str, cell.actions))} of {name!r}" for cell, name in shown)
     more = f"; and {len(wrong) - MOST_NAMED} more" if len(wrong) > MOST_NAMED else ""
-    warnings.warn(
+    warn(
         f"{cells} of {len(job.cells)} cells gave NaN or infinity, and NaN stands for their numbers: {named}{more}. In the first of "
         f"them it arises {where}",
-        PatchclampWarning,
-        stacklevel=2,
     )
 
 

@@ -1,14 +1,15 @@
 """One hooked forward pass: the primitive under run, record, the sweep's slow path and every check."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from patchclamp.core.errors import InputError, ModelError, NotFiredError, PositionError, SiteError
+from patchclamp.core.errors import InputError, ModelError, NotFiredError, PatchclampError, PositionError, SiteError
+from patchclamp.core.interrupts import within
 from patchclamp.interventions.actions import Action, Tally, instructions
 from patchclamp.interventions.finite import Watch
 from patchclamp.interventions.hooks import Instruction, Port, Session, Tap, bypassed, ports_of
@@ -81,15 +82,19 @@ def forward(
         taps = {site: watch.sink(site, sink) for site, sink in (taps or {}).items()}
     tally = Tally.empty()
     actions = [row.actions for row in rows]
-    todo = instructions(model.sites, actions, [0] * len(rows), batch.width or UNKNOWN_WIDTH, model.device, tally)
-    tapped = ports_of(make_tap(model, site, sink) for site, sink in (taps or {}).items())
-    output = None
-    with ExitStack() as stack:
-        stack.enter_context(gradients(grad))
-        early = not logits and _each_runs_once(model, (*todo, *tapped))
-        session = Session(model.sites.modules, len(rows), batch.width or 1, todo, tapped, stop_early=early)
-        stack.enter_context(session)
-        output = call(model, batch, extra)
+    todo = instructions(
+        model.sites,
+        actions,
+        [0] * len(rows),
+        batch.width or UNKNOWN_WIDTH,
+        model.device,
+        tally,
+        whole=batch.width is not None,
+    )
+    tapped = ports_of(make_tap(model, site, _of_tokens(site, batch, sink)) for site, sink in (taps or {}).items())
+    early = not logits and _each_runs_once(model, (*todo, *tapped))
+    session = Session(model.sites.modules, len(rows), batch.width or 1, todo, tapped, stop_early=early)
+    output = within((gradients(grad), session), call, model, batch, extra)
     _check_fired(session, rows, tally)
     if not early and model.sites.layers:
         model.once.update(session.calls)
@@ -100,6 +105,23 @@ def forward(
     if check:
         _refuse_wrong(model, rows, watch)
     return Forwarded(found, tally, output)
+
+
+def _of_tokens(site: Site, batch: Batch, sink: Sink) -> Sink:
+    """A sink that refuses vectors which are not the batch's tokens; of named sites it is known that they are."""
+    width, rows = batch.width, batch.rows
+    if width is None or not site.is_raw:
+        return sink
+
+    def checked(value: Tensor) -> None:
+        if value.ndim == 3 and (value.shape[1] not in (1, width) or (len(value) != rows and width > 1)):
+            raise PositionError(
+                f"{site} has shape {tuple(value.shape)} in a call of {rows} rows of {width} tokens, so its vectors are not these "
+                "tokens and cannot be read by their positions; read it with a hook of your own"
+            )
+        sink(value)
+
+    return checked
 
 
 @contextmanager
@@ -166,11 +188,19 @@ def call(model: OpenModel, batch: Batch, extra: Mapping[str, Any] | None = None)
         kwargs["use_cache"] = False
     try:
         return model.module(*batch.args, **kwargs)
-    except IndexError as error:
-        if batch.width is None or len(batch.kwargs) == 1:
+    except (IndexError, RuntimeError, ValueError, TypeError, NotImplementedError) as error:
+        if isinstance(error, PatchclampError | torch.OutOfMemoryError):
             raise
-        beside = ", ".join(name for name in batch.kwargs if name != "input_ids")
-        raise InputError(f"{type(model.module).__name__} has no entry for a value of {beside}: {error}") from error
+        kind, beside = type(model.module).__name__, ", ".join(name for name in batch.kwargs if name != "input_ids")
+        if batch.width is not None and beside:
+            what = "has no entry for a value of" if isinstance(error, IndexError) else "cannot read the prompt with its"
+            raise InputError(f"{kind} {what} {beside}: {error}") from error
+        if batch.width is not None and not model.sites.layers:
+            raise InputError(
+                f"{kind} cannot be run on token ids alone: {type(error).__name__}: {error}. Call it yourself, with all that it "
+                "takes, inside model.editing(edits)"
+            ) from error
+        raise
 
 
 def logits_of(output: Any) -> Tensor:
@@ -223,8 +253,7 @@ def _narrowed(
 
     done = forward(model, rows, taps={**taps, last: sink}, logits=False, grad=grad, extra=extra, check=check)
     chosen = states[0][torch.arange(len(rows), device=keep.device).unsqueeze(1), keep]
-    with gradients(grad):
-        logits = through_head(model, chosen.flatten(0, 1).unsqueeze(1))
+    logits = within((gradients(grad),), through_head, model, chosen.flatten(0, 1).unsqueeze(1))
     logits = logits.reshape(len(rows), keep.shape[1], -1)
     if check:
         watch = Watch([keep.shape[1]] * len(rows))
@@ -262,14 +291,14 @@ def through_head(
         wide: Logits in float32 also where the weights are in half precision, and few rows at the cost of many.
     """
     layers = [model.sites.modules[path] for path in model.sites.layers]
-    ids = torch.zeros(1, 1, dtype=torch.long, device=model.device)
-    with ExitStack() as stack:
-        stack.enter_context(bypassed(layers, model.arity, inject=states))
-        stack.enter_context(Session(model.sites.modules, len(states), 1, todo or {}))
-        if wide:
-            stack.enter_context(WideLogits(model.module.get_output_embeddings().weight))  # type: ignore[operator]
-        output = call(model, Batch((), {"input_ids": ids}, (1,)))
-    return logits_of(output)
+    ids = torch.zeros(len(states), 1, dtype=torch.long, device=model.device)
+    around: list[AbstractContextManager[Any]] = [
+        bypassed(layers, model.arity, inject=states),
+        Session(model.sites.modules, len(states), 1, todo or {}),
+    ]
+    if wide:
+        around.append(WideLogits(model.module.get_output_embeddings().weight))  # type: ignore[operator]
+    return logits_of(within(around, call, model, Batch((), {"input_ids": ids}, (1,) * len(states))))
 
 
 def check_passes(session: Session) -> None:

@@ -1,7 +1,6 @@
 """Gates: tests of the activation that decide, per row and position, whether an edit acts there."""
 
 import math
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -13,8 +12,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from typing_extensions import override
 
+from patchclamp.core.arguments import checked_as
 from patchclamp.core.digest import alive, digest
-from patchclamp.core.errors import EditError, PatchclampWarning
+from patchclamp.core.errors import EditError, warn
 
 Vectors = Float[Tensor, "... d"]
 Verdict = Bool[Tensor, "..."]
@@ -100,6 +100,7 @@ def _wide(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
+@checked_as(EditError)
 @dataclass(frozen=True, eq=False)
 class Along(Gate):
     """The coordinate along a direction (made unit length) lies above ``above`` and below ``below``."""
@@ -128,6 +129,7 @@ class Along(Gate):
         return verdict
 
 
+@checked_as(EditError)
 @dataclass(frozen=True, eq=False)
 class Norm(Gate):
     """The length of the vector lies above ``above`` and below ``below``: massive activations in or out.
@@ -152,6 +154,7 @@ class Norm(Gate):
         return verdict
 
 
+@checked_as(EditError)
 @dataclass(frozen=True, eq=False)
 class Nearest(Gate):
     """Of the given centres, number ``index`` is the nearest (Euclidean).
@@ -173,6 +176,7 @@ class Nearest(Gate):
         return _is_nearest(x, self.centres, self.index)
 
 
+@checked_as(EditError)
 @dataclass(frozen=True, eq=False)
 class NearestCode(Gate):
     """Of the given mean codes, number ``index`` is the nearest to the spline code of the activation (Euclidean).
@@ -222,10 +226,8 @@ def _centres(centres: Tensor, index: int) -> Tensor:
     held = _held(centres, "the centres of a gate")
     twin = next((i for i in range(index) if torch.equal(held[i], held[index])), None)
     if twin is not None:
-        warnings.warn(
+        warn(
             f"centre {index} equals centre {twin}, which counts as the nearest wherever both are: this gate never opens",
-            PatchclampWarning,
-            stacklevel=4,
         )
     return held
 

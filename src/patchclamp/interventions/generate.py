@@ -1,7 +1,7 @@
 """Generation under edits, with or without the key-value cache, every position counted in the unpadded prompt."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -10,16 +10,18 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from patchclamp.core.errors import InputError, PatchclampError
+from patchclamp.core.interrupts import within
 from patchclamp.core.result import Result, Saved
 from patchclamp.interventions.actions import Placer, Tally
 from patchclamp.interventions.decoding import effective, end_ids, new_tokens, read_settings, reads_the_text, until_end
-from patchclamp.interventions.edits import Edit
+from patchclamp.interventions.edits import Edits, as_edits
 from patchclamp.interventions.hooks import before_each_call
 from patchclamp.interventions.overflow import WrongStepError, finite_steps, looking, wrong_step
 from patchclamp.interventions.record import record_source
 from patchclamp.interventions.results import evidence
 from patchclamp.interventions.stepping import Rows, Stepper, check_fired, placed_rows, stepping
 from patchclamp.interventions.verification import TOLERANCE
+from patchclamp.models.beside import is_whole
 from patchclamp.models.guard import check_ready
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import OpenModel
@@ -109,16 +111,21 @@ class Generation(Result):
 def generate(
     model: OpenModel,
     inputs: Any,
-    edits: Iterable[Edit] | Edit = (),
+    edits: Edits = (),
     *,
     max_new_tokens: int | None = None,
     seed: int | None = None,
     **settings: Any,
 ) -> Generation:
     """Generate under edits; see :meth:`patchclamp.Model.generate`."""
-    chosen = [edits] if isinstance(edits, Edit) else list(edits)
+    chosen = list(as_edits(edits))
     if not hasattr(model.module, "generate"):
         raise InputError(f"{type(model.module).__name__} cannot generate: it is no language model with a head")
+    if model.encoder is not None:
+        raise InputError(
+            f"{type(model.module).__name__} is an encoder-decoder, which writes a text of its own instead of going on with the "
+            "prompt; call model.module.generate inside model.editing(edits)"
+        )
     used = read_settings(model.module, model.tokenizer, _with_config(settings))
     count = new_tokens(used, max_new_tokens)
     prompts = model.prompts(inputs)
@@ -126,12 +133,8 @@ def generate(
     check_ready(model.module)
     placer, tally = Placer(model, chosen, prompts, record_source), Tally.empty()
     rows = placed_rows(placer)
-    new: dict[int, list[_New]] = {}
-    with torch.no_grad(), _seeded(seed, model.device):
-        for members in _groups(model, prompts, reads_the_text(model.module, used)):
-            own = [rows[i] for i in members]
-            made = _generate_batch(model, placer, tally, own, [prompts[i] for i in members], count, used)
-            new |= dict(zip(members, made, strict=True))
+    around = (torch.no_grad(), _seeded(seed, model.device))
+    new = within(around, _generate_all, model, placer, tally, rows, prompts, count, used)
     check_fired(placer, tally)
     numbers = tuple(i for i in range(len(prompts)) for _ in new[i])
     texts = [one for i in range(len(prompts)) for one in new[i]]
@@ -224,7 +227,7 @@ def _check_beside(model: OpenModel, prompts: Sequence[Prompt], new: int) -> None
         InputError: With what can be continued.
     """
     for prompt in prompts:
-        if extra := sorted(set(prompt.tensors) - set(_CONTINUED)):
+        if extra := sorted(name for name in prompt.tensors if name not in _CONTINUED and not is_whole(name)):
             raise InputError(f"{extra} have no value for new tokens; generation continues {', '.join(_CONTINUED[:3])}")
         last = int(prompt.tensors["position_ids"][0, -1]) if "position_ids" in prompt.tensors else -1
         if model.context is not None and last + new >= model.context:
@@ -246,6 +249,24 @@ def _pads_left(model: OpenModel, prompts: Sequence[Prompt]) -> bool:
     return model.pads_left
 
 
+def _generate_all(
+    model: OpenModel,
+    placer: Placer,
+    tally: Tally,
+    rows: Rows,
+    prompts: Sequence[Prompt],
+    count: int | None,
+    settings: dict[str, Any],
+) -> dict[int, list[_New]]:
+    """The texts of each prompt, by its number."""
+    new: dict[int, list[_New]] = {}
+    for members in _groups(model, prompts, reads_the_text(model.module, settings)):
+        own = [rows[i] for i in members]
+        made = _generate_batch(model, placer, tally, own, [prompts[i] for i in members], count, settings)
+        new |= dict(zip(members, made, strict=True))
+    return new
+
+
 def _generate_batch(
     model: OpenModel,
     placer: Placer,
@@ -258,14 +279,14 @@ def _generate_batch(
     """The texts of each prompt of one batch."""
     samples = settings["num_return_sequences"]
     width = max(len(p.ids) for p in prompts)
+    stepper, hooks = stepping(model, placer, tally, rows)
     try:
-        with stepping(model, placer, tally, rows) as stepper, finite_steps(model):
-            out = _started(model, stepper, prompts, count, settings)
+        out = within((*hooks, finite_steps(model)), _started, model, stepper, prompts, count, settings)
     except WrongStepError:
         found: list[str] = []
-        again = stepping(model, placer, Tally.empty(), rows)
-        with suppress(WrongStepError), again, looking(model, found), finite_steps(model):
-            _call_generate(model, prompts, count, settings)
+        _, again = stepping(model, placer, Tally.empty(), rows)
+        around = (suppress(WrongStepError), *again, looking(model, found), finite_steps(model))
+        within(around, _call_generate, model, prompts, count, settings)
         raise wrong_step(model, found, bool(placer.edits)) from None
     assert stepper.ends is not None
     sequences = out if isinstance(out, Tensor) else out.sequences
@@ -306,10 +327,9 @@ def _call_generate(model: OpenModel, prompts: Sequence[Prompt], count: int | Non
     mask = torch.tensor([[0] * (width - len(p.ids)) + [1] * len(p.ids) for p in prompts], device=model.device)
     limit = {} if count is None else {"max_new_tokens": count}
     beside = model.batch(list(prompts)).kwargs if prompts[0].tensors else {}
-    with before_each_call(model.module, _as_one_text) if "position_ids" in beside else nullcontext():
-        return model.module.generate(  # type: ignore[operator]
-            **{**beside, **settings, "input_ids": ids, "attention_mask": mask, "pad_token_id": pad, **limit}
-        )
+    given = {**beside, **settings, "input_ids": ids, "attention_mask": mask, "pad_token_id": pad, **limit}
+    around = [before_each_call(model.module, _as_one_text)] if "position_ids" in beside else []
+    return within(around, model.module.generate, **given)  # type: ignore[arg-type]
 
 
 def _as_one_text(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

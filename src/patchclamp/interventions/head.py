@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from patchclamp.core.interrupts import under
 from patchclamp.interventions.actions import Action, instructions
 from patchclamp.interventions.forward import through_head
 from patchclamp.interventions.job import index_like
@@ -33,6 +34,7 @@ class Pending:
     """Which of the line's read positions these are."""
 
 
+@under(torch.no_grad)
 def finish(walk: Walk, deliver: Deliver, head_rows: int) -> None:
     """Send the last states through the head and hand the results over, line by line.
 
@@ -41,17 +43,16 @@ def finish(walk: Walk, deliver: Deliver, head_rows: int) -> None:
         deliver: Receives the results.
         head_rows: How many positions pass the head at once.
     """
-    with torch.no_grad():
-        if walk.job.depth < walk.model.sites.n_layers:
-            _without_head(walk, deliver)
-            return
-        batch: list[Pending] = []
-        for item in _pending(walk):
-            if batch and sum(len(p.late) for p in batch) + len(item.late) > head_rows:
-                _flush(walk, batch, deliver)
-                batch = []
-            batch.append(item)
-        _flush(walk, batch, deliver)
+    if walk.job.depth < walk.model.sites.n_layers:
+        _without_head(walk, deliver)
+        return
+    batch: list[Pending] = []
+    for item in _pending(walk):
+        if batch and sum(len(p.late) for p in batch) + len(item.late) > head_rows:
+            _flush(walk, batch, deliver)
+            batch = []
+        batch.append(item)
+    _flush(walk, batch, deliver)
 
 
 def _without_head(walk: Walk, deliver: Deliver) -> None:

@@ -1,15 +1,16 @@
 """The only file that touches the user's modules: it registers hooks, and takes every one of them away again."""
 
+from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from types import TracebackType
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
+from typing_extensions import override
 
 from patchclamp.core.errors import EditError, PositionError, SiteError
 from patchclamp.interventions.gates import Gate
@@ -43,9 +44,15 @@ class Instruction:
     """The largest column, to be checked where the width of the call was not known before."""
     counted: Tensor | None = None
     """``[row, position]`` True where the vector is counted; None if all are."""
+    call: tuple[int, int] | None = None
+    """Rows and token positions of a call of the whole model; None where an activation cannot have others."""
+    everywhere: bool = False
+    """Whether it changes every vector of the call's activation, whatever they stand for."""
 
     def apply(self, x: Tensor) -> Tensor:
         """The activation ``[batch, position, d]`` with this instruction carried out; ``x`` is left as it is."""
+        if self.call is not None and x.shape[:2] != self.call and (self.everywhere or x.shape[:2] != (self.call[0], 1)):
+            return self._edit_other(x)
         if self.furthest >= x.shape[1]:
             hint = "; it has one vector for a whole prompt, which is edited at=0" if x.shape[1] == 1 else ""
             raise PositionError(
@@ -66,6 +73,15 @@ class Instruction:
         out = x.clone()
         out[where] = edited
         return out
+
+    def _edit_other(self, x: Tensor) -> Tensor:
+        """An activation whose vectors are not the call's tokens: patches of a picture, another text, a state."""
+        if self.everywhere:
+            return replace(self, counted=None)._edit(x)
+        raise PositionError(
+            f"the activation at {self.access.module!r} has shape {tuple(x.shape)} in a call of {self.call[0]} rows of "  # type: ignore[index]
+            f"{self.call[1]} tokens, so its vectors are not these tokens; it can be edited at='all', with one value for all"  # type: ignore[index]
+        )
 
     def _edit(self, chosen: Tensor) -> Tensor:
         check_columns(self.access, self.columns, chosen.shape[-1])
@@ -126,8 +142,28 @@ class Tap:
         self.sink(part if self.access.factor == 1.0 else part * self.access.factor)
 
 
+class Placed(ExitStack):
+    """Changes of modules that are taken back when the block ends, also where it could not begin.
+
+    What takes a change back is noted in the line that makes it, or before it; it is run by the standard library.
+    """
+
+    @abstractmethod
+    def begin(self) -> None:
+        """Make the changes."""
+
+    @override
+    def __enter__(self) -> Any:
+        try:
+            self.begin()
+            return self
+        except BaseException:
+            self.close()
+            raise
+
+
 @dataclass(eq=False)
-class Session:
+class Session(Placed):
     """Hooks on a set of ports, with what to do at each. Use as a context manager: leaving it removes every hook."""
 
     modules: Mapping[str, nn.Module]
@@ -139,28 +175,16 @@ class Session:
     stop_early: bool = False
     """Raise :class:`Stop` once every port has been seen."""
     calls: Counter[Port] = field(default_factory=Counter)
-    _handles: list[RemovableHandle] = field(default_factory=list)
     _watched: list[Port] = field(default_factory=list)
 
-    def __enter__(self) -> "Session":
-        try:
-            for port in dict.fromkeys((*self.instructions, *self.taps)):
-                self.watch(port)
-        except BaseException:
-            self.close()
-            raise
-        return self
+    def __post_init__(self) -> None:
+        super().__init__()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool:
-        self.close()
-        return kind is Stop
-
-    def close(self) -> None:
-        """Remove every hook."""
-        while self._handles:
-            self._handles.pop().remove()
+    @override
+    def begin(self) -> None:
+        self.enter_context(suppress(Stop))
+        for port in dict.fromkeys((*self.instructions, *self.taps)):
+            self.watch(port)
 
     @property
     def ports(self) -> set[Port]:
@@ -172,13 +196,17 @@ class Session:
         self._watched.append(port)
         module, side, _ = port
         target = self.modules[module]
+
+        def before(_: nn.Module, args: Any, kwargs: Any) -> Any:
+            return self._before(port, args, kwargs)
+
+        def after(_: nn.Module, __: Any, output: Any) -> Any:
+            return self._after(port, output)
+
         if side == "in":
-            handle = target.register_forward_pre_hook(
-                lambda _, args, kwargs: self._before(port, args, kwargs), with_kwargs=True
-            )
+            self.callback(target.register_forward_pre_hook(before, with_kwargs=True).remove)
         else:
-            handle = target.register_forward_hook(lambda _, __, output: self._after(port, output))
-        self._handles.append(handle)
+            self.callback(target.register_forward_hook(after).remove)
 
     def _before(self, port: Port, args: Any, kwargs: Any) -> Any:
         keys = self._input(port, args, kwargs)
@@ -248,13 +276,24 @@ class Tolerant(Session):
         return None
 
 
-@contextmanager
+class _Once(Placed):
+    """Changes that a function makes."""
+
+    def __init__(self, begin: Callable[[ExitStack], object]) -> None:
+        super().__init__()
+        self._begin = begin
+
+    @override
+    def begin(self) -> None:
+        self._begin(self)
+
+
 def bypassed(
     layers: Sequence[nn.Module],
     arity: int | None = None,
     inject: Tensor | None = None,
     seen: "list[tuple[tuple[Any, ...], dict[str, Any]]] | None" = None,
-) -> Iterator[None]:
+) -> AbstractContextManager[Any]:
     """Inside the block each layer returns its hidden states unchanged, so the model's own code around them still runs.
 
     Args:
@@ -263,8 +302,6 @@ def bypassed(
         inject: Hidden states to return instead.
         seen: Filled with the arguments of each layer's call, in order.
     """
-    missing = object()
-    before = [layer.__dict__.get("forward", missing) for layer in layers]
 
     def skip(*args: Any, **kwargs: Any) -> Any:
         if seen is not None:
@@ -272,59 +309,44 @@ def bypassed(
         hidden = fetch((args, kwargs), input_keys(args, kwargs) or ()) if inject is None else inject
         return hidden if arity is None else (hidden, *(None,) * (arity - 1))
 
-    try:
+    def begin(stack: ExitStack) -> None:
         for layer in layers:
-            layer.__dict__["forward"] = skip
-        yield
-    finally:
-        for layer, old in zip(layers, before, strict=True):
-            if old is missing:
-                layer.__dict__.pop("forward", None)
-            else:
-                layer.__dict__["forward"] = old
+            _replace(stack, layer, "forward", skip)
+
+    return _Once(begin)
 
 
-@contextmanager
-def before_each_call(module: nn.Module, function: Callable[[tuple[Any, ...], dict[str, Any]], None]) -> Iterator[None]:
+def before_each_call(
+    module: nn.Module, function: Callable[[tuple[Any, ...], dict[str, Any]], None]
+) -> AbstractContextManager[Any]:
     """Inside the block ``function(args, kwargs)`` runs before every call of the module."""
 
     def tell(_: nn.Module, args: Any, kwargs: Any) -> None:
         function(args, kwargs)
 
-    handle = module.register_forward_pre_hook(tell, with_kwargs=True)
-    try:
-        yield
-    finally:
-        handle.remove()
+    return _Once(lambda stack: stack.callback(module.register_forward_pre_hook(tell, with_kwargs=True).remove))
 
 
-@contextmanager
-def after_each_call(module: nn.Module, function: Callable[[Any], None]) -> Iterator[None]:
+def after_each_call(module: nn.Module, function: Callable[[Any], None]) -> AbstractContextManager[Any]:
     """Inside the block ``function(output)`` runs after every call of the module."""
 
     def tell(_: nn.Module, __: Any, output: Any) -> None:
         function(output)
 
-    handle = module.register_forward_hook(tell)
-    try:
-        yield
-    finally:
-        handle.remove()
+    return _Once(lambda stack: stack.callback(module.register_forward_hook(tell).remove))
 
 
-@contextmanager
-def shadowed(module: nn.Module, name: str, make: Callable[[Any], Any]) -> Iterator[None]:
+def shadowed(module: nn.Module, name: str, make: Callable[[Any], Any]) -> AbstractContextManager[Any]:
     """Inside the block the attribute ``name`` of this one module is ``make(its value)``; class and weights stay."""
-    missing = object()
-    before = module.__dict__.get(name, missing)
-    module.__dict__[name] = make(getattr(module, name))
-    try:
-        yield
-    finally:
-        if before is missing:
-            module.__dict__.pop(name, None)
-        else:
-            module.__dict__[name] = before
+    return _Once(lambda stack: _replace(stack, module, name, make(getattr(module, name))))
+
+
+def _replace(stack: ExitStack, module: nn.Module, name: str, value: Any) -> None:
+    """Give one module an attribute of its own until the stack is left."""
+    own = module.__dict__
+    restore = partial(own.__setitem__, name, own[name]) if name in own else partial(own.pop, name, None)
+    stack.callback(restore)
+    own[name] = value
 
 
 def check_columns(access: Access, columns: slice | Tensor | None, width: int) -> None:

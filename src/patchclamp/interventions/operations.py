@@ -14,6 +14,7 @@ from typing_extensions import override
 from patchclamp.core.content import Given
 from patchclamp.core.digest import alive, digest
 from patchclamp.core.errors import EditError
+from patchclamp.core.interrupts import guarded
 
 Vectors = Float[Tensor, "... d"]
 
@@ -200,7 +201,7 @@ class Spanned(Operation):
     def frozen(self) -> Operation:
         if self.directions is None or not self.trained:
             return super().frozen()
-        with torch.no_grad():
+        with guarded(torch.no_grad()):
             rows, reads = self.basis()
         new = replace(self, directions=rows, readers=None if self.readers is None else reads)  # type: ignore[call-arg]
         return Operation.frozen(new)

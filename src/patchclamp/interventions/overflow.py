@@ -1,13 +1,14 @@
 """Where the first NaN or infinity of a run arises: a second pass, on failure only, that looks at every site."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from patchclamp.core.errors import EditError, ModelError
+from patchclamp.core.interrupts import within
 from patchclamp.interventions.actions import instructions
 from patchclamp.interventions.finite import readable
 from patchclamp.interventions.forward import UNKNOWN_WIDTH, Row, call, logits_of
@@ -22,8 +23,8 @@ def first_site(model: OpenModel, row: Row) -> str | None:
     found: list[str] = []
     batch = model.batch([row.prompt])
     todo = instructions(model.sites, [row.actions], [0], batch.width or UNKNOWN_WIDTH, model.device, None)
-    with torch.no_grad(), Tolerant(model.sites.modules, 1, batch.width or 1, todo, every_tap(model, found)):
-        call(model, batch)
+    session = Tolerant(model.sites.modules, 1, batch.width or 1, todo, every_tap(model, found))
+    within((torch.no_grad(), session), call, model, batch)
     return found[0] if found else None
 
 
@@ -79,23 +80,19 @@ class WrongStepError(Exception):
     """A call gave logits that may not be read; for :func:`patchclamp.interventions.generate.generate` to explain."""
 
 
-@contextmanager
-def finite_steps(model: OpenModel) -> Iterator[None]:
+def finite_steps(model: OpenModel) -> AbstractContextManager[Any]:
     """Inside the block every call of the model must give logits of the next token that may be read."""
 
     def look(output: Any) -> None:
         if not bool(readable(logits_of(output)[..., -1, :]).all()):
             raise WrongStepError
 
-    with after_each_call(model.module, look):
-        yield
+    return after_each_call(model.module, look)
 
 
-@contextmanager
-def looking(model: OpenModel, found: list[str]) -> Iterator[None]:
+def looking(model: OpenModel, found: list[str]) -> AbstractContextManager[Any]:
     """Inside the block ``found`` gets the name of every site with NaN or infinity, in the order of the passes."""
-    with Tolerant(model.sites.modules, 1, 1, {}, every_tap(model, found)):
-        yield
+    return Tolerant(model.sites.modules, 1, 1, {}, every_tap(model, found))
 
 
 def wrong_step(model: OpenModel, found: list[str], edited: bool) -> ModelError | EditError:

@@ -7,6 +7,7 @@ from typing import Any, Self
 from patchclamp.core.content import Contents
 from patchclamp.core.digest import digest
 from patchclamp.core.files import check_place
+from patchclamp.core.kinds import Folder
 from patchclamp.interventions.edits import Edit, gate_content
 from patchclamp.interventions.job import Job, Line
 from patchclamp.interventions.operations import Call
@@ -21,13 +22,13 @@ FORMAT = "parts 3"
 class Parts:
     """Where a job's finished parts lie."""
 
-    def __init__(self, folder: str | Path, model: OpenModel) -> None:
+    def __init__(self, folder: Folder, model: OpenModel) -> None:
         self.folder, self._model = Path(folder), model.identity()
 
     @classmethod
     def of(
         cls,
-        folder: str | Path | None,
+        folder: Folder | None,
         model: OpenModel,
         *,
         edits: Iterable[Edit] = (),

@@ -7,10 +7,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError, unknown
 from patchclamp.core.progress import Listener
 from patchclamp.interventions.base import record_base
-from patchclamp.interventions.edits import Edit, Patch
+from patchclamp.interventions.edits import Edits, Patch, as_edits
 from patchclamp.interventions.execute import Outcome, may_narrow
 from patchclamp.interventions.grid import Grid
 from patchclamp.interventions.job import Job
@@ -77,7 +78,7 @@ class PreparedPatch:
         *,
         read: Any,
         align: Align = "equal",
-        source_edits: Sequence[Edit] = (),
+        source_edits: Edits = (),
         **options: Any,
     ) -> "PreparedPatch":
         """Read and check the arguments of a patch, and run its source."""
@@ -87,7 +88,7 @@ class PreparedPatch:
                 f"model.patch takes one source and one target prompt, got {len(sources)} and {len(targets)}"
             )
         partner = counterparts(sources[0], targets[0], align) if sources[0].ids and targets[0].ids else None
-        edit = Patch(Source(sources[0], tuple(source_edits), counterpart=partner))
+        edit = Patch(Source(sources[0], as_edits(source_edits), counterpart=partner))
         allowed = [set(partner)] if partner is not None else None
         reference: list[Tensor] = []
 
@@ -117,6 +118,7 @@ class PreparedPatch:
         return grid
 
 
+@checked
 def patch(
     model: OpenModel,
     source: Any,

@@ -67,7 +67,7 @@ class Placing:
         values = _values(over)
         names, swept = _swept(model, edits, None if sites is None else names_of(sites))
         if at is not None:
-            positions.check(at)
+            at = positions.read_at(at)
         if at is not None and "at" in values:
             raise EditError(
                 f"at={at!r} and over={{'at': {list(values['at'])}}} both say where the edits act; leave one of them out"

@@ -190,7 +190,7 @@ def schedule(job: Job, budget: int | str, max_tokens: int | None, rung: str | No
         full_pass(costs, job.lines[cell.line].prompt.length or 1, job.lines[cell.line].prompt.length or 1)
         for cell in job.cells
     )
-    rates = matmul_rate(str(model.device), model.dtype, max(64, getattr(model.config, "hidden_size", 64) or 64))
+    rates = matmul_rate(str(model.device), model.dtype, max(64, getattr(model.text_config, "hidden_size", 64) or 64))
     if layerwise:
         batches = _batches(job, chosen == "wavefront", tokens)
         groups = [group for _, members in batches for group in members]

@@ -2,10 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
+import numpy as np
+from torch import Tensor
+
+from patchclamp.core.arguments import checked_as
 from patchclamp.core.errors import PositionError, unknown
+from patchclamp.core.readers import Rule, UnfitError, shown, tensor
 from patchclamp.models import tokens
+from patchclamp.models.ids import is_id
 from patchclamp.models.inputs import Prompt
 
 WORDS = ("last", "all", "rest", "each", "prompt", "generated")
@@ -38,6 +44,7 @@ class PerPrompt:
     each: tuple[Any, ...]
 
 
+@checked_as(PositionError)
 def token(text: str, occurrence: int | None = None) -> Token:
     """The span of tokens that ``text`` covers in a prompt.
 
@@ -45,39 +52,76 @@ def token(text: str, occurrence: int | None = None) -> Token:
         text: A string of the prompt whose ends fall on token borders, as ``" Spain"``.
         occurrence: Which one, from 0, where it stands several times; without it an ambiguous string is an error.
     """
+    if not text:
+        raise PositionError("pc.token('') covers no token: the text is empty")
+    if occurrence is not None and occurrence < 0:
+        raise PositionError(f"pc.token: occurrence={occurrence} is below 0; occurrences count from 0")
     return Token(text, occurrence)
 
 
+@checked_as(PositionError)
 def per_prompt(each: Sequence[Any]) -> PerPrompt:
     """One position, span or list for each prompt, in the order of the prompts; in a read, one answer for each."""
     return PerPrompt(tuple(each))
 
 
-def check(at: Any) -> None:
-    """Refuse what is no position at all, before a prompt is known.
+def read_at(at: Any) -> Any:
+    """Positions as the user wrote them, in plain numbers: arrays, tensors and ranges become lists.
 
     Raises:
-        PositionError: With the valid forms.
+        PositionError: It is no position at all, whatever the prompt; the message has the valid forms.
     """
-    if isinstance(at, str) and at not in WORDS:
-        raise PositionError(
-            unknown("position", at, WORDS)
-            + f"; or an int, a slice, a string's tokens as pc.token({at!r}), a list, pc.per_prompt([...])"
-        )
-    if isinstance(at, list | tuple):
-        if not at:
-            raise PositionError("the list of positions is empty")
-        for item in at:
-            check(item)
-    elif isinstance(at, PerPrompt):
+    if isinstance(at, PerPrompt):
         if not at.each:
             raise PositionError("pc.per_prompt([]) holds no position")
-        for item in at.each:
-            check(item)
-    elif isinstance(at, bool) or not isinstance(at, str | int | slice | Token):
-        raise PositionError(
-            f"{at!r} is no position; valid: int, slice, {', '.join(WORDS)}, pc.token, a list, pc.per_prompt"
-        )
+        if any(isinstance(item, PerPrompt) for item in at.each):
+            raise PositionError("pc.per_prompt holds another pc.per_prompt; give one position, span or list a prompt")
+        return PerPrompt(tuple(read_at(item) for item in at.each))
+    if isinstance(at, str):
+        if at not in WORDS:
+            raise PositionError(
+                unknown("position", at, WORDS)
+                + f"; or an int, a slice, a string's tokens as pc.token({at!r}), a list, pc.per_prompt([...])"
+            )
+        return at if isinstance(at, Unsaid) else str(at)
+    if isinstance(at, slice):
+        return _slice(at)
+    if isinstance(at, Token):
+        return at
+    if is_id(at):
+        return int(at)
+    many = _as_list(at) if isinstance(at, np.ndarray | Tensor) else at
+    if isinstance(many, list | tuple | range):
+        if not len(many):
+            raise PositionError("the list of positions is empty")
+        if any(isinstance(item, PerPrompt) for item in many):
+            raise PositionError("a list of positions holds pc.per_prompt, which stands alone")
+        return [read_at(item) for item in many]
+    raise PositionError(
+        f"{shown(at)} is no position; valid: int, slice, {', '.join(WORDS)}, pc.token, a list, pc.per_prompt"
+    )
+
+
+def _as_list(at: Any) -> Any:
+    """The entries of an array with one axis; anything else as it is."""
+    try:
+        return tensor(at).tolist() if at.ndim == 1 else at
+    except UnfitError:
+        return at
+
+
+def _slice(at: slice) -> slice:
+    ends = (at.start, at.stop, at.step)
+    if any(end is not None and not is_id(end) for end in ends):
+        raise PositionError(f"{at} is no position: a slice has whole numbers")
+    plain = slice(*(None if end is None else int(end) for end in ends))
+    if plain.step == 0:
+        raise PositionError(f"{at} is no position: the step of a slice is not 0")
+    return plain
+
+
+At = Annotated[Any, Rule("a position", read_at)]
+"""Positions, as the user writes them."""
 
 
 def resolve(
@@ -109,7 +153,6 @@ def resolve(
             raise PositionError(f"pc.per_prompt has {len(at.each)} positions for {count} prompts")
         return resolve(at.each[index], prompt, index, count, tokenizer, generating, repeats=repeats)
     if isinstance(at, list | tuple):
-        check(at)
         groups = [resolve(item, prompt, index, count, tokenizer, generating, repeats=repeats) for item in at]
         if any(group is None for group in groups):
             return None  # a list with "all" in it, of an input without tokens

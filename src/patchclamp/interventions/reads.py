@@ -1,19 +1,23 @@
 """What is measured of a run: probabilities, logit differences, loss, divergence, ranks, activations, or any function."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from itertools import count as counted
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
 
+from patchclamp.core.arguments import checked
 from patchclamp.core.content import Given
 from patchclamp.core.errors import InputError
+from patchclamp.core.readers import Rule, shown, tensor
 from patchclamp.interventions import positions
+from patchclamp.interventions.positions import At
+from patchclamp.models.ids import is_id
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.sites import Site
@@ -62,6 +66,35 @@ class Read(ABC):
         """The read on one prompt of ``count``."""
 
 
+def read_tokens(given: Any) -> Any:
+    """Tokens as the user writes them: text or id, several of them, or some for each prompt.
+
+    Raises:
+        InputError: Something is no token.
+    """
+    if isinstance(given, positions.PerPrompt):
+        return positions.PerPrompt(tuple(read_tokens(item) for item in given.each))
+    if isinstance(given, str) or is_id(given):
+        return _token(given)
+    if isinstance(given, bytes | Mapping | Set) or not isinstance(given, Iterable) or getattr(given, "ndim", 1) != 1:
+        raise InputError(_NO_TOKEN.format(shown(given)))
+    several = tensor(given).tolist() if isinstance(given, Tensor) else given
+    return [_token(item) for item in several]
+
+
+def _token(given: Any) -> str | int:
+    if isinstance(given, str):
+        return str(given)
+    if not is_id(given):
+        raise InputError(_NO_TOKEN.format(shown(given)))
+    return int(given)
+
+
+_NO_TOKEN = "a read takes tokens as text or ids, got {}; for other answers in each prompt: pc.per_prompt([...])"
+Tokens = Annotated[Any, Rule("a token as text or id, several of them, or pc.per_prompt of them", read_tokens)]
+"""Tokens, as the user writes them."""
+
+
 def _answers(model: OpenModel, given: Any, index: int, count: int) -> tuple[list[int], tuple[str, ...]]:
     """Ids and labels of the tokens that a read wants of prompt number ``index``."""
     if isinstance(given, positions.PerPrompt):
@@ -72,10 +105,6 @@ def _answers(model: OpenModel, given: Any, index: int, count: int) -> tuple[list
     wanted = [given] if isinstance(given, str | int) else list(given)
     if not wanted:
         raise InputError("a read needs at least one token")
-    if odd := next((item for item in wanted if not isinstance(item, str | int)), None):
-        raise InputError(
-            f"a read takes tokens as text or ids, got {odd!r}; for other answers in each prompt: pc.per_prompt([...])"
-        )
     ids = [model.output_id(item) for item in wanted]
     return ids, tuple(
         model.output_label(identity) if isinstance(item, int) else item
@@ -83,7 +112,7 @@ def _answers(model: OpenModel, given: Any, index: int, count: int) -> tuple[list
     )
 
 
-def _where(at: Any, model: OpenModel, prompt: Prompt, index: int, count: int) -> tuple[int, ...]:
+def _where(at: At, model: OpenModel, prompt: Prompt, index: int, count: int) -> tuple[int, ...]:
     if prompt.length is None:
         if not isinstance(at, int) and at != "last":
             raise InputError(f"at={at!r}: this input has no tokens, so a read looks at 'last' or at a number")
@@ -104,12 +133,13 @@ def in_blocks(function: Callable[[Tensor], Tensor], logits: LogitRows) -> Tensor
     return torch.cat([function(block) for block in logits.split(_CACHE_ROWS)])
 
 
+@checked
 @dataclass(frozen=True)
 class Probability(Read):
     """Probability of each token: text or ids, or ``pc.per_prompt([...])`` of them."""
 
-    tokens: Any
-    at: Any = "last"
+    tokens: Tokens
+    at: At = "last"
 
     @override
     def bind(self, model: OpenModel, prompt: Prompt, index: int, count: int) -> list[Bound]:
@@ -122,12 +152,13 @@ class Probability(Read):
         return [Bound("probability", where, (*_place_axis(where), Axis("answer", names)), compute)]
 
 
+@checked
 @dataclass(frozen=True)
 class LogOdds(Read):
     """Logarithm of the odds of each token, ``log(p / (1 - p))``, in nats: unlike a probability it never saturates."""
 
-    tokens: Any
-    at: Any = "last"
+    tokens: Tokens
+    at: At = "last"
 
     @override
     def bind(self, model: OpenModel, prompt: Prompt, index: int, count: int) -> list[Bound]:
@@ -145,13 +176,14 @@ class LogOdds(Read):
         return [Bound("log_odds", where, (*_place_axis(where), Axis("answer", names)), compute)]
 
 
+@checked
 @dataclass(frozen=True)
 class LogitDifference(Read):
     """Logit of one token minus logit of another; each may be ``pc.per_prompt([...])``."""
 
-    token: Any
-    other: Any
-    at: Any = "last"
+    token: Tokens
+    other: Tokens
+    at: At = "last"
 
     @override
     def bind(self, model: OpenModel, prompt: Prompt, index: int, count: int) -> list[Bound]:
@@ -170,12 +202,13 @@ class LogitDifference(Read):
         return ids[0]
 
 
+@checked
 @dataclass(frozen=True)
 class Loss(Read):
     """Mean cross-entropy in nats: of one token at ``at``, or of the prompt's own next tokens."""
 
-    token: Any = None
-    at: Any = None
+    token: Tokens = None
+    at: At = None
 
     @override
     def bind(self, model: OpenModel, prompt: Prompt, index: int, count: int) -> list[Bound]:
@@ -210,11 +243,12 @@ class Loss(Read):
         return [Bound("loss", where, (), compute)]
 
 
+@checked
 @dataclass(frozen=True)
 class KL(Read):
     """KL divergence of the edited next-token distribution from the baseline's, in nats: ``KL(baseline || edited)``."""
 
-    at: Any = "last"
+    at: At = "last"
 
     @override
     def bind(self, model: OpenModel, prompt: Prompt, index: int, count: int) -> list[Bound]:
@@ -233,12 +267,13 @@ class KL(Read):
         return [Bound("kl", where, _place_axis(where), compute, needs_baseline=True)]
 
 
+@checked
 @dataclass(frozen=True)
 class Rank(Read):
     """Rank of each token in the next-token distribution; 0 is the most likely."""
 
-    tokens: Any
-    at: Any = "last"
+    tokens: Tokens
+    at: At = "last"
 
     @override
     def bind(self, model: OpenModel, prompt: Prompt, index: int, count: int) -> list[Bound]:
@@ -254,12 +289,13 @@ class Rank(Read):
         return [Bound("rank", where, (*_place_axis(where), Axis("answer", names)), compute)]
 
 
+@checked
 @dataclass(frozen=True)
 class TopK(Read):
     """The ``k`` most likely next tokens: their ids and their probabilities."""
 
     k: int = 5
-    at: Any = "last"
+    at: At = "last"
 
     @override
     def bind(self, model: OpenModel, prompt: Prompt, index: int, count: int) -> list[Bound]:
@@ -280,12 +316,13 @@ class TopK(Read):
         return [Bound("top_probability", where, axes, best(0)), Bound("top_token", where, axes, best(1))]
 
 
+@checked
 @dataclass(frozen=True)
 class Logits(Read):
     """The logits of some tokens, or of the whole vocabulary."""
 
-    tokens: Any = None
-    at: Any = "last"
+    tokens: Tokens = None
+    at: At = "last"
 
     @override
     def bind(self, model: OpenModel, prompt: Prompt, index: int, count: int) -> list[Bound]:
@@ -298,12 +335,13 @@ class Logits(Read):
         return [Bound("logits", where, axes, lambda x, _: _squeeze(x[..., ids], where))]
 
 
+@checked
 @dataclass(frozen=True)
 class Activation(Read):
     """The activation at a site."""
 
     site: str
-    at: Any = "last"
+    at: At = "last"
 
     @override
     def bind(self, model: OpenModel, prompt: Prompt, index: int, count: int) -> list[Bound]:
@@ -330,13 +368,14 @@ def _measured_width(model: OpenModel, prompt: Prompt, site: Site) -> int | None:
     return shapes[0][-1] if shapes and len(shapes[0]) == 3 else None
 
 
+@checked
 @dataclass(frozen=True)
 class Function(Read):
     """Any function of the logits at one position: ``[row, vocabulary] -> [row]`` or ``[row, n]``."""
 
     function: Callable[[Tensor], Tensor] = field(repr=False)
     name: str = "value"
-    at: Any = "last"
+    at: At = "last"
 
     def known_by(self) -> Any:
         """For a checkpoint; see :mod:`patchclamp.core.content`."""

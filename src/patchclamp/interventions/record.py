@@ -1,23 +1,26 @@
 """Recording activations: many prompts, many sites, into buffers that are allocated once."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
 from torch import Tensor
 
 from patchclamp.core.errors import InputError
+from patchclamp.core.interrupts import within
 from patchclamp.core.progress import Listener, task
 from patchclamp.interventions import positions
 from patchclamp.interventions.actions import place
-from patchclamp.interventions.edits import Edit
+from patchclamp.interventions.edits import Edits, as_edits
 from patchclamp.interventions.forward import Row, forward, gradients
+from patchclamp.interventions.positions import At
 from patchclamp.interventions.recorded import Buffers
 from patchclamp.interventions.results import Activations, evidence
 from patchclamp.interventions.sources import Source
 from patchclamp.interventions.trie import depth_of
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import OpenModel
+from patchclamp.models.peers import Sites
 from patchclamp.models.sites import Site
 
 BATCH_TOKENS = 2048
@@ -54,25 +57,24 @@ def _into(store: dict[Site, Tensor], site: Site) -> Any:
 def record(
     model: OpenModel,
     inputs: Any,
-    sites: Any,
-    at: Any = "all",
+    sites: Sites,
+    at: At = "all",
     *,
-    edits: Iterable[Edit] | Edit = (),
+    edits: Edits = (),
     batch_tokens: int = BATCH_TOKENS,
     grad: bool = False,
     progress: bool | Listener | None = None,
 ) -> Activations:
     """Record activations; see :meth:`patchclamp.Model.record`."""
-    with gradients(grad):
-        return _record(model, inputs, sites, at, edits, batch_tokens, grad, progress)
+    return within((gradients(grad),), _record, model, inputs, sites, at, edits, batch_tokens, grad, progress)
 
 
 def _record(
     model: OpenModel,
     inputs: Any,
-    sites: Any,
-    at: Any,
-    edits: Iterable[Edit] | Edit,
+    sites: Sites,
+    at: At,
+    edits: Edits,
     batch_tokens: int,
     grad: bool,
     progress: bool | Listener | None,
@@ -82,9 +84,9 @@ def _record(
     if not names:
         raise InputError("no site to record was given")
     wanted = {str(name): model.sites.expand([name]) for name in names}
-    positions.check(at)
+    at = positions.read_at(at)
     where = [positions.resolve(at, p, i, len(prompts), model.tokenizer, repeats=True) for i, p in enumerate(prompts)]
-    chosen = [edits] if isinstance(edits, Edit) else list(edits)
+    chosen = list(as_edits(edits))
     actions = place(model, chosen, prompts, partial(record_source, grad=grad), grad=grad)
     buffers = Buffers(wanted, where, [p.length for p in prompts], grad)
     with task("record", len(prompts), "prompts", show=progress) as bar:

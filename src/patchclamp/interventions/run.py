@@ -1,6 +1,5 @@
 """One run: prompts, edits, and what the model said."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
@@ -10,15 +9,18 @@ from torch import Tensor
 from typing_extensions import override
 
 from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.interrupts import guarded, within
 from patchclamp.core.result import Result, Saved
 from patchclamp.interventions.actions import place
-from patchclamp.interventions.edits import Edit
+from patchclamp.interventions.edits import Edits, as_edits
 from patchclamp.interventions.forward import Row, edits_head, forward, gradients
 from patchclamp.interventions.job import widen
+from patchclamp.interventions.positions import At
 from patchclamp.interventions.record import BATCH_TOKENS, batches, may_share, record_source
 from patchclamp.interventions.recorded import Buffers, padded
 from patchclamp.interventions.results import Activations, evidence, to_numpy
 from patchclamp.models.opened import OpenModel
+from patchclamp.models.peers import Sites
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -120,38 +122,37 @@ class Run(Result):
 def run(
     model: OpenModel,
     inputs: Any,
-    edits: Iterable[Edit] | Edit = (),
+    edits: Edits = (),
     *,
-    record: Any = (),
-    at: Any = "all",
+    record: Sites = (),
+    at: At = "all",
     logits: Keep = "all",
     grad: bool = False,
     batch_tokens: int = BATCH_TOKENS,
 ) -> Run:
     """Run prompts under edits; see :meth:`patchclamp.Model.run`."""
-    with gradients(grad):
-        return _run(model, inputs, edits, record, at, logits, grad, batch_tokens)
+    return within((gradients(grad),), _run, model, inputs, edits, record, at, logits, grad, batch_tokens)
 
 
 def _run(
     model: OpenModel,
     inputs: Any,
-    edits: Iterable[Edit] | Edit,
-    record: Any,
-    at: Any,
+    edits: Edits,
+    record: Sites,
+    at: At,
     logits: Keep,
     grad: bool,
     batch_tokens: int,
 ) -> Run:
     if logits not in ("all", "last"):
         raise InputError(unknown("logits", logits, ("all", "last")))
-    chosen = [edits] if isinstance(edits, Edit) else list(edits)
+    chosen = list(as_edits(edits))
     prompts = model.prompts(inputs)
     names = [record] if isinstance(record, str) else list(record)
     wanted = {str(name): model.sites.expand([name]) for name in names}
     from patchclamp.interventions import positions
 
-    positions.check(at)
+    at = positions.read_at(at)
     where = [positions.resolve(at, p, i, len(prompts), model.tokenizer, repeats=True) for i, p in enumerate(prompts)]
     actions = place(model, chosen, prompts, partial(record_source, grad=grad), grad=grad)
     buffers = Buffers(wanted, where, [p.length for p in prompts], grad)
@@ -208,7 +209,7 @@ def _of_prompt(logits: Tensor, length: int, keep: Keep, narrowed: bool) -> Tenso
 
 def _likely_names(model: OpenModel, result: Run) -> dict[int, str]:
     """Text of every output that a table might show."""
-    with torch.no_grad():
+    with guarded(torch.no_grad()):
         ids = result.last_logits().detach().topk(min(100, result.logits.shape[-1])).indices.flatten().unique().tolist()
     return {int(i): model.output_label(int(i)) for i in ids}
 

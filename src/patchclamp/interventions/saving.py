@@ -1,6 +1,6 @@
 """Edits, reads, gates and positions as JSON with named tensors: nothing is pickled, nothing unknown is built."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,9 @@ from typing import Any
 from torch import Tensor
 
 from patchclamp.core import folders
+from patchclamp.core.arguments import checked
 from patchclamp.core.errors import EditError, unknown
+from patchclamp.core.kinds import Folder
 from patchclamp.core.tensors import read_tensors, write_tensors
 from patchclamp.interventions import edits, gates, operations, positions, reads, sources
 from patchclamp.models.inputs import Prompt
@@ -85,7 +87,8 @@ def from_plain(value: Any, tensors: Mapping[str, Tensor]) -> Any:
     return _CLASSES[name](**{k: from_plain(v, tensors) for k, v in value.items() if k != "$type"})
 
 
-def save_edits(given: "edits.Edit | Iterable[edits.Edit]", folder: str | Path, *, overwrite: bool = False) -> Path:
+@checked
+def save_edits(given: "edits.Edits", folder: Folder, *, overwrite: bool = False) -> Path:
     """Write edits as ``edits.json`` and ``edits.safetensors``; the folder then holds them, or what it held before.
 
     Args:
@@ -99,7 +102,7 @@ def save_edits(given: "edits.Edit | Iterable[edits.Edit]", folder: str | Path, *
         InputError: Something else is in the way.
         StorageError: The system refused; the folder is as it was.
     """
-    chosen = [given] if isinstance(given, edits.Edit) else list(given)
+    chosen = list(edits.as_edits(given))
     tensors: dict[str, Tensor] = {}
     record = {"format_version": folders.EDITS.version, "edits": to_plain(chosen, tensors)}
     return folders.save(
@@ -107,7 +110,8 @@ def save_edits(given: "edits.Edit | Iterable[edits.Edit]", folder: str | Path, *
     )
 
 
-def load_edits(folder: str | Path) -> "list[edits.Edit]":
+@checked
+def load_edits(folder: Folder) -> "list[edits.Edit]":
     """Read what :func:`save_edits` wrote.
 
     Raises:

@@ -10,10 +10,13 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from patchclamp.core.arguments import checked_as
 from patchclamp.core.digest import digest
 from patchclamp.core.errors import EditError, PositionError
+from patchclamp.core.interrupts import guarded
+from patchclamp.core.kinds import Seed
 from patchclamp.interventions.operations import Operation, Put, Shift, orthonormal
-from patchclamp.interventions.positions import GENERATED
+from patchclamp.interventions.positions import GENERATED, At
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.sites import Site
 
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from patchclamp.interventions.edits import Edit
 
 
+@checked_as(EditError)
 @dataclass(frozen=True, eq=False)
 class Source:
     """A run to take values from: prompts, the edits it runs under (then it is a serial source), and where to look."""
@@ -28,7 +32,7 @@ class Source:
     inputs: Any
     """Text, ids or tensors, as everywhere."""
     edits: tuple["Edit", ...] = ()
-    at: Any = None
+    at: At = None
     """Positions in the source; None for the same ones as in the target."""
     counterpart: Mapping[int, int] | None = None
     """Position in the target -> position in the source, where the prompts are aligned otherwise."""
@@ -232,7 +236,7 @@ class Noise(Unbound):
     """``x + std * standard normal``, drawn for (seed, prompt, site, position) and so the same in any batch."""
 
     std: float
-    seed: int = 0
+    seed: Seed = 0
 
     @override
     def check(self) -> None:
@@ -287,14 +291,21 @@ class DrawnNoise(Operation):
         return DrawnNoise(self.std, self.seed, self.prompt, self.site, tuple(positions[i] for i in index))
 
 
+WIDEST = 2**16
+"""A basis of more dimensions would fill tens of gigabytes."""
+
+
+@checked_as(EditError)
 class Subspace(nn.Module):
     """A learned subspace: ``rank`` orthonormal rows of width ``d`` in float64, orthonormal at every step of training.
 
     Source: distributed alignment search, Geiger et al. 2024, arXiv 2303.02536.
     """
 
-    def __init__(self, d: int, rank: int, *, directions: Tensor | None = None, seed: int = 0) -> None:
+    def __init__(self, d: int, rank: int, *, directions: Tensor | None = None, seed: Seed = 0) -> None:
         super().__init__()
+        if d > WIDEST:
+            raise EditError(f"d={d} is wider than any site; valid: 1..{WIDEST:,}")
         if not 1 <= rank <= d:
             raise EditError(f"a subspace of rank {rank} does not fit into width {d}; valid: 1..{d}")
         start = directions
@@ -307,7 +318,7 @@ class Subspace(nn.Module):
         rows = orthonormal(start.detach())
         self.weight = nn.Parameter(rows.clone())
         # torch completes the rows to a basis at random: from our seed, and the caller's own stream of numbers stays
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with guarded(torch.no_grad(), torch.random.fork_rng(devices=[])):
             torch.manual_seed(seed)
             nn.utils.parametrizations.orthogonal(self, "weight", orthogonal_map="householder")
             self.weight = rows  # type: ignore[assignment]  # the parametrization takes a plain tensor

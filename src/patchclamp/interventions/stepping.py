@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
 from typing import Any
@@ -14,14 +14,16 @@ from transformers import StoppingCriteriaList
 from transformers.cache_utils import Cache
 
 from patchclamp.core.errors import InputError, NotFiredError, PatchclampError, PositionError
+from patchclamp.core.interrupts import Changes, guarded
 from patchclamp.interventions import positions
 from patchclamp.interventions.actions import Action, Placer, Tally, instructions
 from patchclamp.interventions.decoding import RowEnds, check_generation, effective, end_ids
-from patchclamp.interventions.edits import Edit
-from patchclamp.interventions.forward import check_passes
+from patchclamp.interventions.edits import Edits, as_edits
+from patchclamp.interventions.forward import UNKNOWN_WIDTH, check_passes
 from patchclamp.interventions.hooks import Instruction, Port, Session, after_each_call, before_each_call, shadowed
-from patchclamp.interventions.positions import GENERATED
+from patchclamp.interventions.positions import GENERATED, At
 from patchclamp.interventions.record import record_source
+from patchclamp.interventions.sources import Unbound
 from patchclamp.models.guard import check_ready
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import OpenModel
@@ -74,6 +76,8 @@ class Stepper:
     ends: RowEnds | None = None
     """Of the latest generation."""
     called: bool = False
+    constant: dict[Port, list[Instruction]] | None = None
+    """What to do in every call of every module, for edits that need no positions."""
     _generation: Text | None = None
     """The text that the module's own ``generate`` is writing."""
     _latest: Text | None = None
@@ -82,8 +86,14 @@ class Stepper:
     def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Work out which positions the coming call holds, and what to do there."""
         self.session.calls.clear()
-        call = _named(self.model.module.forward, args, kwargs)
-        given = _main_input(call)
+        if self.constant is not None:
+            self.called = True
+            return
+        call = _named(self.model.core.forward, args, kwargs)
+        given = _main_input(call, self.model.takes_tokens)
+        if given is None:
+            self._without_tokens(call)
+            return
         count, width = given.shape[:2]
         cache = _cache_of(call)
         text = self._generation
@@ -103,9 +113,25 @@ class Stepper:
         text.seen = max(text.seen, past + width)
         self.called, self._latest = True, text
 
+    def _without_tokens(self, call: Mapping[str, Any]) -> None:
+        """A call of a model that is given pictures, sounds or other tensors: an input of its own, without a text."""
+        given = next((value for value in call.values() if isinstance(value, Tensor) and value.ndim), None)
+        if given is None:
+            raise InputError("under model.editing the module must be called with a tensor that has a batch axis")
+        check_ready(self.model.module)
+        count = len(given)
+        self.placer.prompts = tuple(Prompt(tensors={"given": row.unsqueeze(0)}) for row in given)
+        self.session.rows, self.session.width = count, 1
+        self.session.instructions = instructions(
+            self.model.sites, self.placer.rows(), [0] * count, UNKNOWN_WIDTH, self.model.device, self.tally
+        )
+        self.called, self._latest = True, None
+
     def after(self, output: Any) -> None:
         """Remember which text the cache of a call belongs to; until the next call nothing is edited."""
         check_passes(self.session)
+        if self.constant is not None:
+            return
         self.session.instructions = _Outside()
         values = output.values() if isinstance(output, Mapping) else output if isinstance(output, tuple) else ()
         for value in values:
@@ -246,6 +272,7 @@ class Stepper:
             table |= instructions(
                 *(self.model.sites, part, first, shown, self.model.device, self.tally),
                 fresh=text.seen - past - (width - shown),
+                whole=True,
             )
         return table
 
@@ -303,7 +330,7 @@ def placed_rows(placer: Placer, generating: bool = True, cached: int = 0, unform
 _FORMED = "in a generation only those of the last prompt position and of the generated ones are, as at='all' or at=-1"
 
 
-def _demand(at: Any, placer: Placer, index: int, first: int, message: str) -> None:
+def _demand(at: At, placer: Placer, index: int, first: int, message: str) -> None:
     """Positions that the user spelled out must lie at ``first`` or after it."""
     named = tuple(positions.spelled_out(at, index))
     if not named:
@@ -349,10 +376,11 @@ def _concrete(action: Action, start: int, width: int, prompt_length: int, limit:
     fixed = tuple(p for p in action.positions if p != GENERATED)
     end = start + width if limit is None else min(start + width, limit)
     where = (*fixed, *range(max(start, prompt_length), end))
-    return Action(action.site, where, action.operation.moved(where), action.gate, action.edit)
+    moved = action.operation.moved(where)
+    return Action(action.site, where, moved, action.gate, action.edit, action.everywhere)
 
 
-def _needs_prompt_end(at: Any) -> bool:
+def _needs_prompt_end(at: At) -> bool:
     if isinstance(at, positions.PerPrompt):
         return any(_needs_prompt_end(item) for item in at.each)
     if isinstance(at, list | tuple):
@@ -381,11 +409,14 @@ def _named(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict
     return found
 
 
-def _main_input(call: Mapping[str, Any]) -> Tensor:
+def _main_input(call: Mapping[str, Any], needed: bool) -> Tensor | None:
+    """The token ids or embeddings of a call; None for one without, of a model that needs none."""
     for name in ("input_ids", "inputs_embeds"):
         if isinstance(call.get(name), Tensor):
             found: Tensor = call[name]
             return found
+    if not needed:
+        return None
     raise InputError("under model.editing the module must be called with input_ids or inputs_embeds")
 
 
@@ -448,24 +479,45 @@ def _prompts(model: OpenModel, given: Tensor, mask: Tensor | None, total: int) -
     ]
 
 
-@contextmanager
-def editing(model: OpenModel, edits: Iterable[Edit] | Edit) -> Iterator[Tally]:
+def editing(model: OpenModel, edits: Edits) -> AbstractContextManager[Tally]:
     """Edits around the user's own calls; see :meth:`patchclamp.Model.editing`."""
-    chosen = [edits] if isinstance(edits, Edit) else list(edits)
+    return guarded(_editing(model, edits))
+
+
+@contextmanager
+def _editing(model: OpenModel, edits: Edits) -> Iterator[Tally]:
+    chosen = list(as_edits(edits))
     check_ready(model.module)
     model.look()
     placer = Placer(model, chosen, (), record_source, grad=True)
-    with stepping(model, placer, Tally.empty()) as stepper:
+    stepper, hooks = stepping(model, placer, Tally.empty())
+    with Changes(*hooks):
         yield stepper.tally
     if stepper.called:
         check_fired(placer, stepper.tally)
 
 
-@contextmanager
-def stepping(model: OpenModel, placer: Placer, tally: Tally, known: Rows | None = None) -> Iterator[Stepper]:
-    """Hooks that carry out edits in every call of the module, until the block ends."""
-    session = Session(model.sites.modules, 1, 1, _Outside())
-    stepper = Stepper(model, session, placer, tally, known)
+def _constant(placer: Placer, tally: Tally) -> dict[Port, list[Instruction]] | None:
+    """What to do in an encoder-decoder, whose parts are called one by one on texts of their own: the same in each call.
+
+    None if some edit is not for every position, or takes its value from another prompt, and so needs to know the text.
+    """
+    if any(edit.at != "all" or isinstance(edit.operation, Unbound) for edit in placer.edits):
+        return None
+    placer.prompts = (Prompt(tensors={"given": torch.zeros(1, 1)}),)
+    return instructions(placer.model.sites, placer.rows(), [0], UNKNOWN_WIDTH, placer.model.device, tally)
+
+
+def stepping(
+    model: OpenModel, placer: Placer, tally: Tally, known: Rows | None = None
+) -> tuple[Stepper, list[AbstractContextManager[Any]]]:
+    """What carries out edits in every call of the module, inside the context managers that come with it."""
+    ports = dict.fromkeys(model.sites.access(site).port for sites in placer.sites for site in sites)
+    nothing: dict[Port, list[Instruction]] = {port: [] for port in ports}
+    constant = _constant(placer, tally) if model.encoder is not None else None
+    todo = _Outside(nothing) if constant is None else nothing | constant
+    session = Session(model.sites.modules, 1, 1, todo)
+    stepper = Stepper(model, session, placer, tally, known, constant=constant)
 
     def counted(generate: Any) -> Any:
         @wraps(generate)
@@ -476,13 +528,7 @@ def stepping(model: OpenModel, placer: Placer, tally: Tally, known: Rows | None 
 
         return call
 
-    encodes = getattr(model.config, "is_encoder_decoder", False)
-    with ExitStack() as stack:
-        stack.enter_context(session)
-        for port in dict.fromkeys(model.sites.access(site).port for sites in placer.sites for site in sites):
-            session.watch(port)
-        stack.enter_context(before_each_call(model.module, stepper.before))
-        stack.enter_context(after_each_call(model.module, stepper.after))
-        if hasattr(model.module, "generate") and not encodes:
-            stack.enter_context(shadowed(model.module, "generate", counted))
-        yield stepper
+    hooks = [session, before_each_call(model.core, stepper.before), after_each_call(model.core, stepper.after)]
+    if hasattr(model.module, "generate") and not getattr(model.config, "is_encoder_decoder", False):
+        hooks.append(shadowed(model.module, "generate", counted))
+    return stepper, hooks

@@ -2,19 +2,20 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from patchclamp.core.arguments import checked, checked_as
 from patchclamp.core.errors import EditError, InputError
+from patchclamp.core.kinds import Folder
 from patchclamp.core.progress import Listener
 from patchclamp.interventions.actions import Action, Recorder, place
 from patchclamp.interventions.axes import Axes, Point, points
 from patchclamp.interventions.cost import DEFAULT_BUDGET
-from patchclamp.interventions.edits import Edit
+from patchclamp.interventions.edits import Edit, Edits, as_edits
 from patchclamp.interventions.execute import Outcome, execute
 from patchclamp.interventions.forward import Row, forward
 from patchclamp.interventions.grid import Grid
@@ -22,39 +23,42 @@ from patchclamp.interventions.job import Cell, Job, Line
 from patchclamp.interventions.parts import Parts
 from patchclamp.interventions.placing import Placing
 from patchclamp.interventions.plan import Plan, Schedule, forced_rung, schedule
+from patchclamp.interventions.positions import At
 from patchclamp.interventions.reads import BASELINE, Read, as_reads, distinct
 from patchclamp.interventions.record import record_source
 from patchclamp.interventions.results import evidence
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import OpenModel
+from patchclamp.models.peers import Sites
 
 
 class Prepared:
     """A sweep whose arguments were read and checked, and which is planned but not run."""
 
+    @checked_as(InputError, "sweep", hidden=("model", "inputs", "allowed", "recorder"))
     def __init__(
         self,
         model: OpenModel,
         inputs: Any,
-        edit: Edit | Sequence[Edit],
+        edit: Edits,
         *,
-        sites: Any = None,
-        at: Any = None,
+        sites: Sites = None,
+        at: At = None,
         cumulative: bool = False,
         over: Mapping[str, Iterable[Any]] | None = None,
         read: Any = None,
-        base: Iterable[Edit] = (),
-        checkpoint: str | Path | None = None,
+        base: Edits = (),
+        checkpoint: Folder | None = None,
         budget: int | str = DEFAULT_BUDGET,
         max_tokens: int | None = None,
         rung: str | None = None,
         allowed: Sequence[set[int]] | None = None,
         recorder: Recorder = record_source,
     ) -> None:
-        edits = [edit] if isinstance(edit, Edit) else list(edit)
-        if not edits or not all(isinstance(item, Edit) for item in edits):
+        edits = list(as_edits(edit))
+        if not edits:
             raise EditError("a sweep needs an edit, as in pc.Add(vector), or a list of edits")
-        self.model, self.edits, self.base = model, edits, list(base)
+        self.model, self.edits, self.base = model, edits, list(as_edits(base))
         if read is None:
             raise InputError("a sweep needs something to read, as in read=pc.Probability([' Madrid', ' Rome'])")
         self.reads = as_reads(read)
@@ -91,6 +95,7 @@ class Prepared:
         """How it will run."""
         return self.schedule.plan
 
+    @checked
     def run(self, *, verify: int = 0, progress: bool | Listener | None = None) -> Grid:
         """Run it."""
         if verify < 0:
@@ -193,7 +198,7 @@ def _labels(labels: tuple[Any, ...]) -> Any:
     return np.array(labels, dtype=object) if labels and isinstance(labels[0], str) else np.array(labels)
 
 
-def sweep(model: OpenModel, inputs: Any, edit: Edit | Sequence[Edit], **options: Any) -> Grid:
+def sweep(model: OpenModel, inputs: Any, edit: Edits, **options: Any) -> Grid:
     """Run a sweep; see :meth:`patchclamp.Model.sweep`."""
     own = {name: options.pop(name) for name in ("verify", "progress") if name in options}
     return Prepared(model, inputs, edit, **options).run(**own)

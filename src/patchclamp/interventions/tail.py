@@ -1,7 +1,6 @@
 """The end of a forward pass, again and again with gradients: what an edit cannot reach is recorded once."""
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
+from patchclamp.core.interrupts import within
 from patchclamp.interventions.actions import Action, instructions
 from patchclamp.interventions.base import PrefixCache
 from patchclamp.interventions.forward import Row, call, forward, last_logits, make_tap, through_head
@@ -93,10 +93,9 @@ class Tail:
         states: list[Tensor] = []
         taps = ports_of([make_tap(model, Site("resid_post", len(layers) - 1), states.append)])
         extra = {"past_key_values": group.cache, "use_cache": True} if group.cache is not None else None
-        with ExitStack() as stack:
-            stack.enter_context(bypassed(layers[: self.layer], model.arity, inject=group.entry))
-            stack.enter_context(Session(sites.modules, rows, width, todo, taps, stop_early=True))
-            call(model, Batch((), {"input_ids": group.ids}, (width,) * rows), extra)
+        below = bypassed(layers[: self.layer], model.arity, inject=group.entry)
+        session = Session(sites.modules, rows, width, todo, taps, stop_early=True)
+        within((below, session), call, model, Batch((), {"input_ids": group.ids}, (width,) * rows), extra)
         ends = states[0][torch.arange(rows, device=model.device), group.last]
         return through_head(model, ends.unsqueeze(1))[:, 0]
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from patchclamp.core import readers
 from patchclamp.core.errors import EditError
 from patchclamp.interventions import operations
 
@@ -20,10 +21,12 @@ def _tensor(value: Any, name: str, form: str) -> Tensor:
     if isinstance(value, str):
         raise EditError(f"{name} is the text {value!r}; pass a vector, as in model.embedding({value!r})")
     try:
-        tensor = torch.as_tensor(value)
-    except (TypeError, ValueError, RuntimeError):
-        raise EditError(f"{name} must be {form}, got {type(value).__name__}") from None
-    return tensor
+        found: Tensor = readers.tensor(value)
+    except readers.UnfitError as unfit:
+        raise EditError(
+            f"{name} must be {form}, got {readers.shown(value)} ({type(value).__name__}){unfit.reason}"
+        ) from None
+    return found
 
 
 def vector(value: Any, name: str) -> Tensor:

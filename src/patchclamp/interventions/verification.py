@@ -5,15 +5,17 @@ small sweep is run on each rung of the ladder, so that the fast ways are used on
 """
 
 import math
-import warnings
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from patchclamp.core.errors import PatchclampError, PatchclampWarning
+from patchclamp.core.errors import PatchclampError, warn
+from patchclamp.core.interrupts import within
 from patchclamp.interventions.actions import Action
 from patchclamp.interventions.base import prefix_is_supported, record_base
 from patchclamp.interventions.execute import TOLERANCE as PROMISED
@@ -28,6 +30,7 @@ from patchclamp.interventions.reads import Bound
 from patchclamp.interventions.wavefront import make_packer
 from patchclamp.models.components import COMPONENTS
 from patchclamp.models.inputs import Prompt
+from patchclamp.models.loading import first_line, without_names
 from patchclamp.models.opened import Ladder, OpenModel
 from patchclamp.models.sitemap import SiteMap
 from patchclamp.models.sites import Site
@@ -35,6 +38,7 @@ from patchclamp.models.sites import Site
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 PROBE_TOKENS = 8
 _FAILURES = (RuntimeError, TypeError, ValueError, AttributeError, IndexError, KeyError, PatchclampError)
+_SENSES = re.compile(r"image|video|audio|vision|boi|eoi|boa|eoa|speech")
 Key = tuple[str, int | None]
 
 
@@ -42,9 +46,23 @@ def verify(model: OpenModel) -> None:
     """Measure a model: drop sites that are not what their name says, and find its rung.
 
     Only ``model.sites``, ``model.ladder`` and what the wavefront needs to know are set; the module is not changed.
+    An architecture whose short pass fails, in whatever way, keeps its module paths alone; one that fails later keeps the
+    sites that were seen and runs one forward a cell.
     """
     if not model.sites.layers:
         return
+    named = model.sites
+    try:
+        _look(model)
+    except Exception as error:
+        if model.sites is named:
+            model.sites = without_names(model.module, error)
+            return
+        model.narrows = model.pads = model.together = False
+        model.ladder = Ladder("cell", f"looking at it failed with {type(error).__name__}: {first_line(error)}")
+
+
+def _look(model: OpenModel) -> None:
     probe = _probe(model)
     if probe is None:
         model.ladder = Ladder("rows", "no short input could be made up to look at this model")
@@ -55,11 +73,9 @@ def verify(model: OpenModel) -> None:
     if survey.overflow is not None:
         model.overflow = survey.overflow
         model.ladder = Ladder("rows", f"{model.overflow} held NaN or infinity when the model was opened")
-        warnings.warn(
+        warn(
             f"{type(model.module).__name__} in {str(model.dtype).removeprefix('torch.')} gives NaN or infinity for a short "
             f"input, first at {model.overflow}; nothing more could be checked when it was opened",
-            PatchclampWarning,
-            stacklevel=2,
         )
         return
     if not probe.ids:
@@ -77,13 +93,24 @@ def _probe(model: OpenModel) -> Prompt | None:
     config = model.config
     if getattr(model.module, "main_input_name", "") == "input_ids" and model.vocabulary:
         count = min(PROBE_TOKENS, model.context or PROBE_TOKENS)
-        ids = tuple((7919 * i + 11) % model.vocabulary for i in range(1, count + 1))
+        scattered = ((7919 * i + 11) % model.vocabulary for i in range(1, model.vocabulary + 1))
+        ids = tuple(islice((i for i in scattered if i not in _stand_ins(config)), count))
         return Prompt(ids, None, tuple(map(str, ids)))
     channels, size = getattr(config, "num_channels", None), getattr(config, "image_size", 64)
     if isinstance(channels, int) and isinstance(size, int):
         generator = torch.Generator().manual_seed(0)
         return Prompt(tensors={"pixel_values": torch.randn(1, channels, size, size, generator=generator)})
     return None
+
+
+def _stand_ins(config: Any) -> set[int]:
+    """Ids in the place of which a model expects a picture or a sound."""
+    said = vars(config).items() if config is not None else ()
+    return {
+        i
+        for name, i in said
+        if isinstance(i, int) and name.endswith(("_token_id", "_token_index")) and _SENSES.match(name)
+    }
 
 
 @dataclass(eq=False)
@@ -97,10 +124,12 @@ class _Survey:
     arity: int | None = None
     overflow: str | None = None
     """The first site with NaN or infinity."""
+    tokens: int = 0
+    """Positions of the input; 0 if it is not made of tokens."""
 
     @classmethod
     def of(cls, model: OpenModel, probe: Prompt) -> "_Survey":
-        found = cls()
+        found = cls(tokens=len(probe.ids))
         batch = model.batch([probe])
         taps: dict[Port, list[Tap]] = {}
         for key, access in model.sites.accesses.items():
@@ -110,8 +139,7 @@ class _Survey:
                 )
         session = Tolerant(model.sites.modules, 1, batch.width or 1, taps=taps)
         last = model.sites.modules[model.sites.layers[-1]]
-        with torch.no_grad(), session, after_each_call(last, found._look):
-            output = call(model, batch)
+        output = within((torch.no_grad(), session, after_each_call(last, found._look)), call, model, batch)
         found.missing, found.calls = session.missing, dict(session.calls)
         try:
             model.width_of_logits = logits_of(output).shape[-1]
@@ -148,6 +176,8 @@ def _checked(model: OpenModel, survey: _Survey) -> SiteMap:
             refused[key] = "its module gave no tensor"
         elif len(survey.values[key]) != 1:
             refused[key] = f"its tensor {tuple(survey.values[key].shape)} has other axes than [row, position, d]"
+        elif survey.tokens and key[0] != "logits" and survey.values[key].shape[1] != survey.tokens:
+            refused[key] = f"it has {survey.values[key].shape[1]} positions for {survey.tokens} tokens"
         else:
             widths[key] = survey.values[key].shape[-1]
     for layer in range(sites.n_layers):
@@ -158,7 +188,7 @@ def _checked(model: OpenModel, survey: _Survey) -> SiteMap:
 
 def _why_missing(model: OpenModel, key: Key, found: str) -> str:
     if key[0] == "attn_pattern":
-        implementation = getattr(model.config, "_attn_implementation", None)
+        implementation = getattr(model.text_config, "_attn_implementation", None)
         return f"{implementation} attention never forms the weights; load the model with attn_implementation='eager'"
     if key[0] == "logits":
         return f"{type(model.module).__name__} has no head; load the model with one (AutoModelForCausalLM)"

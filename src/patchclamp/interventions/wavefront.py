@@ -6,7 +6,7 @@ and values, and only the positions that a read needs go through the head.
 """
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from patchclamp.core.errors import NotFiredError
+from patchclamp.core.interrupts import within
 from patchclamp.interventions.actions import Action, from_position, instructions
 from patchclamp.interventions.base import Base, PrefixCache, embedded_states
 from patchclamp.interventions.forward import call, make_tap
@@ -87,26 +88,27 @@ class Walk:
         actions = (a for front in self.fronts for step in front.group.steps[:-1] for row in step.inside for a in row)
         ports = [sites.access(action.site).port for action in actions]
         ports += [sites.access(site).port for site in wanted if site.component != "resid_post"]
+        session = Session(sites.modules, 1, 1, {port: [] for port in ports})
+        within((torch.no_grad(), session), self._walk, session, wanted, advance)
+
+    def _walk(self, session: Session, wanted: Mapping[Site, int], advance: Callable[[int], None]) -> None:
         groups = [front.group for front in self.fronts]
-        with torch.no_grad(), Session(sites.modules, 1, 1) as session:
-            for port in dict.fromkeys(ports):
-                session.watch(port)
-            for depth in range(self.job.depth):
-                here = [site for site, layer in wanted.items() if layer == depth and site.component != "resid_post"]
-                layout = layout_at(depth, groups, self.waste if self.packer and not here else 0.0)
-                if layout.places:
-                    self._run_packed(session, layout, depth)
-                for front in self.fronts:
-                    step = front.group.steps[depth]
-                    if step.rows and front.group.start not in layout.starts:
-                        hidden = self.enter(front, depth)
-                        session.rows, session.width = step.rows, front.group.width
-                        session.instructions = self._instructions(step.inside, front.group)
-                        session.taps = ports_of(
-                            make_tap(self.model, site, self._keeper(front, step, site)) for site in here
-                        )
-                        front.hidden = self._run_layer(session, front, step, depth, hidden)
-                    advance(step.rows)
+        for depth in range(self.job.depth):
+            here = [site for site, layer in wanted.items() if layer == depth and site.component != "resid_post"]
+            layout = layout_at(depth, groups, self.waste if self.packer and not here else 0.0)
+            if layout.places:
+                self._run_packed(session, layout, depth)
+            for front in self.fronts:
+                step = front.group.steps[depth]
+                if step.rows and front.group.start not in layout.starts:
+                    hidden = self.enter(front, depth)
+                    session.rows, session.width = step.rows, front.group.width
+                    session.instructions = self._instructions(step.inside, front.group)
+                    session.taps = ports_of(
+                        make_tap(self.model, site, self._keeper(front, step, site)) for site in here
+                    )
+                    front.hidden = self._run_layer(session, front, step, depth, hidden)
+                advance(step.rows)
 
     def _run_packed(self, session: Session, layout: Layout, depth: int) -> None:
         """Run the groups of a layout through a layer in one call."""
@@ -245,8 +247,8 @@ def capture_calls(
     extra = {"past_key_values": cache, "use_cache": True} if cache is not None else None
     last = make_tap(model, Site("resid_post", len(layers) - 1), lambda _: None)
     ending = Session(model.sites.modules, 1, width, taps=ports_of([last]), stop_early=True)
-    with torch.no_grad(), bypassed(layers, model.arity, seen=seen), ending:
-        call(model, Batch((), {"input_ids": ids}, (width,)), extra)
+    around = (torch.no_grad(), bypassed(layers, model.arity, seen=seen), ending)
+    within(around, call, model, Batch((), {"input_ids": ids}, (width,)), extra)
     return seen, cache
 
 
@@ -254,7 +256,7 @@ def make_packer(model: OpenModel, base: Base, length: int) -> Packer | None:
     """What packs this model's layer calls; None if some argument of a layer is not understood."""
     calls, _ = capture_calls(model, base, 0, length, cached=True)
     causal = torch.ones(1, 1, length, length, dtype=torch.bool, device=model.device).tril()
-    implicit = getattr(model.config, "_attn_implementation", None) == "sdpa"
+    implicit = getattr(model.text_config, "_attn_implementation", None) == "sdpa"
     keys = _mask_keys(model.sites.modules[model.sites.layers[0]], *calls[0])
     packer = Packer(calls, PrefixCache(base.cache, length), length, causal if implicit else None, keys)
     try:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from patchclamp.core.errors import InputError, ModelError
+from patchclamp.core.interrupts import guarded
 from patchclamp.core.result import DatasetResult
 from patchclamp.interventions import positions
 from patchclamp.interventions.forward import Row, forward
@@ -75,7 +76,7 @@ def contribute(model: OpenModel, inputs: Any, tokens: Any, at: Any = "last", *, 
     if not wanted:
         raise InputError("contributions need at least one token")
     ids = [model.output_id(token) for token in wanted]
-    positions.check(at)
+    at = positions.read_at(at)
     where = positions.resolve(at, prompts[0], 0, 1, model.tokenizer, repeats=True) or ()
     sites = _sites(model, heads)
     states = _states(model, prompts[0], where, sites)
@@ -187,7 +188,7 @@ def unembedding(model: OpenModel, ids: Sequence[int]) -> tuple[Tensor, Tensor]:
 
 def _uncapped(model: OpenModel, states: Tensor) -> Tensor:
     """Final norm and unembedding alone, ``[position, vocabulary]``: logits before any scale or cap."""
-    with torch.no_grad():
+    with guarded(torch.no_grad()):
         normed = model.sites.modules[model.sites.access(Site("final_norm")).module](states.unsqueeze(1))
         logits: Tensor = model.module.get_output_embeddings()(normed)[:, 0]  # type: ignore[operator]
     return logits.double()

@@ -75,7 +75,8 @@ def _texts(corpus: Any) -> Iterable[Any]:
 
 
 def _iterable(corpus: Any) -> Iterable[Any]:
-    if isinstance(corpus, Iterable):
+    single = isinstance(corpus, bytes | type) or getattr(corpus, "ndim", 1) == 0
+    if isinstance(corpus, Iterable) and not single:
         return corpus
     raise InputError(f"a corpus is an iterable of texts, or a name such as 'gutenberg'; got {type(corpus).__name__}")
 

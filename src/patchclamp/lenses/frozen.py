@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from patchclamp.core.errors import ModelError
+from patchclamp.core.interrupts import guarded
 
 _ALLOWED = 1e-5  # many norms work in float32 inside a float64 model
 
@@ -33,7 +34,7 @@ class Frozen:
         Raises:
             ModelError: The module is no such norm.
         """
-        with torch.no_grad():
+        with guarded(torch.no_grad()):
             sign = torch.ones_like(state)
             sign[1::2] = -1
             if len(state) % 2:

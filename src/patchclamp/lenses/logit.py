@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from patchclamp.core.errors import InputError, ModelError, SiteError, unknown
+from patchclamp.core.interrupts import guarded
 from patchclamp.core.progress import Listener, task
 from patchclamp.interventions import positions
 from patchclamp.interventions.forward import Row, forward, through_head
@@ -47,7 +48,7 @@ class LogitLens:
         """Logits of hidden states, ``[row, d] -> [row, vocabulary]``."""
         short = -len(states) % _ROW_MULTIPLE
         padded = torch.cat([states, states[-1:].expand(short, -1)]) if short else states
-        with torch.no_grad():
+        with guarded(torch.no_grad()):
             return through_head(self.model, padded.unsqueeze(1), wide=True)[: len(states), 0]
 
 
@@ -106,7 +107,7 @@ def look(
         if not isinstance(tuned, Translator):
             raise InputError(f"tuned={tuned!r} is no lens; load one with pc.TunedLens.from_pretrained(folder, model)")
         tuned.check(model, rows)
-    positions.check(at)
+    at = positions.read_at(at)
     if chunk < 1:
         raise InputError(f"chunk={chunk}: at least one row must pass the head at once")
     if not 1 <= k <= model.outputs:

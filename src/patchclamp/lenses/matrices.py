@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from patchclamp.core.errors import ModelError, SiteError, unknown
+from patchclamp.core.interrupts import guarded
 from patchclamp.interventions.record import record
 from patchclamp.lenses.frozen import Frozen
 from patchclamp.models.opened import OpenModel
@@ -182,7 +183,7 @@ class _Norms:
             return None
         for module in model.sites.modules[model.sites.layers[site.layer or 0]].modules():
             if _is_norm(module) and module.weight.shape == before.shape[-1:]:
-                with torch.no_grad():
+                with guarded(torch.no_grad()):
                     made = module(before.to(model.device)).cpu()
                 if torch.allclose(made, read, rtol=1e-4, atol=1e-4 * float(read.abs().max())):
                     return module

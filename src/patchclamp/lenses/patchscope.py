@@ -84,7 +84,7 @@ class _Target:
         found = model.prompts(target)
         if len(found) != 1:
             raise InputError(f"a Patchscope has one target prompt; {len(found)} were given")
-        positions.check(into_at)
+        into_at = positions.read_at(into_at)
         where = positions.resolve(into_at, found[0], 0, 1, model.tokenizer) or ()
         if len(where) != 1:
             raise PositionError(
@@ -122,7 +122,7 @@ def look(
     lens = LogitLens(model)
     rows = _stream(model, sites)
     aim = _Target.of(model, target, into, into_at)
-    positions.check(at)
+    at = positions.read_at(at)
     if not 1 <= k <= model.outputs:
         raise InputError(f"k={k} is outside 1..{model.outputs}, the size of the vocabulary")
     if max_new_tokens < 0:

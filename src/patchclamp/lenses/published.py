@@ -2,7 +2,6 @@
 
 import hashlib
 import pickle
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from patchclamp.core.errors import InputError, ModelError, PatchclampWarning
+from patchclamp.core.errors import InputError, ModelError, warn
 from patchclamp.core.files import MALFORMED, read_json, reading
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.sites import Site
@@ -84,7 +83,7 @@ def read(
     trained_for = {**given, "dtype": None, "name": name, "revision": config.get("base_model_revision")}
     if wanted is None:
         message = f"the lens for {name} does not say which weights it was trained for; only its size was compared"
-        warnings.warn(message, PatchclampWarning, stacklevel=3)
+        warn(message)
     elif wanted != unembedding_hash(model):
         trained_for = {**trained_for, "class": None, "weights": f"unembed_hash {wanted}"}
         if not force:

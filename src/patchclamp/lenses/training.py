@@ -13,6 +13,8 @@ from torch import Tensor
 from patchclamp.core.digest import digest
 from patchclamp.core.errors import InputError, ModelError, unknown
 from patchclamp.core.files import check_place, reading
+from patchclamp.core.interrupts import guarded, resumable
+from patchclamp.core.kinds import Folder
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.tensors import read_sealed, write_sealed
 from patchclamp.interventions.forward import Row, forward, through_head
@@ -77,7 +79,7 @@ def tune(
     model: OpenModel,
     corpus: Any,
     settings: Settings,
-    checkpoint: str | Path | None,
+    checkpoint: Folder | None,
     progress: bool | Listener | None,
 ) -> TunedLens:
     """Train the translators of a new lens; see :meth:`TunedLens.train_on`."""
@@ -88,7 +90,7 @@ def tune(
     train, kept = _split(model, corpus, settings)
     training, size = Training(model, lens, settings, train), settings.length
     seen = settings.passes * len(train) * size
-    with task("tune", seen, "tokens", show=progress) as bar:
+    with resumable(checkpoint), task("tune", seen, "tokens", show=progress) as bar:
         for done in training.run(folder):
             bar.advance(done * size)
     measured = evaluate(model, lens, kept, settings.chunk, progress=progress)
@@ -231,7 +233,7 @@ def evaluate(
     from scipy.stats import t
 
     found = torch.zeros(len(rows), len(lens.weight), 2, dtype=torch.float64)
-    with torch.no_grad(), task("held-out text", len(rows), "sequences", show=progress) as bar:
+    with guarded(torch.no_grad()), task("held-out text", len(rows), "sequences", show=progress) as bar:
         for number, row in enumerate(rows):
             for streams, aim in _chunks(model, [row], chunk):
                 scratch = torch.empty_like(aim.probabilities)
@@ -268,7 +270,7 @@ def _chunks(model: OpenModel, rows: Sequence[list[int]], chunk: int) -> Iterator
         for first in range(0, count, chunk):
             part = slice(first, min(first + chunk, count))
             streams = [seen[site][part] for site in depths]
-            with torch.no_grad():
+            with guarded(torch.no_grad()):
                 final = through_head(model, streams[-1].unsqueeze(1), wide=True)[:, 0]
             aim = Aim.of(final)
             if not aim.mean_log.isfinite().all():
@@ -283,7 +285,7 @@ def _into(seen: dict[Site, Tensor], site: Site) -> Any:
 def _pull(model: OpenModel, translated: Tensor, aim: Aim, scratch: Tensor) -> tuple[Tensor, Tensor]:
     """KL of each row and its gradient with respect to what the head reads, ``[row]`` and ``[row, d]``."""
     leaf = translated.detach().requires_grad_()
-    with torch.enable_grad():
+    with guarded(torch.enable_grad()):
         logits = through_head(model, leaf.unsqueeze(1), wide=True)
     kl = divergence(logits.detach()[:, 0], aim, scratch)
     # the gradient of this leaf alone: none of the model's weights gets one, whatever its flags say

@@ -9,8 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from patchclamp.core import folders
+from patchclamp.core.arguments import checked
 from patchclamp.core.digest import digest, weights_digest
 from patchclamp.core.errors import InputError, ModelError, SiteError
+from patchclamp.core.interrupts import guarded
+from patchclamp.core.kinds import Folder, Repeats, Seed
 from patchclamp.core.progress import Listener
 from patchclamp.core.tensors import read_tensors, write_tensors
 from patchclamp.lenses.logit import LogitLens
@@ -97,7 +100,7 @@ class TunedLens(nn.Module):
         Raises:
             SiteError: The stream is read in the middle of a layer there, or the model is not that deep.
         """
-        with torch.no_grad():
+        with guarded(torch.no_grad()):
             found: Tensor = self(states, where if isinstance(where, int) else depth_of(where))
         return found
 
@@ -149,7 +152,7 @@ class TunedLens(nn.Module):
             raise InputError("this lens has no training report: it was not trained by model.tune_lens")
         return pd.DataFrame(self.training_report["held_out"]["by_site"])
 
-    def save_pretrained(self, folder: str | Path, *, overwrite: bool = False) -> Path:
+    def save_pretrained(self, folder: Folder, *, overwrite: bool = False) -> Path:
         """Write ``config.json`` and ``model.safetensors``; the folder then holds the lens, or what it held before.
 
         Args:
@@ -180,6 +183,7 @@ class TunedLens(nn.Module):
         return target
 
     @classmethod
+    @checked
     def train_on(
         cls,
         model: OpenModel,
@@ -187,15 +191,15 @@ class TunedLens(nn.Module):
         *,
         tokens: int = 250_000,
         length: int | None = None,
-        passes: int = 1,
+        passes: Repeats = 1,
         held_out: float = 0.1,
         optimizer: Literal["adam", "sgd"] = "adam",
         learning_rate: float | None = None,
         weight_decay: float = 0.0,
         batch: int = 512,
-        seed: int = 0,
+        seed: Seed = 0,
         chunk: int = 128,
-        checkpoint: str | Path | None = None,
+        checkpoint: Folder | None = None,
         progress: bool | Listener | None = None,
     ) -> "TunedLens":
         """Train a tuned lens: at every depth an affine map of the stream, after which the head predicts what the last layer does.

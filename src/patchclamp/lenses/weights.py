@@ -13,6 +13,7 @@ from torch import Tensor
 
 from patchclamp.core.digest import digest
 from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.interrupts import guarded
 from patchclamp.core.intervals import wilson
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
@@ -188,7 +189,7 @@ def look(
         raise InputError("no matrix was given, as in model.weight_lens('ov.5.h0')")
     writing, reading = Vocabulary.writing(model), Vocabulary.reading(model, through)
     books = {side: writing if side == "write" else reading for matrix in found for side in _sides(matrix)}
-    with task("weights", len(found) * (1 + draws), "matrices", show=progress) as bar, torch.no_grad():
+    with task("weights", len(found) * (1 + draws), "matrices", show=progress) as bar, guarded(torch.no_grad()):
         rows = []
         for matrix in found:
             rows.append(_Decoded.of(matrix, books, directions, k, draws, seed, bar.advance))

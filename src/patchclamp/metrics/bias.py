@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError
+from patchclamp.core.kinds import Numbers, Seed
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
 from patchclamp.interventions.record import BATCH_TOKENS
@@ -79,7 +81,7 @@ class Bias(DatasetResult):
             rows[f"probability of {answer}"] = np.exp(logs[:, i])
         return rows
 
-    def summary(self, seed: int = 0) -> "pd.DataFrame":
+    def summary(self, seed: Seed = 0) -> "pd.DataFrame":
         """One row an edit and metric: mean, ``two_sigma`` and the 95 % bootstrap interval ``low, high`` over samples.
 
         Both take samples for independent: of pairs that share a template or a person they are too narrow.
@@ -112,12 +114,14 @@ class Bias(DatasetResult):
         return "\n".join(lines)
 
 
-def ratio(p: Any, q: Any) -> Any:
+@checked
+def ratio(p: Numbers, q: Numbers) -> Any:
     """(p - q) / max(p, q), from log-probabilities in nats, so that it is exact for answers of any rarity."""
     difference = np.asarray(p, dtype=float) - np.asarray(q, dtype=float)
     return -np.sign(difference) * np.expm1(-np.abs(difference))
 
 
+@checked
 def bias(
     model: OpenModel,
     prompts: Any,

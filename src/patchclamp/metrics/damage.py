@@ -8,7 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError
+from patchclamp.core.kinds import Seed
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
 from patchclamp.interventions.actions import Action
@@ -44,7 +46,7 @@ class Damage(DatasetResult):
         """The numbers of every text."""
         return self.dataset
 
-    def summary(self, seed: int = 0) -> "pd.DataFrame":
+    def summary(self, seed: Seed = 0) -> "pd.DataFrame":
         """One row an edit and metric: the mean over tokens, and its 95 % bootstrap interval over texts.
 
         The metrics: ``kl``; ``loss_change``, edited minus unedited on the same texts; ``perplexity``, the exponential of the
@@ -73,6 +75,7 @@ class Damage(DatasetResult):
         return "\n".join(lines)
 
 
+@checked
 def damage(
     model: OpenModel,
     edits: Edits,

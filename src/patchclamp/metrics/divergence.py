@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError
 from patchclamp.core.intervals import wilson
+from patchclamp.core.kinds import Seed
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
 from patchclamp.interventions.generate import Generation, generate
@@ -77,7 +79,7 @@ class Divergence(DatasetResult):
         coords = {"edit": edits, "topic": np.array(self.topics, dtype=object), "k": ks}
         return xr.Dataset(dict(zip(("share", "low", "high"), ((dims, v) for v in values), strict=True)), coords)
 
-    def summary(self, seed: int = 0) -> "pd.DataFrame":
+    def summary(self, seed: Seed = 0) -> "pd.DataFrame":
         """One row an edit and topic: the mean of ``first`` with its 95 % bootstrap interval, its median, and the share unchanged.
 
         The mean counts unchanged continuations as ``max_new_tokens``, so it is a lower bound.
@@ -109,6 +111,7 @@ class Divergence(DatasetResult):
         return "\n".join(lines)
 
 
+@checked
 def divergence(
     model: OpenModel,
     edits: Edits,
@@ -134,7 +137,9 @@ def divergence(
     chosen = named(edits)
     if not chosen:
         raise InputError("divergence compares with the unedited model: give at least one edit")
-    groups = {topic: model.prompts(given) if len(given) else [] for topic, given in ((ON, on_topic), (OFF, off_topic))}
+    groups = {
+        topic: [] if _is_empty(given) else model.prompts(given) for topic, given in ((ON, on_topic), (OFF, off_topic))
+    }
     prompts = [prompt for group in groups.values() for prompt in group]
     if not prompts:
         raise InputError("no prompt was given: on_topic and off_topic are both empty")
@@ -148,6 +153,10 @@ def divergence(
     topics = [topic for topic, group in groups.items() for _ in group]
     said = evidence(model, prompts, edits=chosen, topics=topics, max_new_tokens=max_new_tokens)
     return Divergence(_labelled(runs, first, topics, max_new_tokens), *said)
+
+
+def _is_empty(given: Any) -> bool:
+    return isinstance(given, list | tuple) and not given
 
 
 def agreement(plain: Sequence[int], edited: Sequence[int], most: int) -> int:

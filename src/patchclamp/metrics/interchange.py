@@ -7,11 +7,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 
+from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError
+from patchclamp.core.kinds import Numbers, Seed
 from patchclamp.core.result import DatasetResult
 from patchclamp.interventions.edits import Rotate, source
+from patchclamp.interventions.positions import At
 from patchclamp.interventions.record import BATCH_TOKENS
 from patchclamp.interventions.results import evidence
+from patchclamp.interventions.values import rows
 from patchclamp.metrics.edited import (
     Answer,
     answer_ids,
@@ -59,7 +63,7 @@ class Interchange(DatasetResult):
         found = self.dataset["confusion"].mean(("prompt", "answer"), skipna=True).values
         return found[np.isfinite(found)]
 
-    def summary(self, seed: int = 0) -> "pd.DataFrame":
+    def summary(self, seed: Seed = 0) -> "pd.DataFrame":
         """One row: the mean confusion with its 95 % bootstrap interval over pairs, and how many pairs have one."""
         return table([mean_row(self.values(), seed)])
 
@@ -72,7 +76,8 @@ class Interchange(DatasetResult):
         )
 
 
-def confusion(start: Any, mixed: Any, worst: Any) -> Any:
+@checked
+def confusion(start: Numbers, mixed: Numbers, worst: Numbers) -> Any:
     """clip((start - mixed) / (start - worst), 0, 1) of log-probabilities; NaN where start and worst are the same."""
     start, mixed, worst = (np.asarray(value, dtype=float) for value in (start, mixed, worst))
     way = start - worst
@@ -80,13 +85,14 @@ def confusion(start: Any, mixed: Any, worst: Any) -> Any:
     return np.where(moves, np.clip((start - mixed) / np.where(moves, way, 1.0), 0.0, 1.0), np.nan)
 
 
+@checked
 def interchange(
     model: OpenModel,
     pairs: Any,
     directions: Any,
     site: str,
     answers: Sequence[Answer] = (" he", " she"),
-    at: Any = "rest",
+    at: At = "rest",
     *,
     batch_tokens: int = BATCH_TOKENS,
 ) -> Interchange:
@@ -107,7 +113,7 @@ def interchange(
     """
     flat, swapped = _pairs(model, pairs)
     ids = answer_ids(model, answers, flat[0])
-    basis = torch.atleast_2d(torch.as_tensor(directions))
+    basis = torch.atleast_2d(rows(directions))
     edit = Rotate(source(swapped), directions=basis, site=site, at=at)
     logs = []
     for actions in placed(model, {"mixed": [edit]}, flat).values():

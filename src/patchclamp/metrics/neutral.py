@@ -1,17 +1,25 @@
 """Passages of books on which an edit should do nothing."""
 
 import random
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
+from torch import Tensor
+
 from patchclamp import catalogue
+from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError
+from patchclamp.core.kinds import Seed
+from patchclamp.core.readers import shown
 from patchclamp.models.opened import OpenModel
 
 LEAST = 200
 """Characters below which a piece of a book is no passage."""
 
 
-def neutral_texts(count: int = 16, seed: int = 0, *, characters: int = 800) -> list[str]:
+@checked
+def neutral_texts(count: int = 16, seed: Seed = 0, *, characters: int = 800) -> list[str]:
     """Passages of the catalogue's books, spread over as many books as there are.
 
     They are ordinary prose and verse, chosen at random and not by content: an edit of gender still finds pronouns in them,
@@ -47,6 +55,12 @@ def listed(model: OpenModel, texts: Any) -> list[Any]:
         return [row[: model.context] for row in rows]
     if texts is None:
         return list(neutral_texts())
+    if isinstance(texts, Mapping | Tensor | np.ndarray):
+        return list(model.prompts(texts))
+    if isinstance(texts, bytes | type) or not isinstance(texts, Iterable):
+        raise InputError(
+            f"texts={shown(texts)} are no prompts; valid: texts or token ids, or None for passages of books"
+        )
     return [texts] if isinstance(texts, str) else list(texts)
 
 

@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 
+from patchclamp.core.arguments import checked
 from patchclamp.core.digest import digest
 from patchclamp.core.errors import InputError, unknown
 from patchclamp.core.intervals import bootstrap, wilson
+from patchclamp.core.kinds import Array, Groups, Labels, Seed
+from patchclamp.core.readers import shown
 from patchclamp.core.result import DatasetResult, library_versions
 from patchclamp.interventions.results import to_numpy
 from patchclamp.metrics.classifiers import PROBES, Fitted, Rows, fit, guess, scale_of
@@ -85,17 +88,18 @@ class ProbeReport(DatasetResult):
         return "\n".join(lines)
 
 
+@checked
 def probe(
-    X: Any,
-    z: Any,
+    X: Array,
+    z: Labels,
     transform: Any,
     *,
-    groups: Any = None,
-    types: Any = None,
+    groups: Groups = None,
+    types: Groups = None,
     rank: int | None = None,
     probes: Sequence[str] = tuple(PROBES),
     test_size: float = 0.3,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> ProbeReport:
     """Train probes before and after an erasure, and measure them on held-out rows.
 
@@ -121,6 +125,8 @@ def probe(
     for name in probes:
         if name not in PROBES:
             raise InputError(unknown("probe", name, PROBES))
+    if not callable(transform) and not callable(getattr(transform, "transform", None)):
+        raise InputError(f"transform={shown(transform)} is no erasure: a function, or something with a transform")
     train, test = split(labels, groups, test_size=test_size, seed=seed)
     function: Callable[[Any], Any] = getattr(transform, "transform", transform)
     made = function(data.copy())

@@ -4,7 +4,9 @@ from typing import Any
 
 import numpy as np
 
+from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError
+from patchclamp.core.kinds import Groups, Labels, Seed
 
 LEAST = 10
 """Training rows that a class must have."""
@@ -12,7 +14,8 @@ GROUPS = 3
 """One to train on, one to stop the training, one to hold out."""
 
 
-def split(z: Any, groups: Any = None, *, test_size: float = 0.3, seed: int = 0) -> tuple[Any, Any]:
+@checked
+def split(z: Labels, groups: Groups = None, *, test_size: float = 0.3, seed: Seed = 0) -> tuple[Any, Any]:
     """Training and held-out rows, as :func:`patchclamp.metrics.probe` takes them: fit the erasure on the first only.
 
     Args:

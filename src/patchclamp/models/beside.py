@@ -1,6 +1,7 @@
-"""Inputs beside token ids: which of them a model takes token by token, and how a tokenizer's or a collator's mapping is read."""
+"""Inputs beside token ids: which a model takes token by token or for a whole prompt, and how a processor's mapping is read."""
 
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from patchclamp.core.errors import InputError
+from patchclamp.core.interrupts import guarded
 from patchclamp.models.ids import Ids, is_id, token_ids
 from patchclamp.models.tensors import fetch, first_tensor
 
@@ -23,6 +25,7 @@ _USUAL: dict[str, Callable[[Tensor], Tensor]] = {
     "token_type_ids": torch.zeros_like,
 }
 """The values that say nothing new: what most tokenizers give, and what most models take by themselves."""
+_WHOLE = re.compile(r"pixel|image|video|audio|input_features|feature_attention_mask|aspect_ratio|spatial_shapes")
 _NOT_OF_TOKENS = ("labels", "inputs_embeds", "past_key_values", "cache_position", "head_mask", "use_cache")
 _PROBE = 8
 
@@ -35,6 +38,8 @@ class Beside:
     """Its class, for messages."""
     names: tuple[str, ...] = ()
     """Inputs with one entry a token."""
+    whole: tuple[str, ...] = ()
+    """Inputs of a whole prompt: its pictures and sounds, and what is said of them."""
     bounds: Mapping[str, int] = field(default_factory=dict)
     """The first value that is too large, where it is known."""
     reads_ids: bool | None = None
@@ -63,6 +68,9 @@ class Beside:
         return cls(
             type(module).__name__,
             names if "input_ids" in taken else (),
+            tuple(n for n in taken if is_whole(n) and n not in names)
+            if own == "input_ids" and "input_ids" in taken
+            else (),
             {name: bound for name, bound in bounds.items() if bound},
             own == "input_ids",
             None if anything and not own else tuple(name for name in taken if name not in _NOT_OF_TOKENS[:1]),
@@ -102,17 +110,22 @@ class Beside:
     @property
     def valid(self) -> str:
         """What may stand beside the ids, for messages."""
-        return "valid: " + ", ".join(("input_ids", "attention_mask", *self.names))
+        return "valid: " + ", ".join(("input_ids", "attention_mask", *self.names, *self.whole))
+
+
+def is_whole(name: str) -> bool:
+    """Whether an input beside token ids belongs to a prompt as a whole, as its pictures do, and not to its tokens one by one."""
+    return _WHOLE.search(name) is not None and name not in ALIGNED
 
 
 def read_rows(inputs: Mapping[str, Any], beside: Beside) -> list[tuple[Ids, dict[str, Tensor]]]:
-    """Token ids and aligned inputs of every row of a mapping with ``input_ids``, without padding.
+    """Token ids and other inputs of every row of a mapping with ``input_ids``, without padding.
 
     Raises:
         InputError: An input that is not used, is not aligned with the ids, or has values that no model takes.
     """
     given = {str(name): value for name, value in inputs.items() if value is not None}
-    extra = sorted(set(given) - {"input_ids", "attention_mask", *beside.names, *_USUAL})
+    extra = sorted(set(given) - {"input_ids", "attention_mask", *beside.names, *beside.whole, *_USUAL})
     if extra:
         raise InputError(
             f"inputs {extra} beside input_ids are not used by a run of {beside.model}; leave them out, {beside.valid}"
@@ -121,6 +134,7 @@ def read_rows(inputs: Mapping[str, Any], beside: Beside) -> list[tuple[Ids, dict
     masked = "attention_mask" in given
     masks = _aligned("attention_mask", given.pop("attention_mask"), rows, single) if masked else None
     keep = [_mask(row) for row in masks] if masks is not None else [slice(None)] * len(rows)
+    parts = {name: _of_rows(name, given.pop(name), len(rows)) for name in beside.whole if name in given}
     columns = {name: _aligned(name, value, rows, single) for name, value in given.items()}
     found = []
     for index, (row, part) in enumerate(zip(rows, keep, strict=True)):
@@ -128,8 +142,26 @@ def read_rows(inputs: Mapping[str, Any], beside: Beside) -> list[tuple[Ids, dict
         if "position_ids" in extras and masked:
             # without a mask transformers reads positions that start again as several texts in one row
             extras["attention_mask"] = torch.ones(len(row[part]), dtype=torch.long)
-        found.append((row[part], {name: value.unsqueeze(0).cpu().contiguous() for name, value in extras.items()}))
+        aligned = {name: value.unsqueeze(0).cpu().contiguous() for name, value in extras.items()}
+        found.append((row[part], {**aligned, **{name: values[index] for name, values in parts.items()}}))
     return found
+
+
+def _of_rows(name: str, value: Any, rows: int) -> list[Tensor]:
+    """What each prompt has of an input for whole prompts, with the axis along which transformers joins prompts.
+
+    Raises:
+        InputError: It is not known which part belongs to which prompt.
+    """
+    whole = _tensor(name, value).cpu().contiguous()
+    if rows == 1:
+        return [whole]
+    if whole.ndim == 0 or len(whole) != rows:
+        raise InputError(
+            f"{name} has shape {tuple(whole.shape)} for {rows} prompts, so it is not known which part belongs to which; pass a list "
+            "of mappings, one a prompt"
+        )
+    return list(whole.split(1))
 
 
 def read_tensors(inputs: Mapping[str, Any], beside: Beside) -> dict[str, Tensor]:
@@ -163,7 +195,7 @@ def measured_default(module: nn.Module, name: str, vocabulary: int | None, conte
     ids = torch.tensor([[(7919 * i + 11) % vocabulary for i in range(1, min(_PROBE, context or _PROBE) + 1)]])
     usual = _USUAL[name](ids[0]).unsqueeze(0)
     try:
-        with torch.no_grad():
+        with guarded(torch.no_grad()):
             plain, given = (module(input_ids=ids.to(device), **more) for more in ({}, {name: usual.to(device)}))
         a, b = (fetch(output, first_tensor(output) or ()) for output in (plain, given))
         return torch.equal(a, b)

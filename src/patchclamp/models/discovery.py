@@ -14,20 +14,46 @@ _MLP = re.compile(r"mlp|feed_forward|feedforward|ffn|moe", re.IGNORECASE)
 _NORM = re.compile(r"norm|ln", re.IGNORECASE)
 _UNKNOWN = "no table describes this architecture, and its structure does not show where this lies; use a module path"
 
-PLAIN = Family(
-    name="module",
-    model_types=(),
-    layers="",
-    embed=None,
-    final_norm=None,
-    sites={},
-    refused={
-        name: "this is a plain module, so only module paths are sites, as in 'layers.2:out'" for name in COMPONENTS
-    },
-    residual="other",
-    causal=False,
-)
-"""Any ``nn.Module``: every module path is a site, no name is."""
+
+def plain(reason: str) -> Family:
+    """A table without named sites: every module path is a site, and a name is refused with the reason."""
+    return Family(
+        name="module",
+        model_types=(),
+        layers="",
+        embed=None,
+        final_norm=None,
+        sites={},
+        refused={name: f"{reason}, so only module paths are sites, as in 'layers.2:out'" for name in COMPONENTS},
+        residual="other",
+        causal=False,
+    )
+
+
+PLAIN = plain("this is a plain module")
+"""Any ``nn.Module``."""
+
+
+def text_stack(module: nn.Module) -> tuple[str, Any]:
+    """Path and config of the language model inside a transformers model.
+
+    That is the model itself, the text part of a model that also takes pictures or sound, or what an adapter library wraps.
+
+    Raises:
+        ModelError: It has none, or two.
+    """
+    config: Any = module.config
+    if getattr(config, "is_encoder_decoder", False):
+        raise ModelError(
+            f"{type(module).__name__} has two stacks, an encoder and a decoder, and a name such as resid_post does not say which"
+        )
+    own = config.get_text_config() if hasattr(config, "get_text_config") else config
+    for path, part in module.named_modules():
+        if hasattr(type(part), "base_model_prefix") and type(getattr(part, "config", None)) is type(own):
+            prefix = str(part.base_model_prefix or "")
+            inside = prefix if isinstance(getattr(part, prefix, None), nn.Module) else ""
+            return ".".join(filter(None, (path, inside))), part.config
+    raise ModelError(f"{type(module).__name__} holds no model of its text config, {type(own).__name__}")
 
 
 def discover(base: nn.Module, config: Any) -> Family:
@@ -52,9 +78,7 @@ def discover(base: nn.Module, config: Any) -> Family:
         and len({type(m) for m in stack}) == 1
     ]
     if not stacks:
-        raise ModelError(
-            f"{type(base).__name__}: found no stack of {count} layers; wrap it as a plain module and use module paths"
-        )
+        raise ModelError(f"{type(base).__name__} has no stack of {count} layers of one kind")
     name, stack = max(stacks, key=lambda item: sum(p.numel() for p in item[1].parameters()))
     layer = next(iter(stack))
     attention = _child(layer, _ATTENTION)
@@ -69,7 +93,8 @@ def discover(base: nn.Module, config: Any) -> Family:
     parent = base.get_submodule(name.rpartition(".")[0])
     prefix = f"{name.rpartition('.')[0]}." if "." in name else ""
     norms = [child for child, module in parent.named_children() if _NORM.search(child) and not list(module.children())]
-    embed = next((path for path, module in base.named_modules() if module is base.get_input_embeddings()), None)  # type: ignore[operator]
+    table = input_embeddings(base)
+    embed = next((path for path, module in base.named_modules() if module is table), None) if table else None
     in_layer = {c for c, row in COMPONENTS.items() if row.per_layer} - {"resid_pre", "resid_post"}
     return Family(
         name=getattr(config, "model_type", "unknown"),
@@ -84,6 +109,15 @@ def discover(base: nn.Module, config: Any) -> Family:
         mlp=mlp,
         causal=bool(getattr(config, "is_decoder", False)) or "CausalLM" in str(getattr(config, "architectures", "")),
     )
+
+
+def input_embeddings(module: nn.Module) -> nn.Module | None:
+    """The token embedding as transformers tells it; None where it does not know."""
+    try:
+        found = module.get_input_embeddings()  # type: ignore[operator]
+    except (AttributeError, NotImplementedError):
+        return None
+    return found if isinstance(found, nn.Module) else None
 
 
 def _child(layer: nn.Module, pattern: re.Pattern[str]) -> str | None:

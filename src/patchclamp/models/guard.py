@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import nn
 
 from patchclamp.core.errors import ModelError
@@ -17,13 +18,7 @@ def check_kind(module: Any) -> None:
     """
     if not isinstance(module, nn.Module):
         raise ModelError(f"a torch.nn.Module is needed, got {type(module).__name__}")
-    kind = type(module).__name__
-    if kind == "OptimizedModule" or hasattr(module, "_orig_mod"):
-        raise ModelError(
-            "this model is compiled, and compiled code ignores hooks set later; pass the original, model._orig_mod"
-        )
-    if kind in ("RecursiveScriptModule", "ScriptModule", "TopLevelTracedModule"):
-        raise ModelError("this model is TorchScript, whose inner modules take no Python hooks; pass the eager module")
+    check_eager(module)
     quantised = next((m for m in module.modules() if any(q in type(m).__module__ for q in _QUANTISED)), None)
     if quantised is not None or getattr(module, "is_quantized", False):
         what = type(quantised).__name__ if quantised is not None else "its config"
@@ -42,12 +37,51 @@ def check_kind(module: Any) -> None:
         )
 
 
+def check_eager(module: nn.Module, *, again: bool = False) -> None:
+    """Refuse a model of which some part is compiled, in whichever way, or TorchScript.
+
+    Args:
+        module: The model.
+        again: It was checked before, so only what can be changed in a live module is looked at.
+
+    Raises:
+        ModelError: With the part and what to do instead.
+    """
+    for path, part in module.named_modules():
+        if again and part._compiled_call_impl is None and "forward" not in part.__dict__:
+            continue
+        what = f"its module {path!r} is" if path else "this model is"
+        if isinstance(part, torch.jit.ScriptModule) or _is_scripted(part.forward):
+            raise ModelError(f"{what} TorchScript, whose inner modules take no Python hooks; pass the eager module")
+        if undo := _compiled(part):
+            raise ModelError(f"{what} compiled, and compiled code ignores hooks set later; {undo}")
+
+
+def _compiled(module: nn.Module) -> str | None:
+    """How to get back the eager code of a compiled module; None if it is not compiled."""
+    if hasattr(module, "_orig_mod"):
+        return "pass the original, model._orig_mod"
+    if module._compiled_call_impl is not None:
+        return "it was compiled in place by module.compile(); pass a copy that was not (copy.deepcopy leaves it behind)"
+    forward = module.forward
+    # torch marks what it was told not to compile in the same way
+    if hasattr(forward, "_torchdynamo_orig_callable") and not getattr(forward, "_torchdynamo_disable", False):
+        return "its forward was replaced by torch.compile(forward); give it back, forward._torchdynamo_orig_callable"
+    return None
+
+
+def _is_scripted(forward: Any) -> bool:
+    owner = getattr(forward, "__self__", None)
+    return isinstance(forward, torch.jit.ScriptFunction) or isinstance(owner, torch.jit.ScriptModule)
+
+
 def check_ready(module: nn.Module) -> None:
-    """Refuse a model in training mode: dropout would make every run different.
+    """Refuse a model in training mode, where dropout would make every run different, or compiled since it was opened.
 
     Raises:
         ModelError: Call ``model.eval()`` first; patchclamp never switches the mode of your model.
     """
+    check_eager(module, again=True)
     training = next((name for name, m in module.named_modules() if m.training), None)
     if training is not None:
         where = f"its module {training!r} is" if training else "it is"

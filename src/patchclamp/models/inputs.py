@@ -12,7 +12,7 @@ from torch import Tensor
 from patchclamp.core.digest import digest
 from patchclamp.core.errors import InputError
 from patchclamp.models import tokens
-from patchclamp.models.beside import Beside, read_rows, read_tensors
+from patchclamp.models.beside import Beside, is_whole, read_rows, read_tensors
 from patchclamp.models.ids import Ids, is_id, token_ids
 
 
@@ -25,8 +25,9 @@ class Prompt:
     tokens: tuple[str, ...] = ()
     """Each position as text."""
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
-    """Other inputs of this row, each with a leading axis of size 1: beside ids one entry a token, ``[1, position, ...]``;
-    without ids the whole input, where '0' is the first positional argument."""
+    """Other inputs of this row. Beside ids those with one entry a token, ``[1, position, ...]``, and those of the whole prompt
+    (its pictures), which calls join along their first axis; without ids the whole input, with a leading axis of size 1, where
+    '0' is the first positional argument."""
 
     @property
     def length(self) -> int | None:
@@ -48,7 +49,7 @@ class Prompt:
 
     def head(self, length: int) -> "Prompt":
         """The first tokens as a prompt of their own."""
-        extras = {name: value[:, :length] for name, value in self.tensors.items()}
+        extras = {name: value if is_whole(name) else value[:, :length] for name, value in self.tensors.items()}
         return Prompt(self.ids[:length], None, self.tokens[:length], extras)
 
     @cached_property
@@ -140,7 +141,8 @@ class _Reader:
             return self.read(item.tolist())
         if isinstance(item, Tensor):
             return self._tensor(item)
-        if isinstance(item, bytes | bytearray | memoryview | Set) or is_id(item) or not isinstance(item, Iterable):
+        single = isinstance(item, np.ndarray) or is_id(item) or not isinstance(item, Iterable)
+        if single or isinstance(item, bytes | bytearray | memoryview | Set):
             raise InputError(
                 f"a prompt is text, token ids or a tensor; the list holds a {type(item).__name__}: {item!r:.60}"
             )
@@ -198,7 +200,7 @@ class _Reader:
             return
         if not self.beside.accepts_ids:
             raise InputError(f"{self.beside.model} takes no token ids: its forward has no input_ids; pass a tensor")
-        if foreign := sorted(set(extras) - {"attention_mask", *self.beside.names}):
+        if foreign := sorted(set(extras) - {"attention_mask", *self.beside.names, *self.beside.whole}):
             raise InputError(
                 f"the prompt holds {foreign}, which {self.beside.model} does not take; {self.beside.valid}"
             )
@@ -221,18 +223,20 @@ def make_batch(prompts: Sequence[Prompt], device: torch.device, dtype: torch.dty
     Args:
         prompts: All of tokens, or all of tensors of equal shapes.
         device: Where the model is.
-        dtype: The model's floating dtype, for tensor inputs.
+        dtype: The model's floating dtype, for tensor inputs and pictures; None to leave them as they are.
     """
+
+    def joined(name: str) -> Tensor:
+        value = torch.cat([prompt.tensors[name] for prompt in prompts]).to(device)
+        return value.to(dtype) if dtype is not None and value.is_floating_point() else value
+
     if prompts[0].ids:
         width = max(len(prompt.ids) for prompt in prompts)
         ids = torch.zeros(len(prompts), width, dtype=torch.long)
         for row, prompt in enumerate(prompts):
             ids[row, : len(prompt.ids)] = torch.tensor(prompt.ids)
-        extras = {name: torch.cat([p.tensors[name] for p in prompts]).to(device) for name in prompts[0].tensors}
+        extras = {name: joined(name) for name in prompts[0].tensors}
         return Batch((), {"input_ids": ids.to(device), **extras}, tuple(len(prompt.ids) for prompt in prompts))
-    merged: dict[str, Tensor] = {}
-    for name in prompts[0].tensors:
-        value = torch.cat([prompt.tensors[name] for prompt in prompts]).to(device)
-        merged[name] = value.to(dtype) if dtype is not None and value.is_floating_point() else value
+    merged = {name: joined(name) for name in prompts[0].tensors}
     args = tuple(merged.pop(name) for name in sorted(n for n in merged if n.isdigit()))
     return Batch(args, merged, (None,) * len(prompts))

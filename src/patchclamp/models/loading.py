@@ -8,8 +8,9 @@ from torch import nn
 
 from patchclamp.catalogue.quiet import quiet_transformers
 from patchclamp.core import folders
-from patchclamp.core.errors import InputError, ModelError, missing_dependency, nearest, unknown
-from patchclamp.models.discovery import PLAIN, discover
+from patchclamp.core.errors import InputError, ModelError, PatchclampError, missing_dependency, nearest, unknown
+from patchclamp.models.checkpoints import check_weights, has_tokenizer
+from patchclamp.models.discovery import PLAIN, discover, plain, text_stack
 from patchclamp.models.families import all_families
 from patchclamp.models.guard import check_kind
 from patchclamp.models.opened import OpenModel, Source
@@ -42,7 +43,7 @@ def open_model(
         raise InputError(unknown("dtype", dtype, DTYPES))
     if device_map is not None and _spreads(device_map):
         raise ModelError(
-            f"device_map={device_map!r} may spread the model over devices; name one: 'cuda:0', 'cpu' or {{'': 0}}"
+            f"device_map={device_map!r} spreads the model over devices; name one: 'cuda:0', 'cpu' or {{'': 0}}"
         )
     if device_map is not None:
         _need_accelerate()
@@ -70,8 +71,7 @@ def open_model(
 
 
 def _spreads(device_map: Any) -> bool:
-    if isinstance(device_map, str):
-        return device_map in ("auto", "balanced", "balanced_low_0", "sequential")
+    """Whether a map names several devices; where ``"auto"`` puts a model is seen when it is loaded."""
     return isinstance(device_map, dict) and len(set(map(str, device_map.values()))) > 1
 
 
@@ -88,51 +88,79 @@ def _from_pretrained(place: str, name: str, options: dict[str, Any]) -> tuple[nn
     revision = {"revision": options["revision"]} if "revision" in options else {}
     try:
         config = transformers.AutoConfig.from_pretrained(place, trust_remote_code=False, **revision)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # broken files raise whatever reads them raises
         check_message(error, name)
-        raise ModelError(
-            f"unknown model {name!r}: not in the catalogue, not a folder, and the Hugging Face hub gave: {_first_line(error)}"
-        ) from None
+        raise ModelError(_unknown(place, name, error)) from None
     check_config(config, name)
-    auto = auto_class(config)
     try:
         with quiet_transformers():
-            module = auto.from_pretrained(place, trust_remote_code=False, weights_only=True, **options)
-    except (OSError, ValueError, ImportError) as error:
+            module, report = auto_class(config).from_pretrained(
+                place,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                trust_remote_code=False,
+                weights_only=True,
+                **options,
+            )
+    except Exception as error:
         check_message(error, name)
-        raise ModelError(f"the model {name!r} could not be loaded: {_first_line(error)}") from error
-    tokenizer = None
-    if getattr(module, "main_input_name", "") == "input_ids":
-        try:
-            found = transformers.AutoTokenizer.from_pretrained(place, trust_remote_code=False, **revision)
-            tokenizer = (
-                found if found.vocab_size else None
-            )  # without tokenizer files transformers makes up an empty one
-        except (OSError, ValueError) as error:
-            check_message(error, name)
-            tokenizer = None
-    return module, tokenizer
+        raise ModelError(f"the model {name!r} could not be loaded: {_told(error)}") from error
+    check_weights(module, report, name)
+    return module, _tokenizer(place, name, revision) if getattr(module, "main_input_name", "") == "input_ids" else None
+
+
+def _unknown(place: str, name: str, error: Exception) -> str:
+    if Path(place).is_dir() and (Path(place) / "config.json").is_file():
+        return f"the model {name!r} could not be loaded: its config.json is damaged or of no known kind: {_told(error)}"
+    if Path(place).is_dir():
+        return f"unknown model {name!r}: the folder holds no config.json, so it is no saved model"
+    return f"unknown model {name!r}: not in the catalogue, not a folder, and the Hugging Face hub gave: {_told(error)}"
+
+
+def _tokenizer(place: str, name: str, revision: dict[str, str]) -> Any:
+    """The tokenizer of a checkpoint; None if it has none."""
+    import transformers
+
+    try:
+        found = transformers.AutoTokenizer.from_pretrained(place, trust_remote_code=False, **revision)
+    except Exception as error:
+        check_message(error, name)
+        if isinstance(error, OSError | ValueError) and not has_tokenizer(place):
+            return None
+        raise ModelError(
+            f"the tokenizer of {name!r} could not be read: {_told(error)}. Mend it, or open the model with transformers and "
+            "pass it to pc.wrap, which needs no tokenizer where prompts are token ids"
+        ) from error
+    return found if found.vocab_size else None  # without tokenizer files transformers makes up an empty one
+
+
+def _told(error: BaseException) -> str:
+    return f"{type(error).__name__}: {first_line(error)}"
 
 
 def auto_class(config: Any) -> Any:
-    """The transformers auto class for what the checkpoint was saved as; a causal language model if it does not say."""
+    """The class of transformers that a checkpoint was saved as; if it does not say, the auto class for its kind."""
     import transformers
 
-    saved = next(iter(getattr(config, "architectures", None) or []), "")
-    by_ending = {
-        "ForMaskedLM": transformers.AutoModelForMaskedLM,
-        "ForImageClassification": transformers.AutoModelForImageClassification,
-        "ForSequenceClassification": transformers.AutoModelForSequenceClassification,
-    }
-    for ending, auto in by_ending.items():
-        if saved.endswith(ending):
-            return auto
-    if type(config) in transformers.models.auto.modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING:
+    names = getattr(config, "architectures", None)
+    first = names[0] if isinstance(names, list) and names else None
+    saved: Any = getattr(transformers, first, None) if isinstance(first, str) else None
+    if (
+        isinstance(saved, type)
+        and issubclass(saved, transformers.PreTrainedModel)
+        and saved.config_class is type(config)
+    ):
+        return saved
+    known = transformers.models.auto.modeling_auto
+    if type(config) in known.MODEL_FOR_CAUSAL_LM_MAPPING and not getattr(config, "is_encoder_decoder", False):
         return transformers.AutoModelForCausalLM
+    if type(config) in known.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING:
+        return transformers.AutoModelForSeq2SeqLM
     return transformers.AutoModel
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
@@ -145,15 +173,25 @@ def wrap_module(module: Any, tokenizer: Any = None, source: Source | None = None
 
 
 def _sites(module: nn.Module) -> SiteMap:
-    config = getattr(module, "config", None)
-    if config is None or not hasattr(module, "base_model_prefix"):
+    if getattr(module, "config", None) is None or not hasattr(module, "base_model_prefix"):
         return resolve(module, PLAIN, None, "")
-    prefix = module.base_model_prefix
-    base = str(prefix) if prefix and hasattr(module, str(prefix)) else ""
-    family = all_families().get(getattr(config, "model_type", ""))
-    if family is None:
-        try:
-            family = discover(module.get_submodule(base), config)
-        except ModelError:
-            family = PLAIN
-    return resolve(module, family, config, base)
+    try:
+        base, config = text_stack(module)
+        family = all_families().get(getattr(config, "model_type", "")) or discover(module.get_submodule(base), config)
+        sites = resolve(module, family, config, base)
+        if not sites.layers:
+            raise ModelError(f"{type(module).__name__} has no layers where its family {family.name} has them")
+        return sites
+    except Exception as error:  # whatever an unknown architecture raises, it opens by its module paths
+        return without_names(module, error)
+
+
+def without_names(module: nn.Module, error: Exception) -> SiteMap:
+    """The sites of a model whose structure could not be read: its module paths, and why there are no names."""
+    known = isinstance(error, PatchclampError)
+    said = (
+        first_line(error)
+        if known
+        else f"looking at {type(module).__name__} failed with {type(error).__name__}: {first_line(error)}"
+    )
+    return resolve(module, plain(said.rstrip(".")), None, "")

@@ -11,12 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from patchclamp.core.arguments import checked_methods
 from patchclamp.core.content import Contents
 from patchclamp.core.digest import digest, weights_digest
 from patchclamp.core.errors import InputError, ModelError, unknown
+from patchclamp.core.interrupts import guarded
 from patchclamp.core.result import Deferred
 from patchclamp.models import tokens
-from patchclamp.models.beside import Beside, measured_default
+from patchclamp.models.beside import Beside, is_whole, measured_default
+from patchclamp.models.discovery import input_embeddings
 from patchclamp.models.guard import check_ready
 from patchclamp.models.inputs import Batch, Prompt, make_batch, make_prompts
 from patchclamp.models.sitemap import SiteMap
@@ -64,6 +67,9 @@ class OpenModel:
     _defaults: dict[str, tuple[Any, bool]] = field(default_factory=dict)
     _fingerprint: tuple[Any, str] | None = None
 
+    def __init_subclass__(cls) -> None:
+        checked_methods(cls)
+
     def __repr__(self) -> str:
         size = sum(parameter.numel() for parameter in self.module.parameters())
         where = self.source.name or "live"
@@ -75,6 +81,28 @@ class OpenModel:
     def config(self) -> Any:
         """The transformers config, or None for a plain module."""
         return getattr(self.module, "config", None)
+
+    @cached_property
+    def core(self) -> nn.Module:
+        """The model of transformers that an adapter library wraps; the module itself where there is none."""
+        inner = (part for part in self.module.modules() if hasattr(type(part), "base_model_prefix"))
+        return next(inner, self.module) if hasattr(self.module, "base_model_prefix") else self.module
+
+    @cached_property
+    def encoder(self) -> str | None:
+        """Path of the module that reads ``input_ids`` in an encoder-decoder; None for any other model."""
+        if not getattr(self.config, "is_encoder_decoder", False) or not hasattr(self.core, "get_encoder"):
+            return None
+        own = self.core.get_encoder()
+        return next((path for path, part in self.module.named_modules() if part is own and path), None)
+
+    @property
+    def text_config(self) -> Any:
+        """The part of the config that describes the language model, where the model takes more than text."""
+        try:
+            return self.config.get_text_config()
+        except (AttributeError, ValueError):  # no config of transformers', or one with several text models
+            return self.config
 
     @property
     def device(self) -> torch.device:
@@ -100,17 +128,16 @@ class OpenModel:
     @property
     def context(self) -> int | None:
         """Longest prompt, in tokens."""
-        found = getattr(self.config, "max_position_embeddings", None)
+        found = getattr(self.text_config, "max_position_embeddings", None)
         return found if isinstance(found, int) and found > 0 else None
 
     @property
     def vocabulary(self) -> int | None:
         """Number of token ids: rows of the embedding, or what the config says where there is no such table."""
-        try:
-            table = self.module.get_input_embeddings()  # type: ignore[operator]
-        except (AttributeError, NotImplementedError):
-            table = None
-        found = table.num_embeddings if isinstance(table, nn.Embedding) else getattr(self.config, "vocab_size", None)
+        table = input_embeddings(self.module)
+        found = (
+            table.num_embeddings if isinstance(table, nn.Embedding) else getattr(self.text_config, "vocab_size", None)
+        )
         return found if isinstance(found, int) else None
 
     def weights_digest(self) -> str:
@@ -163,7 +190,7 @@ class OpenModel:
     @cached_property
     def parameters_of_forward(self) -> set[str]:
         """Names that the module's forward takes."""
-        return set(inspect.signature(self.module.forward).parameters)
+        return set(inspect.signature(self.core.forward).parameters)
 
     def prompts(self, inputs: Any) -> list[Prompt]:
         """Read the user's inputs as unpadded rows; see :func:`patchclamp.models.inputs.make_prompts`."""
@@ -173,7 +200,7 @@ class OpenModel:
     @cached_property
     def beside(self) -> Beside:
         """What the module takes beside token ids."""
-        return Beside.of(self.module, self.context, self._is_default)
+        return Beside.of(self.core, self.context, self._is_default)
 
     def _is_default(self, name: str) -> bool:
         version = self.weights_version()
@@ -195,7 +222,10 @@ class OpenModel:
     def batch(self, prompts: "list[Prompt] | tuple[Prompt, ...]") -> Batch:
         """Pad prompts into one call; refuses a model in training mode."""
         check_ready(self.module)
-        batch = make_batch(prompts, self.device, None if self.takes_tokens else self.dtype)
+        if not prompts:
+            raise InputError("a batch is made of one prompt or more; the list is empty")
+        pictures = any(map(is_whole, prompts[0].tensors))
+        batch = make_batch(prompts, self.device, self.dtype if pictures or not self.takes_tokens else None)
         if self.beside.needs_mask and "input_ids" in batch.kwargs and "attention_mask" not in batch.kwargs:
             batch.kwargs["attention_mask"] = torch.ones_like(batch.kwargs["input_ids"])
         return batch
@@ -236,7 +266,14 @@ class OpenModel:
         return identity
 
     def output_label(self, identity: int) -> str:
-        """A token or class as text."""
+        """A token or class as text.
+
+        Raises:
+            InputError: There is no such output.
+        """
+        most = max(self.width_of_logits or 0, self.vocabulary or 0)
+        if most and not 0 <= identity < most:
+            raise InputError(f"output {identity} is outside 0..{most - 1}")
         if self.tokenizer is not None:
             return tokens.labels(self.tokenizer, [identity])[0]
         return str((getattr(self.config, "id2label", None) or {}).get(identity, identity))
@@ -249,7 +286,7 @@ class OpenModel:
         """What the token embedding gives for one token (scaled where the model scales it), ``[d_model]``."""
         table = self.module.get_input_embeddings()  # type: ignore[operator]
         identity = torch.tensor([[self.token_id(text)]], device=self.device)
-        with torch.no_grad():
+        with guarded(torch.no_grad()):
             found: Tensor = table(identity)[0, 0]
         return found.clone()
 
@@ -276,6 +313,9 @@ class OpenModel:
             return {**said, "weights_sha256": self.weights_digest()}
 
         return Deferred(finish)
+
+
+checked_methods(OpenModel)
 
 
 @dataclass(frozen=True)

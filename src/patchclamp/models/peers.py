@@ -5,11 +5,13 @@ TransformerLens: ``blocks.5.hook_mlp_out``. pyvene: ``{"layer": 5, "component": 
 """
 
 import re
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Set
+from typing import TYPE_CHECKING, Annotated, Any
 
 from patchclamp.core.errors import SiteError, unknown
+from patchclamp.core.readers import Rule, shown
 from patchclamp.models.components import COMPONENTS
+from patchclamp.models.sites import Site
 
 if TYPE_CHECKING:
     from patchclamp.models.sitemap import SiteMap
@@ -95,9 +97,39 @@ def from_mapping(given: Mapping[str, Any]) -> str:
 
 
 def names_of(given: Any) -> tuple[str, ...]:
-    """One site or several, in any library's form, as names."""
-    several = [given] if isinstance(given, str | Mapping) or not isinstance(given, Iterable) else given
-    return tuple(from_mapping(one) if isinstance(one, Mapping) else str(one) for one in several)
+    """One site or several, in any library's form, as names.
+
+    Raises:
+        SiteError: Something is no site.
+    """
+    if isinstance(given, str | Mapping | Site):
+        return (_name(given),)
+    if isinstance(given, bytes | Set) or not isinstance(given, Iterable) or getattr(given, "ndim", 1) != 1:
+        raise SiteError(f"{shown(given)} is no site; {_FORMS}")
+    return tuple(_name(one) for one in given)
+
+
+def _name(given: Any) -> str:
+    if isinstance(given, Mapping):
+        return from_mapping(given)
+    if not isinstance(given, str | Site):
+        raise SiteError(f"{shown(given)} is no site; {_FORMS}")
+    return str(given)
+
+
+def read_sites(given: Any) -> str | tuple[str, ...]:
+    """Sites as the user passes them: one name stays one, several become a tuple.
+
+    Raises:
+        SiteError: Something is no site.
+    """
+    names = names_of(given)
+    return names[0] if isinstance(given, str | Mapping | Site) else names
+
+
+_FORMS = "a site is text, as 'mlp_out.5', 'z.5.h3' or 'layers.2:out', or a list of such"
+Sites = Annotated[Any, Rule("a site or a list of sites", read_sites)]
+"""One site or several, as the user writes them."""
 
 
 def translate(name: str, sites: "SiteMap") -> str:

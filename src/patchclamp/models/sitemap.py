@@ -253,9 +253,8 @@ class SiteMap:
     def __str__(self) -> str:
         if not self.layers:
             names = [name for name in self.modules if name]
-            return "Plain module; its sites are module paths with a port, as " + ", ".join(
-                f"{name}:out" for name in names[:12]
-            )
+            shown = ", ".join(f"{name}:out" for name in names[:12]) or ":out"
+            return f"No named sites: {self.family.refused['resid_post']}.\nModule paths with a port, of this model: {shown}"
         rows = self.rows()
         wide = {key: max(len(key), *(len(str(row[key])) for row in rows)) for key in rows[0]}
         lines = ["  ".join(key.ljust(wide[key]) for key in rows[0])]

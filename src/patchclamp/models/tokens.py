@@ -1,9 +1,22 @@
 """Text to tokens and back, where a whitespace or a special token more decides the result."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 from patchclamp.core.errors import InputError, PositionError
+from patchclamp.core.readers import Rule, UnfitError
+
+
+def _tokenizer(given: Any) -> Any:
+    if given is None or all(
+        callable(getattr(given, name, None)) for name in ("convert_ids_to_tokens", "decode", "__call__")
+    ):
+        return given
+    raise UnfitError("a tokenizer of transformers, or None")
+
+
+Tokenizer = Annotated[Any, Rule("a tokenizer of transformers", _tokenizer)]
+"""What makes token ids of text and text of ids."""
 
 
 def need_tokenizer(tokenizer: Any, what: str) -> Any:

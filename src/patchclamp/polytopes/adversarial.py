@@ -8,7 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.interrupts import guarded
+from patchclamp.core.kinds import Labels, Points, Repeats, Seed
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
 from patchclamp.interventions.results import evidence, to_numpy
@@ -58,7 +61,7 @@ class AdversarialPaths(DatasetResult):
         flat = self.dataset[[name for name, values in self.dataset.items() if values.dims == ("path", "point")]]
         return flat.assign(density=self.density).to_dataframe().reset_index()
 
-    def summary(self, seed: int = 0) -> "pd.DataFrame":
+    def summary(self, seed: Seed = 0) -> "pd.DataFrame":
         """One row a kind of path: means over points.
 
         ``density`` has a 95 % bootstrap interval over points (``least, most``); ``flip`` and ``density until flip`` are means over
@@ -91,19 +94,20 @@ class AdversarialPaths(DatasetResult):
         return f"{head}\n" + shown.to_string(index=False, float_format=lambda value: f"{value:.3g}")
 
 
+@checked
 def adversarial_paths(
     model: OpenModel,
-    points: Any,
-    labels: Any,
+    points: Points,
+    labels: Labels,
     *,
     eps: float = 0.15,
     norm: Norm = "linf",
     kinds: Sequence[str] = KINDS,
-    steps: int = 20,
+    steps: Repeats = 20,
     rate: float | None = None,
     box: tuple[float, float] | None = None,
     clip: bool = True,
-    seed: int = 0,
+    seed: Seed = 0,
     limit: int = LIMIT,
     progress: bool | Listener | None = None,
 ) -> AdversarialPaths:
@@ -146,7 +150,7 @@ def adversarial_paths(
     ends = _ends(model, x, truth, kinds, eps, norm, steps, rate, inside, seed)
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in ends}
     strips: list[tuple[str, Any]] = []
-    with torch.no_grad(), task("paths", len(ends) * len(x), "paths", show=progress) as bar:
+    with guarded(torch.no_grad()), task("paths", len(ends) * len(x), "paths", show=progress) as bar:
         for name, targets in ends.items():
             for number, (one, other) in enumerate(zip(x.split(1), targets.split(1), strict=True)):
                 found, events = _walked(network, one, other, box, limit)

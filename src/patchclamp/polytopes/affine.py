@@ -10,7 +10,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.interrupts import guarded
+from patchclamp.core.kinds import Point
 from patchclamp.interventions.saving import from_plain
 from patchclamp.models.opened import OpenModel
 from patchclamp.polytopes.gates import by_row
@@ -47,9 +50,10 @@ class AffineMap:
         return flat @ self.A.T + self.c
 
 
+@checked
 def affine_map(
     model: OpenModel,
-    x: Any,
+    x: Point,
     *,
     start: str | None = None,
     soft: Literal["frozen", "jacobian"] = "frozen",
@@ -81,12 +85,12 @@ def affine_map(
         network.require_frozen(start)
     fitting(network, point, start)
     if exact or soft == "frozen":
-        with torch.no_grad():
+        with guarded(torch.no_grad()):
             states = network.states(point, start)
         A, c = frozen_map(network, point, states, start)
         return AffineMap(A, c, "exact" if exact else "frozen")
     A = _by_outputs(lambda rows: network.run(rows, start), point)
-    with torch.no_grad():
+    with guarded(torch.no_grad()):
         c = network.run(point, start).flatten() - A @ point.flatten()
     return AffineMap(A, c, "jacobian")
 
@@ -103,7 +107,7 @@ def affine_parts(function: Callable[[Tensor], Tensor], point: Tensor) -> tuple[T
         function: Works on each row alone.
         point: ``[1, *shape]``, for its shape, precision and device.
     """
-    with torch.no_grad():
+    with guarded(torch.no_grad()):
         c = function(torch.zeros_like(point)).flatten()
     return (_by_inputs if point.numel() <= len(c) else _by_outputs)(function, point), c
 
@@ -111,14 +115,14 @@ def affine_parts(function: Callable[[Tensor], Tensor], point: Tensor) -> tuple[T
 def _by_inputs(function: Any, point: Tensor) -> Tensor:
     """The derivative ``[out, in]``, one row of a batch for each input; not a difference, which a large ``c`` would swallow."""
     basis = torch.eye(point.numel(), dtype=point.dtype, device=point.device).reshape(-1, *point.shape[1:])
-    with torch.no_grad(), forward_ad.dual_level():
+    with guarded(torch.no_grad(), forward_ad.dual_level()):
         values, slopes = forward_ad.unpack_dual(function(forward_ad.make_dual(point.expand_as(basis).clone(), basis)))
     return torch.zeros_like(by_row(values).T) if slopes is None else by_row(slopes).T.contiguous()
 
 
 def _by_outputs(function: Any, point: Tensor) -> Tensor:
     """The derivative ``[out, in]``, one row of a batch for each output."""
-    with torch.enable_grad():
+    with guarded(torch.enable_grad()):
         units = function(point.detach()).numel()
         rows = point.detach().expand(units, *point.shape[1:]).clone().requires_grad_()
         own = by_row(function(rows)).diagonal().sum()
@@ -126,6 +130,7 @@ def _by_outputs(function: Any, point: Tensor) -> Tensor:
     return gradient.flatten(1)
 
 
+@checked
 def map_distance(first: AffineMap | Tensor, second: AffineMap | Tensor) -> dict[str, float]:
     """How far two maps ``[out, in]`` are apart.
 
@@ -149,6 +154,7 @@ def map_distance(first: AffineMap | Tensor, second: AffineMap | Tensor) -> dict[
     }
 
 
+@checked
 def region_maps(model: OpenModel, line: "Segment") -> list[AffineMap]:
     """The map of every region along an exact segment, in order; from the recorded codes, however short the region.
 
@@ -171,6 +177,7 @@ def region_maps(model: OpenModel, line: "Segment") -> list[AffineMap]:
     return found
 
 
+@checked
 def neighbour_distances(model: OpenModel, line: "Segment") -> "pd.DataFrame":
     """How far the maps of neighbouring regions along a segment are apart.
 

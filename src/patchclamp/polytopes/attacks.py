@@ -6,7 +6,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError, ModelError, unknown
+from patchclamp.core.interrupts import guarded
+from patchclamp.core.kinds import Labels, Points, Repeats, Seed
+from patchclamp.core.readers import UnfitError, shown, tensor
 from patchclamp.interventions.forward import logits_of
 from patchclamp.models.guard import check_ready
 from patchclamp.models.opened import OpenModel
@@ -17,18 +21,19 @@ Norm = Literal["linf", "l2"]
 BATCH = 250
 
 
+@checked
 def attack(
     model: OpenModel,
-    points: Any,
-    labels: Any,
+    points: Points,
+    labels: Labels,
     *,
     eps: float,
     method: Method = "pgd",
     norm: Norm = "linf",
-    steps: int = 20,
+    steps: Repeats = 20,
     rate: float | None = None,
     box: tuple[float, float] | None = None,
-    seed: int | None = None,
+    seed: Seed | None = None,
     lower: bool = False,
 ) -> Tensor:
     """Points within ``eps`` of given ones at which the loss of their labels is larger.
@@ -88,6 +93,21 @@ def check_attack(eps: float, method: str, norm: str, steps: int, rate: float | N
         raise InputError(f"an attack takes one step or more, of positive length; got steps={steps}, rate={rate}")
 
 
+def whole_labels(labels: Any) -> Tensor:
+    """Labels of a classifier as a tensor.
+
+    Raises:
+        InputError: They are no numbers.
+    """
+    try:
+        found: Tensor = tensor(labels)
+    except UnfitError as unfit:
+        raise InputError(
+            f"labels={shown(labels)} cannot be used; valid: whole numbers of outputs, from 0{unfit.reason}"
+        ) from None
+    return found
+
+
 def classified(
     model: OpenModel, points: Any, labels: Any, box: tuple[float, float] | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -103,13 +123,17 @@ def classified(
         raise InputError("no points were given")
     check_ready(model.module)
     x = as_points(model, list(points), box=box)
-    truth = torch.as_tensor(labels, device=x.device)
+    truth = whole_labels(labels).to(x.device)
     if truth.shape != (len(x),) or truth.is_floating_point():
         raise InputError(
             f"{len(x)} points need as many whole numbers as labels; got shape {tuple(truth.shape)}, {truth.dtype}"
         )
-    with torch.no_grad():
-        logits = logits_of(model.module(x[:1]))
+    try:
+        with guarded(torch.no_grad()):
+            logits = logits_of(model.module(x[:1]))
+    except RuntimeError as error:
+        said = str(error).strip().splitlines()[0]
+        raise InputError(f"the network takes no points of shape {tuple(x.shape[1:])}: {said}") from None
     if logits.dim() != 2 or logits.shape[1] < 2:
         raise ModelError(
             f"the network is no classifier: for one point it gives the shape {tuple(logits.shape)}, not [1, classes]"
@@ -125,7 +149,7 @@ def _slope(model: OpenModel, x: Tensor, truth: Tensor, lower: bool) -> tuple[Ten
 
     The cross-entropy is their softplus: it grows with them, but its gradient vanishes where the network is sure.
     """
-    with torch.enable_grad():
+    with guarded(torch.enable_grad()):
         rows = x.detach().requires_grad_()
         logits = logits_of(model.module(rows))
         own = F.one_hot(truth, logits.shape[1]).bool()

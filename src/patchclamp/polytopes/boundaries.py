@@ -8,7 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from patchclamp.core.arguments import checked
 from patchclamp.core.errors import BudgetError, InputError, ModelError
+from patchclamp.core.interrupts import guarded
+from patchclamp.core.kinds import Points
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
 from patchclamp.interventions.results import evidence
@@ -75,9 +78,10 @@ class Boundaries(DatasetResult):
         return "\n".join(lines)
 
 
+@checked
 def boundaries(
     model: OpenModel,
-    points: Any,
+    points: Points,
     *,
     radii: Sequence[float] = (0.01, 0.1, 1.0),
     start: str | None = None,
@@ -112,7 +116,7 @@ def boundaries(
     if not gates:
         raise ModelError("the network has no gates there, so that it is one affine map without boundaries")
     found = []
-    with torch.no_grad(), task("boundaries", len(x), "points", show=progress) as bar:
+    with guarded(torch.no_grad()), task("boundaries", len(x), "points", show=progress) as bar:
         for point in x.split(1):
             found.append(_of_point(network, point, gates, sorted(radii), start))
             bar.advance()

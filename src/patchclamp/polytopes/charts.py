@@ -105,6 +105,9 @@ class Chart:
             )
         if not np.isfinite(edges).all():
             raise InputError(f"the box {given!r} is not finite")
+        size, reach = edges[:, 1] - edges[:, 0], np.abs(edges).max()
+        if (size > 0).all() and not (size > 1e-12 * max(reach, 1e-140)).all():
+            raise InputError(f"the box {given!r} is too small for numbers in float64 to tell its points apart")
         if not (edges[:, 0] < edges[:, 1]).all():
             raise InputError(f"the box {given!r} is empty: low must be below high")
         (left, right), (bottom, top) = edges.tolist()

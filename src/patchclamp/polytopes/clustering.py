@@ -4,9 +4,14 @@ from typing import Any
 
 import torch
 
+from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.interrupts import guarded
+from patchclamp.core.kinds import read_points
 from patchclamp.core.progress import Listener
+from patchclamp.core.readers import UnfitError
 from patchclamp.directions.fitting import site_rows
+from patchclamp.interventions.positions import At
 from patchclamp.interventions.record import record
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.sites import Site
@@ -19,12 +24,13 @@ from patchclamp.polytopes.recording import activation_name, row_labels
 from patchclamp.polytopes.soft import ACTIVATIONS
 
 
+@checked
 def cluster_layer(
     model: OpenModel,
     inputs: Any,
     layer: str | int,
     *,
-    at: Any = "rest",
+    at: At = "rest",
     labels: Labels = None,
     progress: bool | Listener | None = None,
     **how: Any,
@@ -50,9 +56,12 @@ def cluster_layer(
     names = [gate.name for gate in network.gates]
     if str(layer) not in names:
         raise InputError(unknown("layer", layer, names))
-    x = as_points(model, list(inputs))
+    try:
+        x = as_points(model, list(read_points(inputs)))
+    except UnfitError as unfit:
+        raise InputError(unfit.message("cluster", "inputs", inputs)) from None
     fitting(network, x[:2])
-    with torch.no_grad():
+    with guarded(torch.no_grad()):
         z, activations = network.gated(x)[str(layer)]
     kind = next(gate.kind for gate in network.gates if gate.name == str(layer))
     name = kind if kind in ACTIVATIONS else None  # others have no soft code
@@ -60,7 +69,7 @@ def cluster_layer(
 
 
 def _of_tokens(
-    model: OpenModel, inputs: Any, layer: str | int, at: Any, labels: Labels, progress: Any, how: dict[str, Any]
+    model: OpenModel, inputs: Any, layer: str | int, at: At, labels: Labels, progress: Any, how: dict[str, Any]
 ) -> Clusters:
     if not str(layer).isdecimal() or int(layer) >= model.sites.n_layers:
         raise InputError(f"{layer!r} is no layer; the model has the layers 0 to {model.sites.n_layers - 1}")

@@ -13,8 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from patchclamp.core.arguments import checked
 from patchclamp.core.digest import digest
 from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.kinds import Groups, Seed
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult, library_versions
 from patchclamp.polytopes.codes import LABEL, Labels
@@ -168,6 +170,7 @@ class Clusters(DatasetResult):
         return pd.DataFrame(rows, columns=["cluster", "size", "purity", "labels", "rows", "examples"])
 
 
+@checked
 def cluster(
     preactivations: Tensor,
     activations: Tensor,
@@ -180,8 +183,8 @@ def cluster(
     least: int = 4,
     pca: int | None = 50,
     examples: Sequence[str] | None = None,
-    groups: Sequence[Any] | None = None,
-    seed: int = 0,
+    groups: Groups = None,
+    seed: Seed = 0,
     progress: bool | Listener | None = None,
 ) -> Clusters:
     """Cluster rows by their spline codes, and by everything that the codes have to be better than.
@@ -208,6 +211,8 @@ def cluster(
     forms = _forms(preactivations, activations, name, others or {})
     count = len(preactivations)
     named = _labels(labels, count)
+    if not len(algorithms):
+        raise InputError(f"algorithms is empty; valid: {', '.join(get_args(Algorithm))}")
     for algorithm in algorithms:
         if algorithm not in get_args(Algorithm):
             raise InputError(unknown("algorithm", algorithm, get_args(Algorithm)))
@@ -218,6 +223,10 @@ def cluster(
     wanted = max(2, min(kinds, count // 10)) if k is None else k
     if not 2 <= wanted <= count:
         raise InputError(f"k = {wanted} clusters of {count} rows: from 2 to the number of rows is possible")
+    if not 1 <= least <= count:
+        raise InputError(f"least = {least}: a cluster that counts has 1 row or more, at most all {count}")
+    if pca is not None and pca < 1:
+        raise InputError(f"pca = {pca}: 1 component or more, or None for the form itself")
     own = np.arange(count) if groups is None else np.asarray(groups)
     found: dict[str, dict[str, Partition]] = {}
     with task("cluster", len(forms) * len(algorithms), "clusterings", show=progress) as bar:

@@ -9,8 +9,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.readers import UnfitError, shown, tensor
 from patchclamp.interventions.edits import Add, Edit
+from patchclamp.interventions.positions import At
 from patchclamp.models.components import COMPONENTS
 
 
@@ -84,7 +87,7 @@ class CodeDirection:
         assert isinstance(total, Tensor)
         return total / sum(float(vector.square().sum()) for vector in self.vectors.values())
 
-    def edits(self, lengths: float | Mapping[str, float], *, at: Any = "all", **place: Any) -> list[Edit]:
+    def edits(self, lengths: float | Mapping[str, float], *, at: At = "all", **place: Any) -> list[Edit]:
         """Push the pre-activations of every gate along the direction: one ``Add`` a layer, which opens and closes gates.
 
         A code has no unit of a pre-activation, so the length must be given, as that of the difference of mean pre-activations.
@@ -119,6 +122,7 @@ class CodeDirection:
         return CodeDirection({n: self.vectors[n] for n in names}, {n: self.middle[n] for n in names})
 
 
+@checked
 def code_direction(codes_a: Codes, codes_b: Codes) -> CodeDirection:
     """The direction from the mean code of ``a`` to that of ``b``.
 
@@ -149,14 +153,23 @@ def by_layer(codes: Codes) -> dict[str, Tensor]:
     if isinstance(codes, PackedCodes):
         found = {str(layer.name): codes.dense(layer.name) for layer in codes.layers}
     else:
-        found = {str(name): torch.as_tensor(getattr(value, "values", value)) if not isinstance(value, Tensor) else value
-                 for name, value in codes.items()}  # fmt: skip
+        found = {str(name): _dense(str(name), value) for name, value in codes.items()}
     for name, value in found.items():
         if value.ndim < 2 or not prod(value.shape):
             raise InputError(f"codes are [row, ...] with a row at least; {name!r} has shape {list(value.shape)}")
         if value.is_floating_point() and not bool(((value >= 0) & (value <= 1)).all()):
             raise InputError(f"codes lie between 0 and 1; those of {name!r} do not (pre-activations? take z > 0)")
     return {name: value.detach().to(torch.float64) for name, value in found.items()}
+
+
+def _dense(name: str, value: Any) -> Tensor:
+    try:
+        found: Tensor = tensor(value if isinstance(value, Tensor | Mapping) else getattr(value, "values", value))
+    except UnfitError as unfit:
+        raise InputError(f"the codes of {name!r} are {shown(value)}; valid: {unfit.valid}{unfit.reason}") from None
+    if found.is_complex():
+        raise InputError(f"the codes of {name!r} hold {found.dtype}; codes lie between 0 and 1")
+    return found
 
 
 def site_of(name: str) -> str:

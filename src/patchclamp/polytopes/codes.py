@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from patchclamp.core import kinds
 from patchclamp.core.digest import digest
 from patchclamp.core.errors import InputError, unknown
 from patchclamp.core.result import DatasetResult, library_versions
@@ -18,7 +19,7 @@ from patchclamp.polytopes.neighbours import Metric, Neighbours, Packed
 if TYPE_CHECKING:
     import pandas as pd
 
-Labels = Mapping[str, Any] | Sequence[Any] | None
+Labels = Mapping[str, kinds.Labels] | kinds.Labels | None
 """For each row: one label, or several by name."""
 LABEL = "label"
 """Name of labels that were given without one."""
@@ -111,7 +112,7 @@ class SplineCodes(DatasetResult):
         import xarray as xr
 
         count = _count(bits)
-        named = _named(labels, count)
+        named = named_labels(labels, count)
         packed, layers, offset = [], [], 0
         for name, value in bits.items():
             one = np.packbits(value.detach().cpu().numpy().reshape(count, -1), axis=1)
@@ -354,8 +355,12 @@ def _count(bits: Mapping[str, Tensor]) -> int:
     return next(iter(counts.values()))
 
 
-def _named(labels: Labels, count: int) -> dict[str, Any]:
-    """Labels by name, as arrays."""
+def named_labels(labels: Labels, count: int) -> dict[str, Any]:
+    """Labels by name, as arrays with one a row.
+
+    Raises:
+        InputError: They are not one a row, or have a name that is taken.
+    """
     given: Mapping[str, Sequence[Any]] = (
         {} if labels is None else {LABEL: labels} if not isinstance(labels, Mapping) else labels
     )

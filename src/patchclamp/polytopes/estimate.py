@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from patchclamp.core.interrupts import guarded
 from patchclamp.polytopes.charts import Box, Chart, corners
 from patchclamp.polytopes.lines import whole_line
 from patchclamp.polytopes.network import Network
@@ -73,7 +74,7 @@ def estimate(network: Network, chart: Chart, box: Box, start: str | None = None,
 
 def _widest(network: Network, chart: Chart, box: Box, start: str | None) -> int:
     point = chart.at(corners(box)[:1])
-    with torch.no_grad():
+    with guarded(torch.no_grad()):
         return max(z.numel() for z in (point, *network.preactivations(point, start).values()))
 
 
@@ -86,7 +87,7 @@ def _crossed(network: Network, chart: Chart, ends: Floats, start: str | None, co
 
 def _walked(network: Network, chart: Chart, ends: Floats, start: str | None) -> tuple[Floats, Floats]:
     x = chart.at(ends)
-    with torch.no_grad():
+    with guarded(torch.no_grad()):
         events = whole_line(network, x[:1], x[1:], start, _LIMIT, instead="a smaller box").events
     places = [place.cpu().numpy() for place, *_ in events.values()]
     neurons = [event[1].cpu().numpy() + 2.0**32 * number for number, event in enumerate(events.values())]

@@ -1,5 +1,7 @@
 """A network whose regions are given by points: the nearest of N points picks the linear map."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -9,7 +11,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from patchclamp.core import folders
+from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError, ModelError
+from patchclamp.core.interrupts import guarded
+from patchclamp.core.kinds import Folder, Seed
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.tensors import read_tensors, write_tensors
 from patchclamp.polytopes.voronoi import Pieces, Place, chosen_points, crossings, nearest, neighbours_across, offsets
@@ -20,6 +25,7 @@ if TYPE_CHECKING:
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
+@checked
 class NearestLinear(nn.Module):
     """``y = A_k x + b_k``, where ``k`` is the nearest of N points; its regions are Voronoi cells, so N, and readable.
 
@@ -62,7 +68,7 @@ class NearestLinear(nn.Module):
         learn_points: bool = False,
         neighbours: int = 4,
         temperature: float = 0.05,
-        seed: int = 0,
+        seed: Seed = 0,
     ) -> None:
         super().__init__()
         for name, size in {"d_in": d_in, "d_out": d_out, "regions": regions, "neighbours": neighbours}.items():
@@ -98,7 +104,7 @@ class NearestLinear(nn.Module):
         maps = "full maps" if self.rank is None else f"one shared map and rank {self.rank} each"
         return f"{self.d_in} -> {self.d_out}, {self.regions} regions, {maps}"
 
-    def place(self, x: Float[Tensor, "row d_in"], how: Place | Tensor = "kmeans", *, seed: int = 0) -> Self:
+    def place(self, x: Float[Tensor, "row d_in"], how: Place | Tensor = "kmeans", *, seed: Seed = 0) -> Self:
         """Put the points where the data are, and measure their ``spread``.
 
         Args:
@@ -117,7 +123,7 @@ class NearestLinear(nn.Module):
             found = how
         else:
             found = chosen_points(x, self.regions, how, seed)
-        with torch.no_grad():
+        with guarded(torch.no_grad()):
             self.points.copy_(found)
             limits = torch.finfo(x.dtype)
             # 0 where the points are the rows themselves: then the choice is all but hard, and its softmax stays finite
@@ -132,7 +138,7 @@ class NearestLinear(nn.Module):
             InputError: Another width, or NaN.
         """
         self._check(x)
-        with torch.no_grad():
+        with guarded(torch.no_grad()):
             return nearest(self.points, x)[0]
 
     def maps(self) -> tuple[Float[Tensor, "region d_out d_in"], Float[Tensor, "region d_out"]]:
@@ -181,7 +187,7 @@ class NearestLinear(nn.Module):
         epochs: int = 4,
         batch: int = 100,
         rate: float = 1e-3,
-        seed: int = 0,
+        seed: Seed = 0,
         progress: bool | Listener | None = None,
     ) -> list[float]:
         """Train by Adam, in place; cross-entropy for labels (integers ``[row]``), squared error for numbers ``[row, d_out]``.
@@ -208,24 +214,23 @@ class NearestLinear(nn.Module):
             raise InputError(f"epochs and batch are at least 1, a rate is positive; got {epochs}, {batch} and {rate!r}")
         draw = torch.Generator().manual_seed(seed)
         optimizer = torch.optim.Adam([p for p in self.parameters() if p.requires_grad], lr=rate)
-        was, losses = self.training, []
-        self.train()
-        try:
-            with task("fitting regions and maps", epochs, "epochs", show=progress) as running:
-                for _ in range(epochs):
-                    total = 0.0
-                    for rows in torch.randperm(len(x), generator=draw).split(batch):
-                        loss = loss_of(self(x[rows]), targets[rows])
-                        optimizer.zero_grad()
-                        loss.backward()
-                        optimizer.step()
-                        total += loss.item() * len(rows)
-                    losses.append(total / len(x))
-                    if not isfinite(losses[-1]):
-                        raise ModelError(f"the loss became {losses[-1]} in epoch {len(losses)}; a lower rate may help")
-                    running.advance()
-        finally:
-            self.train(was)
+        losses: list[float] = []
+        with (
+            guarded(_training(self)),
+            task("fitting regions and maps", epochs, "epochs", show=progress) as running,
+        ):
+            for _ in range(epochs):
+                total = 0.0
+                for rows in torch.randperm(len(x), generator=draw).split(batch):
+                    loss = loss_of(self(x[rows]), targets[rows])
+                    optimizer.zero_grad()
+                    loss.backward()
+                    optimizer.step()
+                    total += loss.item() * len(rows)
+                losses.append(total / len(x))
+                if not isfinite(losses[-1]):
+                    raise ModelError(f"the loss became {losses[-1]} in epoch {len(losses)}; a lower rate may help")
+                running.advance()
         return losses
 
     def _targets(self, y: Tensor, rows: int) -> tuple[Tensor, Any]:
@@ -257,7 +262,7 @@ class NearestLinear(nn.Module):
         t, region = crossings(self.points.detach(), start[None], end[None])
         return Pieces(t[0], region[0])
 
-    def face_jumps(self, x: Float[Tensor, "row d_in"], *, most: int = 1000, seed: int = 0) -> "pd.DataFrame":
+    def face_jumps(self, x: Float[Tensor, "row d_in"], *, most: int = 1000, seed: Seed = 0) -> "pd.DataFrame":
         """How far the output jumps at faces between neighbouring regions, where the data are.
 
         Rows chosen at random are joined to the nearest row of another region. Every face that such a line crosses is one that
@@ -306,7 +311,7 @@ class NearestLinear(nn.Module):
         """
         found = NearestLinear(self.d_in, self.d_out, self.regions, rank, **self._settings())
         found.to(self.points.device, self.points.dtype)
-        with torch.no_grad():
+        with guarded(torch.no_grad()):
             maps, bias = self.maps()
             shared = maps.mean(0)
             u, s, v = torch.linalg.svd(maps - shared, full_matrices=False)
@@ -332,7 +337,7 @@ class NearestLinear(nn.Module):
         if not x.isfinite().all():
             raise InputError(f"{what} must be finite; row {int((~x.isfinite().all(1)).nonzero()[0])} is not")
 
-    def save_pretrained(self, folder: str | Path, *, overwrite: bool = False) -> Path:
+    def save_pretrained(self, folder: Folder, *, overwrite: bool = False) -> Path:
         """Write ``config.json`` and ``model.safetensors``; the folder then holds the network, or what it held before.
 
         Args:
@@ -359,7 +364,7 @@ class NearestLinear(nn.Module):
         )
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> Self:
+    def from_pretrained(cls, folder: Folder) -> Self:
         """Open what :meth:`save_pretrained` wrote, in evaluation mode.
 
         Raises:
@@ -383,3 +388,14 @@ def _shapes(d_in: int, d_out: int, regions: int, rank: int | None) -> dict[str, 
     if rank is not None:
         maps = {"shared": (d_out, d_in), "up": (regions, d_out, rank), "down": (regions, rank, d_in)}
     return {"points": (regions, d_in), "bias": (regions, d_out), "spread": (), **maps}
+
+
+@contextmanager
+def _training(module: nn.Module) -> Iterator[None]:
+    """In training mode inside the block, and as before after it."""
+    was = module.training
+    try:
+        module.train()
+        yield
+    finally:
+        module.train(was)

@@ -11,7 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, fx, nn
 
+from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError, ModelError, unknown
+from patchclamp.core.interrupts import guarded
 from patchclamp.models.opened import OpenModel
 from patchclamp.polytopes.gates import Gate, LineGate
 from patchclamp.polytopes.ops import Op, classify
@@ -50,6 +52,7 @@ class Step:
         return self.reads[0]
 
 
+@checked
 class Network:
     """A traced ``nn.Module``: its steps, its gates, and ways to run it.
 
@@ -259,7 +262,7 @@ class Network:
         if self._agrees:
             return
         rows = torch.cat([x, _unlike(x[:1])])
-        with torch.no_grad():
+        with guarded(torch.no_grad()):
             own = self.run(rows)
             parts = slice(1), slice(len(x), None), slice(None)
             theirs = [(some, self.module(rows[some])) for some in parts]

@@ -1,6 +1,5 @@
 """Every region of a network on a plane through its input space, as exact polygons."""
 
-import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -9,7 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from patchclamp.core.errors import BudgetError, InputError, PatchclampWarning
+from patchclamp.core.arguments import checked
+from patchclamp.core.errors import BudgetError, InputError, warn
+from patchclamp.core.interrupts import guarded
+from patchclamp.core.kinds import Labels, Points
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
 from patchclamp.interventions.results import evidence
@@ -155,14 +157,15 @@ class Plane(DatasetResult):
         return "\n".join(lines)
 
 
+@checked
 def plane(
     model: OpenModel,
-    points: Any = None,
+    points: Points = None,
     *,
-    axes: Any = None,
+    axes: Points = None,
     box: Any = None,
     start: str | None = None,
-    names: Any = None,
+    names: Labels = None,
     max_regions: int | None = MOST,
     force: bool = False,
     progress: bool | Listener | None = None,
@@ -208,7 +211,7 @@ def plane(
     found = Subdivision.of(corners(window))
     until, values = None, None
     gates = sum(step.gate is not None for step in network.after(start)[0])
-    with torch.no_grad(), task("plane", gates, "layers", show=progress) as bar:
+    with guarded(torch.no_grad()), task("plane", gates, "layers", show=progress) as bar:
         cutter = Cutter(found, np.inf if max_regions is None else max_regions, bar)
         try:
             values = network.walk(chart.at(found.points.rows), cutter, start)
@@ -227,13 +230,13 @@ def plane(
     dataset = assembled(found, cutter.codes, outputs, values is not None, chart.marked, shown)
     if until is not None:
         told = f"max_regions={max_regions:,} was met at {until}: the plane has the boundaries up to there"
-        warnings.warn(PatchclampWarning(told), stacklevel=3)
+        warn(told)
     return Plane(dataset, record | facts, tensors)
 
 
 def _at_centres(network: Network, chart: Chart, found: Subdivision, start: str | None) -> Tensor:
     """The outputs inside faces that are no regions yet."""
     centres = found.averages() @ found.points.rows
-    with torch.no_grad():
+    with guarded(torch.no_grad()):
         parts = [network.run(chart.at(centres[i : i + _ROWS]), start) for i in range(0, len(centres), _ROWS)]
     return torch.cat(parts)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from patchclamp.core.errors import InputError, ModelError, unknown
+from patchclamp.core.interrupts import guarded
 from patchclamp.interventions.record import record
 from patchclamp.models.opened import OpenModel
 from patchclamp.polytopes.gates import by_row
@@ -107,7 +108,7 @@ def fitting(network: Network, x: Tensor, start: str | None = None) -> None:
     """
     network.after(start)
     try:
-        with torch.no_grad():
+        with guarded(torch.no_grad()):
             out = network.run(x, start)
     except RuntimeError as error:
         said = str(error).strip().splitlines()[0]

@@ -8,7 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError
+from patchclamp.core.interrupts import guarded
+from patchclamp.core.kinds import Point, Points, Seed
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
 from patchclamp.interventions.results import evidence
@@ -47,7 +50,7 @@ class RadialDensity(DatasetResult):
         """Crossings a unit of length in all layers together, ``[rays, ray, shell]``."""
         return self.dataset["crossings"].sum("layer") / (self.dataset["high"] - self.dataset["low"])
 
-    def summary(self, seed: int = 0) -> "pd.DataFrame":
+    def summary(self, seed: Seed = 0) -> "pd.DataFrame":
         """One row a kind of rays and shell: mean density and its 95 % bootstrap interval over rays."""
         import pandas as pd
 
@@ -72,14 +75,15 @@ class RadialDensity(DatasetResult):
         return "\n".join(lines)
 
 
+@checked
 def radial_density(
     model: OpenModel,
-    points: Any,
+    points: Points,
     *,
-    centre: Any = None,
+    centre: Point = None,
     edges: Sequence[float] | None = None,
     start: str | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
     dtype: str | None = None,
     limit: int = LIMIT,
     progress: bool | Listener | None = None,
@@ -116,7 +120,7 @@ def radial_density(
     network = prepared(model, torch.cat([middle, x[:1]]), "a radial density", start, dtype)
     directions = _directions(x - middle, seed)
     counts: dict[str, list[dict[str, Any]]] = {name: [] for name in directions}
-    with torch.no_grad(), task("rays", sum(map(len, directions.values())), "rays", show=progress) as bar:
+    with guarded(torch.no_grad()), task("rays", sum(map(len, directions.values())), "rays", show=progress) as bar:
         for name, rays in directions.items():
             for ray in rays.split(1):
                 ends = middle + shells[0] * ray, middle + shells[-1] * ray

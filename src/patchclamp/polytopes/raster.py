@@ -6,7 +6,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 import torch
 
+from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.interrupts import guarded
+from patchclamp.core.kinds import Labels, Points, Repeats
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
 from patchclamp.interventions.results import evidence
@@ -72,17 +75,18 @@ class Raster(DatasetResult):
         return said if about is None else f"{said}; about {about:,} regions in all"
 
 
+@checked
 def raster(
     model: OpenModel,
-    points: Any = None,
+    points: Points = None,
     *,
-    axes: Any = None,
+    axes: Points = None,
     box: Any = None,
     start: str | None = None,
-    names: Any = None,
-    lines: int = 200,
+    names: Labels = None,
+    lines: Repeats = 200,
     method: Literal["exact", "sampled"] = "exact",
-    samples: int = 400,
+    samples: Repeats = 400,
     progress: bool | Listener | None = None,
 ) -> Raster:
     """What equally spaced horizontal lines through a plane cross, exactly: for planes with too many regions.
@@ -120,7 +124,7 @@ def raster(
     crossed: list[Any] = []
     pieces: list[Any] = []
     layers: list[str] = []
-    with torch.no_grad(), task("lines", lines, "lines", show=progress) as bar:
+    with guarded(torch.no_grad()), task("lines", lines, "lines", show=progress) as bar:
         for line, y in enumerate(heights):
             x = chart.at([[left, y], [right, y]])
             walked = (

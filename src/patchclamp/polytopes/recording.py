@@ -8,13 +8,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError, ModelError
+from patchclamp.core.interrupts import guarded
 from patchclamp.core.progress import Listener, task
+from patchclamp.interventions.positions import At
 from patchclamp.interventions.record import record
 from patchclamp.interventions.results import evidence
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import OpenModel
-from patchclamp.polytopes.codes import Labels, SplineCodes
+from patchclamp.models.peers import Sites
+from patchclamp.polytopes.codes import Labels, SplineCodes, named_labels
 from patchclamp.polytopes.gates import Bend, Elementwise, Gate, Smooth
 from patchclamp.polytopes.network import Network
 from patchclamp.polytopes.points import activation_modules, fitting
@@ -71,11 +75,12 @@ def _changes_at_zero(gate: Gate | None) -> bool:
     return gate is None or isinstance(gate, Smooth) or (isinstance(gate, Elementwise) and gate.breaks == (0.0,))
 
 
+@checked
 def spline_codes(
     model: OpenModel | nn.Module | Network,
     inputs: Any,
-    sites: Any = None,
-    at: Any = "all",
+    sites: Sites = None,
+    at: At = "all",
     *,
     labels: Labels = None,
     progress: bool | Listener | None = None,
@@ -110,11 +115,12 @@ def spline_codes(
     return SplineCodes.from_bits(bits, row_labels(prompts, places, labels), *said)
 
 
+@checked
 def soft_codes(
     model: OpenModel | nn.Module | Network,
     inputs: Any,
-    sites: Any = None,
-    at: Any = "all",
+    sites: Sites = None,
+    at: At = "all",
     *,
     labels: Labels = None,
     beta: float | None = None,
@@ -151,7 +157,7 @@ def soft_codes(
             kept.setdefault(layer.name, []).append(layer.soft(row, beta))
     codes = {own: torch.cat(parts).float().cpu().numpy() for own, parts in kept.items()}
     prompts = model.prompts(inputs) if isinstance(model, OpenModel) else []
-    coords = row_labels(prompts, places, labels)
+    coords = named_labels(row_labels(prompts, places, labels), len(next(iter(codes.values()))))
     variables = {
         own: (("row", *(f"{own}:{axis}" for axis in range(value.ndim - 1))), value) for own, value in codes.items()
     }
@@ -202,7 +208,7 @@ Piece = tuple[list[tuple[int, int]], list[Gated]]
 
 
 def _gated(
-    model: OpenModel | nn.Module | Network, inputs: Any, sites: Any, at: Any, progress: bool | Listener | None
+    model: OpenModel | nn.Module | Network, inputs: Any, sites: Sites, at: At, progress: bool | Listener | None
 ) -> Iterator[Piece]:
     """Pre-activations piece by piece: (prompt, position) of each row, and every layer."""
     if isinstance(model, OpenModel) and (model.sites.layers or sites is not None):
@@ -223,7 +229,7 @@ def _gated(
     yield from _of_network(network, inputs, at, progress)
 
 
-def _of_network(network: Network, inputs: Any, at: Any, progress: bool | Listener | None) -> Iterator[Piece]:
+def _of_network(network: Network, inputs: Any, at: At, progress: bool | Listener | None) -> Iterator[Piece]:
     if at != "all":
         raise InputError(f"at = {at!r}: the rows of this network are inputs, which have no positions")
     if not isinstance(inputs, Tensor) or inputs.dim() < 2 or not len(inputs):
@@ -234,13 +240,13 @@ def _of_network(network: Network, inputs: Any, at: Any, progress: bool | Listene
         fitting(network, some)
     with task("spline codes", len(x), "rows", show=progress) as bar:
         for start in range(0, len(x), ROWS):
-            with torch.no_grad():
+            with guarded(torch.no_grad()):
                 found = network.preactivations(x[start : start + ROWS])
             yield [], [Gated(gate.name, found[gate.name], gate) for gate in network.gates]
             bar.advance(min(ROWS, len(x) - start))
 
 
-def _of_sites(model: OpenModel, inputs: Any, sites: Any, at: Any, progress: bool | Listener | None) -> Iterator[Piece]:
+def _of_sites(model: OpenModel, inputs: Any, sites: Sites, at: At, progress: bool | Listener | None) -> Iterator[Piece]:
     prompts = model.prompts(inputs)
     names = model.sites.expand([sites] if isinstance(sites, str) else list(sites))
     with task("spline codes", len(prompts), "prompts", show=progress) as bar:

@@ -6,7 +6,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError
+from patchclamp.core.interrupts import guarded
+from patchclamp.core.kinds import Repeats
 from patchclamp.models.opened import OpenModel
 from patchclamp.polytopes.cutting import digests
 from patchclamp.polytopes.gates import Elementwise
@@ -19,7 +22,8 @@ if TYPE_CHECKING:
 _ROWS = 4096
 
 
-def region_counts(model: OpenModel, plane: Plane, samples: int = 400) -> "pd.DataFrame":
+@checked
+def region_counts(model: OpenModel, plane: Plane, samples: Repeats = 400) -> "pd.DataFrame":
     """The regions of a plane, counted, bounded, expected and sampled.
 
     - ``exact``: what the plane has.
@@ -75,7 +79,7 @@ def _sampled(model: OpenModel, plane: Plane, samples: int) -> int:
     network = Network.of(model).cast(torch.float64)
     start = plane.record["parameters"]["start"]
     found = set()
-    with torch.no_grad():
+    with guarded(torch.no_grad()):
         for begin in range(0, len(grid), _ROWS):
             rows = plane.points(grid[begin : begin + _ROWS]).to(model.device)
             found.update(digests(network, rows, start).sum(axis=1).tolist())

@@ -9,17 +9,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError, ModelError, PatchclampError, unknown
+from patchclamp.core.kinds import Labels, Seed
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
 from patchclamp.interventions.actions import place
 from patchclamp.interventions.edits import Call, Edit, Scale
 from patchclamp.interventions.forward import Row, forward
+from patchclamp.interventions.positions import At
 from patchclamp.interventions.record import batches, may_share, record_source
 from patchclamp.interventions.results import evidence
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.sites import Site
+from patchclamp.polytopes.attacks import whole_labels
 from patchclamp.polytopes.points import activation_modules
 
 if TYPE_CHECKING:
@@ -70,16 +74,17 @@ class Scaling(DatasetResult):
         return "\n".join(lines)
 
 
+@checked
 def scaling(
     model: OpenModel,
     inputs: Any,
     sites: Sequence[str | Sequence[str]] | str,
     factors: Sequence[float] = FACTORS,
     *,
-    labels: Any = None,
+    labels: Labels = None,
     controls: Sequence[str] = CONTROLS,
-    at: Any = "all",
-    seed: int = 0,
+    at: At = "all",
+    seed: Seed = 0,
     progress: bool | Listener | None = None,
 ) -> Scaling:
     """Multiply activations by factors and see where the network's verdicts hold.
@@ -254,10 +259,7 @@ def _labels(prompts: Sequence[Prompt], labels: Any) -> list[int] | None:
         return None
     if labels is None:
         return None
-    try:
-        found = torch.as_tensor(labels)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"labels are numbers of outputs, from 0; got {list(labels)[:3]} and so on") from error
+    found = whole_labels(labels)
     if found.shape != (len(prompts),) or found.is_floating_point():
         raise InputError(f"{len(prompts)} inputs need as many whole numbers as labels; got shape {tuple(found.shape)}")
     return [int(label) for label in found]

@@ -1,6 +1,5 @@
 """Every region that a straight line crosses, in order."""
 
-import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -9,7 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from patchclamp.core.errors import InputError, PatchclampWarning, unknown
+from patchclamp.core.arguments import checked
+from patchclamp.core.errors import InputError, unknown, warn
+from patchclamp.core.interrupts import guarded
+from patchclamp.core.kinds import Point, Points, Repeats
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
 from patchclamp.interventions.results import evidence, to_numpy
@@ -126,14 +128,15 @@ class Segment(DatasetResult):
         return "\n".join(lines)
 
 
+@checked
 def segment(
     model: OpenModel,
-    a: Any,
-    b: Any,
+    a: Point,
+    b: Point,
     *,
     start: str | None = None,
     method: Literal["exact", "sampled"] = "exact",
-    samples: int = 1000,
+    samples: Repeats = 1000,
     dtype: str | None = None,
     box: tuple[float, float] | None = None,
     limit: int = LIMIT,
@@ -171,7 +174,7 @@ def segment(
         "box": box,
         "limit": limit,
     }
-    with torch.no_grad():
+    with guarded(torch.no_grad()):
         if method == "exact":
             network = prepared(model, x, "an exact segment", start, dtype)
             found = joined(walk_line(network, x[:1], x[1:], start, limit))
@@ -181,10 +184,11 @@ def segment(
     return _result(found, record, tensors, method, samples, length)
 
 
+@checked
 def crossings(
     model: OpenModel,
-    starts: Any,
-    ends: Any,
+    starts: Points,
+    ends: Points,
     *,
     start: str | None = None,
     dtype: str | None = None,
@@ -221,7 +225,7 @@ def crossings(
         raise InputError(f"segment {int((lengths == 0).nonzero()[0])} has two equal ends")
     network = prepared(model, torch.cat([a[:1], b[:1]]), "exact crossings", start, dtype)
     rows: list[dict[str, Any]] = []
-    with torch.no_grad(), task("segments", len(a), "segments", show=progress) as bar:
+    with guarded(torch.no_grad()), task("segments", len(a), "segments", show=progress) as bar:
         for one, other, length in zip(a, b, lengths.tolist(), strict=True):
             found = whole_line(network, one[None], other[None], start, limit, f"segment {len(rows)}")
             layers = {name: len(event[0]) for name, event in found.events.items()}
@@ -240,7 +244,7 @@ def _result(
     reached = float(found.t[-1])
     if reached < 1:
         told = f"the limit of crossings was met at {reached:.4g} of the way; the segment ends there"
-        warnings.warn(PatchclampWarning(told), stacklevel=4)
+        warn(told)
     layers = list(found.events)
     nothing = (torch.zeros(0), *(torch.zeros(0, dtype=torch.long),) * 3)  # of a network without gates
     parts = zip(*(list(found.events.values()) or [nothing]), strict=True)

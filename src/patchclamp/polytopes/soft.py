@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError, unknown
 
 Function = Callable[[Tensor], Tensor]
@@ -77,6 +78,7 @@ def swish_steepness(beta: float) -> float:
     return inf if beta == 1 else beta / (1 - beta)
 
 
+@checked
 def beta_code(z: Tensor, beta: float) -> Tensor:
     """The code of the beta-weighted quantization of a ReLU, ``sigmoid(eta * z)``; at ``beta = 1`` the hard code.
 
@@ -84,9 +86,12 @@ def beta_code(z: Tensor, beta: float) -> Tensor:
         InputError: ``beta`` is outside 0..1.
     """
     steepness = swish_steepness(beta)
+    if z.is_complex():
+        raise InputError(f"z holds {z.dtype}; a pre-activation is a real number")
     return _positive(z).to(z.dtype) if steepness == inf else torch.sigmoid(steepness * z)
 
 
+@checked
 def swish(z: Tensor, beta: float) -> Tensor:
     """``z`` times its :func:`beta_code`.
 
@@ -148,6 +153,7 @@ REFUSED = {
 """Activations without a code of one entry, and why."""
 
 
+@checked
 def activation(name: str) -> Activation:
     """The row of an activation, by its name here or in a model's configuration.
 

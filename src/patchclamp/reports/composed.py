@@ -8,8 +8,10 @@ import pandas as pd
 from markupsafe import Markup
 
 from patchclamp.core import registry
+from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError
 from patchclamp.core.files import write_text
+from patchclamp.core.kinds import File
 from patchclamp.core.result import Result, library_versions
 from patchclamp.reports.beside import beside
 from patchclamp.reports.page import Part, embedded, render, table
@@ -18,7 +20,8 @@ _OURS = b"<h2>How this was made</h2>"
 """Stands in every page."""
 
 
-def report(path: str | Path, title: str, contents: Sequence[tuple[str, Any]], **record: Any) -> Path:
+@checked
+def report(path: File, title: str, contents: Sequence[tuple[str, Any]], **record: Any) -> Path:
     """Write a self-contained page that works offline.
 
     Args:

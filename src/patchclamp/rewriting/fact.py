@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError
+from patchclamp.core.kinds import Repeats, Seed
 from patchclamp.interventions import positions
 from patchclamp.interventions.forward import Row, last_logits
 from patchclamp.interventions.generate import generate
@@ -100,7 +102,7 @@ def filled(prompt: Any, subject: Any) -> Any:
 
 
 def _where(model: OpenModel, prompt: Prompt, subject: Any) -> tuple[int, ...]:
-    at = Token(subject) if isinstance(subject, str) else subject
+    at = Token(subject) if isinstance(subject, str) else positions.read_at(subject)
     found = positions.resolve(at, prompt, 0, 1, model.tokenizer)
     assert found is not None
     return tuple(sorted(found))
@@ -123,7 +125,8 @@ def _essences(model: OpenModel, essence: str | None, subject: Any) -> tuple[Cont
     return (Context(prompt, _where(model, prompt, subject)[-1]),)
 
 
-def sample_prefixes(model: OpenModel, prefixes: int | Sequence[Any] = 5, seed: int = 0) -> list[tuple[int, ...]]:
+@checked
+def sample_prefixes(model: OpenModel, prefixes: Repeats | Sequence[Any] = 5, seed: Seed = 0) -> list[tuple[int, ...]]:
     """Beginnings that a prompt may follow: given, or sampled from the model.
 
     Args:

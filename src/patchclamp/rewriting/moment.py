@@ -11,8 +11,10 @@ from torch import Tensor
 
 from patchclamp import catalogue
 from patchclamp.core import folders
+from patchclamp.core.arguments import checked
 from patchclamp.core.digest import digest
 from patchclamp.core.errors import InputError, ModelError, unknown
+from patchclamp.core.kinds import Folder
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.tensors import read_tensors, write_tensors
 from patchclamp.interventions.forward import Row, forward
@@ -93,7 +95,7 @@ class Covariance:
         names = ("layer", "tokens", "corpus", "corpus_digest", "model", "weights_sha256")
         return {name: getattr(self, name) for name in names}
 
-    def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
+    def save(self, folder: Folder, *, overwrite: bool = False) -> Path:
         """Write ``covariance.json`` and ``covariance.safetensors``; the folder then holds it, or what it held before.
 
         Args:
@@ -112,7 +114,7 @@ class Covariance:
         )
 
     @classmethod
-    def open(cls, folder: str | Path) -> Self:
+    def open(cls, folder: Folder) -> Self:
         """Read what :meth:`save` wrote.
 
         Raises:
@@ -137,6 +139,7 @@ def check_ridge(ridge: float) -> None:
         raise InputError(f"ridge is a share of the mean second moment, 0 or more; got {ridge!r}")
 
 
+@checked
 def covariance(
     model: OpenModel,
     layer: int,
@@ -151,6 +154,7 @@ def covariance(
     return covariances(model, [layer], corpus, tokens=tokens, context=context, cache=cache, progress=progress)[0]
 
 
+@checked
 def covariances(
     model: OpenModel,
     layers: Sequence[int],

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from patchclamp.core.errors import InputError, ModelError
+from patchclamp.core.kinds import Folder
 from patchclamp.core.result import DatasetResult
 from patchclamp.interventions.edits import Edit, RankOne
 from patchclamp.models.opened import OpenModel
@@ -118,7 +119,7 @@ class Rewrite(DatasetResult):
         """
         return exported.with_weight(model, self._projection(model), self.weight(model))
 
-    def export(self, model: OpenModel, folder: str | Path) -> Path:
+    def export(self, model: OpenModel, folder: Folder) -> Path:
         """Write a plain ``transformers`` checkpoint with its tokenizer, reload it, and compare.
 
         Args:

@@ -1,5 +1,6 @@
 """Rank-one model editing: one fact, rewritten in one MLP (Meng et al. 2022)."""
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -98,7 +99,8 @@ def rewrite_fact(
     """Rewrite a fact; see :meth:`patchclamp.Model.rewrite_fact`."""
     for name in how:
         if name not in Search.__dataclass_fields__:
-            raise InputError(unknown("parameter", name, Search.__dataclass_fields__))
+            own = [known for known in inspect.signature(rewrite_fact).parameters if known not in ("model", "how")]
+            raise InputError(unknown("argument of rewrite_fact", name, [*own, *Search.__dataclass_fields__]))
     settings = Search(**how)
     projection = Projection.of(model, _default_layer(model) if layer is None else layer)
     check_ridge(ridge)

@@ -1,14 +1,16 @@
 """What a rewrite did: is the new fact said, in other words too, and are its neighbours left alone?"""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError
 from patchclamp.core.intervals import bootstrap, wilson
-from patchclamp.interventions.edits import Edit
+from patchclamp.core.kinds import Seed
+from patchclamp.interventions.edits import Edits
 from patchclamp.interventions.run import run
 from patchclamp.models.opened import OpenModel
 from patchclamp.rewriting.fact import filled
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 TESTS = ("efficacy", "paraphrase", "neighbourhood")
 
 
+@checked
 @dataclass(frozen=True)
 class Fact:
     """A fact that a model knows, and what it is to be changed into."""
@@ -36,7 +39,8 @@ class Fact:
     """Other subjects with their own answers, which shall stay."""
 
 
-def score(model: OpenModel, fact: Fact, edits: Iterable[Edit] | Edit = ()) -> "pd.DataFrame":
+@checked
+def score(model: OpenModel, fact: Fact, edits: Edits = ()) -> "pd.DataFrame":
     """Measure a rewritten fact, or with no edits the model as it is: one row a prompt.
 
     *Efficacy*: the prompt itself, and *paraphrase*: other templates, where the target shall be likelier than the true answer.
@@ -75,7 +79,8 @@ def _template(text: str) -> str:
     return text
 
 
-def summary(scores: "Sequence[pd.DataFrame]", seed: int = 0) -> "pd.DataFrame":
+@checked
+def summary(scores: "Sequence[pd.DataFrame]", seed: Seed = 0) -> "pd.DataFrame":
     """Means over facts, with 95 % intervals: one row a test.
 
     A fact counts once a test, with its share of successes. Where every share is 0 or 1 the interval of ``success`` is

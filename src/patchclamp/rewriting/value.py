@@ -8,7 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from patchclamp.core.arguments import checked_as
 from patchclamp.core.errors import InputError, ModelError
+from patchclamp.core.interrupts import guarded, under
+from patchclamp.core.kinds import Repeats
 from patchclamp.interventions.job import widen
 from patchclamp.interventions.operations import Apply
 from patchclamp.interventions.tail import Tail
@@ -16,11 +19,12 @@ from patchclamp.interventions.tail import Tail
 TERMS = ("loss", "nll", "kl", "decay", "target_probability", "norm")
 
 
+@checked_as(InputError, "rewrite_fact")
 @dataclass(frozen=True)
 class Search:
     """How a value is looked for. With the defaults all validation facts of SmolLM2-135M were learnt (docs/editing.md)."""
 
-    steps: int = 25
+    steps: Repeats = 25
     """At most; it ends sooner when the target is likely enough."""
     lr: float = 0.5
     """Adam's step, in units of the value's root mean square."""
@@ -56,7 +60,7 @@ class Shift(nn.Module):
         return x + self.change.to(x.dtype)
 
 
-@torch.enable_grad()
+@under(torch.enable_grad)
 def search(
     tail: Tail, contexts: int, target: int, value: Tensor, how: Search, told: Callable[[], None]
 ) -> tuple[Tensor, dict[str, list[float]]]:
@@ -113,7 +117,7 @@ def search(
             break
         (shift.change.grad,) = torch.autograd.grad(loss, [shift.change])
         optimizer.step()
-        with torch.no_grad():
+        with guarded(torch.no_grad()):
             shift.change.mul_(min(1.0, how.clamp * length / max(float(shift.change.norm()), 1e-30)))
         told()
     return shift.change.detach().to("cpu", torch.float64), curve

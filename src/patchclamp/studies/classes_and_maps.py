@@ -26,6 +26,7 @@ import patchclamp as pc
 from patchclamp.core import folders
 from patchclamp.core.errors import InputError
 from patchclamp.core.files import read_record, write_csv, write_record
+from patchclamp.core.interrupts import guarded
 from patchclamp.core.progress import Listener, task
 from patchclamp.studies import digits
 from patchclamp.studies.gated import Decoupled, bits, frozen
@@ -181,7 +182,7 @@ def _trained(network: nn.Module, data: digits.Images, setting: Setting, seed: in
 
 def _shallow(numbers: int, seed: int) -> nn.Sequential:
     """784-w-10 with about so many weights."""
-    with torch.random.fork_rng(devices=[]):
+    with guarded(torch.random.fork_rng(devices=[])):
         torch.manual_seed(seed)
         width = round((numbers - 10) / 795)
         return nn.Sequential(nn.Linear(784, width), nn.ReLU(), nn.Linear(width, 10))
@@ -255,7 +256,7 @@ def measure_faces(network: nn.Module, data: digits.Images, most: int = 200) -> d
     apart = torch.cdist(starts, data.test)
     apart[data.test_labels[:most, None] == data.test_labels[None]] = torch.inf
     ends = data.test[apart.argmin(1)]
-    with torch.no_grad():
+    with guarded(torch.no_grad()):
         joined = _relu_faces if isinstance(network, nn.Sequential) else _nearest_faces
         found = joined(network, starts, ends)  # type: ignore[arg-type]
     counts, at_faces, whole, jumps = (np.array(values) for values in found)

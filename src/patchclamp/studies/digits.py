@@ -18,6 +18,7 @@ from patchclamp.core import folders
 from patchclamp.core.content import content
 from patchclamp.core.digest import digest
 from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.interrupts import guarded, resumable
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.tensors import read_state, read_tensors, write_state, write_tensors
 
@@ -97,7 +98,7 @@ def network(kind: Kind = "residual", *, width: int = 512, depth: int = 1, seed: 
         raise InputError(unknown("kind of network", kind, ["residual", "mlp", "cnn"]))
     if min(width, depth) < 1:
         raise InputError(f"width and depth are at least 1, not {width} and {depth}")
-    with torch.random.fork_rng(devices=[]):
+    with guarded(torch.random.fork_rng(devices=[])):
         torch.manual_seed(seed)
         return nn.Sequential(*_layers(kind, width, depth)).eval()
 
@@ -168,7 +169,7 @@ def train(
     optimizer = torch.optim.Adam(module.parameters(), lr=rate)
     checkpoint = kept.with_name(f"{kept.name}.pt") if kept is not None else None
     history = _resume(checkpoint, asked, module, optimizer)
-    with task("training", epochs, "epochs", show=progress) as bar:
+    with resumable(checkpoint), task("training", epochs, "epochs", show=progress) as bar:
         bar.advance(len(history))
         for epoch in range(len(history), epochs):
             began = time.perf_counter()
@@ -222,7 +223,7 @@ def _epoch(module: nn.Module, optimizer: torch.optim.Optimizer, data: Images, ba
 
 def evaluate(module: nn.Module, pixels: Tensor, labels: Tensor) -> tuple[float, float]:
     """Mean cross-entropy (nats) and accuracy on images."""
-    with torch.no_grad():
+    with guarded(torch.no_grad()):
         logits = torch.cat([module(part) for part in pixels.split(1000)])
     return float(nn.functional.cross_entropy(logits, labels)), float((logits.argmax(1) == labels).float().mean())
 

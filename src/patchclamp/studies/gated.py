@@ -5,6 +5,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from patchclamp.core.interrupts import guarded
+
 
 class Decoupled(nn.Module):
     """``h <- g * (W h + b)``, where the gates ``g`` (0 or 1) are those of another ReLU network on the same input.
@@ -53,7 +55,7 @@ def opened(z: Tensor) -> Tensor:
 
 def bits(network: nn.Sequential, x: Tensor) -> Tensor:
     """Which ReLUs are open, ``[row, neuron]``, as numbers."""
-    with torch.no_grad():
+    with guarded(torch.no_grad()):
         return torch.cat([opened(z) for z in preactivations(network, x)], 1)
 
 

@@ -23,6 +23,7 @@ import patchclamp as pc
 from patchclamp.core import folders
 from patchclamp.core.digest import digest
 from patchclamp.core.files import read_record, write_csv, write_record
+from patchclamp.core.interrupts import resumable
 from patchclamp.core.progress import Listener, task
 from patchclamp.studies import gender, trained
 from patchclamp.studies.gender_erasure import SEED
@@ -223,7 +224,7 @@ def study(
     (before,) = _means(pc.metrics.bias(model, fixed.pairs, gender.ANSWERS, {}).summary(), "within").values()
     kept = None if out is None else Path(out) / "checkpoint"
     rows: list[dict[str, Any]] = []
-    with task("draws", draws, "draws", show=progress) as bar:
+    with resumable(kept), task("draws", draws, "draws", show=progress) as bar:
         for seed in range(draws):
             rows += [{"draw": seed, **row} for row in _draw(model, fixed, seed, steps, kept)]
             bar.advance()

@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from patchclamp.core.interrupts import guarded
 from patchclamp.studies.digits import CLASSES
 from patchclamp.studies.mnist_vectors import Test, activations
 
@@ -137,7 +138,7 @@ def respond(
     hidden, after = activations(net, stage, pixels), stage + 1
     opened = [None if test is None else test(hidden) for test in gates or [None] * CLASSES]
     tally = _Tally(labels)
-    with torch.no_grad():
+    with guarded(torch.no_grad()):
         logits = net[after:](hidden)
         clean = tally(logits)
         while after < len(net) and isinstance(layer := net[after], nn.Linear):

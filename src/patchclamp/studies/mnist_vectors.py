@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import patchclamp as pc
 from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.interrupts import guarded
 from patchclamp.studies.digits import CLASSES, Images
 
 Gated = Literal["none", "code", "activation", "verdict"]
@@ -21,7 +22,7 @@ Test = Callable[[Tensor], Tensor]
 def stages(net: nn.Sequential, pixels: Tensor) -> list[int]:
     """Numbers of the layers whose output is one vector an image: where something can be added."""
     found, x = [], pixels[:1]
-    with torch.no_grad():
+    with guarded(torch.no_grad()):
         for number, layer in enumerate(net):
             x = layer(x)
             if x.ndim == 2:
@@ -32,7 +33,7 @@ def stages(net: nn.Sequential, pixels: Tensor) -> list[int]:
 def activations(net: nn.Sequential, stage: int, pixels: Tensor) -> Tensor:
     """What stage number ``stage`` gives, ``[row, d]``."""
     head = net[: stage + 1]
-    with torch.no_grad():
+    with guarded(torch.no_grad()):
         return torch.cat([head(part) for part in pixels.split(2000)])
 
 
@@ -126,7 +127,7 @@ def gates(
 
 def _verdict(rest: nn.Module, label: int) -> Test:
     def test(x: Tensor) -> Tensor:
-        with torch.no_grad():
+        with guarded(torch.no_grad()):
             answers: Any = rest(x).argmax(-1)
         verdict: Tensor = answers == label
         return verdict

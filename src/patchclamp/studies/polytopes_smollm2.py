@@ -24,6 +24,7 @@ from torch import Tensor
 import patchclamp as pc
 from patchclamp.core import folders
 from patchclamp.core.files import write_csv
+from patchclamp.core.interrupts import guarded
 
 LENGTH, FIRST = 1024, 100
 """Tokens of a sequence, and the first that may be sampled."""
@@ -218,7 +219,7 @@ def recorded(
 
 def untrained(model: pc.Model) -> pc.Model:
     """A model of the same shape with weights as they are before training."""
-    with torch.random.fork_rng():
+    with guarded(torch.random.fork_rng()):
         torch.manual_seed(0)
         module = type(model.module)(model.config)
     return pc.wrap(module.float().eval(), model.tokenizer)

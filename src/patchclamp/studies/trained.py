@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import patchclamp as pc
+from patchclamp.core.interrupts import guarded
 
 Kind = Literal["erase", "swap"]
 RATE = 0.15
@@ -72,7 +73,7 @@ def train(
     place = start.erase()
     edit = pc.Edit(along, place.site, place.at, place.where)
     optimizer = torch.optim.Adam(along.parameters(), lr=RATE)
-    with _weights_fixed(model.module):
+    with guarded(_weights_fixed(model.module)):
         for _ in range(steps):
             logits = model.run(list(prompts), edit, grad=True, logits="last").logits
             loss = nn.functional.softplus(sign * log_odds(logits, tokens)).mean()

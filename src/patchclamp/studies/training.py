@@ -16,6 +16,7 @@ import patchclamp as pc
 from patchclamp.core import folders
 from patchclamp.core.digest import digest
 from patchclamp.core.files import read_record, write_record
+from patchclamp.core.interrupts import guarded, resumable
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.tensors import read_state, write_state
 
@@ -133,7 +134,7 @@ def train_gpt2(
     names = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
     folders.check(folder, folders.TRAINED, *names)
     checkpoint = folder.with_suffix(".pt")
-    with torch.random.fork_rng(devices=[]):
+    with resumable(checkpoint), guarded(torch.random.fork_rng(devices=[])):
         model = _fresh(shape, tokenizer, dropout, seed)
         optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.95))
         begun = _resume(checkpoint, asked, model, optimizer)
@@ -204,6 +205,6 @@ def _loss(model: Any, tokens: Tensor, shape: Shape) -> float:
     """Mean loss on the text, in windows of the context's length, without dropout."""
     model.eval()
     rows = tokens[: len(tokens) // shape.context * shape.context].view(-1, shape.context)
-    with torch.no_grad():
+    with guarded(torch.no_grad()):
         losses = [float(model(part, labels=part).loss) * len(part) for part in rows.split(shape.batch)]
     return sum(losses) / len(rows)

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from patchclamp.core.errors import InputError
+from patchclamp.core.kinds import Repeats
 from patchclamp.interventions.actions import Action
-from patchclamp.interventions.edits import Edit
+from patchclamp.interventions.edits import Edit, Edits, as_edits
 from patchclamp.interventions.grid import Grid
 from patchclamp.interventions.job import Line
 from patchclamp.interventions.operations import Put
@@ -40,8 +41,8 @@ def attribution_patch(
     into: Any,
     *,
     read: Any = None,
-    source_edits: Sequence[Edit] = (),
-    integrate: int = 0,
+    source_edits: Edits = (),
+    integrate: Repeats = 0,
     check: int = 20,
     **options: Any,
 ) -> Attribution:
@@ -49,7 +50,7 @@ def attribution_patch(
     shares = midpoints(integrate)
     prepared = PreparedPatch.of(model, source, into, read=read, source_edits=source_edits, **options)
     job = prepared.sweep.job
-    path = _path(model, prepared, tuple(source_edits), shares)
+    path = _path(model, prepared, as_edits(source_edits), shares)
     outcome = estimate(job, path)
     grid = prepared.finish(prepared.sweep.grid(outcome, prepared.sweep.plan))
     grid.record["parameters"] |= {"integrate": integrate, "check": check}

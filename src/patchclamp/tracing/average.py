@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError, unknown
 from patchclamp.core.result import DatasetResult, Deferred
 from patchclamp.interventions.reads import CLEAN, CORRUPTED
@@ -116,6 +117,7 @@ class TraceAverage(DatasetResult):
         return "\n".join(lines)
 
 
+@checked
 def average(traces: Sequence[Trace]) -> TraceAverage:
     """Average causal traces over facts; see :meth:`patchclamp.Model.trace_facts`, which makes them too.
 

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.kinds import Folder
 from patchclamp.core.progress import Listener
 from patchclamp.interventions.actions import Action
 from patchclamp.interventions.cost import DEFAULT_BUDGET
@@ -77,10 +78,11 @@ class States:
     def restored(self, component: str, layer: int) -> list[Site]:
         """The window of layers centred on one: for a width of 10, from 5 below to 4 above."""
         width = self.windows[component]
-        near = range(layer - width // 2, layer + (width + 1) // 2)
+        near = range(max(layer - width // 2, 0), min(layer + (width + 1) // 2, len(self.sites)))
         return [self.sites[component, i] for i in near if (component, i) in self.sites]
 
 
+@checked
 def causal_trace(
     model: OpenModel,
     prompt: Any,
@@ -100,7 +102,7 @@ def causal_trace(
     budget: int | str = DEFAULT_BUDGET,
     max_tokens: int | None = None,
     verify: int = 0,
-    checkpoint: str | Path | None = None,
+    checkpoint: Folder | None = None,
     progress: bool | Listener | None = None,
 ) -> Trace:
     """Trace a fact; see :meth:`patchclamp.Model.causal_trace`."""

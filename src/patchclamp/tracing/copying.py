@@ -10,6 +10,7 @@ from torch import Tensor
 
 from patchclamp.core.digest import digest
 from patchclamp.core.errors import ModelError
+from patchclamp.core.interrupts import guarded
 from patchclamp.interventions.actions import Action
 from patchclamp.interventions.forward import Row, Sink, forward
 from patchclamp.interventions.operations import Put
@@ -163,7 +164,7 @@ class Vocabulary:
         """
         embed: Any = model.module.get_input_embeddings()  # type: ignore[operator]
         out = weight(model, "logits").detach()
-        with torch.no_grad():
+        with guarded(torch.no_grad()):
             width = embed(torch.zeros(1, dtype=torch.long, device=model.device)).shape[-1]
         if width != out.shape[0]:
             raise ModelError(f"embedding and unembedding have widths {width} and {out.shape[0]}")
@@ -195,7 +196,7 @@ class Vocabulary:
         return total
 
     def _read(self, ids: Tensor, kind: Kind) -> Tensor:
-        with torch.no_grad():
+        with guarded(torch.no_grad()):
             return _normalised(self.embed(ids.to(self.out.device)).float(), kind)
 
 

@@ -17,6 +17,7 @@ from typing_extensions import override
 
 from patchclamp.core.digest import digest
 from patchclamp.core.errors import InputError
+from patchclamp.core.interrupts import guarded, under
 from patchclamp.interventions.actions import Action, edited_sites
 from patchclamp.interventions.cost import DEFAULT_BUDGET
 from patchclamp.interventions.execute import Outcome, execute
@@ -66,7 +67,7 @@ class Slopes:
     """``[position, vocabulary]`` of each row, where its reads look."""
 
 
-@torch.enable_grad()
+@under(torch.enable_grad)
 def slopes(
     model: OpenModel, lines: Sequence[Line], sites: Sequence[Site], compared: "Sequence[Tensor] | bool" = False
 ) -> Slopes:
@@ -194,7 +195,7 @@ def estimate(job: Job, path: Sequence[Sequence[Line]] = ()) -> Outcome:
     outcome = Outcome(job, frozenset())
     for line in range(len(job.lines)):
         outcome.baseline[line] = [value[line].cpu() for value in here.values]
-    with torch.no_grad():
+    with guarded(torch.no_grad()):
         for number, run in enumerate(job.runs):
             moved = [_moved(job.model, action, here.states, run.line) for action in run.actions]
             outcome.values[number] = [

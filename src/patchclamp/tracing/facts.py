@@ -4,7 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError, PatchclampError
+from patchclamp.core.interrupts import resumable
+from patchclamp.core.kinds import Folder
 from patchclamp.core.progress import Listener, task
 from patchclamp.interventions.parts import Parts
 from patchclamp.interventions.reads import as_reads
@@ -17,6 +20,7 @@ Fact = tuple[Any, Any] | tuple[Any, Any, str | int | None]
 """A prompt, its subject, and the answer (the clean run's likeliest token if there is none)."""
 
 
+@checked
 def trace_facts(
     model: OpenModel,
     facts: Sequence[Fact],
@@ -26,7 +30,7 @@ def trace_facts(
     std: Any = None,
     samples: int = 10,
     seed: int = 0,
-    checkpoint: str | Path | None = None,
+    checkpoint: Folder | None = None,
     progress: bool | Listener | None = None,
     **options: Any,
 ) -> TraceAverage:
@@ -41,7 +45,7 @@ def trace_facts(
     found = _deviation(model, settings) if std is None else std
     same = {"sites": sites, "noise": noise, "std": found, "samples": samples, "seed": seed, **options}
     traces = []
-    with task("trace", len(rows), "facts", show=progress) as bar:
+    with resumable(checkpoint), task("trace", len(rows), "facts", show=progress) as bar:
         for place, (prompt, subject, answer) in enumerate(rows):
             folder = None if checkpoint is None else Path(checkpoint) / f"fact-{place}"
             traces.append(causal_trace(model, prompt, subject, answer, checkpoint=folder, **same))

@@ -105,7 +105,7 @@ def neuron_importances(
     setting = replace(setting, reads=setting.reads[:1])
     clean, values = setting.clean(sites)
     effects = _estimates(setting, sites, values, shares)
-    order = effects.abs().flatten().topk(verify).indices
+    order = effects.abs().flatten().topk(min(verify, effects.numel())).indices
     chosen = [tuple(int(i) for i in np.unravel_index(int(place), effects.shape)) for place in order]
     exact = _exact(setting, sites, values, chosen)
     record, tensors = evidence(

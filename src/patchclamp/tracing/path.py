@@ -2,28 +2,31 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.kinds import Folder
 from patchclamp.core.progress import Listener
 from patchclamp.interventions import positions
 from patchclamp.interventions.actions import Action
 from patchclamp.interventions.cost import DEFAULT_BUDGET
-from patchclamp.interventions.edits import Edit
+from patchclamp.interventions.edits import Edits, as_edits
 from patchclamp.interventions.execute import execute
 from patchclamp.interventions.grid import Grid
 from patchclamp.interventions.job import Cell, Job, Line
 from patchclamp.interventions.operations import Put
 from patchclamp.interventions.patching import Align, PreparedPatch
 from patchclamp.interventions.plan import schedule
+from patchclamp.interventions.positions import At
 from patchclamp.interventions.reads import Activation
 from patchclamp.interventions.record import record_source
 from patchclamp.interventions.sources import Source
 from patchclamp.models.components import ORDER
 from patchclamp.models.opened import OpenModel
+from patchclamp.models.peers import Sites
 from patchclamp.models.sites import Site
 
 SENDERS = ("embed", "z", "attn_out", "mlp_out")
@@ -44,7 +47,7 @@ class Route:
     """Positions at which the receivers take what reached them."""
 
     @classmethod
-    def of(cls, model: OpenModel, senders: Any, receivers: Any, freeze: Any, at: Any, prompt: Any) -> "Route":
+    def of(cls, model: OpenModel, senders: Any, receivers: Sites, freeze: Sites, at: At, prompt: Any) -> "Route":
         """Read and check senders, receivers and what is frozen.
 
         Raises:
@@ -56,6 +59,9 @@ class Route:
             if name not in FREEZABLE:
                 raise InputError(unknown("component to freeze", name, FREEZABLE))
         sending, receiving = model.sites.expand(senders), tuple(model.sites.expand(receivers))
+        for name, several in (("sender", sending), ("receivers", receiving)):
+            if not several:
+                raise InputError(f"{name} names no site; name one, as in sender='z.*.h*' or receivers='final_norm'")
         for site in sending:
             if site.component not in SENDERS or (site.unit is not None and site.unit.kind == "n"):
                 raise InputError(
@@ -105,24 +111,25 @@ def _above(sender: Site, other: Site) -> bool:
     return high > low or (high == low and other.component == "mlp_out" and sender.component != "mlp_out")
 
 
+@checked
 def path_patch(
     model: OpenModel,
     source: Any,
     into: Any,
     *,
-    sender: Any = "z.*.h*",
-    receivers: Any = "final_norm",
-    at: Any = "all",
-    receive_at: Any = "all",
-    freeze: Any = FREEZABLE,
+    sender: Sites = "z.*.h*",
+    receivers: Sites = "final_norm",
+    at: At = "all",
+    receive_at: At = "all",
+    freeze: Sites = FREEZABLE,
     read: Any = None,
     align: Align = "equal",
-    source_edits: Sequence[Edit] = (),
-    base: Sequence[Edit] = (),
+    source_edits: Edits = (),
+    base: Edits = (),
     budget: int | str = DEFAULT_BUDGET,
     max_tokens: int | None = None,
     verify: int = 0,
-    checkpoint: str | Path | None = None,
+    checkpoint: Folder | None = None,
     progress: bool | Listener | None = None,
 ) -> Grid:
     """Patch paths; see :meth:`patchclamp.Model.path_patch`."""
@@ -134,7 +141,7 @@ def path_patch(
     )  # fmt: skip
     sweep = prepared.sweep
     sent = [point.actions for point in sweep.points]
-    arrived = _arrivals(model, sweep.job.lines[0], Source(targets[0], tuple(base)), sent, route, budget, max_tokens)
+    arrived = _arrivals(model, sweep.job.lines[0], Source(targets[0], as_edits(base)), sent, route, budget, max_tokens)
     sweep.act(
         [_received(route, actions, values) for actions, values in zip(sent, arrived, strict=True)],
         budget=budget,

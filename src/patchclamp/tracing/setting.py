@@ -80,7 +80,11 @@ class Setting:
         if not 0 <= noise < float("inf"):
             raise InputError(f"noise is in standard deviations, 0 or more; got {noise!r}")
         where = positions.resolve(
-            Token(subject) if isinstance(subject, str) else subject, prompts[0], 0, 1, model.tokenizer
+            Token(subject) if isinstance(subject, str) else positions.read_at(subject),
+            prompts[0],
+            0,
+            1,
+            model.tokenizer,
         )
         assert where is not None
         chosen, reads = _what_is_read(model, prompts[0], answer, read)
@@ -153,7 +157,7 @@ def _std(model: OpenModel, prompt: Prompt, subject: tuple[int, ...], given: Std)
     texts = [given] if isinstance(given, str) else list(given)
     if not texts:
         raise InputError("std takes a number, or texts whose tokens' embeddings are measured; the list is empty")
-    ids = [model.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    ids = [model.tokenizer(str(text), add_special_tokens=False)["input_ids"] for text in texts]
     return deviation_of(model, ids), f"the {sum(map(len, ids))} tokens of {len(texts)} texts"
 
 

@@ -1,0 +1,77 @@
+"""The receipt of an asset in the cache: which files were made, their hashes, and how they looked when they last had them."""
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from patchclamp.catalogue.assets import Asset
+from patchclamp.core.errors import AssetError
+from patchclamp.core.files import read_json, sha256_file, write_json
+
+RECEIPT = "asset.json"
+
+
+def write_receipt(asset: Asset, folder: Path) -> None:
+    """Note what was made in a folder."""
+    names = [str(file.relative_to(folder)) for file in sorted(folder.rglob("*")) if file.is_file()]
+    files = {name: sha256_file(folder / name) for name in names}
+    said = {"name": asset.name, "package": asset.package, "version": asset.version, "files": files}
+    write_json(folder / RECEIPT, {**said, "seen": {name: _looks(folder / name) for name in names}})
+
+
+def check_files(name: str, folder: Path, *, hashes: bool = False) -> dict[str, str]:
+    """Compare an asset with its receipt.
+
+    A file of the size and modification time that it had when it was last hashed is taken to be the same.
+
+    Args:
+        name: Of the asset.
+        folder: Where it lies.
+        hashes: Hash every file, however it looks.
+
+    Returns:
+        The hashes by file.
+
+    Raises:
+        AssetError: A file is missing, was changed, or was not made with the others.
+    """
+    receipt = _read(name, folder)
+    files: dict[str, str] = receipt["files"]
+    # names with a dot in front are of writes under way
+    there = [str(file.relative_to(folder)) for file in sorted(folder.rglob("[!.]*")) if file.is_file()]
+    if more := [file for file in there if file not in files and file != RECEIPT]:
+        raise AssetError(f"{name}: {more[0]} in {str(folder)!r} is none of its files; {_again(name)}")
+    seen = receipt.get("seen", {})
+    looks: dict[str, list[int]] = {}
+    for file, expected in files.items():
+        path = folder / file
+        if not path.is_file():
+            raise AssetError(f"{name}: {file} is missing from {str(folder)!r}; {_again(name)}")
+        looks[file] = _looks(path)
+        if (hashes or looks[file] != seen.get(file)) and sha256_file(path) != expected:
+            raise AssetError(f"{name}: {file} in {str(folder)!r} was changed or is damaged; {_again(name)}")
+    if looks != seen:
+        with suppress(OSError):  # a cache that may only be read is hashed each time
+            write_json(folder / RECEIPT, {**receipt, "seen": looks})
+    return files
+
+
+def _read(name: str, folder: Path) -> dict[str, Any]:
+    try:
+        receipt = read_json(folder / RECEIPT)
+        whole = isinstance(receipt["files"], dict) and isinstance(receipt.get("seen", {}), dict)
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        whole = False
+    if not whole:
+        raise AssetError(f"{name}: {RECEIPT} in {str(folder)!r} is damaged; {_again(name)}")
+    found: dict[str, Any] = receipt
+    return found
+
+
+def _again(name: str) -> str:
+    return f"delete the folder and fetch it again: patchclamp assets fetch {name}"
+
+
+def _looks(path: Path) -> list[int]:
+    state = path.stat()
+    return [state.st_size, state.st_mtime_ns]

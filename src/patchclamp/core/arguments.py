@@ -1,0 +1,182 @@
+"""The door of every public function: arguments are read by their annotations before any work is done.
+
+:func:`checked` wraps a function or a class. What it refuses it names: the parameter, the value, what is valid and the nearest
+name. What can stand for a plain value (a number of numpy, a tensor without axes) becomes that value.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from patchclamp.core.errors import InputError, PatchclampError, unknown
+from patchclamp.core.namespaces import types_of
+from patchclamp.core.readers import Reader, UnfitError, reader_of, shown
+
+Door = TypeVar("Door", bound=Callable[..., Any])
+_OWN = ("self", "cls")
+_NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """How the arguments of one function are read."""
+
+    label: str
+    positional: tuple[str, ...]
+    """Names of the arguments that may be given by their place."""
+    names: frozenset[str]
+    required: frozenset[str]
+    readers: dict[str, Reader | None]
+    defaults: dict[str, Any]
+    spare: bool
+    """Whether it takes more by place than it names."""
+    more: bool
+    """Whether it takes other names."""
+    error: type[PatchclampError]
+    hidden: tuple[str, ...]
+    """Names that no user gives."""
+
+    @classmethod
+    def of(
+        cls,
+        function: Callable[..., Any],
+        label: str,
+        error: type[PatchclampError],
+        hidden: tuple[str, ...] = ("self", "cls"),
+    ) -> "Reading":
+        """Read a signature."""
+        parameters, types = inspect.signature(function).parameters.values(), types_of(function)
+        kinds = {parameter.kind for parameter in parameters}
+        named = [parameter for parameter in parameters if parameter.kind in _NAMED]
+        return cls(
+            label,
+            tuple(p.name for p in named if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD),
+            frozenset(p.name for p in named),
+            frozenset(p.name for p in named if p.default is inspect.Parameter.empty),
+            {p.name: reader_of(types.get(p.name, Any), p.default) for p in named},
+            {p.name: p.default for p in named},
+            inspect.Parameter.VAR_POSITIONAL in kinds,
+            inspect.Parameter.VAR_KEYWORD in kinds,
+            error,
+            hidden,
+        )
+
+    def read(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+        """The arguments of a call as the function takes them.
+
+        Raises:
+            PatchclampError: One cannot be used, is unknown or missing.
+        """
+        if len(args) > len(self.positional) and not self.spare:
+            named = [name for name in self.positional if name not in self.hidden]
+            extra = len(args) - len(self.positional)
+            raise self.error(
+                f"{self.label} takes {', '.join(named) or 'nothing'} by place, and {extra} more "
+                f"({shown(args[-1])}) {'was' if extra == 1 else 'were'} passed; name the others"
+            )
+        by_place = [self.value(name, value) for name, value in zip(self.positional, args, strict=False)]
+        by_name = {name: self.value(name, value) for name, value in kwargs.items()}
+        twice = by_name.keys() & self.positional[: len(args)]
+        if twice:
+            raise self.error(f"{self.label} got {min(twice)} twice, by place and by name")
+        missing = self.required - by_name.keys() - set(self.positional[: len(args)])
+        if missing:
+            raise self.error(f"{self.label} needs {', '.join(name for name in self.readers if name in missing)}")
+        return [*by_place, *args[len(self.positional) :]], by_name
+
+    def value(self, name: str, value: Any) -> Any:
+        """One argument.
+
+        Raises:
+            PatchclampError: It cannot be used, or there is no such parameter.
+        """
+        if name not in self.names:
+            if self.more:
+                return value
+            raise self.error(
+                unknown(f"argument of {self.label}", name, [n for n in self.readers if n not in self.hidden])
+            )
+        reader = self.readers[name]
+        if reader is None or value is self.defaults[name]:
+            return value
+        try:
+            return reader.read(value)
+        except UnfitError as unfit:
+            raise self.error(unfit.message(self.label, name, value)) from None
+
+
+def checked(door: Door) -> Door:
+    """Read the arguments of a function, or of a class's constructor, at each call."""
+    return checked_as(InputError)(door)
+
+
+def checked_as(error: type[PatchclampError], label: str = "", hidden: Sequence[str] = ()) -> Callable[[Door], Door]:
+    """As :func:`checked`, for other messages.
+
+    Args:
+        error: The class of what is raised.
+        label: Another name than the function's own.
+        hidden: Names of arguments that no user gives.
+    """
+
+    def decorate(door: Any) -> Any:
+        name = label or door.__name__
+        if inspect.isclass(door):
+            setattr(door, "__no_type_check__", True)  # noqa: B010 - other checkers leave the constructor alone
+            setattr(door, "__init__", _wrapped(door.__init__, name, error, hidden))  # noqa: B010
+            return door
+        return _wrapped(door, name, error, hidden)
+
+    return decorate
+
+
+def checked_methods(kind: type) -> None:
+    """Read the arguments of every public method that a class defines."""
+    for name, method in list(vars(kind).items()):
+        if name.startswith("_"):
+            continue
+        if inspect.isfunction(method):
+            setattr(kind, name, _wrapped(method, name, InputError))
+        elif isinstance(method, classmethod):
+            setattr(kind, name, classmethod(_wrapped(method.__func__, name, InputError)))
+
+
+def check_held(holder: Any) -> None:
+    """Refuse what an object holds of its constructor's arguments: estimators take anything, and are checked when they fit.
+
+    Raises:
+        InputError: One cannot be used.
+    """
+    kind: Any = type(holder)
+    reading = _constructor(kind)
+    for name in reading.names.difference(_OWN):
+        reading.value(name, getattr(holder, name))
+
+
+@functools.cache
+def _constructor(kind: type) -> Reading:
+    return Reading.of(kind.__init__, kind.__name__, InputError)  # type: ignore[misc]
+
+
+def _wrapped(
+    function: Callable[..., Any], label: str, error: type[PatchclampError], hidden: Sequence[str] = ()
+) -> Callable[..., Any]:
+    reading: Reading | None = None
+
+    @functools.wraps(function)
+    def door(*args: Any, **kwargs: Any) -> Any:
+        nonlocal reading
+        if reading is None:
+            reading = Reading.of(function, label, error, (*_OWN, *hidden))
+        places, names = reading.read(args, kwargs)
+        return function(*places, **names)
+
+    door.__checked__ = True  # type: ignore[attr-defined]
+    return door
+
+
+def is_checked(door: Any) -> bool:
+    """Whether arguments of a public function or class are read at its door."""
+    return bool(getattr(door.__init__ if inspect.isclass(door) else door, "__checked__", False))

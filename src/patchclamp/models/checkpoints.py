@@ -1,0 +1,89 @@
+"""What a checkpoint holds against what its model has: every weight of one is one of the other, or the model is refused."""
+
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from patchclamp.core.errors import ModelError
+
+_COUNTERS = "num_batches_tracked"
+"""Says how often a batch norm was trained; no number of a model in eval mode depends on it."""
+_EARLIER = re.compile(r"(^|\.)(masked_bias|inv_freq|position_ids|attn\.bias|attention\.bias)$")
+"""Constants that earlier versions of transformers saved with the weights, and that are computed today."""
+_TOKENIZER = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "spiece.model",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+)
+
+
+def check_weights(module: nn.Module, report: Mapping[str, Any], name: str) -> None:
+    """Refuse a model that is not the one that was saved.
+
+    Weights of a head or pooler that other classes of the architecture have may be left over: an encoder is opened as it
+    was saved, and its checkpoint may hold the head that it was trained with.
+
+    Args:
+        module: As ``from_pretrained`` made it.
+        report: Its ``output_loading_info``.
+        name: What the user called it.
+
+    Raises:
+        ModelError: Weights are missing, so that they were made up at random; have another shape; or have no place.
+    """
+    kind = type(module).__name__
+    faults = {
+        "misses": [key for key in report.get("missing_keys", ()) if not key.endswith(_COUNTERS)],
+        "holds in another shape": [_shapes(*key) for key in report.get("mismatched_keys", ())],
+        "holds more than it has a place for": _homeless(module, report.get("unexpected_keys", ())),
+        "could not read": list(report.get("error_msgs", ())),
+    }
+    said = [f"{what} {_listed(keys)}" for what, keys in faults.items() if keys]
+    if said:
+        raise ModelError(
+            f"the checkpoint {name!r} is not a whole {kind}: it {'; it '.join(said)}. Nothing is made up in place of weights: "
+            f"mend the checkpoint, or open it with transformers as you mean it and pass that to pc.wrap"
+        )
+
+
+def _shapes(key: str, held: Any, wanted: Any) -> str:
+    return f"{key} {tuple(held)} instead of {tuple(wanted)}"
+
+
+def _listed(keys: Iterable[str], limit: int = 6) -> str:
+    names = sorted(keys)
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
+
+
+def _homeless(module: nn.Module, keys: Iterable[str]) -> list[str]:
+    """Weights that no class of the architecture has a place for."""
+    rest = {key for key in keys if not _EARLIER.search(key)}
+    config: Any = module.config
+    for other in list(vars(sys.modules[type(module).__module__]).values()) if rest else ():
+        if (
+            isinstance(other, type)
+            and getattr(other, "config_class", None) is type(config)
+            and issubclass(other, nn.Module)
+        ):
+            try:
+                with torch.device("meta"):
+                    names = set(other(config).state_dict())
+            except Exception:  # an abstract class, or one that needs another config
+                continue
+            prefix = f"{getattr(other, 'base_model_prefix', '')}."
+            rest -= {key for key in rest if key in names or f"{prefix}{key}" in names}
+    return sorted(rest)
+
+
+def has_tokenizer(place: str) -> bool:
+    """Whether a folder holds files of a tokenizer."""
+    return any((Path(place) / name).is_file() for name in _TOKENIZER)
