@@ -271,11 +271,14 @@ def test_a_fit_is_refused_where_something_else_lies_before_any_work(
         run = ["run", folder, "Once", "--out", str(tmp_path / "mine")]
         assert "config.toml' is in the way" in call(capsys, *run, code=2)
     assert (tmp_path / "mine" / "config.toml").read_text() == "mine"
-    (tmp_path / "mine" / "config.toml").rename(tmp_path / "mine" / "thesis.tex")
+    (tmp_path / "mine" / "thesis.tex").write_text("mine")
+    (tmp_path / "mine" / "config.toml").rename(tmp_path / "config.toml")
     assert "holds 'thesis.tex'; a direction is written into a folder of its own" in call(
         capsys, *asked, "--out", str(tmp_path / "mine"), code=2
     )
+    (tmp_path / "config.toml").rename(tmp_path / "mine" / "config.toml")
     call(capsys, *asked, "--out", str(tmp_path / "mine"), "--overwrite")
+    assert (tmp_path / "mine" / "config.toml.bak").read_text() == "mine"
     assert pc.Direction.open(tmp_path / "mine").site == "resid_post.1"
     assert (tmp_path / "mine" / "thesis.tex").read_text() == "mine"
 
