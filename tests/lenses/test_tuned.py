@@ -218,7 +218,7 @@ def test_a_save_that_fails_leaves_the_earlier_lens(
 ) -> None:
     first = random_lens(llama)
     first.save_pretrained(tmp_path)
-    monkeypatch.setattr("patchclamp.core.tensors.save_file", lambda *_: pytest.fail("disk full"))
+    monkeypatch.setattr("safetensors.torch.save_file", lambda *_: pytest.fail("disk full"))
     with pytest.raises(pytest.fail.Exception, match="disk full"):
         random_lens(llama, seed=1).save_pretrained(tmp_path)
     assert pc.TunedLens.from_pretrained(tmp_path, llama).digest() == first.digest()

@@ -107,6 +107,8 @@ def save(
             with lease(target, "save", folder=True) as staging:
                 write(staging)
                 files = {name: _entry(staging / name) for name in _names(staging)}
+                if strange := [name for name in files if not is_inside(name)]:
+                    raise InputError(f"{strange[0]!r} cannot be the name of a file of {form.what}")
                 (staging / form.record).write_bytes(sealed({**record, "files": files}))
                 _commit(target, form, staging, overwrite)
         except BaseException:
@@ -274,7 +276,7 @@ def _record(target: Path, form: Form, check: bool = True) -> dict[str, Any]:
 def is_inside(name: Any) -> bool:
     """Whether a name from a file is that of something below its own folder, whatever the system."""
     parts = name.split("/") if isinstance(name, str) else [""]
-    return all(re.fullmatch(r"(?!\.)[^\\/:\x00-\x1f]{1,255}", part) for part in parts)
+    return all(re.fullmatch(r"(?!\.)(?![A-Za-z]:)[^\\/\x00-\x1f]{1,255}", part) for part in parts)
 
 
 def _entry(file: Path, *, modified: bool = False) -> dict[str, Any]:
