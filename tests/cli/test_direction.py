@@ -7,11 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 
 import patchclamp as pc
 from patchclamp.cli.concepts import Texts
+from patchclamp.cli.steer import amount_name
 from patchclamp.metrics import classifiers
 from tests.cli.test_cli import as_json, call
 
@@ -193,8 +195,11 @@ def test_steer_completes_side_by_side_and_can_be_made_again(
     for name, edits in (("plain", []), ("add 60", direction.add(60)), ("add -60", direction.add(-60))):
         made = model.generate([PROMPT, "Tom saw"], edits, max_new_tokens=4)
         assert tuple(row[name] for row in rows) == tuple(made.texts)
+        assert pc.open(tmp_path / "out" / name).texts == made.texts, "every condition is kept, by its name"
     assert rows[0]["plain"] != rows[0]["add 60"] != rows[0]["add -60"]
-    assert pc.open(tmp_path / "out").texts == made.texts, "the last one is kept"
+    assert pc.open(tmp_path / "out").texts == made.texts, "the last one is that of the folder"
+    table = pd.read_csv(tmp_path / "out" / "completions.csv")
+    assert list(table.columns) == ["prompt", "plain", "add 60", "add -60"]
     config = tomllib.loads((tmp_path / "out" / "config.toml").read_text())["steer"]
     assert (config["scale"], config["direction"], config["edit"]) == ([60.0, -60.0], fitted, "add")
     call(capsys, "steer", "--config", str(tmp_path / "out" / "config.toml"), "--out", str(tmp_path / "again"))
@@ -257,6 +262,37 @@ def test_misuse_exits_with_2_and_leaves_nothing(
     assert re.search(message, said), said
     assert not (tmp_path / "out").exists()
     assert not Path("x").exists()
+
+
+def test_a_fit_is_refused_where_something_else_lies_before_any_work(
+    capsys: pytest.CaptureFixture[str], folder: str, texts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = ["direction", "fit", folder, *texts, "--site", "resid_post.1", "--holdout", "0"]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "config.toml").write_text("mine")
+    pc.save_edits(pc.Zero(site="embed"), tmp_path / "edits")
+    with monkeypatch.context() as patch:
+        patch.setattr(pc, "load", lambda *_, **__: pytest.fail("work was done"))
+        assert "config.toml' is in the way" in call(capsys, *asked, "--out", str(tmp_path / "mine"), code=2)
+        assert "holds edits (edits.json)" in call(capsys, *asked, "--out", str(tmp_path / "edits"), code=2)
+        run = ["run", folder, "Once", "--out", str(tmp_path / "mine")]
+        assert "config.toml' is in the way" in call(capsys, *run, code=2)
+    assert (tmp_path / "mine" / "config.toml").read_text() == "mine"
+    (tmp_path / "mine" / "thesis.tex").write_text("mine")
+    (tmp_path / "mine" / "config.toml").rename(tmp_path / "config.toml")
+    assert "holds 'thesis.tex'; a direction is written into a folder of its own" in call(
+        capsys, *asked, "--out", str(tmp_path / "mine"), code=2
+    )
+    (tmp_path / "config.toml").rename(tmp_path / "mine" / "config.toml")
+    call(capsys, *asked, "--out", str(tmp_path / "mine"), "--overwrite")
+    assert (tmp_path / "mine" / "config.toml.bak").read_text() == "mine"
+    assert pc.Direction.open(tmp_path / "mine").site == "resid_post.1"
+    assert (tmp_path / "mine" / "thesis.tex").read_text() == "mine"
+
+
+@pytest.mark.parametrize(("amount", "name"), [(2.0, "2"), (0.1, "0.1"), (1.0000001, "1.0000001"), (1e7, "1e+07")])
+def test_no_two_amounts_have_one_name(amount: float, name: str) -> None:
+    assert amount_name(amount) == name
 
 
 @pytest.fixture(scope="module")

@@ -106,7 +106,7 @@ def test_wherever_a_save_is_stopped_the_folder_holds_the_old_or_the_new(
 ) -> None:
     error: BaseException = Killed() if how == "killed" else OSError(errno.ENOSPC, "No space left on device")
     seen: set[str | None] = set()
-    for number in range(1, 200, examples(4, 1)):
+    for number in range(1, 200, examples(6, 1)):
         folder = tmp_path / f"at-{number}" / "folder"
         if before is not None:
             put(folder, before, {**FILES, "parameters.safetensors": 1})
@@ -314,7 +314,7 @@ def flipped(data: bytes, at: int, bit: int) -> bytes:
     return data[:at] + bytes([data[at] ^ (1 << bit)]) + data[at + 1 :]
 
 
-@settings(max_examples=examples(60, 1500), deadline=None)
+@settings(max_examples=examples(25, 1500), deadline=None)
 @given(data=st.data())
 def test_every_flipped_cut_or_foreign_file_is_named(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
@@ -426,3 +426,31 @@ def test_a_save_that_cannot_move_its_files_is_a_save_all_the_same(
         with pytest.warns(PatchclampWarning, match="saved, but not all files could be moved"):
             put(tmp_path, "new")
     assert whole(tmp_path) == "new"
+
+
+def test_only_the_parts_of_a_checkpoint_are_discarded(tmp_path: Path) -> None:
+    parts = ["0123456789abcdef-0000.safetensors", "fact-1/0123456789abcdef-12345.safetensors"]
+    mine = ["model.safetensors", "fact-2/notes.txt", "fact-1x/0123456789abcdef-0000.safetensors.bak"]
+    for name in (*parts, *mine):
+        (tmp_path / "check" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "check" / name).write_text("x")
+    folders.discard_parts(tmp_path / "check")
+    assert left(tmp_path / "check") == sorted(mine)
+    assert not (tmp_path / "check" / "fact-1").exists()
+    folders.discard_parts(tmp_path / "nowhere")
+    shutil.rmtree(tmp_path / "check")
+    (tmp_path / "check").mkdir()
+    folders.discard_parts(tmp_path / "check")
+    assert not (tmp_path / "check").exists()
+
+
+def test_what_a_study_saves_is_one_thing(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    for text in ("old", "new"):
+        folders.save_study(tmp_path, "facts", lambda into, text=text: (into / f"{text}.csv").write_text(text))
+    assert left(tmp_path) == ["new.csv", "notes.txt", "study.json"]
+    (tmp_path / "report.html").write_text("mine")
+    with pytest.raises(InputError, match="report.html' is in the way"):
+        folders.save_study(tmp_path, "facts", lambda into: (into / "report.html").write_text("x"))
+    assert (tmp_path / "report.html").read_text() == "mine"
+    assert left(tmp_path) == ["new.csv", "notes.txt", "report.html", "study.json"]

@@ -107,8 +107,8 @@ def edits() -> dict[str, Ordinary]:
         "Norm": gate(pc.Norm, {}, {"above": 1.26, "below": 1.26}),
         "Nearest": gate(pc.Nearest, {"centres": vector(9, rows=2), "index": 1}, {"centres": vector(9, rows=2).flip(0), "index": 0}),
         "NearestCode": gate(pc.NearestCode, {"centres": CODES, "index": 1}, {"centres": CODES.flip(0), "index": 0, "threshold": 50.0}),
-        "save_edits": Ordinary(_saved_edits, {"given": pc.Add(vector(), site=SITE), "folder": Fresh()}, {"given": [pc.Zero(site=SITE)]}, says=pc.save_edits,
-                               inert={"folder": "where"}),
+        "save_edits": Ordinary(_saved_edits, {"given": pc.Add(vector(), site=SITE), "folder": Fresh()}, {"given": [pc.Zero(site=SITE)], "overwrite": True}, says=pc.save_edits,
+                               inert={"folder": "where", "overwrite": "nothing is in the way"}),
         "load_edits": Ordinary(_loaded_edits, {"folder": Fresh()}, {}, says=pc.load_edits, inert={"folder": "where"}),
     }  # fmt: skip
 
@@ -170,5 +170,5 @@ def _loaded_edits(folder: Any) -> Any:
     return pc.load_edits(folder)
 
 
-def _saved_edits(given: Any, folder: Any) -> Any:
-    return [one.key for one in pc.load_edits(pc.save_edits(given, folder))]
+def _saved_edits(given: Any, folder: Any, **more: Any) -> Any:
+    return [one.key for one in pc.load_edits(pc.save_edits(given, folder, **more))]

@@ -169,7 +169,7 @@ def files() -> dict[str, Ordinary]:
         "load": Ordinary(lambda **how: pc.load(**how).run(IDS), {"name_or_path": _folder("llama")},
                          {"name_or_path": _folder("gpt2"), "dtype": "bfloat16", "device_map": "cpu", "revision": "main", "attn_implementation": "eager"},
                          says=pc.load, inert={"device_map": "there is a processor only", "revision": "the catalogue has one", "attn_implementation": "the same numbers"}),
-        "open": Ordinary(_saved(recorded)(pc.open), {"folder": Fresh()}, {}, says=pc.open, inert={"folder": "where"}),
+        "open": Ordinary(_saved(recorded)(pc.open), {"folder": Fresh()}, {"check": False}, says=pc.open, inert={"folder": "where", "check": "nothing was changed"}),
         "repeat": Ordinary(_saved(recorded)(pc.repeat), {"folder": Fresh(), "model": world.model()}, {"model": pc.wrap(other)}, says=pc.repeat, inert={"folder": "where"}),
         "report": Ordinary(pc.report, {"path": Fresh(".html"), "title": "A title", "contents": [("Words", "text")]}, {"title": "Other", "contents": [("Words", "more")]}, inert={"path": "where"}),
         "aligned": Ordinary(pc.aligned, {"results": [lens, lens]}, {"results": [lens], "share": "tokens", "layers": "up"}),

@@ -18,6 +18,7 @@ from patchclamp.lenses import published, tuned
 from patchclamp.models.sites import Site
 from tests import tiny
 from tests.lenses.families import opened, parametrised
+from tests.old import undigested
 from tests.traces import no_trace
 
 TUNABLE = ["llama", "gpt2", "gemma2", "gpt_neox", "cohere", "mamba"]
@@ -168,13 +169,13 @@ def test_float16_makes_another_model_of_rounded_weights(tmp_path: Path) -> None:
     "damage", ["nan", "width", "layers", "missing", "torn", "kind", "newer", "keys", "whose", "weights", "absent"]
 )
 def test_damaged_lenses(llama: pc.Model, tmp_path: Path, damage: str) -> None:
-    random_lens(llama).save_pretrained(tmp_path)
+    undigested(random_lens(llama).save_pretrained(tmp_path), "config.json")
     file, config = tmp_path / "model.safetensors", tmp_path / "config.json"
     state, said = load_file(file), json.loads(config.read_text())
     wanted = {
         "nan": "depth 1 holds NaN", "width": r"weight of shape \(3, 16, 16\)", "layers": r"shape \(2, 32, 32\)",
         "missing": r"bias of shape None", "torn": "is damaged", "kind": "no tuned lens", "newer": "format version 9",
-        "keys": "is damaged: 'training'", "whose": "is damaged", "weights": "is damaged: 'weights'",
+        "keys": "is damaged: KeyError: 'training'", "whose": "is damaged", "weights": "is damaged: KeyError: 'weights'",
         "absent": "no complete lens",
     }  # fmt: skip
     if damage == "nan":
@@ -212,15 +213,15 @@ def test_a_lens_that_holds_nan_is_not_saved(llama: pc.Model, tmp_path: Path) -> 
     assert not (tmp_path / "lens").exists()
 
 
-def test_a_save_that_fails_leaves_no_lens_that_looks_complete(
+def test_a_save_that_fails_leaves_the_earlier_lens(
     llama: pc.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    random_lens(llama).save_pretrained(tmp_path)
+    first = random_lens(llama)
+    first.save_pretrained(tmp_path)
     monkeypatch.setattr("safetensors.torch.save_file", lambda *_: pytest.fail("disk full"))
     with pytest.raises(pytest.fail.Exception, match="disk full"):
         random_lens(llama, seed=1).save_pretrained(tmp_path)
-    with pytest.raises(pc.InputError, match="no complete lens"):
-        pc.TunedLens.from_pretrained(tmp_path, llama)
+    assert pc.TunedLens.from_pretrained(tmp_path, llama).digest() == first.digest()
 
 
 def test_what_a_lens_says_of_its_model(llama: pc.Model) -> None:

@@ -15,6 +15,7 @@ import patchclamp as pc
 from patchclamp.polytopes import NearestLinear
 from patchclamp.polytopes.voronoi import crossings, nearest
 from tests.effort import examples
+from tests.old import undigested
 
 
 def made(d_in: int = 5, d_out: int = 3, regions: int = 7, rank: int | None = None, seed: int = 0) -> NearestLinear:
@@ -335,7 +336,7 @@ def test_saved_and_opened(tmp_path: Path, rank: int | None) -> None:
 def test_a_damaged_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(pc.InputError, match=r"holds no config\.json"):
         NearestLinear.from_pretrained(tmp_path)
-    made().save_pretrained(tmp_path)
+    undigested(made().save_pretrained(tmp_path), "config.json")
     weights = load_file(tmp_path / "model.safetensors")
     save_file({**weights, "bias": weights["bias"][:2].clone()}, tmp_path / "model.safetensors")
     with pytest.raises(pc.InputError, match="damaged"):

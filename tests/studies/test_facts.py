@@ -23,6 +23,8 @@ def test_known_means_likeliest_and_not_copied(smollm2: pc.Model) -> None:
 @pytest.mark.assets
 @pytest.mark.slow
 def test_the_whole_study(smollm2: pc.Model, tmp_path: Path) -> None:
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "checkpoint" / "mine.txt").write_text("mine")
     found = study(smollm2, tmp_path, most=4, samples=1)
     assert float(found.average.total_effect().mean()) > 0.3
     table = found.table().set_index(["role", "site"])
@@ -35,4 +37,4 @@ def test_the_whole_study(smollm2: pc.Model, tmp_path: Path) -> None:
     assert early[EFFECTS[2]] > 0.2, "it brings its own"
     assert pc.open(tmp_path) == found.average
     assert {"control.csv", "known.csv", "report.html"} <= {p.name for p in tmp_path.iterdir()}
-    assert not (tmp_path / "checkpoint").exists()
+    assert [p.name for p in (tmp_path / "checkpoint").iterdir()] == ["mine.txt"], "what the study kept there is gone"

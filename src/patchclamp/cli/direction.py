@@ -92,7 +92,7 @@ def fit(
         "seed": seed, "out": out,
     }  # fmt: skip
     command = shlex.join(["patchclamp", *sys.argv[1:]])
-    remember(out, command, "direction.fit", {**said, **texts.as_config(), **opening.as_config()})
+    remember(out, command, "direction.fit", {**said, **texts.as_config(), **opening.as_config()}, overwrite=overwrite)
     for warning in dict.fromkeys(text for direction in found for text in direction.report["warnings"]):
         say(f"note: {warning}")
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from patchclamp.cli.options import Opening
 from patchclamp.core.errors import InputError, unknown
-from patchclamp.core.files import MALFORMED, read_text
+from patchclamp.core.files import read_text
 
 if TYPE_CHECKING:
     import patchclamp as pc
@@ -183,7 +183,7 @@ def _array(path: str) -> Any:
     try:
         # mapped first, so that a header which promises more than the file holds is refused before any memory is taken
         return torch.from_numpy(np.array(np.load(path, mmap_mode="r", allow_pickle=False)))
-    except (OSError, *MALFORMED) as error:
+    except Exception as error:  # numpy reads headers as Python
         raise InputError(f"{path!r} holds no array of numbers: {error}") from error
 
 

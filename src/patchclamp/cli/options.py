@@ -20,7 +20,15 @@ def _free(_: object, folder: Path | None) -> None:
         folders.check(folder, folders.RESULT, *folders.COMMAND)
 
 
+def _free_for_study(_: object, folder: Path) -> None:
+    """Refuse a folder that a study cannot be saved in, before any work."""
+    form = folders.form_of(folder)
+    chosen = form if form in (folders.STUDY, folders.RESULT) else folders.STUDY
+    folders.check(folder, chosen, *folders.COMMAND, "report.html")
+
+
 Out = Annotated[Path | None, Parameter(help="Folder to save everything in.", validator=_free)]
+Home = Annotated[Path, Parameter(validator=_free_for_study)]
 Edits = Annotated[
     list[EditSpec] | None,
     Parameter(

@@ -95,7 +95,7 @@ def keep(result: "Result", out: Path | None, verb: str, options: dict[str, Any],
     say(f"saved to {out}")
 
 
-def remember(out: Path, command: str, verb: str, options: dict[str, Any]) -> None:
+def remember(out: Path, command: str, verb: str, options: dict[str, Any], *, overwrite: bool = False) -> None:
     """Write ``command.txt`` and ``config.toml``, as part of what the folder holds."""
     nested: dict[str, Any] = {
         name: _toml(value) for name, value in options.items() if value is not None and value != []
@@ -112,7 +112,7 @@ def remember(out: Path, command: str, verb: str, options: dict[str, Any]) -> Non
     if form is None:
         write(out)
     else:
-        folders.extend(out, form, write)
+        folders.extend(out, form, write, overwrite=overwrite)
 
 
 def _toml(value: Any) -> Any:

@@ -125,14 +125,14 @@ def edits_of(
         return [(kind, getattr(found, kind)(about=about, **where))]
     if kind == "add":
         goal = next((c for c in found.classes if str(c) == towards), towards)
-        return [(f"add {_said(a)}", found.add(a, towards=goal, **where)) for a in amounts or [1.0]]
+        return [(f"add {amount_name(a)}", found.add(a, towards=goal, **where)) for a in amounts or [1.0]]
     if not amounts:
         raise InputError(f"--edit {kind} needs --scale")
     if kind == "scale":
-        return [(f"scale {_said(a)}", found.scale(a, about=about, **where)) for a in amounts]
-    return [(f"clamp {_said(a)}", found.clamp(a, about=about, **where)) for a in amounts]
+        return [(f"scale {amount_name(a)}", found.scale(a, about=about, **where)) for a in amounts]
+    return [(f"clamp {amount_name(a)}", found.clamp(a, about=about, **where)) for a in amounts]
 
 
-def _said(amount: float) -> str:
+def amount_name(amount: float) -> str:
     """An amount, short if that still tells it from others."""
     return f"{amount:g}" if float(f"{amount:g}") == amount else repr(amount)

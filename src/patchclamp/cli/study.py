@@ -8,21 +8,11 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
-from patchclamp.cli.options import Json, Opening
+from patchclamp.cli.options import Home, Json, Opening
 from patchclamp.cli.output import remember, show
-from patchclamp.core import folders
 from patchclamp.core.errors import InputError
 from patchclamp.core.files import read_text
 
-
-def _free(_: object, folder: Path) -> None:
-    """Refuse a folder that the study could not be saved in, before any work."""
-    form = folders.form_of(folder)
-    chosen = form if form in (folders.STUDY, folders.RESULT) else folders.STUDY
-    folders.check(folder, chosen, *folders.COMMAND, "report.html")
-
-
-Home = Annotated[Path, Parameter(validator=_free)]
 app = App(name="study", help="Run an experiment from beginning to end and leave its tables, pictures and report.")
 
 

@@ -61,8 +61,9 @@ def reading(path: str | Path, advice: str = "restore it from a copy, or save it 
     except OSError as error:
         raise InputError(f"{str(path)!r} cannot be read: {error}") from error
     except (*MALFORMED, SafetensorError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-        raise InputError(f"{str(path)!r} is damaged: {type(error).__name__}: {reason}; {advice}") from error
+        reason = (str(error).strip().splitlines() or [""])[0][:300]
+        said = reason if isinstance(error, ValueError) and reason else f"{type(error).__name__}: {reason}"
+        raise InputError(f"{str(path)!r} is damaged: {said}; {advice}") from error
 
 
 def sync(path: Path) -> None:

@@ -107,6 +107,8 @@ def save(
             with lease(target, "save", folder=True) as staging:
                 write(staging)
                 files = {name: _entry(staging / name) for name in _names(staging)}
+                if strange := [name for name in files if not is_inside(name)]:
+                    raise InputError(f"{strange[0]!r} cannot be the name of a file of {form.what}")
                 (staging / form.record).write_bytes(sealed({**record, "files": files}))
                 _commit(target, form, staging, overwrite)
         except BaseException:
@@ -122,8 +124,14 @@ def save_study(folder: str | Path, name: str, write: Callable[[Path], object]) -
     return save(folder, STUDY, {"format_version": STUDY.version, "kind": "study", "name": name}, write)
 
 
-def extend(folder: str | Path, form: Form, write: Callable[[Path], object]) -> None:
+def extend(folder: str | Path, form: Form, write: Callable[[Path], object], *, overwrite: bool = False) -> None:
     """Write further files of ours into a saved folder, and list them in its record.
+
+    Args:
+        folder: What :func:`save` wrote.
+        form: What it holds.
+        write: Puts the files into the folder that it is given.
+        overwrite: As for :func:`save`.
 
     Raises:
         InputError: The folder holds no such record, or something else is in the way.
@@ -141,7 +149,7 @@ def extend(folder: str | Path, form: Form, write: Callable[[Path], object]) -> N
                 files = {name: _entry(target / name) for name in form.files if (target / name).is_file()}
             files |= {name: _entry(staging / name) for name in _names(staging)}
             (staging / form.record).write_bytes(sealed({**record, "files": dict(sorted(files.items()))}))
-            _replace(target, form, staging, overwrite=False, keep=True)
+            _replace(target, form, staging, overwrite, keep=True)
 
 
 def seal(folder: Path, form: Form, record: Mapping[str, Any]) -> None:
@@ -197,7 +205,9 @@ def check(folder: str | Path, form: Form, *also: str, overwrite: bool = False) -
     target = Path(folder)
     check_place(target, form.what)
     if not overwrite and target.is_dir():
-        _refuse(target, form, [form.record, *form.files, *also], _ours(target, form, overwrite))
+        with writing(target), locked(target):
+            _finish(target)
+            _refuse(target, form, [form.record, *form.files, *also], _ours(target, form, overwrite), form.alone)
 
 
 @contextmanager
@@ -266,7 +276,7 @@ def _record(target: Path, form: Form, check: bool = True) -> dict[str, Any]:
 def is_inside(name: Any) -> bool:
     """Whether a name from a file is that of something below its own folder, whatever the system."""
     parts = name.split("/") if isinstance(name, str) else [""]
-    return all(re.fullmatch(r"(?!\.)[^\\/:\x00-\x1f]{1,255}", part) for part in parts)
+    return all(re.fullmatch(r"(?!\.)(?![A-Za-z]:)[^\\/\x00-\x1f]{1,255}", part) for part in parts)
 
 
 def _entry(file: Path, *, modified: bool = False) -> dict[str, Any]:
@@ -348,7 +358,7 @@ def _is_plain(target: Path, name: str) -> bool:
     return file.is_file() and not any(place.is_symlink() for place in (file, *_above(target, name)))
 
 
-def _refuse(target: Path, form: Form, names: list[str], ours: Mapping[str, str]) -> None:
+def _refuse(target: Path, form: Form, names: list[str], ours: Mapping[str, str], alone: bool) -> None:
     for name in names:
         places = [PurePosixPath(name), *PurePosixPath(name).parents][:-1]
         for place in places:
@@ -359,7 +369,7 @@ def _refuse(target: Path, form: Form, names: list[str], ours: Mapping[str, str])
                     f"{str(path)!r} is in the way: it was not written as part of {form.what} here, or was changed since. Move it, "
                     "name another folder, or say overwrite=True, which keeps it as NAME.bak"
                 )
-    if form.alone:
+    if alone:
         own = {name.split("/")[0] for name in ours}
         others = sorted(item.name for item in target.iterdir() if item.name not in own and item.name[0] != ".")
         if others:
@@ -376,7 +386,7 @@ def _replace(target: Path, form: Form, staging: Path, overwrite: bool, keep: boo
     """Make what was staged the content of the target; ``keep`` leaves files that it does not replace."""
     ours, names = _ours(target, form, overwrite), _names(staging)
     if not overwrite:
-        _refuse(target, form, names, ours)
+        _refuse(target, form, names, ours, alone=form.alone and not keep)
     names = [name for name in names if name != form.record] + [form.record]
     gone = {} if keep else {name: seen for name, seen in ours.items() if name not in names}
     journal = {"files": names, "replaces": ours, "removes": gone}

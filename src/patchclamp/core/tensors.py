@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from patchclamp.core.digest import digest, weights_digest
@@ -25,7 +25,7 @@ def write_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
         plain = tensor.detach().cpu().contiguous()
         places = {other.untyped_storage().data_ptr() for other in held.values()}
         held[name] = plain.clone() if plain.untyped_storage().data_ptr() in places else plain
-    save_file(held, file, metadata)
+    safetensors.torch.save_file(held, file, metadata)
 
 
 def read_tensors(file: str | Path) -> dict[str, Tensor]:
@@ -35,7 +35,7 @@ def read_tensors(file: str | Path) -> dict[str, Tensor]:
         InputError: There is none, or it is damaged.
     """
     with reading(file):
-        found: dict[str, Tensor] = load_file(file)
+        found: dict[str, Tensor] = safetensors.torch.load_file(file)
         return found
 
 

@@ -273,7 +273,30 @@ class Direction:
             said["limit"] = float("inf") if said["limit"] is None else said["limit"]
             fitted = None if where is None else Fitted(**{**where, "at": from_plain(where["at"], tensors)})
             own = {name: from_plain(value, tensors) for name, value in said.items()}
-            return cls(**own, classes=classes, fitted=fitted)
+            found = cls(**own, classes=classes, fitted=fitted)
+            found._check_shapes()
+            return found
+
+    def _check_shapes(self) -> None:
+        """Refuse what no fit gives.
+
+        Raises:
+            ValueError: With the name.
+        """
+        rank, d = self.directions.shape
+        shapes = {
+            "readers": (rank, d),
+            "mean": (d,),
+            "median": (rank,),
+            "class_means": (len(self.class_means), rank),
+            "gap": (d,),
+        }
+        for name, shape in shapes.items():
+            value = getattr(self, name)
+            if not (value is None and name in ("readers", "median", "gap")) and tuple(value.shape) != shape:
+                raise ValueError(f"its {name} has shape {tuple(value.shape)}, not {shape}")
+        if not self.limit > 0:
+            raise ValueError(f"its limit is {self.limit}")
 
     @property
     def _reads(self) -> Tensor:

@@ -338,4 +338,6 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Tenso
         folder, folders.TUNED_LENS, optional=folders.COMMAND
     ) as config:  # a hub gives what is asked for
         trained_for = {name: config["trained_for"][name] for name in ("name", "revision", "class", "weights")}
+        if not all(value is None or isinstance(value, str) for value in config["trained_for"].values()):
+            raise ValueError("what it says of its model is no text")
         return {**config["trained_for"], **trained_for}, dict(config["training"]), read_tensors(folder / WEIGHTS)

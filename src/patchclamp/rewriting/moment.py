@@ -126,7 +126,13 @@ class Covariance:
             matrix = read_tensors(path / _TENSORS)["matrix"]
             if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.dtype != torch.float64:
                 raise ValueError(f"a matrix of shape {tuple(matrix.shape)} and {matrix.dtype} is no covariance")
-            return cls(matrix, **said)
+            found = cls(matrix, **said)
+            texts = (found.corpus, found.corpus_digest, found.model or "", found.weights_sha256)
+            if not all(isinstance(n, int) for n in (found.layer, found.tokens)) or not all(
+                isinstance(t, str) for t in texts
+            ):
+                raise ValueError("its layer and tokens are numbers, the rest is text")
+            return found
 
 
 def check_ridge(ridge: float) -> None:
@@ -197,7 +203,7 @@ def covariances(
     name = corpus if isinstance(corpus, str) else "texts"
     read, weights = digest([list(prompt.ids) for prompt in prompts]), model.weights_digest()
     places = _places(model, projections, read) if cache else {}
-    found = {layer: Covariance.open(at) for layer, at in places.items() if (at / "covariance.json").is_file()}
+    found = {layer: _kept(at) for layer, at in places.items() if (at / "covariance.json").is_file()}
     missing = [p for p in projections if p.layer not in found]
     if missing:
         seen = sum(len(prompt.ids) for prompt in prompts)
@@ -206,6 +212,13 @@ def covariances(
             if layer in places:
                 found[layer].save(places[layer])
     return [found[p.layer] for p in projections]
+
+
+def _kept(place: Path) -> Covariance:
+    try:
+        return Covariance.open(place)
+    except InputError as error:
+        raise InputError(f"{error}; or delete the folder, and it is made anew") from error
 
 
 def _places(model: OpenModel, projections: Sequence[Projection], read: str) -> dict[int, Path]:
