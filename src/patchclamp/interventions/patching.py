@@ -12,7 +12,7 @@ from patchclamp.core.errors import InputError, unknown
 from patchclamp.core.progress import Listener
 from patchclamp.interventions.base import record_base
 from patchclamp.interventions.edits import Edits, Patch, as_edits
-from patchclamp.interventions.execute import Outcome, may_narrow
+from patchclamp.interventions.execute import Outcome
 from patchclamp.interventions.grid import Grid
 from patchclamp.interventions.job import Job
 from patchclamp.interventions.plan import may_narrow
