@@ -108,7 +108,8 @@ def test_everything_is_handed_on_under_its_name(name: str, llama: pc.Model, monk
 
     monkeypatch.setattr(module, attribute, Done)
     args, named = given_to(method, target)
-    assert isinstance(getattr(llama, name)(*args, **named), Done), "what the function gives is given back"
+    behind_the_door = inspect.unwrap(methods()[name])  # which would refuse these values
+    assert isinstance(behind_the_door(llama, *args, **named), Done), "what the function gives is given back"
     ((handed, handed_by_name),) = calls
     assert handed[0] is llama
     found = target.bind(*handed, **handed_by_name).arguments
