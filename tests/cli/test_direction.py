@@ -14,6 +14,7 @@ import torch
 import patchclamp as pc
 from patchclamp.cli.concepts import Texts
 from patchclamp.cli.steer import amount_name
+from patchclamp.metrics import classifiers
 from tests.cli.test_cli import as_json, call
 
 PROMPT = "Once upon a time, there was a dog"
@@ -21,7 +22,11 @@ TIMES = ("day", "night", "week", "year", "hour")
 NEGATIVE = [f"One {time} a boy saw {thing}" for time in TIMES for thing in ("a cat", "the sun", "his dog")]
 POSITIVE = [text.replace("boy", "girl") for text in NEGATIVE]
 
-pytestmark = [pytest.mark.assets, pytest.mark.filterwarnings("ignore::patchclamp.core.errors.PatchclampWarning")]
+pytestmark = [
+    pytest.mark.assets,
+    pytest.mark.filterwarnings("ignore::patchclamp.core.errors.PatchclampWarning"),
+    pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +127,8 @@ def test_eval_is_that_of_the_library(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    for name in classifiers.ITERATIONS:  # trained for a few steps only: both are the same probes
+        monkeypatch.setitem(classifiers.ITERATIONS, name, 20)
     (tmp_path / "neutral.txt").write_text("The sun is up.\n\nThe train is late.\n")
     asked = ["direction", "eval", fitted, *texts]
     full = [*asked, "--answer", " he", "--answer", " she", "--neutral", str(tmp_path / "neutral.txt")]

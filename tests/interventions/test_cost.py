@@ -10,6 +10,7 @@ import torch
 import patchclamp as pc
 from patchclamp.interventions import cost, plan
 from patchclamp.interventions.cost import Costs, full_pass, parse_bytes, wave_flops
+from patchclamp.interventions.memory import CELL_BYTES
 from patchclamp.interventions.sweep import Prepared
 from tests import tiny
 
@@ -20,7 +21,14 @@ LAYER = 2 * (32 * 32 + 32 * 16 + 32 * 16 + 32 * 32 + 3 * 32 * 48)
 ATTENTION = 2 * 2 * 32
 """Two products of four heads of eight, a token and a key."""
 HEAD = 2 * 32 * 97
-TOKEN, KEY, LOGIT = 8 * (8 * 32 + 4 * 48 + 4 * 32), 8 * 4 * 32, 97 * (8 + 4)
+TOKEN, KEY, LOGIT = 8 * (8 * 32 + 4 * 48 + 4 * 32), 8 * 4 * 32, 97 * (3 * 8 + 4)
+OUTPUT, STATE, CACHE = 97 * 8, 8 * 32, 8 * 2 * 16
+AFTER = 6 * STATE + OUTPUT
+"""Of six positions, once the layers are passed: the last state of each, and the logits of the one that is read."""
+BASE = AFTER + 6 * (3 * CACHE + 3 * STATE)
+"""Keys and values of three layers, and the states from which cells fork in each of them."""
+HELD = 3 * (8 + 8 + CELL_BYTES) + 8 + 8
+"""What is read of three cells and of the baseline, as a tensor and in the result."""
 
 
 def prepared(model: pc.Model, edit: pc.Edit | None = None, **options: object) -> Prepared:
@@ -28,9 +36,9 @@ def prepared(model: pc.Model, edit: pc.Edit | None = None, **options: object) ->
 
 
 def test_unit_costs_by_hand(llama: pc.Model) -> None:
-    assert Costs.of(llama) == Costs((LAYER,) * 3, ATTENTION, HEAD, TOKEN, KEY, LOGIT)
+    assert Costs.of(llama) == Costs((LAYER,) * 3, ATTENTION, HEAD, TOKEN, KEY, LOGIT, OUTPUT, STATE, CACHE, 0)
     half = Costs.of(pc.wrap(tiny.shared("llama", torch.float32)))
-    assert (half.token_bytes, half.key_bytes, half.logit_bytes) == (TOKEN // 2, KEY // 2, 97 * 8)
+    assert (half.token_bytes, half.key_bytes, half.logit_bytes) == (TOKEN // 2, KEY // 2, 97 * (3 * 4 + 4))
     assert full_pass(Costs.of(llama), 5, 2) == 3 * LAYER * 5 + 3 * ATTENTION * 25 + HEAD * 2
 
 
@@ -71,13 +79,14 @@ def test_a_plan_by_hand(llama: pc.Model, monkeypatch: pytest.MonkeyPatch) -> Non
     assert (found.rung, found.cells, found.runs, found.groups) == ("wavefront", 3, 3, 1)
     assert (found.rows, found.naive_rows) == (rows, 9)
     assert (found.flops, found.naive_flops) == (flops, 3 * full_pass(Costs.of(llama), 6, 6))
-    assert found.memory == 6 * 3 * KEY // 2 + 3 * (TOKEN + KEY) + 3 * LOGIT
+    recording, walking = 6 * (TOKEN + KEY), 3 * (TOKEN + 6 * KEY) + 2 * 3 * STATE
+    assert found.memory == HELD + max(BASE + recording, BASE + walking, AFTER + 2 * 3 * STATE + 3 * LOGIT)
     assert found.budget == 10**9
     assert found.seconds == pytest.approx(flops / 1e6 / 0.6)
     slow = prepared(llama, rung="rows", max_tokens=12).plan
     assert (slow.rung, slow.reason, slow.rows, slow.groups) == ("rows", "asked for", 9, 0)
     assert slow.flops == slow.naive_flops == found.naive_flops
-    assert slow.memory == 2 * 6 * (TOKEN + KEY + LOGIT), "two rows of six positions"
+    assert slow.memory == HELD + 2 * (6 * (TOKEN + KEY) + LOGIT), "two rows of six positions"
     assert slow.seconds == pytest.approx(slow.flops / 1e6 / 0.4)
     two = Prepared(
         llama, [*IDS, IDS[0][:4]], pc.Zero(), sites="mlp_out", at=-1, read=pc.Probability([5], at=[0, -1])
@@ -117,8 +126,8 @@ def test_batches_keep_the_budget_and_are_as_large_as_it_allows(llama: pc.Model) 
 
 
 def test_a_budget_that_the_message_names_is_enough(llama: pc.Model) -> None:
-    one = 6 * (TOKEN + KEY) + 6 * 3 * KEY // 2 + LOGIT
-    assert prepared(llama, budget=one).plan.memory <= one + 2 * LOGIT
+    one = HELD + BASE + 6 * (TOKEN + KEY)
+    assert prepared(llama, budget=one).plan.memory <= one
     with pytest.raises(
         pc.BudgetError, match=rf"about {one / 1e3:.3g} kB .* budget is {(one - 1) / 1e3:.3g} kB"
     ) as raised:

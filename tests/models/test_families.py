@@ -238,7 +238,7 @@ def _sweeps(model: pc.Model, name: str, rung: str | None, **options: Any) -> lis
     streams = [site for site in ("attn_out", "mlp_out", "resid_post") if site in usable]
     read = [pc.Logits(), pc.KL(at=[2, -1])]
     v = vector(model, "resid_post.0")
-    prompts = [*tiny.ids(2, 9), *tiny.ids(1, 6, seed=5)]
+    prompts = [*tiny.ids(2, 6), *tiny.ids(1, 4, seed=5)]
     found = [
         model.sweep(prompts, pc.Add(v), sites=streams, at="each", read=read, rung=rung, **options),
         model.sweep(prompts[:1], pc.Add(v), sites=streams, at="each", cumulative=True, read=read, rung=rung, **options),

@@ -9,6 +9,7 @@ import pytest
 
 import patchclamp as pc
 from patchclamp.studies import concepts, politics
+from tests.effort import FULL
 
 
 @pytest.fixture
@@ -29,6 +30,13 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(politics, "deals", lambda texts: every(texts)[::21])
 
 
+@pytest.fixture
+def third(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every third deal, but in the full form all of them."""
+    every = politics.deals
+    monkeypatch.setattr(politics, "deals", lambda texts: every(texts)[:: 1 if FULL else 3])
+
+
 def features(texts: concepts.Texts, party: float, president: float) -> np.ndarray:
     """Rows with noise, a vector of the party and a vector of each president."""
     draw = np.random.default_rng(0)
@@ -40,6 +48,7 @@ def features(texts: concepts.Texts, party: float, president: float) -> np.ndarra
     return x
 
 
+@pytest.mark.usefixtures("third")
 def test_a_planted_party_is_read_on_held_out_presidents(texts: concepts.Texts) -> None:
     probes, shares, null = politics.probed(features(texts, 5.0, 0.0), texts)
     own = probes.set_index(["concept", "split"])["accuracy"]

@@ -16,7 +16,7 @@ from patchclamp.studies import digits
 from patchclamp.studies.polytopes_mnist import FRAMES, PolytopesMnist, Sizes, area, areas, drawn, study, values
 from tests.pictures import draw_nothing
 
-SMALL = Sizes(rows=60, pairs=25, scaled=40, attacked=80, rays=4, near=5, lines=1)
+SMALL = Sizes(rows=60, pairs=25, scaled=20, attacked=80, rays=4, near=5, lines=1)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,6 @@ from patchclamp.cli.options import Dtype, Json, Opening, Out
 from patchclamp.cli.output import say, show
 from patchclamp.core.errors import InputError, unknown
 from patchclamp.core.files import read_text
-from patchclamp.repeating import announcement
 
 command = App(name="repeat", help="Run again what a saved folder holds, and say whether the numbers are the same.")
 
@@ -36,6 +35,8 @@ def repeat(
         out: Folder for the new result.
         as_json: Print JSON.
     """
+    from patchclamp.repeating import announcement
+
     old = pc.open(folder)
     spec, dtype = _recorded(folder)
     if network is None and spec is not None:

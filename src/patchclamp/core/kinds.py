@@ -14,10 +14,13 @@ from patchclamp.core.readers import Rule, UnfitError, path, tensor, whole
 
 def between(least: int, most: int, what: str) -> Rule:
     """A whole number in a range, both ends included."""
-    valid = f"{what}, a whole number in {least}..{most:,}"
+    valid = f"a whole number in {least}..{most:,} ({what})"
 
     def read(value: Any) -> int:
-        number = whole(value)
+        try:
+            number = whole(value)
+        except UnfitError:
+            raise UnfitError(valid) from None
         if not least <= number <= most:
             raise UnfitError(valid)
         return number

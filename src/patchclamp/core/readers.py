@@ -339,7 +339,7 @@ def _sequence(base: Any, inner: tuple[Any, ...]) -> Reader:
         if fixed and len(rows) != len(items):
             raise UnfitError(valid, f"{len(items)} are needed, got {len(rows)}")
         each = items if fixed else [known] * len(rows)
-        done = [_item(one, item, number) for number, (one, item) in enumerate(zip(each, rows, strict=True))]
+        done = [_item(one, item, f"entry {number}") for number, (one, item) in enumerate(zip(each, rows, strict=True))]
         if rows is value and all(new is old for new, old in zip(done, rows, strict=True)):
             return tuple(value) if base is tuple else value
         return tuple(done) if base is tuple or isinstance(rows, tuple) else done
@@ -355,14 +355,14 @@ def _as_list(value: Iterable[Any]) -> list[Any]:
     return list(array.tolist()) if isinstance(value, np.ndarray) or _is_tensor(value) else list(value)
 
 
-def _item(reader: Reader | None, item: Any, number: int) -> Any:
+def _item(reader: Reader | None, item: Any, place: str) -> Any:
     if reader is None:
         return item
     try:
         return reader.read(item)
     except UnfitError as error:
         near = f"{unknown('name', item, error.choices)}" if error.choices else f"valid: {error.valid}"
-        raise UnfitError(error.valid, f"entry {number} is {shown(item)}; {error.said or near}") from None
+        raise UnfitError(error.valid, f"{place} is {shown(item)}; {error.said or near}") from None
 
 
 def _mapping(inner: tuple[Any, ...]) -> Reader:
@@ -371,7 +371,9 @@ def _mapping(inner: tuple[Any, ...]) -> Reader:
     def read(value: Any) -> Any:
         if not isinstance(value, Mapping):
             raise UnfitError("a mapping, as a dict")
-        done = {_item(keys, key, i): _item(values, item, i) for i, (key, item) in enumerate(value.items())}
+        done = {
+            _item(keys, key, f"key {i}"): _item(values, item, shown(key)) for i, (key, item) in enumerate(value.items())
+        }
         same = all(a is c and b is d for (a, b), (c, d) in zip(done.items(), value.items(), strict=False))
         return value if same and len(done) == len(value) else done
 

@@ -76,7 +76,7 @@ def csv_text(frame: "pd.DataFrame", *, index: bool = False) -> str:
     shown = frame.copy(deep=False)
     for place, dtype in enumerate(shown.dtypes):
         if dtype.kind not in "biufcmM":
-            shown.isetitem(place, shown.iloc[:, place].astype(object).map(_cell))
+            shown.isetitem(place, shown.iloc[:, place].astype(object).map(_cell).to_list())
     if index:
         shown.index = shown.index.map(_cell)
     text: str = shown.to_csv(index=index, header=[_cell(name) for name in shown.columns])

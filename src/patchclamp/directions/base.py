@@ -185,6 +185,8 @@ class DirectionEstimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """Check what the user passed, and make tensors of it."""
         check_held(self)
         self._torch_in = isinstance(X, Tensor)
+        if self._torch_in and y is None:  # scikit-learn's words, which it uses itself for arrays
+            raise InputError(f"{type(self).__name__} requires y to be passed, but the target y is None")
         if isinstance(X, Tensor):
             check_tensor(X, None if first else self.n_features_in_)
             self.n_features_in_ = X.shape[1]

@@ -199,7 +199,8 @@ def _check_stack(model: OpenModel, edit: Edit, site: Site) -> None:
     if edit.at == "all" or encoder is None or f"{site.module}.".startswith(f"{encoder}."):
         return
     raise PositionError(
-        f"at={edit.at!r} counts the tokens of input_ids, and {site} is outside the encoder {encoder!r} that reads them; edit it at='all'"
+        f"at={edit.at!r} counts the tokens of input_ids, and {site} is outside the encoder {encoder!r} that reads them; edit it "
+        "at='all'"
     )
 
 

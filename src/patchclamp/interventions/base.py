@@ -100,19 +100,26 @@ def _both(first: Any, second: Any) -> Any:
     return sink
 
 
+@dataclass(eq=False)
+class _Chosen:
+    """What the layers of a cache share; were it the cache itself, a cycle would keep its tensors alive."""
+
+    lines: Tensor | None = None
+
+
 class PrefixLayer(DynamicLayer):  # type: ignore[misc]
     """A cache layer that holds the first positions of each line and remembers nothing of the rows that use it."""
 
-    def __init__(self, owner: "PrefixCache", keys: Tensor, values: Tensor) -> None:
+    def __init__(self, chosen: _Chosen, keys: Tensor, values: Tensor) -> None:
         super().__init__()
-        self.owner = owner
+        self.chosen = chosen
         self.keys, self.values = keys, values
         self.is_initialized = True
         self.dtype, self.device = keys.dtype, keys.device
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Each row's line before it, its own positions after: ``[row, head, position, d_head]``."""
-        lines = self.owner.lines
+        lines = self.chosen.lines
         if lines is None:
             keys, values = (t.expand(len(key_states), -1, -1, -1) for t in (self.keys, self.values))
         else:
@@ -133,12 +140,20 @@ class PrefixCache(Cache):  # type: ignore[misc]
 
     def __init__(self, recorded: Any, start: int) -> None:
         super().__init__(layers=[])
-        self.lines: Tensor | None = None
-        """``[row]`` line of each row of the call under way; None if there is one line only."""
+        self._chosen = _Chosen()
         self.layers = [
-            PrefixLayer(self, layer.keys[:, :, :start], layer.values[:, :, :start]) for layer in recorded.layers
+            PrefixLayer(self._chosen, layer.keys[:, :, :start], layer.values[:, :, :start]) for layer in recorded.layers
         ]
         self.device: torch.device = recorded.layers[0].keys.device
+
+    @property
+    def lines(self) -> Tensor | None:
+        """``[row]`` line of each row of the call under way; None if there is one line only."""
+        return self._chosen.lines
+
+    @lines.setter
+    def lines(self, rows: Tensor | None) -> None:
+        self._chosen.lines = rows
 
 
 def embedded_states(job: Job, runs: Sequence[int]) -> Tensor:

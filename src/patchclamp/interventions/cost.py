@@ -53,7 +53,15 @@ class Costs:
     key_bytes: int
     """Bytes alive for a key and a value of one row in one layer, copies included."""
     logit_bytes: int
-    """Bytes of one position's logits, with the copy that a softmax makes."""
+    """Bytes alive for one position while its logits are measured: as the model gives them, chosen, widened."""
+    output_bytes: int
+    """Bytes of one position's logits."""
+    state_bytes: int
+    """Bytes of one position of the residual stream."""
+    cache_bytes: int
+    """Bytes of a recorded key and value in one layer."""
+    score_bytes: int
+    """Bytes alive for a token and a key where attention forms its weights."""
 
     @classmethod
     def of(cls, model: OpenModel) -> "Costs":
@@ -71,8 +79,16 @@ class Costs:
             2 * width * vocabulary,
             size * (8 * width + 4 * inner + 4 * head_width),
             size * 4 * head_width,
-            vocabulary * (size + 4),
+            vocabulary * (3 * size + 4),
+            vocabulary * size,
+            size * width,
+            size * 2 * (heads.key * heads.size if heads else width),
+            (heads.query if heads else 1) * (2 * size + 4) if _forms_weights(model) else 0,
         )
+
+
+def _forms_weights(model: OpenModel) -> bool:
+    return getattr(model.config, "_attn_implementation", None) == "eager"
 
 
 def _matmul_flops(layer: nn.Module, config: Any) -> int:

@@ -19,10 +19,10 @@ from patchclamp.interventions.base import Base, record_base
 from patchclamp.interventions.finite import readable
 from patchclamp.interventions.forward import Row, forward, outputs_at
 from patchclamp.interventions.head import finish
-from patchclamp.interventions.job import Job, Line, states_at
+from patchclamp.interventions.job import Job, Line
 from patchclamp.interventions.overflow import first_site
 from patchclamp.interventions.parts import Parts
-from patchclamp.interventions.plan import Plan, Schedule
+from patchclamp.interventions.plan import Plan, Schedule, may_narrow
 from patchclamp.interventions.trie import CLEAN, Group
 from patchclamp.interventions.wavefront import Walk
 from patchclamp.models.sites import Site
@@ -61,10 +61,15 @@ class Outcome:
         for place, number in enumerate(base.lines):
             line = self.job.lines[number]
             logits = base.logits.get(number, torch.zeros(0, 0))
-            seen = {site: base.activations[site][place : place + 1] for site in line.sites}
+            seen = {site: line.states(site, base.activations[site][place : place + 1]) for site in line.sites}
             self.baseline[number] = [value[0] for value in line.measure(logits.unsqueeze(0), logits, seen)]
             if line.compares:
                 self.clean[number] = logits
+
+    def forget(self, lines: Iterable[int]) -> None:
+        """Let go of the logits of lines whose cells were measured; a later batch of theirs notes them again."""
+        for line in lines:
+            self.clean.pop(line, None)
 
     @under(torch.no_grad)
     def deliver(self, runs: list[int], logits: Tensor, activations: dict[Site, Tensor]) -> None:
@@ -93,7 +98,7 @@ def _fit(line: Line, logits: Tensor, activations: dict[Site, Tensor]) -> list[bo
     looked = [readable(logits)] if line.positions else []
     for read in line.reads:
         if read.site is not None:
-            looked.append(readable(activations[read.site][:, list(read.positions)], read.site))
+            looked.append(readable(activations[read.site], read.site))
     found: list[bool] = torch.cat([one.flatten(1) for one in looked], dim=1).all(1).tolist()
     return found
 
@@ -101,13 +106,7 @@ def _fit(line: Line, logits: Tensor, activations: dict[Site, Tensor]) -> list[bo
 def _evidence(line: Line, logits: Tensor, activations: dict[Site, Tensor]) -> Tensor:
     if line.positions:
         return logits.detach().clone()
-    return torch.cat(
-        [
-            states_at(activations[read.site].unsqueeze(0), read.positions, line.prompt.length).flatten()
-            for read in line.reads
-            if read.site is not None
-        ]
-    )
+    return torch.cat([activations[site].flatten() for site in line.sites])
 
 
 def execute(
@@ -199,7 +198,7 @@ def _parts(
             runs = [run for group in groups for run in group.runs]
             parts.append((runs, partial(_wave, job, lines, groups, scheduled, outcome, advance)))
         return parts
-    order = sorted(range(len(job.runs)), key=lambda run: (_shape(job, run), run))
+    order = sorted(range(len(job.runs)), key=lambda run: (_shape(job, run), job.runs[run].line, run))
     begin = 0
     while begin < len(order):
         chunk = [run for run in order[begin : begin + scheduled.rows] if _shape(job, run) == _shape(job, order[begin])]
@@ -229,7 +228,9 @@ def _wave(
     outcome.note_base(base)
     walk = Walk.begin(job, base, groups, scheduled.waste)
     walk.through_layers(advance)
+    walk.release()
     finish(walk, outcome.deliver, scheduled.head_rows)
+    outcome.forget(lines)
     runs = {run for group in groups for run in group.runs}
     if (
         scheduled.waste and runs & outcome.overflowed
@@ -239,33 +240,30 @@ def _wave(
         _wave(job, lines, groups, replace(scheduled, waste=0.0), outcome, lambda _: None)
 
 
-def may_narrow(job: Job, lines: Sequence[int]) -> bool:
-    """Whether unread positions can be kept out of the head: nothing that all cells share is edited there."""
-    shared = (action.site.component for line in lines for action in job.lines[line].base)
-    return job.model.narrows and not any(name in ("final_norm", "logits") for name in shared)
-
-
 def _rows(job: Job, chunk: list[int], outcome: Outcome, advance: Callable[[float], None]) -> None:
     _missing_baselines(job, outcome, [job.runs[run].line for run in chunk])
+    outcome.forget(set(outcome.clean) - {job.runs[run].line for run in chunk})
     logits, activations = run_rows(job, chunk)
     for place, run in enumerate(chunk):
-        line = job.lines[job.runs[run].line]
-        seen = {site: activations[site][place : place + 1] for site in line.sites}
+        seen = {site: states.unsqueeze(0) for site, states in activations[place].items()}
         outcome.deliver([run], logits[place].unsqueeze(0), seen)
     advance(len(chunk) * max(1, job.model.sites.n_layers))
 
 
-def run_rows(job: Job, runs: Sequence[int]) -> tuple[list[Tensor], dict[Site, Tensor]]:
-    """Run some cells as rows of one full forward: logits ``[position, vocabulary]`` a run, and activations."""
+def run_rows(job: Job, runs: Sequence[int]) -> tuple[list[Tensor], list[dict[Site, Tensor]]]:
+    """Run some cells as rows of one full forward: for each its logits ``[position, vocabulary]`` and its activations."""
     lines = [job.lines[job.runs[run].line] for run in runs]
     rows = [Row(line.prompt, (*line.base, *job.runs[run].actions)) for line, run in zip(lines, runs, strict=True)]
     seen: dict[Site, Tensor] = {}
     taps = {site: _into(seen, site) for line in lines for site in line.sites}
     done = forward(job.model, rows, taps=taps, logits=any(line.positions for line in lines), check=False)
+    states = [
+        {site: line.states(site, seen[site][row : row + 1])[0] for site in line.sites} for row, line in enumerate(lines)
+    ]
     if done.logits is None:
-        return [torch.zeros(0, 0)] * len(runs), seen
+        return [torch.zeros(0, 0)] * len(runs), states
     whole = done.logits
-    return [outputs_at(whole, row, line.positions, line.prompt.length) for row, line in enumerate(lines)], seen
+    return [outputs_at(whole, row, line.positions, line.prompt.length) for row, line in enumerate(lines)], states
 
 
 def _into(store: dict[Site, Tensor], site: Site) -> Callable[[Tensor], None]:
@@ -319,7 +317,7 @@ def _verify(job: Job, outcome: Outcome, chosen: Sequence[int]) -> float:
     worst = 0.0
     for run in chosen:
         logits, activations = run_rows(job, [run])
-        slow = _evidence(job.lines[job.runs[run].line], logits[0], {site: a[0] for site, a in activations.items()})
+        slow = _evidence(job.lines[job.runs[run].line], logits[0], activations[0])
         difference = (outcome.evidence[run] - slow).abs().max() / slow.abs().max().clamp(min=1e-30)
         worst = max(worst, float(difference))
     allowed = TOLERANCE.get(job.model.dtype, 1e-5)

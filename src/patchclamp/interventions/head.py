@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -62,8 +63,8 @@ def _without_head(walk: Walk, deliver: Deliver) -> None:
             walk.enter(front, walk.job.depth)  # keeps what is read of the stream after the last walked layer
         for line in dict.fromkeys(walk.job.runs[run].line for run in front.group.runs):
             mine = [i for i, run in enumerate(front.group.runs) if walk.job.runs[run].line == line]
-            sites = {site: walk.seen(front, site)[mine] for site in walk.job.lines[line].sites}
-            deliver([front.group.runs[i] for i in mine], torch.zeros(len(mine), 0, 0), sites)
+            runs = [front.group.runs[i] for i in mine]
+            deliver(runs, torch.zeros(len(mine), 0, 0), _sites(walk, line, [(front, run) for run in runs]))
 
 
 def _pending(walk: Walk) -> Iterator[Pending]:
@@ -93,28 +94,32 @@ def _flush(walk: Walk, batch: list[Pending], deliver: Deliver) -> None:
         starts = [job.lines[item.line].positions[i] for item in batch for i in item.late]
         todo = instructions(walk.model.sites, rows, starts, 1, walk.model.device, None) if any(rows) else {}
         passed = through_head(walk.model, states.unsqueeze(1), todo)[:, 0]
-    new = passed.split(counts)
-    for line in dict.fromkeys(item.line for item in batch):
-        mine = [i for i, item in enumerate(batch) if item.line == line]
+    ends = [0, *accumulate(counts)]
+    for line, mine in _by_line(batch):
         clean = base.logits.get(line)
+        begin, end = ends[mine.start], ends[mine.stop]
         if clean is None:
             logits = torch.zeros(len(mine), 0, 0)
-        elif len(mine) == len(batch) and all(count == len(clean) for count in counts):
-            logits = passed.reshape(len(mine), len(clean), -1)
-        else:
-            logits = torch.stack([_with_clean(clean, new[i], batch[i].late) for i in mine])
-        sites = {
-            site: torch.stack([walk.seen(batch[i].front, site)[batch[i].place] for i in mine])
-            for site in job.lines[line].sites
-        }
+        elif all(counts[i] == len(clean) for i in mine):
+            logits = passed[begin:end].reshape(len(mine), len(clean), -1)
+        else:  # at positions before the first edit the logits are the line's own
+            logits = clean.expand(len(mine), -1, -1).clone()
+            for place, i in enumerate(mine):
+                logits[place, list(batch[i].late)] = passed[ends[i] : ends[i + 1]]
+        sites = _sites(walk, line, [(batch[i].front, batch[i].run) for i in mine])
         deliver([batch[i].run for i in mine], logits, sites)
 
 
-def _with_clean(clean: Tensor, new: Tensor, late: tuple[int, ...]) -> Tensor:
-    """Logits at every read position: those before the first edit are the line's own."""
-    if len(late) == len(clean):
-        return new
-    whole = clean.clone()
-    if late:
-        whole[list(late)] = new
-    return whole
+def _by_line(batch: list[Pending]) -> Iterator[tuple[int, range]]:
+    """Neighbours of one line."""
+    begin = 0
+    for end in range(1, len(batch) + 1):
+        if end == len(batch) or batch[end].line != batch[begin].line:
+            yield batch[begin].line, range(begin, end)
+            begin = end
+
+
+def _sites(walk: Walk, line: int, runs: list[tuple[Front, int]]) -> dict[Site, Tensor]:
+    return {
+        site: torch.stack([walk.seen(front, run, site) for front, run in runs]) for site in walk.job.lines[line].sites
+    }

@@ -38,18 +38,27 @@ class Line:
         """Every site that some read wants."""
         return tuple(dict.fromkeys(read.site for read in self.reads if read.site is not None))
 
+    def wanted(self, site: Site) -> tuple[int, ...]:
+        """The positions of a site that some read wants, in order."""
+        return tuple(sorted({p for read in self.reads if read.site == site for p in read.positions}))
+
+    def states(self, site: Site, values: Tensor) -> Tensor:
+        """Of a site's activations ``[cell, position, d]`` those that its reads want, at ``wanted``."""
+        return states_at(values, self.wanted(site), self.prompt.length)
+
     def measure(self, logits: Tensor, baseline: Tensor | None, activations: dict[Site, Tensor]) -> list[Tensor]:
         """Evaluate every read for some cells.
 
         Args:
             logits: ``[cell, position, vocabulary]`` at ``positions``.
             baseline: ``[position, vocabulary]`` of the line itself; None if no read compares with it.
-            activations: ``[cell, position, d]`` for each of ``sites``, at all positions of the prompt.
+            activations: ``[cell, position, d]`` for each of ``sites``, at the positions ``wanted`` of it.
         """
         found = []
         for read in self.reads:
             if read.site is not None:
-                values = states_at(activations[read.site], read.positions, self.prompt.length)
+                wanted = self.wanted(read.site)
+                values = activations[read.site][:, [wanted.index(p) for p in read.positions]]
                 found.append(read.compute(values, values[0]))
                 continue
             index = [self.positions.index(p) for p in read.positions]

@@ -12,9 +12,10 @@ from patchclamp.core.errors import InputError, unknown
 from patchclamp.core.progress import Listener
 from patchclamp.interventions.base import record_base
 from patchclamp.interventions.edits import Edits, Patch, as_edits
-from patchclamp.interventions.execute import Outcome, may_narrow
+from patchclamp.interventions.execute import Outcome
 from patchclamp.interventions.grid import Grid
 from patchclamp.interventions.job import Job
+from patchclamp.interventions.plan import may_narrow
 from patchclamp.interventions.reads import BASELINE, REFERENCE, Read, as_reads
 from patchclamp.interventions.sources import Source
 from patchclamp.interventions.sweep import Prepared, make_lines

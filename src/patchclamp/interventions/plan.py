@@ -1,15 +1,15 @@
 """How a sweep will run, what it costs, what was shared, what fell back and why."""
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from patchclamp.core.errors import BudgetError, InputError, unknown
 from patchclamp.interventions.cost import Costs, full_pass, matmul_rate, parse_bytes, wave_flops
-from patchclamp.interventions.job import Job
+from patchclamp.interventions.job import Job, Line
+from patchclamp.interventions.memory import Cut, Needs, cut
 from patchclamp.interventions.packing import WASTE
-from patchclamp.interventions.trie import Group, depth_of, group_runs, split
+from patchclamp.interventions.trie import Group, depth_of
 from patchclamp.models.guard import foreign_hooks
 
 RUNGS = {
@@ -18,6 +18,10 @@ RUNGS = {
     "rows": "many cells in one forward pass",
     "cell": "one forward pass a cell",
 }
+
+
+SHARE = 0.75
+"""Of a budget that work is cut to fit: an allocator gives the system back what was freed later, or not at all."""
 
 
 @dataclass(frozen=True)
@@ -172,82 +176,63 @@ def schedule(job: Job, budget: int | str, max_tokens: int | None, rung: str | No
     model, costs = job.model, Costs.of(job.model)
     allowed = parse_bytes(budget)
     chosen, reason = (rung, "asked for") if rung else choose_rung(job)
-    lengths = [job.lines[run.line].prompt.length or 1 for run in job.runs] or [1]
     waste = WASTE if chosen == "wavefront" and model.ladder.packs else 0.0
     layerwise = chosen in ("wavefront", "layers")
-    read = max((len(line.positions) for line in job.lines), default=1) or 1
-    row_bytes = max(lengths) * (costs.token_bytes + costs.key_bytes)
-    base_bytes = _base_bytes(job, costs) if layerwise else 0
-    one = row_bytes + base_bytes + costs.logit_bytes * (read if layerwise else max(lengths))
+    needs = Needs(job, costs, chosen == "wavefront", may_narrow(job, range(len(job.lines))))
+    one = needs.held + _one(needs, layerwise)
     if one > allowed and max_tokens is None:
         raise BudgetError(
             f"one cell needs about {_si(one)}B beyond the model and the budget is {_si(allowed)}B; pass budget='{_up(one)}'"
         )
-    free = max(allowed - base_bytes, one)
-    tokens = max_tokens or max(max(lengths), int(free * 0.6 / max(1, costs.token_bytes + costs.key_bytes)))
-    head_rows = max(read, int(free * 0.4 / max(1, costs.logit_bytes)))
+    room = max(int(allowed * SHARE), one) - needs.held
+    lengths = [job.lines[run.line].prompt.length or 1 for run in job.runs] or [1]
     naive = sum(
         full_pass(costs, job.lines[cell.line].prompt.length or 1, job.lines[cell.line].prompt.length or 1)
         for cell in job.cells
     )
     rates = matmul_rate(str(model.device), model.dtype, max(64, getattr(model.text_config, "hidden_size", 64) or 64))
+    rows, groups = 1, []
     if layerwise:
-        batches = _batches(job, chosen == "wavefront", tokens)
-        groups = [group for _, members in batches for group in members]
-        flops = sum(wave_flops(costs, members, job.depth, waste) for _, members in batches)
+        parts = cut(needs, room, waste, max_tokens)
+        groups = [group for _, members in parts.batches for group in members]
+        flops = sum(wave_flops(costs, members, job.depth, waste) for _, members in parts.batches)
         flops += costs.head * sum(len(job.lines[run.line].positions) for run in job.runs)
         flops += sum(full_pass(costs, line.prompt.length or 1, len(line.positions)) for line in job.lines)
         row_layers = sum(step.rows for group in groups for step in group.steps[: job.depth])
-        alive = max((sum(max(s.rows for s in g.steps) * g.width for g in members) for _, members in batches), default=0)
-        memory = (
-            base_bytes
-            + alive * (costs.token_bytes + costs.key_bytes)
-            + min(head_rows, len(job.runs) * read) * costs.logit_bytes
-        )
-        rows = 1
     else:
-        batches, groups = [], []
-        rows = 1 if chosen == "cell" else max(1, min(len(job.runs), tokens // max(lengths), head_rows // max(lengths)))
+        row = max(max(needs.whole(line) + _compared(needs, line) for line in job.lines), 1)
+        rows = max_tokens // max(lengths) if max_tokens else room // row
+        rows = 1 if chosen == "cell" else max(1, min(len(job.runs), rows))
+        parts = Cut([], 1, max(rows * row, *map(needs.recording, job.lines)))
         flops = sum(full_pass(costs, length, length) for length in lengths if job.runs)
         row_layers = len(job.runs) * len(costs.layer)
-        memory = rows * (row_bytes + max(lengths) * costs.logit_bytes)
     plan = Plan(
         chosen, reason, len(job.cells), len(job.runs), job.dead, job.repeated, len(groups), row_layers,
-        len(job.cells) * len(costs.layer), flops, naive, memory, allowed, flops / rates / (0.6 if layerwise else 0.4),
+        len(job.cells) * len(costs.layer), flops, naive, needs.held + parts.memory, allowed,
+        flops / rates / (0.6 if layerwise else 0.4),
     )  # fmt: skip
-    return Schedule(plan, batches, rows, head_rows, waste)
+    return Schedule(plan, parts.batches, rows, parts.head_rows, waste)
+
+
+def may_narrow(job: Job, lines: Iterable[int]) -> bool:
+    """Whether unread positions can be kept out of the head: nothing that all cells share is edited there."""
+    shared = (action.site.component for line in lines for action in job.lines[line].base)
+    return job.model.narrows and not any(name in ("final_norm", "logits") for name in shared)
+
+
+def _one(needs: Needs, layerwise: bool) -> int:
+    """What the most demanding cell needs alone."""
+    job = needs.job
+    if not layerwise:
+        return max(max(needs.whole(line) + _compared(needs, line), needs.recording(line)) for line in job.lines)
+    cells = (needs.one(job.lines[number], width) for number, width in needs.widths.items())
+    return max(*map(needs.recording, job.lines), *cells)
+
+
+def _compared(needs: Needs, line: Line) -> int:
+    """The line's own logits, which its cells are compared with."""
+    return len(line.positions) * needs.costs.output_bytes if line.compares else 0
 
 
 def _up(need: int) -> str:
     return f"{-(-need * 11 // 10 // 10**6)}MB"
-
-
-def _base_bytes(job: Job, costs: Costs) -> int:
-    """Bytes of what lines of one length record: keys and values of every layer, hidden states where runs fork."""
-    by_length = Counter(line.prompt.length or 1 for line in job.lines)
-    tokens = max((length * count for length, count in by_length.items()), default=0)
-    return int(tokens * len(costs.layer) * (costs.key_bytes // 2))
-
-
-def _batches(job: Job, share_positions: bool, tokens: int) -> list[tuple[tuple[int, ...], list[Group]]]:
-    """Groups of one prompt length, packed together until the token budget is full."""
-    batches: list[tuple[tuple[int, ...], list[Group]]] = []
-    by_length: dict[int, list[Group]] = {}
-    for group in group_runs(job, share_positions):
-        by_length.setdefault(group.length, []).extend(split(job, group, max(1, tokens // group.width)))
-    for groups in by_length.values():
-        pack: list[Group] = []
-        alive = 0
-        for group in groups:
-            size = max(step.rows for step in group.steps) * group.width
-            if pack and alive + size > tokens:
-                batches.append((_lines(job, pack), pack))
-                pack, alive = [], 0
-            pack.append(group)
-            alive += size
-        batches.append((_lines(job, pack), pack))
-    return batches
-
-
-def _lines(job: Job, groups: Sequence[Group]) -> tuple[int, ...]:
-    return tuple(sorted({job.runs[run].line for group in groups for run in group.runs}))

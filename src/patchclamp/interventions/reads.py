@@ -128,9 +128,22 @@ def _squeeze(values: Tensor, where: tuple[int, ...]) -> Tensor:
     return values if len(where) > 1 else values[:, 0]
 
 
-def in_blocks(function: Callable[[Tensor], Tensor], logits: LogitRows) -> Tensor:
-    """Apply a row-wise function block by block, so that the vocabulary-wide temporaries stay in cache."""
-    return torch.cat([function(block) for block in logits.split(_CACHE_ROWS)])
+def in_blocks(function: Callable[..., Tensor], logits: LogitRows, *beside: Tensor) -> Tensor:
+    """Apply a function of single positions block by block, so that the vocabulary-wide temporaries stay in cache.
+
+    Args:
+        function: ``[row, position, vocabulary] -> [row, position, ...]``; also gets the block's part of what is beside.
+        logits: All of them.
+        *beside: More of each position, ``[position, ...]``.
+    """
+    places = logits.shape[1]
+    found = []
+    for rows in logits.split(max(1, _CACHE_ROWS // max(1, places))):
+        blocks = zip(
+            *(part.split(_CACHE_ROWS, dim) for dim, part in ((1, rows), *((0, b) for b in beside))), strict=True
+        )
+        found.append(torch.cat([function(*block) for block in blocks], dim=1))
+    return torch.cat(found)
 
 
 @checked
@@ -234,11 +247,10 @@ class Loss(Read):
         target = torch.tensor(targets)
 
         def compute(logits: Tensor, _: Tensor) -> Tensor:
-            def loss(block: Tensor) -> Tensor:
-                index = target.to(block.device).expand(len(block), -1).unsqueeze(-1)
-                return -block.log_softmax(-1).gather(-1, index).squeeze(-1).mean(-1)
+            def loss(block: Tensor, ids: Tensor) -> Tensor:
+                return -block.log_softmax(-1).gather(-1, ids.expand(len(block), -1).unsqueeze(-1)).squeeze(-1)
 
-            return in_blocks(loss, logits)
+            return in_blocks(loss, logits, target.to(logits.device)).mean(-1)
 
         return [Bound("loss", where, (), compute)]
 
@@ -255,14 +267,12 @@ class KL(Read):
         where = _where(self.at, model, prompt, index, count)
 
         def compute(logits: Tensor, baseline: Tensor) -> Tensor:
-            before = baseline.log_softmax(-1)
-
-            def divergence(block: Tensor) -> Tensor:
+            def divergence(block: Tensor, before: Tensor) -> Tensor:
                 terms = before.exp() * (before - block.log_softmax(-1))
                 # a token that the baseline rules out (minus infinity) adds nothing, whatever the edited run says of it
                 return torch.where(before == -torch.inf, 0.0, terms).sum(-1).clamp(min=0)
 
-            return _squeeze(in_blocks(divergence, logits), where)
+            return _squeeze(in_blocks(divergence, logits, baseline.log_softmax(-1)), where)
 
         return [Bound("kl", where, _place_axis(where), compute, needs_baseline=True)]
 

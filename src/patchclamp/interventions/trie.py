@@ -4,7 +4,7 @@ Runs whose edits agree up to a layer are one row there; where they part, the row
 no row at all: it is its line's own recorded state. (Cells planned as a tree: the structure that every sweep has.)
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from patchclamp.interventions.actions import Action
@@ -134,10 +134,11 @@ def _by_depth(actions: Sequence[Action], layers: Sequence[str]) -> dict[int, tup
     return found
 
 
-def group_runs(job: Job, share_positions: bool) -> list[Group]:
-    """Group runs by prompt length and first edited position."""
+def group_runs(job: Job, share_positions: bool, runs: Iterable[int]) -> list[Group]:
+    """Group some runs by prompt length and first edited position."""
     groups: dict[tuple[int, int], list[int]] = {}
-    for index, run in enumerate(job.runs):
+    for index in runs:
+        run = job.runs[index]
         length = job.lines[run.line].prompt.length
         assert length is not None
         firsts = [min(action.positions) for action in run.actions if action.positions]

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from patchclamp.core.errors import PatchclampError, warn
+from patchclamp.core.errors import ModelError, PatchclampError, warn
 from patchclamp.core.interrupts import within
 from patchclamp.interventions.actions import Action
 from patchclamp.interventions.base import prefix_is_supported, record_base
@@ -64,6 +64,8 @@ def verify(model: OpenModel) -> None:
 
 def _look(model: OpenModel) -> None:
     probe = _probe(model)
+    if probe is None and not model.sites.family.model_types:
+        raise ModelError(f"{type(model.module).__name__} could not be looked at, as no short input could be made up for it")
     if probe is None:
         model.ladder = Ladder("rows", "no short input could be made up to look at this model")
         return

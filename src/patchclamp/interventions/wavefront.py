@@ -39,8 +39,8 @@ class Front:
     cache: PrefixCache | None
     hidden: Tensor | None = None
     """``[row, position, d]`` after the last step."""
-    seen: dict[Site, Tensor] = field(default_factory=dict)
-    """``[run, position, d]`` at the sites that reads want, all positions."""
+    seen: dict[tuple[int, Site], Tensor] = field(default_factory=dict)
+    """By run and site ``[position, d]``, at the positions that reads want."""
 
 
 @dataclass(eq=False)
@@ -209,22 +209,32 @@ class Walk:
         return found
 
     def _keeper(self, front: Front, step: Step, site: Site) -> Callable[[Tensor], None]:
-        """Keeps what a read wants of this step: each run's own row, from its first computed position on."""
+        """Keeps what a read wants of this step: each run's own row, where it was computed."""
 
         def keep(view: Tensor) -> None:
-            values = self.seen(front, site)
-            for place, run in enumerate(front.group.runs):
-                if run in step.row_of:
-                    values[place, front.group.start :] = view[step.row_of[run]]
+            for run, row in step.row_of.items():
+                line = self.job.lines[self.job.runs[run].line]
+                late = [i for i, p in enumerate(line.wanted(site)) if p >= front.group.start]
+                if late:
+                    where = [line.wanted(site)[i] - front.group.start for i in late]
+                    self.seen(front, run, site)[late] = view[row, where]
 
         return keep
 
-    def seen(self, front: Front, site: Site) -> Tensor:
-        """Activations of a front's runs at a site, ``[run, position, d]``; the line's own where a run is no row."""
-        if site not in front.seen:
-            rows = [self.base.row(self.job.runs[run].line) for run in front.group.runs]
-            front.seen[site] = self.base.activations[site][rows].clone()
-        return front.seen[site]
+    def seen(self, front: Front, run: int, site: Site) -> Tensor:
+        """Activations of a run where its reads want them, ``[position, d]``; the line's own where the run is no row."""
+        if (run, site) not in front.seen:
+            number = self.job.runs[run].line
+            own = self.base.activations[site][self.base.row(number)]
+            front.seen[run, site] = self.job.lines[number].states(site, own.unsqueeze(0))[0].clone()
+        return front.seen[run, site]
+
+    def release(self) -> None:
+        """Let go of what only the layers needed."""
+        self.base.cache = self.packer = None
+        self.base.hidden = {depth: state for depth, state in self.base.hidden.items() if depth == self.job.depth}
+        for front in self.fronts:
+            front.cache, front.calls = None, []
 
 
 def capture_calls(

@@ -158,8 +158,8 @@ def _of_rows(name: str, value: Any, rows: int) -> list[Tensor]:
         return [whole]
     if whole.ndim == 0 or len(whole) != rows:
         raise InputError(
-            f"{name} has shape {tuple(whole.shape)} for {rows} prompts, so it is not known which part belongs to which; pass a list "
-            "of mappings, one a prompt"
+            f"{name} has shape {tuple(whole.shape)} for {rows} prompts, so it is not known which part belongs to which; pass a "
+            "list of mappings, one a prompt"
         )
     return list(whole.split(1))
 

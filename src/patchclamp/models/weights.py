@@ -1,5 +1,7 @@
 """Weight matrices by the role they play, always ``[d_in, d_out]`` so that ``y = x @ W``."""
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from patchclamp.core.errors import SiteError, unknown
@@ -37,8 +39,9 @@ def weight(model: OpenModel, role: str) -> Tensor:
     if name not in _ROLES:
         raise SiteError(unknown("weight", role, _ROLES))
     if name == "embed":
-        table: Tensor = model.module.get_input_embeddings().weight  # type: ignore[operator]
-        return table
+        table: Any = model.module.get_input_embeddings()  # type: ignore[operator]
+        check_bare(table)
+        return table.weight  # type: ignore[no-any-return]
     if name == "logits":
         head = model.module.get_output_embeddings()  # type: ignore[operator]
         if head is None:
@@ -70,10 +73,24 @@ def _mlp_up(model: OpenModel, role: str) -> Tensor:
 
 def oriented(module: nn.Module) -> Tensor:
     """A module's weight as ``[d_in, d_out]``, whichever way it is stored; a view."""
+    check_bare(module)
     found = getattr(module, "weight", None)
     if not isinstance(found, Tensor) or found.ndim != 2:
         raise SiteError(f"{type(module).__name__} is not one weight matrix")
     return found if type(module).__name__ == "Conv1D" else found.T
+
+
+def check_bare(module: nn.Module) -> None:
+    """Refuse a module to which an adapter adds, so that the weight it holds is not the weight that acts.
+
+    Raises:
+        SiteError: Merge the adapter first.
+    """
+    if isinstance(getattr(module, "base_layer", None), nn.Module):
+        raise SiteError(
+            f"{type(module).__name__} is a layer with an adapter, whose own weight is only a part of what it does; merge the "
+            "adapter first, as in pc.wrap(model.merge_and_unload())"
+        )
 
 
 def experts(module: nn.Module, width: int | None) -> Tensor | None:
