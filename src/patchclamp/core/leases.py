@@ -6,20 +6,17 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 from patchclamp.core.errors import StorageError
-
-try:
-    import fcntl
-except ImportError:  # systems without such locks
-    fcntl = None  # type: ignore[assignment]
 
 PREFIX, PART = ".patchclamp-", ".part"
 PATIENCE = 300.0
 """Seconds to wait for another process that opens the same folder, or moves its files into it."""
 DAY = 86_400.0
 """Seconds after which unfinished work counts as left behind where there are no locks to tell by."""
+_HAS_LOCKS = find_spec("fcntl") is not None
 _LEASED: set[Path] = set()
 """Folders that are being filled in this process."""
 
@@ -101,11 +98,13 @@ def _is_abandoned(path: Path) -> bool:
 
 def _opened(path: Path) -> int | None:
     """A handle that can be locked; None on systems without such locks."""
-    return None if fcntl is None else os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    return os.open(path, os.O_RDONLY | os.O_NONBLOCK) if _HAS_LOCKS else None
 
 
 def _lock(handle: int) -> bool | None:
     """Take a lock: whether nobody else holds it; None where the disk knows no locks."""
+    import fcntl
+
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

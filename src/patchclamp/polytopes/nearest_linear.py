@@ -384,7 +384,7 @@ class NearestLinear(nn.Module):
 
 def _shapes(d_in: int, d_out: int, regions: int, rank: int | None) -> dict[str, tuple[int, ...]]:
     """Of everything that is saved."""
-    maps = {"weight": (regions, d_out, d_in)}
+    maps: dict[str, tuple[int, ...]] = {"weight": (regions, d_out, d_in)}
     if rank is not None:
         maps = {"shared": (d_out, d_in), "up": (regions, d_out, rank), "down": (regions, rank, d_in)}
     return {"points": (regions, d_in), "bias": (regions, d_out), "spread": (), **maps}

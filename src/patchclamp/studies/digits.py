@@ -183,8 +183,8 @@ def train(
     found = Training(*(tuple(column) for column in zip(*history, strict=True)))
     if kept is not None and checkpoint is not None:
         record = {"format_version": folders.TRAINED.version, "asked": asked, "found": asdict(found)}
-        state = module.state_dict()
-        folders.save(kept, folders.TRAINED, record, lambda into: write_tensors(into / "model.safetensors", state))
+        weights = module.state_dict()
+        folders.save(kept, folders.TRAINED, record, lambda into: write_tensors(into / "model.safetensors", weights))
         checkpoint.unlink(missing_ok=True)
     return found
 
