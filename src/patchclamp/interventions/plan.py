@@ -181,8 +181,10 @@ def schedule(job: Job, budget: int | str, max_tokens: int | None, rung: str | No
     needs = Needs(job, costs, chosen == "wavefront", may_narrow(job, range(len(job.lines))))
     one = needs.held + _one(needs, layerwise)
     if one > allowed and max_tokens is None:
+        read = f", {_si(needs.held)}B of it for what is read of all cells," if 2 * needs.held > one else ""
         raise BudgetError(
-            f"one cell needs about {_si(one)}B beyond the model and the budget is {_si(allowed)}B; pass budget='{_up(one)}'"
+            f"one cell needs about {_si(one)}B beyond the model{read} and the budget is {_si(allowed)}B; pass "
+            f"budget='{_up(one)}'"
         )
     room = max(int(allowed * SHARE), one) - needs.held
     lengths = [job.lines[run.line].prompt.length or 1 for run in job.runs] or [1]
