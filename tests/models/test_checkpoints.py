@@ -102,7 +102,10 @@ WHOLE: dict[str, tuple[str, Change | None, dict[str, Any]]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", WHOLE)
+SHORT = {"as saved", "a pooler and a second head", "constants of earlier versions"}
+
+
+@pytest.mark.parametrize("kind", [k if k in SHORT else pytest.param(k, marks=pytest.mark.slow) for k in WHOLE])
 def test_nothing_that_is_whole_is_refused(kind: str, folder: Callable[..., Path]) -> None:
     """Weights that are there are the ones that were saved."""
     name, weights, config = WHOLE[kind]

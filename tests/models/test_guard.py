@@ -1,7 +1,7 @@
 """Models that cannot be used as they are: one clear error each, and the model as it was."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,6 +19,59 @@ def test_a_compiled_model_is_refused() -> None:
     compiled = torch.compile(tiny.build("gpt2"))
     with pytest.raises(pc.ModelError, match=r"compiled.*model\._orig_mod"):
         pc.wrap(compiled)
+
+
+def _compiled_forward(module: nn.Module) -> None:
+    module.forward = torch.compile(module.forward, backend="eager")  # type: ignore[method-assign]
+
+
+def _traced_forward(module: nn.Module) -> None:
+    module.forward = torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2)).forward  # type: ignore[method-assign]
+
+
+WAYS: dict[str, tuple[Callable[[nn.Module], object], str]] = {
+    "compile()": (lambda net: net.compile(backend="eager"), "this model is compiled, .*module.compile"),
+    "the forward": (_compiled_forward, "this model is compiled, .*forward was replaced by torch.compile"),
+    "a part's compile()": (lambda net: net[1].compile(backend="eager"), "its module '1' is compiled, .*module.compile"),  # type: ignore[index]
+    "a part's forward": (lambda net: _compiled_forward(net[1][0]), r"its module '1\.0' is compiled"),  # type: ignore[index]
+    "a part": (lambda net: net.add_module("1", torch.compile(net[1])), "its module '1' is compiled.*_orig_mod"),  # type: ignore[index,arg-type]
+    "a traced part": (
+        lambda net: net.add_module("0", torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2))),
+        "module '0' is TorchScript",
+    ),
+    "a traced forward": (lambda net: _traced_forward(net[0]), "its module '0' is TorchScript"),  # type: ignore[index]
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_compiled_in_place_is_named_as_compiled(way: str) -> None:
+    """When it is opened, and when it is used after that; the negative control is the same net before."""
+    net = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 2))).eval()
+    model = pc.wrap(net)
+    x = torch.ones(1, 2)
+    model.run(x, pc.Zero(site="1.0:out"))
+    change, message = WAYS[way]
+    change(net)
+    with pytest.raises(pc.ModelError, match=message):
+        pc.wrap(net)
+    if way in ("a part", "a traced part"):
+        return  # another module in the place of the one that was opened
+    for use in (
+        lambda: model.run(x),
+        lambda: model.record(x, "1.0:out"),
+        lambda: model.editing(pc.Zero(site="1.0:out")).__enter__(),
+    ):
+        with pytest.raises(pc.ModelError, match=message):
+            use()
+
+
+def test_what_torch_was_told_not_to_compile_is_not_compiled() -> None:
+    class Plain(nn.Module):
+        @torch.compiler.disable
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * 2
+
+    assert torch.equal(pc.wrap(Plain().eval()).run(torch.ones(1, 2)).logits, torch.full((1, 2), 2.0))
 
 
 def test_a_scripted_model_is_refused() -> None:

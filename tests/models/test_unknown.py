@@ -80,7 +80,7 @@ UNKNOWN: dict[str, tuple[str, str, dict[str, Any], dict[str, Any], list[str], st
 }  # fmt: skip
 
 
-TELLING = {"t5", "whisper", "gemma3n", "cpmant", "xlnet", "dinov2", "canine"}
+TELLING = {"t5", "whisper", "cpmant", "xlnet", "dinov2", "canine"}
 """Those that the short form tries: one for each thing that the code has to tell apart."""
 
 

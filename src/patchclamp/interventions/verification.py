@@ -65,7 +65,9 @@ def verify(model: OpenModel) -> None:
 def _look(model: OpenModel) -> None:
     probe = _probe(model)
     if probe is None and not model.sites.family.model_types:
-        raise ModelError(f"{type(model.module).__name__} could not be looked at, as no short input could be made up for it")
+        raise ModelError(
+            f"{type(model.module).__name__} could not be looked at, as no short input could be made up for it"
+        )
     if probe is None:
         model.ladder = Ladder("rows", "no short input could be made up to look at this model")
         return

@@ -9,6 +9,8 @@ from patchclamp.core.errors import ModelError
 
 _QUANTISED = ("quantized", "bitsandbytes", "bnb", "gptq", "awq", "hqq", "torchao")
 
+_SCRIPTED = (torch.jit.ScriptFunction, torch._C.ScriptMethod)
+
 
 def check_kind(module: Any) -> None:
     """Refuse what can never be hooked exactly: not a module, compiled, scripted, quantised, spread over devices.
@@ -51,7 +53,7 @@ def check_eager(module: nn.Module, *, again: bool = False) -> None:
         if again and part._compiled_call_impl is None and "forward" not in part.__dict__:
             continue
         what = f"its module {path!r} is" if path else "this model is"
-        if isinstance(part, torch.jit.ScriptModule) or _is_scripted(part.forward):
+        if isinstance(part, torch.jit.ScriptModule) or isinstance(part.forward, _SCRIPTED):
             raise ModelError(f"{what} TorchScript, whose inner modules take no Python hooks; pass the eager module")
         if undo := _compiled(part):
             raise ModelError(f"{what} compiled, and compiled code ignores hooks set later; {undo}")
@@ -68,11 +70,6 @@ def _compiled(module: nn.Module) -> str | None:
     if hasattr(forward, "_torchdynamo_orig_callable") and not getattr(forward, "_torchdynamo_disable", False):
         return "its forward was replaced by torch.compile(forward); give it back, forward._torchdynamo_orig_callable"
     return None
-
-
-def _is_scripted(forward: Any) -> bool:
-    owner = getattr(forward, "__self__", None)
-    return isinstance(forward, torch.jit.ScriptFunction) or isinstance(owner, torch.jit.ScriptModule)
 
 
 def check_ready(module: nn.Module) -> None:
