@@ -125,7 +125,8 @@ def _union(kinds: tuple[Any, ...]) -> Reader | None:
     valid = _listed([reader.valid for reader in known])
 
     def read(value: Any) -> Any:
-        reason, choices = "", []
+        reason = ""
+        choices: list[str] = []
         for reader in known:
             try:
                 return reader.read(value)
