@@ -172,7 +172,7 @@ def test_edits_skip_the_first_position_and_massive_activations_by_default() -> N
         with pytest.raises(pc.InputError, match="amount=.* valid: a finite number"):
             direction.add(bad)
     assert direction.erase(sinks="edit").where is None
-    with pytest.raises(pc.InputError, match="unknown way with sinks 'drop'"):
+    with pytest.raises(pc.InputError, match="unknown sinks 'drop'"):
         direction.erase(sinks="drop")
 
 

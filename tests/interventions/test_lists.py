@@ -205,7 +205,7 @@ def test_what_contradicts_or_has_no_effect_is_refused(llama: pc.Model) -> None:
         (add.on(at="each"), {"sites": "mlp_out", "over": {"at": [0, 1]}}, "both say where"),
         ([add.on(at=1), add.on(at=2)], {"sites": "mlp_out", "over": {"at": [0, 1]}}, "would change every edit"),
         (add, {"sites": "mlp_out", "over": {"site": ["z.1"]}}, "sites are swept by sites="),
-        (add, {"sites": "mlp_out", "over": {"at": "last"}}, "takes a list of values"),
+        (add, {"sites": "mlp_out", "over": {"at": "last"}}, "'at' is 'last'; valid: a list"),
         (add, {"sites": "mlp_out", "over": {"factor": [1.0]}}, "unknown parameter"),
         (pc.Scale(2.0), {"sites": "mlp_out", "over": {"about": [V, W]}}, "no edit has directions"),
     ):

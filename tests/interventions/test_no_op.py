@@ -67,8 +67,8 @@ def test_what_can_never_act_is_refused(llama: pc.Model) -> None:
         ("without latents changes nothing", lambda: pc.Splice(Book(), {})),
         ("0 or more; got -1", lambda: pc.Splice(Book(), {-1: 2.0})),
         ("latent 32 is outside", lambda: llama.run(IDS, pc.Splice(Book(), {32: 2.0}, site="mlp_out.1"))),
-        ("one number, got '2'", lambda: pc.Add(V, "2")),  # type: ignore[arg-type]
-        ("where is a gate", lambda: pc.Zero(where=5)),  # type: ignore[arg-type]
+        ("scale='2' .* valid: a finite number", lambda: pc.Add(V, "2")),  # type: ignore[arg-type]
+        ("where=5 .* valid: a Gate", lambda: pc.Zero(where=5)),  # type: ignore[arg-type]
         (
             "direction of width 5 cannot test activations of width 32 at mlp_out.1",
             lambda: llama.run(IDS, pc.Zero(site="mlp_out.1", where=pc.Along(V[:5]))),

@@ -272,7 +272,7 @@ def test_splicing_a_dictionary() -> None:
         (lambda: pc.Clamp(), "low, high, or both"),
         (lambda: pc.Clamp(2.0, 1.0), "low 2.0 is above high 1.0"),
         (lambda: pc.Noise(-1.0), "std must be 0 or more"),
-        (lambda: pc.Call(3), "needs a function"),
+        (lambda: pc.Call(3), "function=3 .* valid: a function"),
         (lambda: pc.Patch(3), "pc.Patch takes a vector"),
         (lambda: pc.Rotate("x", rank=2), "needs rank and d"),
         (lambda: pc.Rotate("x", rank=9, d=4), r"rank 9 does not fit into width 4"),

@@ -84,7 +84,7 @@ def test_prompts_of_unequal_length_follow_the_stated_rule(llama: pc.Model) -> No
     value = llama.record([source], "resid_post.1")["resid_post.1"][0, 6]
     single = llama.run([into], pc.Patch(value, site="resid_post.1", at=4)).logits[0, -1]
     assert torch.allclose(torch.from_numpy(grid.data.sel(layer=1, position=4).values.squeeze()), single)
-    with pytest.raises(pc.InputError, match="unknown alignment 'rigth'; did you mean 'right'"):
+    with pytest.raises(pc.InputError, match="unknown align 'rigth'; did you mean 'right'"):
         llama.patch([source], [into], read=pc.KL(), align="rigth")  # type: ignore[arg-type]
 
 

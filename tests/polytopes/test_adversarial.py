@@ -388,7 +388,7 @@ def test_what_is_refused(model: pc.Model) -> None:
         model.attack(x, labels[:3], eps=0.1)
     with pytest.raises(pc.InputError, match=r"label 4 is outside the classes 0\.\.3"):
         model.attack(x, labels + 1, eps=0.1)
-    with pytest.raises(pc.InputError, match="unknown attack 'pdg'; did you mean 'pgd'"):
+    with pytest.raises(pc.InputError, match="unknown method 'pdg'; did you mean 'pgd'"):
         model.attack(x, labels, eps=0.1, method="pdg")
     with pytest.raises(pc.InputError, match="unknown norm 'l1'"):
         model.attack(x, labels, eps=0.1, norm="l1")

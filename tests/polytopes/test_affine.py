@@ -195,7 +195,7 @@ def test_refusals() -> None:
     with pytest.raises(pc.ModelError, match="affine for frozen gates only without softmax"):
         pc.wrap(Attention()).affine_map(torch.ones(3))
     net, shape = networks()["relu"]
-    with pytest.raises(pc.InputError, match="unknown soft map 'hard'"):
+    with pytest.raises(pc.InputError, match="unknown soft 'hard'"):
         pc.wrap(net).affine_map(point_of(shape), soft="hard")
     line = pc.wrap(net).segment(point_of(shape), point_of(shape, 1), method="sampled", samples=10)
     with pytest.raises(pc.InputError, match="make it with method='exact'"):

@@ -125,7 +125,8 @@ def _union(kinds: tuple[Any, ...]) -> Reader | None:
     valid = _listed([reader.valid for reader in known])
 
     def read(value: Any) -> Any:
-        reason, choices = "", []
+        reason = ""
+        choices: list[str] = []
         for reader in known:
             try:
                 return reader.read(value)
@@ -334,17 +335,22 @@ def _sequence(base: Any, inner: tuple[Any, ...]) -> Reader:
         if getattr(value, "ndim", 1) == 0:
             raise UnfitError(valid)
         if known is None and not fixed:
-            return value if hasattr(value, "__len__") else list(value)
+            return value if isinstance(value, base) and hasattr(value, "__len__") else _in(base, _as_list(value))
         rows = value if isinstance(value, list | tuple) else _as_list(value)
         if fixed and len(rows) != len(items):
             raise UnfitError(valid, f"{len(items)} are needed, got {len(rows)}")
         each = items if fixed else [known] * len(rows)
         done = [_item(one, item, f"entry {number}") for number, (one, item) in enumerate(zip(each, rows, strict=True))]
         if rows is value and all(new is old for new, old in zip(done, rows, strict=True)):
-            return tuple(value) if base is tuple else value
-        return tuple(done) if base is tuple or isinstance(rows, tuple) else done
+            return _in(base, value)
+        return _in(base, tuple(done) if isinstance(rows, tuple) else done)
 
     return Reader(valid, read)
+
+
+def _in(base: Any, rows: Any) -> Any:
+    """Entries as a list or a tuple, where one of them is asked for."""
+    return base(rows) if base in (list, tuple) and not isinstance(rows, base) else rows
 
 
 def _as_list(value: Iterable[Any]) -> list[Any]:

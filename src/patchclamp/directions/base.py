@@ -190,7 +190,7 @@ class DirectionEstimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         if isinstance(X, Tensor):
             check_tensor(X, None if first else self.n_features_in_)
             self.n_features_in_ = X.shape[1]
-            labels = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
+            labels: Any = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
             x = X.detach()
         else:
             labels = y.detach().cpu().numpy() if isinstance(y, Tensor) else y

@@ -174,7 +174,7 @@ class Logistic:
             else:
                 middle = (predicted * along).sum(0)
                 curvature = float((predicted * (along - middle).square() * self.weights).sum()) + square
-            proposed = size - slope / curvature
+            proposed = size - slope / curvature if curvature else size
             ceiling = high if high < float("inf") else 4 * size
             size = proposed if low < proposed < ceiling else (low + ceiling) / 2
         return size

@@ -33,7 +33,10 @@ def split(z: Labels, groups: Groups = None, *, test_size: float = 0.3, seed: See
     from sklearn.model_selection import GroupShuffleSplit, StratifiedShuffleSplit
 
     labels = np.asarray(z)
-    classes, counts = np.unique(labels, return_counts=True)
+    try:
+        classes, counts = np.unique(labels, return_counts=True)
+    except TypeError:
+        raise InputError("z holds labels of different kinds, which have no order; pass whole numbers or text") from None
     if labels.ndim != 1 or len(classes) < 2:
         raise InputError(
             f"a probe needs labels [row] of at least 2 classes; got shape {labels.shape}, classes {classes[:5]}"

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
+MOST_NUMBERS = 2**31
+"""Of all maps together: more would fill gigabytes before a row of data is seen."""
+
+
 @checked
 class NearestLinear(nn.Module):
     """``y = A_k x + b_k``, where ``k`` is the nearest of N points; its regions are Voronoi cells, so N, and readable.
@@ -80,6 +84,11 @@ class NearestLinear(nn.Module):
             )
         if not (isfinite(temperature) and temperature > 0):
             raise InputError(f"a temperature is a positive number; got {temperature!r}")
+        own = d_in * d_out if rank is None else rank * (d_in + d_out)
+        if (numbers := regions * (d_in + d_out + own) + d_in * d_out) > MOST_NUMBERS:
+            raise InputError(
+                f"{numbers:,} numbers are asked for, with d_in={d_in}, d_out={d_out}; valid: {MOST_NUMBERS:,} at most"
+            )
         self.d_in, self.d_out, self.regions, self.rank = d_in, d_out, regions, rank
         self.neighbours, self.temperature = min(neighbours, regions), temperature
         draw = torch.Generator().manual_seed(seed)

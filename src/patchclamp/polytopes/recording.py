@@ -100,7 +100,7 @@ def spline_codes(
         InputError: Labels that do not fit, NaN, or positions for a model without tokens.
         ModelError: A network in which no gate is found.
     """
-    inputs = torch.from_numpy(inputs) if isinstance(inputs, np.ndarray) else inputs
+    inputs = torch.from_numpy(inputs) if isinstance(inputs, np.ndarray) and inputs.dtype.kind in "biuf" else inputs
     kept: dict[str, list[Tensor]] = {}
     places: list[tuple[int, int]] = []
     for where, layers in _gated(model, inputs, sites, at, progress):
@@ -148,7 +148,7 @@ def soft_codes(
     row = activation(name) if name is not None else None
     if row is None and beta is None and isinstance(model, OpenModel) and model.sites.layers:
         row = activation(activation_name(model))
-    inputs = torch.from_numpy(inputs) if isinstance(inputs, np.ndarray) else inputs
+    inputs = torch.from_numpy(inputs) if isinstance(inputs, np.ndarray) and inputs.dtype.kind in "biuf" else inputs
     kept: dict[str, list[Tensor]] = {}
     places: list[tuple[int, int]] = []
     for where, layers in _gated(model, inputs, sites, at, progress):
