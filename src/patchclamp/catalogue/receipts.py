@@ -58,14 +58,12 @@ def check_files(name: str, folder: Path, *, hashes: bool = False) -> dict[str, s
 
 def _read(name: str, folder: Path) -> dict[str, Any]:
     try:
-        receipt = read_json(folder / RECEIPT)
-        whole = isinstance(receipt["files"], dict) and isinstance(receipt.get("seen", {}), dict)
+        receipt: dict[str, Any] = read_json(folder / RECEIPT)
+        if isinstance(receipt["files"], dict) and isinstance(receipt.get("seen", {}), dict):
+            return receipt
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
-        whole = False
-    if not whole:
-        raise AssetError(f"{name}: {RECEIPT} in {str(folder)!r} is damaged; {_again(name)}")
-    found: dict[str, Any] = receipt
-    return found
+        pass
+    raise AssetError(f"{name}: {RECEIPT} in {str(folder)!r} is damaged; {_again(name)}")
 
 
 def _again(name: str) -> str:

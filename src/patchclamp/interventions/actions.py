@@ -186,7 +186,8 @@ def _sites_of(model: OpenModel, edit: Edit) -> list[Site]:
 
 
 def _is_all(at: Any, index: int) -> bool:
-    return (at.each[index] if isinstance(at, positions.PerPrompt) else at) == "all"
+    own = at.each[index] if isinstance(at, positions.PerPrompt) else at
+    return isinstance(own, str) and own == "all"
 
 
 def _check_stack(model: OpenModel, edit: Edit, site: Site) -> None:

@@ -91,9 +91,10 @@ class OpenModel:
     @cached_property
     def encoder(self) -> str | None:
         """Path of the module that reads ``input_ids`` in an encoder-decoder; None for any other model."""
-        if not getattr(self.config, "is_encoder_decoder", False) or not hasattr(self.core, "get_encoder"):
+        core: Any = self.core
+        if not getattr(self.config, "is_encoder_decoder", False) or not hasattr(core, "get_encoder"):
             return None
-        own = self.core.get_encoder()
+        own = core.get_encoder()
         return next((path for path, part in self.module.named_modules() if part is own and path), None)
 
     @property
