@@ -89,6 +89,8 @@ def test_ids_are_checked_before_they_are_shown() -> None:
         def convert_ids_to_tokens(self, ids: list[int]) -> list[str]:
             raise OverflowError(ids)
 
+        decode = __call__ = convert_ids_to_tokens
+
     model = pc.wrap(inputs.module("decoder"), Refusing())
     for row in ([-1], [97], [2**70]):
         with pytest.raises(pc.InputError, match="outside the vocabulary"):

@@ -1,6 +1,5 @@
 """Edits around calls of a growing text: which positions each call holds, whatever way the work is cut into calls."""
 
-import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -17,7 +16,17 @@ from patchclamp.core.errors import InputError, NotFiredError, PatchclampError, P
 from patchclamp.core.interrupts import Changes, guarded
 from patchclamp.interventions import positions
 from patchclamp.interventions.actions import Action, Placer, Tally, instructions
-from patchclamp.interventions.decoding import RowEnds, check_generation, effective, end_ids
+from patchclamp.interventions.calls import (
+    NO_TOKENS,
+    cache_of,
+    inferred_mask,
+    main_input,
+    named_arguments,
+    padding_of,
+    past_length,
+    prompts_of,
+)
+from patchclamp.interventions.decoding import RowEnds, check_generation, effective
 from patchclamp.interventions.edits import Edits, as_edits
 from patchclamp.interventions.forward import UNKNOWN_WIDTH, check_passes
 from patchclamp.interventions.hooks import Instruction, Port, Session, after_each_call, before_each_call, shadowed
@@ -30,7 +39,6 @@ from patchclamp.models.opened import OpenModel
 from patchclamp.models.sites import Site
 
 _LEFT = "a batch that is continued must be padded on the left; set tokenizer.padding_side = 'left'"
-_NO_TOKENS = "a text without tokens"
 
 Rows = Sequence[tuple[Action, ...]]
 
@@ -89,17 +97,17 @@ class Stepper:
         if self.constant is not None:
             self.called = True
             return
-        call = _named(self.model.core.forward, args, kwargs)
-        given = _main_input(call, self.model.takes_tokens)
+        call = named_arguments(self.model.core.forward, args, kwargs)
+        given = main_input(call, self.model.takes_tokens)
         if given is None:
             self._without_tokens(call)
             return
         count, width = given.shape[:2]
-        cache = _cache_of(call)
+        cache = cache_of(call)
         text = self._generation
         if text is None:
             text = self._direct(call, given, cache)
-        past = _past_length(cache, text.seen)
+        past = past_length(cache, text.seen)
         if past > text.seen:
             raise InputError(
                 f"the cache holds {past} positions and the calls under model.editing had {text.seen}: it grew outside them"
@@ -157,7 +165,7 @@ class Stepper:
 
     def _generated(self, settings: Mapping[str, Any], ends: RowEnds) -> Text:
         """The text of a generation before its first call."""
-        module, cache = self.model.module, _cache_of(settings)
+        module, cache = self.model.module, cache_of(settings)
         embeds = settings.get("inputs_embeds")
         ids: Any = settings.get("input_ids") if settings.get("inputs") is None else settings["inputs"]
         if embeds is None and ids is None:
@@ -165,16 +173,16 @@ class Stepper:
         given: Tensor = ids if embeds is None else embeds
         mask = settings.get("attention_mask")
         if mask is None and embeds is None:
-            mask = _inferred_mask(module, settings, ids)
+            mask = inferred_mask(module, settings, ids)
         old = self._by_cache.get(cache) if isinstance(cache, Cache) else None
-        seen = _past_length(cache, 0 if old is None else old.seen)
+        seen = past_length(cache, 0 if old is None else old.seen)
         total = given.shape[1] if mask is None else max(given.shape[1], mask.shape[-1])
-        pads, right = _padding(mask, len(given), total)
+        pads, right = padding_of(mask, len(given), total)
         if right:
             raise InputError(_LEFT)
         rows = self.known
         if rows is None:
-            rows = self._read(_prompts(self.model, given, mask, total), True, seen if old is None else 0, None)
+            rows = self._read(prompts_of(self.model, given, mask, total), True, seen if old is None else 0, None)
         samples = effective(module, settings, "num_return_sequences") or 1
         return Text(
             [row for row in rows for _ in range(samples)], [p for p in pads for _ in range(samples)], total, seen, ends
@@ -183,7 +191,7 @@ class Stepper:
     def _direct(self, call: Mapping[str, Any], given: Tensor, cache: Any) -> Text:
         """The text that one of the user's own calls belongs to: a new one unless its cache holds the beginning."""
         text = self._by_cache.get(cache) if isinstance(cache, Cache) else None
-        past = _past_length(cache, 0 if text is None else text.seen)
+        past = past_length(cache, 0 if text is None else text.seen)
         if past == 0:
             return self._begun(call, given, 0)
         if text is None:
@@ -207,8 +215,8 @@ class Stepper:
             raise InputError(
                 f"under model.editing attention_mask must be [row, position], here [{len(given)}, {total}]; got {shape}"
             )
-        pads, right = _padding(mask, len(given), total)
-        prompts = _prompts(self.model, given, mask, total)
+        pads, right = padding_of(mask, len(given), total)
+        prompts = prompts_of(self.model, given, mask, total)
         keep = call.get("logits_to_keep")
         unformed = total - keep if isinstance(keep, int) and keep else 0
         refusal: PatchclampError | None = None
@@ -233,7 +241,7 @@ class Stepper:
 
     def _read(self, prompts: list[Prompt], generating: bool, cached: int, unformed: int | None) -> Rows:
         self.placer.prompts = tuple(prompts)
-        if prompts[0].text == _NO_TOKENS and any(positions.names_tokens(edit.at) for edit in self.placer.edits):
+        if prompts[0].text == NO_TOKENS and any(positions.names_tokens(edit.at) for edit in self.placer.edits):
             raise PositionError(
                 "pc.token needs the text's tokens, and this call gives embeddings or continues a cache from elsewhere; give "
                 "positions as numbers"
@@ -390,95 +398,6 @@ def _needs_prompt_end(at: At) -> bool:
     return at in ("prompt", "generated", "last") if isinstance(at, str) else isinstance(at, int) and at < 0
 
 
-def _named(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a call by name."""
-    signature = inspect.signature(function)
-    try:
-        found = dict(signature.bind_partial(*args, **kwargs).arguments)
-    except TypeError as error:
-        raise InputError(f"the call does not fit {getattr(function, '__qualname__', function)}: {error}") from None
-    for name, parameter in signature.parameters.items():
-        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
-            found |= found.pop(name, {})
-        elif parameter.kind is inspect.Parameter.VAR_POSITIONAL and (rest := found.pop(name, ())):
-            if len(rest) > 1:
-                raise InputError(
-                    "under model.editing name the arguments of a call after the first, as in attention_mask=..."
-                )
-            found["input_ids"] = rest[0]
-    return found
-
-
-def _main_input(call: Mapping[str, Any], needed: bool) -> Tensor | None:
-    """The token ids or embeddings of a call; None for one without, of a model that needs none."""
-    for name in ("input_ids", "inputs_embeds"):
-        if isinstance(call.get(name), Tensor):
-            found: Tensor = call[name]
-            return found
-    if not needed:
-        return None
-    raise InputError("under model.editing the module must be called with input_ids or inputs_embeds")
-
-
-def _cache_of(call: Mapping[str, Any]) -> Any:
-    found = call.get("past_key_values")
-    return call.get("cache_params") if found is None else found
-
-
-def _past_length(past: Any, seen: int) -> int:
-    """Positions that a cache holds; of a recurrent state, which does not say, those that earlier calls had."""
-    if past is None:
-        return 0
-    try:
-        return int(past.get_seq_length())
-    except (AttributeError, ValueError):
-        state = getattr(past, "has_previous_state", None)
-        if state is None:
-            raise InputError(
-                f"under model.editing past_key_values must be a Cache, got {type(past).__name__}"
-            ) from None
-        return seen if state() else 0
-
-
-def _inferred_mask(module: Any, settings: Mapping[str, Any], ids: Tensor) -> Tensor | None:
-    """The mask that transformers makes where none is given: padding is what holds the pad id, if that ends no text."""
-    pad, ends = effective(module, settings, "pad_token_id"), end_ids(module, settings)
-    if pad is None or int(pad) in ends or not bool((ids == int(pad)).any()):
-        return None
-    return (ids != int(pad)).long()
-
-
-def _padding(mask: Tensor | None, count: int, total: int) -> tuple[list[int], bool]:
-    """Columns of padding on the left of each row, and whether some row is padded on the right.
-
-    Raises:
-        InputError: A row is all padding, or has some inside.
-    """
-    if mask is None:
-        return [0] * count, False
-    pads, right = [], False
-    for number, row in enumerate(mask.bool().tolist()):
-        if not any(row):
-            raise InputError(f"row {number} of attention_mask is all padding")
-        first, last = row.index(True), total - row[::-1].index(True)
-        if not all(row[first:last]):
-            raise InputError(f"row {number} of attention_mask has padding between its tokens")
-        pads.append(first)
-        right |= last < total
-    return pads, right
-
-
-def _prompts(model: OpenModel, given: Tensor, mask: Tensor | None, total: int) -> list[Prompt]:
-    """The texts of a call as prompts; where tokens are not known (embeddings, a cache from elsewhere) only their number."""
-    keep = torch.ones(len(given), total) if mask is None else mask
-    if given.ndim == 2 and given.shape[1] == total:
-        return model.prompts([row[real.bool()].tolist() for row, real in zip(given, keep, strict=True)])
-    return [
-        Prompt((0,) * int(real.bool().sum()), _NO_TOKENS, (), {"given": row.unsqueeze(0)})
-        for row, real in zip(given, keep, strict=True)
-    ]
-
-
 def editing(model: OpenModel, edits: Edits) -> AbstractContextManager[Tally]:
     """Edits around the user's own calls; see :meth:`patchclamp.Model.editing`."""
     return guarded(_editing(model, edits))
@@ -522,7 +441,7 @@ def stepping(
     def counted(generate: Any) -> Any:
         @wraps(generate)
         def call(*args: Any, **kwargs: Any) -> Any:
-            settings = _named(generate, args, kwargs)
+            settings = named_arguments(generate, args, kwargs)
             with stepper.generation(settings):
                 return generate(**settings)
 

@@ -145,11 +145,8 @@ def auto_class(config: Any) -> Any:
     names = getattr(config, "architectures", None)
     first = names[0] if isinstance(names, list) and names else None
     saved: Any = getattr(transformers, first, None) if isinstance(first, str) else None
-    if (
-        isinstance(saved, type)
-        and issubclass(saved, transformers.PreTrainedModel)
-        and saved.config_class is type(config)
-    ):
+    named = isinstance(saved, type) and issubclass(saved, transformers.PreTrainedModel)
+    if named and getattr(saved, "config_class", None) is type(config):
         return saved
     known = transformers.models.auto.modeling_auto
     if type(config) in known.MODEL_FOR_CAUSAL_LM_MAPPING and not getattr(config, "is_encoder_decoder", False):
