@@ -9,6 +9,7 @@ import torch
 import patchclamp as pc
 from patchclamp.cli.app import main
 from tests.cli.test_cli import as_json, call
+from tests.old import undigested
 
 NET = """
 import torch
@@ -139,6 +140,7 @@ def test_what_a_configuration_names_is_checked(
     capsys: pytest.CaptureFixture[str], net: str, tmp_path: Path, config: str, says: str
 ) -> None:
     call(capsys, "polytope", "segment", net, "[-3, 1]", "[2, -2.5]", "--out", str(tmp_path / "out"))
+    undigested(tmp_path / "out", "result.json")  # as somebody who wants it opened would send it
     (tmp_path / "out" / "config.toml").write_text(config)
     said = call(capsys, "repeat", str(tmp_path / "out"), code=2)
     assert says in said

@@ -149,10 +149,10 @@ def test_a_vouched_function_is_known_by_its_name_alone() -> None:
     assert digest_of(one) == digest_of(other)
     assert one(torch.ones(1)) == 2.0
     assert one.__name__ == "scale"
-    for wrong in ("", "  ", 3):
-        with pytest.raises(pc.InputError, match="needs a name"):
+    for wrong, said in (("", "needs a name"), ("  ", "needs a name"), (3, "name=3 cannot be used; valid: text")):
+        with pytest.raises(pc.InputError, match=said):
             pc.known_as(scaled(2.0), wrong)  # type: ignore[arg-type]
-    with pytest.raises(pc.InputError, match="takes a function, got int"):
+    with pytest.raises(pc.InputError, match="function=3 cannot be used; valid: a function"):
         pc.known_as(3, "three")  # type: ignore[arg-type]
 
 

@@ -147,8 +147,11 @@ def test_sites_with_one_vector_a_prompt() -> None:
     assert model.record(rows, ["bert.pooler:out", "resid_post.0"], grad=True)["bert.pooler:out"].shape == (3, 16)
     with pytest.raises(pc.PositionError, match="has 1 vectors for a prompt of 4 tokens"):
         model.record(rows[:1], "bert.pooler:out", at=[0, 1])
-    with pytest.raises(pc.PositionError, match="edited at=0"):
-        model.run(rows, pc.Zero(site="bert.pooler:out", at="all"))
+    everywhere, first = (model.run(rows, pc.Zero(site="bert.pooler:out", at=at)) for at in ("all", 0))
+    assert torch.equal(everywhere.logits, first.logits), "the one vector there is"
+    assert not near(first.logits, model.run(rows).logits)
+    with pytest.raises(pc.PositionError):
+        model.run(rows, pc.Zero(site="bert.pooler:out", at=[0, 1]))
 
 
 @settings(max_examples=examples(8, 60))
@@ -195,7 +198,7 @@ def test_a_site_whose_first_axis_is_no_batch_is_refused() -> None:
     model = inputs.model("segments")
     with pytest.raises(pc.SiteError, match="other axes than"):
         model.record([[5, 6, 7]], "resid_post")
-    with pytest.raises(pc.InputError, match="for 2 prompts"):
+    with pytest.raises(pc.InputError, match=r"has shape \(3, 2, 16\) in a call of 2 rows"):
         model.record([[5, 6, 7], [5, 6, 8]], "transformer.layer.0:out")
 
 

@@ -344,7 +344,7 @@ def test_relative_numbers(llama: pc.Model) -> None:
     )
     assert float(abs(grid.relative().sel(scale=0.0)).max()) < 97 * np.finfo(float).eps
     assert np.allclose(grid.relative("ratio").sel(scale=0.0), 1.0)
-    with pytest.raises(pc.InputError, match="unknown relative 'ratios'; did you mean 'ratio'"):
+    with pytest.raises(pc.InputError, match="unknown how 'ratios'; did you mean 'ratio'"):
         grid.relative("ratios")  # type: ignore[arg-type]
     with pytest.raises(pc.InputError, match="only the result of model.patch has a reference"):
         grid.relative("recovery")

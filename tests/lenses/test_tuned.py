@@ -262,7 +262,7 @@ def test_sites_and_models_without_a_translator(llama: pc.Model) -> None:
         pc.TunedLens(opened("opt_post_norm"))
     with pytest.raises(pc.InputError, match="not a folder"):
         pc.TunedLens.from_pretrained("nowhere", llama)
-    with pytest.raises(pc.InputError, match="tuned='folder' is no lens"):
+    with pytest.raises(pc.InputError, match="tuned='folder' cannot be used; valid: a TunedLens"):
         llama.lens(tiny.ids(1, 4), tuned="folder")  # type: ignore[arg-type]
     with pytest.raises(pc.InputError, match="no training report"):
         pc.TunedLens(llama).frame()

@@ -404,7 +404,7 @@ def test_bad_input_is_refused() -> None:
         ({"labels": labels[:9]}, "one label for each of 40 rows"),
         ({"labels": None}, "scored against labels"),
         ({"k": 1}, "k = 1 clusters of 40 rows"),
-        ({"algorithms": ["kmeans"]}, "unknown algorithm 'kmeans'; did you mean 'k-means'"),
+        ({"algorithms": ["kmeans"]}, "unknown name 'kmeans'; did you mean 'k-means'"),
         ({"examples": ["a"]}, "examples are one a row"),
         ({"groups": [1]}, "groups are one a row"),
         ({"others": {"activation": z}}, "is a form of its own"),

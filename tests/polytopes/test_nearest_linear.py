@@ -366,7 +366,7 @@ def test_a_damaged_folder_is_refused(tmp_path: Path) -> None:
         ({"rank": -1}, "got -1"),
         ({"neighbours": 0}, "neighbours is at least 1"),
         ({"temperature": 0.0}, "positive"),
-        ({"temperature": float("nan")}, "positive"),
+        ({"temperature": float("nan")}, "a finite number"),
     ],
 )
 def test_sizes_without_sense_are_refused(arguments: dict[str, float], message: str) -> None:

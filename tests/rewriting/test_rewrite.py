@@ -263,7 +263,7 @@ def test_another_models_weights_are_refused(llama: pc.Model) -> None:
         ({"step": 5}, "unknown argument of rewrite_fact 'step'; did you mean 'steps'"),
         ({"steps": 0}, "steps is 1 or more"),
         ({"clamp": 0.0}, "clamp must be a finite number above 0; got 0.0"),
-        ({"prefixes": -1}, "prefixes is how many"),
+        ({"prefixes": -1}, "prefixes=-1 cannot be used; valid: a whole number"),
         ({"true": TARGET}, "is the answer that is to be replaced"),
     ],
 )

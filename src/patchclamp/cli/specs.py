@@ -9,7 +9,6 @@ from pydantic import BaseModel, ConfigDict
 
 import patchclamp as pc
 from patchclamp.core.errors import InputError, unknown
-from patchclamp.core.tensors import read_tensors
 
 Operation = Literal["add", "patch", "zero", "mean", "scale", "project-out", "reflect", "clamp", "noise"]
 ReadName = Literal["probability", "logit-difference", "loss", "kl", "rank", "top"]
@@ -90,6 +89,8 @@ class EditSpec(BaseModel):
         file = Path(f"{path}.safetensors" if name else path)
         if not file.is_file():
             raise InputError(f"the vector file {str(file)!r} does not exist")
+        from patchclamp.core.tensors import read_tensors
+
         held = read_tensors(file)
         if not name and len(held) == 1:
             return next(iter(held.values()))

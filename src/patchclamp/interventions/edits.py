@@ -242,7 +242,7 @@ def Zero(*, site: Sites = None, at: At = UNSAID, where: Where = None) -> Edit:
 
 @checked_as(EditError)
 def Scale(
-    factor: float,
+    factor: float | Tensor,
     directions: Any = None,
     about: Any = None,
     readers: Any = None,
@@ -292,8 +292,8 @@ def _need(directions: Any) -> Any:
 
 @checked_as(EditError)
 def Clamp(
-    low: float | None = None,
-    high: float | None = None,
+    low: float | Tensor | None = None,
+    high: float | Tensor | None = None,
     directions: Any = None,
     about: Any = None,
     readers: Any = None,
