@@ -218,6 +218,7 @@ def test_a_member_is_chosen_by_both_ends_of_its_name(tmp_path: Path) -> None:
 def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
     """The folder of an asset that passes for fetched."""
     monkeypatch.setenv("PATCHCLAMP_CACHE", str(tmp_path))
+    monkeypatch.setattr(fetching, "check_files", lambda *_: None)
 
     def folder(name: str) -> Path:
         found = fetching.folder_of(ASSETS[name])

@@ -84,13 +84,16 @@ def test_networks_of_the_studies_are_named_by_data_kind_and_seed(monkeypatch: py
     assert networks.open_network("some/one", Opening()) == ("some/one", "float32")
 
 
-def test_a_network_of_a_file_is_in_evaluation_mode_and_may_import_its_neighbours(tmp_path: Path) -> None:
+def test_a_network_of_a_file_is_in_evaluation_mode_and_may_import_its_neighbours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "neighbour_of_mine.py").write_text("WIDTH = 3\n")
     (tmp_path / "mine.py").write_text(
         "from torch import nn\nfrom neighbour_of_mine import WIDTH\n"
         "made = nn.Sequential(nn.Linear(2, WIDTH), nn.Dropout())\ndef make():\n    return nn.Linear(2, WIDTH + 1)\n"
     )
     before = list(sys.path)
+    monkeypatch.setattr(networks, "is_typed", lambda _: True)
     opened = networks.open_network(f"{tmp_path / 'mine.py'}:made", Opening())
     assert not any(module.training for module in opened.module.modules())
     assert opened.module[0].out_features == 3  # type: ignore[index]

@@ -69,7 +69,7 @@ def test_what_cannot_be_aligned_is_refused(results: list[pc.Result], llama: pc.M
     assert len(images(pc.aligned([results[1], llama.lens(IDS, "resid_post.1")], share="tokens"))) == 2
     with pytest.raises(pc.InputError, match="no picture of layers by tokens"):
         pc.aligned([llama.run(IDS)])
-    with pytest.raises(pc.InputError, match="unknown orientation 'left'"):
+    with pytest.raises(pc.InputError, match="unknown layers 'left'"):
         pc.aligned(results, layers="left")
     with pytest.raises(pc.InputError, match="unknown share 'rows'"):
         pc.aligned(results, share="rows")

@@ -70,7 +70,7 @@ def test_layers_run_down_unless_turned(grids: dict[str, pc.Grid]) -> None:
     assert [axis.get_xlabel() for axis in right] == ["", "", "layer", "layer"], "and at the bottom"
     assert down[0].yaxis_inverted()
     assert not up[0].yaxis_inverted()
-    with pytest.raises(pc.InputError, match="unknown orientation 'sideways'"):
+    with pytest.raises(pc.InputError, match="unknown layers 'sideways'"):
         grid.figure(layers="sideways")
 
 

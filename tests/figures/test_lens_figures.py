@@ -60,7 +60,7 @@ def test_curves_are_means_of_prompts_with_an_interval(lens: pc.Lens) -> None:
 def test_bad_options(lens: pc.Lens) -> None:
     with pytest.raises(pc.InputError, match="unknown metric 'ranks'; did you mean 'rank'"):
         lens.figure(metric="ranks")
-    with pytest.raises(pc.InputError, match="unknown orientation 'left'"):
+    with pytest.raises(pc.InputError, match="unknown layers 'left'"):
         lens.figure(layers="left")
     with pytest.raises(pc.InputError, match="unknown style"):
         lens.figure(style="cell")

@@ -74,12 +74,11 @@ def test_positions_mean_the_same_in_any_container(at: Any) -> None:
         assert resolve(read_at(form), prompt, 0, 1, None, repeats=True) == wanted
 
 
-def test_tokens_are_text_and_occurrences_count_from_zero() -> None:
+def test_tokens_are_text_and_occurrences_whole_numbers() -> None:
     for arguments in (
         {"text": 5},
         {"text": ""},
         {"text": None},
-        {"text": "x", "occurrence": -1},
         {"text": "x", "occurrence": 1.5},
     ):
         with pytest.raises(pc.PositionError):

@@ -94,7 +94,7 @@ def test_tokens_and_one_sequence(llama: pc.Model) -> None:
         (ROWS, {"length": 6, "tokens": 5}, "less than one sequence of 6"),
         ("gutenburg", {"length": 6}, "did you mean 'gutenberg'"),
         (["a text"], {"length": 6}, "tokenizer"),
-        (ROWS, {"length": 6, "targets": [3]}, "'next' or one token"),
+        (ROWS, {"length": 6, "targets": [3]}, "targets=\\[3\\] cannot be used; valid: text or a whole number"),
         (ROWS, {"length": 6, "sites": "mlp_out"}, "unknown site for a lens"),
     ],
 )

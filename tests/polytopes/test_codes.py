@@ -226,7 +226,7 @@ def test_questions_without_an_answer_are_refused() -> None:
 
 
 def test_one_label_for_all_rows_is_refused() -> None:
-    with pytest.raises(pc.InputError, match="one label for each of 2 rows"):
+    with pytest.raises(pc.InputError, match="valid: labels, one a row"):
         SplineCodes.from_bits({"a": torch.ones(2, 3, dtype=torch.bool)}, labels={"kind": 5})
 
 

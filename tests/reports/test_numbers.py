@@ -88,7 +88,7 @@ def test_a_picture_says_each_cells_place_and_number(swept: pc.Grid) -> None:
     assert drawn.shades[0].mark == (0.5, "no edit: 0.5")
     assert (drawn.shades[0].low, drawn.shades[0].high) == ("-5", "6")
     assert drawn.turns
-    curve = picture(Panel("c", np.array([0.25, 0.5]), (), ("a", r"\$b"), None, "", "dose", ("cividis", 0.25, 0.75)))
+    curve = picture(Panel("c", np.array([0.25, 0.5]), (), ("a", "$b"), None, "", "dose", ("cividis", 0.25, 0.75)))
     assert curve.tips == [["dose a\n0.25", "dose $b\n0.5"]]
     assert (curve.shades[0].mark, curve.turns, curve.rows) == (None, False, ("",))
     np.testing.assert_allclose(curve.shades[0].places, [[0, 0.5]])

@@ -168,7 +168,7 @@ def test_what_does_not_fit_is_refused(llama: pc.Model) -> None:
         llama.attribution_patch([IDS], [OTHER], read=pc.Activation("resid_post.2"))
     with pytest.raises(pc.InputError, match="the read 'rank' has no gradient"):
         llama.attribution_patch([IDS], [OTHER], read=pc.Rank(5))
-    with pytest.raises(pc.InputError, match="integrate is a number of points"):
+    with pytest.raises(pc.InputError, match="integrate=-1 cannot be used; valid: a whole number"):
         llama.attribution_patch([IDS], [OTHER], read=READ, integrate=-1)
     with pytest.raises(pc.InputError, match="97 numbers"):
         llama.attribution_patch([IDS], [OTHER], read=pc.Logits())

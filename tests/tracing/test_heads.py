@@ -215,7 +215,7 @@ def test_the_figure_names_the_strongest_heads(built: pc.HeadScores) -> None:
     assert named[0][0] == "1.0"
     assert named[1][0] == "0.0"
     assert built.figure(layers="right").axes[0].get_xlabel() == "layer"
-    with pytest.raises(pc.InputError, match="unknown orientation 'left'"):
+    with pytest.raises(pc.InputError, match="unknown layers 'left'"):
         built.figure(layers="left")
 
 

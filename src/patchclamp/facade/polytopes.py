@@ -1,5 +1,6 @@
 """The polytope lens: regions, their codes and their maps."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from patchclamp.core.kinds import Repeats
@@ -108,7 +109,7 @@ class Polytopes(OpenModel):
 
         return radial_density(self, points, **how)
 
-    def scaling(self, inputs: Any, sites: Sites, *args: Any, **how: Any) -> "Scaling":
+    def scaling(self, inputs: Any, sites: Sequence[str | Sequence[str]] | str, *args: Any, **how: Any) -> "Scaling":
         """What holds when activations are multiplied; see :func:`patchclamp.polytopes.scaling.scaling`."""
         from patchclamp.polytopes.scaling import scaling
 

@@ -39,7 +39,7 @@ def shuffled(found: "HeadScores", score: str) -> float | None:
     return float(np.nanmax(high)) if np.isfinite(high).any() else None
 
 
-def figure(found: "HeadScores", *, scores: Sequence[str] | None = None, layers: Layers = "down") -> "Figure":
+def figure(found: "HeadScores", *, scores: str | Sequence[str] | None = None, layers: Layers = "down") -> "Figure":
     """Draw head scores side by side.
 
     Args:

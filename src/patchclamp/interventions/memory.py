@@ -226,7 +226,7 @@ def _peak(needs: Needs, lines: Sequence[int], groups: Sequence[Group], head_rows
     positions = sum(len(job.lines[job.runs[run].line].positions) for group in groups for run in group.runs)
     return max(
         sum(map(needs.recording, own)),
-        sum(map(needs.base, own)) + sum(map(needs.kept, groups)) + max(*calls, sum(small)),
+        sum(map(needs.base, own)) + sum(map(needs.kept, groups)) + max([*calls, sum(small)]),
         _after(needs, lines, groups) + min(head_rows, positions) * needs.costs.logit_bytes,
         *(needs.head(line) + needs.left(line) for line in own),
     )

@@ -228,7 +228,7 @@ def _one(needs: Needs, layerwise: bool) -> int:
     if not layerwise:
         return max(max(needs.whole(line) + _compared(needs, line), needs.recording(line)) for line in job.lines)
     cells = (needs.one(job.lines[number], width) for number, width in needs.widths.items())
-    return max(*map(needs.recording, job.lines), *cells)
+    return max([*map(needs.recording, job.lines), *cells])
 
 
 def _compared(needs: Needs, line: Line) -> int:

@@ -50,12 +50,11 @@ def token(text: str, occurrence: int | None = None) -> Token:
 
     Args:
         text: A string of the prompt whose ends fall on token borders, as ``" Spain"``.
-        occurrence: Which one, from 0, where it stands several times; without it an ambiguous string is an error.
+        occurrence: Which one, from 0 (negative: from the end), where it stands several times; without it an ambiguous string is
+            an error.
     """
     if not text:
         raise PositionError("pc.token('') covers no token: the text is empty")
-    if occurrence is not None and occurrence < 0:
-        raise PositionError(f"pc.token: occurrence={occurrence} is below 0; occurrences count from 0")
     return Token(text, occurrence)
 
 
