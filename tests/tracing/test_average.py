@@ -122,7 +122,7 @@ def test_bad_input(llama: pc.Model) -> None:
         pc.tracing.average([])
     with pytest.raises(pc.InputError, match="one or more"):
         llama.trace_facts([])
-    with pytest.raises(pc.InputError, match=r"\(prompt, subject\)"):
+    with pytest.raises(pc.InputError, match="entry 1 is .The capital of Spain is.; valid: a list"):
         llama.trace_facts([([LONG], [1], 9), "The capital of Spain is"])
     with pytest.raises(pc.PositionError, match="fact number 1"):
         llama.trace_facts([([LONG], [1], 9), ([SHORT], [5], 9)])
