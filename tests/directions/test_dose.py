@@ -84,7 +84,7 @@ def test_bad_requests_are_refused(llama: pc.Model, mean: pc.Direction) -> None:
         ({"m": mean}, [1], "swap", "unknown edit 'swap'"),
         ({}, [1], "add", "a direction and an amount are needed"),
         ({"m": mean}, [], "add", "a direction and an amount are needed"),
-        ({"m": mean}, [float("nan")], "add", "amounts are finite numbers; got nan"),
+        ({"m": mean}, [float("nan")], "add", "entry 0 is nan; valid: a finite number"),
     ):
         with pytest.raises(pc.InputError, match=message):
             llama.dose_response(directions, PROMPTS, ANSWERS, amounts, TEXTS, edit=edit)

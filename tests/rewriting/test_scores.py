@@ -1,5 +1,6 @@
 """Shares with their intervals."""
 
+import inspect
 from types import SimpleNamespace
 from typing import Any
 
@@ -41,7 +42,7 @@ def test_a_score_compares_what_is_wanted_with_what_is_not(monkeypatch: pytest.Mo
     monkeypatch.setattr(module, "run", run)
     model: Any = SimpleNamespace(output_id=["new", "old", "own"].index)
     fact = pc.rewriting.Fact("{} is", "x", "old", "new", ("{} was",), (("y", "own"),))
-    found = pc.rewriting.score(model, fact, "edits")  # type: ignore[arg-type]
+    found = inspect.unwrap(pc.rewriting.score)(model, fact, "edits")  # type: ignore[arg-type]
     assert asked == [(["x is", "x was", "y is"], "edits", "last")]
     assert found["test"].tolist() == ["efficacy", "paraphrase", "neighbourhood"]
     assert found["p_wanted"].tolist() == pytest.approx([0.4, 0.1, 0.3], rel=1e-6)
@@ -49,7 +50,7 @@ def test_a_score_compares_what_is_wanted_with_what_is_not(monkeypatch: pytest.Mo
     assert found["success"].tolist() == [True, False, True]
     assert found["magnitude"].tolist() == pytest.approx([0.3, -0.2, 0.1], rel=1e-6)
     with pytest.raises(pc.InputError, match=r"one \{\} for its subject; got 'It was'"):
-        pc.rewriting.score(model, pc.rewriting.Fact("{} is", "x", "old", "new", ("It was",)))
+        inspect.unwrap(pc.rewriting.score)(model, pc.rewriting.Fact("{} is", "x", "old", "new", ("It was",)))
 
 
 def test_a_fact_counts_once_a_test() -> None:
