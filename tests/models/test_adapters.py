@@ -9,10 +9,11 @@ from torch import nn
 import patchclamp as pc
 from tests import tiny
 
-peft = pytest.importorskip("peft")
+pytestmark = pytest.mark.slow  # it takes seconds to import the library
 
 
 def adapted(name: str, *targets: str) -> Any:
+    peft: Any = pytest.importorskip("peft")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(2)
         config = peft.LoraConfig(r=4, target_modules=list(targets), task_type="CAUSAL_LM", init_lora_weights=False)
