@@ -285,6 +285,7 @@ def test_splicing_a_dictionary() -> None:
         (lambda: pc.MeanAblate(pc.Zero()), "pc.MeanAblate takes a vector"),
         (lambda: pc.Rotate("x", rank=0, d=4), r"rank 0 does not fit into width 4; valid: 1\.\.4"),
         (lambda: pc.Reflect(None), "directions are needed"),
+        (lambda: pc.ProjectOut(E1, torch.ones(2)), "about has 2 entries and the directions 3"),
         (lambda: pc.Clamp(1.0, directions=torch.tensor([1, 2])), "finite and of a floating dtype"),
         (lambda: pc.Edit(3), "needs an operation or an nn.Module"),
         (lambda: pc.Zero().using(scale=2), "unknown parameter of Zero 'scale'"),

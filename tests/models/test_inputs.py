@@ -53,6 +53,7 @@ def test_batches_are_padded_on_the_right(ids: list[list[int]]) -> None:
         ({"input_ids": [[1, 2]], "attention_mask": [[0, 0]]}, "a prompt is empty"),
         (torch.zeros(4), r"leading batch axis; got shape \(4,\)"),
         ([[1, 2], 3.5], "the list holds a float"),
+        ({1: [[1, 2]]}, "have names, as .input_ids.; got 1 of int"),
     ],
 )
 def test_bad_inputs_are_refused(inputs: object, message: str) -> None:

@@ -84,7 +84,12 @@ def span(given: Any, about: Any, readers: Any) -> dict[str, Any]:
         EditError: They do not fit each other.
     """
     basis = directions(given)
-    found = {"directions": basis, "about": None if about is None else vector(about, "about")}
+    origin = None if about is None else vector(about, "about")
+    if basis is not None and origin is not None and basis.shape[-1] != origin.shape[-1]:
+        raise EditError(
+            f"about has {origin.shape[-1]} entries and the directions {basis.shape[-1]}; it is a point where they act"
+        )
+    found = {"directions": basis, "about": origin}
     if readers is None:
         return found
     if basis is None:

@@ -182,7 +182,11 @@ class _Reader:
             )
         return [Prompt(tensors={"0": row.unsqueeze(0)}) for row in tensor]
 
-    def _mapping(self, inputs: Mapping[str, Any]) -> list[Prompt]:
+    def _mapping(self, inputs: Mapping[Any, Any]) -> list[Prompt]:
+        if odd := [name for name in inputs if not isinstance(name, str)]:
+            raise InputError(
+                f"inputs in a mapping have names, as 'input_ids'; got {odd[0]!r} of {type(odd[0]).__name__}"
+            )
         if inputs.get("input_ids") is not None:
             return [self._made(ids, None, extras) for ids, extras in read_rows(inputs, self.beside)]
         given = read_tensors(inputs, self.beside)
