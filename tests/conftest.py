@@ -36,7 +36,6 @@ TYPED = [
             "record",
             "recorded",
             "saving",
-            "sweep",
             "trie",
             "verification",
             "wavefront",

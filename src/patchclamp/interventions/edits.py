@@ -310,7 +310,12 @@ def Clamp(
 @checked_as(EditError)
 def RankOne(read: Any, write: Any, *, site: Sites = None, at: At = UNSAID, where: Where = None) -> Edit:
     """``x + (x . read) write``, both ``[d]``: what a rank-one change of a weight does, at the input of that weight."""
-    return Edit(operations.RankOne(values.vector(read, "read"), values.vector(write, "write")), site, at, where)
+    reader, writer = values.vector(read, "read"), values.vector(write, "write")
+    if reader.shape != writer.shape or reader.ndim != 1:
+        raise EditError(
+            f"read and write are vectors of one width, [d]; got {tuple(reader.shape)} and {tuple(writer.shape)}"
+        )
+    return Edit(operations.RankOne(reader, writer), site, at, where)
 
 
 @checked_as(EditError)

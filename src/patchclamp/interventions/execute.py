@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from patchclamp.core.errors import BudgetError, ExactnessError, warn
+from patchclamp.core.errors import BudgetError, ExactnessError, InputError, warn
 from patchclamp.core.files import reading
 from patchclamp.core.interrupts import resumable, under
 from patchclamp.core.progress import Listener, task
@@ -132,6 +132,8 @@ def execute(
         ExactnessError: A verified run differs by more than the tolerance.
         BudgetError: The machine ran out of memory; the message says what to try.
     """
+    if verify < 0:
+        raise InputError(f"verify is how many runs to repeat, 0 or more; got {verify}")
     chosen = sorted(random.Random(seed).sample(range(len(job.runs)), min(verify, len(job.runs))))
     outcome = Outcome(job, frozenset(chosen))
     try:

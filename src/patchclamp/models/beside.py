@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from patchclamp.core.errors import InputError
 from patchclamp.core.interrupts import guarded
-from patchclamp.models.ids import Ids, is_id, token_ids
+from patchclamp.models.ids import Ids, dense, is_id, token_ids
 from patchclamp.models.tensors import fetch, first_tensor
 
 ALIGNED = (
@@ -205,6 +205,8 @@ def measured_default(module: nn.Module, name: str, vocabulary: int | None, conte
 
 def _id_rows(value: Any) -> tuple[bool, list[Ids]]:
     """Rows of ids, with their padding, and whether the value was one row without a batch axis."""
+    if isinstance(value, Tensor):
+        value = dense("input_ids", value)
     if isinstance(value, Tensor | np.ndarray) and value.ndim not in (1, 2):
         raise InputError(f"input_ids has shape {tuple(value.shape)}; [row, position] is wanted")
     if isinstance(value, str | bytes | Mapping) or not hasattr(value, "__iter__"):
@@ -261,6 +263,7 @@ def _mask(row: Tensor) -> slice:
 
 def _tensor(name: str, value: Any) -> Tensor:
     try:
-        return torch.as_tensor(value)
+        found = torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError):
         raise InputError(f"the input {name!r} is no tensor, but {type(value).__name__}: {str(value)[:60]}") from None
+    return dense(f"the input {name!r}", found)

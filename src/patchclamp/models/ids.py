@@ -8,8 +8,23 @@ import torch
 from torch import Tensor
 
 from patchclamp.core.errors import InputError
+from patchclamp.core.readers import UnfitError
+from patchclamp.core.readers import tensor as read_tensor
 
 Ids = tuple[int, ...]
+
+
+def dense(name: str, value: Tensor) -> Tensor:
+    """A tensor whose numbers can be read.
+
+    Raises:
+        InputError: It is sparse, nested, of a format for storage, or without numbers (on the meta device).
+    """
+    try:
+        found: Tensor = read_tensor(value)
+    except UnfitError as unfit:
+        raise InputError(f"{name} cannot be read: {unfit.said or unfit.valid}") from None
+    return found
 
 
 def is_id(value: Any) -> bool:

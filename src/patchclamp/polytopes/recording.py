@@ -15,6 +15,7 @@ from patchclamp.core.progress import Listener, task
 from patchclamp.interventions.positions import At
 from patchclamp.interventions.record import record
 from patchclamp.interventions.results import evidence
+from patchclamp.models.ids import dense
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.peers import Sites
@@ -234,7 +235,9 @@ def _of_network(network: Network, inputs: Any, at: At, progress: bool | Listener
         raise InputError(f"at = {at!r}: the rows of this network are inputs, which have no positions")
     if not isinstance(inputs, Tensor) or inputs.dim() < 2 or not len(inputs):
         raise InputError("rows of inputs are wanted, as a tensor [row, *shape]; one input x is x[None]")
-    x = inputs.to(network.device, network.dtype)
+    if inputs.is_complex():
+        raise InputError(f"rows of real numbers are wanted; got {inputs.dtype}")
+    x = dense("inputs", inputs).to(network.device, network.dtype)
     some = x[:2]
     if bool(torch.isfinite(some).all()):  # else the layer that holds NaN is named
         fitting(network, some)
