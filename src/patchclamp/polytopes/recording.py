@@ -233,11 +233,12 @@ def _gated(
 def _of_network(network: Network, inputs: Any, at: At, progress: bool | Listener | None) -> Iterator[Piece]:
     if at != "all":
         raise InputError(f"at = {at!r}: the rows of this network are inputs, which have no positions")
+    inputs = dense("inputs", inputs) if isinstance(inputs, Tensor) else inputs
     if not isinstance(inputs, Tensor) or inputs.dim() < 2 or not len(inputs):
         raise InputError("rows of inputs are wanted, as a tensor [row, *shape]; one input x is x[None]")
     if inputs.is_complex():
         raise InputError(f"rows of real numbers are wanted; got {inputs.dtype}")
-    x = dense("inputs", inputs).to(network.device, network.dtype)
+    x = inputs.to(network.device, network.dtype)
     some = x[:2]
     if bool(torch.isfinite(some).all()):  # else the layer that holds NaN is named
         fitting(network, some)
