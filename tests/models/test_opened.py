@@ -109,6 +109,14 @@ def test_outputs_are_known_after_the_first_run_and_are_tokens_or_classes(llama: 
         vit.output_id("LABEL_9")
 
 
+def test_what_has_no_embedding_is_named(llama: pc.Model) -> None:
+    for identity in (-1, 97):
+        with pytest.raises(pc.InputError, match=rf"token id {identity} is outside the vocabulary 0\.\.96"):
+            llama.embedding(identity)
+    with pytest.raises(pc.InputError, match="Linear has no token embedding"):
+        pc.wrap(torch.nn.Linear(2, 2)).embedding(0)
+
+
 def test_an_embedding_is_a_copy_of_what_the_model_looks_up(llama: pc.Model) -> None:
     found = llama.embedding(5)
     row = llama.module.model.embed_tokens.weight[5]  # type: ignore[union-attr,operator,index]

@@ -284,11 +284,19 @@ class OpenModel:
         return tokens.token_id(self.tokenizer, text)
 
     def embedding(self, text: str | int) -> Tensor:
-        """What the token embedding gives for one token (scaled where the model scales it), ``[d_model]``."""
-        table = self.module.get_input_embeddings()  # type: ignore[operator]
-        identity = torch.tensor([[self.token_id(text)]], device=self.device)
+        """What the token embedding gives for one token (scaled where the model scales it), ``[d_model]``.
+
+        Raises:
+            InputError: The model has no token embedding, or no such token.
+        """
+        table = input_embeddings(self.module)
+        if table is None:
+            raise InputError(f"{type(self.module).__name__} has no token embedding")
+        identity, rows = self.token_id(text), int(getattr(table, "num_embeddings", self.vocabulary or 0))
+        if not 0 <= identity < rows:
+            raise InputError(f"token id {identity} is outside the vocabulary 0..{rows - 1}")
         with guarded(torch.no_grad()):
-            found: Tensor = table(identity)[0, 0]
+            found: Tensor = table(torch.tensor([[identity]], device=self.device))[0, 0]
         return found.clone()
 
     def describe(self) -> Deferred:
