@@ -23,7 +23,7 @@ test: .venv/ready  ## The short form of the tests: ten minutes on two quiet core
 	$(PYTEST) -m "not slow and not hub and not pages"
 
 test-pages: .venv/ready  ## Every page of the documentation and every example
-	$(PYTEST) -m "pages and not hub and not slow"
+	$(PYTEST) --dist load -m "pages and not hub and not slow"
 
 # As another processor would compute them: without vector instructions in torch, MKL and oneDNN, and on two threads of one process.
 PLAIN := ATEN_CPU_CAPABILITY=default MKL_ENABLE_INSTRUCTIONS=AVX2 MKL_CBWR=COMPATIBLE ONEDNN_MAX_CPU_ISA=SSE41 PATCHCLAMP_TEST_THREADS=2
