@@ -429,3 +429,11 @@ def test_an_erasure_that_works_in_place_does_not_touch_the_data() -> None:
     found = pc.metrics.probe(X, z, emptied, probes=["linear"])
     assert np.array_equal(X, kept)
     assert float(found.data["accuracy"].sel(data="before", task="concept", probe="linear")) > 0.8
+
+
+def test_rows_that_are_all_equal_and_erasures_without_an_argument_are_refused() -> None:
+    rows, labels = np.random.default_rng(0).normal(size=(40, 3)), [0, 1] * 20
+    with pytest.raises(pc.InputError, match="all rows of X are equal"):
+        pc.metrics.probe(np.ones((40, 3)), labels, lambda x: x, probes=["linear"])
+    with pytest.raises(pc.InputError, match="does not take one argument"):
+        pc.metrics.probe(rows, labels, lambda: rows, probes=["linear"])

@@ -110,6 +110,7 @@ def _numbers(value: Any) -> Any:
     """Real numbers of any shape, as a tensor or an array."""
     if isinstance(value, Tensor):
         found: Any = tensor(value).detach()
+        found = found.float() if found.dtype == torch.bfloat16 else found  # which numpy does not have
         real = not found.is_complex()
     elif isinstance(value, str | bytes | Mapping | Set | type) or value is None:
         raise UnfitError("real numbers")

@@ -253,14 +253,14 @@ def _function(arguments: Sequence[Any] | None) -> Reader:
     def read(value: Any) -> Any:
         if not callable(value) or isinstance(value, type):
             raise UnfitError(valid)
-        if arguments is not None and _refuses(value, len(arguments)):
+        if arguments is not None and refuses(value, len(arguments)):
             raise UnfitError(valid, f"it does not take {len(arguments)} argument{'s'[: len(arguments) != 1]}")
         return value
 
     return Reader(valid, read)
 
 
-def _refuses(function: Callable[..., Any], count: int) -> bool:
+def refuses(function: Callable[..., Any], count: int) -> bool:
     """Whether a function cannot be called with so many arguments by place."""
     try:
         signature = inspect.signature(function)

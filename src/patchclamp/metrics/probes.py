@@ -12,7 +12,7 @@ from patchclamp.core.digest import digest
 from patchclamp.core.errors import InputError, unknown
 from patchclamp.core.intervals import bootstrap, wilson
 from patchclamp.core.kinds import Array, Groups, Labels, Seed
-from patchclamp.core.readers import shown
+from patchclamp.core.readers import refuses, shown
 from patchclamp.core.result import DatasetResult, library_versions
 from patchclamp.interventions.results import to_numpy
 from patchclamp.metrics.classifiers import PROBES, Fitted, Rows, fit, guess, scale_of
@@ -127,8 +127,12 @@ def probe(
             raise InputError(unknown("probe", name, PROBES))
     if not callable(transform) and not callable(getattr(transform, "transform", None)):
         raise InputError(f"transform={shown(transform)} is no erasure: a function, or something with a transform")
-    train, test = split(labels, groups, test_size=test_size, seed=seed)
     function: Callable[[Any], Any] = getattr(transform, "transform", transform)
+    if refuses(function, 1):
+        raise InputError(f"transform={shown(transform)} is no erasure: it does not take one argument, the rows")
+    train, test = split(labels, groups, test_size=test_size, seed=seed)
+    if not np.ptp(data[train], 0).any():
+        raise InputError("all rows of X are equal where the probe learns, so there is nothing to read")
     made = function(data.copy())
     after = _array(made)
     if after.shape != data.shape:
