@@ -454,3 +454,14 @@ def test_what_a_study_saves_is_one_thing(tmp_path: Path) -> None:
         folders.save_study(tmp_path, "facts", lambda into: (into / "report.html").write_text("x"))
     assert (tmp_path / "report.html").read_text() == "mine"
     assert left(tmp_path) == ["new.csv", "notes.txt", "report.html", "study.json"]
+
+
+@pytest.mark.parametrize("name", ["training.json", "rewrite.json", "patchclamp.json"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_file_of_others_with_the_name_of_a_record_stays(tmp_path: Path, name: str, overwrite: bool) -> None:
+    theirs = {name: '{"epochs": 3, "files": ["a"]}', "model.safetensors": "theirs"}
+    for file, text in theirs.items():
+        (tmp_path / file).write_text(text)
+    folders.verify(tmp_path)
+    put(tmp_path, "new", overwrite=overwrite)
+    assert {file: (tmp_path / file).read_text() for file in theirs} == theirs
