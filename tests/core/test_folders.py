@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from patchclamp.core import folders
+from patchclamp.core import folders, leases
 from patchclamp.core.errors import InputError, PatchclampWarning, StorageError
 from patchclamp.core.files import parsed, seal_holds, sealed, sha256_file
 from patchclamp.core.folders import (
@@ -465,3 +465,22 @@ def test_a_file_of_others_with_the_name_of_a_record_stays(tmp_path: Path, name: 
     folders.verify(tmp_path)
     put(tmp_path, "new", overwrite=overwrite)
     assert {file: (tmp_path / file).read_text() for file in theirs} == theirs
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no processes are forked here")
+def test_a_process_that_was_forked_meanwhile_holds_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases, "PATIENCE", 0.05)
+    reading, writing = os.pipe()
+    with leases.locked(tmp_path):
+        child = os.fork()
+        if child == 0:
+            os.close(writing)
+            os.read(reading, 1)  # until the parent closes its end
+            os._exit(0)
+    os.close(reading)
+    try:
+        with leases.locked(tmp_path):
+            pass
+    finally:
+        os.close(writing)
+        os.waitpid(child, 0)
