@@ -33,7 +33,7 @@ def load(
     name_or_path: str | Path,
     *,
     dtype: str | torch.dtype = "auto",
-    device_map: str | torch.device | Mapping[str, str | int | torch.device] | None = None,
+    device_map: str | int | torch.device | Mapping[str, str | int | torch.device] | None = None,
     revision: str | None = None,
     attn_implementation: str | None = None,
 ) -> Model:

@@ -69,7 +69,7 @@ def test_a_folder_whose_place_cannot_be_taken_leaves_nothing(tmp_path: Path, mon
 def test_what_appears_was_written_to_the_disk_before_and_others_may_read_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every file is synced under its temporary name, and after the renaming the folder that holds its name is."""
+    """Every file and folder is synced under its temporary name, and after the renaming the folder that holds its name is."""
     synced: list[tuple[str, bool]] = []
     file, folder = tmp_path / "new" / "a.txt", tmp_path / "new" / "folder"
     sync, calls = files.sync, list[int]()
@@ -92,8 +92,8 @@ def test_what_appears_was_written_to_the_disk_before_and_others_may_read_it(
     with atomic_folder(folder) as temporary:
         (temporary / "in").mkdir()
         (temporary / "in" / "x.bin").write_text("x")
-    assert synced == [(".bin", False), ("", True)]
-    assert len(calls) == 4
+    assert synced == [(".part", False), ("", False), (".bin", False), ("", True)], "the names in it as well"
+    assert len(calls) == 6
     assert folder.stat().st_mode & 0o777 == 0o777 & ~umask
 
 

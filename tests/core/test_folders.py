@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from patchclamp.core import folders
+from patchclamp.core import folders, leases
 from patchclamp.core.errors import InputError, PatchclampWarning, StorageError
 from patchclamp.core.files import parsed, seal_holds, sealed, sha256_file
 from patchclamp.core.folders import (
@@ -454,3 +454,33 @@ def test_what_a_study_saves_is_one_thing(tmp_path: Path) -> None:
         folders.save_study(tmp_path, "facts", lambda into: (into / "report.html").write_text("x"))
     assert (tmp_path / "report.html").read_text() == "mine"
     assert left(tmp_path) == ["new.csv", "notes.txt", "report.html", "study.json"]
+
+
+@pytest.mark.parametrize("name", ["training.json", "rewrite.json", "patchclamp.json"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_file_of_others_with_the_name_of_a_record_stays(tmp_path: Path, name: str, overwrite: bool) -> None:
+    theirs = {name: '{"epochs": 3, "files": ["a"]}', "model.safetensors": "theirs"}
+    for file, text in theirs.items():
+        (tmp_path / file).write_text(text)
+    folders.verify(tmp_path)
+    put(tmp_path, "new", overwrite=overwrite)
+    assert {file: (tmp_path / file).read_text() for file in theirs} == theirs
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no processes are forked here")
+def test_a_process_that_was_forked_meanwhile_holds_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases, "PATIENCE", 0.05)
+    reading, writing = os.pipe()
+    with leases.locked(tmp_path):
+        child = os.fork()
+        if child == 0:
+            os.close(writing)
+            os.read(reading, 1)  # until the parent closes its end
+            os._exit(0)
+    os.close(reading)
+    try:
+        with leases.locked(tmp_path):
+            pass
+    finally:
+        os.close(writing)
+        os.waitpid(child, 0)

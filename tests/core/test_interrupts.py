@@ -75,6 +75,17 @@ def test_the_work_itself_is_interrupted_at_once() -> None:
     assert steps == ["entered", "left"] * 2
 
 
+def test_who_catches_an_interrupt_inside_the_block_is_interrupted_again() -> None:
+    caught = 0
+    with guarded(noted([])), guarded(noted([])):
+        for _ in range(3):
+            with suppress(KeyboardInterrupt):
+                interrupt()
+                continue
+            caught += 1
+    assert caught == 3
+
+
 def test_guards_nest_and_one_interrupt_ends_them_all() -> None:
     steps: list[str] = []
 

@@ -51,6 +51,12 @@ def undone(cell: str) -> str:
     )
 
 
+def test_a_long_row_of_backslashes_is_read_once() -> None:
+    row = "\\" * 100_000  # read again at every backslash it would take hours
+    assert for_csv(row) == row
+    assert for_csv(f"{row}x1b") == f"{row}{row}x1b"
+
+
 @given(texts)
 @example(HOSTILE)
 def test_nothing_acts_in_any_medium(text: str) -> None:

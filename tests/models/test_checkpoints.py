@@ -19,7 +19,7 @@ MLP = "model.layers.1.mlp.up_proj.weight"
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     found = {}
-    for name in ("llama", "bert", "gpt2", "resnet"):
+    for name in ("llama", "bert", "gpt2", "resnet", "vit"):
         found[name] = tmp_path_factory.mktemp("saved") / name
         tiny.build(name, torch.float32).save_pretrained(found[name])
     return found
@@ -93,6 +93,7 @@ WHOLE: dict[str, tuple[str, Change | None, dict[str, Any]]] = {
     "the base model of it": ("llama", None, {"architectures": ["LlamaModel"]}),
     "tied": ("gpt2", None, {}),
     "a pooler and a second head": ("bert", _bert, {}),
+    "a pooler that the base model alone has": ("vit", lambda w: {**w, "vit.pooler.dense.weight": torch.zeros(32, 32)}, {}),
     "constants of earlier versions": (
         "gpt2", lambda w: {**w, "transformer.h.0.attn.masked_bias": torch.zeros(1), "transformer.h.0.attn.bias": torch.zeros(1, 1, 64, 64)}, {}
     ),
@@ -102,7 +103,12 @@ WHOLE: dict[str, tuple[str, Change | None, dict[str, Any]]] = {
 }  # fmt: skip
 
 
-SHORT = {"as saved", "a pooler and a second head", "constants of earlier versions"}
+SHORT = {
+    "as saved",
+    "a pooler and a second head",
+    "a pooler that the base model alone has",
+    "constants of earlier versions",
+}
 
 
 @pytest.mark.parametrize("kind", [k if k in SHORT else pytest.param(k, marks=pytest.mark.slow) for k in WHOLE])

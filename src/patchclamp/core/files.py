@@ -144,10 +144,10 @@ def check_empty(folder: Path) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """Wait until every file below a folder is on the disk."""
-    for file in folder.rglob("*"):
-        if file.is_file():
-            sync(file)
+    """Wait until a folder is on the disk with all that lies below it, and with its names."""
+    for path in (folder, *folder.rglob("*")):
+        if path.is_file() or path.is_dir():
+            sync(path)
 
 
 def read_text(path: str | Path) -> str:

@@ -58,6 +58,8 @@ class Form:
     """Whether it is written into a folder of its own only."""
     versioned: bool = True
     """Whether version 0.1.0 wrote a format version."""
+    keys: tuple[str, ...] = ()
+    """What every record of it says, where others may have a file of its name: theirs is never taken for ours."""
 
 
 RESULT = Form("a result", "result.json", files=("arrays.safetensors", "parameters.safetensors", *_SHOWN))
@@ -67,10 +69,12 @@ EDITS = Form("edits", "edits.json", files=("edits.safetensors",))
 COVARIANCE = Form("a covariance", "covariance.json", files=("covariance.safetensors",))
 TUNED_LENS = Form("a tuned lens", "config.json", kind="tuned_lens", files=("model.safetensors",))
 NEAREST_LINEAR = Form("a NearestLinear", "config.json", kind="nearest_linear", files=("model.safetensors",))
-TRAINED = Form("a trained network", "training.json", files=("model.safetensors",), versioned=False)
+TRAINED = Form(
+    "a trained network", "training.json", files=("model.safetensors",), versioned=False, keys=("asked", "found")
+)
 STUDY = Form("a study", "study.json")
-BAKED = Form("a baked checkpoint", "patchclamp.json", versioned=False)
-REWRITTEN = Form("a rewritten checkpoint", "rewrite.json", versioned=False)
+BAKED = Form("a baked checkpoint", "patchclamp.json", kind="baked", versioned=False)
+REWRITTEN = Form("a rewritten checkpoint", "rewrite.json", versioned=False, keys=("model", "prompts", "parameters"))
 FORMS = (RESULT, DIRECTIONS, DIRECTION, EDITS, COVARIANCE, TUNED_LENS, NEAREST_LINEAR, TRAINED, STUDY, BAKED, REWRITTEN)
 
 
@@ -315,7 +319,7 @@ def _is(target: Path, form: Form) -> bool:
     except InputError:
         return False
     known = isinstance(record, dict) and (not form.versioned or "format_version" in record)
-    return known and form.kind in (None, record.get("kind"))
+    return known and form.kind in (None, record.get("kind")) and record.keys() >= set(form.keys)
 
 
 def _ours(target: Path, form: Form, overwrite: bool) -> dict[str, str]:

@@ -46,9 +46,13 @@ class _Gate:
             self._pass_on(sys._getframe())
 
     def _pass_on(self, frame: FrameType | None) -> None:
-        self.open = False  # what the interrupt ends is changed back before the next one
-        self.before(signal.SIGINT, frame)
-        self.open = True
+        self.open = False
+        try:
+            self.before(signal.SIGINT, frame)
+        finally:
+            self.open = (
+                True  # also where the interrupt raises: who catches it inside the block can be interrupted again
+            )
 
 
 class Changes(ExitStack):

@@ -38,7 +38,7 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         if handle is not None:
-            os.close(handle)
+            _let_go(handle)
 
 
 @contextmanager
@@ -66,7 +66,7 @@ def lease(parent: Path, name: str, *, folder: bool) -> Iterator[Path]:
             remove(path)
         finally:
             if handle is not None:
-                os.close(handle)
+                _let_go(handle)
 
 
 def tidy(parent: Path) -> None:
@@ -90,7 +90,7 @@ def _is_abandoned(path: Path) -> bool:
         handle = None if path.is_symlink() else _opened(path)
         free = None if handle is None else _lock(handle)
         if handle is not None:
-            os.close(handle)
+            _let_go(handle)
         return time.time() - path.lstat().st_mtime > DAY if free is None else free
     except OSError:
         return False
@@ -112,3 +112,12 @@ def _lock(handle: int) -> bool | None:
     except OSError:
         return None
     return True
+
+
+def _let_go(handle: int) -> None:
+    """Close a handle and free its lock, which a process that was forked meanwhile would hold on to."""
+    import fcntl
+
+    with suppress(OSError):
+        fcntl.flock(handle, fcntl.LOCK_UN)
+    os.close(handle)

@@ -7,7 +7,7 @@ import os
 import sys
 import types
 import typing
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union
@@ -18,7 +18,7 @@ from patchclamp.core.errors import unknown
 
 LARGEST = 2**63
 _SEQUENCES = (Sequence, Iterable, Collection, list, tuple)
-_PLAIN = (str, bytes, bytearray, memoryview, Mapping, Set)
+_PLAIN = (str, bytes, bytearray, memoryview, Mapping, set, frozenset)
 
 
 class UnfitError(Exception):

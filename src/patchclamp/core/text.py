@@ -21,7 +21,7 @@ _CLASS = (
     + "]"
 )
 _UNSEEN = re.compile(_CLASS)
-_BEFORE_ESCAPE = re.compile(rf"\\(?=\\*(?:x[0-9a-f]{{2}}|u[0-9a-f]{{4}}|U[0-9a-f]{{8}}|(?![\n\t]){_CLASS}))")
+_BEFORE_ESCAPE = re.compile(rf"(?<!\\)\\+(?=x[0-9a-f]{{2}}|u[0-9a-f]{{4}}|U[0-9a-f]{{8}}|(?![\n\t]){_CLASS})")
 _FORMULA = re.compile("'*[=+\\-@\t\n\uff1d\uff0b\uff0d\uff20]")
 LONGEST = 400
 """Characters of one text of a figure: a longer one would leave the picture no room."""
@@ -67,7 +67,7 @@ def for_csv(text: str) -> str:
     What begins with ``= + - @``, a tab or a new line gets ``'`` before it, and so does what begins with such a ``'``. What
     cannot be seen is written as an escape, and a backslash before an escape is doubled: so the text can be had back.
     """
-    shown = escaped(_BEFORE_ESCAPE.sub(r"\\\\", text), keep="\n\t")
+    shown = escaped(_BEFORE_ESCAPE.sub(lambda match: 2 * match[0], text), keep="\n\t")
     return f"'{shown}" if _FORMULA.match(shown) else shown
 
 

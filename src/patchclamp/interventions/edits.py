@@ -94,8 +94,6 @@ class Edit:
                 SitePattern.parse(name)
         at = positions.read_at(self.at)
         object.__setattr__(self, "at", tuple(at) if isinstance(at, list) else at)
-        if self.where is not None and not callable(self.where):
-            raise EditError(f"where is a gate, as pc.Norm(above=5), or a function of the vectors; got {self.where!r}")
         self.operation.check()
 
     @property

@@ -80,6 +80,8 @@ def _homeless(module: nn.Module, keys: Iterable[str]) -> list[str]:
             except Exception:  # an abstract class, or one that needs another config
                 continue
             prefix = f"{getattr(other, 'base_model_prefix', '')}."
+            if not any(name.startswith(prefix) for name in names):  # the base model, which others hold by this name
+                names |= {f"{prefix}{name}" for name in names}
             rest -= {key for key in rest if key in names or f"{prefix}{key}" in names}
     return sorted(rest)
 

@@ -5,7 +5,7 @@ TransformerLens: ``blocks.5.hook_mlp_out``. pyvene: ``{"layer": 5, "component": 
 """
 
 import re
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 from patchclamp.core.errors import SiteError, unknown
@@ -104,7 +104,7 @@ def names_of(given: Any) -> tuple[str, ...]:
     """
     if isinstance(given, str | Mapping | Site):
         return (_name(given),)
-    if isinstance(given, bytes | Set) or not isinstance(given, Iterable) or getattr(given, "ndim", 1) != 1:
+    if isinstance(given, bytes | set | frozenset) or not isinstance(given, Iterable) or getattr(given, "ndim", 1) != 1:
         raise SiteError(f"{shown(given)} is no site; {_FORMS}")
     return tuple(_name(one) for one in given)
 
