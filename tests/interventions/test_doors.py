@@ -189,6 +189,7 @@ def test_what_is_no_edit_is_refused_wherever_edits_go(edits: Any) -> None:
 def test_a_budget_is_an_amount_of_memory(budget: Any) -> None:
     with pytest.raises(pc.InputError, match="budget"):
         world.model().sweep(IDS, pc.Zero(), sites="mlp_out.1", at=1, read=READ, budget=budget)
+    assert world.model().plan(IDS, pc.Zero(), sites="mlp_out.1", at=1, read=READ, budget=2e9).budget == 2 * 10**9
 
 
 @pytest.mark.parametrize(

@@ -238,7 +238,7 @@ def _nothing(value: Any) -> None:
 
 
 def _choice(value: Any, choices: tuple[Any, ...]) -> Any:
-    plain = _single(value) if not isinstance(value, str) else str(value)
+    plain = str.__str__(value) if isinstance(value, str) else _single(value)
     for choice in choices:
         if type(choice) is type(plain) and choice == plain:
             return choice

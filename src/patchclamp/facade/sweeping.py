@@ -35,7 +35,7 @@ class Sweeping(OpenModel):
         over: Mapping[str, Iterable[Any]] | None = None,
         read: Any = None,
         base: Edits = (),
-        budget: int | str = DEFAULT_BUDGET,
+        budget: float | str = DEFAULT_BUDGET,
         max_tokens: int | None = None,
         verify: int = 0,
         checkpoint: Folder | None = None,

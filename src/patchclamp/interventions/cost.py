@@ -20,14 +20,14 @@ DEFAULT_BUDGET = "1GB"
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
 
-def parse_bytes(value: int | str) -> int:
+def parse_bytes(value: float | str) -> int:
     """Read ``500_000_000``, ``"500MB"`` or ``"2GiB"``.
 
     Raises:
         InputError: It is none of these, or not positive.
     """
-    if isinstance(value, int) and not isinstance(value, bool):
-        found = value
+    if isinstance(value, int | float) and not isinstance(value, bool) and value % 1 == 0:
+        found = int(value)
     else:
         match = re.fullmatch(r"\s*(\d{1,15}(?:\.\d*)?|\.\d+)\s*([a-zA-Z]*)\s*", str(value), re.ASCII)
         if not match or match[2].lower() not in _UNITS:

@@ -161,7 +161,7 @@ class Schedule:
     """For the wavefront: see :func:`patchclamp.interventions.packing.lay_out`."""
 
 
-def schedule(job: Job, budget: int | str, max_tokens: int | None, rung: str | None = None) -> Schedule:
+def schedule(job: Job, budget: float | str, max_tokens: int | None, rung: str | None = None) -> Schedule:
     """Decide how a job runs within a memory budget.
 
     Args:

@@ -49,7 +49,7 @@ class Prepared:
         read: Any = None,
         base: Edits = (),
         checkpoint: Folder | None = None,
-        budget: int | str = DEFAULT_BUDGET,
+        budget: float | str = DEFAULT_BUDGET,
         max_tokens: int | None = None,
         rung: str | None = None,
         allowed: Sequence[set[int]] | None = None,
@@ -82,7 +82,7 @@ class Prepared:
         self,
         actions: Sequence[tuple[Action, ...]],
         *,
-        budget: int | str = DEFAULT_BUDGET,
+        budget: float | str = DEFAULT_BUDGET,
         max_tokens: int | None = None,
     ) -> None:
         """Let every cell do something else, in the order of ``points``; what is read and how it is labelled stays."""

@@ -11,8 +11,8 @@ from torch import nn
 
 from patchclamp.core.errors import ModelError
 
-_COUNTERS = "num_batches_tracked"
-"""Says how often a batch norm was trained; no number of a model in eval mode depends on it."""
+_UNUSED = ("num_batches_tracked", "masked_spec_embed")
+"""How often a batch norm was trained, and what masks sounds in training: no number of a model in eval mode depends on them."""
 _EARLIER = re.compile(r"(^|\.)(masked_bias|inv_freq|position_ids|attn\.bias|attention\.bias)$")
 """Constants that earlier versions of transformers saved with the weights, and that are computed today."""
 _TOKENIZER = (
@@ -42,7 +42,7 @@ def check_weights(module: nn.Module, report: Mapping[str, Any], name: str) -> No
     """
     kind = type(module).__name__
     faults = {
-        "misses": [key for key in report.get("missing_keys", ()) if not key.endswith(_COUNTERS)],
+        "misses": [key for key in report.get("missing_keys", ()) if not key.endswith(_UNUSED)],
         "holds in another shape": [_shapes(*key) for key in report.get("mismatched_keys", ())],
         "holds more than it has a place for": _homeless(module, report.get("unexpected_keys", ())),
         "could not read": list(report.get("error_msgs", ())),

@@ -99,7 +99,7 @@ def causal_trace(
     method: Literal["exact", "gradient"] = "exact",
     integrate: int = 0,
     check: int = 20,
-    budget: int | str = DEFAULT_BUDGET,
+    budget: float | str = DEFAULT_BUDGET,
     max_tokens: int | None = None,
     verify: int = 0,
     checkpoint: Folder | None = None,

@@ -126,7 +126,7 @@ def path_patch(
     align: Align = "equal",
     source_edits: Edits = (),
     base: Edits = (),
-    budget: int | str = DEFAULT_BUDGET,
+    budget: float | str = DEFAULT_BUDGET,
     max_tokens: int | None = None,
     verify: int = 0,
     checkpoint: Folder | None = None,
@@ -162,7 +162,7 @@ def _arrivals(
     target: Source,
     sent: Sequence[tuple[Action, ...]],
     route: Route,
-    budget: int | str,
+    budget: float | str,
     max_tokens: int | None,
 ) -> list[dict[Site, Tensor]]:
     """What reaches the receivers, ``[position, d]`` at theirs, when each sender is patched and the rest is frozen."""
