@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from patchclamp.core.errors import InputError
 from patchclamp.core.interrupts import guarded
-from patchclamp.models.ids import Ids, is_id, token_ids
+from patchclamp.models.ids import Ids, is_id, token_ids, with_numbers
 from patchclamp.models.tensors import fetch, first_tensor
 
 ALIGNED = (
@@ -209,6 +209,7 @@ def _id_rows(value: Any) -> tuple[bool, list[Ids]]:
         raise InputError(f"input_ids has shape {tuple(value.shape)}; [row, position] is wanted")
     if isinstance(value, str | bytes | Mapping) or not hasattr(value, "__iter__"):
         raise InputError(f"input_ids holds {type(value).__name__}; rows of token ids are wanted")
+    value = with_numbers(value, "input_ids") if isinstance(value, Tensor) else value
     rows = value.tolist() if isinstance(value, Tensor | np.ndarray) else list(value)
     if rows and all(is_id(item) for item in rows):
         return True, [token_ids(rows)]
@@ -261,6 +262,6 @@ def _mask(row: Tensor) -> slice:
 
 def _tensor(name: str, value: Any) -> Tensor:
     try:
-        return torch.as_tensor(value)
+        return with_numbers(torch.as_tensor(value), f"the input {name!r}")
     except (TypeError, ValueError, RuntimeError):
         raise InputError(f"the input {name!r} is no tensor, but {type(value).__name__}: {str(value)[:60]}") from None

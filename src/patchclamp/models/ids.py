@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from patchclamp.core.errors import InputError
+from patchclamp.core.readers import UnfitError, tensor
 
 Ids = tuple[int, ...]
 
@@ -21,6 +22,19 @@ def is_id(value: Any) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
+def with_numbers(value: Tensor, what: str) -> Tensor:
+    """A tensor whose numbers can be reached.
+
+    Raises:
+        InputError: It is sparse, nested, quantized or on the meta device.
+    """
+    try:
+        dense: Tensor = tensor(value)
+    except UnfitError as unfit:
+        raise InputError(f"{what} cannot be used: {unfit}") from None
+    return dense
+
+
 def token_ids(row: Any) -> Ids:
     """One prompt's ids.
 
@@ -31,6 +45,7 @@ def token_ids(row: Any) -> Ids:
         raise InputError(f"a row of token ids is wanted; got {type(row).__name__} {str(row)[:60]!r}")
     if isinstance(row, Tensor | np.ndarray) and row.ndim != 1:
         raise InputError(f"a row of token ids has one axis; got shape {tuple(row.shape)}")
+    row = with_numbers(row, "a row of token ids") if isinstance(row, Tensor) else row
     values = row.tolist() if isinstance(row, Tensor | np.ndarray) else list(row)
     if not values:
         raise InputError("a prompt is empty: it has no token ids")
@@ -38,6 +53,8 @@ def token_ids(row: Any) -> Ids:
         if not is_id(value):
             shown = value.item() if isinstance(value, Tensor) and value.ndim == 0 else value
             raise InputError(f"token ids are integers; the row holds {shown!r:.60} ({_kind(value)})")
+        if isinstance(value, Tensor):
+            with_numbers(value, "a token id")
     return tuple(int(value) for value in values)
 
 
