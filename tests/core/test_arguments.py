@@ -247,7 +247,7 @@ def test_every_method_of_a_result_reads_its_arguments() -> None:
 
 
 def test_every_method_of_what_is_saved_reads_its_arguments() -> None:
-    classes = (pc.TunedLens, pc.polytopes.NearestLinear, pc.polytopes.CodeDirection, pc.rewriting.Covariance)
+    classes = (pc.TunedLens, pc.polytopes.NearestLinear, pc.rewriting.Covariance)
     methods = [(kind, name) for kind in classes for name in vars(kind) if name[0] != "_" and name != "forward"]
     unread = [
         f"{kind.__name__}.{name}"

@@ -90,7 +90,6 @@ class CodeDirection:
         assert isinstance(total, Tensor)
         return total / sum(float(vector.square().sum()) for vector in self.vectors.values())
 
-    @checked
     def edits(self, lengths: float | Mapping[str, float], *, at: At = "all", **place: Any) -> list[Edit]:
         """Push the pre-activations of every gate along the direction: one ``Add`` a layer, which opens and closes gates.
 
