@@ -1,12 +1,12 @@
 """The facade: what a user does with an open model, one line a method."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from patchclamp.core.arguments import checked
+from patchclamp.core.kinds import Place
 from patchclamp.facade.baking import Baking
 from patchclamp.facade.directions import Directions
 from patchclamp.facade.lenses import Lenses
@@ -30,7 +30,7 @@ class Model(Running, Sweeping, Lenses, Tracing, Directions, Polytopes, Rewriting
 
 @checked
 def load(
-    name_or_path: str | Path,
+    name_or_path: Place,
     *,
     dtype: str | torch.dtype = "auto",
     device_map: str | int | torch.device | Mapping[str, str | int | torch.device] | None = None,

@@ -246,6 +246,33 @@ def test_every_method_of_a_result_reads_its_arguments() -> None:
         assert is_checked(method)
 
 
+def test_every_method_of_what_is_saved_reads_its_arguments() -> None:
+    classes = (pc.TunedLens, pc.polytopes.NearestLinear, pc.rewriting.Covariance)
+    methods = [(kind, name) for kind in classes for name in vars(kind) if name[0] != "_" and name != "forward"]
+    unread = [
+        f"{kind.__name__}.{name}"
+        for kind, name in methods
+        if inspect.isroutine(method := getattr(kind, name))
+        and set(inspect.signature(method).parameters) - {"self"}
+        and not is_checked(method)
+    ]
+    assert not unread
+    assert len(methods) > 20
+
+
+@pytest.mark.parametrize("opener", [pc.open, pc.load, pc.load_edits, pc.rewriting.Covariance.open])
+@pytest.mark.parametrize("place", [5, None, "", "\0", b"x", "x" * 5000])
+def test_openers_refuse_what_is_no_place(opener: Callable[[Any], Any], place: Any) -> None:
+    with pytest.raises(pc.InputError):
+        opener(place)
+
+
+def test_a_read_has_a_name_that_a_file_can_keep() -> None:
+    assert pc.Function(torch.sin, name="π $x$").name == "π $x$"
+    with pytest.raises(pc.InputError, match="half a character"):
+        pc.Function(torch.sin, name="\ud800")
+
+
 def test_infinity_is_allowed_where_it_is_the_default() -> None:
     assert pc.Norm(above=-math.inf).below == math.inf
     with pytest.raises(pc.EditError, match="above"):

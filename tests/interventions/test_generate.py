@@ -3,6 +3,7 @@
 import copy
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from transformers import GenerationConfig
@@ -228,3 +229,10 @@ def test_steering_changes_the_text(smollm2: pc.Model) -> None:
     alone = [smollm2.generate([p], max_new_tokens=12).texts[0] for p in prompts]
     assert tuple(alone) == plain.texts
     assert str(plain).startswith(prompts[0])
+
+
+def test_settings_may_be_numbers_of_numpy() -> None:
+    model = pc.wrap(tiny.shared("llama"))
+    plain = model.generate([5, 6], max_new_tokens=3, seed=1, do_sample=True, temperature=0.5, num_return_sequences=2)
+    numbers = {"do_sample": np.bool_(True), "temperature": np.float32(0.5), "num_return_sequences": np.int64(2)}
+    assert model.generate([5, 6], max_new_tokens=np.int64(3), seed=np.int64(1), **numbers).ids == plain.ids

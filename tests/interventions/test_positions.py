@@ -1,9 +1,11 @@
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import patchclamp as pc
-from patchclamp.interventions.positions import GENERATED, resolve
+from patchclamp.interventions.positions import GENERATED, read_at, resolve
 from patchclamp.models.inputs import Prompt
 
 lengths = st.integers(1, 9)
@@ -70,3 +72,11 @@ def test_inputs_without_tokens() -> None:
     for at in (-1, "last", slice(2)):
         with pytest.raises(pc.PositionError, match="this input has no tokens"):
             resolve(at, plain, 0, 1, None)
+
+
+def test_a_list_that_holds_itself_is_no_position() -> None:
+    endless: list[Any] = [1]
+    endless.append(endless)
+    with pytest.raises(pc.PositionError, match="holds itself"):
+        read_at(endless)
+    assert read_at([1, [2, [3]]]) == [1, [2, [3]]]

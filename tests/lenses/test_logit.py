@@ -281,3 +281,9 @@ def test_the_capital_comes_late(smollm2: pc.Model) -> None:
     )
     shuffled = smollm2.lens("is Spain of capital The", at="last", targets=" Madrid").data
     assert float(shuffled["probability"].values[0, -1, 0]) < 0.05
+
+
+def test_a_lens_of_inputs_without_tokens_says_so() -> None:
+    model = pc.wrap(tiny.shared("llama"))
+    with pytest.raises(pc.InputError, match="no tokens"):
+        model.lens({"inputs_embeds": torch.randn(1, 3, 32)})

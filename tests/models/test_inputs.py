@@ -120,3 +120,20 @@ def test_an_empty_text_is_refused(smollm2: pc.Model) -> None:
         smollm2.run("")
     with pytest.raises(pc.InputError, match="the model's context is 8192"):
         smollm2.run(" a" * 9000)
+
+
+@pytest.mark.parametrize(
+    "bare",
+    [
+        torch.ones(3, dtype=torch.long, device="meta"),
+        torch.tensor([1, 2]).to_sparse(),
+    ],
+    ids=["meta", "sparse"],
+)
+def test_ids_whose_numbers_cannot_be_reached_are_refused(bare: torch.Tensor) -> None:
+    for inputs in (bare, [bare], {"input_ids": bare}, {"input_ids": [[1, 2, 3]], "attention_mask": bare}):
+        with pytest.raises(pc.InputError):
+            read(inputs)
+    with pytest.raises(pc.InputError, match="meta"):
+        read([torch.tensor(1, device="meta")])
+    assert read([torch.tensor(1)]) == [(1,)]

@@ -84,3 +84,10 @@ def test_the_embedding_is_what_the_model_looks_up(smollm2: pc.Model) -> None:
 def test_a_word_that_the_tokenizer_reads_otherwise_is_named(stories: pc.Model) -> None:
     with pytest.raises(pc.InputError, match="'dog' is no token of its own: the tokenizer reads it as ' dog'"):
         stories.token_id("dog")
+
+
+def test_half_a_character_is_no_text(smollm2: pc.Model) -> None:
+    for call in (smollm2.tokens, smollm2.run, smollm2.token_id, smollm2.output_id):
+        with pytest.raises(pc.InputError, match="half a character"):
+            call("a\ud800")
+    assert smollm2.tokens("\N{GRINNING FACE}")

@@ -140,3 +140,14 @@ def test_a_corpus_of_nothing_or_of_nan_is_refused(llama: pc.Model) -> None:
 
 def test_passages_take_every_book_in_turn() -> None:
     assert list(module.passages(["aaaa", "bb", "ccc"], 2)) == ["aa", "bb", "cc", "aa", "c"]
+
+
+def test_a_key_is_solved_in_the_moments_precision_and_of_its_width() -> None:
+    moment = pc.rewriting.covariance(
+        pc.wrap(tiny.shared("llama")), 1, tiny.ids(8, 6), tokens=40, context=6, cache=False
+    )
+    key = torch.randn(48, generator=torch.Generator().manual_seed(0))
+    solved = moment.solve(key, 0.1)
+    torch.testing.assert_close(moment.damped(0.1) @ solved, key.to(solved))
+    with pytest.raises(pc.InputError, match="48 numbers"):
+        moment.solve(key[:5], 0.1)

@@ -50,9 +50,7 @@ class _Gate:
         try:
             self.before(signal.SIGINT, frame)
         finally:
-            self.open = (
-                True  # also where the interrupt raises: who catches it inside the block can be interrupted again
-            )
+            self.open = True  # also where the interrupt raises: who catches it in the block can be interrupted again
 
 
 class Changes(ExitStack):
@@ -134,10 +132,10 @@ class Guarded(Changes):
             for manager in self._managers:
                 value = self.enter_context(manager)
             self._set_open(self._outer is not False)
+            return value  # in here, since the gate is open: an interrupt at this line is caught as well
         except BaseException:
             self.__exit__(*sys.exc_info())
             raise
-        return value
 
 
 def guarded(*managers: AbstractContextManager[Any]) -> Guarded:

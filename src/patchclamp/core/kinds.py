@@ -35,6 +35,22 @@ def _folder(value: Any) -> Any:
     return spelled
 
 
+def _place(value: Any) -> Any:
+    spelled = path(value)
+    _exists(spelled, os.path.isdir)
+    return spelled
+
+
+def _name(value: Any) -> str:
+    if not isinstance(value, str):
+        raise UnfitError("a name")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise UnfitError("a name", "it holds half a character, which no file can keep") from None
+    return str(value)
+
+
 def _file(value: Any) -> Any:
     spelled = path(value)
     if _exists(spelled, os.path.isdir):
@@ -138,6 +154,10 @@ Seed = Annotated[int, between(0, 2**32 - 1, "a seed")]
 """Where random numbers begin: what torch, numpy and scikit-learn all take."""
 Folder = Annotated[str | Path, Rule("a folder", _folder)]
 """A folder, which may not exist yet."""
+Place = Annotated[str | Path, Rule("a name or a folder", _place)]
+"""What is opened: a folder, or a name of the catalogue or a hub."""
+Name = Annotated[str, Rule("a name", _name)]
+"""What a result calls something that it holds."""
 File = Annotated[str | Path, Rule("a file", _file)]
 """A file, which may not exist yet."""
 Repeats = Annotated[int, between(0, 10**5, "how often")]

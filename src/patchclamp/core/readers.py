@@ -149,7 +149,7 @@ def _is_tensor(value: Any) -> bool:
     return torch is not None and isinstance(value, torch.Tensor)
 
 
-def _single(value: Any) -> Any:
+def single(value: Any) -> Any:
     """A number of numpy or a tensor without axes as Python's own; anything else as it is."""
     if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0):
         return value.item()
@@ -163,7 +163,7 @@ def _is_meta(value: Any) -> bool:
 
 
 def _truth(value: Any) -> bool:
-    plain = _single(value)
+    plain = single(value)
     if not isinstance(plain, bool):
         raise UnfitError("True or False")
     return plain
@@ -177,7 +177,7 @@ def whole(value: Any) -> int:
     """
     if type(value) is int and -LARGEST <= value < LARGEST:
         return value
-    plain = _single(value)
+    plain = single(value)
     if isinstance(plain, bool) or not isinstance(plain, numbers.Integral):
         raise UnfitError("a whole number")
     number = int(plain)
@@ -187,7 +187,7 @@ def whole(value: Any) -> int:
 
 
 def _number(value: Any) -> float:
-    plain: Any = value if type(value) in (int, float) else _single(value)
+    plain: Any = value if type(value) in (int, float) else single(value)
     real = isinstance(plain, numbers.Real)
     if isinstance(plain, bool) or not real:
         raise UnfitError("a number")
@@ -238,7 +238,7 @@ def _nothing(value: Any) -> None:
 
 
 def _choice(value: Any, choices: tuple[Any, ...]) -> Any:
-    plain = str.__str__(value) if isinstance(value, str) else _single(value)
+    plain = str.__str__(value) if isinstance(value, str) else single(value)
     for choice in choices:
         if type(choice) is type(plain) and choice == plain:
             return choice

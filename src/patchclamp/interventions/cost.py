@@ -30,7 +30,7 @@ def parse_bytes(value: float | str) -> int:
         found = int(value)
     else:
         match = re.fullmatch(r"\s*(\d{1,15}(?:\.\d*)?|\.\d+)\s*([a-zA-Z]*)\s*", str(value), re.ASCII)
-        if not match or match[2].lower() not in _UNITS:
+        if isinstance(value, float) or not match or match[2].lower() not in _UNITS:
             raise InputError(f"budget={value!r} is no amount of memory; write bytes, or as '500MB' or '2GiB'")
         found = int(float(match[1]) * _UNITS[match[2].lower()])
     if found <= 0:

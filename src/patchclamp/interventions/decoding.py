@@ -9,6 +9,7 @@ from transformers import GenerationConfig, StoppingCriteria
 from transformers.generation import StopStringCriteria
 
 from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.readers import single
 
 _BEAMS = "beam search reorders rows between steps, so a row is no longer its prompt"
 _ASSISTED = "assisted decoding runs several tokens and takes some back"
@@ -89,7 +90,7 @@ def read_settings(module: nn.Module, tokenizer: Any, given: Mapping[str, Any]) -
     Raises:
         InputError: A setting is unknown, would have no effect, or cannot be combined with edits.
     """
-    settings = dict(given)
+    settings = {name: single(value) for name, value in given.items()}
     config = settings.get("generation_config")
     if config is not None and not isinstance(config, GenerationConfig):
         raise InputError(f"generation_config must be a GenerationConfig or a mapping, got {type(config).__name__}")

@@ -70,12 +70,19 @@ def read_at(at: Any) -> Any:
     Raises:
         PositionError: It is no position at all, whatever the prompt; the message has the valid forms.
     """
+    try:
+        return _read_at(at)
+    except RecursionError:
+        raise PositionError("the list of positions holds itself, or lists too deep to read") from None
+
+
+def _read_at(at: Any) -> Any:
     if isinstance(at, PerPrompt):
         if not at.each:
             raise PositionError("pc.per_prompt([]) holds no position")
         if any(isinstance(item, PerPrompt) for item in at.each):
             raise PositionError("pc.per_prompt holds another pc.per_prompt; give one position, span or list a prompt")
-        return PerPrompt(tuple(read_at(item) for item in at.each))
+        return PerPrompt(tuple(_read_at(item) for item in at.each))
     if isinstance(at, str):
         if at not in WORDS:
             raise PositionError(
@@ -95,7 +102,7 @@ def read_at(at: Any) -> Any:
             raise PositionError("the list of positions is empty")
         if any(isinstance(item, PerPrompt) for item in many):
             raise PositionError("a list of positions holds pc.per_prompt, which stands alone")
-        return [read_at(item) for item in many]
+        return [_read_at(item) for item in many]
     raise PositionError(
         f"{shown(at)} is no position; valid: int, slice, {', '.join(WORDS)}, pc.token, a list, pc.per_prompt"
     )

@@ -14,6 +14,7 @@ from typing_extensions import override
 from patchclamp.core.arguments import checked
 from patchclamp.core.content import Given
 from patchclamp.core.errors import InputError
+from patchclamp.core.kinds import Name
 from patchclamp.core.readers import Rule, shown, tensor
 from patchclamp.interventions import positions
 from patchclamp.interventions.positions import At
@@ -384,7 +385,7 @@ class Function(Read):
     """Any function of the logits at one position: ``[row, vocabulary] -> [row]`` or ``[row, n]``."""
 
     function: Callable[[Tensor], Tensor] = field(repr=False)
-    name: str = "value"
+    name: Name = "value"
     at: At = "last"
 
     def known_by(self) -> Any:

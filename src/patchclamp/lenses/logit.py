@@ -116,6 +116,8 @@ def look(
     where = [
         positions.resolve(at, p, i, len(prompts), model.tokenizer, repeats=True) or () for i, p in enumerate(prompts)
     ]
+    if any(prompt.length is None for prompt in prompts):
+        raise InputError("a lens reads positions, and this input has no tokens; pass text or token ids")
     wanted = _targets(model, prompts, where, targets)
     table = Table.empty(rows, where, k, torch.float64 if model.dtype == torch.float64 else torch.float32)
     with task("lens", sum(map(len, where)), "positions", show=progress) as bar:

@@ -13,7 +13,7 @@ from patchclamp.core.arguments import checked
 from patchclamp.core.digest import digest, weights_digest
 from patchclamp.core.errors import InputError, ModelError, SiteError
 from patchclamp.core.interrupts import guarded
-from patchclamp.core.kinds import Folder, Repeats, Seed
+from patchclamp.core.kinds import Folder, Place, Repeats, Seed
 from patchclamp.core.progress import Listener
 from patchclamp.core.tensors import read_tensors, write_tensors
 from patchclamp.lenses.logit import LogitLens
@@ -94,6 +94,7 @@ class TunedLens(nn.Module):
         matrix, offset = (own[depth].to(states.device, kind) for own in (self.weight, self.bias))
         return (wide + nn.functional.linear(wide, matrix, offset)).to(states.dtype)
 
+    @checked
     def translate(self, where: Site | int, states: Tensor) -> Tensor:
         """:meth:`forward` by site or depth, without a graph.
 
@@ -104,6 +105,7 @@ class TunedLens(nn.Module):
             found: Tensor = self(states, where if isinstance(where, int) else depth_of(where))
         return found
 
+    @checked
     def check(self, model: OpenModel, sites: Sequence[Site] = ()) -> None:
         """Refuse a model that the lens is not for, or a site that it has no translator for.
 
@@ -152,6 +154,7 @@ class TunedLens(nn.Module):
             raise InputError("this lens has no training report: it was not trained by model.tune_lens")
         return pd.DataFrame(self.training_report["held_out"]["by_site"])
 
+    @checked
     def save_pretrained(self, folder: Folder, *, overwrite: bool = False) -> Path:
         """Write ``config.json`` and ``model.safetensors``; the folder then holds the lens, or what it held before.
 
@@ -238,8 +241,9 @@ class TunedLens(nn.Module):
         return tune(cls(model), model, corpus, settings, checkpoint, progress)
 
     @classmethod
+    @checked
     def from_pretrained(
-        cls, place: str | Path, model: OpenModel, *, revision: str | None = None, force: bool = False
+        cls, place: Place, model: OpenModel, *, revision: str | None = None, force: bool = False
     ) -> Self:
         """Load a lens: what :meth:`save_pretrained` wrote, or a checkpoint of the ``tuned-lens`` package.
 

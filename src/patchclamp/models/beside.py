@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from patchclamp.core.errors import InputError
 from patchclamp.core.interrupts import guarded
-from patchclamp.models.ids import Ids, dense, is_id, token_ids
+from patchclamp.models.ids import Ids, is_id, token_ids, with_numbers
 from patchclamp.models.tensors import fetch, first_tensor
 
 ALIGNED = (
@@ -205,12 +205,11 @@ def measured_default(module: nn.Module, name: str, vocabulary: int | None, conte
 
 def _id_rows(value: Any) -> tuple[bool, list[Ids]]:
     """Rows of ids, with their padding, and whether the value was one row without a batch axis."""
-    if isinstance(value, Tensor):
-        value = dense("input_ids", value)
     if isinstance(value, Tensor | np.ndarray) and value.ndim not in (1, 2):
         raise InputError(f"input_ids has shape {tuple(value.shape)}; [row, position] is wanted")
     if isinstance(value, str | bytes | Mapping) or not hasattr(value, "__iter__"):
         raise InputError(f"input_ids holds {type(value).__name__}; rows of token ids are wanted")
+    value = with_numbers(value, "input_ids") if isinstance(value, Tensor) else value
     rows = value.tolist() if isinstance(value, Tensor | np.ndarray) else list(value)
     if rows and all(is_id(item) for item in rows):
         return True, [token_ids(rows)]
@@ -266,4 +265,4 @@ def _tensor(name: str, value: Any) -> Tensor:
         found = torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError):
         raise InputError(f"the input {name!r} is no tensor, but {type(value).__name__}: {str(value)[:60]}") from None
-    return dense(f"the input {name!r}", found)
+    return with_numbers(found, f"the input {name!r}")

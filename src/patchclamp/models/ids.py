@@ -8,23 +8,9 @@ import torch
 from torch import Tensor
 
 from patchclamp.core.errors import InputError
-from patchclamp.core.readers import UnfitError
-from patchclamp.core.readers import tensor as read_tensor
+from patchclamp.core.readers import UnfitError, tensor
 
 Ids = tuple[int, ...]
-
-
-def dense(name: str, value: Tensor) -> Tensor:
-    """A tensor whose numbers can be read.
-
-    Raises:
-        InputError: It is sparse, nested, of a format for storage, or without numbers (on the meta device).
-    """
-    try:
-        found: Tensor = read_tensor(value)
-    except UnfitError as unfit:
-        raise InputError(f"{name} cannot be read: {unfit.said or unfit.valid}") from None
-    return found
 
 
 def is_id(value: Any) -> bool:
@@ -34,6 +20,19 @@ def is_id(value: Any) -> bool:
     if isinstance(value, np.ndarray):
         return value.ndim == 0 and np.issubdtype(value.dtype, np.integer)
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def with_numbers(value: Tensor, what: str) -> Tensor:
+    """A tensor whose numbers can be reached.
+
+    Raises:
+        InputError: It is sparse, nested, quantized or on the meta device.
+    """
+    try:
+        dense: Tensor = tensor(value)
+    except UnfitError as unfit:
+        raise InputError(f"{what} cannot be used: {unfit}") from None
+    return dense
 
 
 def token_ids(row: Any) -> Ids:
@@ -46,6 +45,7 @@ def token_ids(row: Any) -> Ids:
         raise InputError(f"a row of token ids is wanted; got {type(row).__name__} {str(row)[:60]!r}")
     if isinstance(row, Tensor | np.ndarray) and row.ndim != 1:
         raise InputError(f"a row of token ids has one axis; got shape {tuple(row.shape)}")
+    row = with_numbers(row, "a row of token ids") if isinstance(row, Tensor) else row
     values = row.tolist() if isinstance(row, Tensor | np.ndarray) else list(row)
     if not values:
         raise InputError("a prompt is empty: it has no token ids")
@@ -53,6 +53,8 @@ def token_ids(row: Any) -> Ids:
         if not is_id(value):
             shown = value.item() if isinstance(value, Tensor) and value.ndim == 0 else value
             raise InputError(f"token ids are integers; the row holds {shown!r:.60} ({_kind(value)})")
+        if isinstance(value, Tensor):
+            with_numbers(value, "a token id")
     return tuple(int(value) for value in values)
 
 

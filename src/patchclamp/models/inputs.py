@@ -13,7 +13,7 @@ from patchclamp.core.digest import digest
 from patchclamp.core.errors import InputError
 from patchclamp.models import tokens
 from patchclamp.models.beside import Beside, is_whole, read_rows, read_tensors
-from patchclamp.models.ids import Ids, dense, is_id, token_ids
+from patchclamp.models.ids import Ids, is_id, token_ids, with_numbers
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,7 +140,7 @@ class _Reader:
         if isinstance(item, np.ndarray) and item.ndim:
             return self.read(item.tolist())
         if isinstance(item, Tensor):
-            return self._tensor(dense("a prompt", item))
+            return self._tensor(item)
         single = isinstance(item, np.ndarray) or is_id(item) or not isinstance(item, Iterable)
         if single or isinstance(item, bytes | bytearray | memoryview | Set):
             raise InputError(
@@ -166,6 +166,7 @@ class _Reader:
         return self._made(token_ids(row), None, {})
 
     def _tensor(self, tensor: Tensor) -> list[Prompt]:
+        tensor = with_numbers(tensor, "a prompt")
         if tensor.numel() == 0:
             raise InputError(f"a prompt is empty: its tensor has shape {tuple(tensor.shape)}")
         if self.takes_ids and (self.beside.reads_ids or not tensor.is_floating_point()):

@@ -32,11 +32,20 @@ def encode_all(tokenizer: Any, text: str) -> tuple[list[int], dict[str, Any]]:
     Raises:
         InputError: The text gives no token.
     """
-    given = dict(need_tokenizer(tokenizer, f"the prompt {text!r}")(text))
+    given = dict(need_tokenizer(tokenizer, f"the prompt {text!r}")(_whole(text)))
     ids = list(given.pop("input_ids"))
     if not ids:
         raise InputError(f"the prompt {text!r} is empty: it gives no token")
     return ids, given
+
+
+def _whole(text: str) -> str:
+    """Text that is made of characters; half of one, as text from broken files holds, is none to a tokenizer."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{text!r} cannot be tokenized: {error.object[error.start]!r} is half a character") from None
+    return text
 
 
 def encode(tokenizer: Any, text: str) -> list[int]:
@@ -66,7 +75,7 @@ def token_id(tokenizer: Any, text: str | int) -> int:
     tokenizer = need_tokenizer(tokenizer, f"the token {text!r}")
     tried: list[list[int]] = []
     for candidate in dict.fromkeys((text, text.removeprefix(" "))):
-        ids = tokenizer(candidate, add_special_tokens=False)["input_ids"]
+        ids = tokenizer(_whole(candidate), add_special_tokens=False)["input_ids"]
         if len(ids) == 1 and in_context(tokenizer, ids[0]) == text:
             return int(ids[0])
         tried.append(ids)

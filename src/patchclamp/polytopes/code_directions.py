@@ -51,6 +51,7 @@ class CodeDirection:
     def __repr__(self) -> str:
         return f"<CodeDirection in {sum(v.numel() for v in self.vectors.values())} gates of {', '.join(self.vectors)}>"
 
+    @checked
     def since(self, name: str) -> "CodeDirection":
         """The direction of the pathway from a layer to the end.
 
@@ -59,6 +60,7 @@ class CodeDirection:
         """
         return self._of(list(self.vectors)[self._place(name) :])
 
+    @checked
     def layer(self, name: str) -> "CodeDirection":
         """The direction in one layer.
 
@@ -67,6 +69,7 @@ class CodeDirection:
         """
         return self._of([list(self.vectors)[self._place(name)]])
 
+    @checked
     def score(self, codes: Codes) -> Float[Tensor, " row"]:
         """Where codes lie along the direction: -1/2 at the first mean code, 1/2 at the second; float64.
 

@@ -113,6 +113,7 @@ class NearestLinear(nn.Module):
         maps = "full maps" if self.rank is None else f"one shared map and rank {self.rank} each"
         return f"{self.d_in} -> {self.d_out}, {self.regions} regions, {maps}"
 
+    @checked
     def place(self, x: Float[Tensor, "row d_in"], how: Place | Tensor = "kmeans", *, seed: Seed = 0) -> Self:
         """Put the points where the data are, and measure their ``spread``.
 
@@ -140,6 +141,7 @@ class NearestLinear(nn.Module):
             self.spread.copy_(nearest(self.points, x)[1].mean().maximum(least))
         return self
 
+    @checked
     def region(self, x: Float[Tensor, "row d_in"]) -> Int[Tensor, " row"]:
         """The nearest point of each row.
 
@@ -188,6 +190,7 @@ class NearestLinear(nn.Module):
         offset = torch.einsum("rm,rmo->ro", share, self.bias[chosen])
         return x @ self.shared.T + torch.einsum("rmk,rmok->ro", own, self.up[chosen]) + offset
 
+    @checked
     def fit(
         self,
         x: Float[Tensor, "row d_in"],
@@ -258,6 +261,7 @@ class NearestLinear(nn.Module):
             raise InputError("the targets hold NaN or infinity")
         return y, nn.functional.mse_loss
 
+    @checked
     def segment(self, start: Float[Tensor, " d_in"], end: Float[Tensor, " d_in"]) -> Pieces:
         """Every region that the straight line from ``start`` to ``end`` crosses, exactly.
 
@@ -271,6 +275,7 @@ class NearestLinear(nn.Module):
         t, region = crossings(self.points.detach(), start[None], end[None])
         return Pieces(t[0], region[0])
 
+    @checked
     def face_jumps(self, x: Float[Tensor, "row d_in"], *, most: int = 1000, seed: Seed = 0) -> "pd.DataFrame":
         """How far the output jumps at faces between neighbouring regions, where the data are.
 
@@ -310,6 +315,7 @@ class NearestLinear(nn.Module):
         columns = {"region": pairs[:, 0], "neighbour": pairs[:, 1], "jump": jumps, "map_distance": distances}
         return pd.DataFrame({name: column.cpu().numpy() for name, column in columns.items()})
 
+    @checked
     def low_rank(self, rank: int) -> "NearestLinear":
         """The nearest network with one shared map, the mean of all, and ``rank`` dimensions a region (truncated SVD).
 
@@ -346,6 +352,7 @@ class NearestLinear(nn.Module):
         if not x.isfinite().all():
             raise InputError(f"{what} must be finite; row {int((~x.isfinite().all(1)).nonzero()[0])} is not")
 
+    @checked
     def save_pretrained(self, folder: Folder, *, overwrite: bool = False) -> Path:
         """Write ``config.json`` and ``model.safetensors``; the folder then holds the network, or what it held before.
 
@@ -373,6 +380,7 @@ class NearestLinear(nn.Module):
         )
 
     @classmethod
+    @checked
     def from_pretrained(cls, folder: Folder) -> Self:
         """Open what :meth:`save_pretrained` wrote, in evaluation mode.
 

@@ -15,7 +15,7 @@ from patchclamp.core.progress import Listener, task
 from patchclamp.interventions.positions import At
 from patchclamp.interventions.record import record
 from patchclamp.interventions.results import evidence
-from patchclamp.models.ids import dense
+from patchclamp.models.ids import with_numbers
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.peers import Sites
@@ -233,7 +233,7 @@ def _gated(
 def _of_network(network: Network, inputs: Any, at: At, progress: bool | Listener | None) -> Iterator[Piece]:
     if at != "all":
         raise InputError(f"at = {at!r}: the rows of this network are inputs, which have no positions")
-    inputs = dense("inputs", inputs) if isinstance(inputs, Tensor) else inputs
+    inputs = with_numbers(inputs, "inputs") if isinstance(inputs, Tensor) else inputs
     if not isinstance(inputs, Tensor) or inputs.dim() < 2 or not len(inputs):
         raise InputError("rows of inputs are wanted, as a tensor [row, *shape]; one input x is x[None]")
     if inputs.is_complex():

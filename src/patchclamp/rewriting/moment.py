@@ -47,6 +47,7 @@ class Covariance:
     model: str | None
     weights_sha256: str
 
+    @checked
     def check(self, model: OpenModel, layer: int, weights: str | None = None) -> None:
         """Refuse keys of another layer or model.
 
@@ -66,6 +67,7 @@ class Covariance:
                 f"not of this {model.source.name or 'live model'}; make it anew with pc.rewriting.covariance"
             )
 
+    @checked
     def damped(self, ridge: float) -> Tensor:
         """``C + ridge * trace(C) / d * I``.
 
@@ -80,21 +82,26 @@ class Covariance:
             )
         return self.matrix + ridge * self.matrix.diagonal().mean() * torch.eye(size, dtype=torch.float64)
 
+    @checked
     def condition(self, ridge: float = 0.0) -> float:
         """Largest over smallest eigenvalue of the damped matrix."""
         values = torch.linalg.eigvalsh(self.damped(ridge))
         return float(values[-1] / values[0]) if values[0] > 0 else float("inf")
 
+    @checked
     def solve(self, key: Tensor, ridge: float) -> Tensor:
         """``C^-1 k`` of the damped matrix, ``[d_mlp]``."""
         factor = torch.linalg.cholesky(self.damped(ridge))
-        return torch.cholesky_solve(key.unsqueeze(1), factor).squeeze(1)
+        if key.shape != factor.shape[:1]:
+            raise InputError(f"a key has {len(factor)} numbers, [d_mlp]; this one has shape {tuple(key.shape)}")
+        return torch.cholesky_solve(key.to(factor).unsqueeze(1), factor).squeeze(1)
 
     def described(self) -> dict[str, Any]:
         """Everything but the numbers, as plain JSON."""
         names = ("layer", "tokens", "corpus", "corpus_digest", "model", "weights_sha256")
         return {name: getattr(self, name) for name in names}
 
+    @checked
     def save(self, folder: Folder, *, overwrite: bool = False) -> Path:
         """Write ``covariance.json`` and ``covariance.safetensors``; the folder then holds it, or what it held before.
 
@@ -114,6 +121,7 @@ class Covariance:
         )
 
     @classmethod
+    @checked
     def open(cls, folder: Folder) -> Self:
         """Read what :meth:`save` wrote.
 
