@@ -153,8 +153,6 @@ def _targets(
     model: OpenModel, prompts: Sequence[Prompt], where: Sequence[tuple[int, ...]], targets: Any
 ) -> list[list[int]]:
     """The target of every position of every prompt; -1 where there is none."""
-    if not all(prompt.ids for prompt in prompts):
-        raise InputError("a lens looks at positions of token ids; inputs without them, as inputs_embeds, have none")
     if isinstance(targets, str) and targets == "next":
         model.check_predicts(
             prompt.ids[i + 1] for prompt, at in zip(prompts, where, strict=True) for i in at if i + 1 < len(prompt.ids)
