@@ -285,3 +285,17 @@ def test_transformers_is_as_talkative_afterwards_as_before() -> None:
 def test_classes_of_one_name_are_told_apart() -> None:
     names = _distinct({134: "crane", 517: "crane", 1: "fish"})
     assert names == {134: "crane", 517: "crane.517", 1: "fish"}
+
+
+@pytest.mark.parametrize(
+    ("ask", "says"),
+    [
+        (lambda: pc.catalogue.imdb(foo=1), "unknown argument of imdb 'foo'"),
+        (lambda: pc.catalogue.mnist(5), "mnist takes nothing by place"),
+        (lambda: pc.catalogue.gutenberg(3), "title=3 cannot be used; valid: text or None"),
+        (lambda: pc.catalogue.probing_set(None), "name=None cannot be used; valid: text"),
+    ],
+)
+def test_arguments_of_data_sets_are_read_at_the_door(ask: Callable[[], Any], says: str) -> None:
+    with pytest.raises(pc.InputError, match=says):
+        ask()

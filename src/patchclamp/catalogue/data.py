@@ -6,6 +6,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from patchclamp.catalogue.fetching import fetch
+from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError, unknown
 from patchclamp.core.files import read_json
 
@@ -24,6 +25,7 @@ class Digits:
     """``[10000]`` int64."""
 
 
+@checked
 def mnist() -> Digits:
     """Handwritten digits."""
     return Digits(**load_file(fetch("mnist") / "mnist.safetensors"))
@@ -35,6 +37,7 @@ FASHION = (
 """What the labels of Fashion-MNIST stand for."""
 
 
+@checked
 def fashion_mnist() -> Digits:
     """Pictures of clothes in MNIST's shape; :data:`FASHION` names the labels.
 
@@ -43,6 +46,7 @@ def fashion_mnist() -> Digits:
     return Digits(**load_file(fetch("fashion-mnist") / "fashion-mnist.safetensors"))
 
 
+@checked
 def gutenberg(title: str | None = None) -> dict[str, str]:
     """Public-domain books by title, or one of them.
 
@@ -66,6 +70,7 @@ class Country:
     population: int
 
 
+@checked
 def capitals() -> list[Country]:
     """Countries with their capitals, the most populous first."""
     return [Country(**row) for row in read_json(fetch("capitals") / "capitals.json")]

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from patchclamp.catalogue.fetching import fetch
+from patchclamp.core.arguments import checked
 from patchclamp.core.files import read_json
 
 
@@ -31,6 +32,7 @@ class WinoBiasSentence:
     """Of the pronoun."""
 
 
+@checked
 def winobias() -> list[WinoBiasSentence]:
     """WinoBias as minimal pairs: of each pair first the stereotyped sentence, then the other.
 
@@ -56,6 +58,7 @@ class WinogenderSentence:
     sentence: str
 
 
+@checked
 def winogender() -> list[WinogenderSentence]:
     """The 720 Winogender sentences: 240 templates, each with a male, a female and a neutral pronoun, in this order.
 
@@ -64,6 +67,7 @@ def winogender() -> list[WinogenderSentence]:
     return [WinogenderSentence(**row) for row in read_json(fetch("gender-bias") / "winogender.json")]
 
 
+@checked
 def gendered_words() -> list[tuple[str, str]]:
     """Pairs of words (male, female) that differ in gender, such as ``("king", "queen")``.
 
@@ -83,6 +87,7 @@ class FirstNames:
     """Names that women and men have."""
 
 
+@checked
 def first_names() -> FirstNames:
     """First names of English-speaking countries, many of them rare; common ones are among them, not marked.
 

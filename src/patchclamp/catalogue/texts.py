@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from patchclamp.catalogue.fetching import fetch
+from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError, unknown
 from patchclamp.core.files import read_json
 
@@ -31,6 +32,7 @@ class Speech:
     """Without line breaks."""
 
 
+@checked
 def state_of_the_union() -> list[Speech]:
     """The speeches of 1790 to 2021, in the order of time.
 
@@ -50,6 +52,7 @@ class Review:
     split: Literal["train", "test"]
 
 
+@checked
 def imdb(split: Literal["train", "test"] | None = None) -> list[Review]:
     """Film reviews, 25,000 positive and 25,000 negative, in an order that mixes both, or one half of them.
 
@@ -78,6 +81,7 @@ class Labelled:
     """Texts that overlap have one number: pass it as ``groups`` wherever rows are split into train and test."""
 
 
+@checked
 def probing_sets() -> list[str]:
     """Names of the sets for probes, as their package has them."""
     return sorted(
@@ -85,6 +89,7 @@ def probing_sets() -> list[str]:
     )
 
 
+@checked
 def probing_set(name: str) -> list[Labelled]:
     """A set of texts with two labels, such as ``92_glue_sst2`` with ``negative`` and ``positive``.
 
