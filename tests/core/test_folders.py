@@ -5,12 +5,7 @@ import io
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from patchclamp.core import folders, leases
+from patchclamp.core import folders
 from patchclamp.core.errors import InputError, PatchclampWarning, StorageError
 from patchclamp.core.files import parsed, seal_holds, sealed, sha256_file
 from patchclamp.core.folders import (
@@ -145,34 +140,6 @@ def test_the_old_one_is_lost_without_the_step(tmp_path: Path) -> None:
     (tmp_path / "arrays.safetensors").write_text("new" * 3)
     with pytest.raises(InputError, match="arrays.safetensors' is damaged"):
         whole(tmp_path)
-
-
-@pytest.mark.slow
-def test_a_process_that_is_killed_in_mid_save_leaves_the_old_or_the_new(tmp_path: Path) -> None:
-    script = (
-        "import sys; sys.path.insert(0, '.'); from pathlib import Path; from tests.core.test_folders import put\n"
-        "for n in range(10**6): put(Path(sys.argv[1]), str(n), {f'{i}.bin': 20_000 for i in range(6)})"
-    )
-    (tmp_path / "mine.txt").write_text("mine")
-    for wait in range(6):
-        process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)])
-        while not (tmp_path / "result.json").is_file():
-            time.sleep(0.05)
-        time.sleep(0.2 + wait * 0.037)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        assert whole(tmp_path).isdigit()
-        put(tmp_path, "0")
-        assert left(tmp_path) == sorted([*FILES, "mine.txt", "result.json"])
-
-
-def test_two_that_save_at_once_do_not_mix(tmp_path: Path) -> None:
-    """Threads hold the folder as processes do: each opens it anew."""
-    texts = [f"{n}" * 5 for n in range(examples(6, 40))]
-    with ThreadPoolExecutor(3) as pool:
-        list(pool.map(lambda text: put(tmp_path, text), texts))
-    assert whole(tmp_path) in texts
-    assert left(tmp_path) == sorted([*FILES, "result.json"])
 
 
 @pytest.mark.parametrize("name", ["figure.svg", "part/arrays.safetensors", "part", "result.json"])
@@ -465,22 +432,3 @@ def test_a_file_of_others_with_the_name_of_a_record_stays(tmp_path: Path, name: 
     folders.verify(tmp_path)
     put(tmp_path, "new", overwrite=overwrite)
     assert {file: (tmp_path / file).read_text() for file in theirs} == theirs
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no processes are forked here")
-def test_a_process_that_was_forked_meanwhile_holds_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leases, "PATIENCE", 0.05)
-    reading, writing = os.pipe()
-    with leases.locked(tmp_path):
-        child = os.fork()
-        if child == 0:
-            os.close(writing)
-            os.read(reading, 1)  # until the parent closes its end
-            os._exit(0)
-    os.close(reading)
-    try:
-        with leases.locked(tmp_path):
-            pass
-    finally:
-        os.close(writing)
-        os.waitpid(child, 0)

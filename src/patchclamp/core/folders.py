@@ -32,7 +32,7 @@ from patchclamp.core.files import (
     sync_tree,
     writing,
 )  # fmt: skip
-from patchclamp.core.leases import PART, PREFIX, lease, locked, remove, tidy
+from patchclamp.core.leases import PART, PREFIX, is_abandoned, lease, locked, remove, tidy
 
 _NEW, _JOURNAL = ".new", ".journal.json"
 COMMAND = ("command.txt", "config.toml")
@@ -234,9 +234,7 @@ def opened(
     with reading(target):
         if not target.is_dir():
             raise InputError(missing or f"{str(target)!r} holds no {form.record}")
-        with locked(target):
-            with writing(target):
-                _finish(target)
+        with _settled(target):
             if not (target / form.record).is_file():
                 raise InputError(missing or f"{str(target)!r} holds no {form.record}")
             record = _record(target, form, check)
@@ -406,6 +404,29 @@ def _replace(target: Path, form: Form, staging: Path, overwrite: bool, keep: boo
             f"saved, but not all files could be moved into {str(target)!r} ({error}); opening it goes on with that"
         )
         warn(message, PatchclampWarning, stacklevel=4)
+
+
+@contextmanager
+def _settled(target: Path) -> Iterator[None]:
+    """Hold a folder together with others that read it, after a save that was stopped in it is finished."""
+    for _ in range(3):  # another process may be stopped in between
+        with locked(target, shared=True):
+            if not _has_leftovers(target):
+                yield
+                return
+        with locked(target), writing(target):
+            _finish(target)
+    with locked(target):
+        yield
+
+
+def _has_leftovers(target: Path) -> bool:
+    """Whether a save was stopped after its step, or something that can be removed was left before it."""
+    may_write = os.access(target, os.W_OK)
+    return any(
+        (path.name.startswith(PREFIX) and path.name.endswith(_NEW)) or (may_write and is_abandoned(path))
+        for path in target.iterdir()
+    )
 
 
 def _finish(target: Path) -> None:

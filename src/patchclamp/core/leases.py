@@ -22,8 +22,12 @@ _LEASED: set[Path] = set()
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, *, shared: bool = False) -> Iterator[None]:
     """Hold a folder against other processes and threads, without leaving a file in it.
+
+    Args:
+        folder: What is held.
+        shared: Together with others that only read, so that many can open one folder at once.
 
     Raises:
         StorageError: Another process does not let go of it.
@@ -31,7 +35,7 @@ def locked(folder: Path) -> Iterator[None]:
     own = folder in _LEASED  # nobody else writes there, and its lock says that we live
     handle, deadline = None if own else _opened(folder), time.monotonic() + PATIENCE
     try:
-        while handle is not None and _lock(handle) is False:
+        while handle is not None and _lock(handle, shared) is False:
             if time.monotonic() > deadline:
                 raise StorageError(f"another process has held {str(folder)!r} for {PATIENCE:g} seconds; end it first")
             time.sleep(0.01)
@@ -72,7 +76,7 @@ def lease(parent: Path, name: str, *, folder: bool) -> Iterator[Path]:
 def tidy(parent: Path) -> None:
     """Remove what killed processes left in a folder: names of ours that no living process holds."""
     for path in parent.iterdir():
-        if path.name.startswith(PREFIX) and path.name.endswith(PART) and _is_abandoned(path):
+        if is_abandoned(path):
             remove(path)
 
 
@@ -85,7 +89,10 @@ def remove(path: Path) -> None:
             path.unlink()
 
 
-def _is_abandoned(path: Path) -> bool:
+def is_abandoned(path: Path) -> bool:
+    """Whether a path is unfinished work that no living process holds."""
+    if not (path.name.startswith(PREFIX) and path.name.endswith(PART)):
+        return False
     try:
         handle = None if path.is_symlink() else _opened(path)
         free = None if handle is None else _lock(handle)
@@ -101,12 +108,12 @@ def _opened(path: Path) -> int | None:
     return os.open(path, os.O_RDONLY | os.O_NONBLOCK) if _HAS_LOCKS else None
 
 
-def _lock(handle: int) -> bool | None:
-    """Take a lock: whether nobody else holds it; None where the disk knows no locks."""
+def _lock(handle: int, shared: bool = False) -> bool | None:
+    """Take a lock: whether nobody else holds it, or all who do share it; None where the disk knows no locks."""
     import fcntl
 
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:
