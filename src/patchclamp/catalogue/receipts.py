@@ -59,11 +59,11 @@ def check_files(name: str, folder: Path, *, hashes: bool = False) -> dict[str, s
 def _read(name: str, folder: Path) -> dict[str, Any]:
     try:
         receipt: dict[str, Any] = read_json(folder / RECEIPT)
-        if isinstance(receipt["files"], dict) and isinstance(receipt.get("seen", {}), dict):
-            return receipt
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
-        pass
-    raise AssetError(f"{name}: {RECEIPT} in {str(folder)!r} is damaged; {_again(name)}")
+        if not isinstance(receipt["files"], dict) or not isinstance(receipt.get("seen", {}), dict):
+            raise TypeError("it lists no files")
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise AssetError(f"{name}: {RECEIPT} in {str(folder)!r} is damaged; {_again(name)}") from error
+    return receipt
 
 
 def _again(name: str) -> str:
