@@ -11,6 +11,12 @@ _LLAMA = {
     "max_position_embeddings": 64, **_COMMON,
 }  # fmt: skip
 _SLIDING = {"sliding_window": 5}
+TEXT = {**_LLAMA, "num_hidden_layers": 2}
+"""A text stack of a model of several parts."""
+VISION = {
+    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 16, "patch_size": 8,
+}  # fmt: skip
+"""A vision stack of a model of several parts."""
 _MOE = {"num_local_experts": 4, "num_experts_per_tok": 2}
 
 # family row -> (config class, model class, arguments)

@@ -1,7 +1,6 @@
 """Every verb: what it prints, what it leaves, and its exit code."""
 
 import json
-import shlex
 import subprocess
 import sys
 import tomllib
@@ -11,12 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cyclopts import App
 from safetensors.torch import save_file
 
 import patchclamp as pc
 from patchclamp.cli.app import main
-from patchclamp.core.interrupts import resumable
 
 VERBS = [
     "sites",
@@ -487,28 +484,3 @@ def test_path(capsys: pytest.CaptureFixture[str], folder: str, tmp_path: Path) -
     assert "no sender lies below a receiver" in call(
         capsys, *arguments, "--sender", "mlp_out.2", "--receiver", "q.0", code=2
     )
-
-
-@pytest.mark.parametrize(
-    ("line", "folder", "said"),
-    [
-        ("sweep M P --checkpoint out/parts", "out/parts", "interrupted; what was finished is kept in 'out/parts', and the same call "
-         "goes on from there:\npatchclamp sweep M P --checkpoint out/parts"),
-        ("sweep M 'a b'", None, "interrupted, and nothing is kept; with a checkpoint it could go on:\n"
-         "patchclamp sweep M 'a b' --checkpoint FOLDER"),
-        ("sweep M P --checkpoint=c", None, "interrupted before anything was finished; to begin again:\n"
-         "patchclamp sweep M P --checkpoint=c"),
-        ("top M P", None, "interrupted"),
-    ],
-)  # fmt: skip
-def test_after_an_interrupt_it_says_how_to_go_on(
-    line: str, folder: str | None, said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupted(*_: object, **__: object) -> None:
-        with resumable(folder):
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(App, "__call__", interrupted)
-    assert call(capsys, *shlex.split(line), code=130) == f"patchclamp: {said}\n"
-    assert main([*shlex.split(line), "--json"]) == 130
-    assert json.loads(capsys.readouterr().out)["error"] == "KeyboardInterrupt"

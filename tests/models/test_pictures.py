@@ -8,20 +8,9 @@ import torch
 from torch import nn
 
 import patchclamp as pc
+from tests import tiny
 from tests.traces import no_trace
 
-_TEXT = {
-    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
-    "vocab_size": 97, "max_position_embeddings": 64, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
-}  # fmt: skip
-_VISION = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "image_size": 16,
-    "patch_size": 8,
-}
 _GEMMA = {"head_dim": 8, "sliding_window": 5, "query_pre_attn_scalar": 8}
 MLP = "model.language_model.layers.1.mlp"
 
@@ -36,14 +25,14 @@ def built(name: str) -> nn.Module:
         if name == "gemma3":
             module = transformers.Gemma3ForConditionalGeneration(
                 transformers.Gemma3Config(
-                    text_config={**_TEXT, **_GEMMA}, vision_config=_VISION, mm_tokens_per_image=4, image_token_index=90,
+                    text_config={**tiny.TEXT, **_GEMMA}, vision_config=tiny.VISION, mm_tokens_per_image=4, image_token_index=90,
                     boi_token_index=91, eoi_token_index=92,
                 )
             )  # fmt: skip
         else:
             module = transformers.LlavaForConditionalGeneration(
                 transformers.LlavaConfig(
-                    text_config=transformers.LlamaConfig(**_TEXT), vision_config=transformers.CLIPVisionConfig(**_VISION),
+                    text_config=transformers.LlamaConfig(**tiny.TEXT), vision_config=transformers.CLIPVisionConfig(**tiny.VISION),
                     image_token_index=90,
                 )
             )  # fmt: skip

@@ -13,23 +13,11 @@ from tests.traces import no_trace
 
 _ENDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 _BASE = {"vocab_size": 97, **_ENDS}
-_TEXT = {
-    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
-    "max_position_embeddings": 64, **_BASE,
-}  # fmt: skip
 _T5 = {"d_model": 32, "d_ff": 48, "num_layers": 2, "num_heads": 4, "d_kv": 8, "decoder_start_token_id": 0, **_BASE}
 _BART = {
     "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48,
     "encoder_attention_heads": 4, "decoder_attention_heads": 4, "max_position_embeddings": 64, **_BASE,
 }  # fmt: skip
-_VISION = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "image_size": 16,
-    "patch_size": 8,
-}
 _WHISPER = {
     **_BART,
     "num_mel_bins": 8,
@@ -38,7 +26,7 @@ _WHISPER = {
     "decoder_start_token_id": 1,
 }
 _GEMMA3N = {
-    **_TEXT, "num_hidden_layers": 4, "intermediate_size": [48] * 4, "head_dim": 16, "hidden_size_per_layer_input": 8,
+    **tiny.TEXT, "num_hidden_layers": 4, "intermediate_size": [48] * 4, "head_dim": 16, "hidden_size_per_layer_input": 8,
     "vocab_size_per_layer_input": 97, "num_kv_shared_layers": 1, "laurel_rank": 4, "altup_num_inputs": 2, "sliding_window": 5,
     "layer_types": ["sliding_attention", "full_attention"] * 2, "activation_sparsity_pattern": [0.0] * 4,
 }  # fmt: skip
@@ -60,9 +48,9 @@ UNKNOWN: dict[str, tuple[str, str, dict[str, Any], dict[str, Any], list[str], st
                 {"input_features": torch.ones(1, 8, 32), "decoder_input_ids": torch.tensor([[1, 8, 9]])},
                 ["model.encoder.layers.1.fc2", "model.decoder.layers.0.fc2"], "two stacks"),
     "clip": ("CLIPConfig", "CLIPModel",
-             {"text_config": _TEXT, "vision_config": _VISION, "projection_dim": 16}, {"input_ids": IDS, "pixel_values": PICTURE},
+             {"text_config": tiny.TEXT, "vision_config": tiny.VISION, "projection_dim": 16}, {"input_ids": IDS, "pixel_values": PICTURE},
              ["vision_model.encoder.layers.1.mlp", "text_model.encoder.layers.1.mlp"], "CLIPModel"),
-    "dinov2": ("Dinov2Config", "Dinov2Model", _VISION, {"pixel_values": PICTURE}, ["encoder.layer.1.mlp"], None),
+    "dinov2": ("Dinov2Config", "Dinov2Model", tiny.VISION, {"pixel_values": PICTURE}, ["encoder.layer.1.mlp"], None),
     "gemma3n": ("Gemma3nTextConfig", "Gemma3nForCausalLM", _GEMMA3N, {"input_ids": IDS}, ["model.layers.1.mlp"], None),
     "cpmant": ("CpmAntConfig", "CpmAntForCausalLM",
                {"vocab_size": 97, "hidden_size": 32, "num_attention_heads": 4, "dim_head": 8, "dim_ff": 48, "num_hidden_layers": 2},
@@ -70,7 +58,7 @@ UNKNOWN: dict[str, tuple[str, str, dict[str, Any], dict[str, Any], list[str], st
     "xlnet": ("XLNetConfig", "XLNetLMHeadModel", {"vocab_size": 97, "d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 48},
               {"input_ids": IDS}, ["transformer.layer.1.ff.layer_2"], None),
     "deepseek": ("DeepseekV3Config", "DeepseekV3ForCausalLM",
-                 {**_TEXT, "kv_lora_rank": 8, "q_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "v_head_dim": 8,
+                 {**tiny.TEXT, "kv_lora_rank": 8, "q_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "v_head_dim": 8,
                   "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "n_group": 1, "topk_group": 1,
                   "first_k_dense_replace": 1},
                  {"input_ids": IDS}, ["model.layers.0.mlp", "model.layers.1.mlp"], None),
