@@ -92,7 +92,10 @@ def check(result: Result, folder: Path) -> None:
                 assert not cell.startswith(tuple("=+-@\t\r\n"))
             elif isinstance(one, float) and np.isfinite(one):
                 assert float(cell) == pytest.approx(one)
-    assert pc.open(folder) == result
+    again = pc.open(folder)
+    assert again == result
+    assert not acts(repr(again), but="\n")
+    assert not acts(str(again), but="\n")
 
 
 @pytest.mark.parametrize("kind", registry.KINDS if FULL else SHORT)

@@ -18,6 +18,7 @@ from patchclamp.core.files import write_csv
 from patchclamp.core.kinds import Folder
 from patchclamp.core.labelled import pack, unpack
 from patchclamp.core.tensors import read_tensors, write_tensors
+from patchclamp.core.text import shown_literally
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -84,6 +85,8 @@ class Result(ABC):
 
     def __init_subclass__(cls) -> None:
         checked_methods(cls)
+        for name in {"__repr__", "__str__"} & vars(cls).keys():
+            setattr(cls, name, shown_literally(vars(cls)[name]))
 
     @property
     @abstractmethod

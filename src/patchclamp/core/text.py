@@ -7,6 +7,8 @@ writing, halves of characters, and what a spreadsheet takes for a formula. Each 
 
 import json
 import re
+from collections.abc import Callable
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -48,6 +50,16 @@ def _code(character: str) -> str:
 def for_terminal(text: str) -> str:
     """Text for a terminal: it holds no control character but the end of a line."""
     return escaped(text.expandtabs(8))
+
+
+def shown_literally(method: Callable[[Any], str]) -> Callable[[Any], str]:
+    """Decorate a ``__repr__`` or ``__str__`` of what others may have sent: people show it on a terminal."""
+
+    @wraps(method)
+    def show(self: Any) -> str:
+        return for_terminal(method(self))
+
+    return show
 
 
 def for_figure(text: str) -> str:

@@ -17,6 +17,7 @@ from patchclamp.core.digest import digest
 from patchclamp.core.errors import EditError, InputError, unknown
 from patchclamp.core.kinds import Folder
 from patchclamp.core.tensors import read_tensors, write_tensors
+from patchclamp.core.text import shown_literally
 from patchclamp.interventions.edits import Add, Clamp, Edit, Origin, ProjectOut, Reflect, Scale
 from patchclamp.interventions.gates import Norm
 from patchclamp.interventions.positions import At, Unsaid
@@ -125,6 +126,7 @@ class Direction:
     def __hash__(self) -> int:
         return hash(self.key)
 
+    @shown_literally
     def __repr__(self) -> str:
         where = "" if self.fitted is None else f" at {self.fitted.site} of {self.fitted.model or 'a live model'}"
         return f"<Direction {self.method}: rank {self.rank} of {self.d}{where}>"
