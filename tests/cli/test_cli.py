@@ -1,6 +1,7 @@
 """Every verb: what it prints, what it leaves, and its exit code."""
 
 import json
+import shlex
 import subprocess
 import sys
 import tomllib
