@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import patchclamp as pc
-from patchclamp.interventions.saving import from_plain, to_plain
+from patchclamp.core.plain import from_plain, to_plain
 from tests import tiny
 from tests.effort import examples
 

@@ -62,7 +62,7 @@ class Form:
     """What every record of it says, where others may have a file of its name: theirs is never taken for ours."""
 
 
-RESULT = Form("a result", "result.json", files=("arrays.safetensors", "parameters.safetensors", *_SHOWN))
+RESULT = Form("a result", "result.json", version=2, files=("arrays.safetensors", "parameters.safetensors", *_SHOWN))
 DIRECTIONS = Form("directions of several sites", "directions.json")
 DIRECTION = Form("a direction", "direction.json", files=("direction.safetensors",), alone=True)
 EDITS = Form("edits", "edits.json", files=("edits.safetensors",))

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from patchclamp.core import folders, registry
 from patchclamp.core.arguments import checked, checked_methods
+from patchclamp.core.errors import warn
 from patchclamp.core.files import write_csv
 from patchclamp.core.kinds import Folder
 from patchclamp.core.labelled import pack, unpack
@@ -45,6 +46,18 @@ def _library_versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[name] = "not installed"
     return found
+
+
+def record_of_arrays(parameters: dict[str, Any]) -> dict[str, Any]:
+    """The record of a result that was made of the user's arrays: it says how, but the arrays are not in it."""
+    return {
+        "model": None,
+        "prompts": [],
+        "parameters": parameters,
+        "resolved": {},
+        "not_repeatable": "it was made of arrays, which are not in its record; only their digest is",
+        "versions": library_versions(),
+    }
 
 
 @dataclass(eq=False)
@@ -225,6 +238,12 @@ def _open(path: Path, check: bool, depth: int) -> Result:
         listed = record.pop("files", None)
         kind, described, names = record.pop("kind"), record.pop("labels"), record.pop("parts")
         maker = registry.find(str(kind), "result")
+        if "resolved" not in record and "parameters" in record:  # version 0.1.0 kept both in one place
+            record["resolved"] = record["parameters"]
+        if listed is None and depth == 0:
+            warn(
+                f"{str(path)!r} was saved by patchclamp 0.1.0, which kept no digests: a damaged file in it goes unnoticed"
+            )
         for name in names:
             if not folders.is_inside(name) or "/" in name or (path / name).is_symlink() or depth == _DEEPEST:
                 raise ValueError(f"{name!r} cannot be a part of it")

@@ -16,12 +16,12 @@ from patchclamp.core.arguments import checked_as, checked_methods
 from patchclamp.core.digest import digest
 from patchclamp.core.errors import EditError, InputError, unknown
 from patchclamp.core.kinds import Folder
+from patchclamp.core.plain import from_plain, savable_as, to_plain
 from patchclamp.core.tensors import read_tensors, write_tensors
 from patchclamp.core.text import shown_literally
 from patchclamp.interventions.edits import Add, Clamp, Edit, Origin, ProjectOut, Reflect, Scale
 from patchclamp.interventions.gates import Norm
 from patchclamp.interventions.positions import At, Unsaid
-from patchclamp.interventions.saving import from_plain, to_plain
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.peers import Sites, names_of
 
@@ -249,13 +249,7 @@ class Direction:
             StorageError: The system refused; the folder is as it was.
         """
         tensors: dict[str, Tensor] = {}
-        names = ("directions", "readers", "mean", "median", "class_means", "gap")
-        plain = {name: to_plain(getattr(self, name), tensors) for name in names}
-        said = {name: to_plain(getattr(self, name), tensors) for name in ("parameters", "report")}
-        where = None if self.fitted is None else {**asdict(self.fitted), "at": to_plain(self.fitted.at, tensors)}
-        limit = self.limit if self.limit < float("inf") else None  # JSON knows no infinity
-        own = {"limit": limit, "classes": list(self.classes), "method": self.method, "fitted": where}
-        record = {"format_version": folders.DIRECTION.version, **own, **said, **plain}
+        record = {"format_version": folders.DIRECTION.version, **self._as_record(tensors)}
         return folders.save(
             folder, folders.DIRECTION, record, lambda into: write_tensors(into / _TENSORS, tensors), overwrite=overwrite
         )
@@ -270,14 +264,26 @@ class Direction:
         path = Path(folder)
         with folders.opened(path, folders.DIRECTION) as said:
             said.pop("files", None)
-            tensors = read_tensors(path / _TENSORS)
-            where, classes = said.pop("fitted"), tuple(said.pop("classes"))
-            said["limit"] = float("inf") if said["limit"] is None else said["limit"]
-            fitted = None if where is None else Fitted(**{**where, "at": from_plain(where["at"], tensors)})
-            own = {name: from_plain(value, tensors) for name, value in said.items()}
-            found = cls(**own, classes=classes, fitted=fitted)
-            found._check_shapes()
-            return found
+            return cls._from_record(said, read_tensors(path / _TENSORS))
+
+    def _as_record(self, tensors: dict[str, Tensor]) -> dict[str, Any]:
+        names = ("parameters", "report", "directions", "readers", "mean", "median", "class_means", "gap")
+        plain = {name: to_plain(getattr(self, name), tensors) for name in names}
+        where = None if self.fitted is None else {**asdict(self.fitted), "at": to_plain(self.fitted.at, tensors)}
+        limit = self.limit if self.limit < float("inf") else None  # JSON knows no infinity
+        return {"limit": limit, "classes": list(self.classes), "method": self.method, "fitted": where, **plain}
+
+    @classmethod
+    def _from_record(cls, record: Mapping[str, Any], tensors: Mapping[str, Tensor], context: Any = None) -> Self:
+        del context
+        plain = dict(record)
+        where, classes = plain.pop("fitted"), tuple(plain.pop("classes"))
+        plain["limit"] = float("inf") if plain["limit"] is None else plain["limit"]
+        fitted = None if where is None else Fitted(**{**where, "at": from_plain(where["at"], tensors)})
+        values = {name: from_plain(value, tensors) for name, value in plain.items()}
+        direction = cls(**values, classes=classes, fitted=fitted)
+        direction._check_shapes()
+        return direction
 
     def _check_shapes(self) -> None:
         """Refuse what no fit gives.
@@ -341,3 +347,4 @@ class Direction:
 
 
 checked_methods(Direction)
+savable_as("$direction", Direction, Direction._as_record, Direction._from_record)

@@ -10,10 +10,10 @@ from patchclamp.core.errors import InputError, unknown
 from patchclamp.core.progress import Listener
 from patchclamp.core.result import DatasetResult
 from patchclamp.directions.direction import About, Direction
-from patchclamp.interventions.results import evidence
+from patchclamp.interventions.provenance import provenance
 from patchclamp.metrics.bias import bias
 from patchclamp.metrics.damage import damage
-from patchclamp.metrics.edited import UNEDITED, Answer, mean_row, named
+from patchclamp.metrics.edited import UNEDITED, Answer, mean_row
 from patchclamp.metrics.neutral import listed
 from patchclamp.models.opened import OpenModel
 
@@ -114,11 +114,4 @@ def dosed(
                 table[methods.index(method), amounts.index(float(amount))] = row[key]
             arrays[metric + suffix] = (("direction", "amount"), table)
     dataset = xr.Dataset(arrays, {"direction": np.array(methods, dtype=object), "amount": np.array(amounts)})
-    said = evidence(
-        model,
-        rows,
-        edits=named(edits),
-        answers=list(answers),
-        texts=others,
-    )
-    return DoseResponse(dataset, *said)
+    return DoseResponse(dataset, *provenance(model, rows, texts=others))

@@ -11,10 +11,10 @@ from patchclamp.core.progress import Listener
 from patchclamp.core.result import DatasetResult
 from patchclamp.directions.direction import About, Direction
 from patchclamp.interventions.edits import Edit
-from patchclamp.interventions.results import evidence
+from patchclamp.interventions.provenance import provenance
 from patchclamp.metrics.bias import Bias, bias, ratio
 from patchclamp.metrics.damage import Damage, damage
-from patchclamp.metrics.edited import UNEDITED, Answer, mean_row, named
+from patchclamp.metrics.edited import UNEDITED, Answer, mean_row
 from patchclamp.metrics.neutral import listed
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.sites import Site
@@ -142,8 +142,8 @@ def measured(
     found = bias(model, pairs, answers, edits, progress=progress)
     cost = damage(model, edits, others, progress=progress) if len(others) else None
     flat = [prompt for pair in pairs for prompt in pair]
-    said = evidence(model, model.prompts(flat), edits=named(edits), answers=list(answers), texts=others)
-    return LayerEffects(_assembled(cells, found, cost), *said)
+    record = provenance(model, model.prompts(flat), pairs=pairs, texts=others)
+    return LayerEffects(_assembled(cells, found, cost), *record)
 
 
 def _cells(names: Iterable[str]) -> dict[str, tuple[str, str, int]]:

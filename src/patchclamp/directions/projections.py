@@ -12,8 +12,8 @@ from patchclamp.directions.direction import Direction
 from patchclamp.directions.fitting import site_rows
 from patchclamp.interventions.edits import Edits, as_edits
 from patchclamp.interventions.positions import At
+from patchclamp.interventions.provenance import provenance
 from patchclamp.interventions.record import record
-from patchclamp.interventions.results import evidence
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.sites import Site
 
@@ -104,7 +104,6 @@ def projected(
             "class": np.array(classes, dtype=object),
         },
     )
-    said = evidence(
-        model, rows, reads=reads, site=site, at=at, labels=np.asarray(labels).tolist(), edits=list(as_edits(edits))
+    return Projections(
+        dataset, *provenance(model, rows, labels=np.asarray(labels).tolist(), edits=list(as_edits(edits)))
     )
-    return Projections(dataset, *said)

@@ -14,6 +14,7 @@ from patchclamp.core.content import Given
 from patchclamp.core.digest import digest
 from patchclamp.core.errors import EditError, unknown
 from patchclamp.core.kinds import Seed
+from patchclamp.core.plain import savable
 from patchclamp.core.readers import Rule, shown
 from patchclamp.interventions import operations, positions, sources, values
 from patchclamp.interventions.gates import Gate
@@ -25,6 +26,7 @@ from patchclamp.models.sites import SitePattern
 Where = Gate | Callable[[Tensor], Tensor] | None
 
 
+@savable
 @dataclass(frozen=True)
 class Origin:
     """The model and the site that an edit was fitted on."""
@@ -67,6 +69,7 @@ class Origin:
 
 
 @checked_as(EditError)
+@savable
 @dataclass(frozen=True, eq=False)
 class Edit:
     """An operation (or a trainable module), the sites and positions it acts at, and the gate that lets it.

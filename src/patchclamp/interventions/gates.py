@@ -15,6 +15,7 @@ from typing_extensions import override
 from patchclamp.core.arguments import checked_as
 from patchclamp.core.digest import alive, digest
 from patchclamp.core.errors import EditError, warn
+from patchclamp.core.plain import savable
 
 Vectors = Float[Tensor, "... d"]
 Verdict = Bool[Tensor, "..."]
@@ -101,6 +102,7 @@ def _wide(x: Tensor) -> torch.dtype:
 
 
 @checked_as(EditError)
+@savable
 @dataclass(frozen=True, eq=False)
 class Along(Gate):
     """The coordinate along a direction (made unit length) lies above ``above`` and below ``below``."""
@@ -130,6 +132,7 @@ class Along(Gate):
 
 
 @checked_as(EditError)
+@savable
 @dataclass(frozen=True, eq=False)
 class Norm(Gate):
     """The length of the vector lies above ``above`` and below ``below``: massive activations in or out.
@@ -155,6 +158,7 @@ class Norm(Gate):
 
 
 @checked_as(EditError)
+@savable
 @dataclass(frozen=True, eq=False)
 class Nearest(Gate):
     """Of the given centres, number ``index`` is the nearest (Euclidean).
@@ -177,6 +181,7 @@ class Nearest(Gate):
 
 
 @checked_as(EditError)
+@savable
 @dataclass(frozen=True, eq=False)
 class NearestCode(Gate):
     """Of the given mean codes, number ``index`` is the nearest to the spline code of the activation (Euclidean).
@@ -238,6 +243,7 @@ def _is_nearest(x: Tensor, centres: Tensor, index: int) -> Tensor:
     return (distance.argmin(dim=-1) == index).reshape(x.shape[:-1])
 
 
+@savable
 @dataclass(frozen=True, eq=False)
 class Both(Gate):
     """Both gates are open."""
@@ -250,6 +256,7 @@ class Both(Gate):
         return self.first(x) & self.second(x)
 
 
+@savable
 @dataclass(frozen=True, eq=False)
 class Either(Gate):
     """At least one gate is open."""
@@ -262,6 +269,7 @@ class Either(Gate):
         return self.first(x) | self.second(x)
 
 
+@savable
 @dataclass(frozen=True, eq=False)
 class Not(Gate):
     """The other gate is closed."""

@@ -17,8 +17,8 @@ from patchclamp.interventions.decoding import effective, end_ids, new_tokens, re
 from patchclamp.interventions.edits import Edits, as_edits
 from patchclamp.interventions.hooks import before_each_call
 from patchclamp.interventions.overflow import WrongStepError, finite_steps, looking, wrong_step
+from patchclamp.interventions.provenance import provenance
 from patchclamp.interventions.record import record_source
-from patchclamp.interventions.results import evidence
 from patchclamp.interventions.stepping import Rows, Stepper, check_fired, placed_rows, stepping
 from patchclamp.interventions.verification import TOLERANCE
 from patchclamp.models.beside import is_whole
@@ -138,21 +138,14 @@ def generate(
     check_fired(placer, tally)
     numbers = tuple(i for i in range(len(prompts)) for _ in new[i])
     texts = [one for i in range(len(prompts)) for one in new[i]]
-    said = evidence(
-        model,
-        prompts,
-        edits=chosen,
-        max_new_tokens=max_new_tokens,
-        seed=seed,
-        settings=_plain_settings(model, settings),
-    )
+    source = provenance(model, prompts, edits=chosen, **_plain_settings(model, settings))
     return Generation(
         tuple(prompts[i].name for i in numbers),
         tuple(_decoded(model, one.ids) for one in texts),
         tuple(one.ids for one in texts),
         tuple(labels(model.tokenizer, one.ids) for one in texts),
         tuple(tally.fired(number) for number in range(len(chosen))),
-        *said,
+        *source,
         numbers,
         tuple(one.logits for one in texts if one.logits is not None),
         tuple(one.scores for one in texts if one.scores is not None),
@@ -174,16 +167,18 @@ def _with_config(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plain_settings(model: OpenModel, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings as a record keeps them: a config by what it says, and the model's own tokenizer not at all."""
-    kept = {name: value for name, value in settings.items() if name != "tokenizer" or value is not model.tokenizer}
-    config = kept.get("generation_config")
+    """The settings that a record keeps in another form: a config by what it says, and the model's own tokenizer as None."""
+    plain: dict[str, Any] = {}
+    if "tokenizer" in settings and settings["tokenizer"] is model.tokenizer:
+        plain["tokenizer"] = None
+    config = settings.get("generation_config")
     if isinstance(config, GenerationConfig):
-        kept["generation_config"] = {
+        plain["generation_config"] = {
             name: value
             for name, value in vars(config).items()
             if value is not None and not name.startswith("_") and name != "transformers_version"
         }
-    return kept
+    return plain
 
 
 def _decoded(model: OpenModel, ids: Sequence[int]) -> str:

@@ -15,6 +15,7 @@ from patchclamp.core.content import Given
 from patchclamp.core.digest import alive, digest
 from patchclamp.core.errors import EditError
 from patchclamp.core.interrupts import guarded
+from patchclamp.core.plain import savable
 
 Vectors = Float[Tensor, "... d"]
 
@@ -116,6 +117,7 @@ def _like(vector: Tensor, x: Tensor) -> Tensor:
     return vector.to(device=x.device, dtype=x.dtype)
 
 
+@savable
 @dataclass(frozen=True, eq=False)
 class Add(Operation):
     """``x + scale * vector``."""
@@ -128,6 +130,7 @@ class Add(Operation):
         return x + self.scale * _like(self.vector, x)
 
 
+@savable
 @dataclass(frozen=True, eq=False)
 class Put(Operation):
     """``x <- value``: ``[d]`` for every position, or ``[position, d]`` in the order of the edited positions."""
@@ -143,6 +146,7 @@ class Put(Operation):
         return replace(self, value=self.value[list(index)]) if self.value.ndim > 1 else self
 
 
+@savable
 @dataclass(frozen=True, eq=False)
 class Shift(Operation):
     """``x + value``, with a value a position: what noise becomes once it is drawn."""
@@ -158,6 +162,7 @@ class Shift(Operation):
         return replace(self, value=self.value[list(index)])
 
 
+@savable
 @dataclass(frozen=True, eq=False)
 class Zero(Operation):
     """``x <- 0``."""
@@ -207,6 +212,7 @@ class Spanned(Operation):
         return Operation.frozen(new)
 
 
+@savable
 @dataclass(frozen=True, eq=False)
 class Scale(Spanned):
     """``x * factor``; with directions, only the part of ``x - about`` in their span is multiplied.
@@ -232,6 +238,7 @@ class Scale(Spanned):
         return x + ((self.factor - 1.0) * part).to(x.dtype)
 
 
+@savable
 @dataclass(frozen=True, eq=False)
 class ProjectOut(Spanned):
     """``x`` without its part along the directions, measured from ``about``."""
@@ -247,6 +254,7 @@ class ProjectOut(Spanned):
         return x - part.to(x.dtype)
 
 
+@savable
 @dataclass(frozen=True, eq=False)
 class Reflect(Spanned):
     """``x`` mirrored along the directions, at ``about``: twice is the identity."""
@@ -262,6 +270,7 @@ class Reflect(Spanned):
         return x - (2.0 * part).to(x.dtype)
 
 
+@savable
 @dataclass(frozen=True, eq=False)
 class RankOne(Operation):
     """``x + (x . read) write``: the linear map ``I + write read^T``."""
@@ -276,6 +285,7 @@ class RankOne(Operation):
         return x + ((x.to(work) @ read).unsqueeze(-1) * write).to(x.dtype)
 
 
+@savable
 @dataclass(frozen=True, eq=False)
 class Clamp(Spanned):
     """Bound each coordinate, or the coordinates along unit directions, to ``[low, high]``."""
@@ -356,6 +366,7 @@ class Codec(Protocol):
         """``[..., latents] -> [..., d]``."""
 
 
+@savable
 @dataclass(frozen=True, eq=False)
 class Splice(Operation):
     """Replace ``x`` by its reconstruction from a dictionary with some latents set to given values.
@@ -410,6 +421,7 @@ class Splice(Operation):
         return digest("Splice", id(self.dictionary), dict(self.latents), self.keep_error)
 
 
+@savable
 @dataclass(frozen=True, eq=False)
 class Call(Operation):
     """Any function of the vectors: the escape hatch. Nothing is known of it, so nothing is shared."""
@@ -438,6 +450,7 @@ class Call(Operation):
         return "Call", Given(self.function, "pc.Call", "a built-in operation or an nn.Module")
 
 
+@savable
 @dataclass(frozen=True, eq=False)
 class Apply(Operation):
     """A trainable module as an operation; its parameters get gradients under ``grad=True``."""

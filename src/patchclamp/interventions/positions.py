@@ -9,6 +9,7 @@ from torch import Tensor
 
 from patchclamp.core.arguments import checked_as
 from patchclamp.core.errors import PositionError, unknown
+from patchclamp.core.plain import savable, savable_as
 from patchclamp.core.readers import Rule, UnfitError, shown, tensor
 from patchclamp.models import tokens
 from patchclamp.models.ids import is_id
@@ -27,8 +28,10 @@ class Unsaid(str):
 
 
 UNSAID = Unsaid("all")
+savable_as("$unsaid", Unsaid, lambda value, _: str(value), lambda plain, *_: Unsaid(plain))
 
 
+@savable
 @dataclass(frozen=True)
 class Token:
     """The tokens that a string covers; see :func:`token`."""
@@ -37,6 +40,7 @@ class Token:
     occurrence: int | None = None
 
 
+@savable
 @dataclass(frozen=True)
 class PerPrompt:
     """One position (or span, or list) for each prompt of the call."""

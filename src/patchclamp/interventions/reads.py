@@ -15,6 +15,7 @@ from patchclamp.core.arguments import checked
 from patchclamp.core.content import Given
 from patchclamp.core.errors import InputError
 from patchclamp.core.kinds import Name
+from patchclamp.core.plain import savable
 from patchclamp.core.readers import Rule, shown, tensor
 from patchclamp.interventions import positions
 from patchclamp.interventions.positions import At
@@ -148,6 +149,7 @@ def in_blocks(function: Callable[..., Tensor], logits: LogitRows, *beside: Tenso
 
 
 @checked
+@savable
 @dataclass(frozen=True)
 class Probability(Read):
     """Probability of each token: text or ids, or ``pc.per_prompt([...])`` of them."""
@@ -167,6 +169,7 @@ class Probability(Read):
 
 
 @checked
+@savable
 @dataclass(frozen=True)
 class LogOdds(Read):
     """Logarithm of the odds of each token, ``log(p / (1 - p))``, in nats: unlike a probability it never saturates."""
@@ -191,6 +194,7 @@ class LogOdds(Read):
 
 
 @checked
+@savable
 @dataclass(frozen=True)
 class LogitDifference(Read):
     """Logit of one token minus logit of another; each may be ``pc.per_prompt([...])``."""
@@ -217,6 +221,7 @@ class LogitDifference(Read):
 
 
 @checked
+@savable
 @dataclass(frozen=True)
 class Loss(Read):
     """Mean cross-entropy in nats: of one token at ``at``, or of the prompt's own next tokens."""
@@ -257,6 +262,7 @@ class Loss(Read):
 
 
 @checked
+@savable
 @dataclass(frozen=True)
 class KL(Read):
     """KL divergence of the edited next-token distribution from the baseline's, in nats: ``KL(baseline || edited)``."""
@@ -279,6 +285,7 @@ class KL(Read):
 
 
 @checked
+@savable
 @dataclass(frozen=True)
 class Rank(Read):
     """Rank of each token in the next-token distribution; 0 is the most likely."""
@@ -301,6 +308,7 @@ class Rank(Read):
 
 
 @checked
+@savable
 @dataclass(frozen=True)
 class TopK(Read):
     """The ``k`` most likely next tokens: their ids and their probabilities."""
@@ -328,6 +336,7 @@ class TopK(Read):
 
 
 @checked
+@savable
 @dataclass(frozen=True)
 class Logits(Read):
     """The logits of some tokens, or of the whole vocabulary."""
@@ -347,6 +356,7 @@ class Logits(Read):
 
 
 @checked
+@savable
 @dataclass(frozen=True)
 class Activation(Read):
     """The activation at a site."""
@@ -380,6 +390,7 @@ def _measured_width(model: OpenModel, prompt: Prompt, site: Site) -> int | None:
 
 
 @checked
+@savable
 @dataclass(frozen=True)
 class Function(Read):
     """Any function of the logits at one position: ``[row, vocabulary] -> [row]`` or ``[row, n]``."""

@@ -14,8 +14,9 @@ from patchclamp.interventions.actions import place
 from patchclamp.interventions.edits import Edits, as_edits
 from patchclamp.interventions.forward import Row, forward, gradients
 from patchclamp.interventions.positions import At
+from patchclamp.interventions.provenance import provenance
 from patchclamp.interventions.recorded import Buffers
-from patchclamp.interventions.results import Activations, evidence
+from patchclamp.interventions.results import Activations
 from patchclamp.interventions.sources import Source
 from patchclamp.interventions.trie import depth_of
 from patchclamp.models.inputs import Prompt
@@ -96,8 +97,8 @@ def _record(
             rows = [Row(prompts[i], actions[i]) for i in members]
             forward(model, rows, taps=buffers.sinks(members), logits=False, grad=grad)
             bar.advance(len(members))
-    said = evidence(model, prompts, sites=list(wanted), at=at, edits=chosen)
-    return Activations.build(model, prompts, wanted, buffers.finish(), where, *said)
+    source = provenance(model, prompts, sites=list(wanted), at=at, edits=chosen)
+    return Activations.build(model, prompts, wanted, buffers.finish(), where, *source)
 
 
 def batches(prompts: Sequence[Prompt], tokens: int, causal: bool, together: bool = True) -> Iterator[list[int]]:

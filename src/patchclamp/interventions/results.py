@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from patchclamp.core.errors import InputError, PatchclampError, SiteError, unknown
-from patchclamp.core.result import Result, Saved, library_versions
-from patchclamp.interventions.saving import to_plain
+from patchclamp.core.errors import InputError, SiteError, unknown
+from patchclamp.core.result import Result, Saved
 from patchclamp.models.peers import is_foreign
 from patchclamp.models.sites import Site, SitePattern
 
@@ -18,32 +17,6 @@ if TYPE_CHECKING:
 
     from patchclamp.models.inputs import Prompt
     from patchclamp.models.opened import OpenModel
-
-
-def evidence(
-    model: "OpenModel", prompts: "Sequence[Prompt]", **parameters: Any
-) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The part of ``result.json`` that says what was run, on what, with which libraries; and the tensors it refers to.
-
-    What cannot be written down (a function, a live module) is named, and ``not_repeatable`` says why.
-    """
-    tensors: dict[str, Tensor] = {}
-    said: dict[str, Any] = {}
-    for name, value in parameters.items():
-        trial = dict(tensors)
-        try:
-            said[name] = to_plain(value, trial)
-            tensors = trial
-        except PatchclampError as error:
-            said |= {name: str(value), "not_repeatable": f"{name}: {error}"}
-    described = [
-        {"text": p.text, "ids": list(p.ids), **({"beside": to_plain(p.tensors, tensors)} if p.tensors else {})}
-        if p.ids
-        else {"digest": p.key}
-        for p in prompts
-    ]
-    record = {"model": model.describe(), "prompts": described, "parameters": said, "versions": library_versions()}
-    return record, tensors
 
 
 def to_numpy(tensor: Tensor) -> Any:

@@ -16,9 +16,10 @@ from patchclamp.interventions.edits import Edits, as_edits
 from patchclamp.interventions.forward import Row, edits_head, forward, gradients
 from patchclamp.interventions.job import widen
 from patchclamp.interventions.positions import At
+from patchclamp.interventions.provenance import provenance
 from patchclamp.interventions.record import BATCH_TOKENS, batches, may_share, record_source
 from patchclamp.interventions.recorded import Buffers, padded
-from patchclamp.interventions.results import Activations, evidence, to_numpy
+from patchclamp.interventions.results import Activations, to_numpy
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.peers import Sites
 
@@ -168,7 +169,7 @@ def _run(
             pieces[member] = _of_prompt(done.logits[place_in_batch], len(prompts[member].ids), logits, narrow)
         fired = [n + done.tally.fired(i) for i, n in enumerate(fired)]
     stacked = _stacked([pieces[i] for i in range(len(prompts))])
-    said = evidence(model, prompts, edits=chosen, record=names, at=at, logits=logits)
+    source = provenance(model, prompts, edits=chosen, record=names, at=at)
     activations = Activations.build(model, prompts, wanted, buffers.finish(), where, {}, {}) if wanted else None
     lengths = tuple(p.length or _positions(pieces[i]) for i, p in enumerate(prompts))
     result = Run(
@@ -179,7 +180,7 @@ def _run(
         tuple(p.tokens for p in prompts),
         activations,
         {},
-        *said,
+        *source,
     )
     result.names = _likely_names(model, result)
     return result

@@ -15,6 +15,7 @@ from patchclamp.core.digest import digest
 from patchclamp.core.errors import EditError, PositionError
 from patchclamp.core.interrupts import guarded
 from patchclamp.core.kinds import Seed
+from patchclamp.core.plain import from_plain, savable, savable_as, to_plain
 from patchclamp.interventions.operations import Operation, Put, Shift, orthonormal
 from patchclamp.interventions.positions import GENERATED, At
 from patchclamp.models.inputs import Prompt
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 
 @checked_as(EditError)
+@savable
 @dataclass(frozen=True, eq=False)
 class Source:
     """A run to take values from: prompts, the edits it runs under (then it is a serial source), and where to look."""
@@ -137,6 +139,7 @@ class Unbound(Operation, ABC):
         return [getattr(self, f.name) for f in fields(self) if f.name != "source"]
 
 
+@savable
 @dataclass(frozen=True, eq=False)
 class Patch(Unbound):
     """``x <-`` the value in another run: at the same site, unless the source names one."""
@@ -206,6 +209,7 @@ def _no_generated(what: str, scene: Scene) -> PositionError:
     )
 
 
+@savable
 @dataclass(frozen=True, eq=False)
 class MeanAblate(Unbound):
     """``x <-`` the mean of the site over every position of the source's prompts, or over those that the source names."""
@@ -231,6 +235,7 @@ class MeanAblate(Unbound):
         return digest("MeanAblate", self.source.key)
 
 
+@savable
 @dataclass(frozen=True, eq=False)
 class Noise(Unbound):
     """``x + std * standard normal``, drawn for (seed, prompt, site, position) and so the same in any batch."""
@@ -249,6 +254,7 @@ class Noise(Unbound):
         return DrawnNoise(self.std, self.seed, scene.prompt.key, str(scene.site), scene.positions)
 
 
+@savable
 @dataclass(frozen=True, eq=False)
 class DrawnNoise(Operation):
     """Noise with its keys; the numbers are drawn when the width is known, and kept."""
@@ -334,6 +340,19 @@ class Subspace(nn.Module):
         return x + ((source.to(work) - x.to(work)) @ basis.T @ basis).to(x.dtype)
 
 
+def _subspace(rows: Tensor) -> Subspace:
+    rank, d = rows.shape
+    return Subspace(d, rank, directions=rows)
+
+
+savable_as(
+    "$subspace",
+    Subspace,
+    lambda value, tensors: to_plain(value.weight, tensors),
+    lambda plain, tensors, _: _subspace(from_plain(plain, tensors)),
+)
+
+
 class HeldSubspace(Subspace):
     """The span of directions that require gradients: the user's own tensor, made orthonormal at each call."""
 
@@ -348,6 +367,7 @@ class HeldSubspace(Subspace):
         return orthonormal(torch.atleast_2d(self.directions))
 
 
+@savable
 @dataclass(frozen=True, eq=False)
 class Rotate(Unbound):
     """Interchange in a learned subspace: rotate, swap the first coordinates for the source's, rotate back."""
@@ -394,6 +414,7 @@ class Rotate(Unbound):
         return digest("Rotate", _versions(self.subspace), source)
 
 
+@savable
 @dataclass(frozen=True, eq=False)
 class Rotated(Operation):
     """A rotation with its source values."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from patchclamp.core.arguments import checked, checked_as
+from patchclamp.core.call import current_call
 from patchclamp.core.errors import EditError, InputError
 from patchclamp.core.kinds import Folder
 from patchclamp.core.progress import Listener
@@ -24,9 +25,9 @@ from patchclamp.interventions.parts import Parts
 from patchclamp.interventions.placing import Placing
 from patchclamp.interventions.plan import Plan, Schedule, forced_rung, schedule
 from patchclamp.interventions.positions import At
+from patchclamp.interventions.provenance import provenance
 from patchclamp.interventions.reads import BASELINE, Read, as_reads, distinct
 from patchclamp.interventions.record import record_source
-from patchclamp.interventions.results import evidence
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.peers import Sites
@@ -149,10 +150,12 @@ class Prepared:
         return found
 
     def _record(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        return evidence(
-            self.model, self.prompts, edit=self.edits, base=self.base, read=self.reads, over=self.axes.over, at=self.placing.at,
-            sites=list(self.placing.sites) or None, cumulative=self.cumulative,
-        )  # fmt: skip
+        arguments = {
+            "edit": self.edits, "base": self.base, "read": self.reads, "over": self.axes.over, "at": self.placing.at,
+            "sites": list(self.placing.sites) or None,
+        }  # fmt: skip
+        taken = current_call().parameters
+        return provenance(self.model, self.prompts, **{n: value for n, value in arguments.items() if n in taken})
 
 
 def make_lines(

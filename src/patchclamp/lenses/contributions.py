@@ -13,7 +13,7 @@ from patchclamp.core.interrupts import guarded
 from patchclamp.core.result import DatasetResult
 from patchclamp.interventions import positions
 from patchclamp.interventions.forward import Row, forward
-from patchclamp.interventions.results import evidence
+from patchclamp.interventions.provenance import provenance
 from patchclamp.lenses.frozen import Frozen
 from patchclamp.lenses.logit import LogitLens
 from patchclamp.models.inputs import Prompt
@@ -93,7 +93,7 @@ def contribute(model: OpenModel, inputs: Any, tokens: Any, at: Any = "last", *, 
         values[place, -1] = scale * (frozen.bias @ columns + offset).cpu()
     logit = scale * _uncapped(model, last)[:, ids].cpu()
     _check_sum(model, values.sum(1), logit)
-    said = evidence(model, prompts, tokens=wanted, at=at, heads=heads)
+    said = provenance(model, prompts, tokens=wanted, at=at)
     said[0]["capped"] = capped
     return Contributions(_labelled(model, prompts[0], where, names, ids, values, logit), *said)
 

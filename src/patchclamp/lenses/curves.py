@@ -9,7 +9,7 @@ import torch
 from patchclamp.core.errors import InputError
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
-from patchclamp.interventions.results import evidence
+from patchclamp.interventions.provenance import provenance
 from patchclamp.lenses.corpus import sequences
 from patchclamp.lenses.logit import BATCH_TOKENS, CHUNK, Translator, look
 from patchclamp.lenses.metrics import METRICS
@@ -126,13 +126,9 @@ def lens_curves(
             pieces.append(_summed(seen))
             bar.advance(len(part))
     assert seen is not None
-    said = evidence(
-        model, [], texts=torch.tensor(rows, dtype=torch.int32),
-        sites=[str(site) for site in seen.data["site"].values], at=at, length=length, targets=targets,
-    )  # fmt: skip
-    if tuned is not None:
-        said[0]["parameters"] |= tuned.evidence()
-    return LensCurves(_labelled(seen, pieces), *said)
+    names = [str(site) for site in seen.data["site"].values]
+    record = provenance(model, [], texts=torch.tensor(rows, dtype=torch.int32), sites=names)
+    return LensCurves(_labelled(seen, pieces), *record)
 
 
 def _summed(seen: "Lens") -> tuple[Any, Any]:

@@ -12,8 +12,8 @@ from patchclamp.core.interrupts import guarded
 from patchclamp.core.progress import Listener, task
 from patchclamp.interventions import positions
 from patchclamp.interventions.forward import Row, forward, through_head
+from patchclamp.interventions.provenance import provenance
 from patchclamp.interventions.record import batches
-from patchclamp.interventions.results import evidence
 from patchclamp.lenses.measure import Final, measure
 from patchclamp.lenses.result import Lens, Table
 from patchclamp.models.inputs import Prompt
@@ -61,9 +61,6 @@ class Translator(Protocol):
 
     def translate(self, where: Site, states: Tensor) -> Tensor:
         """What the head is to read, ``[..., d]``."""
-
-    def evidence(self) -> dict[str, Any]:
-        """What a result says about it."""
 
 
 def _refusal(model: OpenModel) -> str:
@@ -132,10 +129,8 @@ def look(
                     table.put(row, places[part], found)
                 bar.advance(part.stop - part.start)
     table.check()
-    said = evidence(model, prompts, sites=[str(site) for site in rows], at=at, k=k, targets=targets)
-    if tuned is not None:
-        said[0]["parameters"] |= tuned.evidence()
-    return Lens.build(model, prompts, table, wanted, *said)
+    record = provenance(model, prompts, sites=[str(site) for site in rows], at=at)
+    return Lens.build(model, prompts, table, wanted, *record)
 
 
 def _stream_sites(model: OpenModel, sites: Any) -> list[Site]:

@@ -22,9 +22,9 @@ from patchclamp.interventions.generate import generate
 from patchclamp.interventions.job import Cell, Job
 from patchclamp.interventions.operations import Put
 from patchclamp.interventions.plan import schedule
+from patchclamp.interventions.provenance import provenance
 from patchclamp.interventions.reads import Activation
 from patchclamp.interventions.record import record_source
-from patchclamp.interventions.results import evidence
 from patchclamp.interventions.sources import Patch, Source
 from patchclamp.interventions.sweep import make_lines
 from patchclamp.lenses.logit import STREAM, LogitLens
@@ -156,10 +156,9 @@ def look(
                         texts[i, :, j] = column
                 bar.advance(len(places))
     table.check()
-    record, tensors = evidence(
-        model, prompts, sites=[str(site) for site in rows], at=at, target=target, into=into, into_at=into_at, k=k,
-        max_new_tokens=max_new_tokens,
-    )  # fmt: skip
+    record, tensors = provenance(
+        model, prompts, sites=[str(site) for site in rows], at=at, target=aim.prompt, into_at=into_at
+    )
     shown = {"text": aim.prompt.name, "ids": list(aim.prompt.ids), "token": aim.prompt.tokens[aim.position]}
     result = Patchscope.build(model, prompts, table, nexts, {**record, "target": shown}, tensors)
     if max_new_tokens:

@@ -1,7 +1,7 @@
 """The tuned lens: an affine translator a layer between the residual stream and the model's own head (Belrose et al. 2023)."""
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -14,6 +14,7 @@ from patchclamp.core.digest import digest, weights_digest
 from patchclamp.core.errors import InputError, ModelError, SiteError
 from patchclamp.core.interrupts import guarded
 from patchclamp.core.kinds import Folder, Place, Repeats, Seed
+from patchclamp.core.plain import UnsavableError, savable_as
 from patchclamp.core.progress import Listener
 from patchclamp.core.tensors import read_tensors, write_tensors
 from patchclamp.lenses.logit import LogitLens
@@ -122,21 +123,6 @@ class TunedLens(nn.Module):
         if other["weights"] != self.model["weights"]:
             raise ModelError(_mismatch(self.model, other))
         self._checked = (weakref.ref(model.module), model.weights_version())
-
-    def evidence(self) -> dict[str, Any]:
-        """What a result says about the lens: its digest, its folder, and which model it was trained for.
-
-        A lens that lies in no folder cannot be found again, so neither can the result be repeated from its own.
-        """
-        folder = None if self.folder is None else str(self.folder)
-        said = {"digest": self.digest(), "folder": folder, "trained_for": self.trained_for, "forced": self.forced}
-        said |= {} if self.revision is None else {"revision": self.revision}
-        if folder is not None:
-            return {"tuned": said}
-        return {
-            "tuned": said,
-            "not_repeatable": "its tuned lens was not saved: lens.save_pretrained(folder) before use",
-        }
 
     def digest(self) -> str:
         """Of the translators, as they are now."""
@@ -345,3 +331,24 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Tenso
         if not all(value is None or isinstance(value, str) for value in config["trained_for"].values()):
             raise ValueError("what it says of its model is no text")
         return {**config["trained_for"], **trained_for}, dict(config["training"]), read_tensors(folder / WEIGHTS)
+
+
+def _as_record(lens: TunedLens, _: dict[str, Tensor]) -> dict[str, Any]:
+    """A lens by its folder and digest. One that lies in no folder cannot be opened again."""
+    folder = None if lens.folder is None else str(lens.folder)
+    record = {"digest": lens.digest(), "folder": folder, "trained_for": lens.trained_for, "forced": lens.forced}
+    record |= {} if lens.revision is None else {"revision": lens.revision}
+    if folder is None:
+        reason = "its tuned lens was not saved: lens.save_pretrained(folder) before use"
+        raise UnsavableError(reason, {"$tuned_lens": record})
+    return record
+
+
+def _from_record(record: dict[str, Any], _: Mapping[str, Tensor], model: OpenModel) -> TunedLens:
+    lens = TunedLens.from_pretrained(record["folder"], model, revision=record.get("revision"), force=record["forced"])
+    if lens.digest() != record["digest"]:
+        raise InputError(f"the tuned lens in {record['folder']!r} is no longer the one that the result was made with")
+    return lens
+
+
+savable_as("$tuned_lens", TunedLens, _as_record, _from_record)

@@ -17,7 +17,7 @@ from patchclamp.core.interrupts import guarded
 from patchclamp.core.intervals import wilson
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
-from patchclamp.interventions.results import evidence
+from patchclamp.interventions.provenance import provenance
 from patchclamp.lenses.matrices import Face, Matrix, find_matrices
 from patchclamp.lenses.vocabulary import Through, Vocabulary
 from patchclamp.models.opened import OpenModel
@@ -193,10 +193,8 @@ def look(
         rows = []
         for matrix in found:
             rows.append(_Decoded.of(matrix, books, directions, k, draws, seed, bar.advance))
-    said = evidence(
-        model, [], matrices=[matrix.name for matrix in found], directions=directions, k=k, through=through, draws=draws, seed=seed,
-    )  # fmt: skip
-    return WeightLens(_labelled(model, rows, list(books), directions, k), *said)
+    record = provenance(model, [], matrices=[matrix.name for matrix in found])
+    return WeightLens(_labelled(model, rows, list(books), directions, k), *record)
 
 
 def _check_numbers(model: OpenModel, directions: int, k: int, draws: int) -> None:

@@ -11,8 +11,8 @@ from patchclamp.core.errors import InputError
 from patchclamp.core.kinds import Numbers, Seed
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
+from patchclamp.interventions.provenance import provenance
 from patchclamp.interventions.record import BATCH_TOKENS
-from patchclamp.interventions.results import evidence
 from patchclamp.metrics.edited import (
     Answer,
     Edits,
@@ -158,14 +158,9 @@ def bias(
                 logs[number, members] = found.numpy()
                 bar.advance(len(members))
     names = answer_names(model, ids)
-    said = evidence(
-        model,
-        flat,
-        answers=plain_answers(ids),
-        edits=chosen,
-        labels=None if labels is None else [int(label) for label in labels],
-    )
-    return Bias(_labelled(logs, list(actions), flat, expected, names, labels is None), *said)
+    pairs = list(zip(flat[::2], flat[1::2], strict=True)) if labels is None else flat
+    record = provenance(model, flat, prompts=pairs, answers=plain_answers(ids), edits=chosen)
+    return Bias(_labelled(logs, list(actions), flat, expected, names, labels is None), *record)
 
 
 def _prompts(model: OpenModel, given: Any, labels: Sequence[int] | None) -> tuple[list[Prompt], Any]:

@@ -15,8 +15,8 @@ from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
 from patchclamp.interventions.actions import Action
 from patchclamp.interventions.forward import Row, forward
+from patchclamp.interventions.provenance import provenance
 from patchclamp.interventions.record import batches, may_share
-from patchclamp.interventions.results import evidence
 from patchclamp.metrics.edited import UNEDITED, Edits, mean_row, named, placed, table
 from patchclamp.metrics.neutral import listed
 from patchclamp.models.inputs import Prompt
@@ -115,8 +115,8 @@ def damage(
                 for place, text in enumerate(members):
                     kl[number, text], loss[number, text] = compare(before[place], after[place], prompts[text].ids)
                 bar.advance(len(members))
-    said = evidence(model, prompts, edits=chosen)
-    return Damage(_labelled(kl, loss, list(actions), prompts), *said)
+    record = provenance(model, prompts, edits=chosen, texts=prompts)
+    return Damage(_labelled(kl, loss, list(actions), prompts), *record)
 
 
 def compare(before: Tensor, after: Tensor, ids: Sequence[int]) -> tuple[float, float]:

@@ -13,7 +13,7 @@ from patchclamp.core.kinds import Seed
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
 from patchclamp.interventions.generate import Generation, generate
-from patchclamp.interventions.results import evidence
+from patchclamp.interventions.provenance import provenance
 from patchclamp.metrics.edited import UNEDITED, Edits, mean_row, named, table
 from patchclamp.models.opened import OpenModel
 
@@ -151,8 +151,8 @@ def divergence(
     plain = runs[UNEDITED].ids
     first = [[agreement(a, b, max_new_tokens) for a, b in zip(plain, run.ids, strict=True)] for run in runs.values()]
     topics = [topic for topic, group in groups.items() for _ in group]
-    said = evidence(model, prompts, edits=chosen, topics=topics, max_new_tokens=max_new_tokens)
-    return Divergence(_labelled(runs, first, topics, max_new_tokens), *said)
+    record = provenance(model, prompts, edits=chosen, on_topic=groups[ON], off_topic=groups[OFF])
+    return Divergence(_labelled(runs, first, topics, max_new_tokens), *record)
 
 
 def _is_empty(given: Any) -> bool:

@@ -13,8 +13,8 @@ from patchclamp.core.kinds import Numbers, Seed
 from patchclamp.core.result import DatasetResult
 from patchclamp.interventions.edits import Rotate, source
 from patchclamp.interventions.positions import At
+from patchclamp.interventions.provenance import provenance
 from patchclamp.interventions.record import BATCH_TOKENS
-from patchclamp.interventions.results import evidence
 from patchclamp.interventions.values import rows
 from patchclamp.metrics.edited import (
     Answer,
@@ -123,8 +123,9 @@ def interchange(
         logs.append(found.reshape(-1, 2, 2))
     start, mixed = logs
     names = answer_names(model, ids)
-    said = evidence(model, flat, directions=basis, site=site, answers=plain_answers(ids), at=at)
-    return Interchange(_labelled(start, mixed, flat, names, len(basis)), *said)
+    both_ways = list(zip(flat[::2], flat[1::2], strict=True))
+    record = provenance(model, flat, pairs=both_ways, directions=basis, answers=plain_answers(ids))
+    return Interchange(_labelled(start, mixed, flat, names, len(basis)), *record)
 
 
 def _labelled(start: Any, mixed: Any, prompts: list[Prompt], answers: list[str], rank: int) -> "xr.Dataset":

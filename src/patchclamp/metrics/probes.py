@@ -13,7 +13,7 @@ from patchclamp.core.errors import InputError, unknown
 from patchclamp.core.intervals import bootstrap, wilson
 from patchclamp.core.kinds import Array, Groups, Labels, Seed
 from patchclamp.core.readers import refuses, shown
-from patchclamp.core.result import DatasetResult, library_versions
+from patchclamp.core.result import DatasetResult, record_of_arrays
 from patchclamp.interventions.results import to_numpy
 from patchclamp.metrics.classifiers import PROBES, Fitted, Rows, fit, guess, scale_of
 from patchclamp.metrics.controls import control_labels, random_projection, rank_of, rounding_of
@@ -159,9 +159,8 @@ def probe(
     said = {
         "rows": len(data), "test_rows": len(test), "d": data.shape[1], "rank": used, "test_size": test_size, "seed": seed,
         "grouped": groups is not None, "typed": types is not None, "digest": digest(torch.from_numpy(data), labels.tolist()),
-        "not_repeatable": "it was made of arrays, which are not saved; only their digest is",
     }  # fmt: skip
-    return ProbeReport(dataset, {"model": None, "prompts": [], "parameters": said, "versions": library_versions()})
+    return ProbeReport(dataset, record_of_arrays(said))
 
 
 def _array(rows: Any) -> Any:

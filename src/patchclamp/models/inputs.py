@@ -11,11 +11,13 @@ from torch import Tensor
 
 from patchclamp.core.digest import digest
 from patchclamp.core.errors import InputError
+from patchclamp.core.plain import savable
 from patchclamp.models import tokens
 from patchclamp.models.beside import Beside, is_whole, read_rows, read_tensors
 from patchclamp.models.ids import Ids, is_id, token_ids, with_numbers
 
 
+@savable
 @dataclass(frozen=True, eq=False)
 class Prompt:
     """One input of a model, without padding: token ids, or tensors for models that take no tokens."""

@@ -14,7 +14,8 @@ from patchclamp.core.interrupts import guarded
 from patchclamp.core.kinds import Labels, Points, Repeats, Seed
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
-from patchclamp.interventions.results import evidence, to_numpy
+from patchclamp.interventions.provenance import provenance
+from patchclamp.interventions.results import to_numpy
 from patchclamp.metrics.edited import mean_row
 from patchclamp.models.opened import OpenModel
 from patchclamp.polytopes.attacks import Norm, attack, check_attack, classified
@@ -158,9 +159,8 @@ def adversarial_paths(
                 if number == 0:
                     strips.append((name, events))
                 bar.advance()
-    said = {"points": x.cpu(), "labels": truth.cpu(), "eps": eps, "norm": norm, "kinds": list(kinds), "steps": steps, "rate": rate,
-            "box": box, "clip": clip, "seed": seed, "limit": limit}  # fmt: skip
-    return AdversarialPaths(_dataset(rows, strips, [gate.name for gate in network.gates]), *evidence(model, (), **said))
+    record = provenance(model, (), points=x.cpu(), labels=truth.cpu())
+    return AdversarialPaths(_dataset(rows, strips, [gate.name for gate in network.gates]), *record)
 
 
 def _ends(

@@ -14,7 +14,7 @@ from patchclamp.core.interrupts import guarded
 from patchclamp.core.kinds import Points
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
-from patchclamp.interventions.results import evidence
+from patchclamp.interventions.provenance import provenance
 from patchclamp.models.opened import OpenModel
 from patchclamp.polytopes.affine import affine_parts
 from patchclamp.polytopes.gates import Elementwise, Gate, MaxPool, by_row
@@ -120,8 +120,7 @@ def boundaries(
         for point in x.split(1):
             found.append(_of_point(network, point, gates, sorted(radii), start))
             bar.advance()
-    said = {"points": x.cpu(), "radii": [float(r) for r in radii], "start": start, "dtype": dtype}
-    record, tensors = evidence(model, (), **said)
+    record, tensors = provenance(model, (), points=x.cpu(), radii=[float(radius) for radius in radii])
     tensors["step"] = torch.stack([one[-1] for one in found]).reshape(x.shape).cpu()
     return Boundaries(_dataset(found, [gate.name for gate in gates], sorted(radii)), record, tensors)
 

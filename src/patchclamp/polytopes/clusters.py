@@ -18,7 +18,7 @@ from patchclamp.core.digest import digest
 from patchclamp.core.errors import InputError, unknown
 from patchclamp.core.kinds import Groups, Seed
 from patchclamp.core.progress import Listener, task
-from patchclamp.core.result import DatasetResult, library_versions
+from patchclamp.core.result import DatasetResult, record_of_arrays
 from patchclamp.polytopes.codes import LABEL, Labels
 from patchclamp.polytopes.partitions import Algorithm, Partition, matched, partition, reduced
 from patchclamp.polytopes.purity import SCORES, halves, scores
@@ -242,9 +242,8 @@ def cluster(
     said = {
         "rows": count, "k": wanted, "least": least, "pca": pca, "seed": seed, "activation": name, "grouped": groups is not None,
         "digest": digest(*(torch.from_numpy(values) for values in forms.values())),
-        "not_repeatable": "it was made of arrays, which are not saved; only their digest is",
     }  # fmt: skip
-    return Clusters(dataset, {"model": None, "prompts": [], "parameters": said, "versions": library_versions()})
+    return Clusters(dataset, record_of_arrays(said))
 
 
 def _forms(z: Tensor, act: Tensor, name: str | None, others: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from patchclamp.core import kinds
 from patchclamp.core.digest import digest
 from patchclamp.core.errors import InputError, unknown
-from patchclamp.core.result import DatasetResult, library_versions
+from patchclamp.core.result import DatasetResult, record_of_arrays
 from patchclamp.polytopes import neighbours
 from patchclamp.polytopes.neighbours import Metric, Neighbours, Packed
 
@@ -128,9 +128,8 @@ class SplineCodes(DatasetResult):
             said = {
                 "rows": count,
                 "digest": digest(torch.from_numpy(dataset["code"].values), {k: v.tolist() for k, v in named.items()}),
-                "not_repeatable": "it was made of arrays, which are not in its record; only their digest is",
             }
-            record = {"model": None, "prompts": [], "parameters": said, "versions": library_versions()}
+            record = record_of_arrays(said)
         return cls(dataset, record, tensors or {})
 
     def __len__(self) -> int:
@@ -328,8 +327,8 @@ class SplineCodes(DatasetResult):
         return SplineCodes.from_bits(bits, labels, self._derived(", ".join(bits)), self.tensors)
 
     def _derived(self, part: str) -> dict[str, Any]:
-        said = self.record["parameters"] | {"part": part}
-        return self.record | {"parameters": {"not_repeatable": f"it is a part ({part}) of other codes"} | said}
+        reason = self.record.get("not_repeatable", f"it is a part ({part}) of other codes")
+        return self.record | {"parameters": self.record["parameters"] | {"part": part}, "not_repeatable": reason}
 
     def _other(self, other: "SplineCodes | None") -> Packed:
         if other is None:

@@ -14,7 +14,7 @@ from patchclamp.core.interrupts import guarded
 from patchclamp.core.kinds import Labels, Points
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
-from patchclamp.interventions.results import evidence
+from patchclamp.interventions.provenance import provenance
 from patchclamp.models.opened import OpenModel
 from patchclamp.polytopes.charts import Chart, corners, kept, named, ready
 from patchclamp.polytopes.cutting import Cutter, FullError
@@ -217,10 +217,9 @@ def plane(
             values = network.walk(chart.at(found.points.rows), cutter, start)
         except FullError as full:
             until = f"neuron {full.neuron} of {full.gate}"
-    record, tensors = evidence(
-        model, (), points=kept(points), axes=kept(axes), box=window, start=start,
-        names=None if names is None else shown, max_regions=max_regions, force=force,
-    )  # fmt: skip
+    record, tensors = provenance(
+        model, (), points=kept(points), axes=kept(axes), box=window, names=None if names is None else shown
+    )
     tensors |= {f"chart.{name}": getattr(chart, name).cpu() for name in ("origin", "u", "v")}
     facts = {
         "box": [list(edges) for edges in window], "layers": cutter.names, "widths": cutter.widths, "until": until,

@@ -14,7 +14,7 @@ from patchclamp.core.interrupts import guarded
 from patchclamp.core.kinds import Point, Points, Seed
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
-from patchclamp.interventions.results import evidence
+from patchclamp.interventions.provenance import provenance
 from patchclamp.metrics.edited import mean_row
 from patchclamp.models.opened import OpenModel
 from patchclamp.polytopes.lines import whole_line
@@ -127,9 +127,9 @@ def radial_density(
                 found = whole_line(network, *ends, start, limit, "a ray", "a smaller radius")
                 counts[name].append({layer: _counted(event[0], shells) for layer, event in found.events.items()})
                 bar.advance()
-    said = {"points": x.cpu(), "centre": None if centre is None else middle[0].cpu(), "edges": shells.tolist(), "start": start,
-            "seed": seed, "dtype": dtype, "limit": limit}  # fmt: skip
-    return RadialDensity(_dataset(counts, shells, norms.cpu().numpy()), *evidence(model, (), **said))
+    origin = None if centre is None else middle[0].cpu()
+    record = provenance(model, (), points=x.cpu(), centre=origin, edges=shells.tolist())
+    return RadialDensity(_dataset(counts, shells, norms.cpu().numpy()), *record)
 
 
 def _edges(edges: Sequence[float] | None, mean: float) -> np.ndarray[Any, Any]:

@@ -12,7 +12,7 @@ from patchclamp.core.interrupts import guarded
 from patchclamp.core.kinds import Labels, Points, Repeats
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
-from patchclamp.interventions.results import evidence
+from patchclamp.interventions.provenance import provenance
 from patchclamp.models.opened import OpenModel
 from patchclamp.polytopes.charts import Chart, kept, named, ready
 from patchclamp.polytopes.estimate import estimate
@@ -141,10 +141,9 @@ def raster(
             edges = left + np.array([0.0, *places, 1.0]) * (right - left)
             pieces.append((edges[:-1], edges[1:], np.full(len(classes), line), np.array(classes)))
             bar.advance()
-    record, tensors = evidence(
-        model, (), points=kept(points), axes=kept(axes), box=window, start=start,
-        names=None if names is None else shown, lines=lines, method=method, samples=samples,
-    )  # fmt: skip
+    record, tensors = provenance(
+        model, (), points=kept(points), axes=kept(axes), box=window, names=None if names is None else shown
+    )
     facts = {"box": [list(edges) for edges in window], "layers": layers, "estimate": about}
     return Raster(_labelled(heights, crossed, pieces, chart.marked, shown), record | facts, tensors)
 

@@ -13,8 +13,8 @@ from patchclamp.core.errors import InputError, ModelError
 from patchclamp.core.interrupts import guarded
 from patchclamp.core.progress import Listener, task
 from patchclamp.interventions.positions import At
+from patchclamp.interventions.provenance import provenance
 from patchclamp.interventions.record import record
-from patchclamp.interventions.results import evidence
 from patchclamp.models.ids import with_numbers
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import OpenModel
@@ -112,8 +112,8 @@ def spline_codes(
     if not isinstance(model, OpenModel):
         return SplineCodes.from_bits(bits, labels)
     prompts = model.prompts(inputs)
-    said = evidence(model, prompts, sites=sites, at=at, labels=_plain(labels))
-    return SplineCodes.from_bits(bits, row_labels(prompts, places, labels), *said)
+    record = provenance(model, prompts, inputs=prompts, labels=_plain(labels))
+    return SplineCodes.from_bits(bits, row_labels(prompts, places, labels), *record)
 
 
 @checked

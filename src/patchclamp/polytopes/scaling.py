@@ -18,8 +18,8 @@ from patchclamp.interventions.actions import place
 from patchclamp.interventions.edits import Call, Edit, Scale
 from patchclamp.interventions.forward import Row, forward
 from patchclamp.interventions.positions import At
+from patchclamp.interventions.provenance import provenance
 from patchclamp.interventions.record import batches, may_share, record_source
-from patchclamp.interventions.results import evidence
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.sites import Site
@@ -135,13 +135,16 @@ def scaling(
                 after = _Pass(model, [Row(prompts[i], placed[i]) for i in members], gates)
                 sums[key].add(before, after, targets)
                 bar.advance(len(members))
-    said = {
-        "inputs": _recorded(prompts),
-        "sites": [list(group) if len(group) > 1 else group[0] for group in groups.values()], "factors": amounts,
-        "labels": truth, "controls": list(controls), "at": at, "seed": seed,
-    }  # fmt: skip
+    sites_by_group = [list(group) if len(group) > 1 else group[0] for group in groups.values()]
     names = [str(site) for site in gates]
-    record, tensors = evidence(model, prompts if prompts[0].ids else (), **said)
+    record, tensors = provenance(
+        model,
+        prompts if prompts[0].ids else (),
+        inputs=_recorded(prompts),
+        sites=sites_by_group,
+        factors=amounts,
+        labels=truth,
+    )
     return Scaling(_dataset(sums, list(groups), amounts, [SCALE, *dict.fromkeys(controls)], names), record, tensors)
 
 
@@ -277,9 +280,9 @@ def _targets(prompts: Sequence[Prompt], labels: Sequence[int] | None, logits: Te
 
 
 def _recorded(prompts: Sequence[Prompt]) -> Any:
-    """Tensor inputs as they were given, to be run again."""
+    """Inputs to be run again: prompts, or tensors whole."""
     if prompts[0].ids:
-        return None
+        return list(prompts)
     whole = {name: torch.cat([prompt.tensors[name] for prompt in prompts]).cpu() for name in prompts[0].tensors}
     return whole.get("0", whole)
 

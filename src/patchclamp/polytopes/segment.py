@@ -14,7 +14,8 @@ from patchclamp.core.interrupts import guarded
 from patchclamp.core.kinds import Point, Points, Repeats
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
-from patchclamp.interventions.results import evidence, to_numpy
+from patchclamp.interventions.provenance import provenance
+from patchclamp.interventions.results import to_numpy
 from patchclamp.models.opened import OpenModel
 from patchclamp.polytopes.gates import by_row, places
 from patchclamp.polytopes.lines import Walked, decisions, joined, walk_line, whole_line
@@ -166,21 +167,13 @@ def segment(
     length = float((x[1] - x[0]).double().norm())
     if length == 0:
         raise InputError("the two ends are the same point")
-    said: dict[str, Any] = {
-        "start": start,
-        "method": method,
-        "samples": samples,
-        "dtype": dtype,
-        "box": box,
-        "limit": limit,
-    }
     with guarded(torch.no_grad()):
         if method == "exact":
             network = prepared(model, x, "an exact segment", start, dtype)
             found = joined(walk_line(network, x[:1], x[1:], start, limit))
         else:
             found = walk_sampled(model, x, start, samples)
-    record, tensors = evidence(model, (), a=x[0].cpu(), b=x[1].cpu(), **said)
+    record, tensors = provenance(model, (), a=x[0].cpu(), b=x[1].cpu())
     return _result(found, record, tensors, method, samples, length)
 
 

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,8 +15,8 @@ from patchclamp.interventions.actions import Action
 from patchclamp.interventions.forward import Row, last_logits
 from patchclamp.interventions.job import widen
 from patchclamp.interventions.operations import Operation, RankOne
+from patchclamp.interventions.provenance import provenance
 from patchclamp.interventions.record import record_source
-from patchclamp.interventions.results import evidence
 from patchclamp.interventions.sources import Source
 from patchclamp.interventions.tail import Tail
 from patchclamp.models.opened import OpenModel
@@ -116,10 +116,9 @@ def rewrite_fact(
     with task("rewrite", settings.steps, "steps", show=progress) as bar:
         change, curve = search(tail, len(said.contexts), said.target, value, settings, bar.advance)
     update = rank_one(projection.matrix, key, change, solved)
-    record, tensors = evidence(
-        model, [said.contexts[0].prompt], layer=projection.layer, target=said.target, true=true,
-        subject=subject if isinstance(subject, str) else list(said.where),
-        covariance=covariance, ridge=ridge, prefixes=prefixes, essence=said.essence, seed=seed, **asdict(settings),
+    record, tensors = provenance(
+        model, [said.contexts[0].prompt], prompt=said.contexts[0].prompt, layer=projection.layer, target=said.target,
+        subject=subject if isinstance(subject, str) else list(said.where), essence=said.essence,
     )  # fmt: skip
     others = [said.target, said.true]
     record |= {

@@ -156,7 +156,7 @@ def study(
     average = model.trace_facts(
         facts, sites=list(SITES), samples=samples, seed=seed, checkpoint=checkpoint, progress=progress
     )
-    std = average.record["parameters"]["std"]
+    std = average.record["resolved"]["std"]
     control = other_states(model, facts, 3 * std, samples=samples, seed=seed)
     found = CapitalFacts(known, average, control, model.source.name or type(model.module).__name__)
     if out is not None:

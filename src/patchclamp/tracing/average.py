@@ -174,16 +174,17 @@ def _by_role(trace: Trace, read: str) -> Any:
 
 
 def _record(traces: Sequence[Trace]) -> dict[str, Any]:
-    """The evidence of all traces as one: made again by tracing the same facts."""
-    said = [trace.record["parameters"] for trace in traces]
-    said = [one if one["answer"] is None else {**one, "read": None} for one in said]
-    shared = {name: said[0][name] for name in _SHARED}
-    shared |= {name: [one[name] for one in said] for name in ("subject", "answer")}
-    odd = next((name for name in _SHARED if any(one[name] != said[0][name] for one in said)), None)
-    if odd is not None:
-        shared["not_repeatable"] = f"its traces differ in {odd}"
-    reasons = [one["not_repeatable"] for one in said if "not_repeatable" in one]
-    if reasons:
-        shared["not_repeatable"] = reasons[0]
-    prompts = [row for trace in traces for row in trace.record["prompts"]]
-    return {**traces[0].record, "prompts": prompts, "parameters": shared}
+    """The records of all traces as one: that of a call of ``trace_facts`` with the same facts."""
+    calls = [{**trace.record["parameters"], "std": trace.record["resolved"]["std"]} for trace in traces]
+    shared = {name: calls[0][name] for name in _SHARED}
+    facts = [[call[name] for name in ("prompt", "subject", "answer")] for call in calls]
+    record = {
+        **traces[0].record,
+        "call": "trace_facts",
+        "parameters": {"facts": facts, **shared},
+        "prompts": [row for trace in traces for row in trace.record["prompts"]],
+    }
+    odd = next((name for name in _SHARED if any(call[name] != calls[0][name] for call in calls)), None)
+    reasons = [f"its traces differ in {odd}"] if odd is not None else []
+    reasons += [trace.record["not_repeatable"] for trace in traces if "not_repeatable" in trace.record]
+    return record | ({"not_repeatable": reasons[-1]} if reasons else {})

@@ -17,8 +17,8 @@ from patchclamp.interventions.job import Cell, Job
 from patchclamp.interventions.operations import Put
 from patchclamp.interventions.parts import Parts
 from patchclamp.interventions.plan import Plan, schedule
+from patchclamp.interventions.provenance import provenance
 from patchclamp.interventions.reads import CLEAN, CORRUPTED, as_reads
-from patchclamp.interventions.results import evidence
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.sites import Site
 from patchclamp.tracing.estimate import estimate, measured_error, midpoints
@@ -128,9 +128,9 @@ def causal_trace(
     outcome, plan, error = _done(job, scheduled.plan, setting, method, integrate, check)
     if outcome is None:
         outcome, plan = execute(job, scheduled, verify=verify, parts=parts, progress=progress)
-    record, tensors = evidence(
-        model, [setting.prompt], sites=[str(s) for s in model.sites.expand(sites)], window=dict(states.windows), seed=seed,
-        method=method, integrate=integrate, check=check, **setting.said(),
+    record, tensors = provenance(
+        model, [setting.prompt], setting.resolved(), sites=[str(s) for s in model.sites.expand(sites)],
+        window=dict(states.windows), **setting.arguments(),
     )  # fmt: skip
     record["answer"] = None if setting.answer is None else model.output_label(setting.answer)
     if error is not None:

@@ -10,7 +10,7 @@ from patchclamp.core.digest import digest
 from patchclamp.core.errors import InputError, ModelError, unknown
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
-from patchclamp.interventions.results import evidence
+from patchclamp.interventions.provenance import provenance
 from patchclamp.models.opened import OpenModel
 from patchclamp.tracing import patterns
 from patchclamp.tracing.copying import ov_positivity
@@ -155,8 +155,7 @@ def head_scores(
         unrepeated = Means(model, others, 0, seed).measure(batch_tokens, bar.advance, missing) if others else None
     circuit = None if word is not None else _circuit(model, seed, missing)
     prompts = list({passage.prompt.key: passage.prompt for passage in passages}.values())
-    said: dict[str, Any] = {"word": word, "length": length, "samples": samples, "seed": seed, "draws": draws}
-    record, tensors = evidence(model, prompts, **said)
+    record, tensors = provenance(model, prompts, **({} if word is None else {"text": prompts[0]}))
     record |= {"not_measured": missing}
     if found is not None:
         record |= {"occurrences": [list(span) for span in found.occurrences], "occurrences_elsewhere": found.other}

@@ -16,7 +16,7 @@ from patchclamp.interventions.execute import execute
 from patchclamp.interventions.job import Cell, Job
 from patchclamp.interventions.operations import Put
 from patchclamp.interventions.plan import schedule
-from patchclamp.interventions.results import evidence
+from patchclamp.interventions.provenance import provenance
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.sites import Site
 from patchclamp.tracing.estimate import compared, midpoints, slopes
@@ -108,9 +108,7 @@ def neuron_importances(
     order = effects.abs().flatten().topk(min(verify, effects.numel())).indices
     chosen = [tuple(int(i) for i in np.unravel_index(int(place), effects.shape)) for place in order]
     exact = _exact(setting, sites, values, chosen)
-    record, tensors = evidence(
-        model, [setting.prompt], seed=seed, integrate=integrate, top=top, verify=verify, **setting.said()
-    )
+    record, tensors = provenance(model, [setting.prompt], setting.resolved(), **setting.arguments())
     record |= {"neurons": width, "answer": None if setting.answer is None else model.output_label(setting.answer)}
     record |= {"clean": float(clean[0])}
     if chosen:

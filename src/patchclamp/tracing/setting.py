@@ -109,12 +109,13 @@ class Setting:
         values, states = read_source(self.model, self.prompt, Source(self.prompt), self.reads, sites)
         return values, {site: rows[0] for site, rows in states.items()}
 
-    def said(self) -> dict[str, object]:
-        """Parameters for the record."""
-        return {
-            "subject": list(self.subject), "answer": self.answer, "noise": self.noise, "std": self.std, "std_of": self.std_of,
-            "std_given": self.std_given, "samples": len(self.seeds), "seeds": list(self.seeds), "read": self.reads,
-        }  # fmt: skip
+    def arguments(self) -> dict[str, object]:
+        """What the record keeps in place of the arguments that were passed."""
+        return {"prompt": self.prompt, "subject": list(self.subject), "answer": self.answer}
+
+    def resolved(self) -> dict[str, object]:
+        """What the arguments came to."""
+        return {"std": self.std, "std_of": self.std_of, "seeds": list(self.seeds), "read": self.reads}
 
 
 def _what_is_read(

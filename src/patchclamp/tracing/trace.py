@@ -132,7 +132,7 @@ class Trace(Result):
         return cls(saved.dataset, Plan.from_record(saved.record.pop("plan")), saved.record, saved.tensors)
 
     def __repr__(self) -> str:
-        name, said = self.reads[0], self.record["parameters"]
+        name, said = self.reads[0], {**self.record["parameters"], **self.record["resolved"]}
         clean, corrupted = float(self.clean[name]), float(self.corrupted[name].mean())
         of = f" of {self.answer!r}" if self.answer is not None else ""
         effects = self.mean()["effect"].transpose("site", "layer", "position")
