@@ -98,7 +98,7 @@ def check(result: Result, folder: Path) -> None:
     assert not acts(str(again), but="\n")
 
 
-@pytest.mark.parametrize("kind", registry.KINDS if FULL else SHORT)
+@pytest.mark.parametrize("kind", registry.kinds() if FULL else SHORT)
 def test_a_result_with_hostile_text_is_saved_whole(
     made: dict[str, Result], kind: str, tmp_path: Path, small: None
 ) -> None:

@@ -1,77 +1,67 @@
-"""Where each kind of result finds its class, its figure and its parts of the report. One line a kind."""
+"""Where a kind of result finds its class, its figure and its page: by its name, so that no list of kinds is kept.
 
+A class of results is known by its ``kind`` from its definition on. ``figures/KIND.py`` draws it and ``reports/KIND.py`` lays out
+its page, unless the class says ``drawn_by`` or ``shown_by``; a kind without a page of its own gets the summary page.
+"""
+
+import pkgutil
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 from patchclamp.core.arguments import checked_as
 from patchclamp.core.errors import InputError, unknown
 
-
-@dataclass(frozen=True)
-class Kind:
-    """The three places of a result kind, as ``module:name``; imported when first needed."""
-
-    result: str
-    figure: str
-    parts: str
+SUMMARY = "summary_page"
+_CLASSES: dict[str, type] = {}
+_METHODS = ("interventions", "lenses", "tracing", "directions", "metrics", "rewriting", "polytopes")
+"""Packages that define results."""
 
 
-KINDS: dict[str, Kind] = {
-    "grid": Kind("interventions.grid:Grid", "figures.grid:figure", "reports.grid:parts"),
-    "run": Kind("interventions.run:Run", "figures.run:figure", "reports.run:parts"),
-    "activations": Kind("interventions.results:Activations", "figures.activations:figure", "reports.activations:parts"),
-    "generation": Kind("interventions.generate:Generation", "figures.generation:figure", "reports.generation:parts"),
-    "lens": Kind("lenses.result:Lens", "figures.lens:figure", "reports.lens:parts"),
-    "contributions": Kind(
-        "lenses.contributions:Contributions", "figures.contributions:figure", "reports.contributions:parts"
-    ),
-    "lens_curves": Kind("lenses.curves:LensCurves", "figures.lens_curves:figure", "reports.lens_curves:parts"),
-    "patchscope": Kind("lenses.patchscope:Patchscope", "figures.lens:figure", "reports.patchscope:parts"),
-    "weight_lens": Kind("lenses.weights:WeightLens", "figures.weights:figure", "reports.weights:parts"),
-    "trace": Kind("tracing.trace:Trace", "figures.trace:figure", "reports.trace:parts"),
-    "trace_average": Kind("tracing.average:TraceAverage", "figures.average:figure", "reports.average:parts"),
-    "attribution": Kind("tracing.attribution:Attribution", "figures.grid:figure", "reports.attribution:parts"),
-    "heads": Kind("tracing.heads:HeadScores", "figures.heads:figure", "reports.heads:parts"),
-    "layer_effects": Kind("directions.effects:LayerEffects", "figures.layer_effects:figure", "reports.effects:parts"),
-    "dose_response": Kind("directions.dose:DoseResponse", "figures.dose_response:figure", "reports.effects:parts"),
-    "projections": Kind("directions.projections:Projections", "figures.projections:figure", "reports.effects:parts"),
-    "segment": Kind("polytopes.segment:Segment", "figures.segment:figure", "reports.effects:parts"),
-    "plane": Kind("polytopes.plane:Plane", "figures.plane:figure", "reports.plane:parts"),
-    "raster": Kind("polytopes.raster:Raster", "figures.raster:figure", "reports.effects:parts"),
-    "boundaries": Kind("polytopes.boundaries:Boundaries", "figures.boundaries:figure", "reports.effects:parts"),
-    "radial_density": Kind("polytopes.radial:RadialDensity", "figures.radial_density:figure", "reports.effects:parts"),
-    "scaling": Kind("polytopes.scaling:Scaling", "figures.scaling:figure", "reports.effects:parts"),
-    "paths": Kind("polytopes.adversarial:AdversarialPaths", "figures.paths:figure", "reports.effects:parts"),
-    "rewrite": Kind("rewriting.result:Rewrite", "figures.rewrite:figure", "reports.rewrite:parts"),
-    "bias": Kind("metrics.bias:Bias", "figures.bias:figure", "reports.metrics:parts"),
-    "damage": Kind("metrics.damage:Damage", "figures.damage:figure", "reports.metrics:parts"),
-    "divergence": Kind("metrics.divergence:Divergence", "figures.divergence:figure", "reports.divergence:parts"),
-    "interchange": Kind("metrics.interchange:Interchange", "figures.interchange:figure", "reports.metrics:parts"),
-    "probe_report": Kind("metrics.probes:ProbeReport", "figures.probes:figure", "reports.metrics:parts"),
-    "spline_codes": Kind("polytopes.codes:SplineCodes", "figures.spline_codes:figure", "reports.spline_codes:parts"),
-    "clusters": Kind("polytopes.clusters:Clusters", "figures.clusters:figure", "reports.clusters:parts"),
-    "neurons": Kind("tracing.neurons:Neurons", "figures.neurons:figure", "reports.neurons:parts"),
-}
+def add(kind: type[Any]) -> None:
+    """Make a class of results known."""
+    _CLASSES[kind.kind] = kind
 
 
-def find(kind: str, place: str) -> Any:
-    """The ``place`` (``result``, ``figure`` or ``parts``) of a result kind.
+def result_class(kind: str, home: str | None = None) -> Any:
+    """The class of a kind of results.
+
+    Args:
+        kind: Its name.
+        home: The module inside patchclamp that defines it, if that is known; otherwise all are imported.
 
     Raises:
         InputError: There is no such kind.
     """
-    if kind not in KINDS:
-        raise InputError(unknown("result kind", kind, KINDS))
-    return find_name(getattr(KINDS[kind], place))
+    if kind not in _CLASSES and home is not None and re.fullmatch(r"[a-z_0-9]+(\.[a-z_0-9]+)*", home):
+        if home.partition(".")[0] in _METHODS and find_spec(f"patchclamp.{home}") is not None:
+            find_module(home)
+    if kind not in _CLASSES and kind not in kinds():
+        raise InputError(unknown("result kind", kind, kinds()))
+    return _CLASSES[kind]
 
 
-def find_name(path: str) -> Any:
-    """What ``module:name`` inside patchclamp stands for, imported now."""
-    module, _, name = path.partition(":")
-    return getattr(find_module(module), name)
+@cache
+def kinds() -> tuple[str, ...]:
+    """Every kind of result."""
+    for package in map(find_module, _METHODS):
+        for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+            import_module(module.name)
+    return tuple(sorted(kind for kind, cls in _CLASSES.items() if cls.__module__.startswith("patchclamp.")))
+
+
+def figure_module(kind: str) -> Any:
+    """The module of ``figures`` that draws a kind."""
+    return find_module(f"figures.{result_class(kind).drawn_by or kind}")
+
+
+def page_module(kind: str) -> Any:
+    """The module of ``reports`` that lays out the page of a kind."""
+    name = result_class(kind).shown_by or kind
+    return find_module(f"reports.{name if find_spec(f'patchclamp.reports.{name}') else SUMMARY}")
 
 
 def find_module(name: str) -> Any:
@@ -81,12 +71,17 @@ def find_module(name: str) -> Any:
 
 def page_of(result: Any) -> str:
     """The complete HTML page of a result."""
-    text: str = find_name("reports.page:result_page")(result)
+    text: str = find_module("reports.page").result_page(result)
     return text
+
+
+def write_figure(drawn: Any, path: Any, kind: str) -> None:
+    """Write a drawn figure as ``svg`` or ``png``."""
+    find_module("figures.style").save(drawn, path, kind)
 
 
 @cache
 def figure_of(kind: str) -> Callable[..., Any]:
     """The function that draws a result of this kind with matplotlib; its options are checked."""
-    found: Callable[..., Any] = find(kind, "figure")
-    return checked_as(InputError, f"the figure of a {kind}")(found)
+    draw: Callable[..., Any] = figure_module(kind).figure
+    return checked_as(InputError, f"the figure of a {kind}")(draw)

@@ -92,12 +92,18 @@ class Result(ABC):
     """
 
     kind: ClassVar[str]
+    drawn_by: ClassVar[str] = ""
+    """The module of ``figures`` that draws it, where that is not called like the kind."""
+    shown_by: ClassVar[str] = ""
+    """The module of ``reports`` that lays out its page, where that is not called like the kind."""
     record: dict[str, Any]
     tensors: "dict[str, Tensor]"
     """Tensors among the parameters (vectors of edits), to which ``record`` refers by name."""
 
     def __init_subclass__(cls) -> None:
         checked_methods(cls)
+        if "kind" in vars(cls):
+            registry.add(cls)
         for name in {"__repr__", "__str__"} & vars(cls).keys():
             setattr(cls, name, shown_literally(vars(cls)[name]))
 
@@ -160,6 +166,7 @@ class Result(ABC):
         record = {
             "format_version": FORMAT_VERSION,
             "kind": self.kind,
+            "module": type(self).__module__.partition(".")[2],
             **self.plain_record(),
             "labels": described,
             "parts": list(self._parts()),
@@ -174,7 +181,7 @@ class Result(ABC):
             write_csv(into / "data.csv", self.frame())
             drawn = self.figure(**figure_options)
             for suffix in ("svg", "png"):
-                registry.find_name("figures.style:save")(drawn, into / f"figure.{suffix}", suffix)
+                registry.write_figure(drawn, into / f"figure.{suffix}", suffix)
             (into / "report.html").write_text(registry.page_of(self), encoding="utf-8")
 
         return folders.save(folder, folders.RESULT, record, write, overwrite=overwrite)
@@ -237,7 +244,7 @@ def _open(path: Path, check: bool, depth: int) -> Result:
     with folders.opened(path, folders.RESULT, check=check, missing=missing) as record:
         listed = record.pop("files", None)
         kind, described, names = record.pop("kind"), record.pop("labels"), record.pop("parts")
-        maker = registry.find(str(kind), "result")
+        maker = registry.result_class(str(kind), str(record.pop("module", "")))
         if "resolved" not in record and "parameters" in record:  # version 0.1.0 kept both in one place
             record["resolved"] = record["parameters"]
         if listed is None and depth == 0:

@@ -72,8 +72,7 @@ def pictures_of(result: Result) -> list[Picture]:
     """
     if isinstance(result, Lens):
         return [lens_figure.picture(result)]
-    module = registry.KINDS[result.kind].figure.partition(":")[0]
-    panels: Callable[[Result], list[Panel]] = getattr(registry.find_module(module), "panels", lambda _: [])
+    panels: Callable[[Result], list[Panel]] = getattr(registry.figure_module(result.kind), "panels", lambda _: [])
     found: list[Picture] = [panel for panel in panels(result) if panel.y_name == "layer" and panel.x_name == "token"]
     if not found:
         raise InputError(f"a {result.kind} has no picture of layers by tokens to align")

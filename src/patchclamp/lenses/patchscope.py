@@ -52,6 +52,7 @@ class Patchscope(Lens):
     """
 
     kind: ClassVar[str] = "patchscope"
+    drawn_by: ClassVar[str] = "lens"
 
     def __repr__(self) -> str:
         return f"{super().__repr__()}\ntarget {self.record['target']['text']!r}, patched at {self.record['target']['token']!r}"

@@ -44,6 +44,8 @@ class WeightLens(DatasetResult):
     """
 
     kind: ClassVar[str] = "weight_lens"
+    drawn_by: ClassVar[str] = "weights"
+    shown_by: ClassVar[str] = "weights"
 
     @property
     def data(self) -> "xr.Dataset":

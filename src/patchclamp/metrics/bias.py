@@ -51,6 +51,7 @@ class Bias(DatasetResult):
     """
 
     kind: ClassVar[str] = "bias"
+    shown_by: ClassVar[str] = "metrics"
 
     @property
     def data(self) -> "xr.Dataset":

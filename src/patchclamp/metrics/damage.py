@@ -40,6 +40,7 @@ class Damage(DatasetResult):
     """
 
     kind: ClassVar[str] = "damage"
+    shown_by: ClassVar[str] = "metrics"
 
     @property
     def data(self) -> "xr.Dataset":

@@ -52,6 +52,7 @@ class Interchange(DatasetResult):
     """
 
     kind: ClassVar[str] = "interchange"
+    shown_by: ClassVar[str] = "metrics"
 
     @property
     def data(self) -> "xr.Dataset":

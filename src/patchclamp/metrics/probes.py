@@ -43,6 +43,8 @@ class ProbeReport(DatasetResult):
     """
 
     kind: ClassVar[str] = "probe_report"
+    drawn_by: ClassVar[str] = "probes"
+    shown_by: ClassVar[str] = "metrics"
 
     @property
     def data(self) -> "xr.Dataset":

@@ -40,7 +40,7 @@ def report(path: File, title: str, contents: Sequence[tuple[str, Any]], **record
     parts: list[Part] = []
     for heading, content in contents:
         if isinstance(content, Result):
-            inner = registry.find(content.kind, "parts")(content)
+            inner = registry.page_module(content.kind).parts(content)
             parts += [Part(f"{heading}: {part.title}", part.body) for part in inner]
             record.setdefault("results", {})[heading] = content.plain_record()
         elif isinstance(content, list | tuple) and all(isinstance(one, Result) for one in content):

@@ -25,7 +25,7 @@ class Part:
 
 def result_page(result: Result) -> str:
     """The page of one result, as :meth:`Result.save` writes it."""
-    parts = registry.find(result.kind, "parts")(result)
+    parts = registry.page_module(result.kind).parts(result)
     return render(_title(result), parts, result.plain_record())
 
 

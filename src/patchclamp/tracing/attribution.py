@@ -22,6 +22,7 @@ class Attribution(Grid):
     """An estimated grid of patching: the same labels as :class:`Grid`, and how far the estimate is from the truth."""
 
     kind: ClassVar[str] = "attribution"
+    drawn_by: ClassVar[str] = "grid"
 
     @property
     def agreement(self) -> dict[str, Any] | None:

@@ -58,6 +58,8 @@ class TraceAverage(DatasetResult):
     """
 
     kind: ClassVar[str] = "trace_average"
+    drawn_by: ClassVar[str] = "average"
+    shown_by: ClassVar[str] = "average"
 
     @property
     def reads(self) -> tuple[str, ...]:
