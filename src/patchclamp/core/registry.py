@@ -26,7 +26,7 @@ def add(kind: type[Any]) -> None:
     _CLASSES[kind.kind] = kind
 
 
-def result_class(kind: str, home: str | None = None) -> Any:
+def result_class(kind: str, home: str = "") -> Any:
     """The class of a kind of results.
 
     Args:
@@ -36,9 +36,9 @@ def result_class(kind: str, home: str | None = None) -> Any:
     Raises:
         InputError: There is no such kind.
     """
-    if kind not in _CLASSES and home is not None and re.fullmatch(r"[a-z_0-9]+(\.[a-z_0-9]+)*", home):
-        if home.partition(".")[0] in _METHODS and find_spec(f"patchclamp.{home}") is not None:
-            find_module(home)
+    inside = re.fullmatch(rf"(?:{'|'.join(_METHODS)})\.\w+", home)
+    if kind not in _CLASSES and inside and find_spec(f"patchclamp.{home}"):
+        find_module(home)
     if kind not in _CLASSES and kind not in kinds():
         raise InputError(unknown("result kind", kind, kinds()))
     return _CLASSES[kind]
