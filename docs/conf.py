@@ -66,6 +66,15 @@ def _skip_requests(app, what, name, obj, skip, options):
     return True if name.startswith("set_") and name.endswith("_request") else skip
 
 
+def _list_new_pages(app, docname, source):
+    """Put pages that the index does not name at the end of the guide, so that a new page needs no second place."""
+    if docname == "index":
+        listed = set(source[0].split())
+        pages = [path.stem for path in sorted(Path(__file__).parent.glob("*.md")) if path.stem not in {*listed, "index"}]
+        source[0] = source[0].replace("\ncatalogue\n", "\n".join(["", "catalogue", *pages, ""]))
+
+
 def setup(app):
-    """Leave out what is not ours."""
+    """Leave out what is not ours, and list what is new."""
     app.connect("autodoc-skip-member", _skip_requests)
+    app.connect("source-read", _list_new_pages)
