@@ -19,6 +19,7 @@ from patchclamp.core import registry
 from patchclamp.core.result import Deferred, Result
 from tests import tiny
 from tests.effort import FULL
+from tests.fuzz.table import of_test_files
 from tests.polytopes.nets import networks
 
 
@@ -121,8 +122,9 @@ AS_PUBLISHED = ("grid",)
 
 
 @pytest.fixture(scope="module")
-def results(llama: pc.Model) -> dict[str, Result]:
-    return _results(llama)
+def results(llama: pc.Model, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Result]:
+    new = [line(tmp_path_factory.mktemp("ordinary")) for line in of_test_files().values()]
+    return _results(llama) | {result.kind: result for result in new if isinstance(result, Result)}
 
 
 @pytest.fixture(scope="module")
