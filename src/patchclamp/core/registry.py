@@ -1,7 +1,7 @@
 """Where a kind of result finds its class, its figure and its page: by its name, so that no list of kinds is kept.
 
 A class of results is known by its ``kind`` from its definition on. ``figures/KIND.py`` draws it and ``reports/KIND.py`` lays out
-its page, unless the class says ``drawn_by`` or ``shown_by``; a kind without a page of its own gets the summary page.
+its page, unless the class says ``drawn_by`` or ``shown_by``; a kind without them gets a summary.
 """
 
 import pkgutil
@@ -15,7 +15,6 @@ from typing import Any
 from patchclamp.core.arguments import checked_as
 from patchclamp.core.errors import InputError, unknown
 
-SUMMARY = "summary_page"
 _CLASSES: dict[str, type] = {}
 _METHODS = ("interventions", "lenses", "tracing", "directions", "metrics", "rewriting", "polytopes")
 """Packages that define results."""
@@ -55,13 +54,16 @@ def kinds() -> tuple[str, ...]:
 
 def figure_module(kind: str) -> Any:
     """The module of ``figures`` that draws a kind."""
-    return find_module(f"figures.{result_class(kind).drawn_by or kind}")
+    return _module_of("figures", result_class(kind).drawn_by or kind, "summary")
 
 
 def page_module(kind: str) -> Any:
     """The module of ``reports`` that lays out the page of a kind."""
-    name = result_class(kind).shown_by or kind
-    return find_module(f"reports.{name if find_spec(f'patchclamp.reports.{name}') else SUMMARY}")
+    return _module_of("reports", result_class(kind).shown_by or kind, "summary_page")
+
+
+def _module_of(package: str, name: str, otherwise: str) -> Any:
+    return find_module(f"{package}.{name if find_spec(f'patchclamp.{package}.{name}') else otherwise}")
 
 
 def find_module(name: str) -> Any:
