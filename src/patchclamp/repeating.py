@@ -247,11 +247,14 @@ def _interchange(model: Model, prompts: Any, said: dict[str, Any]) -> Result:
 
 def _layer_effects(model: Model, prompts: Any, said: dict[str, Any]) -> Result:
     pairs = list(zip(prompts[::2], prompts[1::2], strict=True))
-    return effects.measured(model, _edits(said), pairs, said["answers"], said["texts"])
+    edits = {effects.LayerEdit(*name.rsplit("|", 2)): edit for name, edit in _edits(said).items()}
+    return effects.measured(model, edits, pairs, said["answers"], said["texts"])
 
 
 def _dose_response(model: Model, prompts: Any, said: dict[str, Any]) -> Result:
-    return dose.dosed(model, _edits(said), prompts, said["answers"], said["texts"])
+    split = {name.rpartition("|")[::2]: edit for name, edit in _edits(said).items()}
+    edits = {(method, float(amount)): edit for (method, amount), edit in split.items()}
+    return dose.dosed(model, edits, prompts, said["answers"], said["texts"])
 
 
 def _projections(model: Model, prompts: Any, said: dict[str, Any]) -> Result:
