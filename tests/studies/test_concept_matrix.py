@@ -51,7 +51,7 @@ def test_everything_found_is_kept(tmp_path: Path) -> None:
     edits = ("unedited", *names, *concept_matrix.PROBED)
     rest = pd.DataFrame([{"edit": a, "concept": b, "contrast": 2.0, "accuracy": 0.5} for a in edits for b in names])
     made = concept_matrix.ConceptMatrix("tiny", 1, shifts, rest, rest, shifts)
-    concept_matrix._save(made, tmp_path)
+    made.save(tmp_path)
     np.testing.assert_array_equal(made.matrix(), 1 + 3 * np.eye(3))
     for name in ("shifts", "contrasts", "probes", "damage"):
         pd.testing.assert_frame_equal(pd.read_csv(tmp_path / f"{name}.csv"), getattr(made, name))

@@ -8,6 +8,7 @@ import numpy as np
 
 from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError
+from patchclamp.core.intervals import mean_row
 from patchclamp.core.kinds import Numbers, Seed
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
@@ -19,7 +20,6 @@ from patchclamp.metrics.edited import (
     answer_ids,
     answer_names,
     answers_after,
-    mean_row,
     named,
     paired,
     placed,

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError
+from patchclamp.core.intervals import mean_row
 from patchclamp.core.kinds import Seed
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
@@ -17,7 +18,7 @@ from patchclamp.interventions.actions import Action
 from patchclamp.interventions.forward import Row, forward
 from patchclamp.interventions.provenance import provenance
 from patchclamp.interventions.record import batches, may_share
-from patchclamp.metrics.edited import UNEDITED, Edits, mean_row, named, placed, table
+from patchclamp.metrics.edited import UNEDITED, Edits, named, placed, table
 from patchclamp.metrics.neutral import listed
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import OpenModel

@@ -8,13 +8,13 @@ import numpy as np
 
 from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError
-from patchclamp.core.intervals import wilson
+from patchclamp.core.intervals import mean_row, wilson
 from patchclamp.core.kinds import Seed
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
 from patchclamp.interventions.generate import Generation, generate
 from patchclamp.interventions.provenance import provenance
-from patchclamp.metrics.edited import UNEDITED, Edits, mean_row, named, table
+from patchclamp.metrics.edited import UNEDITED, Edits, named, table
 from patchclamp.models.opened import OpenModel
 
 if TYPE_CHECKING:

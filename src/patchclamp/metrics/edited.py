@@ -3,12 +3,10 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from patchclamp.core.errors import InputError
-from patchclamp.core.intervals import bootstrap
 from patchclamp.interventions.actions import Action, place
 from patchclamp.interventions.edits import Edit
 from patchclamp.interventions.forward import Row, last_logits
@@ -128,18 +126,6 @@ def plain_answers(ids: Sequence[tuple[int, ...]]) -> list[int | list[int]]:
 def answer_names(model: OpenModel, ids: Sequence[tuple[int, ...]]) -> list[str]:
     """What the answers are called: their tokens."""
     return ["|".join(model.output_label(i) for i in group) for group in ids]
-
-
-def mean_row(values: Any, seed: int, weights: Any = None) -> dict[str, Any]:
-    """A mean, its 95 % bootstrap interval, and of how many values.
-
-    The interval of fewer than two values is NaN: they say nothing about others. So is that of values that are not finite.
-    """
-    values = np.asarray(values, dtype=float)
-    heavy = np.ones(len(values)) if weights is None else np.asarray(weights, dtype=float)
-    mean = float((values * heavy).sum() / heavy.sum()) if len(values) else np.nan
-    low, high = bootstrap(values, seed, heavy) if len(values) > 1 and np.isfinite(values).all() else (np.nan, np.nan)
-    return {"mean": mean, "low": low, "high": high, "count": len(values)}
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> "pd.DataFrame":

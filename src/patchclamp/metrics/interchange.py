@@ -9,6 +9,7 @@ import torch
 
 from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError
+from patchclamp.core.intervals import mean_row
 from patchclamp.core.kinds import Numbers, Seed
 from patchclamp.core.result import DatasetResult
 from patchclamp.interventions.edits import Rotate, source
@@ -21,7 +22,6 @@ from patchclamp.metrics.edited import (
     answer_ids,
     answer_names,
     answers_after,
-    mean_row,
     paired,
     placed,
     plain_answers,

@@ -11,12 +11,12 @@ from torch import Tensor
 from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError, unknown
 from patchclamp.core.interrupts import guarded
+from patchclamp.core.intervals import mean_row
 from patchclamp.core.kinds import Labels, Points, Repeats, Seed
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
 from patchclamp.interventions.provenance import provenance
 from patchclamp.interventions.results import to_numpy
-from patchclamp.metrics.edited import mean_row
 from patchclamp.models.opened import OpenModel
 from patchclamp.polytopes.attacks import Norm, attack, check_attack, classified
 from patchclamp.polytopes.gates import by_row

@@ -11,11 +11,11 @@ from torch import Tensor
 from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError
 from patchclamp.core.interrupts import guarded
+from patchclamp.core.intervals import mean_row
 from patchclamp.core.kinds import Point, Points, Seed
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
 from patchclamp.interventions.provenance import provenance
-from patchclamp.metrics.edited import mean_row
 from patchclamp.models.opened import OpenModel
 from patchclamp.polytopes.lines import whole_line
 from patchclamp.polytopes.points import as_points, prepared

@@ -15,10 +15,9 @@ import numpy as np
 import pandas as pd
 
 import patchclamp as pc
-from patchclamp.core import folders
-from patchclamp.core.files import write_csv
 from patchclamp.studies import concepts, gender
-from patchclamp.studies.sentiment_steering import shown
+from patchclamp.studies.drawing import panels
+from patchclamp.studies.result import StudyFiles, StudyResult, as_text, name_of
 
 LAYER, LATER = 15, 5
 """The middle of SmolLM2, chosen beforehand; the probes read so many layers later."""
@@ -52,7 +51,7 @@ class Concept:
 
 
 @dataclass(frozen=True)
-class ConceptMatrix:
+class ConceptMatrix(StudyResult):
     """What the study found."""
 
     model: str
@@ -77,13 +76,30 @@ class ConceptMatrix:
 
     def text(self) -> str:
         """The tables, for a terminal."""
-        return "\n".join([
+        return as_text(
             f"{self.model}: concepts erased at resid_post.{self.layer}",
-            "\nAnswers move by (nats); random erasures of equal divergence; ratio", shown(self.shifts),
-            "\nContrast between the classes (nats)", shown(self.contrasts),
-            f"\nProbes, {LATER} layers later", shown(self.probes),
-            "\nDivergence on other text, nats a token", shown(self.damage), "", SEED_NOTE,
-        ])  # fmt: skip
+            "\nAnswers move by (nats); random erasures of equal divergence; ratio", self.shifts,
+            "\nContrast between the classes (nats)", self.contrasts,
+            f"\nProbes, {LATER} layers later", self.probes,
+            "\nDivergence on other text, nats a token", self.damage, "", SEED_NOTE,
+        )  # fmt: skip
+
+    def files(self) -> StudyFiles:
+        """The tables, their heat maps, and the report."""
+        drawn = figure(self)
+        return StudyFiles(
+            "A matrix of concepts",
+            [
+                ("What was found", drawn),
+                ("How far answers move (nats), and random erasures of equal divergence", self.shifts),
+                ("Contrast between the classes (nats)", self.contrasts),
+                (f"Probes, {LATER} layers later", self.probes),
+                ("Divergence on other text, nats a token", self.damage),
+                ("Beside the document", SEED_NOTE),
+            ],
+            tables={name: getattr(self, name) for name in ("shifts", "contrasts", "probes", "damage")},
+            figures={"figure": drawn},
+        )
 
 
 def chosen_concepts(model: pc.Model, count: int = 80, words: int = 28) -> list[Concept]:
@@ -224,28 +240,23 @@ def study(
         shifts += moved(concept, odds, kl)
         contrasts += contrasted(concept, odds)
         probes += probed(model, concept, edits, layer + LATER)
-    name = model.source.name or type(model.module).__name__
     first, second, third = (pd.DataFrame(rows) for rows in (shifts, contrasts, probes))
     cost = found.drop(columns=["metric", "count"]).reset_index(drop=True)
-    result = ConceptMatrix(name, layer, first, second, third, cost)
+    result = ConceptMatrix(name_of(model), layer, first, second, third, cost)
     if out is not None:
-        folders.save_study(out, "concept-matrix", lambda into: _save(result, into))
+        result.save(out)
     return result
 
 
 def figure(found: ConceptMatrix) -> Any:
     """Three heat maps: how far answers move against random erasures, contrast left, and probes; edits by concepts."""
-    from patchclamp.figures.style import styled
-
     edits = ["unedited", *NAMES, *PROBED]
     ratio = found.matrix().to_numpy()
     contrast, probe = (
         table.pivot(index="edit", columns="concept", values=value).reindex(index=edits, columns=list(NAMES)).to_numpy()
         for table, value in ((found.contrasts, "contrast"), (found.probes, "accuracy"))
     )
-    with styled() as make:
-        drawn = make(figsize=(7.6, 2.7), layout="constrained")
-        first, second, third = drawn.subplots(1, 3)
+    with panels((7.6, 2.7), columns=3) as (drawn, (first, second, third)):
         _map(
             first,
             np.log2(ratio),
@@ -293,23 +304,3 @@ def _map(
     axis.set(title=title, xlabel="measured on")
     axis.spines[:].set_visible(False)
     axis.tick_params(length=0)
-
-
-def _save(found: ConceptMatrix, out: Path) -> None:
-    from patchclamp.figures.style import save
-
-    drawn = figure(found)
-    for suffix in ("svg", "png"):
-        save(drawn, out / f"figure.{suffix}", suffix)
-    for name in ("shifts", "contrasts", "probes", "damage"):
-        write_csv(out / f"{name}.csv", getattr(found, name))
-    contents = [
-        ("The experiment", __doc__.split("\n\n", 1)[1]),
-        ("What was found", drawn),
-        ("How far answers move (nats), and random erasures of equal divergence", found.shifts),
-        ("Contrast between the classes (nats)", found.contrasts),
-        (f"Probes, {LATER} layers later", found.probes),
-        ("Divergence on other text, nats a token", found.damage),
-        ("Beside the document", SEED_NOTE),
-    ]
-    pc.report(out / "report.html", "A matrix of concepts", contents)
