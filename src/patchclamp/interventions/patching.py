@@ -9,18 +9,22 @@ from torch import Tensor
 
 from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.kinds import Folder
 from patchclamp.core.progress import Listener
 from patchclamp.interventions.base import record_base
+from patchclamp.interventions.cost import DEFAULT_BUDGET
 from patchclamp.interventions.edits import Edits, Patch, as_edits
 from patchclamp.interventions.execute import Outcome
 from patchclamp.interventions.grid import Grid
 from patchclamp.interventions.job import Job
 from patchclamp.interventions.plan import may_narrow
+from patchclamp.interventions.positions import At
 from patchclamp.interventions.reads import BASELINE, REFERENCE, Read, as_reads
 from patchclamp.interventions.sources import Source
 from patchclamp.interventions.sweep import Prepared, make_lines
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import OpenModel
+from patchclamp.models.peers import Sites
 from patchclamp.models.sites import Site
 
 Align = Literal["equal", "left", "right", "ends"]
@@ -125,12 +129,45 @@ def patch(
     source: Any,
     into: Any,
     *,
+    sites: Sites = "resid_post",
+    at: At = "each",
+    read: Any = None,
+    align: Align = "equal",
+    source_edits: Edits = (),
+    base: Edits = (),
+    cumulative: bool = False,
+    budget: float | str = DEFAULT_BUDGET,
+    max_tokens: int | None = None,
     verify: int = 0,
+    checkpoint: Folder | None = None,
     progress: bool | Listener | None = None,
-    **options: Any,
+    rung: str | None = None,
 ) -> Grid:
-    """Patch one run into another; see :meth:`patchclamp.Model.patch`."""
-    prepared = PreparedPatch.of(model, source, into, **options)
+    """Activation patching: one run's activations put into another, a cell a site and position.
+
+    Args:
+        model: The model.
+        source: The prompt whose activations are taken.
+        into: The prompt that receives them.
+        sites: Where; ``"z.*.h*"`` patches head by head.
+        at: ``"each"`` for a cell a position, or positions that are patched together.
+        read: What to measure.
+        align: Rule for prompts of unequal length: ``"equal"`` refuses them; ``"left"`` and ``"right"`` count from the
+            first and the last token; ``"ends"`` matches the common beginning and the common end.
+        source_edits: The source runs under these.
+        base: The target runs under these.
+        cumulative: As for :meth:`patchclamp.Model.sweep`, as are all that follow.
+        budget: Memory beyond the model.
+        max_tokens: Rows times positions alive at once.
+        verify: Run this many random cells again the slow way.
+        checkpoint: A folder: a killed patch goes on from there.
+        progress: True for a bar, a function for events.
+        rung: Ask for a lower rung of the ladder.
+    """
+    prepared = PreparedPatch.of(
+        model, source, into, sites=sites, at=at, read=read, align=align, source_edits=source_edits, base=base,
+        cumulative=cumulative, budget=budget, max_tokens=max_tokens, checkpoint=checkpoint, rung=rung,
+    )  # fmt: skip
     return prepared.finish(prepared.sweep.run(verify=verify, progress=progress))
 
 

@@ -201,7 +201,82 @@ def _labels(labels: tuple[Any, ...]) -> Any:
     return np.array(labels, dtype=object) if labels and isinstance(labels[0], str) else np.array(labels)
 
 
-def sweep(model: OpenModel, inputs: Any, edit: Edits, **options: Any) -> Grid:
-    """Run a sweep; see :meth:`patchclamp.Model.sweep`."""
-    own = {name: options.pop(name) for name in ("verify", "progress") if name in options}
-    return Prepared(model, inputs, edit, **options).run(**own)
+@checked
+def sweep(
+    model: OpenModel,
+    prompts: Any,
+    edit: Edits,
+    *,
+    sites: Sites = None,
+    at: At = None,
+    cumulative: bool = False,
+    over: Mapping[str, Iterable[Any]] | None = None,
+    read: Any = None,
+    base: Edits = (),
+    budget: float | str = DEFAULT_BUDGET,
+    max_tokens: int | None = None,
+    verify: int = 0,
+    checkpoint: Folder | None = None,
+    progress: bool | Listener | None = None,
+    rung: str | None = None,
+) -> Grid:
+    """Apply an edit at every site, layer and position, one cell each, sharing all the work that can be shared.
+
+    Every number equals that of one hooked forward pass a cell.
+
+    Args:
+        model: The model.
+        prompts: As for :meth:`patchclamp.Model.run`.
+        edit: An unplaced edit, or a list of edits that act together in each cell, in this order. Those that name sites or
+            positions of their own stay there; a list of edits that all name the same sites is swept over these.
+        sites: Names; ``"mlp_out"`` is every layer, ``"z.*.h*"`` every head.
+        at: ``"each"`` for a cell a position; any other position is edited in every cell. For the edits that say none.
+        cumulative: The cell at layer i edits every swept layer up to i.
+        over: Values for parameters of the edits that have them, as ``{"scale": [1, 2, 4]}``; each makes an axis.
+        read: What to measure: :class:`Probability`, :class:`LogitDifference`, ..., a function of the logits, or several.
+            The second of one name is called ``probability:2``.
+        base: Edits that every cell shares; the baseline is the run under them.
+        budget: Memory beyond the model, as ``"1GB"``.
+        max_tokens: Rows times positions alive at once, instead of what follows from the budget.
+        verify: Run this many random cells again the slow way, and raise if they differ beyond the tolerance.
+        checkpoint: A folder: a killed sweep goes on from there. Functions are refused, unless you vouch for them with
+            :func:`known_as`: what they do cannot be told.
+        progress: True for a bar, a function for events.
+        rung: Ask for a lower rung of the ladder (wavefront, layers, rows, cell) than the one that would be chosen.
+
+    Raises:
+        InputError: Something does not fit, or the rung would not be exact; raised before any work.
+        EditError: ``sites``, ``at`` or ``over`` contradict what every edit says itself.
+        BudgetError: One cell needs more memory than the budget.
+        ExactnessError: A verified cell differs.
+    """
+    prepared = Prepared(
+        model, prompts, edit, sites=sites, at=at, cumulative=cumulative, over=over, read=read, base=base, budget=budget,
+        max_tokens=max_tokens, checkpoint=checkpoint, rung=rung,
+    )  # fmt: skip
+    return prepared.run(verify=verify, progress=progress)
+
+
+@checked
+def plan(
+    model: OpenModel,
+    prompts: Any,
+    edit: Edits,
+    *,
+    sites: Sites = None,
+    at: At = None,
+    cumulative: bool = False,
+    over: Mapping[str, Iterable[Any]] | None = None,
+    read: Any = None,
+    base: Edits = (),
+    budget: float | str = DEFAULT_BUDGET,
+    max_tokens: int | None = None,
+    checkpoint: Folder | None = None,
+    rung: str | None = None,
+) -> Plan:
+    """What :meth:`patchclamp.Model.sweep` with the same arguments would do and cost."""
+    prepared = Prepared(
+        model, prompts, edit, sites=sites, at=at, cumulative=cumulative, over=over, read=read, base=base, budget=budget,
+        max_tokens=max_tokens, checkpoint=checkpoint, rung=rung,
+    )  # fmt: skip
+    return prepared.plan
