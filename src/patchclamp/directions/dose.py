@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from patchclamp.core.call import recorded
 from patchclamp.core.errors import InputError, unknown
 from patchclamp.core.progress import Listener
 from patchclamp.core.result import DatasetResult
@@ -52,6 +53,7 @@ class DoseResponse(DatasetResult):
         return "\n".join(lines)
 
 
+@recorded
 def dose_response(
     model: OpenModel,
     directions: "dict[str, Direction]",

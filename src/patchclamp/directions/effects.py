@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from patchclamp.core.call import recorded
 from patchclamp.core.errors import InputError, unknown
 from patchclamp.core.progress import Listener
 from patchclamp.core.result import DatasetResult
@@ -120,6 +121,7 @@ def edits_of(direction: Direction, kind: str, about: About = "mean") -> Edit:
     return direction.erase(about=mean)
 
 
+@recorded
 def layer_effects(
     model: OpenModel,
     directions: Mapping[str, Sequence[Direction]],

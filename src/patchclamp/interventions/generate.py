@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
-from patchclamp.core.arguments import checked
+from patchclamp.core.call import recorded
 from patchclamp.core.errors import InputError, PatchclampError
 from patchclamp.core.interrupts import within
 from patchclamp.core.kinds import Seed
@@ -110,7 +110,7 @@ class Generation(Result):
         )
 
 
-@checked
+@recorded
 def generate(
     model: OpenModel,
     prompts: Any,

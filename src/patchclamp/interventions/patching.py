@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from patchclamp.core.arguments import checked
+from patchclamp.core.call import recorded
 from patchclamp.core.errors import InputError, unknown
 from patchclamp.core.kinds import Folder
 from patchclamp.core.progress import Listener
@@ -123,7 +123,7 @@ class PreparedPatch:
         return grid
 
 
-@checked
+@recorded
 def patch(
     model: OpenModel,
     source: Any,

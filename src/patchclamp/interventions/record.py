@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from patchclamp.core.arguments import checked
+from patchclamp.core.call import recorded
 from patchclamp.core.errors import InputError
 from patchclamp.core.interrupts import within
 from patchclamp.core.progress import Listener, task
@@ -56,7 +56,7 @@ def _into(store: dict[Site, Tensor], site: Site) -> Any:
     return sink
 
 
-@checked
+@recorded
 def record(
     model: OpenModel,
     prompts: Any,

@@ -9,6 +9,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from patchclamp.core.arguments import checked
+from patchclamp.core.call import recorded
 from patchclamp.core.errors import InputError
 from patchclamp.core.interrupts import guarded, within
 from patchclamp.core.result import Result, Saved
@@ -121,7 +122,7 @@ class Run(Result):
         )
 
 
-@checked
+@recorded
 def run(
     model: OpenModel,
     prompts: Any,

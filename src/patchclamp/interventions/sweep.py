@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from patchclamp.core.arguments import checked, checked_as
-from patchclamp.core.call import current_call
+from patchclamp.core.call import current_call, recorded
 from patchclamp.core.errors import EditError, InputError
 from patchclamp.core.kinds import Folder
 from patchclamp.core.progress import Listener
@@ -201,7 +201,7 @@ def _labels(labels: tuple[Any, ...]) -> Any:
     return np.array(labels, dtype=object) if labels and isinstance(labels[0], str) else np.array(labels)
 
 
-@checked
+@recorded
 def sweep(
     model: OpenModel,
     prompts: Any,

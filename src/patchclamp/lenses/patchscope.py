@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from patchclamp.core.call import recorded
 from patchclamp.core.errors import InputError, PositionError, SiteError, unknown
 from patchclamp.core.progress import Listener, task
 from patchclamp.interventions import positions
@@ -106,6 +107,7 @@ class _Target:
         return Action(self.site or site, (self.position,), Put(state[None]), None, 0)
 
 
+@recorded
 def look(
     model: OpenModel,
     inputs: Any,

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from patchclamp.core.call import recorded
 from patchclamp.core.digest import digest
 from patchclamp.core.errors import InputError, unknown
 from patchclamp.core.interrupts import guarded
@@ -170,6 +171,7 @@ def random_like(faces: Sequence[Face], generator: torch.Generator) -> list[Tenso
     return found
 
 
+@recorded
 def look(
     model: OpenModel,
     matrices: str | Sequence[str],

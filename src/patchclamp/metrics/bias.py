@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from patchclamp.core.arguments import checked
+from patchclamp.core.call import recorded
 from patchclamp.core.errors import InputError
 from patchclamp.core.intervals import mean_row
 from patchclamp.core.kinds import Numbers, Seed
@@ -122,7 +123,7 @@ def ratio(p: Numbers, q: Numbers) -> Any:
     return -np.sign(difference) * np.expm1(-np.abs(difference))
 
 
-@checked
+@recorded
 def bias(
     model: OpenModel,
     prompts: Any,

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from patchclamp.core.arguments import checked
+from patchclamp.core.call import recorded
 from patchclamp.core.errors import InputError
 from patchclamp.core.intervals import mean_row
 from patchclamp.core.kinds import Seed
@@ -77,7 +77,7 @@ class Damage(DatasetResult):
         return "\n".join(lines)
 
 
-@checked
+@recorded
 def damage(
     model: OpenModel,
     edits: Edits,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from patchclamp.core.arguments import checked
+from patchclamp.core.call import recorded
 from patchclamp.core.errors import InputError
 from patchclamp.core.intervals import mean_row, wilson
 from patchclamp.core.kinds import Seed
@@ -111,7 +111,7 @@ class Divergence(DatasetResult):
         return "\n".join(lines)
 
 
-@checked
+@recorded
 def divergence(
     model: OpenModel,
     edits: Edits,

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from patchclamp.core.arguments import checked
+from patchclamp.core.call import recorded
 from patchclamp.core.errors import InputError
 from patchclamp.core.intervals import mean_row
 from patchclamp.core.kinds import Numbers, Seed
@@ -86,7 +87,7 @@ def confusion(start: Numbers, mixed: Numbers, worst: Numbers) -> Any:
     return np.where(moves, np.clip((start - mixed) / np.where(moves, way, 1.0), 0.0, 1.0), np.nan)
 
 
-@checked
+@recorded
 def interchange(
     model: OpenModel,
     pairs: Any,

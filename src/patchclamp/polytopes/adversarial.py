@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from patchclamp.core.arguments import checked
+from patchclamp.core.call import recorded
 from patchclamp.core.errors import InputError, unknown
 from patchclamp.core.interrupts import guarded
 from patchclamp.core.intervals import mean_row
@@ -95,7 +95,7 @@ class AdversarialPaths(DatasetResult):
         return f"{head}\n" + shown.to_string(index=False, float_format=lambda value: f"{value:.3g}")
 
 
-@checked
+@recorded
 def adversarial_paths(
     model: OpenModel,
     points: Points,

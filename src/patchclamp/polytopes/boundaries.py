@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from patchclamp.core.arguments import checked
+from patchclamp.core.call import recorded
 from patchclamp.core.errors import BudgetError, InputError, ModelError
 from patchclamp.core.interrupts import guarded
 from patchclamp.core.kinds import Points
@@ -78,7 +78,7 @@ class Boundaries(DatasetResult):
         return "\n".join(lines)
 
 
-@checked
+@recorded
 def boundaries(
     model: OpenModel,
     points: Points,

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from patchclamp.core.arguments import checked
+from patchclamp.core.call import recorded
 from patchclamp.core.errors import BudgetError, InputError, warn
 from patchclamp.core.interrupts import guarded
 from patchclamp.core.kinds import Labels, Points
@@ -157,7 +157,7 @@ class Plane(DatasetResult):
         return "\n".join(lines)
 
 
-@checked
+@recorded
 def plane(
     model: OpenModel,
     points: Points = None,

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from patchclamp.core.arguments import checked
+from patchclamp.core.call import recorded
 from patchclamp.core.errors import InputError
 from patchclamp.core.interrupts import guarded
 from patchclamp.core.intervals import mean_row
@@ -75,7 +75,7 @@ class RadialDensity(DatasetResult):
         return "\n".join(lines)
 
 
-@checked
+@recorded
 def radial_density(
     model: OpenModel,
     points: Points,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 import torch
 
-from patchclamp.core.arguments import checked
+from patchclamp.core.call import recorded
 from patchclamp.core.errors import InputError, unknown
 from patchclamp.core.interrupts import guarded
 from patchclamp.core.kinds import Labels, Points, Repeats
@@ -75,7 +75,7 @@ class Raster(DatasetResult):
         return said if about is None else f"{said}; about {about:,} regions in all"
 
 
-@checked
+@recorded
 def raster(
     model: OpenModel,
     points: Points = None,

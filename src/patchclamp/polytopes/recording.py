@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from patchclamp.core.arguments import checked
+from patchclamp.core.call import recorded
 from patchclamp.core.errors import InputError, ModelError
 from patchclamp.core.interrupts import guarded
 from patchclamp.core.progress import Listener, task
@@ -76,7 +77,7 @@ def _changes_at_zero(gate: Gate | None) -> bool:
     return gate is None or isinstance(gate, Smooth) or (isinstance(gate, Elementwise) and gate.breaks == (0.0,))
 
 
-@checked
+@recorded
 def spline_codes(
     model: OpenModel | nn.Module | Network,
     inputs: Any,

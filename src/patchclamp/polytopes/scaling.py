@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from patchclamp.core.arguments import checked
+from patchclamp.core.call import recorded
 from patchclamp.core.errors import InputError, ModelError, PatchclampError, unknown
 from patchclamp.core.kinds import Labels, Seed
 from patchclamp.core.progress import Listener, task
@@ -74,7 +74,7 @@ class Scaling(DatasetResult):
         return "\n".join(lines)
 
 
-@checked
+@recorded
 def scaling(
     model: OpenModel,
     inputs: Any,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from patchclamp.core.arguments import checked
+from patchclamp.core.call import recorded
 from patchclamp.core.errors import InputError, unknown, warn
 from patchclamp.core.interrupts import guarded
 from patchclamp.core.kinds import Point, Points, Repeats
@@ -129,7 +130,7 @@ class Segment(DatasetResult):
         return "\n".join(lines)
 
 
-@checked
+@recorded
 def segment(
     model: OpenModel,
     a: Point,

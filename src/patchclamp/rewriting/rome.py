@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from patchclamp.core.call import recorded
 from patchclamp.core.errors import InputError, ModelError, unknown
 from patchclamp.core.progress import Listener, task
 from patchclamp.interventions.actions import Action
@@ -80,6 +81,7 @@ def _lower(r: Tensor, change: Tensor) -> Tensor:
     return found.squeeze(1)
 
 
+@recorded
 def rewrite_fact(
     model: OpenModel,
     prompt: Any,

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from patchclamp.core.arguments import checked
+from patchclamp.core.call import recorded
 from patchclamp.core.errors import InputError
 from patchclamp.core.kinds import Repeats
 from patchclamp.interventions.actions import Action
@@ -39,7 +39,7 @@ class Attribution(Grid):
         return f"Attribution of {', '.join(self.reads)}: {sizes}\nestimate   {said}"
 
 
-@checked
+@recorded
 def attribution_patch(
     model: OpenModel,
     source: Any,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from patchclamp.core.arguments import checked
+from patchclamp.core.call import recorded
 from patchclamp.core.errors import InputError, unknown
 from patchclamp.core.kinds import Folder
 from patchclamp.core.progress import Listener
@@ -82,7 +82,7 @@ class States:
         return [self.sites[component, i] for i in near if (component, i) in self.sites]
 
 
-@checked
+@recorded
 def causal_trace(
     model: OpenModel,
     prompt: Any,

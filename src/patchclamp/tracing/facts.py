@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from patchclamp.core.arguments import checked
+from patchclamp.core.call import recorded
 from patchclamp.core.errors import InputError, PatchclampError
 from patchclamp.core.interrupts import resumable
 from patchclamp.core.kinds import Folder
@@ -20,7 +20,7 @@ Fact = tuple[Any, Any] | tuple[Any, Any, str | int | None]
 """A prompt, its subject, and the answer (the clean run's likeliest token if there is none)."""
 
 
-@checked
+@recorded
 def trace_facts(
     model: OpenModel,
     facts: Sequence[Fact],

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from torch import Tensor
 
+from patchclamp.core.call import recorded
 from patchclamp.core.digest import digest
 from patchclamp.core.errors import InputError, ModelError, unknown
 from patchclamp.core.progress import Listener, task
@@ -119,6 +120,7 @@ class HeadScores(DatasetResult):
         return "\n".join(lines)
 
 
+@recorded
 def head_scores(
     model: OpenModel,
     text: Any = None,

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from patchclamp.core.call import recorded
 from patchclamp.core.errors import InputError
 from patchclamp.core.result import DatasetResult
 from patchclamp.interventions.actions import Action
@@ -78,6 +79,7 @@ class Neurons(DatasetResult):
         )
 
 
+@recorded
 def neuron_importances(
     model: OpenModel,
     prompt: Any,

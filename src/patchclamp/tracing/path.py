@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from patchclamp.core.arguments import checked
+from patchclamp.core.call import recorded
 from patchclamp.core.errors import InputError, unknown
 from patchclamp.core.kinds import Folder
 from patchclamp.core.progress import Listener
@@ -111,7 +111,7 @@ def _above(sender: Site, other: Site) -> bool:
     return high > low or (high == low and other.component == "mlp_out" and sender.component != "mlp_out")
 
 
-@checked
+@recorded
 def path_patch(
     model: OpenModel,
     source: Any,
