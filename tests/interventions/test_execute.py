@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import patchclamp as pc
-from patchclamp.interventions.execute import TOLERANCE, _is_memory, execute
+from patchclamp.core.tolerances import EXACT
+from patchclamp.interventions.execute import _is_memory, execute
 from patchclamp.interventions.sweep import Prepared
 from tests import tiny
 
@@ -73,7 +74,7 @@ def test_cells_are_verified_behind_a_finished_checkpoint_too(llama: pc.Model, tm
     swept(llama, tmp_path)
     grid = llama.sweep(IDS, pc.Add(V), checkpoint=tmp_path, verify=99, **PLAIN)
     assert grid.plan.verified == 3
-    assert grid.plan.difference < TOLERANCE[torch.float64]
+    assert grid.plan.difference < EXACT.float64
 
 
 def test_the_seed_chooses_which_cells_are_verified(llama: pc.Model) -> None:
@@ -89,7 +90,7 @@ def test_activations_are_verified_where_nothing_else_is_read(llama: pc.Model) ->
         grid = llama.sweep(IDS, pc.Add(V), sites=sites, at=1, read=read, verify=9)
         assert grid.plan.rung == "wavefront"
         assert grid.plan.verified == grid.plan.runs
-        assert grid.plan.difference < TOLERANCE[torch.float64]
+        assert grid.plan.difference < EXACT.float64
         wanted = llama.run(IDS, pc.Add(V, site=sites.split("-")[0], at=1), record="resid_post.1", at=[2, -1])
         found = torch.from_numpy(grid.data.values[0, 0] if sites == "embed" else grid.data.values[0, 0, 0])
         assert torch.allclose(found, wanted.activations["resid_post.1"][0], rtol=1e-12)

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import KW_ONLY, dataclass, fields
 from functools import cached_property
 from typing import Any
 
@@ -32,8 +32,9 @@ class Action:
     positions: tuple[int, ...] | None
     """Unpadded positions, in the order of the operation's values; None for all of an input without tokens."""
     operation: Operation
-    gate: Callable[[Tensor], Tensor] | None
-    edit: int
+    _: KW_ONLY
+    gate: Callable[[Tensor], Tensor] | None = None
+    edit: int = 0
     """Which of the user's edits this is."""
     everywhere: bool = False
     """Whether it is for every vector, also where these are not the prompt's positions."""
@@ -52,6 +53,13 @@ class Action:
     def known_by(self) -> Any:
         """For a checkpoint; see :mod:`patchclamp.core.content`."""
         return str(self.site), self.positions, self.operation, gate_content(self.gate)
+
+    def only(self, kept: Sequence[int]) -> "Action":
+        """The action at some of its positions, by their places in its list."""
+        if self.positions is None or len(kept) == len(self.positions):
+            return self
+        where = tuple(self.positions[i] for i in kept)
+        return Action(self.site, where, self.operation.select(kept), gate=self.gate, edit=self.edit)
 
 
 Recorder = Callable[[OpenModel, Source, Sequence[Site]], dict[Site, list[Tensor]]]
@@ -104,7 +112,9 @@ class Placer:
             operation = operation.bind(Scene(self.prompts[index], index, site, where, self._recorded, self._locate))
             check_width(self.model.sites, operation, site)
         everywhere = _is_all(edit.at, index)
-        return Action(self.model.sites.in_stream(site), where, operation, edit.where, number, everywhere)
+        return Action(
+            self.model.sites.in_stream(site), where, operation, gate=edit.where, edit=number, everywhere=everywhere
+        )
 
     def rows(self, generating: bool = False) -> list[tuple[Action, ...]]:
         """The actions of each prompt, in the order of the edits."""
@@ -293,7 +303,9 @@ def instructions(
             if kept == ():
                 continue
             shared = digest(action.key, kept, action.everywhere)
-            entry = grouped.setdefault((access.port, number, shared, action.edit), (_narrowed(action, kept), [], []))
+            entry = grouped.setdefault(
+                (access.port, number, shared, action.edit), (action if kept is None else action.only(kept), [], [])
+            )
             entry[1].append(row if batch_rows is None else batch_rows[row])
             entry[2].append(columns)
     table: dict[Port, list[Instruction]] = defaultdict(list)
@@ -336,14 +348,7 @@ def _columns_in(action: Action, start: int, width: int) -> tuple[tuple[int, ...]
 def from_position(action: Action, first: int) -> Action:
     """The part of an action at a position and after it."""
     assert action.positions is not None
-    return _narrowed(action, tuple(i for i, position in enumerate(action.positions) if position >= first))
-
-
-def _narrowed(action: Action, kept: tuple[int, ...] | None) -> Action:
-    if kept is None or action.positions is None or len(kept) == len(action.positions):
-        return action
-    positions_kept = tuple(action.positions[i] for i in kept)
-    return Action(action.site, positions_kept, action.operation.select(kept), action.gate, action.edit)
+    return action.only(tuple(i for i, position in enumerate(action.positions) if position >= first))
 
 
 def edited_sites(rows: Iterable[Iterable[Action]]) -> list[Site]:

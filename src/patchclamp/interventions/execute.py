@@ -15,6 +15,7 @@ from patchclamp.core.files import reading
 from patchclamp.core.interrupts import resumable, under
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.tensors import read_sealed, write_sealed
+from patchclamp.core.tolerances import EXACT
 from patchclamp.interventions.base import Base, record_base
 from patchclamp.interventions.finite import readable
 from patchclamp.interventions.forward import Row, forward, outputs_at
@@ -26,10 +27,6 @@ from patchclamp.interventions.plan import Plan, Schedule, may_narrow
 from patchclamp.interventions.trie import CLEAN, Group
 from patchclamp.interventions.wavefront import Walk
 from patchclamp.models.sites import Site
-
-TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-5, torch.bfloat16: 5e-2, torch.float16: 1e-2}
-"""Largest difference from one forward a cell, relative to the largest logit, that ``verify`` accepts."""
-
 
 MOST_NAMED = 4
 """Cells that a warning names."""
@@ -322,7 +319,7 @@ def _verify(job: Job, outcome: Outcome, chosen: Sequence[int]) -> float:
         slow = _evidence(job.lines[job.runs[run].line], logits[0], activations[0])
         difference = (outcome.evidence[run] - slow).abs().max() / slow.abs().max().clamp(min=1e-30)
         worst = max(worst, float(difference))
-    allowed = TOLERANCE.get(job.model.dtype, 1e-5)
+    allowed = EXACT.of(job.model.dtype)
     if worst > allowed:
         raise ExactnessError(
             f"of {len(chosen)} cells run again with one forward each, the worst differs by {worst:.2g} of the largest logit; "

@@ -12,6 +12,7 @@ from transformers import GenerationConfig
 from patchclamp.core.errors import InputError, PatchclampError
 from patchclamp.core.interrupts import within
 from patchclamp.core.result import Result, Saved
+from patchclamp.core.tolerances import ARCHITECTURE
 from patchclamp.interventions.actions import Placer, Tally
 from patchclamp.interventions.decoding import effective, end_ids, new_tokens, read_settings, reads_the_text, until_end
 from patchclamp.interventions.edits import Edits, as_edits
@@ -20,7 +21,6 @@ from patchclamp.interventions.overflow import WrongStepError, finite_steps, look
 from patchclamp.interventions.record import record_source
 from patchclamp.interventions.results import evidence
 from patchclamp.interventions.stepping import Rows, Stepper, check_fired, placed_rows, stepping
-from patchclamp.interventions.verification import TOLERANCE
 from patchclamp.models.beside import is_whole
 from patchclamp.models.guard import check_ready
 from patchclamp.models.inputs import Prompt
@@ -245,7 +245,7 @@ def _pads_left(model: OpenModel, prompts: Sequence[Prompt]) -> bool:
         alone = _call_generate(model, [short], 2, settings).logits
         padded = _call_generate(model, [short, long], 2, settings).logits
         worst = max(float((b[0] - a[0]).abs().max() / a[0].abs().max()) for a, b in zip(alone, padded, strict=True))
-        model.pads_left = worst <= TOLERANCE.get(model.dtype, 1e-4)
+        model.pads_left = worst <= ARCHITECTURE.of(model.dtype)
     return model.pads_left
 
 

@@ -24,22 +24,22 @@ SHARE = 0.75
 """Of a budget that work is cut to fit: an allocator gives the system back what was freed later, or not at all."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """The plan of a sweep. ``print(plan)`` explains it."""
 
     rung: str
     """wavefront, layers, rows or cell."""
-    reason: str
+    reason: str = ""
     """Why not a higher rung ('' for the highest)."""
     cells: int
     runs: int
     """Cells that are really run."""
-    dead: int
+    dead: int = 0
     """Cells whose edits cannot reach what is read: they equal the baseline."""
-    repeated: int
+    repeated: int = 0
     """Cells that repeat another one."""
-    groups: int
+    groups: int = 0
     rows: int
     """Row-layers: how many rows pass a layer, summed over layers."""
     naive_rows: int
@@ -209,10 +209,21 @@ def schedule(job: Job, budget: float | str, max_tokens: int | None, rung: str | 
         flops = sum(full_pass(costs, length, length) for length in lengths if job.runs)
         row_layers = len(job.runs) * len(costs.layer)
     plan = Plan(
-        chosen, reason, len(job.cells), len(job.runs), job.dead, job.repeated, len(groups), row_layers,
-        len(job.cells) * len(costs.layer), flops, naive, needs.held + parts.memory, allowed,
-        flops / rates / (0.6 if layerwise else 0.4),
-    )  # fmt: skip
+        rung=chosen,
+        reason=reason,
+        cells=len(job.cells),
+        runs=len(job.runs),
+        dead=job.dead,
+        repeated=job.repeated,
+        groups=len(groups),
+        rows=row_layers,
+        naive_rows=len(job.cells) * len(costs.layer),
+        flops=flops,
+        naive_flops=naive,
+        memory=needs.held + parts.memory,
+        budget=allowed,
+        seconds=flops / rates / (0.6 if layerwise else 0.4),
+    )
     return Schedule(plan, parts.batches, rows, parts.head_rows, waste)
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import wraps
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -351,16 +351,9 @@ def _demand(at: At, placer: Placer, index: int, first: int, message: str) -> Non
 
 
 def _from(action: Action, first: int) -> Action:
-    if action.positions is None or all(p >= first or p == GENERATED for p in action.positions):
+    if action.positions is None:
         return action
-    kept = tuple(i for i, p in enumerate(action.positions) if p >= first or p == GENERATED)
-    return Action(
-        action.site,
-        tuple(action.positions[i] for i in kept),
-        action.operation.select(kept),
-        action.gate,
-        action.edit,
-    )
+    return action.only(tuple(i for i, p in enumerate(action.positions) if p >= first or p == GENERATED))
 
 
 def _narrow_sites(model: OpenModel, sites: Iterable[Site]) -> set[Site]:
@@ -384,8 +377,7 @@ def _concrete(action: Action, start: int, width: int, prompt_length: int, limit:
     fixed = tuple(p for p in action.positions if p != GENERATED)
     end = start + width if limit is None else min(start + width, limit)
     where = (*fixed, *range(max(start, prompt_length), end))
-    moved = action.operation.moved(where)
-    return Action(action.site, where, moved, action.gate, action.edit, action.everywhere)
+    return replace(action, positions=where, operation=action.operation.moved(where))
 
 
 def _needs_prompt_end(at: At) -> bool:

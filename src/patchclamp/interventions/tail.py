@@ -73,7 +73,7 @@ class Tail:
 
     def logits(self, operation: Operation) -> Tensor:
         """Logits of the next token after each prompt, ``[prompt, vocabulary]``, under an operation at the positions."""
-        acts = [(Action(self.site, (position,), operation, None, 0),) for position in self.positions]
+        acts = [(Action(self.site, (position,), operation),) for position in self.positions]
         if self.groups is None:
             return self._whole(acts)
         found: dict[int, Tensor] = {}

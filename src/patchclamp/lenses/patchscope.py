@@ -102,7 +102,7 @@ class _Target:
 
     def action(self, site: Site, state: Tensor) -> Action:
         """Put one state ``[d]`` in."""
-        return Action(self.site or site, (self.position,), Put(state[None]), None, 0)
+        return Action(self.site or site, (self.position,), Put(state[None]))
 
 
 def look(

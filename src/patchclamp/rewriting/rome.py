@@ -185,7 +185,7 @@ def _probabilities(
     rows = []
     for context in said.contexts:
         everywhere = tuple(range(len(context.prompt.ids)))
-        acts = () if operation is None else (Action(site, everywhere, operation, None, 0),)
+        acts = () if operation is None else (Action(site, everywhere, operation),)
         rows.append(Row(context.prompt, acts))
     after = widen(last_logits(model, rows)).softmax(-1)
     return after[:, list(answers)].to("cpu", torch.float64)

@@ -76,6 +76,6 @@ def _path(
     found = []
     for share in shares:
         mixed = Put(share * base + (1 - share) * clean)
-        action = Action(EMBED, everywhere, mixed, None, len(prepared.sweep.base))
+        action = Action(EMBED, everywhere, mixed, edit=len(prepared.sweep.base))
         found.append([Line(line.prompt, (*line.base, action), line.reads)])
     return found

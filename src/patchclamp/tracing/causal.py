@@ -157,7 +157,7 @@ def _restoring(
     if position < setting.subject[0]:
         return ()
     found = states.restored(component, layer)
-    return tuple(Action(site, (position,), Put(values[site][[position]]), None, 1) for site in found)
+    return tuple(Action(site, (position,), Put(values[site][[position]]), edit=1) for site in found)
 
 
 def _labelled(setting: Setting, states: States, job: Job, outcome: Outcome, clean: Sequence[Any]) -> "xr.Dataset":

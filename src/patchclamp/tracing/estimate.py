@@ -100,7 +100,7 @@ def slopes(
     probes = {site: Probe() for site in sites}
     everywhere = None if length is None else tuple(range(length))
     first = max((action.edit for line in lines for action in line.base), default=-1) + 1
-    own = tuple(Action(site, everywhere, probe, None, first + i) for i, (site, probe) in enumerate(probes.items()))
+    own = tuple(Action(site, everywhere, probe, edit=first + i) for i, (site, probe) in enumerate(probes.items()))
     rows = _logits(model, [Row(line.prompt, (*line.base, *own)) for line in lines], lines, sites)
     against = rows if isinstance(compared, bool) else compared
     measured = [

@@ -145,7 +145,7 @@ def _exact(
     for layer, position, neuron in chosen:
         (site,) = setting.model.sites.expand(f"{sites[layer]}.n{neuron}")
         value = values[sites[layer]][position, neuron].reshape(1, 1)
-        acts.append((Action(site, (position,), Put(value), None, 1),))
+        acts.append((Action(site, (position,), Put(value), edit=1),))
     job = Job(setting.model, lines, [Cell(line, actions) for actions in acts for line in range(len(lines))])
     outcome, _ = execute(job, schedule(job, DEFAULT_BUDGET, None))
     changes = [

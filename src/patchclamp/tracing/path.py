@@ -193,11 +193,11 @@ def _holding(model: OpenModel, target: Source, route: Route) -> dict[Site, Actio
     if not route.frozen:
         return {}
     values = record_source(model, target, route.frozen)
-    return {site: Action(site, tuple(range(len(rows[0]))), Put(rows[0]), None, 0) for site, rows in values.items()}
+    return {site: Action(site, tuple(range(len(rows[0]))), Put(rows[0])) for site, rows in values.items()}
 
 
 def _received(route: Route, sent: tuple[Action, ...], arrived: dict[Site, Tensor]) -> tuple[Action, ...]:
     """Edits that give the receivers what reached them, in an otherwise clean run."""
     if not arrived:
         return ()
-    return tuple(Action(site, route.at, Put(arrived[site]), None, 0) for site in route.reached(sent[0].site))
+    return tuple(Action(site, route.at, Put(arrived[site])) for site in route.reached(sent[0].site))
