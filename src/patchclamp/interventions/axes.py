@@ -7,7 +7,7 @@ from typing import Any
 
 from patchclamp.core.errors import InputError, PositionError
 from patchclamp.interventions.actions import Action, Placer, Recorder
-from patchclamp.interventions.placing import Part, label
+from patchclamp.interventions.placing import EditPlacement, label
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.sites import Site
@@ -141,7 +141,7 @@ class Point:
 def points(
     model: OpenModel,
     axes: Axes,
-    parts: Sequence[Part],
+    edits: Sequence[EditPlacement],
     cumulative: bool,
     recorder: Recorder,
     allowed: Sequence[set[int]] | None = None,
@@ -151,7 +151,7 @@ def points(
     Args:
         model: The model.
         axes: Its axes.
-        parts: The edits, which each cell places together.
+        edits: The edits, which each cell places together.
         cumulative: A cell at layer ``i`` edits the swept layers up to ``i``.
         recorder: Runs sources.
         allowed: For each prompt the positions that can be edited (others stay empty).
@@ -160,7 +160,7 @@ def points(
     names = list(axes.over)
     for values in product(*(range(len(axes.over[name])) for name in names)):
         changed = {name: axes.over[name][i] for name, i in zip(names, values, strict=True)}
-        variant = _Variant(model, axes, parts, changed, recorder)
+        variant = _Variant(model, axes, edits, changed, recorder)
         for prompt, text in enumerate(axes.prompts):
             spots = [(p,) for p in range(text.length or 0)] if axes.each else [None]
             for component, layer, unit in axes.sites:
@@ -178,19 +178,24 @@ class _Variant:
     """The edits under one choice of the swept parameters, ready to act anywhere."""
 
     def __init__(
-        self, model: OpenModel, axes: Axes, parts: Sequence[Part], values: Mapping[str, Any], recorder: Recorder
+        self,
+        model: OpenModel,
+        axes: Axes,
+        edits: Sequence[EditPlacement],
+        values: Mapping[str, Any],
+        recorder: Recorder,
     ) -> None:
         every = [str(site) for site in axes.sites.values()]
-        self.parts = parts
-        self.placer = Placer(model, [part.in_cell(values, every) for part in parts], axes.prompts, recorder)
+        self.edits = edits
+        self.placer = Placer(model, [edit.in_cell(values, every) for edit in edits], axes.prompts, recorder)
         self.known: dict[tuple[int, int, Site, tuple[int, ...] | None], Action] = {}
 
     def actions(self, prompt: int, reached: Sequence[Site], spot: tuple[int, ...] | None) -> tuple[Action, ...]:
         """What a cell does to one prompt: edit by edit, at the swept sites that it reaches or at the edit's own."""
         return tuple(
-            self._action(number, prompt, site, spot if part.each else None)
-            for number, part in enumerate(self.parts)
-            for site in (reached if part.swept else self.placer.sites[number])
+            self._action(number, prompt, site, spot if edit.each else None)
+            for number, edit in enumerate(self.edits)
+            for site in (reached if edit.swept else self.placer.sites[number])
         )
 
     def _action(self, number: int, prompt: int, site: Site, spot: tuple[int, ...] | None) -> Action:

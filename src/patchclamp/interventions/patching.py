@@ -12,11 +12,9 @@ from patchclamp.core.errors import InputError, unknown
 from patchclamp.core.progress import Listener
 from patchclamp.interventions.base import record_base
 from patchclamp.interventions.edits import Edits, Patch, as_edits
-from patchclamp.interventions.execute import Outcome
 from patchclamp.interventions.grid import Grid
-from patchclamp.interventions.job import Job
-from patchclamp.interventions.plan import may_narrow
 from patchclamp.interventions.reads import BASELINE, REFERENCE, Read, as_reads
+from patchclamp.interventions.run_part import measure_lines
 from patchclamp.interventions.sources import Source
 from patchclamp.interventions.sweep import Prepared, make_lines
 from patchclamp.models.inputs import Prompt
@@ -142,8 +140,6 @@ def read_source(
     model: OpenModel, prompt: Prompt, source: Source, reads: Sequence[Read], sites: Sequence[Site]
 ) -> tuple[list[Tensor], dict[Site, list[Tensor]]]:
     """One pass over the source: its own value of each read, and its activations."""
-    job = Job(model, make_lines(model, [prompt], reads, source.edits), [])
-    base = record_base(job, [0], (), keep_cache=False, narrow=may_narrow(job, [0]), sites=sites)
-    outcome = Outcome(job, frozenset())
-    outcome.note_base(base)
-    return outcome.baseline[0], {site: [base.activations[site][0]] for site in sites}
+    lines = dict(enumerate(make_lines(model, [prompt], reads, source.edits)))
+    base = record_base(model, lines, sites=sites)
+    return measure_lines(lines, base)[0], {site: [base.activations[site][0]] for site in sites}

@@ -20,7 +20,7 @@ from patchclamp.interventions.execute import Outcome, execute
 from patchclamp.interventions.forward import Row, forward
 from patchclamp.interventions.grid import Grid
 from patchclamp.interventions.job import Cell, Job, Line
-from patchclamp.interventions.parts import Parts
+from patchclamp.interventions.part_files import PartFiles
 from patchclamp.interventions.placing import Placing
 from patchclamp.interventions.plan import Plan, Schedule, forced_rung, schedule
 from patchclamp.interventions.positions import At
@@ -69,10 +69,12 @@ class Prepared:
         self.axes = Axes.of(model, self.prompts, self.placing.sites, here, self.placing.over, self.placing.still)
         if cumulative and not self.axes.layers:
             raise InputError("cumulative=True adds layer after layer, and these sites have no layers")
-        self.parts = Parts.of(checkpoint, model, edits=[*self.edits, *self.base], reads=self.reads, over=self.axes.over)
+        self.files = PartFiles.of(
+            checkpoint, model, edits=[*self.edits, *self.base], reads=self.reads, over=self.axes.over
+        )
         _know_outputs(model, self.prompts[0])
         lines = make_lines(model, self.prompts, self.reads, self.base, self.axes.over)
-        self.points: list[Point] = points(model, self.axes, self.placing.parts, cumulative, recorder, allowed)
+        self.points: list[Point] = points(model, self.axes, self.placing.edits, cumulative, recorder, allowed)
         if not self.points:
             raise InputError("this sweep has no cells")
         self.job = Job(model, lines, [Cell(point.prompt, point.actions) for point in self.points])
@@ -100,7 +102,7 @@ class Prepared:
         """Run it."""
         if verify < 0:
             raise InputError(f"verify is the number of cells to run again, 0 or more; got {verify!r}")
-        outcome, plan = execute(self.job, self.schedule, verify=verify, parts=self.parts, progress=progress)
+        outcome, plan = execute(self.schedule, verify=verify, files=self.files, progress=progress)
         return self.grid(outcome, plan)
 
     def grid(self, outcome: Outcome, plan: Plan) -> Grid:
@@ -118,13 +120,8 @@ class Prepared:
             for line, values in outcome.baseline.items():
                 _put(clean, (line,), values[number], own)
             cells = np.full((*dims.values(), *extra), np.nan)
-            for point, run in zip(self.points, self.job.run_of, strict=True):
-                _put(
-                    cells,
-                    point.index,
-                    outcome.baseline[point.prompt][number] if run is None else outcome.values[run][number],
-                    own,
-                )
+            for cell, point in enumerate(self.points):
+                _put(cells, point.index, outcome.of_cell(cell)[number], own)
             variables[bound.name] = ((*dims, *own), cells)
             variables[f"{BASELINE}{bound.name}"] = (("prompt", *own), clean)
             coords |= {name: _labels(labels) for name, labels in own.items()}

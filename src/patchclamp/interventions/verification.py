@@ -19,7 +19,7 @@ from patchclamp.core.interrupts import within
 from patchclamp.core.tolerances import ARCHITECTURE, EXACT
 from patchclamp.interventions.actions import Action
 from patchclamp.interventions.base import prefix_is_supported, record_base
-from patchclamp.interventions.execute import execute, run_rows
+from patchclamp.interventions.execute import execute
 from patchclamp.interventions.finite import readable
 from patchclamp.interventions.forward import Row, call, forward, logits_of
 from patchclamp.interventions.hooks import Port, Tap, Tolerant, after_each_call
@@ -27,6 +27,7 @@ from patchclamp.interventions.job import Cell, Job, Line
 from patchclamp.interventions.operations import Add
 from patchclamp.interventions.plan import schedule
 from patchclamp.interventions.reads import Bound
+from patchclamp.interventions.run_part import run_rows
 from patchclamp.interventions.wavefront import make_packer
 from patchclamp.models.components import COMPONENTS
 from patchclamp.models.inputs import Prompt
@@ -320,7 +321,7 @@ def _ladder(model: OpenModel, probe: Prompt) -> Ladder:
         headless = ("logits", None) in model.sites.refused
         return Ladder("rows", "it has no head" if headless else "its output is not a prediction for each position")
     job = _probe_job(model, probe)
-    slow = [run_rows(job, [run])[0][0] for run in range(len(job.runs))]
+    slow = [run_rows(model, [(job.lines[cell.line], cell)])[0][0] for cell in job.runs]
     reason = ""
     supported = prefix_is_supported(model)
     if not supported:
@@ -342,7 +343,7 @@ def _packs(job: Job, slow: Sequence[Tensor]) -> bool:
 
     (Attention that sums in float32 within a float64 model sums other keys in another order, and does not.)
     """
-    base = record_base(job, [0], [], keep_cache=True, narrow=True)
+    base = record_base(job.model, {0: job.lines[0]}, cached_layers=job.depth)
     try:
         if make_packer(job.model, base, len(job.lines[0].prompt.ids)) is None:
             return False
@@ -354,7 +355,7 @@ def _packs(job: Job, slow: Sequence[Tensor]) -> bool:
 def _worst(job: Job, slow: Sequence[Tensor], rung: str, waste: float = 0.0) -> float:
     """Largest difference of a rung's logits from one forward a cell, relative to the largest logit."""
     scheduled = replace(schedule(job, "4GB", None, rung=rung), waste=waste)
-    outcome, _ = execute(job, scheduled, progress=False)
+    outcome, _ = execute(scheduled, progress=False)
     return max(_error(outcome.values[run][0], slow[run].cpu()) for run in range(len(job.runs)))
 
 

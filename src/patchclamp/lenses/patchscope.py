@@ -213,8 +213,8 @@ def _answers(lens: LogitLens, aim: _Target, rows: Sequence[Site], states: dict[S
     lines = make_lines(model, [aim.prompt], (final,), ())
     cells = [Cell(0, (aim.action(site, state),)) for site in rows for state in states[site]]
     job = Job(model, lines, cells)
-    outcome, _ = execute(job, schedule(job, DEFAULT_BUDGET, None))
-    values = [outcome.baseline[0][0] if run is None else outcome.values[run][0] for run in job.run_of]
+    outcome, _ = execute(schedule(job, DEFAULT_BUDGET, None))
+    values = [outcome.of_cell(number)[0] for number in range(len(cells))]
     logits = lens.logits(torch.stack(values).to(model.device))
     return dict(zip(rows, logits.chunk(len(rows)), strict=True))
 

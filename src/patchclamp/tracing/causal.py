@@ -15,7 +15,7 @@ from patchclamp.interventions.cost import DEFAULT_BUDGET
 from patchclamp.interventions.execute import Outcome, execute
 from patchclamp.interventions.job import Cell, Job
 from patchclamp.interventions.operations import Put
-from patchclamp.interventions.parts import Parts
+from patchclamp.interventions.part_files import PartFiles
 from patchclamp.interventions.plan import Plan, schedule
 from patchclamp.interventions.reads import CLEAN, CORRUPTED, as_reads
 from patchclamp.interventions.results import evidence
@@ -115,7 +115,7 @@ def causal_trace(
             f"checkpoint={str(checkpoint)!r} keeps finished cells, and method='gradient' has none: it is one pass; leave it out"
         )
     states = States.of(model, sites, window)
-    parts = Parts.of(checkpoint, model, reads=() if read is None else as_reads(read))
+    files = PartFiles.of(checkpoint, model, reads=() if read is None else as_reads(read))
     setting = Setting.of(
         model, prompt, subject, answer, noise=noise, std=std, samples=samples, seed=seed, read=read
     )  # fmt: skip
@@ -127,7 +127,7 @@ def causal_trace(
     scheduled = schedule(job, budget, max_tokens)
     outcome, plan, error = _done(job, scheduled.plan, setting, method, integrate, check)
     if outcome is None:
-        outcome, plan = execute(job, scheduled, verify=verify, parts=parts, progress=progress)
+        outcome, plan = execute(scheduled, verify=verify, files=files, progress=progress)
     record, tensors = evidence(
         model, [setting.prompt], sites=[str(s) for s in model.sites.expand(sites)], window=dict(states.windows), seed=seed,
         method=method, integrate=integrate, check=check, **setting.said(),
@@ -168,10 +168,7 @@ def _labelled(setting: Setting, states: States, job: Job, outcome: Outcome, clea
     variables: dict[str, Any] = {}
     for number, bound in enumerate(job.lines[0].reads):
         corrupted = np.array([float(outcome.baseline[line][number]) for line in range(samples)])
-        restored = [
-            corrupted[cell.line] if run is None else float(outcome.values[run][number])
-            for cell, run in zip(job.cells, job.run_of, strict=True)
-        ]
+        restored = [float(outcome.of_cell(cell)[number]) for cell in range(len(job.cells))]
         dims = ("site", "layer", "position", "sample")
         variables[bound.name] = (dims, np.moveaxis(np.array(restored).reshape(shape), 0, -1))
         variables[CORRUPTED + bound.name] = ("sample", corrupted)

@@ -192,7 +192,7 @@ def estimate(job: Job, path: Sequence[Sequence[Line]] = ()) -> Outcome:
             ]
             for n, own in enumerate(gradients)
         ]
-    outcome = Outcome(job, frozenset())
+    outcome = Outcome(job=job)
     for line in range(len(job.lines)):
         outcome.baseline[line] = [value[line].cpu() for value in here.values]
     with guarded(torch.no_grad()):
@@ -242,7 +242,7 @@ def measured_error(job: Job, estimated: Outcome, check: int, seed: int = 0) -> d
     if not chosen:
         return None
     small = Job(job.model, job.lines, [job.runs[run] for run in chosen])
-    exact, _ = execute(small, schedule(small, DEFAULT_BUDGET, None))
+    exact, _ = execute(schedule(small, DEFAULT_BUDGET, None))
     truth, guess = (
         np.array([_first(outcome, run, job.runs[r].line) for r, run in zip(chosen, places, strict=True)])
         for outcome, places in ((exact, range(len(chosen))), (estimated, chosen))

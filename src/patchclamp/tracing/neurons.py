@@ -147,10 +147,10 @@ def _exact(
         value = values[sites[layer]][position, neuron].reshape(1, 1)
         acts.append((Action(site, (position,), Put(value), edit=1),))
     job = Job(setting.model, lines, [Cell(line, actions) for actions in acts for line in range(len(lines))])
-    outcome, _ = execute(job, schedule(job, DEFAULT_BUDGET, None))
+    outcome, _ = execute(schedule(job, DEFAULT_BUDGET, None))
     changes = [
-        0.0 if run is None else float(outcome.values[run][0]) - float(outcome.baseline[cell.line][0])
-        for cell, run in zip(job.cells, job.run_of, strict=True)
+        float(outcome.of_cell(number)[0]) - float(outcome.baseline[cell.line][0])
+        for number, cell in enumerate(job.cells)
     ]
     return np.array(changes).reshape(len(chosen), len(lines))
 

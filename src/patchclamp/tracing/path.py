@@ -178,7 +178,7 @@ def _arrivals(
         own = (*actions, *(holding[held] for held in route.held(site))) if route.reached(site) else ()
         cells.append(Cell(0, own))
     job = Job(model, [Line(line.prompt, line.base, listening)], cells)
-    outcome, _ = execute(job, schedule(job, budget, max_tokens))
+    outcome, _ = execute(schedule(job, budget, max_tokens))
     count = len(route.at)
     return [
         {}
