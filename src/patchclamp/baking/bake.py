@@ -17,10 +17,9 @@ from patchclamp.core.errors import EditError, InputError, SiteError
 from patchclamp.core.kinds import Folder
 from patchclamp.core.result import library_versions
 from patchclamp.core.tolerances import WEIGHTS
-from patchclamp.interventions.actions import place
 from patchclamp.interventions.checkpoint import Agreement, agreement, check_folder, check_format, write_checkpoint
 from patchclamp.interventions.edits import Edit, Edits, as_edits
-from patchclamp.interventions.record import record_source
+from patchclamp.interventions.record import place
 from patchclamp.interventions.saving import save_edits
 from patchclamp.models.guard import check_kind
 from patchclamp.models.inputs import Prompt
@@ -167,7 +166,7 @@ def _neutral(model: OpenModel) -> list[Prompt]:
 def _fold(model: OpenModel, edits: Sequence[Edit], prompts: Sequence[Prompt]) -> Folding:
     if not prompts:
         raise InputError("this model has no tokens, so prompts= are needed: inputs to compare on")
-    actions = place(model, edits, prompts, record_source)[0]
+    actions = place(model, edits, prompts)[0]
     wiring, folding = Wiring(model, prompts[0]), Folding(model)
     look_ahead(wiring, [action.site for action in actions])
     stream: dict[Site, Affine] = {}

@@ -1,7 +1,7 @@
 """From edits to actions: concrete sites and positions in one prompt, with every value filled in."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, fields
 from functools import cached_property
 from typing import Any
@@ -62,21 +62,38 @@ class Action:
         return Action(self.site, where, self.operation.select(kept), gate=self.gate, edit=self.edit)
 
 
-Recorder = Callable[[OpenModel, Source, Sequence[Site]], dict[Site, list[Tensor]]]
-"""Runs a source and gives its values, ``[position, d]`` a prompt, at each site."""
+@dataclass(frozen=True, eq=False)
+class SourceRun:
+    """A source, and every site at which some edit takes its values."""
+
+    source: Source
+    sites: tuple[Site, ...]
+
+
+SourceRuns = Mapping[str, SourceRun]
+"""What has to be recorded, by the keys of the sources' runs."""
+Recordings = Mapping[str, Mapping[Site, Sequence[Tensor]]]
+"""The values of sources, ``[position, d]`` a prompt at each site, by the keys of their runs."""
+
+
+def merge_runs(several: Iterable[SourceRuns]) -> SourceRuns:
+    """Each source once, with the sites of all who take its values."""
+    merged: dict[str, SourceRun] = {}
+    for key, run in (item for runs in several for item in runs.items()):
+        before = merged[key].sites if key in merged else ()
+        sites = sorted({*before, *run.sites}, key=lambda site: site.sort_key)
+        merged[key] = SourceRun(run.source, tuple(sites))
+    return merged
 
 
 class Placer:
-    """Edits on the prompts of one call: checks them, records what they need, and makes actions."""
+    """Edits on the prompts of one call: reads and checks them, says what has to be recorded, and makes actions."""
+
+    recordings: Recordings
+    """The values of ``sources``, once they were recorded."""
 
     def __init__(
-        self,
-        model: OpenModel,
-        edits: Sequence[Edit],
-        prompts: Sequence[Prompt],
-        recorder: Recorder,
-        *,
-        grad: bool = False,
+        self, model: OpenModel, edits: Sequence[Edit], prompts: Sequence[Prompt], *, grad: bool = False
     ) -> None:
         self.model, self.prompts = model, tuple(prompts)
         # what is trained is taken as it is at this call: with its gradients, or as a copy that holds no graph
@@ -84,18 +101,16 @@ class Placer:
             edit if not edit.operation.trained else edit.renewed() if grad else edit.frozen() for edit in edits
         )
         self.sites = [_sites_of(model, edit) for edit in self.edits]
-        needed: dict[str, tuple[Source, set[Site]]] = {}
+        runs: list[SourceRuns] = []
         self._run_keys: dict[int, str] = {}
         for edit, sites in zip(self.edits, self.sites, strict=True):
             if self.prompts:
                 _check_sources(model, edit.operation, len(self.prompts))
             for source in edit.operation.needs() if isinstance(edit.operation, Unbound) else ():
                 key = self._run_keys[id(source)] = source.run_key
-                needed.setdefault(key, (source, set()))[1].update(_read_at(model, source, sites))
-        self._held = {
-            key: recorder(model, source, sorted(sites, key=lambda site: site.sort_key))
-            for key, (source, sites) in needed.items()
-        }
+                runs.append({key: SourceRun(source, tuple(_read_at(model, source, sites)))})
+        self.sources = merge_runs(runs)
+        self.recordings = {}
 
     def positions(self, number: int, index: int, generating: bool = False) -> tuple[int, ...] | None:
         """Where an edit acts in a prompt."""
@@ -129,32 +144,12 @@ class Placer:
             for index in range(len(self.prompts))
         ]
 
-    def _recorded(self, source: Source, site: Site) -> list[Tensor]:
-        return self._held[self._run_keys[id(source)]][_read_at(self.model, source, [site])[0]]
+    def _recorded(self, source: Source, site: Site) -> Sequence[Tensor]:
+        return self.recordings[self._run_keys[id(source)]][_read_at(self.model, source, [site])[0]]
 
     def _locate(self, at: Any, source: Source, number: int) -> tuple[int, ...]:
         found = self.model.prompts(source.inputs)
         return positions.resolve(at, found[number], number, len(found), self.model.tokenizer, repeats=True) or ()
-
-
-def place(
-    model: OpenModel, edits: Sequence[Edit], prompts: Sequence[Prompt], recorder: Recorder, *, grad: bool = False
-) -> list[tuple[Action, ...]]:
-    """Resolve edits on prompts: which actions each prompt gets, in the order of the edits.
-
-    Args:
-        model: The model.
-        edits: Placed edits.
-        prompts: Where they act.
-        recorder: Runs sources.
-        grad: Whether values that require gradients keep them.
-
-    Raises:
-        EditError: An edit has no site, or the wrong width.
-        SiteError: A site is unknown or read-only.
-        PositionError: A position is outside a prompt.
-    """
-    return Placer(model, edits, prompts, recorder, grad=grad).rows()
 
 
 def _check_sources(model: OpenModel, operation: Operation, count: int) -> None:

@@ -7,18 +7,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from patchclamp.core.errors import BudgetError, ExactnessError, InputError, warn
+from patchclamp.core.errors import BudgetError, ExactnessError, warn
 from patchclamp.core.interrupts import resumable
-from patchclamp.core.progress import Listener, task
+from patchclamp.core.progress import task
 from patchclamp.core.tolerances import EXACT
 from patchclamp.interventions.forward import Row
 from patchclamp.interventions.job import Job
+from patchclamp.interventions.options import RunOptions
 from patchclamp.interventions.overflow import first_site
-from patchclamp.interventions.part_files import PartFiles, load_part, save_part
+from patchclamp.interventions.part_files import load_part, save_part
 from patchclamp.interventions.parts import PartResult
-from patchclamp.interventions.plan import Plan, Schedule
+from patchclamp.interventions.plan import Plan, Schedule, schedule
 from patchclamp.interventions.run_part import Baselines, evidence_of, run_part, run_rows
 
+DEFAULT = RunOptions()
 MOST_NAMED = 4
 """Cells that a warning names."""
 
@@ -35,33 +37,27 @@ class Outcome(PartResult):
         return self.baseline[self.job.cells[number].line] if run is None else self.values[run]
 
 
-def execute(
-    scheduled: Schedule,
-    *,
-    verify: int = 0,
-    files: PartFiles | None = None,
-    progress: bool | Listener | None = None,
-    seed: int = 0,
-) -> tuple[Outcome, Plan]:
+def run_cells(job: Job, options: RunOptions = DEFAULT) -> tuple[Outcome, Plan]:
+    """Plan the cells of a job and run them; see :func:`schedule` and :func:`execute`."""
+    return execute(schedule(job, options), options)
+
+
+def execute(scheduled: Schedule, options: RunOptions = DEFAULT, *, seed: int = 0) -> tuple[Outcome, Plan]:
     """Run a job.
 
     Args:
         scheduled: The job and its plan.
-        verify: How many random runs to repeat with one forward each.
-        files: Where results of finished parts are kept; a later call with the same job goes on from there.
-        progress: See :func:`patchclamp.core.progress.task`.
+        options: What is verified, kept and shown.
         seed: Chooses the runs to verify.
 
     Raises:
         ExactnessError: A verified run differs by more than the tolerance.
         BudgetError: The machine ran out of memory; the message says what to try.
     """
-    if verify < 0:
-        raise InputError(f"verify is how many runs to repeat, 0 or more; got {verify}")
     job = scheduled.job
-    verified = set(random.Random(seed).sample(range(len(job.runs)), min(verify, len(job.runs))))
+    verified = set(random.Random(seed).sample(range(len(job.runs)), min(options.verify, len(job.runs))))
     try:
-        outcome = _run_parts(scheduled, verified, files, progress)
+        outcome = _run_parts(scheduled, verified, options)
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if isinstance(error, BudgetError) or not _is_memory(error):
             raise
@@ -76,15 +72,13 @@ def execute(
     return outcome, plan
 
 
-def _run_parts(
-    scheduled: Schedule, verified: set[int], files: PartFiles | None, progress: bool | Listener | None
-) -> Outcome:
+def _run_parts(scheduled: Schedule, verified: set[int], options: RunOptions) -> Outcome:
     """The results of all parts, and of the lines that have no cell to run."""
-    job = scheduled.job
+    job, files = scheduled.job, options.files
     outcome, baselines = Outcome(job=job), Baselines()
     with (
         resumable(None if files is None else files.folder),
-        task("sweep", scheduled.plan.rows, "row-layers", show=progress) as bar,
+        task("sweep", scheduled.plan.rows, "row-layers", show=options.progress) as bar,
     ):
         paths = None if files is None else files.paths(scheduled.parts())
         for number, part in enumerate(scheduled.parts()):

@@ -18,7 +18,7 @@ from patchclamp.interventions.decoding import effective, end_ids, new_tokens, re
 from patchclamp.interventions.edits import Edits, as_edits
 from patchclamp.interventions.hooks import before_each_call
 from patchclamp.interventions.overflow import WrongStepError, finite_steps, looking, wrong_step
-from patchclamp.interventions.record import record_source
+from patchclamp.interventions.record import make_placer
 from patchclamp.interventions.results import evidence
 from patchclamp.interventions.stepping import Rows, Stepper, check_fired, placed_rows, stepping
 from patchclamp.models.beside import is_whole
@@ -131,7 +131,7 @@ def generate(
     prompts = model.prompts(inputs)
     _check_context(model, prompts, count, effective(model.module, used, "max_length"))
     check_ready(model.module)
-    placer, tally = Placer(model, chosen, prompts, record_source), Tally.empty()
+    placer, tally = make_placer(model, chosen, prompts), Tally.empty()
     rows = placed_rows(placer)
     around = (torch.no_grad(), _seeded(seed, model.device))
     new = within(around, _generate_all, model, placer, tally, rows, prompts, count, used)

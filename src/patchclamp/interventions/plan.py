@@ -10,6 +10,7 @@ from patchclamp.interventions.base import may_narrow
 from patchclamp.interventions.cost import Costs, full_pass, matmul_rate, parse_bytes, wave_flops
 from patchclamp.interventions.job import Job, Line
 from patchclamp.interventions.memory import Cut, Needs, cut
+from patchclamp.interventions.options import RunOptions
 from patchclamp.interventions.packing import WASTE
 from patchclamp.interventions.parts import Part
 from patchclamp.interventions.trie import Group, depth_of
@@ -181,21 +182,22 @@ class Schedule:
         return Part(self.plan.rung, lines, cells, self.job.depth, groups, self.head_rows, self.waste)
 
 
-def schedule(job: Job, budget: float | str, max_tokens: int | None, rung: str | None = None) -> Schedule:
+def schedule(job: Job, options: RunOptions) -> Schedule:
     """Decide how a job runs within a memory budget.
-
-    Args:
-        job: The sweep.
-        budget: Bytes, or as ``"1GB"``: what may be alive beyond the model.
-        max_tokens: Rows times positions alive at once, instead of what follows from the budget.
-        rung: Force a rung, whether it is exact or not; see :func:`forced_rung`.
 
     Raises:
         BudgetError: One cell alone does not fit; the message says what would.
+        InputError: The rung that is asked for would not be exact.
     """
+    if options.rung:
+        return schedule_on(job, forced_rung(job, options.rung), "asked for", options)
+    return schedule_on(job, *choose_rung(job), options)
+
+
+def schedule_on(job: Job, chosen: str, reason: str, options: RunOptions) -> Schedule:
+    """The schedule on some rung, whether it is exact there or not; see :func:`schedule`."""
     model, costs = job.model, Costs.of(job.model)
-    allowed = parse_bytes(budget)
-    chosen, reason = (rung, "asked for") if rung else choose_rung(job)
+    allowed, max_tokens = parse_bytes(options.budget), options.max_tokens
     waste = WASTE if chosen == "wavefront" and model.ladder.packs else 0.0
     layerwise = chosen in ("wavefront", "layers")
     needs = Needs(job, costs, chosen == "wavefront", may_narrow(model, job.lines))

@@ -31,7 +31,7 @@ from patchclamp.interventions.edits import Edits, as_edits
 from patchclamp.interventions.forward import UNKNOWN_WIDTH, check_passes
 from patchclamp.interventions.hooks import Instruction, Port, Session, after_each_call, before_each_call, shadowed
 from patchclamp.interventions.positions import GENERATED, At
-from patchclamp.interventions.record import record_source
+from patchclamp.interventions.record import make_placer
 from patchclamp.interventions.sources import Unbound
 from patchclamp.models.guard import check_ready
 from patchclamp.models.inputs import Prompt
@@ -400,7 +400,7 @@ def _editing(model: OpenModel, edits: Edits) -> Iterator[Tally]:
     chosen = list(as_edits(edits))
     check_ready(model.module)
     model.look()
-    placer = Placer(model, chosen, (), record_source, grad=True)
+    placer = make_placer(model, chosen, (), grad=True)
     stepper, hooks = stepping(model, placer, Tally.empty())
     with Changes(*hooks):
         yield stepper.tally

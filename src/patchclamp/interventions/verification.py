@@ -25,7 +25,8 @@ from patchclamp.interventions.forward import Row, call, forward, logits_of
 from patchclamp.interventions.hooks import Port, Tap, Tolerant, after_each_call
 from patchclamp.interventions.job import Cell, Job, Line
 from patchclamp.interventions.operations import Add
-from patchclamp.interventions.plan import schedule
+from patchclamp.interventions.options import RunOptions
+from patchclamp.interventions.plan import schedule_on
 from patchclamp.interventions.reads import Bound
 from patchclamp.interventions.run_part import run_rows
 from patchclamp.interventions.wavefront import make_packer
@@ -354,8 +355,8 @@ def _packs(job: Job, slow: Sequence[Tensor]) -> bool:
 
 def _worst(job: Job, slow: Sequence[Tensor], rung: str, waste: float = 0.0) -> float:
     """Largest difference of a rung's logits from one forward a cell, relative to the largest logit."""
-    scheduled = replace(schedule(job, "4GB", None, rung=rung), waste=waste)
-    outcome, _ = execute(scheduled, progress=False)
+    scheduled = replace(schedule_on(job, rung, "", RunOptions(budget="4GB")), waste=waste)
+    outcome, _ = execute(scheduled, RunOptions(progress=False))
     return max(_error(outcome.values[run][0], slow[run].cpu()) for run in range(len(job.runs)))
 
 

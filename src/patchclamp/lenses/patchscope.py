@@ -15,13 +15,11 @@ from patchclamp.core.errors import InputError, PositionError, SiteError, unknown
 from patchclamp.core.progress import Listener, task
 from patchclamp.interventions import positions
 from patchclamp.interventions.actions import Action
-from patchclamp.interventions.cost import DEFAULT_BUDGET
 from patchclamp.interventions.edits import Edit
-from patchclamp.interventions.execute import execute
+from patchclamp.interventions.execute import run_cells
 from patchclamp.interventions.generate import generate
 from patchclamp.interventions.job import Cell, Job
 from patchclamp.interventions.operations import Put
-from patchclamp.interventions.plan import schedule
 from patchclamp.interventions.reads import Activation
 from patchclamp.interventions.record import record_source
 from patchclamp.interventions.results import evidence
@@ -210,10 +208,10 @@ def _answers(lens: LogitLens, aim: _Target, rows: Sequence[Site], states: dict[S
     """Logits after the target prompt with each state in it, ``[position, vocabulary]`` a site."""
     model = lens.model
     final = Activation(f"resid_post.{model.sites.n_layers - 1}")  # its logits are wide, the model's own may be rounded
-    lines = make_lines(model, [aim.prompt], (final,), ())
+    lines = make_lines(model, [aim.prompt], (final,))
     cells = [Cell(0, (aim.action(site, state),)) for site in rows for state in states[site]]
     job = Job(model, lines, cells)
-    outcome, _ = execute(schedule(job, DEFAULT_BUDGET, None))
+    outcome, _ = run_cells(job)
     values = [outcome.of_cell(number)[0] for number in range(len(cells))]
     logits = lens.logits(torch.stack(values).to(model.device))
     return dict(zip(rows, logits.chunk(len(rows)), strict=True))

@@ -15,6 +15,7 @@ from patchclamp.interventions.cost import DEFAULT_BUDGET
 from patchclamp.interventions.execute import Outcome, execute
 from patchclamp.interventions.job import Cell, Job
 from patchclamp.interventions.operations import Put
+from patchclamp.interventions.options import RunOptions
 from patchclamp.interventions.part_files import PartFiles
 from patchclamp.interventions.plan import Plan, schedule
 from patchclamp.interventions.reads import CLEAN, CORRUPTED, as_reads
@@ -124,10 +125,11 @@ def causal_trace(
     acts = [_restoring(states, setting, values, place) for place in places]
     cells = [Cell(sample, actions) for sample in range(samples) for actions in acts]
     job = Job(model, setting.lines(), cells)
-    scheduled = schedule(job, budget, max_tokens)
+    options = RunOptions(budget=budget, max_tokens=max_tokens, verify=verify, files=files, progress=progress)
+    scheduled = schedule(job, options)
     outcome, plan, error = _done(job, scheduled.plan, setting, method, integrate, check)
     if outcome is None:
-        outcome, plan = execute(scheduled, verify=verify, files=files, progress=progress)
+        outcome, plan = execute(scheduled, options)
     record, tensors = evidence(
         model, [setting.prompt], sites=[str(s) for s in model.sites.expand(sites)], window=dict(states.windows), seed=seed,
         method=method, integrate=integrate, check=check, **setting.said(),

@@ -19,12 +19,10 @@ from patchclamp.core.digest import digest
 from patchclamp.core.errors import InputError
 from patchclamp.core.interrupts import guarded, under
 from patchclamp.interventions.actions import Action, edited_sites
-from patchclamp.interventions.cost import DEFAULT_BUDGET
-from patchclamp.interventions.execute import Outcome, execute
+from patchclamp.interventions.execute import Outcome, run_cells
 from patchclamp.interventions.forward import Row, forward, outputs_at
 from patchclamp.interventions.job import Job, Line
 from patchclamp.interventions.operations import Operation
-from patchclamp.interventions.plan import schedule
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.sitemap import columns_of
 from patchclamp.models.sites import Site
@@ -242,7 +240,7 @@ def measured_error(job: Job, estimated: Outcome, check: int, seed: int = 0) -> d
     if not chosen:
         return None
     small = Job(job.model, job.lines, [job.runs[run] for run in chosen])
-    exact, _ = execute(schedule(small, DEFAULT_BUDGET, None))
+    exact, _ = run_cells(small)
     truth, guess = (
         np.array([_first(outcome, run, job.runs[r].line) for r, run in zip(chosen, places, strict=True)])
         for outcome, places in ((exact, range(len(chosen))), (estimated, chosen))

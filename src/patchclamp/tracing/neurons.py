@@ -11,11 +11,9 @@ from torch import Tensor
 from patchclamp.core.errors import InputError
 from patchclamp.core.result import DatasetResult
 from patchclamp.interventions.actions import Action
-from patchclamp.interventions.cost import DEFAULT_BUDGET
-from patchclamp.interventions.execute import execute
+from patchclamp.interventions.execute import run_cells
 from patchclamp.interventions.job import Cell, Job
 from patchclamp.interventions.operations import Put
-from patchclamp.interventions.plan import schedule
 from patchclamp.interventions.results import evidence
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.sites import Site
@@ -147,7 +145,7 @@ def _exact(
         value = values[sites[layer]][position, neuron].reshape(1, 1)
         acts.append((Action(site, (position,), Put(value), edit=1),))
     job = Job(setting.model, lines, [Cell(line, actions) for actions in acts for line in range(len(lines))])
-    outcome, _ = execute(schedule(job, DEFAULT_BUDGET, None))
+    outcome, _ = run_cells(job)
     changes = [
         float(outcome.of_cell(number)[0]) - float(outcome.baseline[cell.line][0])
         for number, cell in enumerate(job.cells)
