@@ -10,8 +10,9 @@ import torch
 import patchclamp as pc
 from patchclamp.core.tolerances import EXACT
 from patchclamp.interventions.execute import _is_memory, execute
-from patchclamp.interventions.sweep import Prepared
+from patchclamp.interventions.options import RunOptions
 from tests import tiny
+from tests.interventions.planning import scheduled
 
 IDS = tiny.ids(1, 6)
 V = torch.arange(32, dtype=torch.float64) / 16 - 1
@@ -78,8 +79,8 @@ def test_cells_are_verified_behind_a_finished_checkpoint_too(llama: pc.Model, tm
 
 
 def test_the_seed_chooses_which_cells_are_verified(llama: pc.Model) -> None:
-    prepared = Prepared(llama, IDS, pc.Add(V), **{**PLAIN, "at": "each"})
-    chosen = [execute(prepared.schedule, verify=3, seed=seed)[0].evidence.keys() for seed in (0, 0, 1)]
+    work = scheduled(llama, IDS, pc.Add(V), **{**PLAIN, "at": "each"})
+    chosen = [execute(work, RunOptions(verify=3), seed=seed)[0].evidence.keys() for seed in (0, 0, 1)]
     assert chosen[0] == chosen[1] != chosen[2]
     assert [len(c) for c in chosen] == [3, 3, 3]
 
@@ -134,8 +135,8 @@ def test_a_difference_above_what_is_promised_is_an_error(llama: pc.Model) -> Non
     """One cell's evidence is moved: relative to its largest logit, by more than the promise or by less."""
     from patchclamp.interventions.execute import _verify
 
-    prepared = Prepared(llama, IDS, pc.Add(V), **{**PLAIN, "read": pc.Logits()})
-    outcome, plan = execute(prepared.schedule, verify=3)
+    work = scheduled(llama, IDS, pc.Add(V), **{**PLAIN, "read": pc.Logits()})
+    outcome, plan = execute(work, RunOptions(verify=3))
     assert plan.difference < 1e-12
     largest = max(float(value.abs().max()) for value in outcome.evidence.values())
     moved = dataclasses.replace(outcome, evidence={run: value.clone() for run, value in outcome.evidence.items()})

@@ -9,11 +9,13 @@ import torch
 
 import patchclamp as pc
 from patchclamp.interventions.execute import execute
+from patchclamp.interventions.options import RunOptions
 from patchclamp.interventions.part_files import load_part, save_part
 from patchclamp.interventions.parts import Part, PartResult
+from patchclamp.interventions.plan import Schedule
 from patchclamp.interventions.run_part import run_part
-from patchclamp.interventions.sweep import Prepared
 from tests import tiny
+from tests.interventions.planning import scheduled
 
 IDS = [*tiny.ids(1, 6), *tiny.ids(1, 4, seed=1)]
 V = torch.arange(32, dtype=torch.float64) / 16 - 1
@@ -23,8 +25,8 @@ READS = [
 ]  # fmt: skip
 
 
-def prepared(model: pc.Model, edit: pc.Edit, rung: str | None = None) -> Prepared:
-    return Prepared(model, IDS, edit, sites=["mlp_out", "attn_out"], at="each", read=READS, rung=rung)
+def on_rung(model: pc.Model, edit: pc.Edit, rung: str | None = None) -> Schedule:
+    return scheduled(model, IDS, edit, RunOptions(rung=rung), sites=["mlp_out", "attn_out"], at="each", read=READS)
 
 
 def stored(part: Part, result: PartResult) -> dict[str, bytes]:
@@ -43,7 +45,7 @@ def test_a_part_gives_the_same_bytes_in_another_process(llama: pc.Model) -> None
     parts = [
         part
         for rung, edit in (("wavefront", pc.Add(V)), ("layers", pc.Patch(IDS[0], at=0)), ("rows", noise))
-        for part in prepared(llama, edit.on(at="each"), rung).schedule.parts()
+        for part in on_rung(llama, edit.on(at="each"), rung).parts()
     ]
     assert {part.rung for part in parts} == {"wavefront", "layers", "rows"}
     context = multiprocessing.get_context("spawn")
@@ -62,7 +64,7 @@ def test_a_part_gives_the_same_bytes_in_another_process(llama: pc.Model) -> None
 
 def test_a_job_is_its_parts_in_any_order(llama: pc.Model) -> None:
     for rung in ("wavefront", "rows"):
-        schedule = prepared(llama, pc.Add(V), rung).schedule
+        schedule = on_rung(llama, pc.Add(V), rung)
         whole, _ = execute(schedule)
         parts = list(schedule.parts())
         assert len(parts) > 1
@@ -78,9 +80,7 @@ def test_a_job_is_its_parts_in_any_order(llama: pc.Model) -> None:
 
 def test_flags_survive_a_file(llama: pc.Model, tmp_path: Path) -> None:
     """Of one vector that overflows and one that does not, whatever numbers the runs have in their jobs."""
-    schedule = Prepared(
-        llama, IDS, pc.Add(V), sites="mlp_out.1", at=-1, over={"scale": [1.0, 1e308]}, read=READS
-    ).schedule
+    schedule = scheduled(llama, IDS, pc.Add(V), sites="mlp_out.1", at=-1, over={"scale": [1.0, 1e308]}, read=READS)
     for number, part in enumerate(schedule.parts()):
         result = run_part(llama, part)
         assert 0 < len(result.overflow) < len(part.runs)

@@ -14,8 +14,10 @@ from torch import Tensor
 
 from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.kinds import Folder
 from patchclamp.core.progress import Listener
 from patchclamp.interventions.base import record_base
+from patchclamp.interventions.cost import DEFAULT_BUDGET
 from patchclamp.interventions.edits import Edits, Patch, as_edits
 from patchclamp.interventions.execute import Outcome, run_cells
 from patchclamp.interventions.grid import Grid
@@ -143,15 +145,53 @@ def patch(
     source: Any,
     into: Any,
     *,
+    sites: Sites = "resid_post",
+    at: At = "each",
+    read: Any = None,
+    align: Align = "equal",
+    source_edits: Edits = (),
+    base: Edits = (),
+    cumulative: bool = False,
+    budget: float | str = DEFAULT_BUDGET,
+    max_tokens: int | None = None,
     verify: int = 0,
+    checkpoint: Folder | None = None,
     progress: bool | Listener | None = None,
-    **options: Any,
+    rung: str | None = None,
 ) -> Grid:
-    """Patch one run into another; see :meth:`patchclamp.Model.patch`."""
-    own = {name: options.pop(name) for name in ("budget", "max_tokens", "rung") if name in options}
-    checkpoint = options.pop("checkpoint", None)
-    pair = Pair.of(model, source, into, **options)
-    options = RunOptions(verify=verify, files=pair.sweep.files(checkpoint), progress=progress, **own)
+    """Activation patching: one run's activations put into another, a cell a site and position.
+
+    Args:
+        model: The model.
+        source: The prompt whose activations are taken.
+        into: The prompt that receives them.
+        sites: Where; ``"z.*.h*"`` patches head by head.
+        at: ``"each"`` for a cell a position, or positions that are patched together.
+        read: What to measure.
+        align: Rule for prompts of unequal length: ``"equal"`` refuses them; ``"left"`` and ``"right"`` count from the
+            first and the last token; ``"ends"`` matches the common beginning and the common end.
+        source_edits: The source runs under these.
+        base: The target runs under these.
+        cumulative: As for :meth:`patchclamp.Model.sweep`, as are all that follow.
+        budget: Memory beyond the model.
+        max_tokens: Rows times positions alive at once.
+        verify: Run this many random cells again the slow way.
+        checkpoint: A folder: a killed patch goes on from there.
+        progress: True for a bar, a function for events.
+        rung: Ask for a lower rung of the ladder.
+    """
+    pair = Pair.of(
+        model, source, into, sites=sites, at=at, read=read, align=align, source_edits=source_edits, base=base,
+        cumulative=cumulative,
+    )  # fmt: skip
+    options = RunOptions(
+        budget=budget,
+        max_tokens=max_tokens,
+        rung=rung,
+        verify=verify,
+        files=pair.sweep.files(checkpoint),
+        progress=progress,
+    )
     job, reference = pair.run_source()
     return pair.grid(*run_cells(job, options), reference)
 

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from patchclamp.core.arguments import checked
 from patchclamp.core.digest import digest
 from patchclamp.core.errors import InputError
 from patchclamp.core.interrupts import within
@@ -108,9 +109,10 @@ def _into(store: dict[Site, Tensor], site: Site) -> Any:
     return sink
 
 
+@checked
 def record(
     model: OpenModel,
-    inputs: Any,
+    prompts: Any,
     sites: Sites,
     at: At = "all",
     *,
@@ -119,8 +121,19 @@ def record(
     grad: bool = False,
     progress: bool | Listener | None = None,
 ) -> Activations:
-    """Record activations; see :meth:`patchclamp.Model.record`."""
-    return within((gradients(grad),), _record, model, inputs, sites, at, edits, batch_tokens, grad, progress)
+    """Record activations; the pass ends at the last site asked for, and no logits are computed.
+
+    Args:
+        model: The model.
+        prompts: As for :meth:`patchclamp.Model.run`.
+        sites: Names such as ``"resid_post"`` (every layer), ``"z.5.h3"``, ``"model.layers.7.mlp:out"``.
+        at: Positions; the result has a ``position`` dimension if there are several.
+        edits: Record under edits.
+        batch_tokens: Padded tokens a forward pass: the memory knob.
+        grad: Keep the autograd graph.
+        progress: True for a bar, a function for events.
+    """
+    return within((gradients(grad),), _record, model, prompts, sites, at, edits, batch_tokens, grad, progress)
 
 
 def _record(

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.arguments import checked
+from patchclamp.core.errors import InputError
 from patchclamp.core.interrupts import guarded, within
 from patchclamp.core.result import Result, Saved
 from patchclamp.interventions.edits import Edits, as_edits
@@ -117,9 +118,10 @@ class Run(Result):
         )
 
 
+@checked
 def run(
     model: OpenModel,
-    inputs: Any,
+    prompts: Any,
     edits: Edits = (),
     *,
     record: Sites = (),
@@ -128,8 +130,28 @@ def run(
     grad: bool = False,
     batch_tokens: int = BATCH_TOKENS,
 ) -> Run:
-    """Run prompts under edits; see :meth:`patchclamp.Model.run`."""
-    return within((gradients(grad),), _run, model, inputs, edits, record, at, logits, grad, batch_tokens)
+    """Run prompts under edits, all in one forward pass (or a few, if there are many prompts).
+
+    Args:
+        model: The model.
+        prompts: Text, lists of text, ids, tensors or a BatchEncoding. Beside ``input_ids`` a mapping may hold what the model's
+            forward takes with one entry a token (``position_ids``, ``token_type_ids``, ...) and the pictures or sounds of the
+            prompt as a processor gives them (``pixel_values``, ...); all else is refused by name.
+        edits: Placed edits; at one site they act in list order.
+        record: Sites to keep, in ``run.activations``.
+        at: Positions to keep of them.
+        logits: Of every position, or of the last one only (cheaper).
+        grad: Keep the autograd graph, through the edits too, to every tensor of theirs that requires gradients.
+        batch_tokens: Padded tokens a forward pass: the memory knob.
+
+    Raises:
+        InputError: A site, position or vector does not fit; raised before the run.
+        PositionError: A position is outside a prompt, or the model gives one output for a whole prompt.
+        ModelError: The model gives NaN or infinity; names the first site where one arises.
+        EditError: It does so under the edits.
+        NotFiredError: An edit never met its site.
+    """
+    return within((gradients(grad),), _run, model, prompts, edits, record, at, logits, grad, batch_tokens)
 
 
 def _run(
@@ -142,8 +164,6 @@ def _run(
     grad: bool,
     batch_tokens: int,
 ) -> Run:
-    if logits not in ("all", "last"):
-        raise InputError(unknown("logits", logits, ("all", "last")))
     chosen = list(as_edits(edits))
     prompts = model.prompts(inputs)
     names = [record] if isinstance(record, str) else list(record)
@@ -212,6 +232,7 @@ def _likely_names(model: OpenModel, result: Run) -> dict[int, str]:
     return {int(i): model.output_label(int(i)) for i in ids}
 
 
-def top(model: OpenModel, inputs: Any, k: int = 10) -> "pd.DataFrame":
-    """The likeliest next tokens; see :meth:`patchclamp.Model.top`."""
-    return run(model, inputs, logits="last").top(k)
+@checked
+def top(model: OpenModel, prompt: Any, k: int = 10) -> "pd.DataFrame":
+    """The ``k`` likeliest next tokens of each prompt, with their probabilities."""
+    return run(model, prompt, logits="last").top(k)

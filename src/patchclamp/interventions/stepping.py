@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import StoppingCriteriaList
 from transformers.cache_utils import Cache
 
+from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError, NotFiredError, PatchclampError, PositionError
 from patchclamp.core.interrupts import Changes, guarded
 from patchclamp.interventions import positions
@@ -390,8 +391,19 @@ def _needs_prompt_end(at: At) -> bool:
     return at in ("prompt", "generated", "last") if isinstance(at, str) else isinstance(at, int) and at < 0
 
 
+@checked
 def editing(model: OpenModel, edits: Edits) -> AbstractContextManager[Tally]:
-    """Edits around the user's own calls; see :meth:`patchclamp.Model.editing`."""
+    """Edits around your own calls: ``with model.editing(edit): model.module.generate(...)``.
+
+    The module's own ``generate`` is edited as :meth:`patchclamp.Model.generate` is. Of your calls of the module, each one
+    without a cache, or with an empty one, begins a text: its tokens are the prompt. A call with the cache that such a call
+    gave continues the text: its tokens are ``"generated"``, and count on. Texts may alternate; each keeps its positions.
+
+    Raises:
+        InputError: A call whose positions cannot be known: another batch size, a cache that was cut into the prompt or grew
+            elsewhere, padding inside a row, or an edited module that is called by itself.
+        PositionError: A position that a call cannot hold.
+    """
     return guarded(_editing(model, edits))
 
 

@@ -13,10 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from patchclamp.core.arguments import checked
 from patchclamp.core.errors import EditError, InputError
 from patchclamp.core.kinds import Folder
+from patchclamp.core.progress import Listener
 from patchclamp.interventions.actions import Action, Placer, Recordings, SourceRuns, merge_runs
 from patchclamp.interventions.axes import Axes, Point, Variant, points
+from patchclamp.interventions.cost import DEFAULT_BUDGET
 from patchclamp.interventions.edits import Edit, Edits, as_edits
 from patchclamp.interventions.execute import Outcome, run_cells
 from patchclamp.interventions.forward import Row, forward
@@ -25,10 +28,10 @@ from patchclamp.interventions.job import Cell, Job, Line
 from patchclamp.interventions.options import RunOptions
 from patchclamp.interventions.part_files import PartFiles
 from patchclamp.interventions.placing import Placing
-from patchclamp.interventions.plan import Plan
+from patchclamp.interventions.plan import Plan, schedule
 from patchclamp.interventions.positions import At
 from patchclamp.interventions.reads import BASELINE, Activation, Read, as_reads, distinct
-from patchclamp.interventions.record import place, record_sources
+from patchclamp.interventions.record import place, placeholders, record_sources
 from patchclamp.interventions.results import evidence
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import OpenModel
@@ -217,12 +220,91 @@ def _labels(labels: tuple[Any, ...]) -> Any:
     return np.array(labels, dtype=object) if labels and isinstance(labels[0], str) else np.array(labels)
 
 
-def sweep(model: OpenModel, inputs: Any, edit: Edits, **options: Any) -> Grid:
-    """Run a sweep; see :meth:`patchclamp.Model.sweep`."""
-    own = {
-        name: options.pop(name) for name in ("verify", "progress", "budget", "max_tokens", "rung") if name in options
-    }
-    checkpoint = options.pop("checkpoint", None)
-    request = Sweep.of(model, inputs, edit, **options)
-    options = RunOptions(**own, files=request.files(checkpoint))
-    return request.grid(*run_cells(request.job(record_sources(model, request.sources)), options))
+@checked
+def sweep(
+    model: OpenModel,
+    prompts: Any,
+    edit: Edits,
+    *,
+    sites: Sites = None,
+    at: At = None,
+    cumulative: bool = False,
+    over: Mapping[str, Iterable[Any]] | None = None,
+    read: Any = None,
+    base: Edits = (),
+    budget: float | str = DEFAULT_BUDGET,
+    max_tokens: int | None = None,
+    verify: int = 0,
+    checkpoint: Folder | None = None,
+    progress: bool | Listener | None = None,
+    rung: str | None = None,
+) -> Grid:
+    """Apply an edit at every site, layer and position, one cell each, sharing all the work that can be shared.
+
+    Every number equals that of one hooked forward pass a cell.
+
+    Args:
+        model: The model.
+        prompts: As for :meth:`patchclamp.Model.run`.
+        edit: An unplaced edit, or a list of edits that act together in each cell, in this order. Those that name sites or
+            positions of their own stay there; a list of edits that all name the same sites is swept over these.
+        sites: Names; ``"mlp_out"`` is every layer, ``"z.*.h*"`` every head.
+        at: ``"each"`` for a cell a position; any other position is edited in every cell. For the edits that say none.
+        cumulative: The cell at layer i edits every swept layer up to i.
+        over: Values for parameters of the edits that have them, as ``{"scale": [1, 2, 4]}``; each makes an axis.
+        read: What to measure: :class:`Probability`, :class:`LogitDifference`, ..., a function of the logits, or several.
+            The second of one name is called ``probability:2``.
+        base: Edits that every cell shares; the baseline is the run under them.
+        budget: Memory beyond the model, as ``"1GB"``.
+        max_tokens: Rows times positions alive at once, instead of what follows from the budget.
+        verify: Run this many random cells again the slow way, and raise if they differ beyond the tolerance.
+        checkpoint: A folder: a killed sweep goes on from there. Functions are refused, unless you vouch for them with
+            :func:`known_as`: what they do cannot be told.
+        progress: True for a bar, a function for events.
+        rung: Ask for a lower rung of the ladder (wavefront, layers, rows, cell) than the one that would be chosen.
+
+    Raises:
+        InputError: Something does not fit, or the rung would not be exact; raised before any work.
+        EditError: ``sites``, ``at`` or ``over`` contradict what every edit says itself.
+        BudgetError: One cell needs more memory than the budget.
+        ExactnessError: A verified cell differs.
+    """
+    request = Sweep.of(model, prompts, edit, sites=sites, at=at, cumulative=cumulative, over=over, read=read, base=base)
+    options = RunOptions(
+        budget=budget,
+        max_tokens=max_tokens,
+        rung=rung,
+        verify=verify,
+        files=request.files(checkpoint),
+        progress=progress,
+    )
+    job = request.job(record_sources(model, request.sources))
+    return request.grid(*run_cells(job, options))
+
+
+@checked
+def plan(
+    model: OpenModel,
+    prompts: Any,
+    edit: Edits,
+    *,
+    sites: Sites = None,
+    at: At = None,
+    cumulative: bool = False,
+    over: Mapping[str, Iterable[Any]] | None = None,
+    read: Any = None,
+    base: Edits = (),
+    budget: float | str = DEFAULT_BUDGET,
+    max_tokens: int | None = None,
+    checkpoint: Folder | None = None,
+    rung: str | None = None,
+) -> Plan:
+    """What :meth:`patchclamp.Model.sweep` with the same arguments would do and cost.
+
+    The model is not run. In place of what edits take from other runs stand numbers of the same shape, all of them different,
+    so cells that will turn out equal only because two such runs agree count as different here. Where a shape is only seen in
+    a run, one is made: of a plain module whose outputs are read, once; of a source at a module path, or without tokens.
+    """
+    request = Sweep.of(model, prompts, edit, sites=sites, at=at, cumulative=cumulative, over=over, read=read, base=base)
+    options = RunOptions(budget=budget, max_tokens=max_tokens, rung=rung, files=request.files(checkpoint))
+    return schedule(request.job(placeholders(model, request.sources)), options).plan

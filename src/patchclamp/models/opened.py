@@ -279,6 +279,10 @@ class OpenModel:
             return tokens.labels(self.tokenizer, [identity])[0]
         return str((getattr(self.config, "id2label", None) or {}).get(identity, identity))
 
+    def tokens(self, prompt: Any) -> list[str]:
+        """The prompt's tokens as text, in order."""
+        return list(self.prompts(prompt)[0].tokens)
+
     def token_id(self, text: str | int) -> int:
         """The one token that stands for ``text`` inside a sentence."""
         return tokens.token_id(self.tokenizer, text)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError
 from patchclamp.core.kinds import Repeats
 from patchclamp.interventions.actions import Action
@@ -11,11 +12,13 @@ from patchclamp.interventions.grid import Grid
 from patchclamp.interventions.job import Line
 from patchclamp.interventions.operations import Put
 from patchclamp.interventions.options import RunOptions
-from patchclamp.interventions.patching import Pair
+from patchclamp.interventions.patching import Align, Pair
 from patchclamp.interventions.plan import schedule
+from patchclamp.interventions.positions import At
 from patchclamp.interventions.record import record_source
 from patchclamp.interventions.sources import Source
 from patchclamp.models.opened import OpenModel
+from patchclamp.models.peers import Sites
 from patchclamp.tracing.estimate import estimate, measured_error, midpoints
 from patchclamp.tracing.setting import EMBED
 
@@ -37,20 +40,49 @@ class Attribution(Grid):
         return f"Attribution of {', '.join(self.reads)}: {sizes}\nestimate   {said}"
 
 
+@checked
 def attribution_patch(
     model: OpenModel,
     source: Any,
     into: Any,
     *,
+    sites: Sites = "resid_post",
+    at: At = "each",
     read: Any = None,
+    align: Align = "equal",
     source_edits: Edits = (),
+    base: Edits = (),
     integrate: Repeats = 0,
     check: int = 20,
-    **options: Any,
 ) -> Attribution:
-    """Estimate a patch; see :meth:`patchclamp.Model.attribution_patch`."""
+    """Estimate :meth:`patchclamp.Model.patch` from one backward pass, and measure how wrong the estimate is.
+
+    A cell is estimated by ``(source's state - target's state) . gradient``, with the gradient of the read in the
+    target's run: two forward passes and one backward pass for each number that is read, for all cells.
+
+    Source: Nanda 2023, "Attribution patching"; with points, Hanna et al. 2024, arXiv 2403.17806.
+
+    Args:
+        model: The model.
+        source: The prompt whose activations are taken.
+        into: The prompt that receives them.
+        sites: Where; ``"z.*.h*"`` estimates head by head.
+        at: ``"each"`` for a cell a position, or positions that are patched together.
+        read: What to measure; it needs a gradient.
+        align: As for :meth:`patchclamp.Model.patch`.
+        source_edits: The source runs under these.
+        base: The target runs under these.
+        integrate: Average the gradient over so many points between the two prompts' embeddings (they must be equally
+            long).
+        check: Random cells that are run exactly, for ``agreement``.
+
+    Raises:
+        InputError: The read has no gradient, or the prompts cannot be aligned.
+    """
     shares = midpoints(integrate)
-    pair = Pair.of(model, source, into, read=read, source_edits=source_edits, **options)
+    pair = Pair.of(
+        model, source, into, sites=sites, at=at, read=read, align=align, source_edits=source_edits, base=base
+    )
     job, reference = pair.run_source()
     outcome = estimate(job, _path(pair, job.lines[0], shares))
     grid = pair.grid(outcome, schedule(job, RunOptions()).plan, reference)

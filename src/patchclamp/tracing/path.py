@@ -131,7 +131,36 @@ def path_patch(
     checkpoint: Folder | None = None,
     progress: bool | Listener | None = None,
 ) -> Grid:
-    """Patch paths; see :meth:`patchclamp.Model.path_patch`."""
+    """Path patching: what a sender does to the read through the receivers alone, a cell a sender.
+
+    The sender takes the source run's value; what lies between is frozen at the target run's; what then reaches the
+    receivers is put into an otherwise clean target run.
+
+    Source: Wang et al. 2022, arXiv 2211.00593, section 3.1; Goldowsky-Dill et al. 2023, arXiv 2304.05969.
+
+    Args:
+        model: The model.
+        source: The prompt from which senders are patched.
+        into: The prompt that is run.
+        sender: ``z`` (heads), ``attn_out``, ``mlp_out`` or ``embed``.
+        receivers: What components read: ``q.9.h3``, ``mlp_in.5``, ..., or ``final_norm`` for the logits. Several act
+            together.
+        at: Positions of the sender; ``"each"`` for a cell a position.
+        receive_at: Positions at which receivers take what reached them.
+        freeze: ``attn_out`` and ``mlp_out`` (direct paths only), ``"attn_out"`` (MLPs belong to the path), or ``()``.
+        read: What to measure.
+        align: As for :meth:`patchclamp.Model.patch`.
+        source_edits: The source runs under these.
+        base: The target runs under these.
+        budget: As for :meth:`patchclamp.Model.sweep`, as are all that follow.
+        max_tokens: Rows times positions alive at once.
+        verify: Run this many random cells again the slow way.
+        checkpoint: A folder: killed work goes on from there.
+        progress: True for a bar, a function for events.
+
+    Raises:
+        InputError: No sender lies below a receiver, or a site cannot send or receive.
+    """
     targets = model.prompts(into)
     route = Route.of(model, sender, receivers, freeze, receive_at, targets[0])
     pair = Pair.of(
