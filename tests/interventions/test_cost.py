@@ -3,6 +3,7 @@
 import itertools
 import re
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch

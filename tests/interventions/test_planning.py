@@ -61,9 +61,9 @@ def test_no_source_is_run_and_the_plan_is_that_of_the_sweep(
 
 
 def test_sources_that_differ_are_different_cells_and_equal_ones_are_not(llama: pc.Model) -> None:
-    for second, repeated in ((tiny.ids(1, 6, seed=3), 0), (OTHER, 3)):
+    for second, repeated in ((tiny.ids(1, 6, seed=3), 0), (OTHER, 2)):
         sources = [pc.source(OTHER), pc.source(second)]
-        options = {"sites": "mlp_out", "at": 2, "over": {"source": sources}, "read": READ}
+        options = {"sites": "mlp_out.0-1", "at": 2, "over": {"source": sources}, "read": READ}
         planned = llama.plan(IDS, pc.Patch(OTHER), **options)
         assert planned.repeated == repeated
         assert same_work(planned, llama.sweep(IDS, pc.Patch(OTHER), **options).plan)
