@@ -15,7 +15,7 @@ from patchclamp.core.errors import InputError, PositionError, SiteError, unknown
 from patchclamp.core.progress import Listener, task
 from patchclamp.interventions import positions
 from patchclamp.interventions.actions import Action
-from patchclamp.interventions.edits import Edit
+from patchclamp.interventions.edits import Edit, Patch
 from patchclamp.interventions.execute import run_cells
 from patchclamp.interventions.generate import generate
 from patchclamp.interventions.job import Cell, Job
@@ -23,7 +23,7 @@ from patchclamp.interventions.operations import Put
 from patchclamp.interventions.reads import Activation
 from patchclamp.interventions.record import record_source
 from patchclamp.interventions.results import evidence
-from patchclamp.interventions.sources import Patch, Source
+from patchclamp.interventions.sources import Source
 from patchclamp.interventions.sweep import make_lines
 from patchclamp.lenses.logit import STREAM, LogitLens
 from patchclamp.lenses.measure import Final, measure
@@ -96,7 +96,7 @@ class _Target:
 
     def edit(self, site: Site, states: Tensor) -> Edit:
         """Put states ``[prompt, d]`` in, one a prompt of the call."""
-        return Edit(Patch(_Held(states)), str(self.site or site), self.position)
+        return Patch(_Held(states), site=str(self.site or site), at=self.position)
 
     def action(self, site: Site, state: Tensor) -> Action:
         """Put one state ``[d]`` in."""

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from patchclamp.core.errors import InputError, ModelError, unknown
 from patchclamp.core.progress import Listener, task
+from patchclamp.interventions import operations
 from patchclamp.interventions.actions import Action
 from patchclamp.interventions.forward import Row, last_logits
 from patchclamp.interventions.job import widen
-from patchclamp.interventions.operations import Operation, RankOne
+from patchclamp.interventions.operations import Operation
 from patchclamp.interventions.record import record_source
 from patchclamp.interventions.results import evidence
 from patchclamp.interventions.sources import Source
@@ -202,7 +203,7 @@ def _labelled(
 ) -> "xr.Dataset":
     import xarray as xr
 
-    edit = RankOne(update.read, update.write)
+    edit = operations.RankOne(update.read, update.write)
     both = [_probabilities(model, said, answers, projection.key_site, operation) for operation in (None, edit)]
     variables: dict[str, Any] = {
         "probability": (("context", "moment", "answer"), torch.stack(both, 1).numpy()),
