@@ -14,15 +14,15 @@ from patchclamp.core.errors import InputError, PatchclampError
 from patchclamp.core.interrupts import within
 from patchclamp.core.kinds import Seed
 from patchclamp.core.result import Result, Saved
+from patchclamp.core.tolerances import ARCHITECTURE
 from patchclamp.interventions.actions import Placer, Tally
 from patchclamp.interventions.decoding import effective, end_ids, new_tokens, read_settings, reads_the_text, until_end
 from patchclamp.interventions.edits import Edits, as_edits
 from patchclamp.interventions.hooks import before_each_call
 from patchclamp.interventions.overflow import WrongStepError, finite_steps, looking, wrong_step
 from patchclamp.interventions.provenance import provenance
-from patchclamp.interventions.record import record_source
+from patchclamp.interventions.record import make_placer
 from patchclamp.interventions.stepping import Rows, Stepper, check_fired, placed_rows, stepping
-from patchclamp.interventions.verification import TOLERANCE
 from patchclamp.models.beside import is_whole
 from patchclamp.models.guard import check_ready
 from patchclamp.models.inputs import Prompt
@@ -158,7 +158,7 @@ def generate(
     prompts = model.prompts(prompts)
     _check_context(model, prompts, count, effective(model.module, used, "max_length"))
     check_ready(model.module)
-    placer, tally = Placer(model, chosen, prompts, record_source), Tally.empty()
+    placer, tally = make_placer(model, chosen, prompts), Tally.empty()
     rows = placed_rows(placer)
     around = (torch.no_grad(), _seeded(seed, model.device))
     new = within(around, _generate_all, model, placer, tally, rows, prompts, count, used)
@@ -267,7 +267,7 @@ def _pads_left(model: OpenModel, prompts: Sequence[Prompt]) -> bool:
         alone = _call_generate(model, [short], 2, settings).logits
         padded = _call_generate(model, [short, long], 2, settings).logits
         worst = max(float((b[0] - a[0]).abs().max() / a[0].abs().max()) for a, b in zip(alone, padded, strict=True))
-        model.pads_left = worst <= TOLERANCE.get(model.dtype, 1e-4)
+        model.pads_left = worst <= ARCHITECTURE.of(model.dtype)
     return model.pads_left
 
 

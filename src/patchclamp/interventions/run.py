@@ -1,7 +1,6 @@
 """One run: prompts, edits, and what the model said."""
 
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
@@ -13,13 +12,12 @@ from patchclamp.core.call import recorded
 from patchclamp.core.errors import InputError
 from patchclamp.core.interrupts import guarded, within
 from patchclamp.core.result import Result, Saved
-from patchclamp.interventions.actions import place
 from patchclamp.interventions.edits import Edits, as_edits
 from patchclamp.interventions.forward import Row, edits_head, forward, gradients
 from patchclamp.interventions.job import widen
 from patchclamp.interventions.positions import At
 from patchclamp.interventions.provenance import provenance
-from patchclamp.interventions.record import BATCH_TOKENS, batches, may_share, record_source
+from patchclamp.interventions.record import BATCH_TOKENS, batches, may_share, place
 from patchclamp.interventions.recorded import Buffers, padded
 from patchclamp.interventions.results import Activations, to_numpy
 from patchclamp.models.opened import OpenModel
@@ -176,7 +174,7 @@ def _run(
 
     at = positions.read_at(at)
     where = [positions.resolve(at, p, i, len(prompts), model.tokenizer, repeats=True) for i, p in enumerate(prompts)]
-    actions = place(model, chosen, prompts, partial(record_source, grad=grad), grad=grad)
+    actions = place(model, chosen, prompts, grad=grad)
     buffers = Buffers(wanted, where, [p.length for p in prompts], grad)
     pieces: dict[int, Tensor] = {}
     fired = [0] * len(chosen)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import wraps
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -32,7 +32,7 @@ from patchclamp.interventions.edits import Edits, as_edits
 from patchclamp.interventions.forward import UNKNOWN_WIDTH, check_passes
 from patchclamp.interventions.hooks import Instruction, Port, Session, after_each_call, before_each_call, shadowed
 from patchclamp.interventions.positions import GENERATED, At
-from patchclamp.interventions.record import record_source
+from patchclamp.interventions.record import make_placer
 from patchclamp.interventions.sources import Unbound
 from patchclamp.models.guard import check_ready
 from patchclamp.models.inputs import Prompt
@@ -352,16 +352,9 @@ def _demand(at: At, placer: Placer, index: int, first: int, message: str) -> Non
 
 
 def _from(action: Action, first: int) -> Action:
-    if action.positions is None or all(p >= first or p == GENERATED for p in action.positions):
+    if action.positions is None:
         return action
-    kept = tuple(i for i, p in enumerate(action.positions) if p >= first or p == GENERATED)
-    return Action(
-        action.site,
-        tuple(action.positions[i] for i in kept),
-        action.operation.select(kept),
-        action.gate,
-        action.edit,
-    )
+    return action.only(tuple(i for i, p in enumerate(action.positions) if p >= first or p == GENERATED))
 
 
 def _narrow_sites(model: OpenModel, sites: Iterable[Site]) -> set[Site]:
@@ -385,8 +378,7 @@ def _concrete(action: Action, start: int, width: int, prompt_length: int, limit:
     fixed = tuple(p for p in action.positions if p != GENERATED)
     end = start + width if limit is None else min(start + width, limit)
     where = (*fixed, *range(max(start, prompt_length), end))
-    moved = action.operation.moved(where)
-    return Action(action.site, where, moved, action.gate, action.edit, action.everywhere)
+    return replace(action, positions=where, operation=action.operation.moved(where))
 
 
 def _needs_prompt_end(at: At) -> bool:
@@ -420,7 +412,7 @@ def _editing(model: OpenModel, edits: Edits) -> Iterator[Tally]:
     chosen = list(as_edits(edits))
     check_ready(model.module)
     model.look()
-    placer = Placer(model, chosen, (), record_source, grad=True)
+    placer = make_placer(model, chosen, (), grad=True)
     stepper, hooks = stepping(model, placer, Tally.empty())
     with Changes(*hooks):
         yield stepper.tally

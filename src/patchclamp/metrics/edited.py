@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from patchclamp.core.errors import InputError
-from patchclamp.interventions.actions import Action, place
+from patchclamp.interventions.actions import Action
 from patchclamp.interventions.edits import Edit
 from patchclamp.interventions.forward import Row, last_logits
-from patchclamp.interventions.record import batches, may_share, record_source
+from patchclamp.interventions.record import batches, may_share, place
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import OpenModel
 
@@ -74,7 +74,7 @@ def placed(
 ) -> dict[str, list[tuple[Action, ...]]]:
     """The actions of every prompt under every list of edits, the unedited model first."""
     lists = {UNEDITED: (), **chosen}
-    return {name: place(model, list(edits), prompts, record_source) for name, edits in lists.items()}
+    return {name: place(model, list(edits), prompts) for name, edits in lists.items()}
 
 
 def answers_after(

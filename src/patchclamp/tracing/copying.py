@@ -241,7 +241,7 @@ def _input_norms(model: OpenModel, signs: Tensor) -> dict[int, tuple[Tensor, Kin
         return lambda value: answers.update({layer: value[0].detach().double()})
 
     where = tuple(range(len(probes)))
-    actions = tuple(Action(Site("resid_pre", layer), where, Put(probes), None, i) for i, layer in enumerate(layers))
+    actions = tuple(Action(Site("resid_pre", layer), where, Put(probes), edit=i) for i, layer in enumerate(layers))
     sites = model.sites.expand([f"attn_in.{layer}" for layer in layers])
     forward(model, [Row(prompt, actions)], taps={s: keeper(s.layer or 0) for s in sites}, logits=False)
     found = {}

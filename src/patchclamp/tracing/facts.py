@@ -9,7 +9,7 @@ from patchclamp.core.errors import InputError, PatchclampError
 from patchclamp.core.interrupts import resumable
 from patchclamp.core.kinds import Folder
 from patchclamp.core.progress import Listener, task
-from patchclamp.interventions.parts import Parts
+from patchclamp.interventions.part_files import PartFiles
 from patchclamp.interventions.reads import as_reads
 from patchclamp.models.opened import OpenModel
 from patchclamp.tracing.average import TraceAverage, average
@@ -38,7 +38,7 @@ def trace_facts(
     if not facts:
         raise InputError("facts are (prompt, subject) or (prompt, subject, answer), one or more; there is none")
     rows = [_row(fact) for fact in facts]
-    Parts.of(checkpoint, model, reads=() if (read := options.get("read")) is None else as_reads(read))
+    PartFiles.of(checkpoint, model, reads=() if (read := options.get("read")) is None else as_reads(read))
     settings = [
         _checked(model, place, row, noise, samples, seed, options.get("read")) for place, row in enumerate(rows)
     ]

@@ -12,11 +12,9 @@ from patchclamp.core.call import recorded
 from patchclamp.core.errors import InputError
 from patchclamp.core.result import DatasetResult
 from patchclamp.interventions.actions import Action
-from patchclamp.interventions.cost import DEFAULT_BUDGET
-from patchclamp.interventions.execute import execute
+from patchclamp.interventions.execute import run_cells
 from patchclamp.interventions.job import Cell, Job
 from patchclamp.interventions.operations import Put
-from patchclamp.interventions.plan import schedule
 from patchclamp.interventions.provenance import provenance
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.sites import Site
@@ -145,12 +143,12 @@ def _exact(
     for layer, position, neuron in chosen:
         (site,) = setting.model.sites.expand(f"{sites[layer]}.n{neuron}")
         value = values[sites[layer]][position, neuron].reshape(1, 1)
-        acts.append((Action(site, (position,), Put(value), None, 1),))
+        acts.append((Action(site, (position,), Put(value), edit=1),))
     job = Job(setting.model, lines, [Cell(line, actions) for actions in acts for line in range(len(lines))])
-    outcome, _ = execute(job, schedule(job, DEFAULT_BUDGET, None))
+    outcome, _ = run_cells(job)
     changes = [
-        0.0 if run is None else float(outcome.values[run][0]) - float(outcome.baseline[cell.line][0])
-        for cell, run in zip(job.cells, job.run_of, strict=True)
+        float(outcome.of_cell(number)[0]) - float(outcome.baseline[cell.line][0])
+        for number, cell in enumerate(job.cells)
     ]
     return np.array(changes).reshape(len(chosen), len(lines))
 
