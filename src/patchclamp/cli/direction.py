@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
-from patchclamp.cli.concepts import Texts, lines
+from patchclamp.cli.concepts import TextFiles, lines
 from patchclamp.cli.options import Json, Opening
 from patchclamp.cli.output import remember, say, show
 from patchclamp.cli.specs import position
@@ -29,7 +29,7 @@ def fit(
     method: str = "mean",
     option: Annotated[list[str] | None, Parameter(negative="")] = None,
     answer: Annotated[list[str] | None, Parameter(negative="")] = None,
-    texts: Texts = Texts(),  # noqa: B008
+    texts: TextFiles = TextFiles(),  # noqa: B008
     at: str = "rest",
     holdout: float = 0.25,
     seed: int = 0,
@@ -182,7 +182,7 @@ def apply(
 def eval(
     direction: Path,
     *,
-    texts: Texts = Texts(),  # noqa: B008
+    texts: TextFiles = TextFiles(),  # noqa: B008
     answer: Annotated[list[str] | None, Parameter(negative="")] = None,
     neutral: Path | None = None,
     model: str | None = None,

@@ -343,10 +343,10 @@ def classes_and_maps(
         out: Folder for tables, pictures and the report.
         as_json: Print JSON.
     """
-    from patchclamp.studies.classes_and_maps import Setting, study
+    from patchclamp.studies.classes_and_maps import NetworkSetting, study
 
     options = {"data": data, "seeds": seeds, "train": train, "epochs": epochs, "width": width}
-    found = study(out, Setting(**options), progress=True)  # type: ignore[arg-type]
+    found = study(out, NetworkSetting(**options), progress=True)  # type: ignore[arg-type]
     _tell(found, out, "classes-and-maps", options, as_json)
 
 

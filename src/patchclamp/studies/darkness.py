@@ -8,7 +8,7 @@ import pandas as pd
 
 import patchclamp as pc
 from patchclamp.studies.drawing import hide_frame, panels
-from patchclamp.studies.names import Passage
+from patchclamp.studies.names import NamePassage
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,7 +26,7 @@ AT_NAME = PLACES[1:5]
 _COLOURS = {"elsewhere": "#b8bcc2", "name": "#b8451f"}
 
 
-def measure(model: pc.Model, passages: Sequence[Passage]) -> pd.DataFrame:
+def measure(model: pc.Model, passages: Sequence[NamePassage]) -> pd.DataFrame:
     """Every position of every passage.
 
     Returns:
@@ -46,7 +46,7 @@ def measure(model: pc.Model, passages: Sequence[Passage]) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def _places(one: Passage) -> list[str]:
+def _places(one: NamePassage) -> list[str]:
     """What the next token of each position is to the name."""
     found = ["elsewhere"] * len(one.ids)
     for number, start in enumerate(one.starts):
