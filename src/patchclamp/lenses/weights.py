@@ -46,11 +46,6 @@ class WeightLens(DatasetResult):
     kind: ClassVar[str] = "weight_lens"
 
     @property
-    def data(self) -> "xr.Dataset":
-        """The labelled numbers."""
-        return self.dataset
-
-    @property
     def matrices(self) -> tuple[str, ...]:
         """Names of the matrices."""
         return tuple(str(name) for name in self.dataset["matrix"].values)

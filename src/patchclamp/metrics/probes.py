@@ -44,11 +44,6 @@ class ProbeReport(DatasetResult):
 
     kind: ClassVar[str] = "probe_report"
 
-    @property
-    def data(self) -> "xr.Dataset":
-        """The numbers."""
-        return self.dataset
-
     def selectivity(self) -> "xr.DataArray":
         """Accuracy on the concept minus accuracy on the control task, dims ``data, probe``."""
         accuracy = self.dataset["accuracy"]

@@ -44,11 +44,6 @@ class Boundaries(DatasetResult):
     kind: ClassVar[str] = "boundaries"
 
     @property
-    def data(self) -> "xr.Dataset":
-        """The numbers."""
-        return self.dataset
-
-    @property
     def nearest(self) -> np.ndarray[Any, Any]:
         """Exact distance of each point to the nearest boundary, ``[point]``."""
         found: np.ndarray[Any, Any] = self.dataset["distance"].min("layer").values

@@ -2,10 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from markupsafe import Markup
-
 from patchclamp.reports import grid
-from patchclamp.reports.page import Section
+from patchclamp.reports.page import Section, printed
 
 if TYPE_CHECKING:
     from patchclamp.tracing.attribution import Attribution
@@ -15,7 +13,7 @@ def parts(attribution: "Attribution") -> list[Section]:
     """What the page shows."""
     plan = "Plan"
     return [
-        Section("Estimate", Markup("<pre>{}</pre>").format(repr(attribution))),
+        Section("Estimate", printed(repr(attribution))),
         *(
             Section(f"{part.title} of the exact sweep", part.body) if part.title == plan else part
             for part in grid.parts(attribution)

@@ -3,11 +3,10 @@
 from typing import TYPE_CHECKING
 
 import pandas as pd
-from markupsafe import Markup
 
 from patchclamp.figures.average import panels
-from patchclamp.reports.heatmap import heatmap
-from patchclamp.reports.page import Section, embedded_png, table
+from patchclamp.reports.heatmap import heatmaps
+from patchclamp.reports.page import Section, embedded_png, printed, table
 
 if TYPE_CHECKING:
     from patchclamp.tracing.average import TraceAverage
@@ -18,12 +17,12 @@ def parts(average: "TraceAverage") -> list[Section]:
     pictures = [
         Section(
             f"Average indirect effect: {name.replace('_', ' ')}",
-            Markup('<div class="panels">{}</div>').format(Markup("").join(heatmap(p) for p in panels(average, name))),
+            heatmaps(panels(average, name)),
         )
         for name in average.reads
     ]
     return [
-        Section("Summary", Markup("<pre>{}</pre>").format(repr(average))),
+        Section("Summary", printed(repr(average))),
         *pictures,
         Section("With intervals", embedded_png(average)),
         Section("Largest average effects", table(strongest(average))),

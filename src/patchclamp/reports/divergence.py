@@ -2,10 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from markupsafe import Markup
-
 from patchclamp.metrics.edited import table as rows_of
-from patchclamp.reports.page import Section, embedded_png, table
+from patchclamp.reports.page import Section, embedded_png, printed, table
 
 if TYPE_CHECKING:
     from patchclamp.metrics.divergence import Divergence
@@ -14,7 +12,7 @@ if TYPE_CHECKING:
 def parts(found: "Divergence") -> list[Section]:
     """What the page shows."""
     return [
-        Section("Summary", Markup("<pre>{}</pre>").format(repr(found))),
+        Section("Summary", printed(repr(found))),
         Section("How long continuations stay alike", embedded_png(found)),
         Section("Means, with 95 % intervals", table(found.summary())),
         Section("Continuations", table(rows_of(_continuations(found)), 200)),

@@ -2,10 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from markupsafe import Markup
-
 from patchclamp.lenses.metrics import METRICS
-from patchclamp.reports.page import Section, embedded_png, table
+from patchclamp.reports.page import Section, embedded_png, printed, table
 
 if TYPE_CHECKING:
     from patchclamp.lenses.curves import LensCurves
@@ -19,7 +17,7 @@ def parts(found: "LensCurves") -> list[Section]:
         for metric, said in METRICS.items()
     ]
     return [
-        Section("Summary", Markup("<pre>{}</pre>").format(repr(found))),
+        Section("Summary", printed(repr(found))),
         Section("By layer, with 95 % intervals over sequences", embedded_png(found)),
         *tables,
     ]

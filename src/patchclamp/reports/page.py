@@ -23,6 +23,11 @@ class Section:
     body: Markup
 
 
+def printed(text: str) -> Markup:
+    """Text as a terminal shows it."""
+    return Markup("<pre>{}</pre>").format(text)
+
+
 def result_page(result: Result) -> str:
     """The page of one result, as :meth:`Result.save` writes it."""
     parts = registry.find(result.kind, "parts")(result)

@@ -2,10 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from markupsafe import Markup
-
 from patchclamp.reports import lens
-from patchclamp.reports.page import Section, table
+from patchclamp.reports.page import Section, printed, table
 
 if TYPE_CHECKING:
     from patchclamp.lenses.patchscope import Patchscope
@@ -15,7 +13,7 @@ MOST = 400
 
 def parts(scope: "Patchscope") -> list[Section]:
     """What the page shows."""
-    found = [Section("Target prompt", Markup("<pre>{}</pre>").format(repr(scope))), *lens.parts(scope)]
+    found = [Section("Target prompt", printed(repr(scope))), *lens.parts(scope)]
     if "text" in scope.data:
         found.append(
             Section("What follows the target prompt", table(scope.frame()[["site", "at", "token", "text"]], MOST))

@@ -2,9 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from markupsafe import Markup
-
-from patchclamp.reports.page import Section, embedded_png, table
+from patchclamp.reports.page import Section, embedded_png, printed, table
 
 if TYPE_CHECKING:
     from patchclamp.polytopes.plane import Plane
@@ -13,7 +11,7 @@ if TYPE_CHECKING:
 def parts(found: "Plane") -> list[Section]:
     """What the page shows."""
     largest = found.frame().sort_values("area", ascending=False)
-    shown = [Section("Summary", Markup("<pre>{}</pre>").format(repr(found))), Section("Regions", embedded_png(found))]
+    shown = [Section("Summary", printed(repr(found))), Section("Regions", embedded_png(found))]
     if len(found.record["layers"]) > 1:
         shown.append(Section("After the first layer", embedded_png(found, color="code", layers=1)))
     shown.append(Section("Regions a unit of area", embedded_png(found, color="density")))

@@ -2,9 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from markupsafe import Markup
-
-from patchclamp.reports.page import Section, embedded_png, table
+from patchclamp.reports.page import Section, embedded_png, printed, table
 
 if TYPE_CHECKING:
     from patchclamp.rewriting.result import Rewrite
@@ -13,7 +11,7 @@ if TYPE_CHECKING:
 def parts(rewrite: "Rewrite") -> list[Section]:
     """What the page shows."""
     return [
-        Section("Summary", Markup("<pre>{}</pre>").format(repr(rewrite))),
+        Section("Summary", printed(repr(rewrite))),
         Section("Search and outcome", embedded_png(rewrite)),
         Section("Probabilities in each context", table(rewrite.frame())),
         Section("The search, step by step", table(rewrite.curve())),

@@ -2,9 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from markupsafe import Markup
-
-from patchclamp.reports.page import Section, embedded_png, table
+from patchclamp.reports.page import Section, embedded_png, printed, table
 
 if TYPE_CHECKING:
     from patchclamp.polytopes.codes import SplineCodes
@@ -13,7 +11,7 @@ if TYPE_CHECKING:
 def parts(found: "SplineCodes") -> list[Section]:
     """What the page shows."""
     return [
-        Section("Summary", Markup("<pre>{}</pre>").format(repr(found))),
+        Section("Summary", printed(repr(found))),
         Section("Bits that differ", embedded_png(found)),
         Section("Layers", table(found.separation())),
         Section("Rows", table(found.frame())),
