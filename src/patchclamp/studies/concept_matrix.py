@@ -16,7 +16,7 @@ import pandas as pd
 
 import patchclamp as pc
 from patchclamp.studies import concepts, gender
-from patchclamp.studies.drawing import panels
+from patchclamp.studies.drawing import canvas
 from patchclamp.studies.result import StudyFiles, StudyResult, as_text, name_of
 
 LAYER, LATER = 15, 5
@@ -256,7 +256,7 @@ def figure(found: ConceptMatrix) -> Any:
         table.pivot(index="edit", columns="concept", values=value).reindex(index=edits, columns=list(NAMES)).to_numpy()
         for table, value in ((found.contrasts, "contrast"), (found.probes, "accuracy"))
     )
-    with panels((7.6, 2.7), columns=3) as (drawn, (first, second, third)):
+    with canvas((7.6, 2.7), columns=3) as (drawn, (first, second, third)):
         _map(
             first,
             np.log2(ratio),

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 import patchclamp as pc
-from patchclamp.studies.drawing import hide_frame, panels
+from patchclamp.studies.drawing import canvas, hide_frame
 from patchclamp.studies.names import NamePassage
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def said(table: pd.DataFrame) -> list[str]:
 
 def figure(table: pd.DataFrame) -> "Figure":
     """Darkness against surprisal, the name's positions marked; and both by place."""
-    with panels((8.4, 3.4), columns=2, width_ratios=[1.1, 1]) as (drawn, (left, right)):
+    with canvas((8.4, 3.4), columns=2, width_ratios=[1.1, 1]) as (drawn, (left, right)):
         at_name = table["place"].isin(AT_NAME)
         for part, name, size in ((table[~at_name], "elsewhere", 6), (table[at_name], "name", 14)):
             label = "next token belongs to the name" if name == "name" else "other positions"

@@ -25,7 +25,7 @@ from patchclamp.core.files import read_record, write_record
 from patchclamp.core.interrupts import resumable
 from patchclamp.core.progress import Listener, task
 from patchclamp.studies import gender, trained
-from patchclamp.studies.drawing import panels
+from patchclamp.studies.drawing import canvas
 from patchclamp.studies.gender_erasure import SEED
 from patchclamp.studies.result import StudyFiles, StudyResult, as_text, name_of, records
 
@@ -274,7 +274,7 @@ def figure(found: MeaninglessDirection) -> Any:
     from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 
     table = found.table()
-    with panels((8.6, 3.2), columns=2, width_ratios=(1.15, 1)) as (drawn, (left, right)):
+    with canvas((8.6, 3.2), columns=2, width_ratios=(1.15, 1)) as (drawn, (left, right)):
         for number, edit in enumerate(("erase", "swap")):
             part = table[table["edit"] == edit].set_index("direction").loc[list(NAMES)]
             y = np.arange(len(NAMES)) + (number - 0.5) * 0.3
