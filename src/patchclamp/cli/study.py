@@ -4,7 +4,7 @@ import random
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
@@ -12,6 +12,9 @@ from patchclamp.cli.options import Home, Json, ModelName, Opening, StudyOut
 from patchclamp.cli.output import remember, show
 from patchclamp.core.errors import InputError
 from patchclamp.core.files import read_text
+
+if TYPE_CHECKING:
+    from patchclamp.studies.result import StudyResult
 
 app = App(name="study", help="Run an experiment from beginning to end and leave its tables, pictures and report.")
 
@@ -428,8 +431,8 @@ def _pair(text: str) -> tuple[int, int]:
     return int(a_text), int(b_text)
 
 
-def _tell(found: Any, out: Path, name: str, options: dict[str, Any], as_json: bool) -> None:
-    """Leave the command beside what a study found, and print it."""
+def _tell(result: "StudyResult", out: Path, name: str, options: dict[str, Any], as_json: bool) -> None:
+    """Leave the command beside the files of a study, and print its numbers or its text."""
     command = shlex.join(["patchclamp", *sys.argv[1:]])
     remember(out, command, f"study.{name}", {**options, "out": out})
-    show(found.summary() if as_json else found.text(), as_json=as_json)
+    show(result.summary() if as_json else result.text(), as_json=as_json)
