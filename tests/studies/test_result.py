@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 import patchclamp as pc
 import patchclamp.studies
 from patchclamp.core import folders
-from patchclamp.studies.drawing import panels
+from patchclamp.studies.drawing import canvas
 from patchclamp.studies.result import StudyFiles, StudyResult, as_text, records, shown, titled
 
 TABLE = pd.DataFrame({"layer": [0, 1], "effect": [0.25, None]})
@@ -29,7 +29,7 @@ def modules() -> list[Any]:
 
 
 def drawn() -> Figure:
-    with panels((2, 1)) as (figure, axis):
+    with canvas((2, 1)) as (figure, axis):
         axis.plot([0, 1])
     return figure
 

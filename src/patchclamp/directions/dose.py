@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -19,9 +19,6 @@ from patchclamp.metrics.edited import UNEDITED, Answer
 from patchclamp.metrics.neutral import listed
 from patchclamp.models.opened import OpenModel
 
-if TYPE_CHECKING:
-    import xarray as xr
-
 EDITS = ("add", "scale")
 
 
@@ -35,11 +32,6 @@ class DoseResponse(DatasetResult):
     """
 
     kind: ClassVar[str] = "dose_response"
-
-    @property
-    def data(self) -> "xr.Dataset":
-        """The numbers."""
-        return self.dataset
 
     def __repr__(self) -> str:
         lines = ["Dose and response: log-odds of the second answer (nats), KL on other text (nats a token)"]

@@ -61,11 +61,6 @@ class LayerEffects(DatasetResult):
 
     kind: ClassVar[str] = "layer_effects"
 
-    @property
-    def data(self) -> "xr.Dataset":
-        """The numbers."""
-        return self.dataset
-
     def best(self, edit: str, *, kl: float = float("inf")) -> dict[str, Any]:
         """The direction and layer with the least (for erase: the least absolute) bias, among those that stay below a divergence.
 

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from patchclamp.core.errors import InputError, unknown
 from patchclamp.figures.strip import ROW, strip
-from patchclamp.figures.style import styled
+from patchclamp.figures.style import canvas
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,9 +35,7 @@ def figure(found: "Bias", *, metric: str = "within") -> "Figure":
     rows = found.summary()
     rows = rows[rows["metric"] == metric]
     names = list(found.data["edit"].values)
-    with styled() as make:
-        drawn: Figure = make(figsize=(4.6, 0.8 + ROW * len(names)), layout="constrained")
-        axis = drawn.subplots()
+    with canvas((4.6, 0.8 + ROW * len(names))) as (drawn, axis):
         axis.axvline(0, color="black", linewidth=0.6, zorder=1)
         strip(axis, names, list(found.values(metric).values), rows.to_dict("records"))
         axis.set_xlabel(LABELS[metric])

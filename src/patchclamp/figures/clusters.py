@@ -8,7 +8,7 @@ import numpy as np
 from patchclamp.core.errors import InputError, unknown
 from patchclamp.figures.layer_effects import COLOURS
 from patchclamp.figures.strip import plain
-from patchclamp.figures.style import styled, visible
+from patchclamp.figures.style import canvas, styled, visible
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,10 +42,9 @@ def scores(found: "Clusters", labels: str | None = None) -> "Figure":
     from matplotlib.lines import Line2D
 
     data = found.data.sel(labels=found.label_names[0] if labels is None else labels)
-    with styled() as make:
-        high = 0.5 + len(found.algorithms) * (0.42 + 0.145 * len(found.forms))
-        drawn: Figure = make(figsize=(6.6, high), layout="constrained")
-        grid = drawn.subplots(len(found.algorithms), len(TITLES), squeeze=False, sharex="col", sharey=True)
+    high = 0.5 + len(found.algorithms) * (0.42 + 0.145 * len(found.forms))
+    shape = (len(found.algorithms), len(TITLES))
+    with canvas((6.6, high), *shape, squeeze=False, sharex="col", sharey=True) as (drawn, grid):
         for axes, algorithm in zip(grid, found.algorithms, strict=True):
             one = data.sel(algorithm=algorithm)
             for axis, score in zip(axes, TITLES, strict=True):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from patchclamp.core.errors import InputError, unknown
-from patchclamp.figures.style import limits, styled, thin, visible
+from patchclamp.figures.style import canvas, limits, thin, visible
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -121,10 +121,8 @@ def figure(
     columns = _columns(grid, cut, read)
     rows = -(-len(cut) // columns)
     curve = cut[0].values.ndim == 1
-    with styled() as make:
-        wide, high_ = size(cut[0], layers, curve)
-        drawn: Figure = make(figsize=(columns * wide + 1.1, rows * high_ + 0.4), layout="constrained")
-        axes = drawn.subplots(rows, columns, squeeze=False)
+    wide, high_ = size(cut[0], layers, curve)
+    with canvas((columns * wide + 1.1, rows * high_ + 0.4), rows, columns, squeeze=False) as (drawn, axes):
         for axis in axes.flat[len(cut) :]:
             axis.set_visible(False)
         if curve:

@@ -7,7 +7,7 @@ import numpy as np
 
 from patchclamp.core.errors import InputError, unknown
 from patchclamp.figures.grid import Layers, Panel, heat, size
-from patchclamp.figures.style import limits, styled
+from patchclamp.figures.style import canvas, limits
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,10 +51,8 @@ def figure(found: "HeadScores", *, scores: str | Sequence[str] | None = None, la
         raise InputError(unknown("orientation", layers, ("down", "up", "right")))
     chosen = [scores] if isinstance(scores, str) else list(scores or SHOWN)
     cut = [panel(found, score) for score in chosen]
-    with styled() as make:
-        wide, high = size(cut[0], layers, False)
-        drawn: Figure = make(figsize=(len(cut) * (wide + 0.5), high + 0.4), layout="constrained")
-        axes = drawn.subplots(1, len(cut), squeeze=False)[0]
+    wide, high = size(cut[0], layers, False)
+    with canvas((len(cut) * (wide + 0.5), high + 0.4), columns=len(cut), squeeze=False) as (drawn, (axes,)):
         for axis, one, score in zip(axes, cut, chosen, strict=True):
             image = heat(axis, one, layers, None, None)
             _name(axis, one, layers)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from patchclamp.core.errors import InputError, unknown
-from patchclamp.figures.style import key, styled, visible
+from patchclamp.figures.style import canvas, key, visible
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -56,10 +56,8 @@ def figure(found: "LayerEffects", *, metric: str = "bias") -> "Figure":
     shown = [metric, "kl"] if "kl" in data else [metric]
     methods, edits = [str(m) for m in data["direction"].values], [str(e) for e in data["edit"].values]
     styles = look(methods)
-    with styled() as make:
-        size = (2.3 * len(edits) + 1.0, 2.2 * len(shown) + 0.6)
-        drawn: Figure = make(figsize=size, layout="constrained")
-        axes = drawn.subplots(len(shown), len(edits), squeeze=False, sharex=True, sharey="row")
+    size = (2.3 * len(edits) + 1.0, 2.2 * len(shown) + 0.6)
+    with canvas(size, len(shown), len(edits), squeeze=False, sharex=True, sharey="row") as (drawn, axes):
         for column, edit in enumerate(edits):
             for row, name in enumerate(shown):
                 axis = axes[row, column]

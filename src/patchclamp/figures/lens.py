@@ -8,7 +8,7 @@ from scipy.stats import t
 
 from patchclamp.core.errors import InputError, unknown
 from patchclamp.figures.grid import Layers
-from patchclamp.figures.style import SEQUENTIAL, styled, thin, visible
+from patchclamp.figures.style import SEQUENTIAL, canvas, thin, visible
 from patchclamp.lenses.metrics import METRICS
 
 if TYPE_CHECKING:
@@ -126,9 +126,7 @@ def figure(
 
 
 def _cells(shown: Picture, layers: Layers) -> "Figure":
-    with styled() as make:
-        drawn: Figure = make(figsize=size(shown, layers), layout="constrained")
-        axis = drawn.subplots()
+    with canvas(size(shown, layers)) as (drawn, axis):
         image = draw(axis, shown, layers)
         drawn.colorbar(image, ax=axis, fraction=0.05, pad=0.02, aspect=24, label=shown.label).outline.set_linewidth(0.4)
         return drawn
@@ -214,9 +212,7 @@ def curves(lens: "Lens", metric: str, prompt: int | None = None) -> tuple[Any, A
 
 def _curves(lens: "Lens", metric: str, prompt: int | None) -> "Figure":
     mean, half = curves(lens, metric, prompt)
-    with styled() as make:
-        drawn: Figure = make(figsize=(4.2, 2.6), layout="constrained")
-        axis = drawn.subplots()
+    with canvas((4.2, 2.6)) as (drawn, axis):
         rows = range(len(mean))
         axis.plot(rows, mean, marker="o", markersize=2.5, linewidth=1.2, color="#1f3b73", label="mean")
         axis.fill_between(

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from patchclamp.figures.style import styled
+from patchclamp.figures.style import canvas
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,9 +30,7 @@ def figure(found: "RadialDensity", log: bool = True) -> "Figure":
     table = found.summary()
     norms = found.data["norm"].values
     floor = 1 / (found.data.sizes["ray"] * float((found.data["high"] - found.data["low"]).max()))
-    with styled() as make:
-        drawn: Figure = make(figsize=(4.6, 2.8), layout="constrained")
-        axis = drawn.subplots()
+    with canvas((4.6, 2.8)) as (drawn, axis):
         for kind, rows in table.groupby("rays", sort=False):
             colour, dash = _LOOK[str(kind)]
             centre = (rows["from"] + rows["to"]) / 2

@@ -4,11 +4,14 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from patchclamp.core.text import escaped, for_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SEQUENTIAL = "cividis"
 DIVERGING = "RdBu_r"
@@ -47,6 +50,23 @@ def styled() -> Iterator[Any]:
         yield make
         for figure in made:
             literal(figure)
+
+
+@contextmanager
+def canvas(
+    size: tuple[float, float], rows: int = 1, columns: int = 1, **options: Any
+) -> Iterator[tuple["Figure", Any]]:
+    """A figure in our style with its axes, to be drawn on inside the block.
+
+    Args:
+        size: Width and height in inches.
+        rows: Of axes.
+        columns: Of axes.
+        **options: Of matplotlib's ``Figure.subplots``, as ``width_ratios``.
+    """
+    with styled() as make:
+        drawn: Figure = make(figsize=size, layout="constrained")
+        yield drawn, drawn.subplots(rows, columns, **options)
 
 
 def literal(figure: Any) -> None:

@@ -38,7 +38,7 @@ class Contributions(DatasetResult):
     kind: ClassVar[str] = "contributions"
 
     @property
-    def data(self) -> "xr.DataArray":
+    def data(self) -> "xr.DataArray":  # type: ignore[override]  # the logits are kept beside it, not shown as data
         """The contributions, in units of the logits."""
         return self.dataset["contribution"]
 

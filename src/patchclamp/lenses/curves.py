@@ -38,11 +38,6 @@ class LensCurves(DatasetResult):
     kind: ClassVar[str] = "lens_curves"
 
     @property
-    def data(self) -> "xr.Dataset":
-        """The numbers of every sequence."""
-        return self.dataset
-
-    @property
     def tokens(self) -> int:
         """How many positions were looked at."""
         return int(self.dataset["positions"]) * self.dataset.sizes["sequence"]

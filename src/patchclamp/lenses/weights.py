@@ -49,11 +49,6 @@ class WeightLens(DatasetResult):
     shown_by: ClassVar[str] = "weights"
 
     @property
-    def data(self) -> "xr.Dataset":
-        """The labelled numbers."""
-        return self.dataset
-
-    @property
     def matrices(self) -> tuple[str, ...]:
         """Names of the matrices."""
         return tuple(str(name) for name in self.dataset["matrix"].values)

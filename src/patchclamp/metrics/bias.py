@@ -55,11 +55,6 @@ class Bias(DatasetResult):
     shown_by: ClassVar[str] = "metrics"
 
     @property
-    def data(self) -> "xr.Dataset":
-        """The numbers of every prompt."""
-        return self.dataset
-
-    @property
     def metrics(self) -> tuple[str, ...]:
         """What was measured; ``across`` needs pairs."""
         return tuple(name for name in METRICS if name in self.dataset)

@@ -43,11 +43,6 @@ class Damage(DatasetResult):
     kind: ClassVar[str] = "damage"
     shown_by: ClassVar[str] = "metrics"
 
-    @property
-    def data(self) -> "xr.Dataset":
-        """The numbers of every text."""
-        return self.dataset
-
     def summary(self, seed: Seed = 0) -> "pd.DataFrame":
         """One row an edit and metric: the mean over tokens, and its 95 % bootstrap interval over texts.
 

@@ -38,11 +38,6 @@ class Divergence(DatasetResult):
     kind: ClassVar[str] = "divergence"
 
     @property
-    def data(self) -> "xr.Dataset":
-        """The numbers and texts of every prompt."""
-        return self.dataset
-
-    @property
     def topics(self) -> list[str]:
         """Which topics there are prompts of."""
         return [topic for topic in (ON, OFF) if (self.dataset["topic"] == topic).any()]

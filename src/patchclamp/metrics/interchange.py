@@ -55,11 +55,6 @@ class Interchange(DatasetResult):
     kind: ClassVar[str] = "interchange"
     shown_by: ClassVar[str] = "metrics"
 
-    @property
-    def data(self) -> "xr.Dataset":
-        """The numbers of every pair."""
-        return self.dataset
-
     def values(self) -> Any:
         """The mean confusion of each pair, without those that have none."""
         found = self.dataset["confusion"].mean(("prompt", "answer"), skipna=True).values

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from patchclamp.core.errors import SiteError, unknown
 from patchclamp.models import peers
 from patchclamp.models.components import COMPONENTS
-from patchclamp.models.family import Family, Place
+from patchclamp.models.family import ComponentPlace, Family
 from patchclamp.models.sites import Site, SitePattern, Unit
 
 Name = str | Site | SitePattern | Mapping[str, Any]
@@ -318,7 +318,7 @@ def resolve(module: nn.Module, family: Family, config: Any, base: str) -> SiteMa
     accesses: dict[tuple[str, int | None], Access] = {}
     refused: dict[tuple[str, int | None], str] = {}
 
-    def put(name: str, layer: int | None, path: str, place: Place) -> None:
+    def put(name: str, layer: int | None, path: str, place: ComponentPlace) -> None:
         target, side, keys = _split(place.port)
         full = _join(path, target)
         if full not in modules:
@@ -332,17 +332,17 @@ def resolve(module: nn.Module, family: Family, config: Any, base: str) -> SiteMa
         accesses[name, layer] = Access(full, side, keys, columns, factor, place.in_place, units, attention)
 
     if family.embed:
-        put("embed", None, base, Place(f"{family.embed}:out"))
+        put("embed", None, base, ComponentPlace(f"{family.embed}:out"))
     for index, path in enumerate(layers):
-        put("resid_pre", index, path, Place(":in"))
+        put("resid_pre", index, path, ComponentPlace(":in"))
         for name in COMPONENTS:
             if name in family.sites:
                 place = family.sites[name]
-                put(name, index, path, Place(place) if isinstance(place, str) else place)
-        put("resid_post", index, path, Place(":out"))
+                put(name, index, path, ComponentPlace(place) if isinstance(place, str) else place)
+        put("resid_post", index, path, ComponentPlace(":out"))
     if family.final_norm:
-        put("final_norm", None, base, Place(f"{family.final_norm}:out"))
-    put("logits", None, "", Place(":out[logits]"))
+        put("final_norm", None, base, ComponentPlace(f"{family.final_norm}:out"))
+    put("logits", None, "", ComponentPlace(":out[logits]"))
     for name, reason in family.refused.items():
         for layer in range(len(layers)) if COMPONENTS[name].per_layer else (None,):
             refused[name, layer] = reason
@@ -374,7 +374,7 @@ def _match(modules: Mapping[str, nn.Module], pattern: str) -> list[str]:
     return [_join(name, child) for name in names if name in modules for child, _ in modules[name].named_children()]
 
 
-def _columns(place: Place, heads: Heads | None, module: nn.Module) -> slice | Tensor | None:
+def _columns(place: ComponentPlace, heads: Heads | None, module: nn.Module) -> slice | Tensor | None:
     if place.part == "whole":
         return None
     if place.part == "gate":

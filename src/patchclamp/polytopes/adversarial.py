@@ -48,11 +48,6 @@ class AdversarialPaths(DatasetResult):
     kind: ClassVar[str] = "paths"
 
     @property
-    def data(self) -> "xr.Dataset":
-        """The numbers."""
-        return self.dataset
-
-    @property
     def density(self) -> "xr.DataArray":
         """Crossings a unit of length, ``[path, point]``."""
         return self.dataset["crossings"] / self.dataset["length"]

@@ -25,7 +25,6 @@ from patchclamp.polytopes.subdivision import BOX, OUTSIDE, Floats, Subdivision
 
 if TYPE_CHECKING:
     import pandas as pd
-    import xarray as xr
 
 MOST = 50_000
 """Regions above which a plane is not begun."""
@@ -53,11 +52,6 @@ class Plane(DatasetResult):
     """
 
     kind: ClassVar[str] = "plane"
-
-    @property
-    def data(self) -> "xr.Dataset":
-        """The numbers."""
-        return self.dataset
 
     @property
     def regions(self) -> int:

@@ -41,11 +41,6 @@ class RadialDensity(DatasetResult):
     kind: ClassVar[str] = "radial_density"
 
     @property
-    def data(self) -> "xr.Dataset":
-        """The numbers."""
-        return self.dataset
-
-    @property
     def density(self) -> "xr.DataArray":
         """Crossings a unit of length in all layers together, ``[rays, ray, shell]``."""
         return self.dataset["crossings"].sum("layer") / (self.dataset["high"] - self.dataset["low"])

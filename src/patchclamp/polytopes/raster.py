@@ -37,11 +37,6 @@ class Raster(DatasetResult):
     kind: ClassVar[str] = "raster"
 
     @property
-    def data(self) -> "xr.Dataset":
-        """The numbers."""
-        return self.dataset
-
-    @property
     def lines(self) -> str:
         """What kind of lines."""
         said = self.record["parameters"]

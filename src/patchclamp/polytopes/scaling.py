@@ -50,11 +50,6 @@ class Scaling(DatasetResult):
     kind: ClassVar[str] = "scaling"
 
     @property
-    def data(self) -> "xr.Dataset":
-        """The numbers."""
-        return self.dataset
-
-    @property
     def flipped(self) -> "xr.DataArray":
         """Share of bits that change, over all gates that are reached: ``[edit, site, factor]``."""
         return self.dataset["flipped"].weighted(self.dataset["bits"]).mean("gate")

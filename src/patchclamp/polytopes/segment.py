@@ -24,7 +24,6 @@ from patchclamp.polytopes.points import as_points, gate_pieces, prepared
 
 if TYPE_CHECKING:
     import pandas as pd
-    import xarray as xr
 
 BLOCK = 64
 """Samples of a segment that run together."""
@@ -42,11 +41,6 @@ class Segment(DatasetResult):
     """
 
     kind: ClassVar[str] = "segment"
-
-    @property
-    def data(self) -> "xr.Dataset":
-        """The numbers."""
-        return self.dataset
 
     @property
     def count(self) -> int:

@@ -4,13 +4,13 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from patchclamp.reports.page import Part, embedded_png, table
+from patchclamp.reports.page import Section, embedded_png, table
 
 if TYPE_CHECKING:
     from patchclamp.interventions.results import Activations
 
 
-def parts(activations: "Activations") -> list[Part]:
+def parts(activations: "Activations") -> list[Section]:
     """What the page shows."""
     rows = [
         {
@@ -21,5 +21,5 @@ def parts(activations: "Activations") -> list[Part]:
         }
         for name, value in activations.values.items()
     ]
-    norms = Part("Euclidean norms of the first prompt", embedded_png(activations))
-    return [Part("Recorded", table(pd.DataFrame(rows))), norms]
+    norms = Section("Euclidean norms of the first prompt", embedded_png(activations))
+    return [Section("Recorded", table(pd.DataFrame(rows))), norms]

@@ -3,31 +3,30 @@
 from typing import TYPE_CHECKING
 
 import pandas as pd
-from markupsafe import Markup
 
 from patchclamp.figures.average import panels
-from patchclamp.reports.heatmap import heatmap
-from patchclamp.reports.page import Part, embedded_png, table
+from patchclamp.reports.heatmap import heatmaps
+from patchclamp.reports.page import Section, embedded_png, printed, table
 
 if TYPE_CHECKING:
     from patchclamp.tracing.average import TraceAverage
 
 
-def parts(average: "TraceAverage") -> list[Part]:
+def parts(average: "TraceAverage") -> list[Section]:
     """What the page shows."""
     pictures = [
-        Part(
+        Section(
             f"Average indirect effect: {name.replace('_', ' ')}",
-            Markup('<div class="panels">{}</div>').format(Markup("").join(heatmap(p) for p in panels(average, name))),
+            heatmaps(panels(average, name)),
         )
         for name in average.reads
     ]
     return [
-        Part("Summary", Markup("<pre>{}</pre>").format(repr(average))),
+        Section("Summary", printed(repr(average))),
         *pictures,
-        Part("With intervals", embedded_png(average)),
-        Part("Largest average effects", table(strongest(average))),
-        Part("Facts", table(facts(average))),
+        Section("With intervals", embedded_png(average)),
+        Section("Largest average effects", table(strongest(average))),
+        Section("Facts", table(facts(average))),
     ]
 
 

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from patchclamp.reports.page import Part, embedded_png, table
+from patchclamp.reports.page import Section, embedded_png, printed, table
 
 if TYPE_CHECKING:
     from patchclamp.polytopes.clusters import Clusters
@@ -12,15 +12,15 @@ if TYPE_CHECKING:
 CARDS = 12
 
 
-def parts(found: "Clusters") -> list[Part]:
+def parts(found: "Clusters") -> list[Section]:
     """What the page shows."""
     algorithm = found.algorithms[-1] if "ward" not in found.algorithms else "ward"
     return [
-        Part("Summary", Markup("<pre>{}</pre>").format(repr(found))),
-        Part("Scores on as many clusters and rows", embedded_png(found)),
-        Part("What each form has over the activation", table(found.differences())),
-        Part("Every score", table(found.frame())),
-        *(Part(f"Largest clusters: {form}, {algorithm}", _cards(found, algorithm, form)) for form in found.forms),
+        Section("Summary", printed(repr(found))),
+        Section("Scores on as many clusters and rows", embedded_png(found)),
+        Section("What each form has over the activation", table(found.differences())),
+        Section("Every score", table(found.frame())),
+        *(Section(f"Largest clusters: {form}, {algorithm}", _cards(found, algorithm, form)) for form in found.forms),
     ]
 
 

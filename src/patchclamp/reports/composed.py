@@ -14,7 +14,7 @@ from patchclamp.core.files import write_text
 from patchclamp.core.kinds import File
 from patchclamp.core.result import Result, library_versions
 from patchclamp.reports.beside import beside
-from patchclamp.reports.page import Part, embedded, render, table
+from patchclamp.reports.page import Section, embedded, render, table
 
 _OURS = b"<h2>How this was made</h2>"
 """Stands in every page."""
@@ -37,22 +37,22 @@ def report(path: File, title: str, contents: Sequence[tuple[str, Any]], **record
     place = Path(path)
     if place.is_file() and _OURS not in place.read_bytes():
         raise InputError(f"{str(path)!r} is there and is no report of patchclamp's; name another file")
-    parts: list[Part] = []
+    parts: list[Section] = []
     for heading, content in contents:
         if isinstance(content, Result):
             inner = registry.page_module(content.kind).parts(content)
-            parts += [Part(f"{heading}: {part.title}", part.body) for part in inner]
+            parts += [Section(f"{heading}: {part.title}", part.body) for part in inner]
             record.setdefault("results", {})[heading] = content.plain_record()
         elif isinstance(content, list | tuple) and all(isinstance(one, Result) for one in content):
-            parts.append(Part(heading, beside(content)))
+            parts.append(Section(heading, beside(content)))
             record.setdefault("results", {})[heading] = [one.plain_record() for one in content]
         elif isinstance(content, pd.DataFrame):
-            parts.append(Part(heading, table(content)))
+            parts.append(Section(heading, table(content)))
         elif hasattr(content, "savefig"):
-            parts.append(Part(heading, embedded(content)))
+            parts.append(Section(heading, embedded(content)))
         elif isinstance(content, str):
             parts.append(
-                Part(heading, Markup("").join(Markup("<p>{}</p>").format(text) for text in content.split("\n\n")))
+                Section(heading, Markup("").join(Markup("<p>{}</p>").format(text) for text in content.split("\n\n")))
             )
         else:
             raise InputError(

@@ -2,22 +2,20 @@
 
 from typing import TYPE_CHECKING
 
-from markupsafe import Markup
-
 from patchclamp.metrics.edited import table as rows_of
-from patchclamp.reports.page import Part, embedded_png, table
+from patchclamp.reports.page import Section, embedded_png, printed, table
 
 if TYPE_CHECKING:
     from patchclamp.metrics.divergence import Divergence
 
 
-def parts(found: "Divergence") -> list[Part]:
+def parts(found: "Divergence") -> list[Section]:
     """What the page shows."""
     return [
-        Part("Summary", Markup("<pre>{}</pre>").format(repr(found))),
-        Part("How long continuations stay alike", embedded_png(found)),
-        Part("Means, with 95 % intervals", table(found.summary())),
-        Part("Continuations", table(rows_of(_continuations(found)), 200)),
+        Section("Summary", printed(repr(found))),
+        Section("How long continuations stay alike", embedded_png(found)),
+        Section("Means, with 95 % intervals", table(found.summary())),
+        Section("Continuations", table(rows_of(_continuations(found)), 200)),
     ]
 
 

@@ -7,8 +7,8 @@ from markupsafe import Markup
 
 from patchclamp.core.errors import InputError
 from patchclamp.figures.grid import panels
-from patchclamp.reports.heatmap import heatmap
-from patchclamp.reports.page import Part, embedded_png, table
+from patchclamp.reports.heatmap import heatmaps
+from patchclamp.reports.page import Section, embedded_png, printed, table
 
 if TYPE_CHECKING:
     from patchclamp.interventions.grid import Grid
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 MOST_CELLS = 30_000
 
 
-def parts(grid: "Grid") -> list[Part]:
+def parts(grid: "Grid") -> list[Section]:
     """What the page shows."""
     return [
-        *(Part(name.replace("_", " "), _picture(grid, name)) for name in grid.reads),
-        Part("Largest differences from the baseline", table(strongest(grid))),
-        Part("Plan", Markup("<pre>{}</pre>").format(str(grid.plan))),
+        *(Section(name.replace("_", " "), _picture(grid, name)) for name in grid.reads),
+        Section("Largest differences from the baseline", table(strongest(grid))),
+        Section("Plan", printed(str(grid.plan))),
     ]
 
 
@@ -32,7 +32,7 @@ def _picture(grid: "Grid", name: str) -> Markup:
         return Markup("<p>{}</p>").format(str(error))
     if sum(panel.values.size for panel in cut) > MOST_CELLS:
         return embedded_png(grid, read=name)
-    return Markup('<div class="panels">{}</div>').format(Markup("").join(heatmap(panel) for panel in cut))
+    return heatmaps(cut)
 
 
 def strongest(grid: "Grid", most: int = 20) -> pd.DataFrame:

@@ -3,23 +3,21 @@
 from typing import TYPE_CHECKING
 
 import numpy as np
-from markupsafe import Markup
 
 from patchclamp.figures.heads import TITLES, panel
-from patchclamp.reports.heatmap import heatmap
-from patchclamp.reports.page import Part, embedded_png, table
+from patchclamp.reports.heatmap import heatmaps
+from patchclamp.reports.page import Section, embedded_png, printed, table
 
 if TYPE_CHECKING:
     from patchclamp.tracing.heads import HeadScores
 
 
-def parts(found: "HeadScores") -> list[Part]:
+def parts(found: "HeadScores") -> list[Section]:
     """What the page shows."""
     scores = [name for name in found.scores if np.isfinite(found.dataset["value"].sel(score=name)).any()]
-    maps = Markup("").join(heatmap(panel(found, score)) for score in scores)
     return [
-        Part("Summary", Markup("<pre>{}</pre>").format(repr(found))),
-        Part("Strongest heads", embedded_png(found)),
-        Part("Every head", Markup('<div class="panels">{}</div>').format(maps)),
-        *(Part(f"Largest: {TITLES[score]}", table(found.strongest(score, 12))) for score in scores),
+        Section("Summary", printed(repr(found))),
+        Section("Strongest heads", embedded_png(found)),
+        Section("Every head", heatmaps(panel(found, score) for score in scores)),
+        *(Section(f"Largest: {TITLES[score]}", table(found.strongest(score, 12))) for score in scores),
     ]

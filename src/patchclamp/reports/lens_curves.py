@@ -2,24 +2,22 @@
 
 from typing import TYPE_CHECKING
 
-from markupsafe import Markup
-
 from patchclamp.lenses.metrics import METRICS
-from patchclamp.reports.page import Part, embedded_png, table
+from patchclamp.reports.page import Section, embedded_png, printed, table
 
 if TYPE_CHECKING:
     from patchclamp.lenses.curves import LensCurves
 
 
-def parts(found: "LensCurves") -> list[Part]:
+def parts(found: "LensCurves") -> list[Section]:
     """What the page shows."""
     frame = found.frame()
     tables = [
-        Part(said.capitalize(), table(frame[frame["metric"] == metric].drop(columns=["metric", "layer"]), 200))
+        Section(said.capitalize(), table(frame[frame["metric"] == metric].drop(columns=["metric", "layer"]), 200))
         for metric, said in METRICS.items()
     ]
     return [
-        Part("Summary", Markup("<pre>{}</pre>").format(repr(found))),
-        Part("By layer, with 95 % intervals over sequences", embedded_png(found)),
+        Section("Summary", printed(repr(found))),
+        Section("By layer, with 95 % intervals over sequences", embedded_png(found)),
         *tables,
     ]

@@ -2,16 +2,14 @@
 
 from typing import Any
 
-from markupsafe import Markup
-
-from patchclamp.reports.page import Part, embedded_png, table
+from patchclamp.reports.page import Section, embedded_png, printed, table
 
 
-def parts(found: Any) -> list[Part]:
+def parts(found: Any) -> list[Section]:
     """What the page shows of a result with a summary."""
     return [
-        Part("Summary", Markup("<pre>{}</pre>").format(repr(found))),
-        Part("Samples and means", embedded_png(found)),
-        Part("Means, with 95 % intervals", table(found.summary())),
-        Part("Every sample", table(found.frame())),
+        Section("Summary", printed(repr(found))),
+        Section("Samples and means", embedded_png(found)),
+        Section("Means, with 95 % intervals", table(found.summary())),
+        Section("Every sample", table(found.frame())),
     ]

@@ -3,24 +3,22 @@
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from markupsafe import Markup
-
 from patchclamp.figures.neurons import panels
 from patchclamp.reports.cells import Cells, aligned, svg
 from patchclamp.reports.heatmap import picture
-from patchclamp.reports.page import Part, embedded_png, table
+from patchclamp.reports.page import Section, embedded_png, printed, table
 
 if TYPE_CHECKING:
     from patchclamp.tracing.neurons import Neurons
 
 
-def parts(neurons: "Neurons") -> list[Part]:
+def parts(neurons: "Neurons") -> list[Section]:
     """What the page shows."""
     return [
-        Part("Summary", Markup("<pre>{}</pre>").format(repr(neurons))),
-        Part("Importance by layer and token", aligned([svg(one) for one in cells(neurons)])),
-        Part("With layer means", embedded_png(neurons)),
-        Part("Strongest neurons", table(neurons.verified())),
+        Section("Summary", printed(repr(neurons))),
+        Section("Importance by layer and token", aligned([svg(one) for one in cells(neurons)])),
+        Section("With layer means", embedded_png(neurons)),
+        Section("Strongest neurons", table(neurons.verified())),
     ]
 
 

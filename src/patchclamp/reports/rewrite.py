@@ -2,19 +2,17 @@
 
 from typing import TYPE_CHECKING
 
-from markupsafe import Markup
-
-from patchclamp.reports.page import Part, embedded_png, table
+from patchclamp.reports.page import Section, embedded_png, printed, table
 
 if TYPE_CHECKING:
     from patchclamp.rewriting.result import Rewrite
 
 
-def parts(rewrite: "Rewrite") -> list[Part]:
+def parts(rewrite: "Rewrite") -> list[Section]:
     """What the page shows."""
     return [
-        Part("Summary", Markup("<pre>{}</pre>").format(repr(rewrite))),
-        Part("Search and outcome", embedded_png(rewrite)),
-        Part("Probabilities in each context", table(rewrite.frame())),
-        Part("The search, step by step", table(rewrite.curve())),
+        Section("Summary", printed(repr(rewrite))),
+        Section("Search and outcome", embedded_png(rewrite)),
+        Section("Probabilities in each context", table(rewrite.frame())),
+        Section("The search, step by step", table(rewrite.curve())),
     ]

@@ -2,12 +2,12 @@
 
 from typing import TYPE_CHECKING
 
-from patchclamp.reports.page import Part, embedded_png, table
+from patchclamp.reports.page import Section, embedded_png, table
 
 if TYPE_CHECKING:
     from patchclamp.interventions.run import Run
 
 
-def parts(run: "Run") -> list[Part]:
+def parts(run: "Run") -> list[Section]:
     """What the page shows."""
-    return [Part("Likeliest next tokens", table(run.top(10))), Part("Figure", embedded_png(run))]
+    return [Section("Likeliest next tokens", table(run.top(10))), Section("Figure", embedded_png(run))]

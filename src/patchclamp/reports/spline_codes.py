@@ -2,19 +2,17 @@
 
 from typing import TYPE_CHECKING
 
-from markupsafe import Markup
-
-from patchclamp.reports.page import Part, embedded_png, table
+from patchclamp.reports.page import Section, embedded_png, printed, table
 
 if TYPE_CHECKING:
     from patchclamp.polytopes.codes import SplineCodes
 
 
-def parts(found: "SplineCodes") -> list[Part]:
+def parts(found: "SplineCodes") -> list[Section]:
     """What the page shows."""
     return [
-        Part("Summary", Markup("<pre>{}</pre>").format(repr(found))),
-        Part("Bits that differ", embedded_png(found)),
-        Part("Layers", table(found.separation())),
-        Part("Rows", table(found.frame())),
+        Section("Summary", printed(repr(found))),
+        Section("Bits that differ", embedded_png(found)),
+        Section("Layers", table(found.separation())),
+        Section("Rows", table(found.frame())),
     ]

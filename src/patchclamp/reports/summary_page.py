@@ -2,15 +2,13 @@
 
 from typing import Any
 
-from markupsafe import Markup
-
-from patchclamp.reports.page import Part, embedded_png, table
+from patchclamp.reports.page import Section, embedded_png, printed, table
 
 
-def parts(found: Any) -> list[Part]:
+def parts(found: Any) -> list[Section]:
     """What the page shows."""
     return [
-        Part("Summary", Markup("<pre>{}</pre>").format(repr(found))),
-        Part("Picture", embedded_png(found)),
-        Part("Every number", table(found.frame())),
+        Section("Summary", printed(repr(found))),
+        Section("Picture", embedded_png(found)),
+        Section("Every number", table(found.frame())),
     ]

@@ -3,31 +3,30 @@
 from typing import TYPE_CHECKING
 
 import pandas as pd
-from markupsafe import Markup
 
 from patchclamp.figures.trace import panels
-from patchclamp.reports.heatmap import heatmap
-from patchclamp.reports.page import Part, embedded_png, table
+from patchclamp.reports.heatmap import heatmaps
+from patchclamp.reports.page import Section, embedded_png, printed, table
 
 if TYPE_CHECKING:
     from patchclamp.tracing.trace import Trace
 
 
-def parts(trace: "Trace") -> list[Part]:
+def parts(trace: "Trace") -> list[Section]:
     """What the page shows."""
     pictures = [
-        Part(
+        Section(
             f"Indirect effect: {name.replace('_', ' ')}",
-            Markup('<div class="panels">{}</div>').format(Markup("").join(heatmap(p) for p in panels(trace, name))),
+            heatmaps(panels(trace, name)),
         )
         for name in trace.reads
     ]
     return [
-        Part("Summary", Markup("<pre>{}</pre>").format(repr(trace))),
+        Section("Summary", printed(repr(trace))),
         *pictures,
-        Part("With layer means", embedded_png(trace)),
-        Part("Largest indirect effects", table(strongest(trace))),
-        Part("Plan", Markup("<pre>{}</pre>").format(str(trace.plan))),
+        Section("With layer means", embedded_png(trace)),
+        Section("Largest indirect effects", table(strongest(trace))),
+        Section("Plan", printed(str(trace.plan))),
     ]
 
 

@@ -27,7 +27,7 @@ PUBLISHED = {
 
 
 @dataclass(frozen=True)
-class ActivationAddition(StudyResult):
+class ActivationAdditionStudy(StudyResult):
     """What the study found."""
 
     tables: dict[str, pd.DataFrame]
@@ -102,7 +102,7 @@ def before_and_after(model: pc.Model, prompt: str, vector: Any) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def study(model: pc.Model, out: str | Path | None = None) -> ActivationAddition:
+def study(model: pc.Model, out: str | Path | None = None) -> ActivationAdditionStudy:
     """Run the experiment.
 
     Args:
@@ -118,7 +118,7 @@ def study(model: pc.Model, out: str | Path | None = None) -> ActivationAddition:
     sweep = model.sweep(
         BASE, add, sites=["mlp_out", "attn_out"], at="each", cumulative=True, over=least_and_most, read=read, verify=5
     )
-    result = ActivationAddition(tables, dose, sweep, name_of(model))
+    result = ActivationAdditionStudy(tables, dose, sweep, name_of(model))
     if out is not None:
         result.save(out)
     return result

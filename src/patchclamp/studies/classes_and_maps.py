@@ -60,7 +60,7 @@ CONTROLS = CONDITIONS[-2:]
 
 
 @dataclass(frozen=True)
-class Setting:
+class NetworkSetting:
     """What the numbers hang on."""
 
     data: digits.Data = "mnist"
@@ -76,7 +76,7 @@ class Setting:
 class ClassesAndMaps(StudyResult):
     """What the study found. Accuracy is that of the test images; a row a network and seed."""
 
-    setting: Setting
+    setting: NetworkSetting
     points: pd.DataFrame
     """Networks of nearest points, with what their regions alone say (``vote``), and ReLU networks of as many numbers."""
     gates: pd.DataFrame
@@ -161,7 +161,9 @@ def _averaged(table: pd.DataFrame, by: list[str], what: list[str]) -> pd.DataFra
     return found.reset_index()
 
 
-def measure_points(data: digits.Images, setting: Setting, seed: int) -> Iterator[tuple[str, dict[str, Any], nn.Module]]:
+def measure_points(
+    data: digits.Images, setting: NetworkSetting, seed: int
+) -> Iterator[tuple[str, dict[str, Any], nn.Module]]:
     """Networks of nearest points, each sort followed by a ReLU network of one hidden layer that stores as many numbers.
 
     Yields:
@@ -192,7 +194,7 @@ def measure_points(data: digits.Images, setting: Setting, seed: int) -> Iterator
             yield f"{TIED}, {said}", {"network": TIED, **row}, relu
 
 
-def _trained(network: nn.Module, data: digits.Images, setting: Setting, seed: int) -> float:
+def _trained(network: nn.Module, data: digits.Images, setting: NetworkSetting, seed: int) -> float:
     return digits.train(network, data, epochs=setting.epochs, seed=seed, progress=False).accuracy[-1]
 
 
@@ -217,7 +219,7 @@ def counted(network: Any, data: digits.Images) -> Tensor:
     return counts
 
 
-def measure_gates(data: digits.Images, setting: Setting, seed: int) -> list[dict[str, Any]]:
+def measure_gates(data: digits.Images, setting: NetworkSetting, seed: int) -> list[dict[str, Any]]:
     """A network of two hidden layers, taken apart in every way of :data:`CONDITIONS`."""
 
     def new(number: int) -> nn.Sequential:
@@ -320,7 +322,7 @@ def _apart(a: Tensor, b: Tensor) -> float:
 
 
 def study(
-    out: str | Path | None = None, setting: Setting | None = None, *, progress: bool | Listener | None = None
+    out: str | Path | None = None, setting: NetworkSetting | None = None, *, progress: bool | Listener | None = None
 ) -> ClassesAndMaps:
     """Run the experiment.
 
@@ -332,7 +334,7 @@ def study(
     Raises:
         InputError: No seeds, or sizes that make no sense; before any work.
     """
-    given = Setting() if setting is None else setting
+    given = NetworkSetting() if setting is None else setting
     for name in ("seeds", "train", "epochs", "width"):
         if getattr(given, name) < 1:
             raise InputError(f"{name} is at least 1; got {getattr(given, name)}")
@@ -353,7 +355,7 @@ def study(
     return found
 
 
-def _of_seed(data: digits.Images, setting: Setting, seed: int, home: Path | None) -> dict[str, Any]:
+def _of_seed(data: digits.Images, setting: NetworkSetting, seed: int, home: Path | None) -> dict[str, Any]:
     """All measurements of one seed, as plain lists; read from ``seed-N.json`` if it holds those of this setting."""
     asked = {**asdict(setting), "seeds": None}
     kept = None if home is None else home / "seeds" / f"seed-{seed}.json"

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from patchclamp.studies.drawing import hide_frame, panels
+from patchclamp.studies.drawing import canvas, hide_frame
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -14,7 +14,7 @@ _COLOURS = {"k-means": "#3b6ea5", "random images": "#8a8f98", "learned": "#b8451
 
 def curves(found: "ClassesAndMaps") -> "Figure":
     """Accuracy against stored numbers; accuracy of gates and maps apart; how maps differ between two images."""
-    with panels((10.2, 3.4), columns=3, width_ratios=[1.15, 1.25, 0.9]) as (drawn, (left, middle, right)):
+    with canvas((10.2, 3.4), columns=3, width_ratios=[1.15, 1.25, 0.9]) as (drawn, (left, middle, right)):
         _sizes(left, found)
         _parts(middle, found)
         _faces(right, found)
@@ -78,7 +78,7 @@ def points(found: "ClassesAndMaps") -> "Figure":
     order = found.says.sort_values(["class", "share"], ascending=[True, False], kind="stable").index
     wide = 16
     tall = -(-len(order) // wide)
-    with panels((0.55 * wide, 0.72 * tall), tall, wide, squeeze=False) as (drawn, grid):
+    with canvas((0.55 * wide, 0.72 * tall), tall, wide, squeeze=False) as (drawn, grid):
         axes = grid.ravel()
         for axis in axes:
             axis.axis("off")

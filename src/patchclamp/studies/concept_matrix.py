@@ -16,7 +16,7 @@ import pandas as pd
 
 import patchclamp as pc
 from patchclamp.studies import concepts, gender
-from patchclamp.studies.drawing import panels
+from patchclamp.studies.drawing import canvas
 from patchclamp.studies.result import StudyFiles, StudyResult, as_text, name_of
 
 LAYER, LATER = 15, 5
@@ -35,7 +35,7 @@ SEED_NOTE = (
 
 
 @dataclass(frozen=True)
-class Concept:
+class MeasuredConcept:
     """One concept: texts to fit on, texts to probe, prompts to be answered."""
 
     name: str
@@ -102,7 +102,7 @@ class ConceptMatrix(StudyResult):
         )
 
 
-def chosen_concepts(model: pc.Model, count: int = 80, words: int = 28) -> list[Concept]:
+def chosen_concepts(model: pc.Model, count: int = 80, words: int = 28) -> list[MeasuredConcept]:
     """The three concepts.
 
     Args:
@@ -118,19 +118,19 @@ def chosen_concepts(model: pc.Model, count: int = 80, words: int = 28) -> list[C
     reviews = concepts.sentiment("train", count, words=words)
     others = concepts.sentiment("test", count * 3 // 4, words=words)
     return [
-        Concept("gender", people, held, held.prompts, gender.ANSWERS),
-        Concept(
+        MeasuredConcept("gender", people, held, held.prompts, gender.ANSWERS),
+        MeasuredConcept(
             "politics", speeches.where([not one for one in out]), tested,
             tuple(text + ASKED["politics"] for text in tested.prompts), concepts.party_words(model, kept),
         ),
-        Concept(
+        MeasuredConcept(
             "sentiment", reviews, others, tuple(text + ASKED["sentiment"] for text in others.prompts),
             concepts.single_tokens(model, concepts.SENTIMENT_WORDS),
         ),
     ]  # fmt: skip
 
 
-def erasures(model: pc.Model, given: Sequence[Concept], layer: int) -> dict[str, pc.Edit]:
+def erasures(model: pc.Model, given: Sequence[MeasuredConcept], layer: int) -> dict[str, pc.Edit]:
     """The edit of each concept, then random erasures by rank."""
     site, edits, pieces, lengths = f"resid_post.{layer}", {}, [], []
     for concept in given:
@@ -150,7 +150,7 @@ def erasures(model: pc.Model, given: Sequence[Concept], layer: int) -> dict[str,
 
 
 def answered(
-    model: pc.Model, concept: Concept, edits: Mapping[str, pc.Edit], progress: bool | None = None
+    model: pc.Model, concept: MeasuredConcept, edits: Mapping[str, pc.Edit], progress: bool | None = None
 ) -> pd.DataFrame:
     """Log-odds of the second answer over the first after each prompt, a column an edit."""
     ones = [1] * len(concept.prompts)
@@ -159,7 +159,7 @@ def answered(
     return pd.DataFrame(odds.values.T, columns=[str(name) for name in odds["edit"].values])
 
 
-def moved(concept: Concept, odds: pd.DataFrame, kl: Mapping[str, float]) -> list[dict[str, Any]]:
+def moved(concept: MeasuredConcept, odds: pd.DataFrame, kl: Mapping[str, float]) -> list[dict[str, Any]]:
     """How far each concept's edit moves the answers, and how far random erasures of the same divergence do.
 
     Between random erasures the shift is interpolated in the logarithms, along the line that fits them best.
@@ -179,7 +179,7 @@ def moved(concept: Concept, odds: pd.DataFrame, kl: Mapping[str, float]) -> list
     return rows
 
 
-def contrasted(concept: Concept, odds: pd.DataFrame) -> list[dict[str, Any]]:
+def contrasted(concept: MeasuredConcept, odds: pd.DataFrame) -> list[dict[str, Any]]:
     """Difference of mean log-odds between the classes under each edit, with bootstrap intervals over the prompts of each class."""
     second, rows = concept.second, []
     draw = np.random.default_rng(0)
@@ -193,7 +193,7 @@ def contrasted(concept: Concept, odds: pd.DataFrame) -> list[dict[str, Any]]:
     return rows
 
 
-def probed(model: pc.Model, concept: Concept, edits: Mapping[str, pc.Edit], layer: int) -> list[dict[str, Any]]:
+def probed(model: pc.Model, concept: MeasuredConcept, edits: Mapping[str, pc.Edit], layer: int) -> list[dict[str, Any]]:
     """Held-out accuracy of a probe, trained and tested under each edit."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -256,7 +256,7 @@ def figure(found: ConceptMatrix) -> Any:
         table.pivot(index="edit", columns="concept", values=value).reindex(index=edits, columns=list(NAMES)).to_numpy()
         for table, value in ((found.contrasts, "contrast"), (found.probes, "accuracy"))
     )
-    with panels((7.6, 2.7), columns=3) as (drawn, (first, second, third)):
+    with canvas((7.6, 2.7), columns=3) as (drawn, (first, second, third)):
         _map(
             first,
             np.log2(ratio),

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 
 import patchclamp as pc
-from patchclamp.studies.drawing import hide_frame, panels
-from patchclamp.studies.names import Passage
+from patchclamp.studies.drawing import canvas, hide_frame
+from patchclamp.studies.names import NamePassage
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,7 +26,7 @@ AT_NAME = PLACES[1:5]
 _COLOURS = {"elsewhere": "#b8bcc2", "name": "#b8451f"}
 
 
-def measure(model: pc.Model, passages: Sequence[Passage]) -> pd.DataFrame:
+def measure(model: pc.Model, passages: Sequence[NamePassage]) -> pd.DataFrame:
     """Every position of every passage.
 
     Returns:
@@ -46,7 +46,7 @@ def measure(model: pc.Model, passages: Sequence[Passage]) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def _places(one: Passage) -> list[str]:
+def _places(one: NamePassage) -> list[str]:
     """What the next token of each position is to the name."""
     found = ["elsewhere"] * len(one.ids)
     for number, start in enumerate(one.starts):
@@ -121,7 +121,7 @@ def said(table: pd.DataFrame) -> list[str]:
 
 def figure(table: pd.DataFrame) -> "Figure":
     """Darkness against surprisal, the name's positions marked; and both by place."""
-    with panels((8.4, 3.4), columns=2, width_ratios=[1.1, 1]) as (drawn, (left, right)):
+    with canvas((8.4, 3.4), columns=2, width_ratios=[1.1, 1]) as (drawn, (left, right)):
         at_name = table["place"].isin(AT_NAME)
         for part, name, size in ((table[~at_name], "elsewhere", 6), (table[at_name], "name", 14)):
             label = "next token belongs to the name" if name == "name" else "other positions"

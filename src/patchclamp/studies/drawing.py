@@ -1,34 +1,16 @@
 """How the studies draw: the one place where they meet the figures of results."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from patchclamp.figures.layer_effects import look
-from patchclamp.figures.style import SEQUENTIAL, save, styled
+from patchclamp.figures.style import SEQUENTIAL, canvas, save
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["SEQUENTIAL", "hide_frame", "look", "panels", "save_figure"]
-
-
-@contextmanager
-def panels(
-    size: tuple[float, float], rows: int = 1, columns: int = 1, **options: Any
-) -> Iterator[tuple["Figure", Any]]:
-    """A figure in the style of the house with its axes, to be drawn on inside the block.
-
-    Args:
-        size: Width and height in inches.
-        rows: Of axes.
-        columns: Of axes.
-        **options: Of matplotlib's ``Figure.subplots``, as ``width_ratios``.
-    """
-    with styled() as make:
-        drawn: Figure = make(figsize=size, layout="constrained")
-        yield drawn, drawn.subplots(rows, columns, **options)
+__all__ = ["SEQUENTIAL", "canvas", "hide_frame", "look", "save_figure"]
 
 
 def hide_frame(*axes: Any) -> None:

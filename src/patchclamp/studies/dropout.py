@@ -18,7 +18,7 @@ import torch
 
 import patchclamp as pc
 from patchclamp.core.progress import Listener, task
-from patchclamp.studies.drawing import panels
+from patchclamp.studies.drawing import canvas
 from patchclamp.studies.result import StudyFiles, StudyResult, as_text, records
 from patchclamp.studies.tales import NOUN_OPENING, OPENINGS, TEST_NOUNS, TRAIN_NOUNS, tales
 from patchclamp.studies.training import Shape, make_tokenizer, sample_stories, stream, train_gpt2
@@ -281,7 +281,7 @@ def _trained(
 
 def figure(found: Dropout) -> Any:
     """Bias by the layer that is edited, by how many are erased, and what ablations cost."""
-    with panels((9.0, 2.9), columns=3) as (drawn, (left, middle, right)):
+    with canvas((9.0, 2.9), columns=3) as (drawn, (left, middle, right)):
         for number, name in enumerate(found.models["model"]):
             own = found.effects[found.effects["model"] == name]
             colour = f"C{number}"

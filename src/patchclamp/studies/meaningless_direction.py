@@ -25,7 +25,7 @@ from patchclamp.core.files import read_record, write_record
 from patchclamp.core.interrupts import resumable
 from patchclamp.core.progress import Listener, task
 from patchclamp.studies import gender, trained
-from patchclamp.studies.drawing import panels
+from patchclamp.studies.drawing import canvas
 from patchclamp.studies.gender_erasure import SEED
 from patchclamp.studies.result import StudyFiles, StudyResult, as_text, name_of, records
 
@@ -136,7 +136,7 @@ def _half(values: Any) -> float:
 
 
 @dataclass(frozen=True)
-class Setting:
+class DrawReference:
     """What every draw is measured against."""
 
     site: str
@@ -147,16 +147,16 @@ class Setting:
     texts: list[str]
 
 
-def setting(model: pc.Model, site: str) -> Setting:
+def setting(model: pc.Model, site: str) -> DrawReference:
     """What is held fixed over draws."""
     own = model.run(list(PROMPTS), logits="last").logits.argmax(-1).tolist()
     pairs = random.Random(0).sample(gender.pairs("test"), TEST_PAIRS)
     he, she = (model.token_id(answer) for answer in gender.ANSWERS)
-    return Setting(site, own, (he, she), pairs, gender.neutral_texts(TEXTS, characters=250))
+    return DrawReference(site, own, (he, she), pairs, gender.neutral_texts(TEXTS, characters=250))
 
 
 def directions(
-    model: pc.Model, fixed: Setting, seed: int, steps: int
+    model: pc.Model, fixed: DrawReference, seed: int, steps: int
 ) -> tuple[dict[str, pc.Direction], list[int], list[int]]:
     """One draw: which prompts are trained on, every direction, and the tokens that the ten are trained to say."""
     draw = random.Random(seed)
@@ -189,7 +189,7 @@ def directions(
 
 
 def measured(
-    model: pc.Model, fixed: Setting, found: dict[str, pc.Direction], chosen: Sequence[int], others: Sequence[int]
+    model: pc.Model, fixed: DrawReference, found: dict[str, pc.Direction], chosen: Sequence[int], others: Sequence[int]
 ) -> list[dict[str, Any]]:
     """The :data:`MEASURES` of every direction, erased and swapped."""
     edits = {f"{name}|{kind}": getattr(one, kind)() for name, one in found.items() for kind in ("erase", "swap")}
@@ -254,7 +254,7 @@ def study(
     return found
 
 
-def _draw(model: pc.Model, fixed: Setting, seed: int, steps: int, kept: Path | None) -> list[dict[str, Any]]:
+def _draw(model: pc.Model, fixed: DrawReference, seed: int, steps: int, kept: Path | None) -> list[dict[str, Any]]:
     """One draw's rows, from the checkpoint if they are there."""
     sentences = digest(PROMPTS, gender.pairs("train"), fixed.pairs, fixed.texts)
     asked = {"model": model.identity(), "site": fixed.site, "steps": steps, "sentences": sentences}
@@ -274,7 +274,7 @@ def figure(found: MeaninglessDirection) -> Any:
     from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 
     table = found.table()
-    with panels((8.6, 3.2), columns=2, width_ratios=(1.15, 1)) as (drawn, (left, right)):
+    with canvas((8.6, 3.2), columns=2, width_ratios=(1.15, 1)) as (drawn, (left, right)):
         for number, edit in enumerate(("erase", "swap")):
             part = table[table["edit"] == edit].set_index("direction").loc[list(NAMES)]
             y = np.arange(len(NAMES)) + (number - 0.5) * 0.3

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from torch import Tensor
 
-from patchclamp.studies.drawing import SEQUENTIAL, hide_frame, panels
+from patchclamp.studies.drawing import SEQUENTIAL, canvas, hide_frame
 from patchclamp.studies.mnist_tables import Response
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def figure(found: "Additions") -> Any:
     """For each kind of network: the loss for every a and b, and the front of transfer and retention over coefficients."""
     kinds = list(dict.fromkeys(found.training["network"]))
     front = found.front()
-    with panels((7.2, 3.1 * len(kinds)), len(kinds), 2, squeeze=False) as (drawn, axes):
+    with canvas((7.2, 3.1 * len(kinds)), len(kinds), 2, squeeze=False) as (drawn, axes):
         for (left, right), kind in zip(axes, kinds, strict=True):
             name = next(name for name in found.responses if name.startswith(f"{kind},"))
             _heat(drawn, left, found.responses[name].table("all"), found.names)
@@ -71,7 +71,7 @@ def _front(axis: Any, rows: pd.DataFrame) -> None:
 
 def bars(response: Response, a: int, b: int, names: Sequence[str], title: str) -> Any:
     """Mean probabilities of the outputs for images of each class, as they are and under ``a - b``."""
-    with panels((7.2, 2.8), 2, 5, sharex=True, sharey=True) as (drawn, grid):
+    with canvas((7.2, 2.8), 2, 5, sharex=True, sharey=True) as (drawn, grid):
         axes = grid.flatten()
         places = range(len(names))
         for given, axis in enumerate(axes):

@@ -19,7 +19,7 @@ import pandas as pd
 
 import patchclamp as pc
 from patchclamp.studies import concepts
-from patchclamp.studies.drawing import hide_frame, look, panels
+from patchclamp.studies.drawing import canvas, hide_frame, look
 from patchclamp.studies.result import StudyFiles, StudyResult, as_text, name_of
 
 LAYER = 15
@@ -270,7 +270,7 @@ def study(
 def figure(found: Politics) -> Any:
     """Probes by split with the deals of the labels, each president's share, and the log-odds of words against the dose."""
     data = found.response.data
-    with panels((7.6, 2.9), columns=3, width_ratios=(1, 1.25, 1)) as (drawn, (probe, each, dose)):
+    with canvas((7.6, 2.9), columns=3, width_ratios=(1, 1.25, 1)) as (drawn, (probe, each, dose)):
         probe.hist(found.null, bins=np.arange(0.2, 0.85, 0.03), color="0.8", label="labels dealt otherwise")
         for row, colour in zip(found.probes.itertuples(), ("#1f3b73", "#4a90b8", "#c2571a", "#e0a070"), strict=True):
             probe.axvline(row.accuracy, color=colour, linewidth=1.4, label=f"{row.concept}, {row.split}")

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from patchclamp.studies.drawing import hide_frame, panels
+from patchclamp.studies.drawing import canvas, hide_frame
 
 if TYPE_CHECKING:
     from patchclamp.studies.polytopes_mnist import PolytopesMnist
@@ -19,7 +19,7 @@ def areas(found: "PolytopesMnist") -> Any:
     table = found.pairs
     cases = list(dict.fromkeys(zip(table["network"], table["start"], strict=True)))
     size = (2.1 * len(cases) + 1.9, 2.5)
-    with panels(size, columns=len(cases), sharex=True, sharey=True, squeeze=False) as (drawn, (axes,)):
+    with canvas(size, columns=len(cases), sharex=True, sharey=True, squeeze=False) as (drawn, (axes,)):
         for axis, (network, start) in zip(axes, cases, strict=True):
             rows = table[(table["network"] == network) & (table["start"] == start)]
             for weights, face in (("trained", "#1f3a5f"), ("untrained", "none")):

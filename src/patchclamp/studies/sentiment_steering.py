@@ -19,7 +19,7 @@ import pandas as pd
 
 import patchclamp as pc
 from patchclamp.studies import concepts
-from patchclamp.studies.drawing import look, panels
+from patchclamp.studies.drawing import canvas, look
 from patchclamp.studies.result import StudyFiles, StudyResult, as_text, name_of
 
 PAIR = ("I hate this film", "I love this film")
@@ -290,7 +290,7 @@ def figure(found: SentimentSteering) -> Any:
     """Log-odds against the dose, against damage, and what the judge says of completions."""
     data, judged = found.response.data, found.judged
     styles = look([str(name) for name in data["direction"].values])
-    with panels((7.4, 2.9), columns=3) as (drawn, (effect, front, heard)):
+    with canvas((7.4, 2.9), columns=3) as (drawn, (effect, front, heard)):
         for name, style in styles.items():
             one = data.sel(direction=name)
             effect.plot(

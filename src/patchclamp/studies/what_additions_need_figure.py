@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from patchclamp.studies.drawing import hide_frame, panels
+from patchclamp.studies.drawing import canvas, hide_frame
 
 if TYPE_CHECKING:
     from patchclamp.studies.what_additions_need import WhatAdditionsNeed
@@ -14,7 +14,7 @@ _DIGITS, _FASHION, _WORDS, _GATED = "#1f3b73", "#b07aa1", "#d55e00", "#009e73"
 
 def figure(found: "WhatAdditionsNeed") -> Any:
     """Transfer against retention, and against the ratio of losses; each line a network, its points the coefficients."""
-    with panels((7.2, 3.3), columns=2) as (drawn, (left, right)):
+    with canvas((7.2, 3.3), columns=2) as (drawn, (left, right)):
         for group, options in _lines(found):
             table = group.assign(kept=group["retention"] / group["clean retention"])
             left.plot(table["transfer"], table["kept"], **options)

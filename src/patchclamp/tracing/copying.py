@@ -134,7 +134,7 @@ def ov_positivity(model: OpenModel, draws: int, seed: int) -> tuple[Tensor, Tens
     """
     LogitLens(model)
     check_linear(model)
-    vocabulary, circuits = Vocabulary.of(model), _circuits(model)
+    vocabulary, circuits = TokenMaps.of(model), _circuits(model)
     means = {kind: vocabulary.mean(kind) for *_, kind in circuits}
     found = []
     for draw in range(draws + 1):
@@ -147,7 +147,7 @@ def ov_positivity(model: OpenModel, draws: int, seed: int) -> tuple[Tensor, Tens
 
 
 @dataclass(frozen=True, eq=False)
-class Vocabulary:
+class TokenMaps:
     """Embedding and unembedding of all tokens, read some tokens at a time: a large vocabulary is never copied whole."""
 
     embed: Callable[[Tensor], Tensor]
@@ -156,7 +156,7 @@ class Vocabulary:
     count: int
 
     @classmethod
-    def of(cls, model: OpenModel) -> "Vocabulary":
+    def of(cls, model: OpenModel) -> "TokenMaps":
         """The model's.
 
         Raises:

@@ -52,11 +52,6 @@ class HeadScores(DatasetResult):
     kind: ClassVar[str] = "heads"
 
     @property
-    def data(self) -> "xr.Dataset":
-        """The scores with their errors and controls."""
-        return self.dataset
-
-    @property
     def scores(self) -> tuple[str, ...]:
         """Names of what was measured."""
         return tuple(str(name) for name in self.dataset["score"].values)

@@ -19,6 +19,7 @@ from patchclamp.interventions.provenance import provenance
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.sites import Site
 from patchclamp.tracing.estimate import compared, midpoints, slopes
+from patchclamp.tracing.restored import OnePrompt
 from patchclamp.tracing.setting import Setting, Std
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(eq=False)
-class Neurons(DatasetResult):
+class Neurons(OnePrompt, DatasetResult):
     """What restoring single MLP neurons brings back, in the units of the read.
 
     ``data`` holds ``importance`` ``[layer, position]``, the sum over neurons of the size of their estimated indirect
@@ -40,16 +41,6 @@ class Neurons(DatasetResult):
     def data(self) -> "xr.Dataset":
         """Importances, and the strongest neurons of each layer and token."""
         return self.dataset[["importance", "neuron", "effect"]]
-
-    @property
-    def tokens(self) -> tuple[str, ...]:
-        """The prompt's tokens."""
-        return tuple(str(token) for token in self.dataset["token"].values)
-
-    @property
-    def subject(self) -> tuple[int, ...]:
-        """Positions of the subject."""
-        return tuple(int(i) for i in np.flatnonzero(self.dataset["subject"].values))
 
     @property
     def agreement(self) -> dict[str, Any] | None:
