@@ -9,7 +9,7 @@ import pytest
 import patchclamp as pc
 from patchclamp.core import registry
 from tests.core.test_result import ARRAYS
-from tests.goldens import compare, folders, kinds
+from tests.goldens import compare, folders, kinds, models, objects
 
 pytestmark = [
     pytest.mark.sensitive,
@@ -23,7 +23,7 @@ EVERY = [(version, kind) for version in folders.PACKED for kind in registry.KIND
 def unpacked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("folders")
     for version, packed in folders.PACKED.items():
-        assert set(folders.unpack(packed, root / version)) == set(registry.KINDS)
+        assert folders.unpack(packed, root / version) == {*registry.KINDS, objects.HOME}
     return {version: root / version for version in folders.PACKED}
 
 
@@ -45,6 +45,15 @@ def test_a_folder_is_made_again_with_the_same_numbers(unpacked: dict[str, Path],
     again = pc.repeat(folder, kinds.model_of(kind))
     assert not differing(saved, again)
     assert list(again.frame().columns) == list(saved.frame().columns)
+
+
+@pytest.mark.parametrize("version", folders.PACKED)
+@pytest.mark.parametrize("name", objects.OPENERS)
+def test_edits_directions_and_covariances_do_what_they_did(unpacked: dict[str, Path], name: str, version: str) -> None:
+    model = models.llama()
+    kept = objects.OPENERS[name](unpacked[version] / objects.HOME / name)
+    numbers = [objects.numbers(model, name, value) for value in (kept, objects.made(model)[name])]
+    assert np.allclose(*numbers, rtol=compare.RELATIVE, atol=1e-7)
 
 
 def differing(saved: pc.Result, again: pc.Result) -> list[str]:
