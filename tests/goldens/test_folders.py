@@ -61,9 +61,8 @@ def differing(saved: pc.Result, again: pc.Result) -> list[str]:
     before, after = saved._dataset(), again._dataset()
     found = list(before.variables.keys() ^ after.variables.keys())
     found += [name for name in before.variables.keys() & after.variables.keys() if not _near(before[name], after[name])]
-    found += [
-        name for name in before.attrs.keys() | after.attrs.keys() if before.attrs.get(name) != after.attrs.get(name)
-    ]
+    for name in before.attrs.keys() | after.attrs.keys():
+        found += [name] * (not compare.same(repr(before.attrs.get(name)), repr(after.attrs.get(name))))
     parts = saved._parts(), again._parts()
     found += list(parts[0].keys() ^ parts[1].keys())
     for name in parts[0].keys() & parts[1].keys():
