@@ -1,7 +1,6 @@
 """Saved folders of every kind, packed: what people have on their disks opens, holds its numbers, and can be repeated."""
 
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -9,7 +8,7 @@ import pytest
 
 from patchclamp.core import registry
 from patchclamp.core.result import Result
-from tests.goldens import kinds
+from tests.goldens import kinds, models, objects
 from tests.goldens.compare import DATA
 from tests.pictures import draw_nothing
 
@@ -19,12 +18,13 @@ STUB = "left out\n"
 
 
 def write() -> None:
-    """Save a result of every kind as this version does; what nobody reads back (pictures, pages, tables) is a stub."""
+    """Save a result of every kind and the other objects as this version does; what nobody reads back (pictures, pages, tables) is a stub."""
     with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         draw_nothing(patch)
         patch.setattr(registry, "page_of", lambda _: STUB)
         patch.setattr("patchclamp.core.result.write_csv", lambda target, _: target.write_text(STUB))
         save(kinds.made(), Path(folder))
+        objects.save(objects.made(models.llama()), Path(folder) / objects.HOME)
         pack(Path(folder), PACKED["0.2"])
 
 
@@ -43,8 +43,8 @@ def pack(folder: Path, target: Path) -> None:
             archive.writestr(name, file.read_bytes(), compresslevel=9)
 
 
-def unpack(target: Path, folder: Path) -> Iterator[str]:
-    """The kinds of an archive, whose folders then lie in ``folder``."""
+def unpack(target: Path, folder: Path) -> set[str]:
+    """The names of the folders of an archive, which then lie in ``folder``."""
     with zipfile.ZipFile(target) as archive:
         archive.extractall(folder)
-    yield from sorted(path.name for path in folder.iterdir())
+    return {path.name for path in folder.iterdir()}
