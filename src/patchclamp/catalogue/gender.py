@@ -29,7 +29,7 @@ class WinoBiasSentence:
     pronoun_start: int
     """Where the pronoun begins in the sentence, in characters."""
     gender: Literal["female", "male"]
-    """Of the pronoun."""
+    """The gender of the pronoun."""
 
 
 @checked
@@ -54,7 +54,7 @@ class WinogenderSentence:
     answer: Literal["occupation", "participant"]
     """Whom the pronoun refers to."""
     gender: Literal["female", "male", "neutral"]
-    """Of the pronoun."""
+    """The gender of the pronoun."""
     sentence: str
 
 

@@ -27,9 +27,9 @@ class Speech:
     year: int
     president: str
     party: Party
-    """Of the president: ``none`` for Washington, ``Whig & Democratic`` for Tyler, ``National Union`` for Andrew Johnson."""
+    """The president's party: ``none`` for Washington, ``Whig & Democratic`` for Tyler, ``National Union`` for Andrew Johnson."""
     text: str
-    """Without line breaks."""
+    """The text without line breaks."""
 
 
 @checked
@@ -47,7 +47,7 @@ class Review:
     """A film review."""
 
     text: str
-    """One paragraph, without line-break tags."""
+    """The review as one paragraph, without line-break tags."""
     positive: bool
     split: Literal["train", "test"]
 

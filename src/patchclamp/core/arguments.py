@@ -17,7 +17,7 @@ from patchclamp.core.readers import Reader, UnfitError, reader_of, shown
 Door = TypeVar("Door", bound=Callable[..., Any])
 _RECEIVERS = ("self", "cls", "model")
 """First parameters that a call of a method does not name: a function of a model is also a method of it."""
-_NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+_KEYWORD_KINDS = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,18 +26,18 @@ class Reading:
 
     label: str
     positional: tuple[str, ...]
-    """Names of the arguments that may be given by their place."""
+    """Names of the arguments that may be passed by their place."""
     names: frozenset[str]
     required: frozenset[str]
     readers: dict[str, Reader | None]
     defaults: dict[str, Any]
-    spare: bool
-    """Whether it takes more by place than it names."""
-    more: bool
-    """Whether it takes other names."""
+    var_positional: bool
+    """Whether the function takes ``*args``."""
+    var_keyword: bool
+    """Whether the function takes ``**kwargs``."""
     error: type[PatchclampError]
     hidden: tuple[str, ...]
-    """Names that no user gives."""
+    """Names of arguments that no user passes."""
 
     @classmethod
     def of(
@@ -50,15 +50,15 @@ class Reading:
         """Read a signature."""
         parameters, types = inspect.signature(function).parameters.values(), types_of(function)
         kinds = {parameter.kind for parameter in parameters}
-        named = [parameter for parameter in parameters if parameter.kind in _NAMED]
-        positional = tuple(p.name for p in named if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        keywords = [parameter for parameter in parameters if parameter.kind in _KEYWORD_KINDS]
+        positional = tuple(p.name for p in keywords if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD)
         return cls(
             label,
             positional,
-            frozenset(p.name for p in named),
-            frozenset(p.name for p in named if p.default is inspect.Parameter.empty),
-            {p.name: reader_of(types.get(p.name, Any), p.default) for p in named},
-            {p.name: p.default for p in named},
+            frozenset(p.name for p in keywords),
+            frozenset(p.name for p in keywords if p.default is inspect.Parameter.empty),
+            {p.name: reader_of(types.get(p.name, Any), p.default) for p in keywords},
+            {p.name: p.default for p in keywords},
             inspect.Parameter.VAR_POSITIONAL in kinds,
             inspect.Parameter.VAR_KEYWORD in kinds,
             error,
@@ -71,18 +71,18 @@ class Reading:
         Raises:
             PatchclampError: One cannot be used, is unknown or missing.
         """
-        if len(args) > len(self.positional) and not self.spare:
-            named = [name for name in self.positional if name not in self.hidden]
+        if len(args) > len(self.positional) and not self.var_positional:
+            visible = [name for name in self.positional if name not in self.hidden]
             extra = len(args) - len(self.positional)
             raise self.error(
-                f"{self.label} takes {', '.join(named) or 'nothing'} by place, and {extra} more "
+                f"{self.label} takes {', '.join(visible) or 'nothing'} by place, and {extra} more "
                 f"({shown(args[-1])}) {'was' if extra == 1 else 'were'} passed; name the others"
             )
         by_place = [self.value(name, value) for name, value in zip(self.positional, args, strict=False)]
         by_name = {name: self.value(name, value) for name, value in kwargs.items()}
-        twice = by_name.keys() & self.positional[: len(args)]
-        if twice:
-            raise self.error(f"{self.label} got {min(twice)} twice, by place and by name")
+        duplicates = by_name.keys() & self.positional[: len(args)]
+        if duplicates:
+            raise self.error(f"{self.label} got {min(duplicates)} twice, by place and by name")
         missing = self.required - by_name.keys() - set(self.positional[: len(args)])
         if missing:
             raise self.error(f"{self.label} needs {', '.join(name for name in self.readers if name in missing)}")
@@ -95,7 +95,7 @@ class Reading:
             PatchclampError: It cannot be used, or there is no such parameter.
         """
         if name not in self.names:
-            if self.more:
+            if self.var_keyword:
                 return value
             raise self.error(
                 unknown(f"argument of {self.label}", name, [n for n in self.readers if n not in self.hidden])
@@ -115,21 +115,21 @@ def checked(door: Door) -> Door:
 
 
 def checked_as(error: type[PatchclampError], label: str = "", hidden: Sequence[str] = ()) -> Callable[[Door], Door]:
-    """As :func:`checked`, for other messages.
+    """Make a decorator as :func:`checked`, for other messages.
 
     Args:
-        error: The class of what is raised.
-        label: Another name than the function's own.
-        hidden: Names of arguments that no user gives.
+        error: The class of the exceptions that are raised.
+        label: How messages call the function, if not by its name.
+        hidden: Names of arguments that no user passes.
     """
 
     def decorate(door: Any) -> Any:
-        name = label or door.__name__
+        title = label or door.__name__
         if inspect.isclass(door):
             setattr(door, "__no_type_check__", True)  # noqa: B010 - other checkers leave the constructor alone
-            setattr(door, "__init__", _wrapped(door.__init__, name, error, hidden))  # noqa: B010
+            setattr(door, "__init__", _wrapped(door.__init__, title, error, hidden))  # noqa: B010
             return door
-        return _wrapped(door, name, error, hidden)
+        return _wrapped(door, title, error, hidden)
 
     return decorate
 

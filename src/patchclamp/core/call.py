@@ -51,7 +51,7 @@ class Call:
                 record["parameters"][name] = to_plain(value, trial)
                 tensors |= trial
             except PatchclampError as error:
-                record["parameters"][name] = error.shown if isinstance(error, UnsavableError) else str(value)
+                record["parameters"][name] = error.description if isinstance(error, UnsavableError) else str(value)
                 record["not_repeatable"] = str(error) if isinstance(error, UnsavableError) else f"{name}: {error}"
         return record
 

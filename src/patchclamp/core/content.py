@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from patchclamp.core.arguments import checked
-from patchclamp.core.code import foreign, is_library, referred
+from patchclamp.core.code import is_library, referenced_values, replacements
 from patchclamp.core.digest import tensor_bytes
 from patchclamp.core.errors import InputError
 
@@ -54,16 +54,16 @@ class Known:
     name: str
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """What the function says."""
+        """Call the function."""
         return self.function(*args, **kwargs)
 
     @property
     def __name__(self) -> str:
-        """How a result calls it."""
+        """The name by which a result calls the function."""
         return str(getattr(self.function, "__name__", "value"))
 
     def known_by(self) -> Any:
-        """Its name alone."""
+        """The name alone, which stands for the function's content."""
         return ("known as", self.name)
 
 
@@ -76,7 +76,7 @@ def known_as(function: Callable[..., Any], name: str) -> Known:
 
     Args:
         function: Any function.
-        name: Of what it does, as ``"halved, version 2"``.
+        name: A name of what it does, as ``"halved, version 2"``.
 
     Raises:
         InputError: The name is empty.
@@ -92,9 +92,9 @@ class Given:
 
     function: Callable[..., Any]
     place: str
-    """How the user passed it."""
+    """How the user passed it, as an error names it."""
     instead: str
-    """What has a content and does the same."""
+    """What the user can pass that does the same and has a content."""
 
     def known_by(self) -> Any:
         """The callable, if it is more than code.
@@ -106,12 +106,12 @@ class Given:
         if inner is None:
             return self.function
         name = inner.__name__.strip("<>")
-        vouched = "pc.known_as(function, 'what it does, version 1')"
+        suggestion = "pc.known_as(function, 'what it does, version 1')"
         if inner.__name__.isidentifier():
-            vouched = f"pc.known_as({name}, '{name}, version 1')"
+            suggestion = f"pc.known_as({name}, '{name}, version 1')"
         raise InputError(
             f"checkpoint= keeps numbers under what decides them, and what the function {name!r} ({self.place}) does cannot be "
-            f"told; pass {self.instead}, or vouch for it: {vouched}"
+            f"told; pass {self.instead}, or vouch for it: {suggestion}"
         )
 
 
@@ -161,9 +161,9 @@ class Contents:
         try:
             state = hashlib.sha256(type(value).__name__.encode())
             for part in self._parts(value):
-                said = part.encode() if isinstance(part, str) else part
-                state.update(b"%d:" % len(said))
-                state.update(said)
+                data = part.encode() if isinstance(part, str) else part
+                state.update(b"%d:" % len(data))
+                state.update(data)
         except RecursionError:
             raise self._refusal(value) from None
         finally:
@@ -224,38 +224,38 @@ class Contents:
         """Class, mode, weights, buffers, submodules, hooks of the forward pass, and whatever else was set on it."""
         yield self.of(type(value))
         yield str(value.training)
-        own = vars(value)
+        attributes = vars(value)
         for kind in ("_parameters", "_buffers", "_modules"):
-            for name, held in own[kind].items():
+            for name, item in attributes[kind].items():
                 yield f"{kind}.{name}"
-                yield self.of(held, f".{name}")
+                yield self.of(item, f".{name}")
         for kind in ("_forward_pre_hooks", "_forward_hooks"):
-            for number, hook in own[kind].items():
-                yield f"{kind}:{number in own[kind + '_with_kwargs']}"
+            for number, hook in attributes[kind].items():
+                yield f"{kind}:{number in attributes[kind + '_with_kwargs']}"
                 yield self.of(hook, f".{kind}")
         hidden = _OF_EVERY_MODULE | _notes(type(value))
-        yield from self._attributes({name: held for name, held in own.items() if name not in hidden})
+        yield from self._attributes({name: item for name, item in attributes.items() if name not in hidden})
 
-    def _attributes(self, own: Mapping[str, Any]) -> Iterator[str]:
-        for name in sorted(own):
+    def _attributes(self, attributes: Mapping[str, Any]) -> Iterator[str]:
+        for name in sorted(attributes):
             yield name
-            yield self.of(own[name], f".{name}")
+            yield self.of(attributes[name], f".{name}")
 
     def _class(self, value: type) -> Iterator[str]:
-        """Its name and version if a library defines it, with whatever others have put into it; else its code."""
+        """A class's name and version if a library defines it, with whatever others have put into it; else its code."""
         yield f"{value.__module__}.{value.__qualname__}"
         if is_library(value):
             yield str(getattr(sys.modules[value.__module__.partition(".")[0]], "__version__", ""))
-            for name, patch in foreign(value):
+            for name, patch in replacements(value):
                 yield name
                 yield self.of(patch, f".{name}")
             return
         yield from (self.of(base) for base in value.__bases__)
-        for name, held in sorted(vars(value).items()):
-            described = isinstance(held, types.MemberDescriptorType | types.GetSetDescriptorType)
-            if name not in _OF_EVERY_CLASS and not described:
+        for name, member in sorted(vars(value).items()):
+            is_descriptor = isinstance(member, types.MemberDescriptorType | types.GetSetDescriptorType)
+            if name not in _OF_EVERY_CLASS and not is_descriptor:
                 yield name
-                yield self.of(held, f".{name}")
+                yield self.of(member, f".{name}")
 
     def _code(self, value: Any) -> Iterator[str]:
         """What runs: functions and what wraps them; nothing for anything else."""
@@ -285,7 +285,7 @@ class Contents:
             yield self.of(value.__wrapped__)
 
     def _function(self, value: types.FunctionType) -> Iterator[str]:
-        """Its code and what it holds; of the user's functions also what they refer to."""
+        """A function's code and the values that it closes over; for a user's function also the values that it refers to."""
         inner = getattr(value, "__wrapped__", None)
         if isinstance(inner, types.FunctionType) and inner.__module__.startswith("patchclamp."):
             yield self.of(inner)  # nothing but a check of types is ever wrapped around our own
@@ -294,60 +294,64 @@ class Contents:
         yield self.of((value.__defaults__, value.__kwdefaults__), ".__defaults__")
         for name, cell in zip(value.__code__.co_freevars, value.__closure__ or (), strict=True):
             try:
-                held = cell.cell_contents
+                variable = cell.cell_contents
             except ValueError:  # a name that is bound later, as a class within its own methods
                 continue
-            yield self.of(held, f": {name}")
+            yield self.of(variable, f": {name}")
         if is_library(value):
             yield f"{value.__globals__['__name__']}.{value.__qualname__}"
             return
         yield self.of(vars(value))
-        for name, held in referred(value):
+        for name, variable in referenced_values(value):
             yield name
-            yield self.of(held, f": {name}")
+            yield self.of(variable, f": {name}")
 
     def _object(self, value: Any) -> Iterator[str]:
         """The fields of a dataclass; any other object as pickle would store it."""
         kind = type(value)
         yield self.of(kind)
-        hidden = {name for base in kind.__mro__ for name, held in vars(base).items() if _is_cached(held)} | _notes(kind)
+        hidden = {name for base in kind.__mro__ for name, item in vars(base).items() if _is_cached(item)} | _notes(kind)
         if dataclasses.is_dataclass(value):
-            own = vars(value) | {
+            attributes = vars(value) | {
                 f.name: getattr(value, f.name) for f in dataclasses.fields(value) if hasattr(value, f.name)
             }
-            ours = kind.__module__.startswith(
+            in_patchclamp = kind.__module__.startswith(
                 "patchclamp."
             )  # what begins with an underscore is kept, and can be made again
             yield from self._attributes(
-                {name: held for name, held in own.items() if name not in hidden and not (ours and name.startswith("_"))}
+                {
+                    name: item
+                    for name, item in attributes.items()
+                    if name not in hidden and not (in_patchclamp and name.startswith("_"))
+                }
             )
             return
         try:
-            store: Callable[[Any], Any] = copyreg.dispatch_table.get(kind, _stored)
-            stored = store(value)
+            store: Callable[[Any], Any] = copyreg.dispatch_table.get(kind, _reduce)
+            reduction = store(value)
         except Exception:
             raise self._refusal(value) from None
-        if isinstance(stored, str):
-            yield stored
+        if isinstance(reduction, str):
+            yield reduction
             return
-        make, made_of, state, items, pairs = (*stored, None, None, None)[:5]
-        yield self.of((make, made_of))
+        constructor, arguments, state, items, pairs = (*reduction, None, None, None)[:5]
+        yield self.of((constructor, arguments))
         if isinstance(state, dict):
-            yield from self._attributes({name: held for name, held in state.items() if name not in hidden})
+            yield from self._attributes({name: item for name, item in state.items() if name not in hidden})
         else:
             yield self.of(state)
         yield self.of((list(items or ()), list(pairs or ())))
 
 
-def _stored(value: Any) -> Any:
+def _reduce(value: Any) -> Any:
     return value.__reduce_ex__(4)
 
 
 def _notes(kind: type) -> frozenset[str]:
     """Attributes that decide nothing, of a class of transformers or one derived from it."""
-    theirs = any(base.__module__.startswith("transformers") for base in kind.__mro__)
-    return _DECIDES_NOTHING if theirs else frozenset()
+    from_transformers = any(base.__module__.startswith("transformers") for base in kind.__mro__)
+    return _DECIDES_NOTHING if from_transformers else frozenset()
 
 
-def _is_cached(held: Any) -> bool:
-    return isinstance(held, functools.cached_property)
+def _is_cached(member: Any) -> bool:
+    return isinstance(member, functools.cached_property)

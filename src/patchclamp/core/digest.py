@@ -55,15 +55,15 @@ def _feed(state: Any, value: Any) -> None:
         state.update(f"{type(value).__name__}:{value!r};".encode())
 
 
-def weights_digest(named: Iterable[tuple[str, Tensor]], rounded: torch.dtype | None = None) -> str:
+def weights_digest(weights: Iterable[tuple[str, Tensor]], rounded: torch.dtype | None = None) -> str:
     """SHA-256 of a model's weights: names, shapes, types and bytes, in name order.
 
     Args:
-        named: The weights by name.
-        rounded: Hash floating weights as this type, so that the type they were loaded in makes no difference.
+        weights: The weights by name.
+        rounded: Hash floating weights in this type, so that the type they were loaded in makes no difference.
     """
     state = hashlib.sha256()
-    for name, weight in sorted(named, key=lambda item: item[0]):
+    for name, weight in sorted(weights, key=lambda item: item[0]):
         tensor = weight if rounded is None or not weight.is_floating_point() else weight.to(rounded)
         state.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
         state.update(tensor_bytes(tensor))

@@ -81,8 +81,8 @@ def warn(text: str) -> None:
 
 def nearest(value: str, choices: Iterable[str]) -> str | None:
     """The choice most like ``value``, or None if nothing is close."""
-    found = difflib.get_close_matches(value, list(choices), n=1, cutoff=0.5)
-    return found[0] if found else None
+    matches = difflib.get_close_matches(value, list(choices), n=1, cutoff=0.5)
+    return matches[0] if matches else None
 
 
 def unknown(kind: str, value: object, choices: Iterable[object], *, limit: int = 24) -> str:
@@ -94,8 +94,8 @@ def unknown(kind: str, value: object, choices: Iterable[object], *, limit: int =
     names = [str(choice) for choice in choices]
     close = nearest(str(value), names)
     hint = f"; did you mean {close!r}?" if close else "."
-    shown = ", ".join(names[:limit]) + (f", ... ({len(names) - limit} more)" if len(names) > limit else "")
-    return f"unknown {kind} {value!r}{hint} Valid: {shown or 'none'}"
+    listing = ", ".join(names[:limit]) + (f", ... ({len(names) - limit} more)" if len(names) > limit else "")
+    return f"unknown {kind} {value!r}{hint} Valid: {listing or 'none'}"
 
 
 def missing_dependency(feature: str, package: str, extra: str) -> MissingDependencyError:

@@ -40,9 +40,9 @@ def writing(path: str | Path) -> Iterator[None]:
     except PatchclampError:
         raise
     except (OSError, SafetensorError) as error:
-        found = StorageError(f"{str(path)!r} could not be written, and is as it was before: {error}")
-        found.errno = getattr(error, "errno", None)
-        raise found from error
+        failure = StorageError(f"{str(path)!r} could not be written, and is as it was before: {error}")
+        failure.errno = getattr(error, "errno", None)
+        raise failure from error
 
 
 @contextmanager
@@ -62,8 +62,8 @@ def reading(path: str | Path, advice: str = "restore it from a copy, or save it 
         raise InputError(f"{str(path)!r} cannot be read: {error}") from error
     except (*MALFORMED, SafetensorError) as error:
         reason = (str(error).strip().splitlines() or [""])[0][:300]
-        said = reason if isinstance(error, ValueError) and reason else f"{type(error).__name__}: {reason}"
-        raise InputError(f"{str(path)!r} is damaged: {said}; {advice}") from error
+        detail = reason if isinstance(error, ValueError) and reason else f"{type(error).__name__}: {reason}"
+        raise InputError(f"{str(path)!r} is damaged: {detail}; {advice}") from error
 
 
 def sync(path: Path) -> None:
@@ -185,10 +185,10 @@ def read_json(path: str | Path) -> Any:
         InputError: There is none, or it is damaged.
     """
     with reading(path):
-        return parsed(Path(path).read_bytes())
+        return parse_json(Path(path).read_bytes())
 
 
-def parsed(data: bytes) -> Any:
+def parse_json(data: bytes) -> Any:
     """What JSON says.
 
     Raises:
@@ -201,7 +201,7 @@ def parsed(data: bytes) -> Any:
     return value
 
 
-def sealed(record: dict[str, Any]) -> bytes:
+def seal_record(record: dict[str, Any]) -> bytes:
     """A record as JSON that ends in the SHA-256 of all its bytes, counted with zeros in that place."""
     blank = _json({**record, "sha256": _BLANK}).encode("utf-8")
     head, _, tail = blank.rpartition(_BLANK.encode())
@@ -221,7 +221,7 @@ def seal_holds(data: bytes) -> bool | None:
 def write_record(path: str | Path, record: dict[str, Any]) -> None:
     """Write a record with its seal, atomically."""
     with atomic_file(path) as temporary:
-        temporary.write_bytes(sealed(record))
+        temporary.write_bytes(seal_record(record))
 
 
 def read_record(path: str | Path, advice: str = "delete it to start again") -> dict[str, Any]:
@@ -232,7 +232,7 @@ def read_record(path: str | Path, advice: str = "delete it to start again") -> d
     """
     with reading(path, advice):
         data = Path(path).read_bytes()
-        record = parsed(data)
+        record = parse_json(data)
         if (
             not isinstance(record, dict)
             or seal_holds(data) is False

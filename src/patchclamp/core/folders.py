@@ -22,11 +22,11 @@ from warnings import warn
 from patchclamp.core.errors import InputError, PatchclampWarning
 from patchclamp.core.files import (
     check_place,
-    parsed,
+    parse_json,
     read_json,
     reading,
     seal_holds,
-    sealed,
+    seal_record,
     sha256_file,
     sync,
     sync_tree,
@@ -45,21 +45,21 @@ class Form:
     """One kind of saved folder."""
 
     what: str
-    """With its article."""
+    """What it holds, in words with an article."""
     record: str
-    """Name of the record."""
+    """The name of its record."""
     version: int = 1
-    """Newest format that is read."""
+    """The newest format that is read."""
     kind: str | None = None
     """What its record calls itself, where other programs and kinds use the same name."""
     files: tuple[str, ...] = ()
-    """Others that it writes; what a record without digests stands for."""
+    """The other files that it writes: those that a record without digests stands for."""
     alone: bool = False
-    """Whether it is written into a folder of its own only."""
+    """Whether it is written only into a folder that holds nothing else."""
     versioned: bool = True
     """Whether version 0.1.0 wrote a format version."""
     keys: tuple[str, ...] = ()
-    """What every record of it says, where others may have a file of its name: theirs is never taken for ours."""
+    """Keys of every record of this form; other programs may write a file of the same name, which lacks them."""
 
 
 RESULT = Form("a result", "result.json", version=2, files=("arrays.safetensors", "parameters.safetensors", *_SHOWN))
@@ -92,10 +92,10 @@ def save(
     refused by name.
 
     Args:
-        folder: Where.
-        form: What it is.
-        record: Plain JSON, without digests.
-        write: Puts the other files into the folder that it is given.
+        folder: The folder to write into.
+        form: The kind of folder.
+        record: The record as plain JSON, without digests.
+        write: A function that writes the other files into the folder that it gets.
         overwrite: Take the place of another thing of ours too, whose listed files go. A file in the way that is not ours, or was
             changed since it was saved, becomes ``NAME.bak``.
 
@@ -106,19 +106,19 @@ def save(
     target = Path(folder)
     check(target, form, overwrite=overwrite)
     with writing(target):
-        made = _make(target)
+        new_folders = _make_folders(target)
         try:
             with lease(target, "save", folder=True) as staging:
                 write(staging)
                 files = {name: _entry(staging / name) for name in _names(staging)}
                 if strange := [name for name in files if not is_inside(name)]:
                     raise InputError(f"{strange[0]!r} cannot be the name of a file of {form.what}")
-                (staging / form.record).write_bytes(sealed({**record, "files": files}))
+                (staging / form.record).write_bytes(seal_record({**record, "files": files}))
                 _commit(target, form, staging, overwrite)
         except BaseException:
             with suppress(OSError):
-                for place in made:
-                    place.rmdir()  # only if it is empty
+                for parent in new_folders:
+                    parent.rmdir()  # only if it is empty
             raise
     return target
 
@@ -133,8 +133,8 @@ def extend(folder: str | Path, form: Form, write: Callable[[Path], object], *, o
 
     Args:
         folder: What :func:`save` wrote.
-        form: What it holds.
-        write: Puts the files into the folder that it is given.
+        form: The kind of folder that it is.
+        write: A function that writes the files into the folder that it gets.
         overwrite: As for :func:`save`.
 
     Raises:
@@ -152,14 +152,14 @@ def extend(folder: str | Path, form: Form, write: Callable[[Path], object], *, o
             if files is None:
                 files = {name: _entry(target / name) for name in form.files if (target / name).is_file()}
             files |= {name: _entry(staging / name) for name in _names(staging)}
-            (staging / form.record).write_bytes(sealed({**record, "files": dict(sorted(files.items()))}))
+            (staging / form.record).write_bytes(seal_record({**record, "files": dict(sorted(files.items()))}))
             _replace(target, form, staging, overwrite, keep=True)
 
 
 def seal(folder: Path, form: Form, record: Mapping[str, Any]) -> None:
     """Write the record of a checkpoint that other programs open as well, over everything that lies in its folder."""
     files = {name: _entry(folder / name, modified=True) for name in _names(folder) if name != form.record}
-    (folder / form.record).write_bytes(sealed({"format_version": form.version, **record, "files": files}))
+    (folder / form.record).write_bytes(seal_record({"format_version": form.version, **record, "files": files}))
 
 
 def verify(folder: Path) -> None:
@@ -199,7 +199,7 @@ def check(folder: str | Path, form: Form, *also: str, overwrite: bool = False) -
 
     Args:
         folder: Where something is to be saved.
-        form: What it is.
+        form: The kind of folder that it will be.
         *also: Names of further files that will be needed.
         overwrite: As for :func:`save`.
 
@@ -211,7 +211,9 @@ def check(folder: str | Path, form: Form, *also: str, overwrite: bool = False) -
     if not overwrite and target.is_dir():
         with writing(target), locked(target):
             _finish(target)
-            _refuse(target, form, [form.record, *form.files, *also], _ours(target, form, overwrite), form.alone)
+            _refuse(
+                target, form, [form.record, *form.files, *also], _replaceable_files(target, form, overwrite), form.alone
+            )
 
 
 @contextmanager
@@ -222,7 +224,7 @@ def opened(
 
     Args:
         folder: What :func:`save` wrote.
-        form: What it must be.
+        form: The kind of folder that it must be.
         check: Compare every file with its SHA-256.
         optional: Listed files that may be absent.
         missing: What to say if there is no record.
@@ -250,7 +252,7 @@ def _record(target: Path, form: Form, check: bool = True) -> dict[str, Any]:
     file = target / form.record
     with reading(file):
         data = file.read_bytes()
-        record = parsed(data)
+        record = parse_json(data)
         if not isinstance(record, dict):
             raise ValueError("it is no record")
         if form.kind is not None and record.get("kind") != form.kind:
@@ -290,11 +292,11 @@ def _compare(file: Path, entry: Mapping[str, Any], advice: str = "restore it fro
     if not file.is_file():
         raise InputError(f"{str(file)!r} is missing, and the folder is not complete without it; {advice}")
     with reading(file, advice):
-        found, wanted = file.stat(), dict(entry)
-        told = wanted.pop("modified", None)
-        if file.suffix == ".safetensors" and (found.st_size, found.st_mtime_ns) == (wanted["bytes"], told):
+        status, expected = file.stat(), dict(entry)
+        mtime = expected.pop("modified", None)
+        if file.suffix == ".safetensors" and (status.st_size, status.st_mtime_ns) == (expected["bytes"], mtime):
             return
-        if _entry(file) != wanted:
+        if _entry(file) != expected:
             raise ValueError("its bytes are not those that were saved")
 
 
@@ -303,11 +305,11 @@ def _names(folder: Path) -> list[str]:
     return sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if not file.is_dir())
 
 
-def _make(target: Path) -> list[Path]:
+def _make_folders(target: Path) -> list[Path]:
     """Make a folder; those that were not there before, the innermost first."""
-    made = [place for place in (target, *target.parents) if not place.exists()]
+    new_folders = [parent for parent in (target, *target.parents) if not parent.exists()]
     target.mkdir(parents=True, exist_ok=True)
-    return made
+    return new_folders
 
 
 def _is(target: Path, form: Form) -> bool:
@@ -316,17 +318,17 @@ def _is(target: Path, form: Form) -> bool:
         record = read_json(target / form.record)
     except InputError:
         return False
-    known = isinstance(record, dict) and (not form.versioned or "format_version" in record)
-    return known and form.kind in (None, record.get("kind")) and record.keys() >= set(form.keys)
+    is_record = isinstance(record, dict) and (not form.versioned or "format_version" in record)
+    return is_record and form.kind in (None, record.get("kind")) and record.keys() >= set(form.keys)
 
 
-def _ours(target: Path, form: Form, overwrite: bool) -> dict[str, str]:
+def _replaceable_files(target: Path, form: Form, overwrite: bool) -> dict[str, str]:
     """Files that may be replaced or removed, with their SHA-256: those of a record which nobody changed since.
 
     Raises:
         InputError: The folder holds another thing of ours, and ``overwrite`` was not asked for.
     """
-    found: dict[str, str] = {}
+    digests: dict[str, str] = {}
     for other in FORMS:
         if not _is(target, other):
             continue
@@ -342,9 +344,9 @@ def _ours(target: Path, form: Form, overwrite: bool) -> dict[str, str]:
         for name, entry in record.get("files", dict.fromkeys(_legacy(target, other))).items():
             file = target / name
             if _is_plain(target, name) and (entry is None or _entry(file) == entry):
-                found[name] = sha256_file(file) if entry is None else entry["sha256"]
-        found[other.record] = sha256_file(target / other.record)
-    return found
+                digests[name] = sha256_file(file) if entry is None else entry["sha256"]
+        digests[other.record] = sha256_file(target / other.record)
+    return digests
 
 
 def _legacy(target: Path, form: Form) -> tuple[str, ...]:
@@ -357,23 +359,23 @@ def _legacy(target: Path, form: Form) -> tuple[str, ...]:
 def _is_plain(target: Path, name: str) -> bool:
     """Whether a name stands for a file of the folder itself, and not for one that a link leads to."""
     file = target / name
-    return file.is_file() and not any(place.is_symlink() for place in (file, *_above(target, name)))
+    return file.is_file() and not any(place.is_symlink() for place in (file, *_parents(target, name)))
 
 
-def _refuse(target: Path, form: Form, names: list[str], ours: Mapping[str, str], alone: bool) -> None:
+def _refuse(target: Path, form: Form, names: list[str], replaceable: Mapping[str, str], alone: bool) -> None:
     for name in names:
         places = [PurePosixPath(name), *PurePosixPath(name).parents][:-1]
         for place in places:
             path = target / place
-            above = str(place) != name and path.is_dir() and not path.is_symlink()
-            if name not in ours and os.path.lexists(path) and not above:
+            is_parent = str(place) != name and path.is_dir() and not path.is_symlink()
+            if name not in replaceable and os.path.lexists(path) and not is_parent:
                 raise InputError(
                     f"{str(path)!r} is in the way: it was not written as part of {form.what} here, or was changed since. Move it, "
                     "name another folder, or say overwrite=True, which keeps it as NAME.bak"
                 )
     if alone:
-        own = {name.split("/")[0] for name in ours}
-        others = sorted(item.name for item in target.iterdir() if item.name not in own and item.name[0] != ".")
+        top_names = {name.split("/")[0] for name in replaceable}
+        others = sorted(item.name for item in target.iterdir() if item.name not in top_names and item.name[0] != ".")
         if others:
             raise InputError(f"{str(target)!r} holds {others[0]!r}; {form.what} is written into a folder of its own")
 
@@ -386,12 +388,12 @@ def _commit(target: Path, form: Form, staging: Path, overwrite: bool) -> None:
 
 def _replace(target: Path, form: Form, staging: Path, overwrite: bool, keep: bool = False) -> None:
     """Make what was staged the content of the target; ``keep`` leaves files that it does not replace."""
-    ours, names = _ours(target, form, overwrite), _names(staging)
+    replaceable, names = _replaceable_files(target, form, overwrite), _names(staging)
     if not overwrite:
-        _refuse(target, form, names, ours, alone=form.alone and not keep)
+        _refuse(target, form, names, replaceable, alone=form.alone and not keep)
     names = [name for name in names if name != form.record] + [form.record]
-    gone = {} if keep else {name: seen for name, seen in ours.items() if name not in names}
-    journal = {"files": names, "replaces": ours, "removes": gone}
+    removed_digests = {} if keep else {name: digest for name, digest in replaceable.items() if name not in names}
+    journal = {"files": names, "replaces": replaceable, "removes": removed_digests}
     (staging / _JOURNAL).write_text(json.dumps(journal), encoding="utf-8")
     sync_tree(staging)
     ready = staging.with_suffix(_NEW)
@@ -442,7 +444,7 @@ def _finish(target: Path) -> None:
 def _install(target: Path, ready: Path) -> None:
     """Move files to their names; done a second time it goes on where it was stopped."""
     with reading(ready / _JOURNAL):
-        journal = parsed((ready / _JOURNAL).read_bytes())
+        journal = parse_json((ready / _JOURNAL).read_bytes())
         files, replaces, removes = (journal[name] for name in ("files", "replaces", "removes"))
         if not all(map(is_inside, [*files, *replaces, *removes])):
             raise ValueError("it names files outside the folder")
@@ -450,7 +452,7 @@ def _install(target: Path, ready: Path) -> None:
         if not _is_plain(ready, name):
             continue  # moved before it was stopped
         place = target / name
-        for parent in _above(target, name):
+        for parent in _parents(target, name):
             if parent.is_symlink() or (parent.exists() and not parent.is_dir()):
                 set_aside(parent)
             parent.mkdir(exist_ok=True)
@@ -461,15 +463,15 @@ def _install(target: Path, ready: Path) -> None:
         if _same(target, name, removes):
             (target / name).unlink()
             with suppress(OSError):  # a folder that holds something else stays
-                for parent in reversed(_above(target, name)):
+                for parent in reversed(_parents(target, name)):
                     parent.rmdir()
     sync(target)
-    done = ready.with_suffix(PART)  # in one step, since without its journal it could not be gone on with
-    ready.rename(done)
-    remove(done)
+    leftover = ready.with_suffix(PART)  # in one step, since without its journal it could not be gone on with
+    ready.rename(leftover)
+    remove(leftover)
 
 
-def _above(target: Path, name: str) -> list[Path]:
+def _parents(target: Path, name: str) -> list[Path]:
     """The folders between a target and a file below it, the outermost first."""
     return [target / above for above in PurePosixPath(name).parents][-2::-1]
 

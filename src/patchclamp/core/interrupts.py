@@ -38,10 +38,10 @@ class _Gate:
         else:
             self.waits = True
 
-    def set_open(self, wanted: bool) -> None:
+    def set_open(self, is_open: bool) -> None:
         """Open or shut it; one that opens lets through what waits."""
-        self.open = wanted
-        if wanted and self.waits:
+        self.open = is_open
+        if is_open and self.waits:
             self.waits = False
             self._pass_on(sys._getframe())
 
@@ -95,9 +95,9 @@ class Changes(ExitStack):
         finally:
             self._restore()
 
-    def _set_open(self, wanted: bool) -> None:
+    def _set_open(self, is_open: bool) -> None:
         if self._gate is not None:
-            self._gate.set_open(wanted)
+            self._gate.set_open(is_open)
 
     def _shut(self) -> None:
         if threading.get_ident() != threading.main_thread().ident:

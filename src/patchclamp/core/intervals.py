@@ -11,8 +11,8 @@ def wilson(hits: int, count: int) -> tuple[float, float]:
     """The 95 % interval of a share (Wilson 1927)."""
     from scipy.stats import binomtest
 
-    found = binomtest(hits, count).proportion_ci(0.95, method="wilson")
-    return float(found.low), float(found.high)
+    interval = binomtest(hits, count).proportion_ci(0.95, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def bootstrap(values: Any, seed: int, weights: Any = None) -> tuple[float, float]:
@@ -22,8 +22,8 @@ def bootstrap(values: Any, seed: int, weights: Any = None) -> tuple[float, float
     if weights is None:
         means = values[draws].mean(1)
     else:
-        heavy = np.asarray(weights)[draws]
-        means = (values[draws] * heavy).sum(1) / heavy.sum(1)
+        resampled_weights = np.asarray(weights)[draws]
+        means = (values[draws] * resampled_weights).sum(1) / resampled_weights.sum(1)
     low, high = np.percentile(means, [2.5, 97.5])
     return float(low), float(high)
 

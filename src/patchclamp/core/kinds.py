@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from patchclamp.core.readers import Rule, UnfitError, path, tensor, whole
+from patchclamp.core.readers import Rule, UnfitError, path, tensor, whole_number
 
 
 def between(least: int, most: int, what: str) -> Rule:
@@ -18,27 +18,27 @@ def between(least: int, most: int, what: str) -> Rule:
 
     def read(value: Any) -> int:
         try:
-            number = whole(value)
+            whole_value = whole_number(value)
         except UnfitError:
             raise UnfitError(valid) from None
-        if not least <= number <= most:
+        if not least <= whole_value <= most:
             raise UnfitError(valid)
-        return number
+        return whole_value
 
     return Rule(valid, read)
 
 
 def _folder(value: Any) -> Any:
-    spelled = path(value)
-    if _exists(spelled, os.path.isdir) is False and os.path.lexists(spelled):
+    location = path(value)
+    if _exists(location, os.path.isdir) is False and os.path.lexists(location):
         raise UnfitError("a folder", "it is a file, and a folder is needed")
-    return spelled
+    return location
 
 
 def _place(value: Any) -> Any:
-    spelled = path(value)
-    _exists(spelled, os.path.isdir)
-    return spelled
+    location = path(value)
+    _exists(location, os.path.isdir)
+    return location
 
 
 def _name(value: Any) -> str:
@@ -52,10 +52,10 @@ def _name(value: Any) -> str:
 
 
 def _file(value: Any) -> Any:
-    spelled = path(value)
-    if _exists(spelled, os.path.isdir):
+    location = path(value)
+    if _exists(location, os.path.isdir):
         raise UnfitError("a file", "it is a folder, and a file is needed")
-    return spelled
+    return location
 
 
 def _exists(path: Any, test: Callable[[Any], bool]) -> bool:
@@ -69,20 +69,20 @@ def _exists(path: Any, test: Callable[[Any], bool]) -> bool:
 
 
 def _point(value: Any) -> Tensor:
-    """One array of numbers, without what made it."""
-    found: Tensor = tensor(value).detach()
-    if found.is_complex():
-        raise UnfitError("an array of real numbers", f"it holds {found.dtype}; real numbers are needed")
-    return found
+    """One array of real numbers, detached from the computation that made it."""
+    point: Tensor = tensor(value).detach()
+    if point.is_complex():
+        raise UnfitError("an array of real numbers", f"it holds {point.dtype}; real numbers are needed")
+    return point
 
 
 def read_points(value: Any) -> Tensor | list[Tensor]:
     """Several points: one tensor, or a list where their shapes may differ."""
     if isinstance(value, Tensor | np.ndarray):
-        found = _point(value)
-        if not found.ndim:
+        points = _point(value)
+        if not points.ndim:
             raise UnfitError("points, as rows [row, *shape]")
-        return found
+        return points
     if isinstance(value, str | bytes | Mapping | Set | type) or not isinstance(value, Iterable):
         raise UnfitError("points, as rows [row, *shape]")
     return [_point(item) for item in list(value)]
@@ -94,8 +94,8 @@ def _labels(value: Any) -> Any:
     if not several or getattr(value, "ndim", 1) == 0 or isinstance(value, str | bytes | Mapping | Set | type):
         raise UnfitError("labels, one a row")
     if isinstance(value, Tensor):
-        found = tensor(value).detach()
-        return found.float() if found.dtype == torch.bfloat16 else found  # which numpy does not have
+        labels = tensor(value).detach()
+        return labels.float() if labels.dtype == torch.bfloat16 else labels  # which numpy does not have
     if not hasattr(value, "__len__") and not hasattr(value, "__array__"):
         return list(value)
     if isinstance(value, list | tuple):
@@ -104,11 +104,11 @@ def _labels(value: Any) -> Any:
 
 
 def _groups(value: Any) -> Any:
-    """Labels with one axis."""
-    found = _labels(value)
-    if (axes := np.ndim(_regular(found))) != 1:
+    """Labels along one axis."""
+    labels = _labels(value)
+    if (axes := np.ndim(_regular(labels))) != 1:
         raise UnfitError("groups, one a row", f"groups are one a row, [row]; these have {axes} axes")
-    return found
+    return labels
 
 
 def _regular(value: Any) -> Any:
@@ -125,17 +125,17 @@ def _plain(item: Any) -> Any:
 def _numbers(value: Any) -> Any:
     """Real numbers of any shape, as a tensor or an array."""
     if isinstance(value, Tensor):
-        found: Any = tensor(value).detach()
-        found = found.float() if found.dtype == torch.bfloat16 else found  # which numpy does not have
-        real = not found.is_complex()
+        array: Any = tensor(value).detach()
+        array = array.float() if array.dtype == torch.bfloat16 else array  # which numpy does not have
+        real = not array.is_complex()
     elif isinstance(value, str | bytes | Mapping | Set | type) or value is None:
         raise UnfitError("real numbers")
     else:
-        found = _regular(value)
-        real = found.dtype.kind in "biuf"
+        array = _regular(value)
+        real = array.dtype.kind in "biuf"
     if not real:
-        raise UnfitError("real numbers", f"it holds {str(found.dtype).removeprefix('torch.')}; real numbers are needed")
-    return found
+        raise UnfitError("real numbers", f"it holds {str(array.dtype).removeprefix('torch.')}; real numbers are needed")
+    return array
 
 
 def _array(value: Any) -> Any:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def pack(dataset: "xr.Dataset") -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Split a dataset into numeric arrays and a JSON description (dims, text coordinates, attributes)."""
     arrays: dict[str, Tensor] = {}
-    described: dict[str, Any] = {"variables": {}, "coords": {}, "attrs": dict(dataset.attrs)}
+    description: dict[str, Any] = {"variables": {}, "coords": {}, "attrs": dict(dataset.attrs)}
     for group, items in (("variables", dataset.data_vars), ("coords", dataset.coords)):
         for name, variable in items.items():
             entry: dict[str, Any] = {"dims": list(variable.dims)}
@@ -24,12 +24,12 @@ def pack(dataset: "xr.Dataset") -> tuple[dict[str, Tensor], dict[str, Any]]:
                 entry["text"] = values.astype(object).tolist()
             else:
                 arrays[str(name)] = torch.from_numpy(np.array(values))
-            described[group][str(name)] = entry
-    return arrays, described
+            description[group][str(name)] = entry
+    return arrays, description
 
 
-def unpack(arrays: dict[str, Tensor], described: dict[str, Any]) -> "xr.Dataset":
-    """The inverse of :func:`pack`."""
+def unpack(arrays: dict[str, Tensor], description: dict[str, Any]) -> "xr.Dataset":
+    """Give the dataset that :func:`pack` split."""
     import xarray as xr
 
     def variable(name: str, entry: dict[str, Any]) -> Any:
@@ -37,7 +37,7 @@ def unpack(arrays: dict[str, Tensor], described: dict[str, Any]) -> "xr.Dataset"
         return xr.Variable(entry["dims"], values, attrs=entry.get("attrs"))
 
     return xr.Dataset(
-        {name: variable(name, entry) for name, entry in described["variables"].items()},
-        coords={name: variable(name, entry) for name, entry in described["coords"].items()},
-        attrs=described["attrs"],
+        {name: variable(name, entry) for name, entry in description["variables"].items()},
+        coords={name: variable(name, entry) for name, entry in description["coords"].items()},
+        attrs=description["attrs"],
     )

@@ -26,14 +26,14 @@ def locked(folder: Path, *, shared: bool = False) -> Iterator[None]:
     """Hold a folder against other processes and threads, without leaving a file in it.
 
     Args:
-        folder: What is held.
-        shared: Together with others that only read, so that many can open one folder at once.
+        folder: The folder to hold.
+        shared: Hold it together with others that only read, so that many can open one folder at once.
 
     Raises:
         StorageError: Another process does not let go of it.
     """
-    own = folder in _LEASED  # nobody else writes there, and its lock says that we live
-    handle, deadline = None if own else _opened(folder), time.monotonic() + PATIENCE
+    is_leased = folder in _LEASED  # nobody else writes there, and its lock says that we live
+    handle, deadline = None if is_leased else _opened(folder), time.monotonic() + PATIENCE
     try:
         while handle is not None and _lock(handle, shared) is False:
             if time.monotonic() > deadline:
@@ -95,10 +95,10 @@ def is_abandoned(path: Path) -> bool:
         return False
     try:
         handle = None if path.is_symlink() else _opened(path)
-        free = None if handle is None else _lock(handle)
+        is_free = None if handle is None else _lock(handle)
         if handle is not None:
             _let_go(handle)
-        return time.time() - path.lstat().st_mtime > DAY if free is None else free
+        return time.time() - path.lstat().st_mtime > DAY if is_free is None else is_free
     except OSError:
         return False
 

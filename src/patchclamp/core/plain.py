@@ -22,9 +22,9 @@ _JSON = (type(None), bool, int, float, str)
 class UnsavableError(EditError):
     """A value that can be shown in a record, but not built again from it."""
 
-    def __init__(self, reason: str, shown: Any) -> None:
+    def __init__(self, reason: str, description: Any) -> None:
         super().__init__(reason)
-        self.shown = shown
+        self.description = description
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,10 @@ def savable_as(
     """Let a class be saved in a form of its own.
 
     Args:
-        tag: What marks the form in JSON, as ``"$slice"``.
+        tag: The key that marks the form in JSON, as ``"$slice"``.
         kind: The class.
-        write: From a value and the tensors saved so far to JSON.
-        read: From JSON, the saved tensors and the open model (or None) to the value.
+        write: A function of a value and the tensors saved so far that returns JSON.
+        read: A function of that JSON, the saved tensors and the open model (or None) that returns the value.
     """
     _FORMS[tag] = _Form(kind, write, read)
 
@@ -86,8 +86,8 @@ def to_plain(value: Any, tensors: Tensors) -> Any:
     if getattr(value, "trained", False):
         value = value.frozen()
     if _DATACLASSES.get(type(value).__name__) is type(value) and not getattr(value, "opaque", False):
-        held = {f.name: getattr(value, f.name) for f in fields(value) if not f.name.startswith("_")}
-        return {"$type": type(value).__name__} | {name: to_plain(part, tensors) for name, part in held.items()}
+        values = {f.name: getattr(value, f.name) for f in fields(value) if not f.name.startswith("_")}
+        return {"$type": type(value).__name__} | {name: to_plain(part, tensors) for name, part in values.items()}
     if isinstance(value, np.generic | np.ndarray):
         return to_plain(value.tolist(), tensors)
     if isinstance(value, list | tuple):

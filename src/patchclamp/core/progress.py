@@ -73,15 +73,15 @@ def task(
     """Track a piece of long work.
 
     Args:
-        name: What is being done.
+        name: What is being done, in words.
         total: How many units there are.
-        unit: What is counted.
+        unit: The unit that is counted, in the plural.
         show: True draws a bar on stderr, False is silent, a function receives every event, None draws a bar
             when stderr is a terminal or a listener is set.
     """
-    begun = Progress(name, 0, total, unit, 0.0)
-    listener, close = _choose(show, begun)
-    current = Task(begun, listener)
+    start = Progress(name, 0, total, unit, 0.0)
+    listener, close = _choose(show, start)
+    current = Task(start, listener)
     try:
         yield current
     finally:
@@ -89,13 +89,13 @@ def task(
         close()
 
 
-def _choose(show: bool | Listener | None, begun: Progress) -> tuple[Listener | None, Callable[[], None]]:
+def _choose(show: bool | Listener | None, start: Progress) -> tuple[Listener | None, Callable[[], None]]:
     if callable(show):
         return show, _nothing
     if show is None and (listener := _listener.get()) is not None:
         return listener, _nothing
     if show or (show is None and sys.stderr.isatty()):
-        return _bar(begun)
+        return _bar(start)
     return None, _nothing
 
 
@@ -103,7 +103,7 @@ def _nothing() -> None:
     return None
 
 
-def _bar(begun: Progress) -> tuple[Listener, Callable[[], None]]:
+def _bar(start: Progress) -> tuple[Listener, Callable[[], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
@@ -111,7 +111,7 @@ def _bar(begun: Progress) -> tuple[Listener, Callable[[], None]]:
     columns: list[Any] = [TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn()]
     console = Console(stderr=True, emoji=False)
     bars = Bars(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True)
-    identity = bars.add_task(for_terminal(f"{begun.task} ({begun.unit})"), total=begun.total)
+    identity = bars.add_task(for_terminal(f"{start.task} ({start.unit})"), total=start.total)
     bars.start()
 
     def show(event: Progress) -> None:

@@ -24,21 +24,21 @@ _PLAIN = (str, bytes, bytearray, memoryview, Mapping, set, frozenset)
 class UnfitError(Exception):
     """A value that is not what the annotation says."""
 
-    def __init__(self, valid: str, said: str = "", choices: Sequence[str] = ()) -> None:
-        super().__init__(said or valid)
-        self.valid, self.said, self.choices = valid, said, choices
+    def __init__(self, valid: str, detail: str = "", choices: Sequence[str] = ()) -> None:
+        super().__init__(detail or valid)
+        self.valid, self.detail, self.choices = valid, detail, choices
 
     @property
     def reason(self) -> str:
-        """What more there is to say, to go behind a sentence."""
-        return f"; {self.said}" if self.said else ""
+        """The detail, if any, as an addition to a sentence."""
+        return f"; {self.detail}" if self.detail else ""
 
     def message(self, label: str, name: str, value: Any) -> str:
-        """What a user is told."""
+        """The error message for the user."""
         if self.choices:
             return unknown(name, value, self.choices)
-        if self.said:
-            return f"{label}: {name}={shown(value)}: {self.said}"
+        if self.detail:
+            return f"{label}: {name}={shown(value)}: {self.detail}"
         return f"{label}: {name}={shown(value)} cannot be used; valid: {self.valid}"
 
 
@@ -82,7 +82,7 @@ def reader_of(kind: Any, default: Any = None) -> Reader | None:
 
     Args:
         kind: The type.
-        default: Infinity is allowed where it is the default.
+        default: The parameter's default; infinity is allowed where it is the default.
     """
     if kind is float and isinstance(default, float) and math.isinf(default):
         return Reader("a number", _number)
@@ -94,7 +94,7 @@ def _reader(kind: Any) -> Reader | None:
         return _PLAIN_READERS[kind]
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
     if origin is Annotated:
-        return _ruled(inner)
+        return _rule_reader(inner)
     if origin in (Union, types.UnionType):
         return _union(inner)
     if origin is Literal:
@@ -111,34 +111,34 @@ def _reader(kind: Any) -> Reader | None:
     return _instance(base) if isinstance(base, type) else None
 
 
-def _ruled(inner: tuple[Any, ...]) -> Reader | None:
+def _rule_reader(inner: tuple[Any, ...]) -> Reader | None:
     rule = next((item for item in inner[1:] if isinstance(item, Rule)), None)
     return _reader(inner[0]) if rule is None else Reader(rule.valid, rule.read)
 
 
 def _union(kinds: tuple[Any, ...]) -> Reader | None:
     readers = [_reader(kind) for kind in kinds if kind is not str or Path not in kinds]
-    known = [reader for reader in readers if reader is not None]
-    if len(known) < len(readers):
+    alternatives = [reader for reader in readers if reader is not None]
+    if len(alternatives) < len(readers):
         return None  # one of them takes anything
-    known.sort(key=lambda reader: reader.valid != "None")
-    valid = _listed([reader.valid for reader in known])
+    alternatives.sort(key=lambda reader: reader.valid != "None")
+    valid = _enumeration([reader.valid for reader in alternatives])
 
     def read(value: Any) -> Any:
         reason = ""
         choices: list[str] = []
-        for reader in known:
+        for reader in alternatives:
             try:
                 return reader.read(value)
             except UnfitError as error:
-                reason = reason or error.said
+                reason = reason or error.detail
                 choices += error.choices
         raise UnfitError(valid, reason, choices)
 
     return Reader(valid, read)
 
 
-def _listed(items: Sequence[str]) -> str:
+def _enumeration(items: Sequence[str]) -> str:
     """``a, b or c``, with None last."""
     ordered = [*(item for item in dict.fromkeys(items) if item != "None"), *(["None"] if "None" in items else [])]
     return ordered[0] if len(ordered) == 1 else f"{', '.join(ordered[:-1])} or {ordered[-1]}"
@@ -169,7 +169,7 @@ def _truth(value: Any) -> bool:
     return plain
 
 
-def whole(value: Any) -> int:
+def whole_number(value: Any) -> int:
     """A whole number that 64 bits hold.
 
     Raises:
@@ -226,8 +226,8 @@ def path(value: Any) -> Any:
     plain = str(value) if isinstance(value, np.str_) else value
     if not isinstance(plain, str | os.PathLike):
         raise UnfitError("a path")
-    spelled = os.fspath(plain)
-    if not spelled or not isinstance(spelled, str) or "\x00" in spelled:
+    text = os.fspath(plain)
+    if not text or not isinstance(text, str) or "\x00" in text:
         raise UnfitError("a path", "a path is text with at least one character and none of code 0")
     return plain
 
@@ -308,7 +308,7 @@ def _instance(kind: type) -> Reader | None:
         return Reader("a tensor", tensor)
     if kind is object or (getattr(kind, "_is_protocol", False) and not getattr(kind, "_is_runtime_protocol", False)):
         return None
-    name = "None" if kind is types.NoneType else _named(kind)
+    name = "None" if kind is types.NoneType else _with_article(kind)
 
     def read(value: Any) -> Any:
         if not isinstance(value, kind):
@@ -318,7 +318,7 @@ def _instance(kind: type) -> Reader | None:
     return Reader(name, read)
 
 
-def _named(kind: type) -> str:
+def _with_article(kind: type) -> str:
     article = "an" if kind.__name__[0] in "AEIOaeio" else "a"
     return f"{article} {kind.__name__}"
 
@@ -326,29 +326,31 @@ def _named(kind: type) -> str:
 def _sequence(base: Any, inner: tuple[Any, ...]) -> Reader:
     fixed = base is tuple and inner and inner[-1] is not Ellipsis
     items = [_reader(kind) for kind in inner if kind is not Ellipsis] or [None]
-    known = items[0]
-    valid = "a list" if known is None or fixed else f"a list, each {known.valid}"
+    entry = items[0]
+    valid = "a list" if entry is None or fixed else f"a list, each {entry.valid}"
 
     def read(value: Any) -> Any:
         if isinstance(value, _PLAIN) or not isinstance(value, Iterable) or isinstance(value, type):
             raise UnfitError(valid)
         if getattr(value, "ndim", 1) == 0:
             raise UnfitError(valid)
-        if known is None and not fixed:
-            return value if isinstance(value, base) and hasattr(value, "__len__") else _in(base, _as_list(value))
+        if entry is None and not fixed:
+            return value if isinstance(value, base) and hasattr(value, "__len__") else _as_base(base, _as_list(value))
         rows = value if isinstance(value, list | tuple) else _as_list(value)
         if fixed and len(rows) != len(items):
             raise UnfitError(valid, f"{len(items)} are needed, got {len(rows)}")
-        each = items if fixed else [known] * len(rows)
-        done = [_item(one, item, f"entry {number}") for number, (one, item) in enumerate(zip(each, rows, strict=True))]
-        if rows is value and all(new is old for new, old in zip(done, rows, strict=True)):
-            return _in(base, value)
-        return _in(base, tuple(done) if isinstance(rows, tuple) else done)
+        each = items if fixed else [entry] * len(rows)
+        entries = [
+            _item(one, item, f"entry {number}") for number, (one, item) in enumerate(zip(each, rows, strict=True))
+        ]
+        if rows is value and all(new is old for new, old in zip(entries, rows, strict=True)):
+            return _as_base(base, value)
+        return _as_base(base, tuple(entries) if isinstance(rows, tuple) else entries)
 
     return Reader(valid, read)
 
 
-def _in(base: Any, rows: Any) -> Any:
+def _as_base(base: Any, rows: Any) -> Any:
     """Entries as a list or a tuple, where one of them is asked for."""
     return base(rows) if base in (list, tuple) and not isinstance(rows, base) else rows
 
@@ -368,7 +370,7 @@ def _item(reader: Reader | None, item: Any, place: str) -> Any:
         return reader.read(item)
     except UnfitError as error:
         near = f"{unknown('name', item, error.choices)}" if error.choices else f"valid: {error.valid}"
-        raise UnfitError(error.valid, f"{place} is {shown(item)}; {error.said or near}") from None
+        raise UnfitError(error.valid, f"{place} is {shown(item)}; {error.detail or near}") from None
 
 
 def _mapping(inner: tuple[Any, ...]) -> Reader:
@@ -377,11 +379,11 @@ def _mapping(inner: tuple[Any, ...]) -> Reader:
     def read(value: Any) -> Any:
         if not isinstance(value, Mapping):
             raise UnfitError("a mapping, as a dict")
-        done = {
+        entries = {
             _item(keys, key, f"key {i}"): _item(values, item, shown(key)) for i, (key, item) in enumerate(value.items())
         }
-        same = all(a is c and b is d for (a, b), (c, d) in zip(done.items(), value.items(), strict=False))
-        return value if same and len(done) == len(value) else done
+        same = all(a is c and b is d for (a, b), (c, d) in zip(entries.items(), value.items(), strict=False))
+        return value if same and len(entries) == len(value) else entries
 
     return Reader("a mapping, as a dict", read)
 
@@ -391,7 +393,7 @@ _PLAIN_READERS: dict[Any, Reader | None] = {
     None: Reader("None", _nothing),
     types.NoneType: Reader("None", _nothing),
     bool: Reader("True or False", _truth),
-    int: Reader("a whole number", whole),
+    int: Reader("a whole number", whole_number),
     float: Reader("a finite number", _finite),
     str: Reader("text", _text),
     Path: Reader("a path", path),

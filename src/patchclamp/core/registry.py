@@ -29,7 +29,7 @@ def result_class(kind: str, home: str = "") -> Any:
     """The class of a kind of results.
 
     Args:
-        kind: Its name.
+        kind: The name of the kind.
         home: The module inside patchclamp that defines it, if that is known; otherwise all are imported.
 
     Raises:
@@ -77,9 +77,9 @@ def page_of(result: Any) -> str:
     return text
 
 
-def write_figure(drawn: Any, path: Any, kind: str) -> None:
+def write_figure(figure: Any, path: Any, kind: str) -> None:
     """Write a drawn figure as ``svg`` or ``png``."""
-    find_module("figures.style").save(drawn, path, kind)
+    find_module("figures.style").save(figure, path, kind)
 
 
 @cache

@@ -39,13 +39,13 @@ def library_versions() -> dict[str, str]:
 
 @cache
 def _library_versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for name in ("patchclamp", "torch", "transformers", "numpy", "xarray"):
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            versions[name] = "not installed"
+    return versions
 
 
 def record_of_arrays(parameters: dict[str, Any]) -> dict[str, Any]:
@@ -65,13 +65,13 @@ class Deferred:
     """A part of a record that is costly to work out (the hash of a model's weights): done once, when first needed."""
 
     make: Callable[[], Any]
-    _made: Any = None
+    _value: Any = None
 
     def value(self) -> Any:
         """The plain value."""
-        if self._made is None:
-            self._made = self.make()
-        return self._made
+        if self._value is None:
+            self._value = self.make()
+        return self._value
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,8 +141,8 @@ class Result(ABC):
 
     def figure(self, **options: Any) -> "Figure":
         """Draw the result with matplotlib; the options are those of this kind's figure."""
-        drawn: Figure = registry.figure_of(self.kind)(self, **options)
-        return drawn
+        figure: Figure = registry.figure_of(self.kind)(self, **options)
+        return figure
 
     def save(self, folder: Folder, *, overwrite: bool = False, **figure_options: Any) -> Path:
         """Write ``result.json``, arrays, a CSV, the figure (SVG and PNG) and ``report.html``.
@@ -152,23 +152,23 @@ class Result(ABC):
         left alone.
 
         Args:
-            folder: Where.
+            folder: The folder to write into.
             overwrite: Take the place of something else of patchclamp's too. A file in the way that is not of the earlier result,
                 or was changed since, becomes ``NAME.bak``.
-            **figure_options: Of this kind's figure.
+            **figure_options: The options of this kind's figure.
 
         Raises:
             InputError: Before anything is written: something else is in the way; without ``overwrite`` nothing of it is touched.
             StorageError: The disk is full, or the system refused; the folder is as it was.
         """
         folders.check(folder, folders.RESULT, overwrite=overwrite)
-        arrays, described = pack(self._dataset())
+        arrays, description = pack(self._dataset())
         record = {
             "format_version": FORMAT_VERSION,
             "kind": self.kind,
             "module": type(self).__module__.partition(".")[2],
             **self.plain_record(),
-            "labels": described,
+            "labels": description,
             "parts": list(self._parts()),
         }
 
@@ -179,9 +179,9 @@ class Result(ABC):
             for name, part in self._parts().items():
                 part.save(into / name)
             write_csv(into / "data.csv", self.frame())
-            drawn = self.figure(**figure_options)
+            figure = self.figure(**figure_options)
             for suffix in ("svg", "png"):
-                registry.write_figure(drawn, into / f"figure.{suffix}", suffix)
+                registry.write_figure(figure, into / f"figure.{suffix}", suffix)
             (into / "report.html").write_text(registry.page_of(self), encoding="utf-8")
 
         return folders.save(folder, folders.RESULT, record, write, overwrite=overwrite)
@@ -242,21 +242,21 @@ def open(folder: Folder, *, check: bool = True) -> Result:
 def _open(path: Path, check: bool, depth: int) -> Result:
     missing = f"{str(path)!r} holds no complete result: {_RECORD} is missing"
     with folders.opened(path, folders.RESULT, check=check, missing=missing) as record:
-        listed = record.pop("files", None)
-        kind, described, names = record.pop("kind"), record.pop("labels"), record.pop("parts")
+        digests = record.pop("files", None)
+        kind, description, names = record.pop("kind"), record.pop("labels"), record.pop("parts")
         maker = registry.result_class(str(kind), str(record.pop("module", "")))
         if "resolved" not in record and "parameters" in record:  # version 0.1.0 kept both in one place
             record["resolved"] = record["parameters"]
-        if listed is None and depth == 0:
+        if digests is None and depth == 0:
             warn(
                 f"{str(path)!r} was saved by patchclamp 0.1.0, which kept no digests: a damaged file in it goes unnoticed"
             )
         for name in names:
             if not folders.is_inside(name) or "/" in name or (path / name).is_symlink() or depth == _DEEPEST:
                 raise ValueError(f"{name!r} cannot be a part of it")
-        dataset = unpack(read_tensors(path / _ARRAYS), described)
-        held = (path / _TENSORS).is_file() if listed is None else _TENSORS in listed
-        tensors = read_tensors(path / _TENSORS) if held else {}
-        parts = {name: _open(path / name, check and listed is None, depth + 1) for name in names}
-        opened: Result = maker._from_saved(Saved(dataset, record, tensors, parts))
-    return opened
+        dataset = unpack(read_tensors(path / _ARRAYS), description)
+        has_tensors = (path / _TENSORS).is_file() if digests is None else _TENSORS in digests
+        tensors = read_tensors(path / _TENSORS) if has_tensors else {}
+        parts = {name: _open(path / name, check and digests is None, depth + 1) for name in names}
+        result: Result = maker._from_saved(Saved(dataset, record, tensors, parts))
+    return result

@@ -20,12 +20,12 @@ _SEAL = "sha256"
 
 def write_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write tensors of any device and layout as safetensors, those that share memory as well."""
-    held: dict[str, Tensor] = {}
+    copies: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         plain = tensor.detach().cpu().contiguous()
-        places = {other.untyped_storage().data_ptr() for other in held.values()}
-        held[name] = plain.clone() if plain.untyped_storage().data_ptr() in places else plain
-    safetensors.torch.save_file(held, file, metadata)
+        places = {other.untyped_storage().data_ptr() for other in copies.values()}
+        copies[name] = plain.clone() if plain.untyped_storage().data_ptr() in places else plain
+    safetensors.torch.save_file(copies, file, metadata)
 
 
 def read_tensors(file: str | Path) -> dict[str, Tensor]:
@@ -35,8 +35,8 @@ def read_tensors(file: str | Path) -> dict[str, Tensor]:
         InputError: There is none, or it is damaged.
     """
     with reading(file):
-        found: dict[str, Tensor] = safetensors.torch.load_file(file)
-        return found
+        tensors: dict[str, Tensor] = safetensors.torch.load_file(file)
+        return tensors
 
 
 def read_shapes(file: str | Path) -> dict[str, tuple[int, ...]]:
@@ -45,16 +45,16 @@ def read_shapes(file: str | Path) -> dict[str, tuple[int, ...]]:
     Raises:
         InputError: There is none, or it is damaged.
     """
-    with reading(file), safe_open(file, "pt") as held:
-        return {name: tuple(held.get_slice(name).get_shape()) for name in held.keys()}  # noqa: SIM118
+    with reading(file), safe_open(file, "pt") as archive:
+        return {name: tuple(archive.get_slice(name).get_shape()) for name in archive.keys()}  # noqa: SIM118
 
 
-def write_sealed(path: str | Path, tensors: Mapping[str, Tensor], said: Mapping[str, Any] | None = None) -> None:
-    """Write tensors and plain values into one file, atomically, with a SHA-256 of all of them."""
-    own = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    metadata = {name: json.dumps(value) for name, value in (said or {}).items()}
+def write_sealed(path: str | Path, tensors: Mapping[str, Tensor], values: Mapping[str, Any] | None = None) -> None:
+    """Write tensors and plain values (numbers, texts, lists) into one file, atomically, with a SHA-256 of all of them."""
+    copies = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    metadata = {name: json.dumps(value) for name, value in (values or {}).items()}
     with atomic_file(path) as temporary:
-        write_tensors(temporary, own, {**metadata, _SEAL: _seal(own, metadata)})
+        write_tensors(temporary, copies, {**metadata, _SEAL: _seal(copies, metadata)})
 
 
 def read_sealed(path: str | Path, advice: str = "delete it to start again") -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -64,8 +64,8 @@ def read_sealed(path: str | Path, advice: str = "delete it to start again") -> t
         InputError: There is none, or it is not what was written.
     """
     with reading(path, advice):
-        with safe_open(path, "pt") as held:
-            metadata, tensors = held.metadata() or {}, {name: held.get_tensor(name) for name in held.keys()}  # noqa: SIM118
+        with safe_open(path, "pt") as archive:
+            metadata, tensors = archive.metadata() or {}, {name: archive.get_tensor(name) for name in archive.keys()}  # noqa: SIM118
         if metadata.pop(_SEAL, None) != _seal(tensors, metadata):
             raise ValueError("its numbers are not those that were written")
         return tensors, {name: json.loads(value) for name, value in metadata.items()}

@@ -33,7 +33,7 @@ def escaped(text: str, keep: str = "\n") -> str:
     r"""Text in which nothing acts unseen.
 
     Args:
-        text: Any.
+        text: Any text.
         keep: Characters that the medium shows as they are meant.
 
     >>> escaped("a\x1b[31mb\u202e")
@@ -64,8 +64,8 @@ def shown_literally(method: Callable[[Any], str]) -> Callable[[Any], str]:
 
 def for_figure(text: str) -> str:
     """Text for a figure; one that is far too long is cut."""
-    shown = escaped(text)
-    return shown if len(shown) <= LONGEST else shown[: LONGEST - 1] + "…"
+    safe = escaped(text)
+    return safe if len(safe) <= LONGEST else safe[: LONGEST - 1] + "…"
 
 
 def for_page(html: str) -> str:
@@ -79,19 +79,19 @@ def for_csv(text: str) -> str:
     What begins with ``= + - @``, a tab or a new line gets ``'`` before it, and so does what begins with such a ``'``. What
     cannot be seen is written as an escape, and a backslash before an escape is doubled: so the text can be had back.
     """
-    shown = escaped(_BEFORE_ESCAPE.sub(lambda match: 2 * match[0], text), keep="\n\t")
-    return f"'{shown}" if _FORMULA.match(shown) else shown
+    safe = escaped(_BEFORE_ESCAPE.sub(lambda match: 2 * match[0], text), keep="\n\t")
+    return f"'{safe}" if _FORMULA.match(safe) else safe
 
 
 def csv_text(frame: "pd.DataFrame", *, index: bool = False) -> str:
     """A frame as CSV: texts by :func:`for_csv`, numbers as they are."""
-    shown = frame.copy(deep=False)
-    for place, dtype in enumerate(shown.dtypes):
+    table = frame.copy(deep=False)
+    for place, dtype in enumerate(table.dtypes):
         if dtype.kind not in "biufcmM":
-            shown.isetitem(place, shown.iloc[:, place].astype(object).map(_cell).to_list())
+            table.isetitem(place, table.iloc[:, place].astype(object).map(_cell).to_list())
     if index:
-        shown.index = shown.index.map(_cell)
-    text: str = shown.to_csv(index=index, header=[_cell(name) for name in shown.columns])
+        table.index = table.index.map(_cell)
+    text: str = table.to_csv(index=index, header=[_cell(name) for name in table.columns])
     return text
 
 

@@ -15,30 +15,32 @@ def read_members(archive: Path, prefix: str = "", suffix: str = "") -> dict[str,
 
     Args:
         archive: A wheel (zip), an npm tarball or a Debian package.
-        prefix: Only names that begin so.
-        suffix: Only names that end so.
+        prefix: Read only files whose names begin with this.
+        suffix: Read only files whose names end with this.
 
     Raises:
         AssetError: The archive is broken, or has no such member.
     """
     try:
         if archive.suffix == ".whl":
-            with zipfile.ZipFile(archive) as opened:
-                names = [name for name in opened.namelist() if not name.endswith("/")]
-                found = {name: opened.read(name) for name in names if name.startswith(prefix) and name.endswith(suffix)}
+            with zipfile.ZipFile(archive) as wheel:
+                names = [name for name in wheel.namelist() if not name.endswith("/")]
+                contents = {
+                    name: wheel.read(name) for name in names if name.startswith(prefix) and name.endswith(suffix)
+                }
         else:
-            with _tarball(archive) as raw, tarfile.open(fileobj=raw) as packed:
+            with _tarball(archive) as stream, tarfile.open(fileobj=stream) as tarball:
                 members = [
                     m
-                    for m in packed.getmembers()
+                    for m in tarball.getmembers()
                     if m.isfile() and m.name.startswith(prefix) and m.name.endswith(suffix)
                 ]
-                found = {m.name: file.read() for m in members if (file := packed.extractfile(m)) is not None}
+                contents = {m.name: file.read() for m in members if (file := tarball.extractfile(m)) is not None}
     except (zipfile.BadZipFile, tarfile.TarError, lzma.LZMAError, EOFError, OSError) as error:
         raise AssetError(f"{archive.name} is not a readable archive: {error}") from error
-    if not found:
+    if not contents:
         raise AssetError(f"{archive.name} has no member {prefix}*{suffix}")
-    return found
+    return contents
 
 
 def _tarball(archive: Path) -> IO[bytes]:
@@ -48,12 +50,15 @@ def _tarball(archive: Path) -> IO[bytes]:
     """
     if archive.suffix != ".deb":
         return archive.open("rb")
-    data, at = archive.read_bytes(), 8
-    while data.startswith(b"!<arch>\n") and at + 60 <= len(data):
-        name, size = data[at : at + 16].decode("ascii", "replace").strip(" /"), data[at + 48 : at + 58].strip()
+    data, offset = archive.read_bytes(), 8
+    while data.startswith(b"!<arch>\n") and offset + 60 <= len(data):
+        name, size = (
+            data[offset : offset + 16].decode("ascii", "replace").strip(" /"),
+            data[offset + 48 : offset + 58].strip(),
+        )
         if not size.isdigit():
             break
         if name.startswith("data.tar"):
-            return io.BytesIO(data[at + 60 : at + 60 + int(size)])
-        at += 60 + int(size) + int(size) % 2
+            return io.BytesIO(data[offset + 60 : offset + 60 + int(size)])
+        offset += 60 + int(size) + int(size) % 2
     raise tarfile.ReadError("no Debian package, or one without data")

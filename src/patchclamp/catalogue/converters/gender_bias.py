@@ -45,11 +45,11 @@ def winobias(files: dict[str, str]) -> list[dict[str, Any]]:
     for kind, split in product((1, 2), ("dev", "test")):
         pro, anti = (files[f"{side}_stereotyped_type{kind}.txt.{split}"].splitlines() for side in ("pro", "anti"))
         for lines in zip(pro, anti, strict=True):
-            read = [read_sentence(line) for line in lines]
-            if _is_minimal(read[0], read[1]):
+            sentences = [read_sentence(line) for line in lines]
+            if _is_minimal(sentences[0], sentences[1]):
                 rows += [
                     {"pair": pair, "kind": kind, "split": split, "stereotyped": stereotyped, **row}
-                    for stereotyped, row in zip((True, False), read, strict=True)
+                    for stereotyped, row in zip((True, False), sentences, strict=True)
                 ]
                 pair += 1
     return rows
@@ -57,16 +57,16 @@ def winobias(files: dict[str, str]) -> list[dict[str, Any]]:
 
 def read_sentence(line: str) -> dict[str, Any]:
     """A numbered line such as ``1 [The cook] fed the guard because [she] cared.`` without number and brackets."""
-    marked = line.split(" ", 1)[1].strip()
-    marked = re.sub(r"\s+(?=['.,?!])", "", re.sub(r"\s+", " ", marked))
-    marked = re.sub(r"\bthe \[ ?(?=the )|\[ ", "[", marked)
-    inside = [(found[1], found.start() - 2 * i) for i, found in enumerate(re.finditer(r"\[(.+?)\]", marked))]
-    (who, who_start), (pronoun, pronoun_start) = inside[:2]
-    occupation = re.sub(r"^(the|an?) ", "", who, flags=re.IGNORECASE)
+    text = line.split(" ", 1)[1].strip()
+    text = re.sub(r"\s+(?=['.,?!])", "", re.sub(r"\s+", " ", text))
+    text = re.sub(r"\bthe \[ ?(?=the )|\[ ", "[", text)
+    spans = [(match[1], match.start() - 2 * i) for i, match in enumerate(re.finditer(r"\[(.+?)\]", text))]
+    (mention, mention_start), (pronoun, pronoun_start) = spans[:2]
+    occupation = re.sub(r"^(the|an?) ", "", mention, flags=re.IGNORECASE)
     return {
-        "sentence": re.sub(r"[\[\]]", "", marked),
+        "sentence": re.sub(r"[\[\]]", "", text),
         "occupation": occupation,
-        "occupation_start": who_start + len(who) - len(occupation),
+        "occupation_start": mention_start + len(mention) - len(occupation),
         "pronoun": pronoun,
         "pronoun_start": pronoun_start,
         "gender": _GENDER[pronoun],
@@ -76,13 +76,13 @@ def read_sentence(line: str) -> dict[str, Any]:
 def _is_minimal(one: dict[str, Any], other: dict[str, Any]) -> bool:
     """Whether two rows differ in their pronouns, and each differing pronoun has its row's gender."""
     words, others = (re.findall(r"\w+|\S", row["sentence"]) for row in (one, other))
-    changed = [(a, b) for a, b in zip(words, others, strict=False) if a != b]
+    differences = [(a, b) for a, b in zip(words, others, strict=False) if a != b]
     places = ("occupation", "occupation_start", "pronoun_start")
     return (
         len(words) == len(others)
         and all(one[name] == other[name] for name in places)
         and one["gender"] != other["gender"]
-        and all((_GENDER.get(a), _GENDER.get(b)) == (one["gender"], other["gender"]) for a, b in changed)
+        and all((_GENDER.get(a), _GENDER.get(b)) == (one["gender"], other["gender"]) for a, b in differences)
     )
 
 

@@ -33,5 +33,5 @@ def reviews(raw: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def clean(text: str) -> str:
     """Text without line-break tags, with the punctuation of Windows-1252 instead of control characters."""
-    text = re.sub(r"[\x80-\x9f]", lambda found: found[0].encode("latin-1").decode("cp1252", "ignore"), text)
+    text = re.sub(r"[\x80-\x9f]", lambda match: match[0].encode("latin-1").decode("cp1252", "ignore"), text)
     return re.sub(r"\s+", " ", re.sub(r"<br\s*/?>", " ", text)).strip()

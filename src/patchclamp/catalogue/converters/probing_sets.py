@@ -37,17 +37,17 @@ def convert(archive: Path, out: Path) -> None:
         raise missing_dependency("probing-sets (tables compressed with zstd)", "zstandard", "assets") from None
     for name, labels in SETS.items():
         member = f"{_FOLDER}{name}.csv.zst"
-        packed = read_members(archive, member)[member]
-        table = zstandard.ZstdDecompressor().stream_reader(packed).read().decode()
+        data = read_members(archive, member)[member]
+        table = zstandard.ZstdDecompressor().stream_reader(data).read().decode()
         write_json(out / f"{name}.json", rows(table, labels))
 
 
 def rows(table: str, labels: dict[str, str]) -> list[dict[str, Any]]:
     """Distinct texts with labels and groups, in the order of the table; a text under two labels is left out."""
-    found: dict[str, set[str]] = {}
+    text_labels: dict[str, set[str]] = {}
     for row in csv.DictReader(io.StringIO(table, newline="")):
-        found.setdefault(row["prompt"].strip(), set()).add(labels[row["target"]])
-    label = {prompt: next(iter(said)) for prompt, said in found.items() if len(said) == 1}
+        text_labels.setdefault(row["prompt"].strip(), set()).add(labels[row["target"]])
+    label = {prompt: next(iter(names)) for prompt, names in text_labels.items() if len(names) == 1}
     members = groups(list(label))
     return [
         {"prompt": prompt, "label": label[prompt], "group": group} for prompt, group in zip(label, members, strict=True)

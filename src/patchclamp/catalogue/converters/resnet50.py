@@ -40,31 +40,31 @@ def convert(archive: Path, out: Path) -> None:
 
 def _distinct(names: dict[int, str]) -> dict[int, str]:
     """Two classes of ImageNet share a name ("crane", "maillot"); the later one gets its number."""
-    seen: set[str] = set()
-    found = {}
+    previous: set[str] = set()
+    distinct = {}
     for i, name in names.items():
-        found[i] = f"{name}.{i}" if name in seen else name
-        seen.add(name)
-    return found
+        distinct[i] = f"{name}.{i}" if name in previous else name
+        previous.add(name)
+    return distinct
 
 
 def _weights(members: dict[str, bytes]) -> dict[str, Tensor]:
-    found: dict[str, Tensor] = {}
+    weights: dict[str, Tensor] = {}
     for group in json.loads(members[f"{_ROOT}ResNet50/model.json"])["weightsManifest"]:
         data = b"".join(members[f"{_ROOT}ResNet50/{path}"] for path in group["paths"])
         offset = 0
         for entry in group["weights"]:
             count = int(np.prod(entry["shape"]))
             values = np.frombuffer(data, "<f4", count, offset).reshape(entry["shape"])
-            found[entry["name"]] = torch.from_numpy(values.copy())
+            weights[entry["name"]] = torch.from_numpy(values.copy())
             offset += 4 * count
-    return found
+    return weights
 
 
 def _state(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
 
-    def put(target: str, conv: str, norm: str, *, reverse_channels: bool = False) -> None:
+    def add_convolution(target: str, conv: str, norm: str, *, reverse_channels: bool = False) -> None:
         kernel = weights[f"{conv}/kernel"].permute(3, 2, 0, 1)
         bias: Any = weights.get(f"{conv}/bias", 0.0)
         state[f"{target}.convolution.weight"] = (kernel.flip(1) if reverse_channels else kernel).contiguous()
@@ -74,15 +74,15 @@ def _state(weights: dict[str, Tensor]) -> dict[str, Tensor]:
         state[f"{target}.normalization.running_var"] = weights[f"{norm}/moving_variance"]
         state[f"{target}.normalization.num_batches_tracked"] = torch.tensor(0)
 
-    put("resnet.embedder.embedder", "conv1", "bn_conv1", reverse_channels=True)
+    add_convolution("resnet.embedder.embedder", "conv1", "bn_conv1", reverse_channels=True)
     for stage, blocks in enumerate(_BLOCKS):
         for block in range(blocks):
             name = f"{stage + 2}{'abcdef'[block]}"
             target = f"resnet.encoder.stages.{stage}.layers.{block}"
             for index, branch in enumerate("abc"):
-                put(f"{target}.layer.{index}", f"res{name}_branch2{branch}", f"bn{name}_branch2{branch}")
+                add_convolution(f"{target}.layer.{index}", f"res{name}_branch2{branch}", f"bn{name}_branch2{branch}")
             if block == 0:
-                put(f"{target}.shortcut", f"res{name}_branch1", f"bn{name}_branch1")
+                add_convolution(f"{target}.shortcut", f"res{name}_branch1", f"bn{name}_branch1")
     state["classifier.1.weight"] = weights["fc1000/kernel"].T.contiguous()
     state["classifier.1.bias"] = weights["fc1000/bias"]
     return state

@@ -54,9 +54,9 @@ def _state(weights: Any, config: Any) -> dict[str, Tensor]:
     def take(*shape: int) -> Tensor:
         nonlocal position
         count = int(np.prod(shape))
-        found = torch.from_numpy(weights[position : position + count].reshape(shape).copy())
+        tensor = torch.from_numpy(weights[position : position + count].reshape(shape).copy())
         position += count
-        return found
+        return tensor
 
     embed = take(vocabulary, width)
     norm_attention = take(layers, width)
@@ -100,17 +100,19 @@ def _tokenizer(data: bytes, vocabulary: int) -> Any:
 
     pieces = _pieces(data, vocabulary)
     names = [_name(i, text) for i, (text, _) in enumerate(pieces)]
-    known: dict[str, int] = {}
+    token_ids: dict[str, int] = {}
     for i, name in enumerate(names):
-        known.setdefault(name, i)
+        token_ids.setdefault(name, i)
     merges = []
     for i in range(_FIRST_TEXT_TOKEN, vocabulary):
-        splits = [(names[i][:cut], names[i][cut:]) for cut in range(1, len(names[i]))]
-        merges += [(-pieces[i][1], i, known[a], known[b], a, b) for a, b in splits if a in known and b in known]
+        splits = [(names[i][:position], names[i][position:]) for position in range(1, len(names[i]))]
+        merges += [
+            (-pieces[i][1], i, token_ids[a], token_ids[b], a, b) for a, b in splits if a in token_ids and b in token_ids
+        ]
     special = ("<unk>", "<s>", "</s>")
     tokenizer = Tokenizer(
         models.BPE(
-            vocab=known,
+            vocab=token_ids,
             merges=[(a, b) for *_, a, b in sorted(merges)],
             unk_token="<unk>",
             fuse_unk=True,
@@ -129,13 +131,13 @@ def _tokenizer(data: bytes, vocabulary: int) -> Any:
 
 
 def _pieces(data: bytes, vocabulary: int) -> list[tuple[str, float]]:
-    found, offset = [], 4
+    pieces, offset = [], 4
     for _ in range(vocabulary):
         score, length = struct.unpack_from("<fi", data, offset)
         offset += 8
-        found.append((data[offset : offset + length].decode("utf-8"), score))
+        pieces.append((data[offset : offset + length].decode("utf-8"), score))
         offset += length
-    return found
+    return pieces
 
 
 def _name(index: int, text: str) -> str:
