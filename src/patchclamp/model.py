@@ -13,12 +13,14 @@ from patchclamp.facade.lenses import Lenses
 from patchclamp.facade.polytopes import Polytopes
 from patchclamp.facade.rewriting import Rewriting
 from patchclamp.facade.tracing import Tracing
-from patchclamp.interventions import generate as _generate
 from patchclamp.interventions import patching as _patching
-from patchclamp.interventions import record as _record
-from patchclamp.interventions import run as _run
 from patchclamp.interventions import stepping as _stepping
-from patchclamp.interventions import sweep as _sweep
+from patchclamp.interventions.generate import generate as _generate
+from patchclamp.interventions.record import record as _record
+from patchclamp.interventions.run import run as _run
+from patchclamp.interventions.run import top as _top
+from patchclamp.interventions.sweep import plan as _plan
+from patchclamp.interventions.sweep import sweep as _sweep
 from patchclamp.interventions.verification import verify as _verify
 from patchclamp.models import loading as _loading
 from patchclamp.models import weights as _weights
@@ -34,15 +36,15 @@ class Model(Lenses, Tracing, Directions, Polytopes, Rewriting, Baking):
     Your module is used as it is: no weight, hook, mode or gradient flag of it is different after any call.
     """
 
-    run = _run.run
-    top = _run.top
-    record = _record.record
-    generate = _generate.generate
+    run = _run
+    top = _top
+    record = _record
+    generate = _generate
     editing = _stepping.editing
     weight = _weights.weight
 
-    sweep = _sweep.sweep
-    plan = _sweep.plan
+    sweep = _sweep
+    plan = _plan
     patch = _patching.patch
     path_patch = _path.path_patch
     attribution_patch = _attribution.attribution_patch
