@@ -11,7 +11,7 @@ from patchclamp.core.errors import InputError
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
 from patchclamp.interventions.provenance import provenance
-from patchclamp.lenses.corpus import sequences
+from patchclamp.lenses.corpus import check_length, sequences
 from patchclamp.lenses.logit import BATCH_TOKENS, CHUNK, Translator, look
 from patchclamp.lenses.metrics import METRICS
 from patchclamp.models.opened import OpenModel
@@ -105,6 +105,7 @@ def lens_curves(
     progress: bool | Listener | None = None,
 ) -> LensCurves:
     """Look at a corpus; see :meth:`patchclamp.Model.lens_curves`."""
+    check_length(model, length)
     if tokens is not None and tokens < length:
         raise InputError(f"tokens={tokens} is less than one sequence of {length}")
     rows = sequences(model, texts, length, most=None if tokens is None else tokens // length)
