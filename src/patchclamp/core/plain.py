@@ -5,7 +5,7 @@ A module registers its classes where it defines them, with :func:`savable` (a da
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -86,7 +86,8 @@ def to_plain(value: Any, tensors: Tensors) -> Any:
     if getattr(value, "trained", False):
         value = value.frozen()
     if _DATACLASSES.get(type(value).__name__) is type(value) and not getattr(value, "opaque", False):
-        values = {f.name: getattr(value, f.name) for f in fields(value) if not f.name.startswith("_")}
+        names = [name for name in type(value).__dataclass_fields__ if not name.startswith("_")]
+        values = {name: getattr(value, name) for name in names}
         return {"$type": type(value).__name__} | {name: to_plain(part, tensors) for name, part in values.items()}
     if isinstance(value, np.generic | np.ndarray):
         return to_plain(value.tolist(), tensors)

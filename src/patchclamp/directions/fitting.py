@@ -12,12 +12,8 @@ from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError
 from patchclamp.core.kinds import Groups, Labels, Seed
 from patchclamp.core.progress import Listener, task
-from patchclamp.directions.base import DirectionEstimator
 from patchclamp.directions.concept import Concept, Kind
 from patchclamp.directions.direction import SINK, Direction
-from patchclamp.directions.gradient import GradientDirection, gradients
-from patchclamp.directions.methods import method_of
-from patchclamp.directions.random import RandomDirection
 from patchclamp.interventions.edits import Edits, as_edits
 from patchclamp.interventions.positions import At
 from patchclamp.interventions.record import record
@@ -112,7 +108,9 @@ def fit_directions(
     """
     from sklearn.base import clone
 
-    from patchclamp.directions.base import quietly, warn_once
+    from patchclamp.directions.gradient import GradientDirection, gradients
+    from patchclamp.directions.methods import method_of
+    from patchclamp.directions.report import quietly, warn_once
 
     estimator = method_of(method)
     rows = model.prompts(prompts)
@@ -222,7 +220,8 @@ def _fit(
     estimator: Any, rows: SiteRows, labels: Any, groups: Any, weights: Any, parts: tuple[Any, Any], seed: int,
     slope: list[Tensor] | None = None,
 ) -> Direction:  # fmt: skip
-    from patchclamp.directions.base import FEW, gap_left
+    from patchclamp.directions.random import RandomDirection
+    from patchclamp.directions.report import FEW, gap_left
 
     train, test = (np.isin(rows.prompt, part) for part in parts)
     y = labels[rows.prompt]

@@ -12,10 +12,8 @@ from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError
 from patchclamp.core.kinds import Labels
 from patchclamp.core.progress import Listener, task
-from patchclamp.directions.base import DirectionEstimator
 from patchclamp.directions.concept import Concept
 from patchclamp.directions.direction import SINK, Direction
-from patchclamp.directions.methods import method_of
 from patchclamp.interventions import positions
 from patchclamp.interventions.edits import Edit
 from patchclamp.interventions.forward import Row, forward
@@ -98,7 +96,8 @@ def scrub(
     """
     from sklearn.base import clone
 
-    from patchclamp.directions.base import quietly, warn_once
+    from patchclamp.directions.methods import method_of
+    from patchclamp.directions.report import quietly, warn_once
 
     estimator = method_of(method)
     rows = model.prompts(prompts)

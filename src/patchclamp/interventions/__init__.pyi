@@ -77,6 +77,9 @@ from .positions import Unsaid as Unsaid
 from .positions import per_prompt as per_prompt
 from .positions import token as token
 
+# Recording: many prompts in batches, and the values that edits take from other runs.
+from .provenance import provenance as provenance
+
 # Reads: what is measured.
 from .reads import CLEAN as CLEAN
 from .reads import CORRUPTED as CORRUPTED
@@ -93,8 +96,6 @@ from .reads import Read as Read
 from .reads import Tokens as Tokens
 from .reads import TopK as TopK
 from .reads import as_reads as as_reads
-
-# Recording: many prompts in batches, and the values that edits take from other runs.
 from .record import BATCH_TOKENS as BATCH_TOKENS
 from .record import batches as batches
 from .record import may_share as may_share
@@ -102,7 +103,6 @@ from .record import place as place
 from .record import record as record
 from .record import record_source as record_source
 from .results import Activations as Activations
-from .results import evidence as evidence
 from .results import to_numpy as to_numpy
 
 # The public functions, and what they return.
@@ -110,10 +110,8 @@ from .run import Run as Run
 from .run import run as run
 from .run import top as top
 from .run_part import run_part as run_part
-from .saving import from_plain as from_plain
 from .saving import load_edits as load_edits
 from .saving import save_edits as save_edits
-from .saving import to_plain as to_plain
 from .sources import Source as Source
 from .sources import Subspace as Subspace
 from .stepping import editing as editing

@@ -22,7 +22,7 @@ class _Untold:
 
 
 def _refuse(*_: Any) -> None:
-    raise UnsavableError("its inputs have no tokens and are recorded by their digest only", None)
+    raise UnsavableError("it holds inputs without tokens, which are recorded by their digest only", None)
 
 
 savable_as("$untold", _Untold, _refuse, _refuse)
@@ -32,6 +32,7 @@ def provenance(
     model: "OpenModel",
     prompts: Sequence[Prompt],
     resolved: Mapping[str, Any] | None = None,
+    /,
     **instead: Any,
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The record of a result, and the tensors it refers to.

@@ -151,7 +151,7 @@ def _measure_runs(
     runs: Sequence[int],
     logits: Tensor,
     clean: Tensor | None,
-    activations: Mapping[Site, Tensor],
+    activations: dict[Site, Tensor],
     verified: Collection[int],
 ) -> None:
     """Measure some runs of one line, whose own logits are ``clean``."""
