@@ -274,8 +274,8 @@ def test_a_newer_format_and_an_empty_folder_are_refused(folder_of: Callable[[str
         pc.open(tmp_path / "nowhere")
     shutil.copytree(folder_of("run"), tmp_path, dirs_exist_ok=True)
     record = json.loads((tmp_path / "result.json").read_text())
-    (tmp_path / "result.json").write_text(json.dumps({**record, "format_version": 2}))
-    with pytest.raises(pc.InputError, match="format version 2; this patchclamp reads up to 1"):
+    (tmp_path / "result.json").write_text(json.dumps({**record, "format_version": 3}))
+    with pytest.raises(pc.InputError, match="format version 3; this patchclamp reads up to 2"):
         pc.open(tmp_path)
     del record["sha256"], record["files"]  # as version 0.1.0 wrote it
     (tmp_path / "result.json").write_text(json.dumps({**record, "kind": "runs"}))

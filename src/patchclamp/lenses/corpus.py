@@ -25,7 +25,7 @@ def sequences(model: OpenModel, texts: Any, length: int, *, most: int | None = N
     Args:
         model: Whose tokenizer, context and vocabulary count.
         texts: ``"gutenberg"`` (passages of all books, in an order that is random but always the same),
-            ``"gutenberg:carroll-alice"`` (one book from its beginning), an iterable of texts, or one of lists of token ids,
+            ``"gutenberg:carroll-alice"`` (one book from its beginning), an iterable of texts, or one of lists of token ids (or a tensor of them),
             which are joined as they are.
         length: Tokens of a sequence.
         most: How many sequences to make; all that there are by default.
@@ -71,6 +71,8 @@ def check_length(model: OpenModel, length: int) -> None:
 
 
 def _texts(corpus: Any) -> Iterable[Any]:
+    if isinstance(corpus, Tensor) and corpus.ndim == 2:
+        return iter(corpus.tolist())
     if not isinstance(corpus, str):
         return _iterable(corpus)
     name, _, title = corpus.partition(":")
