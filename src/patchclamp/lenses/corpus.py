@@ -5,6 +5,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from typing import Any
 
+from torch import Tensor
+
 from patchclamp import catalogue
 from patchclamp.core.errors import InputError, unknown
 from patchclamp.models.opened import OpenModel
