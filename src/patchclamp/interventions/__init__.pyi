@@ -1,3 +1,6 @@
+# The door of the engine: what other packages use of it, by what it is for.
+# ruff: noqa: I001
+
 # Edits: what is done to a model. Operations are what they do, sources where their values come from.
 from . import operations as operations
 from .edits import Add as Add

@@ -1,4 +1,8 @@
-"""The recorded runs that cells fork from: hidden states where forks happen, keys and values before them, logits."""
+"""The recorded runs that cells fork from: hidden states where forks happen, keys and values before them, logits.
+
+Called by ``run_part.py`` at the beginning of each part, and for the source of a patch. In the example of ``docs/engine.md``
+the one line runs once; kept are its states on entry to layers 0 and 1, where rows are born, and all keys and values.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,7 @@
-"""A model with other weights: as a copy that shares the rest, and as a checkpoint that any program of transformers opens."""
+"""A model with other weights: as a copy that shares the rest, and as a checkpoint that any program of transformers opens.
+
+Called by the packages that change weights, ``baking`` and ``rewriting``.
+"""
 
 import copy
 from collections.abc import Callable, Mapping, Sequence

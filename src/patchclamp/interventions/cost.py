@@ -1,4 +1,7 @@
-"""What a sweep costs: floating-point operations, bytes and seconds, before it runs."""
+"""What a sweep costs: floating-point operations, bytes and seconds, before it runs.
+
+Called by ``plan.py``, and by ``memory.py`` for the bytes.
+"""
 
 import re
 import time

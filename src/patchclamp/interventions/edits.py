@@ -1,4 +1,7 @@
-"""An edit: an operation and where it goes. The constructors here are the public ones, one an operation."""
+"""An edit: an operation and where it goes. The constructors here are the public ones, one an operation.
+
+Called by users, as ``pc.Add(...)``. An edit becomes actions in ``actions.py`` once its prompts are known.
+"""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace

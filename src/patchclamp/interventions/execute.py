@@ -1,4 +1,8 @@
-"""Carrying out a planned job: part by part, within its budget, resumable, and checked against the slow way."""
+"""Carrying out a planned job: part by part, within its budget, resumable, and checked against the slow way.
+
+Called at the end of every sweeping function, by ``run_cells`` or with a schedule of ``plan.py``; ``run_part.py`` computes
+each part.
+"""
 
 import random
 from collections.abc import Sequence

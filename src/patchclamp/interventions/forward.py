@@ -1,4 +1,8 @@
-"""One hooked forward pass: the primitive under run, record, the sweep's slow path and every check."""
+"""One hooked forward pass: the primitive under run, record, the sweep's slow path and every check.
+
+Called by everything that runs the model whole; only the walk of a sweep through the layers (``wavefront.py``) and the module's
+own ``generate`` go other ways, on the same hooks.
+"""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager

@@ -1,4 +1,7 @@
-"""Generation under edits, with or without the key-value cache, every position counted in the unpadded prompt."""
+"""Generation under edits, with or without the key-value cache, every position counted in the unpadded prompt.
+
+``Model.generate`` comes here. ``decoding.py`` reads the settings, ``stepping.py`` edits every call that the module makes.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress

@@ -1,4 +1,7 @@
-"""The result of a sweep: one number (or a few) a cell, labelled by prompt, site, layer, position and parameter."""
+"""The result of a sweep: one number (or a few) a cell, labelled by prompt, site, layer, position and parameter.
+
+Made by ``Sweep.grid`` from what ``execute.py`` gave, for sweeps, patches and paths.
+"""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self

@@ -1,4 +1,8 @@
-"""The end of the wavefront: what the reads need passes the model's own head, many cells at once."""
+"""The end of the wavefront: what the reads need passes the model's own head, many cells at once.
+
+Called by ``run_part.py`` when the rows of a part have walked every layer. In the example of ``docs/engine.md`` three rows of one
+position each, the last of each run, go through the head in one call.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

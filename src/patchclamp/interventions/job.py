@@ -1,4 +1,8 @@
-"""A sweep as data: lines (a prompt and what every cell of it shares), cells, reads; and which cells need not be run."""
+"""A sweep as data: lines (a prompt and what every cell of it shares), cells, reads; and which cells need not be run.
+
+Made by every sweeping function when all values are known, and planned by ``plan.py``. The example of ``docs/engine.md`` has
+one line and three cells, which are three runs.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

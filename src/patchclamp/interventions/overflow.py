@@ -1,4 +1,7 @@
-"""Where the first NaN or infinity of a run arises: a second pass, on failure only, that looks at every site."""
+"""Where the first NaN or infinity of a run arises: a second pass, on failure only, that looks at every site.
+
+Called by ``forward.py``, ``execute.py`` and ``generate.py`` when ``finite.py`` found a number that may not be read.
+"""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager

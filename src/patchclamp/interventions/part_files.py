@@ -1,4 +1,7 @@
-"""Results of finished parts in a folder, each under a digest of everything that decides its numbers."""
+"""Results of finished parts in a folder, each under a digest of everything that decides its numbers.
+
+Made when a sweeping function is called with ``checkpoint=``, before any work; read and written by ``execute.py``, part by part.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""Where each edit of a sweep acts: at the swept sites or at its own, at the sweep's positions or at its own."""
+"""Where each edit of a sweep acts: at the swept sites or at its own, at the sweep's positions or at its own.
+
+Called by ``Sweep.of``, before the axes are known.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

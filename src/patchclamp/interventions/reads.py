@@ -1,4 +1,7 @@
-"""What is measured of a run: probabilities, logit differences, loss, divergence, ranks, activations, or any function."""
+"""What is measured of a run: probabilities, logit differences, loss, divergence, ranks, activations, or any function.
+
+Made by users, as ``read=pc.KL()``; bound to each prompt when lines are made (``sweep.py``), and evaluated by ``Line.measure``.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set

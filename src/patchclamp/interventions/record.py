@@ -1,4 +1,7 @@
-"""Recording activations: many prompts, many sites, into buffers that are allocated once."""
+"""Recording activations: many prompts, many sites, into buffers that are allocated once; and the sources of edits.
+
+``Model.record`` comes here; so does every call whose edits take their values from other runs, to have these run (``place``).
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any

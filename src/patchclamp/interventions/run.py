@@ -1,4 +1,7 @@
-"""One run: prompts, edits, and what the model said."""
+"""One run: prompts, edits, and what the model said.
+
+``Model.run`` and ``Model.top`` come here.
+"""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self

@@ -1,4 +1,7 @@
-"""Edits, reads, gates and positions as JSON with named tensors: nothing is pickled, nothing unknown is built."""
+"""Edits, reads, gates and positions as JSON with named tensors: nothing is pickled, nothing unknown is built.
+
+Called when a result or a list of edits is saved, and when one is opened or repeated.
+"""
 
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass

@@ -1,4 +1,7 @@
-"""Edits around calls of a growing text: which positions each call holds, whatever way the work is cut into calls."""
+"""Edits around calls of a growing text: which positions each call holds, whatever way the work is cut into calls.
+
+``Model.editing`` comes here, and ``generate.py`` for every call that the module's own ``generate`` makes.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager

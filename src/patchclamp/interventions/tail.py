@@ -1,4 +1,7 @@
-"""The end of a forward pass, again and again with gradients: what an edit cannot reach is recorded once."""
+"""The end of a forward pass, again and again with gradients: what an edit cannot reach is recorded once.
+
+Called by methods that search for a vector (``rewriting``) or clean states layer by layer (``directions``).
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,7 @@
-"""The parameters of operations as users pass them: vectors, directions, numbers and latents, each read in one place."""
+"""The parameters of operations as users pass them: vectors, directions, numbers and latents, each read in one place.
+
+Called by the constructors of ``edits.py`` and ``gates.py``.
+"""
 
 from collections.abc import Callable, Mapping
 from numbers import Integral, Real

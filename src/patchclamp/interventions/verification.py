@@ -2,6 +2,8 @@
 
 Every site of the architecture's table is looked at in one short forward pass; sums that must hold are checked; and a
 small sweep is run on each rung of the ladder, so that the fast ways are used only where they were seen to be exact.
+
+Called by ``pc.load`` and ``pc.wrap``, or when a model that was in training mode is first used.
 """
 
 import math

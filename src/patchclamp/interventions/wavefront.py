@@ -1,8 +1,9 @@
 """The wavefront: every run of a sweep walks the layers once, together, on the model's own modules.
 
-At each layer the live rows of all groups are run, small groups packed into one call, so that a layer's weights are read
-from memory once. Rows are born at their first edit from the recorded clean state, positions before it exist only as recorded keys
-and values, and only the positions that a read needs go through the head.
+Called by ``run_part.py`` once the lines were recorded. At each layer the live rows of all groups are run, small groups packed into
+one call, so that a layer's weights are read from memory once. Rows are born at their first edit from the recorded clean state,
+positions before it exist only as recorded keys and values, and only the positions that a read needs go through the head.
+In the example of ``docs/engine.md`` layer 0 runs one row of four positions; layers 1 and 2 run two of four and one of one.
 """
 
 import inspect
