@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.arguments import checked
+from patchclamp.core.errors import InputError
 from patchclamp.core.progress import Listener
 from patchclamp.core.result import DatasetResult
 from patchclamp.directions.direction import About, Direction
@@ -19,8 +20,6 @@ from patchclamp.models.opened import OpenModel
 
 if TYPE_CHECKING:
     import xarray as xr
-
-EDITS = ("add", "scale")
 
 
 @dataclass(eq=False)
@@ -51,21 +50,36 @@ class DoseResponse(DatasetResult):
         return "\n".join(lines)
 
 
+@checked
 def dose_response(
     model: OpenModel,
-    directions: "dict[str, Direction]",
+    directions: dict[str, Direction],
     prompts: Any,
     answers: Sequence[Answer],
     amounts: Sequence[float],
     texts: Any = None,
     *,
-    edit: str = "add",
+    edit: Literal["add", "scale"] = "add",
     about: About = "mean",
     progress: bool | Listener | None = None,
 ) -> DoseResponse:
-    """Measure edits of growing size; see :meth:`patchclamp.Model.dose_response`."""
-    if edit not in EDITS:
-        raise InputError(unknown("edit with a dose", edit, EDITS))
+    """How far edits of growing size move the answers, and what they cost on other text.
+
+    Args:
+        model: The model.
+        directions: Of each method.
+        prompts: After which the answers are read.
+        answers: Two tokens, or two lists of tokens (their probabilities are added); the effect is the log-odds of the second
+            over the first.
+        amounts: Of the edit: distances between the class means for ``add``, factors for ``scale``.
+        texts: On which divergence and loss are measured; passages of books by default.
+        edit: What grows.
+        about: From where ``scale`` measures.
+        progress: True for bars, a function for events.
+
+    Raises:
+        InputError: No direction or amount, or answers that are not single tokens.
+    """
     if not directions or not len(amounts):
         raise InputError("a direction and an amount are needed at least")
     doses = [float(amount) for amount in amounts]

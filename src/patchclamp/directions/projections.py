@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError
 from patchclamp.core.kinds import Labels
 from patchclamp.core.result import DatasetResult
@@ -57,16 +58,23 @@ class Projections(DatasetResult):
         return f"Projections of {len(values)} rows; " + "; ".join(said) + f"; AUC {self.auc():.3f}"
 
 
+@checked
 def projections(
-    model: OpenModel,
-    direction: Direction,
-    prompts: Any,
-    labels: Labels,
-    *,
-    at: At = None,
-    edits: Edits = (),
+    model: OpenModel, direction: Direction, prompts: Any, labels: Labels, *, at: At = None, edits: Edits = ()
 ) -> Projections:
-    """Project prompts' activations on a direction; see :meth:`patchclamp.Model.projections`."""
+    """The coordinates of prompts' activations along a direction, by class.
+
+    Args:
+        model: The model.
+        direction: Fitted on this model.
+        prompts: Best others than those it was fitted on.
+        labels: One a prompt.
+        at: Which tokens; those of the fit by default.
+        edits: Record under these.
+
+    Raises:
+        InputError: Lengths differ, one class only, or the direction is of another model.
+    """
     if direction.fitted is None:
         raise InputError(
             "this direction was fitted on arrays; fit it with model.fit_direction, so that it knows its site"
