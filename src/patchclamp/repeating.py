@@ -17,9 +17,7 @@ from patchclamp.core.result import Result
 from patchclamp.core.result import open as open_result
 from patchclamp.core.text import for_terminal
 from patchclamp.directions import dose, effects, projections
-from patchclamp.interventions.edits import Edit
-from patchclamp.interventions.positions import UNSAID, Unsaid
-from patchclamp.interventions.saving import from_plain
+from patchclamp.interventions import UNSAID, Edit, Unsaid, from_plain
 from patchclamp.lenses.tuned import TunedLens
 from patchclamp.model import Model, load
 from patchclamp.models.inputs import Prompt

@@ -59,7 +59,7 @@ def fact(
         opening: How to open the model.
         as_json: Print JSON.
     """
-    from patchclamp.interventions.checkpoint import check_folder
+    from patchclamp.interventions import check_folder
 
     if export is not None:
         check_folder(export)

@@ -20,10 +20,10 @@ class Kind:
 
 
 KINDS: dict[str, Kind] = {
-    "grid": Kind("interventions.grid:Grid", "figures.grid:figure", "reports.grid:parts"),
-    "run": Kind("interventions.run:Run", "figures.run:figure", "reports.run:parts"),
-    "activations": Kind("interventions.results:Activations", "figures.activations:figure", "reports.activations:parts"),
-    "generation": Kind("interventions.generate:Generation", "figures.generation:figure", "reports.generation:parts"),
+    "grid": Kind("interventions:Grid", "figures.grid:figure", "reports.grid:parts"),
+    "run": Kind("interventions:Run", "figures.run:figure", "reports.run:parts"),
+    "activations": Kind("interventions:Activations", "figures.activations:figure", "reports.activations:parts"),
+    "generation": Kind("interventions:Generation", "figures.generation:figure", "reports.generation:parts"),
     "lens": Kind("lenses.result:Lens", "figures.lens:figure", "reports.lens:parts"),
     "contributions": Kind(
         "lenses.contributions:Contributions", "figures.contributions:figure", "reports.contributions:parts"

@@ -20,7 +20,7 @@ from patchclamp.core.kinds import Array, Groups, Labels, Numbers
 from patchclamp.directions.concept import Concept, Kind
 from patchclamp.directions.direction import SINK, Direction
 from patchclamp.directions.moments import Moments, blocks
-from patchclamp.interventions.edits import Edit
+from patchclamp.interventions import Edit
 
 FEW = "{} rows of width {}: what is gone on these rows is not gone on others; measure on held-out rows"
 EQUAL = "the class means are equal: no direction tells the classes apart on average"

@@ -11,7 +11,7 @@ from patchclamp.core.errors import InputError
 from patchclamp.core.progress import Listener
 from patchclamp.core.result import DatasetResult
 from patchclamp.directions.direction import About, Direction
-from patchclamp.interventions.results import evidence
+from patchclamp.interventions import evidence
 from patchclamp.metrics.bias import bias
 from patchclamp.metrics.damage import damage
 from patchclamp.metrics.edited import UNEDITED, Answer, mean_row, named

@@ -11,8 +11,7 @@ from patchclamp.core.errors import InputError, unknown
 from patchclamp.core.progress import Listener
 from patchclamp.core.result import DatasetResult
 from patchclamp.directions.direction import About, Direction
-from patchclamp.interventions.edits import Edit
-from patchclamp.interventions.results import evidence
+from patchclamp.interventions import Edit, evidence
 from patchclamp.metrics.bias import Bias, bias, ratio
 from patchclamp.metrics.damage import Damage, damage
 from patchclamp.metrics.edited import UNEDITED, Answer, mean_row, named

@@ -11,10 +11,7 @@ from patchclamp.core.kinds import Labels
 from patchclamp.core.result import DatasetResult
 from patchclamp.directions.direction import Direction
 from patchclamp.directions.fitting import site_rows
-from patchclamp.interventions.edits import Edits, as_edits
-from patchclamp.interventions.positions import At
-from patchclamp.interventions.record import record
-from patchclamp.interventions.results import evidence
+from patchclamp.interventions import At, Edits, as_edits, evidence, record
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.sites import Site
 

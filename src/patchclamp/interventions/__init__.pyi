@@ -64,20 +64,20 @@ from .reads import TopK as TopK
 from .reads import as_reads as as_reads
 
 # The public functions, and what they return.
-from .run import Run as Run
-from .run import run as run
-from .run import top as top
-from .record import record as record
+from .running import Run as Run
+from .running import run as run
+from .running import top as top
+from .recording import record as record
 from .results import Activations as Activations
 from .results import evidence as evidence
 from .results import to_numpy as to_numpy
-from .generate import Generation as Generation
-from .generate import generate as generate
+from .generation import Generation as Generation
+from .generation import generate as generate
 from .stepping import editing as editing
-from .sweep import plan as plan
-from .sweep import sweep as sweep
+from .sweeping import plan as plan
+from .sweeping import sweep as sweep
 from .grid import Grid as Grid
-from .plan import Plan as Plan
+from .planning import Plan as Plan
 from .patching import Align as Align
 from .patching import Pair as Pair
 from .patching import patch as patch
@@ -90,36 +90,35 @@ from .job import Cell as Cell
 from .job import Job as Job
 from .job import Line as Line
 from .job import widen as widen
-from .sweep import make_lines as make_lines
+from .sweeping import make_lines as make_lines
 from .cost import DEFAULT_BUDGET as DEFAULT_BUDGET
 from .options import RunOptions as RunOptions
 from .part_files import PartFiles as PartFiles
-from .plan import Schedule as Schedule
-from .plan import schedule as schedule
+from .planning import Schedule as Schedule
+from .planning import schedule as schedule
 from .execute import Outcome as Outcome
-from .execute import execute as execute
 from .execute import run_cells as run_cells
 from .parts import Part as Part
 from .parts import PartResult as PartResult
-from .run_part import run_part as run_part
+from .part_runner import run_part as run_part
 
 # One forward pass, with edits and with what is seen on the way; and the end of one, from some layer on.
-from .forward import Row as Row
-from .forward import Sink as Sink
-from .forward import forward as forward
-from .forward import last_logits as last_logits
-from .forward import logits_of as logits_of
-from .forward import outputs_at as outputs_at
-from .forward import through_head as through_head
+from .passes import Row as Row
+from .passes import Sink as Sink
+from .passes import forward as forward
+from .passes import last_logits as last_logits
+from .passes import logits_of as logits_of
+from .passes import outputs_at as outputs_at
+from .passes import through_head as through_head
 from .tail import Tail as Tail
 from .tail import resume as resume
 
 # Recording: many prompts in batches, and the values that edits take from other runs.
-from .record import BATCH_TOKENS as BATCH_TOKENS
-from .record import batches as batches
-from .record import may_share as may_share
-from .record import place as place
-from .record import record_source as record_source
+from .recording import BATCH_TOKENS as BATCH_TOKENS
+from .recording import batches as batches
+from .recording import may_share as may_share
+from .recording import place as place
+from .recording import record_source as record_source
 
 # Models as they are opened, and with other weights.
 from .verification import verify as verify

@@ -1,7 +1,7 @@
 """From edits to actions: concrete sites and positions in one prompt, with every value filled in.
 
-Every call with edits comes here: ``record.place`` for runs and recordings, ``axes.py`` for the cells of a sweep,
-``stepping.py`` for generation; and ``forward.py`` and ``wavefront.py`` turn actions into the instructions of one call.
+Every call with edits comes here: ``recording.place`` for runs and recordings, ``axes.py`` for the cells of a sweep,
+``stepping.py`` for generation; and ``passes.py`` and ``wavefront.py`` turn actions into the instructions of one call.
 In the example of ``docs/engine.md``, cell 1 has two actions: one at ``mlp_out.0`` and one at ``mlp_out.1``, both at position 1.
 """
 

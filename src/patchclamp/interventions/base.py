@@ -1,6 +1,6 @@
 """The recorded runs that cells fork from: hidden states where forks happen, keys and values before them, logits.
 
-Called by ``run_part.py`` at the beginning of each part, and for the source of a patch. In the example of ``docs/engine.md``
+Called by ``part_runner.py`` at the beginning of each part, and for the source of a patch. In the example of ``docs/engine.md``
 the one line runs once; kept are its states on entry to layers 0 and 1, where rows are born, and all keys and values.
 """
 
@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
-from patchclamp.interventions.forward import Row, forward, outputs_at
 from patchclamp.interventions.job import Line
 from patchclamp.interventions.parts import Part
+from patchclamp.interventions.passes import Row, forward, outputs_at
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.sites import Site
 

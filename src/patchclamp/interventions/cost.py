@@ -1,6 +1,6 @@
 """What a sweep costs: floating-point operations, bytes and seconds, before it runs.
 
-Called by ``plan.py``, and by ``memory.py`` for the bytes.
+Called by ``planning.py``, and by ``memory.py`` for the bytes.
 """
 
 import re

@@ -1,6 +1,6 @@
 """How a text is decoded: which settings of transformers are used, which are refused and why, and when a row ends.
 
-Called by ``generate.py`` before a generation begins.
+Called by ``generation.py`` before a generation begins.
 """
 
 from collections.abc import Iterable, Mapping

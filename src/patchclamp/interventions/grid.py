@@ -10,7 +10,7 @@ from torch import Tensor
 
 from patchclamp.core.errors import InputError, unknown
 from patchclamp.core.result import Result, Saved
-from patchclamp.interventions.plan import Plan
+from patchclamp.interventions.planning import Plan
 from patchclamp.interventions.reads import BASELINE, REFERENCE
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """A sweep as data: lines (a prompt and what every cell of it shares), cells, reads; and which cells need not be run.
 
-Made by every sweeping function when all values are known, and planned by ``plan.py``. The example of ``docs/engine.md`` has
+Made by every sweeping function when all values are known, and planned by ``planning.py``. The example of ``docs/engine.md`` has
 one line and three cells, which are three runs.
 """
 

@@ -5,7 +5,7 @@ that the two are one row of T tokens whose attention mask keeps them apart; the 
 before both, and each sees those before its own start. One matrix product then does the work of many thin ones, which on
 every machine run at a fraction of its speed.
 
-``plan.py`` counts what packed calls cost, ``wavefront.py`` makes them. In the example of ``docs/engine.md`` the row of cell 2,
+``planning.py`` counts what packed calls cost, ``wavefront.py`` makes them. In the example of ``docs/engine.md`` the row of cell 2,
 which starts at position 4, fits behind one of cell 0 or 1, which start at position 1.
 """
 

@@ -23,13 +23,13 @@ from patchclamp.interventions.execute import Outcome, run_cells
 from patchclamp.interventions.grid import Grid
 from patchclamp.interventions.job import Job
 from patchclamp.interventions.options import RunOptions
-from patchclamp.interventions.plan import Plan
+from patchclamp.interventions.part_runner import measure_lines
+from patchclamp.interventions.planning import Plan
 from patchclamp.interventions.positions import At
 from patchclamp.interventions.reads import BASELINE, REFERENCE, Read
-from patchclamp.interventions.record import record_sources
-from patchclamp.interventions.run_part import measure_lines
+from patchclamp.interventions.recording import record_sources
 from patchclamp.interventions.sources import Source
-from patchclamp.interventions.sweep import Sweep, make_lines
+from patchclamp.interventions.sweeping import Sweep, make_lines
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.peers import Sites

@@ -1,6 +1,6 @@
 """Buffers that a recording fills: one tensor a requested name, allocated when its first batch arrives.
 
-Called by ``record.py`` and ``run.py``, whose forward passes fill them.
+Called by ``recording.py`` and ``running.py``, whose forward passes fill them.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,6 +1,6 @@
 """What a recording and a run return: plain tensors by site, labelled arrays, and the evidence to repeat them.
 
-Made by ``run.py`` and ``record.py``.
+Made by ``running.py`` and ``recording.py``.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """Operations whose values come from elsewhere: another run, a mean over prompts, a keyed random stream.
 
-Made by the constructors of ``edits.py``; bound by ``actions.py``, once ``record.py`` has run what they need.
+Made by the constructors of ``edits.py``; bound by ``actions.py``, once ``recording.py`` has run what they need.
 """
 
 from abc import ABC, abstractmethod

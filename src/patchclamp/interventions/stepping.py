@@ -1,6 +1,6 @@
 """Edits around calls of a growing text: which positions each call holds, whatever way the work is cut into calls.
 
-``Model.editing`` comes here, and ``generate.py`` for every call that the module's own ``generate`` makes.
+``Model.editing`` comes here, and ``generation.py`` for every call that the module's own ``generate`` makes.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -32,10 +32,10 @@ from patchclamp.interventions.calls import (
 )
 from patchclamp.interventions.decoding import RowEnds, check_generation, effective
 from patchclamp.interventions.edits import Edits, as_edits
-from patchclamp.interventions.forward import UNKNOWN_WIDTH, check_passes
 from patchclamp.interventions.hooks import Instruction, Port, Session, after_each_call, before_each_call, shadowed
+from patchclamp.interventions.passes import UNKNOWN_WIDTH, check_passes
 from patchclamp.interventions.positions import GENERATED, At
-from patchclamp.interventions.record import make_placer
+from patchclamp.interventions.recording import make_placer
 from patchclamp.interventions.sources import Unbound
 from patchclamp.models.guard import check_ready
 from patchclamp.models.inputs import Prompt

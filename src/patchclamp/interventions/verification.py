@@ -23,14 +23,14 @@ from patchclamp.interventions.actions import Action
 from patchclamp.interventions.base import prefix_is_supported, record_base
 from patchclamp.interventions.execute import execute
 from patchclamp.interventions.finite import readable
-from patchclamp.interventions.forward import Row, call, forward, logits_of
 from patchclamp.interventions.hooks import Port, Tap, Tolerant, after_each_call
 from patchclamp.interventions.job import Cell, Job, Line
 from patchclamp.interventions.operations import Add
 from patchclamp.interventions.options import RunOptions
-from patchclamp.interventions.plan import schedule_on
+from patchclamp.interventions.part_runner import run_rows
+from patchclamp.interventions.passes import Row, call, forward, logits_of
+from patchclamp.interventions.planning import schedule_on
 from patchclamp.interventions.reads import Bound
-from patchclamp.interventions.run_part import run_rows
 from patchclamp.interventions.wavefront import make_packer
 from patchclamp.models.components import COMPONENTS
 from patchclamp.models.inputs import Prompt

@@ -1,7 +1,7 @@
 """The wavefront: every run of a sweep walks the layers once, together, on the model's own modules.
 
-Called by ``run_part.py`` once the lines were recorded. At each layer the live rows of all groups are run, small groups packed into
-one call, so that a layer's weights are read from memory once. Rows are born at their first edit from the recorded clean state,
+Called by ``part_runner.py`` once the lines were recorded. At each layer the live rows of all groups are run, small groups packed
+into one call, so that a layer's weights are read from memory once. Rows are born at their first edit from the recorded clean state,
 positions before it exist only as recorded keys and values, and only the positions that a read needs go through the head.
 In the example of ``docs/engine.md`` layer 0 runs one row of four positions; layers 1 and 2 run two of four and one of one.
 """
@@ -19,11 +19,11 @@ from patchclamp.core.errors import NotFiredError
 from patchclamp.core.interrupts import within
 from patchclamp.interventions.actions import Action, from_position, instructions
 from patchclamp.interventions.base import Base, PrefixCache, embedded_states
-from patchclamp.interventions.forward import call, make_tap
 from patchclamp.interventions.hooks import Instruction, Port, Session, bypassed, ports_of
 from patchclamp.interventions.job import index_like, layer_of
 from patchclamp.interventions.packing import Layout, Packer, UnpackableError, layout_at, pack, unpack
 from patchclamp.interventions.parts import Part
+from patchclamp.interventions.passes import call, make_tap
 from patchclamp.interventions.trie import CLEAN, EMBEDDED, ROW, Group, Step
 from patchclamp.models.inputs import Batch
 from patchclamp.models.opened import OpenModel

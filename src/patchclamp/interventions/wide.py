@@ -1,6 +1,6 @@
 """The product with the unembedding: in float32 also for half-precision weights, and a block of the vocabulary at a time.
 
-Entered by ``forward.through_head`` around the model's own head.
+Entered by ``passes.through_head`` around the model's own head.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -10,8 +10,7 @@ from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
-from patchclamp.interventions.positions import At
-from patchclamp.interventions.results import evidence
+from patchclamp.interventions import At, evidence
 from patchclamp.lenses.corpus import sequences
 from patchclamp.lenses.logit import BATCH_TOKENS, CHUNK, lens
 from patchclamp.lenses.metrics import METRICS

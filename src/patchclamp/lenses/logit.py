@@ -11,12 +11,7 @@ from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError, ModelError, SiteError, unknown
 from patchclamp.core.interrupts import guarded
 from patchclamp.core.progress import Listener, task
-from patchclamp.interventions import positions
-from patchclamp.interventions.forward import Row, forward, through_head
-from patchclamp.interventions.positions import At
-from patchclamp.interventions.reads import Tokens
-from patchclamp.interventions.record import batches
-from patchclamp.interventions.results import evidence
+from patchclamp.interventions import At, Row, Tokens, batches, evidence, forward, positions, through_head
 from patchclamp.lenses.measure import Final, measure
 from patchclamp.lenses.result import Lens, Table
 from patchclamp.models.inputs import Prompt

@@ -11,8 +11,7 @@ from patchclamp.core.errors import InputError
 from patchclamp.core.kinds import Numbers, Seed
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
-from patchclamp.interventions.record import BATCH_TOKENS
-from patchclamp.interventions.results import evidence
+from patchclamp.interventions import BATCH_TOKENS, evidence
 from patchclamp.metrics.edited import (
     Answer,
     Edits,

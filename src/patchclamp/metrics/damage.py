@@ -13,10 +13,7 @@ from patchclamp.core.errors import InputError
 from patchclamp.core.kinds import Seed
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
-from patchclamp.interventions.actions import Action
-from patchclamp.interventions.forward import Row, forward
-from patchclamp.interventions.record import batches, may_share
-from patchclamp.interventions.results import evidence
+from patchclamp.interventions import Action, Row, batches, evidence, forward, may_share
 from patchclamp.metrics.edited import UNEDITED, Edits, mean_row, named, placed, table
 from patchclamp.metrics.neutral import listed
 from patchclamp.models.inputs import Prompt

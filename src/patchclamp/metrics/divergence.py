@@ -12,8 +12,7 @@ from patchclamp.core.intervals import wilson
 from patchclamp.core.kinds import Seed
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
-from patchclamp.interventions.generate import Generation, generate
-from patchclamp.interventions.results import evidence
+from patchclamp.interventions import Generation, evidence, generate
 from patchclamp.metrics.edited import UNEDITED, Edits, mean_row, named, table
 from patchclamp.models.opened import OpenModel
 

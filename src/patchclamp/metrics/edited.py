@@ -9,10 +9,7 @@ from torch import Tensor
 
 from patchclamp.core.errors import InputError
 from patchclamp.core.intervals import bootstrap
-from patchclamp.interventions.actions import Action
-from patchclamp.interventions.edits import Edit
-from patchclamp.interventions.forward import Row, last_logits
-from patchclamp.interventions.record import batches, may_share, place
+from patchclamp.interventions import Action, Edit, Row, batches, last_logits, may_share, place
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import OpenModel
 

@@ -11,11 +11,7 @@ from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError
 from patchclamp.core.kinds import Numbers, Seed
 from patchclamp.core.result import DatasetResult
-from patchclamp.interventions.edits import Rotate, source
-from patchclamp.interventions.positions import At
-from patchclamp.interventions.record import BATCH_TOKENS
-from patchclamp.interventions.results import evidence
-from patchclamp.interventions.values import rows
+from patchclamp.interventions import BATCH_TOKENS, At, Rotate, evidence, rows, source
 from patchclamp.metrics.edited import (
     Answer,
     answer_ids,

@@ -14,7 +14,7 @@ from patchclamp.core.interrupts import guarded
 from patchclamp.core.kinds import Labels, Points, Repeats, Seed
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
-from patchclamp.interventions.results import evidence, to_numpy
+from patchclamp.interventions import evidence, to_numpy
 from patchclamp.metrics.edited import mean_row
 from patchclamp.models.opened import OpenModel
 from patchclamp.polytopes.attacks import Norm, attack, check_attack, classified

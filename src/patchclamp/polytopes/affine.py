@@ -14,7 +14,7 @@ from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError, unknown
 from patchclamp.core.interrupts import guarded
 from patchclamp.core.kinds import Point
-from patchclamp.interventions.saving import from_plain
+from patchclamp.interventions import from_plain
 from patchclamp.models.opened import OpenModel
 from patchclamp.polytopes.gates import by_row
 from patchclamp.polytopes.network import Network

@@ -14,7 +14,7 @@ from patchclamp.core.interrupts import guarded
 from patchclamp.core.kinds import Points
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
-from patchclamp.interventions.results import evidence
+from patchclamp.interventions import evidence
 from patchclamp.models.opened import OpenModel
 from patchclamp.polytopes.affine import affine_parts
 from patchclamp.polytopes.gates import Elementwise, Gate, MaxPool, by_row

@@ -12,9 +12,7 @@ from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError, ModelError
 from patchclamp.core.interrupts import guarded
 from patchclamp.core.progress import Listener, task
-from patchclamp.interventions.positions import At
-from patchclamp.interventions.record import record
-from patchclamp.interventions.results import evidence
+from patchclamp.interventions import At, evidence, record
 from patchclamp.models.ids import with_numbers
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import OpenModel

@@ -14,7 +14,7 @@ from patchclamp.core.interrupts import guarded
 from patchclamp.core.kinds import Point, Points, Repeats
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
-from patchclamp.interventions.results import evidence, to_numpy
+from patchclamp.interventions import evidence, to_numpy
 from patchclamp.models.opened import OpenModel
 from patchclamp.polytopes.gates import by_row, places
 from patchclamp.polytopes.lines import Walked, decisions, joined, walk_line, whole_line

@@ -11,7 +11,7 @@ from patchclamp.reports.heatmap import heatmap
 from patchclamp.reports.page import Part, embedded_png, table
 
 if TYPE_CHECKING:
-    from patchclamp.interventions.grid import Grid
+    from patchclamp.interventions import Grid
 
 MOST_CELLS = 30_000
 

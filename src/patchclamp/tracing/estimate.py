@@ -18,11 +18,18 @@ from typing_extensions import override
 from patchclamp.core.digest import digest
 from patchclamp.core.errors import InputError
 from patchclamp.core.interrupts import guarded, under
-from patchclamp.interventions.actions import Action, edited_sites
-from patchclamp.interventions.execute import Outcome, run_cells
-from patchclamp.interventions.forward import Row, forward, outputs_at
-from patchclamp.interventions.job import Job, Line
-from patchclamp.interventions.operations import Operation
+from patchclamp.interventions import (
+    Action,
+    Job,
+    Line,
+    Operation,
+    Outcome,
+    Row,
+    edited_sites,
+    forward,
+    outputs_at,
+    run_cells,
+)
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.sitemap import columns_of
 from patchclamp.models.sites import Site

@@ -8,16 +8,24 @@ from torch import Tensor
 
 from patchclamp.core.digest import digest
 from patchclamp.core.errors import InputError
-from patchclamp.interventions import positions
-from patchclamp.interventions.edits import Edit, Noise
-from patchclamp.interventions.forward import Row, forward, last_logits
-from patchclamp.interventions.job import Line
-from patchclamp.interventions.patching import read_source
-from patchclamp.interventions.positions import Token
-from patchclamp.interventions.reads import LogOdds, Probability, Read, as_reads
-from patchclamp.interventions.record import record_source
-from patchclamp.interventions.sources import Source
-from patchclamp.interventions.sweep import make_lines
+from patchclamp.interventions import (
+    Edit,
+    Line,
+    LogOdds,
+    Noise,
+    Probability,
+    Read,
+    Row,
+    Source,
+    Token,
+    as_reads,
+    forward,
+    last_logits,
+    make_lines,
+    positions,
+    read_source,
+    record_source,
+)
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.sites import Site

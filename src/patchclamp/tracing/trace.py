@@ -8,8 +8,7 @@ from torch import Tensor
 
 from patchclamp.core.errors import InputError, unknown
 from patchclamp.core.result import Result, Saved
-from patchclamp.interventions.plan import Plan
-from patchclamp.interventions.reads import CLEAN, CORRUPTED
+from patchclamp.interventions import CLEAN, CORRUPTED, Plan
 
 if TYPE_CHECKING:
     import xarray as xr

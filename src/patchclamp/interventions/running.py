@@ -15,11 +15,11 @@ from patchclamp.core.errors import InputError
 from patchclamp.core.interrupts import guarded, within
 from patchclamp.core.result import Result, Saved
 from patchclamp.interventions.edits import Edits, as_edits
-from patchclamp.interventions.forward import Row, edits_head, forward, gradients
 from patchclamp.interventions.job import widen
+from patchclamp.interventions.passes import Row, edits_head, forward, gradients
 from patchclamp.interventions.positions import At
-from patchclamp.interventions.record import BATCH_TOKENS, batches, may_share, place
 from patchclamp.interventions.recorded import Buffers, padded
+from patchclamp.interventions.recording import BATCH_TOKENS, batches, may_share, place
 from patchclamp.interventions.results import Activations, evidence, to_numpy
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.peers import Sites

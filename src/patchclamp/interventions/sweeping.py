@@ -22,16 +22,16 @@ from patchclamp.interventions.axes import Axes, Point, Variant, points
 from patchclamp.interventions.cost import DEFAULT_BUDGET
 from patchclamp.interventions.edits import Edit, Edits, as_edits
 from patchclamp.interventions.execute import Outcome, run_cells
-from patchclamp.interventions.forward import Row, forward
 from patchclamp.interventions.grid import Grid
 from patchclamp.interventions.job import Cell, Job, Line
 from patchclamp.interventions.options import RunOptions
 from patchclamp.interventions.part_files import PartFiles
+from patchclamp.interventions.passes import Row, forward
 from patchclamp.interventions.placing import Placing
-from patchclamp.interventions.plan import Plan, schedule
+from patchclamp.interventions.planning import Plan, schedule
 from patchclamp.interventions.positions import At
 from patchclamp.interventions.reads import BASELINE, Activation, Read, as_reads, distinct
-from patchclamp.interventions.record import place, placeholders, record_sources
+from patchclamp.interventions.recording import place, placeholders, record_sources
 from patchclamp.interventions.results import evidence
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import OpenModel

@@ -14,10 +14,10 @@ from torch import Tensor
 from patchclamp.core.interrupts import under
 from patchclamp.interventions.base import Base, record_base
 from patchclamp.interventions.finite import readable
-from patchclamp.interventions.forward import Row, Sink, forward, outputs_at
 from patchclamp.interventions.head import finish
 from patchclamp.interventions.job import Cell, Line
 from patchclamp.interventions.parts import Part, PartResult
+from patchclamp.interventions.passes import Row, Sink, forward, outputs_at
 from patchclamp.interventions.trie import CLEAN
 from patchclamp.interventions.wavefront import Walk
 from patchclamp.models.opened import OpenModel
