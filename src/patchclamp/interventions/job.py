@@ -4,7 +4,7 @@ Made by every sweeping function when all values are known, and planned by ``plan
 one line and three cells, which are three runs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -50,7 +50,7 @@ class Line:
         """Of a site's activations ``[cell, position, d]`` those that its reads want, at ``wanted``."""
         return states_at(values, self.wanted(site), self.prompt.length)
 
-    def measure(self, logits: Tensor, baseline: Tensor | None, activations: dict[Site, Tensor]) -> list[Tensor]:
+    def measure(self, logits: Tensor, baseline: Tensor | None, activations: Mapping[Site, Tensor]) -> list[Tensor]:
         """Evaluate every read for some cells.
 
         Args:
