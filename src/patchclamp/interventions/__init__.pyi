@@ -6,11 +6,11 @@ from . import operations as operations
 from .edits import Add as Add
 from .edits import Call as Call
 from .edits import Clamp as Clamp
-from .edits import Edit as Edit
-from .edits import Edits as Edits
+from .edit import Edit as Edit
+from .edit import Edits as Edits
 from .edits import MeanAblate as MeanAblate
 from .edits import Noise as Noise
-from .edits import Origin as Origin
+from .edit import Origin as Origin
 from .edits import Patch as Patch
 from .edits import ProjectOut as ProjectOut
 from .edits import RankOne as RankOne
@@ -19,7 +19,7 @@ from .edits import Rotate as Rotate
 from .edits import Scale as Scale
 from .edits import Splice as Splice
 from .edits import Zero as Zero
-from .edits import as_edits as as_edits
+from .edit import as_edits as as_edits
 from .edits import source as source
 from .operations import Apply as Apply
 from .operations import Operation as Operation

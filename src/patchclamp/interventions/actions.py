@@ -17,7 +17,7 @@ from torch import Tensor
 from patchclamp.core.digest import digest
 from patchclamp.core.errors import EditError, PositionError, SiteError
 from patchclamp.interventions import positions
-from patchclamp.interventions.edits import Edit, gate_content, gate_key
+from patchclamp.interventions.edit import Edit, gate_content, gate_key
 from patchclamp.interventions.gates import Gate
 from patchclamp.interventions.hooks import Instruction, Port
 from patchclamp.interventions.operations import Operation

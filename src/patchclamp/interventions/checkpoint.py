@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from patchclamp.catalogue.quiet import quiet_transformers
 from patchclamp.core.errors import ExactnessError, InputError, ModelError
 from patchclamp.core.files import atomic_folder
-from patchclamp.interventions.edits import Edit
+from patchclamp.interventions.edit import Edit
 from patchclamp.interventions.running import run
 from patchclamp.models.loading import auto_class, wrap_module
 from patchclamp.models.opened import OpenModel

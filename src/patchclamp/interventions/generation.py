@@ -20,7 +20,7 @@ from patchclamp.core.result import Result, Saved
 from patchclamp.core.tolerances import ARCHITECTURE
 from patchclamp.interventions.actions import Placer, Tally
 from patchclamp.interventions.decoding import effective, end_ids, new_tokens, read_settings, reads_the_text, until_end
-from patchclamp.interventions.edits import Edits, as_edits
+from patchclamp.interventions.edit import Edits, as_edits
 from patchclamp.interventions.hooks import before_each_call
 from patchclamp.interventions.overflow import WrongStepError, finite_steps, looking, wrong_step
 from patchclamp.interventions.recording import make_placer

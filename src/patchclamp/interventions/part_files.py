@@ -12,7 +12,7 @@ from patchclamp.core.digest import digest
 from patchclamp.core.files import check_place, reading
 from patchclamp.core.kinds import Folder
 from patchclamp.core.tensors import read_sealed, write_sealed
-from patchclamp.interventions.edits import Edit, gate_content
+from patchclamp.interventions.edit import Edit, gate_content
 from patchclamp.interventions.job import Line
 from patchclamp.interventions.operations import Call
 from patchclamp.interventions.parts import Part, PartResult

@@ -18,7 +18,8 @@ from patchclamp.core.kinds import Folder
 from patchclamp.core.progress import Listener
 from patchclamp.interventions.base import record_base
 from patchclamp.interventions.cost import DEFAULT_BUDGET
-from patchclamp.interventions.edits import Edits, Patch, as_edits
+from patchclamp.interventions.edit import Edits, as_edits
+from patchclamp.interventions.edits import Patch
 from patchclamp.interventions.execute import Outcome, run_cells
 from patchclamp.interventions.grid import Grid
 from patchclamp.interventions.job import Job

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from patchclamp.core.errors import EditError, InputError
 from patchclamp.interventions import positions
-from patchclamp.interventions.edits import Edit
+from patchclamp.interventions.edit import Edit
 from patchclamp.interventions.positions import Unsaid
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import OpenModel

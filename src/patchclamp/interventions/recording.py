@@ -16,7 +16,7 @@ from patchclamp.core.interrupts import within
 from patchclamp.core.progress import Listener, task
 from patchclamp.interventions import positions
 from patchclamp.interventions.actions import Action, Placer, Recordings, SourceRun, SourceRuns
-from patchclamp.interventions.edits import Edit, Edits, as_edits
+from patchclamp.interventions.edit import Edit, Edits, as_edits
 from patchclamp.interventions.passes import Row, forward, gradients
 from patchclamp.interventions.positions import At
 from patchclamp.interventions.recorded import Buffers

@@ -14,7 +14,7 @@ from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError
 from patchclamp.core.interrupts import guarded, within
 from patchclamp.core.result import Result, Saved
-from patchclamp.interventions.edits import Edits, as_edits
+from patchclamp.interventions.edit import Edits, as_edits
 from patchclamp.interventions.job import widen
 from patchclamp.interventions.passes import Row, edits_head, forward, gradients
 from patchclamp.interventions.positions import At

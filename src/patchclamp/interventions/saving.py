@@ -15,7 +15,8 @@ from patchclamp.core.arguments import checked
 from patchclamp.core.errors import EditError, unknown
 from patchclamp.core.kinds import Folder
 from patchclamp.core.tensors import read_tensors, write_tensors
-from patchclamp.interventions import edits, gates, operations, positions, reads, sources
+from patchclamp.interventions import gates, operations, positions, reads, sources
+from patchclamp.interventions.edit import Edit, Edits, Origin, as_edits
 from patchclamp.models.inputs import Prompt
 
 _TENSORS = "edits.safetensors"
@@ -24,7 +25,7 @@ _CLASSES: dict[str, type] = {
     for module in (operations, sources, gates, reads, positions)
     for found in vars(module).values()
     if isinstance(found, type) and is_dataclass(found) and found.__module__ == module.__name__
-} | {"Edit": edits.Edit, "Origin": edits.Origin, "Prompt": Prompt}
+} | {"Edit": Edit, "Origin": Origin, "Prompt": Prompt}
 
 
 def to_plain(value: Any, tensors: dict[str, Tensor]) -> Any:
@@ -91,7 +92,7 @@ def from_plain(value: Any, tensors: Mapping[str, Tensor]) -> Any:
 
 
 @checked
-def save_edits(given: "edits.Edits", folder: Folder, *, overwrite: bool = False) -> Path:
+def save_edits(given: Edits, folder: Folder, *, overwrite: bool = False) -> Path:
     """Write edits as ``edits.json`` and ``edits.safetensors``; the folder then holds them, or what it held before.
 
     Args:
@@ -105,7 +106,7 @@ def save_edits(given: "edits.Edits", folder: Folder, *, overwrite: bool = False)
         InputError: Something else is in the way.
         StorageError: The system refused; the folder is as it was.
     """
-    chosen = list(edits.as_edits(given))
+    chosen = list(as_edits(given))
     tensors: dict[str, Tensor] = {}
     record = {"format_version": folders.EDITS.version, "edits": to_plain(chosen, tensors)}
     return folders.save(
@@ -114,7 +115,7 @@ def save_edits(given: "edits.Edits", folder: Folder, *, overwrite: bool = False)
 
 
 @checked
-def load_edits(folder: Folder) -> "list[edits.Edit]":
+def load_edits(folder: Folder) -> list[Edit]:
     """Read what :func:`save_edits` wrote.
 
     Raises:
@@ -129,4 +130,4 @@ def load_edits(folder: Folder) -> "list[edits.Edit]":
 
 
 def _is_edit(value: Any) -> bool:
-    return isinstance(value, edits.Edit) and isinstance(value.operation, operations.Operation)
+    return isinstance(value, Edit) and isinstance(value.operation, operations.Operation)

@@ -31,7 +31,7 @@ from patchclamp.interventions.calls import (
     prompts_of,
 )
 from patchclamp.interventions.decoding import RowEnds, check_generation, effective
-from patchclamp.interventions.edits import Edits, as_edits
+from patchclamp.interventions.edit import Edits, as_edits
 from patchclamp.interventions.hooks import Instruction, Port, Session, after_each_call, before_each_call, shadowed
 from patchclamp.interventions.passes import UNKNOWN_WIDTH, check_passes
 from patchclamp.interventions.positions import GENERATED, At

@@ -20,7 +20,7 @@ from patchclamp.core.progress import Listener
 from patchclamp.interventions.actions import Action, Placer, Recordings, SourceRuns, merge_runs
 from patchclamp.interventions.axes import Axes, Point, Variant, points
 from patchclamp.interventions.cost import DEFAULT_BUDGET
-from patchclamp.interventions.edits import Edit, Edits, as_edits
+from patchclamp.interventions.edit import Edit, Edits, as_edits
 from patchclamp.interventions.execute import Outcome, run_cells
 from patchclamp.interventions.grid import Grid
 from patchclamp.interventions.job import Cell, Job, Line
