@@ -51,7 +51,7 @@ class Stream:
             batch = model.batch(self.prompts)
             taps = ports_of([make_tap(model, site, seen.append)])
             session = Session(model.sites.modules, len(self.prompts), batch.width or 1, {}, taps, stop_early=True)
-            around = (torch.no_grad(), bypassed(done, model.arity, inject=self.states), session)
+            around = (torch.no_grad(), bypassed(done, model.capabilities.arity, inject=self.states), session)
             within(around, call, model, batch)
         self.states = seen[0].clone()
 

@@ -80,7 +80,13 @@ class Parts:
         lines = [_line(job.lines[number], contents) for number in numbers]
         own = [(numbers.index(line), actions) for line, actions in cells]
         # how rows are put together decides last bits
-        way = (scheduled.plan.rung, scheduled.rows, scheduled.head_rows, scheduled.waste, job.model.narrows)
+        way = (
+            scheduled.plan.rung,
+            scheduled.rows,
+            scheduled.head_rows,
+            scheduled.waste,
+            job.model.capabilities.narrows,
+        )
         return digest(FORMAT, self._model, way, lines, own)
 
 

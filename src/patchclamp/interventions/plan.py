@@ -219,7 +219,7 @@ def schedule(job: Job, budget: float | str, max_tokens: int | None, rung: str | 
 def may_narrow(job: Job, lines: Iterable[int]) -> bool:
     """Whether unread positions can be kept out of the head: nothing that all cells share is edited there."""
     shared = (action.site.component for line in lines for action in job.lines[line].base)
-    return job.model.narrows and not any(name in ("final_norm", "logits") for name in shared)
+    return job.model.capabilities.narrows and not any(name in ("final_norm", "logits") for name in shared)
 
 
 def _one(needs: Needs, layerwise: bool) -> int:

@@ -183,7 +183,7 @@ def make_lines(
 
 def _know_outputs(model: OpenModel, prompt: Prompt) -> None:
     """Reads name columns of the logits, so their number must be known: it takes one run of a model never run before."""
-    if model.width_of_logits is None:
+    if model.capabilities.width_of_logits is None:
         forward(model, [Row(prompt)])
 
 

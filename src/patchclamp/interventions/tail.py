@@ -93,7 +93,7 @@ class Tail:
         states: list[Tensor] = []
         taps = ports_of([make_tap(model, Site("resid_post", len(layers) - 1), states.append)])
         extra = {"past_key_values": group.cache, "use_cache": True} if group.cache is not None else None
-        below = bypassed(layers[: self.layer], model.arity, inject=group.entry)
+        below = bypassed(layers[: self.layer], model.capabilities.arity, inject=group.entry)
         session = Session(sites.modules, rows, width, todo, taps, stop_early=True)
         within((below, session), call, model, Batch((), {"input_ids": group.ids}, (width,) * rows), extra)
         ends = states[0][torch.arange(rows, device=model.device), group.last]
