@@ -19,6 +19,7 @@ from patchclamp.models.opened import OpenModel
 from patchclamp.polytopes import clusters
 from patchclamp.rewriting.value import Search
 
+ROOT = Path(__file__).parent.parent
 OPEN = {"generate"}
 """What it does not name itself is a setting of transformers."""
 VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -72,7 +73,7 @@ def test_a_message_names_what_the_user_can_pass(llama: pc.Model) -> None:
 
 
 def test_the_reference_has_every_method_once() -> None:
-    page = (Path(__file__).parent.parent / "docs" / "reference.md").read_text()
+    page = (ROOT / "docs" / "reference.md").read_text()
     assert {name: page.count(f"automethod:: patchclamp.Model.{name}\n") for name in methods()} == dict.fromkeys(
         methods(), 1
     )
@@ -233,8 +234,9 @@ def test_a_type_checker_sees_every_parameter(checker: str, tmp_path: Path) -> No
     script = tmp_path / "user.py"
     script.write_text(USER)
     done = subprocess.run(
-        [sys.executable, "-m", checker, *CHECKERS[checker], str(script)], capture_output=True, text=True, check=False
-    )
+        [sys.executable, "-m", checker, *CHECKERS[checker], str(script)],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
     said = [line.split("user.py:")[1] for line in done.stdout.splitlines() if "user.py:" in line and "error" in line]
     wrong = [number for number, line in enumerate(USER.splitlines(), 1) if line.endswith("# refused")]
     assert sorted({int(line.split(":")[0]) for line in said}) == wrong, done.stdout

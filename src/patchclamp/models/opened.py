@@ -47,14 +47,19 @@ class OpenModel:
     """A model whose sites are known. Nothing of the user's module is changed."""
 
     module: nn.Module
+    """The user's own module."""
     tokenizer: Any
+    """What makes tokens of text; None if the model was opened without one."""
     sites: SiteMap
+    """Every site that can be read or edited; ``print(model.sites)`` shows them."""
     source: Source
+    """Where the model came from."""
     _verify: "Callable[[OpenModel], None] | None" = None
     """Observes what the model can do: when it is opened, or in training mode when it is first used after ``eval()``."""
-    capabilities: Capabilities = field(default_factory=Capabilities)
-    _defaults: dict[str, tuple[Any, bool]] = field(default_factory=dict)
-    _fingerprint: tuple[Any, str] | None = None
+    capabilities: Capabilities = field(default_factory=Capabilities, init=False)
+    """What was observed of the model."""
+    _defaults: dict[str, tuple[Any, bool]] = field(default_factory=dict, init=False)
+    _fingerprint: tuple[Any, str] | None = field(default=None, init=False)
 
     def __repr__(self) -> str:
         size = sum(parameter.numel() for parameter in self.module.parameters())
