@@ -66,6 +66,13 @@ def _skip_requests(app, what, name, obj, skip, options):
     return True if name.startswith("set_") and name.endswith("_request") else skip
 
 
+def _bind(app, what, name, obj, options, lines):
+    """A method's text without the model, which a function of a model takes first."""
+    if what == "method" and name.startswith("patchclamp.Model."):
+        lines[:] = [line for line in lines if not line.startswith("    model: ")]
+
+
 def setup(app):
     """Leave out what is not ours."""
     app.connect("autodoc-skip-member", _skip_requests)
+    app.connect("autodoc-process-docstring", _bind, priority=400)  # before napoleon reads the sections

@@ -168,8 +168,7 @@ def wrap(module: Any, tokenizer: Tokenizer = None) -> Model:
 
 
 def _as_model(opened: OpenModel) -> Model:
-    model = Model(opened.module, opened.tokenizer, opened.sites, opened.source)
-    model.pending = _interventions.verify
+    model = Model(opened.module, opened.tokenizer, opened.sites, opened.source, _interventions.verify)
     if not any(module.training for module in model.module.modules()):
         model.look()
     return model

@@ -88,7 +88,7 @@ def record_base(
 def may_narrow(model: OpenModel, lines: Iterable[Line]) -> bool:
     """Whether unread positions can be kept out of the head: nothing that all cells share is edited there."""
     shared = (action.site.component for line in lines for action in line.base)
-    return model.narrows and not any(name in ("final_norm", "logits") for name in shared)
+    return model.capabilities.narrows and not any(name in ("final_norm", "logits") for name in shared)
 
 
 def _keep(store: dict[Any, Tensor], key: Any) -> Any:

@@ -266,7 +266,7 @@ def _check_beside(model: OpenModel, prompts: Sequence[Prompt], new: int) -> None
 
 def _pads_left(model: OpenModel, prompts: Sequence[Prompt]) -> bool:
     """Whether this model gives a left-padded prompt the logits that it has alone; tried once, on the prompts at hand."""
-    if model.pads_left is None:
+    if model.capabilities.pads_left is None:
         short, long = (pick(prompts, key=lambda p: len(p.ids)) for pick in (min, max))
         settings = {
             "return_dict_in_generate": True, "output_logits": True, "do_sample": False, "eos_token_id": None, "stop_strings": None,
@@ -275,8 +275,8 @@ def _pads_left(model: OpenModel, prompts: Sequence[Prompt]) -> bool:
         alone = _call_generate(model, [short], 2, settings).logits
         padded = _call_generate(model, [short, long], 2, settings).logits
         worst = max(float((b[0] - a[0]).abs().max() / a[0].abs().max()) for a, b in zip(alone, padded, strict=True))
-        model.pads_left = worst <= ARCHITECTURE.of(model.dtype)
-    return model.pads_left
+        model.capabilities.pads_left = worst <= ARCHITECTURE.of(model.dtype)
+    return model.capabilities.pads_left
 
 
 def _generate_all(

@@ -29,7 +29,7 @@ class PartFiles:
 
     def __init__(self, folder: Folder, model: OpenModel) -> None:
         self.folder = Path(folder)
-        self._model = (model.identity(), model.narrows)
+        self._model = (model.identity(), model.capabilities.narrows)
 
     @classmethod
     def of(

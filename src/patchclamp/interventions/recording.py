@@ -205,4 +205,4 @@ def may_share(model: OpenModel, sites: Sequence[Site] = ()) -> tuple[bool, bool]
         sites: What is looked at; none of them for the output. Above the layers the same holds as for the output.
     """
     above = [s for s in sites if s.layer is None and depth_of(s, model.sites.layers) in (None, model.sites.n_layers)]
-    return (model.pads, model.together) if above or not sites else (model.causal, True)
+    return (model.capabilities.pads, model.capabilities.together) if above or not sites else (model.causal, True)

@@ -179,7 +179,7 @@ def _run(
     buffers = Buffers(wanted, where, [p.length for p in prompts], grad)
     pieces: dict[int, Tensor] = {}
     fired = [0] * len(chosen)
-    narrow = logits == "last" and model.narrows and not edits_head(actions)
+    narrow = logits == "last" and model.capabilities.narrows and not edits_head(actions)
     for members in batches(prompts, batch_tokens, *may_share(model)):
         rows = [Row(prompts[i], actions[i]) for i in members]
         keep = torch.tensor([[len(prompts[i].ids) - 1] for i in members], device=model.device) if narrow else None

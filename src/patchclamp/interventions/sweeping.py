@@ -117,7 +117,9 @@ class Sweep:
 
     def lines(self, recordings: Recordings) -> list[Line]:
         """Each prompt with what is read of it and the edits that its cells share."""
-        if self.model.width_of_logits is None and not all(isinstance(read, Activation) for read in self.reads):
+        if self.model.capabilities.width_of_logits is None and not all(
+            isinstance(read, Activation) for read in self.reads
+        ):
             forward(
                 self.model, [Row(self.prompts[0])]
             )  # reads name columns of the logits: a run shows how many there are

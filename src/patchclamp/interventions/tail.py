@@ -36,7 +36,7 @@ def resume(model: OpenModel, prompts: Sequence[Prompt], layer: int, states: Tens
     batch = model.batch(list(prompts))
     tapped = ports_of(make_tap(model, site, sink) for site, sink in taps.items())
     session = Session(model.sites.modules, len(prompts), batch.width or 1, {}, tapped, stop_early=True)
-    within((torch.no_grad(), bypassed(below, model.arity, inject=states), session), call, model, batch)
+    within((torch.no_grad(), bypassed(below, model.capabilities.arity, inject=states), session), call, model, batch)
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +113,7 @@ class Tail:
         states: list[Tensor] = []
         taps = ports_of([make_tap(model, Site("resid_post", len(layers) - 1), states.append)])
         extra = {"past_key_values": group.cache, "use_cache": True} if group.cache is not None else None
-        below = bypassed(layers[: self.layer], model.arity, inject=group.entry)
+        below = bypassed(layers[: self.layer], model.capabilities.arity, inject=group.entry)
         session = Session(sites.modules, rows, width, todo, taps, stop_early=True)
         within((below, session), call, model, Batch((), {"input_ids": group.ids}, (width,) * rows), extra)
         ends = states[0][torch.arange(rows, device=model.device), group.last]

@@ -257,7 +257,7 @@ def capture_calls(
     extra = {"past_key_values": cache, "use_cache": True} if cache is not None else None
     last = make_tap(model, Site("resid_post", len(layers) - 1), lambda _: None)
     ending = Session(model.sites.modules, 1, width, taps=ports_of([last]), stop_early=True)
-    around = (torch.no_grad(), bypassed(layers, model.arity, seen=seen), ending)
+    around = (torch.no_grad(), bypassed(layers, model.capabilities.arity, seen=seen), ending)
     within(around, call, model, Batch((), {"input_ids": ids}, (width,)), extra)
     return seen, cache
 

@@ -55,8 +55,8 @@ class LogitLens:
 
 
 def _refusal(model: OpenModel) -> str:
-    if model.overflow is not None:
-        return f"it gave NaN or infinity when it was opened, first at {model.overflow}"
+    if model.capabilities.overflow is not None:
+        return f"it gave NaN or infinity when it was opened, first at {model.capabilities.overflow}"
     if not model.sites.layers:
         return "it is a plain module, without layers or an unembedding that patchclamp knows"
     if not model.takes_tokens or ("logits", None) in model.sites.refused:
@@ -70,7 +70,7 @@ def _refusal(model: OpenModel) -> str:
     if ("final_norm", None) in model.sites.refused or ("final_norm", None) not in model.sites.accesses:
         why = model.sites.refused.get(("final_norm", None), "none is known in this architecture")
         return f"it has no final norm ({why}), and states of early layers cannot be read without one"
-    if not model.narrows:
+    if not model.capabilities.narrows:
         return "its head was not seen to work position by position"
     return ""
 

@@ -98,7 +98,7 @@ def damage(
     short = next((p for p in prompts if len(p.ids) < 2), None)
     if short is not None:
         raise InputError(f"the text {short.name!r} has {len(short.ids)} tokens; a loss needs a next token: at least 2")
-    if model.width_of_logits is None:
+    if model.capabilities.width_of_logits is None:
         _logits(model, prompts, [()] * len(prompts), [0])
     model.check_predicts(token for prompt in prompts for token in prompt.ids[1:])
     chosen = named(edits)

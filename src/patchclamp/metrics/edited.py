@@ -104,7 +104,7 @@ def answer_ids(model: OpenModel, answers: Sequence[Answer], prompt: Prompt) -> l
     """
     if isinstance(answers, str) or len(answers) != 2:
         raise InputError(f"two answers are compared, as in answers=(' he', ' she'); got {answers!r}")
-    if model.width_of_logits is None:
+    if model.capabilities.width_of_logits is None:
         last_logits(model, [Row(prompt)])
     words = [[answer] if isinstance(answer, str | int) else list(answer) for answer in answers]
     if not all(words):

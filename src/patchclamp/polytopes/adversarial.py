@@ -134,7 +134,7 @@ def adversarial_paths(
         progress: True for a bar, a function for events.
 
     Raises:
-        InputError: As for :func:`attack`; an unknown kind; no other point of the class that a path needs.
+        InputError: As for :meth:`patchclamp.Model.attack`; an unknown kind; no other point of the class that a path needs.
         ModelError: The network is not piecewise linear, or no classifier.
         BudgetError: A path crosses more than ``limit`` boundaries.
     """

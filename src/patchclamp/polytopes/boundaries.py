@@ -97,7 +97,7 @@ def boundaries(
         model: A piecewise-linear network.
         points: ``[point, *shape]``.
         radii: Distances within which hyperplanes are counted.
-        start: Where the points lie, as for :func:`patchclamp.polytopes.segment`.
+        start: Where the points lie, as for :meth:`patchclamp.Model.segment`.
         dtype: ``"float32"``, ``"float64"`` or None for the weights' own.
         progress: True for a bar, a function for events.
 

@@ -96,7 +96,7 @@ def radial_density(
         centre: ``[*shape]``; the origin by default.
         edges: Distances from the centre that bound the shells, ascending; by default 30 equal ones up to one and a half times the
             points' mean distance.
-        start: Where the points lie, as for :func:`patchclamp.polytopes.segment`.
+        start: Where the points lie, as for :meth:`patchclamp.Model.segment`.
         seed: Of the shuffled and random directions.
         dtype: ``"float32"``, ``"float64"`` or None for the weights' own.
         limit: Of crossings of one ray.

@@ -93,7 +93,7 @@ def raster(
 
     Args:
         model: A piecewise-linear network; any network for the sampled method.
-        points: As for :func:`~patchclamp.polytopes.plane.plane`.
+        points: As for :meth:`patchclamp.Model.plane`.
         axes: As there.
         box: As there.
         start: As there.

@@ -129,7 +129,7 @@ def soft_codes(
     """The soft codes of a model's gates, a variable ``[row, ...]`` a layer; 0 and 1 where a gate is piecewise linear.
 
     Args:
-        model: As for :func:`spline_codes`.
+        model: As for :meth:`patchclamp.Model.spline_codes`.
         inputs: As there.
         sites: As there.
         at: As there.

@@ -201,8 +201,8 @@ def crossings(
         model: A piecewise-linear network.
         starts: Points ``[segment, *shape]``.
         ends: As ``starts``.
-        start: Where the points lie, as for :func:`segment`.
-        dtype: As for :func:`segment`.
+        start: Where the points lie, as for :meth:`patchclamp.Model.segment`.
+        dtype: As for :meth:`patchclamp.Model.segment`.
         limit: Of crossings of one segment.
         progress: True for a bar, a function for events.
 
@@ -211,8 +211,8 @@ def crossings(
         end on another piece than they began: the Hamming distance of the ends' codes), and the crossings of each layer.
 
     Raises:
-        InputError: As for :func:`segment`, or the numbers of points differ.
-        ModelError: As for :func:`segment`.
+        InputError: As for :meth:`patchclamp.Model.segment`, or the numbers of points differ.
+        ModelError: As for :meth:`patchclamp.Model.segment`.
         BudgetError: A segment crosses more than ``limit``.
     """
     import pandas as pd

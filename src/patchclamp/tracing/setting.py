@@ -132,7 +132,7 @@ def _what_is_read(
         if answer is not None:
             raise InputError("give the answer, whose probability is read, or read=, not both")
         return None, _scalar(model, prompt, as_reads(read))
-    if answer is None or model.width_of_logits is None:
+    if answer is None or model.capabilities.width_of_logits is None:
         likeliest = int(last_logits(model, [Row(prompt)])[0].argmax())
         answer = likeliest if answer is None else answer
     chosen = model.output_id(answer)
@@ -140,7 +140,7 @@ def _what_is_read(
 
 
 def _scalar(model: OpenModel, prompt: Prompt, reads: tuple[Read, ...]) -> tuple[Read, ...]:
-    if model.width_of_logits is None:
+    if model.capabilities.width_of_logits is None:
         forward(model, [Row(prompt)])
     for read in reads:
         for bound in read.bind(model, prompt, 0, 1):
