@@ -72,9 +72,14 @@ def _list_new_pages(app, docname, source):
         listed = set(source[0].split())
         pages = [path.stem for path in sorted(Path(__file__).parent.glob("*.md")) if path.stem not in {*listed, "index"}]
         source[0] = source[0].replace("\ncatalogue\n", "\n".join(["", "catalogue", *pages, ""]))
+def _bind(app, what, name, obj, options, lines):
+    """A method's text without the model, which a function of a model takes first."""
+    if what == "method" and name.startswith("patchclamp.Model."):
+        lines[:] = [line for line in lines if not line.startswith("    model: ")]
 
 
 def setup(app):
     """Leave out what is not ours, and list what is new."""
     app.connect("autodoc-skip-member", _skip_requests)
     app.connect("source-read", _list_new_pages)
+    app.connect("autodoc-process-docstring", _bind, priority=400)  # before napoleon reads the sections

@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import patchclamp as pc
 from patchclamp.core.arguments import checked, is_checked
 from patchclamp.lenses.tuned import TunedLens
+from patchclamp.models.capabilities import Capabilities
 from patchclamp.models.opened import OpenModel
 from patchclamp.polytopes import clusters
 from patchclamp.rewriting.value import Search
 
+ROOT = Path(__file__).parent.parent
 OPEN = {"generate"}
 """What it does not name itself is a setting of transformers."""
 VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -67,6 +70,29 @@ def test_a_message_names_what_the_user_can_pass(llama: pc.Model) -> None:
     with pytest.raises(pc.InputError, match=r"^unknown argument of segment 'strat'; did you mean 'start'\?") as refusal:
         llama.segment([1.0], [2.0], strat="0")  # type: ignore[call-arg]
     assert "model" not in str(refusal.value)
+
+
+def test_the_reference_has_every_method_once() -> None:
+    page = (ROOT / "docs" / "reference.md").read_text()
+    assert {name: page.count(f"automethod:: patchclamp.Model.{name}\n") for name in methods()} == dict.fromkeys(
+        methods(), 1
+    )
+
+
+def test_a_user_is_shown_what_a_user_does(llama: pc.Model) -> None:
+    shown = {name for name in dir(llama) if not name.startswith("_")}
+    assert methods().keys() <= shown
+    assert {"sites", "module", "tokenizer", "capabilities", "tokens", "embedding"} <= shown
+    helpers = {"look", "batch", "prompts", "describe"}
+    assert helpers.isdisjoint(shown)
+    assert all(hasattr(llama, name) for name in helpers), "which work all the same"
+
+
+def test_what_was_observed_is_one_object(llama: pc.Model) -> None:
+    assert llama.ladder is llama.capabilities.ladder
+    assert llama.capabilities.seen_causal
+    untried = pc.wrap(torch.nn.Sequential(torch.nn.Linear(3, 3)).eval())
+    assert untried.capabilities == Capabilities(), "nothing of it was tried"
 
 
 HANDED_ON: list[tuple[Any, Any, set[str]]] = [
@@ -208,8 +234,9 @@ def test_a_type_checker_sees_every_parameter(checker: str, tmp_path: Path) -> No
     script = tmp_path / "user.py"
     script.write_text(USER)
     done = subprocess.run(
-        [sys.executable, "-m", checker, *CHECKERS[checker], str(script)], capture_output=True, text=True, check=False
-    )
+        [sys.executable, "-m", checker, *CHECKERS[checker], str(script)],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
     said = [line.split("user.py:")[1] for line in done.stdout.splitlines() if "user.py:" in line and "error" in line]
     wrong = [number for number, line in enumerate(USER.splitlines(), 1) if line.endswith("# refused")]
     assert sorted({int(line.split(":")[0]) for line in said}) == wrong, done.stdout

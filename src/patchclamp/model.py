@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from patchclamp import interventions as _interventions
 from patchclamp.baking import bake as _bake
 from patchclamp.baking import llama_cpp as _llama_cpp
 from patchclamp.baking import stream as _stream
@@ -16,15 +17,6 @@ from patchclamp.directions import evaluation as _evaluation
 from patchclamp.directions import fitting as _fitting
 from patchclamp.directions import projections as _projections
 from patchclamp.directions import scrubbing as _scrubbing
-from patchclamp.interventions import patching as _patching
-from patchclamp.interventions import stepping as _stepping
-from patchclamp.interventions.generate import generate as _generate
-from patchclamp.interventions.record import record as _record
-from patchclamp.interventions.run import run as _run
-from patchclamp.interventions.run import top as _top
-from patchclamp.interventions.sweep import plan as _plan
-from patchclamp.interventions.sweep import sweep as _sweep
-from patchclamp.interventions.verification import verify as _verify
 from patchclamp.lenses import contributions as _contributions
 from patchclamp.lenses import curves as _curves
 from patchclamp.lenses import logit as _logit
@@ -63,17 +55,17 @@ class Model(OpenModel):
     """
 
     # Run and record
-    run = _run
-    top = _top
-    record = _record
-    generate = _generate
-    editing = _stepping.editing
+    run = _interventions.run
+    top = _interventions.top
+    record = _interventions.record
+    generate = _interventions.generate
+    editing = _interventions.editing
     weight = _weights.weight
 
     # Sweep and patch
-    sweep = _sweep
-    plan = _plan
-    patch = _patching.patch
+    sweep = _interventions.sweep
+    plan = _interventions.plan
+    patch = _interventions.patch
     path_patch = _path.path_patch
     attribution_patch = _attribution.attribution_patch
 
@@ -176,8 +168,7 @@ def wrap(module: Any, tokenizer: Tokenizer = None) -> Model:
 
 
 def _as_model(opened: OpenModel) -> Model:
-    model = Model(opened.module, opened.tokenizer, opened.sites, opened.source)
-    model.pending = _verify
+    model = Model(opened.module, opened.tokenizer, opened.sites, opened.source, _interventions.verify)
     if not any(module.training for module in model.module.modules()):
         model.look()
     return model

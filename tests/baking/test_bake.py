@@ -339,7 +339,7 @@ def test_experts_take_linear_maps_and_no_constants(name: str) -> None:
 def test_an_edit_of_another_model_is_refused(llama: pc.Model) -> None:
     from dataclasses import replace
 
-    from patchclamp.interventions.edits import Origin
+    from patchclamp.interventions.edit import Origin
 
     other = pc.wrap(tiny.shared("qwen2"))
     edit = replace(pc.ProjectOut(D, site="mlp_out.1"), origin=Origin("other", other.fingerprint(), "mlp_out.1"))

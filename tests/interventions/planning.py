@@ -4,9 +4,9 @@ from typing import Any
 
 import patchclamp as pc
 from patchclamp.interventions.options import RunOptions
-from patchclamp.interventions.plan import Schedule, schedule
-from patchclamp.interventions.record import record_sources
-from patchclamp.interventions.sweep import Sweep
+from patchclamp.interventions.planning import Schedule, schedule
+from patchclamp.interventions.recording import record_sources
+from patchclamp.interventions.sweeping import Sweep
 
 
 def scheduled(

@@ -2,6 +2,7 @@
 
 import itertools
 import re
+from importlib import import_module
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,11 +10,11 @@ import pytest
 import torch
 
 import patchclamp as pc
-from patchclamp.interventions import cost, plan
+from patchclamp.interventions import cost
 from patchclamp.interventions.cost import Costs, full_pass, parse_bytes, wave_flops
 from patchclamp.interventions.memory import CELL_BYTES
 from patchclamp.interventions.options import RunOptions
-from patchclamp.interventions.plan import Schedule
+from patchclamp.interventions.planning import Schedule, _si, _up
 from tests import tiny
 from tests.interventions.planning import scheduled
 
@@ -77,7 +78,7 @@ def test_the_rate_of_a_machine_is_that_of_the_best_of_four_products(monkeypatch:
 
 def test_a_plan_by_hand(llama: pc.Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three cells at the last of six positions: 1, 2 and 3 rows of one position pass the layers."""
-    monkeypatch.setattr(plan, "matmul_rate", lambda *_: 1e6)
+    monkeypatch.setattr(import_module("patchclamp.interventions.planning"), "matmul_rate", lambda *_: 1e6)
     found = prepared(llama).plan
     rows = 1 + 2 + 3
     flops = rows * (LAYER + ATTENTION * 6) + 3 * HEAD + full_pass(Costs.of(llama), 6, 1)
@@ -140,5 +141,5 @@ def test_a_budget_that_the_message_names_is_enough(llama: pc.Model) -> None:
     assert said
     assert said[1] == "1MB"
     prepared(llama, budget=said[1])
-    assert plan._up(10**6) == "2MB"
-    assert [plan._si(n) for n in (0, 999, 1000, 1_234_567, 2e9, 3e12)] == ["0 ", "999 ", "1 k", "1.23 M", "2 G", "3 T"]
+    assert _up(10**6) == "2MB"
+    assert [_si(n) for n in (0, 999, 1000, 1_234_567, 2e9, 3e12)] == ["0 ", "999 ", "1 k", "1.23 M", "2 G", "3 T"]

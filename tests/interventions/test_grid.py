@@ -5,7 +5,7 @@ import pytest
 import xarray as xr
 
 import patchclamp as pc
-from patchclamp.interventions.plan import Plan
+from patchclamp.interventions.planning import Plan
 
 PLAN = Plan(
     rung="wavefront", cells=2, runs=2, groups=1, rows=3, naive_rows=6, flops=2_500_000, naive_flops=10_000_000, memory=1_500,

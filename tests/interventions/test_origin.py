@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import patchclamp as pc
-from patchclamp.interventions.edits import Origin
+from patchclamp.interventions.edit import Origin
 from tests import tiny
 
 

@@ -99,7 +99,7 @@ def test_packed_rows_give_what_they_give_alone(
     together = len(seen)
     assert (len({shape[1] for shape in seen})) == 1, "every call has whole rows"
     seen.clear()
-    monkeypatch.setattr(model, "ladder", dataclasses.replace(model.ladder, packs=False))
+    monkeypatch.setattr(model.capabilities, "ladder", dataclasses.replace(model.ladder, packs=False))
     alone = model.sweep(PROMPTS, edit, **options)
     assert together < len(seen), "fewer calls"
     slow = model.sweep(PROMPTS, edit, **options, rung="cell")

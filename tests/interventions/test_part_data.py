@@ -11,9 +11,9 @@ import patchclamp as pc
 from patchclamp.interventions.execute import execute
 from patchclamp.interventions.options import RunOptions
 from patchclamp.interventions.part_files import load_part, save_part
+from patchclamp.interventions.part_runner import run_part
 from patchclamp.interventions.parts import Part, PartResult
-from patchclamp.interventions.plan import Schedule
-from patchclamp.interventions.run_part import run_part
+from patchclamp.interventions.planning import Schedule
 from tests import tiny
 from tests.interventions.planning import scheduled
 

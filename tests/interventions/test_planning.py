@@ -80,13 +80,13 @@ def test_a_source_is_run_once_for_all_values_of_a_parameter(llama: pc.Model, mon
 
 
 def test_the_width_of_an_output_is_looked_at_once_and_only_if_outputs_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    net = pc.wrap(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)))
+    net = pc.wrap(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)).eval())
     x = torch.ones(1, 4)
     with passes(net.module, monkeypatch) as count:
-        net.plan({"0": x}, pc.Zero(), sites="0:out", at="all", read=pc.Activation("2:out", at=-1))
+        net.plan(x, pc.Zero(), sites="0:out", at="all", read=pc.Activation("2:out", at=-1))
         assert len(count) == 0
         for _ in range(2):
-            net.plan({"0": x}, pc.Zero(), sites="0:out", at="all", read=pc.Logits([0]))
+            net.plan(x, pc.Zero(), sites="0:out", at="all", read=pc.Logits([0]))
         assert len(count) == 1
 
 

@@ -107,8 +107,8 @@ def test_a_trace_of_a_head_that_pools_follows_its_likeliest_class() -> None:
 def test_one_row_at_a_time_where_the_model_takes_no_more() -> None:
     """Without a padding token transformers refuses two rows, so the plan says so, and so does a forced rung."""
     model = inputs.model("reward")
-    assert (model.together, model.ladder.rung) == (False, "cell")
-    assert inputs.model("reward_pad").together
+    assert (model.capabilities.together, model.ladder.rung) == (False, "cell")
+    assert inputs.model("reward_pad").capabilities.together
     with pytest.raises(pc.InputError, match="this model takes one row at a time"):
         model.sweep([[5, 6]], pc.Zero(), sites="mlp_out", at="last", read=pc.Logits([0]), rung="rows")
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 import patchclamp as pc
-from patchclamp.interventions.record import batches, record_source
+from patchclamp.interventions.recording import batches, record_source
 from patchclamp.interventions.sources import Source
 from patchclamp.models.sites import Site
 from tests import tiny

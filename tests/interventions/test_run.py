@@ -7,7 +7,7 @@ import torch
 from scipy.stats import kstest
 
 import patchclamp as pc
-from patchclamp.interventions.run import run as run_in_batches
+from patchclamp.interventions.running import run as run_in_batches
 from tests import tiny
 from tests.interventions import by_hand
 from tests.traces import no_trace

@@ -271,7 +271,9 @@ def test_verification_accepts_what_is_exact_and_catches_what_is_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     llama = pc.wrap(tiny.shared("llama"))
-    llama.ladder = dataclasses.replace(llama.ladder, packs=False)  # a packed call never leaves its mask to the model
+    llama.capabilities.ladder = dataclasses.replace(
+        llama.ladder, packs=False
+    )  # a packed call never leaves its mask to the model
     grid = llama.sweep(IDS, pc.Add(draw(0)), sites="mlp_out", at="each", read=READ, verify=6)
     assert (grid.plan.verified, grid.plan.difference < 1e-12) == (6, True)  # type: ignore[operator]
     assert "verified   6 cells" in str(grid.plan)

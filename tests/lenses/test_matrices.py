@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 import patchclamp as pc
-from patchclamp.interventions.record import record
+from patchclamp.interventions.recording import record
 from patchclamp.lenses import matrices
 from patchclamp.lenses.matrices import Face, Matrix, Side, find_matrices
 from tests import tiny

@@ -130,14 +130,14 @@ def test_an_embedding_is_a_copy_of_what_the_model_looks_up(llama: pc.Model) -> N
 
 
 def test_a_model_is_causal_as_it_was_seen_and_else_as_its_family_says(llama: pc.Model) -> None:
-    assert llama.seen_causal is True
+    assert llama.capabilities.seen_causal is True
     assert llama.causal
     bert = pc.wrap(tiny.shared("bert"))
-    assert (bert.seen_causal, bert.causal) == (False, False)
-    bert.seen_causal = True
+    assert (bert.capabilities.seen_causal, bert.causal) == (False, False)
+    bert.capabilities.seen_causal = True
     assert bert.causal
     unseen = pc.wrap(tiny.build("gpt2").train())
-    assert (unseen.seen_causal, unseen.causal) == (None, True)
+    assert (unseen.capabilities.seen_causal, unseen.causal) == (None, True)
     assert not pc.wrap(tiny.build("bert").train()).causal
 
 

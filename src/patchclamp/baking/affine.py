@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from patchclamp.core.errors import EditError
+from patchclamp.interventions import Operation
 from patchclamp.interventions import operations as ops
-from patchclamp.interventions.operations import Operation
 
 NOTHING = 1e-12
 """A constant below this is rounding, and a difference below this times the largest value."""

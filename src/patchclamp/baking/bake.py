@@ -17,10 +17,18 @@ from patchclamp.core.errors import EditError, InputError, SiteError
 from patchclamp.core.kinds import Folder
 from patchclamp.core.result import library_versions
 from patchclamp.core.tolerances import WEIGHTS
-from patchclamp.interventions.checkpoint import Agreement, agreement, check_folder, check_format, write_checkpoint
-from patchclamp.interventions.edits import Edit, Edits, as_edits
-from patchclamp.interventions.record import place
-from patchclamp.interventions.saving import save_edits
+from patchclamp.interventions import (
+    Agreement,
+    Edit,
+    Edits,
+    agreement,
+    as_edits,
+    check_folder,
+    check_format,
+    place,
+    save_edits,
+    write_checkpoint,
+)
 from patchclamp.models.guard import check_kind
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import OpenModel

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from patchclamp.baking.affine import Affine
 from patchclamp.baking.spots import Spot
 from patchclamp.core.errors import EditError, ModelError
-from patchclamp.interventions.checkpoint import with_parameters
+from patchclamp.interventions import with_parameters
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.weights import experts, oriented, sharing, stored
 

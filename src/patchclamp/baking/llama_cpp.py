@@ -19,9 +19,7 @@ from patchclamp.core.digest import weights_digest
 from patchclamp.core.errors import EditError, InputError, missing_dependency
 from patchclamp.core.files import MALFORMED, atomic_file, reading
 from patchclamp.core.kinds import File
-from patchclamp.interventions import operations
-from patchclamp.interventions.edits import Add, Edit, Edits, as_edits
-from patchclamp.interventions.record import place
+from patchclamp.interventions import Add, Edit, Edits, as_edits, operations, place
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import OpenModel
 

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from patchclamp.core.errors import PatchclampError, SiteError
 from patchclamp.core.interrupts import guarded
 from patchclamp.core.tolerances import ARCHITECTURE
-from patchclamp.interventions.record import record_source
-from patchclamp.interventions.sources import Source
+from patchclamp.interventions import Source, record_source
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.sitemap import columns_of

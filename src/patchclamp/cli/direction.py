@@ -257,7 +257,7 @@ def export(
         raise InputError(f"{str(out)!r} is the name of a control vector; say --gguf --edit add, or name a folder")
     found = Direction.open(direction)
     if not gguf:
-        from patchclamp.interventions.checkpoint import check_folder
+        from patchclamp.interventions import check_folder
 
         check_folder(out)
     opened = opening.load(model_of(found, model))

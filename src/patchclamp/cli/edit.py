@@ -55,7 +55,7 @@ def fact(
         try_: Another prompt to run before and after; may be repeated.
         export: Folder for a checkpoint of the rewritten model.
     """
-    from patchclamp.interventions.checkpoint import check_folder
+    from patchclamp.interventions import check_folder
 
     if export is not None:
         check_folder(export)

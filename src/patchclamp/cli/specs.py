@@ -48,7 +48,7 @@ class EditSpec(BaseModel):
         Raises:
             InputError: The operation needs something that is not given.
         """
-        from patchclamp.interventions.positions import UNSAID
+        from patchclamp.interventions import UNSAID
 
         at = position(self.at) if "at" in self.model_fields_set else UNSAID
         where: dict[str, Any] = {"site": tuple(self.site) if self.site else None, "at": at}

@@ -20,7 +20,7 @@ from patchclamp.directions.direction import SINK, Direction
 from patchclamp.directions.moments import EQUAL, Moments
 from patchclamp.directions.report import fit_report
 from patchclamp.directions.rows import Rows, check_tensor, read_weights
-from patchclamp.interventions.edits import Edit
+from patchclamp.interventions import Edit
 
 SAME = 1e-13
 """A distance of class means that is rounding, as a share of a typical vector's length."""

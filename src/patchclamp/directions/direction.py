@@ -19,9 +19,18 @@ from patchclamp.core.kinds import Folder
 from patchclamp.core.plain import from_plain, savable_as, to_plain
 from patchclamp.core.tensors import read_tensors, write_tensors
 from patchclamp.core.text import shown_literally
-from patchclamp.interventions.edits import Add, Clamp, Edit, Origin, ProjectOut, Reflect, Scale
-from patchclamp.interventions.gates import Norm
-from patchclamp.interventions.positions import At, Unsaid
+from patchclamp.interventions import (
+    Add,
+    At,
+    Clamp,
+    Edit,
+    Norm,
+    Origin,
+    ProjectOut,
+    Reflect,
+    Scale,
+    Unsaid,
+)
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.peers import Sites, names_of
 

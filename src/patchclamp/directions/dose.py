@@ -12,7 +12,7 @@ from patchclamp.core.progress import Listener
 from patchclamp.core.result import DatasetResult
 from patchclamp.directions.direction import About, Direction
 from patchclamp.directions.tables import mean_tables
-from patchclamp.interventions.provenance import provenance
+from patchclamp.interventions import provenance
 from patchclamp.metrics.bias import bias
 from patchclamp.metrics.damage import damage
 from patchclamp.metrics.edited import UNEDITED, Answer

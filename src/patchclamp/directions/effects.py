@@ -12,8 +12,7 @@ from patchclamp.core.progress import Listener
 from patchclamp.core.result import DatasetResult
 from patchclamp.directions.direction import About, Direction
 from patchclamp.directions.tables import mean_tables
-from patchclamp.interventions.edits import Edit
-from patchclamp.interventions.provenance import provenance
+from patchclamp.interventions import Edit, provenance
 from patchclamp.metrics.bias import Bias, bias, ratio
 from patchclamp.metrics.damage import Damage, damage
 from patchclamp.metrics.edited import Answer

@@ -15,7 +15,7 @@ from patchclamp.directions.direction import Direction
 from patchclamp.directions.effects import LayerEffects, layer_effects
 from patchclamp.directions.fitting import site_rows
 from patchclamp.directions.projections import Projections, projections
-from patchclamp.interventions.record import record
+from patchclamp.interventions import record
 from patchclamp.metrics.probes import ProbeReport, probe
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.sites import Site

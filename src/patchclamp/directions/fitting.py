@@ -14,10 +14,7 @@ from patchclamp.core.kinds import Groups, Labels, Seed
 from patchclamp.core.progress import Listener, task
 from patchclamp.directions.concept import Concept, Kind
 from patchclamp.directions.direction import SINK, Direction
-from patchclamp.interventions.edits import Edits, as_edits
-from patchclamp.interventions.positions import At
-from patchclamp.interventions.record import record
-from patchclamp.interventions.results import Activations
+from patchclamp.interventions import Activations, At, Edits, as_edits, record
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.peers import Sites
 from patchclamp.models.sites import Site

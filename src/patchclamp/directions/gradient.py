@@ -12,10 +12,7 @@ from patchclamp.directions.base import ConceptSubspace, DirectionEstimator
 from patchclamp.directions.concept import Kind
 from patchclamp.directions.random import check_rank
 from patchclamp.directions.rows import Rows
-from patchclamp.interventions.edits import Edit, as_edits
-from patchclamp.interventions.reads import Read
-from patchclamp.interventions.record import BATCH_TOKENS, batches
-from patchclamp.interventions.sweep import make_lines
+from patchclamp.interventions import BATCH_TOKENS, Edit, Read, as_edits, batches, make_lines
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.sites import Site

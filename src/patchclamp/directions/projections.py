@@ -11,10 +11,7 @@ from patchclamp.core.kinds import Labels
 from patchclamp.core.result import DatasetResult
 from patchclamp.directions.direction import Direction
 from patchclamp.directions.fitting import site_rows
-from patchclamp.interventions.edits import Edits, as_edits
-from patchclamp.interventions.positions import At
-from patchclamp.interventions.provenance import provenance
-from patchclamp.interventions.record import record
+from patchclamp.interventions import At, Edits, as_edits, provenance, record
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.sites import Site
 

@@ -14,12 +14,7 @@ from patchclamp.core.kinds import Labels
 from patchclamp.core.progress import Listener, task
 from patchclamp.directions.concept import Concept
 from patchclamp.directions.direction import SINK, Direction
-from patchclamp.interventions import positions
-from patchclamp.interventions.edits import Edit
-from patchclamp.interventions.forward import Row, forward
-from patchclamp.interventions.positions import At
-from patchclamp.interventions.record import BATCH_TOKENS, batches
-from patchclamp.interventions.tail import resume
+from patchclamp.interventions import BATCH_TOKENS, At, Edit, Row, batches, forward, positions, resume
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.sites import Site

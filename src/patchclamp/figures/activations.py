@@ -7,7 +7,7 @@ from patchclamp.figures.style import SEQUENTIAL, canvas, thin, visible
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from patchclamp.interventions.results import Activations
+    from patchclamp.interventions import Activations
 
 
 def figure(activations: "Activations", *, prompt: int = 0) -> "Figure":

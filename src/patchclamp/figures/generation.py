@@ -7,7 +7,7 @@ from patchclamp.figures.style import styled, visible
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from patchclamp.interventions.generate import Generation
+    from patchclamp.interventions import Generation
 
 _LINE = 96
 

@@ -12,7 +12,7 @@ from patchclamp.figures.style import canvas, limits, thin, visible
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from patchclamp.interventions.grid import Grid
+    from patchclamp.interventions import Grid
 
 Layers = Literal["down", "up", "right"]
 _ROW_FACETS = ("prompt", "site")

@@ -7,7 +7,7 @@ from patchclamp.figures.style import canvas, visible
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from patchclamp.interventions.run import Run
+    from patchclamp.interventions import Run
 
 
 def figure(run: "Run", *, k: int = 10) -> "Figure":

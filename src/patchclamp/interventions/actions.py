@@ -1,4 +1,9 @@
-"""From edits to actions: concrete sites and positions in one prompt, with every value filled in."""
+"""From edits to actions: concrete sites and positions in one prompt, with every value filled in.
+
+Every call with edits comes here: ``recording.place`` for runs and recordings, ``axes.py`` for the cells of a sweep,
+``stepping.py`` for generation; and ``passes.py`` and ``wavefront.py`` turn actions into the instructions of one call.
+In the example of ``docs/engine.md``, cell 1 has two actions: one at ``mlp_out.0`` and one at ``mlp_out.1``, both at position 1.
+"""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,7 +17,7 @@ from torch import Tensor
 from patchclamp.core.digest import digest
 from patchclamp.core.errors import EditError, PositionError, SiteError
 from patchclamp.interventions import positions
-from patchclamp.interventions.edits import Edit, gate_content, gate_key
+from patchclamp.interventions.edit import Edit, gate_content, gate_key
 from patchclamp.interventions.gates import Gate
 from patchclamp.interventions.hooks import Instruction, Port
 from patchclamp.interventions.operations import Operation

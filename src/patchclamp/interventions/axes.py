@@ -1,4 +1,7 @@
-"""The axes of a sweep: prompts, sites, layers, heads, positions, parameters; and the cells they span."""
+"""The axes of a sweep: prompts, sites, layers, heads, positions, parameters; and the cells they span.
+
+Called by ``Sweep.of`` when a sweep's arguments are read, and by ``Sweep.cells`` once the sources of its edits were recorded.
+"""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,8 @@
-"""The recorded runs that cells fork from: hidden states where forks happen, keys and values before them, logits."""
+"""The recorded runs that cells fork from: hidden states where forks happen, keys and values before them, logits.
+
+Called by ``part_runner.py`` at the beginning of each part, and for the source of a patch. In the example of ``docs/engine.md``
+the one line runs once; kept are its states on entry to layers 0 and 1, where rows are born, and all keys and values.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,9 +12,9 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
-from patchclamp.interventions.forward import Row, forward, outputs_at
 from patchclamp.interventions.job import Line
 from patchclamp.interventions.parts import Part
+from patchclamp.interventions.passes import Row, forward, outputs_at
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.sites import Site
 
@@ -84,7 +88,7 @@ def record_base(
 def may_narrow(model: OpenModel, lines: Iterable[Line]) -> bool:
     """Whether unread positions can be kept out of the head: nothing that all cells share is edited there."""
     shared = (action.site.component for line in lines for action in line.base)
-    return model.narrows and not any(name in ("final_norm", "logits") for name in shared)
+    return model.capabilities.narrows and not any(name in ("final_norm", "logits") for name in shared)
 
 
 def _keep(store: dict[Any, Tensor], key: Any) -> Any:

@@ -1,4 +1,7 @@
-"""What a user's own call of a model says: its arguments by name, its tokens, its padding and its cache."""
+"""What a user's own call of a model says: its arguments by name, its tokens, its padding and its cache.
+
+Called by ``stepping.py`` before every call of the module under ``model.editing`` or in a generation.
+"""
 
 import inspect
 from collections.abc import Mapping

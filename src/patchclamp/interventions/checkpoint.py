@@ -1,4 +1,7 @@
-"""A model with other weights: as a copy that shares the rest, and as a checkpoint that any program of transformers opens."""
+"""A model with other weights: as a copy that shares the rest, and as a checkpoint that any program of transformers opens.
+
+Called by the packages that change weights, ``baking`` and ``rewriting``.
+"""
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
@@ -12,8 +15,8 @@ from torch import Tensor, nn
 from patchclamp.catalogue.quiet import quiet_transformers
 from patchclamp.core.errors import ExactnessError, InputError, ModelError
 from patchclamp.core.files import atomic_folder
-from patchclamp.interventions.edits import Edit
-from patchclamp.interventions.run import run
+from patchclamp.interventions.edit import Edit
+from patchclamp.interventions.running import run
 from patchclamp.models.loading import auto_class, wrap_module
 from patchclamp.models.opened import OpenModel
 

@@ -1,4 +1,7 @@
-"""What a sweep costs: floating-point operations, bytes and seconds, before it runs."""
+"""What a sweep costs: floating-point operations, bytes and seconds, before it runs.
+
+Called by ``planning.py``, and by ``memory.py`` for the bytes.
+"""
 
 import re
 import time
@@ -71,7 +74,7 @@ class Costs:
         size = torch.empty(0, dtype=model.dtype).element_size()
         width = getattr(model.text_config, "hidden_size", 0) or 0
         inner = max((model.sites.widths.get(("mlp_act", i), 4 * width) for i in range(len(layers))), default=4 * width)
-        vocabulary = model.width_of_logits or model.vocabulary or 0
+        vocabulary = model.capabilities.width_of_logits or model.vocabulary or 0
         head_width = (heads.query * heads.size) if heads else width
         return cls(
             layers,

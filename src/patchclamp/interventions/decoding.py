@@ -1,4 +1,7 @@
-"""How a text is decoded: which settings of transformers are used, which are refused and why, and when a row ends."""
+"""How a text is decoded: which settings of transformers are used, which are refused and why, and when a row ends.
+
+Called by ``generation.py`` before a generation begins.
+"""
 
 from collections.abc import Iterable, Mapping
 from typing import Any

@@ -1,4 +1,8 @@
-"""Carrying out a planned job: part by part, within its budget, resumable, and checked against the slow way."""
+"""Carrying out a planned job: part by part, within its budget, resumable, and checked against the slow way.
+
+Called at the end of every sweeping function, by ``run_cells`` or with a schedule of ``planning.py``; ``part_runner.py`` computes
+each part.
+"""
 
 import random
 from collections.abc import Sequence
@@ -11,14 +15,14 @@ from patchclamp.core.errors import BudgetError, ExactnessError, warn
 from patchclamp.core.interrupts import resumable
 from patchclamp.core.progress import task
 from patchclamp.core.tolerances import EXACT
-from patchclamp.interventions.forward import Row
 from patchclamp.interventions.job import Job
 from patchclamp.interventions.options import RunOptions
 from patchclamp.interventions.overflow import first_site
 from patchclamp.interventions.part_files import load_part, save_part
+from patchclamp.interventions.part_runner import Baselines, evidence_of, run_part, run_rows
 from patchclamp.interventions.parts import PartResult
-from patchclamp.interventions.plan import Plan, Schedule, schedule
-from patchclamp.interventions.run_part import Baselines, evidence_of, run_part, run_rows
+from patchclamp.interventions.passes import Row
+from patchclamp.interventions.planning import Plan, Schedule, schedule
 
 DEFAULT = RunOptions()
 MOST_NAMED = 4

@@ -3,6 +3,8 @@
 NaN is never right, and neither is plus infinity. Minus infinity in some columns of the logits is: a model masks what it can
 never say, as the padding of its vocabulary, and the probability there is 0. Where every column is minus infinity there is
 no distribution. At a named site of the model no infinity is right.
+
+Asked by ``passes.py``, ``part_runner.py`` and ``overflow.py`` of everything that is shown or returned.
 """
 
 from collections.abc import Callable, Sequence

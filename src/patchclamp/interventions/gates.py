@@ -1,4 +1,7 @@
-"""Gates: tests of the activation that decide, per row and position, whether an edit acts there."""
+"""Gates: tests of the activation that decide, per row and position, whether an edit acts there.
+
+Made by users, as ``where=pc.Norm(...)``; asked by ``hooks.py`` each time an instruction fires.
+"""
 
 import math
 from abc import ABC, abstractmethod

@@ -1,4 +1,7 @@
-"""The result of a sweep: one number (or a few) a cell, labelled by prompt, site, layer, position and parameter."""
+"""The result of a sweep: one number (or a few) a cell, labelled by prompt, site, layer, position and parameter.
+
+Made by ``Sweep.grid`` from what ``execute.py`` gave, for sweeps, patches and paths.
+"""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
@@ -7,7 +10,7 @@ from torch import Tensor
 
 from patchclamp.core.errors import InputError, unknown
 from patchclamp.core.result import Result, Saved
-from patchclamp.interventions.plan import Plan
+from patchclamp.interventions.planning import Plan
 from patchclamp.interventions.reads import BASELINE, REFERENCE
 
 if TYPE_CHECKING:

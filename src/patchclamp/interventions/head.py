@@ -1,4 +1,8 @@
-"""The end of the wavefront: what the reads need passes the model's own head, many cells at once."""
+"""The end of the wavefront: what the reads need passes the model's own head, many cells at once.
+
+Called by ``part_runner.py`` when the rows of a part have walked every layer. In the example of ``docs/engine.md`` three rows of one
+position each, the last of each run, go through the head in one call.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,8 +12,8 @@ import torch
 from torch import Tensor
 
 from patchclamp.interventions.actions import Action, instructions
-from patchclamp.interventions.forward import through_head
 from patchclamp.interventions.job import index_like
+from patchclamp.interventions.passes import through_head
 from patchclamp.interventions.wavefront import Front, Walk
 from patchclamp.models.sites import Site
 

@@ -1,4 +1,7 @@
-"""The only file that touches the user's modules: it registers hooks, and takes every one of them away again."""
+"""The only file that touches the user's modules: it registers hooks, and takes every one of them away again.
+
+Sessions are made by ``passes.py``, ``wavefront.py``, ``stepping.py`` and ``verification.py``, each for one call or one walk.
+"""
 
 from abc import abstractmethod
 from collections import Counter

@@ -1,6 +1,10 @@
-"""A sweep as data: lines (a prompt and what every cell of it shares), cells, reads; and which cells need not be run."""
+"""A sweep as data: lines (a prompt and what every cell of it shares), cells, reads; and which cells need not be run.
 
-from collections.abc import Sequence
+Made by every sweeping function when all values are known, and planned by ``planning.py``. The example of ``docs/engine.md`` has
+one line and three cells, which are three runs.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -46,7 +50,7 @@ class Line:
         """Of a site's activations ``[cell, position, d]`` those that its reads want, at ``wanted``."""
         return states_at(values, self.wanted(site), self.prompt.length)
 
-    def measure(self, logits: Tensor, baseline: Tensor | None, activations: dict[Site, Tensor]) -> list[Tensor]:
+    def measure(self, logits: Tensor, baseline: Tensor | None, activations: Mapping[Site, Tensor]) -> list[Tensor]:
         """Evaluate every read for some cells.
 
         Args:

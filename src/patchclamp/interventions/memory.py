@@ -3,6 +3,8 @@
 A batch has three phases, of which the largest counts: its lines are recorded, all at once; its rows walk the layers, one
 call at a time beside what was recorded and what every row keeps; and its last states pass the head, some positions at a
 time. What was read stays alive until the end.
+
+Called by ``planning.py``: first for what one cell needs, then to cut the job.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,7 @@
-"""What an edit does to a vector: pure functions ``[..., d] -> [..., d]``, equal when their contents are."""
+"""What an edit does to a vector: pure functions ``[..., d] -> [..., d]``, equal when their contents are.
+
+Made by the constructors of ``edits.py``; carried out by ``hooks.py`` on what passes a site.
+"""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence

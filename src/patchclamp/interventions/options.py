@@ -1,4 +1,7 @@
-"""How the cells of a call are carried out: what every sweeping function takes and hands on unread."""
+"""How the cells of a call are carried out: what every sweeping function takes and hands on unread.
+
+Made where the arguments are read (``sweeping.py``, ``patching.py``, paths and traces); read by ``planning.py`` and ``execute.py``.
+"""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,7 @@
-"""Where the first NaN or infinity of a run arises: a second pass, on failure only, that looks at every site."""
+"""Where the first NaN or infinity of a run arises: a second pass, on failure only, that looks at every site.
+
+Called by ``passes.py``, ``execute.py`` and ``generation.py`` when ``finite.py`` found a number that may not be read.
+"""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -11,8 +14,8 @@ from patchclamp.core.errors import EditError, ModelError
 from patchclamp.core.interrupts import within
 from patchclamp.interventions.actions import instructions
 from patchclamp.interventions.finite import readable
-from patchclamp.interventions.forward import UNKNOWN_WIDTH, Row, call, logits_of
 from patchclamp.interventions.hooks import Port, Tap, Tolerant, after_each_call
+from patchclamp.interventions.passes import UNKNOWN_WIDTH, Row, call, logits_of
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.sitemap import Access
 from patchclamp.models.sites import Site
@@ -77,7 +80,7 @@ def _advice(model: OpenModel) -> str:
 
 
 class WrongStepError(Exception):
-    """A call gave logits that may not be read; for :func:`patchclamp.interventions.generate.generate` to explain."""
+    """A call gave logits that may not be read; for :func:`patchclamp.interventions.generation.generate` to explain."""
 
 
 def finite_steps(model: OpenModel) -> AbstractContextManager[Any]:

@@ -4,6 +4,9 @@ A row that starts at position s of a prompt of T tokens is T - s tokens long. A 
 that the two are one row of T tokens whose attention mask keeps them apart; the prompt's recorded keys and values stand
 before both, and each sees those before its own start. One matrix product then does the work of many thin ones, which on
 every machine run at a fraction of its speed.
+
+``planning.py`` counts what packed calls cost, ``wavefront.py`` makes them. In the example of ``docs/engine.md`` the row of cell 2,
+which starts at position 4, fits behind one of cell 0 or 1, which start at position 1.
 """
 
 from collections import Counter

@@ -1,4 +1,7 @@
-"""Results of finished parts in a folder, each under a digest of everything that decides its numbers."""
+"""Results of finished parts in a folder, each under a digest of everything that decides its numbers.
+
+Made when a sweeping function is called with ``checkpoint=``, before any work; read and written by ``execute.py``, part by part.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -9,7 +12,7 @@ from patchclamp.core.digest import digest
 from patchclamp.core.files import check_place, reading
 from patchclamp.core.kinds import Folder
 from patchclamp.core.tensors import read_sealed, write_sealed
-from patchclamp.interventions.edits import Edit, gate_content
+from patchclamp.interventions.edit import Edit, gate_content
 from patchclamp.interventions.job import Line
 from patchclamp.interventions.operations import Call
 from patchclamp.interventions.parts import Part, PartResult
@@ -26,7 +29,7 @@ class PartFiles:
 
     def __init__(self, folder: Folder, model: OpenModel) -> None:
         self.folder = Path(folder)
-        self._model = (model.identity(), model.narrows)
+        self._model = (model.identity(), model.capabilities.narrows)
 
     @classmethod
     def of(

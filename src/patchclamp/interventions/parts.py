@@ -1,6 +1,6 @@
 """Parts of a job as data: what to run, and what it gave.
 
-``Schedule.parts`` (:mod:`patchclamp.interventions.plan`) cuts a planned job into them, ``run_part`` runs one on a model, and
+``Schedule.parts`` (:mod:`patchclamp.interventions.planning`) cuts a planned job into them, ``run_part`` runs one on a model, and
 ``execute`` puts the results together. Both are plain data without the model: another process, or another machine, that holds
 an equal model can run a part and send its result back.
 """

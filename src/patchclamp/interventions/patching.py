@@ -18,18 +18,19 @@ from patchclamp.core.kinds import Folder
 from patchclamp.core.progress import Listener
 from patchclamp.interventions.base import record_base
 from patchclamp.interventions.cost import DEFAULT_BUDGET
-from patchclamp.interventions.edits import Edits, Patch, as_edits
+from patchclamp.interventions.edit import Edits, as_edits
+from patchclamp.interventions.edits import Patch
 from patchclamp.interventions.execute import Outcome, run_cells
 from patchclamp.interventions.grid import Grid
 from patchclamp.interventions.job import Job
 from patchclamp.interventions.options import RunOptions
-from patchclamp.interventions.plan import Plan
+from patchclamp.interventions.part_runner import measure_lines
+from patchclamp.interventions.planning import Plan
 from patchclamp.interventions.positions import At
 from patchclamp.interventions.reads import BASELINE, REFERENCE, Read
-from patchclamp.interventions.record import record_sources
-from patchclamp.interventions.run_part import measure_lines
+from patchclamp.interventions.recording import record_sources
 from patchclamp.interventions.sources import Source
-from patchclamp.interventions.sweep import Sweep, make_lines
+from patchclamp.interventions.sweeping import Sweep, make_lines
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.peers import Sites

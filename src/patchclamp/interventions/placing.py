@@ -1,4 +1,7 @@
-"""Where each edit of a sweep acts: at the swept sites or at its own, at the sweep's positions or at its own."""
+"""Where each edit of a sweep acts: at the swept sites or at its own, at the sweep's positions or at its own.
+
+Called by ``Sweep.of``, before the axes are known.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +11,7 @@ from torch import Tensor
 
 from patchclamp.core.errors import EditError, InputError
 from patchclamp.interventions import positions
-from patchclamp.interventions.edits import Edit
+from patchclamp.interventions.edit import Edit
 from patchclamp.interventions.positions import Unsaid
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import OpenModel

@@ -1,4 +1,7 @@
-"""Where in a prompt: always positions of the unpadded prompt, whatever the batch looks like."""
+"""Where in a prompt: always positions of the unpadded prompt, whatever the batch looks like.
+
+``at=`` of edits, reads and recordings is read here when a call is made, and resolved once its prompts are known.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

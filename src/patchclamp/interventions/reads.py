@@ -1,4 +1,7 @@
-"""What is measured of a run: probabilities, logit differences, loss, divergence, ranks, activations, or any function."""
+"""What is measured of a run: probabilities, logit differences, loss, divergence, ranks, activations, or any function.
+
+Made by users, as ``read=pc.KL()``; bound to each prompt when lines are made (``sweeping.py``), and evaluated by ``Line.measure``.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
@@ -398,7 +401,7 @@ class Activation(Read):
 
 def _measured_width(model: OpenModel, prompt: Prompt, site: Site) -> int | None:
     """Width of a module path's vectors, by a run of the prompt; None if they are no vectors."""
-    from patchclamp.interventions.forward import Row, forward
+    from patchclamp.interventions.passes import Row, forward
 
     shapes: list[torch.Size] = []
     forward(model, [Row(prompt)], taps={site: lambda value: shapes.append(value.shape)}, logits=False)

@@ -1,4 +1,7 @@
-"""Buffers that a recording fills: one tensor a requested name, allocated when its first batch arrives."""
+"""Buffers that a recording fills: one tensor a requested name, allocated when its first batch arrives.
+
+Called by ``recording.py`` and ``running.py``, whose forward passes fill them.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field

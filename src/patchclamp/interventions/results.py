@@ -1,4 +1,7 @@
-"""What a recording and a run return: plain tensors by site, labelled arrays, and the evidence to repeat them."""
+"""What a recording and a run return: plain tensors by site, labelled arrays, and the evidence to repeat them.
+
+Made by ``running.py`` and ``recording.py``.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

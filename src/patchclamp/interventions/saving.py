@@ -10,13 +10,14 @@ from patchclamp.core.arguments import checked
 from patchclamp.core.kinds import Folder
 from patchclamp.core.plain import from_plain, to_plain
 from patchclamp.core.tensors import read_tensors, write_tensors
-from patchclamp.interventions import edits, operations
+from patchclamp.interventions import operations
+from patchclamp.interventions.edit import Edit, Edits, as_edits
 
 _TENSORS = "edits.safetensors"
 
 
 @checked
-def save_edits(given: "edits.Edits", folder: Folder, *, overwrite: bool = False) -> Path:
+def save_edits(given: Edits, folder: Folder, *, overwrite: bool = False) -> Path:
     """Write edits as ``edits.json`` and ``edits.safetensors``; the folder then holds them, or what it held before.
 
     Args:
@@ -30,7 +31,7 @@ def save_edits(given: "edits.Edits", folder: Folder, *, overwrite: bool = False)
         InputError: Something else is in the way.
         StorageError: The system refused; the folder is as it was.
     """
-    chosen = list(edits.as_edits(given))
+    chosen = list(as_edits(given))
     tensors: dict[str, Tensor] = {}
     record = {"format_version": folders.EDITS.version, "edits": to_plain(chosen, tensors)}
     return folders.save(
@@ -39,7 +40,7 @@ def save_edits(given: "edits.Edits", folder: Folder, *, overwrite: bool = False)
 
 
 @checked
-def load_edits(folder: Folder) -> "list[edits.Edit]":
+def load_edits(folder: Folder) -> list[Edit]:
     """Read what :func:`save_edits` wrote.
 
     Raises:
@@ -54,4 +55,4 @@ def load_edits(folder: Folder) -> "list[edits.Edit]":
 
 
 def _is_edit(value: Any) -> bool:
-    return isinstance(value, edits.Edit) and isinstance(value.operation, operations.Operation)
+    return isinstance(value, Edit) and isinstance(value.operation, operations.Operation)

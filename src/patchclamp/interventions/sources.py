@@ -1,10 +1,13 @@
-"""Operations whose values come from elsewhere: another run, a mean over prompts, a keyed random stream."""
+"""Operations whose values come from elsewhere: another run, a mean over prompts, a keyed random stream.
+
+Made by the constructors of ``edits.py``; bound by ``actions.py``, once ``recording.py`` has run what they need.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,13 +19,12 @@ from patchclamp.core.errors import EditError, PositionError
 from patchclamp.core.interrupts import guarded
 from patchclamp.core.kinds import Seed
 from patchclamp.core.plain import from_plain, savable, savable_as, to_plain
+from patchclamp.interventions import values
+from patchclamp.interventions.edit import Edit
 from patchclamp.interventions.operations import Operation, Put, Shift, orthonormal
 from patchclamp.interventions.positions import GENERATED, At
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.sites import Site
-
-if TYPE_CHECKING:
-    from patchclamp.interventions.edits import Edit
 
 
 @checked_as(EditError)
@@ -33,7 +35,7 @@ class Source:
 
     inputs: Any
     """Text, ids or tensors, as everywhere."""
-    edits: tuple["Edit", ...] = ()
+    edits: tuple[Edit, ...] = ()
     at: At = None
     """Positions in the source; None for the same ones as in the target."""
     counterpart: Mapping[int, int] | None = None
@@ -92,6 +94,32 @@ class Labelled(Protocol):
         """``[position, d]``."""
 
 
+def as_source(value: Any, what: str) -> "Source | Labelled":
+    """A prompt, a source or recorded activations, as the user passes them.
+
+    Raises:
+        EditError: It is none of them.
+    """
+    if isinstance(value, Source) or hasattr(value, "vectors"):
+        return value
+    if isinstance(value, str | Mapping) or (
+        isinstance(value, list) and value and isinstance(value[0], str | int | list)
+    ):
+        return Source(value)
+    if isinstance(value, Tensor) and not value.is_floating_point():
+        return Source(value)
+    raise EditError(
+        f"{what} takes a vector [d], a prompt, pc.source(...) or recorded activations; got {type(value).__name__}"
+    )
+
+
+def vector_or_source(value: Any, what: str) -> "Tensor | Source | Labelled":
+    """A vector, or where values come from."""
+    if isinstance(value, Tensor) and value.is_floating_point():
+        return values.vector(value, what)
+    return as_source(value, what)
+
+
 @dataclass(frozen=True, eq=False)
 class Scene:
     """What an operation may know when it is bound: where it will act, and what was recorded for it."""
@@ -118,6 +146,10 @@ class Unbound(Operation, ABC):
     def needs(self) -> tuple[Source, ...]:
         """Runs that have to be recorded first."""
         return ()
+
+    def read_source(self, value: Any) -> Any:
+        """Where else to take values from, as the user passes it."""
+        return as_source(value, "source")
 
     @property
     @override
@@ -374,6 +406,10 @@ class Rotate(Unbound):
 
     subspace: Subspace
     source: "Source | Labelled | Tensor"
+
+    @override
+    def read_source(self, value: Any) -> Any:
+        return vector_or_source(value, "source")
 
     @override
     def needs(self) -> tuple[Source, ...]:

@@ -1,4 +1,7 @@
-"""Edits around calls of a growing text: which positions each call holds, whatever way the work is cut into calls."""
+"""Edits around calls of a growing text: which positions each call holds, whatever way the work is cut into calls.
+
+``Model.editing`` comes here, and ``generation.py`` for every call that the module's own ``generate`` makes.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -28,11 +31,11 @@ from patchclamp.interventions.calls import (
     prompts_of,
 )
 from patchclamp.interventions.decoding import RowEnds, check_generation, effective
-from patchclamp.interventions.edits import Edits, as_edits
-from patchclamp.interventions.forward import UNKNOWN_WIDTH, check_passes
+from patchclamp.interventions.edit import Edits, as_edits
 from patchclamp.interventions.hooks import Instruction, Port, Session, after_each_call, before_each_call, shadowed
+from patchclamp.interventions.passes import UNKNOWN_WIDTH, check_passes
 from patchclamp.interventions.positions import GENERATED, At
-from patchclamp.interventions.record import make_placer
+from patchclamp.interventions.recording import make_placer
 from patchclamp.interventions.sources import Unbound
 from patchclamp.models.guard import check_ready
 from patchclamp.models.inputs import Prompt

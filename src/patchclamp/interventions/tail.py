@@ -1,4 +1,7 @@
-"""The end of a forward pass, again and again with gradients: what an edit cannot reach is recorded once."""
+"""The end of a forward pass, again and again with gradients: what an edit cannot reach is recorded once.
+
+Called by methods that search for a vector (``rewriting``) or clean states layer by layer (``directions``).
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,9 +14,9 @@ from transformers.cache_utils import DynamicCache
 from patchclamp.core.interrupts import within
 from patchclamp.interventions.actions import Action, instructions
 from patchclamp.interventions.base import PrefixCache
-from patchclamp.interventions.forward import Row, Sink, call, forward, last_logits, make_tap, through_head
 from patchclamp.interventions.hooks import Session, bypassed, ports_of
 from patchclamp.interventions.operations import Operation
+from patchclamp.interventions.passes import Row, Sink, call, forward, last_logits, make_tap, through_head
 from patchclamp.models.inputs import Batch, Prompt
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.sites import Site
@@ -33,7 +36,7 @@ def resume(model: OpenModel, prompts: Sequence[Prompt], layer: int, states: Tens
     batch = model.batch(list(prompts))
     tapped = ports_of(make_tap(model, site, sink) for site, sink in taps.items())
     session = Session(model.sites.modules, len(prompts), batch.width or 1, {}, tapped, stop_early=True)
-    within((torch.no_grad(), bypassed(below, model.arity, inject=states), session), call, model, batch)
+    within((torch.no_grad(), bypassed(below, model.capabilities.arity, inject=states), session), call, model, batch)
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +113,7 @@ class Tail:
         states: list[Tensor] = []
         taps = ports_of([make_tap(model, Site("resid_post", len(layers) - 1), states.append)])
         extra = {"past_key_values": group.cache, "use_cache": True} if group.cache is not None else None
-        below = bypassed(layers[: self.layer], model.arity, inject=group.entry)
+        below = bypassed(layers[: self.layer], model.capabilities.arity, inject=group.entry)
         session = Session(sites.modules, rows, width, todo, taps, stop_early=True)
         within((below, session), call, model, Batch((), {"input_ids": group.ids}, (width,) * rows), extra)
         ends = states[0][torch.arange(rows, device=model.device), group.last]

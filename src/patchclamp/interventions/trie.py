@@ -1,7 +1,8 @@
 """How the runs of a wavefront share work: at each layer, one row for every distinct history of edits so far.
 
-Runs whose edits agree up to a layer are one row there; where they part, the row forks. Below its first edit a run is
-no row at all: it is its line's own recorded state. (Cells planned as a tree: the structure that every sweep has.)
+Called by ``memory.py`` while a job is planned. Runs whose edits agree up to a layer are one row there; where they part, the row
+forks. Below its first edit a run is no row at all: it is its line's own recorded state. (Cells planned as a tree: the structure
+that every sweep has.) In the example of ``docs/engine.md``, cells 0 and 1 are one row in layer 0 and two from layer 1 on.
 """
 
 from collections.abc import Iterable, Sequence

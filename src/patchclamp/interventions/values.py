@@ -1,6 +1,10 @@
-"""The parameters of operations as users pass them: vectors, directions, numbers and latents, each read in one place."""
+"""The parameters of operations as users pass them: vectors, directions, numbers and latents, each read in one place.
+
+Called by the constructors of ``edits.py`` and ``gates.py``.
+"""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from numbers import Integral, Real
 from typing import Any
 
@@ -167,3 +171,31 @@ def function(value: Any) -> Callable[[Tensor], Any]:
         raise EditError(f"pc.Call needs a function, got {type(value).__name__}")
     found: Callable[[Tensor], Any] = value
     return found
+
+
+_READERS: dict[str, Callable[[Any], Any]] = {
+    **{name: partial(vector, name=name) for name in ("vector", "read", "write", "value", "about")},
+    **{name: partial(number, name=name) for name in ("scale", "factor", "low", "high", "std")},
+    "seed": partial(whole, name="seed"),
+    "directions": directions,
+    "latents": latents,
+    "dictionary": codec,
+    "function": function,
+}
+"""How each parameter is read when an edit is made again with another one."""
+_OPTIONAL = ("about", "low", "high")
+
+
+def parameter(operation: Any, name: str, value: Any) -> Any:
+    """Another value for a parameter of an operation.
+
+    Raises:
+        EditError: It does not fit.
+    """
+    if name == "directions" and value is None and getattr(operation, "needs_directions", False):
+        raise EditError(f"pc.{type(operation).__name__} needs directions: a vector [d], or [rank, d]")
+    if name == "source":
+        return operation.read_source(value)
+    if (name in _OPTIONAL and value is None) or name not in _READERS:
+        return value
+    return _READERS[name](value)

@@ -2,6 +2,8 @@
 
 Every site of the architecture's table is looked at in one short forward pass; sums that must hold are checked; and a
 small sweep is run on each rung of the ladder, so that the fast ways are used only where they were seen to be exact.
+
+Called by ``pc.load`` and ``pc.wrap``, or when a model that was in training mode is first used.
 """
 
 import math
@@ -21,19 +23,20 @@ from patchclamp.interventions.actions import Action
 from patchclamp.interventions.base import prefix_is_supported, record_base
 from patchclamp.interventions.execute import execute
 from patchclamp.interventions.finite import readable
-from patchclamp.interventions.forward import Row, call, forward, logits_of
 from patchclamp.interventions.hooks import Port, Tap, Tolerant, after_each_call
 from patchclamp.interventions.job import Cell, Job, Line
 from patchclamp.interventions.operations import Add
 from patchclamp.interventions.options import RunOptions
-from patchclamp.interventions.plan import schedule_on
+from patchclamp.interventions.part_runner import run_rows
+from patchclamp.interventions.passes import Row, call, forward, logits_of
+from patchclamp.interventions.planning import schedule_on
 from patchclamp.interventions.reads import Bound
-from patchclamp.interventions.run_part import run_rows
 from patchclamp.interventions.wavefront import make_packer
+from patchclamp.models.capabilities import Ladder
 from patchclamp.models.components import COMPONENTS
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.loading import first_line, without_names
-from patchclamp.models.opened import Ladder, OpenModel
+from patchclamp.models.opened import OpenModel
 from patchclamp.models.sitemap import SiteMap
 from patchclamp.models.sites import Site
 
@@ -46,7 +49,7 @@ Key = tuple[str, int | None]
 def verify(model: OpenModel) -> None:
     """Measure a model: drop sites that are not what their name says, and find its rung.
 
-    Only ``model.sites``, ``model.ladder`` and what the wavefront needs to know are set; the module is not changed.
+    Only ``model.sites`` and ``model.capabilities`` are set; the module is not changed.
     An architecture whose short pass fails, in whatever way, keeps its module paths alone; one that fails later keeps the
     sites that were seen and runs one forward a cell.
     """
@@ -59,38 +62,39 @@ def verify(model: OpenModel) -> None:
         if model.sites is named:
             model.sites = without_names(model.module, error)
             return
-        model.narrows = model.pads = model.together = False
-        model.ladder = Ladder("cell", f"looking at it failed with {type(error).__name__}: {first_line(error)}")
+        capabilities = model.capabilities
+        capabilities.narrows = capabilities.pads = capabilities.together = False
+        capabilities.ladder = Ladder("cell", f"looking at it failed with {type(error).__name__}: {first_line(error)}")
 
 
 def _look(model: OpenModel) -> None:
-    probe = _probe(model)
+    probe, capabilities = _probe(model), model.capabilities
     if probe is None and not model.sites.family.model_types:
         raise ModelError(
             f"{type(model.module).__name__} could not be looked at, as no short input could be made up for it"
         )
     if probe is None:
-        model.ladder = Ladder("rows", "no short input could be made up to look at this model")
+        capabilities.ladder = Ladder("rows", "no short input could be made up to look at this model")
         return
     survey = _Survey.of(model, probe)
-    model.arity = survey.arity
+    capabilities.arity = survey.arity
     model.sites = _checked(model, survey)
     if survey.overflow is not None:
-        model.overflow = survey.overflow
-        model.ladder = Ladder("rows", f"{model.overflow} held NaN or infinity when the model was opened")
+        capabilities.overflow = survey.overflow
+        capabilities.ladder = Ladder("rows", f"{survey.overflow} held NaN or infinity when the model was opened")
         warn(
             f"{type(model.module).__name__} in {str(model.dtype).removeprefix('torch.')} gives NaN or infinity for a short "
-            f"input, first at {model.overflow}; nothing more could be checked when it was opened",
+            f"input, first at {survey.overflow}; nothing more could be checked when it was opened",
         )
         return
     if not probe.ids:
-        model.ladder = Ladder("rows", "the inputs are not tokens")
+        capabilities.ladder = Ladder("rows", "the inputs are not tokens")
         return
-    model.seen_causal = _is_causal(model, probe)
-    model.narrows = _head_is_separate(model, probe)
-    model.pads = model.causal and (model.narrows or _pads(model, probe))
-    model.together = model.narrows or _takes_rows(model, probe)
-    model.ladder = _ladder(model, probe)
+    capabilities.seen_causal = _is_causal(model, probe)
+    capabilities.narrows = _head_is_separate(model, probe)
+    capabilities.pads = model.causal and (capabilities.narrows or _pads(model, probe))
+    capabilities.together = capabilities.narrows or _takes_rows(model, probe)
+    capabilities.ladder = _ladder(model, probe)
 
 
 def _probe(model: OpenModel) -> Prompt | None:
@@ -147,9 +151,9 @@ class _Survey:
         output = within((torch.no_grad(), session, after_each_call(last, found._look)), call, model, batch)
         found.missing, found.calls = session.missing, dict(session.calls)
         try:
-            model.width_of_logits = logits_of(output).shape[-1]
+            model.capabilities.width_of_logits = logits_of(output).shape[-1]
         except PatchclampError:
-            model.width_of_logits = None
+            model.capabilities.width_of_logits = None
         return found
 
     def _look(self, output: Any) -> None:
@@ -316,8 +320,8 @@ def _takes_rows(model: OpenModel, probe: Prompt) -> bool:
 
 def _ladder(model: OpenModel, probe: Prompt) -> Ladder:
     """The highest rung whose numbers are those of one forward a cell, on two prompts and a handful of cells."""
-    if not model.narrows:
-        if not model.together:
+    if not model.capabilities.narrows:
+        if not model.capabilities.together:
             return Ladder("cell", "this model takes one row at a time")
         headless = ("logits", None) in model.sites.refused
         return Ladder("rows", "it has no head" if headless else "its output is not a prediction for each position")

@@ -1,8 +1,9 @@
 """The wavefront: every run of a sweep walks the layers once, together, on the model's own modules.
 
-At each layer the live rows of all groups are run, small groups packed into one call, so that a layer's weights are read
-from memory once. Rows are born at their first edit from the recorded clean state, positions before it exist only as recorded keys
-and values, and only the positions that a read needs go through the head.
+Called by ``part_runner.py`` once the lines were recorded. At each layer the live rows of all groups are run, small groups packed
+into one call, so that a layer's weights are read from memory once. Rows are born at their first edit from the recorded clean state,
+positions before it exist only as recorded keys and values, and only the positions that a read needs go through the head.
+In the example of ``docs/engine.md`` layer 0 runs one row of four positions; layers 1 and 2 run two of four and one of one.
 """
 
 import inspect
@@ -18,11 +19,11 @@ from patchclamp.core.errors import NotFiredError
 from patchclamp.core.interrupts import within
 from patchclamp.interventions.actions import Action, from_position, instructions
 from patchclamp.interventions.base import Base, PrefixCache, embedded_states
-from patchclamp.interventions.forward import call, make_tap
 from patchclamp.interventions.hooks import Instruction, Port, Session, bypassed, ports_of
 from patchclamp.interventions.job import index_like, layer_of
 from patchclamp.interventions.packing import Layout, Packer, UnpackableError, layout_at, pack, unpack
 from patchclamp.interventions.parts import Part
+from patchclamp.interventions.passes import call, make_tap
 from patchclamp.interventions.trie import CLEAN, EMBEDDED, ROW, Group, Step
 from patchclamp.models.inputs import Batch
 from patchclamp.models.opened import OpenModel
@@ -256,7 +257,7 @@ def capture_calls(
     extra = {"past_key_values": cache, "use_cache": True} if cache is not None else None
     last = make_tap(model, Site("resid_post", len(layers) - 1), lambda _: None)
     ending = Session(model.sites.modules, 1, width, taps=ports_of([last]), stop_early=True)
-    around = (torch.no_grad(), bypassed(layers, model.arity, seen=seen), ending)
+    around = (torch.no_grad(), bypassed(layers, model.capabilities.arity, seen=seen), ending)
     within(around, call, model, Batch((), {"input_ids": ids}, (width,)), extra)
     return seen, cache
 

@@ -1,4 +1,7 @@
-"""The product with the unembedding: in float32 also for half-precision weights, and a block of the vocabulary at a time."""
+"""The product with the unembedding: in float32 also for half-precision weights, and a block of the vocabulary at a time.
+
+Entered by ``passes.through_head`` around the model's own head.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

@@ -13,11 +13,7 @@ from patchclamp.core.errors import InputError, ModelError
 from patchclamp.core.interrupts import guarded
 from patchclamp.core.result import DatasetResult
 from patchclamp.core.tolerances import SUM
-from patchclamp.interventions import positions
-from patchclamp.interventions.forward import Row, forward
-from patchclamp.interventions.positions import At
-from patchclamp.interventions.provenance import provenance
-from patchclamp.interventions.reads import Tokens
+from patchclamp.interventions import At, Row, Tokens, forward, positions, provenance
 from patchclamp.lenses.frozen import Frozen
 from patchclamp.lenses.logit import LogitLens
 from patchclamp.models.inputs import Prompt

@@ -27,7 +27,7 @@ def sequences(model: OpenModel, texts: Any, length: int, *, most: int | None = N
     Args:
         model: Whose tokenizer, context and vocabulary count.
         texts: ``"gutenberg"`` (passages of all books, in an order that is random but always the same),
-            ``"gutenberg:carroll-alice"`` (one book from its beginning), an iterable of texts, or one of lists of token ids (or a tensor of them),
+            ``"gutenberg:carroll-alice"`` (one book from its beginning), an iterable of texts, or one of lists of ids (or a tensor),
             which are joined as they are.
         length: Tokens of a sequence.
         most: How many sequences to make; all that there are by default.

@@ -10,8 +10,7 @@ from patchclamp.core.call import recorded
 from patchclamp.core.errors import InputError
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
-from patchclamp.interventions.positions import At
-from patchclamp.interventions.provenance import provenance
+from patchclamp.interventions import At, provenance
 from patchclamp.lenses.corpus import check_length, sequences
 from patchclamp.lenses.logit import BATCH_TOKENS, CHUNK, lens
 from patchclamp.lenses.metrics import METRICS

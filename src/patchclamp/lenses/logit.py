@@ -11,12 +11,7 @@ from patchclamp.core.call import recorded
 from patchclamp.core.errors import InputError, ModelError, SiteError, unknown
 from patchclamp.core.interrupts import guarded
 from patchclamp.core.progress import Listener, task
-from patchclamp.interventions import positions
-from patchclamp.interventions.forward import Row, forward, through_head
-from patchclamp.interventions.positions import At
-from patchclamp.interventions.provenance import provenance
-from patchclamp.interventions.reads import Tokens
-from patchclamp.interventions.record import batches
+from patchclamp.interventions import At, Row, Tokens, batches, forward, positions, provenance, through_head
 from patchclamp.lenses.measure import Final, measure
 from patchclamp.lenses.result import Lens, Table
 from patchclamp.models.inputs import Prompt
@@ -60,8 +55,8 @@ class LogitLens:
 
 
 def _refusal(model: OpenModel) -> str:
-    if model.overflow is not None:
-        return f"it gave NaN or infinity when it was opened, first at {model.overflow}"
+    if model.capabilities.overflow is not None:
+        return f"it gave NaN or infinity when it was opened, first at {model.capabilities.overflow}"
     if not model.sites.layers:
         return "it is a plain module, without layers or an unembedding that patchclamp knows"
     if not model.takes_tokens or ("logits", None) in model.sites.refused:
@@ -75,7 +70,7 @@ def _refusal(model: OpenModel) -> str:
     if ("final_norm", None) in model.sites.refused or ("final_norm", None) not in model.sites.accesses:
         why = model.sites.refused.get(("final_norm", None), "none is known in this architecture")
         return f"it has no final norm ({why}), and states of early layers cannot be read without one"
-    if not model.narrows:
+    if not model.capabilities.narrows:
         return "its head was not seen to work position by position"
     return ""
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from patchclamp.core.errors import ModelError, SiteError, unknown
 from patchclamp.core.interrupts import guarded
-from patchclamp.interventions.record import record
+from patchclamp.interventions import record
 from patchclamp.lenses.frozen import Frozen
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.sites import Site

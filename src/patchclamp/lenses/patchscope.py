@@ -14,19 +14,23 @@ from torch import Tensor
 from patchclamp.core.call import recorded
 from patchclamp.core.errors import InputError, PositionError, SiteError, unknown
 from patchclamp.core.progress import Listener, task
-from patchclamp.interventions import positions
-from patchclamp.interventions.actions import Action
-from patchclamp.interventions.edits import Edit, Patch
-from patchclamp.interventions.execute import run_cells
-from patchclamp.interventions.generate import generate
-from patchclamp.interventions.job import Cell, Job
-from patchclamp.interventions.operations import Put
-from patchclamp.interventions.positions import At
-from patchclamp.interventions.provenance import provenance
-from patchclamp.interventions.reads import Activation
-from patchclamp.interventions.record import record_source
-from patchclamp.interventions.sources import Source
-from patchclamp.interventions.sweep import make_lines
+from patchclamp.interventions import (
+    Action,
+    Activation,
+    At,
+    Cell,
+    Edit,
+    Job,
+    Patch,
+    Put,
+    Source,
+    generate,
+    make_lines,
+    positions,
+    provenance,
+    record_source,
+    run_cells,
+)
 from patchclamp.lenses.logit import STREAM, LogitLens
 from patchclamp.lenses.measure import Final, measure
 from patchclamp.lenses.result import Lens, Table

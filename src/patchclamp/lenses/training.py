@@ -17,7 +17,7 @@ from patchclamp.core.interrupts import guarded, resumable
 from patchclamp.core.kinds import Folder
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.tensors import read_sealed, write_sealed
-from patchclamp.interventions.forward import Row, forward, through_head
+from patchclamp.interventions import Row, forward, through_head
 from patchclamp.lenses.corpus import sequences
 from patchclamp.lenses.divergence import Aim, divergence
 from patchclamp.lenses.translators import Translators

@@ -19,7 +19,7 @@ from patchclamp.core.intervals import wilson
 from patchclamp.core.kinds import Repeats, Seed
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
-from patchclamp.interventions.provenance import provenance
+from patchclamp.interventions import provenance
 from patchclamp.lenses.matrices import Face, Matrix, find_matrices
 from patchclamp.lenses.vocabulary import Through, Vocabulary
 from patchclamp.models.opened import OpenModel

@@ -13,8 +13,7 @@ from patchclamp.core.intervals import mean_row
 from patchclamp.core.kinds import Numbers, Seed
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
-from patchclamp.interventions.provenance import provenance
-from patchclamp.interventions.record import BATCH_TOKENS
+from patchclamp.interventions import BATCH_TOKENS, provenance
 from patchclamp.metrics.edited import (
     Answer,
     Edits,

@@ -14,10 +14,7 @@ from patchclamp.core.intervals import mean_row
 from patchclamp.core.kinds import Seed
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
-from patchclamp.interventions.actions import Action
-from patchclamp.interventions.forward import Row, forward
-from patchclamp.interventions.provenance import provenance
-from patchclamp.interventions.record import batches, may_share
+from patchclamp.interventions import Action, Row, batches, forward, may_share, provenance
 from patchclamp.metrics.edited import UNEDITED, Edits, named, placed, table
 from patchclamp.metrics.neutral import listed
 from patchclamp.models.inputs import Prompt
@@ -98,7 +95,7 @@ def damage(
     short = next((p for p in prompts if len(p.ids) < 2), None)
     if short is not None:
         raise InputError(f"the text {short.name!r} has {len(short.ids)} tokens; a loss needs a next token: at least 2")
-    if model.width_of_logits is None:
+    if model.capabilities.width_of_logits is None:
         _logits(model, prompts, [()] * len(prompts), [0])
     model.check_predicts(token for prompt in prompts for token in prompt.ids[1:])
     chosen = named(edits)

@@ -12,8 +12,7 @@ from patchclamp.core.intervals import mean_row, wilson
 from patchclamp.core.kinds import Seed
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
-from patchclamp.interventions.generate import Generation, generate
-from patchclamp.interventions.provenance import provenance
+from patchclamp.interventions import Generation, generate, provenance
 from patchclamp.metrics.edited import UNEDITED, Edits, named, table
 from patchclamp.models.opened import OpenModel
 

@@ -7,10 +7,7 @@ import torch
 from torch import Tensor
 
 from patchclamp.core.errors import InputError
-from patchclamp.interventions.actions import Action
-from patchclamp.interventions.edits import Edit
-from patchclamp.interventions.forward import Row, last_logits
-from patchclamp.interventions.record import batches, may_share, place
+from patchclamp.interventions import Action, Edit, Row, batches, last_logits, may_share, place
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import OpenModel
 
@@ -105,7 +102,7 @@ def answer_ids(model: OpenModel, answers: Sequence[Answer], prompt: Prompt) -> l
     """
     if isinstance(answers, str) or len(answers) != 2:
         raise InputError(f"two answers are compared, as in answers=(' he', ' she'); got {answers!r}")
-    if model.width_of_logits is None:
+    if model.capabilities.width_of_logits is None:
         last_logits(model, [Row(prompt)])
     words = [[answer] if isinstance(answer, str | int) else list(answer) for answer in answers]
     if not all(words):

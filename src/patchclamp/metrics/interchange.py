@@ -13,11 +13,7 @@ from patchclamp.core.errors import InputError
 from patchclamp.core.intervals import mean_row
 from patchclamp.core.kinds import Numbers, Seed
 from patchclamp.core.result import DatasetResult
-from patchclamp.interventions.edits import Rotate, source
-from patchclamp.interventions.positions import At
-from patchclamp.interventions.provenance import provenance
-from patchclamp.interventions.record import BATCH_TOKENS
-from patchclamp.interventions.values import rows
+from patchclamp.interventions import BATCH_TOKENS, At, Rotate, provenance, rows, source
 from patchclamp.metrics.edited import (
     Answer,
     answer_ids,

@@ -14,7 +14,7 @@ from patchclamp.core.intervals import bootstrap, wilson
 from patchclamp.core.kinds import Array, Groups, Labels, Seed
 from patchclamp.core.readers import refuses, shown
 from patchclamp.core.result import DatasetResult, record_of_arrays
-from patchclamp.interventions.results import to_numpy
+from patchclamp.interventions import to_numpy
 from patchclamp.metrics.classifiers import PROBES, FittedProbe, ProbeRows, fit, guess, scale_of
 from patchclamp.metrics.controls import control_labels, random_projection, rank_of, rounding_of
 from patchclamp.metrics.edited import table

@@ -19,6 +19,7 @@ from patchclamp.core.interrupts import guarded
 from patchclamp.core.result import Deferred
 from patchclamp.models import tokens
 from patchclamp.models.beside import Beside, is_whole, measured_default
+from patchclamp.models.capabilities import Capabilities, Ladder
 from patchclamp.models.discovery import input_embeddings
 from patchclamp.models.guard import check_ready
 from patchclamp.models.inputs import Batch, Prompt, make_batch, make_prompts
@@ -35,37 +36,30 @@ class ModelSource:
     """What ``pc.load`` was called with."""
 
 
+_FOR_THE_ENGINE = {
+    "batch", "beside", "check_predicts", "core", "describe", "encoder", "look", "outputs", "parameters_of_forward", "prompts",
+    "takes_tokens", "text_config", "weights_version",
+}  # fmt: skip
+
+
 @dataclass(eq=False, repr=False)
 class OpenModel:
     """A model whose sites are known. Nothing of the user's module is changed."""
 
     module: nn.Module
+    """The user's own module."""
     tokenizer: Any
+    """What makes tokens of text; None if the model was opened without one."""
     sites: SiteMap
+    """Every site that can be read or edited; ``print(model.sites)`` shows them."""
     source: ModelSource
-    ladder: "Ladder" = field(default_factory=lambda: Ladder("rows", "no layers are known"))
-    narrows: bool = False
-    """Whether the code after the last layer was seen to work position by position."""
-    arity: int | None = None
-    """Length of the tuple that a layer returns; None if it returns the hidden states themselves."""
-    seen_causal: bool | None = None
-    """Whether a later token was seen to leave earlier positions alone."""
-    overflow: str | None = None
-    """The first site with NaN or infinity when the model was looked at; None if there was none."""
-    once: set[tuple[str, str, tuple[int | str, ...]]] = field(default_factory=set)
-    """Ports of raw module paths that were seen to run once in a whole pass."""
-    pending: "Callable[[OpenModel], None] | None" = None
-    """What has still to be looked at: a model in training mode is verified when it is first used after ``eval()``."""
-    pads_left: bool | None = None
-    """Whether left padding was seen to change nothing in generation; None if it was not tried."""
-    width_of_logits: int | None = None
-    """Measured on the first run."""
-    pads: bool = False
-    """Whether shorter prompts may be padded in a call whose output is read."""
-    together: bool = True
-    """Whether several rows may share such a call: a head without a padding token takes one."""
-    _defaults: dict[str, tuple[Any, bool]] = field(default_factory=dict)
-    _fingerprint: tuple[Any, str] | None = None
+    """Where the model came from."""
+    _verify: "Callable[[OpenModel], None] | None" = None
+    """Observes what the model can do: when it is opened, or in training mode when it is first used after ``eval()``."""
+    capabilities: Capabilities = field(default_factory=Capabilities, init=False)
+    """What was observed of the model."""
+    _defaults: dict[str, tuple[Any, bool]] = field(default_factory=dict, init=False)
+    _fingerprint: tuple[Any, str] | None = field(default=None, init=False)
 
     def __repr__(self) -> str:
         size = sum(parameter.numel() for parameter in self.module.parameters())
@@ -73,6 +67,15 @@ class OpenModel:
         return (
             f"<{type(self.module).__name__} {where}: {self.sites.n_layers} layers, {size:,} parameters, {self.dtype}>"
         )
+
+    def __dir__(self) -> list[str]:
+        """What a user does with a model; what the engine asks of it works all the same."""
+        return sorted(name for name in super().__dir__() if name not in _FOR_THE_ENGINE)
+
+    @property
+    def ladder(self) -> Ladder:
+        """How far a sweep of this model may share work."""
+        return self.capabilities.ladder
 
     @property
     def config(self) -> Any:
@@ -116,7 +119,8 @@ class OpenModel:
     @property
     def causal(self) -> bool:
         """True if a position cannot see later ones: as seen on the model, or as its family says if it was not looked at."""
-        return self.sites.family.causal if self.seen_causal is None else self.seen_causal
+        seen = self.capabilities.seen_causal
+        return self.sites.family.causal if seen is None else seen
 
     @property
     def takes_tokens(self) -> bool:
@@ -212,9 +216,9 @@ class OpenModel:
         Raises:
             ModelError: It still is.
         """
-        if self.pending is not None:
+        if self._verify is not None:
             check_ready(self.module)
-            verify, self.pending = self.pending, None
+            verify, self._verify = self._verify, None
             verify(self)
 
     def batch(self, prompts: "list[Prompt] | tuple[Prompt, ...]") -> Batch:
@@ -231,9 +235,9 @@ class OpenModel:
     @property
     def outputs(self) -> int:
         """Width of the logits: the vocabulary, or the number of classes."""
-        if self.width_of_logits is None:
+        if self.capabilities.width_of_logits is None:
             raise ModelError("the width of this model's output is not known yet; run it once with model.run(inputs)")
-        return self.width_of_logits
+        return self.capabilities.width_of_logits
 
     def check_predicts(self, ids: Iterable[int]) -> None:
         """Refuse a model whose outputs are no next tokens, where tokens are to be predicted.
@@ -269,7 +273,7 @@ class OpenModel:
         Raises:
             InputError: There is no such output.
         """
-        most = max(self.width_of_logits or 0, self.vocabulary or 0)
+        most = max(self.capabilities.width_of_logits or 0, self.vocabulary or 0)
         if most and not 0 <= identity < most:
             raise InputError(f"output {identity} is outside 0..{most - 1}")
         if self.tokenizer is not None:
@@ -326,17 +330,3 @@ class OpenModel:
 
 
 checked_methods(OpenModel)
-
-
-@dataclass(frozen=True)
-class Ladder:
-    """How far a sweep of this model may share work, as measured when the model was opened.
-
-    ``rung`` is "wavefront" (layers below an edit and positions before it are shared), "layers" (layers only), "rows"
-    (many cells in one forward) or "cell" (one forward a cell); ``reason`` says what stopped it from going higher.
-    On the wavefront, ``packs`` says whether short rows of different start positions may share a row of a call.
-    """
-
-    rung: str
-    reason: str = ""
-    packs: bool = False

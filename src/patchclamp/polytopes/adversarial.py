@@ -15,8 +15,7 @@ from patchclamp.core.intervals import mean_row
 from patchclamp.core.kinds import Labels, Points, Repeats, Seed
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
-from patchclamp.interventions.provenance import provenance
-from patchclamp.interventions.results import to_numpy
+from patchclamp.interventions import provenance, to_numpy
 from patchclamp.models.opened import OpenModel
 from patchclamp.polytopes.attacks import Norm, attack, check_attack, classified
 from patchclamp.polytopes.gates import by_row
@@ -130,7 +129,7 @@ def adversarial_paths(
         progress: True for a bar, a function for events.
 
     Raises:
-        InputError: As for :func:`attack`; an unknown kind; no other point of the class that a path needs.
+        InputError: As for :meth:`patchclamp.Model.attack`; an unknown kind; no other point of the class that a path needs.
         ModelError: The network is not piecewise linear, or no classifier.
         BudgetError: A path crosses more than ``limit`` boundaries.
     """

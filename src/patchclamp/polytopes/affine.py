@@ -68,7 +68,7 @@ def affine_map(
     Args:
         model: Any open module that torch.fx can follow.
         x: One point ``[*shape]``.
-        start: Where it lies; as for :func:`patchclamp.polytopes.segment`.
+        start: Where it lies; as for :meth:`patchclamp.Model.segment`.
         soft: What to give for a smooth network: the map of frozen soft gates, or the Jacobian.
         dtype: ``"float32"``, ``"float64"``, or None for the weights' own.
 

@@ -11,7 +11,7 @@ from patchclamp.core.errors import InputError, ModelError, unknown
 from patchclamp.core.interrupts import guarded
 from patchclamp.core.kinds import Labels, Points, Repeats, Seed
 from patchclamp.core.readers import UnfitError, shown, tensor
-from patchclamp.interventions.forward import logits_of
+from patchclamp.interventions import logits_of
 from patchclamp.models.guard import check_ready
 from patchclamp.models.opened import OpenModel
 from patchclamp.polytopes.points import as_points

@@ -14,7 +14,7 @@ from patchclamp.core.interrupts import guarded
 from patchclamp.core.kinds import Points
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
-from patchclamp.interventions.provenance import provenance
+from patchclamp.interventions import provenance
 from patchclamp.models.opened import OpenModel
 from patchclamp.polytopes.affine import affine_parts
 from patchclamp.polytopes.gates import Elementwise, MaxPool, NetworkGate, by_row
@@ -92,7 +92,7 @@ def boundaries(
         model: A piecewise-linear network.
         points: ``[point, *shape]``.
         radii: Distances within which hyperplanes are counted.
-        start: Where the points lie, as for :func:`patchclamp.polytopes.segment`.
+        start: Where the points lie, as for :meth:`patchclamp.Model.segment`.
         dtype: ``"float32"``, ``"float64"`` or None for the weights' own.
         progress: True for a bar, a function for events.
 

@@ -13,8 +13,7 @@ from patchclamp.core.kinds import Groups, Seed, read_points
 from patchclamp.core.progress import Listener
 from patchclamp.core.readers import UnfitError
 from patchclamp.directions.fitting import site_rows
-from patchclamp.interventions.positions import At
-from patchclamp.interventions.record import record
+from patchclamp.interventions import At, record
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.sites import Site
 from patchclamp.polytopes import clusters

@@ -12,8 +12,7 @@ from torch import Tensor
 from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError, unknown
 from patchclamp.core.readers import UnfitError, shown, tensor
-from patchclamp.interventions.edits import Add, Edit
-from patchclamp.interventions.positions import At
+from patchclamp.interventions import Add, At, Edit
 from patchclamp.models.components import COMPONENTS
 
 

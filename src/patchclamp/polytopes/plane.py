@@ -14,7 +14,7 @@ from patchclamp.core.interrupts import guarded
 from patchclamp.core.kinds import Labels, Points
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
-from patchclamp.interventions.provenance import provenance
+from patchclamp.interventions import provenance
 from patchclamp.models.opened import OpenModel
 from patchclamp.polytopes.charts import Chart, corners, kept, named, ready
 from patchclamp.polytopes.cutting import Cutter, FullError

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from patchclamp.core.errors import InputError, ModelError, unknown
 from patchclamp.core.interrupts import guarded
-from patchclamp.interventions.record import record
+from patchclamp.interventions import record
 from patchclamp.models.opened import OpenModel
 from patchclamp.polytopes.gates import by_row
 from patchclamp.polytopes.network import Network

@@ -15,7 +15,7 @@ from patchclamp.core.intervals import mean_row
 from patchclamp.core.kinds import Point, Points, Seed
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
-from patchclamp.interventions.provenance import provenance
+from patchclamp.interventions import provenance
 from patchclamp.models.opened import OpenModel
 from patchclamp.polytopes.lines import whole_line
 from patchclamp.polytopes.points import as_points, prepared
@@ -91,7 +91,7 @@ def radial_density(
         centre: ``[*shape]``; the origin by default.
         edges: Distances from the centre that bound the shells, ascending; by default 30 equal ones up to one and a half times the
             points' mean distance.
-        start: Where the points lie, as for :func:`patchclamp.polytopes.segment`.
+        start: Where the points lie, as for :meth:`patchclamp.Model.segment`.
         seed: Of the shuffled and random directions.
         dtype: ``"float32"``, ``"float64"`` or None for the weights' own.
         limit: Of crossings of one ray.

@@ -12,7 +12,7 @@ from patchclamp.core.interrupts import guarded
 from patchclamp.core.kinds import Labels, Points, Repeats
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
-from patchclamp.interventions.provenance import provenance
+from patchclamp.interventions import provenance
 from patchclamp.models.opened import OpenModel
 from patchclamp.polytopes.charts import Chart, kept, named, ready
 from patchclamp.polytopes.estimate import estimate
@@ -88,7 +88,7 @@ def raster(
 
     Args:
         model: A piecewise-linear network; any network for the sampled method.
-        points: As for :func:`~patchclamp.polytopes.plane.plane`.
+        points: As for :meth:`patchclamp.Model.plane`.
         axes: As there.
         box: As there.
         start: As there.

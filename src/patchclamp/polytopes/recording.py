@@ -13,9 +13,7 @@ from patchclamp.core.call import recorded
 from patchclamp.core.errors import InputError, ModelError
 from patchclamp.core.interrupts import guarded
 from patchclamp.core.progress import Listener, task
-from patchclamp.interventions.positions import At
-from patchclamp.interventions.provenance import provenance
-from patchclamp.interventions.record import record
+from patchclamp.interventions import At, provenance, record
 from patchclamp.models.ids import with_numbers
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import OpenModel
@@ -132,7 +130,7 @@ def soft_codes(
     """The soft codes of a model's gates, a variable ``[row, ...]`` a layer; 0 and 1 where a gate is piecewise linear.
 
     Args:
-        model: As for :func:`spline_codes`.
+        model: As for :meth:`patchclamp.Model.spline_codes`.
         inputs: As there.
         sites: As there.
         at: As there.

@@ -14,11 +14,7 @@ from patchclamp.core.errors import InputError, ModelError, PatchclampError, unkn
 from patchclamp.core.kinds import Labels, Seed
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
-from patchclamp.interventions.edits import Call, Edit, Scale
-from patchclamp.interventions.forward import Row, forward
-from patchclamp.interventions.positions import At
-from patchclamp.interventions.provenance import provenance
-from patchclamp.interventions.record import batches, may_share, place
+from patchclamp.interventions import At, Call, Edit, Row, Scale, batches, forward, may_share, place, provenance
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.sites import Site

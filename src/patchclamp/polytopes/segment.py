@@ -15,8 +15,7 @@ from patchclamp.core.interrupts import guarded
 from patchclamp.core.kinds import Point, Points, Repeats
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
-from patchclamp.interventions.provenance import provenance
-from patchclamp.interventions.results import to_numpy
+from patchclamp.interventions import provenance, to_numpy
 from patchclamp.models.opened import OpenModel
 from patchclamp.polytopes.gates import by_row, places
 from patchclamp.polytopes.lines import Walked, decisions, joined, walk_line, whole_line
@@ -189,8 +188,8 @@ def crossings(
         model: A piecewise-linear network.
         starts: Points ``[segment, *shape]``.
         ends: As ``starts``.
-        start: Where the points lie, as for :func:`segment`.
-        dtype: As for :func:`segment`.
+        start: Where the points lie, as for :meth:`patchclamp.Model.segment`.
+        dtype: As for :meth:`patchclamp.Model.segment`.
         limit: Of crossings of one segment.
         progress: True for a bar, a function for events.
 
@@ -199,8 +198,8 @@ def crossings(
         end on another piece than they began: the Hamming distance of the ends' codes), and the crossings of each layer.
 
     Raises:
-        InputError: As for :func:`segment`, or the numbers of points differ.
-        ModelError: As for :func:`segment`.
+        InputError: As for :meth:`patchclamp.Model.segment`, or the numbers of points differ.
+        ModelError: As for :meth:`patchclamp.Model.segment`.
         BudgetError: A segment crosses more than ``limit``.
     """
     import pandas as pd

@@ -7,7 +7,7 @@ import pandas as pd
 from patchclamp.reports.page import Section, embedded_png, table
 
 if TYPE_CHECKING:
-    from patchclamp.interventions.results import Activations
+    from patchclamp.interventions import Activations
 
 
 def parts(activations: "Activations") -> list[Section]:

@@ -7,7 +7,7 @@ from markupsafe import Markup
 from patchclamp.reports.page import Section
 
 if TYPE_CHECKING:
-    from patchclamp.interventions.generate import Generation
+    from patchclamp.interventions import Generation
 
 
 def parts(generation: "Generation") -> list[Section]:

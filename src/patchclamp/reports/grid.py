@@ -11,7 +11,7 @@ from patchclamp.reports.heatmap import heatmaps
 from patchclamp.reports.page import Section, embedded_png, printed, table
 
 if TYPE_CHECKING:
-    from patchclamp.interventions.grid import Grid
+    from patchclamp.interventions import Grid
 
 MOST_CELLS = 30_000
 

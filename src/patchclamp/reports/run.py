@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from patchclamp.reports.page import Section, embedded_png, table
 
 if TYPE_CHECKING:
-    from patchclamp.interventions.run import Run
+    from patchclamp.interventions import Run
 
 
 def parts(run: "Run") -> list[Section]:

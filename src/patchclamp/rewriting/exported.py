@@ -8,8 +8,7 @@ from torch import Tensor, nn
 
 from patchclamp.core import folders
 from patchclamp.core.tolerances import EXACT
-from patchclamp.interventions.checkpoint import Agreement, with_parameters, write_checkpoint
-from patchclamp.interventions.edits import Edit
+from patchclamp.interventions import Agreement, Edit, with_parameters, write_checkpoint
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.weights import stored
 from patchclamp.rewriting.projection import Projection

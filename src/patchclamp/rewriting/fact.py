@@ -7,10 +7,7 @@ from typing import Any
 from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError
 from patchclamp.core.kinds import Repeats, Seed
-from patchclamp.interventions import positions
-from patchclamp.interventions.forward import Row, last_logits
-from patchclamp.interventions.generate import generate
-from patchclamp.interventions.positions import Token
+from patchclamp.interventions import Row, Token, generate, last_logits, positions
 from patchclamp.models import tokens
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import OpenModel

@@ -17,8 +17,7 @@ from patchclamp.core.errors import InputError, ModelError, unknown
 from patchclamp.core.kinds import Folder
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.tensors import read_tensors, write_tensors
-from patchclamp.interventions.forward import Row, forward
-from patchclamp.interventions.record import BATCH_TOKENS, batches
+from patchclamp.interventions import BATCH_TOKENS, Row, batches, forward
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import OpenModel
 from patchclamp.rewriting.projection import Projection

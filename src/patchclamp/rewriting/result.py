@@ -12,7 +12,7 @@ from typing_extensions import override
 from patchclamp.core.errors import InputError, ModelError
 from patchclamp.core.kinds import Folder
 from patchclamp.core.result import DatasetResult
-from patchclamp.interventions.edits import Edit, RankOne
+from patchclamp.interventions import Edit, RankOne
 from patchclamp.models.opened import OpenModel
 from patchclamp.rewriting import exported
 from patchclamp.rewriting.projection import Projection

@@ -12,15 +12,18 @@ from patchclamp.core.call import recorded
 from patchclamp.core.errors import InputError, ModelError, unknown
 from patchclamp.core.kinds import Repeats, Seed
 from patchclamp.core.progress import Listener, task
-from patchclamp.interventions import operations
-from patchclamp.interventions.actions import Action
-from patchclamp.interventions.forward import Row, last_logits
-from patchclamp.interventions.job import widen
-from patchclamp.interventions.operations import Operation
-from patchclamp.interventions.provenance import provenance
-from patchclamp.interventions.record import record_source
-from patchclamp.interventions.sources import Source
-from patchclamp.interventions.tail import Tail
+from patchclamp.interventions import (
+    Action,
+    Operation,
+    Row,
+    Source,
+    Tail,
+    last_logits,
+    operations,
+    provenance,
+    record_source,
+    widen,
+)
 from patchclamp.models.opened import OpenModel
 from patchclamp.rewriting.fact import Said, say
 from patchclamp.rewriting.moment import CORPORA, Covariance, check_ridge, covariance

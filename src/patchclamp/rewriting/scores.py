@@ -10,8 +10,7 @@ from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError
 from patchclamp.core.intervals import bootstrap, wilson
 from patchclamp.core.kinds import Seed
-from patchclamp.interventions.edits import Edits
-from patchclamp.interventions.run import run
+from patchclamp.interventions import Edits, run
 from patchclamp.models.opened import OpenModel
 from patchclamp.rewriting.fact import filled
 

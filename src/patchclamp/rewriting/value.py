@@ -12,9 +12,7 @@ from patchclamp.core.arguments import checked_as
 from patchclamp.core.errors import InputError, ModelError
 from patchclamp.core.interrupts import guarded, under
 from patchclamp.core.kinds import Repeats
-from patchclamp.interventions.job import widen
-from patchclamp.interventions.operations import Apply
-from patchclamp.interventions.tail import Tail
+from patchclamp.interventions import Apply, Tail, widen
 
 TERMS = ("loss", "nll", "kl", "decay", "target_probability", "norm")
 

@@ -6,17 +6,20 @@ from typing import Any, ClassVar
 from patchclamp.core.call import recorded
 from patchclamp.core.errors import InputError
 from patchclamp.core.kinds import Repeats
-from patchclamp.interventions.actions import Action
-from patchclamp.interventions.edits import Edits
-from patchclamp.interventions.grid import Grid
-from patchclamp.interventions.job import Line
-from patchclamp.interventions.operations import Put
-from patchclamp.interventions.options import RunOptions
-from patchclamp.interventions.patching import Align, Pair
-from patchclamp.interventions.plan import schedule
-from patchclamp.interventions.positions import At
-from patchclamp.interventions.record import record_source
-from patchclamp.interventions.sources import Source
+from patchclamp.interventions import (
+    Action,
+    Align,
+    At,
+    Edits,
+    Grid,
+    Line,
+    Pair,
+    Put,
+    RunOptions,
+    Source,
+    record_source,
+    schedule,
+)
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.peers import Sites
 from patchclamp.tracing.estimate import estimate, measured_error, midpoints

@@ -9,7 +9,7 @@ import numpy as np
 from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError
 from patchclamp.core.result import DatasetResult, Deferred
-from patchclamp.interventions.reads import CLEAN, CORRUPTED
+from patchclamp.interventions import CLEAN, CORRUPTED
 from patchclamp.tracing.restored import RestoredReads
 from patchclamp.tracing.trace import Trace
 

@@ -10,16 +10,22 @@ from patchclamp.core.call import recorded
 from patchclamp.core.errors import InputError, unknown
 from patchclamp.core.kinds import Folder, Repeats, Seed
 from patchclamp.core.progress import Listener
-from patchclamp.interventions.actions import Action
-from patchclamp.interventions.cost import DEFAULT_BUDGET
-from patchclamp.interventions.execute import Outcome, execute
-from patchclamp.interventions.job import Cell, Job
-from patchclamp.interventions.operations import Put
-from patchclamp.interventions.options import RunOptions
-from patchclamp.interventions.part_files import PartFiles
-from patchclamp.interventions.plan import Plan, schedule
-from patchclamp.interventions.provenance import provenance
-from patchclamp.interventions.reads import CLEAN, CORRUPTED, as_reads
+from patchclamp.interventions import (
+    CLEAN,
+    CORRUPTED,
+    DEFAULT_BUDGET,
+    Action,
+    Cell,
+    Job,
+    Outcome,
+    PartFiles,
+    Put,
+    RunOptions,
+    as_reads,
+    provenance,
+    run_cells,
+    schedule,
+)
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.peers import Sites
 from patchclamp.models.sites import Site
@@ -156,10 +162,13 @@ def causal_trace(
     cells = [Cell(sample, actions) for sample in range(samples) for actions in acts]
     job = Job(model, setting.lines(), cells)
     options = RunOptions(budget=budget, max_tokens=max_tokens, verify=verify, files=files, progress=progress)
-    scheduled = schedule(job, options)
-    outcome, plan, error = _done(job, scheduled.plan, setting, method, integrate, check)
-    if outcome is None:
-        outcome, plan = execute(scheduled, options)
+    error = None
+    if method == "exact":
+        outcome, plan = run_cells(job, options)
+    else:
+        plan = schedule(job, options).plan
+        outcome = estimate(job, [setting.lines(share) for share in midpoints(integrate)])
+        error = measured_error(job, outcome, check)
     record, tensors = provenance(
         model, [setting.prompt], setting.resolved(), sites=[str(s) for s in model.sites.expand(sites)],
         window=dict(states.windows), **setting.arguments(),
@@ -168,17 +177,6 @@ def causal_trace(
     if error is not None:
         record["agreement"] = error
     return Trace(_labelled(setting, states, job, outcome, clean), plan, record, tensors)
-
-
-def _done(
-    job: Job, plan: Plan, setting: Setting, method: str, integrate: int, check: int
-) -> tuple[Outcome | None, Plan, dict[str, Any] | None]:
-    """The estimate, if one was asked for."""
-    if method == "exact":
-        return None, plan, None
-    path = [setting.lines(share) for share in midpoints(integrate)]
-    outcome = estimate(job, path)
-    return outcome, plan, measured_error(job, outcome, check)
 
 
 def _restoring(

@@ -11,9 +11,7 @@ from torch import Tensor
 from patchclamp.core.digest import digest
 from patchclamp.core.errors import ModelError
 from patchclamp.core.interrupts import guarded
-from patchclamp.interventions.actions import Action
-from patchclamp.interventions.forward import Row, Sink, forward
-from patchclamp.interventions.operations import Put
+from patchclamp.interventions import Action, Put, Row, Sink, forward
 from patchclamp.lenses.contributions import check_heads, check_linear, head_outputs, head_scale, unembedding
 from patchclamp.lenses.frozen import Frozen
 from patchclamp.lenses.logit import LogitLens

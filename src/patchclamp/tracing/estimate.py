@@ -18,11 +18,18 @@ from typing_extensions import override
 from patchclamp.core.digest import digest
 from patchclamp.core.errors import InputError
 from patchclamp.core.interrupts import guarded, under
-from patchclamp.interventions.actions import Action, edited_sites
-from patchclamp.interventions.execute import Outcome, run_cells
-from patchclamp.interventions.forward import Row, forward, outputs_at
-from patchclamp.interventions.job import Job, Line
-from patchclamp.interventions.operations import Operation
+from patchclamp.interventions import (
+    Action,
+    Job,
+    Line,
+    Operation,
+    Outcome,
+    Row,
+    edited_sites,
+    forward,
+    outputs_at,
+    run_cells,
+)
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.sitemap import columns_of
 from patchclamp.models.sites import Site
@@ -91,7 +98,7 @@ def slopes(
                 f"{bound.name} has no gradient to estimate with: it compares with the run itself, where its slope is 0; average "
                 "gradients on the way between two runs (integrate=8), or read a probability or a logit difference"
             )
-    if len(lines) > 1 and not model.together:
+    if len(lines) > 1 and not model.capabilities.together:
         others = [compared if isinstance(compared, bool) else compared[i : i + 1] for i in range(len(lines))]
         return _joined([slopes(model, [line], sites, other) for line, other in zip(lines, others, strict=True)])
     length = lines[0].prompt.length
@@ -127,7 +134,7 @@ def _logits(model: OpenModel, rows: Sequence[Row], lines: Sequence[Line], sites:
     """The logits of each row where its own reads look, ``[position, vocabulary]``, with their graph."""
     wanted = [list(line.positions) for line in lines]
     width = max(len(where) for where in wanted)
-    narrow = model.narrows and not _in_head(lines, sites)
+    narrow = model.capabilities.narrows and not _in_head(lines, sites)
     table = [[*where, *where[-1:] * (width - len(where))] for where in wanted]
     keep = torch.tensor(table, device=model.device) if narrow else None
     logits = forward(model, rows, keep=keep, grad=True).logits

@@ -9,9 +9,7 @@ from patchclamp.core.errors import InputError, PatchclampError
 from patchclamp.core.interrupts import resumable
 from patchclamp.core.kinds import Folder, Repeats, Seed
 from patchclamp.core.progress import Listener, task
-from patchclamp.interventions.cost import DEFAULT_BUDGET
-from patchclamp.interventions.part_files import PartFiles
-from patchclamp.interventions.reads import as_reads
+from patchclamp.interventions import DEFAULT_BUDGET, PartFiles, as_reads
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.peers import Sites
 from patchclamp.tracing.average import TraceAverage, average

@@ -12,7 +12,7 @@ from patchclamp.core.errors import InputError, ModelError, unknown
 from patchclamp.core.kinds import Repeats, Seed
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
-from patchclamp.interventions.provenance import provenance
+from patchclamp.interventions import provenance
 from patchclamp.models.opened import OpenModel
 from patchclamp.tracing import patterns
 from patchclamp.tracing.copying import ov_positivity

@@ -12,11 +12,7 @@ from patchclamp.core.call import recorded
 from patchclamp.core.errors import InputError
 from patchclamp.core.kinds import Repeats, Seed
 from patchclamp.core.result import DatasetResult
-from patchclamp.interventions.actions import Action
-from patchclamp.interventions.execute import run_cells
-from patchclamp.interventions.job import Cell, Job
-from patchclamp.interventions.operations import Put
-from patchclamp.interventions.provenance import provenance
+from patchclamp.interventions import Action, Cell, Job, Put, provenance, run_cells
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.sites import Site
 from patchclamp.tracing.estimate import compared, midpoints, slopes

@@ -9,20 +9,25 @@ from patchclamp.core.call import recorded
 from patchclamp.core.errors import InputError, unknown
 from patchclamp.core.kinds import Folder
 from patchclamp.core.progress import Listener
-from patchclamp.interventions import positions
-from patchclamp.interventions.actions import Action
-from patchclamp.interventions.cost import DEFAULT_BUDGET
-from patchclamp.interventions.edits import Edits
-from patchclamp.interventions.execute import run_cells
-from patchclamp.interventions.grid import Grid
-from patchclamp.interventions.job import Cell, Job, Line
-from patchclamp.interventions.operations import Put
-from patchclamp.interventions.options import RunOptions
-from patchclamp.interventions.patching import Align, Pair
-from patchclamp.interventions.positions import At
-from patchclamp.interventions.reads import Activation
-from patchclamp.interventions.record import record_source
-from patchclamp.interventions.sources import Source
+from patchclamp.interventions import (
+    DEFAULT_BUDGET,
+    Action,
+    Activation,
+    Align,
+    At,
+    Cell,
+    Edits,
+    Grid,
+    Job,
+    Line,
+    Pair,
+    Put,
+    RunOptions,
+    Source,
+    positions,
+    record_source,
+    run_cells,
+)
 from patchclamp.models.components import ORDER
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.peers import Sites

@@ -16,9 +16,7 @@ from typing_extensions import override
 
 from patchclamp.core.digest import digest
 from patchclamp.core.errors import ModelError, SiteError
-from patchclamp.interventions.actions import Action
-from patchclamp.interventions.forward import Row, Sink, forward
-from patchclamp.interventions.operations import Operation
+from patchclamp.interventions import Action, Operation, Row, Sink, forward
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.sites import Site

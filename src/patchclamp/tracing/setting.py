@@ -8,16 +8,24 @@ from torch import Tensor
 
 from patchclamp.core.digest import digest
 from patchclamp.core.errors import InputError
-from patchclamp.interventions import positions
-from patchclamp.interventions.edits import Edit, Noise
-from patchclamp.interventions.forward import Row, forward, last_logits
-from patchclamp.interventions.job import Line
-from patchclamp.interventions.patching import read_source
-from patchclamp.interventions.positions import Token
-from patchclamp.interventions.reads import LogOdds, Probability, Read, as_reads
-from patchclamp.interventions.record import record_source
-from patchclamp.interventions.sources import Source
-from patchclamp.interventions.sweep import make_lines
+from patchclamp.interventions import (
+    Edit,
+    Line,
+    LogOdds,
+    Noise,
+    Probability,
+    Read,
+    Row,
+    Source,
+    Token,
+    as_reads,
+    forward,
+    last_logits,
+    make_lines,
+    positions,
+    read_source,
+    record_source,
+)
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.sites import Site
@@ -125,7 +133,7 @@ def _what_is_read(
         if answer is not None:
             raise InputError("give the answer, whose probability is read, or read=, not both")
         return None, _scalar(model, prompt, as_reads(read))
-    if answer is None or model.width_of_logits is None:
+    if answer is None or model.capabilities.width_of_logits is None:
         likeliest = int(last_logits(model, [Row(prompt)])[0].argmax())
         answer = likeliest if answer is None else answer
     chosen = model.output_id(answer)
@@ -133,7 +141,7 @@ def _what_is_read(
 
 
 def _scalar(model: OpenModel, prompt: Prompt, reads: tuple[Read, ...]) -> tuple[Read, ...]:
-    if model.width_of_logits is None:
+    if model.capabilities.width_of_logits is None:
         forward(model, [Row(prompt)])
     for read in reads:
         for bound in read.bind(model, prompt, 0, 1):

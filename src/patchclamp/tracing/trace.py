@@ -8,8 +8,7 @@ from torch import Tensor
 
 from patchclamp.core.errors import InputError
 from patchclamp.core.result import Saved
-from patchclamp.interventions.plan import Plan
-from patchclamp.interventions.reads import CLEAN, CORRUPTED
+from patchclamp.interventions import CLEAN, CORRUPTED, Plan
 from patchclamp.tracing.restored import OnePrompt, RestoredReads
 
 if TYPE_CHECKING:

@@ -1,4 +1,7 @@
-"""One run: prompts, edits, and what the model said."""
+"""One run: prompts, edits, and what the model said.
+
+``Model.run`` and ``Model.top`` come here.
+"""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
@@ -12,13 +15,13 @@ from patchclamp.core.call import recorded
 from patchclamp.core.errors import InputError
 from patchclamp.core.interrupts import guarded, within
 from patchclamp.core.result import Result, Saved
-from patchclamp.interventions.edits import Edits, as_edits
-from patchclamp.interventions.forward import Row, edits_head, forward, gradients
+from patchclamp.interventions.edit import Edits, as_edits
 from patchclamp.interventions.job import widen
+from patchclamp.interventions.passes import Row, edits_head, forward, gradients
 from patchclamp.interventions.positions import At
 from patchclamp.interventions.provenance import provenance
-from patchclamp.interventions.record import BATCH_TOKENS, batches, may_share, place
 from patchclamp.interventions.recorded import Buffers, padded
+from patchclamp.interventions.recording import BATCH_TOKENS, batches, may_share, place
 from patchclamp.interventions.results import Activations, to_numpy
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.peers import Sites
@@ -178,7 +181,7 @@ def _run(
     buffers = Buffers(wanted, where, [p.length for p in prompts], grad)
     pieces: dict[int, Tensor] = {}
     fired = [0] * len(chosen)
-    narrow = logits == "last" and model.narrows and not edits_head(actions)
+    narrow = logits == "last" and model.capabilities.narrows and not edits_head(actions)
     for members in batches(prompts, batch_tokens, *may_share(model)):
         rows = [Row(prompts[i], actions[i]) for i in members]
         keep = torch.tensor([[len(prompts[i].ids) - 1] for i in members], device=model.device) if narrow else None

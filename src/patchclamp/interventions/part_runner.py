@@ -1,7 +1,8 @@
 """One part of a job, run on a model: the only place where the numbers of a sweep are computed.
 
-Called by :func:`patchclamp.interventions.execute.execute` for every part that no checkpoint holds, or by another process that was
-sent a part. What is computed hangs on the model and the part alone: nothing is handed over but data.
+Called by ``execute.py`` for every part that no checkpoint holds, or by another process that was sent a part. What is computed
+hangs on the model and the part alone: nothing is handed over but data. In the example of ``docs/engine.md`` the line runs once
+(``base.py``), the rows of both groups walk the layers together (``wavefront.py``), and three positions pass the head (``head.py``).
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -13,10 +14,10 @@ from torch import Tensor
 from patchclamp.core.interrupts import under
 from patchclamp.interventions.base import Base, record_base
 from patchclamp.interventions.finite import readable
-from patchclamp.interventions.forward import Row, Sink, forward, outputs_at
 from patchclamp.interventions.head import finish
 from patchclamp.interventions.job import Cell, Line
 from patchclamp.interventions.parts import Part, PartResult
+from patchclamp.interventions.passes import Row, Sink, forward, outputs_at
 from patchclamp.interventions.trie import CLEAN
 from patchclamp.interventions.wavefront import Walk
 from patchclamp.models.opened import OpenModel

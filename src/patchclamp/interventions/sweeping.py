@@ -21,19 +21,19 @@ from patchclamp.core.progress import Listener
 from patchclamp.interventions.actions import Action, Placer, Recordings, SourceRuns, merge_runs
 from patchclamp.interventions.axes import Axes, Point, Variant, points
 from patchclamp.interventions.cost import DEFAULT_BUDGET
-from patchclamp.interventions.edits import Edit, Edits, as_edits
+from patchclamp.interventions.edit import Edit, Edits, as_edits
 from patchclamp.interventions.execute import Outcome, run_cells
-from patchclamp.interventions.forward import Row, forward
 from patchclamp.interventions.grid import Grid
 from patchclamp.interventions.job import Cell, Job, Line
 from patchclamp.interventions.options import RunOptions
 from patchclamp.interventions.part_files import PartFiles
+from patchclamp.interventions.passes import Row, forward
 from patchclamp.interventions.placing import Placing
-from patchclamp.interventions.plan import Plan, schedule
+from patchclamp.interventions.planning import Plan, schedule
 from patchclamp.interventions.positions import At
 from patchclamp.interventions.provenance import provenance
 from patchclamp.interventions.reads import BASELINE, Activation, Read, as_reads, distinct
-from patchclamp.interventions.record import place, placeholders, record_sources
+from patchclamp.interventions.recording import place, placeholders, record_sources
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.peers import Sites
@@ -118,7 +118,9 @@ class Sweep:
 
     def lines(self, recordings: Recordings) -> list[Line]:
         """Each prompt with what is read of it and the edits that its cells share."""
-        if self.model.width_of_logits is None and not all(isinstance(read, Activation) for read in self.reads):
+        if self.model.capabilities.width_of_logits is None and not all(
+            isinstance(read, Activation) for read in self.reads
+        ):
             forward(
                 self.model, [Row(self.prompts[0])]
             )  # reads name columns of the logits: a run shows how many there are

@@ -1,4 +1,7 @@
-"""Generation under edits, with or without the key-value cache, every position counted in the unpadded prompt."""
+"""Generation under edits, with or without the key-value cache, every position counted in the unpadded prompt.
+
+``Model.generate`` comes here. ``decoding.py`` reads the settings, ``stepping.py`` edits every call that the module makes.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -17,11 +20,11 @@ from patchclamp.core.result import Result, Saved
 from patchclamp.core.tolerances import ARCHITECTURE
 from patchclamp.interventions.actions import Placer, Tally
 from patchclamp.interventions.decoding import effective, end_ids, new_tokens, read_settings, reads_the_text, until_end
-from patchclamp.interventions.edits import Edits, as_edits
+from patchclamp.interventions.edit import Edits, as_edits
 from patchclamp.interventions.hooks import before_each_call
 from patchclamp.interventions.overflow import WrongStepError, finite_steps, looking, wrong_step
 from patchclamp.interventions.provenance import provenance
-from patchclamp.interventions.record import make_placer
+from patchclamp.interventions.recording import make_placer
 from patchclamp.interventions.stepping import Rows, Stepper, check_fired, placed_rows, stepping
 from patchclamp.models.beside import is_whole
 from patchclamp.models.guard import check_ready
@@ -258,7 +261,7 @@ def _check_beside(model: OpenModel, prompts: Sequence[Prompt], new: int) -> None
 
 def _pads_left(model: OpenModel, prompts: Sequence[Prompt]) -> bool:
     """Whether this model gives a left-padded prompt the logits that it has alone; tried once, on the prompts at hand."""
-    if model.pads_left is None:
+    if model.capabilities.pads_left is None:
         short, long = (pick(prompts, key=lambda p: len(p.ids)) for pick in (min, max))
         settings = {
             "return_dict_in_generate": True, "output_logits": True, "do_sample": False, "eos_token_id": None, "stop_strings": None,
@@ -267,8 +270,8 @@ def _pads_left(model: OpenModel, prompts: Sequence[Prompt]) -> bool:
         alone = _call_generate(model, [short], 2, settings).logits
         padded = _call_generate(model, [short, long], 2, settings).logits
         worst = max(float((b[0] - a[0]).abs().max() / a[0].abs().max()) for a, b in zip(alone, padded, strict=True))
-        model.pads_left = worst <= ARCHITECTURE.of(model.dtype)
-    return model.pads_left
+        model.capabilities.pads_left = worst <= ARCHITECTURE.of(model.dtype)
+    return model.capabilities.pads_left
 
 
 def _generate_all(

@@ -1,4 +1,8 @@
-"""One hooked forward pass: the primitive under run, record, the sweep's slow path and every check."""
+"""One hooked forward pass: the primitive under run, record, the sweep's slow path and every check.
+
+Called by everything that runs the model whole; only the walk of a sweep through the layers (``wavefront.py``) and the module's
+own ``generate`` go other ways, on the same hooks.
+"""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -97,10 +101,10 @@ def forward(
     output = within((gradients(grad), session), call, model, batch, extra)
     _check_fired(session, rows, tally)
     if not early and model.sites.layers:
-        model.once.update(session.calls)
+        model.capabilities.once.update(session.calls)
     found = logits_of(output) if logits else None
     if found is not None:
-        model.width_of_logits = found.shape[-1]
+        model.capabilities.width_of_logits = found.shape[-1]
         watch.look(found)
     if check:
         _refuse_wrong(model, rows, watch)
@@ -141,13 +145,13 @@ def gradients(wanted: bool) -> Iterator[None]:
 
 def last_logits(model: OpenModel, rows: Sequence[Row], *, grad: bool = False) -> Tensor:
     """Logits after each row's last token, ``[row, vocabulary]``; only they pass the head where that gives the same."""
-    if len(rows) > 1 and not (model.pads or (model.together and len({row.prompt.form for row in rows}) == 1)):
+    seen = model.capabilities
+    if len(rows) > 1 and not (seen.pads or (seen.together and len({row.prompt.form for row in rows}) == 1)):
         return torch.cat([last_logits(model, [row], grad=grad) for row in rows])
     ends = torch.tensor([[len(row.prompt.ids) - 1] for row in rows], device=model.device)
-    narrow = model.narrows and not edits_head(row.actions for row in rows)
+    narrow = seen.narrows and not edits_head(row.actions for row in rows)
     logits = forward(model, rows, keep=ends if narrow else None, grad=grad).logits
     assert logits is not None
-    model.width_of_logits = logits.shape[-1]
     if narrow or logits.ndim == 2:
         return logits[:, 0] if narrow else logits
     return logits[torch.arange(len(rows), device=logits.device), ends[:, 0]]
@@ -276,7 +280,7 @@ def _each_runs_once(model: OpenModel, ports: Iterable[Port]) -> bool:
     plain module nothing is known.
     """
     named = {access.port for key, access in model.sites.accesses.items() if key not in model.sites.refused}
-    return bool(model.sites.layers) and all(port in named or port in model.once for port in ports)
+    return bool(model.sites.layers) and all(port in named or port in model.capabilities.once for port in ports)
 
 
 def through_head(
@@ -293,7 +297,7 @@ def through_head(
     layers = [model.sites.modules[path] for path in model.sites.layers]
     ids = torch.zeros(len(states), 1, dtype=torch.long, device=model.device)
     around: list[AbstractContextManager[Any]] = [
-        bypassed(layers, model.arity, inject=states),
+        bypassed(layers, model.capabilities.arity, inject=states),
         Session(model.sites.modules, len(states), 1, todo or {}),
     ]
     if wide:

@@ -1,4 +1,7 @@
-"""Recording activations: many prompts, many sites, into buffers that are allocated once."""
+"""Recording activations: many prompts, many sites, into buffers that are allocated once; and the sources of edits.
+
+``Model.record`` comes here; so does every call whose edits take their values from other runs, to have these run (``place``).
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -13,8 +16,8 @@ from patchclamp.core.interrupts import within
 from patchclamp.core.progress import Listener, task
 from patchclamp.interventions import positions
 from patchclamp.interventions.actions import Action, Placer, Recordings, SourceRun, SourceRuns
-from patchclamp.interventions.edits import Edit, Edits, as_edits
-from patchclamp.interventions.forward import Row, forward, gradients
+from patchclamp.interventions.edit import Edit, Edits, as_edits
+from patchclamp.interventions.passes import Row, forward, gradients
 from patchclamp.interventions.positions import At
 from patchclamp.interventions.provenance import provenance
 from patchclamp.interventions.recorded import Buffers
@@ -203,4 +206,4 @@ def may_share(model: OpenModel, sites: Sequence[Site] = ()) -> tuple[bool, bool]
         sites: What is looked at; none of them for the output. Above the layers the same holds as for the output.
     """
     above = [s for s in sites if s.layer is None and depth_of(s, model.sites.layers) in (None, model.sites.n_layers)]
-    return (model.pads, model.together) if above or not sites else (model.causal, True)
+    return (model.capabilities.pads, model.capabilities.together) if above or not sites else (model.causal, True)
