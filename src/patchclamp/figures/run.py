@@ -15,8 +15,8 @@ def figure(run: "Run", *, k: int = 10) -> "Figure":
     table = run.top(min(k, run.logits.shape[-1]))
     with styled() as make:
         count = len(run.prompts)
-        drawn: Figure = make(figsize=(3.4 * min(count, 3), (0.17 * k + 0.7) * -(-count // 3)), layout="constrained")
-        axes = drawn.subplots(-(-count // 3), min(count, 3), squeeze=False)
+        fig: Figure = make(figsize=(3.4 * min(count, 3), (0.17 * k + 0.7) * -(-count // 3)), layout="constrained")
+        axes = fig.subplots(-(-count // 3), min(count, 3), squeeze=False)
         for axis in axes.flat[count:]:
             axis.set_visible(False)
         for number, axis in zip(range(count), axes.flat, strict=False):
@@ -31,4 +31,4 @@ def figure(run: "Run", *, k: int = 10) -> "Figure":
             axis.set_title(visible(run.prompts[number], 48))
             axis.set_xlabel("probability")
             axis.spines[["top", "right"]].set_visible(False)
-        return drawn
+        return fig
