@@ -4,14 +4,14 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from patchclamp.reports.page import Part, embedded_png, table
+from patchclamp.reports.page import Part, embed_result, table
 
 if TYPE_CHECKING:
     from patchclamp.interventions.results import Activations
 
 
 def parts(activations: "Activations") -> list[Part]:
-    """What the page shows."""
+    """The parts of the page, from top to bottom."""
     rows = [
         {
             "site": name,
@@ -21,5 +21,5 @@ def parts(activations: "Activations") -> list[Part]:
         }
         for name, value in activations.values.items()
     ]
-    norms = Part("Euclidean norms of the first prompt", embedded_png(activations))
+    norms = Part("Euclidean norms of the first prompt", embed_result(activations))
     return [Part("Recorded", table(pd.DataFrame(rows))), norms]

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def parts(attribution: "Attribution") -> list[Part]:
-    """What the page shows."""
+    """The parts of the page, from top to bottom."""
     plan = "Plan"
     return [
         Part("Estimate", Markup("<pre>{}</pre>").format(repr(attribution))),

@@ -7,14 +7,14 @@ from markupsafe import Markup
 
 from patchclamp.figures.average import panels
 from patchclamp.reports.heatmap import heatmap
-from patchclamp.reports.page import Part, embedded_png, table
+from patchclamp.reports.page import Part, embed_result, table
 
 if TYPE_CHECKING:
     from patchclamp.tracing.average import TraceAverage
 
 
 def parts(average: "TraceAverage") -> list[Part]:
-    """What the page shows."""
+    """The parts of the page, from top to bottom."""
     pictures = [
         Part(
             f"Average indirect effect: {name.replace('_', ' ')}",
@@ -25,7 +25,7 @@ def parts(average: "TraceAverage") -> list[Part]:
     return [
         Part("Summary", Markup("<pre>{}</pre>").format(repr(average))),
         *pictures,
-        Part("With intervals", embedded_png(average)),
+        Part("With intervals", embed_result(average)),
         Part("Largest average effects", table(strongest(average))),
         Part("Facts", table(facts(average))),
     ]
@@ -35,8 +35,8 @@ def strongest(average: "TraceAverage", read: str | None = None) -> pd.DataFrame:
     """For each site and role, the layer with the largest average effect, with its interval."""
     frame = average.mean(read).to_dataframe().reset_index().dropna(subset=["effect"])
     best = frame.groupby(["site", "role"], sort=False)["effect"].idxmax()
-    kept: pd.DataFrame = frame.loc[best, ["site", "role", "layer", "effect", "low", "high", "count"]]
-    return kept.sort_values("effect", ascending=False)
+    rows: pd.DataFrame = frame.loc[best, ["site", "role", "layer", "effect", "low", "high", "count"]]
+    return rows.sort_values("effect", ascending=False)
 
 
 def facts(average: "TraceAverage", read: str | None = None) -> pd.DataFrame:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from patchclamp.reports.page import Part, embedded_png, table
+from patchclamp.reports.page import Part, embed_result, table
 
 if TYPE_CHECKING:
     from patchclamp.polytopes.clusters import Clusters
@@ -12,25 +12,25 @@ if TYPE_CHECKING:
 CARDS = 12
 
 
-def parts(found: "Clusters") -> list[Part]:
-    """What the page shows."""
-    algorithm = found.algorithms[-1] if "ward" not in found.algorithms else "ward"
+def parts(clusters: "Clusters") -> list[Part]:
+    """The parts of the page, from top to bottom."""
+    algorithm = clusters.algorithms[-1] if "ward" not in clusters.algorithms else "ward"
     return [
-        Part("Summary", Markup("<pre>{}</pre>").format(repr(found))),
-        Part("Scores on as many clusters and rows", embedded_png(found)),
-        Part("What each form has over the activation", table(found.differences())),
-        Part("Every score", table(found.frame())),
-        *(Part(f"Largest clusters: {form}, {algorithm}", _cards(found, algorithm, form)) for form in found.forms),
+        Part("Summary", Markup("<pre>{}</pre>").format(repr(clusters))),
+        Part("Scores on as many clusters and rows", embed_result(clusters)),
+        Part("What each form has over the activation", table(clusters.differences())),
+        Part("Every score", table(clusters.frame())),
+        *(Part(f"Largest clusters: {form}, {algorithm}", _cards(clusters, algorithm, form)) for form in clusters.forms),
     ]
 
 
-def _cards(found: "Clusters", algorithm: str, form: str) -> Markup:
-    """A table of the largest clusters, an example a line."""
+def _cards(clusters: "Clusters", algorithm: str, form: str) -> Markup:
+    """Write a table of the largest clusters, an example a line."""
     rows = Markup("").join(
         Markup("<tr><td>{}</td><td>{:.2f}</td><td>{}</td><td>{}</td></tr>").format(
             card["size"], card["purity"], card["labels"], Markup("<br>").join(card["examples"])
         )
-        for _, card in found.cards(algorithm, form, most=CARDS).iterrows()
+        for _, card in clusters.cards(algorithm, form, most=CARDS).iterrows()
     )
     head = "<table><thead><tr><th>rows</th><th>purity</th><th>labels</th><th>nearest the centre</th></tr></thead>"
     return Markup(head + "<tbody>{}</tbody></table>").format(rows)

@@ -5,30 +5,35 @@ from typing import TYPE_CHECKING
 from markupsafe import Markup
 
 from patchclamp.metrics.edited import table as rows_of
-from patchclamp.reports.page import Part, embedded_png, table
+from patchclamp.reports.page import Part, embed_result, table
 
 if TYPE_CHECKING:
     from patchclamp.metrics.divergence import Divergence
 
 
-def parts(found: "Divergence") -> list[Part]:
-    """What the page shows."""
+def parts(divergence: "Divergence") -> list[Part]:
+    """The parts of the page, from top to bottom."""
     return [
-        Part("Summary", Markup("<pre>{}</pre>").format(repr(found))),
-        Part("How long continuations stay alike", embedded_png(found)),
-        Part("Means, with 95 % intervals", table(found.summary())),
-        Part("Continuations", table(rows_of(_continuations(found)), 200)),
+        Part("Summary", Markup("<pre>{}</pre>").format(repr(divergence))),
+        Part("How long continuations stay alike", embed_result(divergence)),
+        Part("Means, with 95 % intervals", table(divergence.summary())),
+        Part("Continuations", table(rows_of(_continuations(divergence)), 200)),
     ]
 
 
-def _continuations(found: "Divergence") -> list[dict[str, str]]:
-    """A row a continuation, those of one prompt below each other."""
+def _continuations(divergence: "Divergence") -> list[dict[str, str]]:
+    """Make a row a continuation, those of one prompt below each other."""
     rows = []
-    for one in found.completions().to_dict("records"):
-        prompt, topic = one.pop("prompt"), one.pop("topic")
-        for number, (edit, text) in enumerate(one.items()):
-            named = ("", "") if number else (topic, prompt)
+    for row in divergence.completions().to_dict("records"):
+        prompt, topic = row.pop("prompt"), row.pop("topic")
+        for number, (edit, text) in enumerate(row.items()):
+            first_columns = ("", "") if number else (topic, prompt)
             rows.append(
-                {"topic": named[0], "prompt": named[1], "edit": str(edit), "continuation": text.replace("\n", "⏎")}
+                {
+                    "topic": first_columns[0],
+                    "prompt": first_columns[1],
+                    "edit": str(edit),
+                    "continuation": text.replace("\n", "⏎"),
+                }
             )
     return rows

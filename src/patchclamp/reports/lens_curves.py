@@ -5,21 +5,21 @@ from typing import TYPE_CHECKING
 from markupsafe import Markup
 
 from patchclamp.lenses.metrics import METRICS
-from patchclamp.reports.page import Part, embedded_png, table
+from patchclamp.reports.page import Part, embed_result, table
 
 if TYPE_CHECKING:
     from patchclamp.lenses.curves import LensCurves
 
 
-def parts(found: "LensCurves") -> list[Part]:
-    """What the page shows."""
-    frame = found.frame()
+def parts(curves: "LensCurves") -> list[Part]:
+    """The parts of the page, from top to bottom."""
+    frame = curves.frame()
     tables = [
-        Part(said.capitalize(), table(frame[frame["metric"] == metric].drop(columns=["metric", "layer"]), 200))
-        for metric, said in METRICS.items()
+        Part(description.capitalize(), table(frame[frame["metric"] == metric].drop(columns=["metric", "layer"]), 200))
+        for metric, description in METRICS.items()
     ]
     return [
-        Part("Summary", Markup("<pre>{}</pre>").format(repr(found))),
-        Part("By layer, with 95 % intervals over sequences", embedded_png(found)),
+        Part("Summary", Markup("<pre>{}</pre>").format(repr(curves))),
+        Part("By layer, with 95 % intervals over sequences", embed_result(curves)),
         *tables,
     ]

@@ -4,14 +4,14 @@ from typing import Any
 
 from markupsafe import Markup
 
-from patchclamp.reports.page import Part, embedded_png, table
+from patchclamp.reports.page import Part, embed_result, table
 
 
-def parts(found: Any) -> list[Part]:
-    """What the page shows of a result with a summary."""
+def parts(measurement: Any) -> list[Part]:
+    """The parts of the page of a result with a summary, from top to bottom."""
     return [
-        Part("Summary", Markup("<pre>{}</pre>").format(repr(found))),
-        Part("Samples and means", embedded_png(found)),
-        Part("Means, with 95 % intervals", table(found.summary())),
-        Part("Every sample", table(found.frame())),
+        Part("Summary", Markup("<pre>{}</pre>").format(repr(measurement))),
+        Part("Samples and means", embed_result(measurement)),
+        Part("Means, with 95 % intervals", table(measurement.summary())),
+        Part("Every sample", table(measurement.frame())),
     ]

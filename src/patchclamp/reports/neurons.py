@@ -8,18 +8,18 @@ from markupsafe import Markup
 from patchclamp.figures.neurons import panels
 from patchclamp.reports.cells import Cells, aligned, svg
 from patchclamp.reports.heatmap import picture
-from patchclamp.reports.page import Part, embedded_png, table
+from patchclamp.reports.page import Part, embed_result, table
 
 if TYPE_CHECKING:
     from patchclamp.tracing.neurons import Neurons
 
 
 def parts(neurons: "Neurons") -> list[Part]:
-    """What the page shows."""
+    """The parts of the page, from top to bottom."""
     return [
         Part("Summary", Markup("<pre>{}</pre>").format(repr(neurons))),
         Part("Importance by layer and token", aligned([svg(one) for one in cells(neurons)])),
-        Part("With layer means", embedded_png(neurons)),
+        Part("With layer means", embed_result(neurons)),
         Part("Strongest neurons", table(neurons.verified())),
     ]
 
@@ -27,15 +27,15 @@ def parts(neurons: "Neurons") -> list[Part]:
 def cells(neurons: "Neurons") -> list[Cells]:
     """The pictures, with the strongest neurons of each layer and token under the mouse."""
     best = neurons.dataset.isel(rank=slice(0, 5))
-    found = []
+    pictures = []
     for panel in panels(neurons):
-        plain = picture(panel)
+        base = picture(panel)
         tips = [
             [f"{tip}\n{_best(best.isel(layer=row, position=column))}" for column, tip in enumerate(line)]
-            for row, line in enumerate(plain.tips)
+            for row, line in enumerate(base.tips)
         ]
-        found.append(replace(plain, tips=tips))
-    return found
+        pictures.append(replace(base, tips=tips))
+    return pictures
 
 
 def _best(cell: Any) -> str:

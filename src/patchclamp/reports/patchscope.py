@@ -14,10 +14,10 @@ MOST = 400
 
 
 def parts(scope: "Patchscope") -> list[Part]:
-    """What the page shows."""
-    found = [Part("Target prompt", Markup("<pre>{}</pre>").format(repr(scope))), *lens.parts(scope)]
+    """The parts of the page, from top to bottom."""
+    page_parts = [Part("Target prompt", Markup("<pre>{}</pre>").format(repr(scope))), *lens.parts(scope)]
     if "text" in scope.data:
-        found.append(
+        page_parts.append(
             Part("What follows the target prompt", table(scope.frame()[["site", "at", "token", "text"]], MOST))
         )
-    return found
+    return page_parts

@@ -4,17 +4,17 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from patchclamp.reports.page import Part, embedded_png, table
+from patchclamp.reports.page import Part, embed_result, table
 
 if TYPE_CHECKING:
     from patchclamp.polytopes.plane import Plane
 
 
-def parts(found: "Plane") -> list[Part]:
-    """What the page shows."""
-    largest = found.frame().sort_values("area", ascending=False)
-    shown = [Part("Summary", Markup("<pre>{}</pre>").format(repr(found))), Part("Regions", embedded_png(found))]
-    if len(found.record["layers"]) > 1:
-        shown.append(Part("After the first layer", embedded_png(found, color="code", layers=1)))
-    shown.append(Part("Regions a unit of area", embedded_png(found, color="density")))
-    return [*shown, Part("The largest regions", table(largest))]
+def parts(plane: "Plane") -> list[Part]:
+    """The parts of the page, from top to bottom."""
+    largest = plane.frame().sort_values("area", ascending=False)
+    page_parts = [Part("Summary", Markup("<pre>{}</pre>").format(repr(plane))), Part("Regions", embed_result(plane))]
+    if len(plane.record["layers"]) > 1:
+        page_parts.append(Part("After the first layer", embed_result(plane, color="code", layers=1)))
+    page_parts.append(Part("Regions a unit of area", embed_result(plane, color="density")))
+    return [*page_parts, Part("The largest regions", table(largest))]

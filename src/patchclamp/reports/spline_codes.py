@@ -4,17 +4,17 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from patchclamp.reports.page import Part, embedded_png, table
+from patchclamp.reports.page import Part, embed_result, table
 
 if TYPE_CHECKING:
     from patchclamp.polytopes.codes import SplineCodes
 
 
-def parts(found: "SplineCodes") -> list[Part]:
-    """What the page shows."""
+def parts(codes: "SplineCodes") -> list[Part]:
+    """The parts of the page, from top to bottom."""
     return [
-        Part("Summary", Markup("<pre>{}</pre>").format(repr(found))),
-        Part("Bits that differ", embedded_png(found)),
-        Part("Layers", table(found.separation())),
-        Part("Rows", table(found.frame())),
+        Part("Summary", Markup("<pre>{}</pre>").format(repr(codes))),
+        Part("Bits that differ", embed_result(codes)),
+        Part("Layers", table(codes.separation())),
+        Part("Rows", table(codes.frame())),
     ]

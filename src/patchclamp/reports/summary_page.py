@@ -4,13 +4,13 @@ from typing import Any
 
 from markupsafe import Markup
 
-from patchclamp.reports.page import Part, embedded_png, table
+from patchclamp.reports.page import Part, embed_result, table
 
 
-def parts(found: Any) -> list[Part]:
-    """What the page shows."""
+def parts(result: Any) -> list[Part]:
+    """The parts of the page, from top to bottom."""
     return [
-        Part("Summary", Markup("<pre>{}</pre>").format(repr(found))),
-        Part("Picture", embedded_png(found)),
-        Part("Every number", table(found.frame())),
+        Part("Summary", Markup("<pre>{}</pre>").format(repr(result))),
+        Part("Picture", embed_result(result)),
+        Part("Every number", table(result.frame())),
     ]

@@ -7,14 +7,14 @@ from markupsafe import Markup
 
 from patchclamp.figures.trace import panels
 from patchclamp.reports.heatmap import heatmap
-from patchclamp.reports.page import Part, embedded_png, table
+from patchclamp.reports.page import Part, embed_result, table
 
 if TYPE_CHECKING:
     from patchclamp.tracing.trace import Trace
 
 
 def parts(trace: "Trace") -> list[Part]:
-    """What the page shows."""
+    """The parts of the page, from top to bottom."""
     pictures = [
         Part(
             f"Indirect effect: {name.replace('_', ' ')}",
@@ -25,7 +25,7 @@ def parts(trace: "Trace") -> list[Part]:
     return [
         Part("Summary", Markup("<pre>{}</pre>").format(repr(trace))),
         *pictures,
-        Part("With layer means", embedded_png(trace)),
+        Part("With layer means", embed_result(trace)),
         Part("Largest indirect effects", table(strongest(trace))),
         Part("Plan", Markup("<pre>{}</pre>").format(str(trace.plan))),
     ]
@@ -35,5 +35,5 @@ def strongest(trace: "Trace", most: int = 20) -> pd.DataFrame:
     """The states whose restoration moves the first read furthest, as a frame."""
     frame = trace.mean().to_dataframe().reset_index()
     order = frame["effect"].abs().sort_values(ascending=False).index[:most]
-    kept: pd.DataFrame = frame.loc[order, ["site", "layer", "position", "token", "effect", "standard_error"]]
-    return kept
+    rows: pd.DataFrame = frame.loc[order, ["site", "layer", "position", "token", "effect", "standard_error"]]
+    return rows
