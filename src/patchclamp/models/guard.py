@@ -44,7 +44,7 @@ def check_eager(module: nn.Module, *, again: bool = False) -> None:
 
     Args:
         module: The model.
-        again: It was checked before, so only what can be changed in a live module is looked at.
+        again: Whether the model was checked before, so that only what can be changed in a live module is looked at.
 
     Raises:
         ModelError: With the part and what to do instead.
@@ -60,7 +60,7 @@ def check_eager(module: nn.Module, *, again: bool = False) -> None:
 
 
 def _compiled(module: nn.Module) -> str | None:
-    """How to get back the eager code of a compiled module; None if it is not compiled."""
+    """Say how to get back the eager code of a compiled module; None if it is not compiled."""
     if hasattr(module, "_orig_mod"):
         return "pass the original, model._orig_mod"
     if module._compiled_call_impl is not None:
