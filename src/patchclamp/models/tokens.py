@@ -145,6 +145,7 @@ def find_span(
     first, last = ranges[positions[0]][0], ranges[positions[-1]][1]
     if full_text[first:begin].strip() or full_text[end:last].strip():
         raise PositionError(
-            f"the string {string!r} does not end on token borders: it lies inside {''.join(pieces[i] for i in positions)!r} of {pieces}"
+            f"the string {string!r} does not end on token borders: it lies inside "
+            f"{''.join(pieces[i] for i in positions)!r} of {pieces}"
         )
     return tuple(positions)
