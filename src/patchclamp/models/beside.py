@@ -140,12 +140,12 @@ def read_rows(inputs: Mapping[str, Any], beside: Beside) -> list[tuple[Ids, dict
         )
     single, rows = _id_rows(values_by_name.pop("input_ids"))
     has_mask = "attention_mask" in values_by_name
-    masks = _aligned("attention_mask", values_by_name.pop("attention_mask"), rows, single) if has_mask else None
+    masks = _align("attention_mask", values_by_name.pop("attention_mask"), rows, single) if has_mask else None
     token_slices = [_mask(row) for row in masks] if masks is not None else [slice(None)] * len(rows)
     prompt_inputs = {
         name: _of_rows(name, values_by_name.pop(name), len(rows)) for name in beside.whole if name in values_by_name
     }
-    token_inputs = {name: _aligned(name, value, rows, single) for name, value in values_by_name.items()}
+    token_inputs = {name: _align(name, value, rows, single) for name, value in values_by_name.items()}
     prompts = []
     for index, (row, token_slice) in enumerate(zip(rows, token_slices, strict=True)):
         extras = beside.select_informative(
@@ -230,7 +230,7 @@ def _id_rows(value: Any) -> tuple[bool, list[Ids]]:
     return False, [token_ids(row) for row in rows]
 
 
-def _aligned(name: str, value: Any, rows: Sequence[Ids], single: bool) -> list[Tensor]:
+def _align(name: str, value: Any, rows: Sequence[Ids], single: bool) -> list[Tensor]:
     """Make one tensor ``[position, ...]`` a row.
 
     Raises:

@@ -66,9 +66,9 @@ def _enumerate_keys(keys: Iterable[str], limit: int = 6) -> str:
 
 def _unexpected_weights(module: nn.Module, keys: Iterable[str]) -> list[str]:
     """The names of weights that no class of the architecture has a place for."""
-    unexpected = {key for key in keys if not _EARLIER.search(key)}
+    unplaced = {key for key in keys if not _EARLIER.search(key)}
     config: Any = module.config
-    for other in list(vars(sys.modules[type(module).__module__]).values()) if unexpected else ():
+    for other in list(vars(sys.modules[type(module).__module__]).values()) if unplaced else ():
         if (
             isinstance(other, type)
             and getattr(other, "config_class", None) is type(config)
@@ -82,8 +82,8 @@ def _unexpected_weights(module: nn.Module, keys: Iterable[str]) -> list[str]:
             prefix = f"{getattr(other, 'base_model_prefix', '')}."
             if not any(name.startswith(prefix) for name in names):  # the base model, which others hold by this name
                 names |= {f"{prefix}{name}" for name in names}
-            unexpected -= {key for key in unexpected if key in names or f"{prefix}{key}" in names}
-    return sorted(unexpected)
+            unplaced -= {key for key in unplaced if key in names or f"{prefix}{key}" in names}
+    return sorted(unplaced)
 
 
 def has_tokenizer(place: str) -> bool:

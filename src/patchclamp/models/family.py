@@ -73,9 +73,9 @@ class Family:
         for table in ("sites", "refused", "weights"):
             if table in changes:
                 changes[table] = {**getattr(self, table), **changes[table]}
-        removed = set(changes.get("refused", {}))
-        if removed:
-            changes["sites"] = {k: v for k, v in (changes.get("sites") or self.sites).items() if k not in removed}
+        refused_names = set(changes.get("refused", {}))
+        if refused_names:
+            changes["sites"] = {k: v for k, v in (changes.get("sites") or self.sites).items() if k not in refused_names}
         return replace(self, name=name, model_types=model_types or (name,), **changes)
 
     def for_config(self, config: Any) -> "Family":
