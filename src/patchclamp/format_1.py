@@ -11,8 +11,10 @@ from typing import Any
 
 from torch import Tensor
 
+from patchclamp.core.call import Call, running
 from patchclamp.core.errors import InputError
-from patchclamp.core.plain import from_plain
+from patchclamp.core.plain import UnsavableError, from_plain, savable_as
+from patchclamp.directions import dose, effects, projections
 from patchclamp.interventions.edits import Edit
 from patchclamp.interventions.positions import UNSAID, Unsaid
 from patchclamp.models.inputs import Prompt
@@ -142,6 +144,38 @@ def _interchange(prompts: list[Any], record: Arguments) -> tuple[str, Arguments]
     return "interchange", {"pairs": _in_pairs(prompts), **record}
 
 
+class _Lost:
+    """Directions, of which that version kept the edits only."""
+
+
+def _refuse(*_: Any) -> None:
+    raise UnsavableError("it was repeated from a folder of version 0.1.0, which holds no directions", None)
+
+
+savable_as("$lost", _Lost, _refuse, _refuse)
+
+
+def _layer_effects(model: OpenModel, prompts: list[Any], record: Arguments) -> Any:
+    edits = {effects.LayerEdit(*name.rsplit("|", 2)): edit for name, edit in _edits(record).items()}
+    shared = {"pairs": _in_pairs(prompts), **_pick(record, "answers", "texts")}
+    with running(Call("layer_effects", {"directions": _Lost(), **shared})):
+        return effects.measured(model, edits, **shared)
+
+
+def _dose_response(model: OpenModel, prompts: list[Any], record: Arguments) -> Any:
+    split = {name.rpartition("|")[::2]: edit for name, edit in _edits(record).items()}
+    edits = {(method, float(amount)): edit for (method, amount), edit in split.items()}
+    shared = {"prompts": prompts, **_pick(record, "answers", "texts")}
+    with running(Call("dose_response", {"directions": _Lost(), **shared})):
+        return dose.dosed(model, edits, **shared)
+
+
+def _projections(model: OpenModel, prompts: list[Any], record: Arguments) -> Any:
+    shared = {"prompts": prompts, **_pick(record, "labels", "at", "edits")}
+    with running(Call("projections", {"direction": _Lost(), **shared})):
+        return projections.projected(model, record["reads"], record["site"], **shared)
+
+
 def _scaling(prompts: list[Any], record: Arguments) -> tuple[str, Arguments]:
     return "scaling", record | {"inputs": prompts if record["inputs"] is None else record["inputs"]}
 
@@ -185,6 +219,7 @@ _READERS: dict[str, Reader] = {
     "scaling": _scaling,
     "paths": _same("adversarial_paths"),
 }
+_WITHOUT_DIRECTIONS = {"layer_effects": _layer_effects, "dose_response": _dose_response, "projections": _projections}
 
 
 def recall(
@@ -202,8 +237,11 @@ def recall(
     prompts = [_prompt(model, row, tensors) for row in record["prompts"] if "ids" in row]
     if len(prompts) != len(record["prompts"]):
         raise InputError("it holds inputs without tokens, which are recorded by their digest only")
+    parameters = from_plain(record["parameters"], tensors, model)
+    if kind in _WITHOUT_DIRECTIONS:
+        return partial(_WITHOUT_DIRECTIONS[kind], model, prompts, parameters)
     try:
-        name, arguments = _READERS[kind](prompts, from_plain(record["parameters"], tensors, model))
+        name, arguments = _READERS[kind](prompts, parameters)
     except KeyError as error:
         raise InputError(f"its record lacks {error}") from error
     return partial(table[name], model, **arguments)

@@ -12,20 +12,40 @@ from patchclamp.facade.directions import Directions
 from patchclamp.facade.lenses import Lenses
 from patchclamp.facade.polytopes import Polytopes
 from patchclamp.facade.rewriting import Rewriting
-from patchclamp.facade.running import Running
-from patchclamp.facade.sweeping import Sweeping
 from patchclamp.facade.tracing import Tracing
+from patchclamp.interventions import generate as _generate
+from patchclamp.interventions import patching as _patching
+from patchclamp.interventions import record as _record
+from patchclamp.interventions import run as _run
+from patchclamp.interventions import stepping as _stepping
+from patchclamp.interventions import sweep as _sweep
 from patchclamp.interventions.verification import verify as _verify
 from patchclamp.models import loading as _loading
+from patchclamp.models import weights as _weights
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.tokens import Tokenizer
+from patchclamp.tracing import attribution as _attribution
+from patchclamp.tracing import path as _path
 
 
-class Model(Running, Sweeping, Lenses, Tracing, Directions, Polytopes, Rewriting, Baking):
+class Model(Lenses, Tracing, Directions, Polytopes, Rewriting, Baking):
     """An open model. Make one with :func:`patchclamp.load` or :func:`patchclamp.wrap`.
 
     Your module is used as it is: no weight, hook, mode or gradient flag of it is different after any call.
     """
+
+    run = _run.run
+    top = _run.top
+    record = _record.record
+    generate = _generate.generate
+    editing = _stepping.editing
+    weight = _weights.weight
+
+    sweep = _sweep.sweep
+    plan = _sweep.plan
+    patch = _patching.patch
+    path_patch = _path.path_patch
+    attribution_patch = _attribution.attribution_patch
 
 
 @checked

@@ -267,15 +267,15 @@ def test_a_study_is_run_as_asked(
 def test_studies_of_networks_get_their_settings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from patchclamp.studies.classes_and_maps import Setting
+    from patchclamp.studies.classes_and_maps import NetworkSetting
     from patchclamp.studies.polytopes_mnist import Sizes
     from patchclamp.studies.training import Shape
 
     line = "classes-and-maps --data fashion-mnist --seeds 2 --train 30 --epochs 4 --width 5"
     found = studied(line, monkeypatch, capsys)
-    assert found[:2] == ((outs("classes-and-maps"), Setting("fashion-mnist", 2, 30, 4, 5)), SHAPED)
+    assert found[:2] == ((outs("classes-and-maps"), NetworkSetting("fashion-mnist", 2, 30, 4, 5)), SHAPED)
     found = studied("classes-and-maps", monkeypatch, capsys)
-    assert found[0][1] == Setting()
+    assert found[0][1] == NetworkSetting()
     found = studied("polytopes-mnist --kind mlp --seed 4 5 --epochs 2 --width 3 --pairs 6", monkeypatch, capsys)
     wanted = {
         "kinds": ("mlp",),

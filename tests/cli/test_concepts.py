@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import patchclamp as pc
-from patchclamp.cli.concepts import Texts, lines
+from patchclamp.cli.concepts import TextFiles, lines
 from patchclamp.cli.direction import export
 from patchclamp.cli.steer import edits_of
 from patchclamp.directions import MeanDifference
@@ -20,10 +20,10 @@ def test_texts_of_tables_are_as_they_were_written(tmp_path: Path) -> None:
     table.write_text(
         "text,label\n" + "\n".join(f'"{t.replace(chr(34), chr(34) * 2)}",{i % 2}' for i, t in enumerate(texts))
     )
-    assert Texts(data=table).read() == (texts, [0, 1, 0, 1], None)
+    assert TextFiles(data=table).read() == (texts, [0, 1, 0, 1], None)
     many = tmp_path / "a.jsonl"
     many.write_text("\n".join(json.dumps({"text": t, "label": "x", "group": 3}, ensure_ascii=False) for t in texts))
-    assert Texts(data=many).read() == (texts, ["x"] * 4, [3] * 4)
+    assert TextFiles(data=many).read() == (texts, ["x"] * 4, [3] * 4)
     plain = tmp_path / "a.txt"
     plain.write_bytes("one\r\n\n  two\u2028three\r\n".encode())
     assert lines(plain) == ["one", "  two\u2028three"]
@@ -41,7 +41,7 @@ def test_texts_of_tables_are_as_they_were_written(tmp_path: Path) -> None:
 def test_labels_that_are_numbers_are_numbers(tmp_path: Path, column: list[str], wanted: list[object]) -> None:
     table = tmp_path / "a.csv"
     table.write_text("text,label\n" + "\n".join(f"t,{label}" for label in column))
-    assert Texts(data=table).read()[1] == wanted
+    assert TextFiles(data=table).read()[1] == wanted
 
 
 @pytest.mark.parametrize("kind", ["erase", "swap", "scale", "clamp"])

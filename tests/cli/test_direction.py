@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import patchclamp as pc
-from patchclamp.cli.concepts import Texts
+from patchclamp.cli.concepts import TextFiles
 from patchclamp.cli.steer import amount_name
 from patchclamp.metrics import classifiers
 from tests.cli.test_cli import as_json, call
@@ -110,13 +110,13 @@ def test_tables_are_texts_and_labels_too(tmp_path: Path, texts: list[str]) -> No
     (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
     (tmp_path / "t.csv").write_text('text,label,group\n"a, b",x,1\nc,y,1\n')
     for name in ("t.jsonl", "t.csv"):
-        assert Texts(data=tmp_path / name).read() == (["a, b", "c"], ["x", "y"], ["1", "1"])
+        assert TextFiles(data=tmp_path / name).read() == (["a, b", "c"], ["x", "y"], ["1", "1"])
     (tmp_path / "u.csv").write_text("text,label\na,x\nc,y\n")
-    assert Texts(data=tmp_path / "u.csv").read() == (["a", "c"], ["x", "y"], None)
+    assert TextFiles(data=tmp_path / "u.csv").read() == (["a", "c"], ["x", "y"], None)
     (tmp_path / "one.txt").write_text("only\n")
     negative, positive = Path(texts[1]), Path(texts[3])
-    assert Texts(negative, positive).read()[2] == [*range(15), *range(15)], "line by line they are pairs"
-    assert Texts(negative, tmp_path / "one.txt").read() == ([*NEGATIVE, "only"], [0] * 15 + [1], None)
+    assert TextFiles(negative, positive).read()[2] == [*range(15), *range(15)], "line by line they are pairs"
+    assert TextFiles(negative, tmp_path / "one.txt").read() == ([*NEGATIVE, "only"], [0] * 15 + [1], None)
 
 
 def test_eval_is_that_of_the_library(

@@ -13,9 +13,10 @@ from torch import Tensor
 import patchclamp as pc
 from patchclamp.core.errors import PatchclampWarning
 from patchclamp.directions import INLP, LEACE, RLACE, SAL, LogisticDirection, MeanDifference, fit_layers
-from patchclamp.directions.base import DirectionEstimator, Rows
+from patchclamp.directions.base import DirectionEstimator
 from patchclamp.directions.layers import layer_moments
 from patchclamp.directions.rlace import Game
+from patchclamp.directions.rows import Rows
 from patchclamp.directions.solver import Logistic
 from tests.directions.made import gap, rows
 from tests.effort import examples

@@ -373,7 +373,7 @@ def test_few_rows_and_rare_classes_are_warned_of() -> None:
     assert {one.filename for one in told} == {__file__}, "the warning points to the line that asked for the fit"
     assert any("class '0' has 5 rows only" in said for said in found.report_["warnings"])
     other, z = rows(n=400, seed=5)
-    from patchclamp.directions.base import gap_left
+    from patchclamp.directions.report import gap_left
 
     held = gap_left(found.direction_, other, torch.nn.functional.one_hot(torch.from_numpy(z), 2).double())
     gap = other[z == 1].mean(0) - other[z == 0].mean(0)

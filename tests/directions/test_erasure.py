@@ -14,7 +14,7 @@ from torch import Tensor
 import patchclamp as pc
 from patchclamp.core.errors import PatchclampWarning
 from patchclamp.directions import LEACE, MeanDifference
-from patchclamp.directions.mean_difference import span
+from patchclamp.directions.moments import span
 from tests.directions.made import gap, rows
 from tests.effort import examples
 

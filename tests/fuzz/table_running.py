@@ -5,7 +5,6 @@ from typing import Any
 import torch
 
 import patchclamp as pc
-from patchclamp.interventions.sweep import Prepared
 from tests.fuzz import world
 from tests.fuzz.ordinary import Beside, Fresh, Ordinary, method
 from tests.fuzz.world import IDS, OTHER, RAGGED, vector
@@ -50,7 +49,7 @@ def lines() -> dict[str, Ordinary]:
         "Model.weight": method("weight", {"role": "mlp_out.1"}, {"role": "mlp_out.2"}),
         "Model.run": method(
             "run", {"prompts": IDS, "edits": [ADD], "record": ["resid_post.1"]},
-            {**prompts, "record": ["resid_post.0"], "at": -1, "logits": "last", "grad": True},
+            {**prompts, "record": ["resid_post.0"], "at": -1, "logits": "last", "grad": True, "batch_tokens": 16}, inert=CUT,
         ),
         "Model.record": method(
             "record", {"prompts": IDS, "sites": ["resid_post.1"]},
@@ -86,10 +85,9 @@ def lines() -> dict[str, Ordinary]:
         "Model.plan": Ordinary(
             world.model().plan, {"prompts": IDS, "edit": pc.Add(vector()), **PLACED},
             {"prompts": RAGGED, "edit": pc.Call(torch.sin), "sites": "mlp_out.2", "at": "each", "read": pc.Logits([5]), "cumulative": True,
-             "over": {"scale": [1.0, 2.0]}, "base": [TWICE], "max_tokens": 64, "rung": "rows", "budget": "10MB",
-             "allowed": [{1}], "inputs": OTHER, "recorder": None},
-            says=Prepared,
-            inert={**CUT, "model": "itself", "inputs": "called prompts", "read": "the same work", "base": "the same work", "recorder": "internal", "allowed": "internal",
+             "over": {"scale": [1.0, 2.0]}, "base": [TWICE], "max_tokens": 64, "rung": "rows", "budget": "10MB"},
+            says=pc.Model.plan,
+            inert={**CUT, "read": "the same work", "base": "the same work",
                    "at": "the same work at any one position", "cumulative": "the same rows", "edit": "the same work"},
         ),
         "Model.patch": method(
@@ -97,16 +95,14 @@ def lines() -> dict[str, Ordinary]:
             {"source": [9, 9, 9, 9, 9], "into": [3, 4, 5, 6, 7], "sites": "resid_post.1", "at": 2, "read": pc.Logits([4]),
              "align": Beside("right", {"source": [6, 17, 8, 9], "align": "left"}), "source_edits": [TWICE], "base": [TWICE],
              "cumulative": True, **HOW},
-            inert={**CUT, "inputs": "itself", "edit": "its own", "over": "its edit has no parameter", "allowed": "internal",
-                   "recorder": "internal", "prompts": "itself"},
-            how=pc.Model.sweep,
+            inert=CUT,
         ),
         "Model.path_patch": method(
             "path_patch", {"source": OTHER, "into": IDS, "sender": "z.0.h*", "receivers": "mlp_in.2", "read": pc.Logits([3])},
             {"source": [9, 9, 9, 9, 9], "into": [3, 4, 5, 6, 7], "sender": "mlp_out.0", "receivers": "final_norm", "at": 1,
              "receive_at": 2, "freeze": "attn_out", "read": pc.Logits([4]), "align": Beside("right", {"source": [6, 17, 8, 9], "align": "left", "at": 1, "receivers": "v.2", "receive_at": 1}),
              "source_edits": [TWICE], "base": [TWICE], **{k: v for k, v in HOW.items() if k != "rung"}},
-            inert=CUT, how=_path_options,
+            inert=CUT,
         ),
         "Model.attribution_patch": method(
             "attribution_patch", {"source": OTHER, "into": IDS, "sites": "resid_post", "read": pc.Logits([3]), "check": 2},
@@ -115,9 +111,3 @@ def lines() -> dict[str, Ordinary]:
              "integrate": 3, "check": 5}, inert={"check": "how well the estimate is known"},
         ),
     }  # fmt: skip
-
-
-def _path_options(
-    align: Any, source_edits: Any, base: Any, budget: Any, max_tokens: Any, verify: Any, checkpoint: Any, progress: Any
-) -> None:
-    """What ``**options`` of a path patch stands for, as its docstring says."""

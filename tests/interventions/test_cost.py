@@ -3,6 +3,7 @@
 import itertools
 import re
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -11,8 +12,10 @@ import patchclamp as pc
 from patchclamp.interventions import cost, plan
 from patchclamp.interventions.cost import Costs, full_pass, parse_bytes, wave_flops
 from patchclamp.interventions.memory import CELL_BYTES
-from patchclamp.interventions.sweep import Prepared
+from patchclamp.interventions.options import RunOptions
+from patchclamp.interventions.plan import Schedule
 from tests import tiny
+from tests.interventions.planning import scheduled
 
 IDS = tiny.ids(1, 6)
 READ = pc.Probability([5])
@@ -31,8 +34,10 @@ HELD = 3 * (8 + 8 + CELL_BYTES) + 8 + 8
 """What is read of three cells and of the baseline, as a tensor and in the result."""
 
 
-def prepared(model: pc.Model, edit: pc.Edit | None = None, **options: object) -> Prepared:
-    return Prepared(model, IDS, edit or pc.Zero(), **{"sites": "mlp_out", "at": -1, "read": READ, **options})
+def prepared(
+    model: pc.Model, edit: pc.Edit | None = None, at: object = -1, sites: str = "mlp_out", **limits: Any
+) -> Schedule:
+    return scheduled(model, IDS, edit or pc.Zero(), RunOptions(**limits), sites=sites, at=at, read=READ)
 
 
 def test_unit_costs_by_hand(llama: pc.Model) -> None:
@@ -88,9 +93,8 @@ def test_a_plan_by_hand(llama: pc.Model, monkeypatch: pytest.MonkeyPatch) -> Non
     assert slow.flops == slow.naive_flops == found.naive_flops
     assert slow.memory == HELD + 2 * (6 * (TOKEN + KEY) + LOGIT), "two rows of six positions"
     assert slow.seconds == pytest.approx(slow.flops / 1e6 / 0.4)
-    two = Prepared(
-        llama, [*IDS, IDS[0][:4]], pc.Zero(), sites="mlp_out", at=-1, read=pc.Probability([5], at=[0, -1])
-    ).plan
+    prompts, read = [*IDS, IDS[0][:4]], pc.Probability([5], at=[0, -1])
+    two = scheduled(llama, prompts, pc.Zero(), sites="mlp_out", at=-1, read=read).plan
     both = [full_pass(Costs.of(llama), length, length) for length in (6, 4)]
     assert two.naive_flops == 3 * sum(both)
     assert two.groups == 2
@@ -98,7 +102,7 @@ def test_a_plan_by_hand(llama: pc.Model, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_packed_calls_cost_their_whole_width(llama: pc.Model) -> None:
     """Starts 1 and 5 of six positions share a row: six tokens that see twelve keys each."""
-    groups = [g for _, members in prepared(llama, at="each", sites="mlp_out.0").schedule.batches for g in members]
+    groups = [g for _, members in prepared(llama, at="each", sites="mlp_out.0").batches for g in members]
     pair = [group for group in groups if group.start in (1, 5)]
     costs = Costs.of(llama)
     alone = 5 * (LAYER + ATTENTION * 6) + 1 * (LAYER + ATTENTION * 6)
@@ -111,18 +115,18 @@ def test_batches_keep_the_budget_and_are_as_large_as_it_allows(llama: pc.Model) 
     def size(group: object) -> int:
         return max(step.rows for step in group.steps) * group.width  # type: ignore[attr-defined]
 
-    whole = prepared(llama, at="each").schedule.batches
+    whole = prepared(llama, at="each").batches
     assert len(whole) == 1
     for tokens in (6, 12, 20):
-        batches = [members for _, members in prepared(llama, at="each", max_tokens=tokens).schedule.batches]
+        batches = [members for _, members in prepared(llama, at="each", max_tokens=tokens).batches]
         assert sorted(r for b in batches for g in b for r in g.runs) == sorted(r for g in whole[0][1] for r in g.runs)
         for before, after in itertools.pairwise(batches):
             assert sum(map(size, before)) + size(after[0]) > tokens, "the next one would not fit"
         assert all(sum(map(size, members)) <= tokens for members in batches)
-    assert prepared(llama, rung="rows", max_tokens=17).schedule.rows == 2
-    assert prepared(llama, rung="rows", max_tokens=18).schedule.rows == 3
-    assert prepared(llama, rung="rows").schedule.rows == 3, "never more than there are runs"
-    assert prepared(llama, rung="cell").schedule.rows == 1
+    assert prepared(llama, rung="rows", max_tokens=17).rows == 2
+    assert prepared(llama, rung="rows", max_tokens=18).rows == 3
+    assert prepared(llama, rung="rows").rows == 3, "never more than there are runs"
+    assert prepared(llama, rung="cell").rows == 1
 
 
 def test_a_budget_that_the_message_names_is_enough(llama: pc.Model) -> None:

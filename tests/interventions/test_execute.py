@@ -8,9 +8,11 @@ import pytest
 import torch
 
 import patchclamp as pc
-from patchclamp.interventions.execute import TOLERANCE, _is_memory, execute
-from patchclamp.interventions.sweep import Prepared
+from patchclamp.core.tolerances import EXACT
+from patchclamp.interventions.execute import _is_memory, execute
+from patchclamp.interventions.options import RunOptions
 from tests import tiny
+from tests.interventions.planning import scheduled
 
 IDS = tiny.ids(1, 6)
 V = torch.arange(32, dtype=torch.float64) / 16 - 1
@@ -73,12 +75,12 @@ def test_cells_are_verified_behind_a_finished_checkpoint_too(llama: pc.Model, tm
     swept(llama, tmp_path)
     grid = llama.sweep(IDS, pc.Add(V), checkpoint=tmp_path, verify=99, **PLAIN)
     assert grid.plan.verified == 3
-    assert grid.plan.difference < TOLERANCE[torch.float64]
+    assert grid.plan.difference < EXACT.float64
 
 
 def test_the_seed_chooses_which_cells_are_verified(llama: pc.Model) -> None:
-    prepared = Prepared(llama, IDS, pc.Add(V), **{**PLAIN, "at": "each"})
-    chosen = [execute(prepared.job, prepared.schedule, verify=3, seed=seed)[0].chosen for seed in (0, 0, 1)]
+    work = scheduled(llama, IDS, pc.Add(V), **{**PLAIN, "at": "each"})
+    chosen = [execute(work, RunOptions(verify=3), seed=seed)[0].evidence.keys() for seed in (0, 0, 1)]
     assert chosen[0] == chosen[1] != chosen[2]
     assert [len(c) for c in chosen] == [3, 3, 3]
 
@@ -89,7 +91,7 @@ def test_activations_are_verified_where_nothing_else_is_read(llama: pc.Model) ->
         grid = llama.sweep(IDS, pc.Add(V), sites=sites, at=1, read=read, verify=9)
         assert grid.plan.rung == "wavefront"
         assert grid.plan.verified == grid.plan.runs
-        assert grid.plan.difference < TOLERANCE[torch.float64]
+        assert grid.plan.difference < EXACT.float64
         wanted = llama.run(IDS, pc.Add(V, site=sites.split("-")[0], at=1), record="resid_post.1", at=[2, -1])
         found = torch.from_numpy(grid.data.values[0, 0] if sites == "embed" else grid.data.values[0, 0, 0])
         assert torch.allclose(found, wanted.activations["resid_post.1"][0], rtol=1e-12)
@@ -133,14 +135,14 @@ def test_a_difference_above_what_is_promised_is_an_error(llama: pc.Model) -> Non
     """One cell's evidence is moved: relative to its largest logit, by more than the promise or by less."""
     from patchclamp.interventions.execute import _verify
 
-    prepared = Prepared(llama, IDS, pc.Add(V), **{**PLAIN, "read": pc.Logits()})
-    outcome, plan = execute(prepared.job, prepared.schedule, verify=3)
+    work = scheduled(llama, IDS, pc.Add(V), **{**PLAIN, "read": pc.Logits()})
+    outcome, plan = execute(work, RunOptions(verify=3))
     assert plan.difference < 1e-12
     largest = max(float(value.abs().max()) for value in outcome.evidence.values())
     moved = dataclasses.replace(outcome, evidence={run: value.clone() for run, value in outcome.evidence.items()})
     run = max(moved.evidence, key=lambda run: float(moved.evidence[run].abs().max()))
     moved.evidence[run].flatten()[7] += 0.5e-8 * largest
-    assert _verify(prepared.job, moved, sorted(moved.evidence)) == pytest.approx(0.5e-8, rel=1e-3)
+    assert _verify(moved, sorted(moved.evidence)) == pytest.approx(0.5e-8, rel=1e-3)
     moved.evidence[run].flatten()[7] += 1e-8 * largest
     with pytest.raises(pc.ExactnessError, match=r"of 3 cells .* by 1\.5e-08 of the largest logit; 1e-08 is promised"):
-        _verify(prepared.job, moved, sorted(moved.evidence))
+        _verify(moved, sorted(moved.evidence))

@@ -208,12 +208,12 @@ def test_a_text_ends_at_the_end_tokens_of_the_call(gpt2: pc.Model) -> None:
 
 def test_generated_positions_are_those_from_the_prompts_end_on() -> None:
     """Of a call on columns that begin at a position, for a prompt of six tokens."""
-    action = Action(Site("mlp_out", 1), (2, GENERATED), operations.Zero(), None, 0)
+    action = Action(Site("mlp_out", 1), (2, GENERATED), operations.Zero())
     wanted = {(0, 6): (2,), (0, 8): (2, 6, 7), (6, 1): (2, 6), (7, 2): (2, 7, 8)}
     for (start, width), where in wanted.items():
         assert stepping._concrete(action, start, width, 6).positions == where
     assert stepping._concrete(action, 0, 9, 6, 8).positions == (2, 6, 7), "a row that ended after three tokens"
-    plain = Action(Site("mlp_out", 1), (2,), operations.Zero(), None, 0)
+    plain = Action(Site("mlp_out", 1), (2,), operations.Zero())
     assert stepping._concrete(plain, 6, 1, 6) is plain
 
 

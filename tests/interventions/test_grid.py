@@ -7,7 +7,10 @@ import xarray as xr
 import patchclamp as pc
 from patchclamp.interventions.plan import Plan
 
-PLAN = Plan("wavefront", "", 2, 2, 0, 0, 1, 3, 6, 2_500_000, 10_000_000, 1_500, 10**9, 0.5)
+PLAN = Plan(
+    rung="wavefront", cells=2, runs=2, groups=1, rows=3, naive_rows=6, flops=2_500_000, naive_flops=10_000_000, memory=1_500,
+    budget=10**9, seconds=0.5,
+)  # fmt: skip
 
 
 def grid(**more: tuple[str, list[float]]) -> pc.Grid:

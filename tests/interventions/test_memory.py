@@ -19,7 +19,6 @@ from torch.utils._pytree import tree_leaves
 
 import patchclamp as pc
 from patchclamp.interventions.cost import parse_bytes
-from patchclamp.interventions.sweep import Prepared
 from tests import tiny
 
 
@@ -96,13 +95,13 @@ def test_what_lives_stays_within_the_budget(name: str) -> None:
     """Under a budget that all of it at once would exceed, and with the numbers that a large one gives."""
     options = {"sites": ["mlp_out", "attn_out"], **SWEEPS[name]}
     prompts = MANY[:8] if options.get("rung") == "cell" else MANY
-    whole = Prepared(model(), prompts, pc.Add(V), **options)
-    budget = max(least(options, prompts), whole.plan.memory // 3)
+    whole = model().plan(prompts, pc.Add(V), **options)
+    budget = max(least(options, prompts), whole.memory // 3)
     grids: list[pc.Grid] = []
     peak = living(lambda: grids.append(model().sweep(prompts, pc.Add(V), **options, budget=budget)))
     assert peak <= 1.1 * budget
     assert grids[0].plan.memory <= budget
-    assert grids[0].plan.rows == whole.plan.rows or options.get("cumulative")
+    assert grids[0].plan.rows == whole.rows or options.get("cumulative")
     large = model().sweep(prompts, pc.Add(V), **options)
     for read in large.reads:
         assert torch.allclose(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import patchclamp as pc
-from patchclamp.interventions import execute, reads
+from patchclamp.interventions import reads, run_part
 from patchclamp.interventions.gates import Gate
 from patchclamp.interventions.operations import Operation
 from tests import tiny
@@ -171,8 +171,8 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     made: list[str] = []
     with monkeypatch.context() as patched:
         for name in ("record_base", "run_rows"):
-            own = getattr(execute, name)
-            patched.setattr(execute, name, lambda *a, own=own, **k: (made.append("pass"), own(*a, **k))[1])
+            own = getattr(run_part, name)
+            patched.setattr(run_part, name, lambda *a, own=own, **k: (made.append("pass"), own(*a, **k))[1])
         yield made
 
 

@@ -8,7 +8,7 @@ import torch
 import patchclamp as pc
 from patchclamp.models import loading
 from patchclamp.models.families import all_families
-from patchclamp.models.family import Place
+from patchclamp.models.family import ComponentPlace
 from tests import tiny
 
 
@@ -27,11 +27,11 @@ def opened_with(monkeypatch: pytest.MonkeyPatch, name: str, **sites: object) -> 
         ("gemma2", "mlp_out", "mlp:out", r"resid_pre \+ attn_out \+ mlp_out misses resid_post by"),
         ("granite", "attn_out", "self_attn:out", r"resid_pre \+ attn_out \+ mlp_out misses resid_post by"),
         ("llama", "resid_mid", "input_layernorm:in", r"it misses resid_pre \+ attn_out by"),
-        ("gpt_neox", "v", Place("attention.query_key_value:out", part="v"), r"z is not a multiple of v"),
+        ("gpt_neox", "v", ComponentPlace("attention.query_key_value:out", part="v"), r"z is not a multiple of v"),
         (
             "gpt_neox",
             "v",
-            Place("attention.query_key_value:out", part="k", layout="grouped"),
+            ComponentPlace("attention.query_key_value:out", part="k", layout="grouped"),
             r"z is not a multiple of v",
         ),
         ("llama", "mlp_act", "mlp.no_such:in", r"there is no module 'model.layers.0.mlp.no_such'"),

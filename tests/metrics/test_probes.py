@@ -85,7 +85,7 @@ def test_a_report_is_made_of_its_parts_with_one_seed(monkeypatch: pytest.MonkeyP
     for version, changed in versions.items():
         scaled = (changed - X[train].mean(0)) / X[train].std(0)
         for task, labels in tasks.items():
-            on, off = (classifiers.Rows(scaled[part], labels[part], groups[part]) for part in (train, test))
+            on, off = (classifiers.ProbeRows(scaled[part], labels[part], groups[part]) for part in (train, test))
             for name in ("linear", "mlp"):
                 fitted = classifiers.fit(name, on, off, 7)
                 cell = found.data.sel(data=version, probe=name, task=task)
@@ -152,13 +152,13 @@ def test_the_linear_probe_is_scikit_learns() -> None:
     from sklearn.metrics import log_loss
 
     X, z = rows(1.0, classes=3, count=120)
-    on, off = (classifiers.Rows(X[part], z[part], None) for part in (slice(0, 80), slice(80, 120)))
+    on, off = (classifiers.ProbeRows(X[part], z[part], None) for part in (slice(0, 80), slice(80, 120)))
     found = classifiers.fit("linear", on, off, 0)
     model = LogisticRegression(C=1.0, max_iter=2000).fit(on.X, on.z)
     assert np.array_equal(found.correct, model.predict(off.X) == off.z)
     assert found.loss == pytest.approx(log_loss(off.z, model.predict_proba(off.X)))
     part = on.z < 2
-    half = classifiers.fit("linear", classifiers.Rows(on.X[part], on.z[part], None), off, 0)
+    half = classifiers.fit("linear", classifiers.ProbeRows(on.X[part], on.z[part], None), off, 0)
     assert half.loss == np.inf, "a class that was never seen"
 
 
@@ -172,7 +172,7 @@ def test_the_mlp_is_the_epoch_of_64_units_that_did_best_on_a_tenth_of_the_groups
 
     X, z = rows(shift, count=90)
     groups = np.arange(90) // 3
-    on, off = (classifiers.Rows(X[part], z[part], groups[part]) for part in (slice(0, 60), slice(60, 90)))
+    on, off = (classifiers.ProbeRows(X[part], z[part], groups[part]) for part in (slice(0, 60), slice(60, 90)))
     assert classifiers.ITERATIONS["mlp"] == 500
     if epochs < 500:
         monkeypatch.setitem(classifiers.ITERATIONS, "mlp", epochs)
@@ -255,7 +255,7 @@ def test_an_mlp_reads_what_a_line_cannot() -> None:
     draw = np.random.default_rng(0)
     X = draw.standard_normal((2400, 3))
     z = (X[:, 0] * X[:, 1] > 0).astype(int)
-    on, off = (classifiers.Rows(X[part], z[part], np.arange(1200)) for part in (slice(0, 1200), slice(1200, 2400)))
+    on, off = (classifiers.ProbeRows(X[part], z[part], np.arange(1200)) for part in (slice(0, 1200), slice(1200, 2400)))
     assert classifiers.fit("linear", on, off, 0).accuracy < 0.58
     assert classifiers.fit("mlp", on, off, 0).accuracy > 0.85
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import patchclamp as pc
-from patchclamp.models.family import Family, Place, Variant
+from patchclamp.models.family import ComponentPlace, Family, Variant
 from patchclamp.models.sitemap import Access, Heads, _columns, _match, columns_of
 from patchclamp.models.sites import Site, Unit
 from tests import tiny
@@ -22,16 +22,17 @@ def picked(columns: object, width: int = 24) -> list[int]:
 
 def test_fused_projections_are_divided_as_they_are_laid_out() -> None:
     """Four query heads, two key heads, size 3: all q, all k, all v; or per key head its two q, then k, then v."""
-    flat = {part: picked(_columns(Place(":out", part=part), HEADS, FUSED)) for part in ("q", "k", "v")}  # type: ignore[arg-type]
+    flat = {part: picked(_columns(ComponentPlace(":out", part=part), HEADS, FUSED)) for part in ("q", "k", "v")}  # type: ignore[arg-type]
     assert flat == {"q": list(range(12)), "k": list(range(12, 18)), "v": list(range(18, 24))}
     grouped = {
-        part: picked(_columns(Place(":out", part=part, layout="grouped"), HEADS, FUSED)) for part in ("q", "k", "v")
+        part: picked(_columns(ComponentPlace(":out", part=part, layout="grouped"), HEADS, FUSED))
+        for part in ("q", "k", "v")
     }  # type: ignore[arg-type]
     assert grouped == {
         "q": [0, 1, 2, 3, 4, 5, 12, 13, 14, 15, 16, 17], "k": [6, 7, 8, 18, 19, 20], "v": [9, 10, 11, 21, 22, 23],
     }  # fmt: skip
-    assert picked(_columns(Place(":out", part="gate"), None, FUSED)) == list(range(12))
-    assert _columns(Place(":out"), HEADS, FUSED) is None
+    assert picked(_columns(ComponentPlace(":out", part="gate"), None, FUSED)) == list(range(12))
+    assert _columns(ComponentPlace(":out"), HEADS, FUSED) is None
 
 
 @pytest.mark.parametrize("columns", [None, slice(6, 18), torch.arange(24)[1::2]])

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 import patchclamp as pc
 from patchclamp.core.errors import BudgetError
-from patchclamp.metrics.edited import mean_row
+from patchclamp.core.intervals import mean_row
 from patchclamp.polytopes import AdversarialPaths, attacks
 from patchclamp.polytopes.adversarial import KINDS, _partners
 from patchclamp.polytopes.attacks import _inside

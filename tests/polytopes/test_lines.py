@@ -58,7 +58,7 @@ def test_a_crossing_just_where_parts_meet_is_seen() -> None:
 
 
 def _walk(network: pc.polytopes.Network, low: float, high: float) -> tuple[object, ...]:
-    line = lines.Line(torch.tensor([low, high], dtype=torch.float64), 100)
+    line = lines.LineRefiner(torch.tensor([low, high], dtype=torch.float64), 100)
     values = network.walk(torch.tensor([[low], [high]], dtype=torch.float64), line)
     return line.t, values, line.events, line.first, line.last
 

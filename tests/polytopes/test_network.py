@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 import patchclamp as pc
 from patchclamp.polytopes import Network
-from patchclamp.polytopes.gates import Elementwise, Gate, elementwise
+from patchclamp.polytopes.gates import Elementwise, NetworkGate, elementwise
 from tests.polytopes.nets import networks
 
 KINDS = tuple(networks())
@@ -90,7 +90,7 @@ PIECES: dict[str, tuple[Callable[[Tensor], Tensor], dict[str, object]]] = {
 def test_a_gate_frozen_at_a_point_is_the_function_on_its_piece_and_affine_everywhere(kind: str) -> None:
     function, options = PIECES[kind]
     gate = elementwise("here", kind, **options)
-    assert isinstance(gate, Gate)
+    assert isinstance(gate, NetworkGate)
     z = torch.linspace(-8, 8, 4001, dtype=torch.float64)[None]
     state = gate.state(z)
     assert torch.allclose(gate.frozen(z, state), function(z), atol=1e-12)

@@ -8,7 +8,7 @@ import torch
 
 import patchclamp as pc
 from patchclamp.core.errors import BudgetError
-from patchclamp.metrics.edited import mean_row
+from patchclamp.core.intervals import mean_row
 from patchclamp.polytopes.radial import _directions
 from tests.polytopes.nets import mlp
 from tests.polytopes.test_boundaries import points

@@ -8,7 +8,7 @@ from patchclamp.interventions.operations import Apply
 from patchclamp.interventions.tail import Tail
 from patchclamp.models.inputs import Prompt
 from patchclamp.rewriting.projection import Projection
-from patchclamp.rewriting.value import Shift
+from patchclamp.rewriting.value import ValueShift
 from tests import tiny
 from tests.lenses.families import opened
 from tests.traces import no_trace
@@ -42,7 +42,7 @@ def test_logits_and_gradients_are_those_of_the_whole_pass(name: str, layer: int)
         whole = Tail(model, tuple(prompts()), site, layer, tuple(POSITIONS), None)
         found = []
         for one in (tail, whole):
-            shift = Shift(torch.zeros(32, dtype=torch.float64))
+            shift = ValueShift(torch.zeros(32, dtype=torch.float64))
             with torch.no_grad():
                 shift.change += 0.3
             logits = one.logits(Apply(shift))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import patchclamp as pc
 from patchclamp.polytopes import NearestLinear
 from patchclamp.studies import classes_and_maps, digits
-from patchclamp.studies.classes_and_maps import Setting, measure_faces, vote
+from patchclamp.studies.classes_and_maps import NetworkSetting, measure_faces, vote
 from patchclamp.studies.gated import Decoupled, bits, frozen, opened
 
 
@@ -143,17 +143,17 @@ def test_faces_are_those_of_dense_sampling(kind: str, seed: int) -> None:
 
 
 @pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> Setting:
+def small(monkeypatch: pytest.MonkeyPatch) -> NetworkSetting:
     shown = {name.replace(" 64,", " 16,"): said for name, said in classes_and_maps.SHOWN.items()}
     monkeypatch.setattr(classes_and_maps, "REGIONS", (16,))
     monkeypatch.setattr(classes_and_maps, "SHOWN", shown)
     monkeypatch.setattr(classes_and_maps, "DRAWN", classes_and_maps.DRAWN.replace("64", "16"))
     monkeypatch.setattr(digits, "images", lambda _: pictures(noise=0.1))
-    return Setting(seeds=1, train=300, epochs=16, width=32)
+    return NetworkSetting(seeds=1, train=300, epochs=16, width=32)
 
 
 def test_the_whole_study_and_a_second_call_that_trains_nothing(
-    small: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small: NetworkSetting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = classes_and_maps.study(tmp_path, small, progress=False)
     assert len(found.points) == 1 + (2 + 1) + (3 + 1), "random images have low rank alone"
@@ -175,7 +175,7 @@ def test_the_whole_study_and_a_second_call_that_trains_nothing(
     again = classes_and_maps.study(tmp_path, small, progress=False)
     pd.testing.assert_frame_equal(again.points, found.points)
     with pytest.raises(pytest.fail.Exception):
-        classes_and_maps.study(tmp_path, Setting(seeds=1, train=301, epochs=16, width=32), progress=False)
+        classes_and_maps.study(tmp_path, NetworkSetting(seeds=1, train=301, epochs=16, width=32), progress=False)
 
 
 def test_intervals_are_those_of_student() -> None:
@@ -188,9 +188,9 @@ def test_intervals_are_those_of_student() -> None:
 
 
 @pytest.mark.parametrize("name", ["seeds", "train", "epochs", "width"])
-def test_sizes_without_sense_are_refused(small: Setting, tmp_path: Path, name: str) -> None:
+def test_sizes_without_sense_are_refused(small: NetworkSetting, tmp_path: Path, name: str) -> None:
     with pytest.raises(pc.InputError, match=f"{name} is at least 1; got 0"):
-        classes_and_maps.study(tmp_path, Setting(**{name: 0}))
+        classes_and_maps.study(tmp_path, NetworkSetting(**{name: 0}))
     with pytest.raises(pc.InputError, match="has 400 images"):
-        classes_and_maps.study(tmp_path, Setting(train=500))
+        classes_and_maps.study(tmp_path, NetworkSetting(train=500))
     assert not list(tmp_path.iterdir())

@@ -14,12 +14,12 @@ RANDOM = ("random, rank 1", "random, rank 4", "random, rank 16")
 
 
 @pytest.fixture
-def concept() -> concept_matrix.Concept:
+def concept() -> concept_matrix.MeasuredConcept:
     texts = concepts.Texts(("a", "b", "c", "d"), ("no", "yes", "no", "yes"), (0, 0, 1, 1))
-    return concept_matrix.Concept("gender", texts, texts, texts.prompts, (1, 2))
+    return concept_matrix.MeasuredConcept("gender", texts, texts, texts.prompts, (1, 2))
 
 
-def test_an_edit_like_the_random_ones_has_ratio_one(concept: concept_matrix.Concept) -> None:
+def test_an_edit_like_the_random_ones_has_ratio_one(concept: concept_matrix.MeasuredConcept) -> None:
     """Shifts of random erasures grow as the root of their divergence; an edit is held against that at its own divergence."""
     kl = dict(zip(RANDOM, (0.01, 0.04, 0.16), strict=True)) | {"gender": 0.09, "politics": 0.04, "sentiment": 0.01}
     shift = {name: value**0.5 for name, value in kl.items()} | {"politics": 0.6, "sentiment": 0.05}
@@ -33,7 +33,7 @@ def test_an_edit_like_the_random_ones_has_ratio_one(concept: concept_matrix.Conc
     np.testing.assert_allclose(rows["low"], rows["ratio"], err_msg="all prompts moved alike")
 
 
-def test_the_contrast_is_of_the_second_class_over_the_first(concept: concept_matrix.Concept) -> None:
+def test_the_contrast_is_of_the_second_class_over_the_first(concept: concept_matrix.MeasuredConcept) -> None:
     values = {"unedited": [0.0, 2.0, 0.0, 2.0], "gender": [1.0, 1.0, 1.0, 1.0], "sentiment": [2.0, 0.0, 2.0, 0.0]}
     rest = {name: [0.0, 0.0, 0.0, 4.0] for name in ("politics", *concept_matrix.PROBED)}
     rows = pd.DataFrame(concept_matrix.contrasted(concept, pd.DataFrame(values | rest))).set_index("edit")
@@ -51,7 +51,7 @@ def test_everything_found_is_kept(tmp_path: Path) -> None:
     edits = ("unedited", *names, *concept_matrix.PROBED)
     rest = pd.DataFrame([{"edit": a, "concept": b, "contrast": 2.0, "accuracy": 0.5} for a in edits for b in names])
     made = concept_matrix.ConceptMatrix("tiny", 1, shifts, rest, rest, shifts)
-    concept_matrix._save(made, tmp_path)
+    made.save(tmp_path)
     np.testing.assert_array_equal(made.matrix(), 1 + 3 * np.eye(3))
     for name in ("shifts", "contrasts", "probes", "damage"):
         pd.testing.assert_frame_equal(pd.read_csv(tmp_path / f"{name}.csv"), getattr(made, name))

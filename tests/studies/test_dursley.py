@@ -7,11 +7,11 @@ import torch
 
 import patchclamp as pc
 from patchclamp.studies import copying, darkness, names
-from patchclamp.studies.names import Passage
+from patchclamp.studies.names import NamePassage
 
 NAME, OTHER = (7, 11), (50, 51)
 IDS = (3, 7, 11, 20, 21, 22, 23, 24, 25, 26, 27, 7, 11, 30, 31, 32, 33, 34, 7, 11, 40)
-FOUND = Passage("made up", IDS, NAME, (1, 11, 18))
+FOUND = NamePassage("made up", IDS, NAME, (1, 11, 18))
 
 
 def by_hand(model: pc.Model, ids: list[int], token: int) -> float:
@@ -47,7 +47,7 @@ def test_the_control_leaves_names_and_the_end_alone() -> None:
         assert not covered & set(FOUND.positions())
         assert max(covered) < FOUND.last - 4
     with pytest.raises(pc.InputError, match="too short for a control"):
-        copying._elsewhere(Passage("short", (1, 7, 11, 7, 11), NAME, (1, 3)), 1, 0)
+        copying._elsewhere(NamePassage("short", (1, 7, 11, 7, 11), NAME, (1, 3)), 1, 0)
 
 
 def test_all_heads_together_bring_everything_back(llama: pc.Model) -> None:
@@ -71,7 +71,7 @@ def test_places_are_those_of_the_next_token() -> None:
 
 
 def test_a_name_at_the_very_beginning_has_no_place_before_it() -> None:
-    begun = Passage("begun", IDS[1:], NAME, (0, 10, 17))
+    begun = NamePassage("begun", IDS[1:], NAME, (0, 10, 17))
     places = darkness._places(begun)
     assert len(places) == len(begun.ids)
     assert places[:2] == ["inside the first name", "after a name"]

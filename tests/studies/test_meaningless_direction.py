@@ -13,7 +13,7 @@ from patchclamp.studies.meaningless_direction import BREAK, GENDER, INSERT, NAME
 
 
 @pytest.fixture
-def setting(storyteller: pc.Model, monkeypatch: pytest.MonkeyPatch) -> meaningless_direction.Setting:
+def setting(storyteller: pc.Model, monkeypatch: pytest.MonkeyPatch) -> meaningless_direction.DrawReference:
     texts = ["A kind king went home.", "There was a time."]
     monkeypatch.setattr(gender, "neutral_texts", lambda *_, **__: texts)
     monkeypatch.setattr(meaningless_direction, "TEST_PAIRS", 3)
@@ -21,7 +21,7 @@ def setting(storyteller: pc.Model, monkeypatch: pytest.MonkeyPatch) -> meaningle
 
 
 def test_a_draw_trains_on_ten_and_holds_out_twenty(
-    storyteller: pc.Model, setting: meaningless_direction.Setting
+    storyteller: pc.Model, setting: meaningless_direction.DrawReference
 ) -> None:
     found, chosen, others = meaningless_direction.directions(storyteller, setting, 0, 2)
     assert list(found) == list(NAMES)
@@ -34,7 +34,7 @@ def test_a_draw_trains_on_ten_and_holds_out_twenty(
     assert again == found
 
 
-def test_shares_are_counted_by_hand(storyteller: pc.Model, setting: meaningless_direction.Setting) -> None:
+def test_shares_are_counted_by_hand(storyteller: pc.Model, setting: meaningless_direction.DrawReference) -> None:
     """A direction whose swap turns everything over breaks prompts; one that does nothing breaks none."""
     found, chosen, others = meaningless_direction.directions(storyteller, setting, 0, 1)
     weak = trained.direction_of(found[RANDOM], np_unit(storyteller), "no logit hangs on it")

@@ -100,7 +100,7 @@ def test_everything_found_is_kept(llama: pc.Model, texts: concepts.Texts, tmp_pa
     made = concepts.placed(llama, pc.directions.MeanDifference(), x, np.array(texts.labels), "resid_post.1", 1.0)
     response = llama.dose_response({"party": made}, [[5, 6, 7], [8, 9]], (5, 9), [-1, 1], [[5, 6, 7, 8], [9, 8, 7]])
     found = politics.Politics("tiny", 1, probes, shares, null, ((" a",), (" b",)), response, shares, shares)
-    politics._save(found, tmp_path)
+    found.save(tmp_path)
     assert pc.open(tmp_path / "dose") == response
     np.testing.assert_allclose(pd.read_csv(tmp_path / "deals.csv")["accuracy"], null)
     assert f"p = {found.p_value():.3f}" in (tmp_path / "report.html").read_text()

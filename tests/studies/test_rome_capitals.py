@@ -24,7 +24,7 @@ def test_everything_found_is_kept(llama: pc.Model, tmp_path: Path) -> None:
     frame = pd.DataFrame({"layer": [0, 1], "traced mlp_out": [0.1, 0.2], "score": [0.5, 0.6]})
     tables = {name: frame.assign(table=name) for name in ("scores", "unrelated", "layers", "facts")}
     found = rome_capitals.RomeCapitals("tiny", 1, **tables, example=rewrite, seconds=0.1)
-    rome_capitals._save(found, tmp_path)
+    found.save(tmp_path)
     for name, table in tables.items():
         pd.testing.assert_frame_equal(pd.read_csv(tmp_path / f"{name}.csv"), table)
     assert pc.open(tmp_path / "example") == rewrite

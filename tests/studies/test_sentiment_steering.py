@@ -42,8 +42,8 @@ def test_everything_found_is_kept(llama: pc.Model, found: dict[str, pc.Direction
     table = pd.DataFrame({"direction": list(here), "kl": 0.1})
     texts = pd.DataFrame({"prompt": ["It is", "We"], "sample": [0, 0], "plain": ["good", "go"]})
     judge = {"reviews": 0.9, "last 25 words": 0.8}
-    made = steering.SentimentSteering("tiny", 1, table, table, response, pd.DataFrame(rows), judge, texts)
-    steering._save(made, here, tmp_path)
+    made = steering.SentimentSteering("tiny", 1, table, table, response, pd.DataFrame(rows), judge, texts, here)
+    made.save(tmp_path)
     assert pc.open(tmp_path / "dose") == response
     assert pc.Direction.open(tmp_path / "directions" / "one-pair") == here["one pair"]
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "completions.csv"), texts)

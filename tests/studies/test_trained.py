@@ -26,7 +26,7 @@ def test_log_odds_are_of_one_token_against_the_rest() -> None:
 def test_what_is_trained_is_the_edit(kind: trained.Kind, edit: type) -> None:
     draw = torch.Generator().manual_seed(0)
     about, x = torch.randn(8, generator=draw).double(), torch.randn(5, 8, generator=draw).double()
-    along = trained.Along(about, kind, 0)
+    along = trained.TrainableProjection(about, kind, 0)
     assert torch.allclose(along(x), edit(along.unit().detach(), about).operation(x))
 
 

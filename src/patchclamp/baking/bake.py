@@ -16,10 +16,10 @@ from patchclamp.core.arguments import checked
 from patchclamp.core.errors import EditError, InputError, SiteError
 from patchclamp.core.kinds import Folder
 from patchclamp.core.result import library_versions
-from patchclamp.interventions.actions import place
+from patchclamp.core.tolerances import WEIGHTS
 from patchclamp.interventions.checkpoint import Agreement, agreement, check_folder, check_format, write_checkpoint
 from patchclamp.interventions.edits import Edit, Edits, as_edits
-from patchclamp.interventions.record import record_source
+from patchclamp.interventions.record import place
 from patchclamp.interventions.saving import save_edits
 from patchclamp.models.guard import check_kind
 from patchclamp.models.inputs import Prompt
@@ -33,9 +33,6 @@ NEUTRAL = (
     "def area(width, height):\n    return width *",
 )
 """Prompts on which a baked model is compared with the hooked one, besides the user's."""
-TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
-"""Largest difference of a logit from the hooked model's, relative to the largest: weights are rounded once, and hooks round
-each edited activation."""
 _SUGGESTIONS = {
     "attn_pattern": "edit 'z' or 'attn_out' instead",
     "mlp_pre": "nearest: 'mlp_in' or 'mlp_act'",
@@ -130,7 +127,7 @@ def export(
 def _tolerance(model: OpenModel, tolerance: float | None) -> float:
     if tolerance is not None and not tolerance > 0:
         raise InputError(f"tolerance must be above 0, got {tolerance}")
-    return TOLERANCE[model.dtype] if tolerance is None else tolerance
+    return WEIGHTS.of(model.dtype) if tolerance is None else tolerance
 
 
 def _read_arguments(model: OpenModel, edits: Edits, prompts: Any) -> tuple[list[Edit], list[Prompt]]:
@@ -171,7 +168,7 @@ def _neutral_prompts(model: OpenModel) -> list[Prompt]:
 def _fold(model: OpenModel, edits: Sequence[Edit], prompts: Sequence[Prompt]) -> Folding:
     if not prompts:
         raise InputError("this model has no tokens, so prompts= are needed: inputs to compare on")
-    actions = place(model, edits, prompts, record_source)[0]
+    actions = place(model, edits, prompts)[0]
     wiring, folding = Wiring(model, prompts[0]), Folding(model)
     look_ahead(wiring, [action.site for action in actions])
     stream: dict[Site, Affine] = {}

@@ -19,10 +19,9 @@ from patchclamp.core.digest import weights_digest
 from patchclamp.core.errors import EditError, InputError, missing_dependency
 from patchclamp.core.files import MALFORMED, atomic_file, reading
 from patchclamp.core.kinds import File
-from patchclamp.interventions.actions import place
+from patchclamp.interventions import operations
 from patchclamp.interventions.edits import Add, Edit, Edits, as_edits
-from patchclamp.interventions.operations import Add as Adding
-from patchclamp.interventions.record import record_source
+from patchclamp.interventions.record import place
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import OpenModel
 
@@ -115,7 +114,7 @@ def _vectors(model: OpenModel, edits: list[Edit]) -> dict[int, Tensor]:
         raise EditError("no edits were given, so there is no control vector to write")
     for edit in edits:
         name = type(edit.operation).__name__
-        if not isinstance(edit.operation, Adding):
+        if not isinstance(edit.operation, operations.Add):
             raise EditError(
                 f"pc.{name} at {', '.join(edit.sites) or 'no site'}: llama.cpp only adds vectors; nearest: pc.Add, or pc.export "
                 "(a checkpoint, which can be converted)"
@@ -126,9 +125,9 @@ def _vectors(model: OpenModel, edits: list[Edit]) -> dict[int, Tensor]:
                 "adds at all; nearest: the same edit at='all' without where="
             )
     vectors: dict[int, Tensor] = {}
-    for action in place(model, edits, [Prompt((0,))], record_source)[0]:
+    for action in place(model, edits, [Prompt((0,))])[0]:
         site, operation = action.site, action.operation
-        assert isinstance(operation, Adding)
+        assert isinstance(operation, operations.Add)
         if site.component != "resid_post" or site.unit is not None or not site.layer:
             raise EditError(
                 f"pc.Add at {site}: llama.cpp adds after the layers 1..{model.sites.n_layers - 1}, and refuses others; nearest: "

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from patchclamp.core.errors import PatchclampError, SiteError
 from patchclamp.core.interrupts import guarded
+from patchclamp.core.tolerances import ARCHITECTURE
 from patchclamp.interventions.record import record_source
 from patchclamp.interventions.sources import Source
-from patchclamp.interventions.verification import TOLERANCE
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.sitemap import columns_of
@@ -88,7 +88,7 @@ def _is_projection(wiring: Wiring, path: str) -> bool:
     product = x @ oriented(module).detach().to("cpu", torch.float64)
     if module.bias is not None:
         product = product + module.bias.detach().to("cpu", torch.float64)
-    return bool((product - y).abs().max() <= TOLERANCE[wiring.model.dtype] * y.abs().max())
+    return bool((product - y).abs().max() <= ARCHITECTURE.of(wiring.model.dtype) * y.abs().max())
 
 
 def port(path: str, side: Literal["in", "out"]) -> Site:

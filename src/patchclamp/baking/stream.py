@@ -21,7 +21,7 @@ from patchclamp.baking.affine import Affine
 from patchclamp.baking.folding import Folding
 from patchclamp.baking.spots import Spot, Wiring, look_ahead, port, spots_of
 from patchclamp.core.errors import EditError, SiteError
-from patchclamp.interventions.verification import TOLERANCE
+from patchclamp.core.tolerances import ARCHITECTURE
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.sites import Site
 
@@ -123,7 +123,7 @@ def _fold_everywhere(
     look_ahead(wiring, [Site(name, layer) for layer in layers for name in ("attn_out", "mlp_out")])
     for layer in layers:
         parts = [Site(name, layer) for name in ("resid_pre", "attn_out", "mlp_out")]
-        if wiring.sum_error(Site("resid_post", layer), parts) > TOLERANCE[wiring.model.dtype]:
+        if wiring.sum_error(Site("resid_post", layer), parts) > ARCHITECTURE.of(wiring.model.dtype):
             raise SiteError(f"resid_post.{layer} is not the sum of resid_pre, attn_out and mlp_out in this model")
         for site in parts[1:]:
             for spot in spots_of(wiring, site):

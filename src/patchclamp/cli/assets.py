@@ -13,11 +13,7 @@ app = App(name="assets", help="List, fetch, find and check the catalogue's model
 
 @app.command(name="list")
 def list_(*, as_json: Json = False) -> None:
-    """List every asset: what it is, its licence and size, and whether it is in the cache.
-
-    Args:
-        as_json: Print JSON.
-    """
+    """List every asset: what it is, its licence and size, and whether it is in the cache."""
     rows = [
         {
             "name": asset.name, "kind": asset.kind, "MB": asset.megabytes, "licence": asset.licence,
@@ -34,7 +30,6 @@ def fetch(name: Annotated[list[str], Parameter(negative="")], *, as_json: Json =
 
     Args:
         name: Names of assets, or all.
-        as_json: Print JSON.
     """
     wanted = list(pc.catalogue.ASSETS) if name == ["all"] else name
     found = {item: str(pc.catalogue.fetch(item)) for item in wanted}
@@ -47,7 +42,6 @@ def where(name: str, *, as_json: Json = False) -> None:
 
     Args:
         name: Name of an asset.
-        as_json: Print JSON.
     """
     folder = str(pc.catalogue.where(name))
     show({"name": name, "folder": folder} if as_json else folder, as_json=as_json)
@@ -59,7 +53,6 @@ def verify(name: Annotated[list[str] | None, Parameter(negative="")] = None, *, 
 
     Args:
         name: Names of assets; all that are fetched by default.
-        as_json: Print JSON.
     """
     wanted = name or [asset.name for asset in pc.catalogue.ASSETS.values() if pc.catalogue.is_fetched(asset)]
     rows = [{"name": item, "files": len(pc.catalogue.verify(item)), "intact": True} for item in wanted]

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from patchclamp.cli.options import Json, Opening, Out
+from patchclamp.cli.options import Json, ModelName, Opening, Out
 from patchclamp.cli.output import keep, say, show
 from patchclamp.cli.specs import ReadName, position, reads_of
 from patchclamp.cli.sweep import by_read, strongest
@@ -14,7 +14,7 @@ command = App(name="attribute", help="Estimate activation patching by gradient, 
 
 @command.default
 def attribute(
-    model: str,
+    model: ModelName,
     source: str,
     into: str,
     *,
@@ -33,7 +33,6 @@ def attribute(
     """Estimate what patching one run into another would do.
 
     Args:
-        model: Catalogue name, Hugging Face id or folder.
         source: The prompt whose activations are taken.
         into: The prompt that receives them.
         site: Where; resid_post by default, `z.*.h*` for every head.
@@ -44,9 +43,6 @@ def attribute(
         integrate: Points of integrated gradients.
         check: Random cells run exactly.
         layers: How the figure turns.
-        out: Folder to save everything in.
-        opening: How to open the model.
-        as_json: Print JSON.
     """
     opened = opening.load(model)
     sites = site or ["resid_post"]

@@ -15,7 +15,7 @@ from patchclamp.core.files import read_text
 
 @Parameter(name="*", group="Labelled texts")
 @dataclass(frozen=True)
-class Texts:
+class TextFiles:
     """Where the texts are and what they stand for."""
 
     negative: Path | None = None

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter
 
 import patchclamp as pc
-from patchclamp.cli.options import Json, Opening, Out
+from patchclamp.cli.options import Json, ModelName, Opening, Out
 from patchclamp.cli.output import keep, show
 from patchclamp.core.errors import InputError, unknown
 from patchclamp.core.files import read_text
@@ -17,7 +17,7 @@ command = App(name="curves", help="The logit lens over a corpus: every metric by
 
 @command.default
 def curves(
-    model: str,
+    model: ModelName,
     corpus: str,
     *,
     tokens: int = 20_000,
@@ -33,7 +33,6 @@ def curves(
     """Look at a corpus through the model's own head, at every layer.
 
     Args:
-        model: Catalogue name, Hugging Face id or folder.
         corpus: gutenberg, gutenberg:TITLE, or a text file.
         tokens: How many tokens to read.
         length: Tokens of a sequence.
@@ -41,9 +40,6 @@ def curves(
         at: Positions of every sequence.
         metric: What the table and the figure show; surprisal, rank, kl and agreement by default.
         tuned: A tuned lens: the folder that tune-lens made, or a Hugging Face id; drawn beside the logit lens.
-        out: Folder to save everything in.
-        opening: How to open the model.
-        as_json: Print JSON.
     """
     from patchclamp.cli.specs import position
     from patchclamp.figures.lens_curves import SHOWN

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
-from patchclamp.cli.concepts import Texts, lines
-from patchclamp.cli.options import Json, Opening
+from patchclamp.cli.concepts import TextFiles, lines
+from patchclamp.cli.options import Json, ModelName, Opening
 from patchclamp.cli.output import remember, say, show
 from patchclamp.cli.specs import position
 from patchclamp.cli.steer import Kind, edits_of, model_of
@@ -22,14 +22,14 @@ About = Literal["mean", "median", "midpoint", "zero"]
 
 @app.command
 def fit(
-    model: str,
+    model: ModelName,
     *,
     site: str,
     out: Path,
     method: str = "mean",
     option: Annotated[list[str] | None, Parameter(negative="")] = None,
     answer: Annotated[list[str] | None, Parameter(negative="")] = None,
-    texts: Texts = Texts(),  # noqa: B008
+    texts: TextFiles = TextFiles(),  # noqa: B008
     at: str = "rest",
     holdout: float = 0.25,
     seed: int = 0,
@@ -40,7 +40,6 @@ def fit(
     """Fit a direction on labelled texts.
 
     Args:
-        model: Catalogue name, Hugging Face id or folder.
         site: Where, as resid_post.8; resid_post fits every layer, each into a folder of its own.
         out: Folder for the direction.
         method: How: mean, leace, rlace, sal, inlp, logistic, pca, gradient, actadd or random.
@@ -51,8 +50,6 @@ def fit(
         holdout: Share of the groups that is held out and measured on.
         seed: Of that choice, and of the random control.
         overwrite: Write into a folder that holds something else, whose files stay, but for other things of patchclamp's.
-        opening: How to open the model.
-        as_json: Print JSON.
     """
     from patchclamp.directions.methods import method_of
 
@@ -157,8 +154,6 @@ def apply(
         at: Positions; all but the first by default.
         model: Another name or folder of the same model.
         k: How many tokens.
-        opening: How to open the model.
-        as_json: Print JSON.
     """
     from patchclamp.directions.direction import Direction
 
@@ -182,7 +177,7 @@ def apply(
 def eval(
     direction: Path,
     *,
-    texts: Texts = Texts(),  # noqa: B008
+    texts: TextFiles = TextFiles(),  # noqa: B008
     answer: Annotated[list[str] | None, Parameter(negative="")] = None,
     neutral: Path | None = None,
     model: str | None = None,
@@ -201,8 +196,6 @@ def eval(
         model: Another name or folder of the same model.
         seed: Of probes and of the random control.
         out: Folder to save the results in.
-        opening: How to open the model.
-        as_json: Print JSON.
     """
     from patchclamp.directions.direction import Direction
 
@@ -248,8 +241,6 @@ def export(
         about: From where erase measures.
         gguf: Write a control vector instead.
         model: Another name or folder of the same model.
-        opening: How to open the model.
-        as_json: Print JSON.
     """
     from patchclamp.directions.direction import Direction
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
-from patchclamp.cli.options import Json, Opening, Out
+from patchclamp.cli.options import Json, ModelName, Opening, Out
 from patchclamp.cli.output import keep, say, show
 
 app = App(name="edit", help="Rewrite what a model knows; the model itself stays as it is.")
@@ -13,7 +13,7 @@ app = App(name="edit", help="Rewrite what a model knows; the model itself stays 
 
 @app.command
 def fact(
-    model: str,
+    model: ModelName,
     prompt: str,
     *,
     subject: str,
@@ -38,7 +38,6 @@ def fact(
     """Give a subject another answer, by an update of rank one in one MLP (ROME).
 
     Args:
-        model: Catalogue name, Hugging Face id or folder.
         prompt: The prompt, with {} for the subject or with the subject in it.
         subject: Its text.
         target: The new answer, one token with its leading space.
@@ -54,10 +53,7 @@ def fact(
         clamp: Longest change, in lengths of the value.
         seed: Of the sampling.
         try_: Another prompt to run before and after; may be repeated.
-        out: Folder to save everything in.
         export: Folder for a checkpoint of the rewritten model.
-        opening: How to open the model.
-        as_json: Print JSON.
     """
     from patchclamp.interventions.checkpoint import check_folder
 

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
-from patchclamp.cli.options import Edits, Json, Opening, Out, Short
+from patchclamp.cli.options import Edits, Json, ModelName, Opening, Out, Short
 from patchclamp.cli.output import keep, show
 from patchclamp.cli.specs import edits_of
 
@@ -13,7 +13,7 @@ command = App(name="generate", help="Generate text under edits, beside the text 
 
 @command.default
 def generate(
-    model: str,
+    model: ModelName,
     prompt: Annotated[list[str], Parameter(negative="")],
     *,
     edit: Edits = None,
@@ -30,7 +30,6 @@ def generate(
     """Generate text.
 
     Args:
-        model: Catalogue name, Hugging Face id or folder.
         prompt: One or more texts.
         edit: Edits as JSON.
         short: One edit as options; --at prompt, generated or all.
@@ -39,9 +38,6 @@ def generate(
         temperature: Sample at this temperature; greedy without it.
         samples: How many texts of each prompt, with --temperature.
         stop: A text ends with any of these strings.
-        out: Folder to save everything in.
-        opening: How to open the model.
-        as_json: Print JSON.
     """
     opened = opening.load(model)
     settings: dict[str, Any] = {} if temperature is None else {"do_sample": True, "temperature": temperature}

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from patchclamp.cli.options import Json, Opening, Out
+from patchclamp.cli.options import Json, ModelName, Opening, Out
 from patchclamp.cli.output import keep, say, show
 
 command = App(
@@ -14,7 +14,7 @@ command = App(
 
 @command.default
 def heads(
-    model: str,
+    model: ModelName,
     *,
     text: str | None = None,
     word: str | None = None,
@@ -32,7 +32,6 @@ def heads(
     """Score heads on random tokens that come twice, or on a text in which a word recurs.
 
     Args:
-        model: Catalogue name, Hugging Face id or folder.
         text: A text with a word that recurs.
         word: The word, with its leading space.
         length: Random tokens of a block, which comes twice.
@@ -42,9 +41,6 @@ def heads(
         score: Which score the table is of.
         top: Heads in the table.
         layers: How the figure turns.
-        out: Folder to save everything in.
-        opening: How to open the model.
-        as_json: Print JSON.
     """
     opened = opening.load(model)
     found = opened.head_scores(text, word, length=length, samples=samples, seed=seed, draws=draws)

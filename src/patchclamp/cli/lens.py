@@ -6,7 +6,7 @@ import numpy as np
 from cyclopts import App, Parameter
 
 import patchclamp as pc
-from patchclamp.cli.options import Json, Opening, Out
+from patchclamp.cli.options import Json, ModelName, Opening, Out
 from patchclamp.cli.output import keep, show
 from patchclamp.cli.specs import position
 from patchclamp.core.errors import InputError, unknown
@@ -17,7 +17,7 @@ command = App(name="lens", help="What each layer would predict if it were the la
 
 @command.default
 def lens(
-    model: str,
+    model: ModelName,
     prompt: str,
     *,
     site: Annotated[list[str] | None, Parameter(negative="")] = None,
@@ -34,7 +34,6 @@ def lens(
     """Look at every layer through the model's own head.
 
     Args:
-        model: Catalogue name, Hugging Face id or folder.
         prompt: The text.
         site: Where; resid_post by default, resid_mid.0-5 for some layers.
         at: Positions.
@@ -43,9 +42,6 @@ def lens(
         metric: What the table and the figure's colours show, as rank, kl or entropy.
         tuned: A tuned lens: the folder that tune-lens made, or a Hugging Face id.
         layers: How the figure turns.
-        out: Folder to save everything in.
-        opening: How to open the model.
-        as_json: Print JSON.
     """
     if metric not in METRICS:
         raise InputError(unknown("metric", metric, METRICS))

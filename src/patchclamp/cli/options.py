@@ -29,6 +29,8 @@ def _free_for_study(_: object, folder: Path) -> None:
 
 Out = Annotated[Path | None, Parameter(help="Folder to save everything in.", validator=_free)]
 Home = Annotated[Path, Parameter(validator=_free_for_study)]
+StudyOut = Annotated[Home, Parameter(help="Folder for tables, pictures and the report.")]
+ModelName = Annotated[str, Parameter(help="Catalogue name, Hugging Face id or folder.")]
 Edits = Annotated[
     list[EditSpec] | None,
     Parameter(

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from patchclamp.cli.options import Json, Opening, Out
+from patchclamp.cli.options import Json, ModelName, Opening, Out
 from patchclamp.cli.output import keep, say, show
 from patchclamp.cli.specs import ReadName, position, reads_of
 from patchclamp.cli.sweep import by_read, strongest
@@ -14,7 +14,7 @@ command = App(name="patch", help="Put one run's activations into another, a cell
 
 @command.default
 def patch(
-    model: str,
+    model: ModelName,
     source: str,
     into: str,
     *,
@@ -34,7 +34,6 @@ def patch(
     """Patch one run into another.
 
     Args:
-        model: Catalogue name, Hugging Face id or folder.
         source: The prompt whose activations are taken.
         into: The prompt that receives them.
         site: Where; resid_post by default, `z.*.h*` for every head.
@@ -46,9 +45,6 @@ def patch(
         verify: Run this many random cells again the slow way.
         checkpoint: Folder from which interrupted work goes on.
         layers: How the figure turns.
-        out: Folder to save everything in.
-        opening: How to open the model.
-        as_json: Print JSON.
     """
     opened = opening.load(model)
     sites = site or ["resid_post"]

@@ -6,7 +6,7 @@ import numpy as np
 from cyclopts import App, Parameter
 
 from patchclamp.cli.lens import plain_rows
-from patchclamp.cli.options import Json, Opening, Out
+from patchclamp.cli.options import Json, ModelName, Opening, Out
 from patchclamp.cli.output import keep, show
 from patchclamp.cli.specs import position
 from patchclamp.core.errors import InputError, unknown
@@ -17,7 +17,7 @@ command = App(name="patchscope", help="Put a prompt's states into another prompt
 
 @command.default
 def patchscope(
-    model: str,
+    model: ModelName,
     prompt: str,
     *,
     target: str | None = None,
@@ -36,7 +36,6 @@ def patchscope(
     """Let a model describe its own states.
 
     Args:
-        model: Catalogue name, Hugging Face id or folder.
         prompt: The text whose states are taken.
         target: The prompt that they are put into; the paper's token identity prompt by default.
         site: Where states are taken; resid_post by default.
@@ -47,9 +46,6 @@ def patchscope(
         max_new_tokens: Tokens to generate after the target.
         metric: What the figure's colours show, as rank, kl or surprisal.
         layers: How the figure turns.
-        out: Folder to save everything in.
-        opening: How to open the model.
-        as_json: Print JSON.
     """
     if metric not in METRICS:
         raise InputError(unknown("metric", metric, METRICS))

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from patchclamp.cli.options import Json, Opening, Out
+from patchclamp.cli.options import Json, ModelName, Opening, Out
 from patchclamp.cli.output import keep, say, show
 from patchclamp.cli.specs import ReadName, position, reads_of
 from patchclamp.cli.sweep import by_read, strongest
@@ -14,7 +14,7 @@ command = App(name="path", help="Path patching: what senders do to the answer th
 
 @command.default
 def path(
-    model: str,
+    model: ModelName,
     source: str,
     into: str,
     *,
@@ -37,7 +37,6 @@ def path(
     """Patch paths.
 
     Args:
-        model: Catalogue name, Hugging Face id or folder.
         source: The prompt from which senders are patched.
         into: The prompt that is run.
         sender: What sends; every head (`z.*.h*`) by default.
@@ -52,9 +51,6 @@ def path(
         verify: Run this many random cells again the slow way.
         checkpoint: Folder from which interrupted work goes on.
         layers: How the figure turns.
-        out: Folder to save everything in.
-        opening: How to open the model.
-        as_json: Print JSON.
     """
     opened = opening.load(model)
     senders, receivers = sender or ["z.*.h*"], receiver or ["final_norm"]

@@ -47,9 +47,7 @@ def segment(
         method: sampled works for networks that are not piecewise linear.
         samples: Of the sampled method.
         limit: Crossings at which the walk stops.
-        out: Folder to save everything in.
         opening: How to open the model; dtype is what to compute in.
-        as_json: Print JSON.
     """
     model = open_network(network, opening)
     dtype = opening.dtype if opening.dtype in ("float32", "float64") else None
@@ -88,9 +86,6 @@ def codes(
         at: Which tokens of a language model are rows.
         labels: Of the rows.
         neighbours: Of how many nearest codes the share with the row's own label is told.
-        out: Folder to save everything in.
-        opening: How to open the model.
-        as_json: Print JSON.
     """
     import pandas as pd
 
@@ -154,9 +149,6 @@ def cluster(
         pca: Principal components to cluster in.
         seed: Of everything random.
         cards: Print so many of the largest clusters of codes, too.
-        out: Folder to save everything in.
-        opening: How to open the model.
-        as_json: Print JSON.
     """
     model = open_network(network, opening)
     x, known = _labelled(rows, network, labels)
@@ -215,9 +207,6 @@ def plane(
         force: Begin all the same, and stop at max_regions with what was found.
         lines: Draw so many exact lines instead of polygons; the cost does not hang on the number of regions.
         color: What the figure's colours say.
-        out: Folder to save everything in.
-        opening: How to open the model.
-        as_json: Print JSON.
     """
     if box is not None and len(box) not in (1, 4):
         raise InputError(f"box has 1 number or 4, not {len(box)}")
@@ -274,9 +263,6 @@ def scale(
         labels: Classes of the rows, as numbers; known for pictures.
         at: Positions of a language model.
         seed: Of the controls.
-        out: Folder to save everything in.
-        opening: How to open the model.
-        as_json: Print JSON.
     """
     from patchclamp.cli.specs import position
 

@@ -33,7 +33,6 @@ def repeat(
         folder: What a verb left under --out, or Result.save wrote.
         network: The network to repeat it with; the recorded one by default. A Python file has to be named here.
         out: Folder for the new result.
-        as_json: Print JSON.
     """
     from patchclamp.repeating import announcement
 

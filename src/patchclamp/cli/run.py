@@ -4,7 +4,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from patchclamp.cli.options import Edits, Json, Opening, Out, Short
+from patchclamp.cli.options import Edits, Json, ModelName, Opening, Out, Short
 from patchclamp.cli.output import keep, show
 from patchclamp.cli.specs import edits_of
 
@@ -13,7 +13,7 @@ command = App(name="run", help="Run a prompt under edits: the likeliest next tok
 
 @command.default
 def run(
-    model: str,
+    model: ModelName,
     prompt: str,
     *,
     edit: Edits = None,
@@ -27,15 +27,11 @@ def run(
     """Run a prompt under edits.
 
     Args:
-        model: Catalogue name, Hugging Face id or folder.
         prompt: The text.
         edit: Edits as JSON.
         short: One edit as options.
         record: Sites to save.
         k: How many tokens to show.
-        out: Folder to save everything in.
-        opening: How to open the model.
-        as_json: Print JSON.
     """
     opened = opening.load(model)
     edits = edits_of(opened, short, edit)

@@ -54,8 +54,6 @@ def steer(
         temperature: Sample at this temperature; greedy without it.
         out: Folder to save every completion in: the plain one and each edit's in a folder of its name, the last one in the folder
             itself too, and all texts in completions.csv.
-        opening: How to open the model.
-        as_json: Print JSON.
     """
     from patchclamp.directions.direction import Direction
 

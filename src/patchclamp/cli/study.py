@@ -4,14 +4,17 @@ import random
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
-from patchclamp.cli.options import Home, Json, Opening
+from patchclamp.cli.options import Home, Json, ModelName, Opening, StudyOut
 from patchclamp.cli.output import remember, show
 from patchclamp.core.errors import InputError
 from patchclamp.core.files import read_text
+
+if TYPE_CHECKING:
+    from patchclamp.studies.result import StudyResult
 
 app = App(name="study", help="Run an experiment from beginning to end and leave its tables, pictures and report.")
 
@@ -19,19 +22,12 @@ app = App(name="study", help="Run an experiment from beginning to end and leave 
 @app.command
 def activation_addition(
     *,
-    model: str = "smollm2-135m",
-    out: Home = Path("out/activation-addition"),
+    model: ModelName = "smollm2-135m",
+    out: StudyOut = Path("out/activation-addition"),
     opening: Opening = Opening(),  # noqa: B008
     as_json: Json = False,
 ) -> None:
-    """Add the embedding of " Rome" to a model that completes "The capital of Spain is".
-
-    Args:
-        model: Catalogue name, Hugging Face id or folder.
-        out: Folder for tables, pictures and the report.
-        opening: How to open the model.
-        as_json: Print JSON.
-    """
+    """Add the embedding of " Rome" to a model that completes "The capital of Spain is"."""
     from patchclamp.studies.activation_addition import study
 
     _tell(study(opening.load(model), out), out, "activation-addition", {"model": model, **opening.as_config()}, as_json)
@@ -40,26 +36,22 @@ def activation_addition(
 @app.command
 def facts(
     *,
-    model: str = "smollm2-135m",
+    model: ModelName = "smollm2-135m",
     template: str = "The capital of {} is the city of",
     most: int = 40,
     samples: int = 4,
     seed: int = 0,
-    out: Home = Path("out/facts"),
+    out: StudyOut = Path("out/facts"),
     opening: Opening = Opening(),  # noqa: B008
     as_json: Json = False,
 ) -> None:
     """Trace the capitals that a model knows, as in ROME, and average over them. Killed work goes on from its folder.
 
     Args:
-        model: Catalogue name, Hugging Face id or folder.
         template: A prompt with {} for the country.
         most: How many facts.
         samples: Draws of noise for each fact.
         seed: Of the noise.
-        out: Folder for tables, pictures and the report.
-        opening: How to open the model.
-        as_json: Print JSON.
     """
     from patchclamp.studies.facts import study
 
@@ -71,30 +63,26 @@ def facts(
 @app.command
 def dursley(
     *,
-    model: str = "smollm2-135m",
+    model: ModelName = "smollm2-135m",
     text: Path | None = None,
     name: str = " Dursley",
     other: str | None = None,
     passages: int = 12,
     samples: int = 4,
     seed: int = 0,
-    out: Home = Path("out/dursley"),
+    out: StudyOut = Path("out/dursley"),
     opening: Opening = Opening(),  # noqa: B008
     as_json: Json = False,
 ) -> None:
     """A name that comes again: lens, neuron importances and their means side by side; what earlier occurrences are worth; darkness.
 
     Args:
-        model: Catalogue name, Hugging Face id or folder.
         text: A text file in which the name recurs; the study's own by default.
         name: The name, with its leading space.
         other: A name of as many tokens that takes its place; by default one is found.
         passages: How many passages of novels to test on.
         samples: Draws of noise for the neurons.
         seed: Of noise, random heads, places and passages.
-        out: Folder for tables, pictures and the report.
-        opening: How to open the model.
-        as_json: Print JSON.
     """
     from patchclamp.studies import dursley as experiment
 
@@ -107,19 +95,12 @@ def dursley(
 @app.command
 def rome_capitals(
     *,
-    model: str = "smollm2-135m",
-    out: Home = Path("out/rome-capitals"),
+    model: ModelName = "smollm2-135m",
+    out: StudyOut = Path("out/rome-capitals"),
     opening: Opening = Opening(),  # noqa: B008
     as_json: Json = False,
 ) -> None:
-    """Rewrite the capitals that a model knows, as in ROME, and measure what was learnt and what was broken.
-
-    Args:
-        model: Catalogue name, Hugging Face id or folder.
-        out: Folder for tables, pictures and the report.
-        opening: How to open the model.
-        as_json: Print JSON.
-    """
+    """Rewrite the capitals that a model knows, as in ROME, and measure what was learnt and what was broken."""
     from patchclamp.studies.rome_capitals import study
 
     found = study(opening.load(model), out)
@@ -129,20 +110,16 @@ def rome_capitals(
 @app.command
 def gender_erasure(
     *,
-    model: str = "smollm2-135m",
+    model: ModelName = "smollm2-135m",
     layer: Annotated[list[int] | None, Parameter(negative="", consume_multiple=True)] = None,
-    out: Home = Path("out/gender-erasure"),
+    out: StudyOut = Path("out/gender-erasure"),
     opening: Opening = Opening(),  # noqa: B008
     as_json: Json = False,
 ) -> None:
     """Erase, swap and double gender by five directions at every layer: bias, damage, probes, completions.
 
     Args:
-        model: Catalogue name, Hugging Face id or folder.
         layer: Which layers to try; eight by default.
-        out: Folder for tables, pictures and the report.
-        opening: How to open the model.
-        as_json: Print JSON.
     """
     from patchclamp.studies.gender_erasure import study
 
@@ -153,24 +130,20 @@ def gender_erasure(
 @app.command
 def meaningless_direction(
     *,
-    model: str = "smollm2-135m",
+    model: ModelName = "smollm2-135m",
     layer: int | None = None,
     draws: int = 3,
     steps: int = 20,
-    out: Home = Path("out/meaningless-direction"),
+    out: StudyOut = Path("out/meaningless-direction"),
     opening: Opening = Opening(),  # noqa: B008
     as_json: Json = False,
 ) -> None:
     """Train directions to break ten unconnected prompts, beside gender's own. Killed work goes on from its folder.
 
     Args:
-        model: Catalogue name, Hugging Face id or folder.
         layer: Whose residual stream is edited; the middle one by default.
         draws: Sets of ten prompts.
         steps: Of training, for each trained direction.
-        out: Folder for tables, pictures and the report.
-        opening: How to open the model.
-        as_json: Print JSON.
     """
     from patchclamp.studies.meaningless_direction import study
 
@@ -200,8 +173,6 @@ def dropout(
         rounds: Of stories to learn from, 64 stories each.
         steps: Of training.
         out: Folder for stories, models, tables, pictures and the report.
-        opening: How to open the models.
-        as_json: Print JSON.
     """
     from patchclamp.studies.dropout import study
     from patchclamp.studies.training import Shape
@@ -218,19 +189,12 @@ def dropout(
 @app.command
 def sentiment_steering(
     *,
-    model: str = "smollm2-135m",
-    out: Home = Path("out/sentiment-steering"),
+    model: ModelName = "smollm2-135m",
+    out: StudyOut = Path("out/sentiment-steering"),
     opening: Opening = Opening(),  # noqa: B008
     as_json: Json = False,
 ) -> None:
-    """Steer sentiment by directions of film reviews: dose and response, damage, and completions heard by a judge.
-
-    Args:
-        model: Catalogue name, Hugging Face id or folder.
-        out: Folder for tables, pictures and the report.
-        opening: How to open the model.
-        as_json: Print JSON.
-    """
+    """Steer sentiment by directions of film reviews: dose and response, damage, and completions heard by a judge."""
     from patchclamp.studies.sentiment_steering import study
 
     found = study(opening.load(model), out)
@@ -240,22 +204,18 @@ def sentiment_steering(
 @app.command
 def politics(
     *,
-    model: str = "smollm2-135m",
+    model: ModelName = "smollm2-135m",
     layer: int = 15,
     each: int = 16,
-    out: Home = Path("out/politics"),
+    out: StudyOut = Path("out/politics"),
     opening: Opening = Opening(),  # noqa: B008
     as_json: Json = False,
 ) -> None:
     """Look for a direction of party in State of the Union speeches, tested on held-out presidents.
 
     Args:
-        model: Catalogue name, Hugging Face id or folder.
         layer: Of the residual stream.
         each: Passages a president.
-        out: Folder for tables, pictures and the report.
-        opening: How to open the model.
-        as_json: Print JSON.
     """
     from patchclamp.studies.politics import study
 
@@ -266,22 +226,18 @@ def politics(
 @app.command
 def concept_matrix(
     *,
-    model: str = "smollm2-135m",
+    model: ModelName = "smollm2-135m",
     layer: int = 15,
     count: int = 80,
-    out: Home = Path("out/concept-matrix"),
+    out: StudyOut = Path("out/concept-matrix"),
     opening: Opening = Opening(),  # noqa: B008
     as_json: Json = False,
 ) -> None:
     """Erase gender, politics and sentiment, each measured on every one, beside random erasures that damage as much.
 
     Args:
-        model: Catalogue name, Hugging Face id or folder.
         layer: Of the residual stream.
         count: Film reviews to fit on; the other texts follow it.
-        out: Folder for tables, pictures and the report.
-        opening: How to open the model.
-        as_json: Print JSON.
     """
     from patchclamp.studies.concept_matrix import study
 
@@ -294,24 +250,20 @@ def concept_matrix(
 @app.command
 def polytopes_smollm2(
     *,
-    model: str = "smollm2-135m",
+    model: ModelName = "smollm2-135m",
     layer: Annotated[list[int] | None, Parameter(negative="", consume_multiple=True)] = None,
     count: int = 36,
     seed: int = 0,
-    out: Home = Path("out/polytopes-smollm2"),
+    out: StudyOut = Path("out/polytopes-smollm2"),
     opening: Opening = Opening(),  # noqa: B008
     as_json: Json = False,
 ) -> None:
     """Cluster tokens by spline code, beside pre-activations, activations and random hyperplanes at equal number and coverage.
 
     Args:
-        model: Catalogue name, Hugging Face id or folder.
         layer: Whose MLPs; 2, 8 and 14 by default.
         count: Sequences of 1,024 tokens.
         seed: Of hyperplanes, k-means, half-samples and shuffles.
-        out: Folder for tables, pictures and the report.
-        opening: How to open the model.
-        as_json: Print JSON.
     """
     from patchclamp.studies.polytopes_smollm2 import LAYERS, study
 
@@ -329,7 +281,7 @@ def classes_and_maps(
     train: int = 10_000,
     epochs: int = 5,
     width: int = 256,
-    out: Home = Path("out/classes-and-maps"),
+    out: StudyOut = Path("out/classes-and-maps"),
     as_json: Json = False,
 ) -> None:
     """Networks of nearest points beside ReLU networks; and gates and maps of one network, taken apart. Goes on from its folder.
@@ -340,13 +292,11 @@ def classes_and_maps(
         train: Images to learn from.
         epochs: Passes over them.
         width: Of the two hidden layers that are taken apart.
-        out: Folder for tables, pictures and the report.
-        as_json: Print JSON.
     """
-    from patchclamp.studies.classes_and_maps import Setting, study
+    from patchclamp.studies.classes_and_maps import NetworkSetting, study
 
     options = {"data": data, "seeds": seeds, "train": train, "epochs": epochs, "width": width}
-    found = study(out, Setting(**options), progress=True)  # type: ignore[arg-type]
+    found = study(out, NetworkSetting(**options), progress=True)  # type: ignore[arg-type]
     _tell(found, out, "classes-and-maps", options, as_json)
 
 
@@ -359,7 +309,7 @@ def polytopes_mnist(
     epochs: int = 10,
     width: int = 512,
     pairs: int = 300,
-    out: Home = Path("out/polytopes-mnist"),
+    out: StudyOut = Path("out/polytopes-mnist"),
     as_json: Json = False,
 ) -> None:
     """The polytope lens on digits: clusters of codes, crossings between images, scaling, adversarial paths, with controls.
@@ -371,8 +321,6 @@ def polytopes_mnist(
         epochs: Of training.
         width: Of the networks.
         pairs: Pairs of images of the same class, and as many of different ones.
-        out: Folder for tables, pictures and the report.
-        as_json: Print JSON.
     """
     from patchclamp.studies.polytopes_mnist import Sizes, study
 
@@ -385,7 +333,7 @@ def polytopes_mnist(
 @app.command
 def code_directions(
     *,
-    model: str = "smollm2-135m",
+    model: ModelName = "smollm2-135m",
     seeds: int = 3,
     since: Annotated[list[int] | None, Parameter(negative="", consume_multiple=True)] = None,
     out: Home = Path("out/code-directions"),
@@ -395,12 +343,9 @@ def code_directions(
     """Differences of mean spline codes as directions: scores and pushes, beside those of activations. Digits, and gender.
 
     Args:
-        model: Catalogue name, Hugging Face id or folder.
         seeds: Networks of digits.
         since: Layers of the language model at which pathways begin; three by default.
         out: Folder for tables and the report.
-        opening: How to open the model.
-        as_json: Print JSON.
     """
     from patchclamp.studies.code_directions import study
 
@@ -423,7 +368,7 @@ def mnist_additions(
     epochs: int = 10,
     pair: Annotated[list[str], Parameter(negative="", consume_multiple=True)] = ["3-1", "1-8"],  # noqa: B006
     rows: int = 500,
-    out: Home = Path("out/mnist-additions"),
+    out: StudyOut = Path("out/mnist-additions"),
     as_json: Json = False,
 ) -> None:
     """Add a - b to small networks on images: loss, transfer and retention at every stage and coefficient, and gates.
@@ -435,8 +380,6 @@ def mnist_additions(
         epochs: Of training.
         pair: Classes a-b whose mean outputs are drawn, by number; "random" draws two.
         rows: Test images where many additions are compared and more than the head follows.
-        out: Folder for tables, pictures and the report.
-        as_json: Print JSON.
     """
     from patchclamp.studies.mnist_additions import study
 
@@ -456,7 +399,7 @@ def what_additions_need(
     case: Annotated[list[str] | None, Parameter(negative="", consume_multiple=True)] = None,
     seeds: Annotated[list[int], Parameter(negative="", consume_multiple=True)] = [0, 1],  # noqa: B006
     rows: int = 100,
-    out: Home = Path("out/what-additions-need"),
+    out: StudyOut = Path("out/what-additions-need"),
     opening: Opening = Opening(),  # noqa: B008
     as_json: Json = False,
 ) -> None:
@@ -469,9 +412,6 @@ def what_additions_need(
         case: Which of them, as "4 blocks"; all by default.
         seeds: Of training and of random vectors.
         rows: Test images where more than the head follows; before the head five times as many.
-        out: Folder for tables, pictures and the report.
-        opening: How to open the models.
-        as_json: Print JSON.
     """
     from patchclamp.studies.what_additions_need import study
 
@@ -491,8 +431,8 @@ def _pair(text: str) -> tuple[int, int]:
     return int(a_text), int(b_text)
 
 
-def _tell(found: Any, out: Path, name: str, options: dict[str, Any], as_json: bool) -> None:
-    """Leave the command beside what a study found, and print it."""
+def _tell(result: "StudyResult", out: Path, name: str, options: dict[str, Any], as_json: bool) -> None:
+    """Leave the command beside the files of a study, and print its numbers or its text."""
     command = shlex.join(["patchclamp", *sys.argv[1:]])
     remember(out, command, f"study.{name}", {**options, "out": out})
-    show(found.summary() if as_json else found.text(), as_json=as_json)
+    show(result.summary() if as_json else result.text(), as_json=as_json)

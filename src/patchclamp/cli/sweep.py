@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 import patchclamp as pc
-from patchclamp.cli.options import Edits, Json, Opening, Out, Short
+from patchclamp.cli.options import Edits, Json, ModelName, Opening, Out, Short
 from patchclamp.cli.output import keep, say, show
 from patchclamp.cli.specs import ReadName, edits_of, over_of, position, reads_of
 from patchclamp.core.errors import InputError
@@ -15,7 +15,7 @@ command = App(name="sweep", help="Apply an edit at every site, layer and positio
 
 @command.default
 def sweep(
-    model: str,
+    model: ModelName,
     prompt: Annotated[list[str], Parameter(negative="")],
     *,
     edit: Edits = None,
@@ -36,7 +36,6 @@ def sweep(
     """Sweep an edit.
 
     Args:
-        model: Catalogue name, Hugging Face id or folder.
         prompt: One or more texts.
         edit: Edits as JSON, all in each cell; one that names sites of its own stays there if --site names others.
         short: One edit as options; its --site names what is swept, and --at each makes a cell a position.
@@ -49,9 +48,6 @@ def sweep(
         checkpoint: Folder from which a killed sweep goes on.
         plan: Only print the plan and the estimate.
         layers: How the figure turns.
-        out: Folder to save everything in.
-        opening: How to open the model.
-        as_json: Print JSON.
     """
     opened = opening.load(model)
     specs = [*(edit or []), *([short] if short and short.op else [])]

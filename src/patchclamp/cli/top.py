@@ -4,7 +4,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from patchclamp.cli.options import Json, Opening
+from patchclamp.cli.options import Json, ModelName, Opening
 from patchclamp.cli.output import show
 
 command = App(name="top", help="The likeliest next tokens of a prompt.")
@@ -12,7 +12,7 @@ command = App(name="top", help="The likeliest next tokens of a prompt.")
 
 @command.default
 def top(
-    model: str,
+    model: ModelName,
     prompt: str,
     *,
     k: Annotated[int, Parameter(name=["-k", "--k"])] = 10,
@@ -22,11 +22,8 @@ def top(
     """Print the likeliest next tokens.
 
     Args:
-        model: Catalogue name, Hugging Face id or folder.
         prompt: The text.
         k: How many.
-        opening: How to open the model.
-        as_json: Print JSON.
     """
     table = opening.load(model).top(prompt, k)
     show(table.to_dict("records"), as_json=as_json, table=table[["rank", "token", "probability"]], title=prompt)

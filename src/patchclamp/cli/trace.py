@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
-from patchclamp.cli.options import Json, Opening, Out
+from patchclamp.cli.options import Json, ModelName, Opening, Out
 from patchclamp.cli.output import keep, say, show
 from patchclamp.core.errors import InputError
 from patchclamp.core.files import read_text
@@ -23,7 +23,7 @@ command = App(
 
 @command.default
 def trace(
-    model: str,
+    model: ModelName,
     prompt: str | None = None,
     *,
     subject: str | None = None,
@@ -49,7 +49,6 @@ def trace(
     """Trace a fact, or the average of many.
 
     Args:
-        model: Catalogue name, Hugging Face id or folder.
         prompt: The prompt.
         subject: Its subject, a text in the prompt; `token: dog#1` is its second occurrence.
         answer: The token whose probability is read; the likeliest by default.
@@ -67,9 +66,6 @@ def trace(
         verify: Run this many random cells again the slow way.
         checkpoint: Folder from which interrupted work goes on.
         layers: How the figure turns.
-        out: Folder to save everything in.
-        opening: How to open the model.
-        as_json: Print JSON.
     """
     sites = site or ["resid_post"]
     options: dict[str, Any] = {

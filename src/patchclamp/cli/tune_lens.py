@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
-from patchclamp.cli.options import Json, Opening
+from patchclamp.cli.options import Json, ModelName, Opening
 from patchclamp.cli.output import remember, say, show
 from patchclamp.core import folders
 from patchclamp.core.errors import InputError
@@ -20,7 +20,7 @@ command = App(
 
 @command.default
 def tune_lens(
-    model: str,
+    model: ModelName,
     *,
     out: Annotated[Path, Parameter(help="Folder for the lens.")],
     corpus: Annotated[list[str] | None, Parameter(negative="")] = None,
@@ -40,7 +40,6 @@ def tune_lens(
     """Train a tuned lens and report its KL to the final layer on held-out text, with the logit lens beside it.
 
     Args:
-        model: Catalogue name, Hugging Face id or folder.
         out: Folder for the lens.
         corpus: gutenberg (the default), a book of it as gutenberg:carroll-alice, or text files.
         tokens: How many to train on, at most.
@@ -53,8 +52,6 @@ def tune_lens(
         batch: Tokens of a step.
         seed: Of the order of the sequences.
         checkpoint: Folder from which a killed training goes on.
-        opening: How to open the model.
-        as_json: Print JSON.
     """
     folders.check(out, folders.TUNED_LENS, *folders.COMMAND)
     texts = _texts(corpus or ["gutenberg"])

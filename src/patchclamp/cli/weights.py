@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
-from patchclamp.cli.options import Json, Opening, Out
+from patchclamp.cli.options import Json, ModelName, Opening, Out
 from patchclamp.cli.output import keep, show
 
 command = App(name="weights", help="Singular vectors of weight matrices as tokens, beside those of random matrices.")
@@ -12,7 +12,7 @@ command = App(name="weights", help="Singular vectors of weight matrices as token
 
 @command.default
 def weights(
-    model: str,
+    model: ModelName,
     *,
     matrix: Annotated[list[str], Parameter(negative="")],
     directions: int = 5,
@@ -27,16 +27,12 @@ def weights(
     """Decode weight matrices.
 
     Args:
-        model: Catalogue name, Hugging Face id or folder.
         matrix: ov.23.h4, qk.5.h*, mlp_pre.5, mlp_up.5 or mlp_out.5; may be repeated.
         directions: How many singular directions to decode.
         k: Tokens for each direction and sign.
         through: What reading sides are decoded through.
         draws: Random matrices to compare with.
         seed: Of the random matrices.
-        out: Folder to save everything in.
-        opening: How to open the model.
-        as_json: Print JSON.
     """
     options: dict[str, Any] = {"directions": directions, "k": k, "through": through, "draws": draws, "seed": seed}
     found = opening.load(model).weight_lens(matrix, **options)

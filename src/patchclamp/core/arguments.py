@@ -15,7 +15,8 @@ from patchclamp.core.namespaces import types_of
 from patchclamp.core.readers import Reader, UnfitError, reader_of, shown
 
 Door = TypeVar("Door", bound=Callable[..., Any])
-_RECEIVERS = ("self", "cls")
+_RECEIVERS = ("self", "cls", "model")
+"""First parameters that a call of a method does not name: a function of a model is also a method of it."""
 _KEYWORD_KINDS = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
@@ -44,15 +45,16 @@ class Reading:
         function: Callable[..., Any],
         label: str,
         error: type[PatchclampError],
-        hidden: tuple[str, ...] = ("self", "cls"),
+        hidden: Sequence[str] = (),
     ) -> "Reading":
         """Read a signature."""
         parameters, types = inspect.signature(function).parameters.values(), types_of(function)
         kinds = {parameter.kind for parameter in parameters}
         keywords = [parameter for parameter in parameters if parameter.kind in _KEYWORD_KINDS]
+        positional = tuple(p.name for p in keywords if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD)
         return cls(
             label,
-            tuple(p.name for p in keywords if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD),
+            positional,
             frozenset(p.name for p in keywords),
             frozenset(p.name for p in keywords if p.default is inspect.Parameter.empty),
             {p.name: reader_of(types.get(p.name, Any), p.default) for p in keywords},
@@ -60,7 +62,7 @@ class Reading:
             inspect.Parameter.VAR_POSITIONAL in kinds,
             inspect.Parameter.VAR_KEYWORD in kinds,
             error,
-            hidden,
+            (*(name for name in positional[:1] if name in _RECEIVERS), *hidden),
         )
 
     def read(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
@@ -151,7 +153,7 @@ def check_held(holder: Any) -> None:
     """
     kind: Any = type(holder)
     reading = _constructor(kind)
-    for name in reading.names.difference(_RECEIVERS):
+    for name in reading.names.difference(reading.hidden):
         reading.value(name, getattr(holder, name))
 
 
@@ -169,7 +171,7 @@ def _wrap(
     def door(*args: Any, **kwargs: Any) -> Any:
         nonlocal reading
         if reading is None:
-            reading = Reading.of(function, label, error, (*_RECEIVERS, *hidden))
+            reading = Reading.of(function, label, error, hidden)
         places, names = reading.read(args, kwargs)
         return function(*places, **names)
 

@@ -26,3 +26,15 @@ def bootstrap(values: Any, seed: int, weights: Any = None) -> tuple[float, float
         means = (values[draws] * resampled_weights).sum(1) / resampled_weights.sum(1)
     low, high = np.percentile(means, [2.5, 97.5])
     return float(low), float(high)
+
+
+def mean_row(values: Any, seed: int, weights: Any = None) -> dict[str, Any]:
+    """A mean, its 95 % bootstrap interval, and of how many values.
+
+    The interval of fewer than two values is NaN: they say nothing about others. So is that of values that are not finite.
+    """
+    values = np.asarray(values, dtype=float)
+    heavy = np.ones(len(values)) if weights is None else np.asarray(weights, dtype=float)
+    mean = float((values * heavy).sum() / heavy.sum()) if len(values) else np.nan
+    low, high = bootstrap(values, seed, heavy) if len(values) > 1 and np.isfinite(values).all() else (np.nan, np.nan)
+    return {"mean": mean, "low": low, "high": high, "count": len(values)}

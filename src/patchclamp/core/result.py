@@ -212,7 +212,7 @@ class DatasetResult(Result):
     tensors: dict[str, Tensor] = field(default_factory=dict)
 
     @property
-    def data(self) -> "xr.DataArray | xr.Dataset":
+    def data(self) -> "xr.Dataset":
         """The labelled numbers."""
         return self.dataset
 

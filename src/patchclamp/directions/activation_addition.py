@@ -3,9 +3,10 @@
 import torch
 
 from patchclamp.core.errors import InputError
-from patchclamp.directions.base import DirectionEstimator, Found, Rows
+from patchclamp.directions.base import ConceptSubspace, DirectionEstimator
 from patchclamp.directions.concept import Kind
-from patchclamp.directions.mean_difference import span
+from patchclamp.directions.moments import span
+from patchclamp.directions.rows import Rows
 
 
 class ActivationAddition(DirectionEstimator):
@@ -26,7 +27,7 @@ class ActivationAddition(DirectionEstimator):
     def __init__(self, *, concept: Kind = "classes") -> None:
         self.concept = concept
 
-    def _find(self, rows: Rows) -> Found:
+    def _find(self, rows: Rows) -> ConceptSubspace:
         if len(rows.x) != 2 or rows.concept.classes is None:
             raise InputError(
                 f"an activation addition is the difference of two rows, one of each class; got {len(rows.x)} rows; "
@@ -34,4 +35,4 @@ class ActivationAddition(DirectionEstimator):
             )
         second = int(torch.as_tensor(rows.labels).argmax())
         gap = (rows.x[second].to(torch.float64) - rows.x[1 - second].to(torch.float64)).contiguous()
-        return Found(span(gap.unsqueeze(0)), rows.moments(), gap=gap)
+        return ConceptSubspace(span(gap.unsqueeze(0)), rows.moments(), gap=gap)

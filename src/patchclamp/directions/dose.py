@@ -1,24 +1,23 @@
 """Dose and response: how far an edit of growing size moves the answers, and what it costs on other text."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
+from patchclamp.core.call import recorded
 from patchclamp.core.errors import InputError, unknown
 from patchclamp.core.progress import Listener
 from patchclamp.core.result import DatasetResult
 from patchclamp.directions.direction import About, Direction
+from patchclamp.directions.tables import mean_tables
 from patchclamp.interventions.provenance import provenance
 from patchclamp.metrics.bias import bias
 from patchclamp.metrics.damage import damage
-from patchclamp.metrics.edited import UNEDITED, Answer, mean_row
+from patchclamp.metrics.edited import UNEDITED, Answer
 from patchclamp.metrics.neutral import listed
 from patchclamp.models.opened import OpenModel
-
-if TYPE_CHECKING:
-    import xarray as xr
 
 EDITS = ("add", "scale")
 
@@ -34,11 +33,6 @@ class DoseResponse(DatasetResult):
 
     kind: ClassVar[str] = "dose_response"
 
-    @property
-    def data(self) -> "xr.Dataset":
-        """The numbers."""
-        return self.dataset
-
     def __repr__(self) -> str:
         lines = ["Dose and response: log-odds of the second answer (nats), KL on other text (nats a token)"]
         for method in self.dataset["direction"].values:
@@ -51,6 +45,7 @@ class DoseResponse(DatasetResult):
         return "\n".join(lines)
 
 
+@recorded
 def dose_response(
     model: OpenModel,
     directions: "dict[str, Direction]",
@@ -71,47 +66,44 @@ def dose_response(
     doses = [float(amount) for amount in amounts]
     if not np.isfinite(doses).all():
         raise InputError(f"amounts are finite numbers; got {next(dose for dose in doses if not np.isfinite(dose))}")
-    placed: dict[str, Any] = {}
-    for name, direction in directions.items():
-        for amount in doses:
-            one = direction.add(amount) if edit == "add" else direction.scale(amount, about=about)
-            placed[f"{name}|{amount!r}"] = one
+    placed = {
+        (name, amount): direction.add(amount) if edit == "add" else direction.scale(amount, about=about)
+        for name, direction in directions.items()
+        for amount in doses
+    }
     return dosed(model, placed, prompts, answers, texts, progress)
 
 
 def dosed(
     model: OpenModel,
-    edits: dict[str, Any],
+    edits: Mapping[tuple[str, float], Any],
     prompts: Any,
     answers: Sequence[Answer],
     texts: Any = None,
     progress: bool | Listener | None = None,
 ) -> DoseResponse:
-    """Measure edits named ``method|amount``."""
+    """Measure edits, each of a direction and an amount."""
     import xarray as xr
 
     rows = model.prompts(prompts)
     others = listed(model, texts)
-    found = bias(model, prompts, answers, edits, labels=[1] * len(rows), progress=progress)
-    cost = damage(model, edits, others, progress=progress)
-    parts = [name.rpartition("|") for name in edits]
-    methods = list(dict.fromkeys(part[0] for part in parts))
-    amounts = sorted({float(part[2]) for part in parts})
+    names = {f"{method}|{amount!r}": edit for (method, amount), edit in edits.items()}
+    effect = bias(model, prompts, answers, names, labels=[1] * len(rows), progress=progress)
+    cost = damage(model, names, others, progress=progress)
+    methods = list(dict.fromkeys(method for method, _ in edits))
+    amounts = sorted({amount for _, amount in edits})
+    cells = [(methods.index(method), amounts.index(amount)) for method, amount in edits]
     loss = cost.data["loss"] - cost.data["loss"].sel(edit=UNEDITED, drop=True)
     samples = {
-        "effect": (found.data["logit_difference"], None),
-        "lean": (found.data["within"], None),
+        "effect": (effect.data["logit_difference"], None),
+        "lean": (effect.data["within"], None),
         "kl": (cost.data["kl"], cost.data["tokens"].values),
         "loss_change": (loss, cost.data["tokens"].values),
     }
     arrays: dict[str, Any] = {}
     for metric, (values, weights) in samples.items():
-        arrays[f"{metric}_before"] = mean_row(values.sel(edit=UNEDITED).values, 0, weights)["mean"]
-        for suffix, key in (("", "mean"), ("_low", "low"), ("_high", "high")):
-            table = np.full((len(methods), len(amounts)), np.nan)
-            for name, (method, _, amount) in zip(edits, parts, strict=True):
-                row = mean_row(values.sel(edit=name).values, 0, weights)
-                table[methods.index(method), amounts.index(float(amount))] = row[key]
-            arrays[metric + suffix] = (("direction", "amount"), table)
+        before, tables = mean_tables(values.values, weights, cells, (len(methods), len(amounts)))
+        arrays[f"{metric}_before"] = before
+        arrays |= {metric + suffix: (("direction", "amount"), table) for suffix, table in tables.items()}
     dataset = xr.Dataset(arrays, {"direction": np.array(methods, dtype=object), "amount": np.array(amounts)})
     return DoseResponse(dataset, *provenance(model, rows, texts=others))

@@ -1,20 +1,22 @@
 """What the edits of directions do, layer by layer: bias and divergence for each method, edit and layer."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from patchclamp.core.call import recorded
 from patchclamp.core.errors import InputError, unknown
 from patchclamp.core.progress import Listener
 from patchclamp.core.result import DatasetResult
 from patchclamp.directions.direction import About, Direction
+from patchclamp.directions.tables import mean_tables
 from patchclamp.interventions.edits import Edit
 from patchclamp.interventions.provenance import provenance
 from patchclamp.metrics.bias import Bias, bias, ratio
 from patchclamp.metrics.damage import Damage, damage
-from patchclamp.metrics.edited import UNEDITED, Answer, mean_row
+from patchclamp.metrics.edited import Answer
 from patchclamp.metrics.neutral import listed
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.sites import Site
@@ -24,7 +26,27 @@ if TYPE_CHECKING:
 
 KINDS = ("erase", "swap", "double", "to first", "to second")
 """``to first`` and ``to second`` set the coordinates to those of a class mean: the positive and the negative intervention."""
-_SEP = "|"
+
+
+class LayerEdit(NamedTuple):
+    """Which edit of which direction, and where."""
+
+    direction: str
+    kind: str
+    """One of the :data:`KINDS`."""
+    site: str
+
+    @property
+    def layer(self) -> int:
+        """On the axis of layers.
+
+        Raises:
+            InputError: The site lies in no layer.
+        """
+        layer = Site.parse(self.site).layer
+        if layer is None:
+            raise InputError(f"{self.site!r} lies in no layer, so it has no place on the axis of layers")
+        return layer
 
 
 @dataclass(eq=False)
@@ -38,11 +60,6 @@ class LayerEffects(DatasetResult):
     """
 
     kind: ClassVar[str] = "layer_effects"
-
-    @property
-    def data(self) -> "xr.Dataset":
-        """The numbers."""
-        return self.dataset
 
     def best(self, edit: str, *, kl: float = float("inf")) -> dict[str, Any]:
         """The direction and layer with the least (for erase: the least absolute) bias, among those that stay below a divergence.
@@ -99,6 +116,7 @@ def edits_of(direction: Direction, kind: str, about: About = "mean") -> Edit:
     return direction.erase(about=mean)
 
 
+@recorded
 def layer_effects(
     model: OpenModel,
     directions: Mapping[str, Sequence[Direction]],
@@ -111,7 +129,7 @@ def layer_effects(
     progress: bool | Listener | None = None,
 ) -> LayerEffects:
     """Measure every method's edits at every layer; see :meth:`patchclamp.Model.layer_effects`."""
-    placed: dict[str, Any] = {}
+    placed: dict[LayerEdit, Edit] = {}
     for method, several in directions.items():
         if any(direction.fitted is None for direction in several):
             raise InputError(f"a direction of {method!r} was fitted on arrays; model.fit_directions gives it a layer")
@@ -120,7 +138,7 @@ def layer_effects(
             raise InputError(f"{method!r} has two directions at one site: {sites}; name them apart")
         for kind in edits:
             placed |= {
-                _SEP.join((method, kind, site)): edits_of(direction, kind, about)
+                LayerEdit(method, kind, site): edits_of(direction, kind, about)
                 for site, direction in zip(sites, several, strict=True)
             }
     return measured(model, placed, pairs, answers, texts, progress)
@@ -128,85 +146,69 @@ def layer_effects(
 
 def measured(
     model: OpenModel,
-    edits: Mapping[str, Any],
+    edits: Mapping[LayerEdit, Any],
     pairs: Any,
     answers: Sequence[Answer],
     texts: Any = None,
     progress: bool | Listener | None = None,
 ) -> LayerEffects:
-    """Measure edits named ``method|edit|site``."""
+    """Measure edits, each at its place on the axes of direction, edit and layer."""
     if not edits:
         raise InputError("no direction was given")
-    cells = _cells(edits)
+    _check_apart(edits)
     others = listed(model, texts)
-    found = bias(model, pairs, answers, edits, progress=progress)
-    cost = damage(model, edits, others, progress=progress) if len(others) else None
+    names = {"|".join(place): edit for place, edit in edits.items()}
+    effect = bias(model, pairs, answers, names, progress=progress)
+    cost = damage(model, names, others, progress=progress) if len(others) else None
     flat = [prompt for pair in pairs for prompt in pair]
     record = provenance(model, model.prompts(flat), pairs=pairs, texts=others)
-    return LayerEffects(_assembled(cells, found, cost), *record)
+    return LayerEffects(_assembled(edits, effect, cost), *record)
 
 
-def _cells(names: Iterable[str]) -> dict[str, tuple[str, str, int]]:
-    """Method, edit and layer of each name.
+def _check_apart(edits: Collection[LayerEdit]) -> None:
+    """Refuse two directions of one name at one layer.
 
     Raises:
-        InputError: A site lies in no layer, or a method has two directions at one layer.
+        InputError: There are such, or a site lies in no layer.
     """
-    found: dict[str, tuple[str, str, int]] = {}
-    for name in names:
-        method, kind, site = name.rsplit(_SEP, 2)  # a method may have the separator in its name
-        cell = method, kind, _layer(site)
-        if cell in found.values():
-            raise InputError(f"{method!r} has two directions at layer {cell[2]}; name them apart")
-        found[name] = cell
-    return found
+    taken = set()
+    for edit in edits:
+        cell = edit.direction, edit.kind, edit.layer
+        if cell in taken:
+            raise InputError(f"{edit.direction!r} has two directions at layer {edit.layer}; name them apart")
+        taken.add(cell)
 
 
-def _assembled(cells: dict[str, tuple[str, str, int]], found: Bias, cost: Damage | None) -> "xr.Dataset":
+def _assembled(edits: Collection[LayerEdit], effect: Bias, cost: Damage | None) -> "xr.Dataset":
     import xarray as xr
 
-    methods, kinds = (list(dict.fromkeys(cell[i] for cell in cells.values())) for i in (0, 1))
-    layers = sorted({layer for _, _, layer in cells.values()})
-    shape = (len(methods), len(kinds), len(layers))
+    methods, kinds = (list(dict.fromkeys(edit[axis] for edit in edits)) for axis in (0, 1))
+    layers = sorted({edit.layer for edit in edits})
+    cells = [(methods.index(edit.direction), kinds.index(edit.kind), layers.index(edit.layer)) for edit in edits]
     arrays: dict[str, Any] = {}
     before: dict[str, Any] = {}
-    for metric, values in _samples(found, cost).items():
-        weights = values.pop("weights", None)
-        before[f"{metric}_before"] = mean_row(values[UNEDITED], 0, weights)["mean"]
-        for suffix in ("", "_low", "_high"):
-            arrays[metric + suffix] = np.full(shape, np.nan)
-        for name, (method, kind, layer) in cells.items():
-            at = (methods.index(method), kinds.index(kind), layers.index(layer))
-            row = mean_row(values[name], 0, weights)
-            for suffix, key in (("", "mean"), ("_low", "low"), ("_high", "high")):
-                arrays[metric + suffix][at] = row[key]
-    dims = ("direction", "edit", "layer")
+    for metric, (samples, weights) in _samples(effect, cost).items():
+        before[f"{metric}_before"], tables = mean_tables(
+            samples, weights, cells, (len(methods), len(kinds), len(layers))
+        )
+        arrays |= {metric + suffix: (("direction", "edit", "layer"), table) for suffix, table in tables.items()}
     coords = {
         "direction": np.array(methods, dtype=object),
         "edit": np.array(kinds, dtype=object),
         "layer": np.array(layers),
     }
-    return xr.Dataset({**{name: (dims, value) for name, value in arrays.items()}, **before}, coords)
+    return xr.Dataset({**arrays, **before}, coords)
 
 
-def _samples(found: Bias, cost: Damage | None) -> dict[str, dict[str, Any]]:
-    """For each metric the samples of every edit, and their weights where they have some."""
-    edits = [str(name) for name in found.data["edit"].values]
-    logs = found.data["log_probability"].values
-    lean = ratio(logs[..., 1], logs[..., 0]).reshape(len(edits), -1, 2).mean(-1)
-    tables: dict[str, dict[str, Any]] = {
-        "bias": dict(zip(edits, found.values("within").values, strict=True)),
-        "across": dict(zip(edits, found.values("across").values, strict=True)),
-        "accuracy": dict(zip(edits, found.values("accuracy").values, strict=True)),
-        "lean": dict(zip(edits, lean, strict=True)),
+def _samples(effect: Bias, cost: Damage | None) -> dict[str, tuple[Any, Any]]:
+    """For each metric ``[1 + edit, sample]``, the unedited model first, and the weights of the samples if they have some."""
+    logs = effect.data["log_probability"].values
+    lean = ratio(logs[..., 1], logs[..., 0]).reshape(len(logs), -1, 2).mean(-1)
+    samples = {name: (effect.values(name).values, None) for name in ("within", "across", "accuracy")}
+    metrics = {
+        "bias": samples["within"],
+        "across": samples["across"],
+        "accuracy": samples["accuracy"],
+        "lean": (lean, None),
     }
-    if cost is not None:
-        tables["kl"] = {**dict(zip(edits, cost.data["kl"].values, strict=True)), "weights": cost.data["tokens"].values}
-    return tables
-
-
-def _layer(site: str) -> int:
-    found = Site.parse(site).layer
-    if found is None:
-        raise InputError(f"{site!r} lies in no layer, so it has no place on the axis of layers")
-    return found
+    return metrics if cost is None else metrics | {"kl": (cost.data["kl"].values, cost.data["tokens"].values)}

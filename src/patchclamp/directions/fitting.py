@@ -13,12 +13,13 @@ from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError
 from patchclamp.core.kinds import Groups, Labels
 from patchclamp.core.progress import Listener, task
-from patchclamp.directions.base import FEW, DirectionEstimator, gap_left, quietly, warn_once
+from patchclamp.directions.base import DirectionEstimator
 from patchclamp.directions.concept import Concept, Kind
 from patchclamp.directions.direction import SINK, Direction
 from patchclamp.directions.gradient import GradientDirection, gradients
 from patchclamp.directions.methods import method_of
 from patchclamp.directions.random import RandomDirection
+from patchclamp.directions.report import FEW, gap_left, quietly, warn_once
 from patchclamp.interventions.edits import Edits, as_edits
 from patchclamp.interventions.positions import At
 from patchclamp.interventions.record import record

@@ -8,9 +8,10 @@ from torch import Tensor
 
 from patchclamp.core.errors import InputError
 from patchclamp.core.kinds import Array, Groups, Labels, Numbers
-from patchclamp.directions.base import DirectionEstimator, Found, Rows
+from patchclamp.directions.base import ConceptSubspace, DirectionEstimator
 from patchclamp.directions.concept import Kind
 from patchclamp.directions.random import check_rank
+from patchclamp.directions.rows import Rows
 from patchclamp.interventions.edits import Edit, as_edits
 from patchclamp.interventions.reads import Read
 from patchclamp.interventions.record import BATCH_TOKENS, batches
@@ -69,7 +70,7 @@ class GradientDirection(DirectionEstimator):
         finally:
             del self._slopes
 
-    def _find(self, rows: Rows) -> Found:
+    def _find(self, rows: Rows) -> ConceptSubspace:
         if self._slopes.shape != rows.x.shape:
             raise InputError(f"gradients are [row, d], {tuple(rows.x.shape)}; got {tuple(self._slopes.shape)}")
         check_rank(self.rank, min(rows.x.shape))
@@ -82,7 +83,7 @@ class GradientDirection(DirectionEstimator):
         if self.rank > 1:
             basis = torch.linalg.svd(slopes * weights.sqrt().unsqueeze(1), full_matrices=False)[2][: self.rank]
             basis[0] *= torch.sign(basis[0] @ mean)
-        return Found(basis, rows.moments(), report={"gradient_norm": float(mean.norm())})
+        return ConceptSubspace(basis, rows.moments(), report={"gradient_norm": float(mean.norm())})
 
 
 def gradients(

@@ -3,11 +3,12 @@
 import torch
 from torch import Tensor
 
-from patchclamp.directions.base import DirectionEstimator, Found, Rows
+from patchclamp.directions.base import ConceptSubspace, DirectionEstimator
 from patchclamp.directions.concept import Kind
 from patchclamp.directions.logistic import check_classes
-from patchclamp.directions.mean_difference import span
+from patchclamp.directions.moments import span
 from patchclamp.directions.random import check_whole_rank
+from patchclamp.directions.rows import Rows
 from patchclamp.directions.solver import Logistic, Solution
 
 NOTHING = 1e-8
@@ -49,7 +50,7 @@ class INLP(DirectionEstimator):
         self.max_iter = max_iter
         self.concept = concept
 
-    def _find(self, rows: Rows) -> Found:
+    def _find(self, rows: Rows) -> ConceptSubspace:
         check_classes(rows, self)
         check_whole_rank(self.rank)
         problem = Logistic(rows, self.C)
@@ -66,7 +67,7 @@ class INLP(DirectionEstimator):
             "scale": problem.scale,
             "warnings": said,
         }
-        return Found(basis, problem.moments, report=report)
+        return ConceptSubspace(basis, problem.moments, report=report)
 
     def _rounds(self, problem: Logistic) -> tuple[Tensor, list[Solution]]:
         majority = float(problem.moments.mean_z.max())

@@ -12,9 +12,10 @@ from torch import Tensor
 from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError
 from patchclamp.core.kinds import Array, Groups, Labels, Numbers
-from patchclamp.directions.base import DirectionEstimator, Rows, check_tensor
+from patchclamp.directions.base import DirectionEstimator
 from patchclamp.directions.direction import Direction
 from patchclamp.directions.moments import WIDE, Moments
+from patchclamp.directions.rows import Rows, check_tensor
 
 
 @checked

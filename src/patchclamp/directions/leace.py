@@ -1,14 +1,29 @@
-"""LEACE: the least change after which no linear predictor sees a concept."""
+"""LEACE: the least change after which no linear predictor sees a concept.
+
+A linear predictor of ``z`` from ``x`` beats a constant one only if ``x`` covaries with ``z`` (theorem 3.1 of the paper). So what
+has to go is ``Cov(x, z)``: its columns span a subspace, of one dimension for two classes, with orthonormal rows ``U``. To take the
+part of ``x`` along ``U`` away is enough (that is :class:`MeanDifference`, the mean projection), but it moves ``x`` further than
+needed: some of that part has nothing to do with ``z``, and the other features tell how much. LEACE leaves that where it is:
+
+    x - U^T R (x - mean),    R = (U S^+ U^T)^-1 U S^+,    S = Cov(x)
+
+In words: whiten ``x``, project, and undo the whitening. The rows of ``R`` are the readers: they say how far along ``U`` to move.
+From ``R U^T = 1`` alone follows that nothing covaries with ``z`` any more, so this holds to rounding however bad an estimate of
+``S`` is; what a bad ``S`` costs is that ``x`` moves further than it had to. The same holds for ``shrinkage``.
+
+:meth:`LEACE._find` is that formula; reading rows and making a :class:`Direction` of it is the base's, in ``base.py``.
+"""
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from patchclamp.core.errors import InputError
-from patchclamp.directions.base import Found
+from patchclamp.directions.base import ConceptSubspace
 from patchclamp.directions.concept import Kind
-from patchclamp.directions.mean_difference import StreamingEstimator, span
-from patchclamp.directions.moments import Moments
+from patchclamp.directions.moments import span
+from patchclamp.directions.rows import Rows
+from patchclamp.directions.streaming import StreamingEstimator
 
 NULL = 1e-12
 """Eigenvalues of the correlation matrix below this share of the largest are taken for zero."""
@@ -36,11 +51,12 @@ class LEACE(StreamingEstimator):
         self.shrinkage = shrinkage
         self.concept = concept
 
-    def _solve(self, moments: Moments) -> Found:
+    def _find(self, rows: Rows) -> ConceptSubspace:
         if not 0 <= self.shrinkage <= 1:
             raise InputError(f"shrinkage is between 0 and 1; got {self.shrinkage!r}")
+        moments = rows.moments(second=True)
         basis = span(moments.effects())
-        return Found(basis, moments, readers=readers(moments.lower, basis, self.shrinkage))
+        return ConceptSubspace(basis, moments, readers=readers(moments.lower, basis, self.shrinkage))
 
 
 def readers(
@@ -75,6 +91,6 @@ def _inverse_times(covariance: Tensor, basis: Tensor) -> Tensor:
         kept = values > NULL * values[-1]
         chosen = vectors[:, kept]
         solved = (scaled @ chosen / values[kept]) @ chosen.T
-    found = torch.zeros_like(basis)
-    found[:, moves] = solved * scale
-    return found
+    inverse = torch.zeros_like(basis)
+    inverse[:, moves] = solved * scale
+    return inverse

@@ -1,9 +1,10 @@
 """The weight of a linear classifier, as a direction."""
 
 from patchclamp.core.errors import InputError
-from patchclamp.directions.base import DirectionEstimator, Found, Rows
+from patchclamp.directions.base import ConceptSubspace, DirectionEstimator
 from patchclamp.directions.concept import Kind
-from patchclamp.directions.mean_difference import span
+from patchclamp.directions.moments import span
+from patchclamp.directions.rows import Rows
 from patchclamp.directions.solver import Logistic
 
 
@@ -31,7 +32,7 @@ class LogisticDirection(DirectionEstimator):
         self.max_iter = max_iter
         self.concept = concept
 
-    def _find(self, rows: Rows) -> Found:
+    def _find(self, rows: Rows) -> ConceptSubspace:
         check_classes(rows, self)
         problem = Logistic(rows, self.C)
         solution = problem.solve(tol=self.tol, max_iter=self.max_iter)
@@ -42,7 +43,7 @@ class LogisticDirection(DirectionEstimator):
                 f"the classifier has not converged after {self.max_iter} iterations: its objective may be "
                 f"{solution.excess:.2g} above the minimum; raise max_iter or tol, or lower C"
             ]
-        return Found(span(solution.weights), problem.moments, report=report)
+        return ConceptSubspace(span(solution.weights), problem.moments, report=report)
 
 
 def check_classes(rows: Rows, method: DirectionEstimator) -> None:

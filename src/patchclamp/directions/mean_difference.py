@@ -1,6 +1,5 @@
 """The difference of class means, and the projection that makes them equal."""
 
-from abc import abstractmethod
 from typing import Any, Self
 
 import numpy as np
@@ -9,68 +8,11 @@ from torch import Tensor
 
 from patchclamp.core.errors import InputError
 from patchclamp.core.kinds import Array, Labels, Numbers
-from patchclamp.directions.base import EQUAL, DirectionEstimator, Found, Rows
+from patchclamp.directions.base import ConceptSubspace
 from patchclamp.directions.concept import Kind
-from patchclamp.directions.moments import Moments
-
-NOISE = 1e-10
-"""Singular values below this share of the largest are rounding."""
-
-
-class StreamingEstimator(DirectionEstimator):
-    """A method that needs means and covariances alone, so that rows can come in parts."""
-
-    def _find(self, rows: Rows) -> Found:
-        self.moments_ = rows.moments(self.second)
-        return self._solve(self.moments_)
-
-    def partial_fit(self, X: Array, y: Labels, classes: Any = None, sample_weight: Numbers = None) -> Self:
-        """Take in more rows; the result is that of one fit on all of them. While one class only was seen there is none.
-
-        Args:
-            X: Activations ``[row, d]``.
-            y: Their concept.
-            classes: All classes that will come, at the first call; those of the first rows by default.
-            sample_weight: ``[row]``.
-
-        Raises:
-            InputError: As for ``fit``, or a class that was not announced.
-        """
-        first = not hasattr(self, "moments_")
-        rows = self._read(X, y, sample_weight, None, classes, first)
-        if first:
-            self.moments_ = Moments.empty(rows.x.shape[1], rows.z.shape[1], self.second, rows.x.device)
-        self.moments_.update(rows.x, rows.z, rows.weights)
-        if bool(self.moments_.effects().any()):
-            self._keep(rows, self._solve(self.moments_), stream=True)
-        return self
-
-    @abstractmethod
-    def _solve(self, moments: Moments) -> Found:
-        """The method itself."""
-
-
-def span(effects: Tensor, rank: int | None = None) -> Tensor:
-    """Orthonormal rows ``[rank, d]`` that span the effects ``[column, d]``, the strongest first.
-
-    Of two classes it is the one unit vector that points from the first to the second.
-
-    Raises:
-        InputError: Nothing moves with the concept.
-    """
-    largest = float(effects.norm(dim=1).max())
-    if not largest > 0:
-        raise InputError(EQUAL)
-    if len(effects) == 2 and torch.allclose(effects[0], -effects[1], rtol=1e-9, atol=1e-12 * largest):
-        effects = effects[1:]
-    if len(effects) == 1:
-        unit: Tensor = effects / effects.norm()
-        return unit
-    sizes: Tensor
-    rows: Tensor
-    _, sizes, rows = torch.linalg.svd(effects, full_matrices=False)
-    kept = int((sizes > NOISE * sizes[0]).sum())
-    return rows[: kept if rank is None else min(rank, kept)]
+from patchclamp.directions.moments import Moments, span
+from patchclamp.directions.rows import Rows
+from patchclamp.directions.streaming import StreamingEstimator
 
 
 class MeanDifference(StreamingEstimator):
@@ -93,21 +35,18 @@ class MeanDifference(StreamingEstimator):
         self.paired = paired
         self.concept = concept
 
-    def _find(self, rows: Rows) -> Found:
+    def _find(self, rows: Rows) -> ConceptSubspace:
+        moments = rows.moments()
         if not self.paired:
-            return super()._find(rows)
-        self.moments_ = rows.moments()
+            return ConceptSubspace(span(moments.effects()), moments, mean=self._middle(moments))
         gap = pair_differences(rows).mean(0)
-        return Found(span(gap.unsqueeze(0)), self.moments_, gap=gap, mean=self._middle(self.moments_))
+        return ConceptSubspace(span(gap.unsqueeze(0)), moments, gap=gap, mean=self._middle(moments))
 
     def partial_fit(self, X: Array, y: Labels, classes: Any = None, sample_weight: Numbers = None) -> Self:
         """As in the base; pairs do not stream."""
         if self.paired:
             raise InputError("paired differences need all rows of a pair at once: use fit")
         return super().partial_fit(X, y, classes, sample_weight)
-
-    def _solve(self, moments: Moments) -> Found:
-        return Found(span(moments.effects()), moments, mean=self._middle(moments))
 
     def _middle(self, moments: Moments) -> Tensor | None:
         if not self.balanced:

@@ -9,6 +9,11 @@ from jaxtyping import Float
 from scipy.linalg.blas import dsyrk
 from torch import Tensor
 
+from patchclamp.core.errors import InputError
+
+EQUAL = "the class means are equal: no direction tells the classes apart on average"
+NOISE = 1e-10
+"""Singular values below this share of the largest are rounding."""
 BLOCK = 512
 """Rows that are made float64 at once: few enough to stay in a cache."""
 WIDE = 2048
@@ -106,6 +111,29 @@ class Moments:
         """Means of the classes of a one-hot concept; that of an absent class is the mean of all."""
         counts = (self.weight * self.mean_z).clamp(min=1e-300)
         return self.mean + (self.cross / counts).T
+
+
+def span(effects: Tensor, rank: int | None = None) -> Tensor:
+    """Orthonormal rows ``[rank, d]`` that span the effects ``[column, d]``, the strongest first.
+
+    Of two classes it is the one unit vector that points from the first to the second.
+
+    Raises:
+        InputError: Nothing moves with the concept.
+    """
+    largest = float(effects.norm(dim=1).max())
+    if not largest > 0:
+        raise InputError(EQUAL)
+    if len(effects) == 2 and torch.allclose(effects[0], -effects[1], rtol=1e-9, atol=1e-12 * largest):
+        effects = effects[1:]
+    if len(effects) == 1:
+        unit: Tensor = effects / effects.norm()
+        return unit
+    sizes: Tensor
+    rows: Tensor
+    _, sizes, rows = torch.linalg.svd(effects, full_matrices=False)
+    kept = int((sizes > NOISE * sizes[0]).sum())
+    return rows[: kept if rank is None else min(rank, kept)]
 
 
 def blocks(x: Float[Tensor, "row d"], size: int = BLOCK) -> Iterator[Float[Tensor, "block d"]]:

@@ -8,9 +8,10 @@ from torch import Tensor
 
 from patchclamp.core.errors import EditError
 from patchclamp.core.kinds import Array, Groups, Labels, Numbers
-from patchclamp.directions.base import DirectionEstimator, Found, Rows
+from patchclamp.directions.base import ConceptSubspace, DirectionEstimator
 from patchclamp.directions.concept import Kind
 from patchclamp.directions.direction import Direction
+from patchclamp.directions.rows import Rows
 
 NULL = 1e-10
 """Eigenvalues of the concept's correlation matrix below this share of the largest are taken for zero."""
@@ -67,7 +68,7 @@ class LabelledEraser(DirectionEstimator):
 
         check_is_fitted(self, "_mean")
 
-    def _find(self, _: Rows) -> Found:
+    def _find(self, _: Rows) -> ConceptSubspace:
         raise self._no_labels("a direction")
 
     def _fitted(self) -> Direction:

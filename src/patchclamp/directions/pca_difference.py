@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 
 from patchclamp.core.errors import InputError
-from patchclamp.directions.base import DirectionEstimator, Found, Rows
+from patchclamp.directions.base import ConceptSubspace, DirectionEstimator
 from patchclamp.directions.concept import Kind
 from patchclamp.directions.mean_difference import pair_differences
 from patchclamp.directions.moments import Moments
 from patchclamp.directions.random import check_rank
+from patchclamp.directions.rows import Rows
 
 
 class PCADifference(DirectionEstimator):
@@ -40,7 +41,7 @@ class PCADifference(DirectionEstimator):
         self.centred = centred
         self.concept = concept
 
-    def _find(self, rows: Rows) -> Found:
+    def _find(self, rows: Rows) -> ConceptSubspace:
         if rows.concept.classes is None or rows.concept.columns != 2:
             raise InputError(
                 f"differences are of two classes; got {list(rows.concept.names) or 'a continuous concept'}"
@@ -60,7 +61,7 @@ class PCADifference(DirectionEstimator):
         means = moments.class_means() @ basis.T
         basis = basis * torch.where(means[1] < means[0], -1.0, 1.0).unsqueeze(1)
         share = values.flip(0)[: self.rank].clamp(min=0) / values.clamp(min=0).sum().clamp(min=1e-300)
-        return Found(basis, moments, report={"explained": share.tolist()})
+        return ConceptSubspace(basis, moments, report={"explained": share.tolist()})
 
     def __sklearn_tags__(self) -> Any:
         """Two classes."""

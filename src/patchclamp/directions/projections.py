@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from patchclamp.core.call import recorded
 from patchclamp.core.errors import InputError
 from patchclamp.core.kinds import Labels
 from patchclamp.core.result import DatasetResult
@@ -57,6 +58,7 @@ class Projections(DatasetResult):
         return f"Projections of {len(values)} rows; " + "; ".join(said) + f"; AUC {self.auc():.3f}"
 
 
+@recorded
 def projections(
     model: OpenModel,
     direction: Direction,

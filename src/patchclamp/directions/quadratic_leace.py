@@ -5,11 +5,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from patchclamp.core.errors import InputError
-from patchclamp.directions.base import Rows
 from patchclamp.directions.concept import Kind
 from patchclamp.directions.logistic import check_classes
 from patchclamp.directions.moments import Moments
 from patchclamp.directions.oracle_leace import LabelledEraser
+from patchclamp.directions.rows import Rows
 
 TOLERANCE = 1e-13
 """Relative change of the barycentre at which its iteration ends."""

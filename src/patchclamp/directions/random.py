@@ -8,9 +8,10 @@ from sklearn.utils import check_random_state
 
 from patchclamp.core.errors import InputError
 from patchclamp.core.kinds import Seed
-from patchclamp.directions.base import DirectionEstimator, Found, Rows
+from patchclamp.directions.base import ConceptSubspace, DirectionEstimator
 from patchclamp.directions.concept import Kind
-from patchclamp.directions.mean_difference import span
+from patchclamp.directions.moments import span
+from patchclamp.directions.rows import Rows
 
 
 class RandomDirection(DirectionEstimator):
@@ -32,7 +33,7 @@ class RandomDirection(DirectionEstimator):
         self.random_state = random_state
         self.concept = concept
 
-    def _find(self, rows: Rows) -> Found:
+    def _find(self, rows: Rows) -> ConceptSubspace:
         moments = rows.moments()
         effects = moments.effects()
         rank = len(span(effects)) if self.rank is None else self.rank
@@ -43,7 +44,7 @@ class RandomDirection(DirectionEstimator):
         means = moments.class_means() - moments.mean if rows.concept.classes is not None else effects
         two = len(rows.concept.names) == 2
         length = (means[1] - means[0]).norm() if two else means.norm(dim=1).mean()
-        return Found(basis, moments, gap=basis[0] * length)
+        return ConceptSubspace(basis, moments, gap=basis[0] * length)
 
 
 def check_rank(rank: Any, d: int) -> None:

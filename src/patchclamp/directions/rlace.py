@@ -10,14 +10,15 @@ from torch import Tensor
 
 from patchclamp.core.errors import InputError
 from patchclamp.core.kinds import Repeats, Seed
-from patchclamp.directions.base import Found, Rows
+from patchclamp.directions.base import ConceptSubspace
 from patchclamp.directions.concept import Kind
 from patchclamp.directions.logistic import check_classes
-from patchclamp.directions.mean_difference import StreamingEstimator, span
-from patchclamp.directions.moments import BLOCK, Moments, blocks
+from patchclamp.directions.moments import BLOCK, Moments, blocks, span
 from patchclamp.directions.random import check_whole_rank
+from patchclamp.directions.rows import Rows
 from patchclamp.directions.sal import shortened, strongest
 from patchclamp.directions.solver import Logistic, Solution
+from patchclamp.directions.streaming import StreamingEstimator
 
 INNER = 1e-7
 """Share of its minimum to which the classifier is solved at each step of the ascent."""
@@ -64,36 +65,28 @@ class RLACE(StreamingEstimator):
         self.random_state = random_state
         self.concept = concept
 
-    def _find(self, rows: Rows) -> Found:
-        self.moments_ = rows.moments()
-        basis = self._basis(self.moments_)
-        if self.rank < len(basis):
-            return self._play(rows)
-        return self._closed(self.moments_, basis, _gradient(rows, self.moments_, basis))
-
-    def _solve(self, moments: Moments) -> Found:
-        basis = self._basis(moments)
-        if self.rank < len(basis):
+    def _find(self, rows: Rows) -> ConceptSubspace:
+        moments = rows.moments()
+        check_whole_rank(self.rank)
+        basis = span(moments.effects())
+        if self.rank >= len(basis):
+            return self._closed(moments, basis, _gradient(rows, moments, basis))
+        if rows.partial:
             raise InputError(
                 f"rank {self.rank} of a concept that moves {len(basis)} dimensions is a game, which needs all rows at once: use fit"
             )
-        left = moments.cross.T - moments.cross.T @ basis.T @ basis
-        return self._closed(moments, basis, float((left / moments.weight).norm()))
+        return self._play(rows, moments)
 
-    def _basis(self, moments: Moments) -> Tensor:
-        check_whole_rank(self.rank)
-        return span(moments.effects())
-
-    def _closed(self, moments: Moments, basis: Tensor, gradient: float) -> Found:
+    def _closed(self, moments: Moments, basis: Tensor, gradient: float) -> ConceptSubspace:
         trivial = (
             _entropy(moments) if self._concept.classes is not None else float((moments.square_z / moments.weight).sum())
         )
         before = float((moments.cross / moments.weight).norm())
         game = {"closed_form": True, "value": trivial, "trivial": trivial, "gap": 0.0}
         certificate = {"gradient": gradient, "gradient_before": before}
-        return Found(basis, moments, report={**game, **certificate, **shortened(self.rank, basis)})
+        return ConceptSubspace(basis, moments, report={**game, **certificate, **shortened(self.rank, basis)})
 
-    def _play(self, rows: Rows) -> Found:
+    def _play(self, rows: Rows, moments: Moments) -> ConceptSubspace:
         check_classes(rows, self)
         game = Game(Logistic(rows, self.C), self.rank)
         begun = game.starts(self.starts, self.random_state)
@@ -101,12 +94,12 @@ class RLACE(StreamingEstimator):
         values = [value for value, _ in tries]
         basis = game.ascend(game.whitened(tries[int(np.argmax(values))][1]), self.steps)[1]
         solution = game.classifier(basis)
-        trivial, value = _entropy(self.moments_), (solution.objective - solution.excess) / game.problem.total
+        trivial, value = _entropy(moments), (solution.objective - solution.excess) / game.problem.total
         report: dict[str, Any] = {
             "closed_form": False, "value": value, "trivial": trivial, "gap": trivial - value, "starts": values,
             "loss": solution.loss, "accuracy": solution.accuracy, "gradient": float(game.slope(basis, solution).norm()),
         }  # fmt: skip
-        return Found(basis, self.moments_, report=report)
+        return ConceptSubspace(basis, moments, report=report)
 
 
 class Game:
@@ -172,7 +165,13 @@ def _entropy(moments: Moments) -> float:
 
 
 def _gradient(rows: Rows, moments: Moments, basis: Tensor) -> float:
-    """Norm of the gradient of the mean loss at the constant classifier, on the projected rows themselves."""
+    """Norm of the gradient of the mean loss at the constant classifier, on the projected rows themselves.
+
+    Of a stream, whose rows are gone, it comes from the moments.
+    """
+    if rows.partial:
+        left = moments.cross.T - moments.cross.T @ basis.T @ basis
+        return float((left / moments.weight).norm())
     total = torch.zeros_like(moments.cross.T)
     errors = moments.mean_z - rows.z
     if rows.weights is not None:

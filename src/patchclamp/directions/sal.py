@@ -2,11 +2,12 @@
 
 from torch import Tensor
 
-from patchclamp.directions.base import Found
+from patchclamp.directions.base import ConceptSubspace
 from patchclamp.directions.concept import Kind
-from patchclamp.directions.mean_difference import StreamingEstimator, span
-from patchclamp.directions.moments import Moments
+from patchclamp.directions.moments import Moments, span
 from patchclamp.directions.random import check_whole_rank
+from patchclamp.directions.rows import Rows
+from patchclamp.directions.streaming import StreamingEstimator
 
 
 class SAL(StreamingEstimator):
@@ -27,11 +28,12 @@ class SAL(StreamingEstimator):
         self.rank = rank
         self.concept = concept
 
-    def _solve(self, moments: Moments) -> Found:
+    def _find(self, rows: Rows) -> ConceptSubspace:
         if self.rank is not None:
             check_whole_rank(self.rank)
+        moments = rows.moments()
         basis = strongest(moments, self.rank)
-        return Found(basis, moments, report=shortened(self.rank, basis))
+        return ConceptSubspace(basis, moments, report=shortened(self.rank, basis))
 
 
 def strongest(moments: Moments, rank: int | None) -> Tensor:

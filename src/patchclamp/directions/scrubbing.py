@@ -10,19 +10,19 @@ from sklearn.base import clone
 from torch import Tensor
 
 from patchclamp.core.errors import InputError
-from patchclamp.core.interrupts import within
 from patchclamp.core.kinds import Labels
 from patchclamp.core.progress import Listener, task
-from patchclamp.directions.base import DirectionEstimator, quietly, warn_once
+from patchclamp.directions.base import DirectionEstimator
 from patchclamp.directions.concept import Concept
 from patchclamp.directions.direction import SINK, Direction
 from patchclamp.directions.methods import method_of
+from patchclamp.directions.report import quietly, warn_once
 from patchclamp.interventions import positions
 from patchclamp.interventions.edits import Edit
-from patchclamp.interventions.forward import Row, call, forward, make_tap
-from patchclamp.interventions.hooks import Session, bypassed, ports_of
+from patchclamp.interventions.forward import Row, forward
 from patchclamp.interventions.positions import At
 from patchclamp.interventions.record import BATCH_TOKENS, batches
+from patchclamp.interventions.tail import resume
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.sites import Site
@@ -46,12 +46,7 @@ class Stream:
         if self.states is None:
             forward(model, [Row(prompt) for prompt in self.prompts], taps={site: seen.append}, logits=False)
         else:
-            done = [model.sites.modules[path] for path in model.sites.layers[:layer]]
-            batch = model.batch(self.prompts)
-            taps = ports_of([make_tap(model, site, seen.append)])
-            session = Session(model.sites.modules, len(self.prompts), batch.width or 1, {}, taps, stop_early=True)
-            around = (torch.no_grad(), bypassed(done, model.arity, inject=self.states), session)
-            within(around, call, model, batch)
+            resume(model, self.prompts, layer, self.states, {site: seen.append})
         self.states = seen[0].clone()
 
     def rows(self) -> Tensor:

@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from patchclamp.core.errors import InputError
-from patchclamp.directions.base import Rows
 from patchclamp.directions.moments import Moments
+from patchclamp.directions.rows import Rows
 
 MEMORY = 12
 """Steps that the curvature is learned from."""

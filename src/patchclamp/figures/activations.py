@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from patchclamp.figures.style import SEQUENTIAL, styled, thin, visible
+from patchclamp.figures.style import SEQUENTIAL, canvas, thin, visible
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -14,10 +14,8 @@ def figure(activations: "Activations", *, prompt: int = 0) -> "Figure":
     """Draw the Euclidean norm of every recorded vector of one prompt, on a logarithmic scale."""
     from matplotlib.colors import LogNorm
 
-    with styled() as make:
-        names = list(activations.values)
-        fig: Figure = make(figsize=(3.6 * len(names), 3.2), layout="constrained")
-        axes = fig.subplots(1, len(names), squeeze=False)
+    names = list(activations.values)
+    with canvas((3.6 * len(names), 3.2), columns=len(names), squeeze=False) as (fig, axes):
         for axis, name in zip(axes.flat, names, strict=True):
             dims = activations.dims[name]
             value = activations.values[name].detach().float().select(dims.index("prompt"), prompt)

@@ -6,7 +6,7 @@ import numpy as np
 
 from patchclamp.core.errors import InputError, unknown
 from patchclamp.figures.grid import Layers, Panel, colour_bars, heat
-from patchclamp.figures.style import limits, styled
+from patchclamp.figures.style import canvas, limits
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,9 +44,8 @@ def figure(average: "TraceAverage", *, read: str | None = None, layers: Layers =
     if layers not in ("down", "up", "right"):
         raise InputError(unknown("orientation", layers, ("down", "up", "right")))
     panel_list, mean, name = panels(average, read), average.mean(read), average.named(read)
-    with styled() as make:
-        fig: Figure = make(figsize=(2.9 * len(panel_list) + 0.6, 7.8), layout="constrained")
-        axes = fig.subplots(2, len(panel_list), squeeze=False, gridspec_kw={"height_ratios": [3, 2]}, sharey="row")
+    size, heights = (2.9 * len(panel_list) + 0.6, 7.8), {"height_ratios": [3, 2]}
+    with canvas(size, 2, len(panel_list), squeeze=False, gridspec_kw=heights, sharey="row") as (fig, axes):
         images = [
             (axis, panel, heat(axis, panel, layers, None, None))
             for axis, panel in zip(axes[0], panel_list, strict=True)

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from patchclamp.core.errors import InputError, unknown
 from patchclamp.figures.strip import ROW, strip
-from patchclamp.figures.style import styled
+from patchclamp.figures.style import canvas
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,9 +35,7 @@ def figure(bias: "Bias", *, metric: str = "within") -> "Figure":
     rows = bias.summary()
     rows = rows[rows["metric"] == metric]
     names = list(bias.data["edit"].values)
-    with styled() as make:
-        fig: Figure = make(figsize=(4.6, 0.8 + ROW * len(names)), layout="constrained")
-        axis = fig.subplots()
+    with canvas((4.6, 0.8 + ROW * len(names))) as (fig, axis):
         axis.axvline(0, color="black", linewidth=0.6, zorder=1)
         strip(axis, names, list(bias.values(metric).values), rows.to_dict("records"))
         axis.set_xlabel(LABELS[metric])

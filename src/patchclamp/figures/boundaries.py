@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from patchclamp.figures.layer_effects import look
-from patchclamp.figures.style import styled
+from patchclamp.figures.style import canvas
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,9 +22,7 @@ def figure(boundaries: "Boundaries") -> "Figure":
     data = boundaries.data
     layers = [str(name) for name in data["layer"].values]
     styles = look(layers)
-    with styled() as make:
-        fig: Figure = make(figsize=(6.6, 2.6), layout="constrained")
-        near, count = fig.subplots(1, 2)
+    with canvas((6.6, 2.6), columns=2) as (fig, (near, count)):
         share = (np.arange(data.sizes["point"]) + 1) / data.sizes["point"]
         for layer in layers:
             distances = np.sort(data["distance"].sel(layer=layer).values)

@@ -8,7 +8,7 @@ import numpy as np
 from patchclamp.core.errors import InputError, unknown
 from patchclamp.figures.layer_effects import COLOURS
 from patchclamp.figures.strip import plain
-from patchclamp.figures.style import styled, visible
+from patchclamp.figures.style import canvas, styled, visible
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,10 +42,9 @@ def scores(clusters: "Clusters", labels: str | None = None) -> "Figure":
     from matplotlib.lines import Line2D
 
     data = clusters.data.sel(labels=clusters.label_names[0] if labels is None else labels)
-    with styled() as make:
-        height = 0.5 + len(clusters.algorithms) * (0.42 + 0.145 * len(clusters.forms))
-        fig: Figure = make(figsize=(6.6, height), layout="constrained")
-        grid = fig.subplots(len(clusters.algorithms), len(TITLES), squeeze=False, sharex="col", sharey=True)
+    height = 0.5 + len(clusters.algorithms) * (0.42 + 0.145 * len(clusters.forms))
+    shape = (len(clusters.algorithms), len(TITLES))
+    with canvas((6.6, height), *shape, squeeze=False, sharex="col", sharey=True) as (fig, grid):
         for axes, algorithm in zip(grid, clusters.algorithms, strict=True):
             algorithm_scores = data.sel(algorithm=algorithm)
             for axis, score in zip(axes, TITLES, strict=True):

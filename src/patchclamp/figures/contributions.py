@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from patchclamp.core.errors import InputError
-from patchclamp.figures.style import limits, styled, thin, visible
+from patchclamp.figures.style import canvas, limits, thin, visible
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,10 +30,8 @@ def figure(contributions: "Contributions", *, position: int = 0) -> "Figure":
         raise InputError(f"position {position} is outside the {data.sizes['position']} positions asked for")
     selection, logit = data.isel(position=position), contributions.logit.isel(position=position)
     heads = by_head(selection.isel(answer=0)) is not None
-    with styled() as make:
-        columns = data.sizes["answer"]
-        fig: Figure = make(figsize=(3.4 * columns, 4.6 if heads else 2.4), layout="constrained")
-        axes = fig.subplots(1 + heads, columns, squeeze=False)
+    columns = data.sizes["answer"]
+    with canvas((3.4 * columns, 4.6 if heads else 2.4), 1 + heads, columns, squeeze=False) as (fig, axes):
         for column, answer in enumerate(data["answer"].values):
             title = f"{visible(str(answer))}: logit {float(logit[column]):.2f}"
             _bars(axes[0, column], selection.isel(answer=column), title)

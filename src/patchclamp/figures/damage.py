@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from patchclamp.figures.strip import ROW, strip
-from patchclamp.figures.style import styled
+from patchclamp.figures.style import canvas
 from patchclamp.metrics.edited import UNEDITED
 
 if TYPE_CHECKING:
@@ -25,9 +25,7 @@ def figure(damage: "Damage") -> "Figure":
         "loss_change": (loss - loss.sel(edit=UNEDITED, drop=True), "change of loss, nats a token"),
     }
     means = {(row["metric"], row["edit"]): row for row in damage.summary().to_dict("records")}
-    with styled() as make:
-        fig: Figure = make(figsize=(6.6, 0.9 + ROW * max(1, len(edits))), layout="constrained")
-        axes = fig.subplots(1, 2, sharey=True)
+    with canvas((6.6, 0.9 + ROW * max(1, len(edits))), columns=2, sharey=True) as (fig, axes):
         for axis, (metric, (values, label)) in zip(axes, panels.items(), strict=True):
             axis.axvline(0, color="black", linewidth=0.6, zorder=1)
             strip(

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from patchclamp.figures.layer_effects import look
-from patchclamp.figures.style import key, styled
+from patchclamp.figures.style import canvas, key
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,9 +20,7 @@ def figure(dose_response: "DoseResponse") -> "Figure":
     data = dose_response.data
     methods = [str(m) for m in data["direction"].values]
     styles = look(methods)
-    with styled() as make:
-        fig: Figure = make(figsize=(7.4, 2.7), layout="constrained")
-        effect, cost, trade_off = fig.subplots(1, 3)
+    with canvas((7.4, 2.7), columns=3) as (fig, (effect, cost, trade_off)):
         for method in methods:
             curve, style = data.sel(direction=method), styles[method]
             for axis, name in ((effect, "effect"), (cost, "kl")):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from patchclamp.core.errors import InputError, unknown
-from patchclamp.figures.style import limits, styled, thin, visible
+from patchclamp.figures.style import canvas, limits, thin, visible
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -130,10 +130,8 @@ def figure(
     columns = _columns(grid, panel_list, read)
     rows = -(-len(panel_list) // columns)
     curve = panel_list[0].values.ndim == 1
-    with styled() as make:
-        width, height = size(panel_list[0], layers, curve)
-        fig: Figure = make(figsize=(columns * width + 1.1, rows * height + 0.4), layout="constrained")
-        axes = fig.subplots(rows, columns, squeeze=False)
+    width, height = size(panel_list[0], layers, curve)
+    with canvas((columns * width + 1.1, rows * height + 0.4), rows, columns, squeeze=False) as (fig, axes):
         for axis in axes.flat[len(panel_list) :]:
             axis.set_visible(False)
         if curve:

@@ -7,7 +7,7 @@ import numpy as np
 
 from patchclamp.core.errors import InputError, unknown
 from patchclamp.figures.grid import Layers, Panel, heat, size
-from patchclamp.figures.style import limits, styled
+from patchclamp.figures.style import canvas, limits
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,10 +53,8 @@ def figure(
         raise InputError(unknown("orientation", layers, ("down", "up", "right")))
     score_names = [scores] if isinstance(scores, str) else list(scores or DEFAULT_SCORES)
     panels = [panel(head_scores, score) for score in score_names]
-    with styled() as make:
-        width, height = size(panels[0], layers, False)
-        fig: Figure = make(figsize=(len(panels) * (width + 0.5), height + 0.4), layout="constrained")
-        axes = fig.subplots(1, len(panels), squeeze=False)[0]
+    width, height = size(panels[0], layers, False)
+    with canvas((len(panels) * (width + 0.5), height + 0.4), columns=len(panels), squeeze=False) as (fig, (axes,)):
         for axis, heatmap, score in zip(axes, panels, score_names, strict=True):
             image = heat(axis, heatmap, layers, None, None)
             _name(axis, heatmap, layers)

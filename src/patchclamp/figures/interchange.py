@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from patchclamp.figures.strip import ROW, strip
-from patchclamp.figures.style import styled
+from patchclamp.figures.style import canvas
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,9 +18,7 @@ def figure(interchange: "Interchange") -> "Figure":
         interchange: The result to draw.
     """
     name = f"{interchange.record['parameters']['site']}, rank {interchange.data.attrs['rank']}"
-    with styled() as make:
-        fig: Figure = make(figsize=(4.6, 0.9 + ROW), layout="constrained")
-        axis = fig.subplots()
+    with canvas((4.6, 0.9 + ROW)) as (fig, axis):
         strip(axis, [name], [interchange.values()], interchange.summary().to_dict("records"))
         axis.set_xlim(-0.05, 1.05)
         axis.set_xlabel("confusion: share of the way to the other prompt's answers")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from patchclamp.core.errors import InputError, unknown
-from patchclamp.figures.style import key, styled, visible
+from patchclamp.figures.style import canvas, key, visible
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -60,10 +60,8 @@ def figure(effects: "LayerEffects", *, metric: str = "bias") -> "Figure":
     metrics = [metric, "kl"] if "kl" in data else [metric]
     methods, edits = [str(m) for m in data["direction"].values], [str(e) for e in data["edit"].values]
     styles = look(methods)
-    with styled() as make:
-        size = (2.3 * len(edits) + 1.0, 2.2 * len(metrics) + 0.6)
-        fig: Figure = make(figsize=size, layout="constrained")
-        axes = fig.subplots(len(metrics), len(edits), squeeze=False, sharex=True, sharey="row")
+    size = (2.3 * len(edits) + 1.0, 2.2 * len(metrics) + 0.6)
+    with canvas(size, len(metrics), len(edits), squeeze=False, sharex=True, sharey="row") as (fig, axes):
         for column, edit in enumerate(edits):
             for row, name in enumerate(metrics):
                 axis = axes[row, column]

@@ -8,7 +8,7 @@ from scipy.stats import t
 
 from patchclamp.core.errors import InputError, unknown
 from patchclamp.figures.grid import Layers
-from patchclamp.figures.style import SEQUENTIAL, styled, thin, visible
+from patchclamp.figures.style import SEQUENTIAL, canvas, thin, visible
 from patchclamp.lenses.metrics import METRICS
 
 if TYPE_CHECKING:
@@ -126,9 +126,7 @@ def figure(
 
 
 def _cells(picture: Picture, layers: Layers) -> "Figure":
-    with styled() as make:
-        fig: Figure = make(figsize=size(picture, layers), layout="constrained")
-        axis = fig.subplots()
+    with canvas(size(picture, layers)) as (fig, axis):
         image = draw(axis, picture, layers)
         fig.colorbar(image, ax=axis, fraction=0.05, pad=0.02, aspect=24, label=picture.label).outline.set_linewidth(0.4)
         return fig
@@ -220,9 +218,7 @@ def curves(lens: "Lens", metric: str, prompt: int | None = None) -> tuple[Any, A
 
 def _curves(lens: "Lens", metric: str, prompt: int | None) -> "Figure":
     mean, half = curves(lens, metric, prompt)
-    with styled() as make:
-        fig: Figure = make(figsize=(4.2, 2.6), layout="constrained")
-        axis = fig.subplots()
+    with canvas((4.2, 2.6)) as (fig, axis):
         rows = range(len(mean))
         axis.plot(rows, mean, marker="o", markersize=2.5, linewidth=1.2, color="#1f3b73", label="mean")
         axis.fill_between(

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from patchclamp.figures.layer_effects import look
-from patchclamp.figures.style import styled
+from patchclamp.figures.style import canvas
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,9 +22,8 @@ def figure(paths: "AdversarialPaths") -> "Figure":
         paths: The result to draw.
     """
     kinds = [str(kind) for kind in paths.data["path"].values]
-    with styled() as make:
-        fig: Figure = make(figsize=(7.6, 0.9 + 0.34 * len(kinds) + 0.6), layout="constrained")
-        strips, density, cosine = fig.subplots(1, 3, width_ratios=[2.3, 1.2, 1.6])
+    size = (7.6, 0.9 + 0.34 * len(kinds) + 0.6)
+    with canvas(size, columns=3, width_ratios=[2.3, 1.2, 1.6]) as (fig, (strips, density, cosine)):
         _strips(strips, paths, kinds)
         _densities(density, paths, kinds)
         _cosines(cosine, paths, kinds)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from patchclamp.core.errors import InputError, unknown
-from patchclamp.figures.style import SEQUENTIAL, styled, visible
+from patchclamp.figures.style import SEQUENTIAL, canvas, visible
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,9 +41,7 @@ def figure(plane: "Plane", color: str | None = None, layers: int | None = None, 
     lines = ("layer" if color in ("class", "code") else "none") if lines is None else lines
     _check(plane, color, layers, lines, classes)
     layer_count = len(plane.record["layers"]) if layers is None else layers
-    with styled() as make:
-        fig: Figure = make(figsize=(5.6, 4.6), layout="constrained")
-        axis = fig.subplots()
+    with canvas((5.6, 4.6)) as (fig, axis):
         _fill(axis, plane, color, layer_count)
         if lines != "none":
             _boundaries(axis, plane, lines, layer_count)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from patchclamp.figures.strip import plain
-from patchclamp.figures.style import styled
+from patchclamp.figures.style import canvas
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,9 +24,7 @@ def figure(report: "ProbeReport") -> "Figure":
     """
     data = report.data
     versions = [str(name) for name in data["data"].values]
-    with styled() as make:
-        fig: Figure = make(figsize=(6.6, 1.9), layout="constrained")
-        axes = fig.subplots(1, 2, sharey=True)
+    with canvas((6.6, 1.9), columns=2, sharey=True) as (fig, axes):
         for axis, part in zip(axes, ("accuracy", "loss"), strict=True):
             axis.axvline(
                 float(data[f"chance_{part}"]), color="black", linewidth=0.8, linestyle=(0, (4, 3)), label="guessing"

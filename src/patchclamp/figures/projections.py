@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from patchclamp.figures.layer_effects import COLOURS
-from patchclamp.figures.style import key, styled
+from patchclamp.figures.style import canvas, key
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,9 +23,7 @@ def figure(projections: "Projections") -> "Figure":
     """
     values, labels = projections.data["coordinate"].values, projections.data["label"].values
     edges = np.histogram_bin_edges(values, BINS).tolist()
-    with styled() as make:
-        fig: Figure = make(figsize=(4.2, 2.4), layout="constrained")
-        axis = fig.subplots()
+    with canvas((4.2, 2.4)) as (fig, axis):
         for number, label in enumerate(projections.classes()):
             coordinates, colour = values[labels == label], COLOURS[number % len(COLOURS)]
             axis.hist(coordinates, edges, density=True, histtype="stepfilled", color=colour, alpha=0.3, linewidth=0)

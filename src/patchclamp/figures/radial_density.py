@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from patchclamp.figures.style import styled
+from patchclamp.figures.style import canvas
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,9 +32,7 @@ def figure(radial_density: "RadialDensity", log: bool = True) -> "Figure":
     floor = 1 / (
         radial_density.data.sizes["ray"] * float((radial_density.data["high"] - radial_density.data["low"]).max())
     )
-    with styled() as make:
-        fig: Figure = make(figsize=(4.6, 2.8), layout="constrained")
-        axis = fig.subplots()
+    with canvas((4.6, 2.8)) as (fig, axis):
         for kind, rows in table.groupby("rays", sort=False):
             colour, dash = _LOOK[str(kind)]
             centre = (rows["from"] + rows["to"]) / 2

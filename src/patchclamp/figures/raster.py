@@ -6,7 +6,7 @@ import numpy as np
 
 from patchclamp.core.errors import InputError, unknown
 from patchclamp.figures.plane import CLASSES, LAYERS, frame, legend
-from patchclamp.figures.style import SEQUENTIAL, styled
+from patchclamp.figures.style import SEQUENTIAL, canvas
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,9 +35,7 @@ def figure(raster: "Raster", color: str | None = None, crossings: bool = True) -
         raise InputError(
             "the network has no classes: its output is not [row, class]; color='density' shows its boundaries"
         )
-    with styled() as make:
-        fig: Figure = make(figsize=(5.6, 4.6), layout="constrained")
-        axis = fig.subplots()
+    with canvas((5.6, 4.6)) as (fig, axis):
         (_classes if color == "class" else _density)(axis, raster)
         if crossings and color == "class":
             _crossings(axis, raster)

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from patchclamp.figures.style import key, styled
+from patchclamp.figures.style import canvas, key
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,9 +22,7 @@ def figure(rewrite: "Rewrite") -> "Figure":
         rewrite: The result to draw.
     """
     contexts = rewrite.probability.sizes["context"]
-    with styled() as make:
-        fig: Figure = make(figsize=(7.2, max(2.4, 0.34 * contexts + 1.2)), layout="constrained")
-        left, right = fig.subplots(1, 2, width_ratios=[1, 1.25])
+    with canvas((7.2, max(2.4, 0.34 * contexts + 1.2)), columns=2, width_ratios=[1, 1.25]) as (fig, (left, right)):
         _search(left, rewrite)
         _answers(right, rewrite)
         return fig

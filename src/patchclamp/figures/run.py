@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from patchclamp.figures.style import styled, visible
+from patchclamp.figures.style import canvas, visible
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -13,10 +13,9 @@ if TYPE_CHECKING:
 def figure(run: "Run", *, k: int = 10) -> "Figure":
     """Draw a run: one panel a prompt, the ``k`` likeliest outputs."""
     table = run.top(min(k, run.logits.shape[-1]))
-    with styled() as make:
-        count = len(run.prompts)
-        fig: Figure = make(figsize=(3.4 * min(count, 3), (0.17 * k + 0.7) * -(-count // 3)), layout="constrained")
-        axes = fig.subplots(-(-count // 3), min(count, 3), squeeze=False)
+    count = len(run.prompts)
+    wide, high = min(count, 3), -(-count // 3)
+    with canvas((3.4 * wide, (0.17 * k + 0.7) * high), high, wide, squeeze=False) as (fig, axes):
         for axis in axes.flat[count:]:
             axis.set_visible(False)
         for number, axis in zip(range(count), axes.flat, strict=False):

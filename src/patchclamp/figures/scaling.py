@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from patchclamp.figures.layer_effects import look
-from patchclamp.figures.style import key, styled
+from patchclamp.figures.style import canvas, key
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,9 +30,7 @@ def figure(scaling: "Scaling") -> "Figure":
     metrics = [first, "kl", *(["flipped"] if np.isfinite(data["flipped"]).any() else [])]
     sites = [str(site) for site in data["site"].values]
     styles = look(sites)
-    with styled() as make:
-        fig: Figure = make(figsize=(2.6 * len(metrics) + 0.6, 2.9), layout="constrained")
-        axes = fig.subplots(1, len(metrics), squeeze=False)[0]
+    with canvas((2.6 * len(metrics) + 0.6, 2.9), columns=len(metrics), squeeze=False) as (fig, (axes,)):
         for axis, metric in zip(axes, metrics, strict=True):
             for site in sites:
                 for edit in data["edit"].values:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from patchclamp.figures.style import styled
+from patchclamp.figures.style import canvas
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,9 +28,9 @@ def figure(segment: "Segment", bins: int = 50) -> "Figure":
     outputs = data["output"].values
     has_output_panel = outputs.shape[1] <= UNITS
     heights = [*[0.28] * len(layers), 1.0, *([1.3] if has_output_panel else [])]
-    with styled() as make:
-        fig: Figure = make(figsize=(6.4, 0.9 + sum(heights) * 0.95), layout="constrained")
-        axes = fig.subplots(len(heights), 1, sharex=True, height_ratios=heights, squeeze=False)[:, 0]
+    size = (6.4, 0.9 + sum(heights) * 0.95)
+    with canvas(size, len(heights), sharex=True, height_ratios=heights, squeeze=False) as (fig, grid):
+        axes = grid[:, 0]
         for number, (axis, name) in enumerate(zip(axes, layers, strict=False)):
             places = data["t"].values[data["layer"].values == name]
             axis.vlines(places, 0, 1, color=_COLOURS[number % len(_COLOURS)], linewidth=0.4)

@@ -4,11 +4,14 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from patchclamp.core.text import escaped, for_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SEQUENTIAL = "cividis"
 DIVERGING = "RdBu_r"
@@ -47,6 +50,23 @@ def styled() -> Iterator[Any]:
         yield make
         for figure in figures:
             literal(figure)
+
+
+@contextmanager
+def canvas(
+    size: tuple[float, float], rows: int = 1, columns: int = 1, **options: Any
+) -> Iterator[tuple["Figure", Any]]:
+    """Make a figure in our style with its axes, to be drawn on inside the block.
+
+    Args:
+        size: The width and height in inches.
+        rows: The number of rows of axes.
+        columns: The number of columns of axes.
+        **options: Options of matplotlib's ``Figure.subplots``, as ``width_ratios``.
+    """
+    with styled() as make:
+        figure: Figure = make(figsize=size, layout="constrained")
+        yield figure, figure.subplots(rows, columns, **options)
 
 
 def literal(figure: Any) -> None:

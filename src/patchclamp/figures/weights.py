@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from patchclamp.core.errors import InputError
-from patchclamp.figures.style import key, styled, visible
+from patchclamp.figures.style import canvas, key, visible
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,9 +34,8 @@ def figure(lens: "WeightLens", *, matrix: str | None = None, directions: int = 6
     name = lens.matrices[0] if matrix is None else matrix
     sides = lens.sides(name)
     rows = min(directions, lens.data.sizes["direction"])
-    with styled() as make:
-        fig: Figure = make(figsize=(2.6 + 3.1 * len(sides), max(2.4, 0.36 * rows + 0.8)), layout="constrained")
-        axes = fig.subplots(1, 1 + len(sides), width_ratios=[2.4, *[3.1] * len(sides)])
+    widths, high = [2.4, *[3.1] * len(sides)], max(2.4, 0.36 * rows + 0.8)
+    with canvas((2.6 + 3.1 * len(sides), high), columns=len(widths), width_ratios=widths) as (fig, axes):
         _spectrum(axes[0], lens, name)
         for axis, side in zip(axes[1:], sides, strict=True):
             _lists(axis, lens, name, side, rows)

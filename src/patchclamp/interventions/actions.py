@@ -1,8 +1,8 @@
 """From edits to actions: concrete sites and positions in one prompt, with every value filled in."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, fields
 from functools import cached_property
 from typing import Any
 
@@ -32,8 +32,9 @@ class Action:
     positions: tuple[int, ...] | None
     """Unpadded positions, in the order of the operation's values; None for all of an input without tokens."""
     operation: Operation
-    gate: Callable[[Tensor], Tensor] | None
-    edit: int
+    _: KW_ONLY
+    gate: Callable[[Tensor], Tensor] | None = None
+    edit: int = 0
     """Which of the user's edits this is."""
     everywhere: bool = False
     """Whether it is for every vector, also where these are not the prompt's positions."""
@@ -53,22 +54,46 @@ class Action:
         """For a checkpoint; see :mod:`patchclamp.core.content`."""
         return str(self.site), self.positions, self.operation, gate_content(self.gate)
 
+    def only(self, kept: Sequence[int]) -> "Action":
+        """The action at some of its positions, by their places in its list."""
+        if self.positions is None or len(kept) == len(self.positions):
+            return self
+        where = tuple(self.positions[i] for i in kept)
+        return Action(self.site, where, self.operation.select(kept), gate=self.gate, edit=self.edit)
 
-Recorder = Callable[[OpenModel, Source, Sequence[Site]], dict[Site, list[Tensor]]]
-"""Runs a source and gives its values, ``[position, d]`` a prompt, at each site."""
+
+@dataclass(frozen=True, eq=False)
+class SourceRun:
+    """A source, and every site at which some edit takes its values."""
+
+    source: Source
+    sites: tuple[Site, ...]
+
+
+SourceRuns = Mapping[str, SourceRun]
+"""What has to be recorded, by the keys of the sources' runs."""
+Recordings = Mapping[str, Mapping[Site, Sequence[Tensor]]]
+"""The values of sources, ``[position, d]`` a prompt at each site, by the keys of their runs."""
+
+
+def merge_runs(several: Iterable[SourceRuns]) -> SourceRuns:
+    """Each source once, with the sites of all who take its values."""
+    merged: dict[str, SourceRun] = {}
+    for key, run in (item for runs in several for item in runs.items()):
+        before = merged[key].sites if key in merged else ()
+        sites = sorted({*before, *run.sites}, key=lambda site: site.sort_key)
+        merged[key] = SourceRun(run.source, tuple(sites))
+    return merged
 
 
 class Placer:
-    """Edits on the prompts of one call: checks them, records what they need, and makes actions."""
+    """Edits on the prompts of one call: reads and checks them, says what has to be recorded, and makes actions."""
+
+    recordings: Recordings
+    """The values of ``sources``, once they were recorded."""
 
     def __init__(
-        self,
-        model: OpenModel,
-        edits: Sequence[Edit],
-        prompts: Sequence[Prompt],
-        recorder: Recorder,
-        *,
-        grad: bool = False,
+        self, model: OpenModel, edits: Sequence[Edit], prompts: Sequence[Prompt], *, grad: bool = False
     ) -> None:
         self.model, self.prompts = model, tuple(prompts)
         # what is trained is taken as it is at this call: with its gradients, or as a copy that holds no graph
@@ -76,18 +101,16 @@ class Placer:
             edit if not edit.operation.trained else edit.renewed() if grad else edit.frozen() for edit in edits
         )
         self.sites = [_sites_of(model, edit) for edit in self.edits]
-        needed: dict[str, tuple[Source, set[Site]]] = {}
+        runs: list[SourceRuns] = []
         self._run_keys: dict[int, str] = {}
         for edit, sites in zip(self.edits, self.sites, strict=True):
             if self.prompts:
                 _check_sources(model, edit.operation, len(self.prompts))
             for source in edit.operation.needs() if isinstance(edit.operation, Unbound) else ():
                 key = self._run_keys[id(source)] = source.run_key
-                needed.setdefault(key, (source, set()))[1].update(_read_at(model, source, sites))
-        self._held = {
-            key: recorder(model, source, sorted(sites, key=lambda site: site.sort_key))
-            for key, (source, sites) in needed.items()
-        }
+                runs.append({key: SourceRun(source, tuple(_read_at(model, source, sites)))})
+        self.sources = merge_runs(runs)
+        self.recordings = {}
 
     def positions(self, number: int, index: int, generating: bool = False) -> tuple[int, ...] | None:
         """Where an edit acts in a prompt."""
@@ -104,7 +127,9 @@ class Placer:
             operation = operation.bind(Scene(self.prompts[index], index, site, where, self._recorded, self._locate))
             check_width(self.model.sites, operation, site)
         everywhere = _is_all(edit.at, index)
-        return Action(self.model.sites.in_stream(site), where, operation, edit.where, number, everywhere)
+        return Action(
+            self.model.sites.in_stream(site), where, operation, gate=edit.where, edit=number, everywhere=everywhere
+        )
 
     def rows(self, generating: bool = False) -> list[tuple[Action, ...]]:
         """The actions of each prompt, in the order of the edits."""
@@ -119,32 +144,12 @@ class Placer:
             for index in range(len(self.prompts))
         ]
 
-    def _recorded(self, source: Source, site: Site) -> list[Tensor]:
-        return self._held[self._run_keys[id(source)]][_read_at(self.model, source, [site])[0]]
+    def _recorded(self, source: Source, site: Site) -> Sequence[Tensor]:
+        return self.recordings[self._run_keys[id(source)]][_read_at(self.model, source, [site])[0]]
 
     def _locate(self, at: Any, source: Source, number: int) -> tuple[int, ...]:
         found = self.model.prompts(source.inputs)
         return positions.resolve(at, found[number], number, len(found), self.model.tokenizer, repeats=True) or ()
-
-
-def place(
-    model: OpenModel, edits: Sequence[Edit], prompts: Sequence[Prompt], recorder: Recorder, *, grad: bool = False
-) -> list[tuple[Action, ...]]:
-    """Resolve edits on prompts: which actions each prompt gets, in the order of the edits.
-
-    Args:
-        model: The model.
-        edits: Placed edits.
-        prompts: Where they act.
-        recorder: Runs sources.
-        grad: Whether values that require gradients keep them.
-
-    Raises:
-        EditError: An edit has no site, or the wrong width.
-        SiteError: A site is unknown or read-only.
-        PositionError: A position is outside a prompt.
-    """
-    return Placer(model, edits, prompts, recorder, grad=grad).rows()
 
 
 def _check_sources(model: OpenModel, operation: Operation, count: int) -> None:
@@ -293,7 +298,9 @@ def instructions(
             if kept == ():
                 continue
             shared = digest(action.key, kept, action.everywhere)
-            entry = grouped.setdefault((access.port, number, shared, action.edit), (_narrowed(action, kept), [], []))
+            entry = grouped.setdefault(
+                (access.port, number, shared, action.edit), (action if kept is None else action.only(kept), [], [])
+            )
             entry[1].append(row if batch_rows is None else batch_rows[row])
             entry[2].append(columns)
     table: dict[Port, list[Instruction]] = defaultdict(list)
@@ -336,14 +343,7 @@ def _columns_in(action: Action, start: int, width: int) -> tuple[tuple[int, ...]
 def from_position(action: Action, first: int) -> Action:
     """The part of an action at a position and after it."""
     assert action.positions is not None
-    return _narrowed(action, tuple(i for i, position in enumerate(action.positions) if position >= first))
-
-
-def _narrowed(action: Action, kept: tuple[int, ...] | None) -> Action:
-    if kept is None or action.positions is None or len(kept) == len(action.positions):
-        return action
-    positions_kept = tuple(action.positions[i] for i in kept)
-    return Action(action.site, positions_kept, action.operation.select(kept), action.gate, action.edit)
+    return action.only(tuple(i for i, position in enumerate(action.positions) if position >= first))
 
 
 def edited_sites(rows: Iterable[Iterable[Action]]) -> list[Site]:

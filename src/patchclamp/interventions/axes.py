@@ -1,13 +1,13 @@
 """The axes of a sweep: prompts, sites, layers, heads, positions, parameters; and the cells they span."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
 from patchclamp.core.errors import InputError, PositionError
-from patchclamp.interventions.actions import Action, Placer, Recorder
-from patchclamp.interventions.placing import Part, label
+from patchclamp.interventions.actions import Action, Placer
+from patchclamp.interventions.placing import EditPlacement, label
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.sites import Site
@@ -131,75 +131,74 @@ class Axes:
 
 @dataclass(frozen=True, eq=False)
 class Point:
-    """One cell: where it stands in the result, and what it does."""
+    """One cell: where it stands in the result, and what it edits."""
 
     index: tuple[int, ...]
     prompt: int
-    actions: tuple[Action, ...]
+    variant: int
+    """Which choice of the swept parameters it has."""
+    sites: tuple[Site, ...]
+    """The swept sites that it edits."""
+    position: tuple[int, ...] | None
+    """The position that is its own; None where positions are not swept."""
 
 
-def points(
-    model: OpenModel,
-    axes: Axes,
-    parts: Sequence[Part],
-    cumulative: bool,
-    recorder: Recorder,
-    allowed: Sequence[set[int]] | None = None,
-) -> list[Point]:
+def points(axes: Axes, cumulative: bool, allowed: Sequence[Collection[int]] | None = None) -> list[Point]:
     """Every cell of a sweep.
 
     Args:
-        model: The model.
         axes: Its axes.
-        parts: The edits, which each cell places together.
         cumulative: A cell at layer ``i`` edits the swept layers up to ``i``.
-        recorder: Runs sources.
         allowed: For each prompt the positions that can be edited (others stay empty).
     """
-    found: list[Point] = []
-    names = list(axes.over)
-    for values in product(*(range(len(axes.over[name])) for name in names)):
-        changed = {name: axes.over[name][i] for name, i in zip(names, values, strict=True)}
-        variant = _Variant(model, axes, parts, changed, recorder)
+    every: list[Point] = []
+    for variant, values in enumerate(product(*(range(len(items)) for items in axes.over.values()))):
         for prompt, text in enumerate(axes.prompts):
-            spots = [(p,) for p in range(text.length or 0)] if axes.each else [None]
+            positions: list[tuple[int, ...] | None] = [None]
+            if axes.each:
+                positions = [(p,) for p in range(text.length or 0) if allowed is None or p in allowed[prompt]]
             for component, layer, unit in axes.sites:
-                for spot in spots:
-                    if spot is not None and allowed is not None and spot[0] not in allowed[prompt]:
-                        continue
-                    below = axes.layers if cumulative else (layer,)
-                    reached = [axes.sites.get((component, i, unit)) for i in below if i <= layer]
-                    actions = variant.actions(prompt, [site for site in reached if site is not None], spot)
-                    found.append(Point(_index(axes, prompt, component, layer, unit, spot, values), prompt, actions))
-    return found
+                below = axes.layers if cumulative else (layer,)
+                reached = (axes.sites.get((component, i, unit)) for i in below if i <= layer)
+                sites = tuple(site for site in reached if site is not None)
+                for position in positions:
+                    index = _index(axes, prompt, component, layer, unit, position, values)
+                    every.append(Point(index, prompt, variant, sites, position))
+    return every
 
 
-class _Variant:
-    """The edits under one choice of the swept parameters, ready to act anywhere."""
+class Variant:
+    """The edits of a sweep under one choice of the swept parameters, ready to act anywhere once their sources were recorded."""
 
-    def __init__(
-        self, model: OpenModel, axes: Axes, parts: Sequence[Part], values: Mapping[str, Any], recorder: Recorder
-    ) -> None:
+    def __init__(self, model: OpenModel, axes: Axes, edits: Sequence[EditPlacement], values: Mapping[str, Any]) -> None:
         every = [str(site) for site in axes.sites.values()]
-        self.parts = parts
-        self.placer = Placer(model, [part.in_cell(values, every) for part in parts], axes.prompts, recorder)
-        self.known: dict[tuple[int, int, Site, tuple[int, ...] | None], Action] = {}
+        self.edits = edits
+        self.placer = Placer(model, [edit.in_cell(values, every) for edit in edits], axes.prompts)
+        self._known: dict[tuple[int, int, Site, tuple[int, ...] | None], Action] = {}
 
-    def actions(self, prompt: int, reached: Sequence[Site], spot: tuple[int, ...] | None) -> tuple[Action, ...]:
-        """What a cell does to one prompt: edit by edit, at the swept sites that it reaches or at the edit's own."""
+    @classmethod
+    def every(cls, model: OpenModel, axes: Axes, edits: Sequence[EditPlacement]) -> "list[Variant]":
+        """One a choice, in the order of the result."""
+        return [
+            cls(model, axes, edits, dict(zip(axes.over, values, strict=True)))
+            for values in product(*axes.over.values())
+        ]
+
+    def actions(self, point: Point) -> tuple[Action, ...]:
+        """What a cell does: edit by edit, at the swept sites that it reaches or at the edit's own."""
         return tuple(
-            self._action(number, prompt, site, spot if part.each else None)
-            for number, part in enumerate(self.parts)
-            for site in (reached if part.swept else self.placer.sites[number])
+            self._action(number, point.prompt, site, point.position if edit.each else None)
+            for number, edit in enumerate(self.edits)
+            for site in (point.sites if edit.swept else self.placer.sites[number])
         )
 
-    def _action(self, number: int, prompt: int, site: Site, spot: tuple[int, ...] | None) -> Action:
+    def _action(self, number: int, prompt: int, site: Site, position: tuple[int, ...] | None) -> Action:
         """One edit at one site and position of one prompt; made once."""
-        key = (number, prompt, site, spot)
-        if key not in self.known:
-            where = self.placer.positions(number, prompt) if spot is None else spot
-            self.known[key] = self.placer.action(number, prompt, site, where)
-        return self.known[key]
+        key = (number, prompt, site, position)
+        if key not in self._known:
+            where = self.placer.positions(number, prompt) if position is None else position
+            self._known[key] = self.placer.action(number, prompt, site, where)
+        return self._known[key]
 
 
 def _index(

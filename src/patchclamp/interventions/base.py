@@ -1,6 +1,6 @@
 """The recorded runs that cells fork from: hidden states where forks happen, keys and values before them, logits."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +9,8 @@ from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from patchclamp.interventions.forward import Row, forward, outputs_at
-from patchclamp.interventions.job import Job
+from patchclamp.interventions.job import Line
+from patchclamp.interventions.parts import Part
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.sites import Site
 
@@ -34,52 +35,56 @@ class Base:
 
 
 def record_base(
-    job: Job,
-    lines: Sequence[int],
-    depths: Iterable[int],
+    model: OpenModel,
+    lines: Mapping[int, Line],
+    depths: Iterable[int] = (),
     *,
-    keep_cache: bool,
-    narrow: bool,
+    cached_layers: int = 0,
     sites: Iterable[Site] = (),
 ) -> Base:
     """Run lines once, keeping what their cells will need.
 
     Args:
-        job: The sweep.
-        lines: Lines whose prompts have one length (or no tokens).
+        model: The model.
+        lines: Lines by their numbers, whose prompts have one length (or no tokens).
         depths: Where cells fork.
-        keep_cache: Whether positions before an edit will be shared.
-        narrow: Whether only read positions need to pass the head.
+        cached_layers: How many layers cells will walk that share the positions before an edit; 0 if none do, and no keys and
+            values are kept.
         sites: More sites to keep, beside those that reads want.
     """
-    model = job.model
     count = model.sites.n_layers
     hidden: dict[int, Tensor] = {}
     activations: dict[Site, Tensor] = {}
     taps = {}
     # with a cache every layer that will be walked must run to its end, or its keys and values would be missing
-    for depth in {*depths, job.depth} if keep_cache else depths:
+    for depth in {*depths, cached_layers} if cached_layers else depths:
         site = Site("resid_pre", depth) if depth < count else Site("resid_post", count - 1)
         taps[site] = _keep(hidden, depth)
-    for site in dict.fromkeys((*sites, *(site for line in lines for site in job.lines[line].sites))):
+    for site in dict.fromkeys((*sites, *(site for line in lines.values() for site in line.sites))):
         taps[site] = _both(taps.get(site), _keep(activations, site))
-    cache = DynamicCache() if keep_cache else None
-    rows = [Row(job.lines[line].prompt, job.lines[line].base) for line in lines]
-    wanted = [job.lines[line].positions for line in lines]
+    cache = DynamicCache() if cached_layers else None
+    rows = [Row(line.prompt, line.base) for line in lines.values()]
+    wanted = [line.positions for line in lines.values()]
     width = max((len(w) for w in wanted), default=0)
     keep = None
-    if narrow and width:
+    if width and may_narrow(model, lines.values()):
         table = [[*w, *(w[-1:] or (0,)) * (width - len(w))] for w in wanted]
         keep = torch.tensor(table, device=model.device)
-    extra = {"past_key_values": cache, "use_cache": True} if keep_cache else None
+    extra = {"past_key_values": cache, "use_cache": True} if cached_layers else None
     done = forward(model, rows, taps=taps, logits=width > 0, keep=keep, extra=extra)
     logits = {}
-    for index, (line, where) in enumerate(zip(lines, wanted, strict=True)):
+    for index, (number, where) in enumerate(zip(lines, wanted, strict=True)):
         if done.logits is not None:
-            length = job.lines[line].prompt.length
+            length = lines[number].prompt.length
             whole = done.logits
-            logits[line] = whole[index, : len(where)] if keep is not None else outputs_at(whole, index, where, length)
+            logits[number] = whole[index, : len(where)] if keep is not None else outputs_at(whole, index, where, length)
     return Base(tuple(lines), hidden, cache, logits, activations)
+
+
+def may_narrow(model: OpenModel, lines: Iterable[Line]) -> bool:
+    """Whether unread positions can be kept out of the head: nothing that all cells share is edited there."""
+    shared = (action.site.component for line in lines for action in line.base)
+    return model.narrows and not any(name in ("final_norm", "logits") for name in shared)
 
 
 def _keep(store: dict[Any, Tensor], key: Any) -> Any:
@@ -156,18 +161,18 @@ class PrefixCache(Cache):  # type: ignore[misc]
         self._chosen.lines = rows
 
 
-def embedded_states(job: Job, runs: Sequence[int]) -> Tensor:
+def embedded_states(model: OpenModel, part: Part, runs: Sequence[int]) -> Tensor:
     """Hidden states on entry to the first layer for runs that edit the embedding, ``[run, position, d]``."""
     found: dict[int, Tensor] = {}
     rows = []
     for run in runs:
-        line = job.lines[job.runs[run].line]
-        own = tuple(action for action in job.runs[run].actions if action.site.component == "embed")
+        line = part.lines[part.runs[run].line]
+        own = tuple(action for action in part.runs[run].actions if action.site.component == "embed")
         before = tuple(
             action for action in line.base if action.site.component == "embed" or action.site == Site("resid_pre", 0)
         )
         rows.append(Row(line.prompt, (*before, *own)))
-    forward(job.model, rows, taps={Site("resid_pre", 0): _keep(found, 0)}, logits=False)
+    forward(model, rows, taps={Site("resid_pre", 0): _keep(found, 0)}, logits=False)
     return found[0]
 
 

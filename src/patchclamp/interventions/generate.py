@@ -9,18 +9,20 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
+from patchclamp.core.call import recorded
 from patchclamp.core.errors import InputError, PatchclampError
 from patchclamp.core.interrupts import within
+from patchclamp.core.kinds import Seed
 from patchclamp.core.result import Result, Saved
+from patchclamp.core.tolerances import ARCHITECTURE
 from patchclamp.interventions.actions import Placer, Tally
 from patchclamp.interventions.decoding import effective, end_ids, new_tokens, read_settings, reads_the_text, until_end
 from patchclamp.interventions.edits import Edits, as_edits
 from patchclamp.interventions.hooks import before_each_call
 from patchclamp.interventions.overflow import WrongStepError, finite_steps, looking, wrong_step
 from patchclamp.interventions.provenance import provenance
-from patchclamp.interventions.record import record_source
+from patchclamp.interventions.record import make_placer
 from patchclamp.interventions.stepping import Rows, Stepper, check_fired, placed_rows, stepping
-from patchclamp.interventions.verification import TOLERANCE
 from patchclamp.models.beside import is_whole
 from patchclamp.models.guard import check_ready
 from patchclamp.models.inputs import Prompt
@@ -108,16 +110,41 @@ class Generation(Result):
         )
 
 
+@recorded
 def generate(
     model: OpenModel,
-    inputs: Any,
+    prompts: Any,
     edits: Edits = (),
     *,
     max_new_tokens: int | None = None,
-    seed: int | None = None,
+    seed: Seed | None = None,
     **settings: Any,
 ) -> Generation:
-    """Generate under edits; see :meth:`patchclamp.Model.generate`."""
+    """Generate under edits.
+
+    What is edited does not depend on how ``transformers`` cuts the work: with the key-value cache or without, the prompt in
+    one call or in chunks, a prompt alone or in a batch.
+
+    Each text is its prompt, positions 0 to p-1 without padding, and n new tokens at p to p+n-1, of which the last is never
+    fed back and so has no activations. At the logits only those that choose a token exist: of p-1 and of what follows.
+
+    Args:
+        model: The model.
+        prompts: As for :meth:`patchclamp.Model.run`.
+        edits: Where ``at`` acts: ``"prompt"`` at 0 to p-1; ``"generated"`` at p to p+n-2 (n new tokens give n-1 firings);
+            ``"all"`` at both, and ``"rest"`` at both but position 0; ``"last"`` and ``-1`` at p-1, whose logits give the
+            first new token; a number, slice, ``pc.token`` or ``pc.per_prompt`` at those positions of the prompt alone.
+            A position acts on every step that computes it anew, and is counted once in ``fired``.
+        max_new_tokens: How many; 20 unless ``max_length`` or a ``generation_config`` says otherwise.
+        seed: For sampling; the global random state is then left alone.
+        **settings: What else ``transformers`` takes (``do_sample=True``, ``temperature``, ``num_return_sequences``,
+            ``stop_strings``, ``output_logits``, ``generation_config``, ...); greedy by default. Beams, assisted decoding,
+            settings without effect and inputs are refused by name.
+
+    Raises:
+        InputError: A setting, site, position or vector does not fit; raised before the run.
+        NotFiredError: An edit never met its site.
+    """
     chosen = list(as_edits(edits))
     if not hasattr(model.module, "generate"):
         raise InputError(f"{type(model.module).__name__} cannot generate: it is no language model with a head")
@@ -128,10 +155,10 @@ def generate(
         )
     used = read_settings(model.module, model.tokenizer, _with_config(settings))
     count = new_tokens(used, max_new_tokens)
-    prompts = model.prompts(inputs)
+    prompts = model.prompts(prompts)
     _check_context(model, prompts, count, effective(model.module, used, "max_length"))
     check_ready(model.module)
-    placer, tally = Placer(model, chosen, prompts, record_source), Tally.empty()
+    placer, tally = make_placer(model, chosen, prompts), Tally.empty()
     rows = placed_rows(placer)
     around = (torch.no_grad(), _seeded(seed, model.device))
     new = within(around, _generate_all, model, placer, tally, rows, prompts, count, used)
@@ -240,7 +267,7 @@ def _pads_left(model: OpenModel, prompts: Sequence[Prompt]) -> bool:
         alone = _call_generate(model, [short], 2, settings).logits
         padded = _call_generate(model, [short, long], 2, settings).logits
         worst = max(float((b[0] - a[0]).abs().max() / a[0].abs().max()) for a, b in zip(alone, padded, strict=True))
-        model.pads_left = worst <= TOLERANCE.get(model.dtype, 1e-4)
+        model.pads_left = worst <= ARCHITECTURE.of(model.dtype)
     return model.pads_left
 
 

@@ -1,98 +1,95 @@
-"""Finished parts of a job in a folder, each under a digest of everything that decides its numbers."""
+"""Parts of a job as data: what to run, and what it gave.
 
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Self
+``Schedule.parts`` (:mod:`patchclamp.interventions.plan`) cuts a planned job into them, ``run_part`` runs one on a model, and
+``execute`` puts the results together. Both are plain data without the model: another process, or another machine, that holds
+an equal model can run a part and send its result back.
+"""
 
-from patchclamp.core.content import Contents
-from patchclamp.core.digest import digest
-from patchclamp.core.files import check_place
-from patchclamp.core.kinds import Folder
-from patchclamp.interventions.edits import Edit, gate_content
-from patchclamp.interventions.job import Job, Line
-from patchclamp.interventions.operations import Call
-from patchclamp.interventions.plan import Schedule
-from patchclamp.interventions.reads import Bound, Read
-from patchclamp.models.opened import OpenModel
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
-FORMAT = "parts 3"
-"""Of the files: those of another format are not looked at."""
+import torch
+from torch import Tensor
+
+from patchclamp.interventions.job import Cell, Line
+from patchclamp.interventions.trie import Group
+
+OVERFLOW, UNREAD = "overflow", "unread"
 
 
-class Parts:
-    """Where a job's finished parts lie."""
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Runs that are computed together, and how: all that decides their numbers but the model.
 
-    def __init__(self, folder: Folder, model: OpenModel) -> None:
-        self.folder, self._model = Path(folder), model.identity()
+    ``pickle`` stores it as far as it stores the functions of the user's that are in it, if any.
+    """
+
+    rung: str
+    lines: Mapping[int, Line]
+    """By their numbers in the job: those that the runs belong to."""
+    runs: Mapping[int, Cell]
+    """By their numbers in the job."""
+    depth: int
+    """How many layers are walked."""
+    groups: tuple[Group, ...] = ()
+    """On the rungs that share layers: the runs by their first edited position, with the rows of every layer."""
+    head_rows: int = 1
+    """Positions that pass the head at once."""
+    waste: float = 0.0
+    """See :func:`patchclamp.interventions.packing.lay_out`; 0 packs nothing."""
+
+
+@dataclass(eq=False)
+class PartResult:
+    """What some runs gave, by the numbers that lines and runs have in the job."""
+
+    baseline: dict[int, list[Tensor]] = field(default_factory=dict)
+    """Line -> one tensor a read, without any cell's edits.
+
+    Computed again with other lines beside them their last bits could differ, so they belong to the result.
+    """
+    values: dict[int, list[Tensor]] = field(default_factory=dict)
+    """Run -> one tensor a read."""
+    overflow: set[int] = field(default_factory=set)
+    """Runs whose edits led to NaN or infinity."""
+    unread: set[int] = field(default_factory=set)
+    """Runs of which some read gave NaN, these and others."""
+    evidence: dict[int, Tensor] = field(default_factory=dict)
+    """What the reads of runs that will be verified were computed from."""
+
+    def include(self, other: "PartResult") -> None:
+        """Add the result of another part; of a line that both measured, the other's numbers stay."""
+        self.baseline |= other.baseline
+        self.values |= other.values
+        self.overflow |= other.overflow
+        self.unread |= other.unread
+        self.evidence |= other.evidence
+
+    def to_tensors(self, part: Part) -> dict[str, Tensor]:
+        """The result as a safetensors file holds it, without evidence; lines and runs are named by their places in the part."""
+        tensors = {
+            f"{kind}.{place}.{read}": value
+            for kind, place, values in self._places(part)
+            for read, value in enumerate(values)
+        }
+        flags = {OVERFLOW: self.overflow, UNREAD: self.unread}
+        return tensors | {name: torch.tensor([run in runs for run in part.runs]) for name, runs in flags.items()}
 
     @classmethod
-    def of(
-        cls,
-        folder: Folder | None,
-        model: OpenModel,
-        *,
-        edits: Iterable[Edit] = (),
-        reads: Iterable[Read] = (),
-        over: Mapping[str, Sequence[Any]] | None = None,
-    ) -> Self | None:
-        """The parts in a folder, once it is known that everything they depend on can be told again in another process.
-
-        Args:
-            folder: None for no checkpoint.
-            model: The model.
-            edits: All that the user gave; their parameters in ``over`` take other values.
-            reads: As the user gave them.
-            over: Values of a sweep's axes.
+    def from_tensors(cls, part: Part, tensors: Mapping[str, Tensor]) -> "PartResult":
+        """The inverse of ``to_tensors``.
 
         Raises:
-            InputError: Something cannot be told, as a function; raised before any work.
+            KeyError: The tensors are not those of such a part.
         """
-        if folder is None:
-            return None
-        check_place(folder, "a checkpoint")
-        changed = {name: values for name, values in (over or {}).items() if name in ("function", "where")}
-        for edit in edits:
-            contents = Contents(f"the edit {type(edit.operation).__name__}")
-            contents.of(() if isinstance(edit.operation, Call) and "function" in changed else edit.operation)
-            contents.of(gate_content(edit.where))
-        for name, values in changed.items():
-            for value in values:
-                Contents(f"over[{name!r}]").of(gate_content(value) if name == "where" else Call(value))
-        for read in reads:
-            Contents(f"the read {type(read).__name__}").of(read)
-        return cls(folder, model)
+        result = cls({line: [] for line in part.lines}, {run: [] for run in part.runs})
+        lines = [*part.lines, *(cell.line for cell in part.runs.values())]
+        for line, (kind, place, values) in zip(lines, result._places(part), strict=True):
+            values += [tensors[f"{kind}.{place}.{read}"] for read in range(len(part.lines[line].reads))]
+        for runs, name in ((result.overflow, OVERFLOW), (result.unread, UNREAD)):
+            runs.update(run for run, flag in zip(part.runs, tensors[name].tolist(), strict=True) if flag)
+        return result
 
-    def files(self, job: Job, scheduled: Schedule, parts: Sequence[Sequence[int]]) -> list[Path]:
-        """The file of each part.
-
-        Raises:
-            InputError: Something that decides its numbers has no content.
-        """
-        contents = Contents("the sweep")
-        return [
-            self.folder / f"{self._identity(job, scheduled, runs, contents)}-{number:04d}.safetensors"
-            for number, runs in enumerate(parts)
-        ]
-
-    def _identity(self, job: Job, scheduled: Schedule, runs: Sequence[int], contents: Contents) -> str:
-        cells = [(job.runs[run].line, [contents.of(action) for action in job.runs[run].actions]) for run in runs]
-        numbers = list(dict.fromkeys(line for line, _ in cells))
-        lines = [_line(job.lines[number], contents) for number in numbers]
-        own = [(numbers.index(line), actions) for line, actions in cells]
-        # how rows are put together decides last bits
-        way = (scheduled.plan.rung, scheduled.rows, scheduled.head_rows, scheduled.waste, job.model.narrows)
-        return digest(FORMAT, self._model, way, lines, own)
-
-
-def _line(line: Line, contents: Contents) -> list[Any]:
-    """A prompt, the edits that all its cells share, and what exactly is read of it."""
-    return [
-        line.prompt.key,
-        [contents.of(action) for action in line.base],
-        [_read(bound, contents) for bound in line.reads],
-    ]
-
-
-def _read(bound: Bound, contents: Contents) -> list[Any]:
-    """What it computes, with the ids of the very tokens: the read's own words may mean others in another prompt."""
-    return [bound.name, bound.positions, str(bound.site), bound.needs_baseline, contents.of(bound.compute)]
+    def _places(self, part: Part) -> Iterator[tuple[str, int, list[Tensor]]]:
+        yield from (("line", place, self.baseline[line]) for place, line in enumerate(part.lines))
+        yield from (("run", place, self.values[run]) for place, run in enumerate(part.runs))

@@ -1,4 +1,9 @@
-"""Activation patching: a run's activations put into another run, at every layer, position and head."""
+"""Activation patching: a run's activations put into another run, at every layer, position and head.
+
+``Model.patch`` comes here, and path and attribution patching begin with the same :class:`Pair`: arguments are read by
+:meth:`Pair.of`, one pass over the source gives its activations and its own value of each read (:meth:`Pair.run_source`), and
+the cells made from them run as those of any sweep.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,20 +12,27 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from patchclamp.core.arguments import checked
+from patchclamp.core.call import recorded
 from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.kinds import Folder
 from patchclamp.core.progress import Listener
 from patchclamp.interventions.base import record_base
+from patchclamp.interventions.cost import DEFAULT_BUDGET
 from patchclamp.interventions.edits import Edits, Patch, as_edits
-from patchclamp.interventions.execute import Outcome
+from patchclamp.interventions.execute import Outcome, run_cells
 from patchclamp.interventions.grid import Grid
 from patchclamp.interventions.job import Job
-from patchclamp.interventions.plan import may_narrow
-from patchclamp.interventions.reads import BASELINE, REFERENCE, Read, as_reads
+from patchclamp.interventions.options import RunOptions
+from patchclamp.interventions.plan import Plan
+from patchclamp.interventions.positions import At
+from patchclamp.interventions.reads import BASELINE, REFERENCE, Read
+from patchclamp.interventions.record import record_sources
+from patchclamp.interventions.run_part import measure_lines
 from patchclamp.interventions.sources import Source
-from patchclamp.interventions.sweep import Prepared, make_lines
+from patchclamp.interventions.sweep import Sweep, make_lines
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import OpenModel
+from patchclamp.models.peers import Sites
 from patchclamp.models.sites import Site
 
 Align = Literal["equal", "left", "right", "ends"]
@@ -61,13 +73,11 @@ def counterparts(source: Prompt, into: Prompt, align: Align) -> dict[int, int]:
 
 
 @dataclass(frozen=True, eq=False)
-class PreparedPatch:
-    """A pair of prompts, aligned, with the sweep that puts one into the other."""
+class Pair:
+    """A source and a target prompt, aligned, with the sweep that puts one into the other; nothing was run."""
 
-    sweep: Prepared
-    source: Prompt
-    reference: list[Tensor]
-    """The source's own value of each read."""
+    sweep: Sweep
+    source: Source
     align: Align
 
     @classmethod
@@ -80,70 +90,118 @@ class PreparedPatch:
         read: Any,
         align: Align = "equal",
         source_edits: Edits = (),
-        **options: Any,
-    ) -> "PreparedPatch":
-        """Read and check the arguments of a patch, and run its source."""
+        sites: Sites = "resid_post",
+        at: At = "each",
+        base: Edits = (),
+        cumulative: bool = False,
+    ) -> "Pair":
+        """Read and check the arguments of a patch; see :func:`patch`."""
         sources, targets = model.prompts(source), model.prompts(into)
         if len(sources) != 1 or len(targets) != 1:
             raise InputError(
                 f"model.patch takes one source and one target prompt, got {len(sources)} and {len(targets)}"
             )
         partner = counterparts(sources[0], targets[0], align) if sources[0].ids and targets[0].ids else None
-        edit = Patch(Source(sources[0], as_edits(source_edits), counterpart=partner))
-        allowed = [set(partner)] if partner is not None else None
-        reference: list[Tensor] = []
+        run = Source(sources[0], as_edits(source_edits), counterpart=partner)
+        sweep = Sweep.of(
+            model, targets, Patch(run), sites=sites, at=at, read=read, base=base, cumulative=cumulative,
+            allowed=None if partner is None else [partner],
+        )  # fmt: skip
+        return cls(sweep, run, align)
 
-        def record_and_read(model: OpenModel, source: Source, wanted: Sequence[Site]) -> dict[Site, list[Tensor]]:
-            reference[:], recorded = read_source(model, sources[0], source, as_reads(read), wanted)
-            return recorded
-
-        prepared = Prepared(model, targets, edit, read=read, allowed=allowed, recorder=record_and_read, **options)
-        for bound, values in zip(prepared.job.lines[0].reads, reference, strict=True):
+    def run_source(self) -> tuple[Job, list[Tensor]]:
+        """Run the source once: a cell a patch, and the source's own value of each read."""
+        model, sweep = self.sweep.model, self.sweep
+        lines = sweep.lines(record_sources(model, sweep.shared.sources))
+        ((key, run),) = sweep.variants[0].placer.sources.items()
+        reference, values = read_source(model, run.source, sweep.reads, run.sites)
+        for bound, value in zip(lines[0].reads, reference, strict=True):
             sizes = tuple(len(axis.labels) for axis in bound.axes)
-            if tuple(values.shape) != sizes:
+            if tuple(value.shape) != sizes:
                 raise InputError(
-                    f"{bound.name} reads an array of shape {list(values.shape)} in the source and of {list(sizes)} in the target, "
+                    f"{bound.name} reads an array of shape {list(value.shape)} in the source and of {list(sizes)} in the target, "
                     "which cannot be compared; read as many positions in both, as at='last'"
                 )
-        return cls(prepared, sources[0], reference, align)
+        return Job(model, lines, sweep.cells({key: values})), reference
 
-    def finish(self, grid: Grid) -> Grid:
-        """A grid with the source's numbers, and what it was made of."""
-        for (name, values), measured in zip(_baselines(grid), self.reference, strict=True):
-            grid.dataset[f"{REFERENCE}{name}"] = (
-                values.dims,
-                measured.to(torch.float64).reshape(values.shape).numpy(),
-            )
-        said = {"source": {"text": self.source.text, "ids": list(self.source.ids)}, "align": self.align}
-        grid.record["parameters"] |= said
+    def grid(self, outcome: Outcome, plan: Plan, reference: Sequence[Tensor], **instead: Any) -> Grid:
+        """What came out, labelled, with the source's numbers; ``instead`` as for :meth:`Sweep.grid`."""
+        grid = self.sweep.grid(
+            outcome,
+            plan,
+            source=self.source.inputs,
+            into=self.sweep.prompts[0],
+            source_edits=self.source.edits,
+            **instead,
+        )
+        for name, value in zip(grid.reads, reference, strict=True):
+            baseline = grid.dataset[f"{BASELINE}{name}"]
+            numbers = value.to(torch.float64).reshape(baseline.shape).numpy()
+            grid.dataset[f"{REFERENCE}{name}"] = (baseline.dims, numbers)
         return grid
 
 
-@checked
+@recorded
 def patch(
     model: OpenModel,
     source: Any,
     into: Any,
     *,
+    sites: Sites = "resid_post",
+    at: At = "each",
+    read: Any = None,
+    align: Align = "equal",
+    source_edits: Edits = (),
+    base: Edits = (),
+    cumulative: bool = False,
+    budget: float | str = DEFAULT_BUDGET,
+    max_tokens: int | None = None,
     verify: int = 0,
+    checkpoint: Folder | None = None,
     progress: bool | Listener | None = None,
-    **options: Any,
+    rung: str | None = None,
 ) -> Grid:
-    """Patch one run into another; see :meth:`patchclamp.Model.patch`."""
-    prepared = PreparedPatch.of(model, source, into, **options)
-    return prepared.finish(prepared.sweep.run(verify=verify, progress=progress))
+    """Activation patching: one run's activations put into another, a cell a site and position.
 
-
-def _baselines(grid: Grid) -> list[tuple[str, Any]]:
-    return [(name, grid.dataset[f"{BASELINE}{name}"]) for name in grid.reads]
+    Args:
+        model: The model.
+        source: The prompt whose activations are taken.
+        into: The prompt that receives them.
+        sites: Where; ``"z.*.h*"`` patches head by head.
+        at: ``"each"`` for a cell a position, or positions that are patched together.
+        read: What to measure.
+        align: Rule for prompts of unequal length: ``"equal"`` refuses them; ``"left"`` and ``"right"`` count from the
+            first and the last token; ``"ends"`` matches the common beginning and the common end.
+        source_edits: The source runs under these.
+        base: The target runs under these.
+        cumulative: As for :meth:`patchclamp.Model.sweep`, as are all that follow.
+        budget: Memory beyond the model.
+        max_tokens: Rows times positions alive at once.
+        verify: Run this many random cells again the slow way.
+        checkpoint: A folder: a killed patch goes on from there.
+        progress: True for a bar, a function for events.
+        rung: Ask for a lower rung of the ladder.
+    """
+    pair = Pair.of(
+        model, source, into, sites=sites, at=at, read=read, align=align, source_edits=source_edits, base=base,
+        cumulative=cumulative,
+    )  # fmt: skip
+    options = RunOptions(
+        budget=budget,
+        max_tokens=max_tokens,
+        rung=rung,
+        verify=verify,
+        files=pair.sweep.files(checkpoint),
+        progress=progress,
+    )
+    job, reference = pair.run_source()
+    return pair.grid(*run_cells(job, options), reference)
 
 
 def read_source(
-    model: OpenModel, prompt: Prompt, source: Source, reads: Sequence[Read], sites: Sequence[Site]
+    model: OpenModel, source: Source, reads: Sequence[Read], sites: Sequence[Site]
 ) -> tuple[list[Tensor], dict[Site, list[Tensor]]]:
-    """One pass over the source: its own value of each read, and its activations."""
-    job = Job(model, make_lines(model, [prompt], reads, source.edits), [])
-    base = record_base(job, [0], (), keep_cache=False, narrow=may_narrow(job, [0]), sites=sites)
-    outcome = Outcome(job, frozenset())
-    outcome.note_base(base)
-    return outcome.baseline[0], {site: [base.activations[site][0]] for site in sites}
+    """One pass over a source of one prompt: its own value of each read, and its activations."""
+    lines = dict(enumerate(make_lines(model, model.prompts(source.inputs), reads, source.edits)))
+    base = record_base(model, lines, sites=sites)
+    return measure_lines(lines, base)[0], {site: [base.activations[site][0]] for site in sites}

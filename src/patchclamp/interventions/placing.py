@@ -19,7 +19,7 @@ PLACES = ("at", "where")
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class EditPlacement:
     """One edit of a sweep, and what of it the sweep decides."""
 
     edit: Edit
@@ -41,7 +41,7 @@ class Part:
 class Placing:
     """The edits of a sweep with the places that its arguments give them."""
 
-    parts: tuple[Part, ...]
+    edits: tuple[EditPlacement, ...]
     sites: tuple[str, ...]
     """What is swept; empty if every edit stays at sites of its own."""
     at: Any
@@ -79,24 +79,24 @@ class Placing:
             )
         placed = [edit.on(at=at) if takes else edit for edit, takes in zip(edits, told, strict=True)]
         takes = {name: _takers(name, placed, values) for name in values}
-        parts = tuple(
-            Part(edit, moves, edit.at == "each", frozenset(name for name in values if takes[name][number]))
+        placements = tuple(
+            EditPlacement(edit, moves, edit.at == "each", frozenset(name for name in values if takes[name][number]))
             for number, (edit, moves) in enumerate(zip(placed, swept, strict=True))
         )
         shared = "at" not in values and all(_same(model, prompts, edit.at, placed[0].at) for edit in placed)
-        return cls(parts, names, at if at is not None else placed[0].at if shared else None, values)
+        return cls(placements, names, at if at is not None else placed[0].at if shared else None, values)
 
     @property
     def each(self) -> bool:
         """Whether there is a cell for each position."""
-        return any(part.each for part in self.parts)
+        return any(placement.each for placement in self.edits)
 
     @property
     def still(self) -> str:
         """How the one place is called of a sweep whose edits all stay at sites of their own; empty if some are swept."""
-        if any(part.swept for part in self.parts):
+        if any(placement.swept for placement in self.edits):
             return ""
-        return ", ".join(dict.fromkeys(name for part in self.parts for name in part.edit.sites))
+        return ", ".join(dict.fromkeys(name for placement in self.edits for name in placement.edit.sites))
 
 
 def _values(over: Mapping[str, Iterable[Any]] | None) -> dict[str, tuple[Any, ...]]:

@@ -1,14 +1,18 @@
 """How a sweep will run, what it costs, what was shared, what fell back and why."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
+from itertools import groupby
 from typing import Any
 
 from patchclamp.core.errors import BudgetError, InputError, unknown
+from patchclamp.interventions.base import may_narrow
 from patchclamp.interventions.cost import Costs, full_pass, matmul_rate, parse_bytes, wave_flops
 from patchclamp.interventions.job import Job, Line
 from patchclamp.interventions.memory import Cut, Needs, cut
+from patchclamp.interventions.options import RunOptions
 from patchclamp.interventions.packing import WASTE
+from patchclamp.interventions.parts import Part
 from patchclamp.interventions.trie import Group, depth_of
 from patchclamp.models.guard import foreign_hooks
 
@@ -24,22 +28,22 @@ SHARE = 0.75
 """Of a budget that work is cut to fit: an allocator gives the system back what was freed later, or not at all."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """The plan of a sweep. ``print(plan)`` explains it."""
 
     rung: str
     """wavefront, layers, rows or cell."""
-    reason: str
+    reason: str = ""
     """Why not a higher rung ('' for the highest)."""
     cells: int
     runs: int
     """Cells that are really run."""
-    dead: int
+    dead: int = 0
     """Cells whose edits cannot reach what is read: they equal the baseline."""
-    repeated: int
+    repeated: int = 0
     """Cells that repeat another one."""
-    groups: int
+    groups: int = 0
     rows: int
     """Row-layers: how many rows pass a layer, summed over layers."""
     naive_rows: int
@@ -151,6 +155,7 @@ def _beside_ids(job: Job) -> list[str]:
 class Schedule:
     """A plan with the work it stands for."""
 
+    job: Job
     plan: Plan
     batches: list[tuple[tuple[int, ...], list[Group]]]
     """For the wavefront: lines of one length, and groups that fit the budget together."""
@@ -160,25 +165,42 @@ class Schedule:
     waste: float
     """For the wavefront: see :func:`patchclamp.interventions.packing.lay_out`."""
 
+    def parts(self) -> Iterator[Part]:
+        """The work, in parts that do not depend on each other, in a fixed order."""
+        for _, groups in self.batches:
+            yield self._part([run for group in groups for run in group.runs], tuple(groups))
+        if self.plan.rung in ("rows", "cell"):
+            forms = [self.job.lines[run.line].prompt.form for run in self.job.runs]
+            order = sorted(range(len(forms)), key=lambda run: (forms[run], self.job.runs[run].line, run))
+            for _, group in groupby(order, key=forms.__getitem__):
+                alike = list(group)
+                yield from (self._part(alike[i : i + self.rows]) for i in range(0, len(alike), self.rows))
 
-def schedule(job: Job, budget: float | str, max_tokens: int | None, rung: str | None = None) -> Schedule:
+    def _part(self, runs: Iterable[int], groups: tuple[Group, ...] = ()) -> Part:
+        cells = {run: self.job.runs[run] for run in runs}
+        lines = {line: self.job.lines[line] for line in sorted({cell.line for cell in cells.values()})}
+        return Part(self.plan.rung, lines, cells, self.job.depth, groups, self.head_rows, self.waste)
+
+
+def schedule(job: Job, options: RunOptions) -> Schedule:
     """Decide how a job runs within a memory budget.
-
-    Args:
-        job: The sweep.
-        budget: Bytes, or as ``"1GB"``: what may be alive beyond the model.
-        max_tokens: Rows times positions alive at once, instead of what follows from the budget.
-        rung: Force a rung, whether it is exact or not; see :func:`forced_rung`.
 
     Raises:
         BudgetError: One cell alone does not fit; the message says what would.
+        InputError: The rung that is asked for would not be exact.
     """
+    if options.rung:
+        return schedule_on(job, forced_rung(job, options.rung), "asked for", options)
+    return schedule_on(job, *choose_rung(job), options)
+
+
+def schedule_on(job: Job, chosen: str, reason: str, options: RunOptions) -> Schedule:
+    """The schedule on some rung, whether it is exact there or not; see :func:`schedule`."""
     model, costs = job.model, Costs.of(job.model)
-    allowed = parse_bytes(budget)
-    chosen, reason = (rung, "asked for") if rung else choose_rung(job)
+    allowed, max_tokens = parse_bytes(options.budget), options.max_tokens
     waste = WASTE if chosen == "wavefront" and model.ladder.packs else 0.0
     layerwise = chosen in ("wavefront", "layers")
-    needs = Needs(job, costs, chosen == "wavefront", may_narrow(job, range(len(job.lines))))
+    needs = Needs(job, costs, chosen == "wavefront", may_narrow(model, job.lines))
     one = needs.held + _one(needs, layerwise)
     if one > allowed and max_tokens is None:
         read = f", {_si(needs.held)}B of it for what is read of all cells," if 2 * needs.held > one else ""
@@ -195,9 +217,9 @@ def schedule(job: Job, budget: float | str, max_tokens: int | None, rung: str | 
     rates = matmul_rate(str(model.device), model.dtype, max(64, getattr(model.text_config, "hidden_size", 64) or 64))
     rows, groups = 1, []
     if layerwise:
-        parts = cut(needs, room, waste, max_tokens)
-        groups = [group for _, members in parts.batches for group in members]
-        flops = sum(wave_flops(costs, members, job.depth, waste) for _, members in parts.batches)
+        pieces = cut(needs, room, waste, max_tokens)
+        groups = [group for _, members in pieces.batches for group in members]
+        flops = sum(wave_flops(costs, members, job.depth, waste) for _, members in pieces.batches)
         flops += costs.head * sum(len(job.lines[run.line].positions) for run in job.runs)
         flops += sum(full_pass(costs, line.prompt.length or 1, len(line.positions)) for line in job.lines)
         row_layers = sum(step.rows for group in groups for step in group.steps[: job.depth])
@@ -205,21 +227,26 @@ def schedule(job: Job, budget: float | str, max_tokens: int | None, rung: str | 
         row = max(max(needs.whole(line) + _compared(needs, line) for line in job.lines), 1)
         rows = max_tokens // max(lengths) if max_tokens else room // row
         rows = 1 if chosen == "cell" else max(1, min(len(job.runs), rows))
-        parts = Cut([], 1, max(rows * row, *map(needs.recording, job.lines)))
+        pieces = Cut([], 1, max(rows * row, *map(needs.recording, job.lines)))
         flops = sum(full_pass(costs, length, length) for length in lengths if job.runs)
         row_layers = len(job.runs) * len(costs.layer)
     plan = Plan(
-        chosen, reason, len(job.cells), len(job.runs), job.dead, job.repeated, len(groups), row_layers,
-        len(job.cells) * len(costs.layer), flops, naive, needs.held + parts.memory, allowed,
-        flops / rates / (0.6 if layerwise else 0.4),
-    )  # fmt: skip
-    return Schedule(plan, parts.batches, rows, parts.head_rows, waste)
-
-
-def may_narrow(job: Job, lines: Iterable[int]) -> bool:
-    """Whether unread positions can be kept out of the head: nothing that all cells share is edited there."""
-    shared = (action.site.component for line in lines for action in job.lines[line].base)
-    return job.model.narrows and not any(name in ("final_norm", "logits") for name in shared)
+        rung=chosen,
+        reason=reason,
+        cells=len(job.cells),
+        runs=len(job.runs),
+        dead=job.dead,
+        repeated=job.repeated,
+        groups=len(groups),
+        rows=row_layers,
+        naive_rows=len(job.cells) * len(costs.layer),
+        flops=flops,
+        naive_flops=naive,
+        memory=needs.held + pieces.memory,
+        budget=allowed,
+        seconds=flops / rates / (0.6 if layerwise else 0.4),
+    )
+    return Schedule(job, plan, pieces.batches, rows, pieces.head_rows, waste)
 
 
 def _one(needs: Needs, layerwise: bool) -> int:

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count as counted
 from typing import Annotated, Any
 
@@ -52,7 +53,10 @@ class Bound:
     """Positions whose logits it needs (none if it reads only activations)."""
     axes: tuple[Axis, ...]
     compute: Callable[[Tensor, Tensor], Tensor]
-    """``(logits [row, position, vocabulary], baseline [position, vocabulary]) -> [row, *axes]``."""
+    """``(logits [row, position, vocabulary], baseline [position, vocabulary]) -> [row, *axes]``.
+
+    Of the reads here it is a function of this module with its settings, which pickle can send to another process.
+    """
     site: Site | None = None
     """For activations: where, instead of logits; ``compute`` then gets ``[row, position, d]``."""
     needs_baseline: bool = False
@@ -126,7 +130,7 @@ def _place_axis(where: tuple[int, ...]) -> tuple[Axis, ...]:
     return (Axis("read_at", where),) if len(where) > 1 else ()
 
 
-def _squeeze(values: Tensor, where: tuple[int, ...]) -> Tensor:
+def _squeeze(values: Tensor, where: Sequence[int]) -> Tensor:
     return values if len(where) > 1 else values[:, 0]
 
 
@@ -162,10 +166,17 @@ class Probability(Read):
         ids, names = _answers(model, self.tokens, index, count)
         where = _where(self.at, model, prompt, index, count)
 
-        def compute(logits: Tensor, _: Tensor) -> Tensor:
-            return _squeeze(in_blocks(lambda block: block.softmax(-1)[..., ids], logits), where)
-
+        compute = partial(_blockwise, partial(_probabilities, ids=ids), where)
         return [Bound("probability", where, (*_place_axis(where), Axis("answer", names)), compute)]
+
+
+def _blockwise(function: Callable[..., Tensor], where: Sequence[int], logits: Tensor, _: Tensor) -> Tensor:
+    """A function of single positions, block by block, at some positions."""
+    return _squeeze(in_blocks(function, logits), where)
+
+
+def _probabilities(block: Tensor, ids: Sequence[int]) -> Tensor:
+    return block.softmax(-1)[..., ids]
 
 
 @checked
@@ -182,15 +193,14 @@ class LogOdds(Read):
         ids, names = _answers(model, self.tokens, index, count)
         where = _where(self.at, model, prompt, index, count)
 
-        def odds(block: Tensor) -> Tensor:
-            columns = torch.tensor(ids, device=block.device)
-            others = [block.index_fill(-1, column, -torch.inf).logsumexp(-1) for column in columns]
-            return block[..., ids] - torch.stack(others, dim=-1)
-
-        def compute(logits: Tensor, _: Tensor) -> Tensor:
-            return _squeeze(in_blocks(odds, logits), where)
-
+        compute = partial(_blockwise, partial(_log_odds, ids=ids), where)
         return [Bound("log_odds", where, (*_place_axis(where), Axis("answer", names)), compute)]
+
+
+def _log_odds(block: Tensor, ids: Sequence[int]) -> Tensor:
+    columns = torch.tensor(ids, device=block.device)
+    others = [block.index_fill(-1, column, -torch.inf).logsumexp(-1) for column in columns]
+    return block[..., ids] - torch.stack(others, dim=-1)
 
 
 @checked
@@ -208,16 +218,17 @@ class LogitDifference(Read):
         first, second = (self._one(model, token, index, count) for token in (self.token, self.other))
         where = _where(self.at, model, prompt, index, count)
 
-        def compute(logits: Tensor, _: Tensor) -> Tensor:
-            return _squeeze(logits[..., first] - logits[..., second], where)
-
-        return [Bound("logit_difference", where, _place_axis(where), compute)]
+        return [Bound("logit_difference", where, _place_axis(where), partial(_logit_difference, first, second, where))]
 
     def _one(self, model: OpenModel, token: Any, index: int, count: int) -> int:
         ids, _ = _answers(model, token, index, count)
         if len(ids) != 1:
             raise InputError(f"pc.LogitDifference compares one token with one other, got {token!r}; see pc.per_prompt")
         return ids[0]
+
+
+def _logit_difference(first: int, second: int, where: Sequence[int], logits: Tensor, _: Tensor) -> Tensor:
+    return _squeeze(logits[..., first] - logits[..., second], where)
 
 
 @checked
@@ -250,15 +261,15 @@ class Loss(Read):
             model.check_predicts(targets)
         if len(targets) != len(where) or not where:
             raise InputError(f"pc.Loss has {len(targets)} target tokens for {len(where)} positions")
-        target = torch.tensor(targets)
+        return [Bound("loss", where, (), partial(_mean_loss, torch.tensor(targets)))]
 
-        def compute(logits: Tensor, _: Tensor) -> Tensor:
-            def loss(block: Tensor, ids: Tensor) -> Tensor:
-                return -block.log_softmax(-1).gather(-1, ids.expand(len(block), -1).unsqueeze(-1)).squeeze(-1)
 
-            return in_blocks(loss, logits, target.to(logits.device)).mean(-1)
+def _mean_loss(target: Tensor, logits: Tensor, _: Tensor) -> Tensor:
+    return in_blocks(_losses, logits, target.to(logits.device)).mean(-1)
 
-        return [Bound("loss", where, (), compute)]
+
+def _losses(block: Tensor, ids: Tensor) -> Tensor:
+    return -block.log_softmax(-1).gather(-1, ids.expand(len(block), -1).unsqueeze(-1)).squeeze(-1)
 
 
 @checked
@@ -273,15 +284,17 @@ class KL(Read):
     def bind(self, model: OpenModel, prompt: Prompt, index: int, count: int) -> list[Bound]:
         where = _where(self.at, model, prompt, index, count)
 
-        def compute(logits: Tensor, baseline: Tensor) -> Tensor:
-            def divergence(block: Tensor, before: Tensor) -> Tensor:
-                terms = before.exp() * (before - block.log_softmax(-1))
-                # a token that the baseline rules out (minus infinity) adds nothing, whatever the edited run says of it
-                return torch.where(before == -torch.inf, 0.0, terms).sum(-1).clamp(min=0)
+        return [Bound("kl", where, _place_axis(where), partial(_divergence, where), needs_baseline=True)]
 
-            return _squeeze(in_blocks(divergence, logits, baseline.log_softmax(-1)), where)
 
-        return [Bound("kl", where, _place_axis(where), compute, needs_baseline=True)]
+def _divergence(where: Sequence[int], logits: Tensor, baseline: Tensor) -> Tensor:
+    return _squeeze(in_blocks(_divergences, logits, baseline.log_softmax(-1)), where)
+
+
+def _divergences(block: Tensor, before: Tensor) -> Tensor:
+    terms = before.exp() * (before - block.log_softmax(-1))
+    # a token that the baseline rules out (minus infinity) adds nothing, whatever the edited run says of it
+    return torch.where(before == -torch.inf, 0.0, terms).sum(-1).clamp(min=0)
 
 
 @checked
@@ -298,13 +311,12 @@ class Rank(Read):
         ids, names = _answers(model, self.tokens, index, count)
         where = _where(self.at, model, prompt, index, count)
 
-        def compute(logits: Tensor, _: Tensor) -> Tensor:
-            def rank(block: Tensor) -> Tensor:
-                return torch.stack([(block > block[..., i : i + 1]).sum(-1) for i in ids], dim=-1).to(block.dtype)
-
-            return _squeeze(in_blocks(rank, logits), where)
-
+        compute = partial(_blockwise, partial(_ranks, ids=ids), where)
         return [Bound("rank", where, (*_place_axis(where), Axis("answer", names)), compute)]
+
+
+def _ranks(block: Tensor, ids: Sequence[int]) -> Tensor:
+    return torch.stack([(block > block[..., i : i + 1]).sum(-1) for i in ids], dim=-1).to(block.dtype)
 
 
 @checked
@@ -322,17 +334,13 @@ class TopK(Read):
         if not 1 <= self.k <= model.outputs:
             raise InputError(f"pc.TopK: k={self.k} is outside 1..{model.outputs}")
         axes = (*_place_axis(where), Axis("top", tuple(range(self.k))))
+        probability, token = (partial(_blockwise, partial(_top, k=self.k, which=i), where) for i in (0, 1))
+        return [Bound("top_probability", where, axes, probability), Bound("top_token", where, axes, token)]
 
-        def best(which: int) -> Callable[[Tensor, Tensor], Tensor]:
-            def compute(logits: Tensor, _: Tensor) -> Tensor:
-                return _squeeze(
-                    in_blocks(lambda block: block.softmax(-1).topk(self.k, dim=-1)[which].to(block.dtype), logits),
-                    where,
-                )
 
-            return compute
-
-        return [Bound("top_probability", where, axes, best(0)), Bound("top_token", where, axes, best(1))]
+def _top(block: Tensor, k: int, which: int) -> Tensor:
+    """Probabilities (0) or ids (1) of the likeliest tokens."""
+    return block.softmax(-1).topk(k, dim=-1)[which].to(block.dtype)
 
 
 @checked
@@ -349,10 +357,18 @@ class Logits(Read):
         where = _where(self.at, model, prompt, index, count)
         if self.tokens is None:
             axes = (*_place_axis(where), Axis("token_id", tuple(range(model.outputs))))
-            return [Bound("logits", where, axes, lambda x, _: _squeeze(x, where))]
+            return [Bound("logits", where, axes, partial(_as_they_are, where))]
         ids, names = _answers(model, self.tokens, index, count)
         axes = (*_place_axis(where), Axis("answer", names))
-        return [Bound("logits", where, axes, lambda x, _: _squeeze(x[..., ids], where))]
+        return [Bound("logits", where, axes, partial(_columns, ids, where))]
+
+
+def _as_they_are(where: Sequence[int], values: Tensor, _: Tensor) -> Tensor:
+    return _squeeze(values, where)
+
+
+def _columns(ids: Sequence[int], where: Sequence[int], logits: Tensor, _: Tensor) -> Tensor:
+    return _squeeze(logits[..., ids], where)
 
 
 @checked
@@ -377,7 +393,7 @@ class Activation(Read):
             )
         where = _where(self.at, model, prompt, index, count)
         axes = (*_place_axis(where), Axis("d", tuple(range(width))))
-        return [Bound(self.site, where, axes, lambda x, _: _squeeze(x, where), site)]
+        return [Bound(self.site, where, axes, partial(_as_they_are, where), site)]
 
 
 def _measured_width(model: OpenModel, prompt: Prompt, site: Site) -> int | None:
@@ -415,8 +431,12 @@ class Function(Read):
                 f"the read {self.name!r} turned logits [2, {size}] into shape {tuple(shape)}; give [row] or [row, n]"
             )
         axes = (Axis("output", tuple(range(shape[1]))),) if len(shape) == 2 else ()
-        # a copy: a function that works in place may not write into what other reads look at
-        return [Bound(self.name, where, axes, lambda x, _: self.function(x[:, 0].clone()))]
+        return [Bound(self.name, where, axes, partial(_call, self))]
+
+
+def _call(read: Function, logits: Tensor, _: Tensor) -> Tensor:
+    # a copy: a function that works in place may not write into what other reads look at
+    return read.function(logits[:, 0].clone())
 
 
 def distinct(names: Iterable[str], taken: Iterable[str] = ()) -> list[str]:

@@ -1,17 +1,19 @@
 """Recording activations: many prompts, many sites, into buffers that are allocated once."""
 
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from patchclamp.core.call import recorded
+from patchclamp.core.digest import digest
 from patchclamp.core.errors import InputError
 from patchclamp.core.interrupts import within
 from patchclamp.core.progress import Listener, task
 from patchclamp.interventions import positions
-from patchclamp.interventions.actions import place
-from patchclamp.interventions.edits import Edits, as_edits
+from patchclamp.interventions.actions import Action, Placer, Recordings, SourceRun, SourceRuns
+from patchclamp.interventions.edits import Edit, Edits, as_edits
 from patchclamp.interventions.forward import Row, forward, gradients
 from patchclamp.interventions.positions import At
 from patchclamp.interventions.provenance import provenance
@@ -27,6 +29,59 @@ from patchclamp.models.sites import Site
 BATCH_TOKENS = 2048
 
 
+def place(
+    model: OpenModel, edits: Sequence[Edit], prompts: Sequence[Prompt], *, grad: bool = False
+) -> list[tuple[Action, ...]]:
+    """Resolve edits on prompts: which actions each prompt gets, in the order of the edits. Their sources are run.
+
+    Args:
+        model: The model.
+        edits: Placed edits.
+        prompts: Where they act.
+        grad: Whether values that require gradients keep them.
+
+    Raises:
+        EditError: An edit has no site, or the wrong width.
+        SiteError: A site is unknown or read-only.
+        PositionError: A position is outside a prompt.
+    """
+    return make_placer(model, edits, prompts, grad=grad).rows()
+
+
+def make_placer(model: OpenModel, edits: Sequence[Edit], prompts: Sequence[Prompt], *, grad: bool = False) -> Placer:
+    """A placer whose sources were run, for calls that learn later where edits act; see :func:`place`."""
+    placer = Placer(model, edits, prompts, grad=grad)
+    placer.recordings = record_sources(model, placer.sources, grad=grad)
+    return placer
+
+
+def record_sources(model: OpenModel, runs: SourceRuns, *, grad: bool = False) -> Recordings:
+    """Run sources, each once."""
+    return {key: record_source(model, run.source, run.sites, grad=grad) for key, run in runs.items()}
+
+
+def placeholders(model: OpenModel, runs: SourceRuns) -> Recordings:
+    """What stands for the values of sources in a plan, which runs none: of their shapes, and different in every place.
+
+    Where a shape is only seen in a run (inputs without tokens, the vectors of a module path), the source is run.
+    """
+    return {key: _placeholder(model, run) for key, run in runs.items()}
+
+
+def _placeholder(model: OpenModel, run: SourceRun) -> Mapping[Site, Sequence[Tensor]]:
+    prompts = model.prompts(run.source.inputs)
+    Placer(model, run.source.edits, prompts)  # refuses what cannot be placed
+    values: dict[Site, list[Tensor]] = {}
+    for site in run.sites:
+        width = None if site.is_raw or model.sites.access(site).attention else model.sites.width(site)
+        lengths = [prompt.length for prompt in prompts if prompt.length is not None]
+        if width is None or len(lengths) < len(prompts) or model.encoder is not None:
+            return record_source(model, run.source, run.sites)
+        generator = torch.Generator().manual_seed(int(digest(run.source.run_key, str(site)), 16) % 2**63)
+        values[site] = [torch.rand(length, width, generator=generator, dtype=model.dtype) for length in lengths]
+    return values
+
+
 def record_source(
     model: OpenModel, source: Source, sites: Sequence[Site], *, grad: bool = False
 ) -> dict[Site, list[Tensor]]:
@@ -36,7 +91,7 @@ def record_source(
     """
     prompts = model.prompts(source.inputs)
     grad = grad and source.trained
-    actions = place(model, source.edits, prompts, partial(record_source, grad=grad), grad=grad)
+    actions = place(model, source.edits, prompts, grad=grad)
     found: dict[Site, dict[int, Tensor]] = {site: {} for site in sites}
     for members in batches(prompts, BATCH_TOKENS, *may_share(model, sites)):
         seen: dict[Site, Tensor] = {}
@@ -55,9 +110,10 @@ def _into(store: dict[Site, Tensor], site: Site) -> Any:
     return sink
 
 
+@recorded
 def record(
     model: OpenModel,
-    inputs: Any,
+    prompts: Any,
     sites: Sites,
     at: At = "all",
     *,
@@ -66,8 +122,19 @@ def record(
     grad: bool = False,
     progress: bool | Listener | None = None,
 ) -> Activations:
-    """Record activations; see :meth:`patchclamp.Model.record`."""
-    return within((gradients(grad),), _record, model, inputs, sites, at, edits, batch_tokens, grad, progress)
+    """Record activations; the pass ends at the last site asked for, and no logits are computed.
+
+    Args:
+        model: The model.
+        prompts: As for :meth:`patchclamp.Model.run`.
+        sites: Names such as ``"resid_post"`` (every layer), ``"z.5.h3"``, ``"model.layers.7.mlp:out"``.
+        at: Positions; the result has a ``position`` dimension if there are several.
+        edits: Record under edits.
+        batch_tokens: Padded tokens a forward pass: the memory knob.
+        grad: Keep the autograd graph.
+        progress: True for a bar, a function for events.
+    """
+    return within((gradients(grad),), _record, model, prompts, sites, at, edits, batch_tokens, grad, progress)
 
 
 def _record(
@@ -88,7 +155,7 @@ def _record(
     at = positions.read_at(at)
     where = [positions.resolve(at, p, i, len(prompts), model.tokenizer, repeats=True) for i, p in enumerate(prompts)]
     chosen = list(as_edits(edits))
-    actions = place(model, chosen, prompts, partial(record_source, grad=grad), grad=grad)
+    actions = place(model, chosen, prompts, grad=grad)
     buffers = Buffers(wanted, where, [p.length for p in prompts], grad)
     with task("record", len(prompts), "prompts", show=progress) as bar:
         for members in batches(

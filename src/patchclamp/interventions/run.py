@@ -1,23 +1,23 @@
 """One run: prompts, edits, and what the model said."""
 
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
-from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.arguments import checked
+from patchclamp.core.call import recorded
+from patchclamp.core.errors import InputError
 from patchclamp.core.interrupts import guarded, within
 from patchclamp.core.result import Result, Saved
-from patchclamp.interventions.actions import place
 from patchclamp.interventions.edits import Edits, as_edits
 from patchclamp.interventions.forward import Row, edits_head, forward, gradients
 from patchclamp.interventions.job import widen
 from patchclamp.interventions.positions import At
 from patchclamp.interventions.provenance import provenance
-from patchclamp.interventions.record import BATCH_TOKENS, batches, may_share, record_source
+from patchclamp.interventions.record import BATCH_TOKENS, batches, may_share, place
 from patchclamp.interventions.recorded import Buffers, padded
 from patchclamp.interventions.results import Activations, to_numpy
 from patchclamp.models.opened import OpenModel
@@ -120,9 +120,10 @@ class Run(Result):
         )
 
 
+@recorded
 def run(
     model: OpenModel,
-    inputs: Any,
+    prompts: Any,
     edits: Edits = (),
     *,
     record: Sites = (),
@@ -131,8 +132,28 @@ def run(
     grad: bool = False,
     batch_tokens: int = BATCH_TOKENS,
 ) -> Run:
-    """Run prompts under edits; see :meth:`patchclamp.Model.run`."""
-    return within((gradients(grad),), _run, model, inputs, edits, record, at, logits, grad, batch_tokens)
+    """Run prompts under edits, all in one forward pass (or a few, if there are many prompts).
+
+    Args:
+        model: The model.
+        prompts: Text, lists of text, ids, tensors or a BatchEncoding. Beside ``input_ids`` a mapping may hold what the model's
+            forward takes with one entry a token (``position_ids``, ``token_type_ids``, ...) and the pictures or sounds of the
+            prompt as a processor gives them (``pixel_values``, ...); all else is refused by name.
+        edits: Placed edits; at one site they act in list order.
+        record: Sites to keep, in ``run.activations``.
+        at: Positions to keep of them.
+        logits: Of every position, or of the last one only (cheaper).
+        grad: Keep the autograd graph, through the edits too, to every tensor of theirs that requires gradients.
+        batch_tokens: Padded tokens a forward pass: the memory knob.
+
+    Raises:
+        InputError: A site, position or vector does not fit; raised before the run.
+        PositionError: A position is outside a prompt, or the model gives one output for a whole prompt.
+        ModelError: The model gives NaN or infinity; names the first site where one arises.
+        EditError: It does so under the edits.
+        NotFiredError: An edit never met its site.
+    """
+    return within((gradients(grad),), _run, model, prompts, edits, record, at, logits, grad, batch_tokens)
 
 
 def _run(
@@ -145,8 +166,6 @@ def _run(
     grad: bool,
     batch_tokens: int,
 ) -> Run:
-    if logits not in ("all", "last"):
-        raise InputError(unknown("logits", logits, ("all", "last")))
     chosen = list(as_edits(edits))
     prompts = model.prompts(inputs)
     names = [record] if isinstance(record, str) else list(record)
@@ -155,7 +174,7 @@ def _run(
 
     at = positions.read_at(at)
     where = [positions.resolve(at, p, i, len(prompts), model.tokenizer, repeats=True) for i, p in enumerate(prompts)]
-    actions = place(model, chosen, prompts, partial(record_source, grad=grad), grad=grad)
+    actions = place(model, chosen, prompts, grad=grad)
     buffers = Buffers(wanted, where, [p.length for p in prompts], grad)
     pieces: dict[int, Tensor] = {}
     fired = [0] * len(chosen)
@@ -215,6 +234,7 @@ def _likely_names(model: OpenModel, result: Run) -> dict[int, str]:
     return {int(i): model.output_label(int(i)) for i in ids}
 
 
-def top(model: OpenModel, inputs: Any, k: int = 10) -> "pd.DataFrame":
-    """The likeliest next tokens; see :meth:`patchclamp.Model.top`."""
-    return run(model, inputs, logits="last").top(k)
+@checked
+def top(model: OpenModel, prompt: Any, k: int = 10) -> "pd.DataFrame":
+    """The ``k`` likeliest next tokens of each prompt, with their probabilities."""
+    return run(model, prompt, logits="last").top(k)

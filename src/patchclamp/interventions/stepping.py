@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import wraps
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import StoppingCriteriaList
 from transformers.cache_utils import Cache
 
+from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError, NotFiredError, PatchclampError, PositionError
 from patchclamp.core.interrupts import Changes, guarded
 from patchclamp.interventions import positions
@@ -31,7 +32,7 @@ from patchclamp.interventions.edits import Edits, as_edits
 from patchclamp.interventions.forward import UNKNOWN_WIDTH, check_passes
 from patchclamp.interventions.hooks import Instruction, Port, Session, after_each_call, before_each_call, shadowed
 from patchclamp.interventions.positions import GENERATED, At
-from patchclamp.interventions.record import record_source
+from patchclamp.interventions.record import make_placer
 from patchclamp.interventions.sources import Unbound
 from patchclamp.models.guard import check_ready
 from patchclamp.models.inputs import Prompt
@@ -351,16 +352,9 @@ def _demand(at: At, placer: Placer, index: int, first: int, message: str) -> Non
 
 
 def _from(action: Action, first: int) -> Action:
-    if action.positions is None or all(p >= first or p == GENERATED for p in action.positions):
+    if action.positions is None:
         return action
-    kept = tuple(i for i, p in enumerate(action.positions) if p >= first or p == GENERATED)
-    return Action(
-        action.site,
-        tuple(action.positions[i] for i in kept),
-        action.operation.select(kept),
-        action.gate,
-        action.edit,
-    )
+    return action.only(tuple(i for i, p in enumerate(action.positions) if p >= first or p == GENERATED))
 
 
 def _narrow_sites(model: OpenModel, sites: Iterable[Site]) -> set[Site]:
@@ -384,8 +378,7 @@ def _concrete(action: Action, start: int, width: int, prompt_length: int, limit:
     fixed = tuple(p for p in action.positions if p != GENERATED)
     end = start + width if limit is None else min(start + width, limit)
     where = (*fixed, *range(max(start, prompt_length), end))
-    moved = action.operation.moved(where)
-    return Action(action.site, where, moved, action.gate, action.edit, action.everywhere)
+    return replace(action, positions=where, operation=action.operation.moved(where))
 
 
 def _needs_prompt_end(at: At) -> bool:
@@ -398,8 +391,19 @@ def _needs_prompt_end(at: At) -> bool:
     return at in ("prompt", "generated", "last") if isinstance(at, str) else isinstance(at, int) and at < 0
 
 
+@checked
 def editing(model: OpenModel, edits: Edits) -> AbstractContextManager[Tally]:
-    """Edits around the user's own calls; see :meth:`patchclamp.Model.editing`."""
+    """Edits around your own calls: ``with model.editing(edit): model.module.generate(...)``.
+
+    The module's own ``generate`` is edited as :meth:`patchclamp.Model.generate` is. Of your calls of the module, each one
+    without a cache, or with an empty one, begins a text: its tokens are the prompt. A call with the cache that such a call
+    gave continues the text: its tokens are ``"generated"``, and count on. Texts may alternate; each keeps its positions.
+
+    Raises:
+        InputError: A call whose positions cannot be known: another batch size, a cache that was cut into the prompt or grew
+            elsewhere, padding inside a row, or an edited module that is called by itself.
+        PositionError: A position that a call cannot hold.
+    """
     return guarded(_editing(model, edits))
 
 
@@ -408,7 +412,7 @@ def _editing(model: OpenModel, edits: Edits) -> Iterator[Tally]:
     chosen = list(as_edits(edits))
     check_ready(model.module)
     model.look()
-    placer = Placer(model, chosen, (), record_source, grad=True)
+    placer = make_placer(model, chosen, (), grad=True)
     stepper, hooks = stepping(model, placer, Tally.empty())
     with Changes(*hooks):
         yield stepper.tally

@@ -1,6 +1,6 @@
 """The end of a forward pass, again and again with gradients: what an edit cannot reach is recorded once."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,12 +11,29 @@ from transformers.cache_utils import DynamicCache
 from patchclamp.core.interrupts import within
 from patchclamp.interventions.actions import Action, instructions
 from patchclamp.interventions.base import PrefixCache
-from patchclamp.interventions.forward import Row, call, forward, last_logits, make_tap, through_head
+from patchclamp.interventions.forward import Row, Sink, call, forward, last_logits, make_tap, through_head
 from patchclamp.interventions.hooks import Session, bypassed, ports_of
 from patchclamp.interventions.operations import Operation
 from patchclamp.models.inputs import Batch, Prompt
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.sites import Site
+
+
+def resume(model: OpenModel, prompts: Sequence[Prompt], layer: int, states: Tensor, taps: Mapping[Site, Sink]) -> None:
+    """Run a model from one of its layers on; the layers below stand aside, and the pass ends at the last tap.
+
+    Args:
+        model: The model.
+        prompts: Whose states these are.
+        layer: The first layer that runs.
+        states: ``[row, position, d_model]`` on entry to it.
+        taps: Sites to show, and who gets each ``[row, position, d]``.
+    """
+    below = [model.sites.modules[path] for path in model.sites.layers[:layer]]
+    batch = model.batch(list(prompts))
+    tapped = ports_of(make_tap(model, site, sink) for site, sink in taps.items())
+    session = Session(model.sites.modules, len(prompts), batch.width or 1, {}, tapped, stop_early=True)
+    within((torch.no_grad(), bypassed(below, model.arity, inject=states), session), call, model, batch)
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +90,7 @@ class Tail:
 
     def logits(self, operation: Operation) -> Tensor:
         """Logits of the next token after each prompt, ``[prompt, vocabulary]``, under an operation at the positions."""
-        acts = [(Action(self.site, (position,), operation, None, 0),) for position in self.positions]
+        acts = [(Action(self.site, (position,), operation),) for position in self.positions]
         if self.groups is None:
             return self._whole(acts)
         found: dict[int, Tensor] = {}

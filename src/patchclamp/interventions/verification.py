@@ -16,17 +16,19 @@ from torch import Tensor
 
 from patchclamp.core.errors import ModelError, PatchclampError, warn
 from patchclamp.core.interrupts import within
+from patchclamp.core.tolerances import ARCHITECTURE, EXACT
 from patchclamp.interventions.actions import Action
 from patchclamp.interventions.base import prefix_is_supported, record_base
-from patchclamp.interventions.execute import TOLERANCE as PROMISED
-from patchclamp.interventions.execute import execute, run_rows
+from patchclamp.interventions.execute import execute
 from patchclamp.interventions.finite import readable
 from patchclamp.interventions.forward import Row, call, forward, logits_of
 from patchclamp.interventions.hooks import Port, Tap, Tolerant, after_each_call
 from patchclamp.interventions.job import Cell, Job, Line
 from patchclamp.interventions.operations import Add
-from patchclamp.interventions.plan import schedule
+from patchclamp.interventions.options import RunOptions
+from patchclamp.interventions.plan import schedule_on
 from patchclamp.interventions.reads import Bound
+from patchclamp.interventions.run_part import run_rows
 from patchclamp.interventions.wavefront import make_packer
 from patchclamp.models.components import COMPONENTS
 from patchclamp.models.inputs import Prompt
@@ -35,7 +37,6 @@ from patchclamp.models.opened import Ladder, OpenModel
 from patchclamp.models.sitemap import SiteMap
 from patchclamp.models.sites import Site
 
-TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 PROBE_TOKENS = 8
 _FAILURES = (RuntimeError, TypeError, ValueError, AttributeError, IndexError, KeyError, PatchclampError)
 _SENSES = re.compile(r"image|video|audio|vision|boi|eoi|boa|eoa|speech")
@@ -210,7 +211,7 @@ def _sums(model: OpenModel, survey: _Survey, layer: int, refused: dict[Key, str]
         for name in COMPONENTS
         if (name, layer) in survey.values and (name, layer) not in refused
     }
-    allowed = TOLERANCE.get(model.dtype, 1e-4)
+    allowed = ARCHITECTURE.of(model.dtype)
     bad: dict[Key, str] = {}
     following = survey.values.get(("resid_pre", layer + 1))
     if following is not None and "resid_post" in have and _error(have["resid_post"], following) > allowed:
@@ -250,7 +251,7 @@ def _heads(model: OpenModel, survey: _Survey, layer: int, refused: dict[Key, str
         return {(n, layer): f"{len(v)} value heads and {len(z)} query heads do not fit the config" for n in names}
     v = v.repeat_interleave(heads.query // heads.key, dim=0)
     cosine = torch.nn.functional.cosine_similarity(v, z, dim=-1).min()
-    if cosine < 1 - max(1e-4, TOLERANCE.get(model.dtype, 1e-4)):
+    if cosine < 1 - max(1e-4, ARCHITECTURE.of(model.dtype)):
         said = f"at position 0, where attention has one key, z is not a multiple of v (cosine {float(cosine):.4f})"
         return {(name, layer): said for name in ("q", "k", "v", "z") if (name, layer) in survey.values}
     return {}
@@ -267,7 +268,7 @@ def _is_causal(model: OpenModel, probe: Prompt) -> bool:
         forward(model, [Row(prompt)], taps={last: lambda value: seen.append(value.clone())}, logits=False, check=False)
     if seen[0].shape[1] != len(probe.ids):
         return False
-    return _error(seen[0][:, :-1], seen[1][:, :-1]) <= TOLERANCE.get(model.dtype, 1e-4)
+    return _error(seen[0][:, :-1], seen[1][:, :-1]) <= ARCHITECTURE.of(model.dtype)
 
 
 def _head_is_separate(model: OpenModel, probe: Prompt) -> bool:
@@ -282,7 +283,7 @@ def _head_is_separate(model: OpenModel, probe: Prompt) -> bool:
         part = forward(model, [Row(probe)], keep=torch.tensor([positions], device=model.device), check=False).logits
     except (RuntimeError, IndexError, TypeError, ValueError):
         return False
-    return part is not None and _error(part, whole[:, positions]) <= TOLERANCE.get(model.dtype, 1e-4)
+    return part is not None and _error(part, whole[:, positions]) <= ARCHITECTURE.of(model.dtype)
 
 
 def _pads(model: OpenModel, probe: Prompt) -> bool:
@@ -294,7 +295,7 @@ def _pads(model: OpenModel, probe: Prompt) -> bool:
         return False
     if alone is None or batch is None or alone.ndim != 3 or batch.ndim != 3 or alone.shape[1] != len(short.ids):
         return False
-    return _error(batch[:1, :-1], alone) <= TOLERANCE.get(model.dtype, 1e-4)
+    return _error(batch[:1, :-1], alone) <= ARCHITECTURE.of(model.dtype)
 
 
 def _takes_rows(model: OpenModel, probe: Prompt) -> bool:
@@ -310,7 +311,7 @@ def _takes_rows(model: OpenModel, probe: Prompt) -> bool:
         return False
     assert alone is not None
     assert both is not None
-    return both[1:].shape == alone.shape and _error(both[1:], alone) <= TOLERANCE.get(model.dtype, 1e-4)
+    return both[1:].shape == alone.shape and _error(both[1:], alone) <= ARCHITECTURE.of(model.dtype)
 
 
 def _ladder(model: OpenModel, probe: Prompt) -> Ladder:
@@ -321,7 +322,7 @@ def _ladder(model: OpenModel, probe: Prompt) -> Ladder:
         headless = ("logits", None) in model.sites.refused
         return Ladder("rows", "it has no head" if headless else "its output is not a prediction for each position")
     job = _probe_job(model, probe)
-    slow = [run_rows(job, [run])[0][0] for run in range(len(job.runs))]
+    slow = [run_rows(model, [(job.lines[cell.line], cell)])[0][0] for cell in job.runs]
     reason = ""
     supported = prefix_is_supported(model)
     if not supported:
@@ -332,7 +333,7 @@ def _ladder(model: OpenModel, probe: Prompt) -> Ladder:
         except _FAILURES as error:
             reason = f"the {rung} rung failed: {type(error).__name__}: {str(error).splitlines()[0][:120]}"
             continue
-        if worst <= TOLERANCE.get(model.dtype, 1e-4):
+        if worst <= ARCHITECTURE.of(model.dtype):
             return Ladder(rung, reason, rung == "wavefront" and _packs(job, slow))
         reason = f"the {rung} rung missed one forward a cell by {worst:.1e} of the largest logit on this checkpoint"
     return Ladder("cell", reason)
@@ -343,19 +344,19 @@ def _packs(job: Job, slow: Sequence[Tensor]) -> bool:
 
     (Attention that sums in float32 within a float64 model sums other keys in another order, and does not.)
     """
-    base = record_base(job, [0], [], keep_cache=True, narrow=True)
+    base = record_base(job.model, {0: job.lines[0]}, cached_layers=job.depth)
     try:
         if make_packer(job.model, base, len(job.lines[0].prompt.ids)) is None:
             return False
-        return _worst(job, slow, "wavefront", waste=math.inf) <= PROMISED.get(job.model.dtype, 1e-5)
+        return _worst(job, slow, "wavefront", waste=math.inf) <= EXACT.of(job.model.dtype)
     except _FAILURES:
         return False
 
 
 def _worst(job: Job, slow: Sequence[Tensor], rung: str, waste: float = 0.0) -> float:
     """Largest difference of a rung's logits from one forward a cell, relative to the largest logit."""
-    scheduled = replace(schedule(job, "4GB", None, rung=rung), waste=waste)
-    outcome, _ = execute(job, scheduled, progress=False)
+    scheduled = replace(schedule_on(job, rung, "", RunOptions(budget="4GB")), waste=waste)
+    outcome, _ = execute(scheduled, RunOptions(progress=False))
     return max(_error(outcome.values[run][0], slow[run].cpu()) for run in range(len(job.runs)))
 
 
@@ -375,7 +376,7 @@ def _probe_job(model: OpenModel, probe: Prompt) -> Job:
     for layer, position in _scattered(model.sites.n_layers, last):
         vector = torch.randn(width, generator=generator)
         for line in range(len(lines)):
-            action = Action(Site("resid_pre", layer), (position,), Add(vector), None, 0)
+            action = Action(Site("resid_pre", layer), (position,), Add(vector))
             cells.append(Cell(line, (action,)))
     return Job(model, lines, cells)
 

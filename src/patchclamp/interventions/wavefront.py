@@ -20,8 +20,9 @@ from patchclamp.interventions.actions import Action, from_position, instructions
 from patchclamp.interventions.base import Base, PrefixCache, embedded_states
 from patchclamp.interventions.forward import call, make_tap
 from patchclamp.interventions.hooks import Instruction, Port, Session, bypassed, ports_of
-from patchclamp.interventions.job import Job, index_like, layer_of
+from patchclamp.interventions.job import index_like, layer_of
 from patchclamp.interventions.packing import Layout, Packer, UnpackableError, layout_at, pack, unpack
+from patchclamp.interventions.parts import Part
 from patchclamp.interventions.trie import CLEAN, EMBEDDED, ROW, Group, Step
 from patchclamp.models.inputs import Batch
 from patchclamp.models.opened import OpenModel
@@ -47,35 +48,28 @@ class Front:
 class Walk:
     """Groups of one base on their way through the layers."""
 
-    job: Job
+    model: OpenModel
+    part: Part
     base: Base
     fronts: list[Front]
     packer: Packer | None = None
-    waste: float = 0.0
-    """Tokens that a packed row may have for each token of the rows in it."""
 
     @classmethod
-    def begin(cls, job: Job, base: Base, groups: Sequence[Group], waste: float = 0.0) -> "Walk":
+    def begin(cls, model: OpenModel, part: Part, base: Base) -> "Walk":
         """Prepare the layer calls of every group; those that start at the same position share them.
 
         Args:
-            job: The sweep.
-            base: The recorded run of the groups' lines, which have one length.
-            groups: What to run.
-            waste: See :func:`patchclamp.interventions.packing.lay_out`; 0 packs nothing.
+            model: The model.
+            part: What to run.
+            base: The recorded run of its lines, which have one length.
         """
         captured: dict[int, tuple[list[Any], PrefixCache | None]] = {}
-        for group in groups:
+        for group in part.groups:
             if group.start not in captured:
-                captured[group.start] = capture_calls(job.model, base, group.start, group.length)
-        fronts = [Front(group, *captured[group.start]) for group in groups]
-        packer = make_packer(job.model, base, groups[0].length) if waste and len(captured) > 1 else None
-        return cls(job, base, fronts, packer, waste)
-
-    @property
-    def model(self) -> OpenModel:
-        """The model."""
-        return self.job.model
+                captured[group.start] = capture_calls(model, base, group.start, group.length)
+        fronts = [Front(group, *captured[group.start]) for group in part.groups]
+        packer = make_packer(model, base, part.groups[0].length) if part.waste and len(captured) > 1 else None
+        return cls(model, part, base, fronts, packer)
 
     def through_layers(self, advance: Callable[[int], None]) -> None:
         """Run every group through every layer.
@@ -84,7 +78,7 @@ class Walk:
             advance: Told how many rows passed a layer.
         """
         sites, layers = self.model.sites, self.model.sites.layers
-        wanted = {site: layer_of(site, layers) for line in self.base.lines for site in self.job.lines[line].sites}
+        wanted = {site: layer_of(site, layers) for line in self.base.lines for site in self.part.lines[line].sites}
         actions = (a for front in self.fronts for step in front.group.steps[:-1] for row in step.inside for a in row)
         ports = [sites.access(action.site).port for action in actions]
         ports += [sites.access(site).port for site in wanted if site.component != "resid_post"]
@@ -93,9 +87,9 @@ class Walk:
 
     def _walk(self, session: Session, wanted: Mapping[Site, int], advance: Callable[[int], None]) -> None:
         groups = [front.group for front in self.fronts]
-        for depth in range(self.job.depth):
+        for depth in range(self.part.depth):
             here = [site for site, layer in wanted.items() if layer == depth and site.component != "resid_post"]
-            layout = layout_at(depth, groups, self.waste if self.packer and not here else 0.0)
+            layout = layout_at(depth, groups, self.part.waste if self.packer and not here else 0.0)
             if layout.places:
                 self._run_packed(session, layout, depth)
             for front in self.fronts:
@@ -141,12 +135,17 @@ class Walk:
         for port in sorted(todo, key=lambda port: port[1] == "in"):
             if port[1] == "out":
                 hidden = _apply(todo[port], hidden)
-        if any(previous in self.job.lines[line].sites for line in self.base.lines):
+        if any(previous in self.part.lines[line].sites for line in self.base.lines):
             self._keeper(front, step, previous)(hidden)
         for port in todo:
             if port[1] == "in":
                 hidden = _apply(todo[port], hidden)
         return hidden
+
+    def keep_last(self, front: Front) -> None:
+        """Keep what is read of the stream after the last walked layer, where that is not the model's last."""
+        if front.group.steps[self.part.depth].rows:
+            self.enter(front, self.part.depth)
 
     def _assemble(self, front: Front, step: Step, depth: int) -> Tensor:
         """Rows carried over from the layer below, and rows that are born here."""
@@ -166,7 +165,7 @@ class Walk:
             one = len(recorded) == 1
             pieces.append(recorded.expand(len(lines), -1, -1) if one else recorded[index_like(lines, recorded.device)])
         if chosen[EMBEDDED]:
-            pieces.append(embedded_states(self.job, chosen[EMBEDDED])[:, start:])
+            pieces.append(embedded_states(self.model, self.part, chosen[EMBEDDED])[:, start:])
         hidden = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
         order = [*by_kind[ROW], *by_kind[CLEAN], *by_kind[EMBEDDED]]
         if order == sorted(order):
@@ -213,7 +212,7 @@ class Walk:
 
         def keep(view: Tensor) -> None:
             for run, row in step.row_of.items():
-                line = self.job.lines[self.job.runs[run].line]
+                line = self.part.lines[self.part.runs[run].line]
                 late = [i for i, p in enumerate(line.wanted(site)) if p >= front.group.start]
                 if late:
                     where = [line.wanted(site)[i] - front.group.start for i in late]
@@ -224,15 +223,15 @@ class Walk:
     def seen(self, front: Front, run: int, site: Site) -> Tensor:
         """Activations of a run where its reads want them, ``[position, d]``; the line's own where the run is no row."""
         if (run, site) not in front.seen:
-            number = self.job.runs[run].line
+            number = self.part.runs[run].line
             own = self.base.activations[site][self.base.row(number)]
-            front.seen[run, site] = self.job.lines[number].states(site, own.unsqueeze(0))[0].clone()
+            front.seen[run, site] = self.part.lines[number].states(site, own.unsqueeze(0))[0].clone()
         return front.seen[run, site]
 
     def release(self) -> None:
         """Let go of what only the layers needed."""
         self.base.cache = self.packer = None
-        self.base.hidden = {depth: state for depth, state in self.base.hidden.items() if depth == self.job.depth}
+        self.base.hidden = {depth: state for depth, state in self.base.hidden.items() if depth == self.part.depth}
         for front in self.fronts:
             front.cache, front.calls = None, []
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from patchclamp.core.errors import InputError, ModelError
 from patchclamp.core.interrupts import guarded
 from patchclamp.core.result import DatasetResult
+from patchclamp.core.tolerances import SUM
 from patchclamp.interventions import positions
 from patchclamp.interventions.forward import Row, forward
 from patchclamp.interventions.provenance import provenance
@@ -23,8 +24,6 @@ from patchclamp.models.weights import weight
 
 if TYPE_CHECKING:
     import xarray as xr
-
-TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 
 
 @dataclass(eq=False)
@@ -39,7 +38,7 @@ class Contributions(DatasetResult):
     kind: ClassVar[str] = "contributions"
 
     @property
-    def data(self) -> "xr.DataArray":
+    def data(self) -> "xr.DataArray":  # type: ignore[override]  # the logits are kept beside it, not shown as data
         """The contributions, in units of the logits."""
         return self.dataset["contribution"]
 
@@ -104,7 +103,7 @@ def check_linear(model: OpenModel) -> None:
     Raises:
         ModelError: With the reason.
     """
-    if model.dtype not in TOLERANCE:
+    if not SUM.covers(model.dtype):
         raise ModelError(
             f"contributions need a model in float32 or float64, and this one is in {str(model.dtype).removeprefix('torch.')}: "
             "its sum of components is rounded by as much as they add; load it with dtype='float32'"
@@ -172,7 +171,7 @@ def check_heads(model: OpenModel, total: Tensor, attention: Tensor, layer: int) 
     """
     bias = head_outputs(model, layer)[1]
     error = ((total if bias is None else total + bias) - attention).abs().max() / attention.abs().max().clamp(min=1e-30)
-    if not error <= TOLERANCE[model.dtype]:
+    if not error <= SUM.of(model.dtype):
         raise ModelError(
             f"the heads of layer {layer} of this {model.sites.family.name} model do not sum to attn_out: something (a norm) "
             "acts on attention's output after its projection, so they add nothing to the stream by themselves"
@@ -198,8 +197,8 @@ def head_scale(lens: LogitLens, states: Tensor) -> tuple[float, bool]:
     """By what the model's own head multiplies the unembedding's product, and whether it caps the logits instead."""
     plain, own = _uncapped(lens.model, states).flatten(), lens.logits(states).double().flatten()
     scale = float((plain @ own) / (plain @ plain))
-    if (own - scale * plain).abs().max() <= TOLERANCE[lens.model.dtype] * own.abs().max():
-        exact = abs(scale - 1.0) <= TOLERANCE[lens.model.dtype]
+    if (own - scale * plain).abs().max() <= SUM.of(lens.model.dtype) * own.abs().max():
+        exact = abs(scale - 1.0) <= SUM.of(lens.model.dtype)
         return (1.0 if exact else scale), False
     cap = getattr(lens.model.config, "final_logit_softcapping", None)
     if cap:
@@ -212,7 +211,7 @@ def head_scale(lens: LogitLens, states: Tensor) -> tuple[float, bool]:
 
 def _check_sum(model: OpenModel, total: Tensor, logit: Tensor) -> None:
     error = float((total - logit).abs().max() / logit.abs().max().clamp(min=1.0))
-    if not error <= 10 * TOLERANCE[model.dtype]:
+    if not error <= 10 * SUM.of(model.dtype):
         raise ModelError(
             f"the contributions miss the logit by {error:.1e} of it: this {model.sites.family.name} model adds something to "
             "the stream that has no site"

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 
+from patchclamp.core.call import recorded
 from patchclamp.core.errors import InputError
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
@@ -35,11 +36,6 @@ class LensCurves(DatasetResult):
     """
 
     kind: ClassVar[str] = "lens_curves"
-
-    @property
-    def data(self) -> "xr.Dataset":
-        """The numbers of every sequence."""
-        return self.dataset
 
     @property
     def tokens(self) -> int:
@@ -93,6 +89,7 @@ class LensCurves(DatasetResult):
         return f"LensCurves of {', '.join(METRICS)}: {sizes['layer']} rows, {sizes['sequence']} sequences, {self.tokens} positions"
 
 
+@recorded
 def lens_curves(
     model: OpenModel,
     texts: Any,

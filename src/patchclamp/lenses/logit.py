@@ -7,6 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from patchclamp.core.call import recorded
 from patchclamp.core.errors import InputError, ModelError, SiteError, unknown
 from patchclamp.core.interrupts import guarded
 from patchclamp.core.progress import Listener, task
@@ -84,6 +85,7 @@ def _refusal(model: OpenModel) -> str:
     return ""
 
 
+@recorded
 def look(
     model: OpenModel,
     inputs: Any,

@@ -11,21 +11,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from patchclamp.core.call import recorded
 from patchclamp.core.errors import InputError, PositionError, SiteError, unknown
 from patchclamp.core.progress import Listener, task
 from patchclamp.interventions import positions
 from patchclamp.interventions.actions import Action
-from patchclamp.interventions.cost import DEFAULT_BUDGET
-from patchclamp.interventions.edits import Edit
-from patchclamp.interventions.execute import execute
+from patchclamp.interventions.edits import Edit, Patch
+from patchclamp.interventions.execute import run_cells
 from patchclamp.interventions.generate import generate
 from patchclamp.interventions.job import Cell, Job
 from patchclamp.interventions.operations import Put
-from patchclamp.interventions.plan import schedule
 from patchclamp.interventions.provenance import provenance
 from patchclamp.interventions.reads import Activation
 from patchclamp.interventions.record import record_source
-from patchclamp.interventions.sources import Patch, Source
+from patchclamp.interventions.sources import Source
 from patchclamp.interventions.sweep import make_lines
 from patchclamp.lenses.logit import STREAM, LogitLens
 from patchclamp.lenses.measure import Final, measure
@@ -99,13 +98,14 @@ class _Target:
 
     def edit(self, site: Site, states: Tensor) -> Edit:
         """Put states ``[prompt, d]`` in, one a prompt of the call."""
-        return Edit(Patch(_Held(states)), str(self.site or site), self.position)
+        return Patch(_Held(states), site=str(self.site or site), at=self.position)
 
     def action(self, site: Site, state: Tensor) -> Action:
         """Put one state ``[d]`` in."""
-        return Action(self.site or site, (self.position,), Put(state[None]), None, 0)
+        return Action(self.site or site, (self.position,), Put(state[None]))
 
 
+@recorded
 def look(
     model: OpenModel,
     inputs: Any,
@@ -210,11 +210,11 @@ def _answers(lens: LogitLens, aim: _Target, rows: Sequence[Site], states: dict[S
     """Logits after the target prompt with each state in it, ``[position, vocabulary]`` a site."""
     model = lens.model
     final = Activation(f"resid_post.{model.sites.n_layers - 1}")  # its logits are wide, the model's own may be rounded
-    lines = make_lines(model, [aim.prompt], (final,), ())
+    lines = make_lines(model, [aim.prompt], (final,))
     cells = [Cell(0, (aim.action(site, state),)) for site in rows for state in states[site]]
     job = Job(model, lines, cells)
-    outcome, _ = execute(job, schedule(job, DEFAULT_BUDGET, None))
-    values = [outcome.baseline[0][0] if run is None else outcome.values[run][0] for run in job.run_of]
+    outcome, _ = run_cells(job)
+    values = [outcome.of_cell(number)[0] for number in range(len(cells))]
     logits = lens.logits(torch.stack(values).to(model.device))
     return dict(zip(rows, logits.chunk(len(rows)), strict=True))
 

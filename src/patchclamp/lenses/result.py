@@ -17,7 +17,6 @@ from patchclamp.models.sites import Site
 
 if TYPE_CHECKING:
     import pandas as pd
-    import xarray as xr
 
 
 @dataclass(eq=False)
@@ -105,11 +104,6 @@ class Lens(DatasetResult):
         }
         coords["target"] = (("prompt", "position"), _texts(model, coords["target_id"][1]))
         return cls(xr.Dataset(variables, coords), record, tensors)
-
-    @property
-    def data(self) -> "xr.Dataset":
-        """The labelled numbers."""
-        return self.dataset
 
     def frame(self) -> "pd.DataFrame":
         """One row a prompt, layer and position: its metrics and its likeliest token."""

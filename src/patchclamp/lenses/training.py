@@ -20,7 +20,7 @@ from patchclamp.core.tensors import read_sealed, write_sealed
 from patchclamp.interventions.forward import Row, forward, through_head
 from patchclamp.lenses.corpus import sequences
 from patchclamp.lenses.divergence import Aim, divergence
-from patchclamp.lenses.tuned import TunedLens
+from patchclamp.lenses.translators import Translators
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.sites import Site
@@ -75,14 +75,14 @@ class Settings:
 
 
 def tune(
-    lens: TunedLens,
+    lens: Translators,
     model: OpenModel,
     corpus: Any,
     settings: Settings,
     checkpoint: Folder | None,
     progress: bool | Listener | None,
-) -> TunedLens:
-    """Train the translators of a new lens; see :meth:`TunedLens.train_on`."""
+) -> dict[str, Any]:
+    """Train new translators in place, and report on it; see :meth:`patchclamp.TunedLens.train_on`."""
     settings.check()
     if checkpoint is not None:
         check_place(checkpoint, "a checkpoint")
@@ -94,7 +94,7 @@ def tune(
         for done in training.run(folder):
             bar.advance(done * size)
     measured = evaluate(model, lens, kept, settings.chunk, progress=progress)
-    lens.training_report = {
+    return {
         **asdict(settings),
         "learning_rate": settings.rate,
         "corpus": corpus if isinstance(corpus, str) else {"digest": digest(torch.tensor([*train, *kept]))},
@@ -102,7 +102,6 @@ def tune(
         "loss": training.losses,
         "held_out": {"tokens": len(kept) * size, "sequences": len(kept), "by_site": measured},
     }
-    return lens
 
 
 def _split(model: OpenModel, corpus: Any, settings: Settings) -> tuple[list[list[int]], list[list[int]]]:
@@ -122,7 +121,7 @@ def _split(model: OpenModel, corpus: Any, settings: Settings) -> tuple[list[list
 class Training:
     """The translators of a lens, their optimiser, and how far it has come."""
 
-    def __init__(self, model: OpenModel, lens: TunedLens, settings: Settings, train: Sequence[list[int]]) -> None:
+    def __init__(self, model: OpenModel, lens: Translators, settings: Settings, train: Sequence[list[int]]) -> None:
         self.model, self.lens, self.settings, self.train = model, lens, settings, train
         generator = torch.Generator().manual_seed(settings.seed)
         order = [i for _ in range(settings.passes) for i in torch.randperm(len(train), generator=generator).tolist()]
@@ -156,7 +155,9 @@ class Training:
         for streams, aim in _chunks(self.model, rows, self.settings.chunk):
             scratch = torch.empty_like(aim.probabilities)
             for depth, states in enumerate(streams[:-1]):
-                kl, pull = _pull(self.model, self.lens.translate(depth, states), aim, scratch)
+                with guarded(torch.no_grad()):
+                    translated = self.lens(states, depth)
+                kl, pull = _pull(self.model, translated, aim, scratch)
                 slope = pull.to(weight.dtype)
                 weight[depth].addmm_(slope.T, states.to(weight.dtype))
                 bias[depth] += slope.sum(0)
@@ -203,7 +204,7 @@ class Training:
         self.step, self.losses = said["step"], said["losses"]
 
 
-def _optimizer(lens: TunedLens, settings: Settings) -> torch.optim.Optimizer:
+def _optimizer(lens: Translators, settings: Settings) -> torch.optim.Optimizer:
     own = [lens.weight, lens.bias]
     if settings.optimizer == "adam":
         return torch.optim.Adam(own, _rate(settings), weight_decay=settings.weight_decay)
@@ -217,7 +218,7 @@ def _rate(settings: Settings) -> float:
 
 def evaluate(
     model: OpenModel,
-    lens: TunedLens,
+    lens: Translators,
     rows: Sequence[list[int]],
     chunk: int,
     *,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from patchclamp.core import folders
 from patchclamp.core.arguments import checked
@@ -19,6 +19,8 @@ from patchclamp.core.progress import Listener
 from patchclamp.core.tensors import read_tensors, write_tensors
 from patchclamp.lenses.logit import LogitLens
 from patchclamp.lenses.published import locate, read
+from patchclamp.lenses.training import Settings, tune
+from patchclamp.lenses.translators import Translators
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.sites import Site
 
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
-class TunedLens(nn.Module):
+class TunedLens(Translators):
     """What the head is to read instead of the stream ``h`` after some layers: ``h + A h + b``, with an ``A`` and ``b`` a depth.
 
     A new one has ``A = 0`` and ``b = 0``, which is the logit lens. :meth:`train_on` trains it. Depth is
@@ -44,19 +46,11 @@ class TunedLens(nn.Module):
         ModelError: The logit lens does not apply to the model.
     """
 
-    weight: nn.Parameter
-    """``A``, ``[depth, d, d]``: its product with a state is ``A @ h``."""
-    bias: nn.Parameter
-    """``b``, ``[depth, d]``."""
-
     def __init__(self, model: OpenModel) -> None:
         LogitLens(model)
-        super().__init__()
         width = model.sites.width(Site("resid_post", model.sites.n_layers - 1))
         assert width is not None
-        kind = torch.promote_types(model.dtype, torch.float32)
-        self.weight = nn.Parameter(torch.zeros(model.sites.n_layers, width, width, dtype=kind, device=model.device))
-        self.bias = nn.Parameter(torch.zeros(model.sites.n_layers, width, dtype=kind, device=model.device))
+        super().__init__(model.sites.n_layers, width, torch.promote_types(model.dtype, torch.float32), model.device)
         self.model = identity(model)
         """The model it is for: name, revision, class, type, and a hash of its weights, rounded to bfloat16.
 
@@ -77,23 +71,6 @@ class TunedLens(nn.Module):
     def forced(self) -> bool:
         """Whether it is used on a model that it was not trained for."""
         return bool(self.trained_for["weights"] != self.model["weights"])
-
-    def forward(self, states: Tensor, depth: int) -> Tensor:
-        """Translate states ``[..., d]`` of a depth, for the head to read; computed in float32 at least.
-
-        Raises:
-            SiteError: The model is not that deep.
-        """
-        if not 0 <= depth <= len(self.weight):
-            raise SiteError(
-                f"depth {depth} is outside 0..{len(self.weight)}, the layers that the stream can have passed"
-            )
-        if depth == len(self.weight):
-            return states
-        kind = torch.promote_types(states.dtype, self.weight.dtype)
-        wide = states.to(kind)
-        matrix, offset = (own[depth].to(states.device, kind) for own in (self.weight, self.bias))
-        return (wide + nn.functional.linear(wide, matrix, offset)).to(states.dtype)
 
     @checked
     def translate(self, where: Site | int, states: Tensor) -> Tensor:
@@ -220,11 +197,11 @@ class TunedLens(nn.Module):
             InputError: The corpus is empty or too small, a setting makes no sense, or the checkpoint is damaged; raised
                 before any work.
         """
-        from patchclamp.lenses.training import Settings, tune
-
         size = min(256, model.context or 256) if length is None else length
         settings = Settings(tokens, size, passes, held_out, optimizer, learning_rate, weight_decay, batch, seed, chunk)
-        return tune(cls(model), model, corpus, settings, checkpoint, progress)
+        lens = cls(model)
+        lens.training_report = tune(lens, model, corpus, settings, checkpoint, progress)
+        return lens
 
     @classmethod
     @checked

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from patchclamp.core.call import recorded
 from patchclamp.core.digest import digest
 from patchclamp.core.errors import InputError, unknown
 from patchclamp.core.interrupts import guarded
@@ -46,11 +47,6 @@ class WeightLens(DatasetResult):
     kind: ClassVar[str] = "weight_lens"
     drawn_by: ClassVar[str] = "weights"
     shown_by: ClassVar[str] = "weights"
-
-    @property
-    def data(self) -> "xr.Dataset":
-        """The labelled numbers."""
-        return self.dataset
 
     @property
     def matrices(self) -> tuple[str, ...]:
@@ -170,6 +166,7 @@ def random_like(faces: Sequence[Face], generator: torch.Generator) -> list[Tenso
     return found
 
 
+@recorded
 def look(
     model: OpenModel,
     matrices: str | Sequence[str],

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from patchclamp.core.arguments import checked
+from patchclamp.core.call import recorded
 from patchclamp.core.errors import InputError
+from patchclamp.core.intervals import mean_row
 from patchclamp.core.kinds import Numbers, Seed
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
@@ -19,7 +21,6 @@ from patchclamp.metrics.edited import (
     answer_ids,
     answer_names,
     answers_after,
-    mean_row,
     named,
     paired,
     placed,
@@ -52,11 +53,6 @@ class Bias(DatasetResult):
 
     kind: ClassVar[str] = "bias"
     shown_by: ClassVar[str] = "metrics"
-
-    @property
-    def data(self) -> "xr.Dataset":
-        """The numbers of every prompt."""
-        return self.dataset
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -122,7 +118,7 @@ def ratio(p: Numbers, q: Numbers) -> Any:
     return -np.sign(difference) * np.expm1(-np.abs(difference))
 
 
-@checked
+@recorded
 def bias(
     model: OpenModel,
     prompts: Any,

@@ -16,7 +16,7 @@ VALIDATION = 0.1
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
+class ProbeRows:
     """Rows for a probe."""
 
     X: Any
@@ -28,7 +28,7 @@ class Rows:
 
 
 @dataclass(frozen=True, eq=False)
-class Fitted:
+class FittedProbe:
     """What a trained probe does on held-out rows."""
 
     correct: Any
@@ -43,7 +43,7 @@ class Fitted:
         return float(np.mean(self.correct))
 
 
-def _linear(rows: Rows, _: int) -> tuple[Any, bool]:
+def _linear(rows: ProbeRows, _: int) -> tuple[Any, bool]:
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
@@ -54,7 +54,7 @@ def _linear(rows: Rows, _: int) -> tuple[Any, bool]:
     return model, bool(np.max(model.n_iter_) < ITERATIONS["linear"])
 
 
-def _mlp(rows: Rows, seed: int) -> tuple[Any, bool]:
+def _mlp(rows: ProbeRows, seed: int) -> tuple[Any, bool]:
     """The weights of the epoch with the lowest loss on validation rows (whole groups of them)."""
     from sklearn.neural_network import MLPClassifier
 
@@ -77,11 +77,11 @@ def _mlp(rows: Rows, seed: int) -> tuple[Any, bool]:
     return model, since >= PATIENCE
 
 
-PROBES: dict[str, Callable[[Rows, int], tuple[Any, bool]]] = {"linear": _linear, "mlp": _mlp}
+PROBES: dict[str, Callable[[ProbeRows, int], tuple[Any, bool]]] = {"linear": _linear, "mlp": _mlp}
 """Each probe by name: logistic regression (L2, C = 1), and one hidden layer of 64 units (Adam, stopped early)."""
 
 
-def fit(name: str, train: Rows, test: Rows, seed: int) -> Fitted:
+def fit(name: str, train: ProbeRows, test: ProbeRows, seed: int) -> FittedProbe:
     """Train a probe and try it on held-out rows.
 
     Args:
@@ -91,7 +91,7 @@ def fit(name: str, train: Rows, test: Rows, seed: int) -> Fitted:
         seed: For the MLP.
     """
     model, converged = PROBES[name](train, seed)
-    return Fitted(model.predict(test.X) == test.z, _loss(model, test.X, test.z), converged)
+    return FittedProbe(model.predict(test.X) == test.z, _loss(model, test.X, test.z), converged)
 
 
 def _loss(model: Any, X: Any, z: Any) -> float:

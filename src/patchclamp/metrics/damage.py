@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from patchclamp.core.arguments import checked
+from patchclamp.core.call import recorded
 from patchclamp.core.errors import InputError
+from patchclamp.core.intervals import mean_row
 from patchclamp.core.kinds import Seed
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
@@ -17,7 +18,7 @@ from patchclamp.interventions.actions import Action
 from patchclamp.interventions.forward import Row, forward
 from patchclamp.interventions.provenance import provenance
 from patchclamp.interventions.record import batches, may_share
-from patchclamp.metrics.edited import UNEDITED, Edits, mean_row, named, placed, table
+from patchclamp.metrics.edited import UNEDITED, Edits, named, placed, table
 from patchclamp.metrics.neutral import listed
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import OpenModel
@@ -41,11 +42,6 @@ class Damage(DatasetResult):
 
     kind: ClassVar[str] = "damage"
     shown_by: ClassVar[str] = "metrics"
-
-    @property
-    def data(self) -> "xr.Dataset":
-        """The numbers of every text."""
-        return self.dataset
 
     def summary(self, seed: Seed = 0) -> "pd.DataFrame":
         """One row an edit and metric: the mean over tokens, and its 95 % bootstrap interval over texts.
@@ -76,7 +72,7 @@ class Damage(DatasetResult):
         return "\n".join(lines)
 
 
-@checked
+@recorded
 def damage(
     model: OpenModel,
     edits: Edits,

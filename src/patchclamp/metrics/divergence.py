@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from patchclamp.core.arguments import checked
+from patchclamp.core.call import recorded
 from patchclamp.core.errors import InputError
-from patchclamp.core.intervals import wilson
+from patchclamp.core.intervals import mean_row, wilson
 from patchclamp.core.kinds import Seed
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
 from patchclamp.interventions.generate import Generation, generate
 from patchclamp.interventions.provenance import provenance
-from patchclamp.metrics.edited import UNEDITED, Edits, mean_row, named, table
+from patchclamp.metrics.edited import UNEDITED, Edits, named, table
 from patchclamp.models.opened import OpenModel
 
 if TYPE_CHECKING:
@@ -36,11 +36,6 @@ class Divergence(DatasetResult):
     """
 
     kind: ClassVar[str] = "divergence"
-
-    @property
-    def data(self) -> "xr.Dataset":
-        """The numbers and texts of every prompt."""
-        return self.dataset
 
     @property
     def topics(self) -> list[str]:
@@ -111,7 +106,7 @@ class Divergence(DatasetResult):
         return "\n".join(lines)
 
 
-@checked
+@recorded
 def divergence(
     model: OpenModel,
     edits: Edits,

@@ -3,16 +3,14 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from patchclamp.core.errors import InputError
-from patchclamp.core.intervals import bootstrap
-from patchclamp.interventions.actions import Action, place
+from patchclamp.interventions.actions import Action
 from patchclamp.interventions.edits import Edit
 from patchclamp.interventions.forward import Row, last_logits
-from patchclamp.interventions.record import batches, may_share, record_source
+from patchclamp.interventions.record import batches, may_share, place
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import OpenModel
 
@@ -76,7 +74,7 @@ def placed(
 ) -> dict[str, list[tuple[Action, ...]]]:
     """The actions of every prompt under every list of edits, the unedited model first."""
     lists = {UNEDITED: (), **chosen}
-    return {name: place(model, list(edits), prompts, record_source) for name, edits in lists.items()}
+    return {name: place(model, list(edits), prompts) for name, edits in lists.items()}
 
 
 def answers_after(
@@ -128,18 +126,6 @@ def plain_answers(ids: Sequence[tuple[int, ...]]) -> list[int | list[int]]:
 def answer_names(model: OpenModel, ids: Sequence[tuple[int, ...]]) -> list[str]:
     """What the answers are called: their tokens."""
     return ["|".join(model.output_label(i) for i in group) for group in ids]
-
-
-def mean_row(values: Any, seed: int, weights: Any = None) -> dict[str, Any]:
-    """A mean, its 95 % bootstrap interval, and of how many values.
-
-    The interval of fewer than two values is NaN: they say nothing about others. So is that of values that are not finite.
-    """
-    values = np.asarray(values, dtype=float)
-    heavy = np.ones(len(values)) if weights is None else np.asarray(weights, dtype=float)
-    mean = float((values * heavy).sum() / heavy.sum()) if len(values) else np.nan
-    low, high = bootstrap(values, seed, heavy) if len(values) > 1 and np.isfinite(values).all() else (np.nan, np.nan)
-    return {"mean": mean, "low": low, "high": high, "count": len(values)}
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> "pd.DataFrame":

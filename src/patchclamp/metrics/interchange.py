@@ -8,7 +8,9 @@ import numpy as np
 import torch
 
 from patchclamp.core.arguments import checked
+from patchclamp.core.call import recorded
 from patchclamp.core.errors import InputError
+from patchclamp.core.intervals import mean_row
 from patchclamp.core.kinds import Numbers, Seed
 from patchclamp.core.result import DatasetResult
 from patchclamp.interventions.edits import Rotate, source
@@ -21,7 +23,6 @@ from patchclamp.metrics.edited import (
     answer_ids,
     answer_names,
     answers_after,
-    mean_row,
     paired,
     placed,
     plain_answers,
@@ -54,11 +55,6 @@ class Interchange(DatasetResult):
     kind: ClassVar[str] = "interchange"
     shown_by: ClassVar[str] = "metrics"
 
-    @property
-    def data(self) -> "xr.Dataset":
-        """The numbers of every pair."""
-        return self.dataset
-
     def values(self) -> Any:
         """The mean confusion of each pair, without those that have none."""
         found = self.dataset["confusion"].mean(("prompt", "answer"), skipna=True).values
@@ -86,7 +82,7 @@ def confusion(start: Numbers, mixed: Numbers, worst: Numbers) -> Any:
     return np.where(moves, np.clip((start - mixed) / np.where(moves, way, 1.0), 0.0, 1.0), np.nan)
 
 
-@checked
+@recorded
 def interchange(
     model: OpenModel,
     pairs: Any,

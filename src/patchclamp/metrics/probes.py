@@ -15,7 +15,7 @@ from patchclamp.core.kinds import Array, Groups, Labels, Seed
 from patchclamp.core.readers import refuses, shown
 from patchclamp.core.result import DatasetResult, record_of_arrays
 from patchclamp.interventions.results import to_numpy
-from patchclamp.metrics.classifiers import PROBES, Fitted, Rows, fit, guess, scale_of
+from patchclamp.metrics.classifiers import PROBES, FittedProbe, ProbeRows, fit, guess, scale_of
 from patchclamp.metrics.controls import control_labels, random_projection, rank_of, rounding_of
 from patchclamp.metrics.edited import table
 from patchclamp.metrics.splits import split
@@ -45,11 +45,6 @@ class ProbeReport(DatasetResult):
     kind: ClassVar[str] = "probe_report"
     drawn_by: ClassVar[str] = "probes"
     shown_by: ClassVar[str] = "metrics"
-
-    @property
-    def data(self) -> "xr.Dataset":
-        """The numbers."""
-        return self.dataset
 
     def selectivity(self) -> "xr.DataArray":
         """Accuracy on the concept minus accuracy on the control task, dims ``data, probe``."""
@@ -146,11 +141,11 @@ def probe(
     # the deviations of the untouched rows for every version: rounding along an erased direction must not become a feature
     mean, deviation = scale_of(data[train])
     member = np.arange(len(data)) if groups is None else np.asarray(groups)
-    fitted: dict[tuple[str, str, str], Fitted] = {}
+    fitted: dict[tuple[str, str, str], FittedProbe] = {}
     for version, rows in versions.items():
         scaled = (rows - mean) / deviation
         for task, given in tasks.items():
-            on, off = (Rows(scaled[part], given[part], member[part]) for part in (train, test))
+            on, off = (ProbeRows(scaled[part], given[part], member[part]) for part in (train, test))
             fitted |= {(version, name, task): fit(name, on, off, seed) for name in probes}
     held = None if groups is None else member[test]
     dataset = _labelled(fitted, versions, list(probes), held, guess(labels[train], labels[test]), seed)
@@ -183,7 +178,7 @@ def _gap(rows: Any, labels: Any) -> float:
 
 
 def _labelled(
-    fitted: dict[tuple[str, str, str], Fitted],
+    fitted: dict[tuple[str, str, str], FittedProbe],
     versions: dict[str, Any],
     probes: list[str],
     groups: Any,

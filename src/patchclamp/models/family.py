@@ -14,7 +14,7 @@ FUSED_NORM = "this block normalises the stream itself between the sublayers, so 
 
 
 @dataclass(frozen=True)
-class Place:
+class ComponentPlace:
     """Where a component lies inside a layer.
 
     ``port`` is a module path relative to the layer with ``:in`` or ``:out`` (and ``[key]`` to reach into a tuple).
@@ -37,7 +37,7 @@ class Variant:
 
     attribute: str
     value: Any
-    sites: Mapping[str, "str | Place"] = field(default_factory=dict)
+    sites: Mapping[str, "str | ComponentPlace"] = field(default_factory=dict)
     refused: Mapping[str, str] = field(default_factory=dict)
     residual: Residual | None = None
 
@@ -53,7 +53,7 @@ class Family:
     """The layers; ``*`` stands for every child, so that stages of blocks count as one stack."""
     embed: str | None
     final_norm: str | None
-    sites: Mapping[str, "str | Place"]
+    sites: Mapping[str, "str | ComponentPlace"]
     refused: Mapping[str, str] = field(default_factory=dict)
     residual: Residual = "sequential"
     causal: bool = True

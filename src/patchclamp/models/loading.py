@@ -13,7 +13,7 @@ from patchclamp.models.checkpoints import check_weights, has_tokenizer
 from patchclamp.models.discovery import PLAIN, discover, plain, text_stack
 from patchclamp.models.families import all_families
 from patchclamp.models.guard import check_kind
-from patchclamp.models.opened import OpenModel, Source
+from patchclamp.models.opened import ModelSource, OpenModel
 from patchclamp.models.sitemap import SiteMap, resolve
 from patchclamp.models.trust import check_attention, check_config, check_message
 
@@ -67,7 +67,9 @@ def open_model(
     module, tokenizer = _from_pretrained(str(folder or name), name, options)
     settings = {"dtype": dtype if isinstance(dtype, str) else str(dtype).removeprefix("torch."), "revision": revision}
     settings["attn_implementation"] = attn_implementation
-    return wrap_module(module.eval(), tokenizer, Source(name, {k: v for k, v in settings.items() if v is not None}))
+    return wrap_module(
+        module.eval(), tokenizer, ModelSource(name, {k: v for k, v in settings.items() if v is not None})
+    )
 
 
 def _spreads(device_map: Any) -> bool:
@@ -163,12 +165,12 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def wrap_module(module: Any, tokenizer: Any = None, source: Source | None = None) -> OpenModel:
+def wrap_module(module: Any, tokenizer: Any = None, source: ModelSource | None = None) -> OpenModel:
     """Find the sites of a live module; see :func:`patchclamp.wrap`."""
     if isinstance(module, OpenModel):
         return module
     check_kind(module)
-    return OpenModel(module, tokenizer, _sites(module), source or Source(None))
+    return OpenModel(module, tokenizer, _sites(module), source or ModelSource(None))
 
 
 def _sites(module: nn.Module) -> SiteMap:

@@ -26,7 +26,7 @@ from patchclamp.models.sitemap import SiteMap
 
 
 @dataclass(frozen=True)
-class Source:
+class ModelSource:
     """Where a model came from, so that a saved result can open it again."""
 
     name: str | None
@@ -42,7 +42,7 @@ class OpenModel:
     module: nn.Module
     tokenizer: Any
     sites: SiteMap
-    source: Source
+    source: ModelSource
     ladder: "Ladder" = field(default_factory=lambda: Ladder("rows", "no layers are known"))
     narrows: bool = False
     """Whether the code after the last layer was seen to work position by position."""
@@ -278,6 +278,10 @@ class OpenModel:
         if self.tokenizer is not None:
             return tokens.labels(self.tokenizer, [identity])[0]
         return str((getattr(self.config, "id2label", None) or {}).get(identity, identity))
+
+    def tokens(self, prompt: Any) -> list[str]:
+        """The prompt's tokens as text, in order."""
+        return list(self.prompts(prompt)[0].tokens)
 
     def token_id(self, text: str | int) -> int:
         """The one token that stands for ``text`` inside a sentence."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from patchclamp.core.errors import SiteError, unknown
 from patchclamp.models import peers
 from patchclamp.models.components import COMPONENTS
-from patchclamp.models.family import Family, Place
+from patchclamp.models.family import ComponentPlace, Family
 from patchclamp.models.sites import Site, SitePattern, Unit
 
 Name = str | Site | SitePattern | Mapping[str, Any]
@@ -322,7 +322,7 @@ def resolve(module: nn.Module, family: Family, config: Any, base: str) -> SiteMa
     accesses: dict[tuple[str, int | None], Access] = {}
     refused: dict[tuple[str, int | None], str] = {}
 
-    def add_access(name: str, layer: int | None, path: str, place: Place) -> None:
+    def add_access(name: str, layer: int | None, path: str, place: ComponentPlace) -> None:
         target, side, keys = _split(place.port)
         full_path = _join(path, target)
         if full_path not in modules:
@@ -336,17 +336,17 @@ def resolve(module: nn.Module, family: Family, config: Any, base: str) -> SiteMa
         accesses[name, layer] = Access(full_path, side, keys, columns, factor, place.in_place, units, attention)
 
     if family.embed:
-        add_access("embed", None, base, Place(f"{family.embed}:out"))
+        add_access("embed", None, base, ComponentPlace(f"{family.embed}:out"))
     for index, path in enumerate(layers):
-        add_access("resid_pre", index, path, Place(":in"))
+        add_access("resid_pre", index, path, ComponentPlace(":in"))
         for name in COMPONENTS:
             if name in family.sites:
                 place = family.sites[name]
-                add_access(name, index, path, Place(place) if isinstance(place, str) else place)
-        add_access("resid_post", index, path, Place(":out"))
+                add_access(name, index, path, ComponentPlace(place) if isinstance(place, str) else place)
+        add_access("resid_post", index, path, ComponentPlace(":out"))
     if family.final_norm:
-        add_access("final_norm", None, base, Place(f"{family.final_norm}:out"))
-    add_access("logits", None, "", Place(":out[logits]"))
+        add_access("final_norm", None, base, ComponentPlace(f"{family.final_norm}:out"))
+    add_access("logits", None, "", ComponentPlace(":out[logits]"))
     for name, reason in family.refused.items():
         for layer in range(len(layers)) if COMPONENTS[name].per_layer else (None,):
             refused[name, layer] = reason
@@ -378,7 +378,7 @@ def _match(modules: Mapping[str, nn.Module], pattern: str) -> list[str]:
     return [_join(name, child) for name in names if name in modules for child, _ in modules[name].named_children()]
 
 
-def _columns(place: Place, heads: Heads | None, module: nn.Module) -> slice | Tensor | None:
+def _columns(place: ComponentPlace, heads: Heads | None, module: nn.Module) -> slice | Tensor | None:
     if place.part == "whole":
         return None
     if place.part == "gate":

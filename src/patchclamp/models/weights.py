@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from patchclamp.core.arguments import checked
 from patchclamp.core.errors import SiteError, unknown
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.sites import Site, SitePattern, Unit
@@ -22,8 +23,9 @@ _ROLES = {
 _INPUT_SITES = {"attn_out": "z", "mlp_out": "mlp_act"}
 
 
+@checked
 def weight(model: OpenModel, role: str) -> Tensor:
-    """The weight matrix that makes a site, ``[d_in, d_out]``; a view of the model's own parameter.
+    """The weight matrix that makes a site, ``[d_in, d_out]``, as in ``weight("mlp_out.5")``: a view of the model's parameter.
 
     With a unit it is that head's or neuron's part: ``q.5.h3`` is ``[d_model, d_head]``, ``attn_out.5.h3`` is
     ``[d_head, d_model]``, ``mlp_out.5.n7`` is ``[d_model]``.

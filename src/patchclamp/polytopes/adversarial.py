@@ -8,15 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from patchclamp.core.arguments import checked
+from patchclamp.core.call import recorded
 from patchclamp.core.errors import InputError, unknown
 from patchclamp.core.interrupts import guarded
+from patchclamp.core.intervals import mean_row
 from patchclamp.core.kinds import Labels, Points, Repeats, Seed
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
 from patchclamp.interventions.provenance import provenance
 from patchclamp.interventions.results import to_numpy
-from patchclamp.metrics.edited import mean_row
 from patchclamp.models.opened import OpenModel
 from patchclamp.polytopes.attacks import Norm, attack, check_attack, classified
 from patchclamp.polytopes.gates import by_row
@@ -46,11 +46,6 @@ class AdversarialPaths(DatasetResult):
     """
 
     kind: ClassVar[str] = "paths"
-
-    @property
-    def data(self) -> "xr.Dataset":
-        """The numbers."""
-        return self.dataset
 
     @property
     def density(self) -> "xr.DataArray":
@@ -95,7 +90,7 @@ class AdversarialPaths(DatasetResult):
         return f"{head}\n" + shown.to_string(index=False, float_format=lambda value: f"{value:.3g}")
 
 
-@checked
+@recorded
 def adversarial_paths(
     model: OpenModel,
     points: Points,

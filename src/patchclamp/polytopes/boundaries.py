@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from patchclamp.core.arguments import checked
+from patchclamp.core.call import recorded
 from patchclamp.core.errors import BudgetError, InputError, ModelError
 from patchclamp.core.interrupts import guarded
 from patchclamp.core.kinds import Points
@@ -17,7 +17,7 @@ from patchclamp.core.result import DatasetResult
 from patchclamp.interventions.provenance import provenance
 from patchclamp.models.opened import OpenModel
 from patchclamp.polytopes.affine import affine_parts
-from patchclamp.polytopes.gates import Elementwise, Gate, MaxPool, by_row
+from patchclamp.polytopes.gates import Elementwise, MaxPool, NetworkGate, by_row
 from patchclamp.polytopes.network import Network
 from patchclamp.polytopes.points import as_points, prepared
 
@@ -42,11 +42,6 @@ class Boundaries(DatasetResult):
     """
 
     kind: ClassVar[str] = "boundaries"
-
-    @property
-    def data(self) -> "xr.Dataset":
-        """The numbers."""
-        return self.dataset
 
     @property
     def nearest(self) -> np.ndarray[Any, Any]:
@@ -78,7 +73,7 @@ class Boundaries(DatasetResult):
         return "\n".join(lines)
 
 
-@checked
+@recorded
 def boundaries(
     model: OpenModel,
     points: Points,
@@ -138,7 +133,7 @@ def _dataset(found: list[Any], layers: list[str], radii: list[float]) -> "xr.Dat
 
 
 def _of_point(
-    network: Network, point: Tensor, gates: list[Gate], radii: list[float], start: str | None
+    network: Network, point: Tensor, gates: list[NetworkGate], radii: list[float], start: str | None
 ) -> tuple[Any, Any, Any, Any, Tensor]:
     """Of one point: distance and neuron of each layer, counts, hyperplanes, and the step onto the nearest."""
     values = network.preactivations(point, start)
@@ -173,7 +168,7 @@ def _all_preactivations(network: Network, rows: Tensor, states: dict[str, Tensor
     return torch.cat(seen, dim=1)
 
 
-def hyperplanes(gate: Gate, z: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def hyperplanes(gate: NetworkGate, z: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Every hyperplane of a gate around a point, as the affine functions that are zero on them.
 
     Args:

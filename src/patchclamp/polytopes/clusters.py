@@ -19,7 +19,7 @@ from patchclamp.core.errors import InputError, unknown
 from patchclamp.core.kinds import Groups, Seed
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult, record_of_arrays
-from patchclamp.polytopes.codes import LABEL, Labels
+from patchclamp.polytopes.codes import Labels, named_labels
 from patchclamp.polytopes.partitions import Algorithm, Partition, matched, partition, reduced
 from patchclamp.polytopes.purity import SCORES, halves, scores
 from patchclamp.polytopes.soft import activation
@@ -274,15 +274,7 @@ def _forms(z: Tensor, act: Tensor, name: str | None, others: Mapping[str, Tensor
 def _labels(labels: Labels, count: int) -> dict[str, Any]:
     if labels is None or not len(labels):
         raise InputError("clusters are scored against labels; give one a row, such as classes or tokens")
-    found: dict[str, Any] = {}
-    for name, values in (labels if isinstance(labels, Mapping) else {LABEL: labels}).items():
-        array = np.asarray(values)
-        if array.shape != (count,):
-            raise InputError(f"{name!r}: one label for each of {count} rows is wanted; got shape {array.shape}")
-        if name in RESERVED:
-            raise InputError(f"labels cannot be called {name!r}; that name is taken")
-        found[name] = array.astype(object) if array.dtype.kind in "US" else array
-    return found
+    return named_labels(labels, count, RESERVED)
 
 
 def _scored(found: dict[str, dict[str, Partition]], named: dict[str, Any], groups: Any, seed: int) -> "xr.Dataset":

@@ -1,6 +1,6 @@
 """Spline codes: which side of each gate every row lies on, as packed bits with names for layers and labels for rows."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -354,8 +354,13 @@ def _count(bits: Mapping[str, Tensor]) -> int:
     return next(iter(counts.values()))
 
 
-def named_labels(labels: Labels, count: int) -> dict[str, Any]:
+def named_labels(labels: Labels, count: int, reserved: Collection[str] = RESERVED) -> dict[str, Any]:
     """Labels by name, as arrays with one a row.
+
+    Args:
+        labels: One a row, or several by name.
+        count: Rows.
+        reserved: Names that they may not have.
 
     Raises:
         InputError: They are not one a row, or have a name that is taken.
@@ -368,7 +373,7 @@ def named_labels(labels: Labels, count: int) -> dict[str, Any]:
         array = np.asarray(values)
         if array.shape != (count,):
             raise InputError(f"{name!r}: one label for each of {count} rows is wanted; got shape {array.shape}")
-        if name in RESERVED:
+        if name in reserved:
             raise InputError(f"labels cannot be called {name!r}; that name is taken")
         found[name] = array.astype(object) if array.dtype.kind in "US" else array
     return found

@@ -7,7 +7,7 @@ from torch import Tensor
 from patchclamp.core.progress import Task
 from patchclamp.polytopes.gate_cuts import cut_gate
 from patchclamp.polytopes.gates import LineGate, by_row
-from patchclamp.polytopes.network import Live, Network, Step
+from patchclamp.polytopes.network import Live, Network, NetworkStep
 from patchclamp.polytopes.subdivision import Column, Floats, Ints, Subdivision
 
 _ROWS = 2048
@@ -41,7 +41,7 @@ class Cutter:
         self.codes: Ints = np.zeros((1, 0), np.int64)
         """Digest of the code at each gate that is done, ``[face, gate]``."""
 
-    def __call__(self, step: Step, live: Live) -> Live:
+    def __call__(self, step: NetworkStep, live: Live) -> Live:
         """Cut along one gate.
 
         Raises:

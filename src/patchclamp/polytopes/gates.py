@@ -18,7 +18,7 @@ Crossings = tuple[Tensor, Tensor, Tensor]
 
 
 @dataclass(frozen=True, eq=False)
-class Gate(ABC):
+class NetworkGate(ABC):
     """One gate of a network, with the name of its module."""
 
     name: str
@@ -43,7 +43,7 @@ class Gate(ABC):
 
 
 @dataclass(frozen=True, eq=False)
-class LineGate(Gate, ABC):
+class LineGate(NetworkGate, ABC):
     """A piecewise-linear gate: on a line, its pre-activations cross from one piece into the next."""
 
     @property
@@ -180,7 +180,7 @@ class MaxPool(LineGate):
 
 
 @dataclass(frozen=True, eq=False)
-class Bend(Gate):
+class Bend(NetworkGate):
     """A smooth function that is no gate times its input (tanh, ELU): its code says on which side of 0 the input lies."""
 
     @property

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from patchclamp.core.errors import BudgetError
 from patchclamp.polytopes.gates import LineGate, envelope, places
-from patchclamp.polytopes.network import Live, Network, Step
+from patchclamp.polytopes.network import Live, Network, NetworkStep
 
 MEMORY = 1 << 28
 """Numbers in one live tensor above which a line is halved."""
@@ -21,7 +21,7 @@ SHORTEST = 1e-6
 
 
 @dataclass(eq=False)
-class Line:
+class LineRefiner:
     """A ``refine`` for :meth:`Network.walk` that adds a row at every crossing of the line between two points.
 
     Attributes:
@@ -37,7 +37,7 @@ class Line:
     first: dict[str, Tensor] = field(default_factory=dict)
     last: dict[str, Tensor] = field(default_factory=dict)
 
-    def __call__(self, step: Step, live: Live) -> Live:
+    def __call__(self, step: NetworkStep, live: Live) -> Live:
         """Add the crossings of one gate."""
         gate = step.gate
         assert isinstance(gate, LineGate)
@@ -105,7 +105,7 @@ def walk_line(network: Network, a: Tensor, b: Tensor, start: str | None, limit: 
         low, high = waiting.pop()
         crossed = sum(len(part.t) - 2 for part in done)
         ends = torch.tensor([low, high], dtype=torch.float64, device=a.device)
-        line = Line(ends, limit - crossed)
+        line = LineRefiner(ends, limit - crossed)
         x = torch.cat([_between(a, b, low), _between(a, b, high)])
         try:
             values = network.walk(x, line, start)

@@ -15,19 +15,19 @@ from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError, ModelError, unknown
 from patchclamp.core.interrupts import guarded
 from patchclamp.models.opened import OpenModel
-from patchclamp.polytopes.gates import Gate, LineGate
+from patchclamp.polytopes.gates import LineGate, NetworkGate
 from patchclamp.polytopes.ops import Op, classify
 
 Live = dict[str, Tensor]
 """Every tensor that a later step needs, by the step that made it; their rows are the same points."""
-Refine = Callable[["Step", Live], Live]
+Refine = Callable[["NetworkStep", Live], Live]
 Rows = Float[Tensor, "row ..."]
 
 INPUT = "input"
 
 
 @dataclass(frozen=True, eq=False)
-class Step:
+class NetworkStep:
     """One operation on rows of live tensors."""
 
     name: str
@@ -42,7 +42,7 @@ class Step:
     """Keys that no later step reads."""
 
     @property
-    def gate(self) -> Gate | None:
+    def gate(self) -> NetworkGate | None:
         """The gate, if the step is one."""
         return self.op.gate
 
@@ -98,7 +98,7 @@ class Network:
         return next((p.device for p in self.module.parameters()), torch.device("cpu"))
 
     @cached_property
-    def gates(self) -> tuple[Gate, ...]:
+    def gates(self) -> tuple[NetworkGate, ...]:
         """In the order in which they act."""
         return tuple(step.gate for step in self.steps if step.gate is not None)
 
@@ -155,7 +155,7 @@ class Network:
         x: Rows,
         states: dict[str, Tensor],
         start: str | None = None,
-        seen: Callable[[Gate, Tensor], None] | None = None,
+        seen: Callable[[NetworkGate, Tensor], None] | None = None,
     ) -> Tensor:
         """The output were every gate's code that of one point: an affine function of ``x``.
 
@@ -215,7 +215,7 @@ class Network:
         if bad:
             raise ModelError(f"a network is affine for frozen gates only without {', '.join(bad)}")
 
-    def after(self, start: str | None) -> tuple[tuple[Step, ...], str]:
+    def after(self, start: str | None) -> tuple[tuple[NetworkStep, ...], str]:
         """The steps that follow a place, and the key of the tensor that enters them.
 
         Raises:
@@ -287,7 +287,7 @@ class Network:
 _KNOWN: "WeakKeyDictionary[OpenModel, Network]" = WeakKeyDictionary()
 
 
-def _is_exact(step: Step) -> bool:
+def _is_exact(step: NetworkStep) -> bool:
     return step.op.nature == "affine" or (step.gate is not None and step.gate.exact)
 
 
@@ -307,7 +307,7 @@ def _modes(module: nn.Module) -> tuple[Any, ...]:
     return tuple((id(part), part.training) for part in module.modules())
 
 
-def _steps(module: nn.Module) -> tuple[tuple[Step, ...], str]:
+def _steps(module: nn.Module) -> tuple[tuple[NetworkStep, ...], str]:
     graph = _traced(module)
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
     if len(inputs) != 1:
@@ -316,7 +316,7 @@ def _steps(module: nn.Module) -> tuple[tuple[Step, ...], str]:
         )
     keys = {inputs[0]: INPUT}
     shapes: dict[fx.Node, tuple[fx.Node, ...]] = {}
-    steps: list[Step] = []
+    steps: list[NetworkStep] = []
     names: dict[str, int] = {}
     output = INPUT
     for node in graph.nodes:
@@ -348,7 +348,7 @@ def _varies(argument: Any, keys: Mapping[fx.Node, str]) -> bool:
 
 def _step(
     node: fx.Node, name: str, op: Op, module: nn.Module, keys: dict[fx.Node, str], shapes: Mapping[fx.Node, Any]
-) -> Step:
+) -> NetworkStep:
     """The step of a node; sizes that it reads are worked out anew, since rows may have been added."""
     reads: list[str] = []
 
@@ -371,16 +371,18 @@ def _step(
     if node.op == "call_module" and len(node.args) == 1 and not node.kwargs:
         submodule, key = module.get_submodule(str(node.target)), keys[node.args[0]]  # type: ignore[index]
         if _in_place(node, module):
-            return Step(name, node.name, op, tuple(reads), lambda live: submodule(live[key].clone()))
-        return Step(name, node.name, op, tuple(reads), lambda live: submodule(live[key]))
+            return NetworkStep(name, node.name, op, tuple(reads), lambda live: submodule(live[key].clone()))
+        return NetworkStep(name, node.name, op, tuple(reads), lambda live: submodule(live[key]))
     if _in_place(node, module):
         # the user's tensor stays as it is
         first = reads[0]
-        return Step(
+        return NetworkStep(
             name, node.name, op, tuple(reads),
             lambda live: _evaluate(node, lambda part: value(part, {**live, first: live[first].clone()}), module),
         )  # fmt: skip
-    return Step(name, node.name, op, tuple(reads), lambda live: _evaluate(node, lambda part: value(part, live), module))
+    return NetworkStep(
+        name, node.name, op, tuple(reads), lambda live: _evaluate(node, lambda part: value(part, live), module)
+    )
 
 
 def _evaluate(node: fx.Node, value: Callable[[fx.Node], Any], module: nn.Module) -> Any:
@@ -429,7 +431,7 @@ def _name(node: fx.Node, names: dict[str, int]) -> str:
     return name if names[name] == 1 else f"{name}#{names[name]}"
 
 
-def _with_last(steps: list[Step], output: str) -> tuple[Step, ...]:
+def _with_last(steps: list[NetworkStep], output: str) -> tuple[NetworkStep, ...]:
     """The same steps, each with the keys that nothing reads after it."""
     read: set[str] = {output}
     found = []

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from patchclamp.polytopes.gates import Bend, Gate, MaxPool, Smooth, elementwise
+from patchclamp.polytopes.gates import Bend, MaxPool, NetworkGate, Smooth, elementwise
 from patchclamp.polytopes.soft import activation
 
 Nature = Literal["affine", "gate", "product", "shape", "other"]
@@ -54,7 +54,7 @@ class Op:
     nature: Nature
     says: str
     """Its name for error messages."""
-    gate: Gate | None = None
+    gate: NetworkGate | None = None
 
 
 def classify(node: fx.Node, name: str, root: nn.Module, varies: Callable[[Any], bool]) -> Op:

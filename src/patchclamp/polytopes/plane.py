@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from patchclamp.core.arguments import checked
+from patchclamp.core.call import recorded
 from patchclamp.core.errors import BudgetError, InputError, warn
 from patchclamp.core.interrupts import guarded
 from patchclamp.core.kinds import Labels, Points
@@ -25,7 +25,6 @@ from patchclamp.polytopes.subdivision import BOX, OUTSIDE, Floats, Subdivision
 
 if TYPE_CHECKING:
     import pandas as pd
-    import xarray as xr
 
 MOST = 50_000
 """Regions above which a plane is not begun."""
@@ -53,11 +52,6 @@ class Plane(DatasetResult):
     """
 
     kind: ClassVar[str] = "plane"
-
-    @property
-    def data(self) -> "xr.Dataset":
-        """The numbers."""
-        return self.dataset
 
     @property
     def regions(self) -> int:
@@ -157,7 +151,7 @@ class Plane(DatasetResult):
         return "\n".join(lines)
 
 
-@checked
+@recorded
 def plane(
     model: OpenModel,
     points: Points = None,

@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from patchclamp.core.arguments import checked
+from patchclamp.core.call import recorded
 from patchclamp.core.errors import InputError
 from patchclamp.core.interrupts import guarded
+from patchclamp.core.intervals import mean_row
 from patchclamp.core.kinds import Point, Points, Seed
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
 from patchclamp.interventions.provenance import provenance
-from patchclamp.metrics.edited import mean_row
 from patchclamp.models.opened import OpenModel
 from patchclamp.polytopes.lines import whole_line
 from patchclamp.polytopes.points import as_points, prepared
@@ -39,11 +39,6 @@ class RadialDensity(DatasetResult):
     """
 
     kind: ClassVar[str] = "radial_density"
-
-    @property
-    def data(self) -> "xr.Dataset":
-        """The numbers."""
-        return self.dataset
 
     @property
     def density(self) -> "xr.DataArray":
@@ -75,7 +70,7 @@ class RadialDensity(DatasetResult):
         return "\n".join(lines)
 
 
-@checked
+@recorded
 def radial_density(
     model: OpenModel,
     points: Points,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 import torch
 
-from patchclamp.core.arguments import checked
+from patchclamp.core.call import recorded
 from patchclamp.core.errors import InputError, unknown
 from patchclamp.core.interrupts import guarded
 from patchclamp.core.kinds import Labels, Points, Repeats
@@ -35,11 +35,6 @@ class Raster(DatasetResult):
     """
 
     kind: ClassVar[str] = "raster"
-
-    @property
-    def data(self) -> "xr.Dataset":
-        """The numbers."""
-        return self.dataset
 
     @property
     def lines(self) -> str:
@@ -75,7 +70,7 @@ class Raster(DatasetResult):
         return said if about is None else f"{said}; about {about:,} regions in all"
 
 
-@checked
+@recorded
 def raster(
     model: OpenModel,
     points: Points = None,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from patchclamp.core.arguments import checked
+from patchclamp.core.call import recorded
 from patchclamp.core.errors import InputError, ModelError
 from patchclamp.core.interrupts import guarded
 from patchclamp.core.progress import Listener, task
@@ -20,10 +21,10 @@ from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.peers import Sites
 from patchclamp.polytopes.codes import Labels, SplineCodes, named_labels
-from patchclamp.polytopes.gates import Bend, Elementwise, Gate, Smooth
+from patchclamp.polytopes.gates import Bend, Elementwise, NetworkGate, Smooth
 from patchclamp.polytopes.network import Network
 from patchclamp.polytopes.points import activation_modules, fitting
-from patchclamp.polytopes.soft import Activation, activation, beta_code
+from patchclamp.polytopes.soft import ActivationCode, activation, beta_code
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -43,7 +44,7 @@ class Gated:
     name: str
     z: Tensor
     """Pre-activations ``[row, *shape]``."""
-    gate: Gate | None
+    gate: NetworkGate | None
     """None where only the pre-activations are known: the gate changes at 0."""
 
     def bits(self) -> Tensor:
@@ -52,7 +53,7 @@ class Gated:
             raise InputError(f"pre-activations of {self.name!r} hold NaN, which lies on no side of a gate")
         return self.z > 0 if self.gate is None else self.gate.bits(self.z)
 
-    def soft(self, row: Activation | None, beta: float | None) -> Tensor:
+    def soft(self, row: ActivationCode | None, beta: float | None) -> Tensor:
         """The soft code."""
         if beta is not None:
             if not _changes_at_zero(self.gate):
@@ -72,11 +73,11 @@ class Gated:
         return self.bits().to(self.z.dtype)
 
 
-def _changes_at_zero(gate: Gate | None) -> bool:
+def _changes_at_zero(gate: NetworkGate | None) -> bool:
     return gate is None or isinstance(gate, Smooth) or (isinstance(gate, Elementwise) and gate.breaks == (0.0,))
 
 
-@checked
+@recorded
 def spline_codes(
     model: OpenModel | nn.Module | Network,
     inputs: Any,

@@ -9,17 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from patchclamp.core.arguments import checked
+from patchclamp.core.call import recorded
 from patchclamp.core.errors import InputError, ModelError, PatchclampError, unknown
 from patchclamp.core.kinds import Labels, Seed
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
-from patchclamp.interventions.actions import place
 from patchclamp.interventions.edits import Call, Edit, Scale
 from patchclamp.interventions.forward import Row, forward
 from patchclamp.interventions.positions import At
 from patchclamp.interventions.provenance import provenance
-from patchclamp.interventions.record import batches, may_share, record_source
+from patchclamp.interventions.record import batches, may_share, place
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.sites import Site
@@ -51,11 +50,6 @@ class Scaling(DatasetResult):
     kind: ClassVar[str] = "scaling"
 
     @property
-    def data(self) -> "xr.Dataset":
-        """The numbers."""
-        return self.dataset
-
-    @property
     def flipped(self) -> "xr.DataArray":
         """Share of bits that change, over all gates that are reached: ``[edit, site, factor]``."""
         return self.dataset["flipped"].weighted(self.dataset["bits"]).mean("gate")
@@ -74,7 +68,7 @@ class Scaling(DatasetResult):
         return "\n".join(lines)
 
 
-@checked
+@recorded
 def scaling(
     model: OpenModel,
     inputs: Any,
@@ -123,7 +117,7 @@ def scaling(
             for factor in amounts:
                 if edit != ROTATION or abs(factor - 1) <= 2:
                     plan[edit, label, factor] = [_edit(edit, factor, seed).on(site, at=at) for site in group]
-    actions = {key: place(model, edits, prompts, record_source) for key, edits in plan.items()}
+    actions = {key: place(model, edits, prompts) for key, edits in plan.items()}
     sums: dict[Any, _Sums] = {key: _Sums(len(gates)) for key in [None, *plan]}
     with task("scaling", len(plan) * len(prompts), "inputs", show=progress) as bar:
         for members in batches(prompts, _batch(prompts), *may_share(model)):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from patchclamp.core.arguments import checked
+from patchclamp.core.call import recorded
 from patchclamp.core.errors import InputError, unknown, warn
 from patchclamp.core.interrupts import guarded
 from patchclamp.core.kinds import Point, Points, Repeats
@@ -23,7 +24,6 @@ from patchclamp.polytopes.points import as_points, gate_pieces, prepared
 
 if TYPE_CHECKING:
     import pandas as pd
-    import xarray as xr
 
 BLOCK = 64
 """Samples of a segment that run together."""
@@ -41,11 +41,6 @@ class Segment(DatasetResult):
     """
 
     kind: ClassVar[str] = "segment"
-
-    @property
-    def data(self) -> "xr.Dataset":
-        """The numbers."""
-        return self.dataset
 
     @property
     def count(self) -> int:
@@ -129,7 +124,7 @@ class Segment(DatasetResult):
         return "\n".join(lines)
 
 
-@checked
+@recorded
 def segment(
     model: OpenModel,
     a: Point,

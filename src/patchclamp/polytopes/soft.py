@@ -47,7 +47,7 @@ def _largest(z: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Activation:
+class ActivationCode:
     """One row of the table: an activation, and how its code is made of its pre-activation ``z``."""
 
     name: str
@@ -116,21 +116,21 @@ def _steep(z: Tensor) -> Tensor:
 
 _CONSTANTS = {"upper": Map(0.0, 1.0), "lower": Map(0.0)}
 
-ACTIVATIONS: dict[str, Activation] = {
+ACTIVATIONS: dict[str, ActivationCode] = {
     row.name: row
     for row in (
-        Activation("relu", F.relu),
-        Activation("leaky_relu", F.leaky_relu, lower=Map(0.01)),
-        Activation("abs", torch.abs, lower=Map(-1.0)),
-        Activation("silu", F.silu, torch.sigmoid),
-        Activation("gelu", F.gelu, _normal),
-        Activation("gelu_tanh", partial(F.gelu, approximate="tanh"), _normal_by_tanh),
-        Activation("quick_gelu", lambda z: z * _steep(z), _steep),
-        Activation("mish", F.mish, lambda z: torch.tanh(F.softplus(z))),
-        Activation("hardswish", F.hardswish, F.hardsigmoid),
-        Activation("sigmoid", torch.sigmoid, torch.sigmoid, **_CONSTANTS),
-        Activation("tanh", torch.tanh, lambda z: torch.sigmoid(2 * z), Map(0.0, 1.0), Map(0.0, -1.0)),
-        Activation("softmax", partial(torch.softmax, dim=-1), partial(torch.softmax, dim=-1), hard=_largest, **_CONSTANTS),
+        ActivationCode("relu", F.relu),
+        ActivationCode("leaky_relu", F.leaky_relu, lower=Map(0.01)),
+        ActivationCode("abs", torch.abs, lower=Map(-1.0)),
+        ActivationCode("silu", F.silu, torch.sigmoid),
+        ActivationCode("gelu", F.gelu, _normal),
+        ActivationCode("gelu_tanh", partial(F.gelu, approximate="tanh"), _normal_by_tanh),
+        ActivationCode("quick_gelu", lambda z: z * _steep(z), _steep),
+        ActivationCode("mish", F.mish, lambda z: torch.tanh(F.softplus(z))),
+        ActivationCode("hardswish", F.hardswish, F.hardsigmoid),
+        ActivationCode("sigmoid", torch.sigmoid, torch.sigmoid, **_CONSTANTS),
+        ActivationCode("tanh", torch.tanh, lambda z: torch.sigmoid(2 * z), Map(0.0, 1.0), Map(0.0, -1.0)),
+        ActivationCode("softmax", partial(torch.softmax, dim=-1), partial(torch.softmax, dim=-1), hard=_largest, **_CONSTANTS),
     )
 }  # fmt: skip
 """Every activation by name; softmax acts along the last dimension, and its code has one entry for each of its regions."""
@@ -154,7 +154,7 @@ REFUSED = {
 
 
 @checked
-def activation(name: str) -> Activation:
+def activation(name: str) -> ActivationCode:
     """The row of an activation, by its name here or in a model's configuration.
 
     Raises:

@@ -4,13 +4,13 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from patchclamp.reports.page import Part, embed_result, table
+from patchclamp.reports.page import Section, embed_result, table
 
 if TYPE_CHECKING:
     from patchclamp.interventions.results import Activations
 
 
-def parts(activations: "Activations") -> list[Part]:
+def parts(activations: "Activations") -> list[Section]:
     """The parts of the page, from top to bottom."""
     rows = [
         {
@@ -21,5 +21,5 @@ def parts(activations: "Activations") -> list[Part]:
         }
         for name, value in activations.values.items()
     ]
-    norms = Part("Euclidean norms of the first prompt", embed_result(activations))
-    return [Part("Recorded", table(pd.DataFrame(rows))), norms]
+    norms = Section("Euclidean norms of the first prompt", embed_result(activations))
+    return [Section("Recorded", table(pd.DataFrame(rows))), norms]

@@ -2,22 +2,20 @@
 
 from typing import TYPE_CHECKING
 
-from markupsafe import Markup
-
 from patchclamp.reports import grid
-from patchclamp.reports.page import Part
+from patchclamp.reports.page import Section, preformatted
 
 if TYPE_CHECKING:
     from patchclamp.tracing.attribution import Attribution
 
 
-def parts(attribution: "Attribution") -> list[Part]:
+def parts(attribution: "Attribution") -> list[Section]:
     """The parts of the page, from top to bottom."""
     plan = "Plan"
     return [
-        Part("Estimate", Markup("<pre>{}</pre>").format(repr(attribution))),
+        Section("Estimate", preformatted(repr(attribution))),
         *(
-            Part(f"{part.title} of the exact sweep", part.body) if part.title == plan else part
+            Section(f"{part.title} of the exact sweep", part.body) if part.title == plan else part
             for part in grid.parts(attribution)
         ),
     ]

@@ -3,31 +3,30 @@
 from typing import TYPE_CHECKING
 
 import pandas as pd
-from markupsafe import Markup
 
 from patchclamp.figures.average import panels
-from patchclamp.reports.heatmap import heatmap
-from patchclamp.reports.page import Part, embed_result, table
+from patchclamp.reports.heatmap import heatmaps
+from patchclamp.reports.page import Section, embed_result, preformatted, table
 
 if TYPE_CHECKING:
     from patchclamp.tracing.average import TraceAverage
 
 
-def parts(average: "TraceAverage") -> list[Part]:
+def parts(average: "TraceAverage") -> list[Section]:
     """The parts of the page, from top to bottom."""
     pictures = [
-        Part(
+        Section(
             f"Average indirect effect: {name.replace('_', ' ')}",
-            Markup('<div class="panels">{}</div>').format(Markup("").join(heatmap(p) for p in panels(average, name))),
+            heatmaps(panels(average, name)),
         )
         for name in average.reads
     ]
     return [
-        Part("Summary", Markup("<pre>{}</pre>").format(repr(average))),
+        Section("Summary", preformatted(repr(average))),
         *pictures,
-        Part("With intervals", embed_result(average)),
-        Part("Largest average effects", table(strongest(average))),
-        Part("Facts", table(facts(average))),
+        Section("With intervals", embed_result(average)),
+        Section("Largest average effects", table(strongest(average))),
+        Section("Facts", table(facts(average))),
     ]
 
 

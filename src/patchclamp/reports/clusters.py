@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from patchclamp.reports.page import Part, embed_result, table
+from patchclamp.reports.page import Section, embed_result, preformatted, table
 
 if TYPE_CHECKING:
     from patchclamp.polytopes.clusters import Clusters
@@ -12,15 +12,18 @@ if TYPE_CHECKING:
 CARDS = 12
 
 
-def parts(clusters: "Clusters") -> list[Part]:
+def parts(clusters: "Clusters") -> list[Section]:
     """The parts of the page, from top to bottom."""
     algorithm = clusters.algorithms[-1] if "ward" not in clusters.algorithms else "ward"
     return [
-        Part("Summary", Markup("<pre>{}</pre>").format(repr(clusters))),
-        Part("Scores on as many clusters and rows", embed_result(clusters)),
-        Part("What each form has over the activation", table(clusters.differences())),
-        Part("Every score", table(clusters.frame())),
-        *(Part(f"Largest clusters: {form}, {algorithm}", _cards(clusters, algorithm, form)) for form in clusters.forms),
+        Section("Summary", preformatted(repr(clusters))),
+        Section("Scores on as many clusters and rows", embed_result(clusters)),
+        Section("What each form has over the activation", table(clusters.differences())),
+        Section("Every score", table(clusters.frame())),
+        *(
+            Section(f"Largest clusters: {form}, {algorithm}", _cards(clusters, algorithm, form))
+            for form in clusters.forms
+        ),
     ]
 
 

@@ -14,7 +14,7 @@ from patchclamp.core.files import write_text
 from patchclamp.core.kinds import File
 from patchclamp.core.result import Result, library_versions
 from patchclamp.reports.beside import beside
-from patchclamp.reports.page import Part, embed_figure, render, table
+from patchclamp.reports.page import Section, embed_figure, render, table
 
 _SIGNATURE = b"<h2>How this was made</h2>"
 """The bytes that stand in every page, by which it is recognised as one of ours."""
@@ -37,22 +37,22 @@ def report(path: File, title: str, contents: Sequence[tuple[str, Any]], **record
     file = Path(path)
     if file.is_file() and _SIGNATURE not in file.read_bytes():
         raise InputError(f"{str(path)!r} is there and is no report of patchclamp's; name another file")
-    parts: list[Part] = []
+    parts: list[Section] = []
     for heading, content in contents:
         if isinstance(content, Result):
             inner = registry.page_module(content.kind).parts(content)
-            parts += [Part(f"{heading}: {part.title}", part.body) for part in inner]
+            parts += [Section(f"{heading}: {part.title}", part.body) for part in inner]
             record.setdefault("results", {})[heading] = content.plain_record()
         elif isinstance(content, list | tuple) and all(isinstance(one, Result) for one in content):
-            parts.append(Part(heading, beside(content)))
+            parts.append(Section(heading, beside(content)))
             record.setdefault("results", {})[heading] = [one.plain_record() for one in content]
         elif isinstance(content, pd.DataFrame):
-            parts.append(Part(heading, table(content)))
+            parts.append(Section(heading, table(content)))
         elif hasattr(content, "savefig"):
-            parts.append(Part(heading, embed_figure(content)))
+            parts.append(Section(heading, embed_figure(content)))
         elif isinstance(content, str):
             parts.append(
-                Part(heading, Markup("").join(Markup("<p>{}</p>").format(text) for text in content.split("\n\n")))
+                Section(heading, Markup("").join(Markup("<p>{}</p>").format(text) for text in content.split("\n\n")))
             )
         else:
             raise InputError(

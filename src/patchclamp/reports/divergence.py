@@ -2,22 +2,20 @@
 
 from typing import TYPE_CHECKING
 
-from markupsafe import Markup
-
 from patchclamp.metrics.edited import table as rows_of
-from patchclamp.reports.page import Part, embed_result, table
+from patchclamp.reports.page import Section, embed_result, preformatted, table
 
 if TYPE_CHECKING:
     from patchclamp.metrics.divergence import Divergence
 
 
-def parts(divergence: "Divergence") -> list[Part]:
+def parts(divergence: "Divergence") -> list[Section]:
     """The parts of the page, from top to bottom."""
     return [
-        Part("Summary", Markup("<pre>{}</pre>").format(repr(divergence))),
-        Part("How long continuations stay alike", embed_result(divergence)),
-        Part("Means, with 95 % intervals", table(divergence.summary())),
-        Part("Continuations", table(rows_of(_continuations(divergence)), 200)),
+        Section("Summary", preformatted(repr(divergence))),
+        Section("How long continuations stay alike", embed_result(divergence)),
+        Section("Means, with 95 % intervals", table(divergence.summary())),
+        Section("Continuations", table(rows_of(_continuations(divergence)), 200)),
     ]
 
 

@@ -7,8 +7,8 @@ from markupsafe import Markup
 
 from patchclamp.core.errors import InputError
 from patchclamp.figures.grid import panels
-from patchclamp.reports.heatmap import heatmap
-from patchclamp.reports.page import Part, embed_result, table
+from patchclamp.reports.heatmap import heatmaps
+from patchclamp.reports.page import Section, embed_result, preformatted, table
 
 if TYPE_CHECKING:
     from patchclamp.interventions.grid import Grid
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 MOST_CELLS = 30_000
 
 
-def parts(grid: "Grid") -> list[Part]:
+def parts(grid: "Grid") -> list[Section]:
     """The parts of the page, from top to bottom."""
     return [
-        *(Part(name.replace("_", " "), _picture(grid, name)) for name in grid.reads),
-        Part("Largest differences from the baseline", table(strongest(grid))),
-        Part("Plan", Markup("<pre>{}</pre>").format(str(grid.plan))),
+        *(Section(name.replace("_", " "), _picture(grid, name)) for name in grid.reads),
+        Section("Largest differences from the baseline", table(strongest(grid))),
+        Section("Plan", preformatted(str(grid.plan))),
     ]
 
 
@@ -32,7 +32,7 @@ def _picture(grid: "Grid", name: str) -> Markup:
         return Markup("<p>{}</p>").format(str(error))
     if sum(panel.values.size for panel in panel_list) > MOST_CELLS:
         return embed_result(grid, read=name)
-    return Markup('<div class="panels">{}</div>').format(Markup("").join(heatmap(panel) for panel in panel_list))
+    return heatmaps(panel_list)
 
 
 def strongest(grid: "Grid", most: int = 20) -> pd.DataFrame:

@@ -1,5 +1,6 @@
 """A panel of a figure as a picture of cells, with every cell's numbers under the mouse."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,11 @@ from patchclamp.reports.cells import Cells, Shade, scale, svg
 def heatmap(panel: Panel) -> Markup:
     """Write one panel as SVG: layers down, tokens across; a curve becomes one row."""
     return svg(picture(panel))
+
+
+def heatmaps(panels: Iterable[Panel]) -> Markup:
+    """Panels beside each other."""
+    return Markup('<div class="panels">{}</div>').format(Markup("").join(heatmap(panel) for panel in panels))
 
 
 def picture(panel: Panel) -> Cells:

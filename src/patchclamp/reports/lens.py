@@ -10,7 +10,7 @@ from patchclamp.figures.lens import curves, picture
 from patchclamp.figures.style import visible
 from patchclamp.lenses.metrics import METRICS
 from patchclamp.reports.cells import Cells, Shade, svg
-from patchclamp.reports.page import Part, table
+from patchclamp.reports.page import Section, table
 
 if TYPE_CHECKING:
     from patchclamp.lenses.result import Lens
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 MOST_CELLS = 20_000
 
 
-def parts(lens: "Lens") -> list[Part]:
+def parts(lens: "Lens") -> list[Section]:
     """The parts of the page, from top to bottom."""
     page_parts, count = [], 0
     for prompt in range(lens.data.sizes["prompt"]):
@@ -26,11 +26,11 @@ def parts(lens: "Lens") -> list[Part]:
         count += len(prompt_cells.rows) * len(prompt_cells.columns)
         if count > MOST_CELLS and prompt:
             note = Markup("<p>Prompts from number {} on are in data.csv.</p>").format(prompt)
-            page_parts.append(Part("More", note))
+            page_parts.append(Section("More", note))
             break
         title = visible(str(lens.data["prompt"].values[prompt]), 80)
-        page_parts.append(Part(title, svg(prompt_cells)))
-    return [*page_parts, Part("Means by layer", table(means(lens), 200))]
+        page_parts.append(Section(title, svg(prompt_cells)))
+    return [*page_parts, Section("Means by layer", table(means(lens), 200))]
 
 
 def means(lens: "Lens") -> pd.DataFrame:

@@ -2,24 +2,24 @@
 
 from typing import TYPE_CHECKING
 
-from markupsafe import Markup
-
 from patchclamp.lenses.metrics import METRICS
-from patchclamp.reports.page import Part, embed_result, table
+from patchclamp.reports.page import Section, embed_result, preformatted, table
 
 if TYPE_CHECKING:
     from patchclamp.lenses.curves import LensCurves
 
 
-def parts(curves: "LensCurves") -> list[Part]:
+def parts(curves: "LensCurves") -> list[Section]:
     """The parts of the page, from top to bottom."""
     frame = curves.frame()
     tables = [
-        Part(description.capitalize(), table(frame[frame["metric"] == metric].drop(columns=["metric", "layer"]), 200))
+        Section(
+            description.capitalize(), table(frame[frame["metric"] == metric].drop(columns=["metric", "layer"]), 200)
+        )
         for metric, description in METRICS.items()
     ]
     return [
-        Part("Summary", Markup("<pre>{}</pre>").format(repr(curves))),
-        Part("By layer, with 95 % intervals over sequences", embed_result(curves)),
+        Section("Summary", preformatted(repr(curves))),
+        Section("By layer, with 95 % intervals over sequences", embed_result(curves)),
         *tables,
     ]

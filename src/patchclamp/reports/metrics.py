@@ -2,16 +2,14 @@
 
 from typing import Any
 
-from markupsafe import Markup
-
-from patchclamp.reports.page import Part, embed_result, table
+from patchclamp.reports.page import Section, embed_result, preformatted, table
 
 
-def parts(measurement: Any) -> list[Part]:
+def parts(measurement: Any) -> list[Section]:
     """The parts of the page of a result with a summary, from top to bottom."""
     return [
-        Part("Summary", Markup("<pre>{}</pre>").format(repr(measurement))),
-        Part("Samples and means", embed_result(measurement)),
-        Part("Means, with 95 % intervals", table(measurement.summary())),
-        Part("Every sample", table(measurement.frame())),
+        Section("Summary", preformatted(repr(measurement))),
+        Section("Samples and means", embed_result(measurement)),
+        Section("Means, with 95 % intervals", table(measurement.summary())),
+        Section("Every sample", table(measurement.frame())),
     ]

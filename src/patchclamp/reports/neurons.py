@@ -3,24 +3,22 @@
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from markupsafe import Markup
-
 from patchclamp.figures.neurons import panels
 from patchclamp.reports.cells import Cells, aligned, svg
 from patchclamp.reports.heatmap import picture
-from patchclamp.reports.page import Part, embed_result, table
+from patchclamp.reports.page import Section, embed_result, preformatted, table
 
 if TYPE_CHECKING:
     from patchclamp.tracing.neurons import Neurons
 
 
-def parts(neurons: "Neurons") -> list[Part]:
+def parts(neurons: "Neurons") -> list[Section]:
     """The parts of the page, from top to bottom."""
     return [
-        Part("Summary", Markup("<pre>{}</pre>").format(repr(neurons))),
-        Part("Importance by layer and token", aligned([svg(one) for one in cells(neurons)])),
-        Part("With layer means", embed_result(neurons)),
-        Part("Strongest neurons", table(neurons.verified())),
+        Section("Summary", preformatted(repr(neurons))),
+        Section("Importance by layer and token", aligned([svg(one) for one in cells(neurons)])),
+        Section("With layer means", embed_result(neurons)),
+        Section("Strongest neurons", table(neurons.verified())),
     ]
 
 

@@ -16,11 +16,16 @@ from patchclamp.figures.style import write
 
 
 @dataclass(frozen=True)
-class Part:
+class Section:
     """One part of a page."""
 
     title: str
     body: Markup
+
+
+def preformatted(text: str) -> Markup:
+    """Text as a terminal shows it."""
+    return Markup("<pre>{}</pre>").format(text)
 
 
 def result_page(result: Result) -> str:
@@ -36,7 +41,7 @@ def _title(result: Result) -> str:
     return f"{kind}: {', '.join(names)}" if names else kind
 
 
-def render(title: str, parts: list[Part], record: dict[str, Any]) -> str:
+def render(title: str, parts: list[Section], record: dict[str, Any]) -> str:
     """A complete page.
 
     Args:

@@ -2,10 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from markupsafe import Markup
-
 from patchclamp.reports import lens
-from patchclamp.reports.page import Part, table
+from patchclamp.reports.page import Section, preformatted, table
 
 if TYPE_CHECKING:
     from patchclamp.lenses.patchscope import Patchscope
@@ -13,11 +11,11 @@ if TYPE_CHECKING:
 MOST = 400
 
 
-def parts(scope: "Patchscope") -> list[Part]:
+def parts(scope: "Patchscope") -> list[Section]:
     """The parts of the page, from top to bottom."""
-    page_parts = [Part("Target prompt", Markup("<pre>{}</pre>").format(repr(scope))), *lens.parts(scope)]
+    page_parts = [Section("Target prompt", preformatted(repr(scope))), *lens.parts(scope)]
     if "text" in scope.data:
         page_parts.append(
-            Part("What follows the target prompt", table(scope.frame()[["site", "at", "token", "text"]], MOST))
+            Section("What follows the target prompt", table(scope.frame()[["site", "at", "token", "text"]], MOST))
         )
     return page_parts

@@ -2,19 +2,17 @@
 
 from typing import TYPE_CHECKING
 
-from markupsafe import Markup
-
-from patchclamp.reports.page import Part, embed_result, table
+from patchclamp.reports.page import Section, embed_result, preformatted, table
 
 if TYPE_CHECKING:
     from patchclamp.rewriting.result import Rewrite
 
 
-def parts(rewrite: "Rewrite") -> list[Part]:
+def parts(rewrite: "Rewrite") -> list[Section]:
     """The parts of the page, from top to bottom."""
     return [
-        Part("Summary", Markup("<pre>{}</pre>").format(repr(rewrite))),
-        Part("Search and outcome", embed_result(rewrite)),
-        Part("Probabilities in each context", table(rewrite.frame())),
-        Part("The search, step by step", table(rewrite.curve())),
+        Section("Summary", preformatted(repr(rewrite))),
+        Section("Search and outcome", embed_result(rewrite)),
+        Section("Probabilities in each context", table(rewrite.frame())),
+        Section("The search, step by step", table(rewrite.curve())),
     ]

@@ -2,12 +2,12 @@
 
 from typing import TYPE_CHECKING
 
-from patchclamp.reports.page import Part, embed_result, table
+from patchclamp.reports.page import Section, embed_result, table
 
 if TYPE_CHECKING:
     from patchclamp.interventions.run import Run
 
 
-def parts(run: "Run") -> list[Part]:
+def parts(run: "Run") -> list[Section]:
     """The parts of the page, from top to bottom."""
-    return [Part("Likeliest next tokens", table(run.top(10))), Part("Figure", embed_result(run))]
+    return [Section("Likeliest next tokens", table(run.top(10))), Section("Figure", embed_result(run))]

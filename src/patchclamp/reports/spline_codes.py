@@ -2,19 +2,17 @@
 
 from typing import TYPE_CHECKING
 
-from markupsafe import Markup
-
-from patchclamp.reports.page import Part, embed_result, table
+from patchclamp.reports.page import Section, embed_result, preformatted, table
 
 if TYPE_CHECKING:
     from patchclamp.polytopes.codes import SplineCodes
 
 
-def parts(codes: "SplineCodes") -> list[Part]:
+def parts(codes: "SplineCodes") -> list[Section]:
     """The parts of the page, from top to bottom."""
     return [
-        Part("Summary", Markup("<pre>{}</pre>").format(repr(codes))),
-        Part("Bits that differ", embed_result(codes)),
-        Part("Layers", table(codes.separation())),
-        Part("Rows", table(codes.frame())),
+        Section("Summary", preformatted(repr(codes))),
+        Section("Bits that differ", embed_result(codes)),
+        Section("Layers", table(codes.separation())),
+        Section("Rows", table(codes.frame())),
     ]

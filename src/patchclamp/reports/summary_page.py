@@ -2,15 +2,13 @@
 
 from typing import Any
 
-from markupsafe import Markup
-
-from patchclamp.reports.page import Part, embed_result, table
+from patchclamp.reports.page import Section, embed_result, preformatted, table
 
 
-def parts(result: Any) -> list[Part]:
+def parts(result: Any) -> list[Section]:
     """The parts of the page, from top to bottom."""
     return [
-        Part("Summary", Markup("<pre>{}</pre>").format(repr(result))),
-        Part("Picture", embed_result(result)),
-        Part("Every number", table(result.frame())),
+        Section("Summary", preformatted(repr(result))),
+        Section("Picture", embed_result(result)),
+        Section("Every number", table(result.frame())),
     ]

@@ -3,31 +3,30 @@
 from typing import TYPE_CHECKING
 
 import pandas as pd
-from markupsafe import Markup
 
 from patchclamp.figures.trace import panels
-from patchclamp.reports.heatmap import heatmap
-from patchclamp.reports.page import Part, embed_result, table
+from patchclamp.reports.heatmap import heatmaps
+from patchclamp.reports.page import Section, embed_result, preformatted, table
 
 if TYPE_CHECKING:
     from patchclamp.tracing.trace import Trace
 
 
-def parts(trace: "Trace") -> list[Part]:
+def parts(trace: "Trace") -> list[Section]:
     """The parts of the page, from top to bottom."""
     pictures = [
-        Part(
+        Section(
             f"Indirect effect: {name.replace('_', ' ')}",
-            Markup('<div class="panels">{}</div>').format(Markup("").join(heatmap(p) for p in panels(trace, name))),
+            heatmaps(panels(trace, name)),
         )
         for name in trace.reads
     ]
     return [
-        Part("Summary", Markup("<pre>{}</pre>").format(repr(trace))),
+        Section("Summary", preformatted(repr(trace))),
         *pictures,
-        Part("With layer means", embed_result(trace)),
-        Part("Largest indirect effects", table(strongest(trace))),
-        Part("Plan", Markup("<pre>{}</pre>").format(str(trace.plan))),
+        Section("With layer means", embed_result(trace)),
+        Section("Largest indirect effects", table(strongest(trace))),
+        Section("Plan", preformatted(str(trace.plan))),
     ]
 
 

@@ -7,9 +7,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from patchclamp.core import folders
+from patchclamp.core.tolerances import EXACT
 from patchclamp.interventions.checkpoint import Agreement, with_parameters, write_checkpoint
 from patchclamp.interventions.edits import Edit
-from patchclamp.interventions.execute import TOLERANCE
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.weights import stored
 from patchclamp.rewriting.projection import Projection
@@ -34,5 +34,5 @@ def export(
     def beside(into: Path, _: Agreement) -> None:
         folders.seal(into, folders.REWRITTEN, said)
 
-    write_checkpoint(model, module, edits, prompts, folder, beside, TOLERANCE[model.dtype])
+    write_checkpoint(model, module, edits, prompts, folder, beside, EXACT.of(model.dtype))
     return folder

@@ -43,11 +43,6 @@ class Rewrite(DatasetResult):
         return int(self.record["parameters"]["layer"])
 
     @property
-    def data(self) -> "xr.Dataset":
-        """Probabilities before and after, the search step by step, and the vectors of the update."""
-        return self.dataset
-
-    @property
     def probability(self) -> "xr.DataArray":
         """Of the target and of the likeliest other answer, before and after, ``[context, moment, answer]``."""
         return self.dataset["probability"]

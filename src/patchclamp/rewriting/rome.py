@@ -9,12 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from patchclamp.core.call import recorded
 from patchclamp.core.errors import InputError, ModelError, unknown
 from patchclamp.core.progress import Listener, task
+from patchclamp.interventions import operations
 from patchclamp.interventions.actions import Action
 from patchclamp.interventions.forward import Row, last_logits
 from patchclamp.interventions.job import widen
-from patchclamp.interventions.operations import Operation, RankOne
+from patchclamp.interventions.operations import Operation
 from patchclamp.interventions.provenance import provenance
 from patchclamp.interventions.record import record_source
 from patchclamp.interventions.sources import Source
@@ -80,6 +82,7 @@ def _lower(r: Tensor, change: Tensor) -> Tensor:
     return found.squeeze(1)
 
 
+@recorded
 def rewrite_fact(
     model: OpenModel,
     prompt: Any,
@@ -184,7 +187,7 @@ def _probabilities(
     rows = []
     for context in said.contexts:
         everywhere = tuple(range(len(context.prompt.ids)))
-        acts = () if operation is None else (Action(site, everywhere, operation, None, 0),)
+        acts = () if operation is None else (Action(site, everywhere, operation),)
         rows.append(Row(context.prompt, acts))
     after = widen(last_logits(model, rows)).softmax(-1)
     return after[:, list(answers)].to("cpu", torch.float64)
@@ -201,7 +204,7 @@ def _labelled(
 ) -> "xr.Dataset":
     import xarray as xr
 
-    edit = RankOne(update.read, update.write)
+    edit = operations.RankOne(update.read, update.write)
     both = [_probabilities(model, said, answers, projection.key_site, operation) for operation in (None, edit)]
     variables: dict[str, Any] = {
         "probability": (("context", "moment", "answer"), torch.stack(both, 1).numpy()),

@@ -48,7 +48,7 @@ class Search:
                 raise InputError(f"{name} must be a finite number, 0 or more; got {getattr(self, name)!r}")
 
 
-class Shift(nn.Module):
+class ValueShift(nn.Module):
     """``x + change``, the change being trained."""
 
     def __init__(self, like: Tensor) -> None:
@@ -87,7 +87,7 @@ def search(
     """
     length = float(value.norm())
     scale = length / value.numel() ** 0.5
-    shift = Shift(value.to(tail.model.device, torch.promote_types(tail.model.dtype, torch.float32)))
+    shift = ValueShift(value.to(tail.model.device, torch.promote_types(tail.model.dtype, torch.float32)))
     optimizer = torch.optim.Adam([shift.change], lr=how.lr * scale)
     curve: dict[str, list[float]] = {name: [] for name in TERMS}
     before: Tensor | None = None

@@ -12,8 +12,7 @@ from typing import Any
 import pandas as pd
 
 import patchclamp as pc
-from patchclamp.core import folders
-from patchclamp.core.files import write_csv
+from patchclamp.studies.result import StudyFiles, StudyResult, as_text, name_of
 
 BASE, OTHER = "The capital of Spain is", "The capital of Italy is"
 TRUE, PULL = " Madrid", " Rome"
@@ -28,7 +27,7 @@ PUBLISHED = {
 
 
 @dataclass(frozen=True)
-class ActivationAddition:
+class ActivationAdditionStudy(StudyResult):
     """What the study found."""
 
     tables: dict[str, pd.DataFrame]
@@ -59,14 +58,9 @@ class ActivationAddition:
 
     def text(self) -> str:
         """The tables and what they say, for a terminal."""
-        parts = []
-        for prompt, table in self.tables.items():
-            parts += [
-                f"{prompt!r}: next token before and after adding c x embedding({PULL!r}) to every MLP output, last position"
-            ]
-            parts += [table.to_string(index=False, float_format=lambda p: f"{p:.3f}"), ""]
-        parts.append(self.comparison())
-        return "\n".join(parts)
+        said = f"next token before and after adding c x embedding({PULL!r}) to every MLP output, last position"
+        parts = [part for prompt, table in self.tables.items() for part in (f"{prompt!r}: {said}", table, "")]
+        return as_text(*parts, self.comparison())
 
     def comparison(self) -> str:
         """Our numbers beside the tutorial's."""
@@ -76,6 +70,24 @@ class ActivationAddition:
             "The tutorial, on GPT-2 with coefficient 1: P(' Rome') reaches 0.456, P(' Madrid') goes from 0.105 to 0.279.\n"
             "Embeddings of different models have different lengths against their residual streams, so the coefficient that\n"
             "does the same work differs; the curve over coefficients shows it."
+        )
+
+    def main_result(self) -> pc.Result:
+        """The sweep."""
+        return self.sweep
+
+    def files(self) -> StudyFiles:
+        """The doses, a table a prompt, and the report."""
+        return StudyFiles(
+            "Activation addition",
+            [
+                *((f"{prompt!r}, before and after", table) for prompt, table in self.tables.items()),
+                ("Beside the tutorial", self.comparison()),
+                ("Dose", self.dose),
+                ("Sweep", self.sweep),
+            ],
+            tables={prompt.lower().replace(" ", "-"): table for prompt, table in self.tables.items()},
+            results={"dose": self.dose},
         )
 
 
@@ -90,7 +102,7 @@ def before_and_after(model: pc.Model, prompt: str, vector: Any) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def study(model: pc.Model, out: str | Path | None = None) -> ActivationAddition:
+def study(model: pc.Model, out: str | Path | None = None) -> ActivationAdditionStudy:
     """Run the experiment.
 
     Args:
@@ -106,23 +118,7 @@ def study(model: pc.Model, out: str | Path | None = None) -> ActivationAddition:
     sweep = model.sweep(
         BASE, add, sites=["mlp_out", "attn_out"], at="each", cumulative=True, over=least_and_most, read=read, verify=5
     )
-    found = ActivationAddition(tables, dose, sweep, model.source.name or type(model.module).__name__)
+    result = ActivationAdditionStudy(tables, dose, sweep, name_of(model))
     if out is not None:
-        found.sweep.save(out)
-        folders.extend(out, folders.RESULT, lambda into: _save(found, into))
-    return found
-
-
-def _save(found: ActivationAddition, out: Path) -> None:
-    found.dose.save(out / "dose")
-    for prompt, table in found.tables.items():
-        write_csv(out / f"{prompt.lower().replace(' ', '-')}.csv", table)
-    before_after = [(f"{prompt!r}, before and after", table) for prompt, table in found.tables.items()]
-    contents = [
-        ("The experiment", __doc__.split("\n\n", 1)[1]),
-        *before_after,
-        ("Beside the tutorial", found.comparison()),
-        ("Dose", found.dose),
-        ("Sweep", found.sweep),
-    ]
-    pc.report(out / "report.html", "Activation addition", contents)
+        result.save(out)
+    return result

@@ -23,13 +23,13 @@ import torch
 from torch import Tensor, nn
 
 import patchclamp as pc
-from patchclamp.core import folders
 from patchclamp.core.errors import InputError
-from patchclamp.core.files import read_record, write_csv, write_record
+from patchclamp.core.files import read_record, write_record
 from patchclamp.core.interrupts import guarded
 from patchclamp.core.progress import Listener, task
 from patchclamp.studies import digits
 from patchclamp.studies.gated import Decoupled, bits, frozen
+from patchclamp.studies.result import StudyFiles, StudyResult, as_text, records
 
 REGIONS, RANK = (16, 64, 256), 4
 PLACES: dict[str, tuple[Literal["kmeans", "rows"], bool]] = {
@@ -60,7 +60,7 @@ CONTROLS = CONDITIONS[-2:]
 
 
 @dataclass(frozen=True)
-class Setting:
+class NetworkSetting:
     """What the numbers hang on."""
 
     data: digits.Data = "mnist"
@@ -73,10 +73,10 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class ClassesAndMaps:
+class ClassesAndMaps(StudyResult):
     """What the study found. Accuracy is that of the test images; a row a network and seed."""
 
-    setting: Setting
+    setting: NetworkSetting
     points: pd.DataFrame
     """Networks of nearest points, with what their regions alone say (``vote``), and ReLU networks of as many numbers."""
     gates: pd.DataFrame
@@ -98,8 +98,7 @@ class ClassesAndMaps:
 
     def summary(self) -> dict[str, Any]:
         """The numbers, as plain JSON."""
-        frames = self.averages().items()
-        return {name: t.astype(object).where(t.notna(), None).to_dict("records") for name, t in frames}
+        return {name: records(table) for name, table in self.averages().items()}
 
     def findings(self) -> list[str]:
         """What was found, in sentences."""
@@ -127,10 +126,27 @@ class ClassesAndMaps:
 
     def text(self) -> str:
         """The tables, for a terminal."""
-        parts = []
-        for name, table in self.averages().items():
-            parts += [name.capitalize(), table.to_string(index=False, float_format=lambda v: f"{v:.3f}", na_rep=""), ""]
-        return "\n".join([*parts, *self.findings()])
+        parts = [part for name, table in self.averages().items() for part in (name.capitalize(), table, "")]
+        return as_text(*parts, *self.findings(), absent="")
+
+    def files(self) -> StudyFiles:
+        """Averages and what they are of, accuracies and learned points as pictures, and the report."""
+        from patchclamp.studies.classes_and_maps_figures import curves, points
+
+        drawn = {"figure": curves(self), "points": points(self)}
+        tables = self.averages()
+        return StudyFiles(
+            "Classes and maps",
+            [
+                ("What was found", "\n\n".join(self.findings())),
+                ("Accuracy", drawn["figure"]),
+                ("Learned points", drawn["points"]),
+                *((name.capitalize(), table) for name, table in tables.items()),
+            ],
+            tables=tables | {f"{name}-by-seed": getattr(self, name) for name in tables},
+            figures=drawn,
+            evidence={"setting": asdict(self.setting)},
+        )
 
 
 def _averaged(table: pd.DataFrame, by: list[str], what: list[str]) -> pd.DataFrame:
@@ -145,7 +161,9 @@ def _averaged(table: pd.DataFrame, by: list[str], what: list[str]) -> pd.DataFra
     return found.reset_index()
 
 
-def measure_points(data: digits.Images, setting: Setting, seed: int) -> Iterator[tuple[str, dict[str, Any], nn.Module]]:
+def measure_points(
+    data: digits.Images, setting: NetworkSetting, seed: int
+) -> Iterator[tuple[str, dict[str, Any], nn.Module]]:
     """Networks of nearest points, each sort followed by a ReLU network of one hidden layer that stores as many numbers.
 
     Yields:
@@ -176,7 +194,7 @@ def measure_points(data: digits.Images, setting: Setting, seed: int) -> Iterator
             yield f"{TIED}, {said}", {"network": TIED, **row}, relu
 
 
-def _trained(network: nn.Module, data: digits.Images, setting: Setting, seed: int) -> float:
+def _trained(network: nn.Module, data: digits.Images, setting: NetworkSetting, seed: int) -> float:
     return digits.train(network, data, epochs=setting.epochs, seed=seed, progress=False).accuracy[-1]
 
 
@@ -201,7 +219,7 @@ def counted(network: Any, data: digits.Images) -> Tensor:
     return counts
 
 
-def measure_gates(data: digits.Images, setting: Setting, seed: int) -> list[dict[str, Any]]:
+def measure_gates(data: digits.Images, setting: NetworkSetting, seed: int) -> list[dict[str, Any]]:
     """A network of two hidden layers, taken apart in every way of :data:`CONDITIONS`."""
 
     def new(number: int) -> nn.Sequential:
@@ -304,7 +322,7 @@ def _apart(a: Tensor, b: Tensor) -> float:
 
 
 def study(
-    out: str | Path | None = None, setting: Setting | None = None, *, progress: bool | Listener | None = None
+    out: str | Path | None = None, setting: NetworkSetting | None = None, *, progress: bool | Listener | None = None
 ) -> ClassesAndMaps:
     """Run the experiment.
 
@@ -316,7 +334,7 @@ def study(
     Raises:
         InputError: No seeds, or sizes that make no sense; before any work.
     """
-    given = Setting() if setting is None else setting
+    given = NetworkSetting() if setting is None else setting
     for name in ("seeds", "train", "epochs", "width"):
         if getattr(given, name) < 1:
             raise InputError(f"{name} is at least 1; got {getattr(given, name)}")
@@ -333,11 +351,11 @@ def study(
     centres = parts[0]["centres"]
     found = ClassesAndMaps(given, **tables, centres=torch.tensor(centres), says=pd.DataFrame(parts[0]["says"]))
     if home is not None:
-        folders.save_study(home, "classes-and-maps", lambda into: _save(found, into))
+        found.save(home)
     return found
 
 
-def _of_seed(data: digits.Images, setting: Setting, seed: int, home: Path | None) -> dict[str, Any]:
+def _of_seed(data: digits.Images, setting: NetworkSetting, seed: int, home: Path | None) -> dict[str, Any]:
     """All measurements of one seed, as plain lists; read from ``seed-N.json`` if it holds those of this setting."""
     asked = {**asdict(setting), "seeds": None}
     kept = None if home is None else home / "seeds" / f"seed-{seed}.json"
@@ -361,25 +379,3 @@ def _of_seed(data: digits.Images, setting: Setting, seed: int, home: Path | None
     if kept is not None:
         write_record(kept, {"asked": asked, "found": found})
     return found
-
-
-def _save(found: ClassesAndMaps, out: Path) -> None:
-    from patchclamp.figures.style import save
-    from patchclamp.studies.classes_and_maps_figures import curves, points
-
-    drawn = {"figure": curves(found), "points": points(found)}
-    for name, picture in drawn.items():
-        for suffix in ("png", "svg"):
-            save(picture, out / f"{name}.{suffix}", suffix)
-    tables = found.averages()
-    for name, table in tables.items():
-        write_csv(out / f"{name}.csv", table)
-        write_csv(out / f"{name}-by-seed.csv", getattr(found, name))
-    contents = [
-        ("The experiment", __doc__.split("\n\n", 1)[1]),
-        ("What was found", "\n\n".join(found.findings())),
-        ("Accuracy", drawn["figure"]),
-        ("Learned points", drawn["points"]),
-        *((name.capitalize(), table) for name, table in tables.items()),
-    ]
-    pc.report(out / "report.html", "Classes and maps", contents, setting=asdict(found.setting))

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from patchclamp.figures.style import styled
+from patchclamp.studies.drawing import canvas, hide_frame
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -14,14 +14,11 @@ _COLOURS = {"k-means": "#3b6ea5", "random images": "#8a8f98", "learned": "#b8451
 
 def curves(found: "ClassesAndMaps") -> "Figure":
     """Accuracy against stored numbers; accuracy of gates and maps apart; how maps differ between two images."""
-    with styled() as make:
-        drawn: Figure = make(figsize=(10.2, 3.4), layout="constrained")
-        left, middle, right = drawn.subplots(1, 3, width_ratios=[1.15, 1.25, 0.9])
+    with canvas((10.2, 3.4), columns=3, width_ratios=[1.15, 1.25, 0.9]) as (drawn, (left, middle, right)):
         _sizes(left, found)
         _parts(middle, found)
         _faces(right, found)
-        for axis in (left, middle, right):
-            axis.spines[["top", "right"]].set_visible(False)
+        hide_frame(left, middle, right)
     return drawn
 
 
@@ -80,10 +77,9 @@ def points(found: "ClassesAndMaps") -> "Figure":
     """The learned points as pictures, with the commonest class of each region and its share."""
     order = found.says.sort_values(["class", "share"], ascending=[True, False], kind="stable").index
     wide = 16
-    with styled() as make:
-        tall = -(-len(order) // wide)
-        drawn: Figure = make(figsize=(0.55 * wide, 0.72 * tall), layout="constrained")
-        axes = drawn.subplots(tall, wide, squeeze=False).ravel()
+    tall = -(-len(order) // wide)
+    with canvas((0.55 * wide, 0.72 * tall), tall, wide, squeeze=False) as (drawn, grid):
+        axes = grid.ravel()
         for axis in axes:
             axis.axis("off")
         for axis, number in zip(axes, order, strict=False):

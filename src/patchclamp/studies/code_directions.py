@@ -20,9 +20,8 @@ import torch
 from torch import Tensor
 
 import patchclamp as pc
-from patchclamp.core import folders
-from patchclamp.core.files import write_csv
 from patchclamp.studies import digits, gender
+from patchclamp.studies.result import StudyFiles, StudyResult, as_text, records
 
 PUSHED = ((1, 3), (4, 9), (7, 2), (5, 6), (8, 0), (3, 5))
 """Pairs of digits, from and to."""
@@ -33,7 +32,7 @@ Layers = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class CodeDirections:
+class CodeDirections(StudyResult):
     """What the study found."""
 
     scores: pd.DataFrame
@@ -59,13 +58,23 @@ class CodeDirections:
 
     def summary(self) -> dict[str, Any]:
         """The numbers, as plain JSON."""
-        tables = {"scores": self.scores, "pushes": self.pushes, "kept": self.kept()}
-        return {name: t.astype(object).where(t.notna(), None).to_dict("records") for name, t in tables.items()}
+        return {"scores": records(self.scores), "pushes": records(self.pushes), "kept": records(self.kept())}
 
     def text(self) -> str:
         """The tables, for a terminal."""
-        tables = (self.scores, self.pushes, self.kept())
-        return "\n\n".join(t.to_string(index=False, float_format=lambda v: f"{v:.4f}", na_rep="") for t in tables)
+        return as_text(self.scores, "", self.pushes, "", self.kept(), digits=4, absent="")
+
+    def files(self) -> StudyFiles:
+        """The tables and the report."""
+        return StudyFiles(
+            "Directions of spline codes",
+            [
+                ("Scores of held-out rows (AUC)", self.scores),
+                ("Pushes", self.pushes),
+                ("Digits: what is kept where so many are moved", self.kept()),
+            ],
+            tables={"scores": self.scores, "pushes": self.pushes},
+        )
 
 
 def kinds(pre: Mapping[str, Tensor], act: Mapping[str, Tensor]) -> dict[str, Layers]:
@@ -215,17 +224,5 @@ def study(
     averaged = scores.groupby(by, sort=False)["auc"].agg(["mean", "min"]).reset_index()
     found = CodeDirections(averaged, effects.groupby([*by, "dose"], sort=False).mean().reset_index())
     if out is not None:
-        folders.save_study(out, "code-directions", lambda into: _save(found, into))
+        found.save(out)
     return found
-
-
-def _save(found: CodeDirections, out: Path) -> None:
-    for name in ("scores", "pushes"):
-        write_csv(out / f"{name}.csv", getattr(found, name))
-    contents = [
-        ("The experiment", __doc__.split("\n\n", 1)[1]),
-        ("Scores of held-out rows (AUC)", found.scores),
-        ("Pushes", found.pushes),
-        ("Digits: what is kept where so many are moved", found.kept()),
-    ]
-    pc.report(out / "report.html", "Directions of spline codes", contents)

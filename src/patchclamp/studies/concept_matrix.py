@@ -15,10 +15,9 @@ import numpy as np
 import pandas as pd
 
 import patchclamp as pc
-from patchclamp.core import folders
-from patchclamp.core.files import write_csv
 from patchclamp.studies import concepts, gender
-from patchclamp.studies.sentiment_steering import shown
+from patchclamp.studies.drawing import canvas
+from patchclamp.studies.result import StudyFiles, StudyResult, as_text, name_of
 
 LAYER, LATER = 15, 5
 """The middle of SmolLM2, chosen beforehand; the probes read so many layers later."""
@@ -36,7 +35,7 @@ SEED_NOTE = (
 
 
 @dataclass(frozen=True)
-class Concept:
+class MeasuredConcept:
     """One concept: texts to fit on, texts to probe, prompts to be answered."""
 
     name: str
@@ -52,7 +51,7 @@ class Concept:
 
 
 @dataclass(frozen=True)
-class ConceptMatrix:
+class ConceptMatrix(StudyResult):
     """What the study found."""
 
     model: str
@@ -77,16 +76,33 @@ class ConceptMatrix:
 
     def text(self) -> str:
         """The tables, for a terminal."""
-        return "\n".join([
+        return as_text(
             f"{self.model}: concepts erased at resid_post.{self.layer}",
-            "\nAnswers move by (nats); random erasures of equal divergence; ratio", shown(self.shifts),
-            "\nContrast between the classes (nats)", shown(self.contrasts),
-            f"\nProbes, {LATER} layers later", shown(self.probes),
-            "\nDivergence on other text, nats a token", shown(self.damage), "", SEED_NOTE,
-        ])  # fmt: skip
+            "\nAnswers move by (nats); random erasures of equal divergence; ratio", self.shifts,
+            "\nContrast between the classes (nats)", self.contrasts,
+            f"\nProbes, {LATER} layers later", self.probes,
+            "\nDivergence on other text, nats a token", self.damage, "", SEED_NOTE,
+        )  # fmt: skip
+
+    def files(self) -> StudyFiles:
+        """The tables, their heat maps, and the report."""
+        drawn = figure(self)
+        return StudyFiles(
+            "A matrix of concepts",
+            [
+                ("What was found", drawn),
+                ("How far answers move (nats), and random erasures of equal divergence", self.shifts),
+                ("Contrast between the classes (nats)", self.contrasts),
+                (f"Probes, {LATER} layers later", self.probes),
+                ("Divergence on other text, nats a token", self.damage),
+                ("Beside the document", SEED_NOTE),
+            ],
+            tables={name: getattr(self, name) for name in ("shifts", "contrasts", "probes", "damage")},
+            figures={"figure": drawn},
+        )
 
 
-def chosen_concepts(model: pc.Model, count: int = 80, words: int = 28) -> list[Concept]:
+def chosen_concepts(model: pc.Model, count: int = 80, words: int = 28) -> list[MeasuredConcept]:
     """The three concepts.
 
     Args:
@@ -102,19 +118,19 @@ def chosen_concepts(model: pc.Model, count: int = 80, words: int = 28) -> list[C
     reviews = concepts.sentiment("train", count, words=words)
     others = concepts.sentiment("test", count * 3 // 4, words=words)
     return [
-        Concept("gender", people, held, held.prompts, gender.ANSWERS),
-        Concept(
+        MeasuredConcept("gender", people, held, held.prompts, gender.ANSWERS),
+        MeasuredConcept(
             "politics", speeches.where([not one for one in out]), tested,
             tuple(text + ASKED["politics"] for text in tested.prompts), concepts.party_words(model, kept),
         ),
-        Concept(
+        MeasuredConcept(
             "sentiment", reviews, others, tuple(text + ASKED["sentiment"] for text in others.prompts),
             concepts.single_tokens(model, concepts.SENTIMENT_WORDS),
         ),
     ]  # fmt: skip
 
 
-def erasures(model: pc.Model, given: Sequence[Concept], layer: int) -> dict[str, pc.Edit]:
+def erasures(model: pc.Model, given: Sequence[MeasuredConcept], layer: int) -> dict[str, pc.Edit]:
     """The edit of each concept, then random erasures by rank."""
     site, edits, pieces, lengths = f"resid_post.{layer}", {}, [], []
     for concept in given:
@@ -134,7 +150,7 @@ def erasures(model: pc.Model, given: Sequence[Concept], layer: int) -> dict[str,
 
 
 def answered(
-    model: pc.Model, concept: Concept, edits: Mapping[str, pc.Edit], progress: bool | None = None
+    model: pc.Model, concept: MeasuredConcept, edits: Mapping[str, pc.Edit], progress: bool | None = None
 ) -> pd.DataFrame:
     """Log-odds of the second answer over the first after each prompt, a column an edit."""
     ones = [1] * len(concept.prompts)
@@ -143,7 +159,7 @@ def answered(
     return pd.DataFrame(odds.values.T, columns=[str(name) for name in odds["edit"].values])
 
 
-def moved(concept: Concept, odds: pd.DataFrame, kl: Mapping[str, float]) -> list[dict[str, Any]]:
+def moved(concept: MeasuredConcept, odds: pd.DataFrame, kl: Mapping[str, float]) -> list[dict[str, Any]]:
     """How far each concept's edit moves the answers, and how far random erasures of the same divergence do.
 
     Between random erasures the shift is interpolated in the logarithms, along the line that fits them best.
@@ -163,7 +179,7 @@ def moved(concept: Concept, odds: pd.DataFrame, kl: Mapping[str, float]) -> list
     return rows
 
 
-def contrasted(concept: Concept, odds: pd.DataFrame) -> list[dict[str, Any]]:
+def contrasted(concept: MeasuredConcept, odds: pd.DataFrame) -> list[dict[str, Any]]:
     """Difference of mean log-odds between the classes under each edit, with bootstrap intervals over the prompts of each class."""
     second, rows = concept.second, []
     draw = np.random.default_rng(0)
@@ -177,7 +193,7 @@ def contrasted(concept: Concept, odds: pd.DataFrame) -> list[dict[str, Any]]:
     return rows
 
 
-def probed(model: pc.Model, concept: Concept, edits: Mapping[str, pc.Edit], layer: int) -> list[dict[str, Any]]:
+def probed(model: pc.Model, concept: MeasuredConcept, edits: Mapping[str, pc.Edit], layer: int) -> list[dict[str, Any]]:
     """Held-out accuracy of a probe, trained and tested under each edit."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -224,28 +240,23 @@ def study(
         shifts += moved(concept, odds, kl)
         contrasts += contrasted(concept, odds)
         probes += probed(model, concept, edits, layer + LATER)
-    name = model.source.name or type(model.module).__name__
     first, second, third = (pd.DataFrame(rows) for rows in (shifts, contrasts, probes))
     cost = found.drop(columns=["metric", "count"]).reset_index(drop=True)
-    result = ConceptMatrix(name, layer, first, second, third, cost)
+    result = ConceptMatrix(name_of(model), layer, first, second, third, cost)
     if out is not None:
-        folders.save_study(out, "concept-matrix", lambda into: _save(result, into))
+        result.save(out)
     return result
 
 
 def figure(found: ConceptMatrix) -> Any:
     """Three heat maps: how far answers move against random erasures, contrast left, and probes; edits by concepts."""
-    from patchclamp.figures.style import styled
-
     edits = ["unedited", *NAMES, *PROBED]
     ratio = found.matrix().to_numpy()
     contrast, probe = (
         table.pivot(index="edit", columns="concept", values=value).reindex(index=edits, columns=list(NAMES)).to_numpy()
         for table, value in ((found.contrasts, "contrast"), (found.probes, "accuracy"))
     )
-    with styled() as make:
-        drawn = make(figsize=(7.6, 2.7), layout="constrained")
-        first, second, third = drawn.subplots(1, 3)
+    with canvas((7.6, 2.7), columns=3) as (drawn, (first, second, third)):
         _map(
             first,
             np.log2(ratio),
@@ -293,23 +304,3 @@ def _map(
     axis.set(title=title, xlabel="measured on")
     axis.spines[:].set_visible(False)
     axis.tick_params(length=0)
-
-
-def _save(found: ConceptMatrix, out: Path) -> None:
-    from patchclamp.figures.style import save
-
-    drawn = figure(found)
-    for suffix in ("svg", "png"):
-        save(drawn, out / f"figure.{suffix}", suffix)
-    for name in ("shifts", "contrasts", "probes", "damage"):
-        write_csv(out / f"{name}.csv", getattr(found, name))
-    contents = [
-        ("The experiment", __doc__.split("\n\n", 1)[1]),
-        ("What was found", drawn),
-        ("How far answers move (nats), and random erasures of equal divergence", found.shifts),
-        ("Contrast between the classes (nats)", found.contrasts),
-        (f"Probes, {LATER} layers later", found.probes),
-        ("Divergence on other text, nats a token", found.damage),
-        ("Beside the document", SEED_NOTE),
-    ]
-    pc.report(out / "report.html", "A matrix of concepts", contents)

@@ -10,7 +10,7 @@ import torch
 
 import patchclamp as pc
 from patchclamp.core.intervals import bootstrap
-from patchclamp.studies.names import Passage
+from patchclamp.studies.names import NamePassage
 
 COUNTS = (1, 4, 16)
 RANDOM_DRAWS = 2
@@ -23,7 +23,7 @@ def surprisals(model: pc.Model, rows: Sequence[Sequence[int]], positions: Sequen
     return found.data["surprisal"].isel(layer=0).to_numpy()
 
 
-def worth(model: pc.Model, found: Passage, other: Sequence[int], *, draws: int = 20, seed: int = 0) -> pd.DataFrame:
+def worth(model: pc.Model, found: NamePassage, other: Sequence[int], *, draws: int = 20, seed: int = 0) -> pd.DataFrame:
     """What replacing the earlier names costs each token of the last one, against replacing as many other tokens.
 
     Args:
@@ -55,7 +55,7 @@ def worth(model: pc.Model, found: Passage, other: Sequence[int], *, draws: int =
     )
 
 
-def _elsewhere(found: Passage, draws: int, seed: int) -> list[list[int]]:
+def _elsewhere(found: NamePassage, draws: int, seed: int) -> list[list[int]]:
     """Places for as many spans as there are earlier names, away from every name and from the last five tokens."""
     size, draw = len(found.name), random.Random(seed)
     taken = set(found.positions())
@@ -74,7 +74,7 @@ def _elsewhere(found: Passage, draws: int, seed: int) -> list[list[int]]:
     return several
 
 
-def worth_of(model: pc.Model, found: Passage, other: Sequence[int], *, seed: int = 0) -> dict[str, Any]:
+def worth_of(model: pc.Model, found: NamePassage, other: Sequence[int], *, seed: int = 0) -> dict[str, Any]:
     """One passage in a line: the whole name's surprisal, and what earlier names and other tokens are worth to it."""
     table = worth(model, found, other, draws=10, seed=seed)
     total = table[["surprisal", "earlier names", "other tokens"]].sum()
@@ -116,7 +116,7 @@ def said_of_heads(table: pd.DataFrame) -> str:
     return f"The strongest heads together bring back of the log-odds: {'; '.join(found)}."
 
 
-def heads(model: pc.Model, found: Passage, other: Sequence[int]) -> pd.DataFrame:
+def heads(model: pc.Model, found: NamePassage, other: Sequence[int]) -> pd.DataFrame:
     """Every head by what its own output carries: taken from the clean run into one whose earlier names are replaced.
 
     The effect is on the log-odds of each token of the last name, at the position before it; shares are of the sum over
@@ -139,7 +139,7 @@ def heads(model: pc.Model, found: Passage, other: Sequence[int]) -> pd.DataFrame
     return pd.DataFrame(rows).sort_values("share", ascending=False, ignore_index=True)
 
 
-def _log_odds(model: pc.Model, ids: list[int], step: int, found: Passage, edits: Sequence[pc.Edit] = ()) -> float:
+def _log_odds(model: pc.Model, ids: list[int], step: int, found: NamePassage, edits: Sequence[pc.Edit] = ()) -> float:
     logits = model.run([ids], list(edits), logits="last").logits[0].double()
     logs = logits.log_softmax(-1)[found.name[step]]
     return float(logs - torch.log1p(-logs.exp()))
@@ -147,10 +147,10 @@ def _log_odds(model: pc.Model, ids: list[int], step: int, found: Passage, edits:
 
 def together(
     model: pc.Model,
-    found: Passage,
+    found: NamePassage,
     other: Sequence[int],
     ranked: pd.DataFrame,
-    held_out: Sequence[tuple[Passage, Sequence[int]]],
+    held_out: Sequence[tuple[NamePassage, Sequence[int]]],
     *,
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -190,7 +190,7 @@ def together(
 
 
 def _shares(
-    model: pc.Model, found: Passage, other: Sequence[int], sets: Mapping[tuple[str, int], Sequence[Sequence[str]]]
+    model: pc.Model, found: NamePassage, other: Sequence[int], sets: Mapping[tuple[str, int], Sequence[Sequence[str]]]
 ) -> dict[tuple[str, int], float]:
     """Share of the log-odds that comes back under each set of heads; the mean over several sets of one kind."""
     gained = dict.fromkeys(sets, 0.0)

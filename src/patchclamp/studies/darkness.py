@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 
 import patchclamp as pc
-from patchclamp.studies.names import Passage
+from patchclamp.studies.drawing import canvas, hide_frame
+from patchclamp.studies.names import NamePassage
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,7 +26,7 @@ AT_NAME = PLACES[1:5]
 _COLOURS = {"elsewhere": "#b8bcc2", "name": "#b8451f"}
 
 
-def measure(model: pc.Model, passages: Sequence[Passage]) -> pd.DataFrame:
+def measure(model: pc.Model, passages: Sequence[NamePassage]) -> pd.DataFrame:
     """Every position of every passage.
 
     Returns:
@@ -45,7 +46,7 @@ def measure(model: pc.Model, passages: Sequence[Passage]) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def _places(one: Passage) -> list[str]:
+def _places(one: NamePassage) -> list[str]:
     """What the next token of each position is to the name."""
     found = ["elsewhere"] * len(one.ids)
     for number, start in enumerate(one.starts):
@@ -120,11 +121,7 @@ def said(table: pd.DataFrame) -> list[str]:
 
 def figure(table: pd.DataFrame) -> "Figure":
     """Darkness against surprisal, the name's positions marked; and both by place."""
-    from patchclamp.figures.style import styled
-
-    with styled() as make:
-        drawn: Figure = make(figsize=(8.4, 3.4), layout="constrained")
-        left, right = drawn.subplots(1, 2, width_ratios=[1.1, 1])
+    with canvas((8.4, 3.4), columns=2, width_ratios=[1.1, 1]) as (drawn, (left, right)):
         at_name = table["place"].isin(AT_NAME)
         for part, name, size in ((table[~at_name], "elsewhere", 6), (table[at_name], "name", 14)):
             label = "next token belongs to the name" if name == "name" else "other positions"
@@ -141,6 +138,5 @@ def figure(table: pd.DataFrame) -> "Figure":
         right.set_yticks(range(1, len(PLACES) + 1), names)
         right.invert_yaxis()
         right.set_xlabel("darkness of the lens")
-        for axis in (left, right):
-            axis.spines[["top", "right"]].set_visible(False)
+        hide_frame(left, right)
         return drawn

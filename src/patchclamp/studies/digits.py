@@ -120,7 +120,7 @@ def _layers(kind: Kind, width: int, depth: int) -> list[nn.Module]:
 
 
 @dataclass(frozen=True)
-class Training:
+class TrainingHistory:
     """How a network was trained; one number an epoch."""
 
     loss: tuple[float, ...]
@@ -141,7 +141,7 @@ def train(
     seed: int = 0,
     folder: str | Path | None = None,
     progress: bool | Listener | None = None,
-) -> Training:
+) -> TrainingHistory:
     """Train a network in place, with Adam on the cross-entropy.
 
     The order of the images hangs on the seed and the epoch's number alone. With a folder, training that was interrupted goes on
@@ -180,7 +180,7 @@ def train(
                 state = {"model": module.state_dict(), "optimizer": optimizer.state_dict()}
                 write_state(checkpoint, {"asked": asked, "history": history, **state})
             bar.advance()
-    found = Training(*(tuple(column) for column in zip(*history, strict=True)))
+    found = TrainingHistory(*(tuple(column) for column in zip(*history, strict=True)))
     if kept is not None and checkpoint is not None:
         record = {"format_version": folders.TRAINED.version, "asked": asked, "found": asdict(found)}
         weights = module.state_dict()
@@ -195,8 +195,8 @@ def _read(folder: Path) -> dict[str, Any]:
         return said
 
 
-def _training(found: dict[str, list[float]]) -> Training:
-    return Training(**{name: tuple(values) for name, values in found.items()})
+def _training(found: dict[str, list[float]]) -> TrainingHistory:
+    return TrainingHistory(**{name: tuple(values) for name, values in found.items()})
 
 
 def _resume(checkpoint: Path | None, asked: dict[str, Any], module: nn.Module, optimizer: Any) -> list[list[float]]:
@@ -249,14 +249,14 @@ def trained(
 def training(
     kind: Kind = "residual", data: Data = "mnist", *, seed: int = 0, epochs: int = 10, width: int = 512, depth: int = 1,
     progress: bool | Listener | None = None,
-) -> Training:  # fmt: skip
+) -> TrainingHistory:  # fmt: skip
     """How :func:`trained` trained the network that it gives for the same arguments."""
     return _trained(kind, data, seed, epochs, width, depth, progress)[1]
 
 
 def _trained(
     kind: Kind, data: Data, seed: int, epochs: int, width: int, depth: int, progress: bool | Listener | None
-) -> tuple[nn.Sequential, Training]:
+) -> tuple[nn.Sequential, TrainingHistory]:
     module = network(kind, width=width, depth=depth, seed=seed)
     name = f"{data}-{kind}-w{width}-d{depth}-e{epochs}-s{seed}-v{RECIPE}"
     folder = pc.catalogue.cache_root() / "trained" / name

@@ -17,9 +17,9 @@ import pandas as pd
 import torch
 
 import patchclamp as pc
-from patchclamp.core import folders
-from patchclamp.core.files import write_csv
 from patchclamp.core.progress import Listener, task
+from patchclamp.studies.drawing import canvas
+from patchclamp.studies.result import StudyFiles, StudyResult, as_text, records
 from patchclamp.studies.tales import NOUN_OPENING, OPENINGS, TEST_NOUNS, TRAIN_NOUNS, tales
 from patchclamp.studies.training import Shape, make_tokenizer, sample_stories, stream, train_gpt2
 
@@ -44,7 +44,7 @@ def pairs(nouns: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
 
 
 @dataclass(frozen=True)
-class Dropout:
+class Dropout(StudyResult):
     """What the study found. Every table has a column ``model``."""
 
     models: pd.DataFrame
@@ -60,10 +60,7 @@ class Dropout:
 
     def summary(self) -> dict[str, Any]:
         """The numbers, as plain JSON."""
-        frames = {name: getattr(self, name) for name in ("models", "effects", "depth", "regained", "ablations")}
-        return {
-            name: table.astype(object).where(table.notna(), None).to_dict("records") for name, table in frames.items()
-        }
+        return {name: records(getattr(self, name)) for name in TABLES}
 
     def compared(self) -> pd.DataFrame:
         """A row a model: what one number each says of every table."""
@@ -106,19 +103,32 @@ class Dropout:
 
     def text(self) -> str:
         """The tables, for a terminal."""
-
-        def show(frame: pd.DataFrame) -> str:
-            return frame.to_string(index=False, float_format=lambda value: f"{value:.3f}", na_rep="")
-
         turned = self.compared().set_index("model").T
         erased = self.effects[self.effects["edit"].isin(["erase", "swap"])]
-        return "\n".join(
-            [show(self.models), "", turned.to_string(float_format=lambda value: f"{value:.3f}"), "",
-             "By layer", show(erased), "", "The first layers erased", show(self.depth), "",
-             *self.findings(), PUBLISHED]
+        return as_text(
+            self.models, "", turned.to_string(float_format=lambda value: f"{value:.3f}"), "", "By layer", erased, "",
+            "The first layers erased", self.depth, "", *self.findings(), PUBLISHED, absent="",
         )  # fmt: skip
 
+    def files(self) -> StudyFiles:
+        """The tables, their curves, and the report."""
+        drawn = figure(self)
+        return StudyFiles(
+            "Dropout and redundancy",
+            [
+                ("What was found", "\n\n".join(self.findings())),
+                ("Models", self.models),
+                ("Compared", self.compared()),
+                ("Curves", drawn),
+                *((name.capitalize(), getattr(self, name)) for name in TABLES if name != "models"),
+                ("Published", PUBLISHED),
+            ],
+            tables={name: getattr(self, name) for name in TABLES},
+            figures={"figure": drawn},
+        )
 
+
+TABLES = ("models", "effects", "depth", "regained", "ablations")
 PUBLISHED = "Roger: GPT-2 and GPT-Neo 125M gave qualitatively similar results (no numbers were given)."
 
 
@@ -250,7 +260,7 @@ def study(
         found = compare(opened, texts, progress=progress)
         rows = pd.DataFrame([{"model": name, **said} for name, said in trained.items()])
         found = replace(found, models=rows.merge(found.models, on="model"))
-    folders.save_study(folder, "dropout", lambda into: _save(found, into))
+    found.save(folder)
     return found
 
 
@@ -271,11 +281,7 @@ def _trained(
 
 def figure(found: Dropout) -> Any:
     """Bias by the layer that is edited, by how many are erased, and what ablations cost."""
-    from patchclamp.figures.style import styled
-
-    with styled() as Figure:
-        drawn = Figure(figsize=(9.0, 2.9), layout="constrained")
-        left, middle, right = drawn.subplots(1, 3)
+    with canvas((9.0, 2.9), columns=3) as (drawn, (left, middle, right)):
         for number, name in enumerate(found.models["model"]):
             own = found.effects[found.effects["model"] == name]
             colour = f"C{number}"
@@ -308,24 +314,3 @@ def figure(found: Dropout) -> Any:
         for axis in (left, middle):
             axis.axhline(0, color="0.8", linewidth=0.7, zorder=0)
     return drawn
-
-
-def _save(found: Dropout, out: Path) -> None:
-    from patchclamp.figures.style import save
-
-    drawn = figure(found)
-    for suffix in ("png", "svg"):
-        save(drawn, out / f"figure.{suffix}", suffix)
-    frames = {name: getattr(found, name) for name in ("models", "effects", "depth", "regained", "ablations")}
-    for name, table in frames.items():
-        write_csv(out / f"{name}.csv", table)
-    contents = [
-        ("The experiment", __doc__.split("\n\n", 1)[1]),
-        ("What was found", "\n\n".join(found.findings())),
-        ("Models", found.models),
-        ("Compared", found.compared()),
-        ("Curves", drawn),
-        *((name.capitalize(), table) for name, table in frames.items() if name != "models"),
-        ("Published", PUBLISHED),
-    ]
-    pc.report(out / "report.html", "Dropout and redundancy", contents)

@@ -9,7 +9,6 @@ Here: the three pictures, aligned; what the earlier names are worth in nats, aga
 carry it, tested on other passages with other names; and darkness against surprisal, at the name and elsewhere.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,9 @@ from typing import Any
 import pandas as pd
 
 import patchclamp as pc
-from patchclamp.core import folders
-from patchclamp.core.files import write_csv
 from patchclamp.studies import copying, darkness
-from patchclamp.studies.names import NOVELS, Passage, passage, piece_of, recurring, stand_in
+from patchclamp.studies.names import NOVELS, passage, piece_of, recurring, stand_in
+from patchclamp.studies.result import StudyFiles, StudyResult, as_text, name_of, titled
 
 NAME = " Dursley"
 TEXT = (
@@ -33,7 +31,7 @@ ATTENTION = ("induction score", "shuffled")
 
 
 @dataclass(frozen=True)
-class Dursley:
+class Dursley(StudyResult):
     """What the study found."""
 
     name: str
@@ -54,6 +52,12 @@ class Dursley:
     darkness: pd.DataFrame
     """Every position of every passage: darkness of the lens, surprisal, entropy, and its place in the name."""
     model: str
+    name_at: tuple[int, ...] = ()
+    """Where the name begins in the passage."""
+    sources: tuple[str, ...] = ()
+    """Where the other passages are from."""
+
+    experiment_heading = "The questions"
 
     def summary(self) -> dict[str, Any]:
         """The numbers, as plain JSON."""
@@ -81,17 +85,38 @@ class Dursley:
     def text(self) -> str:
         """What was found, for a terminal."""
         shown = self.heads.head(6)[["site", "share", *ATTENTION]]
-        tables = {
-            "Surprisal of its tokens, and how much more without the earlier names (nats)": _table(self.worth, 2),
-            "Heads that carry it (share of the log-odds that comes back), and their induction scores on the name": _table(
-                shown, 3
-            ),
-            "Heads together": _table(self.together, 2),
-            f"Darkness, {self.darkness['passage'].nunique()} passages": _table(
-                pd.DataFrame(darkness.answers(self.darkness)), 2
-            ),
+        worth = {"Surprisal of its tokens, and how much more without the earlier names (nats)": self.worth}
+        heads = {
+            "Heads that carry it (share of the log-odds that comes back), and their induction scores on the name": shown
         }
-        return "\n".join([*self.findings(), *(f"\n{title}\n{table}" for title, table in tables.items())])
+        rest = {
+            "Heads together": self.together,
+            f"Darkness, {self.darkness['passage'].nunique()} passages": pd.DataFrame(darkness.answers(self.darkness)),
+        }
+        return as_text(*self.findings(), *titled(worth, 2), *titled(heads), *titled(rest, 2))
+
+    def files(self) -> StudyFiles:
+        """Lens, neurons and heads; every table; lens and neurons side by side; darkness; and the report."""
+        drawn = darkness.figure(self.darkness)
+        return StudyFiles(
+            "A name that comes again",
+            [
+                ("Lens, neuron importances and their means by layer", [self.lens, self.neurons]),
+                ("What was found", "\n\n".join(self.findings())),
+                ("What the earlier names are worth (nats)", self.worth),
+                ("Heads that carry it", self.heads.head(20)),
+                ("The strongest heads together (share of the log-odds that comes back)", self.together),
+                ("Other passages", self.passages),
+                ("Is darkness surprise?", drawn),
+                ("Correlations and differences", pd.DataFrame(darkness.answers(self.darkness))),
+                ("Neurons", self.neurons),
+            ],
+            tables={name: getattr(self, name) for name in ("worth", "heads", "together", "passages", "darkness")},
+            figures={"side-by-side": pc.aligned([self.lens, self.neurons]), "darkness": drawn},
+            results={"lens": self.lens, "neurons": self.neurons, "heads": self.scores},
+            evidence={"passages": list(self.sources), "name_at": list(self.name_at)},
+            formats=("png", "svg", "pdf"),
+        )
 
 
 def study(
@@ -142,10 +167,10 @@ def study(
         copying.together(model, found, strange, heads, [(one, strange_to[one.label]) for one in others], seed=seed),
         pd.DataFrame([copying.worth_of(model, one, strange_to[one.label], seed=seed) for one in others]),
         darkness.measure(model, [replace(found, label=f"the text:{name}"), *others]),
-        model.source.name or type(model.module).__name__,
+        name_of(model), tuple(found.starts), tuple(one.label for one in others),
     )  # fmt: skip
     if out is not None:
-        folders.save_study(out, "dursley", lambda into: _save(result, found, others, into))
+        result.save(out)
     return result
 
 
@@ -156,35 +181,3 @@ def _with_attention(heads: pd.DataFrame, scores: pc.HeadScores) -> pd.DataFrame:
     """
     table = scores.strongest("induction", k=len(heads)).set_index("site")[["induction", "shuffled"]]
     return heads.join(table.set_axis(list(ATTENTION), axis=1), on="site")
-
-
-def _table(frame: pd.DataFrame, digits: int) -> str:
-    return frame.to_string(index=False, float_format=lambda value: f"{value:.{digits}f}")
-
-
-def _save(found: Dursley, own: Passage, others: Sequence[Passage], out: Path) -> None:
-    from patchclamp.figures.style import save
-
-    for name, result in (("lens", found.lens), ("neurons", found.neurons), ("heads", found.scores)):
-        result.save(out / name)
-    frames = {"worth": found.worth, "heads": found.heads, "together": found.together, "passages": found.passages}
-    for name, table in {**frames, "darkness": found.darkness}.items():
-        write_csv(out / f"{name}.csv", table)
-    pictures = {"side-by-side": pc.aligned([found.lens, found.neurons]), "darkness": darkness.figure(found.darkness)}
-    for name, picture in pictures.items():
-        for suffix in ("png", "svg", "pdf"):
-            save(picture, out / f"{name}.{suffix}", suffix)
-    contents = [
-        ("The questions", __doc__.split("\n\n", 1)[1]),
-        ("Lens, neuron importances and their means by layer", [found.lens, found.neurons]),
-        ("What was found", "\n\n".join(found.findings())),
-        ("What the earlier names are worth (nats)", found.worth),
-        ("Heads that carry it", found.heads.head(20)),
-        ("The strongest heads together (share of the log-odds that comes back)", found.together),
-        ("Other passages", found.passages),
-        ("Is darkness surprise?", pictures["darkness"]),
-        ("Correlations and differences", pd.DataFrame(darkness.answers(found.darkness))),
-        ("Neurons", found.neurons),
-    ]
-    sources = [one.label for one in others]
-    pc.report(out / "report.html", "A name that comes again", contents, passages=sources, name_at=list(own.starts))

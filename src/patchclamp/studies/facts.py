@@ -19,8 +19,8 @@ from scipy.stats import t
 
 import patchclamp as pc
 from patchclamp.core import folders
-from patchclamp.core.files import write_csv
 from patchclamp.studies.names import piece_of
+from patchclamp.studies.result import StudyFiles, StudyResult, as_text, name_of, titled
 
 TEMPLATE = "The capital of {} is the city of"
 SITES = ("resid_post", "mlp_out", "attn_out")
@@ -37,7 +37,7 @@ PUBLISHED = {
 
 
 @dataclass(frozen=True)
-class CapitalFacts:
+class CapitalFacts(StudyResult):
     """What the study found."""
 
     known: pd.DataFrame
@@ -91,11 +91,25 @@ class CapitalFacts:
         """What was found, for a terminal."""
         shown = self.control.iloc[:: max(1, len(self.control) // 6)][["layer", *EFFECTS]]
         tables = {"Largest average effects, with 95 % intervals": self.table(), "Control by layer": shown}
-        drawn = [
-            f"\n{title}\n{table.to_string(index=False, float_format=lambda value: f'{value:.3f}')}"
-            for title, table in tables.items()
-        ]
-        return "\n".join([*self.findings(), *drawn])
+        return as_text(*self.findings(), *titled(tables))
+
+    def main_result(self) -> pc.Result:
+        """The average over facts."""
+        return self.average
+
+    def files(self) -> StudyFiles:
+        """The facts, the largest effects, the control, and the report."""
+        return StudyFiles(
+            "Where capitals are kept",
+            [
+                ("What was found", "\n\n".join(self.findings())),
+                ("Largest effects", self.table()),
+                ("Average", self.average),
+                ("Control: another country's state", self.control),
+                ("Facts", self.known),
+            ],
+            tables={"known": self.known, "largest-effects": self.table(), "control": self.control},
+        )
 
 
 def known_capitals(model: pc.Model, template: str = TEMPLATE, most: int | None = None) -> pd.DataFrame:
@@ -158,12 +172,11 @@ def study(
     )
     std = average.record["resolved"]["std"]
     control = other_states(model, facts, 3 * std, samples=samples, seed=seed)
-    found = CapitalFacts(known, average, control, model.source.name or type(model.module).__name__)
+    result = CapitalFacts(known, average, control, name_of(model))
     if out is not None:
-        found.average.save(out)
-        folders.extend(out, folders.RESULT, lambda into: _save(found, into))
+        result.save(out)
         folders.discard_parts(Path(out) / "checkpoint")
-    return found
+    return result
 
 
 def other_states(
@@ -216,17 +229,3 @@ def _own_and_other(
 def _gain(grid: pc.Grid, answer: str) -> Any:
     """What each layer's state adds to an answer's probability, ``[layer]``."""
     return (grid.data - grid.baseline).sel(answer=answer).squeeze(drop=True).to_numpy()
-
-
-def _save(found: CapitalFacts, out: Path) -> None:
-    for name, table in (("known", found.known), ("largest-effects", found.table()), ("control", found.control)):
-        write_csv(out / f"{name}.csv", table)
-    contents = [
-        ("The experiment", __doc__.split("\n\n", 1)[1]),
-        ("What was found", "\n\n".join(found.findings())),
-        ("Largest effects", found.table()),
-        ("Average", found.average),
-        ("Control: another country's state", found.control),
-        ("Facts", found.known),
-    ]
-    pc.report(out / "report.html", "Where capitals are kept", contents)

@@ -21,9 +21,8 @@ import numpy as np
 import pandas as pd
 
 import patchclamp as pc
-from patchclamp.core import folders
-from patchclamp.core.files import write_csv
 from patchclamp.studies import gender
+from patchclamp.studies.result import StudyFiles, StudyResult, as_text, name_of
 
 ALLOWED = 0.03
 """Nats a token of divergence on neutral text that an edit may cost."""
@@ -58,7 +57,7 @@ def methods() -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class GenderErasure:
+class GenderErasure(StudyResult):
     """What the study found."""
 
     model: str
@@ -98,21 +97,34 @@ class GenderErasure:
 
     def text(self) -> str:
         """The tables, for a terminal."""
-
-        def show(frame: pd.DataFrame) -> str:
-            return frame.to_string(index=False, float_format=lambda x: f"{x:.3f}")
-
         said = ", ".join(f"{edit}: {method} at {site}" for edit, (method, site) in self.chosen.items())
-        return "\n".join(
-            [
-                f"{self.model}: chosen on training people left out of the fit, KL at most {ALLOWED} nats a token: {said}", "",
-                "Held-out people and templates", show(self.tested), "",
-                "Beside the seed (another model, other sentences)", show(self.beside_seed()), "",
-                "Probes of held-out people", show(self.probes), "",
-                "WinoBias and Winogender: |bias|, either way", show(self.winograd), "",
-                "Interchange", show(self.interchange), "", repr(self.divergence),
-            ]
+        return as_text(
+            f"{self.model}: chosen on training people left out of the fit, KL at most {ALLOWED} nats a token: {said}", "",
+            "Held-out people and templates", self.tested, "",
+            "Beside the seed (another model, other sentences)", self.beside_seed(), "",
+            "Probes of held-out people", self.probes, "",
+            "WinoBias and Winogender: |bias|, either way", self.winograd, "",
+            "Interchange", self.interchange, "", repr(self.divergence),
         )  # fmt: skip
+
+    def files(self) -> StudyFiles:
+        """Every result and table, and the report."""
+        return StudyFiles(
+            "Erasing gender",
+            [
+                ("By layer, on training people left out of the fit", self.effects),
+                ("The positive and the negative intervention", self.pushed.figure(metric="lean")),
+                ("Held-out people and templates", self.tested),
+                ("Beside the seed", self.beside_seed()),
+                ("What probes of held-out people read", self.probes),
+                ("Held-out activations on the direction", self.projections),
+                ("WinoBias and Winogender", self.winograd),
+                ("Interchange", self.interchange),
+                ("Completions", self.divergence),
+            ],
+            tables={name: getattr(self, name) for name in ("tested", "probes", "winograd", "interchange")},
+            results={name: getattr(self, name) for name in ("effects", "pushed", "projections", "divergence")},
+        )
 
 
 def study(
@@ -156,9 +168,8 @@ def study(
     here = fitted(model, sites, everyone, progress)
     best_erase, best_swap = (_pick(here, *chosen[edit]) for edit in ("erase", "swap"))
     final = {"erase": best_erase.erase(about="median"), "swap": best_swap.swap(about="median")}
-    name = model.source.name or type(model.module).__name__
     done = GenderErasure(
-        name, effects, pushed, chosen,
+        name_of(model), effects, pushed, chosen,
         _tested(model.layer_effects(here, test, gender.ANSWERS, neutral[texts:], edits=EDITS, about="median", progress=progress)),
         probed(model, best_erase.site or ""), winograd_bias(model, final, winograd),
         interchanged(model, here, chosen["erase"][1], test),
@@ -166,7 +177,7 @@ def study(
         model.projections(best_erase, *gender.labelled("test")[:2]),
     )  # fmt: skip
     if out is not None:
-        folders.save_study(out, "gender-erasure", lambda into: _save(done, into))
+        done.save(out)
     return done
 
 
@@ -255,23 +266,3 @@ def interchanged(model: pc.Model, found: dict[str, list[pc.Direction]], site: st
             {"direction": name, "confusion": one["mean"], "low": one["low"], "high": one["high"], "pairs": len(same)}
         )
     return pd.DataFrame(rows)
-
-
-def _save(found: GenderErasure, out: Path) -> None:
-    for name in ("effects", "pushed", "projections", "divergence"):
-        getattr(found, name).save(out / name)
-    for name in ("tested", "probes", "winograd", "interchange"):
-        write_csv(out / f"{name}.csv", getattr(found, name))
-    contents = [
-        ("The experiment", (__doc__ or "").split("\n\n", 1)[1]),
-        ("By layer, on training people left out of the fit", found.effects),
-        ("The positive and the negative intervention", found.pushed.figure(metric="lean")),
-        ("Held-out people and templates", found.tested),
-        ("Beside the seed", found.beside_seed()),
-        ("What probes of held-out people read", found.probes),
-        ("Held-out activations on the direction", found.projections),
-        ("WinoBias and Winogender", found.winograd),
-        ("Interchange", found.interchange),
-        ("Completions", found.divergence),
-    ]
-    pc.report(out / "report.html", "Erasing gender", contents)

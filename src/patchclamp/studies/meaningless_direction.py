@@ -20,13 +20,14 @@ import pandas as pd
 from scipy.stats import t
 
 import patchclamp as pc
-from patchclamp.core import folders
 from patchclamp.core.digest import digest
-from patchclamp.core.files import read_record, write_csv, write_record
+from patchclamp.core.files import read_record, write_record
 from patchclamp.core.interrupts import resumable
 from patchclamp.core.progress import Listener, task
 from patchclamp.studies import gender, trained
+from patchclamp.studies.drawing import canvas
 from patchclamp.studies.gender_erasure import SEED
+from patchclamp.studies.result import StudyFiles, StudyResult, as_text, name_of, records
 
 PROMPTS = (
     "The capital of France is", "The opposite of hot is", "Water freezes at zero degrees", "A week has seven",
@@ -50,7 +51,7 @@ MEASURES = ("broken", "broken, held out", "said", "kl", "bias")
 
 
 @dataclass(frozen=True)
-class MeaninglessDirection:
+class MeaninglessDirection(StudyResult):
     """What the study found."""
 
     model: str
@@ -82,9 +83,13 @@ class MeaninglessDirection:
 
     def summary(self) -> dict[str, Any]:
         """The numbers, as plain JSON."""
-        rows = self.table().astype(object).where(self.table().notna(), None).to_dict("records")
-        own = {"model": self.model, "site": self.site, "bias before": self.before}
-        return {**own, "directions": rows, "published": SEED.to_dict("records")}
+        return {
+            "model": self.model,
+            "site": self.site,
+            "bias before": self.before,
+            "directions": records(self.table()),
+            "published": SEED.to_dict("records"),
+        }
 
     def findings(self) -> list[str]:
         """What was found, in sentences."""
@@ -102,11 +107,26 @@ class MeaninglessDirection:
 
     def text(self) -> str:
         """The tables and what they say, for a terminal."""
-        shown = self.table()[["direction", "edit", *(c for m in MEASURES for c in (m, f"± {m}")), "bias per nat"]]
-        drawn = shown.to_string(index=False, float_format=lambda value: f"{value:.3f}", na_rep="")
+        columns = ["direction", "edit", *(c for m in MEASURES for c in (m, f"± {m}")), "bias per nat"]
         head = f"{self.model}, {self.site}, {self.draws['draw'].nunique()} draws; ± is a 95 % interval over draws"
         beside = SEED.to_string(index=False)
-        return "\n".join([head, drawn, "", *self.findings(), "", "The seed's biases (its training data)", beside])
+        title = "The seed's biases (its training data)"
+        return as_text(head, self.table()[columns], "", *self.findings(), "", title, beside, absent="")
+
+    def files(self) -> StudyFiles:
+        """Every draw, the means over draws, their picture, and the report."""
+        drawn = figure(self)
+        return StudyFiles(
+            "A direction without a meaning",
+            [
+                ("What was found", "\n\n".join(self.findings())),
+                ("Directions", drawn),
+                ("Means over draws, with 95 % intervals", self.table()),
+                ("The seed's biases, of another model and other sentences", SEED),
+            ],
+            tables={"draws": self.draws, "table": self.table()},
+            figures={"figure": drawn},
+        )
 
 
 def _half(values: Any) -> float:
@@ -116,7 +136,7 @@ def _half(values: Any) -> float:
 
 
 @dataclass(frozen=True)
-class Setting:
+class DrawReference:
     """What every draw is measured against."""
 
     site: str
@@ -127,16 +147,16 @@ class Setting:
     texts: list[str]
 
 
-def setting(model: pc.Model, site: str) -> Setting:
+def setting(model: pc.Model, site: str) -> DrawReference:
     """What is held fixed over draws."""
     own = model.run(list(PROMPTS), logits="last").logits.argmax(-1).tolist()
     pairs = random.Random(0).sample(gender.pairs("test"), TEST_PAIRS)
     he, she = (model.token_id(answer) for answer in gender.ANSWERS)
-    return Setting(site, own, (he, she), pairs, gender.neutral_texts(TEXTS, characters=250))
+    return DrawReference(site, own, (he, she), pairs, gender.neutral_texts(TEXTS, characters=250))
 
 
 def directions(
-    model: pc.Model, fixed: Setting, seed: int, steps: int
+    model: pc.Model, fixed: DrawReference, seed: int, steps: int
 ) -> tuple[dict[str, pc.Direction], list[int], list[int]]:
     """One draw: which prompts are trained on, every direction, and the tokens that the ten are trained to say."""
     draw = random.Random(seed)
@@ -169,7 +189,7 @@ def directions(
 
 
 def measured(
-    model: pc.Model, fixed: Setting, found: dict[str, pc.Direction], chosen: Sequence[int], others: Sequence[int]
+    model: pc.Model, fixed: DrawReference, found: dict[str, pc.Direction], chosen: Sequence[int], others: Sequence[int]
 ) -> list[dict[str, Any]]:
     """The :data:`MEASURES` of every direction, erased and swapped."""
     edits = {f"{name}|{kind}": getattr(one, kind)() for name, one in found.items() for kind in ("erase", "swap")}
@@ -228,14 +248,13 @@ def study(
         for seed in range(draws):
             rows += [{"draw": seed, **row} for row in _draw(model, fixed, seed, steps, kept)]
             bar.advance()
-    name = model.source.name or type(model.module).__name__
-    found = MeaninglessDirection(name, site, before, pd.DataFrame(rows))
+    found = MeaninglessDirection(name_of(model), site, before, pd.DataFrame(rows))
     if out is not None:
-        folders.save_study(out, "meaningless-direction", lambda into: _save(found, into))
+        found.save(out)
     return found
 
 
-def _draw(model: pc.Model, fixed: Setting, seed: int, steps: int, kept: Path | None) -> list[dict[str, Any]]:
+def _draw(model: pc.Model, fixed: DrawReference, seed: int, steps: int, kept: Path | None) -> list[dict[str, Any]]:
     """One draw's rows, from the checkpoint if they are there."""
     sentences = digest(PROMPTS, gender.pairs("train"), fixed.pairs, fixed.texts)
     asked = {"model": model.identity(), "site": fixed.site, "steps": steps, "sentences": sentences}
@@ -254,12 +273,8 @@ def figure(found: MeaninglessDirection) -> Any:
     """What each direction breaks, and what it does to the bias at which cost."""
     from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 
-    from patchclamp.figures.style import styled
-
     table = found.table()
-    with styled() as Figure:
-        drawn = Figure(figsize=(8.6, 3.2), layout="constrained")
-        left, right = drawn.subplots(1, 2, width_ratios=(1.15, 1))
+    with canvas((8.6, 3.2), columns=2, width_ratios=(1.15, 1)) as (drawn, (left, right)):
         for number, edit in enumerate(("erase", "swap")):
             part = table[table["edit"] == edit].set_index("direction").loc[list(NAMES)]
             y = np.arange(len(NAMES)) + (number - 0.5) * 0.3
@@ -293,21 +308,3 @@ def figure(found: MeaninglessDirection) -> Any:
         right.xaxis.set_minor_locator(NullLocator())
         right.legend(frameon=False, fontsize=6, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return drawn
-
-
-def _save(found: MeaninglessDirection, out: Path) -> None:
-    from patchclamp.figures.style import save
-
-    drawn = figure(found)
-    for suffix in ("png", "svg"):
-        save(drawn, out / f"figure.{suffix}", suffix)
-    write_csv(out / "draws.csv", found.draws)
-    write_csv(out / "table.csv", found.table())
-    contents = [
-        ("The experiment", __doc__.split("\n\n", 1)[1]),
-        ("What was found", "\n\n".join(found.findings())),
-        ("Directions", drawn),
-        ("Means over draws, with 95 % intervals", found.table()),
-        ("The seed's biases, of another model and other sentences", SEED),
-    ]
-    pc.report(out / "report.html", "A direction without a meaning", contents)

@@ -10,22 +10,20 @@ pattern of neurons that are on, is nearest b's. Vectors and gates come from trai
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-import patchclamp as pc
-from patchclamp.core import folders
 from patchclamp.core.errors import InputError
-from patchclamp.core.files import write_csv
 from patchclamp.core.progress import task
 from patchclamp.studies import digits
 from patchclamp.studies import mnist_measures as measures
 from patchclamp.studies import mnist_pictures as pictures
 from patchclamp.studies.mnist_tables import OVER, Response
+from patchclamp.studies.result import StudyFiles, StudyResult, as_text, titled
 
 EARLY = 2
 """Epochs of the networks that are as right as the others, and less sure of it."""
@@ -41,7 +39,7 @@ SEED = pd.DataFrame(
 
 
 @dataclass(frozen=True)
-class Additions:
+class Additions(StudyResult):
     """What the study found."""
 
     data: str
@@ -58,6 +56,8 @@ class Additions:
     """3-1 (class 3 minus class 1) at every stage, on images without b."""
     responses: dict[str, Response]
     """The full arrays at the posts' stage, by network, seed and vector."""
+    pairs: Sequence[tuple[int, int]] = ()
+    """Classes a and b whose outputs are drawn."""
 
     def thirds(self) -> pd.DataFrame:
         """Every case where most images of a class are called a third one."""
@@ -119,7 +119,47 @@ class Additions:
             **({"Beside the posts": self.beside_posts()} if self.data == "mnist" else {}),
             "A third class wins": self.thirds().head(20),
         }
-        return "\n\n".join(f"{title}\n{shown(table)}" for title, table in tables.items())
+        return as_text(*titled(tables)).lstrip("\n")
+
+    @classmethod
+    def experiment(cls) -> str:
+        """The whole docstring of this module."""
+        return (__doc__ or "").replace("`", "")
+
+    def files(self) -> StudyFiles:
+        """Every table, the posts' tables of every full array, pictures of losses and of outputs, and the report."""
+        drawn = {"figure": pictures.figure(self)} | self._bars()
+        posts = [("Beside the posts", self.beside_posts())] if self.data == "mnist" else []
+        tables = {name: getattr(self, name) for name in FRAMES} | {"thirds": self.thirds()}
+        for name, response in self.responses.items():
+            tables |= {f"tables/{_slug(name)}/{file}": table for file, table in _posts_tables(response, self.names)}
+        return StudyFiles(
+            f"Activation additions on {self.data}",
+            [
+                ("What was found", drawn["figure"]),
+                ("Networks", self.training),
+                *posts,
+                ("Every stage, coefficient 1", self.stages),
+                ("Before the head: coefficients and gates", self.front()),
+                ("What decides the loss", self.deciding),
+                ("A third class wins", self.thirds()),
+                *(("Outputs, normal and patched", picture) for name, picture in drawn.items() if name != "figure"),
+            ],
+            tables=tables,
+            figures=drawn,
+        )
+
+    def _bars(self) -> dict[str, Any]:
+        """Outputs of the networks of the first seed under the first image's additions, a picture a pair of classes."""
+        last = f"seed {self.training['seed'].iloc[0]}, image 0"
+        return {
+            _slug(f"bars {name} {a} {b}"): pictures.bars(
+                response, a, b, self.names, f"{name}: {self.names[a]} - {self.names[b]}"
+            )
+            for name, response in self.responses.items()
+            if name.endswith(last)
+            for a, b in self.pairs
+        }
 
 
 def _last(table: pd.DataFrame) -> pd.DataFrame:
@@ -128,11 +168,6 @@ def _last(table: pd.DataFrame) -> pd.DataFrame:
 
 
 FRAMES = ("training", "stages", "doses", "deciding", "pair")
-
-
-def shown(table: pd.DataFrame) -> str:
-    """A table as text."""
-    return str(table.to_string(index=False, float_format=lambda value: f"{value:.3f}"))
 
 
 def study(
@@ -194,52 +229,19 @@ def study(
                 responses |= {f"{kind}, seed {seed}, {name}": response for name, response in own.items()}
                 bar.advance()
     frames = {name: pd.concat(parts, ignore_index=True) for name, parts in tables.items()}
-    done = Additions(data, images.names, **frames, responses=responses)
+    done = Additions(data, images.names, **frames, responses=responses, pairs=pairs)
     if out is not None:
-        folders.save_study(out, "mnist-additions", lambda into: _save(done, into, pairs))
+        done.save(out)
     return done
 
 
-def _save(found: Additions, out: Path, pairs: Sequence[tuple[int, int]]) -> None:
-    from patchclamp.figures.style import save
-
-    for name in FRAMES:
-        write_csv(out / f"{name}.csv", getattr(found, name))
-    write_csv(out / "thirds.csv", found.thirds())
-    for name, response in found.responses.items():
-        _tables(response, found.names, out / "tables" / _slug(name))
-    drawn = {"figure": pictures.figure(found)}
-    for name, response in found.responses.items():
-        if name.endswith(f"seed {found.training['seed'].iloc[0]}, image 0"):
-            for a, b in pairs:
-                title = f"{name}: {found.names[a]} - {found.names[b]}"
-                drawn[_slug(f"bars {name} {a} {b}")] = pictures.bars(response, a, b, found.names, title)
-    for name, picture in drawn.items():
-        for suffix in ("svg", "png"):
-            save(picture, out / f"{name}.{suffix}", suffix)
-    posts = [("Beside the posts", found.beside_posts())] if found.data == "mnist" else []
-    contents = [
-        ("The experiment", (__doc__ or "").replace("`", "")),
-        ("What was found", drawn["figure"]),
-        ("Networks", found.training),
-        *posts,
-        ("Every stage, coefficient 1", found.stages),
-        ("Before the head: coefficients and gates", found.front()),
-        ("What decides the loss", found.deciding),
-        ("A third class wins", found.thirds()),
-        *(("Outputs, normal and patched", picture) for name, picture in drawn.items() if name != "figure"),
-    ]
-    pc.report(out / "report.html", f"Activation additions on {found.data}", contents)
-
-
-def _tables(response: Response, names: Sequence[str], folder: Path) -> None:
+def _posts_tables(response: Response, names: Sequence[str]) -> Iterator[tuple[str, pd.DataFrame]]:
     """The posts' CSVs: for each a (row) and b (column) the mean loss, patched and unpatched, and the full array."""
-    folder.mkdir(parents=True, exist_ok=True)
     for over in OVER:
         for word, values in (("patched", response.table(over)), ("unpatched", response.clean_table(over))):
             frame = pd.DataFrame(values.numpy(), index=pd.Index(names, name="a"), columns=pd.Index(names, name="b"))
-            write_csv(folder / f"{word}-{over}.csv", frame, index=True)
-    write_csv(folder / "array.csv", response.frame(names))
+            yield f"{word}-{over}", frame.reset_index()
+    yield "array", response.frame(names)
 
 
 def _slug(name: str) -> str:

@@ -16,7 +16,7 @@ PICTURES = tuple(f"image {number}" for number in range(5))
 PAIR = (3, 1)
 
 
-def trained(net: nn.Sequential, data: digits.Images, history: digits.Training) -> pd.DataFrame:
+def trained(net: nn.Sequential, data: digits.Images, history: digits.TrainingHistory) -> pd.DataFrame:
     """How a network was trained, and how sure it is."""
     loss, accuracy = digits.evaluate(net, data.test, data.test_labels)
     seconds = sum(history.seconds) / len(history.seconds)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from torch import Tensor
 
-from patchclamp.figures.style import SEQUENTIAL, styled
+from patchclamp.studies.drawing import SEQUENTIAL, canvas, hide_frame
 from patchclamp.studies.mnist_tables import Response
 
 if TYPE_CHECKING:
@@ -26,9 +26,7 @@ def figure(found: "Additions") -> Any:
     """For each kind of network: the loss for every a and b, and the front of transfer and retention over coefficients."""
     kinds = list(dict.fromkeys(found.training["network"]))
     front = found.front()
-    with styled() as make:
-        drawn = make(figsize=(7.2, 3.1 * len(kinds)), layout="constrained")
-        axes = drawn.subplots(len(kinds), 2, squeeze=False)
+    with canvas((7.2, 3.1 * len(kinds)), len(kinds), 2, squeeze=False) as (drawn, axes):
         for (left, right), kind in zip(axes, kinds, strict=True):
             name = next(name for name in found.responses if name.startswith(f"{kind},"))
             _heat(drawn, left, found.responses[name].table("all"), found.names)
@@ -68,14 +66,13 @@ def _front(axis: Any, rows: pd.DataFrame) -> None:
     axis.axvspan(0.9, 1.02, ymin=(0.97 - 0.2) / 0.84, color="#d55e00", alpha=0.12, linewidth=0)
     axis.set(xlabel="transfer: b's images called a", ylabel="retention: other classes still right")
     axis.set(xlim=(-0.02, 1.02), ylim=(0.2, 1.04))
-    axis.spines[["top", "right"]].set_visible(False)
+    hide_frame(axis)
 
 
 def bars(response: Response, a: int, b: int, names: Sequence[str], title: str) -> Any:
     """Mean probabilities of the outputs for images of each class, as they are and under ``a - b``."""
-    with styled() as make:
-        drawn = make(figsize=(7.2, 2.8), layout="constrained")
-        axes = drawn.subplots(2, 5, sharex=True, sharey=True).flatten()
+    with canvas((7.2, 2.8), 2, 5, sharex=True, sharey=True) as (drawn, grid):
+        axes = grid.flatten()
         places = range(len(names))
         for given, axis in enumerate(axes):
             for offset, values, colour, label in (
@@ -85,7 +82,7 @@ def bars(response: Response, a: int, b: int, names: Sequence[str], title: str) -
                 axis.bar([place + offset for place in places], values, width=0.4, color=colour, label=label)
             axis.set_title(f"images of {names[given]}", fontsize=7)
             axis.set_xticks(places, names, fontsize=6, rotation=0 if max(map(len, names)) < 3 else 90)
-            axis.spines[["top", "right"]].set_visible(False)
+            hide_frame(axis)
         axes[0].set_ylim(0, 1)
         drawn.supylabel("mean probability", fontsize=7)
         drawn.legend(

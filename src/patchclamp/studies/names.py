@@ -20,7 +20,7 @@ _NAME = re.compile(r"(?<=[a-z,;] )[A-Z][a-z]{3,11}\b")
 
 
 @dataclass(frozen=True)
-class Passage:
+class NamePassage:
     """A text in which a name recurs, as tokens; it ends with the name's last occurrence or later."""
 
     label: str
@@ -70,7 +70,7 @@ def piece_of(model: pc.Model, text: str) -> tuple[int, ...]:
     return both[len(word) :]
 
 
-def passage(model: pc.Model, text: str, name: str, label: str = "passage") -> Passage:
+def passage(model: pc.Model, text: str, name: str, label: str = "passage") -> NamePassage:
     """Find a name in a text.
 
     Args:
@@ -90,10 +90,10 @@ def passage(model: pc.Model, text: str, name: str, label: str = "passage") -> Pa
             f"{name!r} does not recur: occurrences in the text, as the tokens {tokens}: {len(starts)}; the study compares a later "
             f"one with earlier ones. The text's tokens: {model.tokens(text)}"
         )
-    return Passage(label, ids, own, starts)
+    return NamePassage(label, ids, own, starts)
 
 
-def stand_in(model: pc.Model, found: Passage, names: Iterable[str] = OTHERS) -> tuple[int, ...]:
+def stand_in(model: pc.Model, found: NamePassage, names: Iterable[str] = OTHERS) -> tuple[int, ...]:
     """Another name of as many tokens, none of which the passage has.
 
     Raises:
@@ -109,7 +109,7 @@ def stand_in(model: pc.Model, found: Passage, names: Iterable[str] = OTHERS) -> 
 
 def recurring(
     model: pc.Model, books: Mapping[str, str], count: int, *, length: int = 110, seed: int = 0
-) -> list[Passage]:
+) -> list[NamePassage]:
     """Passages of books in which a name of several tokens recurs, one name each.
 
     A name is a capitalised word within a sentence that never stands there in lower case. Its last occurrence comes at least 40
@@ -120,7 +120,7 @@ def recurring(
     """
     draw = random.Random(seed)
     texts = {title: re.sub(r"\s+", " ", text) for title, text in books.items()}
-    found: dict[str, Passage] = {}
+    found: dict[str, NamePassage] = {}
     for _ in range(400 * count):
         title = draw.choice(sorted(texts))
         at = texts[title].find(". ", draw.randrange(len(texts[title]))) + 2
@@ -136,9 +136,9 @@ def recurring(
     raise pc.InputError(f"only {len(found)} passages with a recurring name of several tokens were found, not {count}")
 
 
-def _cut(model: pc.Model, window: str, name: str, label: str, length: int) -> Passage | None:
+def _cut(model: pc.Model, window: str, name: str, label: str, length: int) -> NamePassage | None:
     """The first tokens of a window, if the name recurs in them as it should."""
     own, ids = piece_of(model, name), ids_of(model, window)[:length]
     starts = tuple(i for i in range(len(ids) - len(own)) if ids[i : i + len(own)] == own)
     fits = len(own) in (2, 3, 4) and len(starts) >= 2 and starts[-1] >= 40 and starts[-1] - starts[-2] >= 10
-    return Passage(label, ids, own, starts) if fits else None
+    return NamePassage(label, ids, own, starts) if fits else None

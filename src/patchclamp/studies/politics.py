@@ -18,10 +18,9 @@ import numpy as np
 import pandas as pd
 
 import patchclamp as pc
-from patchclamp.core import folders
-from patchclamp.core.files import write_csv
 from patchclamp.studies import concepts
-from patchclamp.studies.sentiment_steering import shown
+from patchclamp.studies.drawing import canvas, hide_frame, look
+from patchclamp.studies.result import StudyFiles, StudyResult, as_text, name_of
 
 LAYER = 15
 """The middle of SmolLM2, chosen beforehand."""
@@ -43,7 +42,7 @@ SEED_NOTE = (
 
 
 @dataclass(frozen=True)
-class Politics:
+class Politics(StudyResult):
     """What the study found."""
 
     model: str
@@ -77,17 +76,39 @@ class Politics:
     def text(self) -> str:
         """The tables, for a terminal."""
         low, high = np.percentile(self.null, [2.5, 97.5])
-        return "\n".join([
+        return as_text(
             f"{self.model}: party in passages of State of the Union speeches since 1950, resid_post.{self.layer}",
-            "\nProbes", shown(self.probes),
+            "\nProbes", self.probes,
             f"Labels dealt otherwise, all {len(self.null)} ways: 95 % of accuracies in [{low:.3f}, {high:.3f}]; as good as party: "
             f"p = {self.p_value():.3f}",
-            "\nHeld-out presidents", shown(self.presidents),
+            "\nHeld-out presidents", self.presidents,
             "\nWords of Democrats:" + ",".join(self.words[0]), "Words of Republicans:" + ",".join(self.words[1]),
             repr(self.response),
-            "\nErase and swap", shown(self.edits),
-            "\nLoss of held-out passages, nats a token", shown(self.passages), "", SEED_NOTE,
-        ])  # fmt: skip
+            "\nErase and swap", self.edits,
+            "\nLoss of held-out passages, nats a token", self.passages, "", SEED_NOTE,
+        )  # fmt: skip
+
+    def files(self) -> StudyFiles:
+        """The tables, the deals of the labels, doses, pictures, and the report."""
+        drawn = figure(self)
+        tables = {name: getattr(self, name) for name in ("probes", "presidents", "passages", "edits")}
+        words = "Of Democrats:" + ",".join(self.words[0]) + ". Of Republicans:" + ",".join(self.words[1]) + "."
+        return StudyFiles(
+            "Party in speeches",
+            [
+                ("What was found", drawn),
+                (f"Probes (party against labels dealt at random: p = {self.p_value():.3f})", self.probes),
+                ("Held-out presidents", self.presidents),
+                ("Words", words),
+                ("Erase and swap", self.edits),
+                ("Loss of held-out passages, nats a token", self.passages),
+                ("Dose and response", self.response),
+                ("Beside the document", SEED_NOTE),
+            ],
+            tables=tables | {"deals": pd.DataFrame({"accuracy": self.null})},
+            figures={"figure": drawn},
+            results={"dose": self.response},
+        )
 
 
 def held_out(x: Any, y: Any, folds: Any) -> Any:
@@ -237,25 +258,19 @@ def study(
     here = {name: concepts.placed(model, maker, x, y, site, length) for name, (maker, y) in makers.items()}
     words, others = concepts.party_words(model), pc.metrics.neutral_texts(6, seed=3, characters=300)
     response = model.dose_response(here, list(PROMPTS), words, list(AMOUNTS), others, progress=progress)
-    name = model.source.name or type(model.module).__name__
     found = Politics(
-        name, layer, probes, presidents, null, words, response, on_passages(model, x, texts, layer, length),
+        name_of(model), layer, probes, presidents, null, words, response, on_passages(model, x, texts, layer, length),
         erased(model, here, words, others),
     )  # fmt: skip
     if out is not None:
-        folders.save_study(out, "politics", lambda into: _save(found, into))
+        found.save(out)
     return found
 
 
 def figure(found: Politics) -> Any:
     """Probes by split with the deals of the labels, each president's share, and the log-odds of words against the dose."""
-    from patchclamp.figures.layer_effects import look
-    from patchclamp.figures.style import styled
-
     data = found.response.data
-    with styled() as make:
-        drawn = make(figsize=(7.6, 2.9), layout="constrained")
-        probe, each, dose = drawn.subplots(1, 3, width_ratios=(1, 1.25, 1))
+    with canvas((7.6, 2.9), columns=3, width_ratios=(1, 1.25, 1)) as (drawn, (probe, each, dose)):
         probe.hist(found.null, bins=np.arange(0.2, 0.85, 0.03), color="0.8", label="labels dealt otherwise")
         for row, colour in zip(found.probes.itertuples(), ("#1f3b73", "#4a90b8", "#c2571a", "#e0a070"), strict=True):
             probe.axvline(row.accuracy, color=colour, linewidth=1.4, label=f"{row.concept}, {row.split}")
@@ -274,34 +289,7 @@ def figure(found: Politics) -> Any:
         dose.axhline(float(data["effect_before"]), color="black", linewidth=0.7, linestyle=":", zorder=0)
         dose.set(xlabel="dose, in lengths of the residual", ylabel="log-odds, Republicans' words (nats)", title="words")
         dose.legend(frameon=False, fontsize=6)
-        for axis in (probe, each, dose):
-            axis.spines[["top", "right"]].set_visible(False)
+        hide_frame(probe, each, dose)
         handles, labels = probe.get_legend_handles_labels()
         drawn.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False, fontsize=6.5)
         return drawn
-
-
-def _save(found: Politics, out: Path) -> None:
-    from patchclamp.figures.style import save
-
-    found.response.save(out / "dose")
-    drawn = figure(found)
-    for suffix in ("svg", "png"):
-        save(drawn, out / f"figure.{suffix}", suffix)
-    tables = {name: getattr(found, name) for name in ("probes", "presidents", "passages", "edits")}
-    tables["deals"] = pd.DataFrame({"accuracy": found.null})
-    for name, table in tables.items():
-        write_csv(out / f"{name}.csv", table)
-    words = "Of Democrats:" + ",".join(found.words[0]) + ". Of Republicans:" + ",".join(found.words[1]) + "."
-    contents = [
-        ("The experiment", __doc__.split("\n\n", 1)[1]),
-        ("What was found", drawn),
-        (f"Probes (party against labels dealt at random: p = {found.p_value():.3f})", found.probes),
-        ("Held-out presidents", found.presidents),
-        ("Words", words),
-        ("Erase and swap", found.edits),
-        ("Loss of held-out passages, nats a token", found.passages),
-        ("Dose and response", found.response),
-        ("Beside the document", SEED_NOTE),
-    ]
-    pc.report(out / "report.html", "Party in speeches", contents)

@@ -20,10 +20,10 @@ import pandas as pd
 from torch import Tensor, nn
 
 import patchclamp as pc
-from patchclamp.core import folders
 from patchclamp.core.errors import InputError
 from patchclamp.core.progress import task
 from patchclamp.studies import digits
+from patchclamp.studies.result import StudyFiles, StudyResult, as_text, records
 
 FRAMES = ("clusters", "pairs", "scaling", "paths", "rays", "distances", "maps")
 TRAINED, UNTRAINED = "trained", "untrained"
@@ -56,7 +56,7 @@ class Sizes:
 
 
 @dataclass(frozen=True)
-class PolytopesMnist:
+class PolytopesMnist(StudyResult):
     """What the study found: a row a network, seed and measurement in every table."""
 
     data: str
@@ -91,11 +91,7 @@ class PolytopesMnist:
 
     def summary(self) -> dict[str, Any]:
         """The numbers, as plain JSON."""
-        tables = self.averages().items()
-        return {
-            "data": self.data,
-            **{name: t.astype(object).where(t.notna(), None).to_dict("records") for name, t in tables},
-        }
+        return {"data": self.data, **{name: records(table) for name, table in self.averages().items()}}
 
     def findings(self) -> list[str]:
         """What was found, in sentences."""
@@ -108,15 +104,34 @@ class PolytopesMnist:
 
     def text(self) -> str:
         """The tables, for a terminal."""
-        parts = []
+        parts: list[str | pd.DataFrame] = []
         for name, table in self.averages().items():
             shown = table
             if name == "scaling":
                 shown = _wide(table, ["network", "site", "edit"], "factor", "accuracy")
             elif name == "rays":
                 shown = _wide(table[table["share"].isin(SHARES[::4])], ["network", "start", "rays"], "share", "density")
-            parts += [TITLES[name], shown.to_string(index=False, float_format=lambda v: f"{v:.3f}", na_rep=""), ""]
-        return "\n".join([*parts, *self.findings()])
+            parts += [TITLES[name], shown, ""]
+        return as_text(*parts, *self.findings(), absent="")
+
+    def files(self) -> StudyFiles:
+        """Every table and number, the areas as a picture, the results of the first network, and the report."""
+        from patchclamp.studies.polytopes_pictures import areas
+
+        drawn = areas(self)
+        return StudyFiles(
+            f"The polytope lens on {self.data}",
+            [
+                ("What was found", "\n\n".join(self.findings())),
+                ("Crossings between images", drawn),
+                *((TITLES[name], table) for name, table in self.averages().items() if name != "rays"),
+                *((f"The first network: {name}", result.figure()) for name, result in self.results.items()),
+            ],
+            tables={name: getattr(self, name) for name in FRAMES},
+            figures={"areas": drawn},
+            results=self.results,
+            numbers={"summary": self.summary()},
+        )
 
 
 TITLES = {
@@ -193,9 +208,7 @@ def study(
     frames = {name: pd.concat(parts, ignore_index=True) for name, parts in tables.items()}
     done = PolytopesMnist(data, **frames, results=results)
     if out is not None:
-        from patchclamp.studies.polytopes_pictures import save
-
-        folders.save_study(out, "polytopes-mnist", lambda into: save(done, into, __doc__.split("\n\n", 1)[1]))
+        done.save(out)
     return done
 
 

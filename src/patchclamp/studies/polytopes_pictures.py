@@ -1,14 +1,10 @@
-"""Pictures and the report of the study of polytopes on digits."""
+"""The picture of the study of polytopes on digits."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-import patchclamp as pc
-from patchclamp.core.files import write_csv, write_json
-from patchclamp.figures.style import save as save_figure
-from patchclamp.figures.style import styled
+from patchclamp.studies.drawing import canvas, hide_frame
 
 if TYPE_CHECKING:
     from patchclamp.studies.polytopes_mnist import PolytopesMnist
@@ -21,11 +17,10 @@ _SHOWN = (
 def areas(found: "PolytopesMnist") -> Any:
     """Area under the curve of each measure: trained networks filled, untrained ones hollow, a mark a seed."""
     table = found.pairs
-    panels = list(dict.fromkeys(zip(table["network"], table["start"], strict=True)))
-    with styled() as make:
-        drawn = make(figsize=(2.1 * len(panels) + 1.9, 2.5), layout="constrained")
-        axes = drawn.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
-        for axis, (network, start) in zip(axes, panels, strict=True):
+    cases = list(dict.fromkeys(zip(table["network"], table["start"], strict=True)))
+    size = (2.1 * len(cases) + 1.9, 2.5)
+    with canvas(size, columns=len(cases), sharex=True, sharey=True, squeeze=False) as (drawn, (axes,)):
+        for axis, (network, start) in zip(axes, cases, strict=True):
             rows = table[(table["network"] == network) & (table["start"] == start)]
             for weights, face in (("trained", "#1f3a5f"), ("untrained", "none")):
                 for place, measure in enumerate(_SHOWN):
@@ -42,31 +37,10 @@ def areas(found: "PolytopesMnist") -> Any:
             )
             axis.set_yticks(range(len(_SHOWN)), _SHOWN)
             axis.set_xlim(0.45, 1.02)
-            axis.spines[["top", "right"]].set_visible(False)
+            hide_frame(axis)
         axes[0].invert_yaxis()
         drawn.legend(
             *axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=2, frameon=False, fontsize=7
         )
         drawn.supxlabel("different against same class: area under the curve", fontsize=8)
         return drawn
-
-
-def save(found: "PolytopesMnist", out: Path, about: str) -> None:
-    """Write tables, pictures, the results of the first network, and the report."""
-    from patchclamp.studies.polytopes_mnist import FRAMES, TITLES
-
-    for name in FRAMES:
-        write_csv(out / f"{name}.csv", getattr(found, name))
-    write_json(out / "summary.json", found.summary())
-    drawn = areas(found)
-    for suffix in ("png", "svg"):
-        save_figure(drawn, out / f"areas.{suffix}", suffix)
-    for name, result in found.results.items():
-        result.save(out / name)
-    tables = found.averages()
-    contents: list[tuple[str, Any]] = [
-        ("The experiment", about), ("What was found", "\n\n".join(found.findings())), ("Crossings between images", drawn),
-        *((TITLES[name], table) for name, table in tables.items() if name != "rays"),
-        *((f"The first network: {name}", result.figure()) for name, result in found.results.items()),
-    ]  # fmt: skip
-    pc.report(out / "report.html", f"The polytope lens on {found.data}", contents)

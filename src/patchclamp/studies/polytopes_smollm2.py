@@ -22,9 +22,8 @@ import torch
 from torch import Tensor
 
 import patchclamp as pc
-from patchclamp.core import folders
-from patchclamp.core.files import write_csv
 from patchclamp.core.interrupts import guarded
+from patchclamp.studies.result import StudyFiles, StudyResult, as_text, name_of, titled
 
 LENGTH, FIRST = 1024, 100
 """Tokens of a sequence, and the first that may be sampled."""
@@ -60,7 +59,7 @@ class Tokens:
 
 
 @dataclass(frozen=True)
-class TokenPolytopes:
+class TokenPolytopes(StudyResult):
     """What the study found."""
 
     dense: dict[int, pc.polytopes.Clusters]
@@ -140,11 +139,29 @@ class TokenPolytopes:
             "The same; the label is the class of the token": self.table("class"),
             "Share of rows whose nearest row of another sequence has the same label": self.nearest,
         }
-        drawn = [
-            f"\n{title}\n{table.to_string(index=False, float_format=lambda v: f'{v:.3f}')}"
-            for title, table in tables.items()
+        return as_text(*self.findings(), *titled(tables))
+
+    def files(self) -> StudyFiles:
+        """Codes and clusters, tables, and the report."""
+        results: dict[str, pc.Result] = {"codes": self.codes, "untrained": self.untrained}
+        sections: list[tuple[str, Any]] = [
+            ("What was found", "\n\n".join(self.findings())),
+            ("Ward, the label is the token", self.table("token")),
+            ("Ward, the label is the class", self.table("class")),
+            ("Nearest row of another sequence", self.nearest),
+            ("The soft code's clusters against the others'", self.advantages()),
         ]
-        return "\n".join([*self.findings(), *drawn])
+        for layer, clusters in self.dense.items():
+            results |= {f"layer-{layer}": clusters, f"layer-{layer}-seed-sampling": self.sparse[layer]}
+            cards = clusters.figure(view="cards", algorithm="ward", form="soft code")
+            sections += [(f"Layer {layer}: cards of the soft code", cards), (f"Layer {layer}", clusters)]
+        tables = {name: self.table(name) for name in ("token", "class")}
+        return StudyFiles(
+            "Polytopes of tokens",
+            sections,
+            tables=tables | {"nearest": self.nearest, "advantages": self.advantages()},
+            results=results,
+        )
 
 
 def sequences(model: pc.Model, count: int) -> list[list[int]]:
@@ -296,9 +313,9 @@ def study(
         {f"mlp_pre.{layer}": values[f"mlp_pre.{layer}"] for layer in layers}, tokens.labels
     )
     table = pd.concat(nearest, ignore_index=True)[["layer", "form", "token", "class"]]
-    found = TokenPolytopes(dense, sparse, bare, table, codes, model.source.name or type(model.module).__name__)
+    found = TokenPolytopes(dense, sparse, bare, table, codes, name_of(model))
     if out is not None:
-        folders.save_study(out, "polytopes-smollm2", lambda into: _save(found, into))
+        found.save(out)
     return found
 
 
@@ -320,30 +337,3 @@ def _clustered(
         seed=seed,
         progress=progress,
     )
-
-
-def _save(found: TokenPolytopes, out: Path) -> None:
-    found.codes.save(out / "codes")
-    contents: list[tuple[str, Any]] = [
-        ("The experiment", __doc__.split("\n\n", 1)[1]),
-        ("What was found", "\n\n".join(found.findings())),
-        ("Ward, the label is the token", found.table("token")),
-        ("Ward, the label is the class", found.table("class")),
-        ("Nearest row of another sequence", found.nearest),
-        ("The soft code's clusters against the others'", found.advantages()),
-    ]
-    found.untrained.save(out / "untrained")
-    for layer, clusters in found.dense.items():
-        clusters.save(out / f"layer-{layer}")
-        found.sparse[layer].save(out / f"layer-{layer}-seed-sampling")
-        contents += [
-            (
-                f"Layer {layer}: cards of the soft code",
-                clusters.figure(view="cards", algorithm="ward", form="soft code"),
-            ),
-            (f"Layer {layer}", clusters),
-        ]
-    for name, table in (("token", found.table("token")), ("class", found.table("class")), ("nearest", found.nearest)):
-        write_csv(out / f"{name}.csv", table)
-    write_csv(out / "advantages.csv", found.advantages())
-    pc.report(out / "report.html", "Polytopes of tokens", contents)

@@ -19,8 +19,7 @@ import pandas as pd
 import torch
 
 import patchclamp as pc
-from patchclamp.core import folders
-from patchclamp.core.files import write_csv
+from patchclamp.studies.result import StudyFiles, StudyResult, as_text, name_of
 
 TEMPLATE = "The capital of {} is"
 PARAPHRASES = (
@@ -50,7 +49,7 @@ AGREEMENT = (
 
 
 @dataclass(frozen=True)
-class RomeCapitals:
+class RomeCapitals(StudyResult):
     """What the study found."""
 
     model: str
@@ -89,19 +88,28 @@ class RomeCapitals:
 
     def text(self) -> str:
         """The tables, for a terminal."""
-
-        def show(frame: pd.DataFrame) -> str:
-            return frame.to_string(index=False, float_format=lambda x: f"{x:.3f}")
-
         facts = self.facts["subject"].nunique()
-        return "\n".join(
-            [
-                f"{self.model}: {facts} capitals rewritten at layer {self.layer}, {self.seconds:.1f} s each",
-                show(self.scores), "", "Unrelated text", show(self.unrelated), "",
-                "By layer, on validation facts", show(self.layers), "",
-                f"{AGREEMENT}: {self.agreement():.2f}",
-            ]
+        return as_text(
+            f"{self.model}: {facts} capitals rewritten at layer {self.layer}, {self.seconds:.1f} s each",
+            self.scores, "", "Unrelated text", self.unrelated, "", "By layer, on validation facts", self.layers, "",
+            f"{AGREEMENT}: {self.agreement():.2f}",
         )  # fmt: skip
+
+    def files(self) -> StudyFiles:
+        """The tables, one rewrite, and the report."""
+        return StudyFiles(
+            "Rewriting capitals",
+            [
+                ("Scores on test facts", self.scores),
+                ("Unrelated text (nats a token)", self.unrelated),
+                ("By layer, on validation facts", self.layers),
+                ("Does tracing say where to rewrite?", f"{AGREEMENT}: {self.agreement():.2f}."),
+                ("Published (quoted from memory), of another model on other facts", PUBLISHED),
+                ("One rewrite", self.example),
+            ],
+            tables={name: getattr(self, name) for name in ("scores", "unrelated", "layers", "facts")},
+            results={"example": self.example},
+        )
 
 
 def known_facts(model: pc.Model, seed: int = 0) -> tuple[list[pc.rewriting.Fact], list[pc.rewriting.Fact]]:
@@ -234,10 +242,10 @@ def study(
             drift.append(unrelated_text(model, rewrite, number))
     assert example is not None
     facts = pd.concat(rows)
-    name = model.source.name or type(model.module).__name__
-    found = RomeCapitals(name, layer, summarised(facts), averaged(drift), table, facts, example, spent / len(test))
+    scores, unrelated = summarised(facts), averaged(drift)
+    found = RomeCapitals(name_of(model), layer, scores, unrelated, table, facts, example, spent / len(test))
     if out is not None:
-        folders.save_study(out, "rome-capitals", lambda into: _save(found, into))
+        found.save(out)
     return found
 
 
@@ -262,19 +270,3 @@ def summarised(facts: pd.DataFrame) -> pd.DataFrame:
 def averaged(drift: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """Means over facts of what unrelated text lost, a row a condition."""
     return pd.concat(drift).groupby("condition", sort=False).mean().reset_index()
-
-
-def _save(found: RomeCapitals, out: Path) -> None:
-    found.example.save(out / "example")
-    for name in ("scores", "unrelated", "layers", "facts"):
-        write_csv(out / f"{name}.csv", getattr(found, name))
-    contents = [
-        ("The experiment", __doc__.split("\n\n", 1)[1]),
-        ("Scores on test facts", found.scores),
-        ("Unrelated text (nats a token)", found.unrelated),
-        ("By layer, on validation facts", found.layers),
-        ("Does tracing say where to rewrite?", f"{AGREEMENT}: {found.agreement():.2f}."),
-        ("Published (quoted from memory), of another model on other facts", PUBLISHED),
-        ("One rewrite", found.example),
-    ]  # fmt: skip
-    pc.report(out / "report.html", "Rewriting capitals", contents)

@@ -10,7 +10,7 @@ Source: Rimsky et al. 2024, arXiv 2312.06681 (contrastive activation addition); 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,9 @@ import numpy as np
 import pandas as pd
 
 import patchclamp as pc
-from patchclamp.core import folders
-from patchclamp.core.files import write_csv
 from patchclamp.studies import concepts
+from patchclamp.studies.drawing import canvas, look
+from patchclamp.studies.result import StudyFiles, StudyResult, as_text, name_of
 
 PAIR = ("I hate this film", "I love this film")
 RANDOM = ("random", "random 2", "random 3")
@@ -40,7 +40,7 @@ SEED_NOTE = (
 
 
 @dataclass(frozen=True)
-class SentimentSteering:
+class SentimentSteering(StudyResult):
     """What the study found."""
 
     model: str
@@ -55,6 +55,8 @@ class SentimentSteering:
     judge: Mapping[str, float]
     """Held-out accuracy of the judge."""
     completions: pd.DataFrame
+    directions: Mapping[str, pc.Direction] = field(default_factory=dict)
+    """At the chosen layer, by name; the :data:`KEPT` of them are saved."""
 
     def summary(self) -> dict[str, Any]:
         """The numbers, as plain JSON."""
@@ -65,20 +67,41 @@ class SentimentSteering:
     def text(self) -> str:
         """The tables, for a terminal."""
         head = self.completions.head(2).drop(columns="sample").T.to_string(header=False)
-        return "\n".join([
+        return as_text(
             f"{self.model}: steps added to resid_post.{self.layer}",
-            "\nChoice of the layer, on training prompts", shown(self.layers),
-            "\nHeld-out reviews: what the direction tells apart", shown(self.fit),
+            "\nChoice of the layer, on training prompts", self.layers,
+            "\nHeld-out reviews: what the direction tells apart", self.fit,
             "\n" + repr(self.response),
             f"\nThe judge on held-out reviews: accuracy {self.judge['reviews']:.3f}, on their last 25 words "
             f"{self.judge['last 25 words']:.3f}",
-            "Completions, judged", shown(self.judged), "", head, "", SEED_NOTE,
-        ])  # fmt: skip
+            "Completions, judged", self.judged, "", head, "", SEED_NOTE,
+        )  # fmt: skip
+
+    def files(self) -> StudyFiles:
+        """Doses and directions, tables, pictures, and the report."""
+        drawn = figure(self)
+        accuracy = ", ".join(f"{name} {value:.3f}" for name, value in self.judge.items())
+        folders = {name: f"directions/{name.replace(', ', '-').replace(' ', '-')}" for name in KEPT}
+        kept = {folders[name]: self.directions[name] for name in KEPT if name in self.directions}
+        return StudyFiles(
+            "Steering sentiment",
+            [
+                ("What was found", drawn),
+                ("Choice of the layer, on training prompts", self.layers),
+                ("Held-out reviews: what the direction tells apart", self.fit),
+                (f"Completions, judged (accuracy of the judge: {accuracy})", self.judged),
+                ("Completions", self.completions),
+                ("Dose and response", self.response),
+                ("Beside the document", SEED_NOTE),
+            ],
+            tables={name: getattr(self, name) for name in ("layers", "fit", "judged", "completions")},
+            figures={"figure": drawn},
+            results={"dose": self.response, **kept},
+        )
 
 
-def shown(frame: pd.DataFrame) -> str:
-    """A table, for a terminal."""
-    return frame.to_string(index=False, float_format=lambda value: f"{value:.3f}")
+KEPT = ("mean, all tokens", "mean, last token", "one pair")
+"""Directions that are saved."""
 
 
 def directions(model: pc.Model, layers: Sequence[int]) -> dict[str, list[pc.Direction]]:
@@ -254,26 +277,20 @@ def study(
     layer = int(own["layer"][place])
     chosen = conditions(here, table[table["layer"] == layer])
     completions, judge = completed(model, chosen), Judge()
-    name = model.source.name or type(model.module).__name__
     result = SentimentSteering(
-        name, layer, table, told_apart(model, here), response, judged(model, judge, completions, chosen), judge.accuracy(),
-        completions,
+        name_of(model), layer, table, told_apart(model, here), response, judged(model, judge, completions, chosen),
+        judge.accuracy(), completions, here,
     )  # fmt: skip
     if out is not None:
-        folders.save_study(out, "sentiment-steering", lambda into: _save(result, here, into))
+        result.save(out)
     return result
 
 
 def figure(found: SentimentSteering) -> Any:
     """Log-odds against the dose, against damage, and what the judge says of completions."""
-    from patchclamp.figures.layer_effects import look
-    from patchclamp.figures.style import styled
-
     data, judged = found.response.data, found.judged
     styles = look([str(name) for name in data["direction"].values])
-    with styled() as make:
-        drawn = make(figsize=(7.4, 2.9), layout="constrained")
-        effect, front, heard = drawn.subplots(1, 3)
+    with canvas((7.4, 2.9), columns=3) as (drawn, (effect, front, heard)):
         for name, style in styles.items():
             one = data.sel(direction=name)
             effect.plot(
@@ -304,28 +321,3 @@ def figure(found: SentimentSteering) -> Any:
         handles, labels = effect.get_legend_handles_labels()
         drawn.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=7)
         return drawn
-
-
-def _save(found: SentimentSteering, here: Mapping[str, pc.Direction], out: Path) -> None:
-    from patchclamp.figures.style import save
-
-    found.response.save(out / "dose")
-    for name in ("mean, all tokens", "mean, last token", "one pair"):
-        here[name].save(out / "directions" / name.replace(", ", "-").replace(" ", "-"))
-    drawn = figure(found)
-    for suffix in ("svg", "png"):
-        save(drawn, out / f"figure.{suffix}", suffix)
-    for name in ("layers", "fit", "judged", "completions"):
-        write_csv(out / f"{name}.csv", getattr(found, name))
-    accuracy = ", ".join(f"{name} {value:.3f}" for name, value in found.judge.items())
-    contents = [
-        ("The experiment", __doc__.split("\n\n", 1)[1]),
-        ("What was found", drawn),
-        ("Choice of the layer, on training prompts", found.layers),
-        ("Held-out reviews: what the direction tells apart", found.fit),
-        (f"Completions, judged (accuracy of the judge: {accuracy})", found.judged),
-        ("Completions", found.completions),
-        ("Dose and response", found.response),
-        ("Beside the document", SEED_NOTE),
-    ]
-    pc.report(out / "report.html", "Steering sentiment", contents)

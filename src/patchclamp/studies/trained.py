@@ -15,7 +15,7 @@ Kind = Literal["erase", "swap"]
 RATE = 0.15
 
 
-class Along(nn.Module):
+class TrainableProjection(nn.Module):
     """Erases or swaps the part along one trainable direction, about a fixed point."""
 
     def __init__(self, about: Tensor, kind: Kind, seed: int) -> None:
@@ -69,7 +69,7 @@ def train(
     """
     sign = 1.0 if goal == "avoid" else -1.0
     weight = next(model.module.parameters())
-    along = Along(start.mean.to(weight), kind, seed)
+    along = TrainableProjection(start.mean.to(weight), kind, seed)
     place = start.erase()
     edit = pc.Edit(along, place.site, place.at, place.where)
     optimizer = torch.optim.Adam(along.parameters(), lr=RATE)

@@ -22,9 +22,7 @@ import torch
 from torch import Tensor, nn
 
 import patchclamp as pc
-from patchclamp.core import folders
 from patchclamp.core.errors import unknown
-from patchclamp.core.files import write_csv
 from patchclamp.core.progress import task
 from patchclamp.studies import digits, word_additions
 from patchclamp.studies import mnist_measures as measures
@@ -32,6 +30,7 @@ from patchclamp.studies import what_additions_need_figure as pictures
 from patchclamp.studies.mnist_tables import Response, respond
 from patchclamp.studies.mnist_vectors import Gated, activations, gates, head_aligned, stages, vectors
 from patchclamp.studies.photograph_additions import photograph_additions
+from patchclamp.studies.result import StudyFiles, StudyResult, as_text, records, titled
 
 CASES: dict[str, dict[str, Any]] = {
     "residual, 512 wide": {},
@@ -60,7 +59,7 @@ RISES = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
 
 
 @dataclass(frozen=True)
-class WhatAdditionsNeed:
+class WhatAdditionsNeed(StudyResult):
     """What the study found."""
 
     networks: pd.DataFrame
@@ -107,19 +106,31 @@ class WhatAdditionsNeed:
 
     def summary(self) -> dict[str, Any]:
         """The numbers, as plain JSON."""
-        names = ("networks", "curves", "words", "photographs")
-        frames = {name: getattr(self, name) for name in names}
-        frames |= {"front": self.front(), "words_front": self.words_front()}
-        return {
-            name: frame.astype(object).where(frame.notna(), None).to_dict("records") for name, frame in frames.items()
-        }
+        frames = self._measured() | {"front": self.front(), "words_front": self.words_front()}
+        return {name: records(frame) for name, frame in frames.items()}
 
     def text(self) -> str:
         """The tables, for a terminal."""
-        return "\n\n".join(
-            f"{title}\n{table.to_string(index=False, float_format=lambda x: f'{x:.3f}')}"
-            for title, table in self.tables().items()
+        return as_text(*titled(self.tables())).lstrip("\n")
+
+    @classmethod
+    def experiment(cls) -> str:
+        """The whole docstring of this module."""
+        return __doc__ or ""
+
+    def files(self) -> StudyFiles:
+        """The tables that are not empty, transfer against retention as a picture, and the report."""
+        drawn = pictures.figure(self)
+        measured = {name: table for name, table in self._measured().items() if not table.empty}
+        return StudyFiles(
+            "What additions need",
+            [("Effect and cost", drawn), *self.tables().items()],
+            tables={**measured, "front": self.front()},
+            figures={"figure": drawn},
         )
+
+    def _measured(self) -> dict[str, pd.DataFrame]:
+        return {name: getattr(self, name) for name in ("networks", "curves", "words", "photographs")}
 
 
 def _fronts(part: pd.DataFrame) -> dict[str, float]:
@@ -252,19 +263,5 @@ def study(
     networks, lines = small_networks({case: CASES[case] for case in chosen}, seeds, rows, progress)
     found = WhatAdditionsNeed(networks, lines, words, seen)
     if out is not None:
-        folders.save_study(out, "what-additions-need", lambda into: _save(found, into))
+        found.save(out)
     return found
-
-
-def _save(found: WhatAdditionsNeed, out: Path) -> None:
-    from patchclamp.figures.style import save
-
-    for name in ("networks", "curves", "words", "photographs"):
-        if not (frame := getattr(found, name)).empty:
-            write_csv(out / f"{name}.csv", frame)
-    write_csv(out / "front.csv", found.front())
-    drawn = pictures.figure(found)
-    for suffix in ("svg", "png"):
-        save(drawn, out / f"figure.{suffix}", suffix)
-    contents = [("The experiment", __doc__ or ""), ("Effect and cost", drawn), *found.tables().items()]
-    pc.report(out / "report.html", "What additions need", contents)

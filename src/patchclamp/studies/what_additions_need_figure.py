@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from patchclamp.figures.style import styled
+from patchclamp.studies.drawing import canvas, hide_frame
 
 if TYPE_CHECKING:
     from patchclamp.studies.what_additions_need import WhatAdditionsNeed
@@ -14,9 +14,7 @@ _DIGITS, _FASHION, _WORDS, _GATED = "#1f3b73", "#b07aa1", "#d55e00", "#009e73"
 
 def figure(found: "WhatAdditionsNeed") -> Any:
     """Transfer against retention, and against the ratio of losses; each line a network, its points the coefficients."""
-    with styled() as make:
-        drawn = make(figsize=(7.2, 3.3), layout="constrained")
-        left, right = drawn.subplots(1, 2)
+    with canvas((7.2, 3.3), columns=2) as (drawn, (left, right)):
         for group, options in _lines(found):
             table = group.assign(kept=group["retention"] / group["clean retention"])
             left.plot(table["transfer"], table["kept"], **options)
@@ -45,7 +43,7 @@ def figure(found: "WhatAdditionsNeed") -> Any:
         right.set(xlabel="transfer: b's inputs called a", ylabel="loss of the others / clean loss", yscale="log")
         for axis in (left, right):
             axis.set_xlim(-0.03, 1.03)
-            axis.spines[["top", "right"]].set_visible(False)
+            hide_frame(axis)
         drawn.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=6.5)
         return drawn
 

@@ -3,17 +3,22 @@
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+from patchclamp.core.call import recorded
 from patchclamp.core.errors import InputError
 from patchclamp.core.kinds import Repeats
 from patchclamp.interventions.actions import Action
-from patchclamp.interventions.edits import Edit, Edits, as_edits
+from patchclamp.interventions.edits import Edits
 from patchclamp.interventions.grid import Grid
 from patchclamp.interventions.job import Line
 from patchclamp.interventions.operations import Put
-from patchclamp.interventions.patching import PreparedPatch
+from patchclamp.interventions.options import RunOptions
+from patchclamp.interventions.patching import Align, Pair
+from patchclamp.interventions.plan import schedule
+from patchclamp.interventions.positions import At
 from patchclamp.interventions.record import record_source
 from patchclamp.interventions.sources import Source
 from patchclamp.models.opened import OpenModel
+from patchclamp.models.peers import Sites
 from patchclamp.tracing.estimate import estimate, measured_error, midpoints
 from patchclamp.tracing.setting import EMBED
 
@@ -36,47 +41,72 @@ class Attribution(Grid):
         return f"Attribution of {', '.join(self.reads)}: {sizes}\nestimate   {said}"
 
 
+@recorded
 def attribution_patch(
     model: OpenModel,
     source: Any,
     into: Any,
     *,
+    sites: Sites = "resid_post",
+    at: At = "each",
     read: Any = None,
+    align: Align = "equal",
     source_edits: Edits = (),
+    base: Edits = (),
     integrate: Repeats = 0,
     check: int = 20,
-    **options: Any,
 ) -> Attribution:
-    """Estimate a patch; see :meth:`patchclamp.Model.attribution_patch`."""
+    """Estimate :meth:`patchclamp.Model.patch` from one backward pass, and measure how wrong the estimate is.
+
+    A cell is estimated by ``(source's state - target's state) . gradient``, with the gradient of the read in the
+    target's run: two forward passes and one backward pass for each number that is read, for all cells.
+
+    Source: Nanda 2023, "Attribution patching"; with points, Hanna et al. 2024, arXiv 2403.17806.
+
+    Args:
+        model: The model.
+        source: The prompt whose activations are taken.
+        into: The prompt that receives them.
+        sites: Where; ``"z.*.h*"`` estimates head by head.
+        at: ``"each"`` for a cell a position, or positions that are patched together.
+        read: What to measure; it needs a gradient.
+        align: As for :meth:`patchclamp.Model.patch`.
+        source_edits: The source runs under these.
+        base: The target runs under these.
+        integrate: Average the gradient over so many points between the two prompts' embeddings (they must be equally
+            long).
+        check: Random cells that are run exactly, for ``agreement``.
+
+    Raises:
+        InputError: The read has no gradient, or the prompts cannot be aligned.
+    """
     shares = midpoints(integrate)
-    prepared = PreparedPatch.of(model, source, into, read=read, source_edits=source_edits, **options)
-    job = prepared.sweep.job
-    path = _path(model, prepared, as_edits(source_edits), shares)
-    outcome = estimate(job, path)
-    grid = prepared.finish(prepared.sweep.grid(outcome, prepared.sweep.plan))
-    grid.record["parameters"] |= {"integrate": integrate, "check": check}
+    pair = Pair.of(
+        model, source, into, sites=sites, at=at, read=read, align=align, source_edits=source_edits, base=base
+    )
+    job, reference = pair.run_source()
+    outcome = estimate(job, _path(pair, job.lines[0], shares))
+    grid = pair.grid(outcome, schedule(job, RunOptions()).plan, reference)
     error = measured_error(job, outcome, check)
     return Attribution(grid.dataset, grid.plan, grid.record | ({"agreement": error} if error else {}), grid.tensors)
 
 
-def _path(
-    model: OpenModel, prepared: PreparedPatch, source_edits: tuple[Edit, ...], shares: Sequence[float]
-) -> list[list[Line]]:
+def _path(pair: Pair, line: Line, shares: Sequence[float]) -> list[list[Line]]:
     """The target's line with its embeddings on the way to the source's."""
     if not shares:
         return []
-    line, source = prepared.sweep.job.lines[0], prepared.source
+    model, source, shared = pair.sweep.model, pair.source.inputs, pair.sweep.base
     if line.prompt.length is None or len(source.ids) != len(line.prompt.ids):
         raise InputError(
             f"integrated gradients go from one prompt's embeddings to the other's, which must be equally long; "
             f"got {len(source.ids)} and {len(line.prompt.ids)} tokens: {list(source.tokens)} and {list(line.prompt.tokens)}"
         )
-    clean = record_source(model, Source(source, source_edits), [EMBED])[EMBED][0]
-    base = record_source(model, Source(line.prompt, tuple(prepared.sweep.base)), [EMBED])[EMBED][0]
+    clean = record_source(model, pair.source, [EMBED])[EMBED][0]
+    base = record_source(model, Source(line.prompt, shared), [EMBED])[EMBED][0]
     everywhere = tuple(range(line.prompt.length))
     found = []
     for share in shares:
         mixed = Put(share * base + (1 - share) * clean)
-        action = Action(EMBED, everywhere, mixed, None, len(prepared.sweep.base))
+        action = Action(EMBED, everywhere, mixed, edit=len(shared))
         found.append([Line(line.prompt, (*line.base, action), line.reads)])
     return found

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from patchclamp.core.arguments import checked
-from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.errors import InputError
 from patchclamp.core.result import DatasetResult, Deferred
 from patchclamp.interventions.reads import CLEAN, CORRUPTED
+from patchclamp.tracing.restored import RestoredReads
 from patchclamp.tracing.trace import Trace
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ _MEANING = ("model", "method", "window", "noise")
 
 
 @dataclass(eq=False)
-class TraceAverage(DatasetResult):
+class TraceAverage(RestoredReads, DatasetResult):
     """Indirect effects of many facts, by site, layer and role of the token.
 
     ``data`` holds for each thing that was read the mean effect over a fact's noise samples and over its tokens of that
@@ -60,16 +61,6 @@ class TraceAverage(DatasetResult):
     kind: ClassVar[str] = "trace_average"
     drawn_by: ClassVar[str] = "average"
     shown_by: ClassVar[str] = "average"
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        """Names of what was measured."""
-        return tuple(str(name) for name in self.dataset.data_vars if f"{CLEAN}{name}" in self.dataset)
-
-    @property
-    def data(self) -> "xr.Dataset":
-        """The indirect effects of every fact."""
-        return self.dataset[list(self.reads)]
 
     def total_effect(self, read: str | None = None) -> "xr.DataArray":
         """What the corruption takes away from each fact, clean - corrupted, ``[fact]``."""
@@ -95,16 +86,6 @@ class TraceAverage(DatasetResult):
         reach = error * t.ppf((1 + level) / 2, freedom.values)
         found = effect.to_dataset(name="effect")
         return found.assign(low=effect - reach, high=effect + reach, standard_error=error, count=count)
-
-    def named(self, read: str | None) -> str:
-        """The read asked for, or the first.
-
-        Raises:
-            InputError: It was not measured.
-        """
-        if read is not None and read not in self.reads:
-            raise InputError(unknown("read", read, self.reads))
-        return read or self.reads[0]
 
     def __repr__(self) -> str:
         name, facts = self.reads[0], self.dataset.sizes["fact"]

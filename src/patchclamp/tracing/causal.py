@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from patchclamp.core.arguments import checked
+from patchclamp.core.call import recorded
 from patchclamp.core.errors import InputError, unknown
 from patchclamp.core.kinds import Folder
 from patchclamp.core.progress import Listener
@@ -15,7 +15,8 @@ from patchclamp.interventions.cost import DEFAULT_BUDGET
 from patchclamp.interventions.execute import Outcome, execute
 from patchclamp.interventions.job import Cell, Job
 from patchclamp.interventions.operations import Put
-from patchclamp.interventions.parts import Parts
+from patchclamp.interventions.options import RunOptions
+from patchclamp.interventions.part_files import PartFiles
 from patchclamp.interventions.plan import Plan, schedule
 from patchclamp.interventions.provenance import provenance
 from patchclamp.interventions.reads import CLEAN, CORRUPTED, as_reads
@@ -82,7 +83,7 @@ class States:
         return [self.sites[component, i] for i in near if (component, i) in self.sites]
 
 
-@checked
+@recorded
 def causal_trace(
     model: OpenModel,
     prompt: Any,
@@ -115,7 +116,7 @@ def causal_trace(
             f"checkpoint={str(checkpoint)!r} keeps finished cells, and method='gradient' has none: it is one pass; leave it out"
         )
     states = States.of(model, sites, window)
-    parts = Parts.of(checkpoint, model, reads=() if read is None else as_reads(read))
+    files = PartFiles.of(checkpoint, model, reads=() if read is None else as_reads(read))
     setting = Setting.of(
         model, prompt, subject, answer, noise=noise, std=std, samples=samples, seed=seed, read=read
     )  # fmt: skip
@@ -124,10 +125,11 @@ def causal_trace(
     acts = [_restoring(states, setting, values, place) for place in places]
     cells = [Cell(sample, actions) for sample in range(samples) for actions in acts]
     job = Job(model, setting.lines(), cells)
-    scheduled = schedule(job, budget, max_tokens)
+    options = RunOptions(budget=budget, max_tokens=max_tokens, verify=verify, files=files, progress=progress)
+    scheduled = schedule(job, options)
     outcome, plan, error = _done(job, scheduled.plan, setting, method, integrate, check)
     if outcome is None:
-        outcome, plan = execute(job, scheduled, verify=verify, parts=parts, progress=progress)
+        outcome, plan = execute(scheduled, options)
     record, tensors = provenance(
         model, [setting.prompt], setting.resolved(), sites=[str(s) for s in model.sites.expand(sites)],
         window=dict(states.windows), **setting.arguments(),
@@ -157,7 +159,7 @@ def _restoring(
     if position < setting.subject[0]:
         return ()
     found = states.restored(component, layer)
-    return tuple(Action(site, (position,), Put(values[site][[position]]), None, 1) for site in found)
+    return tuple(Action(site, (position,), Put(values[site][[position]]), edit=1) for site in found)
 
 
 def _labelled(setting: Setting, states: States, job: Job, outcome: Outcome, clean: Sequence[Any]) -> "xr.Dataset":
@@ -168,10 +170,7 @@ def _labelled(setting: Setting, states: States, job: Job, outcome: Outcome, clea
     variables: dict[str, Any] = {}
     for number, bound in enumerate(job.lines[0].reads):
         corrupted = np.array([float(outcome.baseline[line][number]) for line in range(samples)])
-        restored = [
-            corrupted[cell.line] if run is None else float(outcome.values[run][number])
-            for cell, run in zip(job.cells, job.run_of, strict=True)
-        ]
+        restored = [float(outcome.of_cell(cell)[number]) for cell in range(len(job.cells))]
         dims = ("site", "layer", "position", "sample")
         variables[bound.name] = (dims, np.moveaxis(np.array(restored).reshape(shape), 0, -1))
         variables[CORRUPTED + bound.name] = ("sample", corrupted)

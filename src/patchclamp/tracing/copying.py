@@ -134,7 +134,7 @@ def ov_positivity(model: OpenModel, draws: int, seed: int) -> tuple[Tensor, Tens
     """
     LogitLens(model)
     check_linear(model)
-    vocabulary, circuits = Vocabulary.of(model), _circuits(model)
+    vocabulary, circuits = TokenMaps.of(model), _circuits(model)
     means = {kind: vocabulary.mean(kind) for *_, kind in circuits}
     found = []
     for draw in range(draws + 1):
@@ -147,7 +147,7 @@ def ov_positivity(model: OpenModel, draws: int, seed: int) -> tuple[Tensor, Tens
 
 
 @dataclass(frozen=True, eq=False)
-class Vocabulary:
+class TokenMaps:
     """Embedding and unembedding of all tokens, read some tokens at a time: a large vocabulary is never copied whole."""
 
     embed: Callable[[Tensor], Tensor]
@@ -156,7 +156,7 @@ class Vocabulary:
     count: int
 
     @classmethod
-    def of(cls, model: OpenModel) -> "Vocabulary":
+    def of(cls, model: OpenModel) -> "TokenMaps":
         """The model's.
 
         Raises:
@@ -241,7 +241,7 @@ def _input_norms(model: OpenModel, signs: Tensor) -> dict[int, tuple[Tensor, Kin
         return lambda value: answers.update({layer: value[0].detach().double()})
 
     where = tuple(range(len(probes)))
-    actions = tuple(Action(Site("resid_pre", layer), where, Put(probes), None, i) for i, layer in enumerate(layers))
+    actions = tuple(Action(Site("resid_pre", layer), where, Put(probes), edit=i) for i, layer in enumerate(layers))
     sites = model.sites.expand([f"attn_in.{layer}" for layer in layers])
     forward(model, [Row(prompt, actions)], taps={s: keeper(s.layer or 0) for s in sites}, logits=False)
     found = {}

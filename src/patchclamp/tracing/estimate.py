@@ -19,12 +19,10 @@ from patchclamp.core.digest import digest
 from patchclamp.core.errors import InputError
 from patchclamp.core.interrupts import guarded, under
 from patchclamp.interventions.actions import Action, edited_sites
-from patchclamp.interventions.cost import DEFAULT_BUDGET
-from patchclamp.interventions.execute import Outcome, execute
+from patchclamp.interventions.execute import Outcome, run_cells
 from patchclamp.interventions.forward import Row, forward, outputs_at
 from patchclamp.interventions.job import Job, Line
 from patchclamp.interventions.operations import Operation
-from patchclamp.interventions.plan import schedule
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.sitemap import columns_of
 from patchclamp.models.sites import Site
@@ -100,7 +98,7 @@ def slopes(
     probes = {site: Probe() for site in sites}
     everywhere = None if length is None else tuple(range(length))
     first = max((action.edit for line in lines for action in line.base), default=-1) + 1
-    own = tuple(Action(site, everywhere, probe, None, first + i) for i, (site, probe) in enumerate(probes.items()))
+    own = tuple(Action(site, everywhere, probe, edit=first + i) for i, (site, probe) in enumerate(probes.items()))
     rows = _logits(model, [Row(line.prompt, (*line.base, *own)) for line in lines], lines, sites)
     against = rows if isinstance(compared, bool) else compared
     measured = [
@@ -192,7 +190,7 @@ def estimate(job: Job, path: Sequence[Sequence[Line]] = ()) -> Outcome:
             ]
             for n, own in enumerate(gradients)
         ]
-    outcome = Outcome(job, frozenset())
+    outcome = Outcome(job=job)
     for line in range(len(job.lines)):
         outcome.baseline[line] = [value[line].cpu() for value in here.values]
     with guarded(torch.no_grad()):
@@ -242,7 +240,7 @@ def measured_error(job: Job, estimated: Outcome, check: int, seed: int = 0) -> d
     if not chosen:
         return None
     small = Job(job.model, job.lines, [job.runs[run] for run in chosen])
-    exact, _ = execute(small, schedule(small, DEFAULT_BUDGET, None))
+    exact, _ = run_cells(small)
     truth, guess = (
         np.array([_first(outcome, run, job.runs[r].line) for r, run in zip(chosen, places, strict=True)])
         for outcome, places in ((exact, range(len(chosen))), (estimated, chosen))

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from patchclamp.core.arguments import checked
+from patchclamp.core.call import recorded
 from patchclamp.core.errors import InputError, PatchclampError
 from patchclamp.core.interrupts import resumable
 from patchclamp.core.kinds import Folder
 from patchclamp.core.progress import Listener, task
-from patchclamp.interventions.parts import Parts
+from patchclamp.interventions.part_files import PartFiles
 from patchclamp.interventions.reads import as_reads
 from patchclamp.models.opened import OpenModel
 from patchclamp.tracing.average import TraceAverage, average
@@ -20,7 +20,7 @@ Fact = tuple[Any, Any] | tuple[Any, Any, str | int | None]
 """A prompt, its subject, and the answer (the clean run's likeliest token if there is none)."""
 
 
-@checked
+@recorded
 def trace_facts(
     model: OpenModel,
     facts: Sequence[Fact],
@@ -38,7 +38,7 @@ def trace_facts(
     if not facts:
         raise InputError("facts are (prompt, subject) or (prompt, subject, answer), one or more; there is none")
     rows = [_row(fact) for fact in facts]
-    Parts.of(checkpoint, model, reads=() if (read := options.get("read")) is None else as_reads(read))
+    PartFiles.of(checkpoint, model, reads=() if (read := options.get("read")) is None else as_reads(read))
     settings = [
         _checked(model, place, row, noise, samples, seed, options.get("read")) for place, row in enumerate(rows)
     ]

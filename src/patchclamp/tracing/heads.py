@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from torch import Tensor
 
+from patchclamp.core.call import recorded
 from patchclamp.core.digest import digest
 from patchclamp.core.errors import InputError, ModelError, unknown
 from patchclamp.core.progress import Listener, task
@@ -49,11 +50,6 @@ class HeadScores(DatasetResult):
     """
 
     kind: ClassVar[str] = "heads"
-
-    @property
-    def data(self) -> "xr.Dataset":
-        """The scores with their errors and controls."""
-        return self.dataset
 
     @property
     def scores(self) -> tuple[str, ...]:
@@ -119,6 +115,7 @@ class HeadScores(DatasetResult):
         return "\n".join(lines)
 
 
+@recorded
 def head_scores(
     model: OpenModel,
     text: Any = None,

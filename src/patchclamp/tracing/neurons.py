@@ -8,18 +8,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from patchclamp.core.call import recorded
 from patchclamp.core.errors import InputError
 from patchclamp.core.result import DatasetResult
 from patchclamp.interventions.actions import Action
-from patchclamp.interventions.cost import DEFAULT_BUDGET
-from patchclamp.interventions.execute import execute
+from patchclamp.interventions.execute import run_cells
 from patchclamp.interventions.job import Cell, Job
 from patchclamp.interventions.operations import Put
-from patchclamp.interventions.plan import schedule
 from patchclamp.interventions.provenance import provenance
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.sites import Site
 from patchclamp.tracing.estimate import compared, midpoints, slopes
+from patchclamp.tracing.restored import OnePrompt
 from patchclamp.tracing.setting import Setting, Std
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(eq=False)
-class Neurons(DatasetResult):
+class Neurons(OnePrompt, DatasetResult):
     """What restoring single MLP neurons brings back, in the units of the read.
 
     ``data`` holds ``importance`` ``[layer, position]``, the sum over neurons of the size of their estimated indirect
@@ -41,16 +41,6 @@ class Neurons(DatasetResult):
     def data(self) -> "xr.Dataset":
         """Importances, and the strongest neurons of each layer and token."""
         return self.dataset[["importance", "neuron", "effect"]]
-
-    @property
-    def tokens(self) -> tuple[str, ...]:
-        """The prompt's tokens."""
-        return tuple(str(token) for token in self.dataset["token"].values)
-
-    @property
-    def subject(self) -> tuple[int, ...]:
-        """Positions of the subject."""
-        return tuple(int(i) for i in np.flatnonzero(self.dataset["subject"].values))
 
     @property
     def agreement(self) -> dict[str, Any] | None:
@@ -78,6 +68,7 @@ class Neurons(DatasetResult):
         )
 
 
+@recorded
 def neuron_importances(
     model: OpenModel,
     prompt: Any,
@@ -143,12 +134,12 @@ def _exact(
     for layer, position, neuron in chosen:
         (site,) = setting.model.sites.expand(f"{sites[layer]}.n{neuron}")
         value = values[sites[layer]][position, neuron].reshape(1, 1)
-        acts.append((Action(site, (position,), Put(value), None, 1),))
+        acts.append((Action(site, (position,), Put(value), edit=1),))
     job = Job(setting.model, lines, [Cell(line, actions) for actions in acts for line in range(len(lines))])
-    outcome, _ = execute(job, schedule(job, DEFAULT_BUDGET, None))
+    outcome, _ = run_cells(job)
     changes = [
-        0.0 if run is None else float(outcome.values[run][0]) - float(outcome.baseline[cell.line][0])
-        for cell, run in zip(job.cells, job.run_of, strict=True)
+        float(outcome.of_cell(number)[0]) - float(outcome.baseline[cell.line][0])
+        for number, cell in enumerate(job.cells)
     ]
     return np.array(changes).reshape(len(chosen), len(lines))
 

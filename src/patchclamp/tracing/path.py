@@ -1,25 +1,24 @@
 """Path patching: what a sender does to a read through chosen receivers alone, everything between held in place."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
-from patchclamp.core.arguments import checked
+from patchclamp.core.call import recorded
 from patchclamp.core.errors import InputError, unknown
 from patchclamp.core.kinds import Folder
 from patchclamp.core.progress import Listener
 from patchclamp.interventions import positions
 from patchclamp.interventions.actions import Action
 from patchclamp.interventions.cost import DEFAULT_BUDGET
-from patchclamp.interventions.edits import Edits, as_edits
-from patchclamp.interventions.execute import execute
+from patchclamp.interventions.edits import Edits
+from patchclamp.interventions.execute import run_cells
 from patchclamp.interventions.grid import Grid
 from patchclamp.interventions.job import Cell, Job, Line
 from patchclamp.interventions.operations import Put
-from patchclamp.interventions.patching import Align, PreparedPatch
-from patchclamp.interventions.plan import schedule
+from patchclamp.interventions.options import RunOptions
+from patchclamp.interventions.patching import Align, Pair
 from patchclamp.interventions.positions import At
 from patchclamp.interventions.reads import Activation
 from patchclamp.interventions.record import record_source
@@ -111,7 +110,7 @@ def _above(sender: Site, other: Site) -> bool:
     return high > low or (high == low and other.component == "mlp_out" and sender.component != "mlp_out")
 
 
-@checked
+@recorded
 def path_patch(
     model: OpenModel,
     source: Any,
@@ -132,40 +131,58 @@ def path_patch(
     checkpoint: Folder | None = None,
     progress: bool | Listener | None = None,
 ) -> Grid:
-    """Patch paths; see :meth:`patchclamp.Model.path_patch`."""
+    """Path patching: what a sender does to the read through the receivers alone, a cell a sender.
+
+    The sender takes the source run's value; what lies between is frozen at the target run's; what then reaches the
+    receivers is put into an otherwise clean target run.
+
+    Source: Wang et al. 2022, arXiv 2211.00593, section 3.1; Goldowsky-Dill et al. 2023, arXiv 2304.05969.
+
+    Args:
+        model: The model.
+        source: The prompt from which senders are patched.
+        into: The prompt that is run.
+        sender: ``z`` (heads), ``attn_out``, ``mlp_out`` or ``embed``.
+        receivers: What components read: ``q.9.h3``, ``mlp_in.5``, ..., or ``final_norm`` for the logits. Several act
+            together.
+        at: Positions of the sender; ``"each"`` for a cell a position.
+        receive_at: Positions at which receivers take what reached them.
+        freeze: ``attn_out`` and ``mlp_out`` (direct paths only), ``"attn_out"`` (MLPs belong to the path), or ``()``.
+        read: What to measure.
+        align: As for :meth:`patchclamp.Model.patch`.
+        source_edits: The source runs under these.
+        base: The target runs under these.
+        budget: As for :meth:`patchclamp.Model.sweep`, as are all that follow.
+        max_tokens: Rows times positions alive at once.
+        verify: Run this many random cells again the slow way.
+        checkpoint: A folder: killed work goes on from there.
+        progress: True for a bar, a function for events.
+
+    Raises:
+        InputError: No sender lies below a receiver, or a site cannot send or receive.
+    """
     targets = model.prompts(into)
     route = Route.of(model, sender, receivers, freeze, receive_at, targets[0])
-    prepared = PreparedPatch.of(
-        model, source, into, read=read, align=align, source_edits=source_edits, base=base, sites=sender, at=at, budget=budget,
-        max_tokens=max_tokens, checkpoint=checkpoint,
-    )  # fmt: skip
-    sweep = prepared.sweep
-    sent = [point.actions for point in sweep.points]
-    arrived = _arrivals(model, sweep.job.lines[0], Source(targets[0], as_edits(base)), sent, route, budget, max_tokens)
-    sweep.act(
-        [_received(route, actions, values) for actions, values in zip(sent, arrived, strict=True)],
-        budget=budget,
-        max_tokens=max_tokens,
+    pair = Pair.of(
+        model, source, into, read=read, align=align, source_edits=source_edits, base=base, sites=sender, at=at
     )
-    grid = prepared.finish(sweep.run(verify=verify, progress=progress))
-    grid.record["parameters"] |= {
-        "receivers": [str(site) for site in route.receivers],
-        "receive_at": list(route.at),
-        "freeze": [freeze] if isinstance(freeze, str) else list(freeze),
-    }
-    return grid
+    files = pair.sweep.files(checkpoint)
+    options = RunOptions(budget=budget, max_tokens=max_tokens, verify=verify, files=files, progress=progress)
+    job, reference = pair.run_source()
+    arrived = _arrivals(job, Source(targets[0], pair.sweep.base), route, options.on_the_way())
+    cells = [Cell(0, _received(route, cell.actions, values)) for cell, values in zip(job.cells, arrived, strict=True)]
+    return pair.grid(
+        *run_cells(Job(model, job.lines, cells), options),
+        reference,
+        receivers=[str(site) for site in route.receivers],
+        receive_at=list(route.at),
+        freeze=[freeze] if isinstance(freeze, str) else list(freeze),
+    )
 
 
-def _arrivals(
-    model: OpenModel,
-    line: Line,
-    target: Source,
-    sent: Sequence[tuple[Action, ...]],
-    route: Route,
-    budget: float | str,
-    max_tokens: int | None,
-) -> list[dict[Site, Tensor]]:
+def _arrivals(sent: Job, target: Source, route: Route, options: RunOptions) -> list[dict[Site, Tensor]]:
     """What reaches the receivers, ``[position, d]`` at theirs, when each sender is patched and the rest is frozen."""
+    model, line = sent.model, sent.lines[0]
     holding = _holding(model, target, route)
     listening = tuple(
         bound
@@ -173,12 +190,12 @@ def _arrivals(
         for bound in Activation(str(site), list(route.at)).bind(model, line.prompt, 0, 1)
     )
     cells = []
-    for actions in sent:
-        site = actions[0].site
-        own = (*actions, *(holding[held] for held in route.held(site))) if route.reached(site) else ()
+    for cell in sent.cells:
+        site = cell.actions[0].site
+        own = (*cell.actions, *(holding[held] for held in route.held(site))) if route.reached(site) else ()
         cells.append(Cell(0, own))
     job = Job(model, [Line(line.prompt, line.base, listening)], cells)
-    outcome, _ = execute(job, schedule(job, budget, max_tokens))
+    outcome, _ = run_cells(job, options)
     count = len(route.at)
     return [
         {}
@@ -193,11 +210,11 @@ def _holding(model: OpenModel, target: Source, route: Route) -> dict[Site, Actio
     if not route.frozen:
         return {}
     values = record_source(model, target, route.frozen)
-    return {site: Action(site, tuple(range(len(rows[0]))), Put(rows[0]), None, 0) for site, rows in values.items()}
+    return {site: Action(site, tuple(range(len(rows[0]))), Put(rows[0])) for site, rows in values.items()}
 
 
 def _received(route: Route, sent: tuple[Action, ...], arrived: dict[Site, Tensor]) -> tuple[Action, ...]:
     """Edits that give the receivers what reached them, in an otherwise clean run."""
     if not arrived:
         return ()
-    return tuple(Action(site, route.at, Put(arrived[site]), None, 0) for site in route.reached(sent[0].site))
+    return tuple(Action(site, route.at, Put(arrived[site])) for site in route.reached(sent[0].site))

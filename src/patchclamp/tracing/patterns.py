@@ -157,8 +157,8 @@ def _pass(
         probe = UnitValues(keys, model.sites.access(value).units or 1)
         read = ReadOff(keys, model.sites.access(total).units or 1, _showing(visit, layer, keys.first))
         actions += [
-            Action(value, everywhere, probe, None, len(actions)),
-            Action(total, everywhere, read, None, len(actions) + 1),
+            Action(value, everywhere, probe, edit=len(actions)),
+            Action(total, everywhere, read, edit=len(actions) + 1),
         ]
     rows = [Row(prompt, tuple(actions)) for _ in range(1 + keys.groups) for prompt in prompts]
     forward(model, rows, taps=taps, logits=False)

@@ -106,7 +106,7 @@ class Setting:
 
     def clean(self, sites: Sequence[Site]) -> tuple[list[Tensor], dict[Site, Tensor]]:
         """The clean run's own value of each read, and its states ``[position, d]`` at some sites."""
-        values, states = read_source(self.model, self.prompt, Source(self.prompt), self.reads, sites)
+        values, states = read_source(self.model, Source(self.prompt), self.reads, sites)
         return values, {site: rows[0] for site, rows in states.items()}
 
     def arguments(self) -> dict[str, object]:

@@ -6,17 +6,18 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 from torch import Tensor
 
-from patchclamp.core.errors import InputError, unknown
-from patchclamp.core.result import Result, Saved
+from patchclamp.core.errors import InputError
+from patchclamp.core.result import Saved
 from patchclamp.interventions.plan import Plan
 from patchclamp.interventions.reads import CLEAN, CORRUPTED
+from patchclamp.tracing.restored import OnePrompt, RestoredReads
 
 if TYPE_CHECKING:
     import xarray as xr
 
 
 @dataclass(eq=False)
-class Trace(Result):
+class Trace(RestoredReads, OnePrompt):
     """A causal trace: what a model says cleanly, with its subject corrupted, and with one state set back.
 
     ``data`` holds the restored runs' numbers, with dims ``site, layer, position, sample``, for each thing that was read
@@ -32,16 +33,6 @@ class Trace(Result):
     tensors: dict[str, Tensor] = field(default_factory=dict)
 
     @property
-    def reads(self) -> tuple[str, ...]:
-        """Names of what was measured."""
-        return tuple(str(name) for name in self.dataset.data_vars if f"{CLEAN}{name}" in self.dataset)
-
-    @property
-    def data(self) -> "xr.Dataset":
-        """The restored runs' numbers."""
-        return self.dataset[list(self.reads)]
-
-    @property
     def clean(self) -> "xr.Dataset":
         """The clean run's numbers."""
         return self._pick(CLEAN)
@@ -50,16 +41,6 @@ class Trace(Result):
     def corrupted(self) -> "xr.Dataset":
         """The corrupted runs' numbers, a sample each."""
         return self._pick(CORRUPTED)
-
-    @property
-    def tokens(self) -> tuple[str, ...]:
-        """The prompt's tokens."""
-        return tuple(str(token) for token in self.dataset["token"].values)
-
-    @property
-    def subject(self) -> tuple[int, ...]:
-        """Positions of the subject."""
-        return tuple(int(i) for i in np.flatnonzero(self.dataset["subject"].values))
 
     @property
     def answer(self) -> str | None:
@@ -104,16 +85,6 @@ class Trace(Result):
     def layer_means(self, read: str | None = None) -> "xr.DataArray":
         """Mean indirect effect of each layer over the tokens from the subject on, ``[site, layer]``."""
         return self.mean(read)["effect"].isel(position=slice(self.subject[0], None)).mean("position")
-
-    def named(self, read: str | None) -> str:
-        """The read asked for, or the first.
-
-        Raises:
-            InputError: It was not measured.
-        """
-        if read is not None and read not in self.reads:
-            raise InputError(unknown("read", read, self.reads))
-        return read or self.reads[0]
 
     def _pick(self, prefix: str) -> "xr.Dataset":
         import xarray as xr

@@ -1,7 +1,7 @@
 """BLOOM: alibi positions; attention and MLP add the residual inside their own modules."""
 
 from patchclamp.models.families.gpt_neox import FAMILY as NEOX
-from patchclamp.models.family import FUSED_NORM, Place, Variant
+from patchclamp.models.family import FUSED_NORM, ComponentPlace, Variant
 
 _FUSED = "self_attention.query_key_value:out"
 
@@ -14,7 +14,7 @@ FAMILY = NEOX.derive(
     residual="sequential",
     sites={
         "attn_in": "self_attention:in",
-        **{part: Place(_FUSED, part=part, layout="grouped") for part in ("q", "k", "v")},
+        **{part: ComponentPlace(_FUSED, part=part, layout="grouped") for part in ("q", "k", "v")},
         "attn_pattern": "self_attention:out[1]",
         "z": "self_attention.dense:in",
         "attn_out": "self_attention.dense:out",

@@ -1,12 +1,12 @@
 """Falcon: multi-query, grouped or per-head fused q/k/v; parallel blocks in the newer checkpoints."""
 
 from patchclamp.models.families.gpt_neox import FAMILY as NEOX
-from patchclamp.models.family import PARALLEL, Place, Variant
+from patchclamp.models.family import PARALLEL, ComponentPlace, Variant
 
 _FUSED = "self_attention.query_key_value:out"
 _PARALLEL = {"resid_mid": PARALLEL}
-_CONTIGUOUS = {part: Place(_FUSED, part=part) for part in ("q", "k", "v")}
-_GROUPED = {part: Place(_FUSED, part=part, layout="grouped") for part in ("q", "k", "v")}
+_CONTIGUOUS = {part: ComponentPlace(_FUSED, part=part) for part in ("q", "k", "v")}
+_GROUPED = {part: ComponentPlace(_FUSED, part=part, layout="grouped") for part in ("q", "k", "v")}
 
 FAMILY = NEOX.derive(
     "falcon",

@@ -1,6 +1,6 @@
 """GPT-2: fused q/k/v as one Conv1D, learned positions, plain MLP."""
 
-from patchclamp.models.family import Family, Place, Variant
+from patchclamp.models.family import ComponentPlace, Family, Variant
 
 _CROSS = "this checkpoint has cross-attention between attention and MLP"
 
@@ -14,13 +14,13 @@ FAMILY = Family(
     mlp="mlp",
     sites={
         "attn_in": "attn:in",
-        "q": Place("attn.c_attn:out", part="q"),
-        "k": Place("attn.c_attn:out", part="k"),
-        "v": Place("attn.c_attn:out", part="v"),
+        "q": ComponentPlace("attn.c_attn:out", part="q"),
+        "k": ComponentPlace("attn.c_attn:out", part="k"),
+        "v": ComponentPlace("attn.c_attn:out", part="v"),
         "attn_pattern": "attn:out[1]",
         "z": "attn.c_proj:in",
         "attn_out": "attn:out",
-        "resid_mid": Place("ln_2:in", in_place=True),
+        "resid_mid": ComponentPlace("ln_2:in", in_place=True),
         "mlp_in": "mlp:in",
         "mlp_pre": "mlp.c_fc:out",
         "mlp_act": "mlp.c_proj:in",

@@ -1,6 +1,6 @@
 """GPT-NeoX and Pythia: fused q/k/v per head, parallel blocks unless the config says otherwise."""
 
-from patchclamp.models.family import PARALLEL, Family, Place, Variant
+from patchclamp.models.family import PARALLEL, ComponentPlace, Family, Variant
 
 FAMILY = Family(
     name="gpt_neox",
@@ -12,13 +12,13 @@ FAMILY = Family(
     mlp="mlp",
     sites={
         "attn_in": "attention:in",
-        "q": Place("attention.query_key_value:out", part="q", layout="grouped"),
-        "k": Place("attention.query_key_value:out", part="k", layout="grouped"),
-        "v": Place("attention.query_key_value:out", part="v", layout="grouped"),
+        "q": ComponentPlace("attention.query_key_value:out", part="q", layout="grouped"),
+        "k": ComponentPlace("attention.query_key_value:out", part="k", layout="grouped"),
+        "v": ComponentPlace("attention.query_key_value:out", part="v", layout="grouped"),
         "attn_pattern": "attention:out[1]",
         "z": "attention.dense:in",
         "attn_out": "attention:out",
-        "resid_mid": Place("post_attention_layernorm:in", in_place=True),
+        "resid_mid": ComponentPlace("post_attention_layernorm:in", in_place=True),
         "mlp_in": "mlp:in",
         "mlp_pre": "mlp.dense_h_to_4h:out",
         "mlp_act": "mlp.dense_4h_to_h:in",

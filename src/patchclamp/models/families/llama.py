@@ -1,6 +1,6 @@
 """Llama and every architecture laid out like it: norm, attention, add; norm, gated MLP, add."""
 
-from patchclamp.models.family import Family, Place
+from patchclamp.models.family import ComponentPlace, Family
 
 FAMILY = Family(
     name="llama",
@@ -18,7 +18,7 @@ FAMILY = Family(
         "attn_pattern": "self_attn:out[1]",
         "z": "self_attn.o_proj:in",
         "attn_out": "self_attn:out",
-        "resid_mid": Place("post_attention_layernorm:in", in_place=True),
+        "resid_mid": ComponentPlace("post_attention_layernorm:in", in_place=True),
         "mlp_in": "mlp:in",
         "mlp_pre": "mlp.gate_proj:out",
         "mlp_act": "mlp.down_proj:in",

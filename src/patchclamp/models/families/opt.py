@@ -1,7 +1,7 @@
 """OPT: plain MLP inside the layer itself; the 350m checkpoint normalises after each sublayer."""
 
 from patchclamp.models.families.llama import FAMILY as LLAMA
-from patchclamp.models.family import FUSED_NORM, Place, Variant
+from patchclamp.models.family import FUSED_NORM, ComponentPlace, Variant
 
 FAMILY = LLAMA.derive(
     "opt",
@@ -11,7 +11,7 @@ FAMILY = LLAMA.derive(
     mlp=None,
     sites={
         "z": "self_attn.out_proj:in",
-        "resid_mid": Place("final_layer_norm:in", in_place=True),
+        "resid_mid": ComponentPlace("final_layer_norm:in", in_place=True),
         "mlp_in": "fc1:in",
         "mlp_pre": "fc1:out",
         "mlp_act": "fc2:in",

@@ -1,7 +1,7 @@
 """ViT: a bidirectional encoder over image patches; position 0 is the class token."""
 
 from patchclamp.models.families.llama import FAMILY as LLAMA
-from patchclamp.models.family import Place
+from patchclamp.models.family import ComponentPlace
 
 FAMILY = LLAMA.derive(
     "vit",
@@ -17,7 +17,7 @@ FAMILY = LLAMA.derive(
         "attn_pattern": "attention:out[1]",
         "z": "attention.o_proj:in",
         "attn_out": "attention:out",
-        "resid_mid": Place("layernorm_after:in", in_place=True),
+        "resid_mid": ComponentPlace("layernorm_after:in", in_place=True),
         "mlp_pre": "mlp.fc1:out",
         "mlp_act": "mlp.fc2:in",
     },

@@ -1,0 +1,128 @@
+# Edits: what is done to a model. Operations are what they do, sources where their values come from.
+from . import operations as operations
+
+# Positions: where it is done.
+from . import positions as positions
+
+# Cells: prompts under edits, planned together and run; see docs/sweeps.md.
+from .actions import Action as Action
+from .actions import edited_sites as edited_sites
+from .checkpoint import Agreement as Agreement
+from .checkpoint import agreement as agreement
+from .checkpoint import check_folder as check_folder
+from .checkpoint import check_format as check_format
+from .checkpoint import with_parameters as with_parameters
+from .checkpoint import write_checkpoint as write_checkpoint
+from .cost import DEFAULT_BUDGET as DEFAULT_BUDGET
+from .edits import Add as Add
+from .edits import Call as Call
+from .edits import Clamp as Clamp
+from .edits import Edit as Edit
+from .edits import Edits as Edits
+from .edits import MeanAblate as MeanAblate
+from .edits import Noise as Noise
+from .edits import Origin as Origin
+from .edits import Patch as Patch
+from .edits import ProjectOut as ProjectOut
+from .edits import RankOne as RankOne
+from .edits import Reflect as Reflect
+from .edits import Rotate as Rotate
+from .edits import Scale as Scale
+from .edits import Splice as Splice
+from .edits import Zero as Zero
+from .edits import as_edits as as_edits
+from .edits import source as source
+from .execute import Outcome as Outcome
+from .execute import execute as execute
+from .execute import run_cells as run_cells
+
+# One forward pass, with edits and with what is seen on the way; and the end of one, from some layer on.
+from .forward import Row as Row
+from .forward import Sink as Sink
+from .forward import forward as forward
+from .forward import last_logits as last_logits
+from .forward import logits_of as logits_of
+from .forward import outputs_at as outputs_at
+from .forward import through_head as through_head
+from .gates import Along as Along
+from .gates import Gate as Gate
+from .gates import Nearest as Nearest
+from .gates import NearestCode as NearestCode
+from .gates import Norm as Norm
+from .generate import Generation as Generation
+from .generate import generate as generate
+from .grid import Grid as Grid
+from .job import Cell as Cell
+from .job import Job as Job
+from .job import Line as Line
+from .job import widen as widen
+from .operations import Apply as Apply
+from .operations import Operation as Operation
+from .operations import Put as Put
+from .options import RunOptions as RunOptions
+from .part_files import PartFiles as PartFiles
+from .parts import Part as Part
+from .parts import PartResult as PartResult
+from .patching import Align as Align
+from .patching import Pair as Pair
+from .patching import patch as patch
+from .patching import read_source as read_source
+from .plan import Plan as Plan
+from .plan import Schedule as Schedule
+from .plan import schedule as schedule
+from .positions import UNSAID as UNSAID
+from .positions import At as At
+from .positions import Token as Token
+from .positions import Unsaid as Unsaid
+from .positions import per_prompt as per_prompt
+from .positions import token as token
+
+# Reads: what is measured.
+from .reads import CLEAN as CLEAN
+from .reads import CORRUPTED as CORRUPTED
+from .reads import KL as KL
+from .reads import Activation as Activation
+from .reads import Function as Function
+from .reads import LogitDifference as LogitDifference
+from .reads import Logits as Logits
+from .reads import LogOdds as LogOdds
+from .reads import Loss as Loss
+from .reads import Probability as Probability
+from .reads import Rank as Rank
+from .reads import Read as Read
+from .reads import Tokens as Tokens
+from .reads import TopK as TopK
+from .reads import as_reads as as_reads
+
+# Recording: many prompts in batches, and the values that edits take from other runs.
+from .record import BATCH_TOKENS as BATCH_TOKENS
+from .record import batches as batches
+from .record import may_share as may_share
+from .record import place as place
+from .record import record as record
+from .record import record_source as record_source
+from .results import Activations as Activations
+from .results import evidence as evidence
+from .results import to_numpy as to_numpy
+
+# The public functions, and what they return.
+from .run import Run as Run
+from .run import run as run
+from .run import top as top
+from .run_part import run_part as run_part
+from .saving import from_plain as from_plain
+from .saving import load_edits as load_edits
+from .saving import save_edits as save_edits
+from .saving import to_plain as to_plain
+from .sources import Source as Source
+from .sources import Subspace as Subspace
+from .stepping import editing as editing
+from .sweep import make_lines as make_lines
+from .sweep import plan as plan
+from .sweep import sweep as sweep
+from .tail import Tail as Tail
+from .tail import resume as resume
+from .values import rows as rows
+
+# Models as they are opened, and with other weights.
+from .verification import verify as verify
