@@ -1,51 +1,133 @@
-"""The facade: what a user does with an open model, one line a method."""
+"""What a user does with an open model: one line a capability, each the function that does it."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 
+from patchclamp.baking import bake as _bake
+from patchclamp.baking import llama_cpp as _llama_cpp
+from patchclamp.baking import stream as _stream
 from patchclamp.core.arguments import checked
 from patchclamp.core.kinds import Place
-from patchclamp.facade.baking import Baking
-from patchclamp.facade.directions import Directions
-from patchclamp.facade.lenses import Lenses
-from patchclamp.facade.polytopes import Polytopes
-from patchclamp.facade.rewriting import Rewriting
-from patchclamp.facade.tracing import Tracing
-from patchclamp.interventions import generate as _generate
+from patchclamp.directions import dose as _dose
+from patchclamp.directions import effects as _effects
+from patchclamp.directions import evaluation as _evaluation
+from patchclamp.directions import fitting as _fitting
+from patchclamp.directions import projections as _projections
+from patchclamp.directions import scrubbing as _scrubbing
 from patchclamp.interventions import patching as _patching
-from patchclamp.interventions import record as _record
-from patchclamp.interventions import run as _run
 from patchclamp.interventions import stepping as _stepping
-from patchclamp.interventions import sweep as _sweep
+from patchclamp.interventions.generate import generate as _generate
+from patchclamp.interventions.record import record as _record
+from patchclamp.interventions.run import run as _run
+from patchclamp.interventions.run import top as _top
+from patchclamp.interventions.sweep import plan as _plan
+from patchclamp.interventions.sweep import sweep as _sweep
 from patchclamp.interventions.verification import verify as _verify
+from patchclamp.lenses import contributions as _contributions
+from patchclamp.lenses import curves as _curves
+from patchclamp.lenses import logit as _logit
+from patchclamp.lenses import patchscope as _patchscope
+from patchclamp.lenses import tuned as _tuned
+from patchclamp.lenses import weights as _weight_lens
 from patchclamp.models import loading as _loading
 from patchclamp.models import weights as _weights
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.tokens import Tokenizer
+from patchclamp.polytopes import adversarial as _adversarial
+from patchclamp.polytopes import affine as _affine
+from patchclamp.polytopes import attacks as _attacks
+from patchclamp.polytopes import boundaries as _boundaries
+from patchclamp.polytopes import clustering as _clustering
+from patchclamp.polytopes import plane as _plane
+from patchclamp.polytopes import radial as _radial
+from patchclamp.polytopes import raster as _raster
+from patchclamp.polytopes import recording as _recording
+from patchclamp.polytopes import region_counts as _region_counts
+from patchclamp.polytopes import scaling as _scaling
+from patchclamp.polytopes import segment as _segment
+from patchclamp.rewriting import rome as _rome
 from patchclamp.tracing import attribution as _attribution
+from patchclamp.tracing import causal as _causal
+from patchclamp.tracing import facts as _facts
+from patchclamp.tracing import heads as _heads
+from patchclamp.tracing import neurons as _neurons
 from patchclamp.tracing import path as _path
 
 
-class Model(Lenses, Tracing, Directions, Polytopes, Rewriting, Baking):
+class Model(OpenModel):
     """An open model. Make one with :func:`patchclamp.load` or :func:`patchclamp.wrap`.
 
     Your module is used as it is: no weight, hook, mode or gradient flag of it is different after any call.
     """
 
-    run = _run.run
-    top = _run.top
-    record = _record.record
-    generate = _generate.generate
+    # Run and record
+    run = _run
+    top = _top
+    record = _record
+    generate = _generate
     editing = _stepping.editing
     weight = _weights.weight
 
-    sweep = _sweep.sweep
-    plan = _sweep.plan
+    # Sweep and patch
+    sweep = _sweep
+    plan = _plan
     patch = _patching.patch
     path_patch = _path.path_patch
     attribution_patch = _attribution.attribution_patch
+
+    # Trace
+    causal_trace = _causal.causal_trace
+    trace_facts = _facts.trace_facts
+    neuron_importances = _neurons.neuron_importances
+    head_scores = _heads.head_scores
+
+    # Lenses
+    lens = _logit.lens
+    tune_lens = _tuned.tune_lens
+    lens_curves = _curves.lens_curves
+    contributions = _contributions.contributions
+    patchscope = _patchscope.patchscope
+    weight_lens = _weight_lens.weight_lens
+
+    # Directions
+    fit_direction = _fitting.fit_direction
+    fit_directions = _fitting.fit_directions
+    scrub = _scrubbing.scrub
+    evaluate_direction = _evaluation.evaluate_direction
+    layer_effects = _effects.layer_effects
+    dose_response = _dose.dose_response
+    projections = _projections.projections
+    rows = _fitting.rows
+    reference = _fitting.reference
+
+    # Polytopes
+    segment = _segment.segment
+    crossings = _segment.crossings
+    affine_map = _affine.affine_map
+    region_maps = _affine.region_maps
+    neighbour_distances = _affine.neighbour_distances
+    spline_codes = _recording.spline_codes
+    soft_codes = _recording.soft_codes
+    cluster = _clustering.cluster
+    plane = _plane.plane
+    raster = _raster.raster
+    region_counts = _region_counts.region_counts
+    boundaries = _boundaries.boundaries
+    radial_density = _radial.radial_density
+    scaling = _scaling.scaling
+    attack = _attacks.attack
+    adversarial_paths = _adversarial.adversarial_paths
+
+    # Rewrite
+    rewrite_fact = _rome.rewrite_fact
+
+    # Bake
+    baked = _bake.baked
+    stream_sites = _stream.stream_sites
+    export = _bake.export
+    export_control_vector = _llama_cpp.export_control_vector
 
 
 @checked

@@ -385,3 +385,8 @@ def test_it_is_compared_on_the_users_prompts_too(llama: pc.Model, monkeypatch: p
     assert seen == [4, 7, 6]
     with pytest.raises(pc.InputError, match="tolerance must be above 0"):
         pc.baked(llama, pc.ProjectOut(D, site="mlp_out.1"), tolerance=0.0)
+
+
+def test_states_of_the_stream_in_the_order_of_the_pass(llama: pc.Model) -> None:
+    wanted = [f"{name}.{layer}" for layer in range(3) for name in ("resid_mid", "resid_post")]
+    assert llama.stream_sites() == ["resid_pre.0", *wanted]

@@ -260,3 +260,38 @@ def test_a_reference_text_is_a_point_to_measure_from(llama: pc.Model) -> None:
     found = llama.fit_direction("mean", PROMPTS, LABELS, "resid_post.1")
     erased = found.erase(about=point).operation(states)
     assert torch.allclose(found.coordinates(erased), found.coordinates(point).expand(len(states), 1), atol=1e-4)
+
+
+TWELVE = tiny.ids(12, 6)
+
+
+def test_rows_are_the_chosen_tokens_of_one_site(llama: pc.Model) -> None:
+    edits = [pc.Scale(3.0, site="resid_post.0", at=2)]
+    found = llama.rows(TWELVE, "resid_post.1", [2, -1], edits=edits, sinks="keep")
+    acts = llama.record(TWELVE, "resid_post.1", edits=edits)["resid_post.1"]
+    assert torch.equal(found.x.double(), acts[:, [2, 5]].flatten(0, 1))
+    assert found.prompt.tolist() == [i for i in range(12) for _ in range(2)]
+    assert found.position.tolist() == [2, 5] * 12
+    plain = llama.rows(TWELVE, "resid_post.1", sinks="keep")
+    assert plain.position.tolist() == [1, 2, 3, 4, 5] * 12, "by default all but the first"
+    assert len(llama.rows(TWELVE, "resid_post.1").x) <= len(plain.x)
+    with pytest.raises(pc.InputError, match="'resid_post' names 3 sites; the rows are those of one"):
+        llama.rows(TWELVE, "resid_post")
+
+
+def test_a_reference_is_the_mean_of_the_rows(llama: pc.Model) -> None:
+    for at in ("rest", [1]):
+        wanted = llama.rows(TWELVE, "resid_post.1", at).x.double().sum(0) / len(
+            llama.rows(TWELVE, "resid_post.1", at).x
+        )
+        assert torch.allclose(llama.reference(TWELVE, "resid_post.1", at), wanted, rtol=1e-12)
+    assert not torch.equal(llama.reference(TWELVE, "resid_post.1"), llama.reference(TWELVE, "resid_post.1", [1]))
+
+
+def test_one_direction_is_that_of_several_at_its_site(llama: pc.Model) -> None:
+    how = {"at": "last", "holdout": 0, "seed": 2}
+    one = llama.fit_direction("mean", TWELVE, [0, 1] * 6, "resid_post.1", **how)
+    several = llama.fit_directions("mean", TWELVE, [0, 1] * 6, **how)
+    assert [torch.equal(one.directions, other.directions) for other in several] == [False, True, False]
+    with pytest.raises(pc.InputError, match="'resid_post' names 3 sites; fit_directions gives one direction for each"):
+        llama.fit_direction("mean", TWELVE, [0, 1] * 6, "resid_post")

@@ -36,23 +36,13 @@ class Ordinary:
     inert: Mapping[str, str] = field(default_factory=dict)
     """Parameters that change no number, with the reason."""
     says: Callable[..., Any] | None = None
-    """The function whose signature names the parameters, if it is not ``call``; also what ``**how`` stands for."""
-    how: Callable[..., Any] | None = None
+    """The function whose signature names the parameters, if it is not ``call``."""
 
     @property
     def parameters(self) -> tuple[str, ...]:
         """Every parameter that a user can name."""
-        found: dict[str, None] = {}
-        for function in (self.says or self.call, self.how):
-            if function is not None:
-                names = inspect.signature(function).parameters.values()
-                found |= dict.fromkeys(
-                    p.name
-                    for p in names
-                    if p.kind not in VARIABLE
-                    and p.name not in ("self", "model", "inputs" if "prompts" in self.given else "self")
-                )
-        return tuple(found)
+        parameters = inspect.signature(self.says or self.call).parameters.values()
+        return tuple(p.name for p in parameters if p.kind not in VARIABLE and p.name not in ("self", "model"))
 
     def __call__(self, folder: Path, /, **changes: Any) -> Any:
         """The ordinary call with some arguments changed; fresh paths lie in the folder."""

@@ -1,7 +1,5 @@
 """Ordinary calls of traces, lenses, directions, rewriting and baking."""
 
-from typing import Any
-
 import patchclamp as pc
 from tests import tiny
 from tests.fuzz import world
@@ -20,17 +18,6 @@ NO_SINKS = {**CUT, "sinks": "a tiny model has no massive activations"}
 KEYS = {"layer": 1, "covariance": "identity", "prefixes": [[4, 5], [6, 7]], "steps": 2, "essence": None}
 
 
-def _traced(
-    window: Any, samples: Any, noise: Any, std: Any, seed: Any, read: Any, method: Any, integrate: Any, check: Any,
-    budget: Any, max_tokens: Any, verify: Any,
-) -> None:  # fmt: skip
-    """What ``**options`` of traces of many facts stands for."""
-
-
-def _searched(steps: Any, lr: Any, kl: Any, decay: Any, clamp: Any, enough: Any) -> None:
-    """What ``**how`` of a rewrite stands for."""
-
-
 def tracing() -> dict[str, Ordinary]:
     """Name -> ordinary call."""
     gradient = {"method": "gradient", "check": 2}
@@ -39,13 +26,13 @@ def tracing() -> dict[str, Ordinary]:
         "Model.causal_trace": method(
             "causal_trace", {**TRACED, "sites": ["resid_post", "mlp_out"]},
             {**TRACE, "sites": "attn_out", "window": 3, "method": "gradient", "integrate": Beside(3, gradient), "check": Beside(5, gradient), **how},
-            how=_swept_options, inert={**CUT, "check": "how well the estimate is known"},
+            inert={**CUT, "check": "how well the estimate is known"},
         ),
         "Model.trace_facts": method(
             "trace_facts", {"facts": [(IDS, [1, 2], 7)], "samples": 2},
             {**{k: v for k, v in TRACE.items() if k not in ("prompt", "subject", "answer", "read")}, "read": Beside(pc.Logits([3]), {"facts": [(IDS, [1, 2])]}), "facts": [(OTHER, [1, 2], 7)],
              "sites": "mlp_out", "window": 3, "method": "gradient", "integrate": Beside(3, gradient), "check": Beside(5, gradient), **how},
-            how=_traced, inert={**CUT, "check": "an average keeps no agreement"},
+            inert={**CUT, "check": "an average keeps no agreement"},
         ),
         "Model.neuron_importances": method(
             "neuron_importances", {**TRACED, "top": 2, "verify": 2}, {**TRACE, "integrate": 3, "top": 3, "verify": 4},
@@ -54,7 +41,7 @@ def tracing() -> dict[str, Ordinary]:
             "head_scores", {"length": 6, "samples": 2, "draws": 3},
             {"text": Beside("The king sees a dog and The king runs", {"text": "a dog and king see a dog and king run of dog king dog", "word": " king"}),
              "word": Beside(" dog", {"word": " king", "text": "a dog and king see a dog and king run of dog king dog"}),
-             "length": 7, "samples": 3, "seed": 5, "draws": 9, "progress": False},
+             "length": 7, "samples": 3, "seed": 5, "draws": 9, "batch_tokens": 64, "progress": False},
             inert=CUT,
         ),
         "tracing.average": Ordinary(
@@ -63,10 +50,6 @@ def tracing() -> dict[str, Ordinary]:
             {"traces": [world.model().causal_trace(world.TEXT, " capital", " Rome", samples=2)]},
         ),
     }  # fmt: skip
-
-
-def _swept_options(budget: Any, max_tokens: Any, verify: Any, checkpoint: Any, progress: Any) -> None:
-    """What ``**options`` of a causal trace stands for."""
 
 
 def lenses() -> dict[str, Ordinary]:
@@ -87,7 +70,7 @@ def lenses() -> dict[str, Ordinary]:
             "tune_lens", {"corpus": texts * 2, "tokens": 100, "length": 12, "batch": 16},
             {"corpus": texts[::-1] * 2, "tokens": 60, "length": 10, "passes": 2, "held_out": 0.4, "optimizer": "sgd", "learning_rate": 0.1,
              "weight_decay": 0.1, "batch": 32, "seed": 5, "chunk": 9, "checkpoint": Fresh(), "progress": False},
-            how=pc.TunedLens.train_on, inert={**CUT, "held_out": "whole sequences: here one at least"},
+            inert={**CUT, "held_out": "whole sequences: here one at least"},
         ),
         "Model.contributions": method(
             "contributions", {"prompt": IDS, "tokens": [3]}, {"prompt": OTHER, "tokens": [4], "at": 1, "heads": True},
@@ -115,7 +98,7 @@ def concepts() -> dict[str, Ordinary]:
     ask = {"answers": (" he", " she"), "texts": [IDS]}
     return {
         "Model.fit_direction": method("fit_direction", {**fit, "site": "resid_post.1"}, {**other, "site": "resid_post.2"},
-                                      how=_fitting, inert=NO_SINKS),
+                                      inert=NO_SINKS),
         "Model.fit_directions": method("fit_directions", {**fit, "sites": "resid_post.0-1"}, {**other, "sites": "resid_post.1-2"}, inert=NO_SINKS),
         "Model.scrub": method(
             "scrub", {"method": "leace", "prompts": LABELLED, "labels": LABELS},
@@ -155,15 +138,9 @@ def concepts() -> dict[str, Ordinary]:
             {"prompt": OTHER, "subject": [1], "target": 11, "layer": 2, "true": 12, "covariance": world.covariance(), "ridge": 0.5,
              "prefixes": [[9, 5]], "essence": Beside("{} is", {"prompt": "{} is the", "subject": "Spain", "target": " Rome"}),
              "seed": Beside(5, {"prefixes": 2}), "progress": False, "steps": 4, "lr": 0.1, "kl": Beside(5.0, {"essence": "{} is", "prompt": "{} is the", "subject": "Spain", "target": " Rome"}), "decay": 3.0,
-             "clamp": 0.01, "enough": 5.0}, how=_searched, inert={**CUT, "ridge": "the identity needs none"},
+             "clamp": 0.01, "enough": 5.0}, inert={**CUT, "ridge": "the identity needs none"},
         ),
     }  # fmt: skip
-
-
-def _fitting(
-    at: Any, groups: Any, sample_weight: Any, edits: Any, sinks: Any, holdout: Any, seed: Any, progress: Any
-) -> None:
-    """What ``**how`` of a fit stands for."""
 
 
 def baking() -> dict[str, Ordinary]:

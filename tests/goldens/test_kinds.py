@@ -30,7 +30,7 @@ def test_another_value_coordinate_or_dimension_is_seen(results: dict[str, Result
     before = kinds.arrays(data)
     assert not compare.differences("\n".join(before), "\n".join(kinds.arrays(data.copy(deep=True))))
     moved = data["kl"].copy()
-    moved[1, 1, 2, 3, 1] *= 1.05
+    moved[1, 1, 2, 3, 1] += 0.05
     for changed in (
         data.assign({"kl": moved}),
         data.assign_coords(layer=[0, 1, 3]),

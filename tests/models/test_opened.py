@@ -139,3 +139,7 @@ def test_a_model_is_causal_as_it_was_seen_and_else_as_its_family_says(llama: pc.
     unseen = pc.wrap(tiny.build("gpt2").train())
     assert (unseen.seen_causal, unseen.causal) == (None, True)
     assert not pc.wrap(tiny.build("bert").train()).causal
+
+
+def test_tokens_are_those_of_the_first_prompt(llama: pc.Model) -> None:
+    assert llama.tokens([5, 7, 9]) == ["5", "7", "9"]

@@ -20,6 +20,7 @@ from torch import nn
 from patchclamp.baking.affine import Affine
 from patchclamp.baking.folding import Folding
 from patchclamp.baking.spots import Spot, Wiring, look_ahead, port, spots_of
+from patchclamp.core.arguments import checked
 from patchclamp.core.errors import EditError, SiteError
 from patchclamp.core.tolerances import ARCHITECTURE
 from patchclamp.models.opened import OpenModel
@@ -42,6 +43,16 @@ class State:
             if site in maps:
                 combined = maps[site] if combined is None else combined.then(maps[site])
         return combined
+
+
+@checked
+def stream_sites(model: OpenModel) -> list[str]:
+    """Every state of the residual stream that is read: where a projection has to act to be a change of weights.
+
+    Raises:
+        SiteError: A state between attention and MLP has no name.
+    """
+    return [str(state.sites[0]) for state in states_of(model)]
 
 
 def states_of(model: OpenModel) -> list[State]:

@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
 from patchclamp.core.call import recorded
-from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.errors import InputError
 from patchclamp.core.progress import Listener
 from patchclamp.core.result import DatasetResult
 from patchclamp.directions.direction import About, Direction
@@ -19,7 +19,8 @@ from patchclamp.metrics.edited import UNEDITED, Answer
 from patchclamp.metrics.neutral import listed
 from patchclamp.models.opened import OpenModel
 
-EDITS = ("add", "scale")
+if TYPE_CHECKING:
+    pass
 
 
 @dataclass(eq=False)
@@ -48,19 +49,33 @@ class DoseResponse(DatasetResult):
 @recorded
 def dose_response(
     model: OpenModel,
-    directions: "dict[str, Direction]",
+    directions: dict[str, Direction],
     prompts: Any,
     answers: Sequence[Answer],
     amounts: Sequence[float],
     texts: Any = None,
     *,
-    edit: str = "add",
+    edit: Literal["add", "scale"] = "add",
     about: About = "mean",
     progress: bool | Listener | None = None,
 ) -> DoseResponse:
-    """Measure edits of growing size; see :meth:`patchclamp.Model.dose_response`."""
-    if edit not in EDITS:
-        raise InputError(unknown("edit with a dose", edit, EDITS))
+    """How far edits of growing size move the answers, and what they cost on other text.
+
+    Args:
+        model: The model.
+        directions: Of each method.
+        prompts: After which the answers are read.
+        answers: Two tokens, or two lists of tokens (their probabilities are added); the effect is the log-odds of the second
+            over the first.
+        amounts: Of the edit: distances between the class means for ``add``, factors for ``scale``.
+        texts: On which divergence and loss are measured; passages of books by default.
+        edit: What grows.
+        about: From where ``scale`` measures.
+        progress: True for bars, a function for events.
+
+    Raises:
+        InputError: No direction or amount, or answers that are not single tokens.
+    """
     if not directions or not len(amounts):
         raise InputError("a direction and an amount are needed at least")
     doses = [float(amount) for amount in amounts]

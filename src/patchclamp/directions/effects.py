@@ -128,7 +128,22 @@ def layer_effects(
     about: About = "mean",
     progress: bool | Listener | None = None,
 ) -> LayerEffects:
-    """Measure every method's edits at every layer; see :meth:`patchclamp.Model.layer_effects`."""
+    """What the edits of several methods do at each layer: to the answers after pairs of prompts, and to other text.
+
+    Args:
+        model: The model.
+        directions: For each method its directions, one a layer, as :meth:`patchclamp.Model.fit_directions` gives them.
+        pairs: (Prompt that expects the first answer, prompt that expects the second).
+        answers: Two tokens, or two lists of tokens whose probabilities are added, as ``(" he", " she")``.
+        texts: On which the divergence is measured; passages of books by default, ``()`` for none.
+        edits: Of ``erase``, ``swap``, ``double``, ``to first`` and ``to second`` (every vector gets a class mean's
+            coordinates: the negative and the positive intervention of AlterRep, Ravfogel et al. 2021, arXiv 2105.06965).
+        about: From where they measure.
+        progress: True for bars, a function for events.
+
+    Raises:
+        InputError: No pairs, unknown kinds of edit, or answers that are not single tokens.
+    """
     placed: dict[LayerEdit, Edit] = {}
     for method, several in directions.items():
         if any(direction.fitted is None for direction in several):

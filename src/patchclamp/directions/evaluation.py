@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError
-from patchclamp.core.kinds import Folder, Groups, Labels
+from patchclamp.core.kinds import Folder, Groups, Labels, Seed
 from patchclamp.core.progress import Listener
 from patchclamp.directions.direction import Direction
 from patchclamp.directions.effects import LayerEffects, layer_effects
 from patchclamp.directions.fitting import site_rows
 from patchclamp.directions.projections import Projections, projections
-from patchclamp.directions.random import RandomDirection
 from patchclamp.interventions.record import record
 from patchclamp.metrics.probes import ProbeReport, probe
 from patchclamp.models.opened import OpenModel
@@ -45,7 +45,8 @@ class Evaluation:
         return Path(folder)
 
 
-def evaluate(
+@checked
+def evaluate_direction(
     model: OpenModel,
     direction: Direction,
     prompts: Any,
@@ -54,10 +55,25 @@ def evaluate(
     groups: Groups = None,
     answers: Sequence[str | int] | None = None,
     texts: Any = None,
-    seed: int = 0,
+    seed: Seed = 0,
     progress: bool | Listener | None = None,
 ) -> Evaluation:
-    """Measure a direction; see :meth:`patchclamp.Model.evaluate_direction`."""
+    """A direction on texts that it was not fitted on, beside a random direction of the same rank.
+
+    Args:
+        model: The model.
+        direction: Fitted on this model.
+        prompts: Other prompts than those of the fit.
+        labels: One a prompt.
+        groups: Prompts that belong together; for the bias, pairs.
+        answers: The two answers that the classes expect; with them bias and damage of the edits are measured.
+        texts: For the damage; passages of books by default.
+        seed: Of the probes and of the control.
+        progress: True for bars, a function for events.
+
+    Raises:
+        InputError: The direction is of another model, lengths differ, or the bias has no pairs.
+    """
     count = len(model.prompts(prompts))
     for name, given in (("labels", labels), ("groups", groups)):
         if given is not None and len(given) != count:
@@ -73,6 +89,8 @@ def evaluate(
     marks = np.asarray(labels)[rows.prompt]
     effects = None
     if answers is not None and pairs is not None:
+        from patchclamp.directions.random import RandomDirection
+
         control = RandomDirection(rank=direction.rank, random_state=seed).fit(rows.x, marks).direction_
         both = {"direction": [direction], "random": [replace(control, fitted=direction.fitted)]}
         effects = layer_effects(model, both, pairs, answers, texts, progress=progress)

@@ -2,16 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-from sklearn.base import clone
 from torch import Tensor
 
 from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError
-from patchclamp.core.kinds import Groups, Labels
+from patchclamp.core.kinds import Groups, Labels, Seed
 from patchclamp.core.progress import Listener, task
 from patchclamp.directions.base import DirectionEstimator
 from patchclamp.directions.concept import Concept, Kind
@@ -19,7 +18,6 @@ from patchclamp.directions.direction import SINK, Direction
 from patchclamp.directions.gradient import GradientDirection, gradients
 from patchclamp.directions.methods import method_of
 from patchclamp.directions.random import RandomDirection
-from patchclamp.directions.report import FEW, gap_left, quietly, warn_once
 from patchclamp.interventions.edits import Edits, as_edits
 from patchclamp.interventions.positions import At
 from patchclamp.interventions.record import record
@@ -27,6 +25,9 @@ from patchclamp.interventions.results import Activations
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.peers import Sites
 from patchclamp.models.sites import Site
+
+if TYPE_CHECKING:
+    from patchclamp.directions.base import DirectionEstimator
 
 Sinks = Literal["skip", "keep"]
 
@@ -43,16 +44,6 @@ class SiteRows:
     """``[row]`` where in it."""
     dropped: int
     """Attention sinks that were left out."""
-
-
-def check_sinks(sinks: str) -> None:
-    """Refuse what does not say whether massive activations belong to the rows.
-
-    Raises:
-        InputError: With the value.
-    """
-    if sinks not in ("skip", "keep"):
-        raise InputError(f"sinks is 'skip' or 'keep'; got {sinks!r}")
 
 
 def site_rows(acts: Activations, site: Site, sinks: Sinks = "skip") -> SiteRows:
@@ -81,10 +72,10 @@ def site_rows(acts: Activations, site: Site, sinks: Sinks = "skip") -> SiteRows:
 @checked
 def fit_directions(
     model: OpenModel,
-    method: DirectionEstimator | str,
+    method: "DirectionEstimator | str",
     prompts: Any,
     labels: Labels,
-    sites: Sites,
+    sites: Sites = "resid_post",
     *,
     at: At = "rest",
     groups: Groups = None,
@@ -92,15 +83,41 @@ def fit_directions(
     edits: Edits = (),
     sinks: Sinks = "skip",
     holdout: float = 0.25,
-    seed: int = 0,
+    seed: Seed = 0,
     progress: bool | Listener | None = None,
 ) -> list[Direction]:
-    """One direction a site; see :meth:`patchclamp.Model.fit_directions`."""
+    """One direction of a concept at each site, fitted on the activations of prompts.
+
+    Every chosen position of a prompt is a row with the prompt's label. Which positions are chosen decides much: a direction
+    of the last tokens alone may do nothing.
+
+    Args:
+        model: The model.
+        method: An estimator of :mod:`patchclamp.directions`, or its name, as ``"leace"``.
+        prompts: As for :meth:`patchclamp.Model.run`.
+        labels: One a prompt; two classes or more, or numbers.
+        sites: Where; ``"resid_post"`` is every layer.
+        at: Which tokens: ``"rest"`` (all but the first), ``"last"``, a span, where a word stands, one rule a prompt.
+        groups: Prompts that belong together, as the two of a pair; held out together, and the pairs of paired methods.
+        sample_weight: One a prompt.
+        edits: Fit on the model under these.
+        sinks: ``"skip"`` leaves out massive activations.
+        holdout: Share of the groups that is not fitted on; ``direction.report["held_out"]`` measures on it, beside a random
+            direction of the same rank.
+        seed: Of the split and of the control.
+        progress: True for a bar, a function for events.
+
+    Raises:
+        InputError: Lengths differ, one class only, or too few prompts to hold some out.
+    """
+    from sklearn.base import clone
+
+    from patchclamp.directions.base import quietly, warn_once
+
     estimator = method_of(method)
     rows = model.prompts(prompts)
     count = len(rows)
     _check_lengths(count, labels=labels, groups=groups, sample_weight=sample_weight)
-    check_sinks(sinks)
     marks = np.asarray(labels)
     Concept.of(marks, estimator.concept)
     together = np.arange(count) if groups is None else np.asarray(groups)
@@ -124,10 +141,89 @@ def fit_directions(
     return found
 
 
+@checked
+def fit_direction(
+    model: OpenModel,
+    method: "DirectionEstimator | str",
+    prompts: Any,
+    labels: Labels,
+    site: str,
+    *,
+    at: At = "rest",
+    groups: Groups = None,
+    sample_weight: Sequence[float] | None = None,
+    edits: Edits = (),
+    sinks: Sinks = "skip",
+    holdout: float = 0.25,
+    seed: Seed = 0,
+    progress: bool | Listener | None = None,
+) -> Direction:
+    """The direction of a concept at one site; the arguments are those of :meth:`patchclamp.Model.fit_directions`.
+
+    Raises:
+        InputError: As there, or the site names several.
+    """
+    names = model.sites.expand([site])
+    if len(names) != 1:
+        raise InputError(f"{site!r} names {len(names)} sites; fit_directions gives one direction for each")
+    directions = fit_directions(
+        model, method, prompts, labels, site, at=at, groups=groups, sample_weight=sample_weight, edits=edits, sinks=sinks,
+        holdout=holdout, seed=seed, progress=progress,
+    )  # fmt: skip
+    return directions[0]
+
+
+@checked
+def rows(
+    model: OpenModel,
+    prompts: Any,
+    site: str,
+    at: At = "rest",
+    *,
+    edits: Edits = (),
+    sinks: Sinks = "skip",
+) -> SiteRows:
+    """The chosen tokens of prompts at one site as rows: what estimators and probes are fitted on.
+
+    Args:
+        model: The model.
+        prompts: As for :meth:`patchclamp.Model.run`.
+        site: Where.
+        at: Which tokens.
+        edits: Record under these.
+        sinks: ``"skip"`` leaves out massive activations.
+
+    Returns:
+        ``x`` ``[row, d]``, and for each row the index of its ``prompt`` and its ``position`` there.
+
+    Raises:
+        InputError: The site names several.
+    """
+    names = model.sites.expand([site])
+    if len(names) != 1:
+        raise InputError(f"{site!r} names {len(names)} sites; the rows are those of one")
+    return site_rows(record(model, prompts, [str(names[0])], at, edits=edits), names[0], sinks)
+
+
+@checked
+def reference(model: OpenModel, text: Any, site: str, at: At = "rest") -> Tensor:
+    """The mean activation of a reference text at one site, ``[d]``, about which an edit can be measured.
+
+    Args:
+        model: The model.
+        text: One prompt or several.
+        site: Where.
+        at: Which tokens; massive activations are left out.
+    """
+    return rows(model, text, site, at).x.double().mean(0)
+
+
 def _fit(
     estimator: Any, rows: SiteRows, labels: Any, groups: Any, weights: Any, parts: tuple[Any, Any], seed: int,
     slope: list[Tensor] | None = None,
 ) -> Direction:  # fmt: skip
+    from patchclamp.directions.base import FEW, gap_left
+
     train, test = (np.isin(rows.prompt, part) for part in parts)
     y = labels[rows.prompt]
     own: dict[str, Any] = {"groups": groups[rows.prompt[train]]}

@@ -60,15 +60,21 @@ class Projections(DatasetResult):
 
 @recorded
 def projections(
-    model: OpenModel,
-    direction: Direction,
-    prompts: Any,
-    labels: Labels,
-    *,
-    at: At = None,
-    edits: Edits = (),
+    model: OpenModel, direction: Direction, prompts: Any, labels: Labels, *, at: At = None, edits: Edits = ()
 ) -> Projections:
-    """Project prompts' activations on a direction; see :meth:`patchclamp.Model.projections`."""
+    """The coordinates of prompts' activations along a direction, by class.
+
+    Args:
+        model: The model.
+        direction: Fitted on this model.
+        prompts: Best others than those it was fitted on.
+        labels: One a prompt.
+        at: Which tokens; those of the fit by default.
+        edits: Record under these.
+
+    Raises:
+        InputError: Lengths differ, one class only, or the direction is of another model.
+    """
     if direction.fitted is None:
         raise InputError(
             "this direction was fitted on arrays; fit it with model.fit_direction, so that it knows its site"

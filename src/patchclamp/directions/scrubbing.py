@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from sklearn.base import clone
 from torch import Tensor
 
+from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError
 from patchclamp.core.kinds import Labels
 from patchclamp.core.progress import Listener, task
@@ -16,7 +16,6 @@ from patchclamp.directions.base import DirectionEstimator
 from patchclamp.directions.concept import Concept
 from patchclamp.directions.direction import SINK, Direction
 from patchclamp.directions.methods import method_of
-from patchclamp.directions.report import quietly, warn_once
 from patchclamp.interventions import positions
 from patchclamp.interventions.edits import Edit
 from patchclamp.interventions.forward import Row, forward
@@ -26,6 +25,9 @@ from patchclamp.interventions.tail import resume
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.sites import Site
+
+if TYPE_CHECKING:
+    from patchclamp.directions.base import DirectionEstimator
 
 
 @dataclass(eq=False)
@@ -65,9 +67,10 @@ class Stream:
             )
 
 
+@checked
 def scrub(
     model: OpenModel,
-    method: DirectionEstimator | str,
+    method: "DirectionEstimator | str",
     prompts: Any,
     labels: Labels,
     *,
@@ -75,7 +78,28 @@ def scrub(
     at: At = "rest",
     progress: bool | Listener | None = None,
 ) -> list[Direction]:
-    """One direction a layer, each fitted on the model with all earlier ones erased; see :meth:`patchclamp.Model.scrub`."""
+    """Erase a concept at every layer: each layer's direction is fitted with those before it already erased.
+
+    One pass over the prompts, layer by layer; ``[d.erase() for d in model.scrub(...)]`` are the edits.
+
+    Source: Belrose et al. 2023, arXiv 2306.03819, section 6 (concept scrubbing).
+
+    Args:
+        model: The model.
+        method: An estimator, or its name.
+        prompts: As for :meth:`patchclamp.Model.run`.
+        labels: One a prompt.
+        layers: Which; all by default.
+        at: Which tokens are rows, and are edited.
+        progress: True for a bar, a function for events.
+
+    Raises:
+        InputError: Lengths differ, one class only, or no such layer.
+    """
+    from sklearn.base import clone
+
+    from patchclamp.directions.base import quietly, warn_once
+
     estimator = method_of(method)
     rows = model.prompts(prompts)
     if len(rows) != len(labels):

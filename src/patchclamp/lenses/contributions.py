@@ -8,13 +8,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from patchclamp.core.call import recorded
 from patchclamp.core.errors import InputError, ModelError
 from patchclamp.core.interrupts import guarded
 from patchclamp.core.result import DatasetResult
 from patchclamp.core.tolerances import SUM
 from patchclamp.interventions import positions
 from patchclamp.interventions.forward import Row, forward
+from patchclamp.interventions.positions import At
 from patchclamp.interventions.provenance import provenance
+from patchclamp.interventions.reads import Tokens
 from patchclamp.lenses.frozen import Frozen
 from patchclamp.lenses.logit import LogitLens
 from patchclamp.models.inputs import Prompt
@@ -64,11 +67,30 @@ class Contributions(DatasetResult):
         return "Contributions: " + ", ".join(f"{dim} {size}" for dim, size in self.data.sizes.items())
 
 
-def contribute(model: OpenModel, inputs: Any, tokens: Any, at: Any = "last", *, heads: bool = False) -> Contributions:
-    """Attribute logits to components; see :meth:`patchclamp.Model.contributions`."""
+@recorded
+def contributions(
+    model: OpenModel, prompt: Any, tokens: Tokens, at: At = "last", *, heads: bool = False
+) -> Contributions:
+    """Direct logit attribution: what each component adds to the logit of each token (Elhage et al. 2021).
+
+    The residual stream is the sum of what the embedding, attention and MLP of each layer add; with the final norm's
+    scale frozen at its value, the logit is linear in it, so the parts sum to the logit. Where the model caps its
+    logits, they sum to the logit before the cap.
+
+    Args:
+        model: The model.
+        prompt: One prompt.
+        tokens: A token (text or id) or several.
+        at: Positions.
+        heads: Split attention into heads.
+
+    Raises:
+        ModelError: The logit is not such a sum in this model, or it is in half precision.
+        InputError: More than one prompt, or a token or position that does not fit.
+    """
     lens = LogitLens(model)
     check_linear(model)
-    prompts = model.prompts(inputs)
+    prompts = model.prompts(prompt)
     if len(prompts) != 1:
         raise InputError(f"contributions are those of one prompt; {len(prompts)} were given")
     wanted = [tokens] if isinstance(tokens, str | int) else list(tokens)

@@ -34,8 +34,7 @@ def sequences(model: OpenModel, texts: Any, length: int, *, most: int | None = N
         InputError: An unknown name, something that is no text, an id outside the vocabulary, a length that the model does
             not take, or a corpus that does not fill one sequence.
     """
-    if length < 2 or (model.context is not None and length > model.context):
-        raise InputError(f"sequences of {length} tokens: the model takes 2..{model.context or 'any number of'} tokens")
+    check_length(model, length)
     if most is not None and most < 1:
         raise InputError(f"most={most}: at least one sequence is needed")
     pieces = _pieces(_texts(texts))
@@ -59,6 +58,16 @@ def sequences(model: OpenModel, texts: Any, length: int, *, most: int | None = N
     if not found:
         raise InputError(f"the corpus is too small: it does not fill one sequence of {length} tokens")
     return found
+
+
+def check_length(model: OpenModel, length: int) -> None:
+    """Refuse a length of sequences that the model does not take.
+
+    Raises:
+        InputError: It is shorter than two tokens, or longer than the model's context.
+    """
+    if length < 2 or (model.context is not None and length > model.context):
+        raise InputError(f"sequences of {length} tokens: the model takes 2..{model.context or 'any number of'} tokens")
 
 
 def _texts(corpus: Any) -> Iterable[Any]:

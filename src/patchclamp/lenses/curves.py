@@ -10,17 +10,20 @@ from patchclamp.core.call import recorded
 from patchclamp.core.errors import InputError
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
+from patchclamp.interventions.positions import At
 from patchclamp.interventions.provenance import provenance
-from patchclamp.lenses.corpus import sequences
-from patchclamp.lenses.logit import BATCH_TOKENS, CHUNK, Translator, look
+from patchclamp.lenses.corpus import check_length, sequences
+from patchclamp.lenses.logit import BATCH_TOKENS, CHUNK, lens
 from patchclamp.lenses.metrics import METRICS
 from patchclamp.models.opened import OpenModel
+from patchclamp.models.peers import Sites
 
 if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
     from patchclamp.lenses.result import Lens
+    from patchclamp.lenses.tuned import TunedLens
 
 LENGTH = 128
 TOKENS = 20_000
@@ -93,30 +96,50 @@ class LensCurves(DatasetResult):
 def lens_curves(
     model: OpenModel,
     texts: Any,
-    sites: Any = "resid_post",
-    at: Any = "all",
+    sites: Sites = "resid_post",
+    at: At = "all",
     *,
     length: int = LENGTH,
     tokens: int | None = TOKENS,
-    targets: Any = "next",
+    targets: str | int = "next",
     chunk: int = CHUNK,
     batch_tokens: int = BATCH_TOKENS,
-    tuned: Translator | None = None,
+    tuned: "TunedLens | None" = None,
     progress: bool | Listener | None = None,
 ) -> LensCurves:
-    """Look at a corpus; see :meth:`patchclamp.Model.lens_curves`."""
+    """:meth:`patchclamp.Model.lens` over a corpus: every metric by layer, with intervals over sequences.
+
+    Texts are packed into sequences of equal length. A few sequences are looked at at a time, and only their means and
+    quartiles are kept, so memory does not grow with the number of positions.
+
+    Args:
+        model: The model.
+        texts: ``"gutenberg"``, ``"gutenberg:TITLE"``, or an iterable of texts or of lists of token ids.
+        sites: As for :meth:`patchclamp.Model.lens`.
+        at: Positions of every sequence.
+        length: Tokens of a sequence.
+        tokens: How many tokens to read at most; None for all.
+        targets: ``"next"``, or one token.
+        chunk: As for :meth:`patchclamp.Model.lens`.
+        batch_tokens: As for :meth:`patchclamp.Model.lens`.
+        tuned: As for :meth:`patchclamp.Model.lens`.
+        progress: True for a bar, a function for events.
+
+    Raises:
+        InputError: The corpus is empty, unknown, or does not fill one sequence.
+        ModelError: As for :meth:`patchclamp.Model.lens`.
+    """
+    check_length(model, length)
     if tokens is not None and tokens < length:
         raise InputError(f"tokens={tokens} is less than one sequence of {length}")
     rows = sequences(model, texts, length, most=None if tokens is None else tokens // length)
-    if not isinstance(targets, str | int):
-        raise InputError(f"the target of a corpus is 'next' or one token; got {type(targets).__name__}")
     together = max(1, batch_tokens // length)
     pieces: list[tuple[Any, Any]] = []
     seen: Lens | None = None
     with task("lens", len(rows), "sequences", show=progress) as bar:
         for start in range(0, len(rows), together):
             part = rows[start : start + together]
-            seen = look(
+            seen = lens(
                 model, part, sites, at, k=1, targets=targets, chunk=chunk, batch_tokens=batch_tokens, tuned=tuned,
                 progress=False,
             )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -13,13 +13,19 @@ from patchclamp.core.interrupts import guarded
 from patchclamp.core.progress import Listener, task
 from patchclamp.interventions import positions
 from patchclamp.interventions.forward import Row, forward, through_head
+from patchclamp.interventions.positions import At
 from patchclamp.interventions.provenance import provenance
+from patchclamp.interventions.reads import Tokens
 from patchclamp.interventions.record import batches
 from patchclamp.lenses.measure import Final, measure
 from patchclamp.lenses.result import Lens, Table
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import OpenModel
+from patchclamp.models.peers import Sites
 from patchclamp.models.sites import Site
+
+if TYPE_CHECKING:
+    from patchclamp.lenses.tuned import TunedLens
 
 STREAM = ("resid_pre", "resid_mid", "resid_post")
 CHUNK = 48
@@ -53,17 +59,6 @@ class LogitLens:
             return through_head(self.model, padded.unsqueeze(1), wide=True)[: len(states), 0]
 
 
-@runtime_checkable
-class Translator(Protocol):
-    """What may stand between the stream and the head."""
-
-    def check(self, model: OpenModel, sites: Sequence[Site] = ()) -> None:
-        """Refuse a model or a site that it is not for."""
-
-    def translate(self, where: Site, states: Tensor) -> Tensor:
-        """What the head is to read, ``[..., d]``."""
-
-
 def _refusal(model: OpenModel) -> str:
     if model.overflow is not None:
         return f"it gave NaN or infinity when it was opened, first at {model.overflow}"
@@ -86,32 +81,52 @@ def _refusal(model: OpenModel) -> str:
 
 
 @recorded
-def look(
+def lens(
     model: OpenModel,
-    inputs: Any,
-    sites: Any = "resid_post",
-    at: Any = "all",
+    prompts: Any,
+    sites: Sites = "resid_post",
+    at: At = "all",
     *,
     k: int = 5,
-    targets: Any = "next",
+    targets: Tokens = "next",
+    tuned: "TunedLens | None" = None,
     chunk: int = CHUNK,
     batch_tokens: int = BATCH_TOKENS,
-    tuned: Translator | None = None,
     progress: bool | Listener | None = None,
 ) -> Lens:
-    """Look at the layers through the logit lens, or a tuned one; see :meth:`patchclamp.Model.lens`."""
-    lens = LogitLens(model)
+    """The logit lens: what each layer would predict if it were the last one (nostalgebraist 2020); or a tuned lens.
+
+    The model's own final norm and head are applied to the residual stream; logits are float32 also for a model in
+    half precision. It streams: logits of ``chunk`` rows (8 at least) are alive at once, and only numbers are kept of them.
+
+    Args:
+        model: The model.
+        prompts: As for :meth:`patchclamp.Model.run`.
+        sites: ``resid_post``, ``resid_pre`` or ``resid_mid``, with layers or without, or a list of them.
+        at: Positions.
+        k: How many of the likeliest tokens to keep.
+        targets: ``"next"`` for the prompt's own next tokens; or a token (text or id), or a list with one a prompt.
+        tuned: A lens from :meth:`patchclamp.Model.tune_lens` or :meth:`patchclamp.TunedLens.from_pretrained`, whose
+            translators stand between the stream and the head.
+        chunk: Rows (positions times layers) that pass the head at once, 8 at least: the memory knob. (With fewer, a row's
+            last bits would depend on how many pass beside it.)
+        batch_tokens: Padded tokens a forward pass, whose states are held: the other one.
+        progress: True for a bar, a function for events.
+
+    Raises:
+        ModelError: The model has no final norm or head, or is an encoder.
+        InputError: A site, position, target or ``k`` does not fit; raised before any work.
+    """
+    head = LogitLens(model)
     rows = _stream_sites(model, sites)
     if tuned is not None:
-        if not isinstance(tuned, Translator):
-            raise InputError(f"tuned={tuned!r} is no lens; load one with pc.TunedLens.from_pretrained(folder, model)")
         tuned.check(model, rows)
     at = positions.read_at(at)
     if chunk < 1:
         raise InputError(f"chunk={chunk}: at least one row must pass the head at once")
     if not 1 <= k <= model.outputs:
         raise InputError(f"k={k} is outside 1..{model.outputs}, the size of the vocabulary")
-    prompts = model.prompts(inputs)
+    prompts = model.prompts(prompts)
     where = [
         positions.resolve(at, p, i, len(prompts), model.tokenizer, repeats=True) or () for i, p in enumerate(prompts)
     ]
@@ -127,7 +142,7 @@ def look(
             places = [(i, j) for i in members for j in range(len(where[i]))]
             ids = torch.tensor([wanted[i][j] for i, j in places], device=model.device)
             for part in _chunks(len(places), _ROW_MULTIPLE):
-                for row, found in _through(lens, states, ids, part, k, chunk):
+                for row, found in _through(head, states, ids, part, k, chunk):
                     table.put(row, places[part], found)
                 bar.advance(part.stop - part.start)
     table.check()

@@ -21,6 +21,7 @@ from patchclamp.interventions.execute import run_cells
 from patchclamp.interventions.generate import generate
 from patchclamp.interventions.job import Cell, Job
 from patchclamp.interventions.operations import Put
+from patchclamp.interventions.positions import At
 from patchclamp.interventions.provenance import provenance
 from patchclamp.interventions.reads import Activation
 from patchclamp.interventions.record import record_source
@@ -31,6 +32,7 @@ from patchclamp.lenses.measure import Final, measure
 from patchclamp.lenses.result import Lens, Table
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import OpenModel
+from patchclamp.models.peers import Sites
 from patchclamp.models.sites import Site
 
 if TYPE_CHECKING:
@@ -106,20 +108,43 @@ class _Target:
 
 
 @recorded
-def look(
+def patchscope(
     model: OpenModel,
-    inputs: Any,
-    sites: Any = "resid_post",
-    at: Any = "all",
+    prompts: Any,
+    sites: Sites = "resid_post",
+    at: At = "all",
     *,
     target: Any = IDENTITY,
     into: str | None = None,
-    into_at: Any = "last",
+    into_at: At = "last",
     k: int = 5,
     max_new_tokens: int = 0,
     progress: bool | Listener | None = None,
 ) -> Patchscope:
-    """Let a model describe its own states; see :meth:`patchclamp.Model.patchscope`."""
+    """Patchscopes: put each state into another prompt, and see what the model says of it.
+
+    The numbers are those of :meth:`patchclamp.Model.lens`, against the same final distribution, so the two can be laid side
+    by side.
+
+    Source: Ghandeharioun et al. 2024, arXiv 2401.06102.
+
+    Args:
+        model: The model.
+        prompts: The texts whose states are taken.
+        sites: ``resid_post``, ``resid_pre`` or ``resid_mid``, with layers or without, or a list of them.
+        at: Positions in them.
+        target: The prompt that states are put into; by default the paper's token identity prompt.
+        into: Site in the target, as ``"resid_post.2"``; by default the one that the state comes from.
+        into_at: The one position in the target, as ``pc.token("x")``; its last token by default.
+        k: How many of the likeliest next tokens to keep.
+        max_new_tokens: Tokens to generate (greedily) after the target, for each state.
+        progress: True for a bar, a function for events.
+
+    Raises:
+        ModelError: The model has no final distribution to compare with, as for :meth:`patchclamp.Model.lens`.
+        PositionError: The position is not in the target, or not one token; the message shows its tokens.
+        InputError: A site, a position or ``k`` does not fit; raised before any work.
+    """
     lens = LogitLens(model)
     rows = _stream(model, sites)
     aim = _Target.of(model, target, into, into_at)
@@ -128,7 +153,7 @@ def look(
         raise InputError(f"k={k} is outside 1..{model.outputs}, the size of the vocabulary")
     if max_new_tokens < 0:
         raise InputError(f"max_new_tokens must be 0 or more, got {max_new_tokens}")
-    prompts = model.prompts(inputs)
+    prompts = model.prompts(prompts)
     where = [
         positions.resolve(at, p, i, len(prompts), model.tokenizer, repeats=True) or () for i, p in enumerate(prompts)
     ]

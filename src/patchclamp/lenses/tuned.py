@@ -258,6 +258,32 @@ class TunedLens(Translators):
         )
 
 
+@checked
+def tune_lens(
+    model: OpenModel,
+    corpus: Any = "gutenberg",
+    *,
+    tokens: int = 250_000,
+    length: int | None = None,
+    passes: Repeats = 1,
+    held_out: float = 0.1,
+    optimizer: Literal["adam", "sgd"] = "adam",
+    learning_rate: float | None = None,
+    weight_decay: float = 0.0,
+    batch: int = 512,
+    seed: Seed = 0,
+    chunk: int = 128,
+    checkpoint: Folder | None = None,
+    progress: bool | Listener | None = None,
+) -> TunedLens:
+    """Train a tuned lens for this model; the arguments are those of :meth:`patchclamp.TunedLens.train_on`."""
+    return TunedLens.train_on(
+        model, corpus, tokens=tokens, length=length, passes=passes, held_out=held_out, optimizer=optimizer,
+        learning_rate=learning_rate, weight_decay=weight_decay, batch=batch, seed=seed, chunk=chunk,
+        checkpoint=checkpoint, progress=progress,
+    )  # fmt: skip
+
+
 def depth_of(site: Site) -> int:
     """How many layers the stream has passed at a site.
 

@@ -16,6 +16,7 @@ from patchclamp.core.digest import digest
 from patchclamp.core.errors import InputError, unknown
 from patchclamp.core.interrupts import guarded
 from patchclamp.core.intervals import wilson
+from patchclamp.core.kinds import Repeats, Seed
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
 from patchclamp.interventions.provenance import provenance
@@ -167,18 +168,38 @@ def random_like(faces: Sequence[Face], generator: torch.Generator) -> list[Tenso
 
 
 @recorded
-def look(
+def weight_lens(
     model: OpenModel,
     matrices: str | Sequence[str],
     *,
     directions: int = 10,
     k: int = 10,
     through: Through = "embedding",
-    draws: int = 20,
-    seed: int = 0,
+    draws: Repeats = 20,
+    seed: Seed = 0,
     progress: bool | Listener | None = None,
 ) -> WeightLens:
-    """Decode weight matrices; see :meth:`patchclamp.Model.weight_lens`."""
+    """The weight lens: singular vectors of weight matrices as tokens, beside those of random matrices.
+
+    The norm's gain is folded in on each side that has one. What a direction reads is decoded through the embedding,
+    what it writes through the final norm's gain and the unembedding.
+
+    Source: Millidge and Black 2022; the control is ours.
+
+    Args:
+        model: The model.
+        matrices: ``"ov.23.h4"``, ``"qk.5.h*"``, ``"mlp_pre.5"``, ``"mlp_up.5"``, ``"mlp_out.0-3"``, or a list of them.
+        directions: How many singular directions to decode, strongest first.
+        k: Tokens for each direction and sign.
+        through: What reading sides are decoded through.
+        draws: Random matrices of the same shape and norm, decoded in the same way.
+        seed: Of the random matrices.
+        progress: True for a bar, a function for events.
+
+    Raises:
+        SiteError: There is no such matrix in this model (experts, recurrent layers, normalised queries).
+        ModelError: The model normalises the stream itself, or a projection lies before its unembedding.
+    """
     model.look()
     if not model.takes_tokens:
         raise InputError(f"{type(model.module).__name__} reads no tokens, so its weights are not decoded to any")

@@ -67,9 +67,6 @@ class OpenModel:
     _defaults: dict[str, tuple[Any, bool]] = field(default_factory=dict)
     _fingerprint: tuple[Any, str] | None = None
 
-    def __init_subclass__(cls) -> None:
-        checked_methods(cls)
-
     def __repr__(self) -> str:
         size = sum(parameter.numel() for parameter in self.module.parameters())
         where = self.source.name or "live"

@@ -87,7 +87,7 @@ def spline_codes(
     labels: Labels = None,
     progress: bool | Listener | None = None,
 ) -> SplineCodes:
-    """The hard codes of a model's gates; see :meth:`patchclamp.Model.spline_codes`.
+    """On which side of each gate inputs or tokens lie: the hard codes of a model's gates.
 
     Args:
         model: A language model, or any network.

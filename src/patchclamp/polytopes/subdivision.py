@@ -191,9 +191,10 @@ class Subdivision:
         """The sparse matrix that takes values at vertices to their mean over the corners of each face, ``[face, vertex]``."""
         from scipy.sparse import coo_array
 
-        face, start, _ = self.sides()
-        weights = 1 / np.bincount(face)[face]
-        return coo_array((weights, (face, start)), shape=(self.faces, self.points.size)).tocsr()
+        corners, begin = self.corners()
+        counts = np.diff(begin)
+        face = np.repeat(np.arange(self.faces), counts)
+        return coo_array((1 / counts[face], (face, corners)), shape=(self.faces, self.points.size)).tocsr()
 
     def corners(self) -> tuple[Ints, Ints]:
         """The vertices of each face in order, counterclockwise, and where each face begins: ``[corner]``, ``[face + 1]``.

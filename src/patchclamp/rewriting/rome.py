@@ -1,6 +1,5 @@
 """Rank-one model editing: one fact, rewritten in one MLP (Meng et al. 2022)."""
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from patchclamp.core.call import recorded
 from patchclamp.core.errors import InputError, ModelError, unknown
+from patchclamp.core.kinds import Repeats, Seed
 from patchclamp.core.progress import Listener, task
 from patchclamp.interventions import operations
 from patchclamp.interventions.actions import Action
@@ -93,18 +93,53 @@ def rewrite_fact(
     true: str | int | None = None,
     covariance: Moment = "gutenberg",
     ridge: float = RIDGE,
-    prefixes: int | Sequence[Any] = 5,
+    prefixes: Repeats | Sequence[Any] = 5,
     essence: str | None = "{} is a",
-    seed: int = 0,
+    seed: Seed = 0,
     progress: bool | Listener | None = None,
-    **how: Any,
+    steps: Repeats = Search.steps,
+    lr: float = Search.lr,
+    kl: float = Search.kl,
+    decay: float = Search.decay,
+    clamp: float = Search.clamp,
+    enough: float = Search.enough,
 ) -> Rewrite:
-    """Rewrite a fact; see :meth:`patchclamp.Model.rewrite_fact`."""
-    for name in how:
-        if name not in Search.__dataclass_fields__:
-            own = [known for known in inspect.signature(rewrite_fact).parameters if known not in ("model", "how")]
-            raise InputError(unknown("argument of rewrite_fact", name, [*own, *Search.__dataclass_fields__]))
-    settings = Search(**how)
+    """Rewrite one fact in the down projection of one MLP (ROME); the model itself stays as it is.
+
+    The subject's key is the mean input of the projection at the subject's last token, over the prompt alone and after
+    prefixes. The value that makes the target likely is found by gradient. The update of rank one that stores it
+    moves the corpus's other keys least.
+
+    Source: Meng et al. 2022, "Locating and editing factual associations in GPT", arXiv 2202.05262, section 3.1.
+
+    Args:
+        model: The model.
+        prompt: One prompt that ends where the answer begins: with ``{}`` for the subject, or with the subject in it.
+        subject: Its text (or positions).
+        target: The new answer, one token, as ``" Rome"``.
+        layer: Whose MLP; a sixth of the way up by default.
+        true: The answer to be replaced, for the record; the likeliest other one by default.
+        covariance: Second moment of the layer's keys: ``"gutenberg"`` (made once and kept), one made with
+            :func:`patchclamp.rewriting.covariance`, or ``"identity"``, a control.
+        ridge: Added to its diagonal, as a share of the mean.
+        prefixes: How many beginnings to sample from the model, or texts.
+        essence: What is asked of the subject to keep what it is; None leaves that out.
+        seed: Of the sampling.
+        progress: True for a bar, a function for events.
+        steps: Of the search for the value, at most; it ends sooner when the target is likely enough.
+        lr: Adam's step, in units of the value's root mean square.
+        kl: Weight of the divergence after the essence prompt.
+        decay: Weight of the change's squared length, relative to the value's.
+        clamp: Longest change, in lengths of the value.
+        enough: The search ends when the mean surprisal of the target falls below this (nats).
+
+    Raises:
+        InputError: The target is not one token, no such layer, or a covariance of another layer or model.
+        PositionError: The subject is not in the prompt, or not on token borders.
+        SiteError: The MLP is a mixture of experts.
+        ModelError: The model reads both ways, or the projection is shared or not finite.
+    """
+    settings = Search(steps, lr, kl, decay, clamp, enough)
     projection = Projection.of(model, _default_layer(model) if layer is None else layer)
     check_ridge(ridge)
     _check_moment(model, projection, covariance)

@@ -22,20 +22,17 @@ TERMS = ("loss", "nll", "kl", "decay", "target_probability", "norm")
 @checked_as(InputError, "rewrite_fact")
 @dataclass(frozen=True)
 class Search:
-    """How a value is looked for. With the defaults all validation facts of SmolLM2-135M were learnt (docs/editing.md)."""
+    """How a value is looked for, as :meth:`patchclamp.Model.rewrite_fact` says.
+
+    With the defaults all validation facts of SmolLM2-135M were learnt (docs/editing.md).
+    """
 
     steps: Repeats = 25
-    """At most; it ends sooner when the target is likely enough."""
     lr: float = 0.5
-    """Adam's step, in units of the value's root mean square."""
     kl: float = 0.0625
-    """Weight of the divergence after the essence prompt."""
     decay: float = 0.05
-    """Weight of the change's squared length, relative to the value's."""
     clamp: float = 4.0
-    """Longest change, in lengths of the value."""
     enough: float = 0.05
-    """The search ends when the mean surprisal of the target falls below this (nats)."""
 
     def __post_init__(self) -> None:
         if self.steps < 1:

@@ -228,13 +228,13 @@ def measured(
     scaled = model.scaling(
         x[: sizes.scaled], [f"{gate}:out" for gate in gates], FACTORS, labels=labels[: sizes.scaled].tolist(), seed=seed
     )
+    options: dict[bool, dict[str, Any]] = {True: {}, False: {"kinds": ("pgd", "sign", "gauss")}}
     attacked = {
         clip: model.adversarial_paths(
-            x[: sizes.attacked], labels[: sizes.attacked], eps=EPS, box=BOX, clip=clip, seed=seed,
-            **({} if clip else {"kinds": ("pgd", "sign", "gauss")}),
+            x[: sizes.attacked], labels[: sizes.attacked], eps=EPS, box=BOX, clip=clip, seed=seed, **how
         )
-        for clip in (True, False)
-    }  # fmt: skip
+        for clip, how in options.items()
+    }
     shells = {start: rays(model, x[: sizes.rays], start, seed) for start in starts}
     near = model.boundaries(x[: sizes.near], radii=(0.01, 0.1, 1.0))
     tables = {

@@ -8,7 +8,7 @@ import numpy as np
 
 from patchclamp.core.call import recorded
 from patchclamp.core.errors import InputError, unknown
-from patchclamp.core.kinds import Folder
+from patchclamp.core.kinds import Folder, Repeats, Seed
 from patchclamp.core.progress import Listener
 from patchclamp.interventions.actions import Action
 from patchclamp.interventions.cost import DEFAULT_BUDGET
@@ -21,6 +21,7 @@ from patchclamp.interventions.plan import Plan, schedule
 from patchclamp.interventions.provenance import provenance
 from patchclamp.interventions.reads import CLEAN, CORRUPTED, as_reads
 from patchclamp.models.opened import OpenModel
+from patchclamp.models.peers import Sites
 from patchclamp.models.sites import Site
 from patchclamp.tracing.estimate import estimate, measured_error, midpoints
 from patchclamp.tracing.setting import Setting, Std
@@ -90,15 +91,15 @@ def causal_trace(
     subject: Any,
     answer: str | int | None = None,
     *,
-    sites: Any = "resid_post",
+    sites: Sites = "resid_post",
     window: Window = None,
-    samples: int = 10,
+    samples: Repeats = 10,
     noise: float = 3.0,
     std: Std = None,
-    seed: int = 0,
+    seed: Seed = 0,
     read: Any = None,
     method: Literal["exact", "gradient"] = "exact",
-    integrate: int = 0,
+    integrate: Repeats = 0,
     check: int = 20,
     budget: float | str = DEFAULT_BUDGET,
     max_tokens: int | None = None,
@@ -106,9 +107,38 @@ def causal_trace(
     checkpoint: Folder | None = None,
     progress: bool | Listener | None = None,
 ) -> Trace:
-    """Trace a fact; see :meth:`patchclamp.Model.causal_trace`."""
-    if method not in ("exact", "gradient"):
-        raise InputError(unknown("method", method, ("exact", "gradient")))
+    """Causal tracing: corrupt the subject, set one state back to the clean run's, and see how much of the answer returns.
+
+    Source: Meng et al. 2022 (ROME), arXiv 2202.05262, section 2.1.
+
+    Args:
+        model: The model.
+        prompt: One prompt.
+        subject: Its subject as text (or any position): the tokens whose embeddings get noise.
+        answer: One token; the clean run's likeliest by default. Its probability and log-odds are read.
+        sites: What is restored, a cell a site, layer and position: ``["resid_post", "mlp_out", "attn_out"]``.
+        window: Layers restored together, centred on the cell's: one number, or one a site. By default 10 for
+            ``mlp_out`` and ``attn_out`` (from 5 below to 4 above, as in ROME), else 1.
+        samples: How often noise is drawn; each sample has the same noise in all its cells.
+        noise: Its size, in ``std``.
+        std: The standard deviation that noise is measured by: a number, or texts over whose tokens' embedding entries
+            it is taken (ROME: the subjects of all known facts); by default over the subject's own tokens.
+        seed: Of the noise.
+        read: Something else to measure than the answer: one number a run.
+        method: ``"gradient"`` estimates all cells from one backward pass a read, with the error measured. (A window's
+            estimate is the sum over its layers, which counts paths through several of them more than once.)
+        integrate: For the estimate: average the gradient over so many points between the two runs.
+        check: For the estimate: random cells that are run exactly.
+        budget: As for :meth:`patchclamp.Model.sweep`, as are all that follow.
+        max_tokens: Rows times positions alive at once.
+        verify: Run this many random cells again the slow way.
+        checkpoint: A folder: a killed trace goes on from there.
+        progress: True for a bar, a function for events.
+
+    Raises:
+        PositionError: The subject is not in the prompt, or not on token borders; the message shows the tokens.
+        InputError: The answer is not one token, there are no samples, or the model reads both ways.
+    """
     if method == "exact" and integrate:
         raise InputError(f"integrate={integrate!r} averages gradients; it goes with method='gradient'")
     if method == "gradient" and checkpoint is not None:

@@ -2,19 +2,21 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from patchclamp.core.call import recorded
 from patchclamp.core.errors import InputError, PatchclampError
 from patchclamp.core.interrupts import resumable
-from patchclamp.core.kinds import Folder
+from patchclamp.core.kinds import Folder, Repeats, Seed
 from patchclamp.core.progress import Listener, task
+from patchclamp.interventions.cost import DEFAULT_BUDGET
 from patchclamp.interventions.part_files import PartFiles
 from patchclamp.interventions.reads import as_reads
 from patchclamp.models.opened import OpenModel
+from patchclamp.models.peers import Sites
 from patchclamp.tracing.average import TraceAverage, average
-from patchclamp.tracing.causal import causal_trace
-from patchclamp.tracing.setting import Setting, deviation_of
+from patchclamp.tracing.causal import Window, causal_trace
+from patchclamp.tracing.setting import Setting, Std, deviation_of
 
 Fact = tuple[Any, Any] | tuple[Any, Any, str | int | None]
 """A prompt, its subject, and the answer (the clean run's likeliest token if there is none)."""
@@ -25,30 +27,64 @@ def trace_facts(
     model: OpenModel,
     facts: Sequence[Fact],
     *,
-    sites: Any = "resid_post",
+    sites: Sites = "resid_post",
     noise: float = 3.0,
-    std: Any = None,
-    samples: int = 10,
-    seed: int = 0,
+    std: Std = None,
+    samples: Repeats = 10,
+    seed: Seed = 0,
+    window: Window = None,
+    read: Any = None,
+    method: Literal["exact", "gradient"] = "exact",
+    integrate: Repeats = 0,
+    check: int = 20,
+    budget: float | str = DEFAULT_BUDGET,
+    max_tokens: int | None = None,
+    verify: int = 0,
     checkpoint: Folder | None = None,
     progress: bool | Listener | None = None,
-    **options: Any,
 ) -> TraceAverage:
-    """Trace facts; see :meth:`patchclamp.Model.trace_facts`."""
+    """Causal traces of many facts, averaged by the role of the token: first, middle and last of the subject, and after.
+
+    Source: Meng et al. 2022, arXiv 2202.05262, section 2.2 and figure 2.
+
+    Args:
+        model: The model.
+        facts: ``(prompt, subject)`` or ``(prompt, subject, answer)`` each.
+        sites: As for :meth:`patchclamp.Model.causal_trace`.
+        noise: Size of the noise, in ``std``.
+        std: As for :meth:`patchclamp.Model.causal_trace`; by default over the tokens of all facts' subjects, as in ROME.
+        samples: How often noise is drawn for each fact.
+        seed: Of the noise.
+        window: As for :meth:`patchclamp.Model.causal_trace`, as are all up to ``verify``.
+        read: Something else to measure than the answer.
+        method: ``"exact"`` or ``"gradient"``.
+        integrate: For the estimate: points between the two runs.
+        check: For the estimate: random cells that are run exactly.
+        budget: Memory beyond the model.
+        max_tokens: Rows times positions alive at once.
+        verify: Run this many random cells of each trace again the slow way.
+        checkpoint: A folder: killed work goes on from there.
+        progress: True for a bar, a function for events.
+
+    Raises:
+        InputError: No facts, or one that cannot be traced; raised before any of them is run, with its number.
+    """
     if not facts:
         raise InputError("facts are (prompt, subject) or (prompt, subject, answer), one or more; there is none")
     rows = [_row(fact) for fact in facts]
-    PartFiles.of(checkpoint, model, reads=() if (read := options.get("read")) is None else as_reads(read))
-    settings = [
-        _checked(model, place, row, noise, samples, seed, options.get("read")) for place, row in enumerate(rows)
-    ]
-    found = _deviation(model, settings) if std is None else std
-    same = {"sites": sites, "noise": noise, "std": found, "samples": samples, "seed": seed, **options}
+    PartFiles.of(checkpoint, model, reads=() if read is None else as_reads(read))
+    settings = [_checked(model, place, row, noise, samples, seed, read) for place, row in enumerate(rows)]
+    spread = _deviation(model, settings) if std is None else std
     traces = []
     with resumable(checkpoint), task("trace", len(rows), "facts", show=progress) as bar:
         for place, (prompt, subject, answer) in enumerate(rows):
             folder = None if checkpoint is None else Path(checkpoint) / f"fact-{place}"
-            traces.append(causal_trace(model, prompt, subject, answer, checkpoint=folder, **same))
+            trace = causal_trace(
+                model, prompt, subject, answer, sites=sites, window=window, samples=samples, noise=noise, std=spread,
+                seed=seed, read=read, method=method, integrate=integrate, check=check, budget=budget,
+                max_tokens=max_tokens, verify=verify, checkpoint=folder,
+            )  # fmt: skip
+            traces.append(trace)
             bar.advance(1)
     return average(traces)
 

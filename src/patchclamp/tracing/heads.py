@@ -9,6 +9,7 @@ from torch import Tensor
 from patchclamp.core.call import recorded
 from patchclamp.core.digest import digest
 from patchclamp.core.errors import InputError, ModelError, unknown
+from patchclamp.core.kinds import Repeats, Seed
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
 from patchclamp.interventions.provenance import provenance
@@ -122,13 +123,34 @@ def head_scores(
     word: str | None = None,
     *,
     length: int = 32,
-    samples: int = 8,
-    seed: int = 0,
-    draws: int = 100,
+    samples: Repeats = 8,
+    seed: Seed = 0,
+    draws: Repeats = 100,
     batch_tokens: int = patterns.BATCH_TOKENS,
     progress: bool | Listener | None = None,
 ) -> HeadScores:
-    """Score every head; see :meth:`patchclamp.Model.head_scores`."""
+    """Score every head: does it go back to where a token stood before, and copy what followed? With controls.
+
+    On random tokens that come twice, or on a text in which a word recurs. Any attention implementation will do: patterns
+    are read off the values. The page on head scores has every definition.
+
+    Source: Olsson et al. 2022, arXiv 2209.11895; Elhage et al. 2021.
+
+    Args:
+        model: The model.
+        text: A text with a word that recurs; without it, random tokens.
+        word: The word, as ``" Dursley"``.
+        length: Random tokens of a block, which comes twice.
+        samples: How many such passages.
+        seed: Of the tokens and of the shuffled targets.
+        draws: How often targets are shuffled, for the control.
+        batch_tokens: Positions a forward pass: the memory knob.
+        progress: True for a bar, a function for events.
+
+    Raises:
+        ModelError: The model has no attention heads, or reads both ways.
+        PositionError: The word does not recur, or not in the same tokens; the message shows them.
+    """
     if not model.causal:
         raise ModelError(
             f"head scores are about going back in a text that is read from left to right; {type(model.module).__name__} "

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from patchclamp.core.call import recorded
 from patchclamp.core.errors import InputError
+from patchclamp.core.kinds import Repeats, Seed
 from patchclamp.core.result import DatasetResult
 from patchclamp.interventions.actions import Action
 from patchclamp.interventions.execute import run_cells
@@ -75,16 +76,36 @@ def neuron_importances(
     subject: Any,
     answer: str | int | None = None,
     *,
-    samples: int = 10,
+    samples: Repeats = 10,
     noise: float = 3.0,
     std: Std = None,
-    seed: int = 0,
+    seed: Seed = 0,
     read: Any = None,
-    integrate: int = 0,
+    integrate: Repeats = 0,
     top: int = 10,
     verify: int = 20,
 ) -> Neurons:
-    """Importances of single neurons; see :meth:`patchclamp.Model.neuron_importances`."""
+    """The indirect effect of every single MLP neuron in a causal trace: restore one neuron's clean value in the corrupted run.
+
+    All are estimated by gradient (two forward passes and one backward pass); the strongest are run exactly.
+
+    Args:
+        model: The model.
+        prompt: As for :meth:`patchclamp.Model.causal_trace`.
+        subject: As for :meth:`patchclamp.Model.causal_trace`.
+        answer: As for :meth:`patchclamp.Model.causal_trace`.
+        samples: How often noise is drawn.
+        noise: Its size, in ``std``.
+        std: As for :meth:`patchclamp.Model.causal_trace`.
+        seed: Of the noise.
+        read: As for :meth:`patchclamp.Model.causal_trace`; the first number is taken.
+        integrate: Average the gradient over so many points between the corrupted run and the clean one.
+        top: Neurons kept for each layer and token.
+        verify: Strongest neurons that are run exactly.
+
+    Raises:
+        SiteError: The model has no ``mlp_act`` (experts are no single MLP).
+    """
     sites = model.sites.expand("mlp_act")
     width = model.sites.width(sites[0]) or 0
     if not 1 <= top <= width:

@@ -1,1 +1,0 @@
-"""The methods of an open model, by what they are for: one call each."""
