@@ -363,8 +363,8 @@ def test_a_weight_too_large_for_its_type_is_refused() -> None:
 def test_the_tolerance_follows_the_type(llama: pc.Model, monkeypatch: pytest.MonkeyPatch) -> None:
     types = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
     for dtype, wanted in types.items():
-        assert bake._allowed(SimpleNamespace(dtype=dtype), None) == wanted
-        assert bake._allowed(SimpleNamespace(dtype=dtype), 0.3) == 0.3
+        assert bake._tolerance(SimpleNamespace(dtype=dtype), None) == wanted
+        assert bake._tolerance(SimpleNamespace(dtype=dtype), 0.3) == 0.3
     for error, options in ((1e-6, {}), (3e-3, {"tolerance": 3e-3})):
         for factor in (0.99, 1.01):
             monkeypatch.setattr(bake, "agreement", lambda *_, found=factor * error: pc.Agreement(0.0, found, 1))

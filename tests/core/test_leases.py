@@ -79,7 +79,7 @@ def test_many_open_one_folder_at_once_and_one_that_saves_waits_for_them(
 def test_a_process_that_was_forked_meanwhile_holds_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leases, "PATIENCE", 0.05)
     reading, writing = os.pipe()
-    with leases.locked(tmp_path):
+    with leases.hold(tmp_path):
         child = os.fork()
         if child == 0:
             os.close(writing)
@@ -88,7 +88,7 @@ def test_a_process_that_was_forked_meanwhile_holds_no_folder(tmp_path: Path, mon
     os.close(reading)
     taken = False
     try:
-        with leases.locked(tmp_path):
+        with leases.hold(tmp_path):
             taken = True
     finally:
         os.close(writing)

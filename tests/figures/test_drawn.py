@@ -218,8 +218,8 @@ def test_the_strongest_heads_are_named() -> None:
     null = xr.DataArray(
         [[[0.1, 0.4], [0.2, np.nan]]], dims=("score", "layer", "head"), coords={"score": ["copying"]}
     ).expand_dims(control=["shuffled"])
-    assert heads.shuffled(SimpleNamespace(dataset={"null_high": null}), "copying") == 0.4  # type: ignore[arg-type]
-    assert heads.shuffled(SimpleNamespace(dataset={"null_high": null * np.nan}), "copying") is None  # type: ignore[arg-type]
+    assert heads.shuffled_level(SimpleNamespace(dataset={"null_high": null}), "copying") == 0.4  # type: ignore[arg-type]
+    assert heads.shuffled_level(SimpleNamespace(dataset={"null_high": null * np.nan}), "copying") is None  # type: ignore[arg-type]
 
 
 def test_head_scores_are_the_results(llama: pc.Model) -> None:

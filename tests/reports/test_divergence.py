@@ -10,7 +10,7 @@ from tests import tiny
 
 
 def test_every_continuation_is_on_the_page(llama: pc.Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(page, "embedded", lambda _: Markup())
+    monkeypatch.setattr(page, "embed_figure", lambda _: Markup())
     edits = {"<twice>": pc.Scale(2.0, site="resid_post.1"), "none": []}
     found = pc.metrics.divergence(llama, edits, tiny.ids(2, 5), tiny.ids(1, 4), max_new_tokens=4)
     body = str(parts(found)[-1].body)

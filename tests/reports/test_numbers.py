@@ -25,9 +25,9 @@ from patchclamp.reports import (
     trace,
     weights,
 )
-from patchclamp.reports.cells import Cells, Shade, aligned, scaled, svg
+from patchclamp.reports.cells import Cells, Shade, aligned, scale, svg
 from patchclamp.reports.heatmap import picture
-from patchclamp.reports.page import embedded, render, result_page, table
+from patchclamp.reports.page import embed_figure, render, result_page, table
 from tests import tiny
 
 IDS = tiny.ids(1, 6)
@@ -36,7 +36,7 @@ IDS = tiny.ids(1, 6)
 @pytest.fixture(autouse=True)
 def _without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes long, and is tested where the figures are."""
-    monkeypatch.setattr(page, "embedded", lambda figure: Markup("[{}]").format(type(figure).__name__))
+    monkeypatch.setattr(page, "embed_figure", lambda figure: Markup("[{}]").format(type(figure).__name__))
 
 
 def cells(drawn: Any) -> list[list[str]]:
@@ -97,8 +97,8 @@ def test_a_picture_says_each_cells_place_and_number(swept: pc.Grid) -> None:
 
 
 def test_a_scale_without_width_divides_by_one() -> None:
-    np.testing.assert_allclose(scaled([2.0, 4.0], 2, 4), [0, 1])
-    np.testing.assert_allclose(scaled([2.0, 2.5], 2, 2), [0, 0.5])
+    np.testing.assert_allclose(scale([2.0, 4.0], 2, 4), [0, 1])
+    np.testing.assert_allclose(scale([2.0, 2.5], 2, 2), [0, 0.5])
 
 
 def test_cells_are_written_with_their_row_and_column() -> None:
@@ -270,6 +270,6 @@ def test_a_page_holds_its_evidence_and_title(llama: pc.Model) -> None:
         saved.update(options)
         buffer.write(b"picture")
 
-    figure = embedded(SimpleNamespace(savefig=savefig))
+    figure = embed_figure(SimpleNamespace(savefig=savefig))
     assert base64.b64decode(str(figure).split("base64,")[1].split('"')[0]) == b"picture"
     assert saved == {"format": "png", "dpi": 160, "bbox_inches": "tight"}

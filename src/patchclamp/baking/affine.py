@@ -19,26 +19,26 @@ class Affine:
 
     factor: float
     reads: Tensor
-    """``[rank, d]``"""
+    """The directions that are read, ``[rank, d]``."""
     writes: Tensor
-    """``[rank, d]``"""
+    """The directions that are written, ``[rank, d]``."""
     constant: Tensor
-    """``[d]``"""
+    """The vector that is added, ``[d]``."""
 
     def linear(self, x: Tensor) -> Tensor:
-        """The map without its constant, of vectors ``[..., d]``."""
+        """Apply the map without its constant to vectors ``[..., d]``."""
         return self.factor * x + (x @ self.reads.T) @ self.writes
 
     def __call__(self, x: Tensor) -> Tensor:
-        """The map, of vectors ``[..., d]``."""
+        """Apply the map to vectors ``[..., d]``."""
         return self.linear(x) + self.constant
 
     def before(self, matrix: Tensor) -> Tensor:
-        """``[d, n]``: the matrix that does to ``x`` what the given one does to its linear image."""
+        """Compose with a matrix ``[d, n]``: the result does to ``x`` what the matrix does to the linear image of ``x``."""
         return self.factor * matrix + self.reads.T @ (self.writes @ matrix)
 
     def then(self, other: "Affine") -> "Affine":
-        """This map, and the other one on what it gives."""
+        """Compose this map with another one, which acts on its result."""
         return Affine(
             other.factor * self.factor,
             torch.cat([self.reads, other.reads]),
@@ -58,10 +58,10 @@ class Affine:
 
     def equals(self, other: "Affine") -> bool:
         """Whether the other map is the same; three random vectors tell two affine maps apart, almost surely."""
-        draw = torch.Generator().manual_seed(0)
-        x = torch.randn(3, len(self.constant), generator=draw, dtype=torch.float64)
-        mine, its = self(x), other(x)
-        return bool((mine - its).abs().max() <= 1e3 * NOTHING * max(1.0, float(mine.abs().max())))
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn(3, len(self.constant), generator=generator, dtype=torch.float64)
+        values, other_values = self(x), other(x)
+        return bool((values - other_values).abs().max() <= 1e3 * NOTHING * max(1.0, float(values.abs().max())))
 
 
 def affine(operation: Operation, width: int) -> Affine:
@@ -70,20 +70,22 @@ def affine(operation: Operation, width: int) -> Affine:
     Raises:
         EditError: It is none.
     """
-    none = torch.zeros(0, width, dtype=torch.float64)
+    no_directions = torch.zeros(0, width, dtype=torch.float64)
     zero = torch.zeros(width, dtype=torch.float64)
     match operation:
         case ops.Add():
-            return Affine(1.0, none, none, operation.scale * _wide(operation.vector))
+            return Affine(1.0, no_directions, no_directions, operation.scale * _float64(operation.vector))
         case ops.Put() if operation.value.ndim == 1:
-            return Affine(0.0, none, none, _wide(operation.value))
+            return Affine(0.0, no_directions, no_directions, _float64(operation.value))
         case ops.Zero():
-            return Affine(0.0, none, none, zero)
+            return Affine(0.0, no_directions, no_directions, zero)
         case ops.RankOne():
-            return Affine(1.0, _wide(operation.read)[None], _wide(operation.write)[None], zero)
+            return Affine(1.0, _float64(operation.read)[None], _float64(operation.write)[None], zero)
         case ops.Scale() if operation.directions is None:
-            about = zero if operation.about is None else _wide(operation.about)
-            return Affine(float(operation.factor), none, none, (1.0 - float(operation.factor)) * about)
+            centre = zero if operation.about is None else _float64(operation.about)
+            return Affine(
+                float(operation.factor), no_directions, no_directions, (1.0 - float(operation.factor)) * centre
+            )
         case ops.Scale():
             return _along(operation, float(operation.factor))
         case ops.ProjectOut():
@@ -92,23 +94,25 @@ def affine(operation: Operation, width: int) -> Affine:
             return _along(operation, -1.0)
         case ops.Clamp() if operation.low == operation.high and operation.low is not None:
             if operation.directions is None:
-                return Affine(0.0, none, none, zero + operation.low)
+                return Affine(0.0, no_directions, no_directions, zero + operation.low)
             return _along(operation, 0.0, float(operation.low))
-    raise EditError(f"{_name(operation)} is no affine map of the activation{_instead(operation)}")
+    raise EditError(f"{_name(operation)} is no affine map of the activation{_alternatives(operation)}")
 
 
-def _along(operation: "ops.Scale | ops.ProjectOut | ops.Reflect | ops.Clamp", factor: float, to: float = 0.0) -> Affine:
-    """Coordinates along the directions are multiplied by a factor and moved by ``to``."""
+def _along(
+    operation: "ops.Scale | ops.ProjectOut | ops.Reflect | ops.Clamp", factor: float, target: float = 0.0
+) -> Affine:
+    """The map that multiplies coordinates along the directions by a factor and moves them by ``target``."""
     assert operation.directions is not None
-    basis = _wide(operation.directions)
-    reads = basis if operation.readers is None else _wide(operation.readers)
-    constant = to * basis.sum(0)
+    basis = _float64(operation.directions)
+    reads = basis if operation.readers is None else _float64(operation.readers)
+    constant = target * basis.sum(0)
     if operation.about is not None:
-        constant = constant + (1.0 - factor) * (reads @ _wide(operation.about)) @ basis
+        constant = constant + (1.0 - factor) * (reads @ _float64(operation.about)) @ basis
     return Affine(1.0, reads, (factor - 1.0) * basis, constant)
 
 
-def _wide(tensor: Tensor) -> Tensor:
+def _float64(tensor: Tensor) -> Tensor:
     return tensor.detach().to("cpu", torch.float64)
 
 
@@ -116,7 +120,7 @@ def _name(operation: Operation) -> str:
     return f"pc.{type(operation).__name__}"
 
 
-def _instead(operation: Operation) -> str:
+def _alternatives(operation: Operation) -> str:
     if isinstance(operation, ops.Clamp):
         return ", because an interval has corners; pc.Clamp(v, v, directions), which sets the coordinates, is one"
     if isinstance(operation, ops.Put):

@@ -41,7 +41,7 @@ NEUTRAL = (
     "def area(width, height):\n    return width *",
 )
 """Prompts on which a baked model is compared with the hooked one, besides the user's."""
-_NEAR = {
+_SUGGESTIONS = {
     "attn_pattern": "edit 'z' or 'attn_out' instead",
     "mlp_pre": "nearest: 'mlp_in' or 'mlp_act'",
     "attn_in": "nearest: 'q', 'k' and 'v'",
@@ -59,22 +59,22 @@ def baked(model: OpenModel, edits: Edits, *, prompts: Any = (), tolerance: float
     Open it with ``pc.wrap(pc.baked(model, edits), model.tokenizer)``.
 
     Args:
-        model: Left as it is.
-        edits: Placed, at all positions, without gates. Linear maps of what a weight directly makes or reads; with a constant
-            where there is a bias, or at ``embed``; a projection of every state of the residual stream.
-        prompts: Where it is compared with the hooked model, besides some neutral ones.
-        tolerance: Largest difference of their logits, relative to the largest logit. By default 1e-6 in float64, 1e-4 in
+        model: The model, which is left as it is.
+        edits: Edits that are placed, at all positions, without gates. Linear maps of what a weight directly makes or reads; with
+            a constant where there is a bias, or at ``embed``; a projection of every state of the residual stream.
+        prompts: Prompts on which the copy is compared with the hooked model, besides some neutral ones.
+        tolerance: The largest difference of their logits, relative to the largest logit. By default 1e-6 in float64, 1e-4 in
             float32, 2e-2 in float16 and 1e-1 in bfloat16: a weight is rounded once, and hooks round each activation.
 
     Raises:
-        EditError: An edit is no change of weights; says why and what is near.
+        EditError: An edit is no change of weights; the message says why and what is near.
         SiteError: Something stands between a site and its weight.
         ModelError: The weight is no matrix of floats, or shared.
         ExactnessError: The copy says something else than the hooked model.
     """
-    chosen, said = _read(model, edits, prompts)
-    module = _fold(model, chosen, said).module()
-    agreement(model, chosen, module, said).check("the baked model's", _allowed(model, tolerance))
+    edit_list, prompt_list = _read_arguments(model, edits, prompts)
+    module = _fold(model, edit_list, prompt_list).module()
+    agreement(model, edit_list, module, prompt_list).check("the baked model's", _tolerance(model, tolerance))
     return module
 
 
@@ -93,18 +93,18 @@ def export(
     the prompts and the measured difference.
 
     Args:
-        model: Left as it is.
-        edits: As for :func:`patchclamp.baked`.
-        folder: Where; it appears complete or not at all.
-        prompts: Where logits are compared, besides some neutral ones.
-        tolerance: As for :func:`patchclamp.baked`.
+        model: The model, which is left as it is.
+        edits: Edits, as for :func:`patchclamp.baked`.
+        folder: The folder to write, which appears complete or not at all.
+        prompts: Prompts on which logits are compared, besides some neutral ones.
+        tolerance: The largest difference, as for :func:`patchclamp.baked`.
 
     Returns:
         How far the reloaded checkpoint is from the hooked model.
 
     Raises:
         InputError: The folder is not empty.
-        EditError: An edit is no change of weights; says why and what is near.
+        EditError: An edit is no change of weights; the message says why and what is near.
         SiteError: Something stands between a site and its weight.
         ModelError: The model is none of ``transformers``, or a weight is no matrix of floats, or shared.
         ExactnessError: The reloaded weights are not those that were written, or say something else than the hooked model.
@@ -112,37 +112,39 @@ def export(
     target = Path(folder)
     check_format(model.module)
     check_folder(target)
-    chosen, said = _read(model, edits, prompts)
-    folding = _fold(model, chosen, said)
+    edit_list, prompt_list = _read_arguments(model, edits, prompts)
+    folding = _fold(model, edit_list, prompt_list)
 
-    def beside(into: Path, found: Agreement) -> None:
-        save_edits(chosen, into)
+    def write_record(into: Path, measurement: Agreement) -> None:
+        save_edits(edit_list, into)
         record = {
             "kind": "baked",
             "model": model.describe().value(),
-            "prompts": [{"text": prompt.text, "ids": list(prompt.ids)} for prompt in said],
-            "changed": folding.changed,
-            "differs": vars(found),
+            "prompts": [{"text": prompt.text, "ids": list(prompt.ids)} for prompt in prompt_list],
+            "changed": folding.parameter_names,
+            "differs": vars(measurement),
             "versions": library_versions(),
         }
         folders.seal(into, folders.BAKED, record)
 
-    return write_checkpoint(model, folding.module(), chosen, said, target, beside, _allowed(model, tolerance))
+    return write_checkpoint(
+        model, folding.module(), edit_list, prompt_list, target, write_record, _tolerance(model, tolerance)
+    )
 
 
-def _allowed(model: OpenModel, tolerance: float | None) -> float:
+def _tolerance(model: OpenModel, tolerance: float | None) -> float:
     if tolerance is not None and not tolerance > 0:
         raise InputError(f"tolerance must be above 0, got {tolerance}")
     return WEIGHTS.of(model.dtype) if tolerance is None else tolerance
 
 
-def _read(model: OpenModel, edits: Edits, prompts: Any) -> tuple[list[Edit], list[Prompt]]:
-    """Edits, checked for what no weight can know, and the prompts to compare on."""
-    chosen = list(as_edits(edits))
-    if not chosen:
+def _read_arguments(model: OpenModel, edits: Edits, prompts: Any) -> tuple[list[Edit], list[Prompt]]:
+    """Read the edits, refuse what no weight can know, and make the prompts to compare on."""
+    edit_list = list(as_edits(edits))
+    if not edit_list:
         raise EditError("no edits were given, so there is nothing to bake")
     check_kind(model.module)
-    for edit in chosen:
+    for edit in edit_list:
         where = f"{type(edit.operation).__name__} at {', '.join(edit.sites) or 'no site'}"
         if edit.at != "all":
             raise EditError(
@@ -154,20 +156,20 @@ def _read(model: OpenModel, edits: Edits, prompts: Any) -> tuple[list[Edit], lis
                 f"{where} has a gate ({type(edit.where).__name__}), and a weight acts on every activation; nearest: the "
                 "same edit without where="
             )
-    return chosen, [*_neutral(model), *(model.prompts(prompts) if _any(prompts) else [])]
+    return edit_list, [*_neutral_prompts(model), *(model.prompts(prompts) if _has_prompts(prompts) else [])]
 
 
-def _any(prompts: Any) -> bool:
+def _has_prompts(prompts: Any) -> bool:
     return not (isinstance(prompts, list | tuple) and not prompts)
 
 
-def _neutral(model: OpenModel) -> list[Prompt]:
+def _neutral_prompts(model: OpenModel) -> list[Prompt]:
     if model.tokenizer is not None:
         return model.prompts(list(NEUTRAL))
     if model.takes_tokens and model.vocabulary:
-        draw = torch.Generator().manual_seed(0)
+        generator = torch.Generator().manual_seed(0)
         length = min(12, model.context or 12)
-        return model.prompts(torch.randint(model.vocabulary, (len(NEUTRAL), length), generator=draw).tolist())
+        return model.prompts(torch.randint(model.vocabulary, (len(NEUTRAL), length), generator=generator).tolist())
     return []
 
 
@@ -213,10 +215,12 @@ def _spots(wiring: Wiring, site: Site) -> list[Spot]:
     try:
         return spots_of(wiring, site)
     except SiteError as error:
-        raise SiteError(f"an edit at {site} is no change of weights: {error}; {_near(wiring.model, site)}") from None
+        raise SiteError(
+            f"an edit at {site} is no change of weights: {error}; {_suggestion(wiring.model, site)}"
+        ) from None
 
 
-def _near(model: OpenModel, site: Site) -> str:
+def _suggestion(model: OpenModel, site: Site) -> str:
     if site.component in ("attn_out", "mlp_out"):
         try:
             path = model.sites.access(Site("z" if site.component == "attn_out" else "mlp_act", site.layer)).module
@@ -225,4 +229,4 @@ def _near(model: OpenModel, site: Site) -> str:
             return "nearest: 'attn_out' of the same layer, or 'embed'"
     if site.component in STREAM:
         return "nearest: the whole vector at site=['resid_pre', 'resid_mid', 'resid_post']"
-    return _NEAR.get(site.component, "nearest: the input or output of an nn.Linear, as in 'lm_head:in'")
+    return _SUGGESTIONS.get(site.component, "nearest: the input or output of an nn.Linear, as in 'lm_head:in'")

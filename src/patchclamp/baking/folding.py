@@ -17,7 +17,7 @@ class Folding:
     def __init__(self, model: OpenModel) -> None:
         self.model = model
         self.matrices: dict[str, Tensor] = {}
-        """By module, ``[d_in, d_out]`` (of tables ``[vocabulary, d]``), float64."""
+        """The new matrix of each module, ``[d_in, d_out]`` (of a table ``[vocabulary, d]``), float64."""
         self.biases: dict[str, Tensor] = {}
 
     def fold(self, spot: Spot, change: Affine, what: str) -> None:
@@ -31,13 +31,13 @@ class Folding:
         constant = change.constant / spot.factor
         columns = slice(None) if spot.columns is None else spot.columns
         module = self.model.sites.modules[spot.module]
-        table, many = isinstance(module, nn.Embedding), matrix.ndim == 3
-        if change.shifts and many:
+        is_table, is_mixture = isinstance(module, nn.Embedding), matrix.ndim == 3
+        if change.shifts and is_mixture:
             raise EditError(
                 f"an edit at {what} adds a constant, and {spot.module!r} weighs its experts; nearest: the edit without it "
                 "(about=None), or a constant at 'embed'"
             )
-        if change.shifts and bias is None and not table:
+        if change.shifts and bias is None and not is_table:
             raise EditError(
                 f"an edit at {what} adds a constant, and {spot.module!r} has no bias to hold it (loaders drop one that the "
                 "architecture lacks); nearest: the edit without it (about=None), a constant at 'embed', or for llama.cpp "
@@ -45,7 +45,7 @@ class Folding:
             )
         if spot.side == "out":
             matrix[..., columns] = change.linear(matrix[..., columns])
-            if table:
+            if is_table:
                 matrix[:, columns] += constant
             elif bias is not None:
                 bias[..., columns] = change.linear(bias[..., columns]) + constant
@@ -62,39 +62,39 @@ class Folding:
             if isinstance(module, nn.Embedding):
                 weight = module.weight
             else:
-                many = experts(module, getattr(self.model.config, "hidden_size", None))
-                weight = oriented(module) if many is None else many
+                expert_matrices = experts(module, getattr(self.model.config, "hidden_size", None))
+                weight = oriented(module) if expert_matrices is None else expert_matrices
             self.matrices[path] = weight.detach().to("cpu", torch.float64, copy=True)
         return self.matrices[path]
 
     def _bias(self, path: str) -> Tensor | None:
         module = self.model.sites.modules[path]
-        held = module._parameters.get(_names(module)[1])
-        if held is not None and path not in self.biases:
+        bias = module._parameters.get(_names(module)[1])
+        if bias is not None and path not in self.biases:
             self._check(path, _names(module)[1])
-            self.biases[path] = held.detach().to("cpu", torch.float64, copy=True)
+            self.biases[path] = bias.detach().to("cpu", torch.float64, copy=True)
         return self.biases.get(path)
 
     def _check(self, path: str, name: str) -> None:
         module = self.model.sites.modules[path]
-        held = module._parameters.get(name)
-        if held is None or not held.is_floating_point() or not bool(torch.isfinite(held).all()):
+        parameter = module._parameters.get(name)
+        if parameter is None or not parameter.is_floating_point() or not bool(torch.isfinite(parameter).all()):
             raise ModelError(f"the {name} of {path!r} is no parameter of finite floats")
-        ends = (self._end("get_input_embeddings"), self._end("get_output_embeddings"))
+        ends = (self._embedding_module("get_input_embeddings"), self._embedding_module("get_output_embeddings"))
         others = sharing(self.model, path, name)
         if others and not all(self.model.sites.modules[other] in ends for other in (path, *others)):
             raise ModelError(f"{path!r} shares its {name} with {others[0]!r}, which would change too")
 
-    def _end(self, name: str) -> nn.Module | None:
-        found: nn.Module | None = getattr(self.model.module, name, lambda: None)()
-        return found
+    def _embedding_module(self, name: str) -> nn.Module | None:
+        module: nn.Module | None = getattr(self.model.module, name, lambda: None)()
+        return module
 
     @property
-    def changed(self) -> list[str]:
-        """Names of the parameters with new values."""
-        return sorted(self._new())
+    def parameter_names(self) -> list[str]:
+        """The names of the parameters with new values."""
+        return sorted(self._new_parameters())
 
-    def _new(self) -> dict[str, Tensor]:
+    def _new_parameters(self) -> dict[str, Tensor]:
         modules = self.model.sites.modules
         return {
             f"{path}.{_names(modules[path])[0]}": stored(modules[path], matrix)
@@ -107,14 +107,14 @@ class Folding:
         Raises:
             EditError: A weight is too large for the model's type.
         """
-        new = self._new()
+        parameters = self._new_parameters()
         largest = torch.finfo(self.model.dtype).max
-        for name, value in new.items():
+        for name, value in parameters.items():
             if not float(value.abs().max()) <= largest:
                 raise EditError(f"{name!r} becomes too large for {self.model.dtype}")
-        return with_parameters(self.model.module, new)
+        return with_parameters(self.model.module, parameters)
 
 
 def _names(module: nn.Module) -> tuple[str, str]:
-    """What a module calls its matrix and its bias."""
+    """The names of a module's matrix and bias."""
     return ("down_proj", "down_proj_bias") if "down_proj" in module._parameters else ("weight", "bias")

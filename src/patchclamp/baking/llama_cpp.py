@@ -25,7 +25,7 @@ from patchclamp.models.opened import OpenModel
 
 ARCHITECTURE = "controlvector"
 _SEAL = f"{ARCHITECTURE}.patchclamp_sha256"
-"""Of the vectors; llama.cpp passes over what it does not know."""
+"""The field that holds the digest of the vectors; llama.cpp passes over fields that it does not know."""
 _NAME = re.compile(r"^direction\.(\d+)$")
 
 
@@ -37,18 +37,18 @@ def export_control_vector(model: OpenModel, edits: Edits, path: File) -> Path:
         model: The model whose sites the edits name.
         edits: ``pc.Add`` at ``resid_post`` of layers from 1 on, at all positions; several at one layer are summed, each times
             its scale.
-        path: The file; it appears complete or not at all.
+        path: The file to write, which appears complete or not at all.
 
     Raises:
-        EditError: An edit is no such addition; says why and what is near.
+        EditError: An edit is no such addition; the message says why and what is near.
         InputError: The file is there and is no control vector.
         MissingDependencyError: Without the package ``gguf``.
     """
     gguf = _gguf("writing a control vector")
     if Path(path).is_file() and ARCHITECTURE.encode() not in Path(path).read_bytes()[:4096]:
         raise InputError(f"{str(path)!r} is there and is no control vector; name another file")
-    chosen = list(as_edits(edits))
-    vectors = _vectors(model, chosen)
+    edit_list = list(as_edits(edits))
+    vectors = _vectors(model, edit_list)
     with atomic_file(path) as temporary:
         writer = gguf.GGUFWriter(temporary, ARCHITECTURE)
         writer.add_string(f"{ARCHITECTURE}.model_hint", str(getattr(model.config, "model_type", "")))
@@ -69,7 +69,7 @@ def control_vector(path: File, scale: float = 1.0) -> list[Edit]:
 
     Args:
         path: A GGUF file.
-        scale: Of the edits.
+        scale: The scale of the edits.
 
     Raises:
         InputError: The file is no control vector.
@@ -82,7 +82,7 @@ def control_vector(path: File, scale: float = 1.0) -> list[Edit]:
         reader = gguf.GGUFReader(path)
     except (OSError, *MALFORMED) as error:
         raise InputError(f"{str(path)!r} is no GGUF file: {error}") from error
-    found: dict[int, Tensor] = {}
+    vectors: dict[int, Tensor] = {}
     with reading(path, "export it again"):
         kind, seal = (_field(reader, name) for name in ("general.architecture", _SEAL))
         if kind != ARCHITECTURE:
@@ -91,10 +91,10 @@ def control_vector(path: File, scale: float = 1.0) -> list[Edit]:
             match = _NAME.match(tensor.name)
             if match is None or int(match[1]) == 0 or tensor.data.ndim != 1 or tensor.tensor_type.name != "F32":
                 raise InputError(f"{str(path)!r}: {tensor.name!r} is no float32 vector direction.1, direction.2, ...")
-            found[int(match[1])] = torch.from_numpy(tensor.data.copy())
-        if seal is not None and seal != _digest(found):
+            vectors[int(match[1])] = torch.from_numpy(tensor.data.copy())
+        if seal is not None and seal != _digest(vectors):
             raise ValueError("its numbers are not those that were written")
-    return [Add(vector, scale, site=f"resid_post.{layer}") for layer, vector in sorted(found.items())]
+    return [Add(vector, scale, site=f"resid_post.{layer}") for layer, vector in sorted(vectors.items())]
 
 
 def _field(reader: Any, name: str) -> Any:
@@ -107,7 +107,7 @@ def _digest(vectors: dict[int, Tensor]) -> str:
 
 
 def _vectors(model: OpenModel, edits: list[Edit]) -> dict[int, Tensor]:
-    """The sum of what is added after each layer, float64."""
+    """Sum the vectors that are added after each layer, in float64."""
     if not edits:
         raise EditError("no edits were given, so there is no control vector to write")
     for edit in edits:
@@ -122,7 +122,7 @@ def _vectors(model: OpenModel, edits: list[Edit]) -> dict[int, Tensor]:
                 f"pc.Add at {', '.join(edit.sites)} acts at some positions (at={edit.at!r}, where={edit.where!r}), and llama.cpp "
                 "adds at all; nearest: the same edit at='all' without where="
             )
-    found: dict[int, Tensor] = {}
+    vectors: dict[int, Tensor] = {}
     for action in place(model, edits, [Prompt((0,))])[0]:
         site, operation = action.site, action.operation
         assert isinstance(operation, operations.Add)
@@ -133,8 +133,8 @@ def _vectors(model: OpenModel, edits: list[Edit]) -> dict[int, Tensor]:
                 + ("" if site.layer else ", or pc.export of the edit at 'embed'")
             )
         vector = operation.scale * operation.vector.detach().to("cpu", torch.float64)
-        found[site.layer] = found[site.layer] + vector if site.layer in found else vector
-    return found
+        vectors[site.layer] = vectors[site.layer] + vector if site.layer in vectors else vector
+    return vectors
 
 
 def _gguf(what: str) -> Any:

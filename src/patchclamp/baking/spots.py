@@ -17,9 +17,9 @@ from patchclamp.models.sitemap import columns_of
 from patchclamp.models.sites import Site
 from patchclamp.models.weights import experts, oriented
 
-_MADE_BY = {"attn_out": "z", "mlp_out": "mlp_act"}
+_OUTPUT_OF = {"attn_out": "z", "mlp_out": "mlp_act"}
 """Sites that are the output of the module which reads another site."""
-_READ_BY = {"attn_in": ("q", "k", "v"), "mlp_in": ("mlp_pre",)}
+_READERS = {"attn_in": ("q", "k", "v"), "mlp_in": ("mlp_pre",)}
 """Sites that are the input of the modules which make others."""
 _BETWEEN = "a norm or another function stands between"
 
@@ -29,34 +29,34 @@ class Spot:
     """A weight that can take up an affine map of a site."""
 
     module: str
-    """Path of a projection (``nn.Linear``, ``Conv1D``), a table (``nn.Embedding``) or the experts of a mixture."""
+    """The path of a projection (``nn.Linear``, ``Conv1D``), a table (``nn.Embedding``) or the experts of a mixture."""
     side: Literal["in", "out"]
     columns: slice | Tensor | None = None
-    """Which part of the module's input or output the site is."""
+    """The part of the module's input or output that the site is."""
     factor: float = 1.0
-    """The site is the module's tensor times this."""
+    """The factor by which the module's tensor is multiplied to give the site."""
     direct: bool = True
-    """False if the site's own module holds the projection."""
+    """Whether the site's module is itself the projection, and does not only contain it."""
 
 
 class Wiring:
-    """What modules give and take on one prompt of the model as it is, recorded when it is asked for."""
+    """The inputs and outputs of modules on one prompt of the model as it is, recorded when they are asked for."""
 
     def __init__(self, model: OpenModel, prompt: Prompt) -> None:
         self.model, self.prompt = model, prompt
-        self._seen: dict[Site, Tensor] = {}
+        self._values: dict[Site, Tensor] = {}
 
     def look(self, sites: Iterable[Site]) -> list[Tensor]:
-        """The sites' values ``[position, d]``, float64."""
-        wanted = list(sites)
-        new = [site for site in dict.fromkeys(wanted) if site not in self._seen]
-        if new:
-            found = record_source(self.model, Source([self.prompt]), new)
-            self._seen |= {site: rows[0].to("cpu", torch.float64) for site, rows in found.items()}
-        return [self._seen[site] for site in wanted]
+        """Read the values of sites, ``[position, d]`` each, in float64."""
+        site_list = list(sites)
+        new_sites = [site for site in dict.fromkeys(site_list) if site not in self._values]
+        if new_sites:
+            recordings = record_source(self.model, Source([self.prompt]), new_sites)
+            self._values |= {site: rows[0].to("cpu", torch.float64) for site, rows in recordings.items()}
+        return [self._values[site] for site in site_list]
 
     def sum_error(self, whole: Site, parts: Iterable[Site]) -> float:
-        """By how much a site misses the sum of others, relative to its largest value."""
+        """The largest difference of a site from the sum of others, relative to its largest value."""
         total, *terms = self.look([whole, *parts])
         return float((total - torch.stack(terms).sum(0)).abs().max() / total.abs().max())
 
@@ -69,11 +69,11 @@ class Wiring:
         if any(term.shape != total.shape for term in terms):
             return None
         columns = torch.stack([term.flatten() for term in terms], 1)
-        found = torch.linalg.lstsq(columns, total.flatten()[:, None], driver="gelsd").solution
-        missed = (columns @ found - total.flatten()[:, None]).abs().max()
-        if missed > max(8 * torch.finfo(self.model.dtype).eps, 1e-12) * total.abs().max():
+        coefficients = torch.linalg.lstsq(columns, total.flatten()[:, None], driver="gelsd").solution
+        error = (columns @ coefficients - total.flatten()[:, None]).abs().max()
+        if error > max(8 * torch.finfo(self.model.dtype).eps, 1e-12) * total.abs().max():
             return None
-        return [float(share) for share in found]
+        return [float(share) for share in coefficients]
 
 
 def _is_projection(wiring: Wiring, path: str) -> bool:
@@ -84,10 +84,10 @@ def _is_projection(wiring: Wiring, path: str) -> bool:
     if not isinstance(module, nn.Linear):
         return False
     x, y = wiring.look([port(path, "in"), port(path, "out")])
-    made = x @ oriented(module).detach().to("cpu", torch.float64)
+    product = x @ oriented(module).detach().to("cpu", torch.float64)
     if module.bias is not None:
-        made = made + module.bias.detach().to("cpu", torch.float64)
-    return bool((made - y).abs().max() <= ARCHITECTURE.of(wiring.model.dtype) * y.abs().max())
+        product = product + module.bias.detach().to("cpu", torch.float64)
+    return bool((product - y).abs().max() <= ARCHITECTURE.of(wiring.model.dtype) * y.abs().max())
 
 
 def port(path: str, side: Literal["in", "out"]) -> Site:
@@ -99,7 +99,7 @@ def spots_of(wiring: Wiring, site: Site) -> list[Spot]:
     """The weights that a map of a site goes into; what the table says is measured on the model.
 
     Raises:
-        SiteError: The site is not directly the input or the output of a weight; says why.
+        SiteError: The site is not directly the input or the output of a weight; the message says why.
     """
     model = wiring.model
     access = model.sites.access(site)
@@ -110,33 +110,33 @@ def spots_of(wiring: Wiring, site: Site) -> list[Spot]:
     if isinstance(module, nn.Embedding) and access.side == "out":
         return [Spot(access.module, "out", columns, _table_scale(wiring, site.whole, module))]
     paths, side = _holders(model, site)
-    found = []
+    spots = []
     for path in paths:
-        held = model.sites.modules[path]
-        if not _is_projection(wiring, path) and experts(held, model.sites.width(site.whole)) is None:
-            raise SiteError(f"{path!r} is a {type(held).__name__}, not one matrix")
+        holder = model.sites.modules[path]
+        if not _is_projection(wiring, path) and experts(holder, model.sites.width(site.whole)) is None:
+            raise SiteError(f"{path!r} is a {type(holder).__name__}, not one matrix")
         share = wiring.shares(site.whole, [port(path, side)])
         if share is None:
             raise SiteError(f"{_BETWEEN} {site.whole} and the weight of {path!r}")
-        found.append(Spot(path, side, columns, share[0], direct=False))
-    return found
+        spots.append(Spot(path, side, columns, share[0], direct=False))
+    return spots
 
 
 def look_ahead(wiring: Wiring, sites: Iterable[Site]) -> None:
-    """Record in one pass what :func:`spots_of` will ask for."""
-    wanted: list[Site] = []
+    """Record in one pass the values that :func:`spots_of` will ask for."""
+    all_sites: list[Site] = []
     for site in dict.fromkeys(site.whole for site in sites):
         try:
             paths, side = _holders(wiring.model, site)
         except SiteError:
             continue
-        wanted += [site, *(port(path, side) for path in paths)]
-    if wanted:
-        wiring.look(wanted)
+        all_sites += [site, *(port(path, side) for path in paths)]
+    if all_sites:
+        wiring.look(all_sites)
 
 
 def _table_scale(wiring: Wiring, site: Site, module: nn.Embedding) -> float:
-    """By what an embedding module multiplies the rows of its table."""
+    """The factor by which an embedding module multiplies the rows of its table."""
     with guarded(torch.no_grad()):
         rows = module.weight[torch.tensor(wiring.prompt.ids, device=module.weight.device)].to("cpu", torch.float64)
     values = wiring.look([site])[0]
@@ -157,10 +157,10 @@ def _holders(model: OpenModel, site: Site) -> tuple[list[str], Literal["in", "ou
         return [path], "in" if name == "final_norm" else "out"
     if name == "mlp_out" and ("mlp_act", site.layer) in sites.refused:
         return [_experts_of(model, site)], "out"
-    if name in _MADE_BY:
-        return [_module_of(model, _MADE_BY[name], site.layer)], "out"
-    if name in _READ_BY:
-        paths = list(dict.fromkeys(_module_of(model, reader, site.layer) for reader in _READ_BY[name]))
+    if name in _OUTPUT_OF:
+        return [_module_of(model, _OUTPUT_OF[name], site.layer)], "out"
+    if name in _READERS:
+        paths = list(dict.fromkeys(_module_of(model, reader, site.layer) for reader in _READERS[name]))
         other = sites.family.weights.get("mlp_up") if name == "mlp_in" else None
         return [*paths, *([f"{sites.layers[site.layer or 0]}.{other}"] if other else [])], "in"
     raise SiteError("no weight makes or reads it directly")
@@ -172,16 +172,16 @@ def _experts_of(model: OpenModel, site: Site) -> str:
     Raises:
         SiteError: There is not exactly one.
     """
-    inside = f"{model.sites.access(site).module}."
+    prefix = f"{model.sites.access(site).module}."
     width = model.sites.width(site)
-    found = [
+    paths = [
         path
-        for path, held in model.sites.modules.items()
-        if path.startswith(inside) and experts(held, width) is not None
+        for path, module in model.sites.modules.items()
+        if path.startswith(prefix) and experts(module, width) is not None
     ]
-    if len(found) != 1:
-        raise SiteError(f"{inside[:-1]!r} does not hold all its experts in one module")
-    return found[0]
+    if len(paths) != 1:
+        raise SiteError(f"{prefix[:-1]!r} does not hold all its experts in one module")
+    return paths[0]
 
 
 def _module_of(model: OpenModel, component: str, layer: int | None) -> str:

@@ -37,12 +37,12 @@ class State:
     writer: Site | None
 
     def change(self, maps: Mapping[Site, Affine]) -> Affine | None:
-        """What is done to it; None for nothing."""
-        found: Affine | None = None
+        """Compose the maps at the state's sites; None if there is none."""
+        combined: Affine | None = None
         for site in self.sites:
             if site in maps:
-                found = maps[site] if found is None else found.then(maps[site])
-        return found
+                combined = maps[site] if combined is None else combined.then(maps[site])
+        return combined
 
 
 @checked
@@ -62,17 +62,17 @@ def states_of(model: OpenModel) -> list[State]:
         SiteError: A state between attention and MLP has no name.
     """
     sites, count = model.sites, model.sites.n_layers
-    found = [State((Site("resid_pre", 0),), None)]
+    states = [State((Site("resid_pre", 0),), None)]
     for layer in range(count):
         try:
             sites.access(Site("resid_mid", layer))
-            found.append(State((Site("resid_mid", layer),), Site("attn_out", layer)))
+            states.append(State((Site("resid_mid", layer),), Site("attn_out", layer)))
         except SiteError:
             if sites.family.residual != "parallel":
                 raise
-        after = (Site("resid_post", layer), *([Site("resid_pre", layer + 1)] if layer + 1 < count else []))
-        found.append(State(after, Site("mlp_out", layer)))
-    return found
+        names = (Site("resid_post", layer), *([Site("resid_pre", layer + 1)] if layer + 1 < count else []))
+        states.append(State(names, Site("mlp_out", layer)))
+    return states
 
 
 def fold_stream(folding: Folding, wiring: Wiring, maps: Mapping[Site, Affine], embed: Affine | None) -> None:
@@ -80,12 +80,12 @@ def fold_stream(folding: Folding, wiring: Wiring, maps: Mapping[Site, Affine], e
 
     Args:
         folding: The new weights.
-        wiring: The model.
-        maps: What is done at each site of the stream.
-        embed: What is done at ``embed``, and is in the table already.
+        wiring: The wiring of the model.
+        maps: The map at each site of the stream.
+        embed: The map at ``embed``, which is in the table already.
 
     Raises:
-        EditError: It is not expressible; says why, and what is near.
+        EditError: The maps are no change of weights; the message says why, and what is near.
         SiteError: Something stands between a weight and the stream.
     """
     if set(maps) == {Site("resid_pre", 0)}:
@@ -93,38 +93,38 @@ def fold_stream(folding: Folding, wiring: Wiring, maps: Mapping[Site, Affine], e
         return
     states = states_of(wiring.model)
     changes = [state.change(maps) for state in states]
-    given = {state: change for state, change in zip(states, changes, strict=True) if change is not None}
-    if all(change.only_shifts for change in given.values()):
-        for state, change in given.items():
+    changes_by_state = {state: change for state, change in zip(states, changes, strict=True) if change is not None}
+    if all(change.only_shifts for change in changes_by_state.values()):
+        for state, change in changes_by_state.items():
             if state.writer is None:
                 _fold_start(folding, wiring, change)
             else:
                 _fold_constant(folding, wiring, state, change)
     else:
-        _fold_everywhere(folding, wiring, states, given, embed)
+        _fold_everywhere(folding, wiring, states, changes_by_state, embed)
 
 
 def _fold_everywhere(
-    folding: Folding, wiring: Wiring, states: list[State], given: dict[State, Affine], embed: Affine | None
+    folding: Folding, wiring: Wiring, states: list[State], changes_by_state: dict[State, Affine], embed: Affine | None
 ) -> None:
-    first, change = next(iter(given.items()))
+    first, change = next(iter(changes_by_state.items()))
     if not change.then(change).equals(change):
         raise EditError(
             f"{first.sites[0]}: a layer's edit acts again on what earlier layers wrote, so only an edit that does nothing "
             "when repeated (ProjectOut) is one of weights; nearest: the same operation at what is written, "
             "site=['embed', 'attn_out', 'mlp_out']"
         )
-    other = next((state for state, its in given.items() if not its.equals(change)), None)
+    other = next((state for state, state_change in changes_by_state.items() if not state_change.equals(change)), None)
     if other is not None:
         raise EditError(
             f"{other.sites[0]} and {first.sites[0]} are edited in different ways, and the stream keeps what was written "
             "under both; nearest: one operation at all, site=['resid_pre', 'resid_mid', 'resid_post']"
         )
-    if states[0] not in given and embed is not None and embed.equals(change):
+    if states[0] not in changes_by_state and embed is not None and embed.equals(change):
         share = wiring.shares(Site("resid_pre", 0), [Site("embed")])
         if share is not None and (not change.shifts or abs(share[0] - 1.0) < 1e-6):
-            given = {**given, states[0]: change}
-    missing = [str(state.sites[0]) for state in states if state not in given]
+            changes_by_state = {**changes_by_state, states[0]: change}
+    missing = [str(state.sites[0]) for state in states if state not in changes_by_state]
     if missing:
         raise EditError(_single(wiring.model, first, missing))
     _fold_start(folding, wiring, change)
@@ -142,45 +142,45 @@ def _fold_everywhere(
 
 
 def _single(model: OpenModel, first: State, missing: list[str]) -> str:
-    every = [row["site"] for row in model.sites.rows() if row["site"] in STREAM and row["write"]]
+    writable = [row["site"] for row in model.sites.rows() if row["site"] in STREAM and row["write"]]
     near = f", or the edit at {str(first.writer)!r}, what is written last before it" if first.writer else ""
     return (
         f"an edit at {first.sites[0]} but not at {', '.join(missing[:4])}{', ...' if len(missing) > 4 else ''} is no change of "
-        f"weights: what earlier layers wrote is read unedited elsewhere; nearest: the same operation at site={every}{near}"
+        f"weights: what earlier layers wrote is read unedited elsewhere; nearest: the same operation at site={writable}{near}"
     )
 
 
 def _fold_start(folding: Folding, wiring: Wiring, change: Affine) -> None:
-    """A map of the first state goes into the tables whose sum it is."""
+    """Put a map of the first state into the tables whose sum it is."""
     for number, spot in enumerate(_tables(wiring)):
         only_linear = Affine(change.factor, change.reads, change.writes, 0.0 * change.constant)
         folding.fold(spot, change if number == 0 else only_linear, "resid_pre.0")
 
 
 def _tables(wiring: Wiring) -> list[Spot]:
-    """The tables that the first state is the sum of, that of the tokens first.
+    """Find the tables that the first state is the sum of, that of the tokens first.
 
     Raises:
         SiteError: It is no sum of tables.
     """
     model = wiring.model
-    tokens = model.module.get_input_embeddings()  # type: ignore[operator]
+    token_table = model.module.get_input_embeddings()  # type: ignore[operator]
     paths = [path for path, module in model.sites.modules.items() if isinstance(module, nn.Embedding)]
-    paths.sort(key=lambda path: model.sites.modules[path] is not tokens)
+    paths.sort(key=lambda path: model.sites.modules[path] is not token_table)
     inner = tuple(f"{layer}." for layer in model.sites.layers)
-    chosen = [path for path in paths if not path.startswith(inner)]
-    shares = wiring.shares(Site("resid_pre", 0), [port(path, "out") for path in chosen])
+    outer_paths = [path for path in paths if not path.startswith(inner)]
+    shares = wiring.shares(Site("resid_pre", 0), [port(path, "out") for path in outer_paths])
     if shares is None:
         raise SiteError(
-            f"resid_pre.0 is not the sum of {chosen}: a norm or another function stands between the tables and the "
+            f"resid_pre.0 is not the sum of {outer_paths}: a norm or another function stands between the tables and the "
             "residual stream"
         )
-    (first,) = spots_of(wiring, port(chosen[0], "out"))
-    return [Spot(first.module, "out", None, first.factor * shares[0]), *(Spot(path, "out") for path in chosen[1:])]
+    (first,) = spots_of(wiring, port(outer_paths[0], "out"))
+    return [Spot(first.module, "out", None, first.factor * shares[0]), *(Spot(path, "out") for path in outer_paths[1:])]
 
 
 def _fold_constant(folding: Folding, wiring: Wiring, state: State, change: Affine) -> None:
-    """A constant added to a state goes into the bias of what was written last before it."""
+    """Put a constant that is added to a state into the bias of what was written last before it."""
     assert state.writer is not None
     (spot,) = spots_of(wiring, state.writer)
     folding.fold(spot, change, str(state.sites[0]))

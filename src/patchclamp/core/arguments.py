@@ -127,9 +127,9 @@ def checked_as(error: type[PatchclampError], label: str = "", hidden: Sequence[s
         title = label or door.__name__
         if inspect.isclass(door):
             setattr(door, "__no_type_check__", True)  # noqa: B010 - other checkers leave the constructor alone
-            setattr(door, "__init__", _wrapped(door.__init__, title, error, hidden))  # noqa: B010
+            setattr(door, "__init__", _wrap(door.__init__, title, error, hidden))  # noqa: B010
             return door
-        return _wrapped(door, title, error, hidden)
+        return _wrap(door, title, error, hidden)
 
     return decorate
 
@@ -140,9 +140,9 @@ def checked_methods(kind: type) -> None:
         if name.startswith("_"):
             continue
         if inspect.isfunction(method):
-            setattr(kind, name, _wrapped(method, name, InputError))
+            setattr(kind, name, _wrap(method, name, InputError))
         elif isinstance(method, classmethod):
-            setattr(kind, name, classmethod(_wrapped(method.__func__, name, InputError)))
+            setattr(kind, name, classmethod(_wrap(method.__func__, name, InputError)))
 
 
 def check_held(holder: Any) -> None:
@@ -162,7 +162,7 @@ def _constructor(kind: type) -> Reading:
     return Reading.of(kind.__init__, kind.__name__, InputError)  # type: ignore[misc]
 
 
-def _wrapped(
+def _wrap(
     function: Callable[..., Any], label: str, error: type[PatchclampError], hidden: Sequence[str] = ()
 ) -> Callable[..., Any]:
     reading: Reading | None = None

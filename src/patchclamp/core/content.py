@@ -144,7 +144,7 @@ class Contents:
 
     def __init__(self, what: str) -> None:
         self._path = [what]
-        self._known: dict[int, tuple[Any, str]] = {}
+        self._digests: dict[int, tuple[Any, str]] = {}
         self._open: dict[int, int] = {}
 
     def of(self, value: Any, step: str = "") -> str:
@@ -152,8 +152,8 @@ class Contents:
         if type(value) in _LEAVES:
             return f"{type(value).__name__}:{value!r}"
         key = id(value)
-        if key in self._known:
-            return self._known[key][1]
+        if key in self._digests:
+            return self._digests[key][1]
         if key in self._open:
             return f"within:{len(self._open) - self._open[key]}"
         self._open[key] = len(self._open)
@@ -169,7 +169,7 @@ class Contents:
         finally:
             del self._open[key]
             self._path.pop()
-        self._known[key] = (value, state.hexdigest())
+        self._digests[key] = (value, state.hexdigest())
         return state.hexdigest()
 
     def _refusal(self, value: Any) -> InputError:

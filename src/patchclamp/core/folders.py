@@ -32,7 +32,7 @@ from patchclamp.core.files import (
     sync_tree,
     writing,
 )  # fmt: skip
-from patchclamp.core.leases import PART, PREFIX, is_abandoned, lease, locked, remove, tidy
+from patchclamp.core.leases import PART, PREFIX, hold, is_abandoned, lease, remove, tidy
 
 _NEW, _JOURNAL = ".new", ".journal.json"
 COMMAND = ("command.txt", "config.toml")
@@ -145,7 +145,7 @@ def extend(folder: str | Path, form: Form, write: Callable[[Path], object], *, o
     _record(target, form)
     with writing(target), lease(target, "save", folder=True) as staging:
         write(staging)
-        with locked(target):
+        with hold(target):
             _finish(target)
             record = _record(target, form)
             files = record.pop("files", None)
@@ -209,7 +209,7 @@ def check(folder: str | Path, form: Form, *also: str, overwrite: bool = False) -
     target = Path(folder)
     check_place(target, form.what)
     if not overwrite and target.is_dir():
-        with writing(target), locked(target):
+        with writing(target), hold(target):
             _finish(target)
             _refuse(
                 target, form, [form.record, *form.files, *also], _replaceable_files(target, form, overwrite), form.alone
@@ -236,7 +236,7 @@ def opened(
     with reading(target):
         if not target.is_dir():
             raise InputError(missing or f"{str(target)!r} holds no {form.record}")
-        with _settled(target):
+        with _hold_complete(target):
             if not (target / form.record).is_file():
                 raise InputError(missing or f"{str(target)!r} holds no {form.record}")
             record = _record(target, form, check)
@@ -381,7 +381,7 @@ def _refuse(target: Path, form: Form, names: list[str], replaceable: Mapping[str
 
 
 def _commit(target: Path, form: Form, staging: Path, overwrite: bool) -> None:
-    with locked(target):
+    with hold(target):
         _finish(target)
         _replace(target, form, staging, overwrite)
 
@@ -409,16 +409,16 @@ def _replace(target: Path, form: Form, staging: Path, overwrite: bool, keep: boo
 
 
 @contextmanager
-def _settled(target: Path) -> Iterator[None]:
+def _hold_complete(target: Path) -> Iterator[None]:
     """Hold a folder together with others that read it, after a save that was stopped in it is finished."""
     for _ in range(3):  # another process may be stopped in between
-        with locked(target, shared=True):
+        with hold(target, shared=True):
             if not _has_leftovers(target):
                 yield
                 return
-        with locked(target), writing(target):
+        with hold(target), writing(target):
             _finish(target)
-    with locked(target):
+    with hold(target):
         yield
 
 

@@ -22,7 +22,7 @@ _LEASED: set[Path] = set()
 
 
 @contextmanager
-def locked(folder: Path, *, shared: bool = False) -> Iterator[None]:
+def hold(folder: Path, *, shared: bool = False) -> Iterator[None]:
     """Hold a folder against other processes and threads, without leaving a file in it.
 
     Args:
@@ -33,7 +33,7 @@ def locked(folder: Path, *, shared: bool = False) -> Iterator[None]:
         StorageError: Another process does not let go of it.
     """
     is_leased = folder in _LEASED  # nobody else writes there, and its lock says that we live
-    handle, deadline = None if is_leased else _opened(folder), time.monotonic() + PATIENCE
+    handle, deadline = None if is_leased else _open_handle(folder), time.monotonic() + PATIENCE
     try:
         while handle is not None and _lock(handle, shared) is False:
             if time.monotonic() > deadline:
@@ -51,14 +51,14 @@ def lease(parent: Path, name: str, *, folder: bool) -> Iterator[Path]:
 
     What earlier owners left there, who are dead, is removed first. The modes are those that the umask leaves.
     """
-    with locked(parent):
+    with hold(parent):
         tidy(parent)
         path = parent / f"{PREFIX}{name[:40]}-{secrets.token_hex(8)}{PART}"
         if folder:
             path.mkdir()
         else:
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-        handle = _opened(path)
+        handle = _open_handle(path)
         if handle is not None:
             _lock(handle)
     _LEASED.add(path)
@@ -94,7 +94,7 @@ def is_abandoned(path: Path) -> bool:
     if not (path.name.startswith(PREFIX) and path.name.endswith(PART)):
         return False
     try:
-        handle = None if path.is_symlink() else _opened(path)
+        handle = None if path.is_symlink() else _open_handle(path)
         is_free = None if handle is None else _lock(handle)
         if handle is not None:
             _let_go(handle)
@@ -103,8 +103,8 @@ def is_abandoned(path: Path) -> bool:
         return False
 
 
-def _opened(path: Path) -> int | None:
-    """A handle that can be locked; None on systems without such locks."""
+def _open_handle(path: Path) -> int | None:
+    """Open a handle that can be locked; None on systems without such locks."""
     return os.open(path, os.O_RDONLY | os.O_NONBLOCK) if _HAS_LOCKS else None
 
 

@@ -140,8 +140,8 @@ def _union(kinds: tuple[Any, ...]) -> Reader | None:
 
 def _enumeration(items: Sequence[str]) -> str:
     """``a, b or c``, with None last."""
-    ordered = [*(item for item in dict.fromkeys(items) if item != "None"), *(["None"] if "None" in items else [])]
-    return ordered[0] if len(ordered) == 1 else f"{', '.join(ordered[:-1])} or {ordered[-1]}"
+    unique_items = [*(item for item in dict.fromkeys(items) if item != "None"), *(["None"] if "None" in items else [])]
+    return unique_items[0] if len(unique_items) == 1 else f"{', '.join(unique_items[:-1])} or {unique_items[-1]}"
 
 
 def _is_tensor(value: Any) -> bool:
@@ -324,22 +324,22 @@ def _with_article(kind: type) -> str:
 
 
 def _sequence(base: Any, inner: tuple[Any, ...]) -> Reader:
-    fixed = base is tuple and inner and inner[-1] is not Ellipsis
+    is_fixed = base is tuple and inner and inner[-1] is not Ellipsis
     items = [_reader(kind) for kind in inner if kind is not Ellipsis] or [None]
     entry = items[0]
-    valid = "a list" if entry is None or fixed else f"a list, each {entry.valid}"
+    valid = "a list" if entry is None or is_fixed else f"a list, each {entry.valid}"
 
     def read(value: Any) -> Any:
         if isinstance(value, _PLAIN) or not isinstance(value, Iterable) or isinstance(value, type):
             raise UnfitError(valid)
         if getattr(value, "ndim", 1) == 0:
             raise UnfitError(valid)
-        if entry is None and not fixed:
+        if entry is None and not is_fixed:
             return value if isinstance(value, base) and hasattr(value, "__len__") else _as_base(base, _as_list(value))
         rows = value if isinstance(value, list | tuple) else _as_list(value)
-        if fixed and len(rows) != len(items):
+        if is_fixed and len(rows) != len(items):
             raise UnfitError(valid, f"{len(items)} are needed, got {len(rows)}")
-        each = items if fixed else [entry] * len(rows)
+        each = items if is_fixed else [entry] * len(rows)
         entries = [
             _item(one, item, f"entry {number}") for number, (one, item) in enumerate(zip(each, rows, strict=True))
         ]

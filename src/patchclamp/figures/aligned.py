@@ -42,41 +42,41 @@ def aligned(
     if share not in ("layers", "tokens"):
         raise InputError(unknown("share", share, ("layers", "tokens")))
     check(results)
-    shown = [(result.kind, picture) for result in results for picture in pictures_of(result)]
-    check_layers([(kind, _layers(picture)) for kind, picture in shown], share)
+    pictures = [(result.kind, picture) for result in results for picture in pictures_of(result)]
+    check_layers([(kind, _layers(picture)) for kind, picture in pictures], share)
     beside = (share == "layers") != (layers == "right")
     with styled() as make:
-        sizes = [_size(picture, layers) for _, picture in shown]
-        wide, high = zip(*sizes, strict=True)
-        total = (sum(wide), max(high)) if beside else (max(wide), sum(high))
-        drawn: Figure = make(figsize=tuple(float(np.clip(side, 2, 40)) for side in total), layout="constrained")
-        grid = (1, len(shown)) if beside else (len(shown), 1)
-        ratios: dict[str, Any] = {"width_ratios": wide} if beside else {"height_ratios": high}
-        axes = drawn.subplots(*grid, squeeze=False, gridspec_kw=ratios, sharex=not beside, sharey=beside).flatten()
-        for axis, (_, picture) in zip(axes, shown, strict=True):
+        sizes = [_size(picture, layers) for _, picture in pictures]
+        widths, heights = zip(*sizes, strict=True)
+        total = (sum(widths), max(heights)) if beside else (max(widths), sum(heights))
+        fig: Figure = make(figsize=tuple(float(np.clip(side, 2, 40)) for side in total), layout="constrained")
+        grid = (1, len(pictures)) if beside else (len(pictures), 1)
+        ratios: dict[str, Any] = {"width_ratios": widths} if beside else {"height_ratios": heights}
+        axes = fig.subplots(*grid, squeeze=False, gridspec_kw=ratios, sharex=not beside, sharey=beside).flatten()
+        for axis, (_, picture) in zip(axes, pictures, strict=True):
             image, label = _draw(axis, picture, layers)
-            where: dict[str, Any] = {"location": "bottom", "shrink": 0.9} if beside else {"location": "right"}
-            bar = drawn.colorbar(
-                image, ax=axis, fraction=0.05, pad=0.02, aspect=24, label="\n".join(wrap(label, 30)), **where
+            placement: dict[str, Any] = {"location": "bottom", "shrink": 0.9} if beside else {"location": "right"}
+            bar = fig.colorbar(
+                image, ax=axis, fraction=0.05, pad=0.02, aspect=24, label="\n".join(wrap(label, 30)), **placement
             )
             bar.outline.set_linewidth(0.4)
             axis.label_outer()
-        return drawn
+        return fig
 
 
 def pictures_of(result: Result) -> list[Picture]:
-    """What a result shows of layers by tokens.
+    """The pictures of layers by tokens that a result has.
 
     Raises:
-        InputError: It shows nothing of the kind.
+        InputError: It has none.
     """
     if isinstance(result, Lens):
         return [lens_figure.picture(result)]
     panels: Callable[[Result], list[Panel]] = getattr(registry.figure_module(result.kind), "panels", lambda _: [])
-    found: list[Picture] = [panel for panel in panels(result) if panel.y_name == "layer" and panel.x_name == "token"]
-    if not found:
+    pictures: list[Picture] = [panel for panel in panels(result) if panel.y_name == "layer" and panel.x_name == "token"]
+    if not pictures:
         raise InputError(f"a {result.kind} has no picture of layers by tokens to align")
-    return found
+    return pictures
 
 
 def check(results: Sequence[Result]) -> None:
@@ -104,26 +104,26 @@ def check(results: Sequence[Result]) -> None:
 
 
 def _positions(result: Result) -> list[int]:
-    """Which positions of its prompt a result shows."""
+    """The positions of its prompt that a result shows."""
     if isinstance(result, Lens):
         return [int(i) for i in result.data["at"].values[0] if i >= 0]
     data = result.data
     return [int(i) for i in data["position"].values] if "position" in data.coords else []
 
 
-def check_layers(shown: Sequence[tuple[str, tuple[str, ...]]], share: str) -> None:
+def check_layers(pictures: Sequence[tuple[str, tuple[str, ...]]], share: str) -> None:
     """Refuse pictures whose layers do not lie on one line.
 
     Args:
-        shown: Kind and names of layers of each picture.
-        share: Which axis they share.
+        pictures: The kind and the layer names of each picture.
+        share: The axis that the pictures share, ``"layers"`` or ``"tokens"``.
 
     Raises:
         InputError: Layers differ.
     """
-    for kind, layers in shown[1:]:
-        if share == "layers" and layers != shown[0][1]:
-            raise InputError(f"a {shown[0][0]} and a {kind} show different layers; pass the same, or share='tokens'")
+    for kind, layers in pictures[1:]:
+        if share == "layers" and layers != pictures[0][1]:
+            raise InputError(f"a {pictures[0][0]} and a {kind} show different layers; pass the same, or share='tokens'")
 
 
 def _layers(picture: Picture) -> tuple[str, ...]:

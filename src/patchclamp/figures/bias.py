@@ -20,26 +20,26 @@ LABELS = {
 }
 
 
-def figure(found: "Bias", *, metric: str = "within") -> "Figure":
+def figure(bias: "Bias", *, metric: str = "within") -> "Figure":
     """Draw a dot a sample (a pair, or a prompt without partner), with the mean and its 95 % bootstrap interval.
 
     Args:
-        found: The result.
-        metric: What to show.
+        bias: The result to draw.
+        metric: The metric to draw.
 
     Raises:
         InputError: It was not measured.
     """
-    if metric not in found.metrics:
-        raise InputError(unknown("metric", metric, found.metrics))
-    rows = found.summary()
+    if metric not in bias.metrics:
+        raise InputError(unknown("metric", metric, bias.metrics))
+    rows = bias.summary()
     rows = rows[rows["metric"] == metric]
-    names = list(found.data["edit"].values)
-    with canvas((4.6, 0.8 + ROW * len(names))) as (drawn, axis):
+    names = list(bias.data["edit"].values)
+    with canvas((4.6, 0.8 + ROW * len(names))) as (fig, axis):
         axis.axvline(0, color="black", linewidth=0.6, zorder=1)
-        strip(axis, names, list(found.values(metric).values), rows.to_dict("records"))
+        strip(axis, names, list(bias.values(metric).values), rows.to_dict("records"))
         axis.set_xlabel(LABELS[metric])
         if metric in ("within", "across"):
-            least = float(found.values(metric).min())
+            least = float(bias.values(metric).min())
             axis.set_xlim(-1.05 if least < -0.05 else -0.1, 1.05)
-        return drawn
+        return fig

@@ -13,35 +13,39 @@ if TYPE_CHECKING:
     from patchclamp.polytopes.boundaries import Boundaries
 
 
-def figure(found: "Boundaries") -> "Figure":
+def figure(boundaries: "Boundaries") -> "Figure":
     """Draw the share of points whose nearest boundary is nearer than a distance, and the hyperplanes within each radius.
 
     Args:
-        found: The result.
+        boundaries: The result to draw.
     """
-    data = found.data
+    data = boundaries.data
     layers = [str(name) for name in data["layer"].values]
     styles = look(layers)
-    with canvas((6.6, 2.6), columns=2) as (drawn, (near, count)):
+    with canvas((6.6, 2.6), columns=2) as (fig, (near, count)):
         share = (np.arange(data.sizes["point"]) + 1) / data.sizes["point"]
         for layer in layers:
             distances = np.sort(data["distance"].sel(layer=layer).values)
-            known = np.isfinite(distances)
+            finite = np.isfinite(distances)
             near.step(
-                distances[known],
-                share[known],
+                distances[finite],
+                share[finite],
                 where="post",
                 label=f"layer {layer}",
                 linewidth=1.0,
                 **styles[layer] | {"marker": ""},
             )
-        near.step(np.sort(found.nearest), share, where="post", label="nearest of all", linewidth=1.4, color="black")
+        near.step(
+            np.sort(boundaries.nearest), share, where="post", label="nearest of all", linewidth=1.4, color="black"
+        )
         near.set_xscale("log")
         near.set(xlabel="distance to the nearest hyperplane", ylabel="share of points", ylim=(0, 1.02))
         for layer in layers:
             within = data["within"].sel(layer=layer).mean("point")
             count.plot(data["radius"], np.maximum(within, 1e-2), linewidth=1.0, **styles[layer])
-        count.plot(data["radius"], np.maximum(found.within.mean(0), 1e-2), linewidth=1.4, color="black", marker=".")
+        count.plot(
+            data["radius"], np.maximum(boundaries.within.mean(0), 1e-2), linewidth=1.4, color="black", marker="."
+        )
         count.set_xscale("log")
         count.set_yscale("log")
         count.set(xlabel="radius", ylabel="hyperplanes within it (mean)\nextrapolated beyond the nearest")
@@ -50,5 +54,5 @@ def figure(found: "Boundaries") -> "Figure":
             axis.grid(color="0.92", linewidth=0.5)
             axis.set_axisbelow(True)
         handles, labels = near.get_legend_handles_labels()
-        drawn.legend(handles, labels, loc="outside lower center", ncols=min(6, len(labels)), frameon=False, fontsize=7)
-        return drawn
+        fig.legend(handles, labels, loc="outside lower center", ncols=min(6, len(labels)), frameon=False, fontsize=7)
+        return fig

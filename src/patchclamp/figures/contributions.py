@@ -19,8 +19,8 @@ def figure(contributions: "Contributions", *, position: int = 0) -> "Figure":
     """Draw the contributions at one of the positions: one panel a token, and below it one for its heads.
 
     Args:
-        contributions: The result.
-        position: Index among the positions asked for.
+        contributions: The result to draw.
+        position: The index of one of the positions that were asked for.
 
     Raises:
         InputError: There is no such position.
@@ -28,26 +28,26 @@ def figure(contributions: "Contributions", *, position: int = 0) -> "Figure":
     data = contributions.data
     if not -data.sizes["position"] <= position < data.sizes["position"]:
         raise InputError(f"position {position} is outside the {data.sizes['position']} positions asked for")
-    one, logit = data.isel(position=position), contributions.logit.isel(position=position)
-    heads = by_head(one.isel(answer=0)) is not None
+    selection, logit = data.isel(position=position), contributions.logit.isel(position=position)
+    heads = by_head(selection.isel(answer=0)) is not None
     columns = data.sizes["answer"]
-    with canvas((3.4 * columns, 4.6 if heads else 2.4), 1 + heads, columns, squeeze=False) as (drawn, axes):
+    with canvas((3.4 * columns, 4.6 if heads else 2.4), 1 + heads, columns, squeeze=False) as (fig, axes):
         for column, answer in enumerate(data["answer"].values):
             title = f"{visible(str(answer))}: logit {float(logit[column]):.2f}"
-            _bars(axes[0, column], one.isel(answer=column), title)
+            _bars(axes[0, column], selection.isel(answer=column), title)
             if heads:
-                _heads(drawn, axes[1, column], by_head(one.isel(answer=column)))
-        return drawn
+                _heads(fig, axes[1, column], by_head(selection.isel(answer=column)))
+        return fig
 
 
 def by_head(part: Any) -> Any:
-    """Contributions of heads, ``[layer, head]``; None if attention was not split."""
+    """Give the contributions of heads, ``[layer, head]``; None if attention was not split."""
     names = [str(name).split(".") for name in part["component"].values]
-    found = {(int(n[1]), int(n[2][1:])): i for i, n in enumerate(names) if len(n) == 3 and n[2].startswith("h")}
-    if not found:
+    indices = {(int(n[1]), int(n[2][1:])): i for i, n in enumerate(names) if len(n) == 3 and n[2].startswith("h")}
+    if not indices:
         return None
-    table = np.full((1 + max(layer for layer, _ in found), 1 + max(head for _, head in found)), np.nan)
-    for (layer, head), index in found.items():
+    table = np.full((1 + max(layer for layer, _ in indices), 1 + max(head for _, head in indices)), np.nan)
+    for (layer, head), index in indices.items():
         table[layer, head] = float(part.values[index])
     return table
 
@@ -75,9 +75,9 @@ def _bars(axis: Any, part: Any, title: str) -> None:
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def _heads(drawn: Any, axis: Any, table: Any) -> None:
+def _heads(fig: Any, axis: Any, table: Any) -> None:
     colours, least, most = limits(table, 0.0)
     image = axis.imshow(table.T, cmap=colours, vmin=least, vmax=most, aspect="auto", interpolation="nearest")
     axis.set_xlabel("layer")
     axis.set_ylabel("head")
-    drawn.colorbar(image, ax=axis, fraction=0.05, pad=0.02)
+    fig.colorbar(image, ax=axis, fraction=0.05, pad=0.02)

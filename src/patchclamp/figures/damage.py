@@ -12,20 +12,20 @@ if TYPE_CHECKING:
     from patchclamp.metrics.damage import Damage
 
 
-def figure(found: "Damage") -> "Figure":
+def figure(damage: "Damage") -> "Figure":
     """Draw KL and change of loss: a dot a text, with the mean over tokens and its 95 % bootstrap interval over texts.
 
     Args:
-        found: The result.
+        damage: The result to draw.
     """
-    edits = [str(name) for name in found.data["edit"].values if name != UNEDITED]
-    loss = found.data["loss"]
+    edits = [str(name) for name in damage.data["edit"].values if name != UNEDITED]
+    loss = damage.data["loss"]
     panels = {
-        "kl": (found.data["kl"], "KL(unedited || edited), nats a token"),
+        "kl": (damage.data["kl"], "KL(unedited || edited), nats a token"),
         "loss_change": (loss - loss.sel(edit=UNEDITED, drop=True), "change of loss, nats a token"),
     }
-    means = {(row["metric"], row["edit"]): row for row in found.summary().to_dict("records")}
-    with canvas((6.6, 0.9 + ROW * max(1, len(edits))), columns=2, sharey=True) as (drawn, axes):
+    means = {(row["metric"], row["edit"]): row for row in damage.summary().to_dict("records")}
+    with canvas((6.6, 0.9 + ROW * max(1, len(edits))), columns=2, sharey=True) as (fig, axes):
         for axis, (metric, (values, label)) in zip(axes, panels.items(), strict=True):
             axis.axvline(0, color="black", linewidth=0.6, zorder=1)
             strip(
@@ -33,5 +33,5 @@ def figure(found: "Damage") -> "Figure":
             )
             axis.set_xlabel(label)
         before = means["perplexity", UNEDITED]["mean"]
-        drawn.suptitle(f"{found.data.sizes['text']} texts, perplexity {before:.1f} without edits", fontsize=8)
-        return drawn
+        fig.suptitle(f"{damage.data.sizes['text']} texts, perplexity {before:.1f} without edits", fontsize=8)
+        return fig

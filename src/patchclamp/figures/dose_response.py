@@ -11,38 +11,38 @@ if TYPE_CHECKING:
     from patchclamp.directions.dose import DoseResponse
 
 
-def figure(found: "DoseResponse") -> "Figure":
+def figure(dose_response: "DoseResponse") -> "Figure":
     """Draw log-odds against the amount, divergence against the amount, and one against the other, a line a method.
 
     Args:
-        found: The result.
+        dose_response: The result to draw.
     """
-    data = found.data
+    data = dose_response.data
     methods = [str(m) for m in data["direction"].values]
     styles = look(methods)
-    with canvas((7.4, 2.7), columns=3) as (drawn, (effect, cost, front)):
+    with canvas((7.4, 2.7), columns=3) as (fig, (effect, cost, trade_off)):
         for method in methods:
-            one, style = data.sel(direction=method), styles[method]
+            curve, style = data.sel(direction=method), styles[method]
             for axis, name in ((effect, "effect"), (cost, "kl")):
-                axis.plot(one["amount"], one[name], label=key(method), linewidth=1.1, **style)
+                axis.plot(curve["amount"], curve[name], label=key(method), linewidth=1.1, **style)
                 axis.fill_between(
-                    one["amount"],
-                    one[f"{name}_low"],
-                    one[f"{name}_high"],
+                    curve["amount"],
+                    curve[f"{name}_low"],
+                    curve[f"{name}_high"],
                     color=style["color"],
                     alpha=0.14,
                     linewidth=0,
                 )
-            front.plot(one["kl"], one["effect"], linewidth=0.8, **style)
+            trade_off.plot(curve["kl"], curve["effect"], linewidth=0.8, **style)
         effect.axhline(float(data["effect_before"]), color="black", linewidth=0.7, linestyle=":", zorder=0)
-        front.axhline(float(data["effect_before"]), color="black", linewidth=0.7, linestyle=":", zorder=0)
+        trade_off.axhline(float(data["effect_before"]), color="black", linewidth=0.7, linestyle=":", zorder=0)
         effect.set(xlabel="amount", ylabel="log-odds of the second answer (nats)", title="effect")
         cost.set(xlabel="amount", ylabel="KL on other text, nats a token", title="cost")
-        front.set(xlabel="KL on other text, nats a token", ylabel="log-odds (nats)", title="effect for cost")
-        for axis in (effect, cost, front):
+        trade_off.set(xlabel="KL on other text, nats a token", ylabel="log-odds (nats)", title="effect for cost")
+        for axis in (effect, cost, trade_off):
             axis.spines[["top", "right"]].set_visible(False)
             axis.grid(color="0.92", linewidth=0.5)
             axis.set_axisbelow(True)
         handles, labels = effect.get_legend_handles_labels()
-        drawn.legend(handles, labels, loc="outside lower center", ncols=min(6, len(labels)), frameon=False, fontsize=7)
-        return drawn
+        fig.legend(handles, labels, loc="outside lower center", ncols=min(6, len(labels)), frameon=False, fontsize=7)
+        return fig

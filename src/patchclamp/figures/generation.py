@@ -26,8 +26,8 @@ def figure(generation: "Generation") -> "Figure":
             row.append((text, "#1f3b73" if number % 2 else "#b8451f"))
         lines.append(row)
     with styled() as make:
-        drawn: Figure = make(figsize=(7.2, 0.19 * len(lines) + 0.3))
-        axis = drawn.add_axes((0.01, 0.02, 0.98, 0.96))
+        fig: Figure = make(figsize=(7.2, 0.19 * len(lines) + 0.3))
+        axis = fig.add_axes((0.01, 0.02, 0.98, 0.96))
         axis.set_axis_off()
         for number, line in enumerate(lines):
             column = 0
@@ -41,4 +41,4 @@ def figure(generation: "Generation") -> "Figure":
                     fontsize=7,
                 )
                 column += len(text)
-        return drawn
+        return fig

@@ -23,26 +23,26 @@ _MARK = "#d62728"
 
 @dataclass(frozen=True, eq=False)
 class Panel:
-    """One picture of a figure."""
+    """One heat map or curve of a figure."""
 
     title: str
     values: Any
-    """``[y, x]``, or ``[x]`` for a curve."""
+    """The numbers, ``[y, x]``, or ``[x]`` for a curve."""
     y: tuple[str, ...]
     x: tuple[str, ...]
     baseline: float | None
     y_name: str
     x_name: str
     scale: tuple[str, float, float] = ("cividis", 0.0, 1.0)
-    """Colour map and range, shared by all panels that show the same read of the same answer."""
+    """The colour map and its range, shared by all panels that show the same read of the same answer."""
 
 
 def panels(grid: "Grid", read: str | None = None) -> list[Panel]:
     """Cut a grid into pictures: layer against position (or head, or parameter), one for every other coordinate.
 
     Args:
-        grid: The result.
-        read: Which measurement, if there are several.
+        grid: The result to draw.
+        read: The read to draw; the first by default.
 
     Raises:
         InputError: There is no such measurement, or far too many pictures.
@@ -52,36 +52,45 @@ def panels(grid: "Grid", read: str | None = None) -> list[Panel]:
         raise InputError(unknown("read", name, grid.reads))
     data, baseline = grid.dataset[name], grid.dataset[f"baseline:{name}"]
     x: str | None = next((d for d in ("position", "head", "neuron") if d in data.dims and data.sizes[d] > 1), None)
-    own = ("prompt", "site", "layer", "position", "head", "neuron")
-    over = [str(d) for d in data.dims if d not in own and not _of_read(d) and data.sizes[d] > 1]
+    axis_dims = ("prompt", "site", "layer", "position", "head", "neuron")
+    other_dims = [str(d) for d in data.dims if d not in axis_dims and not _of_read(d) and data.sizes[d] > 1]
     y = "layer" if "layer" in data.dims and data.sizes["layer"] > 1 else None
-    if x is None and over:
-        x = over[-1]
+    if x is None and other_dims:
+        x = other_dims[-1]
     if x is None:
         x, y = y or "site", None
-    across = "token" if x == "position" else x
+    x_name = "token" if x == "position" else x
     facets = [str(d) for d in data.dims if d not in (x, y)]
     count = int(np.prod([data.sizes[d] for d in facets])) if facets else 1
     if count > MOST_PANELS:
         raise InputError(f"this grid makes {count} panels; choose some with grid.data.sel(...), or a read")
-    found = []
+    panel_list = []
     for index in product(*(range(data.sizes[d]) for d in facets)):
-        at = dict(zip(facets, index, strict=True))
-        part = data.isel(at)
-        clean = baseline.isel({d: i for d, i in at.items() if d in baseline.dims})
+        indices = dict(zip(facets, index, strict=True))
+        part = data.isel(indices)
+        clean = baseline.isel({d: i for d, i in indices.items() if d in baseline.dims})
         values = part.transpose(*(d for d in (y, x) if d)).values
-        level = float(clean.values) if clean.ndim == 0 else None
-        title = _title(data, at, name)
-        shown = np.asarray(data.isel({d: i for d, i in at.items() if _of_read(d) or d == "prompt"}).values)
-        found.append(
-            Panel(title, values, _labels(part, y), _labels(part, x), level, y or "", across, limits(shown, level))
+        baseline_value = float(clean.values) if clean.ndim == 0 else None
+        title = _title(data, indices, name)
+        read_values = np.asarray(data.isel({d: i for d, i in indices.items() if _of_read(d) or d == "prompt"}).values)
+        panel_list.append(
+            Panel(
+                title,
+                values,
+                _labels(part, y),
+                _labels(part, x),
+                baseline_value,
+                y or "",
+                x_name,
+                limits(read_values, baseline_value),
+            )
         )
-    return found
+    return panel_list
 
 
-def _title(data: Any, at: dict[str, int], name: str) -> str:
+def _title(data: Any, indices: dict[str, int], name: str) -> str:
     parts = []
-    for dim, index in at.items():
+    for dim, index in indices.items():
         if dim == "prompt" and data.sizes["prompt"] == 1:
             continue
         value = data.coords[dim].values[index] if dim in data.coords else index
@@ -109,44 +118,44 @@ def figure(
     """Draw a sweep.
 
     Args:
-        grid: The result.
-        read: Which measurement, if there are several.
+        grid: The result to draw.
+        read: The read to draw; the first by default.
         layers: Layer 0 at the top (``"down"``), at the bottom (``"up"``), or at the left (``"right"``).
-        low: Lower end of the colours.
-        high: Upper end.
+        low: The value at the lower end of the colour scale.
+        high: The value at its upper end.
     """
     if layers not in ("down", "up", "right"):
         raise InputError(unknown("orientation", layers, ("down", "up", "right")))
-    cut = panels(grid, read)
-    columns = _columns(grid, cut, read)
-    rows = -(-len(cut) // columns)
-    curve = cut[0].values.ndim == 1
-    wide, high_ = size(cut[0], layers, curve)
-    with canvas((columns * wide + 1.1, rows * high_ + 0.4), rows, columns, squeeze=False) as (drawn, axes):
-        for axis in axes.flat[len(cut) :]:
+    panel_list = panels(grid, read)
+    columns = _columns(grid, panel_list, read)
+    rows = -(-len(panel_list) // columns)
+    curve = panel_list[0].values.ndim == 1
+    width, height = size(panel_list[0], layers, curve)
+    with canvas((columns * width + 1.1, rows * height + 0.4), rows, columns, squeeze=False) as (fig, axes):
+        for axis in axes.flat[len(panel_list) :]:
             axis.set_visible(False)
         if curve:
-            for axis, panel in zip(axes.flat, cut, strict=False):
+            for axis, panel in zip(axes.flat, panel_list, strict=False):
                 _curve(axis, panel, read or grid.reads[0])
-            return drawn
-        images = [heat(axis, panel, layers, low, high) for axis, panel in zip(axes.flat, cut, strict=False)]
-        _share_labels(axes, len(cut))
+            return fig
+        images = [heat(axis, panel, layers, low, high) for axis, panel in zip(axes.flat, panel_list, strict=False)]
+        _share_labels(axes, len(panel_list))
         for column in range(columns):
-            colour_bars(drawn, list(zip(axes.flat, cut, images, strict=False))[column::columns])
-        return drawn
+            colour_bars(fig, list(zip(axes.flat, panel_list, images, strict=False))[column::columns])
+        return fig
 
 
 def _share_labels(axes: Any, count: int) -> None:
-    """Tick labels only at the left and at the bottom, where all panels of a row or column have the same."""
+    """Keep tick labels only at the left and at the bottom, where all panels of a row or column have the same."""
     rows, columns = axes.shape
-    shown = [(row, column) for row in range(rows) for column in range(columns) if row * columns + column < count]
+    cells = [(row, column) for row in range(rows) for column in range(columns) if row * columns + column < count]
     ticks = {
         place: [
             [t.get_text() for t in labels()] for labels in (axes[place].get_xticklabels, axes[place].get_yticklabels)
         ]
-        for place in shown
+        for place in cells
     }
-    for row, column in shown:
+    for row, column in cells:
         below = (row + 1, column)
         if below in ticks and ticks[below][0] == ticks[row, column][0]:
             axes[row, column].tick_params(labelbottom=False)
@@ -156,16 +165,16 @@ def _share_labels(axes: Any, count: int) -> None:
             axes[row, column].set_ylabel("")
 
 
-def colour_bars(drawn: Any, column: list[tuple[Any, Panel, Any]]) -> None:
-    """One colour bar for each range of a column of panels, with a mark at the baseline."""
+def colour_bars(fig: Any, column: list[tuple[Any, Panel, Any]]) -> None:
+    """Draw one colour bar for each range of a column of panels, with a mark at the baseline."""
     ranges = list(dict.fromkeys((*image.get_clim(), panel.baseline) for _, panel, image in column))
     for least, most, baseline in ranges:
-        own = [
+        members = [
             (axis, image)
             for axis, panel, image in column
             if (*image.get_clim(), panel.baseline) == (least, most, baseline)
         ]
-        bar = drawn.colorbar(own[0][1], ax=[axis for axis, _ in own], fraction=0.05, pad=0.02, aspect=24)
+        bar = fig.colorbar(members[0][1], ax=[axis for axis, _ in members], fraction=0.05, pad=0.02, aspect=24)
         bar.outline.set_linewidth(0.4)
         bar.ax.tick_params(length=2, width=0.4)
         if baseline is not None and least <= baseline <= most:
@@ -175,26 +184,30 @@ def colour_bars(drawn: Any, column: list[tuple[Any, Panel, Any]]) -> None:
 
 
 def _of_read(dim: Any) -> bool:
-    """Whether a dimension is a read's own (``answer``, or ``answer:rank`` where two reads have other answers)."""
+    """Whether a dimension belongs to a read (``answer``, or ``answer:rank`` where two reads have other answers)."""
     return str(dim).split(":")[0] in _READ_DIMS
 
 
-def _columns(grid: "Grid", cut: list[Panel], read: str | None) -> int:
+def _columns(grid: "Grid", panel_list: list[Panel], read: str | None) -> int:
     sizes = grid.dataset[read or grid.reads[0]].sizes
     answers = int(np.prod([size for dim, size in sizes.items() if _of_read(dim)]))
-    return answers if 1 < answers <= 6 and len(cut) % answers == 0 else min(len(cut), 4 if len(cut) > 4 else 2)
+    return (
+        answers
+        if 1 < answers <= 6 and len(panel_list) % answers == 0
+        else min(len(panel_list), 4 if len(panel_list) > 4 else 2)
+    )
 
 
 def size(panel: Panel, layers: Layers, curve: bool) -> tuple[float, float]:
-    """Width and height of a panel, in inches."""
+    """The width and height of a panel, in inches."""
     if curve:
         return 3.2, 2.2
-    tall, wide = (len(panel.x), len(panel.y)) if layers == "right" else (len(panel.y), len(panel.x))
-    return float(np.clip(0.24 * wide + 0.9, 2.0, 7.5)), float(np.clip(0.115 * tall + 0.8, 1.6, 6.5))
+    rows, columns = (len(panel.x), len(panel.y)) if layers == "right" else (len(panel.y), len(panel.x))
+    return float(np.clip(0.24 * columns + 0.9, 2.0, 7.5)), float(np.clip(0.115 * rows + 0.8, 1.6, 6.5))
 
 
 def heat(axis: Any, panel: Panel, layers: Layers, low: float | None, high: float | None) -> Any:
-    """Draw a panel as a heat map; gives the image."""
+    """Draw a panel as a heat map and return the image."""
     colours, least, most = panel.scale
     least, most = least if low is None else low, most if high is None else high
     values, y, x = panel.values, panel.y, panel.x
@@ -207,8 +220,8 @@ def heat(axis: Any, panel: Panel, layers: Layers, low: float | None, high: float
     )
     axis.set_facecolor("0.85")
     for labels, set_ticks, most_labels in ((x, axis.set_xticks, 40), (y, axis.set_yticks, 34)):
-        chosen = thin(labels, most_labels)
-        set_ticks([i for i, _ in chosen], [label for _, label in chosen])
+        ticks = thin(labels, most_labels)
+        set_ticks([i for i, _ in ticks], [label for _, label in ticks])
     if max((len(label) for label in x), default=0) * len(x) > 34:
         axis.tick_params(axis="x", rotation=90)
     axis.set_xlabel(x_name)
@@ -223,8 +236,8 @@ def _curve(axis: Any, panel: Panel, name: str) -> None:
     if panel.baseline is not None:
         axis.axhline(panel.baseline, color=_MARK, linewidth=0.8, linestyle="--", label="no edit")
         axis.legend(frameon=False, fontsize=6)
-    chosen = thin(panel.x, 16)
-    axis.set_xticks([i for i, _ in chosen], [label for _, label in chosen])
+    ticks = thin(panel.x, 16)
+    axis.set_xticks([i for i, _ in ticks], [label for _, label in ticks])
     axis.set_xlabel(panel.x_name)
     axis.set_ylabel(name.replace("_", " "))
     axis.set_title(panel.title)

@@ -11,15 +11,15 @@ if TYPE_CHECKING:
     from patchclamp.metrics.interchange import Interchange
 
 
-def figure(found: "Interchange") -> "Figure":
+def figure(interchange: "Interchange") -> "Figure":
     """Draw a dot a pair, with the mean and its 95 % bootstrap interval.
 
     Args:
-        found: The result.
+        interchange: The result to draw.
     """
-    name = f"{found.record['parameters']['site']}, rank {found.data.attrs['rank']}"
-    with canvas((4.6, 0.9 + ROW)) as (drawn, axis):
-        strip(axis, [name], [found.values()], found.summary().to_dict("records"))
+    name = f"{interchange.record['parameters']['site']}, rank {interchange.data.attrs['rank']}"
+    with canvas((4.6, 0.9 + ROW)) as (fig, axis):
+        strip(axis, [name], [interchange.values()], interchange.summary().to_dict("records"))
         axis.set_xlim(-0.05, 1.05)
         axis.set_xlabel("confusion: share of the way to the other prompt's answers")
-        return drawn
+        return fig

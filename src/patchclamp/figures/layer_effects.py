@@ -25,41 +25,45 @@ LABELS = {
 
 
 def look(names: list[str]) -> dict[str, dict[str, Any]]:
-    """Colour and mark of each method; random controls are grey and dashed."""
-    found: dict[str, dict[str, Any]] = {}
+    """The colour and mark of each method; random controls are grey and dashed."""
+    styles: dict[str, dict[str, Any]] = {}
     number = 0
     for name in names:
         if name.startswith("random"):
-            found[name] = {"color": CONTROL, "linestyle": "--", "marker": None}
+            styles[name] = {"color": CONTROL, "linestyle": "--", "marker": None}
             continue
-        found[name] = {"color": COLOURS[number % len(COLOURS)], "marker": MARKS[number % len(MARKS)], "markersize": 2.6}
+        styles[name] = {
+            "color": COLOURS[number % len(COLOURS)],
+            "marker": MARKS[number % len(MARKS)],
+            "markersize": 2.6,
+        }
         number += 1
-    return found
+    return styles
 
 
-def figure(found: "LayerEffects", *, metric: str = "bias") -> "Figure":
+def figure(effects: "LayerEffects", *, metric: str = "bias") -> "Figure":
     """Draw a metric against layer above and the divergence on other text below, with 95 % intervals.
 
     Args:
-        found: The result.
-        metric: ``bias``, ``across``, ``lean`` or ``accuracy``.
+        effects: The result to draw.
+        metric: The metric to draw: ``bias``, ``across``, ``lean`` or ``accuracy``.
 
     Raises:
         InputError: It was not measured.
     """
     from matplotlib.ticker import MaxNLocator
 
-    data = found.data
+    data = effects.data
     valid = [name for name in LABELS if name in data and name != "kl"]
     if metric not in valid:
         raise InputError(unknown("metric", metric, valid))
-    shown = [metric, "kl"] if "kl" in data else [metric]
+    metrics = [metric, "kl"] if "kl" in data else [metric]
     methods, edits = [str(m) for m in data["direction"].values], [str(e) for e in data["edit"].values]
     styles = look(methods)
-    size = (2.3 * len(edits) + 1.0, 2.2 * len(shown) + 0.6)
-    with canvas(size, len(shown), len(edits), squeeze=False, sharex=True, sharey="row") as (drawn, axes):
+    size = (2.3 * len(edits) + 1.0, 2.2 * len(metrics) + 0.6)
+    with canvas(size, len(metrics), len(edits), squeeze=False, sharex=True, sharey="row") as (fig, axes):
         for column, edit in enumerate(edits):
-            for row, name in enumerate(shown):
+            for row, name in enumerate(metrics):
                 axis = axes[row, column]
                 for method in methods:
                     _line(axis, data.sel(direction=method, edit=edit), name, styles[method], key(method))
@@ -70,16 +74,16 @@ def figure(found: "LayerEffects", *, metric: str = "bias") -> "Figure":
             axes[-1, column].set_xlabel("layer")
             axes[-1, column].xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         handles, labels = axes[0, 0].get_legend_handles_labels()
-        drawn.legend(handles, labels, loc="outside lower center", ncols=min(6, len(labels)), frameon=False, fontsize=7)
-        return drawn
+        fig.legend(handles, labels, loc="outside lower center", ncols=min(6, len(labels)), frameon=False, fontsize=7)
+        return fig
 
 
-def _line(axis: Any, one: Any, name: str, style: dict[str, Any], label: str) -> None:
-    known = np.isfinite(one[name].values)
-    layers = one["layer"].values[known]
+def _line(axis: Any, curve: Any, name: str, style: dict[str, Any], label: str) -> None:
+    finite = np.isfinite(curve[name].values)
+    layers = curve["layer"].values[finite]
     floor = 1e-6 if name == "kl" else -np.inf
-    axis.plot(layers, np.maximum(one[name].values[known], floor), label=label, linewidth=1.1, **style)
-    low, high = (np.maximum(one[f"{name}_{end}"].values[known], floor) for end in ("low", "high"))
+    axis.plot(layers, np.maximum(curve[name].values[finite], floor), label=label, linewidth=1.1, **style)
+    low, high = (np.maximum(curve[f"{name}_{end}"].values[finite], floor) for end in ("low", "high"))
     axis.fill_between(layers, low, high, color=style["color"], alpha=0.14, linewidth=0)
 
 

@@ -31,11 +31,11 @@ class Picture:
     """One prompt's heat map: layers down, tokens across."""
 
     values: Any
-    """``[layer, position]``, as they are; NaN where a position has no target."""
+    """The metric, ``[layer, position]``; NaN where a position has no target."""
     texts: Any
-    """Each cell's own top token, as the model has it."""
+    """The top token of each cell, ``[layer, position]``, as the model has it."""
     hits: Any
-    """Whether it is the target."""
+    """Whether the top token of each cell is the target, ``[layer, position]``."""
     layers: tuple[str, ...]
     tokens: tuple[str, ...]
     targets: tuple[str, ...]
@@ -62,15 +62,15 @@ def picture(lens: "Lens", metric: str = "final_probability", prompt: int = 0) ->
         raise InputError(unknown("metric", metric, METRICS))
     if not -lens.data.sizes["prompt"] <= prompt < lens.data.sizes["prompt"]:
         raise InputError(f"prompt number {prompt} is outside 0..{lens.data.sizes['prompt'] - 1}")
-    one = lens.data.isel(prompt=prompt)
-    one = one.isel(position=np.flatnonzero(one["at"].values >= 0))
+    data = lens.data.isel(prompt=prompt)
+    data = data.isel(position=np.flatnonzero(data["at"].values >= 0))
     log = metric == "rank"
-    values = one[metric].values.astype(float) + log  # ranks count from 0, logarithms do not
-    low, high, said = _range(metric, values)
+    values = data[metric].values.astype(float) + log  # ranks count from 0, logarithms do not
+    low, high, suffix = _range(metric, values)
     return Picture(
-        values, one["top_token"].isel(top=0).values, one["top_id"].isel(top=0).values == one["target_id"].values,
-        row_names(one), tuple(one["token"].values), tuple(one["target"].values), low, high,
-        SEQUENTIAL + "_r" * (metric in _REVERSED), log, METRICS[metric] + said,
+        values, data["top_token"].isel(top=0).values, data["top_id"].isel(top=0).values == data["target_id"].values,
+        row_names(data), tuple(data["token"].values), tuple(data["target"].values), low, high,
+        SEQUENTIAL + "_r" * (metric in _REVERSED), log, METRICS[metric] + suffix,
     )  # fmt: skip
 
 
@@ -88,12 +88,12 @@ def _range(metric: str, values: Any) -> tuple[float, float, str]:
     return low, high, ", colours end at 20" if beyond else ""
 
 
-def row_names(one: "xr.Dataset") -> tuple[str, ...]:
-    """How the rows of a lens are called on an axis."""
-    components = {str(site).split(".")[0] for site in one["site"].values}
+def row_names(lens_data: "xr.Dataset") -> tuple[str, ...]:
+    """The names of a lens's rows on an axis."""
+    components = {str(site).split(".")[0] for site in lens_data["site"].values}
     if len(components) == 1:
-        return tuple(str(layer) for layer in one["layer"].values)
-    return tuple(str(site).removeprefix("resid_") for site in one["site"].values)
+        return tuple(str(layer) for layer in lens_data["layer"].values)
+    return tuple(str(site).removeprefix("resid_") for site in lens_data["site"].values)
 
 
 def figure(
@@ -107,9 +107,9 @@ def figure(
     """Draw a lens.
 
     Args:
-        lens: The result.
-        metric: What the colour (or the curve) shows.
-        prompt: Which prompt; the first, for cells.
+        lens: The result to draw.
+        metric: The metric that the colour (or the curve) shows.
+        prompt: The number of the prompt to draw; by default the first for cells, and all for curves.
         layers: Layer 0 at the top (``"down"``), at the bottom (``"up"``), or at the left (``"right"``).
         style: ``"cells"``: one prompt, the top token in every cell, bold with a frame where it is the target.
             ``"curves"``: mean over all positions and prompts (or those of ``prompt``) by layer, with its 95 % interval. By
@@ -121,67 +121,73 @@ def figure(
         raise InputError(unknown("style", style, ("cells", "curves")))
     if metric not in METRICS:
         raise InputError(unknown("metric", metric, METRICS))
-    chosen = style or ("cells" if prompt is not None or lens.data.sizes["prompt"] == 1 else "curves")
-    return _curves(lens, metric, prompt) if chosen == "curves" else _cells(picture(lens, metric, prompt or 0), layers)
+    kind = style or ("cells" if prompt is not None or lens.data.sizes["prompt"] == 1 else "curves")
+    return _curves(lens, metric, prompt) if kind == "curves" else _cells(picture(lens, metric, prompt or 0), layers)
 
 
-def _cells(shown: Picture, layers: Layers) -> "Figure":
-    with canvas(size(shown, layers)) as (drawn, axis):
-        image = draw(axis, shown, layers)
-        drawn.colorbar(image, ax=axis, fraction=0.05, pad=0.02, aspect=24, label=shown.label).outline.set_linewidth(0.4)
-        return drawn
+def _cells(picture: Picture, layers: Layers) -> "Figure":
+    with canvas(size(picture, layers)) as (fig, axis):
+        image = draw(axis, picture, layers)
+        fig.colorbar(image, ax=axis, fraction=0.05, pad=0.02, aspect=24, label=picture.label).outline.set_linewidth(0.4)
+        return fig
 
 
-def size(shown: Picture, layers: Layers) -> tuple[float, float]:
-    """Width and height of a picture, in inches."""
-    rows, columns = shown.values.T.shape if layers == "right" else shown.values.shape
-    wide = 0.15 if shown.values.size > MOST_TEXTS else 0.56 if columns <= 30 else 0.4
-    return float(np.clip(wide * columns + 1.6, 3.0, 24.0)), float(np.clip(0.17 * rows + 1.2, 2.2, 18.0))
+def size(picture: Picture, layers: Layers) -> tuple[float, float]:
+    """The width and height of a picture, in inches."""
+    rows, columns = picture.values.T.shape if layers == "right" else picture.values.shape
+    cell_width = 0.15 if picture.values.size > MOST_TEXTS else 0.56 if columns <= 30 else 0.4
+    return float(np.clip(cell_width * columns + 1.6, 3.0, 24.0)), float(np.clip(0.17 * rows + 1.2, 2.2, 18.0))
 
 
-def draw(axis: Any, shown: Picture, layers: Layers) -> Any:
-    """Draw a picture on an axis, the targets on the other side of the tokens; gives the image."""
+def draw(axis: Any, picture: Picture, layers: Layers) -> Any:
+    """Draw a picture on an axis, the targets on the other side of the tokens, and return the image."""
     from matplotlib.colors import LogNorm, Normalize
 
-    turned = layers == "right"
-    values = shown.values.T if turned else shown.values
-    norm = (LogNorm if shown.log else Normalize)(shown.low, shown.high)
+    is_transposed = layers == "right"
+    values = picture.values.T if is_transposed else picture.values
+    norm = (LogNorm if picture.log else Normalize)(picture.low, picture.high)
     origin = "lower" if layers == "up" else "upper"
     image = axis.imshow(
-        values, cmap=shown.colours, norm=norm, aspect="auto", origin=origin, interpolation="nearest"
+        values, cmap=picture.colours, norm=norm, aspect="auto", origin=origin, interpolation="nearest"
     )  # fmt: skip
     axis.set_facecolor("0.85")
     if values.size <= MOST_TEXTS:
-        _write(axis, shown, turned)
-    tokens = thin([visible(token) for token in shown.tokens], 60)
-    targets = thin([visible(target) if target else "?" for target in shown.targets], 60)
-    names = thin(shown.layers, 40)
-    own, other = (axis.set_yticks, axis.set_xticks) if turned else (axis.set_xticks, axis.set_yticks)
-    own([i for i, _ in tokens], [text for _, text in tokens])
-    other([i for i, _ in names], [text for _, text in names])
-    second = axis.secondary_yaxis("right") if turned else axis.secondary_xaxis("top")
-    (second.set_yticks if turned else second.set_xticks)([i for i, _ in targets], [text for _, text in targets])
-    (second.set_ylabel if turned else second.set_xlabel)("target")
-    for each in (axis, second):
-        each.tick_params(length=2, width=0.5)
-        if not turned:
-            each.tick_params(axis="x", rotation=90 if len(shown.tokens) > 1 and max(map(len, shown.tokens)) > 5 else 0)
-    axis.set_xlabel("layer" if turned else "token")
-    axis.set_ylabel("token" if turned else "layer")
+        _write(axis, picture, is_transposed)
+    tokens = thin([visible(token) for token in picture.tokens], 60)
+    targets = thin([visible(target) if target else "?" for target in picture.targets], 60)
+    names = thin(picture.layers, 40)
+    set_token_ticks, set_layer_ticks = (
+        (axis.set_yticks, axis.set_xticks) if is_transposed else (axis.set_xticks, axis.set_yticks)
+    )
+    set_token_ticks([i for i, _ in tokens], [text for _, text in tokens])
+    set_layer_ticks([i for i, _ in names], [text for _, text in names])
+    target_axis = axis.secondary_yaxis("right") if is_transposed else axis.secondary_xaxis("top")
+    (target_axis.set_yticks if is_transposed else target_axis.set_xticks)(
+        [i for i, _ in targets], [text for _, text in targets]
+    )
+    (target_axis.set_ylabel if is_transposed else target_axis.set_xlabel)("target")
+    for side in (axis, target_axis):
+        side.tick_params(length=2, width=0.5)
+        if not is_transposed:
+            side.tick_params(
+                axis="x", rotation=90 if len(picture.tokens) > 1 and max(map(len, picture.tokens)) > 5 else 0
+            )
+    axis.set_xlabel("layer" if is_transposed else "token")
+    axis.set_ylabel("token" if is_transposed else "layer")
     return image
 
 
-def _write(axis: Any, shown: Picture, turned: bool) -> None:
+def _write(axis: Any, picture: Picture, is_transposed: bool) -> None:
     import matplotlib as mpl
 
-    colours = mpl.colormaps[shown.colours](np.nan_to_num(shown.shade(), nan=0.5))
-    for row, column in np.ndindex(*shown.values.shape):
+    colours = mpl.colormaps[picture.colours](np.nan_to_num(picture.shade(), nan=0.5))
+    for row, column in np.ndindex(*picture.values.shape):
         light = float(colours[row, column, :3] @ (0.2126, 0.7152, 0.0722))
-        missing = not np.isfinite(shown.values[row, column])
+        missing = not np.isfinite(picture.values[row, column])
         ink = "0.2" if missing else "black" if light > 0.45 else "white"
-        place = (row, column) if turned else (column, row)
-        hit = bool(shown.hits[row, column])
-        text = visible(str(shown.texts[row, column]), _LONGEST)
+        place = (row, column) if is_transposed else (column, row)
+        hit = bool(picture.hits[row, column])
+        text = visible(str(picture.texts[row, column]), _LONGEST)
         frame = {"boxstyle": "square,pad=0.12", "fill": False, "edgecolor": ink, "linewidth": 0.6} if hit else None
         axis.text(
             *place, text, ha="center", va="center", fontsize=5.5, color=ink, bbox=frame,
@@ -198,10 +204,10 @@ def curves(lens: "Lens", metric: str, prompt: int | None = None) -> tuple[Any, A
     values = lens.data[metric].transpose("prompt", "layer", "position").values.astype(float)
     if prompt is not None:
         values = values[[prompt]]
-    known = np.isfinite(values)
-    counts = known.sum(2)
+    finite = np.isfinite(values)
+    counts = finite.sum(2)
     with np.errstate(invalid="ignore"):
-        means = np.where(known, values, 0).sum(2) / np.where(counts, counts, np.nan)
+        means = np.where(finite, values, 0).sum(2) / np.where(counts, counts, np.nan)
     samples = means if len(values) > 1 else values[0].T
     samples = samples[np.isfinite(samples).all(1)]
     if not len(samples):
@@ -212,7 +218,7 @@ def curves(lens: "Lens", metric: str, prompt: int | None = None) -> tuple[Any, A
 
 def _curves(lens: "Lens", metric: str, prompt: int | None) -> "Figure":
     mean, half = curves(lens, metric, prompt)
-    with canvas((4.2, 2.6)) as (drawn, axis):
+    with canvas((4.2, 2.6)) as (fig, axis):
         rows = range(len(mean))
         axis.plot(rows, mean, marker="o", markersize=2.5, linewidth=1.2, color="#1f3b73", label="mean")
         axis.fill_between(
@@ -226,4 +232,4 @@ def _curves(lens: "Lens", metric: str, prompt: int | None) -> "Figure":
             axis.set_yscale("symlog", linthresh=1)
         axis.legend(frameon=False, fontsize=6)
         axis.spines[["top", "right"]].set_visible(False)
-        return drawn
+        return fig

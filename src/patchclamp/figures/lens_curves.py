@@ -23,7 +23,7 @@ _MARKERS = ("o", "s", "^", "D")
 
 
 def figure(
-    found: "LensCurves",
+    curves: "LensCurves",
     *,
     metrics: Sequence[str] | str = SHOWN,
     label: str = "logit lens",
@@ -32,9 +32,9 @@ def figure(
     """Draw curves over layers: the mean over sequences with its 95 % interval (of rank and KL: of the sequences' medians).
 
     Args:
-        found: The result.
-        metrics: What to show, a panel each.
-        label: How the curve is called, where there are several.
+        curves: The result to draw.
+        metrics: The metrics to draw, a panel each.
+        label: The name of the result's curve, where there are several.
         beside: More curves on the same axes, by name; at most three.
 
     Raises:
@@ -44,39 +44,39 @@ def figure(
     for name in names:
         if name not in METRICS:
             raise InputError(unknown("metric", name, METRICS))
-    several = {label: found, **(beside or {})}
-    if not names or len(several) > len(_COLOURS):
+    curves_by_label = {label: curves, **(beside or {})}
+    if not names or len(curves_by_label) > len(_COLOURS):
         raise InputError(f"a figure holds 1..{len(METRICS)} metrics and 1..{len(_COLOURS)} curves")
-    sites = list(found.data["site"].values)
-    for name, other in several.items():
+    sites = list(curves.data["site"].values)
+    for name, other in curves_by_label.items():
         if list(other.data["site"].values) != sites:
             raise InputError(f"the curves of {name!r} are of other sites than those of {label!r}")
     with styled() as make:
-        wide = min(2, len(names))
-        high = -(-len(names) // wide)
-        drawn: Figure = make(figsize=(3.3 * wide, 2.2 * high), layout="constrained")
-        axes = np.ravel(drawn.subplots(high, wide, sharex=True))
+        columns = min(2, len(names))
+        rows = -(-len(names) // columns)
+        fig: Figure = make(figsize=(3.3 * columns, 2.2 * rows), layout="constrained")
+        axes = np.ravel(fig.subplots(rows, columns, sharex=True))
         for axis, metric in zip(axes, names, strict=False):
-            _panel(axis, metric, several)
+            _panel(axis, metric, curves_by_label)
         for axis in axes[len(names) :]:
             axis.set_axis_off()
-        for axis in axes[len(names) - wide : len(names)]:
+        for axis in axes[len(names) - columns : len(names)]:
             axis.set_xlabel("layer")
             axis.tick_params(labelbottom=True)
-        if len(several) > 1:
+        if len(curves_by_label) > 1:
             axes[0].legend(frameon=False, fontsize=7)
-        return drawn
+        return fig
 
 
-def _panel(axis: Any, metric: str, several: "Mapping[str, LensCurves]") -> None:
+def _panel(axis: Any, metric: str, curves_by_label: "Mapping[str, LensCurves]") -> None:
     middle, low, high = ("median", "median_low", "median_high") if metric in MEDIANS else ("mean", "low", "high")
-    for (label, found), colour, marker in zip(several.items(), _COLOURS, _MARKERS, strict=False):
-        one = found.summary().sel(metric=metric)
-        rows = np.arange(one.sizes["layer"])
+    for (label, curves), colour, marker in zip(curves_by_label.items(), _COLOURS, _MARKERS, strict=False):
+        summary = curves.summary().sel(metric=metric)
+        rows = np.arange(summary.sizes["layer"])
         least = 0.0 if metric != "log_probability" else -np.inf
-        axis.plot(rows, one[middle], color=colour, marker=marker, markersize=2.5, linewidth=1.1, label=key(label))
-        axis.fill_between(rows, np.maximum(one[low], least), one[high], color=colour, alpha=0.25, linewidth=0)
-    names = thin(row_names(next(iter(several.values())).data), 10)
+        axis.plot(rows, summary[middle], color=colour, marker=marker, markersize=2.5, linewidth=1.1, label=key(label))
+        axis.fill_between(rows, np.maximum(summary[low], least), summary[high], color=colour, alpha=0.25, linewidth=0)
+    names = thin(row_names(next(iter(curves_by_label.values())).data), 10)
     axis.set_xticks([i for i, _ in names], [text for _, text in names])
     axis.set_ylabel(
         ("median " if metric in MEDIANS else "") + METRICS[metric].replace("probability of the ", "p of "), fontsize=7

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from patchclamp.figures.grid import Layers, Panel
 from patchclamp.figures.style import limits
-from patchclamp.figures.trace import layer_by_token, starred
+from patchclamp.figures.trace import layer_by_token, star_subject
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -13,17 +13,17 @@ if TYPE_CHECKING:
 
 
 def panels(neurons: "Neurons") -> list[Panel]:
-    """All layers and tokens: the strongest single neuron of each cell, and the mean of all its neurons."""
+    """Make two panels of all layers and tokens: the strongest single neuron of each cell, and the mean of all its neurons."""
     strongest = abs(neurons.dataset["effect"].isel(rank=0)).values
     mean = neurons.dataset["importance"].values / int(neurons.record["neurons"])
     layers = tuple(str(layer) for layer in neurons.dataset["layer"].values)
-    tokens = starred(neurons.tokens, neurons.subject)
-    named = (
+    tokens = star_subject(neurons.tokens, neurons.subject)
+    quantities = (
         ("strongest neuron, |indirect effect|", strongest),
         ("mean over a layer's neurons, |indirect effect|", mean),
     )
     return [
-        Panel(name, values, layers, tokens, None, "layer", "token", limits(values, None)) for name, values in named
+        Panel(name, values, layers, tokens, None, "layer", "token", limits(values, None)) for name, values in quantities
     ]  # fmt: skip
 
 
@@ -31,7 +31,7 @@ def figure(neurons: "Neurons", *, layers: Layers = "down") -> "Figure":
     """Draw neuron importances.
 
     Args:
-        neurons: The result.
+        neurons: The result to draw.
         layers: Layer 0 at the top (``"down"``), at the bottom (``"up"``), or at the left (``"right"``).
     """
     strongest = abs(neurons.dataset["effect"].isel(rank=0, position=slice(neurons.subject[0], None)))

@@ -23,11 +23,11 @@ _MANY = 3000
 _MARK = {"marker": "o", "s": 26, "color": "black", "edgecolors": "white", "linewidths": 1.0, "zorder": 6}
 
 
-def figure(found: "Plane", color: str | None = None, layers: int | None = None, lines: str | None = None) -> "Figure":
+def figure(plane: "Plane", color: str | None = None, layers: int | None = None, lines: str | None = None) -> "Figure":
     """Draw every region.
 
     Args:
-        found: The result.
+        plane: The result to draw.
         color: ``"class"``, the largest output, with the decision boundary; ``"code"``, any colour for each code; ``"map"``, the
             norm of the affine map's part in the plane; ``"density"``, regions a unit of area. Default: class if there are classes.
         layers: Draw only the boundaries of so many layers, and as codes those of these layers.
@@ -36,75 +36,75 @@ def figure(found: "Plane", color: str | None = None, layers: int | None = None, 
     Raises:
         InputError: No such colour or lines, no such number of layers, or the plane has no classes or maps.
     """
-    classes = bool((found.data["class"] >= 0).all())
+    classes = bool((plane.data["class"] >= 0).all())
     color = ("class" if classes else "code") if color is None else color
     lines = ("layer" if color in ("class", "code") else "none") if lines is None else lines
-    _check(found, color, layers, lines, classes)
-    shown = len(found.record["layers"]) if layers is None else layers
-    with canvas((5.6, 4.6)) as (drawn, axis):
-        _fill(axis, found, color, shown)
+    _check(plane, color, layers, lines, classes)
+    layer_count = len(plane.record["layers"]) if layers is None else layers
+    with canvas((5.6, 4.6)) as (fig, axis):
+        _fill(axis, plane, color, layer_count)
         if lines != "none":
-            _boundaries(axis, found, lines, shown)
+            _boundaries(axis, plane, lines, layer_count)
         if color == "class":
-            _decision(axis, found)
-        frame(axis, found)
-        axis.set_title(_title(found, layers))
-        legend(drawn, axis)
-        return drawn
+            _decision(axis, plane)
+        frame(axis, plane)
+        axis.set_title(_title(plane, layers))
+        legend(fig, axis)
+        return fig
 
 
-def _title(found: "Plane", layers: int | None) -> str:
-    if not found.complete:
-        return f"{found.regions:,} regions, cut until {found.record['until']}"
-    counts = [1, *found.layer_counts().values()]
+def _title(plane: "Plane", layers: int | None) -> str:
+    if not plane.complete:
+        return f"{plane.regions:,} regions, cut until {plane.record['until']}"
+    counts = [1, *plane.layer_counts().values()]
     if layers is None or layers == len(counts) - 1:
-        return f"{found.regions:,} regions"
+        return f"{plane.regions:,} regions"
     return f"{counts[layers]:,} regions after {layers} of {len(counts) - 1} layers"
 
 
-def legend(drawn: Any, axis: Any) -> None:
-    """Below the plane, what has a name."""
+def legend(fig: Any, axis: Any) -> None:
+    """Draw a legend of everything that has a name below the plane."""
     handles = axis.get_legend_handles_labels()[0]
     if handles:
-        drawn.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False, fontsize=7)
+        fig.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False, fontsize=7)
 
 
-def frame(axis: Any, found: Any) -> None:
-    """The box, the marked points and the names of the axes."""
-    (left, right), (bottom, top) = found.record["box"]
+def frame(axis: Any, result: Any) -> None:
+    """Draw the box, the marked points and the names of the axes."""
+    (left, right), (bottom, top) = result.record["box"]
     axis.set(xlim=(left, right), ylim=(bottom, top), aspect="equal")
-    marked = found.data["marked"].values
-    through = len(marked) > 0
-    axis.set_xlabel("distance along the first two points" if through else "first coordinate")
-    axis.set_ylabel("distance across them" if through else "second coordinate")
-    if through:
-        axis.scatter(marked[:, 0], marked[:, 1], **_MARK)
-    for place, name in zip(marked, found.data["point"].values, strict=True):
+    points = result.data["marked"].values
+    has_points = len(points) > 0
+    axis.set_xlabel("distance along the first two points" if has_points else "first coordinate")
+    axis.set_ylabel("distance across them" if has_points else "second coordinate")
+    if has_points:
+        axis.scatter(points[:, 0], points[:, 1], **_MARK)
+    for place, name in zip(points, result.data["point"].values, strict=True):
         axis.annotate(
             visible(str(name), 24), place, xytext=(5, 4), textcoords="offset points", fontsize=8, fontweight="bold", zorder=7,
             bbox={"boxstyle": "round,pad=0.15", "fc": "white", "ec": "none", "alpha": 0.8},
         )  # fmt: skip
 
 
-def _check(found: "Plane", color: str, layers: int | None, lines: str, classes: bool) -> None:
+def _check(plane: "Plane", color: str, layers: int | None, lines: str, classes: bool) -> None:
     if color not in COLOURS:
         raise InputError(unknown("colour", color, COLOURS))
     if lines not in LINES:
         raise InputError(unknown("lines", lines, LINES))
-    if layers is not None and not 0 <= layers <= len(found.record["layers"]):
-        raise InputError(f"layers must be 0 to {len(found.record['layers'])}, not {layers}")
+    if layers is not None and not 0 <= layers <= len(plane.record["layers"]):
+        raise InputError(f"layers must be 0 to {len(plane.record['layers'])}, not {layers}")
     if color == "class" and not classes:
         raise InputError("the network has no classes: its output is not [row, class]; color='code' shows its regions")
-    if color == "map" and "map" not in found.data:
+    if color == "map" and "map" not in plane.data:
         raise InputError("the plane has no maps: it is not complete, or the output is not [row, unit]")
 
 
-def _fill(axis: Any, found: "Plane", color: str, layers: int) -> None:
+def _fill(axis: Any, plane: "Plane", color: str, layers: int) -> None:
     from matplotlib.collections import PolyCollection
     from matplotlib.colors import LogNorm
     from matplotlib.ticker import LogLocator, NullLocator
 
-    data = found.data
+    data = plane.data
     exact = color == "class" and data.sizes["cell"] > 0
     begin, corners = (data[f"{'cell_' if exact else ''}{name}"].values for name in ("begin", "corners"))
     polygons = np.split(data["vertices"].values[corners], begin[1:-1])
@@ -112,8 +112,10 @@ def _fill(axis: Any, found: "Plane", color: str, layers: int) -> None:
     if color == "class":
         classes = data["cell_class" if exact else "class"].values
         axis.add_collection(PolyCollection(polygons, facecolors=[CLASSES[c % len(CLASSES)] for c in classes], **style))
-        for one in np.unique(classes):
-            axis.scatter([], [], marker="s", s=40, color=CLASSES[one % len(CLASSES)], label=f"class {one}")
+        for class_index in np.unique(classes):
+            axis.scatter(
+                [], [], marker="s", s=40, color=CLASSES[class_index % len(CLASSES)], label=f"class {class_index}"
+            )
     elif color == "code":
         axis.add_collection(
             PolyCollection(polygons, facecolors=_code_colours(data["code"].values[:, :layers]), **style)
@@ -122,48 +124,48 @@ def _fill(axis: Any, found: "Plane", color: str, layers: int) -> None:
         values = 1 / data["area"].values if color == "density" else np.linalg.norm(data["map"].values, axis=(1, 2))
         low, high = np.quantile(values[values > 0], [0.01, 0.99]) if (values > 0).any() else (1.0, 1.0)
         norm = LogNorm(low, max(high, low * 1.01), clip=True)
-        drawn = axis.add_collection(PolyCollection(polygons, array=values, cmap=SEQUENTIAL, norm=norm, **style))
+        collection = axis.add_collection(PolyCollection(polygons, array=values, cmap=SEQUENTIAL, norm=norm, **style))
         label = "1 / area of the region" if color == "density" else "norm of the map in the plane"
-        bar = axis.figure.colorbar(drawn, ax=axis, label=label, shrink=0.85, pad=0.02, format="%.3g")
+        bar = axis.figure.colorbar(collection, ax=axis, label=label, shrink=0.85, pad=0.02, format="%.3g")
         bar.ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
         bar.ax.yaxis.set_minor_locator(NullLocator())
 
 
 def _code_colours(codes: Any) -> Any:
-    """A light colour that hangs on the code alone, ``[region, 3]``."""
+    """Give each code a light colour that hangs on the code alone, ``[region, 3]``."""
     from matplotlib.colors import hsv_to_rgb
 
-    mixed = codes.sum(axis=1).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    parts = [(mixed >> np.uint64(shift)) & np.uint64(0xFFFF) for shift in (48, 32, 16)]
+    hashes = codes.sum(axis=1).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    parts = [(hashes >> np.uint64(shift)) & np.uint64(0xFFFF) for shift in (48, 32, 16)]
     hue, saturation, value = (part.astype(float) / 0xFFFF for part in parts)
     return hsv_to_rgb(np.stack([hue, 0.12 + 0.3 * saturation, 0.8 + 0.18 * value], axis=1))
 
 
-def _boundaries(axis: Any, found: "Plane", lines: str, layers: int) -> None:
+def _boundaries(axis: Any, plane: "Plane", lines: str, layers: int) -> None:
     from matplotlib.collections import LineCollection
 
-    data, names = found.data, found.record["layers"]
-    width = float(np.clip(14 / max(found.regions, 1) ** 0.4, 0.2, 1.0))
+    data, names = plane.data, plane.record["layers"]
+    width = float(np.clip(14 / max(plane.regions, 1) ** 0.4, 0.2, 1.0))
     places = data["vertices"].values[data["ends"].values]
     for layer in reversed(range(layers)):
-        mine = data["layer"].values == layer
+        mask = data["layer"].values == layer
         colour = LAYERS[layer % len(LAYERS)] if lines == "layer" else "0.25"
         style: dict[str, Any] = {
             "linewidths": width,
             "colors": colour,
-            "rasterized": found.regions > _MANY,
+            "rasterized": plane.regions > _MANY,
             "zorder": 2,
         }
-        axis.add_collection(LineCollection(places[mine], alpha=0.8, **style))
+        axis.add_collection(LineCollection(places[mask], alpha=0.8, **style))
     if lines == "layer":
         for layer in range(layers):
             axis.plot([], [], color=LAYERS[layer % len(LAYERS)], linewidth=1, label=f"layer {names[layer]}")
 
 
-def _decision(axis: Any, found: "Plane") -> None:
+def _decision(axis: Any, plane: "Plane") -> None:
     from matplotlib.collections import LineCollection
 
-    data = found.data
+    data = plane.data
     if data.sizes["segment"]:
         places = data["vertices"].values[data["boundary"].values]
         axis.add_collection(LineCollection(places, linewidths=1.6, colors="black", capstyle="round", zorder=4))

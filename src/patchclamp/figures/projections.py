@@ -15,29 +15,29 @@ if TYPE_CHECKING:
 BINS = 40
 
 
-def figure(found: "Projections") -> "Figure":
+def figure(projections: "Projections") -> "Figure":
     """Draw a histogram of the coordinates of each class, with the class means.
 
     Args:
-        found: The result.
+        projections: The result to draw.
     """
-    values, labels = found.data["coordinate"].values, found.data["label"].values
+    values, labels = projections.data["coordinate"].values, projections.data["label"].values
     edges = np.histogram_bin_edges(values, BINS).tolist()
-    with canvas((4.2, 2.4)) as (drawn, axis):
-        for number, label in enumerate(found.classes()):
-            mine, colour = values[labels == label], COLOURS[number % len(COLOURS)]
-            axis.hist(mine, edges, density=True, histtype="stepfilled", color=colour, alpha=0.3, linewidth=0)
+    with canvas((4.2, 2.4)) as (fig, axis):
+        for number, label in enumerate(projections.classes()):
+            coordinates, colour = values[labels == label], COLOURS[number % len(COLOURS)]
+            axis.hist(coordinates, edges, density=True, histtype="stepfilled", color=colour, alpha=0.3, linewidth=0)
             axis.hist(
-                mine,
+                coordinates,
                 edges,
                 density=True,
                 histtype="step",
                 color=colour,
                 linewidth=1.0,
-                label=key(f"{label} ({len(mine)})"),
+                label=key(f"{label} ({len(coordinates)})"),
             )
-            axis.axvline(mine.mean(), color=colour, linewidth=1.0, linestyle="--")
-        axis.set(xlabel="coordinate along the direction", ylabel="density", title=f"AUC {found.auc():.3f}")
+            axis.axvline(coordinates.mean(), color=colour, linewidth=1.0, linestyle="--")
+        axis.set(xlabel="coordinate along the direction", ylabel="density", title=f"AUC {projections.auc():.3f}")
         axis.spines[["top", "right"]].set_visible(False)
         axis.legend(frameon=False, fontsize=7)
-        return drawn
+        return fig

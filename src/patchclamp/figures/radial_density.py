@@ -20,25 +20,27 @@ _NAMES = {
 }
 
 
-def figure(found: "RadialDensity", log: bool = True) -> "Figure":
+def figure(radial_density: "RadialDensity", log: bool = True) -> "Figure":
     """Draw the mean density of each kind of rays with its interval, and where the points lie.
 
     Args:
-        found: The result.
+        radial_density: The result to draw.
         log: Whether densities are drawn on a logarithmic axis.
     """
-    table = found.summary()
-    norms = found.data["norm"].values
-    floor = 1 / (found.data.sizes["ray"] * float((found.data["high"] - found.data["low"]).max()))
-    with canvas((4.6, 2.8)) as (drawn, axis):
+    table = radial_density.summary()
+    norms = radial_density.data["norm"].values
+    floor = 1 / (
+        radial_density.data.sizes["ray"] * float((radial_density.data["high"] - radial_density.data["low"]).max())
+    )
+    with canvas((4.6, 2.8)) as (fig, axis):
         for kind, rows in table.groupby("rays", sort=False):
             colour, dash = _LOOK[str(kind)]
             centre = (rows["from"] + rows["to"]) / 2
-            shown = {
+            curves = {
                 name: np.maximum(rows[name], floor) if log else rows[name] for name in ("density", "least", "most")
             }
-            axis.plot(centre, shown["density"], color=colour, linestyle=dash, linewidth=1.2, label=_NAMES[str(kind)])
-            axis.fill_between(centre, shown["least"], shown["most"], color=colour, alpha=0.14, linewidth=0)
+            axis.plot(centre, curves["density"], color=colour, linestyle=dash, linewidth=1.2, label=_NAMES[str(kind)])
+            axis.fill_between(centre, curves["least"], curves["most"], color=colour, alpha=0.14, linewidth=0)
         if log:
             axis.set_yscale("log")
         axis.axvspan(
@@ -55,4 +57,4 @@ def figure(found: "RadialDensity", log: bool = True) -> "Figure":
         )
         axis.spines[["top", "right"]].set_visible(False)
         axis.legend(frameon=False, fontsize=7)
-        return drawn
+        return fig

@@ -19,21 +19,25 @@ def figure(rewrite: "Rewrite") -> "Figure":
     """Draw a rewrite: the terms of the search step by step, and the probabilities before and after.
 
     Args:
-        rewrite: The result.
+        rewrite: The result to draw.
     """
     contexts = rewrite.probability.sizes["context"]
-    with canvas((7.2, max(2.4, 0.34 * contexts + 1.2)), columns=2, width_ratios=[1, 1.25]) as (drawn, (left, right)):
+    with canvas((7.2, max(2.4, 0.34 * contexts + 1.2)), columns=2, width_ratios=[1, 1.25]) as (fig, (left, right)):
         _search(left, rewrite)
         _answers(right, rewrite)
-        return drawn
+        return fig
 
 
 def _search(axis: Any, rewrite: "Rewrite") -> None:
     curve = rewrite.curve()
-    said = rewrite.record["parameters"]
+    parameters = rewrite.record["parameters"]
     axis.plot(curve["step"], curve["nll"], color=COLOURS[0], label="surprisal of the target")
-    axis.plot(curve["step"], said["kl"] * curve["kl"], color="#55a868", label=f"{said['kl']:g} x divergence")
-    axis.plot(curve["step"], said["decay"] * curve["decay"], color="#8c8c8c", label=f"{said['decay']:g} x decay")
+    axis.plot(
+        curve["step"], parameters["kl"] * curve["kl"], color="#55a868", label=f"{parameters['kl']:g} x divergence"
+    )
+    axis.plot(
+        curve["step"], parameters["decay"] * curve["decay"], color="#8c8c8c", label=f"{parameters['decay']:g} x decay"
+    )
     axis.set_xlabel("step of the search")
     axis.set_ylabel("nats")
     axis.set_ylim(bottom=0)

@@ -15,7 +15,7 @@ def figure(run: "Run", *, k: int = 10) -> "Figure":
     table = run.top(min(k, run.logits.shape[-1]))
     count = len(run.prompts)
     wide, high = min(count, 3), -(-count // 3)
-    with canvas((3.4 * wide, (0.17 * k + 0.7) * high), high, wide, squeeze=False) as (drawn, axes):
+    with canvas((3.4 * wide, (0.17 * k + 0.7) * high), high, wide, squeeze=False) as (fig, axes):
         for axis in axes.flat[count:]:
             axis.set_visible(False)
         for number, axis in zip(range(count), axes.flat, strict=False):
@@ -30,4 +30,4 @@ def figure(run: "Run", *, k: int = 10) -> "Figure":
             axis.set_title(visible(run.prompts[number], 48))
             axis.set_xlabel("probability")
             axis.spines[["top", "right"]].set_visible(False)
-        return drawn
+        return fig

@@ -19,18 +19,18 @@ _NAMES = {
 }  # fmt: skip
 
 
-def figure(found: "Scaling") -> "Figure":
+def figure(scaling: "Scaling") -> "Figure":
     """Draw a panel a metric, a colour a site; the controls, which move activations as far elsewhere, are dashed.
 
     Args:
-        found: The result.
+        scaling: The result to draw.
     """
-    data = found.data.assign(flipped=found.flipped)
+    data = scaling.data.assign(flipped=scaling.flipped)
     first = "accuracy" if np.isfinite(data["accuracy"]).any() else "agreement"
     metrics = [first, "kl", *(["flipped"] if np.isfinite(data["flipped"]).any() else [])]
     sites = [str(site) for site in data["site"].values]
     styles = look(sites)
-    with canvas((2.6 * len(metrics) + 0.6, 2.9), columns=len(metrics), squeeze=False) as (drawn, (axes,)):
+    with canvas((2.6 * len(metrics) + 0.6, 2.9), columns=len(metrics), squeeze=False) as (fig, (axes,)):
         for axis, metric in zip(axes, metrics, strict=True):
             for site in sites:
                 for edit in data["edit"].values:
@@ -47,15 +47,15 @@ def figure(found: "Scaling") -> "Figure":
             axis.grid(axis="y", color="0.92", linewidth=0.5)
             axis.set_axisbelow(True)
         handles, labels = axes[0].get_legend_handles_labels()
-        drawn.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)), frameon=False, fontsize=7)
-        return drawn
+        fig.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)), frameon=False, fontsize=7)
+        return fig
 
 
-def _line(axis: Any, one: Any, metric: str, colour: Any, edit: str, site: str) -> None:
-    known = np.isfinite(one[metric].values)
-    if known.any():
+def _line(axis: Any, curve: Any, metric: str, colour: Any, edit: str, site: str) -> None:
+    finite = np.isfinite(curve[metric].values)
+    if finite.any():
         axis.plot(
-            one["factor"].values[known], one[metric].values[known], color=colour, linestyle=_DASHES[edit],
+            curve["factor"].values[finite], curve[metric].values[finite], color=colour, linestyle=_DASHES[edit],
             linewidth=1.3 if edit == "scale" else 0.8, label=key(f"{site}, {edit}"), markersize=3,
             marker="." if edit == "scale" else "",
         )  # fmt: skip

@@ -40,15 +40,15 @@ def styled() -> Iterator[Any]:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    made: list[Figure] = []
+    figures: list[Figure] = []
 
     def make(**options: Any) -> Figure:
-        made.append(Figure(**options))
-        return made[-1]
+        figures.append(Figure(**options))
+        return figures[-1]
 
     with mpl.rc_context(_SETTINGS):
         yield make
-        for figure in made:
+        for figure in figures:
             literal(figure)
 
 
@@ -56,26 +56,26 @@ def styled() -> Iterator[Any]:
 def canvas(
     size: tuple[float, float], rows: int = 1, columns: int = 1, **options: Any
 ) -> Iterator[tuple["Figure", Any]]:
-    """A figure in our style with its axes, to be drawn on inside the block.
+    """Make a figure in our style with its axes, to be drawn on inside the block.
 
     Args:
-        size: Width and height in inches.
-        rows: Of axes.
-        columns: Of axes.
-        **options: Of matplotlib's ``Figure.subplots``, as ``width_ratios``.
+        size: The width and height in inches.
+        rows: The number of rows of axes.
+        columns: The number of columns of axes.
+        **options: Options of matplotlib's ``Figure.subplots``, as ``width_ratios``.
     """
     with styled() as make:
-        drawn: Figure = make(figsize=size, layout="constrained")
-        yield drawn, drawn.subplots(rows, columns, **options)
+        figure: Figure = make(figsize=size, layout="constrained")
+        yield figure, figure.subplots(rows, columns, **options)
 
 
 def literal(figure: Any) -> None:
     """Let every text of a figure say what it is: no mathematics between dollars, nothing unseen, nothing endless."""
     for text in _texts(figure):
-        said = text.get_text()
-        if (shown := for_figure(said)) != said:
-            text.set_text(shown)
-        if "$" in shown:
+        original = text.get_text()
+        if (safe := for_figure(original)) != original:
+            text.set_text(safe)
+        if "$" in safe:
             text.set_parse_math(False)
 
 
@@ -91,46 +91,46 @@ def _texts(artist: Any) -> Iterator[Any]:
         yield artist.label
         if isinstance(artist.get_major_formatter(), FuncFormatter):  # what matplotlib makes of labels
             labels = artist.get_majorticklabels()
-            shown = [for_figure(label.get_text()) for label in labels]
-            if shown != [label.get_text() for label in labels]:
-                artist.set_ticklabels(shown)
+            safe_labels = [for_figure(label.get_text()) for label in labels]
+            if safe_labels != [label.get_text() for label in labels]:
+                artist.set_ticklabels(safe_labels)
             yield from labels
     else:
         for child in artist.get_children():
             yield from _texts(child)
 
 
-def save(drawn: Any, path: Path, suffix: str) -> None:
+def save(figure: Any, path: Path, suffix: str) -> None:
     """Write a figure; an SVG keeps its text as text and has the same bytes each time."""
     import matplotlib as mpl
 
     with mpl.rc_context(_SETTINGS):
-        write(drawn, path, suffix, dpi=200, metadata={"Date": None} if suffix == "svg" else None)
+        write(figure, path, suffix, dpi=200, metadata={"Date": None} if suffix == "svg" else None)
 
 
-def write(drawn: Any, target: Any, suffix: str, **options: Any) -> None:
+def write(figure: Any, target: Any, suffix: str, **options: Any) -> None:
     """Write a figure as it is; a letter that the font lacks is a box, and no matter for a warning."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
-        drawn.savefig(target, format=suffix, bbox_inches="tight", **options)
+        figure.savefig(target, format=suffix, bbox_inches="tight", **options)
 
 
 def visible(text: str, longest: int = 14) -> str:
-    """A token as a tick label: spaces and line ends shown, long ones cut."""
-    shown = text.replace("\n", "⏎").replace("\t", "⇥").replace("\r", "␍").replace("\u00a0", "␣")
-    lead = len(shown) - len(shown.lstrip(" "))
-    shown = escaped("·" * lead + shown[lead:])
-    return shown if len(shown) <= longest else shown[: longest - 1] + "…"
+    """Write a token as a tick label: spaces and line ends become visible, long tokens are cut."""
+    label = text.replace("\n", "⏎").replace("\t", "⇥").replace("\r", "␍").replace("\u00a0", "␣")
+    lead = len(label) - len(label.lstrip(" "))
+    label = escaped("·" * lead + label[lead:])
+    return label if len(label) <= longest else label[: longest - 1] + "…"
 
 
 def key(text: str, longest: int = 60) -> str:
-    """A name as an entry of a legend, which leaves out what begins with an underscore."""
-    shown = visible(text, longest)
-    return f"\N{HAIR SPACE}{shown}" if shown.startswith("_") else shown
+    """Write a name as an entry of a legend, which would leave out a name that begins with an underscore."""
+    label = visible(text, longest)
+    return f"\N{HAIR SPACE}{label}" if label.startswith("_") else label
 
 
 def limits(values: Any, baseline: float | None) -> tuple[str, float, float]:
-    """Colour map and range for some numbers.
+    """Choose a colour map and a range for numbers.
 
     Numbers of one sign get a sequential map from 0 (or their least); numbers of both signs a diverging one, centred on
     the baseline if it is known, else on 0.
@@ -148,6 +148,6 @@ def limits(values: Any, baseline: float | None) -> tuple[str, float, float]:
 
 
 def thin(labels: Sequence[str], most: int) -> list[tuple[int, str]]:
-    """Every n-th label, so that at most ``most`` are drawn."""
+    """Keep every n-th label with its index, so that at most ``most`` are drawn."""
     step = max(1, -(-len(labels) // most))
     return [(i, label) for i, label in enumerate(labels) if i % step == 0]

@@ -21,7 +21,7 @@ def figure(result: "Result") -> "Figure":
     """Draw the numbers of a result over their last two dimensions, averaged over all others.
 
     Args:
-        result: Of any kind.
+        result: A result of any kind.
 
     Raises:
         InputError: It holds no numbers.
@@ -32,25 +32,25 @@ def figure(result: "Result") -> "Figure":
     if not numbers:
         raise InputError(f"a {result.kind} holds no numbers to draw")
     with styled() as make:
-        drawn: Figure = make(figsize=(3.2 * len(numbers), 2.8), layout="constrained")
-        for axis, (name, values) in zip(drawn.subplots(1, len(numbers), squeeze=False)[0], numbers, strict=True):
-            _draw(drawn, axis, values.mean(values.dims[:-2]))
+        fig: Figure = make(figsize=(3.2 * len(numbers), 2.8), layout="constrained")
+        for axis, (name, values) in zip(fig.subplots(1, len(numbers), squeeze=False)[0], numbers, strict=True):
+            _draw(fig, axis, values.mean(values.dims[:-2]))
             axis.set_title(name.replace("_", " "))
-        return drawn
+        return fig
 
 
-def _draw(drawn: "Figure", axis: Any, values: "xr.DataArray") -> None:
+def _draw(fig: "Figure", axis: Any, values: "xr.DataArray") -> None:
     if not values.ndim:
         axis.bar([0], [float(values)], width=0.5)
         axis.set_xticks([])
         return
-    across = values.dims[-1]
-    places, labels = np.arange(values.sizes[across]), [visible(str(label)) for label in values[across].values]
+    x_dim = values.dims[-1]
+    places, labels = np.arange(values.sizes[x_dim]), [visible(str(label)) for label in values[x_dim].values]
     rows = np.atleast_2d(values.values.astype(float))
     if len(rows) > MOST:
         colours, low, high = limits(rows, None)
         image = axis.imshow(rows, cmap=colours, vmin=low, vmax=high, aspect="auto", interpolation="nearest")
-        drawn.colorbar(image, ax=axis)
+        fig.colorbar(image, ax=axis)
         axis.set_ylabel(str(values.dims[0]).replace("_", " "))
     else:
         names = [key(str(label)) for label in values[values.dims[0]].values] if values.ndim == 2 else [None]
@@ -59,6 +59,6 @@ def _draw(drawn: "Figure", axis: Any, values: "xr.DataArray") -> None:
         if values.ndim == 2:
             axis.legend(title=str(values.dims[0]).replace("_", " "), frameon=False, fontsize=7)
         axis.spines[["top", "right"]].set_visible(False)
-    shown = thin(labels, 20)
-    axis.set_xticks([place for place, _ in shown], [label for _, label in shown], rotation=90)
-    axis.set_xlabel(str(across).replace("_", " "))
+    ticks = thin(labels, 20)
+    axis.set_xticks([place for place, _ in ticks], [label for _, label in ticks], rotation=90)
+    axis.set_xlabel(str(x_dim).replace("_", " "))

@@ -14,17 +14,17 @@ if TYPE_CHECKING:
     from patchclamp.tracing.trace import Trace
 
 
-def starred(tokens: tuple[str, ...], subject: tuple[int, ...]) -> tuple[str, ...]:
-    """Tokens as tick labels, those of the subject with a star."""
+def star_subject(tokens: tuple[str, ...], subject: tuple[int, ...]) -> tuple[str, ...]:
+    """Write tokens as tick labels, those of the subject with a star."""
     return tuple(visible(token) + "*" * (i in subject) for i, token in enumerate(tokens))
 
 
 def panels(trace: "Trace", read: str | None = None) -> list[Panel]:
-    """Mean indirect effect, a panel a site, all with the same colours."""
+    """Make a panel a site of the mean indirect effect, all with the same colours."""
     effect = trace.mean(read)["effect"]
     scale = limits(effect.values, 0.0)
     layers = tuple(str(layer) for layer in effect["layer"].values)
-    tokens = starred(trace.tokens, trace.subject)
+    tokens = star_subject(trace.tokens, trace.subject)
     return [
         Panel(
             _title(trace, str(site)),
@@ -49,8 +49,8 @@ def figure(trace: "Trace", *, read: str | None = None, layers: Layers = "down") 
     """Draw a trace: the mean indirect effect of every state, and of every layer.
 
     Args:
-        trace: The result.
-        read: Which measurement, if there are several.
+        trace: The result to draw.
+        read: The read to draw; the first by default.
         layers: Layer 0 at the top (``"down"``), at the bottom (``"up"``), or at the left (``"right"``).
     """
     name = trace.named(read)
@@ -62,34 +62,36 @@ def figure(trace: "Trace", *, read: str | None = None, layers: Layers = "down") 
     )
 
 
-def layer_by_token(cut: list[Panel], means: list[Any], said: str, layers: Layers) -> "Figure":
-    """Pictures of layers by tokens, each with the means of its layers on the same axis of layers."""
+def layer_by_token(panel_list: list[Panel], means: list[Any], title: str, layers: Layers) -> "Figure":
+    """Draw pictures of layers by tokens, each with the means of its layers on the same axis of layers."""
     if layers not in ("down", "up", "right"):
         raise InputError(unknown("orientation", layers, ("down", "up", "right")))
     with styled() as make:
-        wide, high = size(cut[0], layers, False)
-        turned = layers == "right"
-        drawn: Figure = make(figsize=(len(cut) * (wide + 1.5), high + (1.4 if turned else 0.5)), layout="constrained")
-        shape, share = (
-            ((2, len(cut)), {"height_ratios": [4, 1]})
-            if turned
-            else ((1, 2 * len(cut)), {"width_ratios": [4, 1] * len(cut)})
+        width, height = size(panel_list[0], layers, False)
+        is_transposed = layers == "right"
+        fig: Figure = make(
+            figsize=(len(panel_list) * (width + 1.5), height + (1.4 if is_transposed else 0.5)), layout="constrained"
         )
-        axes = np.atleast_2d(drawn.subplots(*shape, squeeze=False, gridspec_kw=share))
-        for number, (panel, mean) in enumerate(zip(cut, means, strict=True)):
-            main, side = (axes[0, number], axes[1, number]) if turned else axes[0, 2 * number : 2 * number + 2]
+        shape, ratios = (
+            ((2, len(panel_list)), {"height_ratios": [4, 1]})
+            if is_transposed
+            else ((1, 2 * len(panel_list)), {"width_ratios": [4, 1] * len(panel_list)})
+        )
+        axes = np.atleast_2d(fig.subplots(*shape, squeeze=False, gridspec_kw=ratios))
+        for number, (panel, mean) in enumerate(zip(panel_list, means, strict=True)):
+            main, side = (axes[0, number], axes[1, number]) if is_transposed else axes[0, 2 * number : 2 * number + 2]
             image = heat(main, panel, layers, None, None)
-            _means(side, np.asarray(mean), main, turned)
-            colour_bars(drawn, [(main if turned else side, panel, image)])
-        drawn.supxlabel(said, fontsize=8)
-        return drawn
+            _means(side, np.asarray(mean), main, is_transposed)
+            colour_bars(fig, [(main if is_transposed else side, panel, image)])
+        fig.supxlabel(title, fontsize=8)
+        return fig
 
 
-def _means(axis: Any, mean: Any, beside: Any, turned: bool) -> None:
-    """The mean of each layer, along the layers of the picture beside."""
+def _means(axis: Any, mean: Any, beside: Any, is_transposed: bool) -> None:
+    """Draw the mean of each layer, along the layers of the picture beside."""
     places = np.arange(len(mean))
-    (axis.bar if turned else axis.barh)(places, mean, 0.8, color="#1f3b73")
-    if turned:
+    (axis.bar if is_transposed else axis.barh)(places, mean, 0.8, color="#1f3b73")
+    if is_transposed:
         axis.set_xlim(beside.get_xlim())
         axis.set_ylabel("mean")
     else:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from patchclamp.lenses.weights import WeightLens
 
-_OWN, _RANDOM = "#1f3b73", "0.55"
+_MATRIX_COLOUR, _CONTROL_COLOUR = "#1f3b73", "0.55"
 _TOKENS = 6
 
 
@@ -22,9 +22,9 @@ def figure(lens: "WeightLens", *, matrix: str | None = None, directions: int = 6
     Bold lists are more alike than 95 % of those of random matrices, of which 5 % would be bold.
 
     Args:
-        lens: The result.
-        matrix: Which one; the first by default.
-        directions: How many directions are written out.
+        lens: The result to draw.
+        matrix: The name of the matrix; the first by default.
+        directions: The number of directions that are written out.
 
     Raises:
         InputError: There is no such matrix, or no direction is asked for.
@@ -35,25 +35,29 @@ def figure(lens: "WeightLens", *, matrix: str | None = None, directions: int = 6
     sides = lens.sides(name)
     rows = min(directions, lens.data.sizes["direction"])
     widths, high = [2.4, *[3.1] * len(sides)], max(2.4, 0.36 * rows + 0.8)
-    with canvas((2.6 + 3.1 * len(sides), high), columns=len(widths), width_ratios=widths) as (drawn, axes):
+    with canvas((2.6 + 3.1 * len(sides), high), columns=len(widths), width_ratios=widths) as (fig, axes):
         _spectrum(axes[0], lens, name)
         for axis, side in zip(axes[1:], sides, strict=True):
             _lists(axis, lens, name, side, rows)
-        return drawn
+        return fig
 
 
 def _spectrum(axis: Any, lens: "WeightLens", name: str) -> None:
-    one = lens.data.sel(matrix=name)
-    own, control = one["singular_value"].values, one["control"].values
-    kept = np.isfinite(own)
-    index = np.flatnonzero(kept)
-    least = np.where(own[kept] > 1e-6 * own[kept].max(), own[kept], np.nan)  # a log axis has no place for zero
-    axis.plot(index, least, color=_OWN, linewidth=1.3, label=key(name))
-    axis.plot(index, control[:, kept].mean(0), color=_RANDOM, linewidth=1.0, label="random, same norm")
-    axis.fill_between(index, control[:, kept].min(0), control[:, kept].max(0), color=_RANDOM, alpha=0.3, linewidth=0)
+    matrix_data = lens.data.sel(matrix=name)
+    singular_values, control = matrix_data["singular_value"].values, matrix_data["control"].values
+    finite = np.isfinite(singular_values)
+    index = np.flatnonzero(finite)
+    curve = np.where(
+        singular_values[finite] > 1e-6 * singular_values[finite].max(), singular_values[finite], np.nan
+    )  # a log axis has no place for zero
+    axis.plot(index, curve, color=_MATRIX_COLOUR, linewidth=1.3, label=key(name))
+    axis.plot(index, control[:, finite].mean(0), color=_CONTROL_COLOUR, linewidth=1.0, label="random, same norm")
+    axis.fill_between(
+        index, control[:, finite].min(0), control[:, finite].max(0), color=_CONTROL_COLOUR, alpha=0.3, linewidth=0
+    )
     axis.set_yscale("log")
-    shown = least[np.isfinite(least)]
-    axis.set_ylim(float(np.quantile(shown, 0.02)) / 1.5, float(max(shown.max(), control[:, kept].max())) * 1.3)
+    positive = curve[np.isfinite(curve)]
+    axis.set_ylim(float(np.quantile(positive, 0.02)) / 1.5, float(max(positive.max(), control[:, finite].max())) * 1.3)
     axis.set_xlabel("direction")
     axis.set_ylabel("singular value")
     axis.legend(frameon=False, fontsize=6)
@@ -61,16 +65,16 @@ def _spectrum(axis: Any, lens: "WeightLens", name: str) -> None:
 
 
 def _lists(axis: Any, lens: "WeightLens", name: str, side: str, rows: int) -> None:
-    one, passed = lens.data.sel(matrix=name, side=side), lens.passes(name, side)
+    token_lists, is_significant = lens.data.sel(matrix=name, side=side), lens.passes(name, side)
     axis.set_xlim(0, 1)
     axis.set_ylim(rows, -0.35)
     axis.axis("off")
     axis.set_title(f"{side}: tokens of each direction", loc="left", fontsize=7)
-    for direction in range(min(rows, len(passed))):
-        axis.text(0.0, direction + 0.25, str(direction), fontsize=6.5, color=_OWN, va="center")
+    for direction in range(min(rows, len(is_significant))):
+        axis.text(0.0, direction + 0.25, str(direction), fontsize=6.5, color=_MATRIX_COLOUR, va="center")
         for sign in (0, 1):
-            tokens = "  ".join(visible(str(t), 11) for t in one["token"].values[direction, sign][:_TOKENS])
-            bold = bool(passed[direction, sign])
+            tokens = "  ".join(visible(str(t), 11) for t in token_lists["token"].values[direction, sign][:_TOKENS])
+            bold = bool(is_significant[direction, sign])
             axis.text(
                 0.05, direction + 0.08 + 0.4 * sign, f"{'+-'[sign]}  {tokens}", fontsize=5.8,
                 color="black" if bold else "0.35", fontweight="bold" if bold else "normal", va="center", clip_on=False,

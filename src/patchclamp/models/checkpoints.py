@@ -33,9 +33,9 @@ def check_weights(module: nn.Module, report: Mapping[str, Any], name: str) -> No
     was saved, and its checkpoint may hold the head that it was trained with.
 
     Args:
-        module: As ``from_pretrained`` made it.
-        report: Its ``output_loading_info``.
-        name: What the user called it.
+        module: The model that ``from_pretrained`` made.
+        report: The ``output_loading_info`` of ``from_pretrained``.
+        name: The model's name as the user wrote it.
 
     Raises:
         ModelError: Weights are missing, so that they were made up at random; have another shape; or have no place.
@@ -44,31 +44,31 @@ def check_weights(module: nn.Module, report: Mapping[str, Any], name: str) -> No
     faults = {
         "misses": [key for key in report.get("missing_keys", ()) if not key.endswith(_UNUSED)],
         "holds in another shape": [_shapes(*key) for key in report.get("mismatched_keys", ())],
-        "holds more than it has a place for": _homeless(module, report.get("unexpected_keys", ())),
+        "holds more than it has a place for": _unexpected_weights(module, report.get("unexpected_keys", ())),
         "could not read": list(report.get("error_msgs", ())),
     }
-    said = [f"{what} {_listed(keys)}" for what, keys in faults.items() if keys]
-    if said:
+    problems = [f"{what} {_enumerate_keys(keys)}" for what, keys in faults.items() if keys]
+    if problems:
         raise ModelError(
-            f"the checkpoint {name!r} is not a whole {kind}: it {'; it '.join(said)}. Nothing is made up in place of weights: "
+            f"the checkpoint {name!r} is not a whole {kind}: it {'; it '.join(problems)}. Nothing is made up in place of weights: "
             f"mend the checkpoint, or open it with transformers as you mean it and pass that to pc.wrap"
         )
 
 
-def _shapes(key: str, held: Any, wanted: Any) -> str:
-    return f"{key} {tuple(held)} instead of {tuple(wanted)}"
+def _shapes(key: str, checkpoint_shape: Any, model_shape: Any) -> str:
+    return f"{key} {tuple(checkpoint_shape)} instead of {tuple(model_shape)}"
 
 
-def _listed(keys: Iterable[str], limit: int = 6) -> str:
+def _enumerate_keys(keys: Iterable[str], limit: int = 6) -> str:
     names = sorted(keys)
     return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
-def _homeless(module: nn.Module, keys: Iterable[str]) -> list[str]:
-    """Weights that no class of the architecture has a place for."""
-    rest = {key for key in keys if not _EARLIER.search(key)}
+def _unexpected_weights(module: nn.Module, keys: Iterable[str]) -> list[str]:
+    """The names of weights that no class of the architecture has a place for."""
+    unplaced = {key for key in keys if not _EARLIER.search(key)}
     config: Any = module.config
-    for other in list(vars(sys.modules[type(module).__module__]).values()) if rest else ():
+    for other in list(vars(sys.modules[type(module).__module__]).values()) if unplaced else ():
         if (
             isinstance(other, type)
             and getattr(other, "config_class", None) is type(config)
@@ -82,8 +82,8 @@ def _homeless(module: nn.Module, keys: Iterable[str]) -> list[str]:
             prefix = f"{getattr(other, 'base_model_prefix', '')}."
             if not any(name.startswith(prefix) for name in names):  # the base model, which others hold by this name
                 names |= {f"{prefix}{name}" for name in names}
-            rest -= {key for key in rest if key in names or f"{prefix}{key}" in names}
-    return sorted(rest)
+            unplaced -= {key for key in unplaced if key in names or f"{prefix}{key}" in names}
+    return sorted(unplaced)
 
 
 def has_tokenizer(place: str) -> bool:

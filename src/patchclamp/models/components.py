@@ -12,7 +12,7 @@ class Component:
 
     name: str
     axis: Axis
-    """What the last dimension counts."""
+    """The units that the last dimension counts."""
     per_layer: bool
     meaning: str
     """Where the tensor lies: before or after norm, rotary, gate."""

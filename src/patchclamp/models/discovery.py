@@ -35,7 +35,7 @@ PLAIN = plain("this is a plain module")
 
 
 def text_stack(module: nn.Module) -> tuple[str, Any]:
-    """Path and config of the language model inside a transformers model.
+    """Find the path and config of the language model inside a transformers model.
 
     That is the model itself, the text part of a model that also takes pictures or sound, or what an adapter library wraps.
 
@@ -47,13 +47,13 @@ def text_stack(module: nn.Module) -> tuple[str, Any]:
         raise ModelError(
             f"{type(module).__name__} has two stacks, an encoder and a decoder, and a name such as resid_post does not say which"
         )
-    own = config.get_text_config() if hasattr(config, "get_text_config") else config
+    text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
     for path, part in module.named_modules():
-        if hasattr(type(part), "base_model_prefix") and type(getattr(part, "config", None)) is type(own):
+        if hasattr(type(part), "base_model_prefix") and type(getattr(part, "config", None)) is type(text_config):
             prefix = str(part.base_model_prefix or "")
-            inside = prefix if isinstance(getattr(part, prefix, None), nn.Module) else ""
-            return ".".join(filter(None, (path, inside))), part.config
-    raise ModelError(f"{type(module).__name__} holds no model of its text config, {type(own).__name__}")
+            inner_path = prefix if isinstance(getattr(part, prefix, None), nn.Module) else ""
+            return ".".join(filter(None, (path, inner_path))), part.config
+    raise ModelError(f"{type(module).__name__} holds no model of its text config, {type(text_config).__name__}")
 
 
 def discover(base: nn.Module, config: Any) -> Family:
@@ -64,7 +64,7 @@ def discover(base: nn.Module, config: Any) -> Family:
 
     Args:
         base: The base model (without its head).
-        config: Its transformers config.
+        config: The transformers config of the base model.
 
     Raises:
         ModelError: There is no such stack of layers.
@@ -114,27 +114,27 @@ def discover(base: nn.Module, config: Any) -> Family:
 def input_embeddings(module: nn.Module) -> nn.Module | None:
     """The token embedding as transformers tells it; None where it does not know."""
     try:
-        found = module.get_input_embeddings()  # type: ignore[operator]
+        embeddings = module.get_input_embeddings()  # type: ignore[operator]
     except (AttributeError, NotImplementedError):
         return None
-    return found if isinstance(found, nn.Module) else None
+    return embeddings if isinstance(embeddings, nn.Module) else None
 
 
 def _child(layer: nn.Module, pattern: re.Pattern[str]) -> str | None:
-    found = [
+    names = [
         name
         for name, module in layer.named_children()
         if pattern.search(name)
         and not _NORM.search(name.replace("attn", "").replace("attention", ""))
         and list(module.parameters())
     ]
-    return found[0] if len(found) == 1 else None
+    return names[0] if len(names) == 1 else None
 
 
-def _inner(layer: nn.Module, path: str, output: str, named: dict[str, str]) -> dict[str, str]:
-    """Sites inside a sublayer: the input of its last projection, and projections by their usual names."""
+def _inner(layer: nn.Module, path: str, output: str, projection_names: dict[str, str]) -> dict[str, str]:
+    """Find the sites inside a sublayer: the input of its last projection, and projections by their usual names."""
     linears = [name for name, module in layer.get_submodule(path).named_modules() if isinstance(module, nn.Linear)]
-    found = {component: f"{path}.{name}:out" for component, name in named.items() if name in linears}
+    sites = {component: f"{path}.{name}:out" for component, name in projection_names.items() if name in linears}
     if linears:
-        found[output] = f"{path}.{linears[-1]}:in"
-    return found
+        sites[output] = f"{path}.{linears[-1]}:in"
+    return sites

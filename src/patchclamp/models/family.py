@@ -22,13 +22,13 @@ class ComponentPlace:
 
     port: str
     part: Part = "whole"
-    """Which part of the last dimension: a slice of a fused q/k/v projection, or the gate half of a fused gate-up."""
+    """The part of the last dimension: a slice of a fused q/k/v projection, or the gate half of a fused gate-up."""
     layout: Layout = "contiguous"
     """How a fused projection is laid out: all q, all k, all v; or per key-value group (its q's, then k, then v)."""
     factor: str | None = None
-    """Config attribute that multiplies the tensor on its way into the residual stream."""
+    """The config attribute that multiplies the tensor on its way into the residual stream."""
     in_place: bool = False
-    """Written through the tensor's own memory, because the block keeps a second reference to it."""
+    """Whether an edit is written through the tensor's own memory, because the block keeps a second reference to it."""
 
 
 @dataclass(frozen=True)
@@ -73,21 +73,21 @@ class Family:
         for table in ("sites", "refused", "weights"):
             if table in changes:
                 changes[table] = {**getattr(self, table), **changes[table]}
-        dropped = set(changes.get("refused", {}))
-        if dropped:
-            changes["sites"] = {k: v for k, v in (changes.get("sites") or self.sites).items() if k not in dropped}
+        refused_names = set(changes.get("refused", {}))
+        if refused_names:
+            changes["sites"] = {k: v for k, v in (changes.get("sites") or self.sites).items() if k not in refused_names}
         return replace(self, name=name, model_types=model_types or (name,), **changes)
 
     def for_config(self, config: Any) -> "Family":
         """This family with the variants applied that the config selects."""
-        chosen = self
+        family = self
         for variant in self.variants:
             if getattr(config, variant.attribute, None) == variant.value:
-                chosen = chosen.derive(
+                family = family.derive(
                     self.name,
                     *self.model_types,
                     sites=dict(variant.sites),
                     refused=dict(variant.refused),
-                    residual=variant.residual or chosen.residual,
+                    residual=variant.residual or family.residual,
                 )
-        return chosen
+        return family

@@ -21,9 +21,9 @@ def check_kind(module: Any) -> None:
     if not isinstance(module, nn.Module):
         raise ModelError(f"a torch.nn.Module is needed, got {type(module).__name__}")
     check_eager(module)
-    quantised = next((m for m in module.modules() if any(q in type(m).__module__ for q in _QUANTISED)), None)
-    if quantised is not None or getattr(module, "is_quantized", False):
-        what = type(quantised).__name__ if quantised is not None else "its config"
+    quantised_module = next((m for m in module.modules() if any(q in type(m).__module__ for q in _QUANTISED)), None)
+    if quantised_module is not None or getattr(module, "is_quantized", False):
+        what = type(quantised_module).__name__ if quantised_module is not None else "its config"
         raise ModelError(
             f"this model is quantised ({what}): its kernels give other numbers for other batch sizes, so no sweep of it "
             "could be exact; load it with dtype='bfloat16' or 'float32'"
@@ -44,7 +44,7 @@ def check_eager(module: nn.Module, *, again: bool = False) -> None:
 
     Args:
         module: The model.
-        again: It was checked before, so only what can be changed in a live module is looked at.
+        again: Whether the model was checked before, so that only what can be changed in a live module is looked at.
 
     Raises:
         ModelError: With the part and what to do instead.
@@ -55,12 +55,12 @@ def check_eager(module: nn.Module, *, again: bool = False) -> None:
         what = f"its module {path!r} is" if path else "this model is"
         if isinstance(part, torch.jit.ScriptModule) or isinstance(part.forward, _SCRIPTED):
             raise ModelError(f"{what} TorchScript, whose inner modules take no Python hooks; pass the eager module")
-        if undo := _compiled(part):
+        if undo := _way_to_eager(part):
             raise ModelError(f"{what} compiled, and compiled code ignores hooks set later; {undo}")
 
 
-def _compiled(module: nn.Module) -> str | None:
-    """How to get back the eager code of a compiled module; None if it is not compiled."""
+def _way_to_eager(module: nn.Module) -> str | None:
+    """Say how to get back the eager code of a compiled module; None if it is not compiled."""
     if hasattr(module, "_orig_mod"):
         return "pass the original, model._orig_mod"
     if module._compiled_call_impl is not None:

@@ -23,7 +23,7 @@ def is_id(value: Any) -> bool:
 
 
 def with_numbers(value: Tensor, what: str) -> Tensor:
-    """A tensor whose numbers can be reached.
+    """Check that a tensor's numbers can be reached.
 
     Raises:
         InputError: It is sparse, nested, quantized or on the meta device.
@@ -36,7 +36,7 @@ def with_numbers(value: Tensor, what: str) -> Tensor:
 
 
 def token_ids(row: Any) -> Ids:
-    """One prompt's ids.
+    """Read one prompt's ids.
 
     Raises:
         InputError: There are none, or something in the row is no integer.
@@ -51,8 +51,8 @@ def token_ids(row: Any) -> Ids:
         raise InputError("a prompt is empty: it has no token ids")
     for value in values:
         if not is_id(value):
-            shown = value.item() if isinstance(value, Tensor) and value.ndim == 0 else value
-            raise InputError(f"token ids are integers; the row holds {shown!r:.60} ({_kind(value)})")
+            number = value.item() if isinstance(value, Tensor) and value.ndim == 0 else value
+            raise InputError(f"token ids are integers; the row holds {number!r:.60} ({_kind(value)})")
         if isinstance(value, Tensor):
             with_numbers(value, "a token id")
     return tuple(int(value) for value in values)

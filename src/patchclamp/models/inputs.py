@@ -25,7 +25,7 @@ class Prompt:
     ids: tuple[int, ...] = ()
     text: str | None = None
     tokens: tuple[str, ...] = ()
-    """Each position as text."""
+    """The token of each position as text."""
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
     """Other inputs of this row. Beside ids those with one entry a token, ``[1, position, ...]``, and those of the whole prompt
     (its pictures), which calls join along their first axis; without ids the whole input, with a leading axis of size 1, where
@@ -33,19 +33,19 @@ class Prompt:
 
     @property
     def length(self) -> int | None:
-        """Number of positions, if the prompt is made of tokens."""
+        """The number of positions, if the prompt is made of tokens."""
         return len(self.ids) or None
 
     @property
     def name(self) -> str:
-        """How the prompt is called in results."""
+        """The name of the prompt in results."""
         if self.text is not None:
             return self.text
         return "".join(self.tokens) if self.ids else f"input {self.key}"
 
     @property
     def form(self) -> tuple[Any, ...]:
-        """Prompts of equal form can be rows of one call without padding."""
+        """The lengths and types of the inputs: prompts of equal form can be rows of one call without padding."""
         parts = sorted((name, tuple(t.shape), str(t.dtype)) for name, t in self.tensors.items())
         return (len(self.ids), *parts)
 
@@ -56,7 +56,7 @@ class Prompt:
 
     @cached_property
     def key(self) -> str:
-        """Content digest: equal inputs, equal keys."""
+        """A digest of the content: equal inputs have equal keys."""
         return digest(self.ids, dict(self.tensors))
 
 
@@ -70,12 +70,12 @@ class Batch:
 
     @property
     def rows(self) -> int:
-        """How many prompts."""
+        """The number of prompts."""
         return len(self.lengths)
 
     @property
     def width(self) -> int | None:
-        """Positions of the longest prompt, if prompts are made of tokens."""
+        """The number of positions of the longest prompt, if prompts are made of tokens."""
         return max((n for n in self.lengths if n is not None), default=None)
 
 
@@ -90,12 +90,12 @@ def make_prompts(
     """Read the user's inputs: text, lists of text, ids, tensors, a BatchEncoding or another mapping of tensors.
 
     Args:
-        inputs: What the user passed.
+        inputs: The prompts as the user passed them.
         tokenizer: The model's tokenizer, or None.
         limit: The model's context length.
-        vocabulary: Size of the vocabulary, to check ids.
+        vocabulary: The size of the vocabulary, to check ids.
         takes_ids: Whether the model reads token ids (else integer tensors are plain inputs).
-        beside: What the model takes beside token ids; by default nothing.
+        beside: The inputs that the model takes beside token ids; by default none.
 
     Raises:
         InputError: Empty, too long, out of the vocabulary, of a kind that no model takes, or not used by this one.
@@ -110,7 +110,7 @@ def make_prompts(
 
 @dataclass(frozen=True, eq=False)
 class _Reader:
-    """What has to be known of a model to read its prompts."""
+    """Reads prompts for one model."""
 
     tokenizer: Any
     limit: int | None
@@ -129,7 +129,7 @@ class _Reader:
         return [prompt for item in items for prompt in self._item(item)]
 
     def _item(self, item: Any) -> list[Prompt]:
-        """One prompt, or the rows of a tensor or mapping."""
+        """Read one prompt, or the rows of a tensor or mapping."""
         if isinstance(item, Prompt):
             self._check(item.ids, item.tensors)
             return [item]
@@ -157,15 +157,15 @@ class _Reader:
         return [self._ids(row)]
 
     def _text(self, text: str) -> Prompt:
-        ids, given = tokens.encode_all(self.tokenizer, text)
+        ids, encoding = tokens.encode_all(self.tokenizer, text)
         # zeros from the tokenizer mean one segment, which is what a model takes without them
-        own = {name: torch.as_tensor(value) for name, value in given.items() if name in self.beside.names}
-        extras = {name: value for name, value in own.items() if name != "token_type_ids" or bool(value.any())}
-        kept = self.beside.kept(extras) if extras else {}
-        return self._made(tuple(ids), text, {name: value.unsqueeze(0) for name, value in kept.items()})
+        token_inputs = {name: torch.as_tensor(value) for name, value in encoding.items() if name in self.beside.names}
+        extras = {name: value for name, value in token_inputs.items() if name != "token_type_ids" or bool(value.any())}
+        inputs = self.beside.select_informative(extras) if extras else {}
+        return self._prompt(tuple(ids), text, {name: value.unsqueeze(0) for name, value in inputs.items()})
 
     def _ids(self, row: Any) -> Prompt:
-        return self._made(token_ids(row), None, {})
+        return self._prompt(token_ids(row), None, {})
 
     def _tensor(self, tensor: Tensor) -> list[Prompt]:
         tensor = with_numbers(tensor, "a prompt")
@@ -186,19 +186,20 @@ class _Reader:
         return [Prompt(tensors={"0": row.unsqueeze(0)}) for row in tensor]
 
     def _mapping(self, inputs: Mapping[Any, Any]) -> list[Prompt]:
-        if odd := [name for name in inputs if not isinstance(name, str)]:
+        if bad_names := [name for name in inputs if not isinstance(name, str)]:
             raise InputError(
-                f"inputs in a mapping have names, as 'input_ids'; got {odd[0]!r} of {type(odd[0]).__name__}"
+                f"inputs in a mapping have names, as 'input_ids'; got {bad_names[0]!r} of {type(bad_names[0]).__name__}"
             )
         if inputs.get("input_ids") is not None:
-            return [self._made(ids, None, extras) for ids, extras in read_rows(inputs, self.beside)]
-        given = read_tensors(inputs, self.beside)
+            return [self._prompt(ids, None, extras) for ids, extras in read_rows(inputs, self.beside)]
+        tensors = read_tensors(inputs, self.beside)
         return [
-            Prompt(tensors={k: v[i : i + 1] for k, v in given.items()}) for i in range(len(next(iter(given.values()))))
+            Prompt(tensors={k: v[i : i + 1] for k, v in tensors.items()})
+            for i in range(len(next(iter(tensors.values()))))
         ]
 
-    def _made(self, ids: Ids, text: str | None, extras: Mapping[str, Tensor]) -> Prompt:
-        """A prompt whose ids are checked before they are shown."""
+    def _prompt(self, ids: Ids, text: str | None, extras: Mapping[str, Tensor]) -> Prompt:
+        """Make a prompt, whose ids are checked before they become labels."""
         self._check(ids, extras)
         return Prompt(ids, text, tokens.labels(self.tokenizer, ids), extras)
 
@@ -207,33 +208,33 @@ class _Reader:
             return
         if not self.beside.accepts_ids:
             raise InputError(f"{self.beside.model} takes no token ids: its forward has no input_ids; pass a tensor")
-        if foreign := sorted(set(extras) - {"attention_mask", *self.beside.names, *self.beside.whole}):
+        if unknown_names := sorted(set(extras) - {"attention_mask", *self.beside.names, *self.beside.whole}):
             raise InputError(
-                f"the prompt holds {foreign}, which {self.beside.model} does not take; {self.beside.valid}"
+                f"the prompt holds {unknown_names}, which {self.beside.model} does not take; {self.beside.valid}"
             )
         most = self.vocabulary or 2**63
         if not 0 <= min(ids) <= max(ids) < most:
             wrong = next(i for i in ids if not 0 <= i < most)
             raise InputError(f"token id {wrong} is outside the vocabulary 0..{most - 1}")
         if self.limit is not None and len(ids) > self.limit:
-            shown = "".join(tokens.labels(self.tokenizer, ids[:20]))[:60]
-            raise InputError(f"the prompt {shown!r}... has {len(ids)} tokens; the model's context is {self.limit}")
+            beginning = "".join(tokens.labels(self.tokenizer, ids[:20]))[:60]
+            raise InputError(f"the prompt {beginning!r}... has {len(ids)} tokens; the model's context is {self.limit}")
 
 
 def make_batch(prompts: Sequence[Prompt], device: torch.device, dtype: torch.dtype | None) -> Batch:
-    """One call's worth of prompts.
+    """Put prompts into one call of the model.
 
     Token prompts are padded on the right, where padding cannot reach a causal model's real positions, so it needs no
     mask. (Prompts of a model that looks both ways, and those with inputs beside their ids, are never batched with others
     of another form.)
 
     Args:
-        prompts: All of tokens, or all of tensors of equal shapes.
-        device: Where the model is.
+        prompts: The prompts, all of them token ids or all of them tensors of equal shapes.
+        device: The device of the model.
         dtype: The model's floating dtype, for tensor inputs and pictures; None to leave them as they are.
     """
 
-    def joined(name: str) -> Tensor:
+    def join(name: str) -> Tensor:
         value = torch.cat([prompt.tensors[name] for prompt in prompts]).to(device)
         return value.to(dtype) if dtype is not None and value.is_floating_point() else value
 
@@ -242,8 +243,8 @@ def make_batch(prompts: Sequence[Prompt], device: torch.device, dtype: torch.dty
         ids = torch.zeros(len(prompts), width, dtype=torch.long)
         for row, prompt in enumerate(prompts):
             ids[row, : len(prompt.ids)] = torch.tensor(prompt.ids)
-        extras = {name: joined(name) for name in prompts[0].tensors}
+        extras = {name: join(name) for name in prompts[0].tensors}
         return Batch((), {"input_ids": ids.to(device), **extras}, tuple(len(prompt.ids) for prompt in prompts))
-    merged = {name: joined(name) for name in prompts[0].tensors}
-    args = tuple(merged.pop(name) for name in sorted(n for n in merged if n.isdigit()))
-    return Batch(args, merged, (None,) * len(prompts))
+    tensors = {name: join(name) for name in prompts[0].tensors}
+    args = tuple(tensors.pop(name) for name in sorted(n for n in tensors if n.isdigit()))
+    return Batch(args, tensors, (None,) * len(prompts))

@@ -38,8 +38,8 @@ def open_model(
     from patchclamp import catalogue
 
     name = str(name_or_path)
-    chosen = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
-    if chosen is None:
+    torch_dtype = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if torch_dtype is None:
         raise InputError(unknown("dtype", dtype, DTYPES))
     if device_map is not None and _spreads(device_map):
         raise ModelError(
@@ -54,7 +54,7 @@ def open_model(
             f"unknown model {name!r}; in the catalogue, {close!r} is near. "
             f"(A model of the Hugging Face hub goes by its full id, as in 'openai-community/gpt2'; a folder must exist.)"
         )
-    options: dict[str, Any] = {"dtype": chosen}
+    options: dict[str, Any] = {"dtype": torch_dtype}
     for key, value in (
         ("device_map", device_map),
         ("revision", revision),
@@ -65,9 +65,11 @@ def open_model(
     if folder is None and Path(name).is_dir():
         folders.verify(Path(name))
     module, tokenizer = _from_pretrained(str(folder or name), name, options)
-    said = {"dtype": dtype if isinstance(dtype, str) else str(dtype).removeprefix("torch."), "revision": revision}
-    said["attn_implementation"] = attn_implementation
-    return wrap_module(module.eval(), tokenizer, ModelSource(name, {k: v for k, v in said.items() if v is not None}))
+    settings = {"dtype": dtype if isinstance(dtype, str) else str(dtype).removeprefix("torch."), "revision": revision}
+    settings["attn_implementation"] = attn_implementation
+    return wrap_module(
+        module.eval(), tokenizer, ModelSource(name, {k: v for k, v in settings.items() if v is not None})
+    )
 
 
 def _spreads(device_map: Any) -> bool:
@@ -104,17 +106,19 @@ def _from_pretrained(place: str, name: str, options: dict[str, Any]) -> tuple[nn
             )
     except Exception as error:
         check_message(error, name)
-        raise ModelError(f"the model {name!r} could not be loaded: {_told(error)}") from error
+        raise ModelError(f"the model {name!r} could not be loaded: {_describe(error)}") from error
     check_weights(module, report, name)
     return module, _tokenizer(place, name, revision) if getattr(module, "main_input_name", "") == "input_ids" else None
 
 
 def _unknown(place: str, name: str, error: Exception) -> str:
     if Path(place).is_dir() and (Path(place) / "config.json").is_file():
-        return f"the model {name!r} could not be loaded: its config.json is damaged or of no known kind: {_told(error)}"
+        return f"the model {name!r} could not be loaded: its config.json is damaged or of no known kind: {_describe(error)}"
     if Path(place).is_dir():
         return f"unknown model {name!r}: the folder holds no config.json, so it is no saved model"
-    return f"unknown model {name!r}: not in the catalogue, not a folder, and the Hugging Face hub gave: {_told(error)}"
+    return (
+        f"unknown model {name!r}: not in the catalogue, not a folder, and the Hugging Face hub gave: {_describe(error)}"
+    )
 
 
 def _tokenizer(place: str, name: str, revision: dict[str, str]) -> Any:
@@ -122,19 +126,19 @@ def _tokenizer(place: str, name: str, revision: dict[str, str]) -> Any:
     import transformers
 
     try:
-        found = transformers.AutoTokenizer.from_pretrained(place, trust_remote_code=False, **revision)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(place, trust_remote_code=False, **revision)
     except Exception as error:
         check_message(error, name)
         if isinstance(error, OSError | ValueError) and not has_tokenizer(place):
             return None
         raise ModelError(
-            f"the tokenizer of {name!r} could not be read: {_told(error)}. Mend it, or open the model with transformers and "
+            f"the tokenizer of {name!r} could not be read: {_describe(error)}. Mend it, or open the model with transformers and "
             "pass it to pc.wrap, which needs no tokenizer where prompts are token ids"
         ) from error
-    return found if found.vocab_size else None  # without tokenizer files transformers makes up an empty one
+    return tokenizer if tokenizer.vocab_size else None  # without tokenizer files transformers makes up an empty one
 
 
-def _told(error: BaseException) -> str:
+def _describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {first_line(error)}"
 
 
@@ -144,20 +148,20 @@ def auto_class(config: Any) -> Any:
 
     names = getattr(config, "architectures", None)
     first = names[0] if isinstance(names, list) and names else None
-    saved: Any = getattr(transformers, first, None) if isinstance(first, str) else None
-    named = isinstance(saved, type) and issubclass(saved, transformers.PreTrainedModel)
-    if named and getattr(saved, "config_class", None) is type(config):
-        return saved
-    known = transformers.models.auto.modeling_auto
-    if type(config) in known.MODEL_FOR_CAUSAL_LM_MAPPING and not getattr(config, "is_encoder_decoder", False):
+    saved_class: Any = getattr(transformers, first, None) if isinstance(first, str) else None
+    is_model_class = isinstance(saved_class, type) and issubclass(saved_class, transformers.PreTrainedModel)
+    if is_model_class and getattr(saved_class, "config_class", None) is type(config):
+        return saved_class
+    mappings = transformers.models.auto.modeling_auto
+    if type(config) in mappings.MODEL_FOR_CAUSAL_LM_MAPPING and not getattr(config, "is_encoder_decoder", False):
         return transformers.AutoModelForCausalLM
-    if type(config) in known.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING:
+    if type(config) in mappings.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING:
         return transformers.AutoModelForSeq2SeqLM
     return transformers.AutoModel
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line."""
+    """The first line of an error's message."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
@@ -185,10 +189,10 @@ def _sites(module: nn.Module) -> SiteMap:
 
 def without_names(module: nn.Module, error: Exception) -> SiteMap:
     """The sites of a model whose structure could not be read: its module paths, and why there are no names."""
-    known = isinstance(error, PatchclampError)
-    said = (
+    is_expected = isinstance(error, PatchclampError)
+    reason = (
         first_line(error)
-        if known
+        if is_expected
         else f"looking at {type(module).__name__} failed with {type(error).__name__}: {first_line(error)}"
     )
-    return resolve(module, plain(said.rstrip(".")), None, "")
+    return resolve(module, plain(reason.rstrip(".")), None, "")

@@ -78,53 +78,53 @@ def is_foreign(name: str) -> bool:
     """Whether a name is in another library's form."""
     if ":" in name or name.split(".")[0] in COMPONENTS:
         return False
-    outside = name in _TL_OUTSIDE or name in _TL_OUTSIDE_REFUSED
-    return outside or bool(_TL_LAYER.match(name) or _PATH.match(name)) or name.startswith(f"{_PYVENE}.")
+    is_outside_layers = name in _TL_OUTSIDE or name in _TL_OUTSIDE_REFUSED
+    return is_outside_layers or bool(_TL_LAYER.match(name) or _PATH.match(name)) or name.startswith(f"{_PYVENE}.")
 
 
-def from_mapping(given: Mapping[str, Any]) -> str:
-    """Pyvene's way of naming a site, as one string.
+def from_mapping(mapping: Mapping[str, Any]) -> str:
+    """Write a site in pyvene's form as one string.
 
     Raises:
         SiteError: The mapping lacks the layer or the component, or says more.
     """
-    extra = sorted(set(given) - {"layer", "component", "unit"})
-    if extra or not {"layer", "component"} <= set(given):
+    extra = sorted(set(mapping) - {"layer", "component", "unit"})
+    if extra or not {"layer", "component"} <= set(mapping):
         raise SiteError(
-            f"{dict(given)}: a site in pyvene's form has 'layer' and 'component' (and 'unit'), nothing else"
+            f"{dict(mapping)}: a site in pyvene's form has 'layer' and 'component' (and 'unit'), nothing else"
         )
-    return f"{_PYVENE}.{given['component']}.{given['layer']}"
+    return f"{_PYVENE}.{mapping['component']}.{mapping['layer']}"
 
 
-def names_of(given: Any) -> tuple[str, ...]:
-    """One site or several, in any library's form, as names.
-
-    Raises:
-        SiteError: Something is no site.
-    """
-    if isinstance(given, str | Mapping | Site):
-        return (_name(given),)
-    if isinstance(given, bytes | set | frozenset) or not isinstance(given, Iterable) or getattr(given, "ndim", 1) != 1:
-        raise SiteError(f"{shown(given)} is no site; {_FORMS}")
-    return tuple(_name(one) for one in given)
-
-
-def _name(given: Any) -> str:
-    if isinstance(given, Mapping):
-        return from_mapping(given)
-    if not isinstance(given, str | Site):
-        raise SiteError(f"{shown(given)} is no site; {_FORMS}")
-    return str(given)
-
-
-def read_sites(given: Any) -> str | tuple[str, ...]:
-    """Sites as the user passes them: one name stays one, several become a tuple.
+def names_of(sites: Any) -> tuple[str, ...]:
+    """Write one site or several, in any library's form, as names.
 
     Raises:
         SiteError: Something is no site.
     """
-    names = names_of(given)
-    return names[0] if isinstance(given, str | Mapping | Site) else names
+    if isinstance(sites, str | Mapping | Site):
+        return (_name(sites),)
+    if isinstance(sites, bytes | set | frozenset) or not isinstance(sites, Iterable) or getattr(sites, "ndim", 1) != 1:
+        raise SiteError(f"{shown(sites)} is no site; {_FORMS}")
+    return tuple(_name(site) for site in sites)
+
+
+def _name(site: Any) -> str:
+    if isinstance(site, Mapping):
+        return from_mapping(site)
+    if not isinstance(site, str | Site):
+        raise SiteError(f"{shown(site)} is no site; {_FORMS}")
+    return str(site)
+
+
+def read_sites(sites: Any) -> str | tuple[str, ...]:
+    """Read sites as the user passes them: one name stays one, several become a tuple.
+
+    Raises:
+        SiteError: Something is no site.
+    """
+    names = names_of(sites)
+    return names[0] if isinstance(sites, str | Mapping | Site) else names
 
 
 _FORMS = "a site is text, as 'mlp_out.5', 'z.5.h3' or 'layers.2:out', or a list of such"
@@ -190,13 +190,13 @@ def _pyvene(name: str, sites: "SiteMap") -> str:
         if not sites.family.weights.get("mlp_up"):
             return f"mlp_act.{layer}"
         # in a gated MLP pyvene means the nonlinearity's own output, before it multiplies the up-projection
-        found = [
+        activations = [
             m
             for m in sites.modules
             if m.startswith(f"{path}.{sites.family.mlp}.") and m.endswith(("act_fn", "activation_fn", ".act"))
         ]
-        if len(found) == 1:
-            return f"{found[0]}:out"
+        if len(activations) == 1:
+            return f"{activations[0]}:out"
     raise SiteError(
         f"{name}: " + unknown("pyvene component", component, [*_PYVENE_SITES, *_PYVENE_MODULES, "mlp_activation"])
     )

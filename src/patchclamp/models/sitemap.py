@@ -22,23 +22,23 @@ class Access:
     """How to reach one site's tensor in a module call."""
 
     module: str
-    """Full path of the module."""
+    """The full path of the module."""
     side: Literal["in", "out"]
     keys: tuple[int | str, ...] = ()
-    """Path into the arguments or the output; empty for the main tensor."""
+    """The path into the arguments or the output; empty for the main tensor."""
     columns: slice | Tensor | None = None
-    """Which part of the last dimension the site is, for fused projections."""
+    """The part of the last dimension that the site is, for fused projections."""
     factor: float = 1.0
-    """The site is the module's tensor times this."""
+    """The factor by which the module's tensor is multiplied to give the site."""
     in_place: bool = False
     units: int | None = None
-    """How many heads the last dimension holds."""
+    """The number of heads in the last dimension."""
     attention: bool = False
-    """The tensor is ``[batch, head, query, key]``."""
+    """Whether the tensor is ``[batch, head, query, key]``."""
 
     @property
     def port(self) -> tuple[str, str, tuple[int | str, ...]]:
-        """What has to be hooked."""
+        """The module, side and path of the tensor that has to be hooked."""
         return (self.module, self.side, self.keys)
 
 
@@ -52,7 +52,7 @@ class Heads:
 
     @classmethod
     def of(cls, config: Any) -> "Heads | None":
-        """Read them off a transformers config; None if it has no heads."""
+        """Read head counts off a transformers config; None if it has no heads."""
         query = getattr(config, "num_attention_heads", None)
         hidden = getattr(config, "hidden_size", None)
         if not isinstance(query, int) or not isinstance(hidden, int):
@@ -70,18 +70,18 @@ class SiteMap:
 
     family: Family
     layers: tuple[str, ...]
-    """Full module paths of the layers, in order."""
+    """The full module paths of the layers, in order."""
     heads: Heads | None
     modules: Mapping[str, nn.Module]
     accesses: Mapping[tuple[str, int | None], Access]
     refused: Mapping[tuple[str, int | None], str]
     widths: Mapping[tuple[str, int | None], int] = field(default_factory=dict)
-    """Size of the last dimension, measured on the model when it was opened."""
+    """The size of each site's last dimension, measured on the model when it was opened."""
     read_only: Mapping[str, str] = field(default_factory=lambda: {"attn_pattern": _PATTERN})
 
     @property
     def n_layers(self) -> int:
-        """How many layers the model has."""
+        """The number of layers of the model."""
         return len(self.layers)
 
     def expand(self, names: "Name | Iterable[Name]") -> list[Site]:
@@ -92,14 +92,14 @@ class SiteMap:
         """
         if isinstance(names, str | Site | SitePattern | Mapping):
             names = [names]
-        found: list[Site] = []
+        sites: list[Site] = []
         for name in names:
             if isinstance(name, Site):
                 self.access(name)
-                found.append(name)
+                sites.append(name)
             else:
-                found.extend(self._expand(self.pattern(name)))
-        return found
+                sites.extend(self._expand(self.pattern(name)))
+        return sites
 
     def pattern(self, name: "str | SitePattern | Mapping[str, Any]") -> SitePattern:
         """Read a name, also one in another library's form."""
@@ -118,21 +118,21 @@ class SiteMap:
             layers = (0,)
         sites: list[Site] = []
         for layer in layers:
-            whole = Site(
+            site = Site(
                 pattern.component, self._layer(layer, pattern), None, pattern.module, pattern.side, pattern.keys
             )
-            access = self.access(whole)
+            access = self.access(site)
             units: tuple[Unit | None, ...] = (None,) if pattern.units is None else pattern.units  # type: ignore[assignment]
             if pattern.units == "*" and pattern.unit_kind is not None:
-                count = self._count(whole, access, pattern.unit_kind)
+                count = self._count(site, access, pattern.unit_kind)
                 if count is None:
                     raise SiteError(
-                        f"{whole}.{pattern.unit_kind}*: the width of this site is not known before a run; name its neurons, as "
-                        f"in '{whole}.n0-7'"
+                        f"{site}.{pattern.unit_kind}*: the width of this site is not known before a run; name its neurons, as "
+                        f"in '{site}.n0-7'"
                     )
                 units = tuple(Unit(pattern.unit_kind, i) for i in range(count))
             for unit in units:
-                sites.append(replace(whole, unit=unit))
+                sites.append(replace(site, unit=unit))
                 self.access(sites[-1])
         return sites
 
@@ -146,13 +146,13 @@ class SiteMap:
         return layer % self.n_layers
 
     def access(self, site: Site) -> Access:
-        """How to reach a site.
+        """Say how to reach a site.
 
         Raises:
             SiteError: The model has no such site; the message says why and what is near.
         """
         if site.is_raw:
-            found = self._raw(site)
+            access = self._raw(site)
         else:
             key = (site.component, site.layer)
             if key in self.refused:
@@ -160,9 +160,9 @@ class SiteMap:
             if key not in self.accesses:
                 valid = dict.fromkeys(name for name, _ in self.accesses)
                 raise SiteError(f"{site}: " + unknown("site of this model", site.component, valid) + self._raw_hint())
-            found = self.accesses[key]
+            access = self.accesses[key]
         if site.unit is not None:
-            count = self._count(site, found, site.unit.kind)
+            count = self._count(site, access, site.unit.kind)
             if site.unit.index < 0 or (count is not None and site.unit.index >= count):
                 what = "head" if site.unit.kind == "h" else "neuron"
                 raise SiteError(
@@ -170,7 +170,7 @@ class SiteMap:
                     if count is not None
                     else f"{site}: {what}s are numbered from 0"
                 )
-        return found
+        return access
 
     def _raw_hint(self) -> str:
         return "; or a module path with its port, as in " + repr(f"{next(iter(m for m in self.modules if m), '')}:out")
@@ -186,13 +186,17 @@ class SiteMap:
         """A layer's own input or output under the name that it has in the residual stream; any other site as it is."""
         if site.module not in self.layers:
             return site
-        own = Site("resid_pre" if site.side == "in" else "resid_post", self.layers.index(site.module))
-        held = self.accesses.get((own.component, own.layer))
-        same = held is not None and held.port == self.access(site.whole).port and held.factor == 1.0
-        return replace(own, unit=site.unit) if same and (own.component, own.layer) not in self.refused else site
+        stream_site = Site("resid_pre" if site.side == "in" else "resid_post", self.layers.index(site.module))
+        access = self.accesses.get((stream_site.component, stream_site.layer))
+        is_same = access is not None and access.port == self.access(site.whole).port and access.factor == 1.0
+        return (
+            replace(stream_site, unit=site.unit)
+            if is_same and (stream_site.component, stream_site.layer) not in self.refused
+            else site
+        )
 
     def _count(self, site: Site, access: Access, kind: str) -> int | None:
-        """How many heads or neurons a site has; None for neurons whose number is seen when the site is."""
+        """The number of heads or neurons of a site; None for neurons that are counted when the site is first read."""
         if kind == "h":
             if access.units is None:
                 per_head = "z, q, k and v" if self.heads else "none of this model's sites"
@@ -201,7 +205,7 @@ class SiteMap:
         return self.width(site.whole)
 
     def width(self, site: Site) -> int | None:
-        """Size of a site's vectors: its unit's if it has one; None if it was never measured."""
+        """The size of a site's vectors, or of its unit's part of them; None if it was never measured."""
         if site.unit is not None and site.unit.kind == "n":
             return 1
         if site.is_raw:
@@ -214,7 +218,7 @@ class SiteMap:
 
     def rows(self) -> list[dict[str, Any]]:
         """A table of every component: where it is, how wide, whether it can be read and written, or why not."""
-        found = []
+        table = []
         for name, row in COMPONENTS.items():
             layers = [
                 layer for layer in (range(self.n_layers) if row.per_layer else (None,)) if self._offers(name, layer)
@@ -222,30 +226,30 @@ class SiteMap:
             first = next(iter(layers), None)
             access = self.accesses.get((name, first)) if layers else None
             width = self.widths.get((name, first)) if layers else None
-            split = access is not None and access.units is not None and not access.attention and width is not None
+            has_units = access is not None and access.units is not None and not access.attention and width is not None
             shape = (
                 f"{access.units} x {width // access.units}"
-                if split and access and width and access.units
+                if has_units and access and width and access.units
                 else str(width or "")
             )
-            why = (
+            note = (
                 self.read_only.get(name, "")
                 if layers
                 else self.refused.get((name, 0 if row.per_layer else None), "not in this model")
             )
             if layers and row.per_layer and len(layers) < self.n_layers:
-                why = f"only layers {layers}: " + next(r for (n, _), r in self.refused.items() if n == name)
-            found.append(
+                note = f"only layers {layers}: " + next(r for (n, _), r in self.refused.items() if n == name)
+            table.append(
                 {
                     "site": name,
                     "layers": f"0-{self.n_layers - 1}" if layers and row.per_layer else "",
                     "shape": shape,
                     "read": bool(layers),
                     "write": bool(layers) and name not in self.read_only,
-                    "note": why or row.meaning,
+                    "note": note or row.meaning,
                 }
             )
-        return found
+        return table
 
     def _offers(self, name: str, layer: int | None) -> bool:
         return (name, layer) in self.accesses and (name, layer) not in self.refused
@@ -253,12 +257,12 @@ class SiteMap:
     def __str__(self) -> str:
         if not self.layers:
             names = [name for name in self.modules if name]
-            shown = ", ".join(f"{name}:out" for name in names[:12]) or ":out"
-            return f"No named sites: {self.family.refused['resid_post']}.\nModule paths with a port, of this model: {shown}"
+            ports = ", ".join(f"{name}:out" for name in names[:12]) or ":out"
+            return f"No named sites: {self.family.refused['resid_post']}.\nModule paths with a port, of this model: {ports}"
         rows = self.rows()
-        wide = {key: max(len(key), *(len(str(row[key])) for row in rows)) for key in rows[0]}
-        lines = ["  ".join(key.ljust(wide[key]) for key in rows[0])]
-        lines += ["  ".join(str(value).ljust(wide[key]) for key, value in row.items()).rstrip() for row in rows]
+        widths = {key: max(len(key), *(len(str(row[key])) for row in rows)) for key in rows[0]}
+        lines = ["  ".join(key.ljust(widths[key]) for key in rows[0])]
+        lines += ["  ".join(str(value).ljust(widths[key]) for key, value in row.items()).rstrip() for row in rows]
         return "\n".join(lines)
 
     def check_writable(self, site: Site) -> None:
@@ -274,7 +278,7 @@ _PATTERN = (
 
 
 def columns_of(access: Access, unit: Unit | None, width: int) -> slice | Tensor | None:
-    """Which columns of the module's tensor a site (with its unit) is."""
+    """The columns of the module's tensor that a site (with its unit) is."""
     if unit is None:
         return access.columns
     size = 1 if unit.kind == "n" else width // (access.units or 1)
@@ -296,10 +300,10 @@ def _declared_width(module: nn.Module, site: Site) -> int | None:
     )
     if site.keys:
         return None
-    found = next((getattr(module, name) for name in names if isinstance(getattr(module, name, None), int)), None)
-    if found is not None and site.side == "out" and getattr(module, "bidirectional", False):
-        found *= 2
-    return found
+    width = next((getattr(module, name) for name in names if isinstance(getattr(module, name, None), int)), None)
+    if width is not None and site.side == "out" and getattr(module, "bidirectional", False):
+        width *= 2
+    return width
 
 
 def resolve(module: nn.Module, family: Family, config: Any, base: str) -> SiteMap:
@@ -307,9 +311,9 @@ def resolve(module: nn.Module, family: Family, config: Any, base: str) -> SiteMa
 
     Args:
         module: The model.
-        family: Its architecture's table.
-        config: Its transformers config.
-        base: Path of the base model inside ``module`` ('' if it is the base model).
+        family: The table of the model's architecture.
+        config: The model's transformers config.
+        base: The path of the base model inside ``module`` ('' if it is the base model).
     """
     family = family.for_config(config)
     modules = dict(module.named_modules())
@@ -318,31 +322,31 @@ def resolve(module: nn.Module, family: Family, config: Any, base: str) -> SiteMa
     accesses: dict[tuple[str, int | None], Access] = {}
     refused: dict[tuple[str, int | None], str] = {}
 
-    def put(name: str, layer: int | None, path: str, place: ComponentPlace) -> None:
+    def add_access(name: str, layer: int | None, path: str, place: ComponentPlace) -> None:
         target, side, keys = _split(place.port)
-        full = _join(path, target)
-        if full not in modules:
-            refused[name, layer] = f"there is no module {full!r}"
+        full_path = _join(path, target)
+        if full_path not in modules:
+            refused[name, layer] = f"there is no module {full_path!r}"
             return
         factor = float(getattr(config, place.factor)) if place.factor else 1.0
-        columns = _columns(place, heads, modules[full])
+        columns = _columns(place, heads, modules[full_path])
         units = {"heads": heads.query, "kv_heads": heads.key}.get(COMPONENTS[name].axis) if heads else None
         attention = COMPONENTS[name].axis == "keys"
         units = heads.query if heads and attention else units
-        accesses[name, layer] = Access(full, side, keys, columns, factor, place.in_place, units, attention)
+        accesses[name, layer] = Access(full_path, side, keys, columns, factor, place.in_place, units, attention)
 
     if family.embed:
-        put("embed", None, base, ComponentPlace(f"{family.embed}:out"))
+        add_access("embed", None, base, ComponentPlace(f"{family.embed}:out"))
     for index, path in enumerate(layers):
-        put("resid_pre", index, path, ComponentPlace(":in"))
+        add_access("resid_pre", index, path, ComponentPlace(":in"))
         for name in COMPONENTS:
             if name in family.sites:
                 place = family.sites[name]
-                put(name, index, path, ComponentPlace(place) if isinstance(place, str) else place)
-        put("resid_post", index, path, ComponentPlace(":out"))
+                add_access(name, index, path, ComponentPlace(place) if isinstance(place, str) else place)
+        add_access("resid_post", index, path, ComponentPlace(":out"))
     if family.final_norm:
-        put("final_norm", None, base, ComponentPlace(f"{family.final_norm}:out"))
-    put("logits", None, "", ComponentPlace(":out[logits]"))
+        add_access("final_norm", None, base, ComponentPlace(f"{family.final_norm}:out"))
+    add_access("logits", None, "", ComponentPlace(":out[logits]"))
     for name, reason in family.refused.items():
         for layer in range(len(layers)) if COMPONENTS[name].per_layer else (None,):
             refused[name, layer] = reason
@@ -361,16 +365,16 @@ def _split(port: str) -> tuple[str, Literal["in", "out"], tuple[int | str, ...]]
 
 
 def _match(modules: Mapping[str, nn.Module], pattern: str) -> list[str]:
-    """Children of every module that the pattern names, where ``*`` stands for each child."""
+    """Find the children of every module that the pattern names, where ``*`` stands for each child."""
     names = [""]
     for part in pattern.split("."):
-        grown = []
+        paths = []
         for name in names:
             if part == "*":
-                grown += [_join(name, child) for child, _ in modules[name].named_children()] if name in modules else []
+                paths += [_join(name, child) for child, _ in modules[name].named_children()] if name in modules else []
             else:
-                grown.append(_join(name, part))
-        names = grown
+                paths.append(_join(name, part))
+        names = paths
     return [_join(name, child) for name in names if name in modules for child, _ in modules[name].named_children()]
 
 
@@ -386,5 +390,5 @@ def _columns(place: ComponentPlace, heads: Heads | None, module: nn.Module) -> s
         return slice(start, start + (queries if place.part == "q" else keys))
     groups = heads.query // heads.key
     table = torch.arange(heads.key * (groups + 2) * heads.size).view(heads.key, groups + 2, heads.size)
-    chosen = {"q": table[:, :groups], "k": table[:, groups : groups + 1], "v": table[:, groups + 1 :]}[place.part]
-    return chosen.reshape(-1)
+    columns = {"q": table[:, :groups], "k": table[:, groups : groups + 1], "v": table[:, groups + 1 :]}[place.part]
+    return columns.reshape(-1)

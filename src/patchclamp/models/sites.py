@@ -42,7 +42,7 @@ class Site:
 
     @property
     def is_raw(self) -> bool:
-        """True for a module path."""
+        """Whether the site is a module path."""
         return self.module is not None
 
     @property
@@ -138,31 +138,31 @@ def _key(text: str) -> int | str:
     return int(text) if text.lstrip("-").isdigit() else text.strip("'\"")
 
 
-def _numbers(text: str, whole: str, what: str) -> tuple[int, ...] | None:
+def _numbers(text: str, site_text: str, what: str) -> tuple[int, ...] | None:
     if text == "*":
         return None
-    found: list[int] = []
+    numbers: list[int] = []
     for part in text.split(","):
         if span := _SPAN.match(part):
             first, last = int(span[1]), int(span[2])
             if last < first:
-                raise SiteError(f"{whole!r}: the range {part!r} runs backwards")
-            if len(found) + last - first >= MOST_NUMBERS:
-                raise SiteError(f"{whole!r}: {part!r} spans {last - first + 1:,} {what}s, more than any model has")
-            found.extend(range(first, last + 1))
+                raise SiteError(f"{site_text!r}: the range {part!r} runs backwards")
+            if len(numbers) + last - first >= MOST_NUMBERS:
+                raise SiteError(f"{site_text!r}: {part!r} spans {last - first + 1:,} {what}s, more than any model has")
+            numbers.extend(range(first, last + 1))
         elif re.fullmatch(r"-?\d{1,9}", part):
-            found.append(int(part))
+            numbers.append(int(part))
         else:
-            raise SiteError(f"{whole!r}: {part!r} is not a {what}; write 5, -1, 0-5, 0,3,7 or *")
-    return tuple(found)
+            raise SiteError(f"{site_text!r}: {part!r} is not a {what}; write 5, -1, 0-5, 0,3,7 or *")
+    return tuple(numbers)
 
 
-def _units(text: str, whole: str) -> tuple[tuple[Unit, ...] | Literal["*"], Literal["h", "n"]]:
+def _units(text: str, site_text: str) -> tuple[tuple[Unit, ...] | Literal["*"], Literal["h", "n"]]:
     match = _UNIT.match(text)
     if not match:
-        raise SiteError(f"{whole!r}: {text!r} is not a unit; write h3 for a head or n1024 for a neuron")
+        raise SiteError(f"{site_text!r}: {text!r} is not a unit; write h3 for a head or n1024 for a neuron")
     kind: Literal["h", "n"] = "h" if match["kind"] == "h" else "n"
-    numbers = _numbers(match["which"], whole, "unit")
+    numbers = _numbers(match["which"], site_text, "unit")
     if numbers is None:
         return "*", kind
     return tuple(Unit(kind, number) for number in numbers), kind

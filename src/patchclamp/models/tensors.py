@@ -36,7 +36,7 @@ def fetch(value: Any, keys: Keys) -> Any:
 
 
 def replace_at(value: Any, keys: Keys, new: Tensor) -> Any:
-    """A copy of ``value`` with the tensor at ``keys`` replaced; everything else is shared."""
+    """Copy ``value`` with the tensor at ``keys`` replaced; everything else is shared."""
     if not keys:
         return new
     key, rest = keys[0], keys[1:]
@@ -45,9 +45,9 @@ def replace_at(value: Any, keys: Keys, new: Tensor) -> Any:
         assert isinstance(key, int)
         items = [*value[:key], inner, *value[key + 1 :]]
         return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
-    copied = copy.copy(value)
-    copied[key] = inner
-    return copied
+    duplicate = copy.copy(value)
+    duplicate[key] = inner
+    return duplicate
 
 
 def input_keys(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Keys | None:
@@ -67,8 +67,8 @@ def to_rows(tensor: Tensor, rows: int, columns: int) -> Tensor:
 
     Args:
         tensor: The activation as the module has it.
-        rows: Batch rows of this call.
-        columns: Positions of this call.
+        rows: The number of batch rows of this call.
+        columns: The number of positions of this call.
     """
     if tensor.ndim == 2:
         if columns > 1 and tensor.shape[0] == rows * columns:
@@ -80,7 +80,7 @@ def to_rows(tensor: Tensor, rows: int, columns: int) -> Tensor:
 
 
 def from_rows(rows_view: Tensor, like: Tensor) -> Tensor:
-    """The inverse of :func:`to_rows`: the shape of ``like`` again."""
+    """Undo :func:`to_rows`: give the rows the shape of ``like`` again."""
     if like.ndim >= 4:
         return rows_view.transpose(1, 2).reshape(like.shape)
     return rows_view.reshape(like.shape)

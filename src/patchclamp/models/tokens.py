@@ -7,20 +7,20 @@ from patchclamp.core.errors import InputError, PositionError
 from patchclamp.core.readers import Rule, UnfitError
 
 
-def _tokenizer(given: Any) -> Any:
-    if given is None or all(
-        callable(getattr(given, name, None)) for name in ("convert_ids_to_tokens", "decode", "__call__")
+def _tokenizer(tokenizer: Any) -> Any:
+    if tokenizer is None or all(
+        callable(getattr(tokenizer, name, None)) for name in ("convert_ids_to_tokens", "decode", "__call__")
     ):
-        return given
+        return tokenizer
     raise UnfitError("a tokenizer of transformers, or None")
 
 
 Tokenizer = Annotated[Any, Rule("a tokenizer of transformers", _tokenizer)]
-"""What makes token ids of text and text of ids."""
+"""A tokenizer, which turns text into token ids and back."""
 
 
 def need_tokenizer(tokenizer: Any, what: str) -> Any:
-    """The tokenizer, or an error that says what wanted it."""
+    """Return the tokenizer, or raise an error that says what needs it."""
     if tokenizer is None:
         raise InputError(f"{what} needs a tokenizer: pass one, as in pc.wrap(model, tokenizer), or pass token ids")
     return tokenizer
@@ -32,15 +32,15 @@ def encode_all(tokenizer: Any, text: str) -> tuple[list[int], dict[str, Any]]:
     Raises:
         InputError: The text gives no token.
     """
-    given = dict(need_tokenizer(tokenizer, f"the prompt {text!r}")(_whole(text)))
-    ids = list(given.pop("input_ids"))
+    encoding = dict(need_tokenizer(tokenizer, f"the prompt {text!r}")(_check_characters(text)))
+    ids = list(encoding.pop("input_ids"))
     if not ids:
         raise InputError(f"the prompt {text!r} is empty: it gives no token")
-    return ids, given
+    return ids, encoding
 
 
-def _whole(text: str) -> str:
-    """Text that is made of characters; half of one, as text from broken files holds, is none to a tokenizer."""
+def _check_characters(text: str) -> str:
+    """Refuse text with half a character, as broken files hold, which no tokenizer reads."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -57,11 +57,11 @@ def labels(tokenizer: Any, ids: Sequence[int]) -> tuple[str, ...]:
     """Each token as text, for ticks and tables; a token that is part of a character keeps its raw name."""
     if tokenizer is None:
         return tuple(str(i) for i in ids)
-    shown = []
+    texts = []
     for identity, name in zip(ids, tokenizer.convert_ids_to_tokens(list(ids)), strict=True):
         text = str(name).replace("▁", " ") if str(name).startswith("▁") else tokenizer.decode([identity])
-        shown.append(str(name) if "\ufffd" in text or not text else text)
-    return tuple(shown)
+        texts.append(str(name) if "\ufffd" in text or not text else text)
+    return tuple(texts)
 
 
 def token_id(tokenizer: Any, text: str | int) -> int:
@@ -73,13 +73,13 @@ def token_id(tokenizer: Any, text: str | int) -> int:
     if isinstance(text, int):
         return text
     tokenizer = need_tokenizer(tokenizer, f"the token {text!r}")
-    tried: list[list[int]] = []
+    attempts: list[list[int]] = []
     for candidate in dict.fromkeys((text, text.removeprefix(" "))):
-        ids = tokenizer(_whole(candidate), add_special_tokens=False)["input_ids"]
+        ids = tokenizer(_check_characters(candidate), add_special_tokens=False)["input_ids"]
         if len(ids) == 1 and in_context(tokenizer, ids[0]) == text:
             return int(ids[0])
-        tried.append(ids)
-    pieces = list(labels(tokenizer, tried[0]))
+        attempts.append(ids)
+    pieces = list(labels(tokenizer, attempts[0]))
     hint = "" if text.startswith(" ") else f" (with a leading space, as inside a sentence, it would be {' ' + text!r})"
     if len(pieces) == 1:
         raise InputError(
@@ -91,26 +91,26 @@ def token_id(tokenizer: Any, text: str | int) -> int:
 def in_context(tokenizer: Any, identity: int) -> str:
     """The text that a token adds after another one."""
     anchor = tokenizer("a", add_special_tokens=False)["input_ids"][-1:]
-    before = tokenizer.decode(anchor)
-    return str(tokenizer.decode([*anchor, identity]))[len(before) :]
+    prefix = tokenizer.decode(anchor)
+    return str(tokenizer.decode([*anchor, identity]))[len(prefix) :]
 
 
 def spans(tokenizer: Any, ids: Sequence[int], text: str | None) -> tuple[str, list[tuple[int, int]]]:
     """The text of a prompt and the character range of each of its tokens."""
     if text is not None and getattr(tokenizer, "is_fast", False):
-        encoded = tokenizer(text, return_offsets_mapping=True)
-        if list(encoded["input_ids"]) == list(ids):
-            return text, [(int(a), int(b)) for a, b in encoded["offset_mapping"]]
-    whole, ranges, before = "", [], 0
+        encoding = tokenizer(text, return_offsets_mapping=True)
+        if list(encoding["input_ids"]) == list(ids):
+            return text, [(int(a), int(b)) for a, b in encoding["offset_mapping"]]
+    full_text, ranges, start = "", [], 0
     for end in range(1, len(ids) + 1):
-        whole = tokenizer.decode(list(ids[:end]))
-        ranges.append((before, len(whole)))
-        before = len(whole)
-    return whole, ranges
+        full_text = tokenizer.decode(list(ids[:end]))
+        ranges.append((start, len(full_text)))
+        start = len(full_text)
+    return full_text, ranges
 
 
 def find_span(
-    tokenizer: Any, ids: Sequence[int], text: str | None, wanted: str, occurrence: int | None
+    tokenizer: Any, ids: Sequence[int], text: str | None, string: str, occurrence: int | None
 ) -> tuple[int, ...]:
     """Positions of the tokens that ``wanted`` covers in a prompt.
 
@@ -118,33 +118,34 @@ def find_span(
         tokenizer: The model's tokenizer.
         ids: The prompt's tokens.
         text: The prompt's text, if known.
-        wanted: The string to find; its ends must fall on token borders (a leading space may be left out).
-        occurrence: Which one, from 0 (negative: from the end), where it stands several times.
+        string: The string to find; its ends must fall on token borders (a leading space may be left out).
+        occurrence: The number of the occurrence, from 0 (negative: from the end), where the string stands several times.
 
     Raises:
         PositionError: Absent, ambiguous, or not on token borders; the message shows the tokens.
     """
-    tokenizer = need_tokenizer(tokenizer, f"pc.token({wanted!r})")
-    whole, ranges = spans(tokenizer, ids, text)
-    shown = list(labels(tokenizer, ids))
-    starts = [i for i in range(len(whole)) if whole.startswith(wanted, i)] if wanted else []
+    tokenizer = need_tokenizer(tokenizer, f"pc.token({string!r})")
+    full_text, ranges = spans(tokenizer, ids, text)
+    pieces = list(labels(tokenizer, ids))
+    starts = [i for i in range(len(full_text)) if full_text.startswith(string, i)] if string else []
     if not starts:
-        raise PositionError(f"the string {wanted!r} is not in the prompt; its tokens are {shown}")
+        raise PositionError(f"the string {string!r} is not in the prompt; its tokens are {pieces}")
     if occurrence is None and len(starts) > 1:
         raise PositionError(
-            f"the string {wanted!r} stands {len(starts)} times in the prompt {shown}; "
-            f"choose one with pc.token({wanted!r}, occurrence=0..{len(starts) - 1})"
+            f"the string {string!r} stands {len(starts)} times in the prompt {pieces}; "
+            f"choose one with pc.token({string!r}, occurrence=0..{len(starts) - 1})"
         )
     if not -len(starts) <= (occurrence or 0) < len(starts):
         raise PositionError(
-            f"occurrence {occurrence} of {wanted!r}: it stands {len(starts)} times in the prompt {shown}"
+            f"occurrence {occurrence} of {string!r}: it stands {len(starts)} times in the prompt {pieces}"
         )
     begin = starts[occurrence or 0]
-    end = begin + len(wanted)
-    hit = [i for i, (a, b) in enumerate(ranges) if a < end and b > begin and b > a]
-    first, last = ranges[hit[0]][0], ranges[hit[-1]][1]
-    if whole[first:begin].strip() or whole[end:last].strip():
+    end = begin + len(string)
+    positions = [i for i, (a, b) in enumerate(ranges) if a < end and b > begin and b > a]
+    first, last = ranges[positions[0]][0], ranges[positions[-1]][1]
+    if full_text[first:begin].strip() or full_text[end:last].strip():
         raise PositionError(
-            f"the string {wanted!r} does not end on token borders: it lies inside {''.join(shown[i] for i in hit)!r} of {shown}"
+            f"the string {string!r} does not end on token borders: it lies inside "
+            f"{''.join(pieces[i] for i in positions)!r} of {pieces}"
         )
-    return tuple(hit)
+    return tuple(positions)

@@ -37,8 +37,10 @@ def check_config(config: Any, name: str) -> None:
     for part in parts:
         for entry in ("_attn_implementation", "_experts_implementation"):
             value = getattr(part, entry, None)
-            named = [value] if isinstance(value, str) else list(value.values()) if isinstance(value, dict) else []
-            if any(set("/:@") & set(str(one)) for one in named):
+            implementations = (
+                [value] if isinstance(value, str) else list(value.values()) if isinstance(value, dict) else []
+            )
+            if any(set("/:@") & set(str(implementation)) for implementation in implementations):
                 raise ModelError(
                     f"the config of {name!r} asks for {entry.removeprefix('_')}={value!r}, code of a hub, which is not "
                     "fetched; if you trust it, open the model with transformers and give it to pc.wrap"

@@ -20,7 +20,7 @@ _ROLES = {
     "embed": "the token embedding",
     "logits": "the unembedding",
 }
-_READ_BY = {"attn_out": "z", "mlp_out": "mlp_act"}
+_INPUT_SITES = {"attn_out": "z", "mlp_out": "mlp_act"}
 
 
 @checked
@@ -52,10 +52,10 @@ def weight(model: OpenModel, role: str) -> Tensor:
     if name == "mlp_up":
         return _mlp_up(model, role)
     site = Site.parse(role)
-    source = Site(_READ_BY.get(name, name), site.layer)
+    source = Site(_INPUT_SITES.get(name, name), site.layer)
     access = model.sites.access(source)
     matrix = oriented(model.sites.modules[access.module])
-    if name in _READ_BY:
+    if name in _INPUT_SITES:
         return matrix if site.unit is None else _rows(matrix, site.unit, model.sites.access(source).units)
     columns = matrix if access.columns is None else matrix[:, access.columns]
     return columns if site.unit is None else _rows(columns.T, site.unit, access.units).T
@@ -76,10 +76,10 @@ def _mlp_up(model: OpenModel, role: str) -> Tensor:
 def oriented(module: nn.Module) -> Tensor:
     """A module's weight as ``[d_in, d_out]``, whichever way it is stored; a view."""
     check_bare(module)
-    found = getattr(module, "weight", None)
-    if not isinstance(found, Tensor) or found.ndim != 2:
+    matrix = getattr(module, "weight", None)
+    if not isinstance(matrix, Tensor) or matrix.ndim != 2:
         raise SiteError(f"{type(module).__name__} is not one weight matrix")
-    return found if type(module).__name__ == "Conv1D" else found.T
+    return matrix if type(module).__name__ == "Conv1D" else matrix.T
 
 
 def check_bare(module: nn.Module) -> None:
@@ -100,10 +100,15 @@ def experts(module: nn.Module, width: int | None) -> Tensor | None:
 
     None if the module holds none, or both axes are as wide as the residual stream, so that they cannot be told apart.
     """
-    found = module._parameters.get("down_proj")
-    if found is None or found.ndim != 3 or found.shape[1] == found.shape[2] or width not in found.shape[1:]:
+    matrices = module._parameters.get("down_proj")
+    if (
+        matrices is None
+        or matrices.ndim != 3
+        or matrices.shape[1] == matrices.shape[2]
+        or width not in matrices.shape[1:]
+    ):
         return None
-    return found if found.shape[2] == width else found.mT
+    return matrices if matrices.shape[2] == width else matrices.mT
 
 
 def stored(module: nn.Module, matrix: Tensor) -> Tensor:
@@ -114,12 +119,12 @@ def stored(module: nn.Module, matrix: Tensor) -> Tensor:
 
 
 def sharing(model: OpenModel, path: str, name: str = "weight") -> list[str]:
-    """Other modules that hold the same parameter as the one at ``path``."""
-    own = model.sites.modules[path]._parameters.get(name)
+    """The paths of other modules that hold the same parameter as the one at ``path``."""
+    parameter = model.sites.modules[path]._parameters.get(name)
     return [
         other
         for other, module in model.sites.modules.items()
-        if own is not None and other != path and module._parameters.get(name) is own
+        if parameter is not None and other != path and module._parameters.get(name) is parameter
     ]
 
 

@@ -4,14 +4,14 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from patchclamp.reports.page import Section, embedded_png, table
+from patchclamp.reports.page import Section, embed_result, table
 
 if TYPE_CHECKING:
     from patchclamp.interventions import Activations
 
 
 def parts(activations: "Activations") -> list[Section]:
-    """What the page shows."""
+    """The parts of the page, from top to bottom."""
     rows = [
         {
             "site": name,
@@ -21,5 +21,5 @@ def parts(activations: "Activations") -> list[Section]:
         }
         for name, value in activations.values.items()
     ]
-    norms = Section("Euclidean norms of the first prompt", embedded_png(activations))
+    norms = Section("Euclidean norms of the first prompt", embed_result(activations))
     return [Section("Recorded", table(pd.DataFrame(rows))), norms]

@@ -3,17 +3,17 @@
 from typing import TYPE_CHECKING
 
 from patchclamp.reports import grid
-from patchclamp.reports.page import Section, printed
+from patchclamp.reports.page import Section, preformatted
 
 if TYPE_CHECKING:
     from patchclamp.tracing.attribution import Attribution
 
 
 def parts(attribution: "Attribution") -> list[Section]:
-    """What the page shows."""
+    """The parts of the page, from top to bottom."""
     plan = "Plan"
     return [
-        Section("Estimate", printed(repr(attribution))),
+        Section("Estimate", preformatted(repr(attribution))),
         *(
             Section(f"{part.title} of the exact sweep", part.body) if part.title == plan else part
             for part in grid.parts(attribution)

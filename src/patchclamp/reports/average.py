@@ -6,14 +6,14 @@ import pandas as pd
 
 from patchclamp.figures.average import panels
 from patchclamp.reports.heatmap import heatmaps
-from patchclamp.reports.page import Section, embedded_png, printed, table
+from patchclamp.reports.page import Section, embed_result, preformatted, table
 
 if TYPE_CHECKING:
     from patchclamp.tracing.average import TraceAverage
 
 
 def parts(average: "TraceAverage") -> list[Section]:
-    """What the page shows."""
+    """The parts of the page, from top to bottom."""
     pictures = [
         Section(
             f"Average indirect effect: {name.replace('_', ' ')}",
@@ -22,9 +22,9 @@ def parts(average: "TraceAverage") -> list[Section]:
         for name in average.reads
     ]
     return [
-        Section("Summary", printed(repr(average))),
+        Section("Summary", preformatted(repr(average))),
         *pictures,
-        Section("With intervals", embedded_png(average)),
+        Section("With intervals", embed_result(average)),
         Section("Largest average effects", table(strongest(average))),
         Section("Facts", table(facts(average))),
     ]
@@ -34,8 +34,8 @@ def strongest(average: "TraceAverage", read: str | None = None) -> pd.DataFrame:
     """For each site and role, the layer with the largest average effect, with its interval."""
     frame = average.mean(read).to_dataframe().reset_index().dropna(subset=["effect"])
     best = frame.groupby(["site", "role"], sort=False)["effect"].idxmax()
-    kept: pd.DataFrame = frame.loc[best, ["site", "role", "layer", "effect", "low", "high", "count"]]
-    return kept.sort_values("effect", ascending=False)
+    rows: pd.DataFrame = frame.loc[best, ["site", "role", "layer", "effect", "low", "high", "count"]]
+    return rows.sort_values("effect", ascending=False)
 
 
 def facts(average: "TraceAverage", read: str | None = None) -> pd.DataFrame:

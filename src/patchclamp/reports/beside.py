@@ -23,17 +23,17 @@ def beside(results: Sequence[Result], share: Literal["layers", "tokens"] = "laye
         InputError: A result has no picture of layers by tokens, or tokens or layers differ.
     """
     check(results)
-    shown = [(result.kind, one) for result in results for one in cells_of(result)]
-    check_layers([(kind, one.rows) for kind, one in shown], share)
-    link = digest(*(list(one.columns) for _, one in shown))[:12]
-    return aligned([svg(replace(one, link=link)) for _, one in shown], stacked=share == "tokens")
+    pictures = [(result.kind, cells) for result in results for cells in cells_of(result)]
+    check_layers([(kind, cells.rows) for kind, cells in pictures], share)
+    link = digest(*(list(cells.columns) for _, cells in pictures))[:12]
+    return aligned([svg(replace(cells, link=link)) for _, cells in pictures], stacked=share == "tokens")
 
 
 def cells_of(result: Any) -> list[Cells]:
-    """What a result shows of layers by tokens.
+    """The pictures of layers by tokens that a result has.
 
     Raises:
-        InputError: It shows nothing of the kind.
+        InputError: It has none.
     """
     if isinstance(result, Lens):
         return [lens.cells(result)]

@@ -33,32 +33,34 @@ class Shade:
     """A place on the scale with what it means: the number without the edit."""
 
     def as_json(self) -> dict[str, Any]:
-        """For the script: one letter a cell."""
-        known = np.isfinite(self.places)
-        steps = (np.clip(np.where(known, self.places, 0), 0, 1) * (_STEPS - 1)).astype(int)
-        letters = [_ALPHABET[step] if there else " " for step, there in zip(steps.flat, known.flat, strict=True)]
-        said: dict[str, Any] = {"name": self.name, "cells": "".join(letters), "colours": palette(self.colours)}
-        said |= {"low": self.low, "high": self.high}
-        return said if self.mark is None else {**said, "mark": self.mark}
+        """Write the shade for the page's script: one letter a cell."""
+        finite = np.isfinite(self.places)
+        steps = (np.clip(np.where(finite, self.places, 0), 0, 1) * (_STEPS - 1)).astype(int)
+        letters = [
+            _ALPHABET[step] if is_finite else " " for step, is_finite in zip(steps.flat, finite.flat, strict=True)
+        ]
+        entry: dict[str, Any] = {"name": self.name, "cells": "".join(letters), "colours": palette(self.colours)}
+        entry |= {"low": self.low, "high": self.high}
+        return entry if self.mark is None else {**entry, "mark": self.mark}
 
 
 @dataclass(frozen=True, eq=False)
 class Cells:
-    """One picture."""
+    """One picture made of cells."""
 
     title: str
     shades: tuple[Shade, ...]
-    """The first is shown at first."""
+    """What the colours can show; the page begins with the first."""
     rows: tuple[str, ...]
     columns: tuple[str, ...]
     tips: Sequence[Sequence[str]]
-    """What stands under the mouse, ``[row][column]``; empty where there is no cell."""
+    """The texts under the mouse, ``[row][column]``; empty where there is no cell."""
     above: tuple[str, ...] = ()
     """Second labels of the columns."""
     texts: Any = None
-    """What stands in the cells, ``[row, column]``."""
+    """The texts in the cells, ``[row, column]``."""
     hits: Any = None
-    """Cells with a frame."""
+    """Whether each cell has a frame, ``[row, column]``."""
     turns: bool = True
     """Whether rows are layers, so that the picture turns with the others."""
     link: str = ""
@@ -76,22 +78,22 @@ def palette(name: str) -> list[str]:
     return [to_hex(colours(i / (_STEPS - 1))) for i in range(_STEPS)]
 
 
-def scaled(values: Any, low: float, high: float) -> Any:
-    """Places on a linear scale from low to high."""
+def scale(values: Any, low: float, high: float) -> Any:
+    """Map values to places on a linear scale: ``low`` to 0 and ``high`` to 1."""
     return (np.asarray(values, dtype=float) - low) / ((high - low) or 1.0)
 
 
 def svg(cells: Cells) -> Markup:
-    """A picture for the page."""
-    wide, high = _size(cells)
-    drawn = []
+    """Write a picture as inline SVG for the page."""
+    width, height = _size(cells)
+    groups = []
     for row, column in np.ndindex(len(cells.rows), len(cells.columns)):
         tip = cells.tips[row][column]
         if not tip:
             continue
         text = Markup("") if cells.texts is None else Markup("<text>{}</text>").format(cells.texts[row, column])
         hit = Markup(' class="hit"') if cells.hits is not None and cells.hits[row, column] else ""
-        drawn.append(
+        groups.append(
             Markup('<g data-r="{}" data-c="{}" data-tip="{}"{}><rect/>{}</g>').format(row, column, tip, hit, text)
         )
     labels = [
@@ -103,9 +105,9 @@ def svg(cells: Cells) -> Markup:
         '<div class="panel"><h3>{}</h3><div class="scroll"><svg class="cells" role="img" data-wide="{}" data-high="{}" '
         'data-turns="{}" data-link="{}" data-shades="{}">{}{}</svg></div><p class="key"></p></div>'
     ).format(
-        cells.title, wide, high, int(cells.turns), cells.link or digest(list(cells.columns))[:12],
+        cells.title, width, height, int(cells.turns), cells.link or digest(list(cells.columns))[:12],
         json.dumps([shade.as_json() for shade in cells.shades], separators=(",", ":")),
-        Markup("").join(drawn), Markup("").join(labels),
+        Markup("").join(groups), Markup("").join(labels),
     )  # fmt: skip
 
 

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from patchclamp.reports.page import Section, embedded_png, printed, table
+from patchclamp.reports.page import Section, embed_result, preformatted, table
 
 if TYPE_CHECKING:
     from patchclamp.polytopes.clusters import Clusters
@@ -12,25 +12,28 @@ if TYPE_CHECKING:
 CARDS = 12
 
 
-def parts(found: "Clusters") -> list[Section]:
-    """What the page shows."""
-    algorithm = found.algorithms[-1] if "ward" not in found.algorithms else "ward"
+def parts(clusters: "Clusters") -> list[Section]:
+    """The parts of the page, from top to bottom."""
+    algorithm = clusters.algorithms[-1] if "ward" not in clusters.algorithms else "ward"
     return [
-        Section("Summary", printed(repr(found))),
-        Section("Scores on as many clusters and rows", embedded_png(found)),
-        Section("What each form has over the activation", table(found.differences())),
-        Section("Every score", table(found.frame())),
-        *(Section(f"Largest clusters: {form}, {algorithm}", _cards(found, algorithm, form)) for form in found.forms),
+        Section("Summary", preformatted(repr(clusters))),
+        Section("Scores on as many clusters and rows", embed_result(clusters)),
+        Section("What each form has over the activation", table(clusters.differences())),
+        Section("Every score", table(clusters.frame())),
+        *(
+            Section(f"Largest clusters: {form}, {algorithm}", _cards(clusters, algorithm, form))
+            for form in clusters.forms
+        ),
     ]
 
 
-def _cards(found: "Clusters", algorithm: str, form: str) -> Markup:
-    """A table of the largest clusters, an example a line."""
+def _cards(clusters: "Clusters", algorithm: str, form: str) -> Markup:
+    """Write a table of the largest clusters, an example a line."""
     rows = Markup("").join(
         Markup("<tr><td>{}</td><td>{:.2f}</td><td>{}</td><td>{}</td></tr>").format(
             card["size"], card["purity"], card["labels"], Markup("<br>").join(card["examples"])
         )
-        for _, card in found.cards(algorithm, form, most=CARDS).iterrows()
+        for _, card in clusters.cards(algorithm, form, most=CARDS).iterrows()
     )
     head = "<table><thead><tr><th>rows</th><th>purity</th><th>labels</th><th>nearest the centre</th></tr></thead>"
     return Markup(head + "<tbody>{}</tbody></table>").format(rows)

@@ -14,10 +14,10 @@ from patchclamp.core.files import write_text
 from patchclamp.core.kinds import File
 from patchclamp.core.result import Result, library_versions
 from patchclamp.reports.beside import beside
-from patchclamp.reports.page import Section, embedded, render, table
+from patchclamp.reports.page import Section, embed_figure, render, table
 
-_OURS = b"<h2>How this was made</h2>"
-"""Stands in every page."""
+_SIGNATURE = b"<h2>How this was made</h2>"
+"""The bytes that stand in every page, by which it is recognised as one of ours."""
 
 
 @checked
@@ -26,16 +26,16 @@ def report(path: File, title: str, contents: Sequence[tuple[str, Any]], **record
 
     Args:
         path: The HTML file.
-        title: Its heading.
+        title: The heading of the page.
         contents: Headings with what stands under them: text, a pandas frame, a result (with all its parts), a list of results
             of one prompt (their pictures side by side, layer by layer on one line), or a matplotlib figure.
-        **record: Evidence for the end of the page, such as ``command``.
+        **record: Facts about how the page was made, for its end, such as ``command``.
 
     Raises:
         InputError: Something that is none of these; or the file is there and is none that this function wrote.
     """
-    place = Path(path)
-    if place.is_file() and _OURS not in place.read_bytes():
+    file = Path(path)
+    if file.is_file() and _SIGNATURE not in file.read_bytes():
         raise InputError(f"{str(path)!r} is there and is no report of patchclamp's; name another file")
     parts: list[Section] = []
     for heading, content in contents:
@@ -49,7 +49,7 @@ def report(path: File, title: str, contents: Sequence[tuple[str, Any]], **record
         elif isinstance(content, pd.DataFrame):
             parts.append(Section(heading, table(content)))
         elif hasattr(content, "savefig"):
-            parts.append(Section(heading, embedded(content)))
+            parts.append(Section(heading, embed_figure(content)))
         elif isinstance(content, str):
             parts.append(
                 Section(heading, Markup("").join(Markup("<p>{}</p>").format(text) for text in content.split("\n\n")))

@@ -4,21 +4,21 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from patchclamp.reports.page import Section, embedded_png, table
+from patchclamp.reports.page import Section, embed_result, table
 
 if TYPE_CHECKING:
     from patchclamp.lenses.contributions import Contributions
 
 
 def parts(contributions: "Contributions") -> list[Section]:
-    """What the page shows."""
+    """The parts of the page, from top to bottom."""
     frame = contributions.frame().rename(columns={"contribution": "added"})
     order = frame["added"].abs().sort_values(ascending=False).index
-    found = [
-        Section("What each component adds", embedded_png(contributions)),
+    page_parts = [
+        Section("What each component adds", embed_result(contributions)),
         Section("Largest", table(frame.loc[order][["position", "token", "answer", "component", "added"]])),
     ]
     if contributions.record.get("capped"):
-        said = "This model caps its logits; the contributions sum to the logit before the cap."
-        found.append(Section("Before the cap", Markup("<p>{}</p>").format(said)))
-    return found
+        note = "This model caps its logits; the contributions sum to the logit before the cap."
+        page_parts.append(Section("Before the cap", Markup("<p>{}</p>").format(note)))
+    return page_parts

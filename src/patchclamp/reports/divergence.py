@@ -3,30 +3,35 @@
 from typing import TYPE_CHECKING
 
 from patchclamp.metrics.edited import table as rows_of
-from patchclamp.reports.page import Section, embedded_png, printed, table
+from patchclamp.reports.page import Section, embed_result, preformatted, table
 
 if TYPE_CHECKING:
     from patchclamp.metrics.divergence import Divergence
 
 
-def parts(found: "Divergence") -> list[Section]:
-    """What the page shows."""
+def parts(divergence: "Divergence") -> list[Section]:
+    """The parts of the page, from top to bottom."""
     return [
-        Section("Summary", printed(repr(found))),
-        Section("How long continuations stay alike", embedded_png(found)),
-        Section("Means, with 95 % intervals", table(found.summary())),
-        Section("Continuations", table(rows_of(_continuations(found)), 200)),
+        Section("Summary", preformatted(repr(divergence))),
+        Section("How long continuations stay alike", embed_result(divergence)),
+        Section("Means, with 95 % intervals", table(divergence.summary())),
+        Section("Continuations", table(rows_of(_continuations(divergence)), 200)),
     ]
 
 
-def _continuations(found: "Divergence") -> list[dict[str, str]]:
-    """A row a continuation, those of one prompt below each other."""
+def _continuations(divergence: "Divergence") -> list[dict[str, str]]:
+    """Make a row a continuation, those of one prompt below each other."""
     rows = []
-    for one in found.completions().to_dict("records"):
-        prompt, topic = one.pop("prompt"), one.pop("topic")
-        for number, (edit, text) in enumerate(one.items()):
-            named = ("", "") if number else (topic, prompt)
+    for row in divergence.completions().to_dict("records"):
+        prompt, topic = row.pop("prompt"), row.pop("topic")
+        for number, (edit, text) in enumerate(row.items()):
+            first_columns = ("", "") if number else (topic, prompt)
             rows.append(
-                {"topic": named[0], "prompt": named[1], "edit": str(edit), "continuation": text.replace("\n", "⏎")}
+                {
+                    "topic": first_columns[0],
+                    "prompt": first_columns[1],
+                    "edit": str(edit),
+                    "continuation": text.replace("\n", "⏎"),
+                }
             )
     return rows

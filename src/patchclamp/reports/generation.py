@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 
 
 def parts(generation: "Generation") -> list[Section]:
-    """What the page shows."""
-    found = []
+    """The parts of the page, from top to bottom."""
+    page_parts = []
     for prompt, tokens in zip(generation.prompts, generation.tokens, strict=True):
-        new = Markup("").join(Markup("<span>{}</span>").format(token) for token in tokens)
-        found.append(
-            Section(prompt, Markup('<p class="tokens"><span class="soft">{}</span>{}</p>').format(prompt, new))
+        continuation = Markup("").join(Markup("<span>{}</span>").format(token) for token in tokens)
+        page_parts.append(
+            Section(prompt, Markup('<p class="tokens"><span class="soft">{}</span>{}</p>').format(prompt, continuation))
         )
-    return found
+    return page_parts

@@ -6,18 +6,18 @@ import numpy as np
 
 from patchclamp.figures.heads import TITLES, panel
 from patchclamp.reports.heatmap import heatmaps
-from patchclamp.reports.page import Section, embedded_png, printed, table
+from patchclamp.reports.page import Section, embed_result, preformatted, table
 
 if TYPE_CHECKING:
     from patchclamp.tracing.heads import HeadScores
 
 
-def parts(found: "HeadScores") -> list[Section]:
-    """What the page shows."""
-    scores = [name for name in found.scores if np.isfinite(found.dataset["value"].sel(score=name)).any()]
+def parts(head_scores: "HeadScores") -> list[Section]:
+    """The parts of the page, from top to bottom."""
+    scores = [name for name in head_scores.scores if np.isfinite(head_scores.dataset["value"].sel(score=name)).any()]
     return [
-        Section("Summary", printed(repr(found))),
-        Section("Strongest heads", embedded_png(found)),
-        Section("Every head", heatmaps(panel(found, score) for score in scores)),
-        *(Section(f"Largest: {TITLES[score]}", table(found.strongest(score, 12))) for score in scores),
+        Section("Summary", preformatted(repr(head_scores))),
+        Section("Strongest heads", embed_result(head_scores)),
+        Section("Every head", heatmaps(panel(head_scores, score) for score in scores)),
+        *(Section(f"Largest: {TITLES[score]}", table(head_scores.strongest(score, 12))) for score in scores),
     ]

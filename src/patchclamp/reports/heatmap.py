@@ -7,11 +7,11 @@ import numpy as np
 from markupsafe import Markup
 
 from patchclamp.figures.grid import Panel
-from patchclamp.reports.cells import Cells, Shade, scaled, svg
+from patchclamp.reports.cells import Cells, Shade, scale, svg
 
 
 def heatmap(panel: Panel) -> Markup:
-    """One panel as SVG: layers down, tokens across; a curve becomes one row."""
+    """Write one panel as SVG: layers down, tokens across; a curve becomes one row."""
     return svg(picture(panel))
 
 
@@ -21,15 +21,15 @@ def heatmaps(panels: Iterable[Panel]) -> Markup:
 
 
 def picture(panel: Panel) -> Cells:
-    """One panel as cells."""
+    """Turn one panel of a figure into a picture made of cells."""
     values = np.atleast_2d(np.asarray(panel.values, dtype=float))
     name, low, high = panel.scale
     mark = None
     if panel.baseline is not None and np.isfinite(panel.baseline):
-        mark = (float(np.clip(scaled(panel.baseline, low, high), 0, 1)), f"no edit: {panel.baseline:.4g}")
-    shade = Shade(panel.title, scaled(values, low, high), name, f"{low:.3g}", f"{high:.3g}", mark)
+        mark = (float(np.clip(scale(panel.baseline, low, high), 0, 1)), f"no edit: {panel.baseline:.4g}")
+    shade = Shade(panel.title, scale(values, low, high), name, f"{low:.3g}", f"{high:.3g}", mark)
     tips = [
-        [_said(panel, row, column, float(value)) if np.isfinite(value) else "" for column, value in enumerate(line)]
+        [_tip(panel, row, column, float(value)) if np.isfinite(value) else "" for column, value in enumerate(line)]
         for row, line in enumerate(values)
     ]
     rows = panel.y or ("",)
@@ -37,7 +37,7 @@ def picture(panel: Panel) -> Cells:
     return Cells(panel.title, (shade,), rows, columns, tips, turns=panel.y_name == "layer")
 
 
-def _said(panel: Panel, row: int, column: int, value: float) -> str:
+def _tip(panel: Panel, row: int, column: int, value: float) -> str:
     lines: list[Any] = []
     if panel.y:
         lines.append(f"{panel.y_name} {panel.y[row]}")

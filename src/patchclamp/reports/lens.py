@@ -19,18 +19,18 @@ MOST_CELLS = 20_000
 
 
 def parts(lens: "Lens") -> list[Section]:
-    """What the page shows."""
-    found, count = [], 0
+    """The parts of the page, from top to bottom."""
+    page_parts, count = [], 0
     for prompt in range(lens.data.sizes["prompt"]):
-        drawn = cells(lens, prompt)
-        count += len(drawn.rows) * len(drawn.columns)
+        prompt_cells = cells(lens, prompt)
+        count += len(prompt_cells.rows) * len(prompt_cells.columns)
         if count > MOST_CELLS and prompt:
-            said = Markup("<p>Prompts from number {} on are in data.csv.</p>").format(prompt)
-            found.append(Section("More", said))
+            note = Markup("<p>Prompts from number {} on are in data.csv.</p>").format(prompt)
+            page_parts.append(Section("More", note))
             break
         title = visible(str(lens.data["prompt"].values[prompt]), 80)
-        found.append(Section(title, svg(drawn)))
-    return [*found, Section("Means by layer", table(means(lens), 200))]
+        page_parts.append(Section(title, svg(prompt_cells)))
+    return [*page_parts, Section("Means by layer", table(means(lens), 200))]
 
 
 def means(lens: "Lens") -> pd.DataFrame:
@@ -48,37 +48,41 @@ SHADES = ("final_probability", "probability", "rank", "surprisal", "entropy", "k
 
 def cells(lens: "Lens", prompt: int = 0) -> Cells:
     """One prompt: layers down, tokens across, the layer's own top token in each cell, with a frame where it is the target."""
-    known = [metric for metric in SHADES if np.isfinite(lens.data.isel(prompt=prompt)[metric].values).any()]
-    shown = {metric: picture(lens, metric, prompt) for metric in known}
-    first = shown[known[0]]
+    metrics = [metric for metric in SHADES if np.isfinite(lens.data.isel(prompt=prompt)[metric].values).any()]
+    pictures = {metric: picture(lens, metric, prompt) for metric in metrics}
+    first = pictures[metrics[0]]
     shades = []
-    for one in shown.values():
-        places = np.where(np.isfinite(one.values), one.shade(), np.nan)
-        shades.append(Shade(one.label, places, one.colours, f"{one.low:.3g}", f"{one.high:.3g}"))
+    for heatmap in pictures.values():
+        places = np.where(np.isfinite(heatmap.values), heatmap.shade(), np.nan)
+        shades.append(Shade(heatmap.label, places, heatmap.colours, f"{heatmap.low:.3g}", f"{heatmap.high:.3g}"))
     texts = np.vectorize(lambda text: visible(str(text), 7), otypes=[object])(first.texts)
     return Cells(
         "each layer's likeliest token, framed where it is the target",
         tuple(shades),
         first.layers,
         tuple(visible(token, 7) for token in first.tokens),
-        _said(lens, prompt),
+        _tips(lens, prompt),
         tuple(visible(target, 7) if target else "?" for target in first.targets),
         texts,
         first.hits,
     )
 
 
-def _said(lens: "Lens", prompt: int) -> list[list[str]]:
-    """What stands under the mouse, ``[layer][position]``."""
-    one = lens.data.isel(prompt=prompt)
-    names, best, chances = one["site"].values, one["top_token"].values, one["top_probability"].values
-    numbers = {m: one[m].values for m in ("final_probability", "rank", "surprisal", "entropy", "kl")}
+def _tips(lens: "Lens", prompt: int) -> list[list[str]]:
+    """The texts under the mouse, ``[layer][position]``."""
+    prompt_data = lens.data.isel(prompt=prompt)
+    names, best, chances = (
+        prompt_data["site"].values,
+        prompt_data["top_token"].values,
+        prompt_data["top_probability"].values,
+    )
+    numbers = {m: prompt_data[m].values for m in ("final_probability", "rank", "surprisal", "entropy", "kl")}
     rows = []
     for row, site in enumerate(names):
         cells = []
-        for column in np.flatnonzero(one["at"].values >= 0):
+        for column in np.flatnonzero(prompt_data["at"].values >= 0):
             tops = zip(best[row, column], chances[row, column], strict=True)
-            lines = [f"{site}, position {one['at'].values[column]}"]
+            lines = [f"{site}, position {prompt_data['at'].values[column]}"]
             lines += [f"{chance:8.4f}  {visible(str(token), 24)}" for token, chance in tops]
             lines += [f"{name.replace('_', ' ')} {value[row, column]:.4g}" for name, value in numbers.items()]
             cells.append("\n".join(lines))

@@ -3,21 +3,23 @@
 from typing import TYPE_CHECKING
 
 from patchclamp.lenses.metrics import METRICS
-from patchclamp.reports.page import Section, embedded_png, printed, table
+from patchclamp.reports.page import Section, embed_result, preformatted, table
 
 if TYPE_CHECKING:
     from patchclamp.lenses.curves import LensCurves
 
 
-def parts(found: "LensCurves") -> list[Section]:
-    """What the page shows."""
-    frame = found.frame()
+def parts(curves: "LensCurves") -> list[Section]:
+    """The parts of the page, from top to bottom."""
+    frame = curves.frame()
     tables = [
-        Section(said.capitalize(), table(frame[frame["metric"] == metric].drop(columns=["metric", "layer"]), 200))
-        for metric, said in METRICS.items()
+        Section(
+            description.capitalize(), table(frame[frame["metric"] == metric].drop(columns=["metric", "layer"]), 200)
+        )
+        for metric, description in METRICS.items()
     ]
     return [
-        Section("Summary", printed(repr(found))),
-        Section("By layer, with 95 % intervals over sequences", embedded_png(found)),
+        Section("Summary", preformatted(repr(curves))),
+        Section("By layer, with 95 % intervals over sequences", embed_result(curves)),
         *tables,
     ]

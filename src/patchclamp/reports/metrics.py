@@ -2,14 +2,14 @@
 
 from typing import Any
 
-from patchclamp.reports.page import Section, embedded_png, printed, table
+from patchclamp.reports.page import Section, embed_result, preformatted, table
 
 
-def parts(found: Any) -> list[Section]:
-    """What the page shows of a result with a summary."""
+def parts(measurement: Any) -> list[Section]:
+    """The parts of the page of a result with a summary, from top to bottom."""
     return [
-        Section("Summary", printed(repr(found))),
-        Section("Samples and means", embedded_png(found)),
-        Section("Means, with 95 % intervals", table(found.summary())),
-        Section("Every sample", table(found.frame())),
+        Section("Summary", preformatted(repr(measurement))),
+        Section("Samples and means", embed_result(measurement)),
+        Section("Means, with 95 % intervals", table(measurement.summary())),
+        Section("Every sample", table(measurement.frame())),
     ]

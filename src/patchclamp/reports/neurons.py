@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING, Any
 from patchclamp.figures.neurons import panels
 from patchclamp.reports.cells import Cells, aligned, svg
 from patchclamp.reports.heatmap import picture
-from patchclamp.reports.page import Section, embedded_png, printed, table
+from patchclamp.reports.page import Section, embed_result, preformatted, table
 
 if TYPE_CHECKING:
     from patchclamp.tracing.neurons import Neurons
 
 
 def parts(neurons: "Neurons") -> list[Section]:
-    """What the page shows."""
+    """The parts of the page, from top to bottom."""
     return [
-        Section("Summary", printed(repr(neurons))),
+        Section("Summary", preformatted(repr(neurons))),
         Section("Importance by layer and token", aligned([svg(one) for one in cells(neurons)])),
-        Section("With layer means", embedded_png(neurons)),
+        Section("With layer means", embed_result(neurons)),
         Section("Strongest neurons", table(neurons.verified())),
     ]
 
@@ -25,15 +25,15 @@ def parts(neurons: "Neurons") -> list[Section]:
 def cells(neurons: "Neurons") -> list[Cells]:
     """The pictures, with the strongest neurons of each layer and token under the mouse."""
     best = neurons.dataset.isel(rank=slice(0, 5))
-    found = []
+    pictures = []
     for panel in panels(neurons):
-        plain = picture(panel)
+        base = picture(panel)
         tips = [
             [f"{tip}\n{_best(best.isel(layer=row, position=column))}" for column, tip in enumerate(line)]
-            for row, line in enumerate(plain.tips)
+            for row, line in enumerate(base.tips)
         ]
-        found.append(replace(plain, tips=tips))
-    return found
+        pictures.append(replace(base, tips=tips))
+    return pictures
 
 
 def _best(cell: Any) -> str:

@@ -23,7 +23,7 @@ class Section:
     body: Markup
 
 
-def printed(text: str) -> Markup:
+def preformatted(text: str) -> Markup:
     """Text as a terminal shows it."""
     return Markup("<pre>{}</pre>").format(text)
 
@@ -45,9 +45,9 @@ def render(title: str, parts: list[Section], record: dict[str, Any]) -> str:
     """A complete page.
 
     Args:
-        title: Heading.
-        parts: What stands between.
-        record: The evidence at the end.
+        title: The heading.
+        parts: The parts between the heading and the record.
+        record: The record of the call, which stands at the end.
     """
     environment = Environment(
         loader=PackageLoader("patchclamp.reports"),
@@ -67,13 +67,13 @@ def render(title: str, parts: list[Section], record: dict[str, Any]) -> str:
     return for_page(html)
 
 
-def embedded_png(result: Result, **options: Any) -> Markup:
-    """The result's figure inside the page, drawn with these options."""
-    return embedded(result.figure(**options))
+def embed_result(result: Result, **options: Any) -> Markup:
+    """Embed the result's figure in the page, drawn with these options."""
+    return embed_figure(result.figure(**options))
 
 
-def embedded(figure: Any) -> Markup:
-    """A matplotlib figure inside the page."""
+def embed_figure(figure: Any) -> Markup:
+    """Embed a matplotlib figure in the page."""
     buffer = io.BytesIO()
     write(figure, buffer, "png", dpi=160)
     data = base64.b64encode(buffer.getvalue()).decode("ascii")
@@ -81,16 +81,16 @@ def embedded(figure: Any) -> Markup:
 
 
 def table(frame: Any, most: int = 50) -> Markup:
-    """A pandas frame as an HTML table."""
+    """Write a pandas frame as an HTML table."""
     head = Markup("").join(Markup("<th>{}</th>").format(column) for column in frame.columns)
     rows = []
     for _, row in frame.head(most).iterrows():
         rows.append(
             Markup("<tr>{}</tr>").format(Markup("").join(Markup("<td>{}</td>").format(_cell(value)) for value in row))
         )
-    more = Markup("<p>{} more rows in data.csv</p>").format(len(frame) - most) if len(frame) > most else Markup("")
+    remainder = Markup("<p>{} more rows in data.csv</p>").format(len(frame) - most) if len(frame) > most else Markup("")
     return Markup("<table><thead><tr>{}</tr></thead><tbody>{}</tbody></table>{}").format(
-        head, Markup("").join(rows), more
+        head, Markup("").join(rows), remainder
     )
 
 

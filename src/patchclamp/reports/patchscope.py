@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from patchclamp.reports import lens
-from patchclamp.reports.page import Section, printed, table
+from patchclamp.reports.page import Section, preformatted, table
 
 if TYPE_CHECKING:
     from patchclamp.lenses.patchscope import Patchscope
@@ -12,10 +12,10 @@ MOST = 400
 
 
 def parts(scope: "Patchscope") -> list[Section]:
-    """What the page shows."""
-    found = [Section("Target prompt", printed(repr(scope))), *lens.parts(scope)]
+    """The parts of the page, from top to bottom."""
+    page_parts = [Section("Target prompt", preformatted(repr(scope))), *lens.parts(scope)]
     if "text" in scope.data:
-        found.append(
+        page_parts.append(
             Section("What follows the target prompt", table(scope.frame()[["site", "at", "token", "text"]], MOST))
         )
-    return found
+    return page_parts

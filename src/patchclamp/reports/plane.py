@@ -2,17 +2,17 @@
 
 from typing import TYPE_CHECKING
 
-from patchclamp.reports.page import Section, embedded_png, printed, table
+from patchclamp.reports.page import Section, embed_result, preformatted, table
 
 if TYPE_CHECKING:
     from patchclamp.polytopes.plane import Plane
 
 
-def parts(found: "Plane") -> list[Section]:
-    """What the page shows."""
-    largest = found.frame().sort_values("area", ascending=False)
-    shown = [Section("Summary", printed(repr(found))), Section("Regions", embedded_png(found))]
-    if len(found.record["layers"]) > 1:
-        shown.append(Section("After the first layer", embedded_png(found, color="code", layers=1)))
-    shown.append(Section("Regions a unit of area", embedded_png(found, color="density")))
-    return [*shown, Section("The largest regions", table(largest))]
+def parts(plane: "Plane") -> list[Section]:
+    """The parts of the page, from top to bottom."""
+    largest = plane.frame().sort_values("area", ascending=False)
+    page_parts = [Section("Summary", preformatted(repr(plane))), Section("Regions", embed_result(plane))]
+    if len(plane.record["layers"]) > 1:
+        page_parts.append(Section("After the first layer", embed_result(plane, color="code", layers=1)))
+    page_parts.append(Section("Regions a unit of area", embed_result(plane, color="density")))
+    return [*page_parts, Section("The largest regions", table(largest))]

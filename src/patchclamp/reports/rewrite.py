@@ -2,17 +2,17 @@
 
 from typing import TYPE_CHECKING
 
-from patchclamp.reports.page import Section, embedded_png, printed, table
+from patchclamp.reports.page import Section, embed_result, preformatted, table
 
 if TYPE_CHECKING:
     from patchclamp.rewriting.result import Rewrite
 
 
 def parts(rewrite: "Rewrite") -> list[Section]:
-    """What the page shows."""
+    """The parts of the page, from top to bottom."""
     return [
-        Section("Summary", printed(repr(rewrite))),
-        Section("Search and outcome", embedded_png(rewrite)),
+        Section("Summary", preformatted(repr(rewrite))),
+        Section("Search and outcome", embed_result(rewrite)),
         Section("Probabilities in each context", table(rewrite.frame())),
         Section("The search, step by step", table(rewrite.curve())),
     ]

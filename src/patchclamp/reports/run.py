@@ -2,12 +2,12 @@
 
 from typing import TYPE_CHECKING
 
-from patchclamp.reports.page import Section, embedded_png, table
+from patchclamp.reports.page import Section, embed_result, table
 
 if TYPE_CHECKING:
     from patchclamp.interventions import Run
 
 
 def parts(run: "Run") -> list[Section]:
-    """What the page shows."""
-    return [Section("Likeliest next tokens", table(run.top(10))), Section("Figure", embedded_png(run))]
+    """The parts of the page, from top to bottom."""
+    return [Section("Likeliest next tokens", table(run.top(10))), Section("Figure", embed_result(run))]

@@ -2,17 +2,17 @@
 
 from typing import TYPE_CHECKING
 
-from patchclamp.reports.page import Section, embedded_png, printed, table
+from patchclamp.reports.page import Section, embed_result, preformatted, table
 
 if TYPE_CHECKING:
     from patchclamp.polytopes.codes import SplineCodes
 
 
-def parts(found: "SplineCodes") -> list[Section]:
-    """What the page shows."""
+def parts(codes: "SplineCodes") -> list[Section]:
+    """The parts of the page, from top to bottom."""
     return [
-        Section("Summary", printed(repr(found))),
-        Section("Bits that differ", embedded_png(found)),
-        Section("Layers", table(found.separation())),
-        Section("Rows", table(found.frame())),
+        Section("Summary", preformatted(repr(codes))),
+        Section("Bits that differ", embed_result(codes)),
+        Section("Layers", table(codes.separation())),
+        Section("Rows", table(codes.frame())),
     ]

@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from patchclamp.reports.page import Section, embedded_png, printed, table
+from patchclamp.reports.page import Section, embed_result, preformatted, table
 
 
-def parts(found: Any) -> list[Section]:
-    """What the page shows."""
+def parts(result: Any) -> list[Section]:
+    """The parts of the page, from top to bottom."""
     return [
-        Section("Summary", printed(repr(found))),
-        Section("Picture", embedded_png(found)),
-        Section("Every number", table(found.frame())),
+        Section("Summary", preformatted(repr(result))),
+        Section("Picture", embed_result(result)),
+        Section("Every number", table(result.frame())),
     ]

@@ -6,14 +6,14 @@ import pandas as pd
 
 from patchclamp.figures.trace import panels
 from patchclamp.reports.heatmap import heatmaps
-from patchclamp.reports.page import Section, embedded_png, printed, table
+from patchclamp.reports.page import Section, embed_result, preformatted, table
 
 if TYPE_CHECKING:
     from patchclamp.tracing.trace import Trace
 
 
 def parts(trace: "Trace") -> list[Section]:
-    """What the page shows."""
+    """The parts of the page, from top to bottom."""
     pictures = [
         Section(
             f"Indirect effect: {name.replace('_', ' ')}",
@@ -22,11 +22,11 @@ def parts(trace: "Trace") -> list[Section]:
         for name in trace.reads
     ]
     return [
-        Section("Summary", printed(repr(trace))),
+        Section("Summary", preformatted(repr(trace))),
         *pictures,
-        Section("With layer means", embedded_png(trace)),
+        Section("With layer means", embed_result(trace)),
         Section("Largest indirect effects", table(strongest(trace))),
-        Section("Plan", printed(str(trace.plan))),
+        Section("Plan", preformatted(str(trace.plan))),
     ]
 
 
@@ -34,5 +34,5 @@ def strongest(trace: "Trace", most: int = 20) -> pd.DataFrame:
     """The states whose restoration moves the first read furthest, as a frame."""
     frame = trace.mean().to_dataframe().reset_index()
     order = frame["effect"].abs().sort_values(ascending=False).index[:most]
-    kept: pd.DataFrame = frame.loc[order, ["site", "layer", "position", "token", "effect", "standard_error"]]
-    return kept
+    rows: pd.DataFrame = frame.loc[order, ["site", "layer", "position", "token", "effect", "standard_error"]]
+    return rows

@@ -12,5 +12,5 @@ _FOLDER = "./usr/share/datasets/fashion-mnist/"
 def convert(archive: Path, out: Path) -> None:
     """Write ``fashion-mnist.safetensors``."""
     members = read_members(archive, _FOLDER, ".gz")
-    unpacked = {name.removeprefix(_FOLDER).removesuffix(".gz"): gzip.decompress(data) for name, data in members.items()}
-    write(unpacked, out / "fashion-mnist.safetensors")
+    contents = {name.removeprefix(_FOLDER).removesuffix(".gz"): gzip.decompress(data) for name, data in members.items()}
+    write(contents, out / "fashion-mnist.safetensors")
