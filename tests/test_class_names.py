@@ -24,9 +24,9 @@ def shared(sources: Mapping[str, str]) -> dict[str, list[str]]:
 
 def test_no_two_classes_share_a_name() -> None:
     sources = {path.relative_to(PACKAGE).as_posix(): path.read_text("utf-8") for path in PACKAGE.rglob("*.py")}
-    found = shared(sources)
-    assert found.keys() <= STILL_SHARED, found
-    for name, modules in found.items():
+    clashes = shared(sources)
+    assert clashes.keys() <= STILL_SHARED, clashes
+    for name, modules in clashes.items():
         assert any(module.startswith("interventions/") for module in modules), name
 
 

@@ -1,11 +1,12 @@
 """The intervals against their formulas, written out."""
 
+import math
 from math import sqrt
 
 import numpy as np
 import pytest
 
-from patchclamp.core.intervals import bootstrap, wilson
+from patchclamp.core.intervals import bootstrap, mean_row, wilson
 
 
 @pytest.mark.parametrize(("hits", "count"), [(0, 1), (0, 10), (3, 10), (10, 10), (61, 100)])
@@ -39,3 +40,14 @@ def test_another_seed_draws_others_and_the_same_seed_the_same() -> None:
     assert bootstrap(values, 1) == bootstrap(values, 1)
     low, high = zip(*(bootstrap(values, seed) for seed in range(4)), strict=True)
     assert len(set(low)) == len(set(high)) == 4
+
+
+def test_values_that_are_not_finite_are_not_hidden() -> None:
+    row = mean_row([1.0, math.nan, 2.0], 0)
+    assert math.isnan(row["mean"])
+    assert math.isnan(row["low"])
+    row = mean_row([3.0], 0)
+    assert (row["mean"], row["count"]) == (3.0, 1)
+    assert math.isnan(row["low"]), "one value says nothing about others"
+    assert mean_row([1.0, 2.0], 0)["low"] == 1.0
+    assert math.isnan(mean_row([], 0)["mean"])

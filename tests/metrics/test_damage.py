@@ -118,17 +118,6 @@ def test_the_unedited_pass_is_shared(llama: pc.Model, monkeypatch: pytest.Monkey
     assert len(calls) == 1 + len(EDITS)
 
 
-def test_values_that_are_not_finite_are_not_hidden() -> None:
-    row = edited.mean_row([1.0, math.nan, 2.0], 0)
-    assert math.isnan(row["mean"])
-    assert math.isnan(row["low"])
-    row = edited.mean_row([3.0], 0)
-    assert (row["mean"], row["count"]) == (3.0, 1)
-    assert math.isnan(row["low"]), "one value says nothing about others"
-    assert edited.mean_row([1.0, 2.0], 0)["low"] == 1.0
-    assert math.isnan(edited.mean_row([], 0)["mean"])
-
-
 def test_edits_have_names() -> None:
     edit = pc.Zero(site="mlp_out.1")
     assert edited.named(edit) == edited.named([edit]) == {"edited": [edit]}

@@ -24,8 +24,8 @@ TABLE = pd.DataFrame({"layer": [0, 1], "effect": [0.25, None]})
 def modules() -> list[Any]:
     """Those of the studies that run an experiment."""
     names = [module.name for module in iter_modules(patchclamp.studies.__path__)]
-    found = [import_module(f"patchclamp.studies.{name}") for name in names]
-    return [module for module in found if hasattr(module, "study")]
+    studies = [import_module(f"patchclamp.studies.{name}") for name in names]
+    return [module for module in studies if hasattr(module, "study")]
 
 
 def drawn() -> Figure:

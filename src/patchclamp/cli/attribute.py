@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from patchclamp.cli.options import Json, ModelName, Opening, Out
+from patchclamp.cli.options import ModelName, Shared
 from patchclamp.cli.output import keep, say, show
 from patchclamp.cli.specs import ReadName, position, reads_of
 from patchclamp.cli.sweep import by_read, strongest
@@ -26,9 +26,7 @@ def attribute(
     integrate: int = 0,
     check: int = 20,
     layers: Literal["down", "up", "right"] = "down",
-    out: Out = None,
-    opening: Opening = Opening(),  # noqa: B008
-    as_json: Json = False,
+    shared: Shared = Shared(),  # noqa: B008
 ) -> None:
     """Estimate what patching one run into another would do.
 
@@ -44,7 +42,7 @@ def attribute(
         check: Random cells run exactly.
         layers: How the figure turns.
     """
-    opened = opening.load(model)
+    opened = shared.opening.load(model)
     sites = site or ["resid_post"]
     found = opened.attribution_patch(
         source, into, sites=sites, at=position(at), align=align, read=reads_of(read or ["logit-difference"], answer),
@@ -57,9 +55,14 @@ def attribute(
         "values": by_read(found),
         "agreement": found.agreement,
     }
-    show(value, as_json=as_json, table=strongest(found), title="largest estimated differences from the unpatched run")
+    show(
+        value,
+        as_json=shared.as_json,
+        table=strongest(found),
+        title="largest estimated differences from the unpatched run",
+    )
     said = {
         "model": model, "source": source, "into": into, "site": sites, "at": at, "align": align, "read": read, "answer": answer,
         "integrate": integrate, "check": check, "layers": layers,
     }  # fmt: skip
-    keep(found, out, "attribute", {**said, **opening.as_config()}, layers=layers)
+    keep(found, shared.out, "attribute", {**said, **shared.opening.as_config()}, layers=layers)

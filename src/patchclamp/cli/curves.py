@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter
 
 import patchclamp as pc
-from patchclamp.cli.options import Json, ModelName, Opening, Out
+from patchclamp.cli.options import ModelName, Shared
 from patchclamp.cli.output import keep, show
 from patchclamp.core.errors import InputError, unknown
 from patchclamp.core.files import read_text
@@ -26,9 +26,7 @@ def curves(
     at: str = "all",
     metric: Annotated[list[str] | None, Parameter(negative="")] = None,
     tuned: str | None = None,
-    out: Out = None,
-    opening: Opening = Opening(),  # noqa: B008
-    as_json: Json = False,
+    shared: Shared = Shared(),  # noqa: B008
 ) -> None:
     """Look at a corpus through the model's own head, at every layer.
 
@@ -50,7 +48,7 @@ def curves(
             raise InputError(unknown("metric", name, METRICS))
     texts: Any = [read_text(corpus)] if Path(corpus).is_file() or Path(corpus).suffix else corpus
     sites = site or ["resid_post"]
-    opened = opening.load(model)
+    opened = shared.opening.load(model)
     own = None if tuned is None else pc.TunedLens.from_pretrained(tuned, opened)
     options: dict[str, Any] = {"length": length, "tokens": tokens, "progress": True}
     found = opened.lens_curves(texts, sites, position(at), tuned=own, **options)
@@ -60,7 +58,7 @@ def curves(
     title = (
         f"means over {value['sequences']} sequences of {length} tokens; of rank and KL, means of the sequences' medians"
     )
-    show(value, as_json=as_json, table=_table(found, shown), title=title)
+    show(value, as_json=shared.as_json, table=_table(found, shown), title=title)
     said = {
         "model": model,
         "corpus": corpus,
@@ -75,12 +73,12 @@ def curves(
     for other in beside.values():
         keep(
             other,
-            None if out is None else out / "logit-lens",
+            None if shared.out is None else shared.out / "logit-lens",
             "curves",
-            {**said, "tuned": None, **opening.as_config()},
+            {**said, "tuned": None, **shared.opening.as_config()},
             metrics=shown,
         )
-    keep(found, out, "curves", {**said, **opening.as_config()}, metrics=shown, **drawn)
+    keep(found, shared.out, "curves", {**said, **shared.opening.as_config()}, metrics=shown, **drawn)
 
 
 def _rows(frame: Any) -> list[dict[str, Any]]:

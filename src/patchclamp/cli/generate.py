@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
-from patchclamp.cli.options import Edits, Json, ModelName, Opening, Out, Short
+from patchclamp.cli.options import Edits, ModelName, Shared, Short
 from patchclamp.cli.output import keep, show
 from patchclamp.cli.specs import edits_of
 
@@ -23,9 +23,7 @@ def generate(
     temperature: float | None = None,
     samples: int = 1,
     stop: Annotated[list[str] | None, Parameter(negative="")] = None,
-    out: Out = None,
-    opening: Opening = Opening(),  # noqa: B008
-    as_json: Json = False,
+    shared: Shared = Shared(),  # noqa: B008
 ) -> None:
     """Generate text.
 
@@ -39,7 +37,7 @@ def generate(
         samples: How many texts of each prompt, with --temperature.
         stop: A text ends with any of these strings.
     """
-    opened = opening.load(model)
+    opened = shared.opening.load(model)
     settings: dict[str, Any] = {} if temperature is None else {"do_sample": True, "temperature": temperature}
     settings |= {"num_return_sequences": samples} if samples != 1 else {}
     settings |= {"stop_strings": stop} if stop else {}
@@ -50,13 +48,13 @@ def generate(
         {"prompt": p, "without edits": a, **({"with edits": b} if edits else {})}
         for p, a, b in zip(result.prompts, plain.texts, result.texts, strict=True)
     ]
-    show({"fired": result.fired, "texts": rows}, as_json=as_json) if as_json else _print(rows)
+    show({"fired": result.fired, "texts": rows}, as_json=shared.as_json) if shared.as_json else _print(rows)
     specs = [*(edit or []), *([short] if short and short.op else [])]
     said = {
         "model": model, "prompt": prompt, "edit": specs, "max_new_tokens": max_new_tokens, "seed": seed, "temperature": temperature,
         "samples": samples, "stop": stop,
     }  # fmt: skip
-    keep(result, out, "generate", {**said, **opening.as_config()})
+    keep(result, shared.out, "generate", {**said, **shared.opening.as_config()})
 
 
 def _print(rows: list[dict[str, str]]) -> None:

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from patchclamp.cli.options import Json, ModelName, Opening, Out
+from patchclamp.cli.options import ModelName, Shared
 from patchclamp.cli.output import keep, say, show
 
 command = App(
@@ -25,9 +25,7 @@ def heads(
     score: str = "induction",
     top: Annotated[int, Parameter(alias="-k")] = 10,
     layers: Literal["down", "up", "right"] = "down",
-    out: Out = None,
-    opening: Opening = Opening(),  # noqa: B008
-    as_json: Json = False,
+    shared: Shared = Shared(),  # noqa: B008
 ) -> None:
     """Score heads on random tokens that come twice, or on a text in which a word recurs.
 
@@ -42,7 +40,7 @@ def heads(
         top: Heads in the table.
         layers: How the figure turns.
     """
-    opened = opening.load(model)
+    opened = shared.opening.load(model)
     found = opened.head_scores(text, word, length=length, samples=samples, seed=seed, draws=draws)
     table = found.strongest(score, top)
     say(repr(found))
@@ -50,9 +48,9 @@ def heads(
         "strongest": {name: found.strongest(name, top).to_dict("records") for name in found.scores},
         "not_measured": found.record["not_measured"],
     }
-    show(value, as_json=as_json, table=table, title=f"largest {score.replace('_', ' ')} scores")
+    show(value, as_json=shared.as_json, table=table, title=f"largest {score.replace('_', ' ')} scores")
     said = {
         "model": model, "text": text, "word": word, "length": length, "samples": samples, "seed": seed, "draws": draws,
         "score": score, "top": top, "layers": layers,
     }  # fmt: skip
-    keep(found, out, "heads", {**said, **opening.as_config()}, layers=layers)
+    keep(found, shared.out, "heads", {**said, **shared.opening.as_config()}, layers=layers)

@@ -6,7 +6,7 @@ import numpy as np
 from cyclopts import App, Parameter
 
 import patchclamp as pc
-from patchclamp.cli.options import Json, ModelName, Opening, Out
+from patchclamp.cli.options import ModelName, Shared
 from patchclamp.cli.output import keep, show
 from patchclamp.cli.specs import position
 from patchclamp.core.errors import InputError, unknown
@@ -27,9 +27,7 @@ def lens(
     metric: str = "final_probability",
     tuned: str | None = None,
     layers: Literal["down", "up", "right"] = "down",
-    out: Out = None,
-    opening: Opening = Opening(),  # noqa: B008
-    as_json: Json = False,
+    shared: Shared = Shared(),  # noqa: B008
 ) -> None:
     """Look at every layer through the model's own head.
 
@@ -46,7 +44,7 @@ def lens(
     if metric not in METRICS:
         raise InputError(unknown("metric", metric, METRICS))
     sites = site or ["resid_post"]
-    opened = opening.load(model)
+    opened = shared.opening.load(model)
     own = None if tuned is None else pc.TunedLens.from_pretrained(tuned, opened)
     found = opened.lens(prompt, sites, position(at), k=k, targets=target, tuned=own)
     if not np.isfinite(found.data[metric].values[0, :, -1]).any():
@@ -55,12 +53,12 @@ def lens(
         )
     value = {"prompt": prompt, "rows": plain_rows(found.frame())}
     title = f"{METRICS[metric]}; the likeliest tokens after {str(found.data['token'].values[0, -1])!r}"
-    show(value, as_json=as_json, table=_table(found, metric), title=title)
+    show(value, as_json=shared.as_json, table=_table(found, metric), title=title)
     said = {
         "model": model, "prompt": prompt, "site": sites, "at": at, "k": k, "target": target, "metric": metric, "tuned": tuned,
         "layers": layers,
     }  # fmt: skip
-    keep(found, out, "lens", {**said, **opening.as_config()}, metric=metric, layers=layers)
+    keep(found, shared.out, "lens", {**said, **shared.opening.as_config()}, metric=metric, layers=layers)
 
 
 def plain_rows(frame: Any) -> list[dict[str, Any]]:

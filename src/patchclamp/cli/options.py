@@ -63,3 +63,13 @@ class Opening:
     def as_config(self) -> dict[str, str | None]:
         """For ``config.toml``."""
         return {"dtype": self.dtype, "device": self.device, "revision": self.revision, "attention": self.attention}
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Shared:
+    """What nearly every verb takes: where to save, how to open the model, and how to print."""
+
+    out: Out = None
+    opening: Opening = Opening()
+    as_json: Json = False

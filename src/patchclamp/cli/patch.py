@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from patchclamp.cli.options import Json, ModelName, Opening, Out
+from patchclamp.cli.options import ModelName, Shared
 from patchclamp.cli.output import keep, say, show
 from patchclamp.cli.specs import ReadName, position, reads_of
 from patchclamp.cli.sweep import by_read, strongest
@@ -27,9 +27,7 @@ def patch(
     verify: int = 0,
     checkpoint: str | None = None,
     layers: Literal["down", "up", "right"] = "down",
-    out: Out = None,
-    opening: Opening = Opening(),  # noqa: B008
-    as_json: Json = False,
+    shared: Shared = Shared(),  # noqa: B008
 ) -> None:
     """Patch one run into another.
 
@@ -46,7 +44,7 @@ def patch(
         checkpoint: Folder from which interrupted work goes on.
         layers: How the figure turns.
     """
-    opened = opening.load(model)
+    opened = shared.opening.load(model)
     sites = site or ["resid_post"]
     grid = opened.patch(
         source, into, sites=sites, at=position(at), align=align, read=reads_of(read or ["logit-difference"], answer),
@@ -60,9 +58,9 @@ def patch(
         "values": by_read(grid),
         "plan": grid.plan.as_record(),
     }
-    show(value, as_json=as_json, table=strongest(grid), title="largest differences from the unpatched run")
+    show(value, as_json=shared.as_json, table=strongest(grid), title="largest differences from the unpatched run")
     said = {
         "model": model, "source": source, "into": into, "site": sites, "at": at, "align": align, "read": read, "answer": answer,
         "budget": budget, "verify": verify, "layers": layers,
     }  # fmt: skip
-    keep(grid, out, "patch", {**said, **opening.as_config()}, layers=layers)
+    keep(grid, shared.out, "patch", {**said, **shared.opening.as_config()}, layers=layers)

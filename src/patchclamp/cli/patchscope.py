@@ -6,7 +6,7 @@ import numpy as np
 from cyclopts import App, Parameter
 
 from patchclamp.cli.lens import plain_rows
-from patchclamp.cli.options import Json, ModelName, Opening, Out
+from patchclamp.cli.options import ModelName, Shared
 from patchclamp.cli.output import keep, show
 from patchclamp.cli.specs import position
 from patchclamp.core.errors import InputError, unknown
@@ -29,9 +29,7 @@ def patchscope(
     max_new_tokens: Annotated[int, Parameter(name=["-n", "--max-new-tokens"])] = 0,
     metric: str = "final_probability",
     layers: Literal["down", "up", "right"] = "down",
-    out: Out = None,
-    opening: Opening = Opening(),  # noqa: B008
-    as_json: Json = False,
+    shared: Shared = Shared(),  # noqa: B008
 ) -> None:
     """Let a model describe its own states.
 
@@ -51,7 +49,7 @@ def patchscope(
         raise InputError(unknown("metric", metric, METRICS))
     given: dict[str, Any] = {} if target is None else {"target": target}
     sites = site or ["resid_post"]
-    found = opening.load(model).patchscope(
+    found = shared.opening.load(model).patchscope(
         prompt, sites, position(at), into=into, into_at=position(into_at), k=k, max_new_tokens=max_new_tokens, **given
     )
     last = found.data.isel(prompt=0, position=-1)
@@ -62,9 +60,9 @@ def patchscope(
     ]
     value = {"prompt": prompt, "target": found.record["target"], "rows": plain_rows(found.frame())}
     title = f"state of {str(last['token'].values)!r} in {found.record['target']['text']!r}: the likeliest next tokens"
-    show(value, as_json=as_json, table=rows, title=title)
+    show(value, as_json=shared.as_json, table=rows, title=title)
     said = {
         "model": model, "prompt": prompt, "target": target, "site": sites, "at": at, "into": into, "into_at": into_at, "k": k,
         "max_new_tokens": max_new_tokens, "metric": metric, "layers": layers,
     }  # fmt: skip
-    keep(found, out, "patchscope", {**said, **opening.as_config()}, metric=metric, layers=layers)
+    keep(found, shared.out, "patchscope", {**said, **shared.opening.as_config()}, metric=metric, layers=layers)

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from patchclamp.cli.options import Json, ModelName, Opening, Out
+from patchclamp.cli.options import ModelName, Shared
 from patchclamp.cli.output import keep, say, show
 from patchclamp.cli.specs import ReadName, position, reads_of
 from patchclamp.cli.sweep import by_read, strongest
@@ -30,9 +30,7 @@ def path(
     verify: int = 0,
     checkpoint: str | None = None,
     layers: Literal["down", "up", "right"] = "down",
-    out: Out = None,
-    opening: Opening = Opening(),  # noqa: B008
-    as_json: Json = False,
+    shared: Shared = Shared(),  # noqa: B008
 ) -> None:
     """Patch paths.
 
@@ -52,7 +50,7 @@ def path(
         checkpoint: Folder from which interrupted work goes on.
         layers: How the figure turns.
     """
-    opened = opening.load(model)
+    opened = shared.opening.load(model)
     senders, receivers = sender or ["z.*.h*"], receiver or ["final_norm"]
     frozen = {"all": ["attn_out", "mlp_out"], "attention": ["attn_out"], "nothing": []}[freeze]
     grid = opened.path_patch(
@@ -68,10 +66,10 @@ def path(
         "plan": grid.plan.as_record(),
     }
     title = f"largest differences from the unpatched run, through {', '.join(receivers)}"
-    show(value, as_json=as_json, table=strongest(grid), title=title)
+    show(value, as_json=shared.as_json, table=strongest(grid), title=title)
     said = {
         "model": model, "source": source, "into": into, "sender": senders, "receiver": receivers, "at": at,
         "receive_at": receive_at, "freeze": freeze, "align": align, "read": read, "answer": answer, "budget": budget,
         "verify": verify, "layers": layers,
     }  # fmt: skip
-    keep(grid, out, "path", {**said, **opening.as_config()}, layers=layers)
+    keep(grid, shared.out, "path", {**said, **shared.opening.as_config()}, layers=layers)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 from patchclamp.cli.networks import INPUTS, POINTS, SAYS, inputs, open_network, point
-from patchclamp.cli.options import Json, Opening, Out
+from patchclamp.cli.options import Shared
 from patchclamp.cli.output import keep, show
 from patchclamp.core.errors import InputError
 from patchclamp.core.files import read_text
@@ -33,9 +33,7 @@ def segment(
     method: Literal["exact", "sampled"] = "exact",
     samples: int = 1000,
     limit: int = 1_000_000,
-    out: Out = None,
-    opening: Opening = Opening(),  # noqa: B008
-    as_json: Json = False,
+    shared: Shared = Shared(),  # noqa: B008
 ) -> None:
     """Every region that the straight line between two points crosses, in order.
 
@@ -49,19 +47,19 @@ def segment(
         limit: Crossings at which the walk stops.
         opening: How to open the model; dtype is what to compute in.
     """
-    model = open_network(network, opening)
-    dtype = opening.dtype if opening.dtype in ("float32", "float64") else None
+    model = open_network(network, shared.opening)
+    dtype = shared.opening.dtype if shared.opening.dtype in ("float32", "float64") else None
     ends = point(a, network), point(b, network)
     found = model.segment(*ends, start=start, method=method, samples=samples, limit=limit, dtype=dtype)
     plain = {
         "crossings": found.count, "length": found.length, "density": found.density, "flips": found.flips,
         "layers": found.per_layer, "changes": found.record["changes"], "outputs": found.record["classes"],
     }  # fmt: skip
-    show(plain if as_json else repr(found), as_json=as_json)
+    show(plain if shared.as_json else repr(found), as_json=shared.as_json)
     options = {
         "network": network, "a": a, "b": b, "start": start, "method": method, "samples": samples, "limit": limit,
     }  # fmt: skip
-    keep(found, out, "polytope segment", {**options, **opening.as_config()})
+    keep(found, shared.out, "polytope segment", {**options, **shared.opening.as_config()})
 
 
 @app.command
@@ -73,9 +71,7 @@ def codes(
     at: str = "rest",
     labels: LabelFile = None,
     neighbours: int = 5,
-    out: Out = None,
-    opening: Opening = Opening(),  # noqa: B008
-    as_json: Json = False,
+    shared: Shared = Shared(),  # noqa: B008
 ) -> None:
     """Spline codes: how many are different, how far apart labels lie, and whether neighbours share a label.
 
@@ -89,13 +85,13 @@ def codes(
     """
     import pandas as pd
 
-    model = open_network(network, opening)
+    model = open_network(network, shared.opening)
     x, known = _labelled(rows, network, labels)
     found = model.spline_codes(x, site, labels=known, **_places(model, at))
     table = pd.DataFrame(_layer_rows(found, neighbours))
-    show(table.to_dict("records"), as_json=as_json, table=table, title=repr(found).partition("\n")[0])
+    show(table.to_dict("records"), as_json=shared.as_json, table=table, title=repr(found).partition("\n")[0])
     options = {"network": network, "rows": rows, "site": site, "at": at, "labels": labels, "neighbours": neighbours}
-    keep(found, out, "polytope codes", {**options, **opening.as_config()})
+    keep(found, shared.out, "polytope codes", {**options, **shared.opening.as_config()})
 
 
 def _layer_rows(found: "pc.polytopes.SplineCodes", neighbours: int) -> list[dict[str, Any]]:
@@ -132,9 +128,7 @@ def cluster(
     pca: int = 50,
     seed: int = 0,
     cards: int = 0,
-    out: Out = None,
-    opening: Opening = Opening(),  # noqa: B008
-    as_json: Json = False,
+    shared: Shared = Shared(),  # noqa: B008
 ) -> None:
     """Clusters of a layer's codes, always beside those of its pre-activations, activations and unit-norm activations.
 
@@ -150,7 +144,7 @@ def cluster(
         seed: Of everything random.
         cards: Print so many of the largest clusters of codes, too.
     """
-    model = open_network(network, opening)
+    model = open_network(network, shared.opening)
     x, known = _labelled(rows, network, labels)
     if known is None and not model.sites.layers:
         raise InputError(
@@ -160,7 +154,7 @@ def cluster(
     if algorithm:
         options["algorithms"] = algorithm
     found = model.cluster(x, layer, labels=known, progress=True, **options, **_places(model, at))
-    if as_json:
+    if shared.as_json:
         show(found.frame().to_dict("records"), as_json=True)
     else:
         show(repr(found), as_json=False)
@@ -176,7 +170,7 @@ def cluster(
         "algorithm": algorithm,
         "cards": cards,
     }
-    keep(found, out, "polytope cluster", {**said, **options, **opening.as_config()})
+    keep(found, shared.out, "polytope cluster", {**said, **options, **shared.opening.as_config()})
 
 
 @app.command
@@ -192,9 +186,7 @@ def plane(
     force: Annotated[bool, Parameter(negative="")] = False,
     lines: int | None = None,
     color: Literal["class", "code", "map", "density"] | None = None,
-    out: Out = None,
-    opening: Opening = Opening(),  # noqa: B008
-    as_json: Json = False,
+    shared: Shared = Shared(),  # noqa: B008
 ) -> None:
     """Every region on a plane, as exact polygons; or exact lines through it where there are too many.
 
@@ -210,7 +202,7 @@ def plane(
     """
     if box is not None and len(box) not in (1, 4):
         raise InputError(f"box has 1 number or 4, not {len(box)}")
-    model = open_network(network, opening)
+    model = open_network(network, shared.opening)
     through = [point(one, network) for one in points] if points else None
     window = None if box is None else box[0] if len(box) == 1 else ((box[0], box[1]), (box[2], box[3]))
     options: dict[str, Any] = {"box": window, "start": start, "names": points or None, "progress": True}
@@ -219,7 +211,7 @@ def plane(
         if lines
         else model.plane(through, max_regions=max_regions, force=force, **options)
     )
-    show(found.frame().describe().to_dict() if as_json else repr(found), as_json=as_json)
+    show(found.frame().describe().to_dict() if shared.as_json else repr(found), as_json=shared.as_json)
     said = {
         "network": network,
         "points": points,
@@ -232,9 +224,9 @@ def plane(
     said["color"] = color
     keep(
         found,
-        out,
+        shared.out,
         "polytope plane",
-        {**said, **opening.as_config()},
+        {**said, **shared.opening.as_config()},
         **({"color": color} if color and not lines else {}),
     )
 
@@ -249,9 +241,7 @@ def scale(
     labels: LabelFile = None,
     at: str = "all",
     seed: int = 0,
-    out: Out = None,
-    opening: Opening = Opening(),  # noqa: B008
-    as_json: Json = False,
+    shared: Shared = Shared(),  # noqa: B008
 ) -> None:
     """Multiply the activations at a site by factors, beside moves of the same length elsewhere, and see what still holds.
 
@@ -266,14 +256,14 @@ def scale(
     """
     from patchclamp.cli.specs import position
 
-    model = open_network(network, opening)
+    model = open_network(network, shared.opening)
     x, known = _labelled(rows, network, labels)
     numbers = None if known is None or model.sites.layers else _numbers(known, network)
     options: dict[str, Any] = {} if factor is None else {"factors": factor}
     found = model.scaling(x, site, labels=numbers, at=position(at), seed=seed, progress=True, **options)
-    show(found.frame().to_dict("records") if as_json else repr(found), as_json=as_json)
+    show(found.frame().to_dict("records") if shared.as_json else repr(found), as_json=shared.as_json)
     said = {"network": network, "rows": rows, "site": site, "factor": factor, "labels": labels, "at": at, "seed": seed}
-    keep(found, out, "polytope scale", {**said, **opening.as_config()})
+    keep(found, shared.out, "polytope scale", {**said, **shared.opening.as_config()})
 
 
 def _labelled(rows: list[str], network: str, labels: Path | None) -> tuple[Any, Any]:

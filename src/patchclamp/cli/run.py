@@ -4,7 +4,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from patchclamp.cli.options import Edits, Json, ModelName, Opening, Out, Short
+from patchclamp.cli.options import Edits, ModelName, Shared, Short
 from patchclamp.cli.output import keep, show
 from patchclamp.cli.specs import edits_of
 
@@ -20,9 +20,7 @@ def run(
     short: Short = None,
     record: Annotated[list[str] | None, Parameter(negative="")] = None,
     k: Annotated[int, Parameter(name=["-k", "--k"])] = 10,
-    out: Out = None,
-    opening: Opening = Opening(),  # noqa: B008
-    as_json: Json = False,
+    shared: Shared = Shared(),  # noqa: B008
 ) -> None:
     """Run a prompt under edits.
 
@@ -33,7 +31,7 @@ def run(
         record: Sites to save.
         k: How many tokens to show.
     """
-    opened = opening.load(model)
+    opened = shared.opening.load(model)
     edits = edits_of(opened, short, edit)
     before = opened.top(prompt, k)
     result = opened.run(prompt, edits, record=record or ())
@@ -48,7 +46,7 @@ def run(
         "before": before.to_dict("records"),
         "after": after.to_dict("records"),
     }
-    show(value, as_json=as_json, table=rows, title=f"{prompt}   (vectors edited: {sum(result.fired)})")
+    show(value, as_json=shared.as_json, table=rows, title=f"{prompt}   (vectors edited: {sum(result.fired)})")
     options = {
         "model": model,
         "prompt": prompt,
@@ -56,4 +54,4 @@ def run(
         "record": record,
         "k": k,
     }
-    keep(result, out, "run", {**options, **opening.as_config()})
+    keep(result, shared.out, "run", {**options, **shared.opening.as_config()})

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
-from patchclamp.cli.options import Json, Opening, Out
+from patchclamp.cli.options import Shared
 from patchclamp.cli.output import keep, show
 from patchclamp.cli.specs import position
 from patchclamp.core import folders
@@ -32,9 +32,7 @@ def steer(
     max_new_tokens: Annotated[int, Parameter(name=["-n", "--max-new-tokens"])] = 40,
     seed: int | None = None,
     temperature: float | None = None,
-    out: Out = None,
-    opening: Opening = Opening(),  # noqa: B008
-    as_json: Json = False,
+    shared: Shared = Shared(),  # noqa: B008
 ) -> None:
     """Complete prompts under an edit that a direction gives.
 
@@ -60,7 +58,7 @@ def steer(
     found = Direction.open(direction)
     where = {"site": site, "at": None if at is None else position(at), "elsewhere": site is not None}
     edits = {name: one for name, one in edits_of(found, edit, scale, about, towards, where)}
-    opened = opening.load(model_of(found, model))
+    opened = shared.opening.load(model_of(found, model))
     settings: dict[str, Any] = {} if temperature is None else {"do_sample": True, "temperature": temperature}
     made = {
         name: opened.generate(prompt, one, max_new_tokens=max_new_tokens, seed=seed, **settings)
@@ -68,7 +66,7 @@ def steer(
     }
     texts = {name: result.texts for name, result in made.items()}
     rows = [{"prompt": p, **{name: said[i] for name, said in texts.items()}} for i, p in enumerate(prompt)]
-    if as_json:
+    if shared.as_json:
         show(rows, as_json=True)
     else:
         for i, text in enumerate(prompt):
@@ -77,9 +75,9 @@ def steer(
         "prompt": prompt, "direction": direction, "scale": scale, "edit": edit, "towards": towards, "about": about, "site": site,
         "at": at, "model": model, "max_new_tokens": max_new_tokens, "seed": seed, "temperature": temperature,
     }  # fmt: skip
-    keep(list(made.values())[-1], out, "steer", {**options, **opening.as_config()})
-    if out is not None:
-        folders.extend(out, folders.RESULT, lambda into: _save(made, rows, into))
+    keep(list(made.values())[-1], shared.out, "steer", {**options, **shared.opening.as_config()})
+    if shared.out is not None:
+        folders.extend(shared.out, folders.RESULT, lambda into: _save(made, rows, into))
 
 
 def _save(made: dict[str, Any], rows: list[dict[str, Any]], into: Path) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 import patchclamp as pc
-from patchclamp.cli.options import Edits, Json, ModelName, Opening, Out, Short
+from patchclamp.cli.options import Edits, ModelName, Shared, Short
 from patchclamp.cli.output import keep, say, show
 from patchclamp.cli.specs import ReadName, edits_of, over_of, position, reads_of
 from patchclamp.core.errors import InputError
@@ -29,9 +29,7 @@ def sweep(
     checkpoint: str | None = None,
     plan: Annotated[bool, Parameter(negative="")] = False,
     layers: Literal["down", "up", "right"] = "down",
-    out: Out = None,
-    opening: Opening = Opening(),  # noqa: B008
-    as_json: Json = False,
+    shared: Shared = Shared(),  # noqa: B008
 ) -> None:
     """Sweep an edit.
 
@@ -49,7 +47,7 @@ def sweep(
         plan: Only print the plan and the estimate.
         layers: How the figure turns.
     """
-    opened = opening.load(model)
+    opened = shared.opening.load(model)
     specs = [*(edit or []), *([short] if short and short.op else [])]
     named = list(dict.fromkeys(short.site)) if short and short.site else None
     edits = edits_of(opened, short, edit)
@@ -64,16 +62,16 @@ def sweep(
     }  # fmt: skip
     if plan:
         found = opened.plan(prompt, edits, **options)
-        show(found.as_record(), as_json=as_json) if as_json else show(str(found), as_json=False)
+        show(found.as_record(), as_json=shared.as_json) if shared.as_json else show(str(found), as_json=False)
         return
     grid = opened.sweep(prompt, edits, verify=verify, checkpoint=checkpoint, **options)
     say(grid.plan)
-    show(_summary(grid), as_json=as_json, table=strongest(grid), title="largest differences from the baseline")
+    show(_summary(grid), as_json=shared.as_json, table=strongest(grid), title="largest differences from the baseline")
     said = {
         "model": model, "prompt": prompt, "edit": specs, "cumulative": cumulative, "over": over, "read": read, "answer": answer,
         "budget": budget, "verify": verify, "layers": layers,
     }  # fmt: skip
-    keep(grid, out, "sweep", {**said, **opening.as_config()}, layers=layers)
+    keep(grid, shared.out, "sweep", {**said, **shared.opening.as_config()}, layers=layers)
 
 
 def by_read(grid: "pc.Grid", run: str = "") -> Any:

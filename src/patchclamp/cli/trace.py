@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
-from patchclamp.cli.options import Json, ModelName, Opening, Out
+from patchclamp.cli.options import ModelName, Shared
 from patchclamp.cli.output import keep, say, show
 from patchclamp.core.errors import InputError
 from patchclamp.core.files import read_text
@@ -42,9 +42,7 @@ def trace(
     verify: int = 0,
     checkpoint: str | None = None,
     layers: Literal["down", "up", "right"] = "down",
-    out: Out = None,
-    opening: Opening = Opening(),  # noqa: B008
-    as_json: Json = False,
+    shared: Shared = Shared(),  # noqa: B008
 ) -> None:
     """Trace a fact, or the average of many.
 
@@ -79,18 +77,18 @@ def trace(
     several = None if facts is None else read_facts(facts)
     if (several is None) == (prompt is None) or (several is None) != (subject is not None):
         raise InputError("trace takes a PROMPT with its --subject, or --facts FILE.csv")
-    opened = opening.load(model)
+    opened = shared.opening.load(model)
     if several is None:
         assert prompt is not None
         assert subject is not None
         where = position(subject) if subject.startswith("token:") else subject
         found: Any = opened.causal_trace(prompt, where, answer, sites=sites, **options)
-        _show_one(found, as_json)
+        _show_one(found, shared.as_json)
     else:
         found = opened.trace_facts(several, sites=sites, progress=True, **options)
-        _show_many(found, as_json)
+        _show_many(found, shared.as_json)
     del options["checkpoint"]  # of the work, not of its result
-    keep(found, out, "trace", {**said, "layers": layers, **options, **opening.as_config()}, layers=layers)
+    keep(found, shared.out, "trace", {**said, "layers": layers, **options, **shared.opening.as_config()}, layers=layers)
 
 
 def read_facts(path: Path) -> list[tuple[str, str, str | None]]:

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
-from patchclamp.cli.options import Json, ModelName, Opening, Out
+from patchclamp.cli.options import ModelName, Shared
 from patchclamp.cli.output import keep, show
 
 command = App(name="weights", help="Singular vectors of weight matrices as tokens, beside those of random matrices.")
@@ -20,9 +20,7 @@ def weights(
     through: Literal["embedding", "unembedding"] = "embedding",
     draws: int = 20,
     seed: int = 0,
-    out: Out = None,
-    opening: Opening = Opening(),  # noqa: B008
-    as_json: Json = False,
+    shared: Shared = Shared(),  # noqa: B008
 ) -> None:
     """Decode weight matrices.
 
@@ -35,7 +33,7 @@ def weights(
         seed: Of the random matrices.
     """
     options: dict[str, Any] = {"directions": directions, "k": k, "through": through, "draws": draws, "seed": seed}
-    found = opening.load(model).weight_lens(matrix, **options)
+    found = shared.opening.load(model).weight_lens(matrix, **options)
     frame = found.frame()
     value = {"passing": found.passing().to_dict("records"), "rows": frame.to_dict("records")}
     rows = [
@@ -48,5 +46,5 @@ def weights(
         }
         for row in value["rows"]
     ]
-    show(value, as_json=as_json, table=rows, title=f"{found!r}\n")
-    keep(found, out, "weights", {"model": model, "matrix": matrix, **options, **opening.as_config()})
+    show(value, as_json=shared.as_json, table=rows, title=f"{found!r}\n")
+    keep(found, shared.out, "weights", {"model": model, "matrix": matrix, **options, **shared.opening.as_config()})
