@@ -2,13 +2,13 @@
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from patchclamp.core.digest import digest
 from patchclamp.core.errors import InputError, ModelError, unknown
@@ -20,7 +20,6 @@ from patchclamp.core.tensors import read_sealed, write_sealed
 from patchclamp.interventions import Row, forward, through_head
 from patchclamp.lenses.corpus import sequences
 from patchclamp.lenses.divergence import Aim, divergence
-from patchclamp.lenses.tuned import TunedLens
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.sites import Site
@@ -74,15 +73,35 @@ class Settings:
                 raise InputError(f"{name}={getattr(self, name)} is less than one sequence of {self.length} tokens")
 
 
+class Translators(Protocol):
+    """What is trained: a tuned lens, which calls this file."""
+
+    weight: nn.Parameter
+    bias: nn.Parameter
+    training_report: dict[str, Any]
+
+    def translate(self, depth: int, states: Tensor, /) -> Tensor:
+        """The states ``[..., d]`` of a depth as the last layer would have them."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The weights by name."""
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any:
+        """Take over weights."""
+
+
+L = TypeVar("L", bound=Translators)
+
+
 def tune(
-    lens: TunedLens,
+    lens: L,
     model: OpenModel,
     corpus: Any,
     settings: Settings,
     checkpoint: Folder | None,
     progress: bool | Listener | None,
-) -> TunedLens:
-    """Train the translators of a new lens; see :meth:`TunedLens.train_on`."""
+) -> L:
+    """Train the translators of a new lens; see :meth:`patchclamp.TunedLens.train_on`."""
     settings.check()
     if checkpoint is not None:
         check_place(checkpoint, "a checkpoint")
@@ -122,7 +141,7 @@ def _split(model: OpenModel, corpus: Any, settings: Settings) -> tuple[list[list
 class Training:
     """The translators of a lens, their optimiser, and how far it has come."""
 
-    def __init__(self, model: OpenModel, lens: TunedLens, settings: Settings, train: Sequence[list[int]]) -> None:
+    def __init__(self, model: OpenModel, lens: Translators, settings: Settings, train: Sequence[list[int]]) -> None:
         self.model, self.lens, self.settings, self.train = model, lens, settings, train
         generator = torch.Generator().manual_seed(settings.seed)
         order = [i for _ in range(settings.passes) for i in torch.randperm(len(train), generator=generator).tolist()]
@@ -203,7 +222,7 @@ class Training:
         self.step, self.losses = said["step"], said["losses"]
 
 
-def _optimizer(lens: TunedLens, settings: Settings) -> torch.optim.Optimizer:
+def _optimizer(lens: Translators, settings: Settings) -> torch.optim.Optimizer:
     own = [lens.weight, lens.bias]
     if settings.optimizer == "adam":
         return torch.optim.Adam(own, _rate(settings), weight_decay=settings.weight_decay)
@@ -217,7 +236,7 @@ def _rate(settings: Settings) -> float:
 
 def evaluate(
     model: OpenModel,
-    lens: TunedLens,
+    lens: Translators,
     rows: Sequence[list[int]],
     chunk: int,
     *,
