@@ -15,8 +15,7 @@ from patchclamp.core.call import Call, running
 from patchclamp.core.errors import InputError
 from patchclamp.core.plain import UnsavableError, from_plain, savable_as
 from patchclamp.directions import dose, effects, projections
-from patchclamp.interventions.edits import Edit
-from patchclamp.interventions.positions import UNSAID, Unsaid
+from patchclamp.interventions import UNSAID, Edit, Unsaid
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.tokens import labels

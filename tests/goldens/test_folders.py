@@ -16,18 +16,18 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::patchclamp.core.errors.PatchclampWarning"),
 ]
 KINDS = compare.sections((compare.DATA / "kinds.txt").read_text(encoding="utf-8"))
-EVERY = [(version, kind) for version in folders.PACKED for kind in registry.KINDS]
+EVERY = [(version, kind) for version in folders.PACKED for kind in registry.kinds()]
 
 
 @pytest.fixture(scope="module")
 def unpacked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("folders")
     for version, packed in folders.PACKED.items():
-        assert folders.unpack(packed, root / version) == {*registry.KINDS, objects.HOME}
+        assert folders.unpack(packed, root / version) == {*registry.kinds(), objects.HOME}
     return {version: root / version for version in folders.PACKED}
 
 
-@pytest.mark.parametrize("kind", registry.KINDS)
+@pytest.mark.parametrize("kind", registry.kinds())
 def test_a_folder_holds_what_was_saved(unpacked: dict[str, Path], kind: str) -> None:
     """A folder of the version that has the goldens of kinds; that of 0.1.0 was made with fewer settings."""
     assert not compare.differences(KINDS[kind], kinds.described(pc.open(unpacked["0.2"] / kind)))

@@ -5,7 +5,7 @@ A module registers its classes where it defines them, with :func:`savable` (a da
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
 import numpy as np
@@ -36,7 +36,7 @@ class _Form:
     read: Callable[[Any, Mapping[str, Tensor], Any], Any]
 
 
-_DATACLASSES: dict[str, type] = {}
+_DATACLASSES: dict[str, Any] = {}
 _FORMS: dict[str, _Form] = {}
 
 
@@ -85,9 +85,9 @@ def to_plain(value: Any, tensors: Tensors) -> Any:
         return {"$tensor": name}
     if getattr(value, "trained", False):
         value = value.frozen()
-    if _DATACLASSES.get(type(value).__name__) is type(value) and not getattr(value, "opaque", False):
-        names = [name for name in type(value).__dataclass_fields__ if not name.startswith("_")]
-        values = {name: getattr(value, name) for name in names}
+    kind: Any = _DATACLASSES.get(type(value).__name__)
+    if kind is type(value) and not getattr(value, "opaque", False):
+        values = {f.name: getattr(value, f.name) for f in fields(kind) if not f.name.startswith("_")}
         return {"$type": type(value).__name__} | {name: to_plain(part, tensors) for name, part in values.items()}
     if isinstance(value, np.generic | np.ndarray):
         return to_plain(value.tolist(), tensors)

@@ -79,7 +79,7 @@ from .running import Run as Run
 from .running import run as run
 from .running import top as top
 from .recording import record as record
-from .provenance import provenance as provenance
+from .result_record import provenance as provenance
 from .results import Activations as Activations
 from .results import to_numpy as to_numpy
 from .generation import Generation as Generation

@@ -23,8 +23,8 @@ from patchclamp.interventions.decoding import effective, end_ids, new_tokens, re
 from patchclamp.interventions.edit import Edits, as_edits
 from patchclamp.interventions.hooks import before_each_call
 from patchclamp.interventions.overflow import WrongStepError, finite_steps, looking, wrong_step
-from patchclamp.interventions.provenance import provenance
 from patchclamp.interventions.recording import make_placer
+from patchclamp.interventions.result_record import provenance
 from patchclamp.interventions.stepping import Rows, Stepper, check_fired, placed_rows, stepping
 from patchclamp.models.beside import is_whole
 from patchclamp.models.guard import check_ready

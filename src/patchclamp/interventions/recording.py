@@ -19,8 +19,8 @@ from patchclamp.interventions.actions import Action, Placer, Recordings, SourceR
 from patchclamp.interventions.edit import Edit, Edits, as_edits
 from patchclamp.interventions.passes import Row, forward, gradients
 from patchclamp.interventions.positions import At
-from patchclamp.interventions.provenance import provenance
 from patchclamp.interventions.recorded import Buffers
+from patchclamp.interventions.result_record import provenance
 from patchclamp.interventions.results import Activations
 from patchclamp.interventions.sources import Source
 from patchclamp.interventions.trie import depth_of

@@ -19,9 +19,9 @@ from patchclamp.interventions.edit import Edits, as_edits
 from patchclamp.interventions.job import widen
 from patchclamp.interventions.passes import Row, edits_head, forward, gradients
 from patchclamp.interventions.positions import At
-from patchclamp.interventions.provenance import provenance
 from patchclamp.interventions.recorded import Buffers, padded
 from patchclamp.interventions.recording import BATCH_TOKENS, batches, may_share, place
+from patchclamp.interventions.result_record import provenance
 from patchclamp.interventions.results import Activations, to_numpy
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.peers import Sites

@@ -31,9 +31,9 @@ from patchclamp.interventions.passes import Row, forward
 from patchclamp.interventions.placing import Placing
 from patchclamp.interventions.planning import Plan, schedule
 from patchclamp.interventions.positions import At
-from patchclamp.interventions.provenance import provenance
 from patchclamp.interventions.reads import BASELINE, Activation, Read, as_reads, distinct
 from patchclamp.interventions.recording import place, placeholders, record_sources
+from patchclamp.interventions.result_record import provenance
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.peers import Sites
@@ -134,7 +134,7 @@ class Sweep:
         return [Cell(point.prompt, self.variants[point.variant].actions(point)) for point in self.points]
 
     def grid(self, outcome: Outcome, plan: Plan, **instead: Any) -> Grid:
-        """What came out, labelled; for ``instead`` see :func:`patchclamp.interventions.provenance.provenance`."""
+        """What came out, labelled; for ``instead`` see :func:`patchclamp.interventions.result_record.provenance`."""
         return Grid(self._dataset(outcome), plan, *self._record(instead))
 
     def _dataset(self, outcome: Outcome) -> Any:

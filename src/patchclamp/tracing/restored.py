@@ -6,7 +6,7 @@ import numpy as np
 
 from patchclamp.core.errors import InputError, unknown
 from patchclamp.core.result import Result
-from patchclamp.interventions.reads import CLEAN
+from patchclamp.interventions import CLEAN
 
 if TYPE_CHECKING:
     import xarray as xr
