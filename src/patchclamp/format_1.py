@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from patchclamp.core.call import Call, running
+from patchclamp.core.call import BoundCall, running
 from patchclamp.core.errors import InputError
 from patchclamp.core.plain import UnsavableError, from_plain, savable_as
 from patchclamp.directions import dose, effects, projections
@@ -157,7 +157,7 @@ savable_as("$lost", _Lost, _refuse, _refuse)
 def _layer_effects(model: OpenModel, prompts: list[Any], record: Arguments) -> Any:
     edits = {effects.LayerEdit(*name.rsplit("|", 2)): edit for name, edit in _edits(record).items()}
     shared = {"pairs": _in_pairs(prompts), **_pick(record, "answers", "texts")}
-    with running(Call("layer_effects", {"directions": _Lost(), **shared})):
+    with running(BoundCall("layer_effects", {"directions": _Lost(), **shared})):
         return effects.measured(model, edits, **shared)
 
 
@@ -165,13 +165,13 @@ def _dose_response(model: OpenModel, prompts: list[Any], record: Arguments) -> A
     split = {name.rpartition("|")[::2]: edit for name, edit in _edits(record).items()}
     edits = {(method, float(amount)): edit for (method, amount), edit in split.items()}
     shared = {"prompts": prompts, **_pick(record, "answers", "texts")}
-    with running(Call("dose_response", {"directions": _Lost(), **shared})):
+    with running(BoundCall("dose_response", {"directions": _Lost(), **shared})):
         return dose.dosed(model, edits, **shared)
 
 
 def _projections(model: OpenModel, prompts: list[Any], record: Arguments) -> Any:
     shared = {"prompts": prompts, **_pick(record, "labels", "at", "edits")}
-    with running(Call("projections", {"direction": _Lost(), **shared})):
+    with running(BoundCall("projections", {"direction": _Lost(), **shared})):
         return projections.projected(model, record["reads"], record["site"], **shared)
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import patchclamp as pc
-from patchclamp.core.call import Call, as_lists, current_call, recall, recorded
+from patchclamp.core.call import BoundCall, as_lists, current_call, recall, recorded
 from patchclamp.core.errors import InputError
 from patchclamp.core.plain import from_plain, to_plain
 from tests.effort import examples
@@ -31,12 +31,12 @@ PLAIN = st.recursive(
 @recorded
 def method(
     model: Any, first: Any, second: Any = 2, *, checkpoint: Any = None, progress: Any = None, **settings: Any
-) -> Call:
+) -> BoundCall:
     del model, first, second, checkpoint, progress, settings
     return current_call()
 
 
-def written(call: Call, **instead: Any) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+def written(call: BoundCall, **instead: Any) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     tensors: dict[str, torch.Tensor] = {}
     return json.loads(json.dumps(call.as_record(tensors, instead))), tensors
 

@@ -25,7 +25,7 @@ INCIDENTAL = frozenset({"progress", "checkpoint", "budget", "max_tokens", "batch
 
 
 @dataclass(frozen=True, eq=False)
-class Call:
+class BoundCall:
     """A function's name, and its arguments by the names of its signature, defaults included."""
 
     name: str
@@ -56,10 +56,10 @@ class Call:
         return record
 
 
-_CURRENT: ContextVar[Call | None] = ContextVar("call", default=None)
+_CURRENT: ContextVar[BoundCall | None] = ContextVar("call", default=None)
 
 
-def current_call() -> Call:
+def current_call() -> BoundCall:
     """The innermost recorded call that is running."""
     call = _CURRENT.get()
     assert call is not None, "only what a recorded function does has a call"
@@ -67,7 +67,7 @@ def current_call() -> Call:
 
 
 @contextmanager
-def running(call: Call) -> Iterator[None]:
+def running(call: BoundCall) -> Iterator[None]:
     """Let a call be the current one."""
     token = _CURRENT.set(call)
     try:
@@ -91,7 +91,7 @@ def recorded(function: Function) -> Function:
         for name in names:
             several = signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD
             parameters |= bound.arguments[name] if several else {name: bound.arguments[name]}
-        with running(Call(function.__name__, parameters)):
+        with running(BoundCall(function.__name__, parameters)):
             return function(*args, **kwargs)
 
     door: Any = checked(recording)
@@ -110,7 +110,7 @@ def recall(
     """A recorded call, to be made again.
 
     Args:
-        record: What :meth:`Call.as_record` wrote.
+        record: What :meth:`BoundCall.as_record` wrote.
         tensors: Those that it refers to.
         table: The functions that may be called, by name.
         model: The open model.

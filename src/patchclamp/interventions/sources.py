@@ -100,8 +100,11 @@ def as_source(value: Any, what: str) -> "Source | Labelled":
     Raises:
         EditError: It is none of them.
     """
-    if isinstance(value, Source) or hasattr(value, "vectors"):
+    if isinstance(value, Source):
         return value
+    if hasattr(value, "vectors"):
+        recorded: Labelled = value
+        return recorded
     if isinstance(value, str | Mapping) or (
         isinstance(value, list) and value and isinstance(value[0], str | int | list)
     ):
