@@ -196,7 +196,7 @@ _READERS: dict[str, Reader] = {
     "activations": _same("record", "prompts", "sites", "at", "edits"),
     "lens": _lens,
     "lens_curves": _lens_curves,
-    "contributions": _same("contributions", "prompts", "tokens", "at", "heads"),
+    "contributions": _same("contributions", "prompt", "tokens", "at", "heads"),
     "patchscope": _same("patchscope", "prompts"),
     "weight_lens": _same("weight_lens"),
     "attribution": _attribution,

@@ -19,6 +19,7 @@ from patchclamp.core import registry
 from patchclamp.core.result import Deferred, Result
 from tests import tiny
 from tests.effort import FULL
+from tests.fuzz import world
 from tests.fuzz.table import of_test_files
 from tests.polytopes.nets import networks
 
@@ -114,6 +115,8 @@ def _clustered() -> Result:
 NETWORK = pc.wrap(networks()["relu"][0])
 WALKED = ("segment", "boundaries", "radial_density", "scaling", "paths", "plane", "raster")
 """Kinds made with a small network."""
+ORDINARY: dict[str, Result] = {}
+"""Kinds of which the test of the capability has an ordinary call."""
 ARRAYS = ("probe_report", "clusters")
 """Kinds made of arrays alone: they know no model, and cannot be repeated from their folder."""
 
@@ -124,7 +127,8 @@ AS_PUBLISHED = ("grid",)
 @pytest.fixture(scope="module")
 def results(llama: pc.Model, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Result]:
     new = [line(tmp_path_factory.mktemp("ordinary")) for line in of_test_files().values()]
-    return _results(llama) | {result.kind: result for result in new if isinstance(result, Result)}
+    ORDINARY.update({result.kind: result for result in new if isinstance(result, Result)})
+    return _results(llama) | ORDINARY
 
 
 @pytest.fixture(scope="module")
@@ -291,7 +295,7 @@ def test_a_result_can_be_repeated_from_its_folder(
         with pytest.raises(pc.InputError, match="made of arrays"):
             pc.repeat(folder_of(kind))
         return
-    again = pc.repeat(folder_of(kind), NETWORK if kind in WALKED else llama)
+    again = pc.repeat(folder_of(kind), NETWORK if kind in WALKED else world.model() if kind in ORDINARY else llama)
     assert again == results[kind]
     assert again.frame().equals(results[kind].frame())
 
