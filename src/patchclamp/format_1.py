@@ -236,7 +236,10 @@ def recall(
     prompts = [_prompt(model, row, tensors) for row in record["prompts"] if "ids" in row]
     if len(prompts) != len(record["prompts"]):
         raise InputError("it holds inputs without tokens, which are recorded by their digest only")
-    parameters = from_plain(record["parameters"], tensors, model)
+    plain = dict(record["parameters"])
+    if isinstance(plain.get("tuned"), dict):
+        plain["tuned"] = {"$type": "TunedLens", **plain["tuned"]}
+    parameters = from_plain(plain, tensors, model)
     if kind in _WITHOUT_DIRECTIONS:
         return partial(_WITHOUT_DIRECTIONS[kind], model, prompts, parameters)
     try:

@@ -1,4 +1,4 @@
-"""Every public signature is what it was."""
+"""Every public signature is what it was; new ones may come."""
 
 import pytest
 
@@ -7,7 +7,9 @@ from tests.goldens import compare, signatures
 
 def test_signatures_are_those_of_the_golden() -> None:
     golden = (compare.DATA / "signatures.txt").read_text(encoding="utf-8")
-    assert not compare.differences(golden, signatures.text())
+    known = {line.partition("(")[0] for line in golden.splitlines()}
+    now = [line for line in signatures.text().splitlines() if line.partition("(")[0] in known]
+    assert not compare.differences(golden, "\n".join([*now, ""]))
 
 
 def test_the_first_parameter_of_a_method_may_have_any_name() -> None:

@@ -55,7 +55,7 @@ def savable_as(
     """Let a class be saved in a form of its own.
 
     Args:
-        tag: The key that marks the form in JSON, as ``"$slice"``.
+        tag: The key under which the form stands in JSON, as ``"$slice"``; or a class name, for a form that is a dictionary.
         kind: The class.
         write: A function of a value and the tensors saved so far that returns JSON.
         read: A function of that JSON, the saved tensors and the open model (or None) that returns the value.
@@ -76,7 +76,8 @@ def to_plain(value: Any, tensors: Tensors) -> Any:
         return value
     for tag, form in _FORMS.items():
         if isinstance(value, form.kind):
-            return {tag: form.write(value, tensors)}
+            written = form.write(value, tensors)
+            return {tag: written} if tag.startswith("$") else {"$type": tag, **written}
     if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
         value = torch.from_numpy(value.copy())
     if isinstance(value, Tensor):
@@ -121,6 +122,8 @@ def from_plain(value: Any, tensors: Mapping[str, Tensor], model: Any = None) -> 
     name = value.get("$type")
     if name is None:
         return {k: from_plain(v, tensors, model) for k, v in value.items()}
+    if name in _FORMS:
+        return _FORMS[name].read({k: v for k, v in value.items() if k != "$type"}, tensors, model)
     if name not in _DATACLASSES:
         raise EditError(unknown("saved type", name, _DATACLASSES))
     return _DATACLASSES[name](**{k: from_plain(v, tensors, model) for k, v in value.items() if k != "$type"})

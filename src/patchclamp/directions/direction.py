@@ -356,4 +356,4 @@ class Direction:
 
 
 checked_methods(Direction)
-savable_as("$direction", Direction, Direction._as_record, Direction._from_record)
+savable_as("Direction", Direction, Direction._as_record, Direction._from_record)

@@ -343,7 +343,7 @@ def _as_record(lens: TunedLens, _: dict[str, Tensor]) -> dict[str, Any]:
     record |= {} if lens.revision is None else {"revision": lens.revision}
     if folder is None:
         reason = "its tuned lens was not saved: lens.save_pretrained(folder) before use"
-        raise UnsavableError(reason, {"$tuned_lens": record})
+        raise UnsavableError(reason, record)
     return record
 
 
@@ -354,4 +354,4 @@ def _from_record(record: dict[str, Any], _: Mapping[str, Tensor], model: OpenMod
     return lens
 
 
-savable_as("$tuned_lens", TunedLens, _as_record, _from_record)
+savable_as("TunedLens", TunedLens, _as_record, _from_record)
