@@ -99,7 +99,8 @@ def as_source(value: Any, what: str) -> "Source | Labelled":
         EditError: It is none of them.
     """
     if isinstance(value, Source) or hasattr(value, "vectors"):
-        return value
+        known: Source | Labelled = value
+        return known
     if isinstance(value, str | Mapping) or (
         isinstance(value, list) and value and isinstance(value[0], str | int | list)
     ):
