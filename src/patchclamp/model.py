@@ -51,7 +51,8 @@ from patchclamp.tracing import path as _path
 class Model(OpenModel):
     """An open model. Make one with :func:`patchclamp.load` or :func:`patchclamp.wrap`.
 
-    Your module is used as it is: no weight, hook, mode or gradient flag of it is different after any call.
+    Your module is used as it is: no weight, hook, mode or gradient flag of it is different after any call. ``model.sites`` has
+    every site that can be read or edited, and ``model.capabilities`` what was observed of the model.
     """
 
     # Run and record
