@@ -80,8 +80,11 @@ class Translators(Protocol):
     bias: nn.Parameter
     training_report: dict[str, Any]
 
+    def __call__(self, states: Tensor, depth: int, /) -> Tensor:
+        """States ``[..., d]`` of a depth, translated for the head to read."""
+
     def translate(self, depth: int, states: Tensor, /) -> Tensor:
-        """The states ``[..., d]`` of a depth as the last layer would have them."""
+        """The same without a graph."""
 
     def state_dict(self) -> dict[str, Any]:
         """The weights by name."""
