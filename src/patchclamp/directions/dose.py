@@ -16,7 +16,7 @@ from patchclamp.interventions import provenance
 from patchclamp.metrics.bias import bias
 from patchclamp.metrics.damage import damage
 from patchclamp.metrics.edited import UNEDITED, Answer
-from patchclamp.metrics.neutral import listed
+from patchclamp.metrics.neutral import read_texts
 from patchclamp.models.opened import OpenModel
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def measure_doses(
     import xarray as xr
 
     rows = model.prompts(prompts)
-    text_list = listed(model, texts)
+    text_list = read_texts(model, texts)
     edits_by_name = {f"{method}|{amount!r}": edit for (method, amount), edit in edits.items()}
     effect = bias(model, prompts, answers, edits_by_name, labels=[1] * len(rows), progress=progress)
     cost = damage(model, edits_by_name, text_list, progress=progress)

@@ -16,7 +16,7 @@ from patchclamp.interventions import Edit, provenance
 from patchclamp.metrics.bias import Bias, bias, ratio
 from patchclamp.metrics.damage import Damage, damage
 from patchclamp.metrics.edited import Answer
-from patchclamp.metrics.neutral import listed
+from patchclamp.metrics.neutral import read_texts
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.sites import Site
 
@@ -172,7 +172,7 @@ def measure_layer_edits(
     if not edits:
         raise InputError("no direction was given")
     _check_apart(edits)
-    text_list = listed(model, texts)
+    text_list = read_texts(model, texts)
     edits_by_name = {"|".join(place): edit for place, edit in edits.items()}
     effect = bias(model, pairs, answers, edits_by_name, progress=progress)
     cost = damage(model, edits_by_name, text_list, progress=progress) if len(text_list) else None

@@ -48,7 +48,7 @@ class RLACE(StreamingEstimator):
     Args:
         rank: The number of directions; never more than the concept moves.
         C: The inverse strength of the classifier's penalty, on features scaled by one number to a mean variance of 1.
-        starts: The number of subspaces to start from, where the game is played: SAL, the same in whitened space, and random ones.
+        starts: Number of subspaces to start from, where the game is played: SAL, the same in whitened space, and random ones.
         steps: The number of steps of ascent from the best start; the others get a quarter of them.
         random_state: The seed of the random starts.
         concept: The kind of the labels.
@@ -126,7 +126,7 @@ class Game:
         return solved.T
 
     def starts(self, count: int, seed: int | None) -> list[Tensor]:
-        """The starts ``[rank, d]`` in whitened coordinates: truncated SAL, the strongest whitened class means, and random mixtures of them."""
+        """The starts ``[rank, d]`` in whitened coordinates: truncated SAL, the strongest class means, and mixtures of these."""
         factor, moments = self.problem.factor, self.problem.moments
         sal = self.whiten(top_directions(moments, self.rank))
         means = span(torch.linalg.solve_triangular(factor, moments.effects().T, upper=False).T)

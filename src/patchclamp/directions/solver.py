@@ -139,62 +139,64 @@ class Logistic:
         if without is None or not len(without):
             return solve, lambda value: value
         solutions = solve(without)
-        factor = torch.linalg.cholesky(without @ solutions.T)
+        gram_factor = torch.linalg.cholesky(without @ solutions.T)
 
         def solve_orthogonal(value: Tensor) -> Tensor:
             solution = solve(value)
-            return solution - torch.cholesky_solve(without @ solution.T, factor).T @ solutions
+            return solution - torch.cholesky_solve(without @ solution.T, gram_factor).T @ solutions
 
         return solve_orthogonal, lambda value: value - (value @ without.T) @ without
 
     def _losses(self, logits: Tensor) -> Tensor:
-        """Their weighted sum, of logits ``[column, row]``."""
-        whole = torch.logaddexp(logits[0], torch.zeros_like(logits[0])) if self.binary else logits.logsumexp(0)
-        return (whole - (self.z * logits).sum(0)) @ self.weights
+        """The weighted sum of the losses of logits ``[column, row]``."""
+        log_normaliser = torch.logaddexp(logits[0], torch.zeros_like(logits[0])) if self.binary else logits.logsumexp(0)
+        return (log_normaliser - (self.z * logits).sum(0)) @ self.weights
 
-    def _errors(self, predicted: Tensor) -> Tensor:
-        """``[column, row]``, weighted."""
-        return (predicted - self.z) * self.weights
+    def _errors(self, probabilities: Tensor) -> Tensor:
+        """The weighted errors, ``[column, row]``."""
+        return (probabilities - self.z) * self.weights
 
-    def _predicted(self, logits: Tensor) -> Tensor:
+    def _probabilities(self, logits: Tensor) -> Tensor:
         return logits.sigmoid() if self.binary else logits.softmax(0)
 
-    def _search(self, logits: Tensor, along: Tensor, weights: Tensor, step: Tensor, descent: float) -> float:
+    def _search(self, logits: Tensor, step_margins: Tensor, weights: Tensor, step: Tensor, descent: float) -> float:
         """Nearly the minimum along a step, by Newton's method within a bracket; no pass over the rows is needed."""
         linear, square = float((weights * step).sum()) / self.c, float(step.square().sum()) / self.c
-        low, high, size = 0.0, float("inf"), 1.0
+        low, high, step_size = 0.0, float("inf"), 1.0
         for _ in range(STEPS):
-            predicted = self._predicted(logits + size * along)
-            slope = float(((predicted - self.z) * along * self.weights).sum()) + linear + size * square
+            probabilities = self._probabilities(logits + step_size * step_margins)
+            slope = float(((probabilities - self.z) * step_margins * self.weights).sum()) + linear + step_size * square
             if abs(slope) <= FLAT * descent:
                 break
-            low, high = (size, high) if slope < 0 else (low, size)
+            low, high = (step_size, high) if slope < 0 else (low, step_size)
             if self.binary:
-                curvature = float((predicted * (1 - predicted) * along.square() * self.weights).sum()) + square
+                curvature = (
+                    float((probabilities * (1 - probabilities) * step_margins.square() * self.weights).sum()) + square
+                )
             else:
-                middle = (predicted * along).sum(0)
-                curvature = float((predicted * (along - middle).square() * self.weights).sum()) + square
-            proposed = size - slope / curvature if curvature else size
-            ceiling = high if high < float("inf") else 4 * size
-            size = proposed if low < proposed < ceiling else (low + ceiling) / 2
-        return size
+                mean_margin = (probabilities * step_margins).sum(0)
+                curvature = float((probabilities * (step_margins - mean_margin).square() * self.weights).sum()) + square
+            newton_size = step_size - slope / curvature if curvature else step_size
+            ceiling = high if high < float("inf") else 4 * step_size
+            step_size = newton_size if low < newton_size < ceiling else (low + ceiling) / 2
+        return step_size
 
     def _centre(self, margins: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         """The best bias, by Newton's method with steps of 1 at most, and the classifier's weighted errors."""
-        predicted = self._predicted(margins + bias)
+        probabilities = self._probabilities(margins + bias)
         for _ in range(STEPS):
-            slope = self._errors(predicted).sum(1, keepdim=True)
+            slope = self._errors(probabilities).sum(1, keepdim=True)
             if float(slope.abs().max()) <= CENTRED * self.total:
                 break
-            weighted = predicted * self.weights
+            weighted = probabilities * self.weights
             if self.binary:
-                step = slope / (weighted * (1 - predicted)).sum().clamp(min=1e-300)
+                step = slope / (weighted * (1 - probabilities)).sum().clamp(min=1e-300)
             else:
-                curvature = weighted.sum(1).diag() - weighted @ predicted.T + self.total / len(bias) ** 2
+                curvature = weighted.sum(1).diag() - weighted @ probabilities.T + self.total / len(bias) ** 2
                 step = torch.linalg.lstsq(curvature, slope).solution
             bias = bias - step.clamp(-1, 1)
-            predicted = self._predicted(margins + bias)
-        return bias, self._errors(predicted)
+            probabilities = self._probabilities(margins + bias)
+        return bias, self._errors(probabilities)
 
 
 def _two_loops(
