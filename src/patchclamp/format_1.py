@@ -158,7 +158,7 @@ def _layer_effects(model: OpenModel, prompts: list[Any], record: Arguments) -> A
     edits = {effects.LayerEdit(*name.rsplit("|", 2)): edit for name, edit in _edits(record).items()}
     shared = {"pairs": _in_pairs(prompts), **_pick(record, "answers", "texts")}
     with running(BoundCall("layer_effects", {"directions": _Lost(), **shared})):
-        return effects.measured(model, edits, **shared)
+        return effects.measure_layer_edits(model, edits, **shared)
 
 
 def _dose_response(model: OpenModel, prompts: list[Any], record: Arguments) -> Any:
@@ -166,13 +166,13 @@ def _dose_response(model: OpenModel, prompts: list[Any], record: Arguments) -> A
     edits = {(method, float(amount)): edit for (method, amount), edit in split.items()}
     shared = {"prompts": prompts, **_pick(record, "answers", "texts")}
     with running(BoundCall("dose_response", {"directions": _Lost(), **shared})):
-        return dose.dosed(model, edits, **shared)
+        return dose.measure_doses(model, edits, **shared)
 
 
 def _projections(model: OpenModel, prompts: list[Any], record: Arguments) -> Any:
     shared = {"prompts": prompts, **_pick(record, "labels", "at", "edits")}
     with running(BoundCall("projections", {"direction": _Lost(), **shared})):
-        return projections.projected(model, record["reads"], record["site"], **shared)
+        return projections.project(model, record["reads"], record["site"], **shared)
 
 
 def _scaling(prompts: list[Any], record: Arguments) -> tuple[str, Arguments]:

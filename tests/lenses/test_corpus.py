@@ -89,7 +89,7 @@ def test_passages_of_all_books_are_shuffled_in_one_order(monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("length", [2, 3])
 def test_a_sequence_that_special_tokens_fill(llama: pc.Model, monkeypatch: pytest.MonkeyPatch, length: int) -> None:
-    monkeypatch.setattr(corpus, "_special", lambda *_: ([1] * 3, []))
+    monkeypatch.setattr(corpus, "_special_ids", lambda *_: ([1] * 3, []))
     with pytest.raises(
         pc.InputError, match=f"sequences of {length} tokens hold no text: the tokenizer puts 3 of its own before each"
     ):

@@ -132,7 +132,7 @@ def test_matrices_are_views_and_each_norm_is_looked_for_once(monkeypatch: pytest
     own = {parameter.untyped_storage().data_ptr() for parameter in model.module.parameters()}
     assert len(found) == 3 * (4 + 4 + 3)
     for face in (face for matrix in found for face in matrix.faces):
-        assert face.held.untyped_storage().data_ptr() in own, "whole models are decoded without a copy of them"
+        assert face.parameter.untyped_storage().data_ptr() in own, "whole models are decoded without a copy of them"
         assert face.weight.dtype == torch.float64
 
 

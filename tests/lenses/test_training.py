@@ -161,7 +161,7 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_bytes(
     monkeypatch.setattr(training, "SAVE_EVERY", 0.0)
     options = {**QUICK, "passes": 2, "optimizer": optimizer, "weight_decay": 0.01}
     taken: list[int] = []
-    step = Training._take
+    step = Training._train_step
 
     def count(self: Training, rows: Any) -> None:
         if len(taken) == 5:
@@ -169,10 +169,10 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_bytes(
         taken.append(self.step)
         step(self, rows)
 
-    monkeypatch.setattr(Training, "_take", count)
+    monkeypatch.setattr(Training, "_train_step", count)
     with pytest.raises(Killed):
         llama.tune_lens(CORPUS, checkpoint=tmp_path / "check", **options)
-    monkeypatch.setattr(Training, "_take", lambda self, rows: (taken.append(self.step), step(self, rows))[1])
+    monkeypatch.setattr(Training, "_train_step", lambda self, rows: (taken.append(self.step), step(self, rows))[1])
     llama.tune_lens(CORPUS, checkpoint=tmp_path / "check", **options).save_pretrained(tmp_path / "resumed")
     assert taken == list(range(len(taken))), "no step was taken twice"
     llama.tune_lens(CORPUS, **options).save_pretrained(tmp_path / "whole")

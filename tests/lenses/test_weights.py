@@ -10,7 +10,7 @@ from patchclamp.lenses import weights
 from patchclamp.lenses.logit import LogitLens
 from patchclamp.lenses.matrices import find_matrices
 from patchclamp.lenses.vocabulary import Vocabulary, _check_width
-from patchclamp.lenses.weights import _Decoded, decompose, random_like
+from patchclamp.lenses.weights import _Decoding, decompose, random_like
 from tests import tiny
 from tests.lenses.families import opened, parametrised
 
@@ -221,7 +221,7 @@ def test_matrices_of_unlike_rank_in_one_result(llama: pc.Model) -> None:
 
 def test_only_the_directions_asked_for_are_kept(llama: pc.Model) -> None:
     (matrix,) = find_matrices(llama, "mlp_pre.1")
-    decoded = _Decoded.of(matrix, {"read": Vocabulary.reading(llama, "embedding")}, 2, 3, 1, 0, lambda _: None)
+    decoded = _Decoding.of(matrix, {"read": Vocabulary.reading(llama, "embedding")}, 2, 3, 1, 0, lambda _: None)
     assert decoded.vectors["read"].untyped_storage().nbytes() == 2 * 32 * 8
 
 

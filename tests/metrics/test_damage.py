@@ -120,9 +120,9 @@ def test_the_unedited_pass_is_shared(llama: pc.Model, monkeypatch: pytest.Monkey
 
 def test_edits_have_names() -> None:
     edit = pc.Zero(site="mlp_out.1")
-    assert edited.named(edit) == edited.named([edit]) == {"edited": [edit]}
-    assert edited.named([]) == {}
-    assert edited.named({"none": [], 3: edit}) == {"none": [], "3": [edit]}
+    assert edited.name_edits(edit) == edited.name_edits([edit]) == {"edited": [edit]}
+    assert edited.name_edits([]) == {}
+    assert edited.name_edits({"none": [], 3: edit}) == {"none": [], "3": [edit]}
 
 
 def test_a_text_of_one_token_is_refused(llama: pc.Model) -> None:
@@ -183,12 +183,12 @@ def test_a_passage_is_cut_at_the_last_space_below_its_length() -> None:
 
 def test_default_texts_are_cut_to_the_models_context(monkeypatch: pytest.MonkeyPatch, llama: pc.Model) -> None:
     books(monkeypatch)
-    assert neutral.listed(llama, None) == neutral.neutral_texts(16), "a model without a tokenizer gets the texts"
+    assert neutral.read_texts(llama, None) == neutral.neutral_texts(16), "a model without a tokenizer gets the texts"
     reader = SimpleNamespace(tokenizer=lambda text: {"input_ids": list(map(ord, text))}, context=300)
     wanted = [list(map(ord, text[:300])) for text in neutral.neutral_texts(16)]
-    assert neutral.listed(reader, None) == wanted
-    assert neutral.listed(reader, "one text") == ["one text"]
-    assert neutral.listed(reader, ("a", [1, 2])) == ["a", [1, 2]]
+    assert neutral.read_texts(reader, None) == wanted
+    assert neutral.read_texts(reader, "one text") == ["one text"]
+    assert neutral.read_texts(reader, ("a", [1, 2])) == ["a", [1, 2]]
 
 
 @pytest.mark.slow

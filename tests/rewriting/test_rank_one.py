@@ -91,7 +91,7 @@ def test_ignoring_the_covariance_leaks_more() -> None:
 
 def test_the_written_key_gives_the_change() -> None:
     update, matrix, keys, _ = updated(1)
-    assert update.missed < 1e-10
+    assert update.error < 1e-10
     edited = pc.RankOne(update.read, update.write).operation(keys) @ matrix
     assert torch.allclose(edited, keys @ (matrix + torch.outer(update.read, update.change)), atol=1e-9)
 
@@ -101,9 +101,9 @@ def test_a_matrix_that_cannot_give_the_value_says_so() -> None:
     flat = matrix.clone()
     flat[:, 3] = flat[:, 2]
     found = rank_one(flat, key, value, torch.linalg.solve(moment, key))
-    assert found.missed > 1e-3
+    assert found.error > 1e-3
     wide, _, moment, key, value = problem(2, inputs=3, outputs=6)
-    assert rank_one(wide, key, value, torch.linalg.solve(moment, key)).missed > 1e-3
+    assert rank_one(wide, key, value, torch.linalg.solve(moment, key)).error > 1e-3
 
 
 def test_a_key_of_zeros_or_nan_is_refused() -> None:

@@ -337,7 +337,7 @@ def test_a_capital_is_rewritten_and_its_neighbour_stays(smollm2: pc.Model) -> No
     assert near["magnitude"] == near["p_wanted"] - near["p_other"]
     assert after["success"].tolist() == [True, True, True]
     assert found.record["true"] == " Paris"
-    said = fact.say(smollm2, "The capital of {} is", "France", " Rome", None, ["France is large"], None, 0)
+    said = fact.read_fact(smollm2, "The capital of {} is", "France", " Rome", None, ["France is large"], None, 0)
     for context in said.contexts:
         assert context.subject == len(context.prompt.ids) - 2, "the prompt's own subject, not the prefix's"
         assert context.prompt.tokens[context.subject] == " France"

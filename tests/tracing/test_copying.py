@@ -75,7 +75,7 @@ def test_the_vocabulary_is_never_copied_whole(monkeypatch: pytest.MonkeyPatch) -
     module = tiny.build("llama")
     model = pc.wrap(module)
     whole = copying.ov_positivity(model, 2, 0)
-    monkeypatch.setattr(copying, "AT_ONCE", 8)
+    monkeypatch.setattr(copying, "TOKEN_BATCH", 8)
     with Largest(*module.parameters()) as seen:
         parts = copying.ov_positivity(model, 2, 0)
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(whole, parts, strict=True))

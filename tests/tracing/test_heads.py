@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import patchclamp as pc
 from patchclamp.models.inputs import Prompt
 from patchclamp.tracing.copying import ov_positivity
-from patchclamp.tracing.heads import _resampled
+from patchclamp.tracing.heads import _bootstrap_means
 from patchclamp.tracing.means import Index, Means
 from patchclamp.tracing.repeats import ATTENTION_SCORES, Pairs, Passage, random_passages, word_passages
 from tests import tiny
@@ -234,7 +234,7 @@ def test_the_seed_decides_the_numbers() -> None:
         assert np.allclose(data["null_mean"], chance.mean(0))
         assert np.allclose(data["null_high"], np.quantile(chance, 0.95, axis=0))
     values = np.arange(24.0).reshape(2, 3, 4)
-    one, again, other = (_resampled(values, 50, seed) for seed in (0, 0, 1))
+    one, again, other = (_bootstrap_means(values, 50, seed) for seed in (0, 0, 1))
     assert np.array_equal(one, again)
     assert not np.array_equal(one, other)
     drawn = [Index.of(random_passages(model, 4, 1, 0)[0], 3, seed).key.tolist() for seed in (0, 0, 1)]

@@ -19,7 +19,7 @@ class ActivationAddition(DirectionEstimator):
     Source: Turner et al. 2023, "Steering language models with activation engineering", arXiv 2308.10248.
 
     Args:
-        concept: What the labels are.
+        concept: The kind of the labels.
     """
 
     few = True
@@ -33,6 +33,6 @@ class ActivationAddition(DirectionEstimator):
                 f"an activation addition is the difference of two rows, one of each class; got {len(rows.x)} rows; "
                 "MeanDifference takes more"
             )
-        second = int(torch.as_tensor(rows.labels).argmax())
-        gap = (rows.x[second].to(torch.float64) - rows.x[1 - second].to(torch.float64)).contiguous()
+        second_row = int(torch.as_tensor(rows.labels).argmax())
+        gap = (rows.x[second_row].to(torch.float64) - rows.x[1 - second_row].to(torch.float64)).contiguous()
         return ConceptSubspace(span(gap.unsqueeze(0)), rows.moments(), gap=gap)

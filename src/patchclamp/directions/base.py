@@ -31,15 +31,15 @@ class ConceptSubspace:
     """What a method computes from rows: along which directions the concept moves them, and how to measure how far."""
 
     directions: Tensor
-    """``[rank, d]`` orthonormal rows, float64."""
+    """The directions, ``[rank, d]`` orthonormal rows in float64."""
     moments: Moments
     readers: Tensor | None = None
-    """``[rank, d]`` along which coordinates are read, if not along the directions; biorthogonal to them."""
+    """The vectors ``[rank, d]`` along which coordinates are read, if not along the directions; biorthogonal to them."""
     gap: Tensor | None = None
-    """What ``add(1)`` adds; by default the way between two class means along the directions."""
+    """The vector that ``add(1)`` adds; by default the way between two class means along the directions."""
     report: dict[str, Any] = field(default_factory=dict)
     mean: Tensor | None = None
-    """From where edits measure, if not from the mean of the rows."""
+    """The point from which edits measure, if not the mean of the rows."""
 
 
 class DirectionEstimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -73,8 +73,8 @@ class DirectionEstimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             X: Activations ``[row, d]``.
             y: The concept, ``[row]``: whole numbers, strings and truth values are classes, other numbers (or
                 ``[row, number]``) a continuous concept.
-            sample_weight: ``[row]``, 0 or more.
-            groups: ``[row]``: rows that belong together (a pair, a prompt), for methods that use it.
+            sample_weight: The weights of the rows, ``[row]``, 0 or more.
+            groups: The group of each row, ``[row]``: rows that belong together (a pair, a prompt), for methods that use it.
 
         Raises:
             InputError: NaN or infinite values, one class only, too few rows, or lengths that differ.
@@ -89,7 +89,7 @@ class DirectionEstimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         if isinstance(X, Tensor):
             check_tensor(X, self.n_features_in_)
             return self.direction_.transform(X)
-        with _refusing():
+        with _library_errors():
             table = validate_data(self, X, reset=False, dtype="numeric")
         return self.direction_.transform(_tensor(table)).numpy()
 
@@ -99,12 +99,12 @@ class DirectionEstimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     @property
     def directions_(self) -> Any:
-        """``[rank, d]`` orthonormal rows, as numpy or torch like the rows they were fitted on."""
+        """The directions, ``[rank, d]`` orthonormal rows, as numpy or torch like the rows they were fitted on."""
         return self._like_input(self.direction_.directions)
 
     @property
     def reference_(self) -> Any:
-        """``[d]`` the mean, about which the directions are erased."""
+        """The mean ``[d]``, about which the directions are erased."""
         return self._like_input(self.direction_.mean)
 
     @property
@@ -133,7 +133,7 @@ class DirectionEstimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return self._fitted().clamp(*args, **options)
 
     def __sklearn_tags__(self) -> Any:
-        """Labels are needed; one output type a row."""
+        """The tags of scikit-learn: labels are needed, with one output type a row."""
         tags = super().__sklearn_tags__()
         tags.target_tags.required = True
         return tags
@@ -160,7 +160,7 @@ class DirectionEstimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             x = X.detach()
         else:
             labels = y.detach().cpu().numpy() if isinstance(y, Tensor) else y
-            with _refusing():
+            with _library_errors():
                 table, labels = validate_data(
                     self,
                     X,
@@ -178,8 +178,8 @@ class DirectionEstimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         z = concept.encode(labels).to(x.device)
         weights = read_weights(sample_weight, len(x), x.device)
         if weights is not None and concept.classes is not None:
-            left = (z * weights.unsqueeze(1)).sum(0) > 0
-            if int(left.sum()) < 2 and classes is None:
+            has_weight = (z * weights.unsqueeze(1)).sum(0) > 0
+            if int(has_weight.sum()) < 2 and classes is None:
                 raise InputError("after weighting, one class only is left (the others' sample_weight is 0)")
         if groups is not None and len(groups) != len(x):
             raise InputError(f"{len(x)} rows and {len(groups)} groups were given; there is one group a row")
@@ -188,23 +188,23 @@ class DirectionEstimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def _keep(self, rows: Rows, subspace: ConceptSubspace) -> None:
         """Make the direction, with its report."""
         moments = subspace.moments
-        reads = subspace.directions if subspace.readers is None else subspace.readers
-        typical = float(rows.lengths.median())
-        if float(moments.effects().norm()) <= SAME * typical:
+        readers = subspace.directions if subspace.readers is None else subspace.readers
+        typical_length = float(rows.lengths.median())
+        if float(moments.effects().norm()) <= SAME * typical_length:
             raise InputError(EQUAL)
         classes = rows.concept.names
-        means = moments.class_means() @ reads.T if classes else reads.new_zeros(0, len(reads))
+        means = moments.class_means() @ readers.T if classes else readers.new_zeros(0, len(readers))
         gap = subspace.gap
         if gap is None and len(classes) == 2:
             gap = (means[1] - means[0]) @ subspace.directions
         if gap is None and not classes and len(moments.mean_z) == 1:
-            gap = (moments.effects() @ reads.T @ subspace.directions)[0]
-        limit = SINK * typical
+            gap = (moments.effects() @ readers.T @ subspace.directions)[0]
+        limit = SINK * typical_length
         direction = Direction(
             subspace.directions.cpu().contiguous(),
             readers=None if subspace.readers is None else subspace.readers.cpu().contiguous(),
             mean=(moments.mean if subspace.mean is None else subspace.mean).cpu(),
-            median=None if rows.partial else rows.median(reads).cpu(),
+            median=None if rows.partial else rows.median(readers).cpu(),
             class_means=means.cpu(),
             gap=None if gap is None else gap.cpu(),
             limit=limit if limit > 0 else float("inf"),
@@ -213,8 +213,8 @@ class DirectionEstimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             parameters=self.get_params(deep=False),
         )
         report = fit_report(rows, moments, direction)
-        cautions = [*([] if self.few else report["warnings"]), *subspace.report.get("warnings", ())]
-        self.direction_ = replace(direction, report={**report, **subspace.report, "warnings": cautions})
+        texts = [*([] if self.few else report["warnings"]), *subspace.report.get("warnings", ())]
+        self.direction_ = replace(direction, report={**report, **subspace.report, "warnings": texts})
         if classes:
             self.classes_ = rows.concept.classes
         for text in self.direction_.report["warnings"]:
@@ -222,8 +222,8 @@ class DirectionEstimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
 
 @contextmanager
-def _refusing() -> Iterator[None]:
-    """What scikit-learn says of wrong data, as our own error."""
+def _library_errors() -> Iterator[None]:
+    """Raise what scikit-learn says of wrong data as an error of this library."""
     try:
         yield
     except ValueError as error:
@@ -231,7 +231,7 @@ def _refusing() -> Iterator[None]:
 
 
 def _tensor(table: Any) -> Tensor:
-    """Of the same floating type; float64 for whole numbers."""
+    """Make a tensor of the same floating type; float64 for whole numbers."""
     return torch.from_numpy(np.require(table, table.dtype if table.dtype.kind == "f" else np.float64, ["W"]))
 
 

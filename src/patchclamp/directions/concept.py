@@ -16,21 +16,21 @@ KINDS = ("auto", "classes", "continuous")
 
 @dataclass(frozen=True, eq=False)
 class Concept:
-    """How labels become columns of numbers."""
+    """The encoding of labels as columns of numbers."""
 
     classes: Any
     """The distinct labels in order, or None for a continuous concept."""
     columns: int
-    """Classes, or numbers a row."""
+    """The number of classes, or of numbers in each row."""
 
     @classmethod
     def of(cls, y: Any, kind: Kind = "auto", classes: Any = None) -> "Concept":
         """Read labels: whole numbers, truth values and strings are classes, other numbers are continuous.
 
         Args:
-            y: ``[row]``, or ``[row, number]`` for a continuous concept of several numbers.
-            kind: What they are, where that rule is not meant.
-            classes: Every class that later rows may have, for streams.
+            y: The labels, ``[row]``, or ``[row, number]`` for a continuous concept of several numbers.
+            kind: The kind of the labels, where that rule is not meant.
+            classes: All classes that later rows may have, for streams.
 
         Raises:
             InputError: NaN, a single class, or nearly as many classes as rows.
@@ -50,9 +50,9 @@ class Concept:
             labels = labels[:, 0]
         if labels.ndim == 2:
             raise InputError(f"class labels are one a row, [row]; got shape {labels.shape}")
-        found = _sorted(labels if classes is None else np.asarray(classes))
-        _check_classes(found, labels, classes is not None)
-        return cls(found, len(found))
+        distinct = _distinct(labels if classes is None else np.asarray(classes))
+        _check_classes(distinct, labels, classes is not None)
+        return cls(distinct, len(distinct))
 
     def encode(self, y: Any) -> Float[Tensor, "row column"]:
         """One column a class (1 in its rows, 0 elsewhere), or the numbers, in float64.
@@ -67,9 +67,9 @@ class Concept:
                 raise InputError(f"the concept has {self.columns} numbers a row; got {table.shape[1]}")
             return torch.from_numpy(table.copy())
         labels = labels.reshape(-1)
-        strange = np.setdiff1d(labels, self.classes)
-        if len(strange):
-            raise InputError(unknown("class", strange.tolist()[0], self.classes.tolist()))
+        unknown_classes = np.setdiff1d(labels, self.classes)
+        if len(unknown_classes):
+            raise InputError(unknown("class", unknown_classes.tolist()[0], self.classes.tolist()))
         index = torch.from_numpy(np.searchsorted(self.classes, labels))
         return torch.nn.functional.one_hot(index, self.columns).to(torch.float64)
 
@@ -87,7 +87,7 @@ def _are_classes(labels: Any, kind: Kind) -> bool:
     return bool(labels.ndim == 1 or labels.shape[1] == 1)
 
 
-def _sorted(labels: Any) -> Any:
+def _distinct(labels: Any) -> Any:
     """The classes in order."""
     if labels.dtype.kind == "c":
         raise InputError("labels are complex numbers; pass whole numbers, text or truth values")
@@ -98,13 +98,13 @@ def _sorted(labels: Any) -> Any:
         raise InputError(f"labels are of the kinds {kinds}, which have no order; pass whole numbers or text") from None
 
 
-def _check_classes(found: Any, labels: Any, told: bool) -> None:
-    if len(found) < 2:
+def _check_classes(classes: Any, labels: Any, announced: bool) -> None:
+    if len(classes) < 2:
         raise InputError(
-            f"the labels have one class only ({found.tolist()[0]!r}, in {len(labels)} rows); a direction needs at least two"
+            f"the labels have one class only ({classes.tolist()[0]!r}, in {len(labels)} rows); a direction needs at least two"
         )
-    if not told and len(found) > max(2, len(labels) // 2):
+    if not announced and len(classes) > max(2, len(labels) // 2):
         raise InputError(
-            f"the labels have {len(found)} distinct values in {len(labels)} rows; if they are measurements, say "
+            f"the labels have {len(classes)} distinct values in {len(labels)} rows; if they are measurements, say "
             "concept='continuous'"
         )

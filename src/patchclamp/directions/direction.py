@@ -66,15 +66,15 @@ class Direction:
     readers: Float[Tensor, "rank d"] | None
     """Along which coordinates are read, where that is not the directions themselves; biorthogonal to them."""
     mean: Float[Tensor, " d"]
-    """Of the rows it was fitted on."""
+    """The mean of the rows it was fitted on."""
     median: Float[Tensor, " rank"] | None
-    """Of their coordinates; None after ``partial_fit``, which sees no row twice."""
+    """The median of their coordinates; None after ``partial_fit``, which sees no row twice."""
     class_means: Float[Tensor, "class rank"]
-    """Coordinates of the mean of each class; empty for a continuous concept."""
+    """The coordinates of the mean of each class; empty for a continuous concept."""
     gap: Float[Tensor, " d"] | None
-    """What ``add(1)`` adds: from the mean of the first class to that of the second, along the direction."""
+    """The vector that ``add(1)`` adds: from the mean of the first class to that of the second, along the direction."""
     limit: float
-    """Length of a vector above which it is taken for an attention sink."""
+    """The length of a vector above which it counts as an attention sink."""
     classes: tuple[Any, ...] = ()
     method: str = ""
     parameters: Mapping[str, Any] = field(default_factory=dict)
@@ -84,32 +84,32 @@ class Direction:
 
     @property
     def rank(self) -> int:
-        """Dimensions of the subspace."""
+        """The number of dimensions of the subspace."""
         return len(self.directions)
 
     @property
     def d(self) -> int:
-        """Width of the activations."""
+        """The width of the activations."""
         return int(self.directions.shape[1])
 
     @property
     def length(self) -> float:
-        """Norm of the median row that it was fitted on."""
+        """The norm of the median row that it was fitted on."""
         return self.limit / SINK
 
     @property
     def site(self) -> str | None:
-        """Where it was fitted."""
+        """The site where it was fitted."""
         return None if self.fitted is None else self.fitted.site
 
     def at_home(self, model: OpenModel, site: str, at: At = "rest", *, length: float | None = None) -> "Direction":
         """The same direction as one of a model's site, for directions fitted on arrays that were made of its activations.
 
         Args:
-            model: Whose activations.
-            site: Where they were recorded.
+            model: The model whose activations they are.
+            site: The site where they were recorded.
             at: The token rule.
-            length: Norm of the median activation there, where the rows were something else than activations, as their means.
+            length: The norm of the median activation there, where the rows were something else than activations, as their means.
 
         Raises:
             InputError: The site names several, or is not as wide as the direction.
@@ -125,7 +125,7 @@ class Direction:
 
     @cached_property
     def key(self) -> str:
-        """Content digest of the geometry."""
+        """The digest of the geometry."""
         parts = [self.directions, self.readers, self.mean, self.median, self.class_means, self.gap]
         return digest(*[torch.zeros(0) if part is None else part for part in parts], self.limit)
 
@@ -137,8 +137,8 @@ class Direction:
 
     @shown_literally
     def __repr__(self) -> str:
-        where = "" if self.fitted is None else f" at {self.fitted.site} of {self.fitted.model or 'a live model'}"
-        return f"<Direction {self.method}: rank {self.rank} of {self.d}{where}>"
+        place = "" if self.fitted is None else f" at {self.fitted.site} of {self.fitted.model or 'a live model'}"
+        return f"<Direction {self.method}: rank {self.rank} of {self.d}{place}>"
 
     def coordinates(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... rank"]:
         """Coordinates along the directions, measured from zero, in float64."""
@@ -175,25 +175,25 @@ class Direction:
         return None
 
     def erase(self, site: Sites = None, at: At = None, *, about: About = "mean", **place: Any) -> Edit:
-        """Remove the part: every vector gets the coordinates of ``about``; see :meth:`_placed` for ``place``."""
-        return self._placed(ProjectOut(**self._span(about)), site, at, **place)
+        """Remove the part: every vector gets the coordinates of ``about``; see :meth:`_place` for ``place``."""
+        return self._place(ProjectOut(**self._span(about)), site, at, **place)
 
     def swap(self, site: Sites = None, at: At = None, *, about: About = "mean", **place: Any) -> Edit:
         """Mirror the part at ``about``: ``x - 2 part(x)``; twice is the identity."""
-        return self._placed(Reflect(**self._span(about)), site, at, **place)
+        return self._place(Reflect(**self._span(about)), site, at, **place)
 
     def scale(self, factor: float, site: Sites = None, at: At = None, *, about: About = "mean", **place: Any) -> Edit:
         """Multiply the part: 0 erases it, -1 swaps it, 2 doubles it."""
-        return self._placed(Scale(factor, **self._span(about)), site, at, **place)
+        return self._place(Scale(factor, **self._span(about)), site, at, **place)
 
     def add(self, amount: float = 1.0, site: Sites = None, at: At = None, *, towards: Any = None, **place: Any) -> Edit:
         """Add ``amount`` times the way from the first class's mean to the second's, along the direction.
 
         Args:
-            amount: How many times; negative goes the other way.
-            site: Where; that of the fit by default.
+            amount: The factor; a negative one goes the other way.
+            site: The site; that of the fit by default.
             at: Positions.
-            towards: With more than two classes, whose mean is meant; the way from the mean of all is added.
+            towards: With more than two classes, the class whose mean is meant; the way from the mean of all is added.
             **place: ``sinks`` and ``elsewhere``, as for the other edits.
 
         Raises:
@@ -201,10 +201,10 @@ class Direction:
         """
         if not isfinite(amount):
             raise InputError(f"an amount is a finite number; got {amount!r}")
-        return self._placed(Add(self.step(towards), float(amount)), site, at, **place)
+        return self._place(Add(self.step(towards), float(amount)), site, at, **place)
 
     def step(self, towards: Any = None) -> Float[Tensor, " d"]:
-        """What ``add(1)`` adds.
+        """The vector that ``add(1)`` adds.
 
         Raises:
             InputError: More than two classes and no ``towards``, or no such class.
@@ -217,8 +217,8 @@ class Direction:
             return self.gap
         if towards not in self.classes:
             raise InputError(unknown("class", towards, self.classes))
-        own = self.class_means[self.classes.index(towards)]
-        return (own - self.coordinates(self.mean)) @ self.directions
+        class_mean = self.class_means[self.classes.index(towards)]
+        return (class_mean - self.coordinates(self.mean)) @ self.directions
 
     def clamp(
         self, low: float | None = None, high: float | None = None, site: Sites = None, at: At = None,
@@ -229,7 +229,7 @@ class Direction:
         Units are those of the activation: ``class_means`` says where the classes lie.
         """
         high = low if high is None and low is not None else high
-        return self._placed(Clamp(low, high, **self._span(about)), site, at, **place)
+        return self._place(Clamp(low, high, **self._span(about)), site, at, **place)
 
     def transform(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
         """``x`` with the part erased about the mean, computed in float64, in the type of ``x``."""
@@ -238,10 +238,10 @@ class Direction:
     def moved(self, x: Float[Tensor, "... d"], factor: float, about: About = "mean") -> Float[Tensor, "... d"]:
         """``x + factor * part(x)``, computed in float64, in the type of ``x``."""
         origin = self.origin(about)
-        wide = x.to(torch.float64)
-        centred = wide if origin is None else wide - origin.to(x.device)
+        x64 = x.to(torch.float64)
+        centred = x64 if origin is None else x64 - origin.to(x.device)
         part = (centred @ self._reads.to(x.device).T) @ self.directions.to(x.device)
-        return (wide + factor * part).to(x.dtype)
+        return (x64 + factor * part).to(x.dtype)
 
     def save(self, folder: Folder, *, overwrite: bool = False) -> Path:
         """Write ``direction.json`` and ``direction.safetensors``; the folder appears complete or not at all.
@@ -249,7 +249,7 @@ class Direction:
         An earlier direction in the folder is replaced.
 
         Args:
-            folder: Of its own.
+            folder: A folder of its own.
             overwrite: Write it beside what else lies there, and take the place of another thing of patchclamp's. A file in the
                 way that is not of the earlier direction, or was changed since, becomes ``NAME.bak``.
 
@@ -271,25 +271,25 @@ class Direction:
             InputError: The folder holds no direction, or one of a newer format; or a file was changed, is damaged or missing.
         """
         path = Path(folder)
-        with folders.opened(path, folders.DIRECTION) as said:
-            said.pop("files", None)
-            return cls._from_record(said, read_tensors(path / _TENSORS))
+        with folders.opened(path, folders.DIRECTION) as record:
+            record.pop("files", None)
+            return cls._from_record(record, read_tensors(path / _TENSORS))
 
     def _as_record(self, tensors: dict[str, Tensor]) -> dict[str, Any]:
         names = ("parameters", "report", "directions", "readers", "mean", "median", "class_means", "gap")
-        plain = {name: to_plain(getattr(self, name), tensors) for name in names}
-        where = None if self.fitted is None else {**asdict(self.fitted), "at": to_plain(self.fitted.at, tensors)}
+        values = {name: to_plain(getattr(self, name), tensors) for name in names}
+        fit_record = None if self.fitted is None else {**asdict(self.fitted), "at": to_plain(self.fitted.at, tensors)}
         limit = self.limit if self.limit < float("inf") else None  # JSON knows no infinity
-        return {"limit": limit, "classes": list(self.classes), "method": self.method, "fitted": where, **plain}
+        return {"limit": limit, "classes": list(self.classes), "method": self.method, "fitted": fit_record, **values}
 
     @classmethod
     def _from_record(cls, record: Mapping[str, Any], tensors: Mapping[str, Tensor], context: Any = None) -> Self:
         del context
-        plain = dict(record)
-        where, classes = plain.pop("fitted"), tuple(plain.pop("classes"))
-        plain["limit"] = float("inf") if plain["limit"] is None else plain["limit"]
-        fitted = None if where is None else Fitted(**{**where, "at": from_plain(where["at"], tensors)})
-        values = {name: from_plain(value, tensors) for name, value in plain.items()}
+        fields = dict(record)
+        fit_record, classes = fields.pop("fitted"), tuple(fields.pop("classes"))
+        fields["limit"] = float("inf") if fields["limit"] is None else fields["limit"]
+        fitted = None if fit_record is None else Fitted(**{**fit_record, "at": from_plain(fit_record["at"], tensors)})
+        values = {name: from_plain(value, tensors) for name, value in fields.items()}
         direction = cls(**values, classes=classes, fitted=fitted)
         direction._check_shapes()
         return direction
@@ -298,7 +298,7 @@ class Direction:
         """Refuse what no fit gives.
 
         Raises:
-            ValueError: With the name.
+            ValueError: A shape does not fit; the message names it.
         """
         rank, d = self.directions.shape
         shapes = {
@@ -323,18 +323,18 @@ class Direction:
         return {"directions": self.directions, "about": self.origin(about), "readers": self.readers}
 
     @checked_as(EditError, "an edit of a direction", hidden=("self", "edit", "site", "at"))
-    def _placed(
+    def _place(
         self, edit: Edit, site: Sites | None, at: At | None, *, sinks: Sinks = "skip", elsewhere: bool = False
     ) -> Edit:
-        """Put an edit where it belongs.
+        """Put an edit at its site and positions.
 
         Args:
             edit: The unplaced edit.
-            site: Where; that of the fit by default.
-            at: Positions; by default every one but the first. Those that are picked (a number, a token's, the last) are edited
+            site: The site; that of the fit by default.
+            at: The positions; by default every one but the first. Those that are picked (a number, a token's, the last) are edited
                 whatever they hold.
             sinks: ``"skip"`` leaves the first position and massive activations alone; ``"edit"`` edits everything.
-            elsewhere: Allow another site than that of the fit.
+            elsewhere: Whether another site than that of the fit is allowed.
         """
         if sinks not in ("skip", "edit"):
             raise InputError(unknown("way with sinks", sinks, ("skip", "edit")))
@@ -343,16 +343,16 @@ class Direction:
             raise EditError(
                 f"this direction was fitted at {self.fitted.site!r}, not at {site!r}; fit it there, or say elsewhere=True"
             )
-        named = at is not None and (not isinstance(at, str | slice) or at == "last")  # positions that the user picked
-        gated = sinks == "skip" and not named and self.limit < float("inf")
+        is_explicit = at is not None and (not isinstance(at, str | slice) or at == "last")  # positions the user picked
+        has_gate = sinks == "skip" and not is_explicit and self.limit < float("inf")
         default = Unsaid("rest" if sinks == "skip" else "all")
-        home = Unsaid(self.site) if elsewhere and self.site else self.site
-        placed = edit.on(site or home, at=default if at is None else at)
-        placed = replace(placed, where=Norm(below=self.limit) if gated else None)
+        default_site = Unsaid(self.site) if elsewhere and self.site else self.site
+        site_edit = edit.on(site or default_site, at=default if at is None else at)
+        site_edit = replace(site_edit, where=Norm(below=self.limit) if has_gate else None)
         if self.fitted is None:
-            return placed
+            return site_edit
         origin = Origin(self.fitted.model, self.fitted.fingerprint, None if elsewhere else self.fitted.site)
-        return replace(placed, origin=origin)
+        return replace(site_edit, origin=origin)
 
 
 checked_methods(Direction)

@@ -16,7 +16,7 @@ from patchclamp.interventions import provenance
 from patchclamp.metrics.bias import bias
 from patchclamp.metrics.damage import damage
 from patchclamp.metrics.edited import UNEDITED, Answer
-from patchclamp.metrics.neutral import listed
+from patchclamp.metrics.neutral import read_texts
 from patchclamp.models.opened import OpenModel
 
 if TYPE_CHECKING:
@@ -37,10 +37,10 @@ class DoseResponse(DatasetResult):
     def __repr__(self) -> str:
         lines = ["Dose and response: log-odds of the second answer (nats), KL on other text (nats a token)"]
         for method in self.dataset["direction"].values:
-            one = self.dataset.sel(direction=method)
+            method_data = self.dataset.sel(direction=method)
             cells = [
                 f"{float(a):g}: {float(e):+.2f} / {float(k):.3f}"
-                for a, e, k in zip(one["amount"], one["effect"], one["kl"], strict=True)
+                for a, e, k in zip(method_data["amount"], method_data["effect"], method_data["kl"], strict=True)
             ]
             lines.append(f"{method:<12} " + "   ".join(cells))
         return "\n".join(lines)
@@ -63,14 +63,14 @@ def dose_response(
 
     Args:
         model: The model.
-        directions: Of each method.
-        prompts: After which the answers are read.
+        directions: The direction of each method.
+        prompts: The prompts after which the answers are read.
         answers: Two tokens, or two lists of tokens (their probabilities are added); the effect is the log-odds of the second
             over the first.
-        amounts: Of the edit: distances between the class means for ``add``, factors for ``scale``.
-        texts: On which divergence and loss are measured; passages of books by default.
-        edit: What grows.
-        about: From where ``scale`` measures.
+        amounts: The amounts of the edit: distances between the class means for ``add``, factors for ``scale``.
+        texts: The texts on which divergence and loss are measured; passages of books by default.
+        edit: The edit whose size grows.
+        about: The point from which ``scale`` measures.
         progress: True for bars, a function for events.
 
     Raises:
@@ -81,15 +81,15 @@ def dose_response(
     doses = [float(amount) for amount in amounts]
     if not np.isfinite(doses).all():
         raise InputError(f"amounts are finite numbers; got {next(dose for dose in doses if not np.isfinite(dose))}")
-    placed = {
+    edit_map = {
         (name, amount): direction.add(amount) if edit == "add" else direction.scale(amount, about=about)
         for name, direction in directions.items()
         for amount in doses
     }
-    return dosed(model, placed, prompts, answers, texts, progress)
+    return measure_doses(model, edit_map, prompts, answers, texts, progress)
 
 
-def dosed(
+def measure_doses(
     model: OpenModel,
     edits: Mapping[tuple[str, float], Any],
     prompts: Any,
@@ -101,10 +101,10 @@ def dosed(
     import xarray as xr
 
     rows = model.prompts(prompts)
-    others = listed(model, texts)
-    names = {f"{method}|{amount!r}": edit for (method, amount), edit in edits.items()}
-    effect = bias(model, prompts, answers, names, labels=[1] * len(rows), progress=progress)
-    cost = damage(model, names, others, progress=progress)
+    text_list = read_texts(model, texts)
+    edits_by_name = {f"{method}|{amount!r}": edit for (method, amount), edit in edits.items()}
+    effect = bias(model, prompts, answers, edits_by_name, labels=[1] * len(rows), progress=progress)
+    cost = damage(model, edits_by_name, text_list, progress=progress)
     methods = list(dict.fromkeys(method for method, _ in edits))
     amounts = sorted({amount for _, amount in edits})
     cells = [(methods.index(method), amounts.index(amount)) for method, amount in edits]
@@ -117,8 +117,8 @@ def dosed(
     }
     arrays: dict[str, Any] = {}
     for metric, (values, weights) in samples.items():
-        before, tables = mean_tables(values.values, weights, cells, (len(methods), len(amounts)))
-        arrays[f"{metric}_before"] = before
+        before_mean, tables = mean_tables(values.values, weights, cells, (len(methods), len(amounts)))
+        arrays[f"{metric}_before"] = before_mean
         arrays |= {metric + suffix: (("direction", "amount"), table) for suffix, table in tables.items()}
     dataset = xr.Dataset(arrays, {"direction": np.array(methods, dtype=object), "amount": np.array(amounts)})
-    return DoseResponse(dataset, *provenance(model, rows, texts=others))
+    return DoseResponse(dataset, *provenance(model, rows, texts=text_list))

@@ -16,7 +16,7 @@ from patchclamp.interventions import Edit, provenance
 from patchclamp.metrics.bias import Bias, bias, ratio
 from patchclamp.metrics.damage import Damage, damage
 from patchclamp.metrics.edited import Answer
-from patchclamp.metrics.neutral import listed
+from patchclamp.metrics.neutral import read_texts
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.sites import Site
 
@@ -28,7 +28,7 @@ KINDS = ("erase", "swap", "double", "to first", "to second")
 
 
 class LayerEdit(NamedTuple):
-    """Which edit of which direction, and where."""
+    """An edit of a direction at a site."""
 
     direction: str
     kind: str
@@ -37,7 +37,7 @@ class LayerEdit(NamedTuple):
 
     @property
     def layer(self) -> int:
-        """On the axis of layers.
+        """The layer of the site.
 
         Raises:
             InputError: The site lies in no layer.
@@ -64,8 +64,8 @@ class LayerEffects(DatasetResult):
         """The direction and layer with the least (for erase: the least absolute) bias, among those that stay below a divergence.
 
         Args:
-            edit: As ``"erase"`` or ``"swap"``.
-            kl: Highest divergence allowed, in nats a token.
+            edit: The kind of edit, as ``"erase"`` or ``"swap"``.
+            kl: The highest divergence allowed, in nats a token.
 
         Raises:
             InputError: No such edit, none is allowed, or no divergence was measured to hold the limit against.
@@ -86,12 +86,14 @@ class LayerEffects(DatasetResult):
         lines = [f"Effects by layer; bias before {float(self.dataset['bias_before']):.3f}"]
         for edit in self.dataset["edit"].values:
             for method in self.dataset["direction"].values:
-                one = self.dataset.sel(edit=edit, direction=method)
-                place = int(np.nanargmin(np.abs(one["bias"]) if edit == "erase" else one["bias"]))
-                row = one.isel(layer=place)
-                said = f"bias {float(row['bias']):+.3f} [{float(row['bias_low']):+.3f}, {float(row['bias_high']):+.3f}]"
-                said += f", KL {float(row['kl']):.4f}" if "kl" in one else ""
-                lines.append(f"{edit:<10} {method:<12} least at layer {int(row['layer']):>2}: {said}")
+                method_data = self.dataset.sel(edit=edit, direction=method)
+                layer_index = int(np.nanargmin(np.abs(method_data["bias"]) if edit == "erase" else method_data["bias"]))
+                row = method_data.isel(layer=layer_index)
+                summary = (
+                    f"bias {float(row['bias']):+.3f} [{float(row['bias_low']):+.3f}, {float(row['bias_high']):+.3f}]"
+                )
+                summary += f", KL {float(row['kl']):.4f}" if "kl" in method_data else ""
+                lines.append(f"{edit:<10} {method:<12} least at layer {int(row['layer']):>2}: {summary}")
         return "\n".join(lines)
 
 
@@ -131,34 +133,34 @@ def layer_effects(
 
     Args:
         model: The model.
-        directions: For each method its directions, one a layer, as :meth:`patchclamp.Model.fit_directions` gives them.
+        directions: The directions of each method, one a layer, as :meth:`patchclamp.Model.fit_directions` gives them.
         pairs: (Prompt that expects the first answer, prompt that expects the second).
         answers: Two tokens, or two lists of tokens whose probabilities are added, as ``(" he", " she")``.
-        texts: On which the divergence is measured; passages of books by default, ``()`` for none.
-        edits: Of ``erase``, ``swap``, ``double``, ``to first`` and ``to second`` (every vector gets a class mean's
+        texts: The texts on which the divergence is measured; passages of books by default, ``()`` for none.
+        edits: Any of ``erase``, ``swap``, ``double``, ``to first`` and ``to second`` (every vector gets a class mean's
             coordinates: the negative and the positive intervention of AlterRep, Ravfogel et al. 2021, arXiv 2105.06965).
-        about: From where they measure.
+        about: The point from which they measure.
         progress: True for bars, a function for events.
 
     Raises:
         InputError: No pairs, unknown kinds of edit, or answers that are not single tokens.
     """
-    placed: dict[LayerEdit, Edit] = {}
-    for method, several in directions.items():
-        if any(direction.fitted is None for direction in several):
+    edit_map: dict[LayerEdit, Edit] = {}
+    for method, direction_list in directions.items():
+        if any(direction.fitted is None for direction in direction_list):
             raise InputError(f"a direction of {method!r} was fitted on arrays; model.fit_directions gives it a layer")
-        sites = [str(direction.site) for direction in several]
+        sites = [str(direction.site) for direction in direction_list]
         if len(set(sites)) < len(sites):
             raise InputError(f"{method!r} has two directions at one site: {sites}; name them apart")
         for kind in edits:
-            placed |= {
+            edit_map |= {
                 LayerEdit(method, kind, site): edits_of(direction, kind, about)
-                for site, direction in zip(sites, several, strict=True)
+                for site, direction in zip(sites, direction_list, strict=True)
             }
-    return measured(model, placed, pairs, answers, texts, progress)
+    return measure_layer_edits(model, edit_map, pairs, answers, texts, progress)
 
 
-def measured(
+def measure_layer_edits(
     model: OpenModel,
     edits: Mapping[LayerEdit, Any],
     pairs: Any,
@@ -170,13 +172,13 @@ def measured(
     if not edits:
         raise InputError("no direction was given")
     _check_apart(edits)
-    others = listed(model, texts)
-    names = {"|".join(place): edit for place, edit in edits.items()}
-    effect = bias(model, pairs, answers, names, progress=progress)
-    cost = damage(model, names, others, progress=progress) if len(others) else None
+    text_list = read_texts(model, texts)
+    edits_by_name = {"|".join(place): edit for place, edit in edits.items()}
+    effect = bias(model, pairs, answers, edits_by_name, progress=progress)
+    cost = damage(model, edits_by_name, text_list, progress=progress) if len(text_list) else None
     flat = [prompt for pair in pairs for prompt in pair]
-    record = provenance(model, model.prompts(flat), pairs=pairs, texts=others)
-    return LayerEffects(_assembled(edits, effect, cost), *record)
+    record = provenance(model, model.prompts(flat), pairs=pairs, texts=text_list)
+    return LayerEffects(_dataset(edits, effect, cost), *record)
 
 
 def _check_apart(edits: Collection[LayerEdit]) -> None:
@@ -185,24 +187,24 @@ def _check_apart(edits: Collection[LayerEdit]) -> None:
     Raises:
         InputError: There are such, or a site lies in no layer.
     """
-    taken = set()
+    cells = set()
     for edit in edits:
         cell = edit.direction, edit.kind, edit.layer
-        if cell in taken:
+        if cell in cells:
             raise InputError(f"{edit.direction!r} has two directions at layer {edit.layer}; name them apart")
-        taken.add(cell)
+        cells.add(cell)
 
 
-def _assembled(edits: Collection[LayerEdit], effect: Bias, cost: Damage | None) -> "xr.Dataset":
+def _dataset(edits: Collection[LayerEdit], effect: Bias, cost: Damage | None) -> "xr.Dataset":
     import xarray as xr
 
     methods, kinds = (list(dict.fromkeys(edit[axis] for edit in edits)) for axis in (0, 1))
     layers = sorted({edit.layer for edit in edits})
     cells = [(methods.index(edit.direction), kinds.index(edit.kind), layers.index(edit.layer)) for edit in edits]
     arrays: dict[str, Any] = {}
-    before: dict[str, Any] = {}
+    before_means: dict[str, Any] = {}
     for metric, (samples, weights) in _samples(effect, cost).items():
-        before[f"{metric}_before"], tables = mean_tables(
+        before_means[f"{metric}_before"], tables = mean_tables(
             samples, weights, cells, (len(methods), len(kinds), len(layers))
         )
         arrays |= {metric + suffix: (("direction", "edit", "layer"), table) for suffix, table in tables.items()}
@@ -211,13 +213,13 @@ def _assembled(edits: Collection[LayerEdit], effect: Bias, cost: Damage | None) 
         "edit": np.array(kinds, dtype=object),
         "layer": np.array(layers),
     }
-    return xr.Dataset({**arrays, **before}, coords)
+    return xr.Dataset({**arrays, **before_means}, coords)
 
 
 def _samples(effect: Bias, cost: Damage | None) -> dict[str, tuple[Any, Any]]:
-    """For each metric ``[1 + edit, sample]``, the unedited model first, and the weights of the samples if they have some."""
-    logs = effect.data["log_probability"].values
-    lean = ratio(logs[..., 1], logs[..., 0]).reshape(len(logs), -1, 2).mean(-1)
+    """The samples of each metric, ``[1 + edit, sample]``, the unedited model first, and their weights if they have some."""
+    log_probabilities = effect.data["log_probability"].values
+    lean = ratio(log_probabilities[..., 1], log_probabilities[..., 0]).reshape(len(log_probabilities), -1, 2).mean(-1)
     samples = {name: (effect.values(name).values, None) for name in ("within", "across", "accuracy")}
     metrics = {
         "bias": samples["within"],

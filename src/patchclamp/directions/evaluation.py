@@ -23,7 +23,7 @@ from patchclamp.models.sites import Site
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was measured of a direction."""
+    """The measurements of a direction."""
 
     probe: ProbeReport
     """Linear and MLP probes before and after erasing, beside a random direction of the same rank."""
@@ -39,9 +39,9 @@ class Evaluation:
     def save(self, folder: Folder) -> Path:
         """Save each result in a folder of its own."""
         for name in ("probe", "projections", "effects"):
-            found = getattr(self, name)
-            if found is not None:
-                found.save(Path(folder) / name)
+            result = getattr(self, name)
+            if result is not None:
+                result.save(Path(folder) / name)
         return Path(folder)
 
 
@@ -62,42 +62,46 @@ def evaluate_direction(
 
     Args:
         model: The model.
-        direction: Fitted on this model.
+        direction: The direction, which was fitted on this model.
         prompts: Other prompts than those of the fit.
-        labels: One a prompt.
+        labels: The label of each prompt.
         groups: Prompts that belong together; for the bias, pairs.
         answers: The two answers that the classes expect; with them bias and damage of the edits are measured.
-        texts: For the damage; passages of books by default.
-        seed: Of the probes and of the control.
+        texts: The texts for the damage; passages of books by default.
+        seed: The seed of the probes and of the control.
         progress: True for bars, a function for events.
 
     Raises:
         InputError: The direction is of another model, lengths differ, or the bias has no pairs.
     """
     count = len(model.prompts(prompts))
-    for name, given in (("labels", labels), ("groups", groups)):
-        if given is not None and len(given) != count:
-            raise InputError(f"{count} prompts and {len(given)} {name} were given; there is one a prompt")
+    for name, values in (("labels", labels), ("groups", groups)):
+        if values is not None and len(values) != count:
+            raise InputError(f"{count} prompts and {len(values)} {name} were given; there is one a prompt")
     pairs = None if answers is None else pairs_of(model, prompts, labels, groups)
-    told, known = ({str(item) for item in some} for some in (np.unique(np.asarray(labels)).tolist(), direction.classes))
-    if known and told != known:
-        raise InputError(f"the direction was fitted on the classes {sorted(known)}; these texts have {sorted(told)}")
-    seen = projections(model, direction, prompts, labels)
+    text_classes, fit_classes = (
+        {str(item) for item in classes} for classes in (np.unique(np.asarray(labels)).tolist(), direction.classes)
+    )
+    if fit_classes and text_classes != fit_classes:
+        raise InputError(
+            f"the direction was fitted on the classes {sorted(fit_classes)}; these texts have {sorted(text_classes)}"
+        )
+    projection = projections(model, direction, prompts, labels)
     assert direction.fitted is not None
     site, at = direction.fitted.site, direction.fitted.at
     rows = site_rows(record(model, prompts, [site], at, progress=progress), Site.parse(site))
-    marks = np.asarray(labels)[rows.prompt]
+    row_labels = np.asarray(labels)[rows.prompt]
     effects = None
     if answers is not None and pairs is not None:
         from patchclamp.directions.random import RandomDirection
 
-        control = RandomDirection(rank=direction.rank, random_state=seed).fit(rows.x, marks).direction_
-        both = {"direction": [direction], "random": [replace(control, fitted=direction.fitted)]}
-        effects = layer_effects(model, both, pairs, answers, texts, progress=progress)
-    together = (np.arange(count) if groups is None else np.asarray(groups))[rows.prompt]
+        control = RandomDirection(rank=direction.rank, random_state=seed).fit(rows.x, row_labels).direction_
+        directions = {"direction": [direction], "random": [replace(control, fitted=direction.fitted)]}
+        effects = layer_effects(model, directions, pairs, answers, texts, progress=progress)
+    group_of_row = (np.arange(count) if groups is None else np.asarray(groups))[rows.prompt]
     x = rows.x.double().cpu().numpy()
-    read = probe(x, marks, _eraser(direction), groups=together, rank=direction.rank, seed=seed)
-    return Evaluation(read, seen, effects)
+    probe_report = probe(x, row_labels, _eraser(direction), groups=group_of_row, rank=direction.rank, seed=seed)
+    return Evaluation(probe_report, projection, effects)
 
 
 def _eraser(direction: Direction) -> Any:
@@ -116,7 +120,7 @@ def pairs_of(model: OpenModel, prompts: Any, labels: Labels, groups: Groups) -> 
     if groups is None or len(classes) != 2:
         raise InputError("the bias needs pairs: two classes, and groups with a prompt of each")
     rows = model.prompts(prompts)
-    found: list[tuple[Any, Any]] = []
+    pairs: list[tuple[Any, Any]] = []
     for group in dict.fromkeys(groups):
         first, second = (
             [row for row, g, y in zip(rows, groups, labels, strict=True) if g == group and y == c] for c in classes
@@ -125,5 +129,5 @@ def pairs_of(model: OpenModel, prompts: Any, labels: Labels, groups: Groups) -> 
             raise InputError(
                 f"group {group!r} has {len(first)} prompts of {classes[0]!r} and {len(second)} of {classes[1]!r}"
             )
-        found += zip(first, second, strict=True)
-    return found
+        pairs += zip(first, second, strict=True)
+    return pairs

@@ -30,13 +30,13 @@ class SiteRows:
     """The rows of one site: what an estimator is fitted on."""
 
     x: Tensor
-    """``[row, d]``."""
+    """The activations, ``[row, d]``."""
     prompt: Any
-    """``[row]`` the prompt that each row comes from."""
+    """The prompt that each row comes from, ``[row]``."""
     position: Any
-    """``[row]`` where in it."""
+    """The position of each row in its prompt, ``[row]``."""
     dropped: int
-    """Attention sinks that were left out."""
+    """The number of attention sinks that were left out."""
 
 
 def site_rows(acts: Activations, site: Site, sinks: Sinks = "skip") -> SiteRows:
@@ -44,22 +44,22 @@ def site_rows(acts: Activations, site: Site, sinks: Sinks = "skip") -> SiteRows:
 
     Args:
         acts: Recorded activations.
-        site: Of which site.
+        site: The site whose activations are taken.
         sinks: ``"skip"`` leaves out vectors more than :data:`SINK` times as long as the median one.
     """
     pieces, prompt, position = [], [], []
     for index in range(len(acts.prompts)):
         rows = acts.vectors(site, index, None)
         where = acts.positions[index] or tuple(range(len(rows.reshape(-1, rows.shape[-1]))))
-        kept = rows.reshape(-1, rows.shape[-1])[: len(where)]
-        pieces.append(kept)
-        prompt += [index] * len(kept)
+        vectors = rows.reshape(-1, rows.shape[-1])[: len(where)]
+        pieces.append(vectors)
+        prompt += [index] * len(vectors)
         position += list(where)
     x = torch.cat(pieces)
     lengths = x.double().norm(dim=1)
     keep = lengths <= SINK * lengths.median() if sinks == "skip" else torch.ones(len(x), dtype=torch.bool)
-    chosen = keep.cpu().numpy()
-    return SiteRows(x[keep], np.array(prompt)[chosen], np.array(position)[chosen], int((~keep).sum()))
+    keep_array = keep.cpu().numpy()
+    return SiteRows(x[keep], np.array(prompt)[keep_array], np.array(position)[keep_array], int((~keep).sum()))
 
 
 @checked
@@ -88,16 +88,16 @@ def fit_directions(
         model: The model.
         method: An estimator of :mod:`patchclamp.directions`, or its name, as ``"leace"``.
         prompts: As for :meth:`patchclamp.Model.run`.
-        labels: One a prompt; two classes or more, or numbers.
-        sites: Where; ``"resid_post"`` is every layer.
-        at: Which tokens: ``"rest"`` (all but the first), ``"last"``, a span, where a word stands, one rule a prompt.
+        labels: The label of each prompt; two classes or more, or numbers.
+        sites: The sites; ``"resid_post"`` is every layer.
+        at: The tokens: ``"rest"`` (all but the first), ``"last"``, a span, where a word stands, one rule a prompt.
         groups: Prompts that belong together, as the two of a pair; held out together, and the pairs of paired methods.
-        sample_weight: One a prompt.
+        sample_weight: The weight of each prompt.
         edits: Fit on the model under these.
         sinks: ``"skip"`` leaves out massive activations.
-        holdout: Share of the groups that is not fitted on; ``direction.report["held_out"]`` measures on it, beside a random
+        holdout: The share of the groups that is not fitted on; ``direction.report["held_out"]`` measures on it, beside a random
             direction of the same rank.
-        seed: Of the split and of the control.
+        seed: The seed of the split and of the control.
         progress: True for a bar, a function for events.
 
     Raises:
@@ -110,30 +110,36 @@ def fit_directions(
     from patchclamp.directions.report import quietly, warn_once
 
     estimator = method_of(method)
-    rows = model.prompts(prompts)
-    count = len(rows)
+    prompt_list = model.prompts(prompts)
+    count = len(prompt_list)
     _check_lengths(count, labels=labels, groups=groups, sample_weight=sample_weight)
-    marks = np.asarray(labels)
-    Concept.of(marks, estimator.concept)
-    together = np.arange(count) if groups is None else np.asarray(groups)
-    train, test = split(together, marks, holdout, seed, estimator.concept)
+    label_array = np.asarray(labels)
+    Concept.of(label_array, estimator.concept)
+    group_array = np.arange(count) if groups is None else np.asarray(groups)
+    train, test = split(group_array, label_array, holdout, seed, estimator.concept)
     names = model.sites.expand([sites] if isinstance(sites, str) else list(sites))
-    chosen = list(as_edits(edits))
-    acts = record(model, prompts, [str(site) for site in names], at, edits=chosen, progress=progress)
-    slope = None
+    edit_list = list(as_edits(edits))
+    acts = record(model, prompts, [str(site) for site in names], at, edits=edit_list, progress=progress)
+    gradient_list = None
     if isinstance(estimator, GradientDirection):
-        slope = gradients(model, rows, estimator.read, names, chosen)
+        gradient_list = gradients(model, prompt_list, estimator.read, names, edit_list)
     weights = None if sample_weight is None else np.asarray(sample_weight, dtype=np.float64)
-    found = []
+    directions = []
     with quietly(), task("directions", len(names), "sites", show=progress) as bar:
         for site in names:
-            made = site_rows(acts, site, sinks)
-            options = {} if slope is None else {"slope": [one[site] for one in slope]}
-            direction = _fit(clone(estimator), made, marks, together, weights, (train, test), seed, **options)
-            found.append(direction.at_home(model, str(site), at))
+            fit_rows = site_rows(acts, site, sinks)
+            options = (
+                {}
+                if gradient_list is None
+                else {"gradients": [prompt_gradients[site] for prompt_gradients in gradient_list]}
+            )
+            direction = _fit(
+                clone(estimator), fit_rows, label_array, group_array, weights, (train, test), seed, **options
+            )
+            directions.append(direction.at_home(model, str(site), at))
             bar.advance()
-    warn_once(found)
-    return found
+    warn_once(directions)
+    return directions
 
 
 @checked
@@ -183,8 +189,8 @@ def rows(
     Args:
         model: The model.
         prompts: As for :meth:`patchclamp.Model.run`.
-        site: Where.
-        at: Which tokens.
+        site: The site.
+        at: The tokens.
         edits: Record under these.
         sinks: ``"skip"`` leaves out massive activations.
 
@@ -207,57 +213,57 @@ def reference(model: OpenModel, text: Any, site: str, at: At = "rest") -> Tensor
     Args:
         model: The model.
         text: One prompt or several.
-        site: Where.
-        at: Which tokens; massive activations are left out.
+        site: The site.
+        at: The tokens; massive activations are left out.
     """
     return rows(model, text, site, at).x.double().mean(0)
 
 
 def _fit(
     estimator: Any, rows: SiteRows, labels: Any, groups: Any, weights: Any, parts: tuple[Any, Any], seed: int,
-    slope: list[Tensor] | None = None,
+    gradients: list[Tensor] | None = None,
 ) -> Direction:  # fmt: skip
     from patchclamp.directions.random import RandomDirection
     from patchclamp.directions.report import FEW, gap_left
 
     train, test = (np.isin(rows.prompt, part) for part in parts)
     y = labels[rows.prompt]
-    own: dict[str, Any] = {"groups": groups[rows.prompt[train]]}
+    fit_options: dict[str, Any] = {"groups": groups[rows.prompt[train]]}
     if weights is not None:
-        own["sample_weight"] = weights[rows.prompt[train]]
-    if slope is not None:
-        every = torch.stack([slope[p][t] for p, t in zip(rows.prompt, rows.position, strict=True)])
-        own["gradients"] = every[torch.from_numpy(train)]
+        fit_options["sample_weight"] = weights[rows.prompt[train]]
+    if gradients is not None:
+        row_gradients = torch.stack([gradients[p][t] for p, t in zip(rows.prompt, rows.position, strict=True)])
+        fit_options["gradients"] = row_gradients[torch.from_numpy(train)]
     x = rows.x[torch.from_numpy(train)]
-    direction: Direction = estimator.fit(x, y[train], **own).direction_
-    said: dict[str, Any] = {"sinks_dropped": rows.dropped, "prompts": len(parts[0]), "seed": seed}
+    direction: Direction = estimator.fit(x, y[train], **fit_options).direction_
+    report: dict[str, Any] = {"sinks_dropped": rows.dropped, "prompts": len(parts[0]), "seed": seed}
     if test.any():
-        few = FEW.format(len(x), x.shape[1])  # the rows held out say how much is left on others
-        said["warnings"] = [text for text in direction.report["warnings"] if text != few]
+        few_warning = FEW.format(len(x), x.shape[1])  # the rows held out say how much is left on others
+        report["warnings"] = [text for text in direction.report["warnings"] if text != few_warning]
         control = RandomDirection(rank=direction.rank, random_state=seed, concept=estimator.concept)
         random = control.fit(x, y[train]).direction_
-        held = rows.x[torch.from_numpy(test)]
-        z = Concept.of(y[train], estimator.concept).encode(y[test]).to(held.device)
-        said["held_out"] = {
+        held_out_rows = rows.x[torch.from_numpy(test)]
+        z = Concept.of(y[train], estimator.concept).encode(y[test]).to(held_out_rows.device)
+        report["held_out"] = {
             "prompts": len(parts[1]),
-            "rows": len(held),
-            "gap_left": gap_left(direction, held, z),
-            "gap_left_random": gap_left(random, held, z),
-            "damage": damage(direction, held),
-            "damage_random": damage(random, held),
+            "rows": len(held_out_rows),
+            "gap_left": gap_left(direction, held_out_rows, z),
+            "gap_left_random": gap_left(random, held_out_rows, z),
+            "damage": damage(direction, held_out_rows),
+            "damage_random": damage(random, held_out_rows),
         }
-    return replace(direction, report={**direction.report, **said})
+    return replace(direction, report={**direction.report, **report})
 
 
 def damage(direction: Direction, x: Tensor) -> float:
-    """What erasing moves, as a share of the spread of the rows: ``E |erased - x|^2 / E |x - mean|^2``."""
-    wide = x.to(torch.float64)
-    moved = (direction.transform(wide) - wide).square().sum()
-    return float(moved / (wide - wide.mean(0)).square().sum())
+    """Measure how far erasing moves rows, as a share of the spread of the rows: ``E |erased - x|^2 / E |x - mean|^2``."""
+    x64 = x.to(torch.float64)
+    change = (direction.transform(x64) - x64).square().sum()
+    return float(change / (x64 - x64.mean(0)).square().sum())
 
 
 def split(groups: Any, labels: Any, share: float, seed: int, concept: Kind = "auto") -> tuple[Any, Any]:
-    """Prompts to fit on and prompts to hold out, by whole groups: two arrays of indices.
+    """Split prompts by whole groups into those to fit on and those to hold out: two arrays of indices.
 
     Raises:
         InputError: The share is not in [0, 1), or a part would lack a class.
@@ -267,21 +273,21 @@ def split(groups: Any, labels: Any, share: float, seed: int, concept: Kind = "au
     names = np.unique(groups)
     if share == 0:
         return np.arange(len(groups)), np.arange(0)
-    out = np.random.default_rng(seed).permutation(names)[: max(1, round(share * len(names)))]
-    held = np.isin(groups, out)
-    parts = np.flatnonzero(~held), np.flatnonzero(held)
+    held_out_groups = np.random.default_rng(seed).permutation(names)[: max(1, round(share * len(names)))]
+    is_held_out = np.isin(groups, held_out_groups)
+    parts = np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out)
     kinds = Concept.of(labels, concept).names
     for part, what in zip(parts, ("fit on", "hold out"), strict=True):
-        lacking = [kind for kind in kinds if kind not in labels[part].tolist()]
-        if lacking:
+        missing = [kind for kind in kinds if kind not in labels[part].tolist()]
+        if missing:
             raise InputError(
-                f"of {len(names)} groups, those to {what} have no prompt of class {lacking[0]!r}; give more prompts, another "
+                f"of {len(names)} groups, those to {what} have no prompt of class {missing[0]!r}; give more prompts, another "
                 "seed, or holdout=0"
             )
     return parts
 
 
-def _check_lengths(count: int, **given: Any) -> None:
-    for name, values in given.items():
+def _check_lengths(count: int, **arguments: Any) -> None:
+    for name, values in arguments.items():
         if values is not None and len(values) != count:
             raise InputError(f"{count} prompts and {len(values)} {name} were given; there is one a prompt")

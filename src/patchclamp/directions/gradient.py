@@ -26,10 +26,10 @@ class GradientDirection(DirectionEstimator):
     smallest size would follow: a local statement, without any guarantee (Nanda's question in the discussion of Roger 2022).
 
     Args:
-        read: What grows: a :class:`patchclamp.LogitDifference` by first and second answer. The direction points from the
+        read: The read that grows: a :class:`patchclamp.LogitDifference` by first and second answer. The direction points from the
             second answer to the first.
-        rank: Dimensions.
-        concept: What the labels are; they only give the length of ``add(1)`` and the class means.
+        rank: The number of dimensions.
+        concept: The kind of the labels; they only give the length of ``add(1)`` and the class means.
     """
 
     def __init__(self, *, read: Any = None, rank: int = 1, concept: Kind = "auto") -> None:
@@ -47,7 +47,7 @@ class GradientDirection(DirectionEstimator):
         groups: Groups = None,
         gradients: Tensor | None = None,
     ) -> Self:
-        """As in the base, with the gradient of the read at each row, ``[row, d]``.
+        """Fit as the base does, with the gradient of the read at each row, ``[row, d]``.
 
         Raises:
             InputError: No gradients are given (``model.fit_direction`` takes them of the model), or they are all 0.
@@ -97,12 +97,14 @@ def gradients(
             f"{'None' if read is None else type(read).__name__}"
         )
     lines = make_lines(model, prompts, [read], list(as_edits(edits)))
-    found: dict[int, dict[Site, Tensor]] = {}
+    gradients_by_prompt: dict[int, dict[Site, Tensor]] = {}
     for members in batches(prompts, BATCH_TOKENS, causal=False):
-        here = slopes(model, [lines[i] for i in members], sites)
-        own = here.gradients[0]
-        if len(own) != 1:
-            raise InputError(f"{type(read).__name__} gives {len(own)} numbers a prompt; a direction needs one")
+        prompt_slopes = slopes(model, [lines[i] for i in members], sites)
+        read_gradients = prompt_slopes.gradients[0]
+        if len(read_gradients) != 1:
+            raise InputError(
+                f"{type(read).__name__} gives {len(read_gradients)} numbers a prompt; a direction needs one"
+            )
         for row, index in enumerate(members):
-            found[index] = {site: own[0][site][row].detach() for site in sites}
-    return [found[i] for i in range(len(prompts))]
+            gradients_by_prompt[index] = {site: read_gradients[0][site][row].detach() for site in sites}
+    return [gradients_by_prompt[i] for i in range(len(prompts))]

@@ -29,12 +29,12 @@ class INLP(DirectionEstimator):
     2004.07667.
 
     Args:
-        rank: Directions in all. A round adds one of two classes, else the span of its weights.
-        stop: End when a classifier is no better on its own rows than the most frequent class.
-        C: Inverse strength of the penalty, on features scaled by one number to a mean variance of 1.
-        tol: Share of its minimum to which each classifier is solved.
-        max_iter: Most iterations in a round.
-        concept: What the labels are.
+        rank: The number of directions in all. A round adds one of two classes, else the span of its weights.
+        stop: Whether to end when a classifier is no better on its own rows than the most frequent class.
+        C: The inverse strength of the penalty, on features scaled by one number to a mean variance of 1.
+        tol: The share of its minimum to which each classifier is solved.
+        max_iter: The largest number of iterations in a round.
+        concept: The kind of the labels.
     """
 
     second = True
@@ -56,16 +56,20 @@ class INLP(DirectionEstimator):
         problem = Logistic(rows, self.C)
         basis, rounds = self._rounds(problem)
         self.n_iter_ = sum(solution.iterations for solution in rounds)
-        unsure = [number for number, solution in enumerate(rounds) if not solution.converged]
-        said = [f"the classifier of round {unsure[0]} has not converged; raise max_iter or tol"] if unsure else []
+        unconverged = [number for number, solution in enumerate(rounds) if not solution.converged]
+        texts = (
+            [f"the classifier of round {unconverged[0]} has not converged; raise max_iter or tol"]
+            if unconverged
+            else []
+        )
         if len(basis) < self.rank and not self.stop:
-            said.append(f"rank {self.rank} was asked for, but nothing is left to find after {len(basis)}")
+            texts.append(f"rank {self.rank} was asked for, but nothing is left to find after {len(basis)}")
         majority = float(problem.moments.mean_z.max())
         report = {
             "rounds": [s.report() for s in rounds],
             "majority": majority,
             "scale": problem.scale,
-            "warnings": said,
+            "warnings": texts,
         }
         return ConceptSubspace(basis, problem.moments, report=report)
 
@@ -79,14 +83,14 @@ class INLP(DirectionEstimator):
             rounds.append(solution)
             if self.stop and len(basis) and solution.accuracy <= majority:
                 break
-            found = span(solution.weights, self.rank - len(basis))
-            basis = torch.cat([basis, _orthonormal(found, basis)])
+            directions = span(solution.weights, self.rank - len(basis))
+            basis = torch.cat([basis, _orthonormalise(directions, basis)])
         return basis, rounds
 
 
-def _orthonormal(found: Tensor, basis: Tensor) -> Tensor:
+def _orthonormalise(rows: Tensor, basis: Tensor) -> Tensor:
     """Clear rows of what rounding has left along a basis, twice."""
     for _ in range(2):
-        found = found - (found @ basis.T) @ basis
-        found = found / found.norm(dim=1, keepdim=True)
-    return found
+        rows = rows - (rows @ basis.T) @ basis
+        rows = rows / rows.norm(dim=1, keepdim=True)
+    return rows

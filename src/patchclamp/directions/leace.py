@@ -40,9 +40,9 @@ class LEACE(StreamingEstimator):
     Source: Belrose et al. 2023, "LEACE: Perfect linear concept erasure in closed form", arXiv 2306.03819, theorem 4.3.
 
     Args:
-        shrinkage: Between 0 (the covariance as it is) and 1 (a multiple of the identity, which gives the mean projection);
+        shrinkage: A number between 0 (the covariance as it is) and 1 (a multiple of the identity, which gives the mean projection);
             a little helps on held-out rows where rows are few.
-        concept: What the labels are.
+        concept: The kind of the labels.
     """
 
     second = True
@@ -64,13 +64,13 @@ def readers(
 ) -> Float[Tensor, "rank d"]:
     """``(U S^+ U^T)^-1 U S^+`` for orthonormal rows ``U``: biorthogonal to them by a last solve; reads the lower triangle."""
     if shrinkage:
-        middle = covariance.diagonal().mean()
+        mean_variance = covariance.diagonal().mean()
         covariance = (1 - shrinkage) * covariance
-        covariance.diagonal().add_(shrinkage * middle)
-    solved = _inverse_times(covariance, basis)
-    once: Tensor = torch.linalg.solve(solved @ basis.T, solved)
-    again: Tensor = torch.linalg.solve(once @ basis.T, once)
-    return again
+        covariance.diagonal().add_(shrinkage * mean_variance)
+    products = _inverse_times(covariance, basis)
+    first_solution: Tensor = torch.linalg.solve(products @ basis.T, products)
+    second_solution: Tensor = torch.linalg.solve(first_solution @ basis.T, first_solution)
+    return second_solution
 
 
 def _inverse_times(covariance: Tensor, basis: Tensor) -> Tensor:
@@ -78,19 +78,19 @@ def _inverse_times(covariance: Tensor, basis: Tensor) -> Tensor:
 
     By Cholesky of the correlation matrix where it has full rank, by its eigenvectors otherwise: so neither hangs on units.
     """
-    spread = covariance.diagonal().clamp(min=0).sqrt()
-    moves = (spread > 0).nonzero()[:, 0]
-    scale = 1 / spread[moves]
-    correlation = (covariance[moves][:, moves] * scale.unsqueeze(1)).mul_(scale)
-    scaled = basis[:, moves] * scale
-    factor, failed = torch.linalg.cholesky_ex(correlation)
-    if not int(failed) and bool(factor.diagonal().min().square() > NULL):
-        solved = torch.cholesky_solve(scaled.T, factor).T
+    deviation = covariance.diagonal().clamp(min=0).sqrt()
+    varying = (deviation > 0).nonzero()[:, 0]
+    scale = 1 / deviation[varying]
+    correlation = (covariance[varying][:, varying] * scale.unsqueeze(1)).mul_(scale)
+    scaled_basis = basis[:, varying] * scale
+    factor, failure = torch.linalg.cholesky_ex(correlation)
+    if not int(failure) and bool(factor.diagonal().min().square() > NULL):
+        products = torch.cholesky_solve(scaled_basis.T, factor).T
     else:
         values, vectors = torch.linalg.eigh(correlation)
-        kept = values > NULL * values[-1]
-        chosen = vectors[:, kept]
-        solved = (scaled @ chosen / values[kept]) @ chosen.T
+        nonzero = values > NULL * values[-1]
+        basis_vectors = vectors[:, nonzero]
+        products = (scaled_basis @ basis_vectors / values[nonzero]) @ basis_vectors.T
     inverse = torch.zeros_like(basis)
-    inverse[:, moves] = solved * scale
+    inverse[:, varying] = products * scale
     return inverse

@@ -17,11 +17,11 @@ class LogisticDirection(DirectionEstimator):
     Source: Haghighatkhah et al. 2022, "Better hit the nail on the head than beat around the bush", arXiv 2212.04273.
 
     Args:
-        C: Inverse strength of the penalty, as in scikit-learn, on features that are scaled by one number to a mean
+        C: The inverse strength of the penalty, as in scikit-learn, on features that are scaled by one number to a mean
             variance of 1: the direction does not hang on the units of the activations.
-        tol: Share of its minimum to which the objective is solved; the report bounds the excess.
-        max_iter: Most iterations; not to have converged is a warning.
-        concept: What the labels are.
+        tol: The share of its minimum to which the objective is solved; the report bounds the excess.
+        max_iter: The largest number of iterations; not to have converged is a warning.
+        concept: The kind of the labels.
     """
 
     second = True
@@ -50,7 +50,7 @@ def check_classes(rows: Rows, method: DirectionEstimator) -> None:
     """Refuse a continuous concept.
 
     Raises:
-        InputError: With what to use.
+        InputError: The concept is continuous; the message says what to use.
     """
     if rows.concept.classes is None:
         raise InputError(

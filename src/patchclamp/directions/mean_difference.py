@@ -25,9 +25,9 @@ class MeanDifference(StreamingEstimator):
     Source: Rimsky et al. 2024, arXiv 2312.06681 (CAA); Shao et al. 2023, arXiv 2203.07893 (SAL).
 
     Args:
-        balanced: Measure edits from the midpoint of the class means rather than from the mean of all rows.
-        paired: Average the differences within ``groups`` (pairs of prompts), each of the same weight; two classes only.
-        concept: What the labels are.
+        balanced: Whether to measure edits from the midpoint of the class means rather than from the mean of all rows.
+        paired: Whether to average the differences within ``groups`` (pairs of prompts), each of the same weight; two classes only.
+        concept: The kind of the labels.
     """
 
     def __init__(self, *, balanced: bool = False, paired: bool = False, concept: Kind = "auto") -> None:
@@ -38,17 +38,17 @@ class MeanDifference(StreamingEstimator):
     def _find(self, rows: Rows) -> ConceptSubspace:
         moments = rows.moments()
         if not self.paired:
-            return ConceptSubspace(span(moments.effects()), moments, mean=self._middle(moments))
+            return ConceptSubspace(span(moments.effects()), moments, mean=self._midpoint(moments))
         gap = pair_differences(rows).mean(0)
-        return ConceptSubspace(span(gap.unsqueeze(0)), moments, gap=gap, mean=self._middle(moments))
+        return ConceptSubspace(span(gap.unsqueeze(0)), moments, gap=gap, mean=self._midpoint(moments))
 
     def partial_fit(self, X: Array, y: Labels, classes: Any = None, sample_weight: Numbers = None) -> Self:
-        """As in the base; pairs do not stream."""
+        """Take in more rows, as in the base; pairs do not stream."""
         if self.paired:
             raise InputError("paired differences need all rows of a pair at once: use fit")
         return super().partial_fit(X, y, classes, sample_weight)
 
-    def _middle(self, moments: Moments) -> Tensor | None:
+    def _midpoint(self, moments: Moments) -> Tensor | None:
         if not self.balanced:
             return None
         if self._concept.classes is None:
@@ -57,7 +57,7 @@ class MeanDifference(StreamingEstimator):
 
 
 def pair_differences(rows: Rows) -> Tensor:
-    """``[group, d]``: the difference between the means of the two classes in each group.
+    """The difference between the means of the two classes in each group, ``[group, d]``.
 
     Raises:
         InputError: Not two classes, no groups, or a group without one of the classes.
@@ -69,18 +69,22 @@ def pair_differences(rows: Rows) -> Tensor:
     if rows.groups is None:
         raise InputError("a paired difference needs groups: which rows belong to one pair")
     names, index = np.unique(rows.groups, return_inverse=True)
-    group = torch.from_numpy(index).to(rows.x.device)
+    group_index = torch.from_numpy(index).to(rows.x.device)
     weights = (
-        torch.ones(len(group), dtype=torch.float64, device=rows.x.device) if rows.weights is None else rows.weights
+        torch.ones(len(group_index), dtype=torch.float64, device=rows.x.device)
+        if rows.weights is None
+        else rows.weights
     )
     total = torch.zeros(len(names), rows.x.shape[1], dtype=torch.float64, device=rows.x.device)
     for label, sign in ((0, -1.0), (1, 1.0)):
-        chosen = (rows.labels == label) & (weights > 0)
-        count = torch.zeros(len(names), dtype=torch.float64, device=group.device)
-        count.index_add_(0, group[chosen], weights[chosen])
+        in_class = (rows.labels == label) & (weights > 0)
+        count = torch.zeros(len(names), dtype=torch.float64, device=group_index.device)
+        count.index_add_(0, group_index[in_class], weights[in_class])
         if not bool((count > 0).all()):
-            lonely = names.tolist()[int((count == 0).nonzero()[0])]
-            raise InputError(f"group {lonely!r} has no row of class {rows.concept.names[label]!r}, so it is no pair")
-        scaled = rows.x[chosen].to(torch.float64) * (sign * weights[chosen] / count[group[chosen]]).unsqueeze(1)
-        total.index_add_(0, group[chosen], scaled)
+            unpaired = names.tolist()[int((count == 0).nonzero()[0])]
+            raise InputError(f"group {unpaired!r} has no row of class {rows.concept.names[label]!r}, so it is no pair")
+        scaled = rows.x[in_class].to(torch.float64) * (
+            sign * weights[in_class] / count[group_index[in_class]]
+        ).unsqueeze(1)
+        total.index_add_(0, group_index[in_class], scaled)
     return total

@@ -19,7 +19,7 @@ METHODS = {
     "gradient": "gradient:GradientDirection",
     "random": "random:RandomDirection",
 }
-"""Name -> ``module:class`` in this package."""
+"""The ``module:class`` of each name, in this package."""
 
 
 def method_of(method: DirectionEstimator | str, **options: Any) -> DirectionEstimator:
@@ -39,15 +39,15 @@ def method_of(method: DirectionEstimator | str, **options: Any) -> DirectionEsti
         raise InputError(
             f"a method is an estimator, as LEACE(), or one of the names {list(METHODS)}; got {method!r:.80}"
         )
-    classes = {path.partition(":")[2].lower(): short for short, path in METHODS.items()}
-    short = classes.get(method.lower(), method.lower())
-    if short not in METHODS:
+    names_by_class = {path.partition(":")[2].lower(): method_name for method_name, path in METHODS.items()}
+    method_name = names_by_class.get(method.lower(), method.lower())
+    if method_name not in METHODS:
         raise InputError(unknown("method", method, METHODS))
-    module, _, name = METHODS[short].partition(":")
-    maker = getattr(import_module(f"{__package__}.{module}"), name)
-    valid = maker._get_param_names()
+    module, _, name = METHODS[method_name].partition(":")
+    estimator_class = getattr(import_module(f"{__package__}.{module}"), name)
+    valid = estimator_class._get_param_names()
     for option in options:
         if option not in valid:
             raise InputError(unknown(f"option of {name}", option, valid))
-    made: DirectionEstimator = maker(**options)
-    return made
+    estimator: DirectionEstimator = estimator_class(**options)
+    return estimator

@@ -15,7 +15,7 @@ EQUAL = "the class means are equal: no direction tells the classes apart on aver
 NOISE = 1e-10
 """Singular values below this share of the largest are rounding."""
 BLOCK = 512
-"""Rows that are made float64 at once: few enough to stay in a cache."""
+"""The number of rows that are made float64 at once: few enough to stay in a cache."""
 WIDE = 2048
 """The same where products of rows with themselves are taken, which stream through the whole result."""
 
@@ -28,20 +28,20 @@ class Moments:
     """
 
     weight: Tensor
-    """Sum of the rows' weights."""
+    """The sum of the rows' weights."""
     mean: Float[Tensor, " d"]
     mean_z: Float[Tensor, " column"]
     cross: Float[Tensor, "d column"]
-    """Weighted sum of ``(x - mean) (z - mean_z)^T``."""
+    """The weighted sum of ``(x - mean) (z - mean_z)^T``."""
     square_z: Float[Tensor, " column"]
-    """Weighted sum of ``(z - mean_z)^2``."""
+    """The weighted sum of ``(z - mean_z)^2``."""
     second: Float[Tensor, "d d"] | None
-    """Weighted sum of ``(x - mean) (x - mean)^T``, where it is wanted; its lower triangle."""
+    """The weighted sum of ``(x - mean) (x - mean)^T``, where it is collected; its lower triangle."""
     rows: int = 0
 
     @classmethod
     def empty(cls, d: int, columns: int, second: bool, device: torch.device) -> Self:
-        """Nothing seen yet."""
+        """Make moments of no rows."""
 
         def zeros(*shape: int) -> Tensor:
             return torch.zeros(shape, dtype=torch.float64, device=device)
@@ -69,8 +69,8 @@ class Moments:
         z = z - mean_z
         weighted_z = z if weights is None else z * weights.unsqueeze(1)
         step, step_z = mean - self.mean, mean_z - self.mean_z
-        both = self.weight + total
-        factor = self.weight * total / both
+        merged_weight = self.weight + total
+        factor = self.weight * total / merged_weight
         self.cross += (weighted_z.T @ x).T + factor * torch.outer(step, step_z)
         self.square_z += (weighted_z * z).sum(0)
         self.square_z += factor * step_z.square()
@@ -78,9 +78,9 @@ class Moments:
             centred = x - mean
             _add_products(self.second, centred if weights is None else centred.mul_(weights.sqrt().unsqueeze(1)))
             self.second.addr_(step, step, alpha=float(factor))
-        self.mean += step * (total / both)
-        self.mean_z += step_z * (total / both)
-        self.weight = both
+        self.mean += step * (total / merged_weight)
+        self.mean_z += step_z * (total / merged_weight)
+        self.weight = merged_weight
 
     @property
     def lower(self) -> Float[Tensor, "d d"]:
@@ -95,7 +95,7 @@ class Moments:
 
     @property
     def covariance(self) -> Float[Tensor, "d d"]:
-        """Of the rows."""
+        """The covariance of the rows."""
         lower = self.lower.tril()
         return lower + lower.tril(-1).T
 
@@ -127,13 +127,13 @@ def span(effects: Tensor, rank: int | None = None) -> Tensor:
     if len(effects) == 2 and torch.allclose(effects[0], -effects[1], rtol=1e-9, atol=1e-12 * largest):
         effects = effects[1:]
     if len(effects) == 1:
-        unit: Tensor = effects / effects.norm()
-        return unit
-    sizes: Tensor
+        unit_row: Tensor = effects / effects.norm()
+        return unit_row
+    singular_values: Tensor
     rows: Tensor
-    _, sizes, rows = torch.linalg.svd(effects, full_matrices=False)
-    kept = int((sizes > NOISE * sizes[0]).sum())
-    return rows[: kept if rank is None else min(rank, kept)]
+    _, singular_values, rows = torch.linalg.svd(effects, full_matrices=False)
+    numerical_rank = int((singular_values > NOISE * singular_values[0]).sum())
+    return rows[: numerical_rank if rank is None else min(rank, numerical_rank)]
 
 
 def blocks(x: Float[Tensor, "row d"], size: int = BLOCK) -> Iterator[Float[Tensor, "block d"]]:
@@ -141,9 +141,9 @@ def blocks(x: Float[Tensor, "row d"], size: int = BLOCK) -> Iterator[Float[Tenso
     if x.dtype == torch.float64:
         yield from x.split(size)
         return
-    wide = torch.empty(min(size, len(x)), x.shape[1], dtype=torch.float64, device=x.device)
+    buffer = torch.empty(min(size, len(x)), x.shape[1], dtype=torch.float64, device=x.device)
     for part in x.split(size):
-        yield wide[: len(part)].copy_(part)
+        yield buffer[: len(part)].copy_(part)
 
 
 def _add_products(total: Tensor, x: Tensor) -> None:

@@ -25,7 +25,7 @@ class LabelledEraser(DirectionEstimator):
         rows = self._read(X, y, sample_weight, groups)
         if rows.concept.classes is not None:
             self.classes_ = rows.concept.classes
-        self._learn(rows)
+        self._fit_map(rows)
         return self
 
     def transform(self, X: Array, y: Labels = None) -> Any:
@@ -34,13 +34,13 @@ class LabelledEraser(DirectionEstimator):
         Raises:
             InputError: No labels, other lengths, or a class that was not there before.
         """
-        self._check_learned()
+        self._check_fitted()
         if y is None:
-            raise self._no_labels("transform(X, y)")
+            raise self._label_error("transform(X, y)")
         state = self._torch_in
         rows = self._read(X, y, None, None, first=False)
         torch_in, self._torch_in = self._torch_in, state
-        erased = self._erased(rows.x.to(torch.float64), rows).to(rows.x.dtype)
+        erased = self._erase(rows.x.to(torch.float64), rows).to(rows.x.dtype)
         return erased if torch_in else erased.numpy()
 
     def fit_transform(self, X: Array, y: Labels = None, **options: Any) -> Any:
@@ -49,32 +49,32 @@ class LabelledEraser(DirectionEstimator):
 
     @property
     def reference_(self) -> Any:
-        """``[d]`` the mean of all rows, where every class ends up."""
-        self._check_learned()
+        """The mean of all rows ``[d]``, where every class ends up."""
+        self._check_fitted()
         return self._like_input(self._mean.cpu())
 
     _mean: Tensor
 
     @abstractmethod
-    def _learn(self, rows: Rows) -> None:
-        """Fit."""
+    def _fit_map(self, rows: Rows) -> None:
+        """Learn the map from rows."""
 
     @abstractmethod
-    def _erased(self, x: Tensor, rows: Rows) -> Tensor:
-        """Of rows in float64."""
+    def _erase(self, x: Tensor, rows: Rows) -> Tensor:
+        """Erase the concept from rows in float64."""
 
-    def _check_learned(self) -> None:
+    def _check_fitted(self) -> None:
         from sklearn.utils.validation import check_is_fitted
 
         check_is_fitted(self, "_mean")
 
     def _find(self, _: Rows) -> ConceptSubspace:
-        raise self._no_labels("a direction")
+        raise self._label_error("a direction")
 
     def _fitted(self) -> Direction:
-        raise self._no_labels("an edit")
+        raise self._label_error("an edit")
 
-    def _no_labels(self, what: str) -> EditError:
+    def _label_error(self, what: str) -> EditError:
         return EditError(
             f"{what}: {type(self).__name__} needs the label of each row, and a model at work has none; LEACE erases without labels"
         )
@@ -89,25 +89,25 @@ class OracleLEACE(LabelledEraser):
     Source: the method of EleutherAI's concept-erasure (``oracle.py``).
 
     Args:
-        concept: What the labels are.
+        concept: The kind of the labels.
     """
 
     def __init__(self, *, concept: Kind = "auto") -> None:
         self.concept = concept
 
-    def _learn(self, rows: Rows) -> None:
+    def _fit_map(self, rows: Rows) -> None:
         moments = rows.moments()
         z = rows.z - moments.mean_z
-        weighted = z if rows.weights is None else z * rows.weights.unsqueeze(1)
-        square = weighted.T @ z
-        units = square.diagonal().sqrt().clamp(min=1e-300)
+        weighted_z = z if rows.weights is None else z * rows.weights.unsqueeze(1)
+        products = weighted_z.T @ z
+        scales = products.diagonal().sqrt().clamp(min=1e-300)
         inverse = (
-            torch.linalg.pinv(square / units / units.unsqueeze(1), rtol=NULL, hermitian=True)
-            / units
-            / units.unsqueeze(1)
+            torch.linalg.pinv(products / scales / scales.unsqueeze(1), rtol=NULL, hermitian=True)
+            / scales
+            / scales.unsqueeze(1)
         )
         self._mean, self._mean_z = moments.mean, moments.mean_z
         self._slopes: Tensor = moments.cross @ inverse
 
-    def _erased(self, x: Tensor, rows: Rows) -> Tensor:
+    def _erase(self, x: Tensor, rows: Rows) -> Tensor:
         return x - (rows.z - self._mean_z) @ self._slopes.T

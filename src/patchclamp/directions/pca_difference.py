@@ -31,9 +31,9 @@ class PCADifference(DirectionEstimator):
     differences).
 
     Args:
-        rank: Components.
-        centred: Subtract the mean difference first.
-        concept: What the labels are.
+        rank: The number of components.
+        centred: Whether to subtract the mean difference first.
+        concept: The kind of the labels.
     """
 
     def __init__(self, *, rank: int = 1, centred: bool = False, concept: Kind = "auto") -> None:
@@ -49,7 +49,7 @@ class PCADifference(DirectionEstimator):
         check_rank(self.rank, rows.x.shape[1])
         moments = rows.moments()
         if rows.groups is None:
-            means, second = _all_matches(rows)
+            means, second = _difference_moments(rows)
         else:
             differences = pair_differences(rows)
             means = differences.mean(0)
@@ -64,18 +64,18 @@ class PCADifference(DirectionEstimator):
         return ConceptSubspace(basis, moments, report={"explained": share.tolist()})
 
     def __sklearn_tags__(self) -> Any:
-        """Two classes."""
+        """The tags of scikit-learn: two classes."""
         return two_classes(super().__sklearn_tags__())
 
 
-def _all_matches(rows: Rows) -> tuple[Tensor, Tensor]:
+def _difference_moments(rows: Rows) -> tuple[Tensor, Tensor]:
     """Mean and covariance of the differences between every row of one class and every row of the other."""
     d, columns = rows.x.shape[1], rows.z.shape[1]
-    found = [Moments.empty(d, columns, True, rows.x.device) for _ in range(2)]
-    for label, moments in enumerate(found):
-        chosen = rows.labels == label
-        moments.update(rows.x[chosen], rows.z[chosen], None if rows.weights is None else rows.weights[chosen])
-    return found[1].mean - found[0].mean, found[0].covariance + found[1].covariance
+    class_moments = [Moments.empty(d, columns, True, rows.x.device) for _ in range(2)]
+    for label, moments in enumerate(class_moments):
+        in_class = rows.labels == label
+        moments.update(rows.x[in_class], rows.z[in_class], None if rows.weights is None else rows.weights[in_class])
+    return class_moments[1].mean - class_moments[0].mean, class_moments[0].covariance + class_moments[1].covariance
 
 
 def two_classes(tags: Any) -> Any:

@@ -40,8 +40,8 @@ class Projections(DatasetResult):
 
         first, second = self.classes()[:2]
         values, labels = self.dataset["coordinate"].values, self.dataset["label"].values
-        found = mannwhitneyu(values[labels == second], values[labels == first])
-        return float(found.statistic / ((labels == first).sum() * (labels == second).sum()))
+        test = mannwhitneyu(values[labels == second], values[labels == first])
+        return float(test.statistic / ((labels == first).sum() * (labels == second).sum()))
 
     def classes(self) -> list[Any]:
         """The labels, in order."""
@@ -49,10 +49,10 @@ class Projections(DatasetResult):
 
     def __repr__(self) -> str:
         values, labels = self.dataset["coordinate"].values, self.dataset["label"].values
-        said = [
+        summaries = [
             f"{c!r}: mean {values[labels == c].mean():.3g}, sd {values[labels == c].std():.3g}" for c in self.classes()
         ]
-        return f"Projections of {len(values)} rows; " + "; ".join(said) + f"; AUC {self.auc():.3f}"
+        return f"Projections of {len(values)} rows; " + "; ".join(summaries) + f"; AUC {self.auc():.3f}"
 
 
 @recorded
@@ -63,11 +63,11 @@ def projections(
 
     Args:
         model: The model.
-        direction: Fitted on this model.
-        prompts: Best others than those it was fitted on.
-        labels: One a prompt.
-        at: Which tokens; those of the fit by default.
-        edits: Record under these.
+        direction: The direction, which was fitted on this model.
+        prompts: The prompts, best others than those it was fitted on.
+        labels: The label of each prompt.
+        at: The tokens; those of the fit by default.
+        edits: The edits under which to record.
 
     Raises:
         InputError: Lengths differ, one class only, or the direction is of another model.
@@ -80,35 +80,35 @@ def projections(
         raise InputError(
             f"this direction was fitted on {direction.fitted.model or 'another live model'}, not on this model"
         )
-    reads = direction.directions if direction.readers is None else direction.readers
-    return projected(
-        model, reads, direction.fitted.site, prompts, labels, direction.fitted.at if at is None else at, edits
+    readers = direction.directions if direction.readers is None else direction.readers
+    return project(
+        model, readers, direction.fitted.site, prompts, labels, direction.fitted.at if at is None else at, edits
     )
 
 
-def projected(
-    model: OpenModel, reads: Any, site: str, prompts: Any, labels: Labels, at: At, edits: Edits = ()
+def project(
+    model: OpenModel, readers: Any, site: str, prompts: Any, labels: Labels, at: At, edits: Edits = ()
 ) -> Projections:
     """Project prompts' activations at a site on the first of some vectors ``[rank, d]``."""
     import xarray as xr
 
-    rows = model.prompts(prompts)
-    if len(rows) != len(labels):
-        raise InputError(f"{len(rows)} prompts and {len(labels)} labels were given; there is one a prompt")
-    marks = np.array([str(label) for label in labels], dtype=object)
+    prompt_list = model.prompts(prompts)
+    if len(prompt_list) != len(labels):
+        raise InputError(f"{len(prompt_list)} prompts and {len(labels)} labels were given; there is one a prompt")
+    label_names = np.array([str(label) for label in labels], dtype=object)
     classes = [str(label) for label in np.unique(np.asarray(labels))]
     if len(classes) < 2:
-        raise InputError(f"the labels have one class only ({marks[0]!r}); projections compare at least two")
-    found = site_rows(record(model, prompts, [site], at, edits=list(as_edits(edits))), Site.parse(site))
+        raise InputError(f"the labels have one class only ({label_names[0]!r}); projections compare at least two")
+    rows_at_site = site_rows(record(model, prompts, [site], at, edits=list(as_edits(edits))), Site.parse(site))
     dataset = xr.Dataset(
-        {"coordinate": ("row", (found.x.double() @ reads[0].to(found.x.device)).cpu().numpy())},
+        {"coordinate": ("row", (rows_at_site.x.double() @ readers[0].to(rows_at_site.x.device)).cpu().numpy())},
         {
-            "label": ("row", marks[found.prompt]),
-            "prompt": ("row", found.prompt),
-            "position": ("row", found.position),
+            "label": ("row", label_names[rows_at_site.prompt]),
+            "prompt": ("row", rows_at_site.prompt),
+            "position": ("row", rows_at_site.position),
             "class": np.array(classes, dtype=object),
         },
     )
     return Projections(
-        dataset, *provenance(model, rows, labels=np.asarray(labels).tolist(), edits=list(as_edits(edits)))
+        dataset, *provenance(model, prompt_list, labels=np.asarray(labels).tolist(), edits=list(as_edits(edits)))
     )

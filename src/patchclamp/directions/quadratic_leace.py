@@ -12,7 +12,7 @@ from patchclamp.directions.oracle_leace import LabelledEraser
 from patchclamp.directions.rows import Rows
 
 TOLERANCE = 1e-13
-"""Relative change of the barycentre at which its iteration ends."""
+"""The relative change of the barycentre at which its iteration ends."""
 ROUNDS = 500
 NULL = 1e-12
 """Eigenvalues below this share of the largest are taken for zero."""
@@ -28,38 +28,40 @@ class QuadraticLEACE(LabelledEraser):
     1511.05355, equation 7.
 
     Args:
-        concept: What the labels are.
+        concept: The kind of the labels.
     """
 
     def __init__(self, *, concept: Kind = "auto") -> None:
         self.concept = concept
 
-    def _learn(self, rows: Rows) -> None:
+    def _fit_map(self, rows: Rows) -> None:
         check_classes(rows, self)
         d, columns = rows.x.shape[1], rows.z.shape[1]
-        found = []
+        moments_by_class = []
         for label, name in enumerate(rows.concept.names):
             weights = rows.z[:, label] if rows.weights is None else rows.z[:, label] * rows.weights
-            chosen = weights > 0
-            if int(chosen.sum()) <= d:
+            in_class = weights > 0
+            if int(in_class.sum()) <= d:
                 raise InputError(
-                    f"class {name!r} has {int(chosen.sum())} rows of width {d}; its covariance needs more rows than that"
+                    f"class {name!r} has {int(in_class.sum())} rows of width {d}; its covariance needs more rows than that"
                 )
-            found.append(
-                Moments.empty(d, columns, True, rows.x.device).update(rows.x[chosen], rows.z[chosen], weights[chosen])
+            moments_by_class.append(
+                Moments.empty(d, columns, True, rows.x.device).update(
+                    rows.x[in_class], rows.z[in_class], weights[in_class]
+                )
             )
-        covariances = torch.stack([moments.covariance for moments in found])
-        shares = torch.stack([moments.weight for moments in found])
+        covariances = torch.stack([moments.covariance for moments in moments_by_class])
+        shares = torch.stack([moments.weight for moments in moments_by_class])
         shares = shares / shares.sum()
-        self._means = torch.stack([moments.mean for moments in found])
+        self._means = torch.stack([moments.mean for moments in moments_by_class])
         self._mean = shares @ self._means
         self._maps = transport(covariances, barycentre(covariances, shares))
 
-    def _erased(self, x: Tensor, rows: Rows) -> Tensor:
+    def _erase(self, x: Tensor, rows: Rows) -> Tensor:
         erased = torch.empty_like(x)
-        for label, (middle, to) in enumerate(zip(self._means, self._maps, strict=True)):
-            chosen = rows.labels == label
-            erased[chosen] = (x[chosen] - middle) @ to + self._mean
+        for label, (class_mean, transport_map) in enumerate(zip(self._means, self._maps, strict=True)):
+            in_class = rows.labels == label
+            erased[in_class] = (x[in_class] - class_mean) @ transport_map + self._mean
         return erased
 
 
@@ -72,20 +74,20 @@ def transport(sources: Float[Tensor, "class d d"], target: Float[Tensor, "d d"])
 def barycentre(covariances: Float[Tensor, "class d d"], shares: Float[Tensor, " class"]) -> Float[Tensor, "d d"]:
     """The Gaussian nearest to all in mean squared Wasserstein distance, by fixed-point iteration."""
     weights = shares.view(-1, 1, 1)
-    middle = (weights * covariances).sum(0)
+    centre = (weights * covariances).sum(0)
     for _ in range(ROUNDS):
-        root, inverse = _roots(middle)
+        root, inverse = _roots(centre)
         step = inverse @ (weights * _roots(root @ covariances @ root)[0]).sum(0) @ inverse
-        before, middle = middle, step @ middle @ step
-        if float((middle - before).norm()) <= TOLERANCE * float(middle.norm()):
+        previous, centre = centre, step @ centre @ step
+        if float((centre - previous).norm()) <= TOLERANCE * float(centre.norm()):
             break
-    return middle
+    return centre
 
 
 def _roots(matrices: Tensor) -> tuple[Tensor, Tensor]:
     """Square roots of positive semidefinite matrices, and the pseudo-inverses of these."""
     values, vectors = torch.linalg.eigh((matrices + matrices.mT) / 2)
-    sizes = values.clamp(min=0).sqrt()
-    kept = values > NULL * values[..., -1:]
-    inverses = torch.where(kept, 1 / sizes.clamp(min=1e-300), 0.0)
-    return (vectors * sizes.unsqueeze(-2)) @ vectors.mT, (vectors * inverses.unsqueeze(-2)) @ vectors.mT
+    roots = values.clamp(min=0).sqrt()
+    nonzero = values > NULL * values[..., -1:]
+    inverses = torch.where(nonzero, 1 / roots.clamp(min=1e-300), 0.0)
+    return (vectors * roots.unsqueeze(-2)) @ vectors.mT, (vectors * inverses.unsqueeze(-2)) @ vectors.mT

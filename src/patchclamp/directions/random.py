@@ -23,9 +23,9 @@ class RandomDirection(DirectionEstimator):
     Source: Elazar et al. 2021, "Amnesic probing", arXiv 2006.00995, section 3.2 (the control of equal rank).
 
     Args:
-        rank: Dimensions; as many as the class means span by default.
-        random_state: Seed.
-        concept: What the labels are.
+        rank: The number of dimensions; as many as the class means span by default.
+        random_state: The seed.
+        concept: The kind of the labels.
     """
 
     def __init__(self, *, rank: int | None = None, random_state: Seed | None = 0, concept: Kind = "auto") -> None:
@@ -39,11 +39,11 @@ class RandomDirection(DirectionEstimator):
         rank = len(span(effects)) if self.rank is None else self.rank
         d = rows.x.shape[1]
         check_rank(rank, d)
-        drawn = torch.from_numpy(check_random_state(self.random_state).standard_normal((d, rank)))
-        basis = torch.linalg.qr(drawn)[0].T.to(rows.x.device)
+        gaussian = torch.from_numpy(check_random_state(self.random_state).standard_normal((d, rank)))
+        basis = torch.linalg.qr(gaussian)[0].T.to(rows.x.device)
         means = moments.class_means() - moments.mean if rows.concept.classes is not None else effects
-        two = len(rows.concept.names) == 2
-        length = (means[1] - means[0]).norm() if two else means.norm(dim=1).mean()
+        has_two_classes = len(rows.concept.names) == 2
+        length = (means[1] - means[0]).norm() if has_two_classes else means.norm(dim=1).mean()
         return ConceptSubspace(basis, moments, gap=basis[0] * length)
 
 
@@ -51,7 +51,7 @@ def check_rank(rank: Any, d: int) -> None:
     """Refuse a rank that no subspace has.
 
     Raises:
-        InputError: With the width.
+        InputError: The rank is larger than the width, which the message says.
     """
     check_whole_rank(rank)
     if rank > d:
@@ -62,7 +62,7 @@ def check_whole_rank(rank: Any) -> None:
     """Refuse a rank that is no whole number from 1.
 
     Raises:
-        InputError: With it.
+        InputError: The rank is no such number.
     """
     if not isinstance(rank, Integral) or rank < 1:
         raise InputError(f"rank is a whole number from 1; got {rank!r}")

@@ -14,11 +14,11 @@ from patchclamp.directions.rows import Rows
 
 FEW = "{} rows of width {}: what is gone on these rows is not gone on others; measure on held-out rows"
 RARE = 10
-"""Rows of a class below which its mean is hardly known."""
+"""The number of rows of a class below which its mean is hardly known."""
 
 
 def fit_report(rows: Rows, moments: Moments, direction: Direction) -> dict[str, Any]:
-    """What can be said of the fit without other rows."""
+    """Report what can be said of the fit without other rows."""
     effects = moments.effects()
     counts = (
         {}
@@ -26,46 +26,46 @@ def fit_report(rows: Rows, moments: Moments, direction: Direction) -> dict[str, 
         else dict(zip(map(str, rows.concept.names), (moments.weight * moments.mean_z).tolist(), strict=True))
     )
     sinks = int((rows.lengths > direction.limit).sum())
-    cautions = []
+    texts = []
     if moments.rows <= rows.x.shape[1]:
-        cautions.append(FEW.format(moments.rows, rows.x.shape[1]))
+        texts.append(FEW.format(moments.rows, rows.x.shape[1]))
     rare = [name for name, count in counts.items() if count < RARE]
     if rare:
-        cautions.append(f"class {rare[0]!r} has {counts[rare[0]]:g} rows only, so its mean is hardly known")
+        texts.append(f"class {rare[0]!r} has {counts[rare[0]]:g} rows only, so its mean is hardly known")
     return {
         "rows": moments.rows,
         "d": rows.x.shape[1],
         "rank": direction.rank,
         "classes": counts,
         "gap_before": float(effects.norm()),
-        "gap_left": _left(effects, direction),
+        "gap_left": _share_left(effects, direction),
         "sinks": sinks,
-        "warnings": cautions,
+        "warnings": texts,
     }
 
 
 def gap_left(direction: Direction, x: Tensor, z: Tensor) -> float:
-    """How much of what moves with the concept is left after erasing, as a share: 0 is none, 1 all.
+    """Measure how much of what moves with the concept is left after erasing, as a share: 0 is none, 1 all.
 
     Args:
-        direction: What is erased.
+        direction: The direction that is erased.
         x: Other rows ``[row, d]``.
         z: Their concept ``[row, column]``, as :meth:`Concept.encode` gives it.
     """
     moments = Moments.empty(x.shape[1], z.shape[1], False, x.device).update(x, z)
-    return _left(moments.effects(), direction)
+    return _share_left(moments.effects(), direction)
 
 
-def _left(effects: Tensor, direction: Direction) -> float:
-    reads = direction.directions if direction.readers is None else direction.readers
-    left = effects - effects @ reads.to(effects.device).T @ direction.directions.to(effects.device)
-    before = float(effects.norm())
-    return float(left.norm()) / before if before > 0 else 0.0
+def _share_left(effects: Tensor, direction: Direction) -> float:
+    readers = direction.directions if direction.readers is None else direction.readers
+    remainder = effects - effects @ readers.to(effects.device).T @ direction.directions.to(effects.device)
+    before_norm = float(effects.norm())
+    return float(remainder.norm()) / before_norm if before_norm > 0 else 0.0
 
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Fits inside the block keep their warnings to their reports."""
+    """Keep the warnings of fits inside the block to their reports."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PatchclampWarning)
         yield

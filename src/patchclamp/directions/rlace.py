@@ -16,7 +16,7 @@ from patchclamp.directions.logistic import check_classes
 from patchclamp.directions.moments import BLOCK, Moments, blocks, span
 from patchclamp.directions.random import check_whole_rank
 from patchclamp.directions.rows import Rows
-from patchclamp.directions.sal import shortened, strongest
+from patchclamp.directions.sal import rank_note, top_directions
 from patchclamp.directions.solver import Logistic, Solution
 from patchclamp.directions.streaming import StreamingEstimator
 
@@ -46,12 +46,12 @@ class RLACE(StreamingEstimator):
     2306.03819, theorem 3.1.
 
     Args:
-        rank: Directions; never more than the concept moves.
-        C: Inverse strength of the classifier's penalty, on features scaled by one number to a mean variance of 1.
-        starts: Subspaces to start from, where the game is played: SAL, the same in whitened space, and random ones.
-        steps: Of ascent, from the best start; the others get a quarter of them.
-        random_state: Seed of the random starts.
-        concept: What the labels are.
+        rank: The number of directions; never more than the concept moves.
+        C: The inverse strength of the classifier's penalty, on features scaled by one number to a mean variance of 1.
+        starts: Number of subspaces to start from, where the game is played: SAL, the same in whitened space, and random ones.
+        steps: The number of steps of ascent from the best start; the others get a quarter of them.
+        random_state: The seed of the random starts.
+        concept: The kind of the labels.
     """
 
     def __init__(
@@ -70,29 +70,29 @@ class RLACE(StreamingEstimator):
         check_whole_rank(self.rank)
         basis = span(moments.effects())
         if self.rank >= len(basis):
-            return self._closed(moments, basis, _gradient(rows, moments, basis))
+            return self._closed_form(moments, basis, _gradient(rows, moments, basis))
         if rows.partial:
             raise InputError(
                 f"rank {self.rank} of a concept that moves {len(basis)} dimensions is a game, which needs all rows at once: use fit"
             )
         return self._play(rows, moments)
 
-    def _closed(self, moments: Moments, basis: Tensor, gradient: float) -> ConceptSubspace:
+    def _closed_form(self, moments: Moments, basis: Tensor, gradient: float) -> ConceptSubspace:
         trivial = (
             _entropy(moments) if self._concept.classes is not None else float((moments.square_z / moments.weight).sum())
         )
-        before = float((moments.cross / moments.weight).norm())
+        initial_gradient = float((moments.cross / moments.weight).norm())
         game = {"closed_form": True, "value": trivial, "trivial": trivial, "gap": 0.0}
-        certificate = {"gradient": gradient, "gradient_before": before}
-        return ConceptSubspace(basis, moments, report={**game, **certificate, **shortened(self.rank, basis)})
+        certificate = {"gradient": gradient, "gradient_before": initial_gradient}
+        return ConceptSubspace(basis, moments, report={**game, **certificate, **rank_note(self.rank, basis)})
 
     def _play(self, rows: Rows, moments: Moments) -> ConceptSubspace:
         check_classes(rows, self)
         game = Game(Logistic(rows, self.C), self.rank)
-        begun = game.starts(self.starts, self.random_state)
-        tries = [game.ascend(start, self.steps // TRIAL) for start in begun]
+        starts = game.starts(self.starts, self.random_state)
+        tries = [game.ascend(start, self.steps // TRIAL) for start in starts]
         values = [value for value, _ in tries]
-        basis = game.ascend(game.whitened(tries[int(np.argmax(values))][1]), self.steps)[1]
+        basis = game.ascend(game.whiten(tries[int(np.argmax(values))][1]), self.steps)[1]
         solution = game.classifier(basis)
         trivial, value = _entropy(moments), (solution.objective - solution.excess) / game.problem.total
         report: dict[str, Any] = {
@@ -111,41 +111,41 @@ class Game:
         self.last: Tensor | None = None
 
     def classifier(self, basis: Tensor) -> Solution:
-        """The best one on rows without the subspace, from where the last one was."""
+        """Solve for the best classifier on rows without the subspace, starting from the last one."""
         solution = self.problem.solve(basis, start=self.last, tol=INNER)
         self.last = solution.weights
         return solution
 
     def slope(self, basis: Tensor, solution: Solution) -> Tensor:
-        """Gradient ``[rank, d]`` of the value in the subspace: ``-(U G^T) W`` for the pull G on the weights W (Danskin)."""
+        """The gradient ``[rank, d]`` of the value in the subspace: ``-(U G^T) W`` for the pull G on the weights W (Danskin)."""
         return -(basis @ solution.pull.T) @ solution.weights / self.problem.total
 
-    def whitened(self, basis: Tensor) -> Tensor:
-        """In coordinates in which the classifier's Hessian is about the identity."""
+    def whiten(self, basis: Tensor) -> Tensor:
+        """Write a basis in coordinates in which the classifier's Hessian is about the identity."""
         solved: Tensor = torch.linalg.solve_triangular(self.problem.factor, basis.T, upper=False)
         return solved.T
 
     def starts(self, count: int, seed: int | None) -> list[Tensor]:
-        """``[rank, d]`` in whitened coordinates: truncated SAL, the strongest whitened class means, and random mixtures of them."""
+        """The starts ``[rank, d]`` in whitened coordinates: truncated SAL, the strongest class means, and mixtures of these."""
         factor, moments = self.problem.factor, self.problem.moments
-        straight = self.whitened(strongest(moments, self.rank))
+        sal = self.whiten(top_directions(moments, self.rank))
         means = span(torch.linalg.solve_triangular(factor, moments.effects().T, upper=False).T)
-        draw = check_random_state(seed)
-        drawn = [
-            torch.from_numpy(draw.standard_normal((self.rank, len(means)))).to(means.device)
+        random_state = check_random_state(seed)
+        mixtures = [
+            torch.from_numpy(random_state.standard_normal((self.rank, len(means)))).to(means.device)
             for _ in range(max(0, count - 2))
         ]
-        return [straight, means[: self.rank], *(mixture @ means for mixture in drawn)]
+        return [sal, means[: self.rank], *(mixture @ means for mixture in mixtures)]
 
     def ascend(self, start: Tensor, steps: int) -> tuple[float, Tensor]:
-        """The best value found, and its orthonormal rows."""
+        """Climb from a start: the best value, and its orthonormal rows."""
         best: tuple[float, Tensor] | None = None
         unit = torch.linalg.qr(start.T)[0].T
 
         def negative(flat: Any) -> tuple[float, Any]:
             nonlocal best
-            mixed = torch.from_numpy(flat.reshape(unit.shape)).to(unit.device) @ self.problem.factor.T
-            columns, triangle = torch.linalg.qr(mixed.T)
+            rows = torch.from_numpy(flat.reshape(unit.shape)).to(unit.device) @ self.problem.factor.T
+            columns, triangle = torch.linalg.qr(rows.T)
             basis = columns.T
             solution = self.classifier(basis)
             value = (solution.objective - solution.excess) / self.problem.total
@@ -160,18 +160,18 @@ class Game:
 
 
 def _entropy(moments: Moments) -> float:
-    """Of the classes, in nats: the loss of the best constant classifier."""
+    """The entropy of the classes, in nats: the loss of the best constant classifier."""
     return float(torch.special.entr(moments.mean_z.clamp(0, 1)).sum())
 
 
 def _gradient(rows: Rows, moments: Moments, basis: Tensor) -> float:
-    """Norm of the gradient of the mean loss at the constant classifier, on the projected rows themselves.
+    """The norm of the gradient of the mean loss at the constant classifier, on the projected rows themselves.
 
     Of a stream, whose rows are gone, it comes from the moments.
     """
     if rows.partial:
-        left = moments.cross.T - moments.cross.T @ basis.T @ basis
-        return float((left / moments.weight).norm())
+        remainder = moments.cross.T - moments.cross.T @ basis.T @ basis
+        return float((remainder / moments.weight).norm())
     total = torch.zeros_like(moments.cross.T)
     errors = moments.mean_z - rows.z
     if rows.weights is not None:

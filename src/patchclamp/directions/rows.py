@@ -18,14 +18,14 @@ class Rows:
     """Activations and their concept, checked."""
 
     x: Tensor
-    """``[row, d]`` in the type they came in."""
+    """The activations ``[row, d]``, in the type they came in."""
     z: Tensor
-    """``[row, column]`` float64: one-hot classes, or numbers."""
+    """The concept ``[row, column]`` in float64: one-hot classes, or numbers."""
     concept: Concept
     weights: Tensor | None = None
-    """``[row]`` float64."""
+    """The weight of each row, ``[row]`` in float64."""
     groups: Any = None
-    """``[row]`` of any labels."""
+    """The group of each row, ``[row]``, as any labels."""
     known: Moments | None = None
     """Their means and covariances, if they come from elsewhere."""
     partial: bool = False
@@ -40,24 +40,24 @@ class Rows:
 
     @cached_property
     def labels(self) -> Any:
-        """``[row]`` index of the class."""
+        """The index of the class of each row, ``[row]``."""
         return self.z.argmax(1)
 
     @cached_property
     def lengths(self) -> Tensor:
-        """``[row]`` norms."""
+        """The norm of each row, ``[row]``."""
         return torch.cat([block.norm(dim=1) for block in blocks(self.x)])
 
     def median(self, readers: Tensor) -> Tensor:
-        """``[rank]`` of the coordinates that are read along ``[rank, d]``, weights included."""
+        """The median ``[rank]`` of the coordinates that are read along ``[rank, d]``, weights included."""
         values = torch.cat([block @ readers.T for block in blocks(self.x)])
-        ordered, order = values.sort(dim=0)
-        weights = torch.ones_like(ordered) if self.weights is None else self.weights[order]
+        sorted_values, order = values.sort(dim=0)
+        weights = torch.ones_like(sorted_values) if self.weights is None else self.weights[order]
         half = weights.sum(0) / 2
-        reached = weights.cumsum(0)
-        low = (reached < half).sum(0).clamp(max=len(values) - 1)
-        high = (reached <= half).sum(0).clamp(max=len(values) - 1)
-        return (ordered.gather(0, low.unsqueeze(0)) + ordered.gather(0, high.unsqueeze(0)))[0] / 2
+        cumulative = weights.cumsum(0)
+        low = (cumulative < half).sum(0).clamp(max=len(values) - 1)
+        high = (cumulative <= half).sum(0).clamp(max=len(values) - 1)
+        return (sorted_values.gather(0, low.unsqueeze(0)) + sorted_values.gather(0, high.unsqueeze(0)))[0] / 2
 
 
 def check_tensor(x: Tensor, width: int | None) -> None:
@@ -65,10 +65,10 @@ def check_tensor(x: Tensor, width: int | None) -> None:
 
     Args:
         x: Activations.
-        width: What they were fitted with.
+        width: The width of the activations of the fit.
 
     Raises:
-        InputError: With what is wrong.
+        InputError: The message says what is wrong.
     """
     if x.ndim != 2 or not x.is_floating_point():
         raise InputError(f"activations are [row, d] of a floating type; got {tuple(x.shape)} {x.dtype}")
@@ -80,16 +80,18 @@ def check_tensor(x: Tensor, width: int | None) -> None:
         raise InputError(f"activations hold {int((~torch.isfinite(x)).sum())} NaN or infinite values of {x.numel()}")
 
 
-def read_weights(given: Any, count: int, device: torch.device) -> Tensor | None:
-    """Sample weights ``[row]`` in float64.
+def read_weights(sample_weight: Any, count: int, device: torch.device) -> Tensor | None:
+    """Read sample weights as ``[row]`` in float64.
 
     Raises:
         InputError: Other lengths, or a weight that is not finite and 0 or more.
     """
-    if given is None:
+    if sample_weight is None:
         return None
-    plain = given.detach().cpu() if isinstance(given, Tensor) else np.array(given, dtype=np.float64)
-    weights = torch.as_tensor(plain, dtype=torch.float64, device=device)
+    values = (
+        sample_weight.detach().cpu() if isinstance(sample_weight, Tensor) else np.array(sample_weight, dtype=np.float64)
+    )
+    weights = torch.as_tensor(values, dtype=torch.float64, device=device)
     if weights.ndim == 0:
         weights = weights.expand(count)
     if weights.shape != (count,):
@@ -97,7 +99,7 @@ def read_weights(given: Any, count: int, device: torch.device) -> Tensor | None:
             f"{count} rows and sample weights of shape {tuple(weights.shape)} were given; one weight a row"
         )
     if not bool((torch.isfinite(weights) & (weights >= 0)).all()) or not bool(weights.sum() > 0):
-        wrong = weights[~(torch.isfinite(weights) & (weights >= 0))]
-        said = f"sample_weight holds {float(wrong[0]):g}" if len(wrong) else "every sample_weight is 0"
-        raise InputError(f"{said}; every sample weight must be finite and 0 or more, and some above zero")
+        invalid = weights[~(torch.isfinite(weights) & (weights >= 0))]
+        problem = f"sample_weight holds {float(invalid[0]):g}" if len(invalid) else "every sample_weight is 0"
+        raise InputError(f"{problem}; every sample weight must be finite and 0 or more, and some above zero")
     return weights

@@ -20,8 +20,8 @@ class SAL(StreamingEstimator):
     attribute information", arXiv 2203.07893.
 
     Args:
-        rank: Directions; all by default, and never more than ``Cov(x, z)`` has.
-        concept: What the labels are.
+        rank: The number of directions; all by default, and never more than ``Cov(x, z)`` has.
+        concept: The kind of the labels.
     """
 
     def __init__(self, *, rank: int | None = None, concept: Kind = "auto") -> None:
@@ -32,16 +32,16 @@ class SAL(StreamingEstimator):
         if self.rank is not None:
             check_whole_rank(self.rank)
         moments = rows.moments()
-        basis = strongest(moments, self.rank)
-        return ConceptSubspace(basis, moments, report=shortened(self.rank, basis))
+        basis = top_directions(moments, self.rank)
+        return ConceptSubspace(basis, moments, report=rank_note(self.rank, basis))
 
 
-def strongest(moments: Moments, rank: int | None) -> Tensor:
+def top_directions(moments: Moments, rank: int | None) -> Tensor:
     """Orthonormal rows ``[rank, d]``: the left singular vectors of ``Cov(x, z)``."""
     return span(moments.cross.T / moments.weight, rank)
 
 
-def shortened(rank: int | None, basis: Tensor) -> dict[str, str]:
+def rank_note(rank: int | None, basis: Tensor) -> dict[str, str]:
     """A note for the report if fewer directions move with the concept than were asked for."""
     if rank is None or rank <= len(basis):
         return {}

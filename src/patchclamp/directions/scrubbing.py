@@ -30,22 +30,22 @@ class Stream:
     members: list[int]
     prompts: list[Prompt]
     where: list[tuple[int, ...]]
-    """Positions of each prompt that count as rows and are edited."""
+    """The positions of each prompt that count as rows and are edited."""
     states: Tensor | None = None
-    """``[row, position, d]`` after the last layer done."""
+    """The states ``[row, position, d]`` after the last layer that was run."""
 
     def advance(self, model: OpenModel, layer: int) -> None:
         """Run one more layer: the model's own code, with the layers before it standing aside."""
         site = Site("resid_post", layer)
-        seen: list[Tensor] = []
+        values: list[Tensor] = []
         if self.states is None:
-            forward(model, [Row(prompt) for prompt in self.prompts], taps={site: seen.append}, logits=False)
+            forward(model, [Row(prompt) for prompt in self.prompts], taps={site: values.append}, logits=False)
         else:
-            resume(model, self.prompts, layer, self.states, {site: seen.append})
-        self.states = seen[0].clone()
+            resume(model, self.prompts, layer, self.states, {site: values.append})
+        self.states = values[0].clone()
 
     def rows(self) -> Tensor:
-        """``[row, d]`` at the positions, prompt by prompt."""
+        """The states at the positions, prompt by prompt, ``[row, d]``."""
         assert self.states is not None
         return torch.cat([self.states[i, list(where)] for i, where in enumerate(self.where)])
 
@@ -53,10 +53,12 @@ class Stream:
         """Carry an edit out on the states."""
         assert self.states is not None
         for i, where in enumerate(self.where):
-            old = self.states[i, list(where)]
-            new = edit.operation(old)
+            states = self.states[i, list(where)]
+            edited_states = edit.operation(states)
             self.states[i, list(where)] = (
-                new if edit.where is None else torch.where(edit.where(old).unsqueeze(-1), new, old)
+                edited_states
+                if edit.where is None
+                else torch.where(edit.where(states).unsqueeze(-1), edited_states, states)
             )
 
 
@@ -81,9 +83,9 @@ def scrub(
         model: The model.
         method: An estimator, or its name.
         prompts: As for :meth:`patchclamp.Model.run`.
-        labels: One a prompt.
-        layers: Which; all by default.
-        at: Which tokens are rows, and are edited.
+        labels: The label of each prompt.
+        layers: The layers; all by default.
+        at: The tokens that are rows, and are edited.
         progress: True for a bar, a function for events.
 
     Raises:
@@ -95,44 +97,50 @@ def scrub(
     from patchclamp.directions.report import quietly, warn_once
 
     estimator = method_of(method)
-    rows = model.prompts(prompts)
-    if len(rows) != len(labels):
-        raise InputError(f"{len(rows)} prompts and {len(labels)} labels were given; there is one a prompt")
-    marks = np.asarray(labels)
-    Concept.of(marks, estimator.concept)
+    prompt_list = model.prompts(prompts)
+    if len(prompt_list) != len(labels):
+        raise InputError(f"{len(prompt_list)} prompts and {len(labels)} labels were given; there is one a prompt")
+    label_array = np.asarray(labels)
+    Concept.of(label_array, estimator.concept)
     count = model.sites.n_layers
-    wanted = sorted(range(count) if layers is None else {layer % count for layer in layers})
-    if not wanted or any(not -count <= layer < count for layer in layers or ()):
+    layer_list = sorted(range(count) if layers is None else {layer % count for layer in layers})
+    if not layer_list or any(not -count <= layer < count for layer in layers or ()):
         raise InputError(f"layers are numbers in 0..{count - 1}; got {list(layers or ())}")
-    model.sites.expand([f"resid_post.{layer}" for layer in wanted])
-    where = [positions.resolve(at, p, i, len(rows), model.tokenizer) for i, p in enumerate(rows)]
-    streams = [
-        Stream(members, [rows[i] for i in members], [where[i] or () for i in members])
-        for members in batches(rows, BATCH_TOKENS, model.causal)
+    model.sites.expand([f"resid_post.{layer}" for layer in layer_list])
+    prompt_positions = [
+        positions.resolve(at, p, i, len(prompt_list), model.tokenizer) for i, p in enumerate(prompt_list)
     ]
-    found: list[Direction] = []
-    with quietly(), task("scrub", len(wanted), "layers", show=progress) as bar:
-        for layer in range(wanted[-1] + 1):
+    streams = [
+        Stream(indices, [prompt_list[i] for i in indices], [prompt_positions[i] or () for i in indices])
+        for indices in batches(prompt_list, BATCH_TOKENS, model.causal)
+    ]
+    directions: list[Direction] = []
+    with quietly(), task("scrub", len(layer_list), "layers", show=progress) as bar:
+        for layer in range(layer_list[-1] + 1):
             for stream in streams:
                 stream.advance(model, layer)
-            if layer not in wanted:
+            if layer not in layer_list:
                 continue
-            direction = _fit(clone(estimator), streams, marks)
+            direction = _fit(clone(estimator), streams, label_array)
             direction = direction.at_home(model, f"resid_post.{layer}", at)
             for stream in streams:
                 stream.edit(direction.erase(at=at))
-            found.append(direction)
+            directions.append(direction)
             bar.advance()
-    warn_once(found)
-    return found
+    warn_once(directions)
+    return directions
 
 
 def _fit(estimator: Any, streams: Sequence[Stream], labels: Any) -> Direction:
     x = torch.cat([stream.rows() for stream in streams])
     y = np.concatenate(
-        [[labels[m]] * len(where) for stream in streams for m, where in zip(stream.members, stream.where, strict=True)]
+        [
+            [labels[prompt]] * len(where)
+            for stream in streams
+            for prompt, where in zip(stream.members, stream.where, strict=True)
+        ]
     )
     lengths = x.double().norm(dim=1)
     keep = lengths <= SINK * lengths.median()
-    found: Direction = estimator.fit(x[keep], y[keep.cpu().numpy()]).direction_
-    return found
+    direction: Direction = estimator.fit(x[keep], y[keep.cpu().numpy()]).direction_
+    return direction

@@ -14,38 +14,38 @@ from patchclamp.directions.moments import Moments
 from patchclamp.directions.rows import Rows
 
 MEMORY = 12
-"""Steps that the curvature is learned from."""
+"""The number of steps that the curvature is learned from."""
 STEPS = 30
-"""Of Newton's method in one dimension."""
+"""The number of steps of Newton's method in one dimension."""
 CENTRED = 1e-10
-"""Largest derivative in the bias, as a share of all weights."""
+"""The largest derivative in the bias, as a share of all weights."""
 FLAT = 0.05
-"""Slope at the end of a step, as a share of that at its beginning."""
+"""The slope at the end of a step, as a share of that at its beginning."""
 
 
 @dataclass(frozen=True, eq=False)
 class Solution:
-    """A minimum, and how sure it is."""
+    """A minimum of the objective, and how sure it is."""
 
     weights: Float[Tensor, "column d"]
-    """Of the scaled features: one column of two classes (towards the second), else one a class."""
+    """The weights of the scaled features: one column for two classes (towards the second), else one for each class."""
     bias: Float[Tensor, " column"]
     objective: float
     """``sum of losses + |weights|^2 / 2C``."""
     loss: float
-    """Mean cross-entropy in nats."""
+    """The mean cross-entropy in nats."""
     accuracy: float
     gradient: float
-    """Norm of the gradient of the objective, the bias being at its optimum."""
+    """The norm of the gradient of the objective, the bias being at its optimum."""
     excess: float
     """The objective is above its minimum by no more than this: ``C |gradient|^2 / 2``, since it is 1/C-strongly convex."""
     iterations: int
     converged: bool
     pull: Float[Tensor, "column d"]
-    """Gradient of the sum of losses alone."""
+    """The gradient of the sum of losses alone."""
 
     def report(self) -> dict[str, Any]:
-        """What is said of it."""
+        """The numbers that a report has of it."""
         names = ("loss", "accuracy", "gradient", "excess", "iterations", "converged")
         return {name: getattr(self, name) for name in names}
 
@@ -60,7 +60,7 @@ class Logistic:
 
     Args:
         rows: Activations with classes.
-        C: Inverse strength of the penalty on features of mean variance 1.
+        C: The inverse strength of the penalty on features of mean variance 1.
     """
 
     def __init__(self, rows: Rows, C: float) -> None:
@@ -88,7 +88,7 @@ class Logistic:
 
         Args:
             without: Orthonormal rows ``[rank, d]``.
-            start: First weights; zero by default.
+            start: The first weights; zero by default.
             tol: Stop when the objective is surely within this share of its minimum; from zero, after a step at least, so that
                 weak weights are found, too.
             max_iter: Stop unconverged after so many passes over the rows and back.
@@ -103,31 +103,31 @@ class Logistic:
         while True:
             objective = float(self._losses(margins + bias) + weights.square().sum() / (2 * self.c))
             excess = self.c / 2 * float(gradient.square().sum())
-            done = excess <= tol * objective and (iterations > 0 or start is not None)
-            if done or iterations == max_iter:
+            converged = excess <= tol * objective and (iterations > 0 or start is not None)
+            if converged or iterations == max_iter:
                 break
             step = -_two_loops(gradient, pairs, precondition)
-            along = step @ self.x.T
-            size = self._search(margins + bias, along, weights, step, -float((gradient * step).sum()))
-            weights, margins = weights + size * step, margins + size * along
+            step_margins = step @ self.x.T
+            step_size = self._search(margins + bias, step_margins, weights, step, -float((gradient * step).sum()))
+            weights, margins = weights + step_size * step, margins + step_size * step_margins
             bias, errors = self._centre(margins, bias)
             pull = errors @ self.x
-            before, gradient = gradient, tangent(pull + weights / self.c)
-            if float((gradient - before).flatten() @ step.flatten()) * size > 0:
-                pairs.append((size * step, gradient - before))
+            last_gradient, gradient = gradient, tangent(pull + weights / self.c)
+            if float((gradient - last_gradient).flatten() @ step.flatten()) * step_size > 0:
+                pairs.append((step_size * step, gradient - last_gradient))
             iterations += 1
-        return self._solution(weights, bias, margins, objective, gradient, pull, iterations, done)
+        return self._solution(weights, bias, margins, objective, gradient, pull, iterations, converged)
 
     def _solution(
         self, weights: Tensor, bias: Tensor, margins: Tensor, objective: float, gradient: Tensor, pull: Tensor,
         iterations: int, converged: bool,
     ) -> Solution:  # fmt: skip
         logits = margins + bias
-        right = ((logits > 0) == (self.z > 0))[0] if self.binary else logits.argmax(0) == self.z.argmax(0)
+        correct = ((logits > 0) == (self.z > 0))[0] if self.binary else logits.argmax(0) == self.z.argmax(0)
         norm = float(gradient.norm())
         return Solution(
             weights, bias[:, 0], objective, float(self._losses(logits)) / self.total,
-            float((right * self.weights).sum()) / self.total, norm, self.c / 2 * norm**2, iterations, converged, pull,
+            float((correct * self.weights).sum()) / self.total, norm, self.c / 2 * norm**2, iterations, converged, pull,
         )  # fmt: skip
 
     def _metric(self, without: Tensor | None) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
@@ -138,77 +138,79 @@ class Logistic:
 
         if without is None or not len(without):
             return solve, lambda value: value
-        solved = solve(without)
-        small = torch.linalg.cholesky(without @ solved.T)
+        solutions = solve(without)
+        gram_factor = torch.linalg.cholesky(without @ solutions.T)
 
-        def inside(value: Tensor) -> Tensor:
-            full = solve(value)
-            return full - torch.cholesky_solve(without @ full.T, small).T @ solved
+        def solve_orthogonal(value: Tensor) -> Tensor:
+            solution = solve(value)
+            return solution - torch.cholesky_solve(without @ solution.T, gram_factor).T @ solutions
 
-        return inside, lambda value: value - (value @ without.T) @ without
+        return solve_orthogonal, lambda value: value - (value @ without.T) @ without
 
     def _losses(self, logits: Tensor) -> Tensor:
-        """Their weighted sum, of logits ``[column, row]``."""
-        whole = torch.logaddexp(logits[0], torch.zeros_like(logits[0])) if self.binary else logits.logsumexp(0)
-        return (whole - (self.z * logits).sum(0)) @ self.weights
+        """The weighted sum of the losses of logits ``[column, row]``."""
+        log_normaliser = torch.logaddexp(logits[0], torch.zeros_like(logits[0])) if self.binary else logits.logsumexp(0)
+        return (log_normaliser - (self.z * logits).sum(0)) @ self.weights
 
-    def _errors(self, predicted: Tensor) -> Tensor:
-        """``[column, row]``, weighted."""
-        return (predicted - self.z) * self.weights
+    def _errors(self, probabilities: Tensor) -> Tensor:
+        """The weighted errors, ``[column, row]``."""
+        return (probabilities - self.z) * self.weights
 
-    def _predicted(self, logits: Tensor) -> Tensor:
+    def _probabilities(self, logits: Tensor) -> Tensor:
         return logits.sigmoid() if self.binary else logits.softmax(0)
 
-    def _search(self, logits: Tensor, along: Tensor, weights: Tensor, step: Tensor, descent: float) -> float:
+    def _search(self, logits: Tensor, step_margins: Tensor, weights: Tensor, step: Tensor, descent: float) -> float:
         """Nearly the minimum along a step, by Newton's method within a bracket; no pass over the rows is needed."""
         linear, square = float((weights * step).sum()) / self.c, float(step.square().sum()) / self.c
-        low, high, size = 0.0, float("inf"), 1.0
+        low, high, step_size = 0.0, float("inf"), 1.0
         for _ in range(STEPS):
-            predicted = self._predicted(logits + size * along)
-            slope = float(((predicted - self.z) * along * self.weights).sum()) + linear + size * square
+            probabilities = self._probabilities(logits + step_size * step_margins)
+            slope = float(((probabilities - self.z) * step_margins * self.weights).sum()) + linear + step_size * square
             if abs(slope) <= FLAT * descent:
                 break
-            low, high = (size, high) if slope < 0 else (low, size)
+            low, high = (step_size, high) if slope < 0 else (low, step_size)
             if self.binary:
-                curvature = float((predicted * (1 - predicted) * along.square() * self.weights).sum()) + square
+                curvature = (
+                    float((probabilities * (1 - probabilities) * step_margins.square() * self.weights).sum()) + square
+                )
             else:
-                middle = (predicted * along).sum(0)
-                curvature = float((predicted * (along - middle).square() * self.weights).sum()) + square
-            proposed = size - slope / curvature if curvature else size
-            ceiling = high if high < float("inf") else 4 * size
-            size = proposed if low < proposed < ceiling else (low + ceiling) / 2
-        return size
+                mean_margin = (probabilities * step_margins).sum(0)
+                curvature = float((probabilities * (step_margins - mean_margin).square() * self.weights).sum()) + square
+            newton_size = step_size - slope / curvature if curvature else step_size
+            ceiling = high if high < float("inf") else 4 * step_size
+            step_size = newton_size if low < newton_size < ceiling else (low + ceiling) / 2
+        return step_size
 
     def _centre(self, margins: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         """The best bias, by Newton's method with steps of 1 at most, and the classifier's weighted errors."""
-        predicted = self._predicted(margins + bias)
+        probabilities = self._probabilities(margins + bias)
         for _ in range(STEPS):
-            slope = self._errors(predicted).sum(1, keepdim=True)
+            slope = self._errors(probabilities).sum(1, keepdim=True)
             if float(slope.abs().max()) <= CENTRED * self.total:
                 break
-            weighted = predicted * self.weights
+            weighted = probabilities * self.weights
             if self.binary:
-                step = slope / (weighted * (1 - predicted)).sum().clamp(min=1e-300)
+                step = slope / (weighted * (1 - probabilities)).sum().clamp(min=1e-300)
             else:
-                curvature = weighted.sum(1).diag() - weighted @ predicted.T + self.total / len(bias) ** 2
+                curvature = weighted.sum(1).diag() - weighted @ probabilities.T + self.total / len(bias) ** 2
                 step = torch.linalg.lstsq(curvature, slope).solution
             bias = bias - step.clamp(-1, 1)
-            predicted = self._predicted(margins + bias)
-        return bias, self._errors(predicted)
+            probabilities = self._probabilities(margins + bias)
+        return bias, self._errors(probabilities)
 
 
 def _two_loops(
     gradient: Tensor, pairs: deque[tuple[Tensor, Tensor]], precondition: Callable[[Tensor], Tensor]
 ) -> Tensor:
     """The inverse Hessian times the gradient, as L-BFGS knows it."""
-    left, sizes = gradient, []
+    remainder, coefficients = gradient, []
     for step, change in reversed(pairs):
-        sizes.append((step * left).sum() / (step * change).sum())
-        left = left - sizes[-1] * change
-    found = precondition(left)
+        coefficients.append((step * remainder).sum() / (step * change).sum())
+        remainder = remainder - coefficients[-1] * change
+    direction = precondition(remainder)
     if pairs:
         step, change = pairs[-1]
-        found = found * ((step * change).sum() / (change * precondition(change)).sum())
-    for (step, change), size in zip(pairs, reversed(sizes), strict=True):
-        found = found + step * (size - (change * found).sum() / (step * change).sum())
-    return found
+        direction = direction * ((step * change).sum() / (change * precondition(change)).sum())
+    for (step, change), size in zip(pairs, reversed(coefficients), strict=True):
+        direction = direction + step * (size - (change * direction).sum() / (step * change).sum())
+    return direction

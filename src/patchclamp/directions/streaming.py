@@ -13,16 +13,16 @@ class StreamingEstimator(DirectionEstimator):
     """A method whose :meth:`_find` reads the moments of its rows; :meth:`partial_fit` adds the rows to those seen before."""
 
     moments_: Moments
-    """Of all rows seen."""
+    """The moments of all rows so far."""
 
     def partial_fit(self, X: Array, y: Labels, classes: Any = None, sample_weight: Numbers = None) -> Self:
         """Take in more rows; the result is that of one fit on all of them. While one class only was seen there is none.
 
         Args:
             X: Activations ``[row, d]``.
-            y: Their concept.
+            y: The concept of the rows.
             classes: All classes that will come, at the first call; those of the first rows by default.
-            sample_weight: ``[row]``.
+            sample_weight: The weights of the rows, ``[row]``.
 
         Raises:
             InputError: As for ``fit``, or a class that was not announced.
@@ -33,8 +33,8 @@ class StreamingEstimator(DirectionEstimator):
             self.moments_ = Moments.empty(rows.x.shape[1], rows.z.shape[1], self.second, rows.x.device)
         self.moments_.update(rows.x, rows.z, rows.weights)
         if bool(self.moments_.effects().any()):
-            seen = replace(rows, known=self.moments_, partial=True)
-            self._keep(seen, self._find(seen))
+            all_rows = replace(rows, known=self.moments_, partial=True)
+            self._keep(all_rows, self._find(all_rows))
         return self
 
     def _keep(self, rows: Rows, subspace: ConceptSubspace) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from patchclamp.core.intervals import mean_row
 
 SUFFIXES = {"": "mean", "_low": "low", "_high": "high"}
-"""What is added to the name of a metric, for its mean and the bounds of its 95 % interval."""
+"""The suffixes of the name of a metric, for its mean and the bounds of its 95 % interval."""
 
 
 def mean_tables(
@@ -17,10 +17,10 @@ def mean_tables(
     """The mean of the unedited model, and the means and bounds of every edit at its place.
 
     Args:
-        samples: ``[1 + edit, sample]``, the unedited model first.
-        weights: ``[sample]``, or None.
-        cells: Where each edit lies in the tables.
-        shape: Of the tables; a place without an edit is NaN.
+        samples: The samples, ``[1 + edit, sample]``, the unedited model first.
+        weights: The weights of the samples, ``[sample]``, or None.
+        cells: The place of each edit in the tables.
+        shape: The shape of the tables; a place without an edit is NaN.
 
     Returns:
         The mean of the unedited model, and a table for each of the :data:`SUFFIXES`.

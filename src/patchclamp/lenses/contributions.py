@@ -52,12 +52,14 @@ class Contributions(DatasetResult):
         Raises:
             InputError: They are not both among the tokens asked for.
         """
-        known = [str(name) for name in self.data["answer"].values]
-        missing = [name for name in (str(token), str(other)) if name not in known]
+        labels = [str(name) for name in self.data["answer"].values]
+        missing = [name for name in (str(token), str(other)) if name not in labels]
         if missing:
-            raise InputError(f"{missing[0]!r} is not among the tokens asked for: {known}")
-        found: xr.DataArray = self.data.sel(answer=str(token), drop=True) - self.data.sel(answer=str(other), drop=True)
-        return found
+            raise InputError(f"{missing[0]!r} is not among the tokens asked for: {labels}")
+        difference: xr.DataArray = self.data.sel(answer=str(token), drop=True) - self.data.sel(
+            answer=str(other), drop=True
+        )
+        return difference
 
     def __repr__(self) -> str:
         return "Contributions: " + ", ".join(f"{dim} {size}" for dim, size in self.data.sizes.items())
@@ -89,15 +91,15 @@ def contributions(
     prompts = model.prompts(prompt)
     if len(prompts) != 1:
         raise InputError(f"contributions are those of one prompt; {len(prompts)} were given")
-    wanted = [tokens] if isinstance(tokens, str | int) else list(tokens)
-    if not wanted:
+    token_list = [tokens] if isinstance(tokens, str | int) else list(tokens)
+    if not token_list:
         raise InputError("contributions need at least one token")
-    ids = [model.output_id(token) for token in wanted]
+    ids = [model.output_id(token) for token in token_list]
     at = positions.read_at(at)
     where = positions.resolve(at, prompts[0], 0, 1, model.tokenizer, repeats=True) or ()
     sites = _sites(model, heads)
     states = _states(model, prompts[0], where, sites)
-    parts = _split(model, states, heads)
+    parts = _components(model, states, heads)
     columns, offset = unembedding(model, ids)
     last = states[Site("resid_post", model.sites.n_layers - 1)]
     scale, capped = head_scale(lens, last)
@@ -108,18 +110,18 @@ def contributions(
         stacked = torch.stack([part[place] for part in parts.values()])
         values[place, :-1] = scale * (frozen.linear(stacked) @ columns).cpu()
         values[place, -1] = scale * (frozen.bias @ columns + offset).cpu()
-    logit = scale * _uncapped(model, last)[:, ids].cpu()
+    logit = scale * _uncapped_logits(model, last)[:, ids].cpu()
     _check_sum(model, values.sum(1), logit)
-    said = provenance(model, prompts, tokens=wanted, at=at)
-    said[0]["capped"] = capped
-    return Contributions(_labelled(model, prompts[0], where, names, ids, values, logit), *said)
+    record, tensors = provenance(model, prompts, tokens=token_list, at=at)
+    record["capped"] = capped
+    return Contributions(_dataset(model, prompts[0], where, names, ids, values, logit), record, tensors)
 
 
 def check_linear(model: OpenModel) -> None:
     """Refuse models whose logits are no sum of what their components add.
 
     Raises:
-        ModelError: With the reason.
+        ModelError: The logits of the model are no such sum; the message says why.
     """
     if not SUM.covers(model.dtype):
         raise ModelError(
@@ -135,8 +137,8 @@ def check_linear(model: OpenModel) -> None:
 
 def _sites(model: OpenModel, heads: bool) -> list[Site]:
     names = ["attn_out", "mlp_out", *(["z"] if heads else [])]
-    every = [Site(name, layer) for layer in range(model.sites.n_layers) for name in names]
-    return model.sites.expand([Site("resid_pre", 0), *every, Site("resid_post", model.sites.n_layers - 1)])
+    sublayer_sites = [Site(name, layer) for layer in range(model.sites.n_layers) for name in names]
+    return model.sites.expand([Site("resid_pre", 0), *sublayer_sites, Site("resid_post", model.sites.n_layers - 1)])
 
 
 def _states(model: OpenModel, prompt: Prompt, where: Sequence[int], sites: Sequence[Site]) -> dict[Site, Tensor]:
@@ -150,26 +152,26 @@ def _states(model: OpenModel, prompt: Prompt, where: Sequence[int], sites: Seque
     return states
 
 
-def _split(model: OpenModel, states: dict[Site, Tensor], heads: bool) -> dict[str, Tensor]:
+def _components(model: OpenModel, states: dict[Site, Tensor], heads: bool) -> dict[str, Tensor]:
     """What every component adds to the stream, ``[position, d]`` each, in float64."""
     parts = {"embed": states[Site("resid_pre", 0)].double()}
     for layer in range(model.sites.n_layers):
         attention = states[Site("attn_out", layer)].double()
         if heads:
-            parts |= _by_head(model, states[Site("z", layer)].double(), attention, layer)
+            parts |= _head_parts(model, states[Site("z", layer)].double(), attention, layer)
         else:
             parts[f"attn_out.{layer}"] = attention
         parts[f"mlp_out.{layer}"] = states[Site("mlp_out", layer)].double()
     return parts
 
 
-def _by_head(model: OpenModel, z: Tensor, attention: Tensor, layer: int) -> dict[str, Tensor]:
+def _head_parts(model: OpenModel, z: Tensor, attention: Tensor, layer: int) -> dict[str, Tensor]:
     """What every head adds: its ``z`` times its rows of the output projection (times the family's multiplier)."""
     matrix, bias = head_outputs(model, layer)
-    added = torch.einsum("phd,hdm->hpm", z.unflatten(-1, matrix.shape[:2]), matrix)
-    check_heads(model, added.sum(0), attention, layer)
-    found = {f"attn_out.{layer}.h{head}": one for head, one in enumerate(added)}
-    return found if bias is None else {**found, f"attn_out.{layer}.bias": bias.expand_as(attention)}
+    outputs = torch.einsum("phd,hdm->hpm", z.unflatten(-1, matrix.shape[:2]), matrix)
+    check_heads(model, outputs.sum(0), attention, layer)
+    parts = {f"attn_out.{layer}.h{head}": output for head, output in enumerate(outputs)}
+    return parts if bias is None else {**parts, f"attn_out.{layer}.bias": bias.expand_as(attention)}
 
 
 def head_outputs(model: OpenModel, layer: int) -> tuple[Tensor, Tensor | None]:
@@ -203,7 +205,7 @@ def unembedding(model: OpenModel, ids: Sequence[int]) -> tuple[Tensor, Tensor]:
     return columns, torch.zeros_like(columns[0]) if bias is None else bias.detach()[list(ids)].double()
 
 
-def _uncapped(model: OpenModel, states: Tensor) -> Tensor:
+def _uncapped_logits(model: OpenModel, states: Tensor) -> Tensor:
     """Final norm and unembedding alone, ``[position, vocabulary]``: logits before any scale or cap."""
     with guarded(torch.no_grad()):
         normed = model.sites.modules[model.sites.access(Site("final_norm")).module](states.unsqueeze(1))
@@ -212,10 +214,10 @@ def _uncapped(model: OpenModel, states: Tensor) -> Tensor:
 
 
 def head_scale(lens: LogitLens, states: Tensor) -> tuple[float, bool]:
-    """By what the model's own head multiplies the unembedding's product, and whether it caps the logits instead."""
-    plain, own = _uncapped(lens.model, states).flatten(), lens.logits(states).double().flatten()
-    scale = float((plain @ own) / (plain @ plain))
-    if (own - scale * plain).abs().max() <= SUM.of(lens.model.dtype) * own.abs().max():
+    """Find the factor that the head puts on the unembedding's product, and whether it caps the logits instead."""
+    plain_logits, head_logits = _uncapped_logits(lens.model, states).flatten(), lens.logits(states).double().flatten()
+    scale = float((plain_logits @ head_logits) / (plain_logits @ plain_logits))
+    if (head_logits - scale * plain_logits).abs().max() <= SUM.of(lens.model.dtype) * head_logits.abs().max():
         exact = abs(scale - 1.0) <= SUM.of(lens.model.dtype)
         return (1.0 if exact else scale), False
     cap = getattr(lens.model.config, "final_logit_softcapping", None)
@@ -236,7 +238,7 @@ def _check_sum(model: OpenModel, total: Tensor, logit: Tensor) -> None:
         )
 
 
-def _labelled(
+def _dataset(
     model: OpenModel,
     prompt: Prompt,
     where: Sequence[int],

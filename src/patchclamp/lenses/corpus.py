@@ -14,7 +14,7 @@ from patchclamp.models.tokens import need_tokenizer
 
 PASSAGE = 4000
 """Characters of a book that stay together, about; passages of all books are shuffled."""
-_AT_ONCE = 32  # texts that the tokenizer gets in one call
+_BATCH_TEXTS = 32  # texts that the tokenizer gets in one call
 
 
 def sequences(model: OpenModel, texts: Any, length: int, *, most: int | None = None) -> list[list[int]]:
@@ -25,11 +25,11 @@ def sequences(model: OpenModel, texts: Any, length: int, *, most: int | None = N
     32 at a time, and no more of them once ``most`` sequences are full.
 
     Args:
-        model: Whose tokenizer, context and vocabulary count.
+        model: The model, whose tokenizer, context and vocabulary are used.
         texts: ``"gutenberg"`` (passages of all books, in an order that is random but always the same),
             ``"gutenberg:carroll-alice"`` (one book from its beginning), an iterable of texts, or one of lists of ids (or a tensor),
             which are joined as they are.
-        length: Tokens of a sequence.
+        length: The number of tokens in each sequence.
         most: How many sequences to make; all that there are by default.
 
     Raises:
@@ -44,22 +44,22 @@ def sequences(model: OpenModel, texts: Any, length: int, *, most: int | None = N
     if first is None:
         raise InputError("the corpus is empty: it holds no text")
     rows = chain([first], pieces)
-    begin, between = ([], []) if not isinstance(first, str) else _special(model, first)
-    stream = chain.from_iterable(_encoded(model, rows, between))
-    body = length - len(begin)
+    prefix, separator = ([], []) if not isinstance(first, str) else _special_ids(model, first)
+    stream = chain.from_iterable(_encode(model, rows, separator))
+    body = length - len(prefix)
     if body < 1:
         raise InputError(
-            f"sequences of {length} tokens hold no text: the tokenizer puts {len(begin)} of its own before each"
+            f"sequences of {length} tokens hold no text: the tokenizer puts {len(prefix)} of its own before each"
         )
-    found: list[list[int]] = []
-    while most is None or len(found) < most:
+    blocks: list[list[int]] = []
+    while most is None or len(blocks) < most:
         row = list(islice(stream, body))
         if len(row) < body:
             break
-        found.append([*begin, *row])
-    if not found:
+        blocks.append([*prefix, *row])
+    if not blocks:
         raise InputError(f"the corpus is too small: it does not fill one sequence of {length} tokens")
-    return found
+    return blocks
 
 
 def check_length(model: OpenModel, length: int) -> None:
@@ -95,19 +95,19 @@ def _iterable(corpus: Any) -> Iterable[Any]:
 
 
 def _passages(book: str) -> Iterator[str]:
-    """Whole paragraphs, about ``PASSAGE`` characters of them together."""
-    held: list[str] = []
+    """Passages of whole paragraphs, about ``PASSAGE`` characters of them together."""
+    paragraphs: list[str] = []
     for paragraph in book.split("\n\n"):
-        held.append(paragraph)
-        if sum(map(len, held)) >= PASSAGE:
-            yield "\n\n".join(held)
-            held = []
-    if held:
-        yield "\n\n".join(held)
+        paragraphs.append(paragraph)
+        if sum(map(len, paragraphs)) >= PASSAGE:
+            yield "\n\n".join(paragraphs)
+            paragraphs = []
+    if paragraphs:
+        yield "\n\n".join(paragraphs)
 
 
 def _pieces(texts: Iterable[Any]) -> Iterator[str | list[int]]:
-    """The texts that hold something, all of one kind."""
+    """The texts that are not empty; all of them must be of one kind."""
     kind: type | None = None
     for number, text in enumerate(texts):
         ids = None if isinstance(text, str) else _ids(text, number)
@@ -127,24 +127,28 @@ def _ids(row: Any, number: int) -> list[int]:
     )
 
 
-def _special(model: OpenModel, text: str) -> tuple[list[int], list[int]]:
-    """What stands before every sequence, and between two texts."""
+def _special_ids(model: OpenModel, text: str) -> tuple[list[int], list[int]]:
+    """The ids that stand before every sequence, and those between two texts."""
     tokenizer = need_tokenizer(model.tokenizer, "a corpus of texts")
     sample = text[:100]
-    plain, whole = (list(tokenizer(sample, add_special_tokens=added)["input_ids"]) for added in (False, True))
-    begin = whole[: next((i for i in range(len(whole)) if whole[i : i + len(plain)] == plain), 0)]
+    plain_ids, prompt_ids = (
+        list(tokenizer(sample, add_special_tokens=with_special)["input_ids"]) for with_special in (False, True)
+    )
+    prefix = prompt_ids[
+        : next((i for i in range(len(prompt_ids)) if prompt_ids[i : i + len(plain_ids)] == plain_ids), 0)
+    ]
     end = getattr(tokenizer, "eos_token_id", None)
-    return begin, begin or ([] if end is None else [end])
+    return prefix, prefix or ([] if end is None else [end])
 
 
-def _encoded(model: OpenModel, rows: Iterator[str | list[int]], between: list[int]) -> Iterator[list[int]]:
+def _encode(model: OpenModel, rows: Iterator[str | list[int]], separator: list[int]) -> Iterator[list[int]]:
     """Token ids of the texts, with what stands between them."""
-    while held := list(islice(rows, _AT_ONCE)):
-        if isinstance(held[0], str):
-            for row in model.tokenizer(held, add_special_tokens=False, verbose=False)["input_ids"]:
-                yield [*row, *between]
+    while batch := list(islice(rows, _BATCH_TEXTS)):
+        if isinstance(batch[0], str):
+            for row in model.tokenizer(batch, add_special_tokens=False, verbose=False)["input_ids"]:
+                yield [*row, *separator]
             continue
-        for ids in held:
+        for ids in batch:
             wrong = next((i for i in ids if not 0 <= i < (model.vocabulary or i + 1)), None)  # type: ignore[operator]
             if wrong is not None:
                 raise InputError(f"token id {wrong} is outside the vocabulary 0..{(model.vocabulary or 0) - 1}")

@@ -48,7 +48,7 @@ class LensCurves(DatasetResult):
         """Means over sequences with their intervals.
 
         Args:
-            confidence: Of the intervals: Student's t over sequences. With one sequence they are NaN.
+            confidence: The confidence of the intervals (Student's t over sequences). With one sequence they are NaN.
 
         Returns:
             ``mean``, ``low`` and ``high`` with dims ``metric, layer``; ``median``, ``median_low`` and ``median_high`` are the
@@ -61,26 +61,26 @@ class LensCurves(DatasetResult):
 
         if not 0 < confidence < 1:
             raise InputError(f"confidence={confidence} is outside 0..1")
-        found: dict[str, xr.DataArray] = {}
+        statistics: dict[str, xr.DataArray] = {}
         medians = self.dataset["quantile"].sel(quantile_at=0.5, drop=True)
         for name, low, high, values in (
             ("mean", "low", "high", self.dataset["mean"]),
             ("median", "median_low", "median_high", medians),
         ):
             centre = values.mean("sequence", skipna=False)
-            half = self._half(values, confidence)
-            found |= {name: centre, low: centre - half, high: centre + half}
-        return xr.Dataset(found)
+            half_width = self._half_width(values, confidence)
+            statistics |= {name: centre, low: centre - half_width, high: centre + half_width}
+        return xr.Dataset(statistics)
 
-    def _half(self, values: "xr.DataArray", confidence: float) -> "xr.DataArray":
+    def _half_width(self, values: "xr.DataArray", confidence: float) -> "xr.DataArray":
         from scipy.stats import t
 
         count = values.sizes["sequence"]
         if count < 2:
             return values.mean("sequence") * np.nan
         factor = float(t.ppf((1 + confidence) / 2, count - 1)) / np.sqrt(count)
-        spread: xr.DataArray = values.std("sequence", ddof=1, skipna=False) * factor
-        return spread
+        half_width: xr.DataArray = values.std("sequence", ddof=1, skipna=False) * factor
+        return half_width
 
     def frame(self) -> "pd.DataFrame":
         """One row a metric and layer: mean, median, and their 95 % intervals."""
@@ -116,7 +116,7 @@ def lens_curves(
         texts: ``"gutenberg"``, ``"gutenberg:TITLE"``, or an iterable of texts or of lists of token ids.
         sites: As for :meth:`patchclamp.Model.lens`.
         at: Positions of every sequence.
-        length: Tokens of a sequence.
+        length: The number of tokens in each sequence.
         tokens: How many tokens to read at most; None for all.
         targets: ``"next"``, or one token.
         chunk: As for :meth:`patchclamp.Model.lens`.
@@ -132,52 +132,52 @@ def lens_curves(
     if tokens is not None and tokens < length:
         raise InputError(f"tokens={tokens} is less than one sequence of {length}")
     rows = sequences(model, texts, length, most=None if tokens is None else tokens // length)
-    together = max(1, batch_tokens // length)
-    pieces: list[tuple[Any, Any]] = []
-    seen: Lens | None = None
+    batch_size = max(1, batch_tokens // length)
+    parts: list[tuple[Any, Any]] = []
+    result: Lens | None = None
     with task("lens", len(rows), "sequences", show=progress) as bar:
-        for start in range(0, len(rows), together):
-            part = rows[start : start + together]
-            seen = lens(
-                model, part, sites, at, k=1, targets=targets, chunk=chunk, batch_tokens=batch_tokens, tuned=tuned,
+        for start in range(0, len(rows), batch_size):
+            batch = rows[start : start + batch_size]
+            result = lens(
+                model, batch, sites, at, k=1, targets=targets, chunk=chunk, batch_tokens=batch_tokens, tuned=tuned,
                 progress=False,
             )  # fmt: skip
-            pieces.append(_summed(seen))
-            bar.advance(len(part))
-    assert seen is not None
-    names = [str(site) for site in seen.data["site"].values]
+            parts.append(_statistics(result))
+            bar.advance(len(batch))
+    assert result is not None
+    names = [str(site) for site in result.data["site"].values]
     record = provenance(model, [], texts=torch.tensor(rows, dtype=torch.int32), sites=names)
-    return LensCurves(_labelled(seen, pieces), *record)
+    return LensCurves(_dataset(result, parts), *record)
 
 
-def _summed(seen: "Lens") -> tuple[Any, Any]:
+def _statistics(result: "Lens") -> tuple[Any, Any]:
     """Means ``[metric, sequence, layer]`` and quantiles ``[quantile, metric, sequence, layer]`` over positions."""
     means, quantiles = [], []
     for metric in METRICS:
-        values = seen.data[metric].transpose("prompt", "layer", "position").values.astype(float)
-        known = values[..., ~np.isnan(values[0, 0])]  # a position has a target in every sequence, or in none
-        if not known.shape[-1]:
-            known = np.full((*values.shape[:2], 1), np.nan)
-        means.append(known.mean(-1))
-        quantiles.append(np.quantile(known, QUANTILES, axis=-1))
+        values = result.data[metric].transpose("prompt", "layer", "position").values.astype(float)
+        target_values = values[..., ~np.isnan(values[0, 0])]  # a position has a target in every sequence, or in none
+        if not target_values.shape[-1]:
+            target_values = np.full((*values.shape[:2], 1), np.nan)
+        means.append(target_values.mean(-1))
+        quantiles.append(np.quantile(target_values, QUANTILES, axis=-1))
     return np.stack(means), np.stack(quantiles, 1)
 
 
-def _labelled(seen: "Lens", pieces: list[tuple[Any, Any]]) -> "xr.Dataset":
+def _dataset(result: "Lens", parts: list[tuple[Any, Any]]) -> "xr.Dataset":
     import xarray as xr
 
-    means = np.concatenate([mean for mean, _ in pieces], 1)
-    quantiles = np.concatenate([quantile for _, quantile in pieces], 2)
+    means = np.concatenate([mean for mean, _ in parts], 1)
+    quantiles = np.concatenate([quantile for _, quantile in parts], 2)
     coords = {
         "metric": np.array(list(METRICS), dtype=object), "sequence": np.arange(means.shape[1]),
-        "layer": seen.data["layer"].values, "site": ("layer", seen.data["site"].values), "quantile_at": list(QUANTILES),
+        "layer": result.data["layer"].values, "site": ("layer", result.data["site"].values), "quantile_at": list(QUANTILES),
     }  # fmt: skip
     dims = ("metric", "sequence", "layer")
     return xr.Dataset(
         {
             "mean": (dims, means),
             "quantile": (("quantile_at", *dims), quantiles),
-            "positions": seen.data.sizes["position"],
+            "positions": result.data.sizes["position"],
         },
         coords,
     )

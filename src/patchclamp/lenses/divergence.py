@@ -13,18 +13,18 @@ class Aim:
     """The final layer's distribution, which a lens is to predict."""
 
     probabilities: Tensor
-    """``[row, vocabulary]``."""
+    """The probabilities, ``[row, vocabulary]``."""
     mean_log: Tensor
     """Its mean log-probability, ``[row]``: the negative entropy in nats."""
 
     @classmethod
     def of(cls, logits: Tensor) -> "Aim":
-        """From the final logits ``[row, vocabulary]``."""
+        """Make the distribution of the final logits ``[row, vocabulary]``."""
         probabilities, mean_log = torch.empty_like(logits), logits.new_empty(len(logits))
         for rows in _blocks(len(logits)):
-            logs = logits[rows].log_softmax(-1)
-            torch.exp(logs, out=probabilities[rows])
-            mean_log[rows] = _dot(probabilities[rows], logs)
+            log_probabilities = logits[rows].log_softmax(-1)
+            torch.exp(log_probabilities, out=probabilities[rows])
+            mean_log[rows] = _dot(probabilities[rows], log_probabilities)
         return cls(probabilities, mean_log)
 
 
@@ -34,18 +34,19 @@ def divergence(logits: Tensor, aim: Aim, gradient: Tensor) -> Tensor:
     With p the lens's softmax and f the final distribution, the gradient is ``p - f``.
 
     Args:
-        logits: The lens's, ``[row, vocabulary]``; left as they are.
-        aim: What it is to predict.
-        gradient: Filled, ``[row, vocabulary]``.
+        logits: The lens's logits, ``[row, vocabulary]``, which are left as they are.
+        aim: The distribution that the lens is to predict.
+        gradient: The tensor that is filled with the gradient, ``[row, vocabulary]``.
     """
-    found = logits.new_empty(len(logits))
+    kl = logits.new_empty(len(logits))
     for rows in _blocks(len(logits)):
-        own, final, p = logits[rows], aim.probabilities[rows], gradient[rows]
-        torch.softmax(own, -1, out=p)
-        normaliser = own.amax(-1) - p.amax(-1).log()  # of log p = logits - normaliser, at a place where p is not tiny
-        found[rows] = aim.mean_log[rows] - _dot(final, own) + normaliser
+        lens_logits, final, p = logits[rows], aim.probabilities[rows], gradient[rows]
+        torch.softmax(lens_logits, -1, out=p)
+        # log p = logits - normaliser, taken at a token where p is not tiny
+        normaliser = lens_logits.amax(-1) - p.amax(-1).log()
+        kl[rows] = aim.mean_log[rows] - _dot(final, lens_logits) + normaliser
         p.sub_(final)
-    return found
+    return kl
 
 
 def _blocks(count: int) -> list[slice]:

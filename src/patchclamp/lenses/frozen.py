@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from patchclamp.core.errors import ModelError
 from patchclamp.core.interrupts import guarded
 
-_ALLOWED = 1e-5  # many norms work in float32 inside a float64 model
+_TOLERANCE = 1e-5  # many norms work in float32 inside a float64 model
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,9 +21,9 @@ class Frozen:
     """
 
     gain: Tensor
-    """``[d]``, the frozen scale included."""
+    """The gain with the frozen scale included, ``[d]``."""
     bias: Tensor
-    """``[d]``: what of the norm's own output is not linear, its bias (and its rounding)."""
+    """The part of the norm's own output that is not linear, its bias (and its rounding), ``[d]``."""
     centred: bool
     """Whether the norm subtracts the mean first (LayerNorm), or not (RMSNorm)."""
 
@@ -40,19 +40,19 @@ class Frozen:
             if len(state) % 2:
                 raise ModelError(f"an odd hidden size, {len(state)}, is not supported")
             probes = torch.stack([sign, -sign, state, state + state.abs().max()])
-            plus, minus, own, shifted = norm(probes.unsqueeze(1))[:, 0].double()
-        allowed = _ALLOWED * own.abs().max()
-        centred = bool((shifted - own).abs().max() <= allowed)
+            plus, minus, output, shifted_output = norm(probes.unsqueeze(1))[:, 0].double()
+        tolerance = _TOLERANCE * output.abs().max()
+        centred = bool((shifted_output - output).abs().max() <= tolerance)
         gain, bias = (plus - minus) / 2 * sign.double(), (plus + minus) / 2
-        wide = state.double()
-        unscaled = gain * (wide - wide.mean() if centred else wide)
-        scale = (unscaled @ (own - bias)) / (unscaled @ unscaled)
-        rest = own - scale * unscaled
-        if not (rest - bias).abs().max() <= allowed:
+        state64 = state.double()
+        unscaled = gain * (state64 - state64.mean() if centred else state64)
+        scale = (unscaled @ (output - bias)) / (unscaled @ unscaled)
+        offset = output - scale * unscaled
+        if not (offset - bias).abs().max() <= tolerance:
             raise ModelError(
                 f"{type(norm).__name__} is not a gain times its (centred) input over one scale, so it has no frozen scale"
             )
-        return cls(gain * scale, rest, centred)
+        return cls(gain * scale, offset, centred)
 
     def linear(self, parts: Tensor) -> Tensor:
         """The linear part, ``[..., d] -> [..., d]``."""

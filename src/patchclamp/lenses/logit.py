@@ -48,8 +48,8 @@ class LogitLens:
 
     def logits(self, states: Tensor) -> Tensor:
         """Logits of hidden states, ``[row, d] -> [row, vocabulary]``."""
-        short = -len(states) % _ROW_MULTIPLE
-        padded = torch.cat([states, states[-1:].expand(short, -1)]) if short else states
+        padding = -len(states) % _ROW_MULTIPLE
+        padded = torch.cat([states, states[-1:].expand(padding, -1)]) if padding else states
         with guarded(torch.no_grad()):
             return through_head(self.model, padded.unsqueeze(1), wide=True)[: len(states), 0]
 
@@ -127,7 +127,7 @@ def lens(
     ]
     if any(prompt.length is None for prompt in prompts):
         raise InputError("a lens reads positions, and this input has no tokens; pass text or token ids")
-    wanted = _targets(model, prompts, where, targets)
+    target_ids = _targets(model, prompts, where, targets)
     table = Table.empty(rows, where, k, torch.float64 if model.dtype == torch.float64 else torch.float32)
     with task("lens", sum(map(len, where)), "positions", show=progress) as bar:
         for members in batches(prompts, batch_tokens, model.causal):
@@ -135,25 +135,25 @@ def lens(
             if tuned is not None:
                 states = {site: tuned.translate(site, value) for site, value in states.items()}
             places = [(i, j) for i in members for j in range(len(where[i]))]
-            ids = torch.tensor([wanted[i][j] for i, j in places], device=model.device)
+            ids = torch.tensor([target_ids[i][j] for i, j in places], device=model.device)
             for part in _chunks(len(places), _ROW_MULTIPLE):
-                for row, found in _through(head, states, ids, part, k, chunk):
-                    table.put(row, places[part], found)
+                for row, metrics in _layer_metrics(head, states, ids, part, k, chunk):
+                    table.put(row, places[part], metrics)
                 bar.advance(part.stop - part.start)
     table.check()
     record = provenance(model, prompts, sites=[str(site) for site in rows], at=at)
-    return Lens.build(model, prompts, table, wanted, *record)
+    return Lens.build(model, prompts, table, target_ids, *record)
 
 
 def _stream_sites(model: OpenModel, sites: Any) -> list[Site]:
     """The rows of the lens, in the order of the forward pass."""
-    found = dict.fromkeys(model.sites.expand(sites))
-    for site in found:
+    stream_sites = dict.fromkeys(model.sites.expand(sites))
+    for site in stream_sites:
         if site.component not in STREAM or site.unit is not None:
             raise SiteError(unknown("site for a lens", str(site), STREAM) + "; a lens reads the whole residual stream")
-    if not found:
+    if not stream_sites:
         raise InputError("no site to look at was given")
-    return sorted(found, key=lambda site: site.sort_key)
+    return sorted(stream_sites, key=lambda site: site.sort_key)
 
 
 def _targets(
@@ -168,10 +168,10 @@ def _targets(
             [prompt.ids[i + 1] if i + 1 < len(prompt.ids) else -1 for i in at]
             for prompt, at in zip(prompts, where, strict=True)
         ]
-    given = [targets] * len(prompts) if isinstance(targets, str | int) else list(targets)
-    if len(given) != len(prompts):
-        raise InputError(f"{len(given)} targets for {len(prompts)} prompts; give one, or one a prompt, or 'next'")
-    return [[model.output_id(target)] * len(at) for target, at in zip(given, where, strict=True)]
+    target_list = [targets] * len(prompts) if isinstance(targets, str | int) else list(targets)
+    if len(target_list) != len(prompts):
+        raise InputError(f"{len(target_list)} targets for {len(prompts)} prompts; give one, or one a prompt, or 'next'")
+    return [[model.output_id(target)] * len(at) for target, at in zip(target_list, where, strict=True)]
 
 
 def _states(
@@ -200,17 +200,17 @@ def _chunks(count: int, size: int) -> Iterator[slice]:
         yield slice(start, min(start + size, count))
 
 
-def _through(
-    lens: LogitLens, states: dict[Site, Tensor], targets: Tensor, part: slice, k: int, chunk: int
+def _layer_metrics(
+    lens: LogitLens, states: dict[Site, Tensor], targets: Tensor, rows: slice, k: int, chunk: int
 ) -> Iterator[tuple[Site, dict[str, Tensor]]]:
     """Every layer's metrics at a few positions, the last layer's first; ``chunk`` rows pass the head at once."""
     last = Site("resid_post", lens.model.sites.n_layers - 1)
     sites = [last, *(site for site in states if site != last)]
     final = None
-    for group in _chunks(len(sites), max(1, chunk // (part.stop - part.start))):
-        stacked = torch.cat([states[site][part] for site in sites[group]])
+    for group in _chunks(len(sites), max(1, chunk // (rows.stop - rows.start))):
+        stacked = torch.cat([states[site][rows] for site in sites[group]])
         logits = lens.logits(stacked).unflatten(0, (len(sites[group]), -1))
-        for row, site in enumerate(sites[group]):
-            final = final or Final.of(logits[row])
-            yield site, measure(logits[row], final, targets[part], k)
+        for index, site in enumerate(sites[group]):
+            final = final or Final.of(logits[index])
+            yield site, measure(logits[index], final, targets[rows], k)
         del logits  # before the next ones are made

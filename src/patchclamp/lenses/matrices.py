@@ -25,7 +25,7 @@ MATRICES = {
 """Every kind of matrix, and what it does."""
 
 Side = Literal["read", "write", "query", "key"]
-_PARSED_AS = {"ov": "z", "qk": "q", "mlp_pre": "mlp_pre", "mlp_up": "mlp_pre", "mlp_out": "mlp_out"}
+_COMPONENTS = {"ov": "z", "qk": "q", "mlp_pre": "mlp_pre", "mlp_up": "mlp_pre", "mlp_out": "mlp_out"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,23 +33,23 @@ class Face:
     """One side of a matrix that faces the residual stream."""
 
     side: Side
-    held: Tensor
-    """``[d_model, width]``: a view of the model's own parameter."""
+    parameter: Tensor
+    """A view of the model's own parameter, ``[d_model, width]``."""
     gain: Tensor
-    """``[d_model]``: of the norm on this side (times the family's multiplier); ones where there is none."""
+    """The gain of the norm on this side (times the family's multiplier), ``[d_model]``; ones where there is none."""
     centred: bool
     """Whether that norm subtracts the mean."""
 
     @property
     def weight(self) -> Tensor:
-        """What the model holds, in float64: a copy, made anew each time so that none outlives its use."""
-        return self.held.double()
+        """The parameter in float64: a copy, made anew each time so that none outlives its use."""
+        return self.parameter.double()
 
-    def folded(self, given: Tensor) -> Tensor:
+    def folded(self, weight: Tensor) -> Tensor:
         """A weight ``[d_model, width]`` as the stream meets it: behind the norm's gain and centring."""
         if self.side == "write":
-            return self.gain[:, None] * (given - given.mean(0) if self.centred else given)
-        scaled = self.gain[:, None] * given
+            return self.gain[:, None] * (weight - weight.mean(0) if self.centred else weight)
+        scaled = self.gain[:, None] * weight
         return scaled - scaled.mean(0) if self.centred else scaled
 
 
@@ -73,10 +73,10 @@ def find_matrices(model: OpenModel, names: str | Sequence[str]) -> list[Matrix]:
             f"this {model.sites.family.name} model normalises the stream itself after each sublayer, so no direction of the "
             "stream keeps its meaning from layer to layer"
         )
-    given = [names] if isinstance(names, str) else list(names)
-    wanted = dict.fromkeys(pair for name in given for pair in _expand(model, name))
+    name_list = [names] if isinstance(names, str) else list(names)
+    pairs = dict.fromkeys(pair for name in name_list for pair in _expand(model, name))
     norms = _Norms(model)
-    return [Matrix(_name(kind, site), _faces(norms, kind, site)) for kind, site in wanted]
+    return [Matrix(_name(kind, site), _faces(norms, kind, site)) for kind, site in pairs]
 
 
 def _expand(model: OpenModel, name: str) -> list[tuple[str, Site]]:
@@ -84,7 +84,7 @@ def _expand(model: OpenModel, name: str) -> list[tuple[str, Site]]:
     if kind not in MATRICES:
         raise SiteError(unknown("matrix", name, MATRICES) + ", each with a layer, as in ov.23.h4 and mlp_out.5")
     try:
-        sites = model.sites.expand(f"{_PARSED_AS[kind]}.{rest or '*'}")
+        sites = model.sites.expand(f"{_COMPONENTS[kind]}.{rest or '*'}")
     except SiteError as error:
         raise SiteError(f"{name}: {error}") from None
     for site in sites:
@@ -103,25 +103,25 @@ def _name(kind: str, site: Site) -> str:
 def _faces(norms: "_Norms", kind: str, site: Site) -> tuple[Face, ...]:
     model, layer = norms.model, site.layer or 0
     if kind == "mlp_out":
-        return (_writes(model, f"mlp_out.{layer}", Site("mlp_out", layer)),)
+        return (_writing_face(model, f"mlp_out.{layer}", Site("mlp_out", layer)),)
     if kind in ("mlp_pre", "mlp_up"):
-        return (_reads(norms, "read", f"{kind}.{layer}", Site("mlp_in", layer)),)
+        return (_reading_face(norms, "read", f"{kind}.{layer}", Site("mlp_in", layer)),)
     assert site.unit is not None
-    shared = _shared(model, site)
+    key_head = _key_value_head(model, site)
     if kind == "ov":
-        value = _reads(norms, "read", f"v.{layer}.h{shared}", Site("attn_in", layer))
-        return (value, _writes(model, f"attn_out.{layer}.{site.unit}", Site("attn_out", layer)))
+        value = _reading_face(norms, "read", f"v.{layer}.h{key_head}", Site("attn_in", layer))
+        return (value, _writing_face(model, f"attn_out.{layer}.{site.unit}", Site("attn_out", layer)))
     _refuse_normed_queries(model, layer)
-    sides: tuple[tuple[Side, str], ...] = (("query", f"q.{layer}.{site.unit}"), ("key", f"k.{layer}.h{shared}"))
-    first, second = (_reads(norms, side, role, Site("attn_in", layer)) for side, role in sides)
+    sides: tuple[tuple[Side, str], ...] = (("query", f"q.{layer}.{site.unit}"), ("key", f"k.{layer}.h{key_head}"))
+    first, second = (_reading_face(norms, side, role, Site("attn_in", layer)) for side, role in sides)
     return (first, second)
 
 
-def _shared(model: OpenModel, site: Site) -> int:
+def _key_value_head(model: OpenModel, site: Site) -> int:
     """The key-value head that a query head uses."""
     assert site.unit is not None
-    queries, keys = (model.sites.access(Site(name, site.layer)).units or 1 for name in ("q", "k"))
-    return site.unit.index // (queries // keys)
+    query_heads, key_heads = (model.sites.access(Site(name, site.layer)).units or 1 for name in ("q", "k"))
+    return site.unit.index // (query_heads // key_heads)
 
 
 def _refuse_normed_queries(model: OpenModel, layer: int) -> None:
@@ -135,24 +135,28 @@ def _refuse_normed_queries(model: OpenModel, layer: int) -> None:
 
 
 def _is_norm(module: nn.Module) -> bool:
-    found = getattr(module, "weight", None)
-    return isinstance(found, Tensor) and found.ndim == 1 and not list(module.children())
+    weight = getattr(module, "weight", None)
+    return isinstance(weight, Tensor) and weight.ndim == 1 and not list(module.children())
 
 
-def _writes(model: OpenModel, role: str, site: Site) -> Face:
-    """What a matrix adds to the stream, behind the norm that some families put there."""
+def _writing_face(model: OpenModel, role: str, site: Site) -> Face:
+    """The face of a matrix that adds to the stream, behind the norm that some families put there."""
     access = model.sites.access(site)
-    given = weight(model, role).detach().T
+    weight_matrix = weight(model, role).detach().T
     module = model.sites.modules[access.module]
-    gain, centred = _of_norm(model, module, len(given)) if _is_norm(module) else _no_norm(given)
-    return Face("write", given, gain * access.factor, centred)
+    gain, centred = _norm_gain(model, module, len(weight_matrix)) if _is_norm(module) else _unit_gain(weight_matrix)
+    return Face("write", weight_matrix, gain * access.factor, centred)
 
 
-def _reads(norms: "_Norms", side: Side, role: str, site: Site) -> Face:
-    """What a matrix reads of the stream, behind the norm before it."""
-    given = weight(norms.model, role).detach()
+def _reading_face(norms: "_Norms", side: Side, role: str, site: Site) -> Face:
+    """The face of a matrix that reads the stream, behind the norm before it."""
+    weight_matrix = weight(norms.model, role).detach()
     norm = norms.before(site, role)
-    return Face(side, given, *(_no_norm(given) if norm is None else _of_norm(norms.model, norm, len(given))))
+    return Face(
+        side,
+        weight_matrix,
+        *(_unit_gain(weight_matrix) if norm is None else _norm_gain(norms.model, norm, len(weight_matrix))),
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,40 +167,40 @@ class _Norms:
     """
 
     model: OpenModel
-    found: dict[Site, nn.Module | None] = field(default_factory=dict)
+    modules: dict[Site, nn.Module | None] = field(default_factory=dict)
 
     def before(self, site: Site, role: str) -> nn.Module | None:
         """The norm between the stream and a site; None if the stream itself is read."""
-        if site not in self.found:
-            self.found[site] = self._look(site, role)
-        return self.found[site]
+        if site not in self.modules:
+            self.modules[site] = self._find(site, role)
+        return self.modules[site]
 
-    def _look(self, site: Site, role: str) -> nn.Module | None:
+    def _find(self, site: Site, role: str) -> nn.Module | None:
         model = self.model
         middle = Site("resid_mid", site.layer)
-        offered = site.component == "mlp_in" and (middle.component, middle.layer) not in model.sites.refused
-        stream = middle if offered else Site("resid_pre", site.layer)
+        has_middle = site.component == "mlp_in" and (middle.component, middle.layer) not in model.sites.refused
+        stream = middle if has_middle else Site("resid_pre", site.layer)
         probe = [list(range(min(8, model.vocabulary or 1)))]
-        seen = record(model, probe, [str(stream), str(site)])
-        before, read = seen[str(stream)], seen[str(site)]
-        if torch.equal(before, read):
+        activations = record(model, probe, [str(stream), str(site)])
+        stream_values, site_values = activations[str(stream)], activations[str(site)]
+        if torch.equal(stream_values, site_values):
             return None
         for module in model.sites.modules[model.sites.layers[site.layer or 0]].modules():
-            if _is_norm(module) and module.weight.shape == before.shape[-1:]:
+            if _is_norm(module) and module.weight.shape == stream_values.shape[-1:]:
                 with guarded(torch.no_grad()):
-                    made = module(before.to(model.device)).cpu()
-                if torch.allclose(made, read, rtol=1e-4, atol=1e-4 * float(read.abs().max())):
+                    normed = module(stream_values.to(model.device)).cpu()
+                if torch.allclose(normed, site_values, rtol=1e-4, atol=1e-4 * float(site_values.abs().max())):
                     return module
         raise ModelError(
             f"{role}: no norm of this layer turns {stream} into {site}, so what the matrix reads is not known"
         )
 
 
-def _no_norm(given: Tensor) -> tuple[Tensor, bool]:
-    return torch.ones(len(given), dtype=torch.float64, device=given.device), False
+def _unit_gain(weight_matrix: Tensor) -> tuple[Tensor, bool]:
+    return torch.ones(len(weight_matrix), dtype=torch.float64, device=weight_matrix.device), False
 
 
-def _of_norm(model: OpenModel, norm: nn.Module, width: int) -> tuple[Tensor, bool]:
+def _norm_gain(model: OpenModel, norm: nn.Module, width: int) -> tuple[Tensor, bool]:
     """Gain and centring of a norm, taken at a state of mean 0 and mean square 1."""
     state = torch.ones(width, dtype=model.dtype, device=model.device)
     state[1::2] = -1

@@ -13,7 +13,7 @@ class Final:
     """The last layer's distribution at a few positions."""
 
     probabilities: Tensor
-    """``[position, vocabulary]``."""
+    """The probabilities, ``[position, vocabulary]``."""
     mean_log: Tensor
     """Its mean log-probability, ``[position]``: the negative entropy in nats."""
     top: Tensor
@@ -23,19 +23,19 @@ class Final:
 
     @classmethod
     def of(cls, logits: Tensor) -> "Final":
-        """From logits ``[position, vocabulary]``."""
-        logs = logits.log_softmax(-1)
-        probabilities = logs.exp()
+        """Make the distribution of logits ``[position, vocabulary]``."""
+        log_probabilities = logits.log_softmax(-1)
+        probabilities = log_probabilities.exp()
         scratch = torch.empty_like(logits)
-        mean_log = torch.mul(probabilities, logs, out=scratch).sum(-1)
-        return cls(probabilities, mean_log, logits.argmax(-1), (logs, scratch))
+        mean_log = torch.mul(probabilities, log_probabilities, out=scratch).sum(-1)
+        return cls(probabilities, mean_log, logits.argmax(-1), (log_probabilities, scratch))
 
 
 def measure(logits: Tensor, final: Final, targets: Tensor, k: int) -> dict[str, Tensor]:
     """Every metric of the lens, for one layer at a few positions (so few that their logits stay in cache).
 
     Args:
-        logits: ``[position, vocabulary]``.
+        logits: The layer's logits, ``[position, vocabulary]``.
         final: The last layer's distribution at the same positions.
         targets: Token ids ``[position]``; -1 where there is none, which gives NaN.
         k: How many of the likeliest tokens to keep.
@@ -46,24 +46,24 @@ def measure(logits: Tensor, final: Final, targets: Tensor, k: int) -> dict[str, 
     """
     logs, scratch = final.scratch
     top_final, target = final.top.unsqueeze(-1), targets.clamp(min=0).unsqueeze(-1)
-    best = likeliest(logits, k)
-    above = torch.gt(logits, logits.gather(-1, target), out=scratch).sum(-1)
+    top_ids = likeliest(logits, k)
+    rank = torch.gt(logits, logits.gather(-1, target), out=scratch).sum(-1)
     torch.log_softmax(logits, -1, out=logs)
-    cross = torch.mul(final.probabilities, logs, out=scratch).sum(-1)
+    negative_cross_entropy = torch.mul(final.probabilities, logs, out=scratch).sum(-1)
     probabilities = torch.exp(logs, out=scratch)
-    found = {
+    metrics = {
         "log_probability": logs.gather(-1, target)[:, 0],
-        "rank": above,
-        "kl": final.mean_log - cross,
+        "rank": rank,
+        "kl": final.mean_log - negative_cross_entropy,
         "final_probability": probabilities.gather(-1, top_final)[:, 0],
-        "agreement": (logits.gather(-1, top_final) == logits.gather(-1, best[:, :1]))[:, 0].to(logits.dtype),
-        "top_id": best,
-        "top_probability": probabilities.gather(-1, best),
+        "agreement": (logits.gather(-1, top_final) == logits.gather(-1, top_ids[:, :1]))[:, 0].to(logits.dtype),
+        "top_id": top_ids,
+        "top_probability": probabilities.gather(-1, top_ids),
     }
-    found["entropy"] = -probabilities.mul_(logs).sum(-1)
+    metrics["entropy"] = -probabilities.mul_(logs).sum(-1)
     for name in ("log_probability", "rank"):
-        found[name] = found[name].masked_fill(targets < 0, torch.nan)
-    return found
+        metrics[name] = metrics[name].masked_fill(targets < 0, torch.nan)
+    return metrics
 
 
 def likeliest(logits: Tensor, k: int) -> Tensor:
@@ -74,9 +74,9 @@ def likeliest(logits: Tensor, k: int) -> Tensor:
     blocks = logits.shape[-1] // _BLOCK
     if k >= blocks:
         return logits.topk(k, dim=-1).indices
-    inside = torch.arange(_BLOCK, device=logits.device)
+    block_offsets = torch.arange(_BLOCK, device=logits.device)
     tail = torch.arange(blocks * _BLOCK, logits.shape[-1], device=logits.device)
     maxima = logits[:, : blocks * _BLOCK].unflatten(-1, (blocks, _BLOCK)).amax(-1)
-    chosen = maxima.topk(k, dim=-1).indices.unsqueeze(-1) * _BLOCK + inside
-    candidates = torch.cat([chosen.flatten(1), tail.expand(len(logits), -1)], -1)
+    block_ids = maxima.topk(k, dim=-1).indices.unsqueeze(-1) * _BLOCK + block_offsets
+    candidates = torch.cat([block_ids.flatten(1), tail.expand(len(logits), -1)], -1)
     return candidates.gather(-1, logits.gather(-1, candidates).topk(k, dim=-1).indices)

@@ -44,8 +44,8 @@ if TYPE_CHECKING:
 
 IDENTITY = "cat -> cat; 135 -> 135; hello -> hello; ?"
 """A prompt that asks for its last token again: the paper's token identity prompt."""
-_CELLS = 256  # logits alive at once
-_TEXTS = 32  # generations that run together
+_BATCH_CELLS = 256  # logits alive at once
+_BATCH_TEXTS = 32  # generations that run together
 
 
 @dataclass(eq=False)
@@ -64,11 +64,11 @@ class Patchscope(Lens):
 
 
 @dataclass(frozen=True, eq=False)
-class _Held:
+class _States:
     """States for an edit, one a prompt of the call."""
 
     states: Tensor
-    """``[prompt, d]``."""
+    """The states, ``[prompt, d]``."""
 
     def vectors(self, site: Site, prompt: int, positions: Sequence[int] | None) -> Tensor:
         """The state of one prompt, ``[1, d]``."""
@@ -87,27 +87,27 @@ class _Target:
 
     @classmethod
     def of(cls, model: OpenModel, target: Any, into: str | None, into_at: Any) -> "_Target":
-        found = model.prompts(target)
-        if len(found) != 1:
-            raise InputError(f"a Patchscope has one target prompt; {len(found)} were given")
+        target_prompts = model.prompts(target)
+        if len(target_prompts) != 1:
+            raise InputError(f"a Patchscope has one target prompt; {len(target_prompts)} were given")
         into_at = positions.read_at(into_at)
-        where = positions.resolve(into_at, found[0], 0, 1, model.tokenizer) or ()
+        where = positions.resolve(into_at, target_prompts[0], 0, 1, model.tokenizer) or ()
         if len(where) != 1:
             raise PositionError(
                 f"a state is put into one position of the target, and into_at={into_at!r} gives {len(where)}, at tokens "
-                f"{[found[0].tokens[i] for i in where]} of {list(found[0].tokens)}"
+                f"{[target_prompts[0].tokens[i] for i in where]} of {list(target_prompts[0].tokens)}"
             )
-        sites = [] if into is None else _stream(model, into)
+        sites = [] if into is None else _stream_sites(model, into)
         if len(sites) > 1:
             raise SiteError(f"a state is put into one site, and into={into!r} names {len(sites)}; or None for its own")
-        return cls(found[0], where[0], sites[0] if sites else None)
+        return cls(target_prompts[0], where[0], sites[0] if sites else None)
 
     def edit(self, site: Site, states: Tensor) -> Edit:
-        """Put states ``[prompt, d]`` in, one a prompt of the call."""
-        return Patch(_Held(states), site=str(self.site or site), at=self.position)
+        """Make the edit that puts states ``[prompt, d]`` in, one for each prompt of the call."""
+        return Patch(_States(states), site=str(self.site or site), at=self.position)
 
     def action(self, site: Site, state: Tensor) -> Action:
-        """Put one state ``[d]`` in."""
+        """Make the action that puts one state ``[d]`` in."""
         return Action(self.site or site, (self.position,), Put(state[None]))
 
 
@@ -150,7 +150,7 @@ def patchscope(
         InputError: A site, a position or ``k`` does not fit; raised before any work.
     """
     lens = LogitLens(model)
-    rows = _stream(model, sites)
+    rows = _stream_sites(model, sites)
     aim = _Target.of(model, target, into, into_at)
     at = positions.read_at(at)
     if not 1 <= k <= model.outputs:
@@ -158,46 +158,49 @@ def patchscope(
     if max_new_tokens < 0:
         raise InputError(f"max_new_tokens must be 0 or more, got {max_new_tokens}")
     prompts = model.prompts(prompts)
-    where = [
+    prompt_positions = [
         positions.resolve(at, p, i, len(prompts), model.tokenizer, repeats=True) or () for i, p in enumerate(prompts)
     ]
     model.check_predicts(token for prompt in prompts for token in prompt.ids[1:])
-    nexts = [[p.ids[i + 1] if i + 1 < len(p.ids) else -1 for i in own] for p, own in zip(prompts, where, strict=True)]
-    table = Table.empty(rows, where, k, torch.float64 if model.dtype == torch.float64 else torch.float32)
-    texts = np.full((len(prompts), len(rows), max(map(len, where))), "", dtype=object)
+    nexts = [
+        [p.ids[i + 1] if i + 1 < len(p.ids) else -1 for i in row]
+        for p, row in zip(prompts, prompt_positions, strict=True)
+    ]
+    table = Table.empty(rows, prompt_positions, k, torch.float64 if model.dtype == torch.float64 else torch.float32)
+    texts = np.full((len(prompts), len(rows), max(map(len, prompt_positions))), "", dtype=object)
     last = Site("resid_post", model.sites.n_layers - 1)
-    size = max(1, _CELLS // len(rows))
-    with task("patchscope", sum(map(len, where)), "positions", show=progress) as bar:
-        for members in _groups(where, size):
-            held = record_source(model, Source([prompts[i] for i in members]), list(dict.fromkeys([*rows, last])))
+    size = max(1, _BATCH_CELLS // len(rows))
+    with task("patchscope", sum(map(len, prompt_positions)), "positions", show=progress) as bar:
+        for indices in _groups(prompt_positions, size):
+            recordings = record_source(model, Source([prompts[i] for i in indices]), list(dict.fromkeys([*rows, last])))
             states = {
-                site: torch.cat([value[list(where[i])] for i, value in zip(members, values, strict=True)])
-                for site, values in held.items()
+                site: torch.cat([value[list(prompt_positions[i])] for i, value in zip(indices, values, strict=True)])
+                for site, values in recordings.items()
             }
-            every = [(i, j) for i in members for j in range(len(where[i]))]
-            for part in _parts(len(every), size):
-                places, taken = every[part], {site: states[site][part] for site in rows}
-                final = Final.of(lens.logits(states[last][part]))
+            cells = [(i, j) for i in indices for j in range(len(prompt_positions[i]))]
+            for cell_slice in _slices(len(cells), size):
+                places, slice_states = cells[cell_slice], {site: states[site][cell_slice] for site in rows}
+                final = Final.of(lens.logits(states[last][cell_slice]))
                 ids = torch.tensor([nexts[i][j] for i, j in places], device=model.device)
-                for site, logits in _answers(lens, aim, rows, taken).items():
+                for site, logits in _target_logits(lens, aim, rows, slice_states).items():
                     table.put(site, places, measure(logits, final, ids, k))
                 if max_new_tokens:
-                    for (i, j), column in zip(places, _texts(model, aim, taken, max_new_tokens).T, strict=True):
+                    for (i, j), column in zip(places, _texts(model, aim, slice_states, max_new_tokens).T, strict=True):
                         texts[i, :, j] = column
                 bar.advance(len(places))
     table.check()
     record, tensors = provenance(
         model, prompts, sites=[str(site) for site in rows], at=at, target=aim.prompt, into_at=into_at
     )
-    shown = {"text": aim.prompt.name, "ids": list(aim.prompt.ids), "token": aim.prompt.tokens[aim.position]}
-    result = Patchscope.build(model, prompts, table, nexts, {**record, "target": shown}, tensors)
+    target_record = {"text": aim.prompt.name, "ids": list(aim.prompt.ids), "token": aim.prompt.tokens[aim.position]}
+    result = Patchscope.build(model, prompts, table, nexts, {**record, "target": target_record}, tensors)
     if max_new_tokens:
         result.dataset = _with_texts(result.dataset, texts)
     return result
 
 
 def _with_texts(dataset: "xr.Dataset", texts: Any) -> "xr.Dataset":
-    """The texts beside the other variables, before the coordinates, where they are when a saved result is opened."""
+    """Put the texts beside the other variables, before the coordinates, where they are when a saved result is opened."""
     import xarray as xr
 
     variables: dict[str, Any] = {str(name): array.variable for name, array in dataset.data_vars.items()}
@@ -205,21 +208,21 @@ def _with_texts(dataset: "xr.Dataset", texts: Any) -> "xr.Dataset":
     return xr.Dataset(variables, {name: array.variable for name, array in dataset.coords.items()})
 
 
-def _stream(model: OpenModel, sites: Any) -> list[Site]:
-    """Whole states of the residual stream, in the order of the forward pass."""
-    found = dict.fromkeys(model.sites.expand(sites))
-    for site in found:
+def _stream_sites(model: OpenModel, sites: Any) -> list[Site]:
+    """The sites of whole states of the residual stream, in the order of the forward pass."""
+    stream_sites = dict.fromkeys(model.sites.expand(sites))
+    for site in stream_sites:
         if site.component not in STREAM or site.unit is not None:
             raise SiteError(
                 unknown("site for a Patchscope", str(site), STREAM) + "; it reads the whole residual stream"
             )
-    if not found:
+    if not stream_sites:
         raise InputError("no site to take states from was given")
-    return sorted(found, key=lambda site: site.sort_key)
+    return sorted(stream_sites, key=lambda site: site.sort_key)
 
 
 def _groups(where: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:
-    """Consecutive prompts that together have about so many positions."""
+    """Group consecutive prompts that together have about ``size`` positions."""
     group: list[int] = []
     for index in range(len(where)):
         group.append(index)
@@ -230,12 +233,14 @@ def _groups(where: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:
         yield group
 
 
-def _parts(count: int, size: int) -> Iterator[slice]:
+def _slices(count: int, size: int) -> Iterator[slice]:
     for start in range(0, count, size):
         yield slice(start, min(start + size, count))
 
 
-def _answers(lens: LogitLens, aim: _Target, rows: Sequence[Site], states: dict[Site, Tensor]) -> dict[Site, Tensor]:
+def _target_logits(
+    lens: LogitLens, aim: _Target, rows: Sequence[Site], states: dict[Site, Tensor]
+) -> dict[Site, Tensor]:
     """Logits after the target prompt with each state in it, ``[position, vocabulary]`` a site."""
     model = lens.model
     final = Activation(f"resid_post.{model.sites.n_layers - 1}")  # its logits are wide, the model's own may be rounded
@@ -249,12 +254,12 @@ def _answers(lens: LogitLens, aim: _Target, rows: Sequence[Site], states: dict[S
 
 
 def _texts(model: OpenModel, aim: _Target, states: dict[Site, Tensor], count: int) -> Any:
-    """What is generated after the target prompt, ``[site, position]``."""
-    found = []
-    for site, chosen in states.items():
-        written: list[str] = []
-        for group in _parts(len(chosen), _TEXTS):
-            edit = aim.edit(site, chosen[group])
-            written += generate(model, [aim.prompt] * len(chosen[group]), edit, max_new_tokens=count).texts
-        found.append(written)
-    return np.array(found, dtype=object)
+    """Generate after the target prompt with each state in it: the texts, ``[site, position]``."""
+    rows = []
+    for site, site_states in states.items():
+        texts: list[str] = []
+        for group in _slices(len(site_states), _BATCH_TEXTS):
+            edit = aim.edit(site, site_states[group])
+            texts += generate(model, [aim.prompt] * len(site_states[group]), edit, max_new_tokens=count).texts
+        rows.append(texts)
+    return np.array(rows, dtype=object)

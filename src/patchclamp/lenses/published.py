@@ -14,12 +14,12 @@ from patchclamp.core.files import MALFORMED, read_json, reading
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.sites import Site
 
-_CONFIG, _OURS, _THEIRS = "config.json", "model.safetensors", "params.pt"
-_AGAIN = "fetch it again"
+_CONFIG_FILE, _WEIGHTS_FILE, _PARAMS_FILE = "config.json", "model.safetensors", "params.pt"
+_ADVICE = "fetch it again"
 
 
 def locate(place: str | Path, revision: str | None) -> Path:
-    """The folder of a lens, fetched if it is not one already.
+    """Find the folder of a lens, and fetch it if it is not one already.
 
     Published lenses lie in folders of one repository: ``owner/repository/name`` is ``lens/name`` of that Space.
 
@@ -28,8 +28,12 @@ def locate(place: str | Path, revision: str | None) -> Path:
     """
     folder = Path(place)
     if folder.is_dir():
-        if not (folder / _CONFIG).is_file() or not any((folder / name).is_file() for name in (_OURS, _THEIRS)):
-            raise InputError(f"{str(place)!r} holds no complete lens: {_CONFIG} and {_OURS} (or {_THEIRS}) are needed")
+        if not (folder / _CONFIG_FILE).is_file() or not any(
+            (folder / name).is_file() for name in (_WEIGHTS_FILE, _PARAMS_FILE)
+        ):
+            raise InputError(
+                f"{str(place)!r} holds no complete lens: {_CONFIG_FILE} and {_WEIGHTS_FILE} (or {_PARAMS_FILE}) are needed"
+            )
         return folder
     owner, _, rest = str(place).partition("/")
     repository, _, name = rest.partition("/")
@@ -38,8 +42,8 @@ def locate(place: str | Path, revision: str | None) -> Path:
             f"there is no lens {str(place)!r}: not a folder, and a Hugging Face id is owner/name "
             "(a published lens: 'AlignmentResearch/tuned-lens/gpt2')"
         )
-    config = _fetch(f"{owner}/{repository}", _CONFIG, revision, name)
-    _fetch(f"{owner}/{repository}", _THEIRS if name else _OURS, revision, name)
+    config = _fetch(f"{owner}/{repository}", _CONFIG_FILE, revision, name)
+    _fetch(f"{owner}/{repository}", _PARAMS_FILE if name else _WEIGHTS_FILE, revision, name)
     return config.parent
 
 
@@ -48,56 +52,58 @@ def _fetch(repository: str, file: str, revision: str | None, name: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        where, kind = (f"lens/{name}", "space") if name else (None, None)
-        return Path(hf_hub_download(repository, file, revision=revision, subfolder=where, repo_type=kind))
+        subfolder, kind = (f"lens/{name}", "space") if name else (None, None)
+        return Path(hf_hub_download(repository, file, revision=revision, subfolder=subfolder, repo_type=kind))
     except (HfHubHTTPError, LocalEntryNotFoundError, ValueError, OSError) as error:
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(f"no lens in {repository!r}: {file} was not found: {said}") from None
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(f"no lens in {repository!r}: {file} was not found: {reason}") from None
 
 
 def read(
-    folder: Path, model: OpenModel, given: dict[str, Any], force: bool
+    folder: Path, model: OpenModel, model_identity: dict[str, Any], force: bool
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Tensor]]:
-    """What a published lens was trained for, its report, and its translators, stacked.
+    """Read what a published lens was trained for, its report, and its translators, stacked.
 
     Its translator ``i`` reads ``hidden_states[i]``, the input of layer i, so it is the one of depth i.
 
     Args:
-        folder: Holds ``config.json`` and ``params.pt``.
+        folder: The folder, which holds ``config.json`` and ``params.pt``.
         model: The model to use it on.
-        given: That model's identity.
+        model_identity: The identity of that model.
         force: Take it although it was trained for another unembedding.
 
     Raises:
         InputError: It is damaged, or holds anything but tensors.
         ModelError: It was trained for another unembedding, or is of another size.
     """
-    with reading(folder / _CONFIG, _AGAIN):
-        config = dict(read_json(folder / _CONFIG))
+    with reading(folder / _CONFIG_FILE, _ADVICE):
+        config = dict(read_json(folder / _CONFIG_FILE))
     layers, width = config.get("num_hidden_layers"), config.get("d_model")
     if not isinstance(layers, int) or not isinstance(width, int):
         raise InputError(
-            f"{str(folder / _CONFIG)!r} is not that of a tuned lens: it lacks num_hidden_layers or d_model"
+            f"{str(folder / _CONFIG_FILE)!r} is not that of a tuned lens: it lacks num_hidden_layers or d_model"
         )
-    name, wanted = config.get("base_model_name_or_path"), config.get("unembed_hash")
-    trained_for = {**given, "dtype": None, "name": name, "revision": config.get("base_model_revision")}
-    if wanted is None:
+    name, expected_hash = config.get("base_model_name_or_path"), config.get("unembed_hash")
+    trained_for = {**model_identity, "dtype": None, "name": name, "revision": config.get("base_model_revision")}
+    if expected_hash is None:
         message = f"the lens for {name} does not say which weights it was trained for; only its size was compared"
         warn(message)
-    elif wanted != unembedding_hash(model):
-        trained_for = {**trained_for, "class": None, "weights": f"unembed_hash {wanted}"}
+    elif expected_hash != unembedding_hash(model):
+        trained_for = {**trained_for, "class": None, "weights": f"unembed_hash {expected_hash}"}
         if not force:
             raise ModelError(
-                f"the lens was trained for {name}, whose unembedding is not that of {given['name'] or 'this live model'}; "
+                f"the lens was trained for {name}, whose unembedding is not that of {model_identity['name'] or 'this live model'}; "
                 "force=True takes it all the same"
             )
     report = {"source": "tuned-lens", **{key: config.get(key) for key in ("base_model_revision", "lens_type")}}
-    state = _tensors(folder / _THEIRS)
+    state = _tensors(folder / _PARAMS_FILE)
     _check(state, layers, width, str(folder))
-    lens = (layers, width)
-    own = (model.sites.n_layers, model.sites.width(Site("resid_post", model.sites.n_layers - 1)))
-    if lens != own:
-        raise ModelError(f"the lens in {str(folder)!r} has (translators, width) {lens}, and this model {own}")
+    lens_size = (layers, width)
+    model_size = (model.sites.n_layers, model.sites.width(Site("resid_post", model.sites.n_layers - 1)))
+    if lens_size != model_size:
+        raise ModelError(
+            f"the lens in {str(folder)!r} has (translators, width) {lens_size}, and this model {model_size}"
+        )
     return trained_for, report, _stack(state, layers, width)
 
 
@@ -111,31 +117,35 @@ def unembedding_hash(model: OpenModel) -> str:
 def _tensors(file: Path) -> dict[str, Tensor]:
     try:
         # mapped, so that a file which promises more numbers than it holds is refused before any memory is taken
-        found = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except (pickle.UnpicklingError, OSError, *MALFORMED) as error:
-        said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"{str(file)!r} was not loaded: it is damaged, or holds more than tensors: {said}") from error
-    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
-        raise InputError(f"{str(file)!r} is no state of a lens: it holds {type(found).__name__}")
-    return found
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(
+            f"{str(file)!r} was not loaded: it is damaged, or holds more than tensors: {reason}"
+        ) from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise InputError(f"{str(file)!r} is no state of a lens: it holds {type(state).__name__}")
+    return state
 
 
 def _check(state: dict[str, Tensor], layers: int, width: int, place: str) -> None:
     """Refuse a state that its config does not describe, before anything of the size that the config says is made."""
-    known = {f"{i}.{part}" for i in range(min(layers, len(state))) for part in ("weight", "bias")}
-    extra = sorted(map(str, set(state) - known))
-    absent = [f"{i}.weight" for i in range(min(layers, len(state) + 1)) if f"{i}.weight" not in state]
-    if extra or absent:
-        raise InputError(f"the lens in {place!r} is not one of {layers} translators: extra {extra}, missing {absent}")
-    wrong = [name for name, value in state.items() if value.shape != (width,) * (2 if "weight" in name else 1)]
-    if wrong:
-        shape = tuple(state[wrong[0]].shape)
-        raise InputError(f"the lens in {place!r} is damaged: {wrong[0]} has shape {shape}, and d_model is {width}")
+    expected_names = {f"{i}.{part}" for i in range(min(layers, len(state))) for part in ("weight", "bias")}
+    extra_names = sorted(map(str, set(state) - expected_names))
+    missing_names = [f"{i}.weight" for i in range(min(layers, len(state) + 1)) if f"{i}.weight" not in state]
+    if extra_names or missing_names:
+        raise InputError(
+            f"the lens in {place!r} is not one of {layers} translators: extra {extra_names}, missing {missing_names}"
+        )
+    misshapen = [name for name, value in state.items() if value.shape != (width,) * (2 if "weight" in name else 1)]
+    if misshapen:
+        shape = tuple(state[misshapen[0]].shape)
+        raise InputError(f"the lens in {place!r} is damaged: {misshapen[0]} has shape {shape}, and d_model is {width}")
 
 
 def _stack(state: dict[str, Tensor], layers: int, width: int) -> dict[str, Tensor]:
-    blank = torch.zeros(width)
+    zeros = torch.zeros(width)
     return {
         "weight": torch.stack([state[f"{i}.weight"].float() for i in range(layers)]),
-        "bias": torch.stack([state.get(f"{i}.bias", blank).float() for i in range(layers)]),
+        "bias": torch.stack([state.get(f"{i}.bias", zeros).float() for i in range(layers)]),
     }

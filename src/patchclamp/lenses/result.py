@@ -29,7 +29,7 @@ class Table:
 
     @classmethod
     def empty(cls, sites: list[Site], where: list[tuple[int, ...]], k: int, dtype: torch.dtype) -> "Table":
-        """Nothing seen yet: NaN, and -1 for token ids."""
+        """Make buffers that hold nothing yet: NaN, and -1 for token ids."""
         shape = (len(where), len(sites), max(map(len, where)))
         names = ("log_probability", "rank", "entropy", "kl", "final_probability", "agreement")
         values = {name: torch.full(shape, torch.nan, dtype=dtype) for name in names}
@@ -37,27 +37,27 @@ class Table:
         values["top_probability"] = torch.full((*shape, k), torch.nan, dtype=dtype)
         return cls(sites, where, values)
 
-    def put(self, site: Site, places: Sequence[tuple[int, int]], found: dict[str, Tensor]) -> None:
+    def put(self, site: Site, places: Sequence[tuple[int, int]], metrics: dict[str, Tensor]) -> None:
         """Keep one layer's metrics at some (prompt, index of position); a layer that was not asked for is dropped."""
         if site not in self.sites:
             return
         prompt, position = torch.tensor(places).unbind(-1)
-        for name, value in found.items():
+        for name, value in metrics.items():
             self.values[name][prompt, self.sites.index(site), position] = value.cpu().to(self.values[name].dtype)
 
     def check(self) -> None:
         """Refuse logits that are not numbers.
 
         Raises:
-            ModelError: With the first place.
+            ModelError: A logit is not a number; the message says where the first one is.
         """
-        bad = self.values["entropy"].isnan()
+        is_nan = self.values["entropy"].isnan()
         for prompt, at in enumerate(self.where):
-            bad[prompt, :, len(at) :] = False
-        if bad.any():
-            prompt, row, place = bad.nonzero()[0].tolist()
+            is_nan[prompt, :, len(at) :] = False
+        if is_nan.any():
+            prompt, row, position = is_nan.nonzero()[0].tolist()
             raise ModelError(
-                f"the logits at {self.sites[row]}, position {self.where[prompt][place]} of prompt number {prompt} are not "
+                f"the logits at {self.sites[row]}, position {self.where[prompt][position]} of prompt number {prompt} are not "
                 "finite: the model overflows there (try dtype='float32'), or its weights hold NaN"
             )
 
@@ -84,7 +84,7 @@ class Lens(DatasetResult):
         record: dict[str, Any],
         tensors: dict[str, Tensor],
     ) -> Self:
-        """Label the buffers."""
+        """Make a result of the buffers, with their labels."""
         import xarray as xr
 
         dims = ("prompt", "layer", "position")
@@ -98,17 +98,17 @@ class Lens(DatasetResult):
             "prompt": np.array([prompt.name for prompt in prompts], dtype=object),
             "layer": np.array([site.layer for site in table.sites]),
             "site": ("layer", np.array([str(site) for site in table.sites], dtype=object)),
-            "at": (("prompt", "position"), _padded(table.where, -1)),
+            "at": (("prompt", "position"), _pad(table.where, -1)),
             "token": (("prompt", "position"), _tokens(prompts, table.where)),
-            "target_id": (("prompt", "position"), _padded(targets, -1)),
+            "target_id": (("prompt", "position"), _pad(targets, -1)),
         }
         coords["target"] = (("prompt", "position"), _texts(model, coords["target_id"][1]))
         return cls(xr.Dataset(variables, coords), record, tensors)
 
     def frame(self) -> "pd.DataFrame":
         """One row a prompt, layer and position: its metrics and its likeliest token."""
-        first = self.dataset.isel(top=0).drop_vars(["top_id", "target_id"])
-        table = first.to_dataframe().reset_index()
+        top_data = self.dataset.isel(top=0).drop_vars(["top_id", "target_id"])
+        table = top_data.to_dataframe().reset_index()
         return table[table["at"] >= 0].reset_index(drop=True)
 
     def top(self, position: int = -1, prompt: int = 0) -> "pd.DataFrame":
@@ -125,21 +125,21 @@ class Lens(DatasetResult):
 
         if not -self.dataset.sizes["prompt"] <= prompt < self.dataset.sizes["prompt"]:
             raise InputError(f"prompt number {prompt} is outside 0..{self.dataset.sizes['prompt'] - 1}")
-        one = self.dataset.isel(prompt=prompt)
-        count = int((one["at"].values >= 0).sum())
+        prompt_data = self.dataset.isel(prompt=prompt)
+        count = int((prompt_data["at"].values >= 0).sum())
         if not -count <= position < count:
             raise InputError(f"position {position} is outside the {count} positions that were looked at")
-        table = one["top_token"].isel(position=position % count)
-        return pd.DataFrame(table.values, index=pd.Index(one["site"].values, name="site"))
+        table = prompt_data["top_token"].isel(position=position % count)
+        return pd.DataFrame(table.values, index=pd.Index(prompt_data["site"].values, name="site"))
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{dim} {size}" for dim, size in self.dataset.sizes.items())
         return f"{type(self).__name__} of {', '.join(METRICS)}: {sizes}"
 
 
-def _padded(rows: Sequence[Sequence[int]], fill: int) -> Any:
-    width = max(map(len, rows))
-    return np.array([[*row, *[fill] * (width - len(row))] for row in rows])
+def _pad(rows: Sequence[Sequence[int]], fill: int) -> Any:
+    length = max(map(len, rows))
+    return np.array([[*row, *[fill] * (length - len(row))] for row in rows])
 
 
 def _tokens(prompts: Sequence[Prompt], where: Sequence[tuple[int, ...]]) -> Any:

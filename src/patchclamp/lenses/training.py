@@ -29,7 +29,7 @@ FORWARD_TOKENS = 512
 SAVE_EVERY = 30.0
 """Seconds between two checkpoints."""
 VERSION = 3
-"""Of the method: a checkpoint of another one is not gone on from."""
+"""The version of the method; a checkpoint of another version is not continued."""
 RATES = {"adam": 2e-3, "sgd": 1.0}
 
 
@@ -57,7 +57,7 @@ class Settings:
         """Refuse what makes no sense.
 
         Raises:
-            InputError: With the setting.
+            InputError: A setting makes no sense; the message names it.
         """
         if self.optimizer not in RATES:
             raise InputError(unknown("optimizer", self.optimizer, RATES))
@@ -87,35 +87,37 @@ def tune(
     if checkpoint is not None:
         check_place(checkpoint, "a checkpoint")
     folder = None if checkpoint is None else (Path(checkpoint), model.identity())
-    train, kept = _split(model, corpus, settings)
-    training, size = Training(model, lens, settings, train), settings.length
-    seen = settings.passes * len(train) * size
-    with resumable(checkpoint), task("tune", seen, "tokens", show=progress) as bar:
-        for done in training.run(folder):
-            bar.advance(done * size)
-    measured = evaluate(model, lens, kept, settings.chunk, progress=progress)
+    training_rows, held_out_rows = _split(model, corpus, settings)
+    training, size = Training(model, lens, settings, training_rows), settings.length
+    token_count = settings.passes * len(training_rows) * size
+    with resumable(checkpoint), task("tune", token_count, "tokens", show=progress) as bar:
+        for sequence_count in training.run(folder):
+            bar.advance(sequence_count * size)
+    measurements = evaluate(model, lens, held_out_rows, settings.chunk, progress=progress)
     return {
         **asdict(settings),
         "learning_rate": settings.rate,
-        "corpus": corpus if isinstance(corpus, str) else {"digest": digest(torch.tensor([*train, *kept]))},
-        "trained_tokens": seen,
+        "corpus": corpus
+        if isinstance(corpus, str)
+        else {"digest": digest(torch.tensor([*training_rows, *held_out_rows]))},
+        "trained_tokens": token_count,
         "loss": training.losses,
-        "held_out": {"tokens": len(kept) * size, "sequences": len(kept), "by_site": measured},
+        "held_out": {"tokens": len(held_out_rows) * size, "sequences": len(held_out_rows), "by_site": measurements},
     }
 
 
 def _split(model: OpenModel, corpus: Any, settings: Settings) -> tuple[list[list[int]], list[list[int]]]:
     """Sequences to train on, and those at the end of the corpus that are kept for the report."""
-    wanted = settings.tokens // settings.length
-    most = wanted + max(2, round(wanted * settings.held_out))
-    found = sequences(model, corpus, settings.length, most=most)
-    kept = max(2, round(len(found) * (most - wanted) / most))
-    if len(found) - kept < 1:
+    training_count = settings.tokens // settings.length
+    most = training_count + max(2, round(training_count * settings.held_out))
+    rows = sequences(model, corpus, settings.length, most=most)
+    held_out_count = max(2, round(len(rows) * (most - training_count) / most))
+    if len(rows) - held_out_count < 1:
         raise InputError(
-            f"the corpus gives {len(found)} sequences of {settings.length} tokens; at least 3 are needed, two of them for "
+            f"the corpus gives {len(rows)} sequences of {settings.length} tokens; at least 3 are needed, two of them for "
             "the report"
         )
-    return found[:-kept], found[-kept:]
+    return rows[:-held_out_count], rows[-held_out_count:]
 
 
 class Training:
@@ -133,7 +135,7 @@ class Training:
         self.optimizer = _optimizer(lens, settings)
 
     def run(self, checkpoint: tuple[Path, str] | None) -> Iterator[int]:
-        """Train; after every step, how many sequences it took. A checkpoint is a folder and the identity of the model."""
+        """Train, and yield after every step how many sequences it took. A checkpoint is a folder and the identity of the model."""
         file = None if checkpoint is None else checkpoint[0] / f"tuned-lens-{self._identity(checkpoint[1])}.safetensors"
         if file is not None and file.is_file():
             self._load(file)
@@ -141,14 +143,14 @@ class Training:
         saved = time.monotonic()
         while self.step < len(self.steps):
             members = self.steps[self.step]
-            self._take([self.train[i] for i in members])
+            self._train_step([self.train[i] for i in members])
             self.step += 1
             if file is not None and (self.step == len(self.steps) or time.monotonic() - saved >= SAVE_EVERY):
                 self._save(file)
                 saved = time.monotonic()
             yield len(members)
 
-    def _take(self, rows: Sequence[list[int]]) -> None:
+    def _train_step(self, rows: Sequence[list[int]]) -> None:
         """One step of the optimiser."""
         weight, bias = torch.zeros_like(self.lens.weight), torch.zeros_like(self.lens.bias)
         count, total = len(rows) * self.settings.length, torch.zeros(len(weight), dtype=torch.float64)
@@ -157,10 +159,10 @@ class Training:
             for depth, states in enumerate(streams[:-1]):
                 with guarded(torch.no_grad()):
                     translated = self.lens(states, depth)
-                kl, pull = _pull(self.model, translated, aim, scratch)
-                slope = pull.to(weight.dtype)
-                weight[depth].addmm_(slope.T, states.to(weight.dtype))
-                bias[depth] += slope.sum(0)
+                kl, state_gradient = _kl_and_gradient(self.model, translated, aim, scratch)
+                gradient = state_gradient.to(weight.dtype)
+                weight[depth].addmm_(gradient.T, states.to(weight.dtype))
+                bias[depth] += gradient.sum(0)
                 total[depth] += float(kl.sum(dtype=torch.float64))
         means = total / count
         if not means.isfinite().all():
@@ -180,35 +182,35 @@ class Training:
         return digest(VERSION, asdict(self.settings), model, torch.tensor(self.train))
 
     def _save(self, file: Path) -> None:
-        held = {f"lens.{name}": value for name, value in self.lens.state_dict().items()}
+        tensors = {f"lens.{name}": value for name, value in self.lens.state_dict().items()}
         for number, state in self.optimizer.state_dict()["state"].items():
-            held |= {f"optimizer.{number}.{name}": torch.as_tensor(value) for name, value in state.items()}
-        write_sealed(file, held, {"step": self.step, "losses": self.losses})
+            tensors |= {f"optimizer.{number}.{name}": torch.as_tensor(value) for name, value in state.items()}
+        write_sealed(file, tensors, {"step": self.step, "losses": self.losses})
 
     def _load(self, file: Path) -> None:
         advice = "delete it to start again"
-        held, said = read_sealed(file, advice)
+        tensors, metadata = read_sealed(file, advice)
         with reading(file, advice):
-            self._take_up(held, said)
+            self._restore(tensors, metadata)
 
-    def _take_up(self, held: dict[str, Tensor], said: dict[str, Any]) -> None:
-        """Go on from what was kept."""
-        self.lens.load_state_dict({name[5:]: value for name, value in held.items() if name.startswith("lens.")})
+    def _restore(self, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
+        """Restore translators, optimiser and progress from a checkpoint."""
+        self.lens.load_state_dict({name[5:]: value for name, value in tensors.items() if name.startswith("lens.")})
         state = self.optimizer.state_dict()
-        for name, value in held.items():
+        for name, value in tensors.items():
             kind, _, rest = name.partition(".")
             if kind == "optimizer":
-                number, _, own = rest.partition(".")
-                state["state"].setdefault(int(number), {})[own] = value
+                number, _, key = rest.partition(".")
+                state["state"].setdefault(int(number), {})[key] = value
         self.optimizer.load_state_dict(state)
-        self.step, self.losses = said["step"], said["losses"]
+        self.step, self.losses = metadata["step"], metadata["losses"]
 
 
 def _optimizer(lens: Translators, settings: Settings) -> torch.optim.Optimizer:
-    own = [lens.weight, lens.bias]
+    parameters = [lens.weight, lens.bias]
     if settings.optimizer == "adam":
-        return torch.optim.Adam(own, _rate(settings), weight_decay=settings.weight_decay)
-    return torch.optim.SGD(own, _rate(settings), momentum=0.9, nesterov=True, weight_decay=settings.weight_decay)
+        return torch.optim.Adam(parameters, _rate(settings), weight_decay=settings.weight_decay)
+    return torch.optim.SGD(parameters, _rate(settings), momentum=0.9, nesterov=True, weight_decay=settings.weight_decay)
 
 
 def _rate(settings: Settings) -> float:
@@ -233,44 +235,44 @@ def evaluate(
     """
     from scipy.stats import t
 
-    found = torch.zeros(len(rows), len(lens.weight), 2, dtype=torch.float64)
+    kl_sums = torch.zeros(len(rows), len(lens.weight), 2, dtype=torch.float64)
     with guarded(torch.no_grad()), task("held-out text", len(rows), "sequences", show=progress) as bar:
         for number, row in enumerate(rows):
             for streams, aim in _chunks(model, [row], chunk):
                 scratch = torch.empty_like(aim.probabilities)
                 for depth, states in enumerate(streams[:-1]):
-                    for which, read in enumerate((lens(states, depth), states)):
-                        logits = through_head(model, read.unsqueeze(1), wide=True)[:, 0]
+                    for lens_index, inputs in enumerate((lens(states, depth), states)):
+                        logits = through_head(model, inputs.unsqueeze(1), wide=True)[:, 0]
                         kl = divergence(logits, aim, scratch).sum(dtype=torch.float64)
-                        found[number, depth, which] += float(kl) / len(row)
+                        kl_sums[number, depth, lens_index] += float(kl) / len(row)
             bar.advance()
     factor = float(t.ppf(0.975, len(rows) - 1)) / math.sqrt(len(rows))
-    means, spread = found.mean(0).tolist(), (found.std(0) * factor).tolist()
+    means, half_widths = kl_sums.mean(0).tolist(), (kl_sums.std(0) * factor).tolist()
     names = ("kl", "logit_lens_kl", "kl_interval", "logit_lens_kl_interval")
     return [
         {"site": str(site_of(depth))} | dict(zip(names, (round(value, 6) for value in (*mean, *interval)), strict=True))
-        for depth, (mean, interval) in enumerate(zip(means, spread, strict=True))
+        for depth, (mean, interval) in enumerate(zip(means, half_widths, strict=True))
     ]
 
 
 def site_of(depth: int) -> Site:
-    """A site where the stream has passed so many layers."""
+    """The site where the stream has passed ``depth`` layers."""
     return Site("resid_post", depth - 1) if depth else Site("resid_pre", 0)
 
 
 def _chunks(model: OpenModel, rows: Sequence[list[int]], chunk: int) -> Iterator[tuple[list[Tensor], Aim]]:
-    """The stream at every depth, ``[row, d]``, and the final distribution, at so many positions at once."""
+    """Yield the stream at every depth, ``[row, d]``, and the final distribution, for ``chunk`` positions at once."""
     depths = [site_of(depth) for depth in range(model.sites.n_layers + 1)]
-    together = max(1, FORWARD_TOKENS // len(rows[0]))
-    for start in range(0, len(rows), together):
-        prompts = [Prompt(tuple(row)) for row in rows[start : start + together]]
-        seen: dict[Site, Tensor] = {}
-        taps = {site: _into(seen, site) for site in depths}
+    batch_size = max(1, FORWARD_TOKENS // len(rows[0]))
+    for start in range(0, len(rows), batch_size):
+        prompts = [Prompt(tuple(row)) for row in rows[start : start + batch_size]]
+        streams_by_site: dict[Site, Tensor] = {}
+        taps = {site: _recorder(streams_by_site, site) for site in depths}
         forward(model, [Row(prompt) for prompt in prompts], taps=taps, logits=False)
         count = len(prompts) * len(rows[0])
         for first in range(0, count, chunk):
             part = slice(first, min(first + chunk, count))
-            streams = [seen[site][part] for site in depths]
+            streams = [streams_by_site[site][part] for site in depths]
             with guarded(torch.no_grad()):
                 final = through_head(model, streams[-1].unsqueeze(1), wide=True)[:, 0]
             aim = Aim.of(final)
@@ -279,16 +281,16 @@ def _chunks(model: OpenModel, rows: Sequence[list[int]], chunk: int) -> Iterator
             yield streams, aim
 
 
-def _into(seen: dict[Site, Tensor], site: Site) -> Any:
-    return lambda value: seen.update({site: value.detach().flatten(0, 1)})
+def _recorder(streams_by_site: dict[Site, Tensor], site: Site) -> Any:
+    return lambda value: streams_by_site.update({site: value.detach().flatten(0, 1)})
 
 
-def _pull(model: OpenModel, translated: Tensor, aim: Aim, scratch: Tensor) -> tuple[Tensor, Tensor]:
+def _kl_and_gradient(model: OpenModel, translated: Tensor, aim: Aim, scratch: Tensor) -> tuple[Tensor, Tensor]:
     """KL of each row and its gradient with respect to what the head reads, ``[row]`` and ``[row, d]``."""
     leaf = translated.detach().requires_grad_()
     with guarded(torch.enable_grad()):
         logits = through_head(model, leaf.unsqueeze(1), wide=True)
     kl = divergence(logits.detach()[:, 0], aim, scratch)
     # the gradient of this leaf alone: none of the model's weights gets one, whatever its flags say
-    (found,) = torch.autograd.grad(logits, leaf, scratch.unsqueeze(1))
-    return kl, found
+    (gradient,) = torch.autograd.grad(logits, leaf, scratch.unsqueeze(1))
+    return kl, gradient

@@ -64,7 +64,7 @@ class TunedLens(Translators):
         self.folder: Path | None = None
         """Where it is saved, as it was given: a folder, or an id of the Hugging Face hub."""
         self.revision: str | None = None
-        """Of the Hugging Face repository, if one was asked for."""
+        """The revision of the Hugging Face repository, if one was asked for."""
         self._checked: tuple[Any, Any] = (None, None)
 
     @property
@@ -80,8 +80,8 @@ class TunedLens(Translators):
             SiteError: The stream is read in the middle of a layer there, or the model is not that deep.
         """
         with guarded(torch.no_grad()):
-            found: Tensor = self(states, where if isinstance(where, int) else depth_of(where))
-        return found
+            translated: Tensor = self(states, where if isinstance(where, int) else depth_of(where))
+        return translated
 
     @checked
     def check(self, model: OpenModel, sites: Sequence[Site] = ()) -> None:
@@ -93,16 +93,16 @@ class TunedLens(Translators):
         """
         for site in sites:
             depth_of(site)
-        held, version = self._checked
-        if held is not None and held() is model.module and version == model.weights_version():
+        module_ref, version = self._checked
+        if module_ref is not None and module_ref() is model.module and version == model.weights_version():
             return
-        other = identity(model)
-        if other["weights"] != self.model["weights"]:
-            raise ModelError(_mismatch(self.model, other))
+        model_identity = identity(model)
+        if model_identity["weights"] != self.model["weights"]:
+            raise ModelError(_mismatch(self.model, model_identity))
         self._checked = (weakref.ref(model.module), model.weights_version())
 
     def digest(self) -> str:
-        """Of the translators, as they are now."""
+        """The digest of the translators, as they are now."""
         return digest(dict(self.state_dict()))
 
     def frame(self) -> "pd.DataFrame":
@@ -122,7 +122,7 @@ class TunedLens(Translators):
         """Write ``config.json`` and ``model.safetensors``; the folder then holds the lens, or what it held before.
 
         Args:
-            folder: Where; files of others in it are left alone.
+            folder: The folder to write, in which files of others are left alone.
             overwrite: Take the place of another thing of patchclamp's too. A file in the way that is not of an earlier lens, or
                 was changed since, becomes ``NAME.bak``.
 
@@ -180,14 +180,14 @@ class TunedLens(Translators):
             corpus: Texts, or ``"gutenberg"`` (or a book of it, as ``"gutenberg:carroll-alice"``), or lists of token ids;
                 packed into sequences of equal length.
             tokens: How many to train on, at most.
-            length: Of a sequence; by default 256, or the model's context if that is shorter.
+            length: The tokens of a sequence; by default 256, or the model's context if that is shorter.
             passes: How often the corpus is gone through, in a new order each time.
             held_out: The end of the corpus that is kept for the report, as a share of what is trained on.
             optimizer: ``"adam"``, or ``"sgd"`` with Nesterov momentum 0.9, as in the paper. The step size falls to 0.
-            learning_rate: by default 0.002 for Adam and 1.0 for SGD (as in the paper, before the momentum's factor 10).
-            weight_decay: Pulls to the logit lens.
-            batch: Tokens of a step.
-            seed: Of the order of the sequences.
+            learning_rate: Step size; by default 0.002 for Adam and 1.0 for SGD (as in the paper, before the momentum's factor 10).
+            weight_decay: The weight decay, which pulls to the logit lens.
+            batch: The number of tokens of a step.
+            seed: The seed of the order of the sequences.
             chunk: Positions that pass the head at once: the memory knob.
             checkpoint: A folder: a killed training goes on from there, and ends with the same bytes.
             progress: True for a bar, a function for events.
@@ -214,7 +214,7 @@ class TunedLens(Translators):
             place: A folder; a Hugging Face id; or one of the published lenses, as in
                 ``"AlignmentResearch/tuned-lens/gpt2"``.
             model: The model to use it on.
-            revision: Of the Hugging Face repository.
+            revision: The revision of the Hugging Face repository.
             force: Use it although it was trained for other weights, which ``trained_for`` and every result then say.
 
         Raises:
@@ -234,12 +234,12 @@ class TunedLens(Translators):
         return lens
 
     def _fill(self, state: dict[str, Tensor], trained_for: dict[str, Any], place: str) -> None:
-        for name, own in self.state_dict().items():
-            if name not in state or state[name].shape != own.shape:
-                found = tuple(state[name].shape) if name in state else None
+        for name, value in self.state_dict().items():
+            if name not in state or state[name].shape != value.shape:
+                saved_shape = tuple(state[name].shape) if name in state else None
                 raise ModelError(
-                    f"the lens in {place!r} has {name} of shape {found}; this model ({self.model['name'] or 'live'}) "
-                    f"needs {tuple(own.shape)}: one translator for each of its {len(self.weight)} layers"
+                    f"the lens in {place!r} has {name} of shape {saved_shape}; this model ({self.model['name'] or 'live'}) "
+                    f"needs {tuple(value.shape)}: one translator for each of its {len(self.weight)} layers"
                 )
         self.load_state_dict({name: state[name] for name in self.state_dict()})
         self._need_finite(place)
@@ -252,7 +252,7 @@ class TunedLens(Translators):
                 raise ModelError(f"the lens of {place!r} is damaged: its {name} at depth {depth} holds NaN or infinity")
 
     def extra_repr(self) -> str:
-        """For ``print(lens)``."""
+        """The summary that ``print(lens)`` shows."""
         return (
             f"{len(self.weight)} translators of width {self.weight.shape[1]} for {self.model['name'] or 'a live model'}"
         )
@@ -300,7 +300,7 @@ def depth_of(site: Site) -> int:
 
 
 def identity(model: OpenModel) -> dict[str, Any]:
-    """What a lens knows a model by."""
+    """The identity by which a lens knows a model."""
     return {
         "name": model.source.name,
         "revision": getattr(model.config, "_commit_hash", None) or model.source.options.get("revision"),
@@ -310,23 +310,26 @@ def identity(model: OpenModel) -> dict[str, Any]:
     }
 
 
-def _mismatch(wanted: dict[str, Any], other: dict[str, Any]) -> str:
-    said, given = (
+def _mismatch(expected: dict[str, Any], other: dict[str, Any]) -> str:
+    expected_label, other_label = (
         (m["name"] or f"a live {m['class']}") + (f" (revision {m['revision']})" if m["revision"] else "")
-        for m in (wanted, other)
+        for m in (expected, other)
     )
-    same = wanted["name"] is not None and wanted["name"] == other["name"]
-    message = f"the lens is for {said}; this is {'the same name with other weights' if same else given}"
-    before, now = wanted.get("dtype"), other["dtype"]
-    if "float16" not in (before, now) or before in (None, now):
+    same_name = expected["name"] is not None and expected["name"] == other["name"]
+    message = (
+        f"the lens is for {expected_label}; this is {'the same name with other weights' if same_name else other_label}"
+    )
+    trained_dtype, other_dtype = expected.get("dtype"), other["dtype"]
+    if "float16" not in (trained_dtype, other_dtype) or trained_dtype in (None, other_dtype):
         return message
     return (
-        f"{message}, in {now} where that one was in {before}: float16 rounds weights, so load it with dtype={before!r}"
+        f"{message}, in {other_dtype} where that one was in {trained_dtype}: float16 rounds weights, so load it with "
+        f"dtype={trained_dtype!r}"
     )
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Tensor]]:
-    """Which model a saved lens was trained for, its report, and its translators."""
+    """Read which model a saved lens was trained for, its report, and its translators."""
     with folders.opened(
         folder, folders.TUNED_LENS, optional=folders.COMMAND
     ) as config:  # a hub gives what is asked for
@@ -337,7 +340,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Tenso
 
 
 def _as_record(lens: TunedLens, _: dict[str, Tensor]) -> dict[str, Any]:
-    """A lens by its folder and digest. One that lies in no folder cannot be opened again."""
+    """Record a lens by its folder and digest. One that lies in no folder cannot be opened again."""
     folder = None if lens.folder is None else str(lens.folder)
     record = {"digest": lens.digest(), "folder": folder, "trained_for": lens.trained_for, "forced": lens.forced}
     record |= {} if lens.revision is None else {"revision": lens.revision}

@@ -15,7 +15,7 @@ from patchclamp.models.sites import Site
 from patchclamp.models.weights import weight
 
 Through = Literal["embedding", "unembedding"]
-_ROWS = 8192
+_BLOCK_ROWS = 8192
 _FLOOR = 1e-6  # eigenvalues of the covariance below this share of the largest count as no variance at all
 
 
@@ -24,9 +24,9 @@ class Vocabulary:
     """One vector a token, read off the model's own table in blocks, never copied whole."""
 
     table: Tensor
-    """``[vocabulary, d_model]``: embedding, or unembedding."""
+    """The embedding or unembedding, ``[vocabulary, d_model]``."""
     gain: Tensor
-    """``[d_model]``: multiplies every vector."""
+    """The gain that multiplies every vector, ``[d_model]``."""
     centred: bool
     """Whether each vector loses its mean, because a norm before the unembedding takes that of the stream."""
     unit: bool
@@ -53,16 +53,16 @@ class Vocabulary:
         if through not in ("embedding", "unembedding"):
             raise InputError(unknown("through", through, ("embedding", "unembedding")))
         if through == "unembedding":
-            found = cls.writing(model)
-            return cls(found.table, found.gain, found.centred, True)
+            vocabulary = cls.writing(model)
+            return cls(vocabulary.table, vocabulary.gain, vocabulary.centred, True)
         table = weight(model, "embed").detach()
         _check_width(model, table, "embedding")
         return cls(table, torch.ones(table.shape[1], dtype=torch.float64, device=table.device), False, True)
 
     def vectors(self, index: Tensor | slice) -> Tensor:
         """Vectors of some tokens, ``[..., d_model]``; float32 unless the model is in float64."""
-        wide = torch.promote_types(self.table.dtype, torch.float32)
-        rows = self.table[index].to(wide) * self.gain.to(wide)
+        dtype = torch.promote_types(self.table.dtype, torch.float32)
+        rows = self.table[index].to(dtype) * self.gain.to(dtype)
         rows = rows - rows.mean(-1, keepdim=True) if self.centred else rows
         size: Tensor = rows.pow(2).mean(-1, keepdim=True).sqrt().clamp(min=1e-12)
         return rows / size if self.unit else rows
@@ -71,8 +71,8 @@ class Vocabulary:
         """The ``k`` tokens with the largest products with each direction and with its negative.
 
         Args:
-            directions: ``[direction, d_model]``.
-            k: How many.
+            directions: The directions, ``[direction, d_model]``.
+            k: How many tokens to return for each direction and sign.
 
         Returns:
             Ids and products, ``[direction, sign, k]`` each, sign + first.
@@ -84,25 +84,25 @@ class Vocabulary:
             ends = [products.topk(min(k, len(block)), largest=largest) for largest in (True, False)]
             ids.append(torch.stack([end.indices + rows.start for end in ends], 1))
             values.append(torch.stack([ends[0].values, -ends[1].values], 1))
-        kept = torch.cat(values, 2).topk(k)
-        return torch.cat(ids, 2).gather(2, kept.indices), kept.values
+        best = torch.cat(values, 2).topk(k)
+        return torch.cat(ids, 2).gather(2, best.indices), best.values
 
     def coherence(self, ids: Tensor) -> Tensor:
-        """How alike some tokens are, ``[..., k] -> [...]``: the mean cosine of two of their whitened vectors.
+        """Measure how alike some tokens are, ``[..., k] -> [...]``: the mean cosine of two of their whitened vectors.
 
         Token vectors are centred and whitened over the vocabulary first: a few directions in which thousands of rare tokens
         agree would otherwise make any list that leans on them look alike.
         """
         mean, whiten = self._moments
-        white = (self.vectors(ids).double() - mean) @ whiten
-        white = white / white.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+        whitened = (self.vectors(ids).double() - mean) @ whiten
+        whitened = whitened / whitened.norm(dim=-1, keepdim=True).clamp(min=1e-12)
         k = ids.shape[-1]
-        total: Tensor = (white @ white.mT).sum((-1, -2))
+        total: Tensor = (whitened @ whitened.mT).sum((-1, -2))
         return (total - k) / (k * (k - 1))
 
     def _blocks(self) -> Iterator[slice]:
-        for start in range(0, len(self.table), _ROWS):
-            yield slice(start, min(start + _ROWS, len(self.table)))
+        for start in range(0, len(self.table), _BLOCK_ROWS):
+            yield slice(start, min(start + _BLOCK_ROWS, len(self.table)))
 
     @cached_property
     def _moments(self) -> tuple[Tensor, Tensor]:
@@ -110,13 +110,13 @@ class Vocabulary:
         count = len(self.table)
         mean = sum(self.vectors(rows).double().sum(0) for rows in self._blocks()) / count
         assert isinstance(mean, Tensor)
-        second = torch.zeros(len(mean), len(mean), dtype=torch.float64, device=mean.device)
+        covariance = torch.zeros(len(mean), len(mean), dtype=torch.float64, device=mean.device)
         for rows in self._blocks():
             centred = self.vectors(rows) - mean.to(self.vectors(slice(0, 1)))
-            second += (centred.T @ centred).double() / count
-        values, basis = torch.linalg.eigh(second)
-        kept = values > _FLOOR * values.max()
-        scale = torch.where(kept, values.clamp(min=1e-300).rsqrt(), 0.0)
+            covariance += (centred.T @ centred).double() / count
+        values, basis = torch.linalg.eigh(covariance)
+        has_variance = values > _FLOOR * values.max()
+        scale = torch.where(has_variance, values.clamp(min=1e-300).rsqrt(), 0.0)
         return mean, (basis * scale) @ basis.T
 
 

@@ -56,9 +56,9 @@ class WeightLens(DatasetResult):
 
     def sides(self, matrix: str) -> tuple[str, ...]:
         """The sides of a matrix that face the residual stream."""
-        one = self._one(matrix)
-        held = np.isfinite(one["coherence"].values).any((0, 2))
-        return tuple(str(side) for side, has in zip(one["side"].values, held, strict=True) if has)
+        matrix_data = self._data_of(matrix)
+        has_side = np.isfinite(matrix_data["coherence"].values).any((0, 2))
+        return tuple(str(side) for side, present in zip(matrix_data["side"].values, has_side, strict=True) if present)
 
     def vector(self, matrix: str, direction: int, side: str) -> Tensor:
         """One direction, ``[d_model]``: for ``pc.Add``, ``pc.ProjectOut``, or a gate.
@@ -68,11 +68,11 @@ class WeightLens(DatasetResult):
         """
         if side not in self.sides(matrix):
             raise InputError(unknown(f"side of {matrix}", side, self.sides(matrix)))
-        decoded = len(self.passes(matrix, side))
-        if not 0 <= direction < decoded:
-            raise InputError(f"direction {direction} of {matrix} is outside the {decoded} that were decoded")
-        found = self._one(matrix)["vector"].sel(direction=direction, side=side)
-        return torch.from_numpy(found.values.copy())
+        count = len(self.passes(matrix, side))
+        if not 0 <= direction < count:
+            raise InputError(f"direction {direction} of {matrix} is outside the {count} that were decoded")
+        vector = self._data_of(matrix)["vector"].sel(direction=direction, side=side)
+        return torch.from_numpy(vector.values.copy())
 
     def passing(self) -> "pd.DataFrame":
         """For each matrix and side, the share of token lists that are more alike than 95 % of random ones.
@@ -84,9 +84,9 @@ class WeightLens(DatasetResult):
         rows = []
         for matrix in self.matrices:
             for side in self.sides(matrix):
-                passed = self.passes(matrix, side)
-                low, high = wilson(int(passed.sum()), passed.size)
-                share = {"lists": passed.size, "passing": float(passed.mean()), "low": low, "high": high}
+                passes = self.passes(matrix, side)
+                low, high = wilson(int(passes.sum()), passes.size)
+                share = {"lists": passes.size, "passing": float(passes.mean()), "low": low, "high": high}
                 rows.append({"matrix": matrix, "side": side, **share})
         return pd.DataFrame(rows)
 
@@ -95,9 +95,9 @@ class WeightLens(DatasetResult):
 
         It has the directions that the matrix has, which may be fewer than those of others in the result.
         """
-        one = self._one(matrix).sel(side=side)
-        alike = one["coherence"].values
-        return alike[np.isfinite(alike).all(1)] > np.nanquantile(one["control_coherence"].values, LEVEL)
+        side_data = self._data_of(matrix).sel(side=side)
+        coherence = side_data["coherence"].values
+        return coherence[np.isfinite(coherence).all(1)] > np.nanquantile(side_data["control_coherence"].values, LEVEL)
 
     def frame(self) -> "pd.DataFrame":
         """One row a matrix, direction, side and sign: the singular value, how alike the tokens are, and the tokens."""
@@ -105,21 +105,23 @@ class WeightLens(DatasetResult):
 
         rows = []
         for matrix in self.matrices:
-            one = self._one(matrix)
+            matrix_data = self._data_of(matrix)
             for side in self.sides(matrix):
-                passed = self.passes(matrix, side)
-                for direction, sign in np.ndindex(*passed.shape):
-                    here = one.isel(direction=direction, sign=sign).sel(side=side)
+                passes = self.passes(matrix, side)
+                for direction, sign in np.ndindex(*passes.shape):
+                    list_data = matrix_data.isel(direction=direction, sign=sign).sel(side=side)
                     row = {
                         "matrix": matrix,
                         "direction": direction,
-                        "singular_value": float(one["singular_value"][direction]),
+                        "singular_value": float(matrix_data["singular_value"][direction]),
                     }
-                    row |= {"side": side, "sign": SIGNS[sign], "coherence": float(here["coherence"])}
-                    rows.append({**row, "passes": bool(passed[direction, sign]), "tokens": list(here["token"].values)})
+                    row |= {"side": side, "sign": SIGNS[sign], "coherence": float(list_data["coherence"])}
+                    rows.append(
+                        {**row, "passes": bool(passes[direction, sign]), "tokens": list(list_data["token"].values)}
+                    )
         return pd.DataFrame(rows)
 
-    def _one(self, matrix: str) -> "xr.Dataset":
+    def _data_of(self, matrix: str) -> "xr.Dataset":
         if matrix not in self.matrices:
             raise InputError(unknown("matrix", matrix, self.matrices))
         return self.dataset.sel(matrix=matrix)
@@ -141,7 +143,7 @@ def decompose(faces: Sequence[Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
     vector is positive.
 
     Args:
-        faces: ``A`` alone, or ``A`` and ``B``, ``[d_model, width]`` each.
+        faces: The faces: ``A`` alone, or ``A`` and ``B``, ``[d_model, width]`` each.
 
     Returns:
         ``[rank]``, and for each face ``[rank, d_model]``, of unit length.
@@ -159,12 +161,12 @@ def decompose(faces: Sequence[Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
 
 
 def random_like(faces: Sequence[Face], generator: torch.Generator) -> list[Tensor]:
-    """Gaussian weights of the same shape and Frobenius norm as each face's, behind the same norms."""
-    found = []
+    """Draw Gaussian weights of the same shape and Frobenius norm as each face's, behind the same norms."""
+    weights = []
     for face in faces:
-        drawn = torch.randn(face.held.shape, generator=generator, dtype=torch.float64).to(face.held.device)
-        found.append(face.folded(drawn * (face.weight.norm() / drawn.norm())))
-    return found
+        noise = torch.randn(face.parameter.shape, generator=generator, dtype=torch.float64).to(face.parameter.device)
+        weights.append(face.folded(noise * (face.weight.norm() / noise.norm())))
+    return weights
 
 
 @recorded
@@ -190,10 +192,10 @@ def weight_lens(
         model: The model.
         matrices: ``"ov.23.h4"``, ``"qk.5.h*"``, ``"mlp_pre.5"``, ``"mlp_up.5"``, ``"mlp_out.0-3"``, or a list of them.
         directions: How many singular directions to decode, strongest first.
-        k: Tokens for each direction and sign.
+        k: The number of tokens for each direction and sign.
         through: What reading sides are decoded through.
         draws: Random matrices of the same shape and norm, decoded in the same way.
-        seed: Of the random matrices.
+        seed: The seed of the random matrices.
         progress: True for a bar, a function for events.
 
     Raises:
@@ -204,17 +206,17 @@ def weight_lens(
     if not model.takes_tokens:
         raise InputError(f"{type(model.module).__name__} reads no tokens, so its weights are not decoded to any")
     _check_numbers(model, directions, k, draws)
-    found = find_matrices(model, matrices)
-    if not found:
+    matrix_list = find_matrices(model, matrices)
+    if not matrix_list:
         raise InputError("no matrix was given, as in model.weight_lens('ov.5.h0')")
     writing, reading = Vocabulary.writing(model), Vocabulary.reading(model, through)
-    books = {side: writing if side == "write" else reading for matrix in found for side in _sides(matrix)}
-    with task("weights", len(found) * (1 + draws), "matrices", show=progress) as bar, guarded(torch.no_grad()):
+    vocabularies = {side: writing if side == "write" else reading for matrix in matrix_list for side in _sides(matrix)}
+    with task("weights", len(matrix_list) * (1 + draws), "matrices", show=progress) as bar, guarded(torch.no_grad()):
         rows = []
-        for matrix in found:
-            rows.append(_Decoded.of(matrix, books, directions, k, draws, seed, bar.advance))
-    record = provenance(model, [], matrices=[matrix.name for matrix in found])
-    return WeightLens(_labelled(model, rows, list(books), directions, k), *record)
+        for matrix in matrix_list:
+            rows.append(_Decoding.of(matrix, vocabularies, directions, k, draws, seed, bar.advance))
+    record = provenance(model, [], matrices=[matrix.name for matrix in matrix_list])
+    return WeightLens(_dataset(model, rows, list(vocabularies), directions, k), *record)
 
 
 def _check_numbers(model: OpenModel, directions: int, k: int, draws: int) -> None:
@@ -231,90 +233,100 @@ def _sides(matrix: Matrix) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, eq=False)
-class _Decoded:
+class _Decoding:
     """One matrix, and its random counterparts."""
 
     matrix: Matrix
     values: Tensor
-    """``[rank]``."""
+    """The singular values, ``[rank]``."""
     control: Tensor
-    """``[draw, rank]``, each scaled to the Frobenius norm of the matrix itself."""
+    """The spectra of the random matrices, ``[draw, rank]``, each scaled to the Frobenius norm of the matrix itself."""
     vectors: dict[str, Tensor]
-    """By side ``[direction, d_model]``."""
+    """The directions of each side, ``[direction, d_model]``."""
     ids: dict[str, Tensor]
-    """By side ``[direction, sign, k]``."""
+    """The token ids of each side, ``[direction, sign, k]``."""
     scores: dict[str, Tensor]
     coherence: dict[str, Tensor]
-    """By side ``[direction, sign]``."""
+    """The coherence of each side, ``[direction, sign]``."""
     chance: dict[str, Tensor]
-    """By side: the coherence of every list of the random matrices."""
+    """The coherence of every list of the random matrices, by side."""
 
     @classmethod
     def of(
-        cls, matrix: Matrix, books: dict[str, Vocabulary], directions: int, k: int, draws: int, seed: int, advance: Any
-    ) -> "_Decoded":
+        cls,
+        matrix: Matrix,
+        vocabularies: dict[str, Vocabulary],
+        directions: int,
+        k: int,
+        draws: int,
+        seed: int,
+        advance: Any,
+    ) -> "_Decoding":
         """Decompose a matrix and as many random ones, and decode them in the same way."""
         values, vectors = decompose([face.folded(face.weight) for face in matrix.faces])
         advance(1)
-        own = dict(
+        directions_by_side = dict(
             zip(_sides(matrix), (side[:directions].clone() for side in vectors), strict=True)
         )  # not the whole basis
         generator = torch.Generator().manual_seed(int(digest(seed, matrix.name), 16) % 2**63)
         spectra: list[Tensor] = []
-        random: dict[str, list[Tensor]] = {side: [] for side in own}
+        random_directions: dict[str, list[Tensor]] = {side: [] for side in directions_by_side}
         for _ in range(draws):
-            drawn, sides = decompose(random_like(matrix.faces, generator))
-            spectra.append(drawn * (values.norm() / drawn.norm()))
-            for side, rows in zip(own, sides, strict=True):
-                random[side].append(rows[:directions].clone())
+            spectrum, sides = decompose(random_like(matrix.faces, generator))
+            spectra.append(spectrum * (values.norm() / spectrum.norm()))
+            for side, rows in zip(directions_by_side, sides, strict=True):
+                random_directions[side].append(rows[:directions].clone())
             advance(1)
-        tops = {side: books[side].top(torch.cat([rows, *random[side]]), k) for side, rows in own.items()}
-        alike = {side: books[side].coherence(ids) for side, (ids, _) in tops.items()}
+        tops = {
+            side: vocabularies[side].top(torch.cat([rows, *random_directions[side]]), k)
+            for side, rows in directions_by_side.items()
+        }
+        coherence = {side: vocabularies[side].coherence(ids) for side, (ids, _) in tops.items()}
         return cls(
-            matrix, values, torch.stack(spectra), own,
-            {side: tops[side][0][: len(rows)] for side, rows in own.items()},
-            {side: tops[side][1][: len(rows)] for side, rows in own.items()},
-            {side: alike[side][: len(rows)] for side, rows in own.items()},
-            {side: alike[side][len(rows) :].flatten() for side, rows in own.items()},
+            matrix, values, torch.stack(spectra), directions_by_side,
+            {side: tops[side][0][: len(rows)] for side, rows in directions_by_side.items()},
+            {side: tops[side][1][: len(rows)] for side, rows in directions_by_side.items()},
+            {side: coherence[side][: len(rows)] for side, rows in directions_by_side.items()},
+            {side: coherence[side][len(rows) :].flatten() for side, rows in directions_by_side.items()},
         )  # fmt: skip
 
 
-def _labelled(
-    model: OpenModel, rows: Sequence[_Decoded], sides: Sequence[str], directions: int, k: int
+def _dataset(
+    model: OpenModel, rows: Sequence[_Decoding], sides: Sequence[str], directions: int, k: int
 ) -> "xr.Dataset":
     import xarray as xr
 
     rank, count = max(len(row.values) for row in rows), len(rows)
-    kept = min(directions, rank)
+    direction_count = min(directions, rank)
     width, draws = len(rows[0].matrix.faces[0].gain), len(rows[0].control)
-    lists = draws * kept * 2
-    empty = {
+    lists = draws * direction_count * 2
+    variable_shapes = {
         "singular_value": (("matrix", "index"), (rank,)),
         "control": (("matrix", "draw", "index"), (draws, rank)),
-        "coherence": (("matrix", "direction", "side", "sign"), (kept, len(sides), 2)),
+        "coherence": (("matrix", "direction", "side", "sign"), (direction_count, len(sides), 2)),
         "control_coherence": (("matrix", "side", "list"), (len(sides), lists)),
-        "score": (("matrix", "direction", "side", "sign", "top"), (kept, len(sides), 2, k)),
-        "vector": (("matrix", "direction", "side", "d"), (kept, len(sides), width)),
+        "score": (("matrix", "direction", "side", "sign", "top"), (direction_count, len(sides), 2, k)),
+        "vector": (("matrix", "direction", "side", "d"), (direction_count, len(sides), width)),
     }
-    arrays = {name: np.full((count, *shape), np.nan) for name, (_, shape) in empty.items()}
-    ids = np.full((count, kept, len(sides), 2, k), -1)
+    arrays = {name: np.full((count, *shape), np.nan) for name, (_, shape) in variable_shapes.items()}
+    ids = np.full((count, direction_count, len(sides), 2, k), -1)
     for number, row in enumerate(rows):
         arrays["singular_value"][number, : len(row.values)] = row.values.cpu()
         arrays["control"][number, :, : len(row.values)] = row.control.cpu()
-        for side, found in row.vectors.items():
-            place, held = sides.index(side), len(found)
-            arrays["vector"][number, :held, place] = found.cpu()
-            arrays["score"][number, :held, place] = row.scores[side].cpu()
-            arrays["coherence"][number, :held, place] = row.coherence[side].cpu()
-            arrays["control_coherence"][number, place, : len(row.chance[side])] = row.chance[side].cpu()
-            ids[number, :held, place] = row.ids[side].cpu()
+        for side, vectors in row.vectors.items():
+            side_index, vector_count = sides.index(side), len(vectors)
+            arrays["vector"][number, :vector_count, side_index] = vectors.cpu()
+            arrays["score"][number, :vector_count, side_index] = row.scores[side].cpu()
+            arrays["coherence"][number, :vector_count, side_index] = row.coherence[side].cpu()
+            arrays["control_coherence"][number, side_index, : len(row.chance[side])] = row.chance[side].cpu()
+            ids[number, :vector_count, side_index] = row.ids[side].cpu()
     names = {int(i): model.output_label(int(i)) for i in np.unique(ids) if i >= 0}
     texts = np.array([names.get(int(i), "") for i in ids.flat], dtype=object).reshape(ids.shape)
-    dims = empty["score"][0]
-    variables = {name: (where, arrays[name]) for name, (where, _) in empty.items()}
+    dims = variable_shapes["score"][0]
+    variables = {name: (where, arrays[name]) for name, (where, _) in variable_shapes.items()}
     variables |= {"token_id": (dims, ids), "token": (dims, texts)}
     coords = {
-        "matrix": np.array([row.matrix.name for row in rows], dtype=object), "direction": np.arange(kept),
+        "matrix": np.array([row.matrix.name for row in rows], dtype=object), "direction": np.arange(direction_count),
         "side": np.array(sides, dtype=object), "sign": np.array(SIGNS, dtype=object),
     }  # fmt: skip
     return xr.Dataset(variables, coords)

@@ -20,9 +20,9 @@ from patchclamp.metrics.edited import (
     answer_ids,
     answer_names,
     answers_after,
-    named,
-    paired,
-    placed,
+    flatten_pairs,
+    name_edits,
+    place_edits,
     plain_answers,
     table,
 )
@@ -55,26 +55,26 @@ class Bias(DatasetResult):
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """What was measured; ``across`` needs pairs."""
+        """The metrics that were measured; ``across`` needs pairs."""
         return tuple(name for name in METRICS if name in self.dataset)
 
     def values(self, metric: str = WITHIN) -> "xr.DataArray":
         """A metric with dims ``edit, sample``: a sample is a pair (its mean), or a prompt that has no partner."""
-        one = self.dataset[metric]
+        metric_data = self.dataset[metric]
         if metric == ACROSS:
-            return one.mean("answer").rename(pair="sample")
+            return metric_data.mean("answer").rename(pair="sample")
         if "pair" not in self.dataset.dims:
-            return one.rename(prompt="sample")
-        halves = one.values.reshape(one.sizes["edit"], -1, 2).mean(-1)
-        return self.dataset[ACROSS].mean("answer").copy(data=halves).rename(pair="sample")
+            return metric_data.rename(prompt="sample")
+        pair_means = metric_data.values.reshape(metric_data.sizes["edit"], -1, 2).mean(-1)
+        return self.dataset[ACROSS].mean("answer").copy(data=pair_means).rename(pair="sample")
 
     def frame(self) -> "pd.DataFrame":
         """One row an edit and prompt: its numbers, and the probability of each answer."""
-        own = [name for name in self.metrics if name != ACROSS]
-        rows = self.dataset[own].to_dataframe().reset_index()
-        logs = self.dataset["log_probability"].values.reshape(-1, 2)
+        prompt_metrics = [name for name in self.metrics if name != ACROSS]
+        rows = self.dataset[prompt_metrics].to_dataframe().reset_index()
+        log_probabilities = self.dataset["log_probability"].values.reshape(-1, 2)
         for i, answer in enumerate(self.dataset["answer"].values):
-            rows[f"probability of {answer}"] = np.exp(logs[:, i])
+            rows[f"probability of {answer}"] = np.exp(log_probabilities[:, i])
         return rows
 
     def summary(self, seed: Seed = 0) -> "pd.DataFrame":
@@ -101,12 +101,12 @@ class Bias(DatasetResult):
 
     def __repr__(self) -> str:
         sizes = self.dataset.sizes
-        of = f"{sizes['pair']} pairs" if "pair" in sizes else f"{sizes['prompt']} prompts"
+        inputs = f"{sizes['pair']} pairs" if "pair" in sizes else f"{sizes['prompt']} prompts"
         first, second = self.dataset["answer"].values
-        lines = [f"Bias between {first!r} and {second!r} on {of} (mean and two sigma)"]
+        lines = [f"Bias between {first!r} and {second!r} on {inputs} (mean and two sigma)"]
         for edit, rows in self.summary().groupby("edit", sort=False):
-            said = [f"{row.metric} {row.mean:.3f} ± {row.two_sigma:.3f}" for row in rows.itertuples()]
-            lines.append(f"{edit:<12} " + ", ".join(said))
+            values = [f"{row.metric} {row.mean:.3f} ± {row.two_sigma:.3f}" for row in rows.itertuples()]
+            lines.append(f"{edit:<12} " + ", ".join(values))
         return "\n".join(lines)
 
 
@@ -136,62 +136,63 @@ def bias(
             ``labels``.
         answers: Two tokens, as text or ids; or two lists of tokens, whose probabilities are added.
         edits: An edit, several that act together, or a mapping of names to either.
-        labels: Of single prompts: 0 where the first answer is expected, 1 where the second is.
-        batch_tokens: Padded tokens a forward pass: the memory knob.
+        labels: The labels of single prompts: 0 where the first answer is expected, 1 where the second is.
+        batch_tokens: The number of padded tokens in a forward pass: the memory knob.
         progress: True for a bar, a function for events.
 
     Raises:
         InputError: Prompts are no pairs and have no labels, or an answer is not one token.
     """
     flat, expected = _prompts(model, prompts, labels)
-    chosen = named(edits)
+    edits_by_name = name_edits(edits)
     ids = answer_ids(model, answers, flat[0])
-    actions = placed(model, chosen, flat)
-    logs = np.empty((len(actions), len(flat), 2))
-    with task("bias", logs.shape[0] * logs.shape[1], "prompts", show=progress) as bar:
+    actions = place_edits(model, edits_by_name, flat)
+    log_probabilities = np.empty((len(actions), len(flat), 2))
+    with task("bias", log_probabilities.shape[0] * log_probabilities.shape[1], "prompts", show=progress) as bar:
         for number, rows in enumerate(actions.values()):
-            for members, found in answers_after(model, flat, rows, ids, batch_tokens):
-                logs[number, members] = found.numpy()
-                bar.advance(len(members))
+            for indices, values in answers_after(model, flat, rows, ids, batch_tokens):
+                log_probabilities[number, indices] = values.numpy()
+                bar.advance(len(indices))
     names = answer_names(model, ids)
     pairs = list(zip(flat[::2], flat[1::2], strict=True)) if labels is None else flat
-    record = provenance(model, flat, prompts=pairs, answers=plain_answers(ids), edits=chosen)
-    return Bias(_labelled(logs, list(actions), flat, expected, names, labels is None), *record)
+    record = provenance(model, flat, prompts=pairs, answers=plain_answers(ids), edits=edits_by_name)
+    return Bias(_dataset(log_probabilities, list(actions), flat, expected, names, labels is None), *record)
 
 
-def _prompts(model: OpenModel, given: Any, labels: Sequence[int] | None) -> tuple[list[Prompt], Any]:
-    """Prompts in one row (those of a pair next to each other), and which answer each expects."""
+def _prompts(model: OpenModel, prompts: Any, labels: Sequence[int] | None) -> tuple[list[Prompt], Any]:
+    """Read prompts into one row (those of a pair next to each other), with the answer that each expects."""
     if labels is not None:
-        flat = model.prompts(given)
+        flat = model.prompts(prompts)
         expected = np.asarray(labels)
         if expected.shape != (len(flat),) or not np.isin(expected, (0, 1)).all():
             raise InputError(f"labels are one 0 or 1 a prompt: got {list(labels)!r:.80} for {len(flat)} prompts")
         return flat, expected.astype(int)
-    flat = paired(model, given)
+    flat = flatten_pairs(model, prompts)
     return flat, np.arange(len(flat)) % 2
 
 
-def _labelled(
-    logs: Any, edits: list[str], prompts: list[Prompt], expected: Any, answers: list[str], paired: bool
+def _dataset(
+    log_probabilities: Any, edits: list[str], prompts: list[Prompt], expected: Any, answers: list[str], has_pairs: bool
 ) -> "xr.Dataset":
-    """Everything that follows from the log-probabilities ``[edit, prompt, answer]``."""
+    """Compute everything that follows from the log-probabilities ``[edit, prompt, answer]``."""
     import xarray as xr
 
     rows = np.arange(len(prompts))
-    p, q = logs[:, rows, expected], logs[:, rows, 1 - expected]
+    p, q = log_probabilities[:, rows, expected], log_probabilities[:, rows, 1 - expected]
     cell = ("edit", "prompt")
-    found: dict[str, Any] = {
+    variables: dict[str, Any] = {
         WITHIN: (cell, ratio(p, q)), "logit_difference": (cell, p - q), "mass": (cell, np.exp(p) + np.exp(q)),
-        "accuracy": (cell, (p > q).astype(float)), "log_probability": ((*cell, "answer"), logs),
+        "accuracy": (cell, (p > q).astype(float)), "log_probability": ((*cell, "answer"), log_probabilities),
     }  # fmt: skip
-    if paired:
-        halves = logs.reshape(len(edits), -1, 2, 2)  # [edit, pair, prompt, answer]
+    if has_pairs:
+        pair_values = log_probabilities.reshape(len(edits), -1, 2, 2)  # [edit, pair, prompt, answer]
         across = ratio(
-            np.stack([halves[..., 0, 0], halves[..., 1, 1]], -1), np.stack([halves[..., 1, 0], halves[..., 0, 1]], -1)
+            np.stack([pair_values[..., 0, 0], pair_values[..., 1, 1]], -1),
+            np.stack([pair_values[..., 1, 0], pair_values[..., 0, 1]], -1),
         )
-        found[ACROSS] = (("edit", "pair", "answer"), across)
+        variables[ACROSS] = (("edit", "pair", "answer"), across)
     coords = {
         "edit": np.array(edits, dtype=object), "prompt": np.array([p.name for p in prompts], dtype=object),
         "answer": np.array(answers, dtype=object), "expected": ("prompt", expected),
     }  # fmt: skip
-    return xr.Dataset(found, coords)
+    return xr.Dataset(variables, coords)

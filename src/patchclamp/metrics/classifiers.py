@@ -9,9 +9,9 @@ import numpy as np
 
 HIDDEN = 64
 ITERATIONS = {"linear": 2000, "mlp": 500}
-"""Steps of L-BFGS, and epochs of Adam, at most."""
+"""The largest number of steps of L-BFGS, and of epochs of Adam."""
 PATIENCE = 15
-"""Epochs without a lower loss on validation rows after which the MLP stops."""
+"""The number of epochs without a lower loss on validation rows after which the MLP stops."""
 VALIDATION = 0.1
 
 
@@ -20,26 +20,26 @@ class ProbeRows:
     """Rows for a probe."""
 
     X: Any
-    """``[row, d]``."""
+    """The features, ``[row, d]``."""
     z: Any
-    """Class of each row."""
+    """The class of each row."""
     groups: Any
-    """Group of each row."""
+    """The group of each row."""
 
 
 @dataclass(frozen=True, eq=False)
 class FittedProbe:
-    """What a trained probe does on held-out rows."""
+    """The results of a trained probe on held-out rows."""
 
     correct: Any
     """Whether each row is classified right."""
     loss: float
-    """Mean cross-entropy, in nats."""
+    """The mean cross-entropy, in nats."""
     converged: bool
 
     @property
     def accuracy(self) -> float:
-        """Share of rows classified right."""
+        """The share of rows that are classified right."""
         return float(np.mean(self.correct))
 
 
@@ -55,26 +55,26 @@ def _linear(rows: ProbeRows, _: int) -> tuple[Any, bool]:
 
 
 def _mlp(rows: ProbeRows, seed: int) -> tuple[Any, bool]:
-    """The weights of the epoch with the lowest loss on validation rows (whole groups of them)."""
+    """Train an MLP: the weights of the epoch with the lowest loss on validation rows (whole groups of them)."""
     from sklearn.neural_network import MLPClassifier
 
     groups = np.unique(rows.groups)
-    chosen = np.random.default_rng(seed).permutation(groups)[: max(1, round(VALIDATION * len(groups)))]
-    held = np.isin(rows.groups, chosen)
+    validation_groups = np.random.default_rng(seed).permutation(groups)[: max(1, round(VALIDATION * len(groups)))]
+    is_validation = np.isin(rows.groups, validation_groups)
     model, classes = MLPClassifier((HIDDEN,), random_state=seed), np.unique(rows.z)
-    best, since = np.inf, 0
-    kept: tuple[list[Any], list[Any]] = ([], [])
+    best, epochs_since_best = np.inf, 0
+    best_weights: tuple[list[Any], list[Any]] = ([], [])
     for _ in range(ITERATIONS["mlp"]):
-        model.partial_fit(rows.X[~held], rows.z[~held], classes=classes)
-        loss = _loss(model, rows.X[held], rows.z[held])
-        since += 1
+        model.partial_fit(rows.X[~is_validation], rows.z[~is_validation], classes=classes)
+        loss = _loss(model, rows.X[is_validation], rows.z[is_validation])
+        epochs_since_best += 1
         if loss < best:
-            best, since = loss, 0
-            kept = [weight.copy() for weight in model.coefs_], [weight.copy() for weight in model.intercepts_]
-        if since >= PATIENCE:
+            best, epochs_since_best = loss, 0
+            best_weights = [weight.copy() for weight in model.coefs_], [weight.copy() for weight in model.intercepts_]
+        if epochs_since_best >= PATIENCE:
             break
-    model.coefs_, model.intercepts_ = kept
-    return model, since >= PATIENCE
+    model.coefs_, model.intercepts_ = best_weights
+    return model, epochs_since_best >= PATIENCE
 
 
 PROBES: dict[str, Callable[[ProbeRows, int], tuple[Any, bool]]] = {"linear": _linear, "mlp": _mlp}
@@ -85,10 +85,10 @@ def fit(name: str, train: ProbeRows, test: ProbeRows, seed: int) -> FittedProbe:
     """Train a probe and try it on held-out rows.
 
     Args:
-        name: Which probe.
-        train: Rows to fit on.
-        test: Held-out rows.
-        seed: For the MLP.
+        name: The name of the probe.
+        train: The rows to fit on.
+        test: The held-out rows.
+        seed: The seed of the MLP.
     """
     model, converged = PROBES[name](train, seed)
     return FittedProbe(model.predict(test.X) == test.z, _loss(model, test.X, test.z), converged)
@@ -98,19 +98,19 @@ def _loss(model: Any, X: Any, z: Any) -> float:
     """Mean cross-entropy in nats; infinite if a class was never seen in training."""
     if not np.isin(z, model.classes_).all():
         return np.inf
-    shares = model.predict_proba(X)[np.arange(len(z)), np.searchsorted(model.classes_, z)]
-    return -float(np.log(np.maximum(shares, np.finfo(float).tiny)).mean())
+    probabilities = model.predict_proba(X)[np.arange(len(z)), np.searchsorted(model.classes_, z)]
+    return -float(np.log(np.maximum(probabilities, np.finfo(float).tiny)).mean())
 
 
 def scale_of(rows: Any) -> tuple[Any, Any]:
-    """Means and deviations of the features of ``[row, d]``; the deviation of a constant feature is 1."""
+    """The means and deviations of the features of ``[row, d]``; the deviation of a constant feature is 1."""
     deviation = rows.std(0)
     return rows.mean(0), np.where(deviation > 1e-12 * np.abs(rows).max(0), deviation, 1.0)
 
 
 def guess(train: Any, test: Any) -> tuple[float, float]:
-    """Accuracy of always saying the training rows' most frequent class, and the loss of saying their frequencies."""
+    """Compute the accuracy of always saying the training rows' most frequent class, and the loss of saying their frequencies."""
     classes, counts = np.unique(train, return_counts=True)
     shares = counts / counts.sum()
-    own = shares[np.searchsorted(classes, test)]
-    return float((test == classes[counts.argmax()]).mean()), -float(np.log(own).mean())
+    label_shares = shares[np.searchsorted(classes, test)]
+    return float((test == classes[counts.argmax()]).mean()), -float(np.log(label_shares).mean())

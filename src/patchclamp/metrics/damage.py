@@ -15,8 +15,8 @@ from patchclamp.core.kinds import Seed
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
 from patchclamp.interventions import Action, Row, batches, forward, may_share, provenance
-from patchclamp.metrics.edited import UNEDITED, Edits, named, placed, table
-from patchclamp.metrics.neutral import listed
+from patchclamp.metrics.edited import UNEDITED, Edits, name_edits, place_edits, table
+from patchclamp.metrics.neutral import read_texts
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import OpenModel
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 BATCH_TOKENS = 512
-"""Padded tokens a forward pass: two times the logits of so many positions are held at once."""
+"""The number of padded tokens in a forward pass: two times the logits of so many positions are alive at once."""
 _BLOCK = 64  # positions whose vocabulary-wide float64 temporaries are made at once
 
 
@@ -51,20 +51,20 @@ class Damage(DatasetResult):
         loss = self.dataset["loss"]
         change = loss - loss.sel(edit=UNEDITED, drop=True)
         for name, values in (("kl", self.dataset["kl"]), ("loss_change", change), ("perplexity", loss)):
-            for edit, mine in zip(self.dataset["edit"].values, values.values, strict=True):
-                row = mean_row(mine, seed, tokens)
+            for edit, edit_values in zip(self.dataset["edit"].values, values.values, strict=True):
+                row = mean_row(edit_values, seed, tokens)
                 if name == "perplexity":
                     row |= {part: float(np.exp(row[part])) for part in ("mean", "low", "high")}
                 rows.append({"edit": edit, "metric": name, **row})
         return table(rows)
 
     def __repr__(self) -> str:
-        head = f"Damage on {self.dataset.sizes['text']} texts, {int(self.dataset['tokens'].sum())} predicted tokens"
-        lines = [head]
+        title = f"Damage on {self.dataset.sizes['text']} texts, {int(self.dataset['tokens'].sum())} predicted tokens"
+        lines = [title]
         for edit, rows in self.summary().groupby("edit", sort=False):
-            one = rows.set_index("metric")["mean"]
+            row = rows.set_index("metric")["mean"]
             lines.append(
-                f"{edit:<12} KL {one['kl']:.4f} nats a token, perplexity {one['perplexity']:.2f} ({one['loss_change']:+.4f} nats)"
+                f"{edit:<12} KL {row['kl']:.4f} nats a token, perplexity {row['perplexity']:.2f} ({row['loss_change']:+.4f} nats)"
             )
         return "\n".join(lines)
 
@@ -84,53 +84,57 @@ def damage(
         model: The model.
         edits: An edit, several that act together, or a mapping of names to either.
         texts: Text, ids or tensors, as for :meth:`patchclamp.Model.run`; :func:`neutral_texts` by default.
-        batch_tokens: Padded tokens a forward pass: the memory knob. Only the logits of one pass and of its unedited
+        batch_tokens: Padded tokens of a forward pass: the memory knob. Only the logits of one pass and of its unedited
             counterpart are held.
         progress: True for a bar, a function for events.
 
     Raises:
         InputError: A text has no next token to predict.
     """
-    prompts = model.prompts(listed(model, texts) if texts is None else texts)
-    short = next((p for p in prompts if len(p.ids) < 2), None)
-    if short is not None:
-        raise InputError(f"the text {short.name!r} has {len(short.ids)} tokens; a loss needs a next token: at least 2")
+    prompts = model.prompts(read_texts(model, texts) if texts is None else texts)
+    short_prompt = next((p for p in prompts if len(p.ids) < 2), None)
+    if short_prompt is not None:
+        raise InputError(
+            f"the text {short_prompt.name!r} has {len(short_prompt.ids)} tokens; a loss needs a next token: at least 2"
+        )
     if model.capabilities.width_of_logits is None:
         _logits(model, prompts, [()] * len(prompts), [0])
     model.check_predicts(token for prompt in prompts for token in prompt.ids[1:])
-    chosen = named(edits)
-    actions = placed(model, chosen, prompts)
+    edits_by_name = name_edits(edits)
+    actions = place_edits(model, edits_by_name, prompts)
     kl, loss = np.zeros((len(actions), len(prompts))), np.zeros((len(actions), len(prompts)))
     with task("damage", kl.size, "texts", show=progress) as bar:
-        for members in batches(prompts, batch_tokens, *may_share(model)):
-            before = _logits(model, prompts, actions[UNEDITED], members)
+        for batch in batches(prompts, batch_tokens, *may_share(model)):
+            unedited_logits = _logits(model, prompts, actions[UNEDITED], batch)
             for number, rows in enumerate(actions.values()):
-                after = _logits(model, prompts, rows, members) if number else before
-                for place, text in enumerate(members):
-                    kl[number, text], loss[number, text] = compare(before[place], after[place], prompts[text].ids)
-                bar.advance(len(members))
-    record = provenance(model, prompts, edits=chosen, texts=prompts)
-    return Damage(_labelled(kl, loss, list(actions), prompts), *record)
+                edited_logits = _logits(model, prompts, rows, batch) if number else unedited_logits
+                for index, text in enumerate(batch):
+                    kl[number, text], loss[number, text] = compare(
+                        unedited_logits[index], edited_logits[index], prompts[text].ids
+                    )
+                bar.advance(len(batch))
+    record = provenance(model, prompts, edits=edits_by_name, texts=prompts)
+    return Damage(_dataset(kl, loss, list(actions), prompts), *record)
 
 
-def compare(before: Tensor, after: Tensor, ids: Sequence[int]) -> tuple[float, float]:
-    """Means over a text's predicted tokens: KL(before || after) and the loss of ``after``, in nats.
+def compare(unedited_logits: Tensor, edited_logits: Tensor, ids: Sequence[int]) -> tuple[float, float]:
+    """Compute means over a text's predicted tokens: KL(unedited || edited) and the loss of the edited model, in nats.
 
     Args:
-        before: Logits, ``[position, vocabulary]``, perhaps with padding at the end.
-        after: Likewise.
+        unedited_logits: The logits of the unedited model, ``[position, vocabulary]``, perhaps with padding at the end.
+        edited_logits: The logits of the edited model, likewise.
         ids: The text's tokens.
     """
-    targets = torch.tensor(list(ids[1:]), device=after.device)
-    total, losses = 0.0, 0.0
+    targets = torch.tensor(list(ids[1:]), device=edited_logits.device)
+    divergence, losses = 0.0, 0.0
     for start in range(0, len(targets), _BLOCK):
         rows = slice(start, min(start + _BLOCK, len(targets)))
-        log_q = after[rows].to(torch.float64).log_softmax(-1)
+        log_q = edited_logits[rows].to(torch.float64).log_softmax(-1)
         losses -= float(log_q.gather(-1, targets[rows].unsqueeze(-1)).sum())
-        if before is not after:
-            log_p = before[rows].to(torch.float64).log_softmax(-1)
-            total += float((log_p.exp() * (log_p - log_q)).sum(-1).clamp(min=0).sum())
-    return total / len(targets), losses / len(targets)
+        if unedited_logits is not edited_logits:
+            log_p = unedited_logits[rows].to(torch.float64).log_softmax(-1)
+            divergence += float((log_p.exp() * (log_p - log_q)).sum(-1).clamp(min=0).sum())
+    return divergence / len(targets), losses / len(targets)
 
 
 def _logits(
@@ -143,7 +147,7 @@ def _logits(
     return logits
 
 
-def _labelled(kl: Any, loss: Any, edits: list[str], prompts: list[Prompt]) -> "xr.Dataset":
+def _dataset(kl: Any, loss: Any, edits: list[str], prompts: list[Prompt]) -> "xr.Dataset":
     import xarray as xr
 
     coords = {

@@ -13,7 +13,7 @@ from patchclamp.core.kinds import Seed
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
 from patchclamp.interventions import Generation, generate, provenance
-from patchclamp.metrics.edited import UNEDITED, Edits, named, table
+from patchclamp.metrics.edited import UNEDITED, Edits, name_edits, table
 from patchclamp.models.opened import OpenModel
 
 if TYPE_CHECKING:
@@ -38,18 +38,18 @@ class Divergence(DatasetResult):
 
     @property
     def topics(self) -> list[str]:
-        """Which topics there are prompts of."""
+        """The topics that there are prompts of."""
         return [topic for topic in (ON, OFF) if (self.dataset["topic"] == topic).any()]
 
     @property
     def max_new_tokens(self) -> int:
-        """How many tokens were generated at most."""
+        """The largest number of tokens that were generated."""
         return int(self.dataset.attrs["max_new_tokens"])
 
     def first(self, edit: str, topic: str) -> Any:
-        """``first`` of the prompts of a topic."""
-        found = self.dataset["first"].sel(edit=edit).values
-        return found[self.dataset["topic"].values == topic]
+        """The values of ``first`` of the prompts of a topic."""
+        lengths = self.dataset["first"].sel(edit=edit).values
+        return lengths[self.dataset["topic"].values == topic]
 
     def curves(self) -> "xr.Dataset":
         """The agreement curves: which share of the prompts still has the unedited tokens after ``k`` of them.
@@ -88,9 +88,9 @@ class Divergence(DatasetResult):
 
     def completions(self) -> "pd.DataFrame":
         """The continuations side by side: one row a prompt, one column the unedited model and each list of edits."""
-        given = self.dataset
-        columns = {str(edit): given["text"].sel(edit=edit).values for edit in given["edit"].values}
-        prompts, topics = given["prompt"].values, given["topic"].values
+        dataset = self.dataset
+        columns = {str(edit): dataset["text"].sel(edit=edit).values for edit in dataset["edit"].values}
+        prompts, topics = dataset["prompt"].values, dataset["topic"].values
         texts = zip(*columns.values(), strict=True)
         rows = zip(prompts, topics, texts, strict=True)
         return table([{"prompt": p, "topic": t, **dict(zip(columns, row, strict=True))} for p, t, row in rows])
@@ -122,46 +122,51 @@ def divergence(
         edits: An edit, several that act together, or a mapping of names to either.
         on_topic: Prompts about what the edit is meant to change.
         off_topic: Prompts about something else: the control.
-        max_new_tokens: How many tokens to generate.
+        max_new_tokens: The number of tokens to generate.
         progress: True for a bar, a function for events.
 
     Raises:
         InputError: No edit or no prompt is given.
     """
-    chosen = named(edits)
-    if not chosen:
+    edits_by_name = name_edits(edits)
+    if not edits_by_name:
         raise InputError("divergence compares with the unedited model: give at least one edit")
     groups = {
-        topic: [] if _is_empty(given) else model.prompts(given) for topic, given in ((ON, on_topic), (OFF, off_topic))
+        topic: [] if _is_empty(prompts_of_topic) else model.prompts(prompts_of_topic)
+        for topic, prompts_of_topic in ((ON, on_topic), (OFF, off_topic))
     }
     prompts = [prompt for group in groups.values() for prompt in group]
     if not prompts:
         raise InputError("no prompt was given: on_topic and off_topic are both empty")
     runs: dict[str, Generation] = {}
-    with task("divergence", len(chosen) + 1, "continuations", show=progress) as bar:
-        for name, mine in {UNEDITED: [], **chosen}.items():
-            runs[name] = generate(model, prompts, mine, max_new_tokens=max_new_tokens)
+    with task("divergence", len(edits_by_name) + 1, "continuations", show=progress) as bar:
+        for name, edit_list in {UNEDITED: [], **edits_by_name}.items():
+            runs[name] = generate(model, prompts, edit_list, max_new_tokens=max_new_tokens)
             bar.advance()
-    plain = runs[UNEDITED].ids
-    first = [[agreement(a, b, max_new_tokens) for a, b in zip(plain, run.ids, strict=True)] for run in runs.values()]
+    unedited_ids = runs[UNEDITED].ids
+    first = [
+        [agreement(a, b, max_new_tokens) for a, b in zip(unedited_ids, run.ids, strict=True)] for run in runs.values()
+    ]
     topics = [topic for topic, group in groups.items() for _ in group]
-    record = provenance(model, prompts, edits=chosen, on_topic=groups[ON], off_topic=groups[OFF])
-    return Divergence(_labelled(runs, first, topics, max_new_tokens), *record)
+    record = provenance(model, prompts, edits=edits_by_name, on_topic=groups[ON], off_topic=groups[OFF])
+    return Divergence(_dataset(runs, first, topics, max_new_tokens), *record)
 
 
-def _is_empty(given: Any) -> bool:
-    return isinstance(given, list | tuple) and not given
+def _is_empty(prompts: Any) -> bool:
+    return isinstance(prompts, list | tuple) and not prompts
 
 
-def agreement(plain: Sequence[int], edited: Sequence[int], most: int) -> int:
-    """How many tokens two continuations share before they differ; ``most`` if they never do. Ending is a difference."""
-    same = next((i for i, (a, b) in enumerate(zip(plain, edited, strict=False)) if a != b), None)
-    if same is not None:
-        return same
-    return most if len(plain) == len(edited) else min(len(plain), len(edited))
+def agreement(ids: Sequence[int], other_ids: Sequence[int], limit: int) -> int:
+    """Count the tokens that two continuations share before they differ; ``limit`` if they never do. Ending is a difference."""
+    first_difference = next((i for i, (a, b) in enumerate(zip(ids, other_ids, strict=False)) if a != b), None)
+    if first_difference is not None:
+        return first_difference
+    return limit if len(ids) == len(other_ids) else min(len(ids), len(other_ids))
 
 
-def _labelled(runs: dict[str, Generation], first: list[list[int]], topics: list[str], most: int) -> "xr.Dataset":
+def _dataset(
+    runs: dict[str, Generation], first: list[list[int]], topics: list[str], max_new_tokens: int
+) -> "xr.Dataset":
     import xarray as xr
 
     coords = {
@@ -170,5 +175,5 @@ def _labelled(runs: dict[str, Generation], first: list[list[int]], topics: list[
         "topic": ("prompt", np.array(topics, dtype=object)),
     }
     texts = np.array([run.texts for run in runs.values()], dtype=object)
-    found = {"first": (("edit", "prompt"), np.array(first)), "text": (("edit", "prompt"), texts)}
-    return xr.Dataset(found, coords, attrs={"max_new_tokens": most})
+    variables = {"first": (("edit", "prompt"), np.array(first)), "text": (("edit", "prompt"), texts)}
+    return xr.Dataset(variables, coords, attrs={"max_new_tokens": max_new_tokens})

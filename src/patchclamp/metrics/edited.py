@@ -23,39 +23,39 @@ Answer = str | int | Sequence[str | int]
 """A token, as text or id, or several whose probabilities are added."""
 
 
-def named(edits: Edits) -> dict[str, list[Edit]]:
-    """Lists of edits by name; one without a name is called "edited".
+def name_edits(edits: Edits) -> dict[str, list[Edit]]:
+    """Read lists of edits by name; one without a name is called "edited".
 
     Raises:
         InputError: Something is no edit, or has the name of the unedited model.
     """
-    given: Mapping[Any, Any] = edits if isinstance(edits, Mapping) else {EDITED: edits}
-    found = {str(name): _listed(value) for name, value in given.items()}
-    if len(found) < len(given):
-        raise InputError(f"two lists of edits have one name: {[str(name) for name in given]}; name them apart")
-    if UNEDITED in found:
+    mapping: Mapping[Any, Any] = edits if isinstance(edits, Mapping) else {EDITED: edits}
+    edits_by_name = {str(name): _edit_list(value) for name, value in mapping.items()}
+    if len(edits_by_name) < len(mapping):
+        raise InputError(f"two lists of edits have one name: {[str(name) for name in mapping]}; name them apart")
+    if UNEDITED in edits_by_name:
         raise InputError(f"{UNEDITED!r} names the model without edits, which is measured always; choose another name")
-    return found if isinstance(edits, Mapping) or found[EDITED] else {}
+    return edits_by_name if isinstance(edits, Mapping) or edits_by_name[EDITED] else {}
 
 
-def _listed(value: Any) -> list[Edit]:
-    chosen = [value] if isinstance(value, Edit) or not isinstance(value, Iterable) else list(value)
-    for item in chosen:
+def _edit_list(value: Any) -> list[Edit]:
+    edit_list = [value] if isinstance(value, Edit) or not isinstance(value, Iterable) else list(value)
+    for item in edit_list:
         if not isinstance(item, Edit):
             raise InputError(
                 "edits are what pc.Add(...) and its like give, several of them, or a mapping of names to them; got "
                 f"{type(item).__name__}"
             )
-    return chosen
+    return edit_list
 
 
-def paired(model: OpenModel, given: Any) -> list[Prompt]:
-    """Prompts in one row, those of a pair next to each other.
+def flatten_pairs(model: OpenModel, prompt_pairs: Any) -> list[Prompt]:
+    """Read pairs of prompts into one row, those of a pair next to each other.
 
     Raises:
         InputError: They are no pairs.
     """
-    pairs = list(given) if isinstance(given, list | tuple) else []
+    pairs = list(prompt_pairs) if isinstance(prompt_pairs, list | tuple) else []
     if not pairs or any(
         not isinstance(pair, list | tuple) or len(pair) != 2 or isinstance(pair[0], int) for pair in pairs
     ):
@@ -66,12 +66,12 @@ def paired(model: OpenModel, given: Any) -> list[Prompt]:
     return flat
 
 
-def placed(
-    model: OpenModel, chosen: Mapping[str, Sequence[Edit]], prompts: Sequence[Prompt]
+def place_edits(
+    model: OpenModel, edits_by_name: Mapping[str, Sequence[Edit]], prompts: Sequence[Prompt]
 ) -> dict[str, list[tuple[Action, ...]]]:
     """The actions of every prompt under every list of edits, the unedited model first."""
-    lists = {UNEDITED: (), **chosen}
-    return {name: place(model, list(edits), prompts) for name, edits in lists.items()}
+    lists_by_name = {UNEDITED: (), **edits_by_name}
+    return {name: place(model, list(edits), prompts) for name, edits in lists_by_name.items()}
 
 
 def answers_after(
@@ -84,18 +84,21 @@ def answers_after(
     """Log-probabilities of some answers after each prompt, in nats and float64, batch by batch.
 
     Yields:
-        Which prompts, and ``[prompt, answer]``.
+        The indices of the prompts, and the values ``[prompt, answer]``.
     """
-    for members in batches(prompts, batch_tokens, *may_share(model)):
-        logits = last_logits(model, [Row(prompts[i], actions[i]) for i in members])
-        logs = logits.to(torch.float64).log_softmax(-1)
+    for indices in batches(prompts, batch_tokens, *may_share(model)):
+        logits = last_logits(model, [Row(prompts[i], actions[i]) for i in indices])
+        log_probabilities = logits.to(torch.float64).log_softmax(-1)
         # of one token the sum is the token itself, to the bit
-        found = [logs[:, ids[0]] if len(ids) == 1 else logs[:, list(ids)].logsumexp(-1) for ids in answers]
-        yield members, torch.stack(found, -1).cpu()
+        answer_log_probabilities = [
+            log_probabilities[:, ids[0]] if len(ids) == 1 else log_probabilities[:, list(ids)].logsumexp(-1)
+            for ids in answers
+        ]
+        yield indices, torch.stack(answer_log_probabilities, -1).cpu()
 
 
 def answer_ids(model: OpenModel, answers: Sequence[Answer], prompt: Prompt) -> list[tuple[int, ...]]:
-    """Tokens of two answers.
+    """Find the tokens of two answers.
 
     Raises:
         InputError: There are not two, they share a token, or a word is no single token.
@@ -110,8 +113,8 @@ def answer_ids(model: OpenModel, answers: Sequence[Answer], prompt: Prompt) -> l
     first, second = (tuple(dict.fromkeys(model.output_id(word) for word in group)) for group in words)
     shared = set(first) & set(second)
     if shared:
-        one = model.output_label(min(shared))
-        raise InputError(f"the answers {answers[0]!r} and {answers[1]!r} are the same token, {one!r}, or share it")
+        label = model.output_label(min(shared))
+        raise InputError(f"the answers {answers[0]!r} and {answers[1]!r} are the same token, {label!r}, or share it")
     return [first, second]
 
 
@@ -121,12 +124,12 @@ def plain_answers(ids: Sequence[tuple[int, ...]]) -> list[int | list[int]]:
 
 
 def answer_names(model: OpenModel, ids: Sequence[tuple[int, ...]]) -> list[str]:
-    """What the answers are called: their tokens."""
+    """The names of answers: their tokens."""
     return ["|".join(model.output_label(i) for i in group) for group in ids]
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> "pd.DataFrame":
-    """Rows as a pandas frame."""
+    """Make a pandas frame of rows."""
     import pandas as pd
 
     return pd.DataFrame(list(rows))

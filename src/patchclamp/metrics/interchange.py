@@ -19,8 +19,8 @@ from patchclamp.metrics.edited import (
     answer_ids,
     answer_names,
     answers_after,
-    paired,
-    placed,
+    flatten_pairs,
+    place_edits,
     plain_answers,
     table,
 )
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 SAME = 1e-6
-"""Nats; an answer whose log-probability differs by less between the prompts of a pair cannot go over."""
+"""A difference in nats: an answer whose log-probability differs by less between the prompts of a pair cannot go over."""
 
 
 @dataclass(eq=False)
@@ -53,8 +53,8 @@ class Interchange(DatasetResult):
 
     def values(self) -> Any:
         """The mean confusion of each pair, without those that have none."""
-        found = self.dataset["confusion"].mean(("prompt", "answer"), skipna=True).values
-        return found[np.isfinite(found)]
+        confusions = self.dataset["confusion"].mean(("prompt", "answer"), skipna=True).values
+        return confusions[np.isfinite(confusions)]
 
     def summary(self, seed: Seed = 0) -> "pd.DataFrame":
         """One row: the mean confusion with its 95 % bootstrap interval over pairs, and how many pairs have one."""
@@ -62,9 +62,9 @@ class Interchange(DatasetResult):
 
     def __repr__(self) -> str:
         row = self.summary().iloc[0]
-        said = self.record["parameters"]
+        parameters = self.record["parameters"]
         return (
-            f"Interchange at {said['site']}, rank {self.dataset.attrs['rank']}: confusion {row['mean']:.3f} "
+            f"Interchange at {parameters['site']}, rank {self.dataset.attrs['rank']}: confusion {row['mean']:.3f} "
             f"[{row['low']:.3f}, {row['high']:.3f}] over {row['count']:.0f} pairs"
         )
 
@@ -73,9 +73,9 @@ class Interchange(DatasetResult):
 def confusion(start: Numbers, mixed: Numbers, worst: Numbers) -> Any:
     """clip((start - mixed) / (start - worst), 0, 1) of log-probabilities; NaN where start and worst are the same."""
     start, mixed, worst = (np.asarray(value, dtype=float) for value in (start, mixed, worst))
-    way = start - worst
-    moves = np.abs(way) > SAME
-    return np.where(moves, np.clip((start - mixed) / np.where(moves, way, 1.0), 0.0, 1.0), np.nan)
+    difference = start - worst
+    can_move = np.abs(difference) > SAME
+    return np.where(can_move, np.clip((start - mixed) / np.where(can_move, difference, 1.0), 0.0, 1.0), np.nan)
 
 
 @recorded
@@ -94,54 +94,54 @@ def interchange(
     Args:
         model: The model.
         pairs: (prompt of class 1, prompt of class 2), with equally many tokens: position for position is interchanged.
-        directions: ``[d]`` or ``[rank, d]``; their span is interchanged.
-        site: Where.
+        directions: The directions, ``[d]`` or ``[rank, d]``; their span is interchanged.
+        site: The site.
         answers: Two tokens, as text or ids, or two lists of tokens (their probabilities are
             added); the confusion of both is measured.
-        at: Positions.
-        batch_tokens: Padded tokens a forward pass.
+        at: The positions.
+        batch_tokens: The number of padded tokens in a forward pass.
 
     Raises:
         InputError: The prompts of a pair have not equally many tokens, or an answer is not one token.
     """
-    flat, swapped = _pairs(model, pairs)
+    flat, partners = _pairs(model, pairs)
     ids = answer_ids(model, answers, flat[0])
     basis = torch.atleast_2d(rows(directions))
-    edit = Rotate(source(swapped), directions=basis, site=site, at=at)
-    logs = []
-    for actions in placed(model, {"mixed": [edit]}, flat).values():
-        found = np.empty((len(flat), 2))
-        for members, some in answers_after(model, flat, actions, ids, batch_tokens):
-            found[members] = some.numpy()
-        logs.append(found.reshape(-1, 2, 2))
-    start, mixed = logs
+    edit = Rotate(source(partners), directions=basis, site=site, at=at)
+    log_probabilities = []
+    for actions in place_edits(model, {"mixed": [edit]}, flat).values():
+        values = np.empty((len(flat), 2))
+        for indices, batch_values in answers_after(model, flat, actions, ids, batch_tokens):
+            values[indices] = batch_values.numpy()
+        log_probabilities.append(values.reshape(-1, 2, 2))
+    start, mixed = log_probabilities
     names = answer_names(model, ids)
     both_ways = list(zip(flat[::2], flat[1::2], strict=True))
     record = provenance(model, flat, pairs=both_ways, directions=basis, answers=plain_answers(ids))
-    return Interchange(_labelled(start, mixed, flat, names, len(basis)), *record)
+    return Interchange(_dataset(start, mixed, flat, names, len(basis)), *record)
 
 
-def _labelled(start: Any, mixed: Any, prompts: list[Prompt], answers: list[str], rank: int) -> "xr.Dataset":
-    """Log-probabilities ``[pair, prompt, answer]`` and their confusion."""
+def _dataset(start: Any, mixed: Any, prompts: list[Prompt], answers: list[str], rank: int) -> "xr.Dataset":
+    """Label log-probabilities ``[pair, prompt, answer]`` and their confusion."""
     import xarray as xr
 
     worst = start[:, ::-1].copy()
-    parts = {"start": start, "worst": worst, "mixed": mixed, "confusion": confusion(start, mixed, worst)}
+    arrays = {"start": start, "worst": worst, "mixed": mixed, "confusion": confusion(start, mixed, worst)}
     texts = np.array([p.name for p in prompts], dtype=object).reshape(-1, 2)
     return xr.Dataset(
-        {name: (("pair", "prompt", "answer"), values) for name, values in parts.items()},
+        {name: (("pair", "prompt", "answer"), values) for name, values in arrays.items()},
         {"answer": np.array(answers, dtype=object), "text": (("pair", "prompt"), texts)},
         attrs={"rank": rank},
     )
 
 
-def _pairs(model: OpenModel, given: Any) -> tuple[list[Prompt], list[Prompt]]:
-    """The prompts in one row, and the partner of each."""
-    flat = paired(model, given)
-    swapped = [flat[i ^ 1] for i in range(len(flat))]
-    for a, b in zip(flat[::2], swapped[::2], strict=True):
+def _pairs(model: OpenModel, pairs: Any) -> tuple[list[Prompt], list[Prompt]]:
+    """Read the prompts into one row, with the partner of each."""
+    flat = flatten_pairs(model, pairs)
+    partners = [flat[i ^ 1] for i in range(len(flat))]
+    for a, b in zip(flat[::2], partners[::2], strict=True):
         if len(a.ids) != len(b.ids):
             raise InputError(
                 f"an interchange needs equally many tokens: {a.name!r} has {len(a.ids)} and {b.name!r} has {len(b.ids)}"
             )
-    return flat, swapped
+    return flat, partners

@@ -14,7 +14,7 @@ from patchclamp.core.kinds import Seed
 from patchclamp.core.readers import shown
 from patchclamp.models.opened import OpenModel
 
-LEAST = 200
+MIN_CHARACTERS = 200
 """Characters below which a piece of a book is no passage."""
 
 
@@ -26,30 +26,30 @@ def neutral_texts(count: int = 16, seed: Seed = 0, *, characters: int = 800) -> 
     so a small divergence can be the effect that was wanted.
 
     Args:
-        count: How many passages.
-        seed: Another seed gives other passages.
-        characters: Length of a passage, about; whole paragraphs, cut at a space.
+        count: The number of passages.
+        seed: The seed; another one gives other passages.
+        characters: The length of a passage, about; whole paragraphs, cut at a space.
 
     Raises:
         InputError: No passage is asked for, too short ones, or more than the books hold.
     """
-    if count < 1 or characters < LEAST:
+    if count < 1 or characters < MIN_CHARACTERS:
         raise InputError(
-            f"neutral texts: at least 1 passage of at least {LEAST} characters; got {count} of {characters}"
+            f"neutral texts: at least 1 passage of at least {MIN_CHARACTERS} characters; got {count} of {characters}"
         )
-    draw = random.Random(seed)
+    generator = random.Random(seed)
     books = [passages(text, characters) for text in catalogue.gutenberg().values()]
-    draw.shuffle(books)
+    generator.shuffle(books)
     for book in books:
-        draw.shuffle(book)
-    spread = [book[i] for i in range(max(map(len, books))) for book in books if i < len(book)]
-    if count > len(spread):
-        raise InputError(f"{count} neutral texts of {characters} characters: the books hold {len(spread)}")
-    return spread[:count]
+        generator.shuffle(book)
+    interleaved = [book[i] for i in range(max(map(len, books))) for book in books if i < len(book)]
+    if count > len(interleaved):
+        raise InputError(f"{count} neutral texts of {characters} characters: the books hold {len(interleaved)}")
+    return interleaved[:count]
 
 
-def listed(model: OpenModel, texts: Any) -> list[Any]:
-    """What the user gave as other text, as a list; passages of books, cut to the model's context, where nothing was given."""
+def read_texts(model: OpenModel, texts: Any) -> list[Any]:
+    """Read what the user gave as other text into a list; passages of books, cut to the model's context, where nothing was given."""
     if texts is None and model.tokenizer is not None and model.context is not None:
         rows = [model.tokenizer(text)["input_ids"] for text in neutral_texts()]
         return [row[: model.context] for row in rows]
@@ -65,11 +65,11 @@ def listed(model: OpenModel, texts: Any) -> list[Any]:
 
 
 def passages(book: str, characters: int) -> list[str]:
-    """A book as paragraphs that follow one another, joined until they reach a length, then cut at a space."""
-    found, held = [], ""
+    """Cut a book into passages: paragraphs that follow one another, joined until they reach a length, then cut at a space."""
+    texts, passage = [], ""
     for paragraph in book.split("\n\n"):
-        held = f"{held}\n\n{paragraph.strip()}".strip()
-        if len(held) >= characters:
-            found.append(held[:characters].rsplit(None, 1)[0])
-            held = ""
-    return found
+        passage = f"{passage}\n\n{paragraph.strip()}".strip()
+        if len(passage) >= characters:
+            texts.append(passage[:characters].rsplit(None, 1)[0])
+            passage = ""
+    return texts

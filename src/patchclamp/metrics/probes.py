@@ -56,13 +56,14 @@ class ProbeReport(DatasetResult):
         rows = []
         for version in self.dataset["data"].values:
             for name in self.dataset["probe"].values:
-                one = self.dataset.sel(data=version, probe=name)
-                own = one.sel(task=CONCEPT)
+                version_row = self.dataset.sel(data=version, probe=name)
+                concept_row = version_row.sel(task=CONCEPT)
                 rows.append({
-                    "data": version, "probe": name, **{part: float(own[part]) for part in ("accuracy", "low", "high", "loss")},
+                    "data": version, "probe": name,
+                    **{part: float(concept_row[part]) for part in ("accuracy", "low", "high", "loss")},
                     "selectivity": float(self.selectivity().sel(data=version, probe=name)),
-                    "gap_left": float(one["gap_left"].sel(rows="test")), "damage": float(one["damage"]),
-                    "converged": bool(one["converged"].all()),
+                    "gap_left": float(version_row["gap_left"].sel(rows="test")), "damage": float(version_row["damage"]),
+                    "converged": bool(version_row["converged"].all()),
                 })  # fmt: skip
         return table(rows)
 
@@ -71,10 +72,11 @@ class ProbeReport(DatasetResult):
         return self.dataset[["accuracy", "low", "high", "loss", "converged"]].to_dataframe().reset_index()
 
     def __repr__(self) -> str:
-        said = self.record["parameters"]
+        parameters = self.record["parameters"]
         lines = [
-            f"ProbeReport on {said['test_rows']} held-out rows of {said['rows']}: chance accuracy "
-            f"{float(self.dataset['chance_accuracy']):.3f}, loss {float(self.dataset['chance_loss']):.3f}; rank {said['rank']}"
+            f"ProbeReport on {parameters['test_rows']} held-out rows of {parameters['rows']}: chance accuracy "
+            f"{float(self.dataset['chance_accuracy']):.3f}, loss {float(self.dataset['chance_loss']):.3f}; "
+            f"rank {parameters['rank']}"
         ]
         for row in self.summary().itertuples():
             lines.append(
@@ -101,17 +103,17 @@ def probe(
     """Train probes before and after an erasure, and measure them on held-out rows.
 
     Args:
-        X: ``[row, d]``.
-        z: Class of each row.
+        X: The rows, ``[row, d]``.
+        z: The class of each row.
         transform: The erasure, ``[row, d] -> [row, d]``: a function, or something with a ``transform``. It should be fitted on
             the training rows of :func:`split` alone, with the same groups, size and seed.
         groups: Rows of one group are never on both sides of the split.
         types: For the control task: rows of one type (as of one token) get one random label. Without types labels are
             shuffled over the rows of each side, and no probe can beat chance on them.
-        rank: Of the random projection; by default the rank of what the erasure changes.
-        probes: "linear" (logistic), "mlp" (64 hidden units).
-        test_size: Share held out.
-        seed: For the split, the control labels, the random projection and the MLP.
+        rank: The rank of the random projection; by default the rank of what the erasure changes.
+        probes: The probes: "linear" (logistic), "mlp" (64 hidden units).
+        test_size: The share of rows that is held out.
+        seed: The seed of the split, the control labels, the random projection and the MLP.
 
     Raises:
         InputError: Shapes differ, values are not finite, or a class has too few rows.
@@ -130,55 +132,62 @@ def probe(
     train, test = split(labels, groups, test_size=test_size, seed=seed)
     if not np.ptp(data[train], 0).any():
         raise InputError("all rows of X are equal where the probe learns, so there is nothing to read")
-    made = function(data.copy())
-    after = _array(made)
+    erased_rows = function(data.copy())
+    after = _array(erased_rows)
     if after.shape != data.shape:
         raise InputError(f"the erasure turned {data.shape} into {after.shape}; it must keep the shape")
-    draw = np.random.default_rng(seed)
-    used = rank_of((after - data)[train], rounding_of(made, data)) if rank is None else rank
-    versions = {BEFORE: data, AFTER: after, RANDOM: random_projection(data, data[train].mean(0), used, draw)}
-    tasks = {CONCEPT: labels, CONTROL: control_labels(labels, types, train, test, draw)}
+    generator = np.random.default_rng(seed)
+    projection_rank = rank_of((after - data)[train], rounding_of(erased_rows, data)) if rank is None else rank
+    versions = {
+        BEFORE: data,
+        AFTER: after,
+        RANDOM: random_projection(data, data[train].mean(0), projection_rank, generator),
+    }
+    tasks = {CONCEPT: labels, CONTROL: control_labels(labels, types, train, test, generator)}
     # the deviations of the untouched rows for every version: rounding along an erased direction must not become a feature
     mean, deviation = scale_of(data[train])
-    member = np.arange(len(data)) if groups is None else np.asarray(groups)
-    fitted: dict[tuple[str, str, str], FittedProbe] = {}
+    group_of_row = np.arange(len(data)) if groups is None else np.asarray(groups)
+    fits: dict[tuple[str, str, str], FittedProbe] = {}
     for version, rows in versions.items():
         scaled = (rows - mean) / deviation
-        for task, given in tasks.items():
-            on, off = (ProbeRows(scaled[part], given[part], member[part]) for part in (train, test))
-            fitted |= {(version, name, task): fit(name, on, off, seed) for name in probes}
-    held = None if groups is None else member[test]
-    dataset = _labelled(fitted, versions, list(probes), held, guess(labels[train], labels[test]), seed)
+        for task, task_labels in tasks.items():
+            train_rows, test_rows = (
+                ProbeRows(scaled[part], task_labels[part], group_of_row[part]) for part in (train, test)
+            )
+            fits |= {(version, name, task): fit(name, train_rows, test_rows, seed) for name in probes}
+    test_groups = None if groups is None else group_of_row[test]
+    dataset = _dataset(fits, versions, list(probes), test_groups, guess(labels[train], labels[test]), seed)
     gaps = np.array([[_gap(rows[part], labels[part]) for part in (train, test)] for rows in versions.values()])
-    spread = ((data[test] - data[test].mean(0)) ** 2).sum()
+    variance = ((data[test] - data[test].mean(0)) ** 2).sum()
     dataset["gap_left"] = (("data", "rows"), gaps / gaps[0])
-    dataset["damage"] = ("data", [float(((rows - data)[test] ** 2).sum() / spread) for rows in versions.values()])
-    said = {
-        "rows": len(data), "test_rows": len(test), "d": data.shape[1], "rank": used, "test_size": test_size, "seed": seed,
+    dataset["damage"] = ("data", [float(((rows - data)[test] ** 2).sum() / variance) for rows in versions.values()])
+    record = {
+        "rows": len(data), "test_rows": len(test), "d": data.shape[1], "rank": projection_rank,
+        "test_size": test_size, "seed": seed,
         "grouped": groups is not None, "typed": types is not None, "digest": digest(torch.from_numpy(data), labels.tolist()),
     }  # fmt: skip
-    return ProbeReport(dataset, record_of_arrays(said))
+    return ProbeReport(dataset, record_of_arrays(record))
 
 
 def _array(rows: Any) -> Any:
-    found = np.asarray(to_numpy(rows) if isinstance(rows, torch.Tensor) else rows, dtype=np.float64)
-    if found.ndim != 2:
-        raise InputError(f"rows of features [row, d] are wanted; got shape {found.shape}")
-    if not np.isfinite(found).all():
+    array = np.asarray(to_numpy(rows) if isinstance(rows, torch.Tensor) else rows, dtype=np.float64)
+    if array.ndim != 2:
+        raise InputError(f"rows of features [row, d] are wanted; got shape {array.shape}")
+    if not np.isfinite(array).all():
         raise InputError(
-            f"features must be finite; {int((~np.isfinite(found)).any(1).sum())} of {len(found)} rows are not"
+            f"features must be finite; {int((~np.isfinite(array)).any(1).sum())} of {len(array)} rows are not"
         )
-    return found
+    return array
 
 
 def _gap(rows: Any, labels: Any) -> float:
-    """Distance between class means: the root of the summed squares of their differences from the mean of them."""
+    """The distance between class means: the root of the summed squares of their differences from the mean of them."""
     means = np.stack([rows[labels == label].mean(0) for label in np.unique(labels)])
     return float(np.linalg.norm(means - means.mean(0)))
 
 
-def _labelled(
-    fitted: dict[tuple[str, str, str], FittedProbe],
+def _dataset(
+    fits: dict[tuple[str, str, str], FittedProbe],
     versions: dict[str, Any],
     probes: list[str],
     groups: Any,
@@ -188,25 +197,25 @@ def _labelled(
     import xarray as xr
 
     dims, axes = ("data", "probe", "task"), (list(versions), probes, [CONCEPT, CONTROL])
-    found = {name: np.empty(tuple(map(len, axes))) for name in ("accuracy", "low", "high", "loss")}
-    converged = np.empty(found["loss"].shape, dtype=bool)
-    for place in np.ndindex(converged.shape):
-        one = fitted[axes[0][place[0]], axes[1][place[1]], axes[2][place[2]]]
-        low, high = _interval(one.correct, groups, seed)
-        for name, value in (("accuracy", one.accuracy), ("low", low), ("high", high), ("loss", one.loss)):
-            found[name][place] = value
-        converged[place] = one.converged
+    arrays = {name: np.empty(tuple(map(len, axes))) for name in ("accuracy", "low", "high", "loss")}
+    converged = np.empty(arrays["loss"].shape, dtype=bool)
+    for index in np.ndindex(converged.shape):
+        fit_result = fits[axes[0][index[0]], axes[1][index[1]], axes[2][index[2]]]
+        low, high = _interval(fit_result.correct, groups, seed)
+        for name, value in (("accuracy", fit_result.accuracy), ("low", low), ("high", high), ("loss", fit_result.loss)):
+            arrays[name][index] = value
+        converged[index] = fit_result.converged
     coords = {name: np.array(names, dtype=object) for name, names in zip(dims, axes, strict=True)}
     coords["rows"] = np.array(["train", "test"], dtype=object)
-    values = {name: (dims, numbers) for name, numbers in found.items()}
-    given = {"chance_accuracy": chance[0], "chance_loss": chance[1]}
-    return xr.Dataset(values | {"converged": (dims, converged)} | given, coords)
+    values = {name: (dims, numbers) for name, numbers in arrays.items()}
+    chances = {"chance_accuracy": chance[0], "chance_loss": chance[1]}
+    return xr.Dataset(values | {"converged": (dims, converged)} | chances, coords)
 
 
 def _interval(correct: Any, groups: Any, seed: int) -> tuple[float, float]:
-    """Of an accuracy: over rows (Wilson), or over groups, whose rows are not independent (bootstrap)."""
+    """The 95 % interval of an accuracy: over rows (Wilson), or over groups, whose rows are not independent (bootstrap)."""
     if groups is None:
         return wilson(int(correct.sum()), len(correct))
-    _, member, sizes = np.unique(groups, return_inverse=True, return_counts=True)
-    means = np.bincount(member, weights=correct) / sizes
+    _, group_index, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    means = np.bincount(group_index, weights=correct) / sizes
     return bootstrap(means, seed, sizes) if len(sizes) > 1 else (np.nan, np.nan)

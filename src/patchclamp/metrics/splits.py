@@ -8,10 +8,10 @@ from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError
 from patchclamp.core.kinds import Groups, Labels, Seed
 
-LEAST = 10
-"""Training rows that a class must have."""
-GROUPS = 3
-"""One to train on, one to stop the training, one to hold out."""
+MIN_TRAINING_ROWS = 10
+"""The number of training rows that a class must have."""
+MIN_GROUPS = 3
+"""The number of groups that a split needs: one to train on, one to stop the training, one to hold out."""
 
 
 @checked
@@ -19,10 +19,10 @@ def split(z: Labels, groups: Groups = None, *, test_size: float = 0.3, seed: See
     """Training and held-out rows, as :func:`patchclamp.metrics.probe` takes them: fit the erasure on the first only.
 
     Args:
-        z: Class of each row.
+        z: The class of each row.
         groups: Rows of one group are never on both sides; without groups, classes keep their shares.
-        test_size: Share of the rows (or groups) held out.
-        seed: Another seed gives another split.
+        test_size: The share of the rows (or groups) that is held out.
+        seed: The seed; another one gives another split.
 
     Returns:
         Two arrays of row numbers.
@@ -47,16 +47,18 @@ def split(z: Labels, groups: Groups = None, *, test_size: float = 0.3, seed: See
         )
     if groups is not None and len(groups) != len(labels):
         raise InputError(f"groups are one a row: got {len(groups)} for {len(labels)} rows")
-    if groups is not None and len(np.unique(groups)) < GROUPS:
-        raise InputError(f"{len(np.unique(groups))} groups cannot be split; at least {GROUPS} are needed")
-    maker = (StratifiedShuffleSplit if groups is None else GroupShuffleSplit)(1, test_size=test_size, random_state=seed)
+    if groups is not None and len(np.unique(groups)) < MIN_GROUPS:
+        raise InputError(f"{len(np.unique(groups))} groups cannot be split; at least {MIN_GROUPS} are needed")
+    splitter = (StratifiedShuffleSplit if groups is None else GroupShuffleSplit)(
+        1, test_size=test_size, random_state=seed
+    )
     try:
-        train, test = next(maker.split(np.zeros(len(labels)), labels, groups))
+        train, test = next(splitter.split(np.zeros(len(labels)), labels, groups))
     except ValueError as error:
         raise InputError(f"the rows cannot be split: {error}") from None
-    for name, rows, least in (("training", train, LEAST), ("held-out", test, 1)):
+    for name, rows, least in (("training", train, MIN_TRAINING_ROWS), ("held-out", test, 1)):
         for label in classes:
-            found = int((labels[rows] == label).sum())
-            if found < least:
-                raise InputError(f"class {label} has {found} {name} rows; at least {least} are needed")
+            count = int((labels[rows] == label).sum())
+            if count < least:
+                raise InputError(f"class {label} has {count} {name} rows; at least {least} are needed")
     return np.sort(train), np.sort(test)

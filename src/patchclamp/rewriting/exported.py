@@ -26,12 +26,12 @@ def export(
     edits: Sequence[Edit] | None,
     prompts: Sequence[Any],
     folder: Path,
-    said: dict[str, Any],
+    record: dict[str, Any],
 ) -> Path:
     """Write a checkpoint with its evidence; see :meth:`patchclamp.Rewrite.export`."""
 
-    def beside(into: Path, _: Agreement) -> None:
-        folders.seal(into, folders.REWRITTEN, said)
+    def write_record(into: Path, _: Agreement) -> None:
+        folders.seal(into, folders.REWRITTEN, record)
 
-    write_checkpoint(model, module, edits, prompts, folder, beside, EXACT.of(model.dtype))
+    write_checkpoint(model, module, edits, prompts, folder, write_record, EXACT.of(model.dtype))
     return folder

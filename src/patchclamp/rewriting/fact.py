@@ -14,34 +14,34 @@ from patchclamp.models.opened import OpenModel
 
 PREFIX_TOKENS = 8
 BRIDGE = ". "
-"""Between a prefix and the prompt."""
+"""The text between a prefix and the prompt."""
 
 
 @dataclass(frozen=True, eq=False)
 class Context:
-    """A prompt and where the subject ends in it."""
+    """A prompt, and the position where the subject ends in it."""
 
     prompt: Prompt
     subject: int
 
 
 @dataclass(frozen=True, eq=False)
-class Said:
-    """What is to be rewritten."""
+class FactPrompts:
+    """A fact that is to be rewritten, as prompts and tokens."""
 
     contexts: tuple[Context, ...]
-    """The prompt alone first, then after each prefix."""
+    """The contexts: the prompt alone first, then after each prefix."""
     essences: tuple[Context, ...]
-    """What the subject is, which shall stay as it is."""
+    """Prompts for what the subject is, which shall stay as it is."""
     where: tuple[int, ...]
-    """Positions of the subject in the prompt."""
+    """The positions of the subject in the prompt."""
     essence: str | None
     target: int
     true: int
-    """The answer now."""
+    """The token of the answer now."""
 
 
-def say(
+def read_fact(
     model: OpenModel,
     prompt: Any,
     subject: Any,
@@ -50,43 +50,45 @@ def say(
     prefixes: int | Sequence[Any],
     essence: str | None,
     seed: int,
-) -> Said:
+) -> FactPrompts:
     """Read and check a fact.
 
     Raises:
         InputError: Not one prompt, a template that the subject is not in, or a target of several tokens.
         PositionError: The subject is not in the prompt, or not on token borders.
     """
-    whole = filled(prompt, subject)
-    found = model.prompts(whole)
-    if len(found) != 1 or not found[0].ids:
-        raise InputError(f"a fact is one prompt made of tokens, got {len(found)} inputs")
-    bare = found[0]
-    if bare.tensors:
+    full_prompt = fill(prompt, subject)
+    prompts = model.prompts(full_prompt)
+    if len(prompts) != 1 or not prompts[0].ids:
+        raise InputError(f"a fact is one prompt made of tokens, got {len(prompts)} inputs")
+    plain_prompt = prompts[0]
+    if plain_prompt.tensors:
         raise InputError(
-            f"a fact is put after other texts, where {sorted(bare.tensors)} of its prompt say nothing; leave them out"
+            f"a fact is put after other texts, where {sorted(plain_prompt.tensors)} of its prompt say nothing; leave them out"
         )
-    where = _where(model, bare, subject)
-    logits = last_logits(model, [Row(bare)])[0]
-    wanted = model.output_id(target)
-    best = [int(i) for i in logits.topk(2).indices]
-    now = model.output_id(true) if true is not None else best[1] if best[0] == wanted else best[0]
-    if now == wanted:
+    subject_positions = _subject_positions(model, plain_prompt, subject)
+    logits = last_logits(model, [Row(plain_prompt)])[0]
+    target_id = model.output_id(target)
+    top_ids = [int(i) for i in logits.topk(2).indices]
+    true_id = model.output_id(true) if true is not None else top_ids[1] if top_ids[0] == target_id else top_ids[0]
+    if true_id == target_id:
         raise InputError(f"the target {target!r} is the answer that is to be replaced")
-    asked = essence if model.tokenizer is not None and isinstance(subject, str) else None
-    essences = _essences(model, asked, subject)
-    contexts = [Context(bare, where[-1])]
+    template = essence if model.tokenizer is not None and isinstance(subject, str) else None
+    essences = _essences(model, template, subject)
+    contexts = [Context(plain_prompt, subject_positions[-1])]
     for prefix in sample_prefixes(model, prefixes, seed):
-        joined = _joined(model, prefix, bare)
-        contexts.append(Context(joined, len(joined.ids) - len(bare.ids) + where[-1]))
+        joined_prompt = _join(model, prefix, plain_prompt)
+        contexts.append(Context(joined_prompt, len(joined_prompt.ids) - len(plain_prompt.ids) + subject_positions[-1]))
         if model.tokenizer is not None:  # a word may be cut otherwise inside a text
-            span = _where(model, joined, Token(subject, -1) if isinstance(subject, str) else contexts[-1].subject)
-            contexts[-1] = Context(joined, span[-1])
-    return Said(tuple(contexts), essences, where, asked, wanted, now)
+            span = _subject_positions(
+                model, joined_prompt, Token(subject, -1) if isinstance(subject, str) else contexts[-1].subject
+            )
+            contexts[-1] = Context(joined_prompt, span[-1])
+    return FactPrompts(tuple(contexts), essences, subject_positions, template, target_id, true_id)
 
 
-def filled(prompt: Any, subject: Any) -> Any:
-    """A template with the subject in place of ``{}``.
+def fill(prompt: Any, subject: Any) -> Any:
+    """Fill a template with the subject in place of ``{}``.
 
     Raises:
         InputError: Several places, or a subject that is no text.
@@ -98,19 +100,19 @@ def filled(prompt: Any, subject: Any) -> Any:
     return prompt.replace("{}", subject)
 
 
-def _where(model: OpenModel, prompt: Prompt, subject: Any) -> tuple[int, ...]:
+def _subject_positions(model: OpenModel, prompt: Prompt, subject: Any) -> tuple[int, ...]:
     at = Token(subject) if isinstance(subject, str) else positions.read_at(subject)
-    found = positions.resolve(at, prompt, 0, 1, model.tokenizer)
-    assert found is not None
-    return tuple(sorted(found))
+    resolved = positions.resolve(at, prompt, 0, 1, model.tokenizer)
+    assert resolved is not None
+    return tuple(sorted(resolved))
 
 
-def _joined(model: OpenModel, prefix: Sequence[int], bare: Prompt) -> Prompt:
-    if model.tokenizer is None or bare.text is None:
-        row = (*prefix, *bare.ids)
+def _join(model: OpenModel, prefix: Sequence[int], plain_prompt: Prompt) -> Prompt:
+    if model.tokenizer is None or plain_prompt.text is None:
+        ids = (*prefix, *plain_prompt.ids)
     else:
-        row = (*prefix, *model.tokenizer(BRIDGE + bare.text, add_special_tokens=False)["input_ids"])
-    return Prompt(row, None, tokens.labels(model.tokenizer, row))
+        ids = (*prefix, *model.tokenizer(BRIDGE + plain_prompt.text, add_special_tokens=False)["input_ids"])
+    return Prompt(ids, None, tokens.labels(model.tokenizer, ids))
 
 
 def _essences(model: OpenModel, essence: str | None, subject: Any) -> tuple[Context, ...]:
@@ -119,42 +121,44 @@ def _essences(model: OpenModel, essence: str | None, subject: Any) -> tuple[Cont
     if essence.count("{}") != 1:
         raise InputError(f"essence is a template with one {{}} for the subject, or None; got {essence!r}")
     (prompt,) = model.prompts(essence.replace("{}", subject))
-    return (Context(prompt, _where(model, prompt, subject)[-1]),)
+    return (Context(prompt, _subject_positions(model, prompt, subject)[-1]),)
 
 
 @checked
 def sample_prefixes(model: OpenModel, prefixes: Repeats | Sequence[Any] = 5, seed: Seed = 0) -> list[tuple[int, ...]]:
-    """Beginnings that a prompt may follow: given, or sampled from the model.
+    """Make beginnings that a prompt may follow: those that are passed, or samples of the model.
 
     Args:
         model: The model.
         prefixes: Texts or lists of ids; or how many to sample.
-        seed: Of the sampling.
+        seed: The seed of the sampling.
 
     Raises:
         InputError: A negative number, or nothing to begin sampling with.
     """
     if not isinstance(prefixes, int):
-        found = [model.prompts([prefix]) for prefix in prefixes]
-        wrong = next((i for i, own in enumerate(found) if len(own) != 1 or own[0].tensors), None)
-        if wrong is not None:
-            raise InputError(f"prefix number {wrong} is not one text or list of ids: {prefixes[wrong]!r:.80}")
-        return [own[0].ids for own in found]
+        prompt_lists = [model.prompts([prefix]) for prefix in prefixes]
+        bad_index = next((i for i, prompts in enumerate(prompt_lists) if len(prompts) != 1 or prompts[0].tensors), None)
+        if bad_index is not None:
+            raise InputError(f"prefix number {bad_index} is not one text or list of ids: {prefixes[bad_index]!r:.80}")
+        return [prompts[0].ids for prompts in prompt_lists]
     if prefixes < 0 or isinstance(prefixes, bool):
         raise InputError(f"prefixes is how many to sample, 0 or more, or a list of texts; got {prefixes!r}")
     if not prefixes:
         return []
     config = getattr(model.module, "generation_config", None)
-    first = next((i for i in (_first(config, "bos_token_id"), _first(config, "eos_token_id")) if i is not None), None)
+    first = next(
+        (i for i in (_token_id(config, "bos_token_id"), _token_id(config, "eos_token_id")) if i is not None), None
+    )
     if first is None:
         raise InputError("the model has no token to begin a text with; pass prefixes=[...] as texts, or prefixes=0")
-    made = generate(
+    generation = generate(
         model, [[first]] * prefixes, max_new_tokens=PREFIX_TOKENS, min_new_tokens=PREFIX_TOKENS, do_sample=True, top_k=20, seed=seed
     )  # fmt: skip
-    return [(first, *ids) for ids in made.ids]
+    return [(first, *ids) for ids in generation.ids]
 
 
-def _first(config: Any, name: str) -> int | None:
-    found = getattr(config, name, None)
-    found = found[0] if isinstance(found, list) and found else found
-    return found if isinstance(found, int) else None
+def _token_id(config: Any, name: str) -> int | None:
+    token_id = getattr(config, name, None)
+    token_id = token_id[0] if isinstance(token_id, list) and token_id else token_id
+    return token_id if isinstance(token_id, int) else None

@@ -24,9 +24,9 @@ from patchclamp.rewriting.projection import Projection
 
 _TENSORS = "covariance.safetensors"
 TOKENS, CONTEXT = 20_000, 256
-"""How many tokens the moment is taken over, and how many a forward pass reads at once if the model can."""
+"""The number of tokens that the moment is taken over, and of those that a forward pass reads at once if the model can."""
 PASSAGE = 2000
-"""Characters of one passage of a book."""
+"""The number of characters of one passage of a book."""
 CORPORA = ("gutenberg",)
 
 
@@ -35,14 +35,14 @@ class Covariance:
     """``C = E[k k^T]`` of one layer's keys, in float64."""
 
     matrix: Tensor
-    """``[d_mlp, d_mlp]``."""
+    """The matrix, ``[d_mlp, d_mlp]``."""
     layer: int
     tokens: int
-    """How many keys it is the mean of."""
+    """The number of keys that it is the mean of."""
     corpus: str
-    """Its name in the catalogue, or "texts"."""
+    """The name of the corpus in the catalogue, or "texts"."""
     corpus_digest: str
-    """Of the token ids."""
+    """The digest of the token ids."""
     model: str | None
     weights_sha256: str
 
@@ -52,11 +52,11 @@ class Covariance:
 
         Args:
             model: The model that is to be rewritten.
-            layer: Its layer.
-            weights: The hash of its weights, if it is known already.
+            layer: The layer that is to be rewritten.
+            weights: The hash of the model's weights, if it is known already.
 
         Raises:
-            InputError: With both layers, or both models.
+            InputError: The layers or the models differ; the message names both.
         """
         if self.layer != layer:
             raise InputError(f"the covariance is of layer {self.layer}, not of layer {layer}")
@@ -83,7 +83,7 @@ class Covariance:
 
     @checked
     def condition(self, ridge: float = 0.0) -> float:
-        """Largest over smallest eigenvalue of the damped matrix."""
+        """The largest over the smallest eigenvalue of the damped matrix."""
         values = torch.linalg.eigvalsh(self.damped(ridge))
         return float(values[-1] / values[0]) if values[0] > 0 else float("inf")
 
@@ -105,7 +105,7 @@ class Covariance:
         """Write ``covariance.json`` and ``covariance.safetensors``; the folder then holds it, or what it held before.
 
         Args:
-            folder: Where; files of others in it are left alone.
+            folder: The folder to write, in which files of others are left alone.
             overwrite: Take the place of another thing of patchclamp's too. A file in the way that is not of an earlier covariance,
                 or was changed since, becomes ``NAME.bak``.
 
@@ -128,18 +128,18 @@ class Covariance:
             InputError: The folder holds no covariance, or one of a newer format; or a file was changed, is damaged or missing.
         """
         path = Path(folder)
-        with folders.opened(path, folders.COVARIANCE) as said:
-            said.pop("files", None)
+        with folders.opened(path, folders.COVARIANCE) as record:
+            record.pop("files", None)
             matrix = read_tensors(path / _TENSORS)["matrix"]
             if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.dtype != torch.float64:
                 raise ValueError(f"a matrix of shape {tuple(matrix.shape)} and {matrix.dtype} is no covariance")
-            found = cls(matrix, **said)
-            texts = (found.corpus, found.corpus_digest, found.model or "", found.weights_sha256)
-            if not all(isinstance(n, int) for n in (found.layer, found.tokens)) or not all(
+            covariance = cls(matrix, **record)
+            texts = (covariance.corpus, covariance.corpus_digest, covariance.model or "", covariance.weights_sha256)
+            if not all(isinstance(n, int) for n in (covariance.layer, covariance.tokens)) or not all(
                 isinstance(t, str) for t in texts
             ):
                 raise ValueError("its layer and tokens are numbers, the rest is text")
-            return found
+            return covariance
 
 
 def check_ridge(ridge: float) -> None:
@@ -184,10 +184,10 @@ def covariances(
 
     Args:
         model: The model.
-        layers: Whose keys.
+        layers: The layers whose keys are read.
         corpus: ``"gutenberg"`` (passages from each book in turn), or texts or lists of token ids, read until there are
             enough tokens.
-        tokens: How many keys at most.
+        tokens: The largest number of keys.
         context: Tokens that a forward pass reads at once; longer texts are cut. At most the model's own context; None for 256
             or that, whichever is less.
         cache: Keep it, in the cache of the catalogue, by everything that decides it: the model with its config, layer and
@@ -208,33 +208,42 @@ def covariances(
     if not prompts:
         raise InputError("the corpus is empty: it gives no token")
     name = corpus if isinstance(corpus, str) else "texts"
-    read, weights = digest([list(prompt.ids) for prompt in prompts]), model.weights_digest()
-    places = _places(model, projections, read) if cache else {}
-    found = {layer: _kept(at) for layer, at in places.items() if (at / "covariance.json").is_file()}
-    missing = [p for p in projections if p.layer not in found]
+    corpus_digest, weights = digest([list(prompt.ids) for prompt in prompts]), model.weights_digest()
+    folders_by_layer = _cache_folders(model, projections, corpus_digest) if cache else {}
+    covariances_by_layer = {
+        layer: _open_cached(folder)
+        for layer, folder in folders_by_layer.items()
+        if (folder / "covariance.json").is_file()
+    }
+    missing = [p for p in projections if p.layer not in covariances_by_layer]
     if missing:
-        seen = sum(len(prompt.ids) for prompt in prompts)
+        token_count = sum(len(prompt.ids) for prompt in prompts)
         for layer, matrix in _moments(model, missing, prompts, progress).items():
-            found[layer] = Covariance(matrix, layer, seen, name, read, model.source.name, weights)
-            if layer in places:
-                found[layer].save(places[layer])
-    return [found[p.layer] for p in projections]
+            covariances_by_layer[layer] = Covariance(
+                matrix, layer, token_count, name, corpus_digest, model.source.name, weights
+            )
+            if layer in folders_by_layer:
+                covariances_by_layer[layer].save(folders_by_layer[layer])
+    return [covariances_by_layer[p.layer] for p in projections]
 
 
-def _kept(place: Path) -> Covariance:
+def _open_cached(folder: Path) -> Covariance:
     try:
-        return Covariance.open(place)
+        return Covariance.open(folder)
     except InputError as error:
         raise InputError(f"{error}; or delete the folder, and it is made anew") from error
 
 
-def _places(model: OpenModel, projections: Sequence[Projection], read: str) -> dict[int, Path]:
-    """Where each layer's is kept; nowhere for a model that cannot be told from others in another process."""
+def _cache_folders(model: OpenModel, projections: Sequence[Projection], corpus_digest: str) -> dict[int, Path]:
+    """The folder in which each layer's covariance is kept; none for a model that cannot be told from others in another process."""
     try:
-        known = model.identity()
+        model_identity = model.identity()
     except InputError:
         return {}
-    return {p.layer: catalogue.cache_root() / "covariances" / f"{known}-layer{p.layer}-{read}" for p in projections}
+    return {
+        p.layer: catalogue.cache_root() / "covariances" / f"{model_identity}-layer{p.layer}-{corpus_digest}"
+        for p in projections
+    }
 
 
 def _texts(corpus: str | Iterable[Any]) -> Iterable[Any]:
@@ -246,7 +255,7 @@ def _texts(corpus: str | Iterable[Any]) -> Iterable[Any]:
 
 
 def passages(books: Sequence[str], size: int = PASSAGE) -> Iterator[str]:
-    """Passages of books in turn, one of each and again, so that any beginning of the corpus has some of every book."""
+    """Cut passages of books in turn, one of each and again, so that any beginning of the corpus has some of every book."""
     longest = max(map(len, books), default=0)
     for begin in count(0, size):
         if begin >= longest:
@@ -255,21 +264,21 @@ def passages(books: Sequence[str], size: int = PASSAGE) -> Iterator[str]:
 
 
 def _chunks(model: OpenModel, texts: Iterable[Any], tokens: int, context: int) -> Iterator[Prompt]:
-    """Rows of at most ``context`` tokens, ``tokens`` in all."""
-    left = tokens
+    """Cut texts into rows of at most ``context`` tokens, ``tokens`` in all."""
+    remaining = tokens
     for text in texts:
         prompts = [prompt.ids for prompt in _read(model, text)]
         for ids in prompts:
             for begin in range(0, len(ids), context):
-                row = ids[begin : begin + min(context, left)]
-                left -= len(row)
+                row = ids[begin : begin + min(context, remaining)]
+                remaining -= len(row)
                 yield Prompt(row)
-                if not left:
+                if not remaining:
                     return
 
 
 def _read(model: OpenModel, text: Any) -> list[Prompt]:
-    """One text, which may be longer than the model's context."""
+    """Read one text, which may be longer than the model's context."""
     if isinstance(text, str) and model.tokenizer is not None:
         return [Prompt(tuple(model.tokenizer(text)["input_ids"]))]
     prompts = model.prompts([text])
@@ -282,20 +291,20 @@ def _moments(
     model: OpenModel, projections: Sequence[Projection], prompts: Sequence[Prompt], progress: bool | Listener | None
 ) -> dict[int, Tensor]:
     totals = {p.layer: torch.zeros(len(p.matrix), len(p.matrix), dtype=torch.float64) for p in projections}
-    seen = 0
+    token_count = 0
     with task("covariance", sum(len(p.ids) for p in prompts), "tokens", show=progress) as bar:
-        for members in batches(prompts, BATCH_TOKENS, model.causal):
-            lengths = [len(prompts[i].ids) for i in members]
+        for indices in batches(prompts, BATCH_TOKENS, model.causal):
+            lengths = [len(prompts[i].ids) for i in indices]
 
             def add(layer: int, value: Tensor, lengths: list[int] = lengths) -> None:
                 keys = torch.cat([row[:n] for row, n in zip(value, lengths, strict=True)]).double().cpu()
                 totals[layer].addmm_(keys.T, keys)
 
             taps = {p.key_site: lambda value, layer=p.layer: add(layer, value) for p in projections}
-            forward(model, [Row(prompts[i]) for i in members], taps=taps, logits=False)
-            seen += sum(lengths)
+            forward(model, [Row(prompts[i]) for i in indices], taps=taps, logits=False)
+            token_count += sum(lengths)
             bar.advance(sum(lengths))
     for layer, total in totals.items():
         if not bool(torch.isfinite(total).all()):
             raise ModelError(f"the keys of layer {layer} are not finite on this corpus")
-    return {layer: total / seen for layer, total in totals.items()}
+    return {layer: total / token_count for layer, total in totals.items()}

@@ -21,15 +21,15 @@ class Projection:
 
     layer: int
     path: str
-    """Of the module."""
+    """The path of the module."""
     key_site: Site
     output_site: Site
     parameter: Tensor
     """The model's own weight, as it stores it."""
     matrix: Tensor
-    """``[d_mlp, d_model]``, a float64 copy."""
+    """A float64 copy of the weight, ``[d_mlp, d_model]``."""
     bias: Tensor
-    """``[d_model]``, float64."""
+    """The bias in float64, ``[d_model]``."""
 
     @classmethod
     def of(cls, model: OpenModel, layer: int) -> "Projection":
@@ -47,25 +47,25 @@ class Projection:
         (site,) = model.sites.expand([f"mlp_act.{layer}"])
         access = model.sites.access(site)
         module = model.sites.modules[access.module]
-        where = f"the down projection {access.module!r}"
+        description = f"the down projection {access.module!r}"
         if access.side != "in" or access.columns is not None or not isinstance(module.weight, nn.Parameter):
-            raise ModelError(f"{where} is a {type(module).__name__}, not one weight matrix")
+            raise ModelError(f"{description} is a {type(module).__name__}, not one weight matrix")
         if others := sharing(model, access.module):
-            raise ModelError(f"{where} shares its weight with {others[0]!r}, which a rewrite would change too")
+            raise ModelError(f"{description} shares its weight with {others[0]!r}, which a rewrite would change too")
         matrix = oriented(module).detach().to("cpu", torch.float64)
         bias = getattr(module, "bias", None)
-        found = matrix.new_zeros(matrix.shape[1]) if bias is None else bias.detach().to("cpu", torch.float64)
-        if not bool(torch.isfinite(matrix).all() & torch.isfinite(found).all()):
-            raise ModelError(f"{where} holds NaN or infinite weights")
+        bias_vector = matrix.new_zeros(matrix.shape[1]) if bias is None else bias.detach().to("cpu", torch.float64)
+        if not bool(torch.isfinite(matrix).all() & torch.isfinite(bias_vector).all()):
+            raise ModelError(f"{description} holds NaN or infinite weights")
         if not model.causal:
             raise ModelError(
                 f"rewriting changes what follows a subject, but {type(model.module).__name__} reads both ways"
             )
         assert site.layer is not None
         output = Site(f"{access.module}:out", None, None, access.module, "out")
-        return cls(site.layer, access.module, site, output, module.weight, matrix, found)
+        return cls(site.layer, access.module, site, output, module.weight, matrix, bias_vector)
 
     @property
     def key(self) -> str:
-        """Content digest of the weight, so that a rewrite is not put into another model."""
+        """The digest of the weight, so that a rewrite is not put into another model."""
         return digest(self.parameter)

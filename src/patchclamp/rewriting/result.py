@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 WIDEST = 1e-6
-"""Largest relative error of the written direction at which :meth:`Rewrite.edit` is taken to be the update."""
+"""The largest relative error of the written direction at which :meth:`Rewrite.edit` is taken to be the update."""
 
 
 @dataclass(eq=False)
@@ -39,12 +39,12 @@ class Rewrite(DatasetResult):
 
     @property
     def layer(self) -> int:
-        """Whose down projection is rewritten."""
+        """The layer whose down projection is rewritten."""
         return int(self.record["parameters"]["layer"])
 
     @property
     def probability(self) -> "xr.DataArray":
-        """Of the target and of the likeliest other answer, before and after, ``[context, moment, answer]``."""
+        """The probability of the target and of the likeliest other answer, before and after, ``[context, moment, answer]``."""
         return self.dataset["probability"]
 
     @property
@@ -96,13 +96,13 @@ class Rewrite(DatasetResult):
         return self._projection(model).matrix + torch.outer(self.read, self.change)
 
     def _projection(self, model: OpenModel) -> Projection:
-        found = Projection.of(model, self.layer)
-        if found.key != self.record["checks"]["projection"]:
+        projection = Projection.of(model, self.layer)
+        if projection.key != self.record["checks"]["projection"]:
             raise InputError(
                 f"this rewrite is of {self.record['checks']['of']}; the down projection of layer {self.layer} of "
                 f"{model.source.name or 'this live model'} has other weights"
             )
-        return found
+        return projection
 
     def module(self, model: OpenModel) -> nn.Module:
         """A copy of the model with the rewritten projection; all other weights are shared with the original.
@@ -119,7 +119,7 @@ class Rewrite(DatasetResult):
 
         Args:
             model: The model that was rewritten; it is left as it is.
-            folder: Where; it appears complete or not at all.
+            folder: The folder to write, which appears complete or not at all.
 
         Raises:
             InputError: The folder is not empty, or the model is another one.
@@ -143,13 +143,13 @@ class Rewrite(DatasetResult):
         return table.reset_index().rename_axis(columns=None)
 
     def __repr__(self) -> str:
-        said: Mapping[str, Any] = self.record["parameters"]
+        parameters: Mapping[str, Any] = self.record["parameters"]
         checks = self.record["checks"]
-        bare = self.probability.isel(context=0)
+        prompt_probability = self.probability.isel(context=0)
         rows = [
-            f"P({answer!r}) {float(bare.sel(answer=answer, moment='before')):.3g} -> "
-            f"{float(bare.sel(answer=answer, moment='after')):.3g}"
-            for answer in bare["answer"].values
+            f"P({answer!r}) {float(prompt_probability.sel(answer=answer, moment='before')):.3g} -> "
+            f"{float(prompt_probability.sel(answer=answer, moment='after')):.3g}"
+            for answer in prompt_probability["answer"].values
         ]
         return "\n".join(
             [
@@ -157,6 +157,6 @@ class Rewrite(DatasetResult):
                 f"after the prompt   {', '.join(rows)}",
                 f"update    rank one, {checks['update']:.2g} of the weight's norm; |v* - Wk*| = {checks['change']:.2g} |Wk*|",
                 f"search    {self.dataset.sizes['step'] - 1} steps, {self.probability.sizes['context']} contexts; "
-                f"covariance {checks['covariance']}, ridge {said['ridge']:g}, condition {checks['condition']:.2g}",
+                f"covariance {checks['covariance']}, ridge {parameters['ridge']:g}, condition {checks['condition']:.2g}",
             ]
         )

@@ -25,7 +25,7 @@ from patchclamp.interventions import (
     widen,
 )
 from patchclamp.models.opened import OpenModel
-from patchclamp.rewriting.fact import Said, say
+from patchclamp.rewriting.fact import FactPrompts, read_fact
 from patchclamp.rewriting.moment import CORPORA, Covariance, check_ridge, covariance
 from patchclamp.rewriting.projection import Projection
 from patchclamp.rewriting.result import Rewrite
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 RIDGE = 1e-3
 IDENTITY = "identity"
-"""In place of a covariance: every direction counts the same. A control."""
+"""The name of a control in place of a covariance: every direction counts the same."""
 Moment = Covariance | str
 
 
@@ -48,12 +48,12 @@ class Update:
     read: Tensor
     change: Tensor
     write: Tensor
-    """``[d_mlp]``, with ``write @ W = change`` as nearly as the projection allows."""
-    missed: float
-    """How nearly: relative error."""
+    """The direction ``[d_mlp]`` with ``write @ W = change``, as nearly as the projection allows."""
+    error: float
+    """The relative error of that equation."""
 
 
-def rank_one(matrix: Tensor, key: Tensor, change: Tensor, solved: Tensor) -> Update:
+def rank_one(matrix: Tensor, key: Tensor, change: Tensor, whitened_key: Tensor) -> Update:
     """The smallest update, in the metric of the covariance, that adds a change to what one key gives.
 
     Of all updates ``D`` with ``k* @ D = change`` this one has the least ``E |k @ D|^2`` over the corpus's keys, and keys with
@@ -65,24 +65,26 @@ def rank_one(matrix: Tensor, key: Tensor, change: Tensor, solved: Tensor) -> Upd
         matrix: ``W``, ``[d_mlp, d_model]``.
         key: ``k*``, ``[d_mlp]``.
         change: ``v* - k* @ W``, ``[d_model]``.
-        solved: ``C^-1 k*``, ``[d_mlp]``.
+        whitened_key: ``C^-1 k*``, ``[d_mlp]``.
 
     Raises:
         ModelError: The key is zero or not finite.
     """
-    against = float(key @ solved)
-    if not bool(torch.isfinite(key).all()) or not against > 0:
-        raise ModelError(f"the subject's key cannot be rewritten: k^T C^-1 k is {against}")
+    quadratic_form = float(key @ whitened_key)
+    if not bool(torch.isfinite(key).all()) or not quadratic_form > 0:
+        raise ModelError(f"the subject's key cannot be rewritten: k^T C^-1 k is {quadratic_form}")
     q, r = torch.linalg.qr(matrix)
-    small = r.diagonal().abs().min() <= 1e-12 * r.diagonal().abs().max() or matrix.shape[0] < matrix.shape[1]
-    write = torch.linalg.lstsq(matrix.T, change, driver="gelsd").solution if small else q @ _lower(r, change)
-    missed = float((write @ matrix - change).norm() / change.norm().clamp(min=1e-300))
-    return Update(key, solved / against, change, write, missed)
+    is_singular = r.diagonal().abs().min() <= 1e-12 * r.diagonal().abs().max() or matrix.shape[0] < matrix.shape[1]
+    write = (
+        torch.linalg.lstsq(matrix.T, change, driver="gelsd").solution if is_singular else q @ _solve_lower(r, change)
+    )
+    error = float((write @ matrix - change).norm() / change.norm().clamp(min=1e-300))
+    return Update(key, whitened_key / quadratic_form, change, write, error)
 
 
-def _lower(r: Tensor, change: Tensor) -> Tensor:
-    found: Tensor = torch.linalg.solve_triangular(r.T, change.unsqueeze(1), upper=False)
-    return found.squeeze(1)
+def _solve_lower(r: Tensor, change: Tensor) -> Tensor:
+    solution: Tensor = torch.linalg.solve_triangular(r.T, change.unsqueeze(1), upper=False)
+    return solution.squeeze(1)
 
 
 @recorded
@@ -118,22 +120,22 @@ def rewrite_fact(
     Args:
         model: The model.
         prompt: One prompt that ends where the answer begins: with ``{}`` for the subject, or with the subject in it.
-        subject: Its text (or positions).
+        subject: The text of the subject (or its positions).
         target: The new answer, one token, as ``" Rome"``.
-        layer: Whose MLP; a sixth of the way up by default.
+        layer: The layer of the MLP; a sixth of the way up by default.
         true: The answer to be replaced, for the record; the likeliest other one by default.
-        covariance: Second moment of the layer's keys: ``"gutenberg"`` (made once and kept), one made with
+        covariance: The second moment of the layer's keys: ``"gutenberg"`` (made once and kept), one made with
             :func:`patchclamp.rewriting.covariance`, or ``"identity"``, a control.
-        ridge: Added to its diagonal, as a share of the mean.
-        prefixes: How many beginnings to sample from the model, or texts.
-        essence: What is asked of the subject to keep what it is; None leaves that out.
-        seed: Of the sampling.
+        ridge: The number that is added to its diagonal, as a share of the mean.
+        prefixes: The number of beginnings to sample from the model, or texts.
+        essence: The template that asks what the subject is, which is kept; None leaves that out.
+        seed: The seed of the sampling.
         progress: True for a bar, a function for events.
-        steps: Of the search for the value, at most; it ends sooner when the target is likely enough.
+        steps: The largest number of steps of the search for the value; it ends sooner when the target is likely enough.
         lr: Adam's step, in units of the value's root mean square.
-        kl: Weight of the divergence after the essence prompt.
-        decay: Weight of the change's squared length, relative to the value's.
-        clamp: Longest change, in lengths of the value.
+        kl: The weight of the divergence after the essence prompt.
+        decay: The weight of the change's squared length, relative to the value's.
+        clamp: The length of the longest change, in lengths of the value.
         enough: The search ends when the mean surprisal of the target falls below this (nats).
 
     Raises:
@@ -146,72 +148,72 @@ def rewrite_fact(
     projection = Projection.of(model, _default_layer(model) if layer is None else layer)
     check_ridge(ridge)
     _check_moment(model, projection, covariance)
-    said = say(model, prompt, subject, target, true, prefixes, essence, seed)
-    moment = _moment(model, projection, covariance, progress)
-    places = [c.subject for c in (*said.contexts, *said.essences)]
-    prompts = [c.prompt for c in (*said.contexts, *said.essences)]
-    key = _key(model, projection, said)
-    solved = key if moment is None else moment.solve(key, ridge)
+    fact = read_fact(model, prompt, subject, target, true, prefixes, essence, seed)
+    moment = _resolve_moment(model, projection, covariance, progress)
+    subject_positions = [c.subject for c in (*fact.contexts, *fact.essences)]
+    prompts = [c.prompt for c in (*fact.contexts, *fact.essences)]
+    key = _key(model, projection, fact)
+    whitened_key = key if moment is None else moment.solve(key, ridge)
     value = key @ projection.matrix + projection.bias
-    tail = Tail.record(model, prompts, projection.output_site, projection.layer, places)
+    tail = Tail.record(model, prompts, projection.output_site, projection.layer, subject_positions)
     with task("rewrite", settings.steps, "steps", show=progress) as bar:
-        change, curve = search(tail, len(said.contexts), said.target, value, settings, bar.advance)
-    update = rank_one(projection.matrix, key, change, solved)
+        change, curve = search(tail, len(fact.contexts), fact.target, value, settings, bar.advance)
+    update = rank_one(projection.matrix, key, change, whitened_key)
     record, tensors = provenance(
-        model, [said.contexts[0].prompt], prompt=said.contexts[0].prompt, layer=projection.layer, target=said.target,
-        subject=subject if isinstance(subject, str) else list(said.where), essence=said.essence,
+        model, [fact.contexts[0].prompt], prompt=fact.contexts[0].prompt, layer=projection.layer, target=fact.target,
+        subject=subject if isinstance(subject, str) else list(fact.where), essence=fact.essence,
     )  # fmt: skip
-    others = [said.target, said.true]
+    answers = [fact.target, fact.true]
     record |= {
-        "said": said.contexts[0].prompt.name,
-        "target": model.output_label(said.target),
-        "true": model.output_label(said.true),
-        "contexts": [list(c.prompt.ids) for c in said.contexts],
+        "said": fact.contexts[0].prompt.name,
+        "target": model.output_label(fact.target),
+        "true": model.output_label(fact.true),
+        "contexts": [list(c.prompt.ids) for c in fact.contexts],
         "checks": _checks(projection, update, value, moment, ridge, model),
     }
-    return Rewrite(_labelled(model, said, others, projection, update, value, curve), record, tensors)
+    return Rewrite(_dataset(model, fact, answers, projection, update, value, curve), record, tensors)
 
 
 def _default_layer(model: OpenModel) -> int:
     return model.sites.n_layers // 6
 
 
-def _check_moment(model: OpenModel, projection: Projection, given: Moment) -> None:
-    if isinstance(given, Covariance):
-        given.check(model, projection.layer)
-    elif given not in (*CORPORA, IDENTITY):
+def _check_moment(model: OpenModel, projection: Projection, moment: Moment) -> None:
+    if isinstance(moment, Covariance):
+        moment.check(model, projection.layer)
+    elif moment not in (*CORPORA, IDENTITY):
         raise InputError(
-            unknown("covariance", given, (*CORPORA, IDENTITY)) + "; or one made with pc.rewriting.covariance"
+            unknown("covariance", moment, (*CORPORA, IDENTITY)) + "; or one made with pc.rewriting.covariance"
         )
 
 
-def _moment(model: OpenModel, projection: Projection, given: Moment, progress: Any) -> Covariance | None:
-    if isinstance(given, Covariance):
-        return given
-    if given == IDENTITY:
+def _resolve_moment(model: OpenModel, projection: Projection, choice: Moment, progress: Any) -> Covariance | None:
+    if isinstance(choice, Covariance):
+        return choice
+    if choice == IDENTITY:
         return None
-    return covariance(model, projection.layer, given, progress=progress)
+    return covariance(model, projection.layer, choice, progress=progress)
 
 
-def _key(model: OpenModel, projection: Projection, said: Said) -> Tensor:
+def _key(model: OpenModel, projection: Projection, fact: FactPrompts) -> Tensor:
     """The mean of the subject's last key over the contexts, ``[d_mlp]`` float64."""
-    prompts = [context.prompt for context in said.contexts]
+    prompts = [context.prompt for context in fact.contexts]
     rows = record_source(model, Source(prompts), [projection.key_site])[projection.key_site]
-    keys = [row[context.subject] for row, context in zip(rows, said.contexts, strict=True)]
+    keys = [row[context.subject] for row, context in zip(rows, fact.contexts, strict=True)]
     return torch.stack(keys).to("cpu", torch.float64).mean(0)
 
 
 def _checks(
     projection: Projection, update: Update, value: Tensor, moment: Covariance | None, ridge: float, model: OpenModel
 ) -> dict[str, Any]:
-    """What a reader needs to trust the update, as plain numbers."""
-    size = float(update.change.norm() * update.read.norm())
+    """The plain numbers that a reader needs to trust the update."""
+    update_norm = float(update.change.norm() * update.read.norm())
     return {
         "projection": projection.key,
         "of": f"{model.source.name or 'a live model'}, {projection.path}",
-        "update": size / float(projection.matrix.norm()),
+        "update": update_norm / float(projection.matrix.norm()),
         "change": float(update.change.norm() / value.norm()),
-        "written": update.missed,
+        "written": update.error,
         "covariance": IDENTITY if moment is None else f"of {moment.tokens} tokens of {moment.corpus}",
         "moment": None if moment is None else moment.described(),
         "condition": 1.0 if moment is None else moment.condition(ridge),
@@ -219,21 +221,21 @@ def _checks(
 
 
 def _probabilities(
-    model: OpenModel, said: Said, answers: Sequence[int], site: Any, operation: Operation | None
+    model: OpenModel, fact: FactPrompts, answers: Sequence[int], site: Any, operation: Operation | None
 ) -> Tensor:
-    """Of some answers after each context, ``[context, answer]`` float64."""
+    """The probabilities of some answers after each context, ``[context, answer]`` float64."""
     rows = []
-    for context in said.contexts:
-        everywhere = tuple(range(len(context.prompt.ids)))
-        acts = () if operation is None else (Action(site, everywhere, operation),)
-        rows.append(Row(context.prompt, acts))
-    after = widen(last_logits(model, rows)).softmax(-1)
-    return after[:, list(answers)].to("cpu", torch.float64)
+    for context in fact.contexts:
+        all_positions = tuple(range(len(context.prompt.ids)))
+        actions = () if operation is None else (Action(site, all_positions, operation),)
+        rows.append(Row(context.prompt, actions))
+    probabilities = widen(last_logits(model, rows)).softmax(-1)
+    return probabilities[:, list(answers)].to("cpu", torch.float64)
 
 
-def _labelled(
+def _dataset(
     model: OpenModel,
-    said: Said,
+    fact: FactPrompts,
     answers: Sequence[int],
     projection: Projection,
     update: Update,
@@ -243,9 +245,9 @@ def _labelled(
     import xarray as xr
 
     edit = operations.RankOne(update.read, update.write)
-    both = [_probabilities(model, said, answers, projection.key_site, operation) for operation in (None, edit)]
+    probabilities = [_probabilities(model, fact, answers, projection.key_site, operation) for operation in (None, edit)]
     variables: dict[str, Any] = {
-        "probability": (("context", "moment", "answer"), torch.stack(both, 1).numpy()),
+        "probability": (("context", "moment", "answer"), torch.stack(probabilities, 1).numpy()),
         **{name: ("step", np.array(curve[name])) for name in TERMS},
         "key": ("neuron", update.key.numpy()),
         "read": ("neuron", update.read.numpy()),
@@ -254,7 +256,7 @@ def _labelled(
         "change": ("d", update.change.numpy()),
     }
     coords = {
-        "context": np.array([context.prompt.name for context in said.contexts], dtype=object),
+        "context": np.array([context.prompt.name for context in fact.contexts], dtype=object),
         "moment": np.array(["before", "after"], dtype=object),
         "answer": np.array([model.output_label(answer) for answer in answers], dtype=object),
         "step": np.arange(len(curve["loss"])),

@@ -12,7 +12,7 @@ from patchclamp.core.intervals import bootstrap, wilson
 from patchclamp.core.kinds import Seed
 from patchclamp.interventions import Edits, run
 from patchclamp.models.opened import OpenModel
-from patchclamp.rewriting.fact import filled
+from patchclamp.rewriting.fact import fill
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,12 +26,12 @@ class Fact:
     """A fact that a model knows, and what it is to be changed into."""
 
     prompt: str
-    """Template with ``{}`` for the subject."""
+    """The template, with ``{}`` for the subject."""
     subject: str
     true: str
     """The answer now: one token, as all answers."""
     target: str
-    """The answer wanted."""
+    """The answer that is to take its place."""
     paraphrases: tuple[str, ...] = ()
     """Other templates for the same fact."""
     neighbours: tuple[tuple[str, str], ...] = ()
@@ -50,7 +50,7 @@ def score(model: OpenModel, fact: Fact, edits: Edits = ()) -> "pd.DataFrame":
 
     Args:
         model: The model: the original under ``edits``, or a rewritten copy.
-        fact: What was rewritten.
+        fact: The fact that was rewritten.
         edits: ``rewrite.edit()``, or nothing.
 
     Raises:
@@ -58,15 +58,15 @@ def score(model: OpenModel, fact: Fact, edits: Edits = ()) -> "pd.DataFrame":
     """
     import pandas as pd
 
-    rows = [("efficacy", filled(_template(fact.prompt), fact.subject), fact.target, fact.true)]
-    rows += [("paraphrase", filled(_template(t), fact.subject), fact.target, fact.true) for t in fact.paraphrases]
-    rows += [("neighbourhood", filled(fact.prompt, name), own, fact.target) for name, own in fact.neighbours]
+    rows = [("efficacy", fill(_template(fact.prompt), fact.subject), fact.target, fact.true)]
+    rows += [("paraphrase", fill(_template(t), fact.subject), fact.target, fact.true) for t in fact.paraphrases]
+    rows += [("neighbourhood", fill(fact.prompt, name), answer, fact.target) for name, answer in fact.neighbours]
     frame = pd.DataFrame(rows, columns=["test", "prompt", "wanted", "other"])
     logits = run(model, list(frame["prompt"]), edits, logits="last").last_logits()
-    after = logits.float().softmax(-1)
+    probabilities = logits.float().softmax(-1)
     for name in ("wanted", "other"):
         ids = [model.output_id(token) for token in frame[name]]
-        frame[f"p_{name}"] = after[range(len(ids)), ids].double().cpu().numpy()
+        frame[f"p_{name}"] = probabilities[range(len(ids)), ids].double().cpu().numpy()
     frame["success"] = frame["p_wanted"] > frame["p_other"]
     frame["magnitude"] = frame["p_wanted"] - frame["p_other"]
     return frame
@@ -86,8 +86,8 @@ def summary(scores: "Sequence[pd.DataFrame]", seed: Seed = 0) -> "pd.DataFrame":
     Wilson's; elsewhere it is a bootstrap over facts.
 
     Args:
-        scores: What :func:`score` gave, one a fact.
-        seed: Of the bootstrap.
+        scores: The frames that :func:`score` gave, one for each fact.
+        seed: The seed of the bootstrap.
 
     Raises:
         InputError: There are no scores.

@@ -44,7 +44,7 @@ class Search:
 
 
 class ValueShift(nn.Module):
-    """``x + change``, the change being trained."""
+    """The map ``x + change``, of which the change is trained."""
 
     def __init__(self, like: Tensor) -> None:
         super().__init__()
@@ -57,9 +57,9 @@ class ValueShift(nn.Module):
 
 @under(torch.enable_grad)
 def search(
-    tail: Tail, contexts: int, target: int, value: Tensor, how: Search, told: Callable[[], None]
+    tail: Tail, contexts: int, target: int, value: Tensor, settings: Search, report_step: Callable[[], None]
 ) -> tuple[Tensor, dict[str, list[float]]]:
-    """The change of a value that makes the target likely.
+    """Search for the change of a value that makes the target likely.
 
     ``nll + kl * D(edited || unedited) + decay * |change|^2 / |value|^2`` is minimised by Adam, the change being held within
     a ball. ``nll`` is the mean surprisal of the target over the contexts, ``D`` that of the prompts after them.
@@ -68,11 +68,11 @@ def search(
 
     Args:
         tail: The contexts, and after them the essence prompts, edited at the subject's last token.
-        contexts: How many of the prompts are contexts.
-        target: Token.
-        value: What the projection gives now, ``[d_model]`` float64: the scale of everything.
-        how: Weights, steps and bounds.
-        told: Called after each step.
+        contexts: The number of the prompts that are contexts.
+        target: The token of the target.
+        value: The value that the projection gives now, ``[d_model]`` float64: the scale of everything.
+        settings: The weights, steps and bounds.
+        report_step: A function that is called after each step.
 
     Returns:
         The change ``[d_model]`` in float64, and each step's terms, the last entry being that of the change returned.
@@ -83,22 +83,22 @@ def search(
     length = float(value.norm())
     scale = length / value.numel() ** 0.5
     shift = ValueShift(value.to(tail.model.device, torch.promote_types(tail.model.dtype, torch.float32)))
-    optimizer = torch.optim.Adam([shift.change], lr=how.lr * scale)
+    optimizer = torch.optim.Adam([shift.change], lr=settings.lr * scale)
     curve: dict[str, list[float]] = {name: [] for name in TERMS}
-    before: Tensor | None = None
-    for step in range(how.steps + 1):
+    unedited: Tensor | None = None
+    for step in range(settings.steps + 1):
         logits = widen(tail.logits(Apply(shift))).log_softmax(-1)
-        before = logits[contexts:].detach() if before is None else before
+        unedited = logits[contexts:].detach() if unedited is None else unedited
         nll = -logits[:contexts, target].mean()
         edited = logits[contexts:]
-        divergence = (edited.exp() * (edited - before)).sum(-1).mean() if len(edited) else nll.new_zeros(())
+        divergence = (edited.exp() * (edited - unedited)).sum(-1).mean() if len(edited) else nll.new_zeros(())
         decay = shift.change.square().sum() / length**2
-        loss = nll + how.kl * divergence + how.decay * decay
+        loss = nll + settings.kl * divergence + settings.decay * decay
         if not bool(torch.isfinite(loss)):
             raise ModelError(
                 f"the search for a value met a loss of {loss.item()} at step {step}; is the model in half precision?"
             )
-        said: tuple[Any, ...] = (
+        terms: tuple[Any, ...] = (
             loss,
             nll,
             divergence,
@@ -106,13 +106,13 @@ def search(
             logits[:contexts, target].exp().mean(),
             shift.change.norm(),
         )
-        for name, item in zip(TERMS, said, strict=True):
+        for name, item in zip(TERMS, terms, strict=True):
             curve[name].append(float(item.detach()))
-        if step == how.steps or float(nll.detach()) < how.enough:
+        if step == settings.steps or float(nll.detach()) < settings.enough:
             break
         (shift.change.grad,) = torch.autograd.grad(loss, [shift.change])
         optimizer.step()
         with guarded(torch.no_grad()):
-            shift.change.mul_(min(1.0, how.clamp * length / max(float(shift.change.norm()), 1e-30)))
-        told()
+            shift.change.mul_(min(1.0, settings.clamp * length / max(float(shift.change.norm()), 1e-30)))
+        report_step()
     return shift.change.detach().to("cpu", torch.float64), curve

@@ -35,13 +35,13 @@ class Attribution(Grid):
     @property
     def agreement(self) -> dict[str, Any] | None:
         """``pearson`` correlation and ``relative_error`` on random cells run exactly; None if none were."""
-        found: dict[str, Any] | None = self.record.get("agreement")
-        return found
+        agreement: dict[str, Any] | None = self.record.get("agreement")
+        return agreement
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{dim} {size}" for dim, size in self.dataset[self.reads[0]].sizes.items())
-        said = "by gradient; not checked" if self.agreement is None else self.agreement["said"]
-        return f"Attribution of {', '.join(self.reads)}: {sizes}\nestimate   {said}"
+        summary = "by gradient; not checked" if self.agreement is None else self.agreement["said"]
+        return f"Attribution of {', '.join(self.reads)}: {sizes}\nestimate   {summary}"
 
 
 @recorded
@@ -70,7 +70,7 @@ def attribution_patch(
         model: The model.
         source: The prompt whose activations are taken.
         into: The prompt that receives them.
-        sites: Where; ``"z.*.h*"`` estimates head by head.
+        sites: The sites to patch; ``"z.*.h*"`` estimates head by head.
         at: ``"each"`` for a cell a position, or positions that are patched together.
         read: What to measure; it needs a gradient.
         align: As for :meth:`patchclamp.Model.patch`.
@@ -95,21 +95,21 @@ def attribution_patch(
 
 
 def _path(pair: Pair, line: Line, shares: Sequence[float]) -> list[list[Line]]:
-    """The target's line with its embeddings on the way to the source's."""
+    """The target's line with its embeddings on the way to the source's, once for each share."""
     if not shares:
         return []
-    model, source, shared = pair.sweep.model, pair.source.inputs, pair.sweep.base
+    model, source, base_edits = pair.sweep.model, pair.source.inputs, pair.sweep.base
     if line.prompt.length is None or len(source.ids) != len(line.prompt.ids):
         raise InputError(
             f"integrated gradients go from one prompt's embeddings to the other's, which must be equally long; "
             f"got {len(source.ids)} and {len(line.prompt.ids)} tokens: {list(source.tokens)} and {list(line.prompt.tokens)}"
         )
-    clean = record_source(model, pair.source, [EMBED])[EMBED][0]
-    base = record_source(model, Source(line.prompt, shared), [EMBED])[EMBED][0]
-    everywhere = tuple(range(line.prompt.length))
-    found = []
+    source_embeddings = record_source(model, pair.source, [EMBED])[EMBED][0]
+    target_embeddings = record_source(model, Source(line.prompt, base_edits), [EMBED])[EMBED][0]
+    all_positions = tuple(range(line.prompt.length))
+    lines = []
     for share in shares:
-        mixed = Put(share * base + (1 - share) * clean)
-        action = Action(EMBED, everywhere, mixed, edit=len(shared))
-        found.append([Line(line.prompt, (*line.base, action), line.reads)])
-    return found
+        mixture = Put(share * target_embeddings + (1 - share) * source_embeddings)
+        action = Action(EMBED, all_positions, mixture, edit=len(base_edits))
+        lines.append([Line(line.prompt, (*line.base, action), line.reads)])
+    return lines

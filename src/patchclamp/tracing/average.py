@@ -28,24 +28,24 @@ ROLES = (
 
 def roles(length: int, subject: tuple[int, ...]) -> dict[str, list[int]]:
     """Positions that play each role; a subject of one token is its last token, and the prompt's end its last."""
-    inside, end = list(subject), length - 1
-    after = [position for position in range(subject[-1] + 1, end)]
+    subject_positions, end = list(subject), length - 1
+    later = [position for position in range(subject[-1] + 1, end)]
     return {
-        "first subject token": inside[:1] if len(inside) > 1 else [],
-        "middle subject tokens": inside[1:-1],
-        "last subject token": inside[-1:],
-        "first subsequent token": after[:1],
-        "further tokens": after[1:],
-        "last token": [end] if end not in inside else [],
+        "first subject token": subject_positions[:1] if len(subject_positions) > 1 else [],
+        "middle subject tokens": subject_positions[1:-1],
+        "last subject token": subject_positions[-1:],
+        "first subsequent token": later[:1],
+        "further tokens": later[1:],
+        "last token": [end] if end not in subject_positions else [],
     }
 
 
-_SHARED = ("sites", "window", "samples", "noise", "std", "seed", "read", "method", "integrate", "check")
+_SHARED_PARAMETERS = ("sites", "window", "samples", "noise", "std", "seed", "read", "method", "integrate", "check")
 """Parameters in which averaged traces must agree to be made again from one folder."""
 
 
-_MEANING = ("model", "method", "window", "noise")
-"""What the numbers of averaged traces mean the same by."""
+_MEANING_PARAMETERS = ("model", "method", "window", "noise")
+"""Parameters by which the numbers of averaged traces mean the same."""
 
 
 @dataclass(eq=False)
@@ -72,7 +72,7 @@ class TraceAverage(RestoredReads, DatasetResult):
 
         Args:
             read: Which measurement; the first by default.
-            level: Of the interval.
+            level: The confidence level of the interval.
 
         Returns:
             ``effect``, ``low``, ``high`` and ``standard_error``, ``[site, layer, role]``; and ``count`` of facts ``[role]``.
@@ -81,11 +81,11 @@ class TraceAverage(RestoredReads, DatasetResult):
 
         values = self.dataset[self.named(read)]
         count = values.notnull().isel(site=0, layer=0, drop=True).sum("fact")
-        effect, freedom = values.mean("fact"), (count - 1).clip(min=1)
+        effect, degrees = values.mean("fact"), (count - 1).clip(min=1)
         error = (values.std("fact", ddof=1) / np.sqrt(count)).where(count > 1)
-        reach = error * t.ppf((1 + level) / 2, freedom.values)
-        found = effect.to_dataset(name="effect")
-        return found.assign(low=effect - reach, high=effect + reach, standard_error=error, count=count)
+        half_width = error * t.ppf((1 + level) / 2, degrees.values)
+        dataset = effect.to_dataset(name="effect")
+        return dataset.assign(low=effect - half_width, high=effect + half_width, standard_error=error, count=count)
 
     def __repr__(self) -> str:
         name, facts = self.reads[0], self.dataset.sizes["fact"]
@@ -105,11 +105,11 @@ def average(traces: Sequence[Trace]) -> TraceAverage:
     """Average causal traces over facts; see :meth:`patchclamp.Model.trace_facts`, which makes them too.
 
     Args:
-        traces: Of the same model, sites, layers and reads; prompts may differ in length. A fact with several tokens in a
+        traces: Traces of the same model, sites, layers and reads; prompts may differ in length. A fact with several tokens in a
             role counts once, with their mean.
 
     Raises:
-        InputError: No traces, or traces of different sites, layers or reads.
+        InputError: There are no traces, or they are of different sites, layers or reads.
     """
     import xarray as xr
 
@@ -121,14 +121,17 @@ def average(traces: Sequence[Trace]) -> TraceAverage:
             raise InputError("traces to average must have the same sites and layers")
         if trace.reads != first.reads:
             raise InputError(f"traces to average must read the same: {first.reads} and {trace.reads}")
-        odd = next((name for name in _MEANING if _said(trace, name) != _said(first, name)), None)
-        if odd is not None:
+        mismatch = next(
+            (name for name in _MEANING_PARAMETERS if _parameter(trace, name) != _parameter(first, name)), None
+        )
+        if mismatch is not None:
             raise InputError(
-                f"traces to average must be of one model and one kind: {odd} is {_said(first, odd)!r} and {_said(trace, odd)!r}"
+                f"traces to average must be of one model and one kind: {mismatch} is "
+                f"{_parameter(first, mismatch)!r} and {_parameter(trace, mismatch)!r}"
             )
     variables: dict[str, Any] = {}
     for name in first.reads:
-        variables[name] = (("fact", "site", "layer", "role"), np.stack([_by_role(trace, name) for trace in traces]))
+        variables[name] = (("fact", "site", "layer", "role"), np.stack([_role_means(trace, name) for trace in traces]))
         variables[CLEAN + name] = ("fact", np.array([float(trace.clean[name]) for trace in traces]))
         variables[CORRUPTED + name] = ("fact", np.array([float(trace.corrupted[name].mean()) for trace in traces]))
     coords = {
@@ -141,33 +144,33 @@ def average(traces: Sequence[Trace]) -> TraceAverage:
     return TraceAverage(xr.Dataset(variables, coords), _record(traces), dict(first.tensors))
 
 
-def _said(trace: Trace, name: str) -> Any:
-    found = trace.record["model"] if name == "model" else trace.record["parameters"][name]
-    return found.value() if isinstance(found, Deferred) else found
+def _parameter(trace: Trace, name: str) -> Any:
+    value = trace.record["model"] if name == "model" else trace.record["parameters"][name]
+    return value.value() if isinstance(value, Deferred) else value
 
 
-def _by_role(trace: Trace, read: str) -> Any:
-    """Mean effect ``[site, layer, role]``."""
+def _role_means(trace: Trace, read: str) -> Any:
+    """The mean effect of each role, ``[site, layer, role]``."""
     effect = trace.mean(read)["effect"].transpose("site", "layer", "position").values
     table = np.full((*effect.shape[:2], len(ROLES)), np.nan)
-    for column, places in enumerate(roles(len(trace.tokens), trace.subject).values()):
-        if places:
-            table[:, :, column] = effect[:, :, places].mean(-1)
+    for column, role_positions in enumerate(roles(len(trace.tokens), trace.subject).values()):
+        if role_positions:
+            table[:, :, column] = effect[:, :, role_positions].mean(-1)
     return table
 
 
 def _record(traces: Sequence[Trace]) -> dict[str, Any]:
     """The records of all traces as one: that of a call of ``trace_facts`` with the same facts."""
     calls = [{**trace.record["parameters"], "std": trace.record["resolved"]["std"]} for trace in traces]
-    shared = {name: calls[0][name] for name in _SHARED}
+    shared_parameters = {name: calls[0][name] for name in _SHARED_PARAMETERS}
     facts = [[call[name] for name in ("prompt", "subject", "answer")] for call in calls]
     record = {
         **traces[0].record,
         "call": "trace_facts",
-        "parameters": {"facts": facts, **shared},
+        "parameters": {"facts": facts, **shared_parameters},
         "prompts": [row for trace in traces for row in trace.record["prompts"]],
     }
-    odd = next((name for name in _SHARED if any(call[name] != calls[0][name] for call in calls)), None)
-    reasons = [f"its traces differ in {odd}"] if odd is not None else []
+    mismatch = next((name for name in _SHARED_PARAMETERS if any(call[name] != calls[0][name] for call in calls)), None)
+    reasons = [f"its traces differ in {mismatch}"] if mismatch is not None else []
     reasons += [trace.record["not_repeatable"] for trace in traces if "not_repeatable" in trace.record]
     return record | ({"not_repeatable": reasons[-1]} if reasons else {})

@@ -59,14 +59,14 @@ class States:
             InputError: Sites outside the layers, single heads or neurons, or a window that is no number of layers.
             SiteError: A site is unknown or read-only.
         """
-        asked = model.sites.expand(names)
-        odd = next((site for site in asked if site.layer is None or site.unit is not None), None)
-        if odd is not None:
+        site_list = model.sites.expand(names)
+        misfit = next((site for site in site_list if site.layer is None or site.unit is not None), None)
+        if misfit is not None:
             raise InputError(
-                f"a trace restores whole states of layers, and {odd} is none; for single neurons use "
+                f"a trace restores whole states of layers, and {misfit} is none; for single neurons use "
                 "model.neuron_importances, for heads model.patch with base=[pc.Noise(...)]"
             )
-        components = tuple(dict.fromkeys(site.component for site in asked))
+        components = tuple(dict.fromkeys(site.component for site in site_list))
         if isinstance(window, Mapping):
             for name in window:
                 if name not in components:
@@ -78,16 +78,16 @@ class States:
         for size in windows.values():
             if isinstance(size, bool) or size < 1:
                 raise InputError(f"a window is a number of layers, 1 or more; got {size!r}")
-        around = {(s.component, s.layer or 0): s for s in model.sites.expand(list(components))}
-        for site in asked:
+        sites = {(s.component, s.layer or 0): s for s in model.sites.expand(list(components))}
+        for site in site_list:
             model.sites.check_writable(site)
-        return cls(around, components, tuple(sorted({site.layer or 0 for site in asked})), windows)
+        return cls(sites, components, tuple(sorted({site.layer or 0 for site in site_list})), windows)
 
     def restored(self, component: str, layer: int) -> list[Site]:
         """The window of layers centred on one: for a width of 10, from 5 below to 4 above."""
         width = self.windows[component]
-        near = range(max(layer - width // 2, 0), min(layer + (width + 1) // 2, len(self.sites)))
-        return [self.sites[component, i] for i in near if (component, i) in self.sites]
+        layers = range(max(layer - width // 2, 0), min(layer + (width + 1) // 2, len(self.sites)))
+        return [self.sites[component, i] for i in layers if (component, i) in self.sites]
 
 
 @recorded
@@ -122,14 +122,14 @@ def causal_trace(
         prompt: One prompt.
         subject: Its subject as text (or any position): the tokens whose embeddings get noise.
         answer: One token; the clean run's likeliest by default. Its probability and log-odds are read.
-        sites: What is restored, a cell a site, layer and position: ``["resid_post", "mlp_out", "attn_out"]``.
+        sites: The sites that are restored, a cell a site, layer and position: ``["resid_post", "mlp_out", "attn_out"]``.
         window: Layers restored together, centred on the cell's: one number, or one a site. By default 10 for
             ``mlp_out`` and ``attn_out`` (from 5 below to 4 above, as in ROME), else 1.
         samples: How often noise is drawn; each sample has the same noise in all its cells.
-        noise: Its size, in ``std``.
+        noise: The size of the noise, in ``std``.
         std: The standard deviation that noise is measured by: a number, or texts over whose tokens' embedding entries
             it is taken (ROME: the subjects of all known facts); by default over the subject's own tokens.
-        seed: Of the noise.
+        seed: The seed of the noise.
         read: Something else to measure than the answer: one number a run.
         method: ``"gradient"`` estimates all cells from one backward pass a read, with the error measured. (A window's
             estimate is the sum over its layers, which counts paths through several of them more than once.)
@@ -158,8 +158,8 @@ def causal_trace(
     )  # fmt: skip
     clean, values = setting.clean(list(states.sites.values()))
     places = list(np.ndindex(len(states.components), len(states.layers), len(setting.prompt.ids)))
-    acts = [_restoring(states, setting, values, place) for place in places]
-    cells = [Cell(sample, actions) for sample in range(samples) for actions in acts]
+    actions_by_place = [_restoring_actions(states, setting, values, place) for place in places]
+    cells = [Cell(sample, actions) for sample in range(samples) for actions in actions_by_place]
     job = Job(model, setting.lines(), cells)
     options = RunOptions(budget=budget, max_tokens=max_tokens, verify=verify, files=files, progress=progress)
     error = None
@@ -176,21 +176,21 @@ def causal_trace(
     record["answer"] = None if setting.answer is None else model.output_label(setting.answer)
     if error is not None:
         record["agreement"] = error
-    return Trace(_labelled(setting, states, job, outcome, clean), plan, record, tensors)
+    return Trace(_dataset(setting, states, job, outcome, clean), plan, record, tensors)
 
 
-def _restoring(
+def _restoring_actions(
     states: States, setting: Setting, values: Mapping[Site, Any], place: Sequence[int]
 ) -> tuple[Action, ...]:
-    """What one cell sets back; nothing before the subject, where the corrupted run is the clean one."""
+    """The actions by which one cell restores states; none before the subject, where the corrupted run is the clean one."""
     component, layer, position = states.components[place[0]], states.layers[place[1]], place[2]
     if position < setting.subject[0]:
         return ()
-    found = states.restored(component, layer)
-    return tuple(Action(site, (position,), Put(values[site][[position]]), edit=1) for site in found)
+    sites = states.restored(component, layer)
+    return tuple(Action(site, (position,), Put(values[site][[position]]), edit=1) for site in sites)
 
 
-def _labelled(setting: Setting, states: States, job: Job, outcome: Outcome, clean: Sequence[Any]) -> "xr.Dataset":
+def _dataset(setting: Setting, states: States, job: Job, outcome: Outcome, clean: Sequence[Any]) -> "xr.Dataset":
     import xarray as xr
 
     samples, length = len(job.lines), len(setting.prompt.ids)
@@ -198,15 +198,15 @@ def _labelled(setting: Setting, states: States, job: Job, outcome: Outcome, clea
     variables: dict[str, Any] = {}
     for number, bound in enumerate(job.lines[0].reads):
         corrupted = np.array([float(outcome.baseline[line][number]) for line in range(samples)])
-        restored = [float(outcome.of_cell(cell)[number]) for cell in range(len(job.cells))]
+        reads = [float(outcome.of_cell(cell)[number]) for cell in range(len(job.cells))]
         dims = ("site", "layer", "position", "sample")
-        variables[bound.name] = (dims, np.moveaxis(np.array(restored).reshape(shape), 0, -1))
+        variables[bound.name] = (dims, np.moveaxis(np.array(reads).reshape(shape), 0, -1))
         variables[CORRUPTED + bound.name] = ("sample", corrupted)
         variables[CLEAN + bound.name] = ((), float(clean[number]))
-    marks = np.isin(np.arange(length), setting.subject)
+    is_subject = np.isin(np.arange(length), setting.subject)
     coords = {
         "site": np.array(states.components, dtype=object), "layer": np.array(states.layers), "position": np.arange(length),
         "sample": np.arange(samples), "token": ("position", np.array(setting.prompt.tokens, dtype=object)),
-        "subject": ("position", marks),
+        "subject": ("position", is_subject),
     }  # fmt: skip
     return xr.Dataset(variables, coords=coords)

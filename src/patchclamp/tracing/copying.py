@@ -20,9 +20,9 @@ from patchclamp.models.opened import OpenModel
 from patchclamp.models.sites import Site
 from patchclamp.models.weights import weight
 
-_SAME = 1e-3
-_NOTHING = 1e-6
-AT_ONCE = 4096
+_NORM_TOLERANCE = 1e-3
+_RANK_TOLERANCE = 1e-6
+TOKEN_BATCH = 4096
 """Tokens of the vocabulary that are alive at once."""
 Kind = tuple[bool, bool]
 """Whether attention's input is normalised, and whether it is centred."""
@@ -34,20 +34,20 @@ class Writes:
 
     model: OpenModel
     rows: Sequence[int]
-    """For each passage its row of the pass."""
+    """The row of the pass that each passage has."""
     queries: Sequence[Sequence[int]]
-    """For each passage the positions that are kept."""
+    """The positions of each passage that are kept."""
     lens: LogitLens
     z: dict[int, list[Tensor]] = field(default_factory=dict)
-    """Layer -> for each passage ``[query, head * d_head]``."""
+    """The ``z`` of each layer and passage, ``[query, head * d_head]``."""
     last: list[Tensor] = field(default_factory=list)
-    """For each passage the final residual stream ``[query, d_model]``."""
+    """The final residual stream of each passage, ``[query, d_model]``."""
     added: dict[int, Tensor] = field(default_factory=dict)
-    """Layer -> what attention adds at the first passage's queries."""
+    """The output of attention in each layer at the queries of the first passage."""
 
     @classmethod
     def of(cls, model: OpenModel, rows: Sequence[int], queries: Sequence[Sequence[int]]) -> "Writes":
-        """Nothing kept yet.
+        """Make an object that holds nothing yet.
 
         Raises:
             ModelError: A head's part of the logits is not defined in this model; the message says why.
@@ -58,31 +58,31 @@ class Writes:
 
     @cached_property
     def scale(self) -> float:
-        """By what the model's head multiplies its logits."""
+        """The factor by which the model's head multiplies its logits."""
         return head_scale(self.lens, self.last[0][:1])[0]
 
     def taps(self) -> dict[Site, Sink]:
-        """What has to be seen of the pass."""
-        found: dict[Site, Sink] = {Site("resid_post", self.model.sites.n_layers - 1): self._keep_last}
+        """The taps that record what is needed of the pass."""
+        sinks: dict[Site, Sink] = {Site("resid_post", self.model.sites.n_layers - 1): self._keep_last}
         for site in self.model.sites.expand("z"):
             assert site.layer is not None
-            found[site] = self._keeper(site.layer)
-            found[Site("attn_out", site.layer)] = self._adder(site.layer)
-        return found
+            sinks[site] = self._z_sink(site.layer)
+            sinks[Site("attn_out", site.layer)] = self._attention_sink(site.layer)
+        return sinks
 
     def _keep_last(self, value: Tensor) -> None:
-        self.last = self._chosen(value)
+        self.last = self._at_queries(value)
 
-    def _chosen(self, value: Tensor) -> list[Tensor]:
+    def _at_queries(self, value: Tensor) -> list[Tensor]:
         return [value[row, list(where)].detach() for row, where in zip(self.rows, self.queries, strict=True)]
 
-    def _keeper(self, layer: int) -> Sink:
+    def _z_sink(self, layer: int) -> Sink:
         def sink(value: Tensor) -> None:
-            self.z[layer] = self._chosen(value)
+            self.z[layer] = self._at_queries(value)
 
         return sink
 
-    def _adder(self, layer: int) -> Sink:
+    def _attention_sink(self, layer: int) -> Sink:
         def sink(value: Tensor) -> None:
             self.added[layer] = value[self.rows[0], list(self.queries[0])].detach().double()
 
@@ -96,17 +96,17 @@ class Writes:
         """
         norm = self.model.sites.modules[self.model.sites.access(Site("final_norm")).module]
         frozen = [Frozen.of(norm, state) for state in self.last[passage]]
-        gain = torch.stack([one.gain for one in frozen])
+        gain = torch.stack([frozen_norm.gain for frozen_norm in frozen])
         columns = unembedding(self.model, ids)[0] * self.scale
-        found = {}
-        for layer, kept in self.z.items():
+        logits = {}
+        for layer, z in self.z.items():
             matrix, _ = head_outputs(self.model, layer)
-            written = torch.einsum("qhk,hkd->hqd", kept[passage].double().unflatten(-1, matrix.shape[:2]), matrix)
+            outputs = torch.einsum("qhk,hkd->hqd", z[passage].double().unflatten(-1, matrix.shape[:2]), matrix)
             if passage == 0:
-                check_heads(self.model, written.sum(0), self.added[layer], layer)
-            centred = written - written.mean(-1, keepdim=True) if frozen[0].centred else written
-            found[layer] = (centred * gain.unsqueeze(0)) @ columns
-        return found
+                check_heads(self.model, outputs.sum(0), self.added[layer], layer)
+            centred = outputs - outputs.mean(-1, keepdim=True) if frozen[0].centred else outputs
+            logits[layer] = (centred * gain.unsqueeze(0)) @ columns
+        return logits
 
 
 def ov_positivity(model: OpenModel, draws: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -122,7 +122,7 @@ def ov_positivity(model: OpenModel, draws: int, seed: int) -> tuple[Tensor, Tens
     Args:
         model: The model.
         draws: How often the unembedding's tokens are shuffled, for the control.
-        seed: Of the shuffles.
+        seed: The seed of the shuffles.
 
     Returns:
         The scores ``[layer, head]`` and the controls ``[draw, layer, head]``.
@@ -134,14 +134,14 @@ def ov_positivity(model: OpenModel, draws: int, seed: int) -> tuple[Tensor, Tens
     check_linear(model)
     vocabulary, circuits = TokenMaps.of(model), _circuits(model)
     means = {kind: vocabulary.mean(kind) for *_, kind in circuits}
-    found = []
+    scores = []
     for draw in range(draws + 1):
         generator = torch.Generator().manual_seed(int(digest("ov", seed, draw), 16) % 2**63)
         count = vocabulary.count
         order = torch.randperm(count, generator=generator) if draw else torch.arange(count)
         middle = {kind: vocabulary.between(order, kind, mean) for kind, mean in means.items()}
-        found.append(torch.stack([_positivity(left, middle[kind], right) for left, right, kind in circuits]).cpu())
-    return found[0], torch.stack(found[1:])
+        scores.append(torch.stack([_positivity(left, middle[kind], right) for left, right, kind in circuits]).cpu())
+    return scores[0], torch.stack(scores[1:])
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,7 +155,7 @@ class TokenMaps:
 
     @classmethod
     def of(cls, model: OpenModel) -> "TokenMaps":
-        """The model's.
+        """Make the maps of a model.
 
         Raises:
             ModelError: Its embedding and unembedding differ in width.
@@ -169,58 +169,58 @@ class TokenMaps:
         return cls(embed, out, min(weight(model, "embed").shape[0], out.shape[1]))
 
     def mean(self, kind: Kind) -> Tensor:
-        """Of what attention reads of the tokens, ``[d_model]``, float64."""
-        parts = torch.arange(self.count).split(AT_ONCE)
-        return torch.stack([self._read(part, kind).sum(0, dtype=torch.float64) for part in parts]).sum(0) / self.count
+        """The mean over tokens of what attention reads of them, ``[d_model]``, float64."""
+        ids = torch.arange(self.count).split(TOKEN_BATCH)
+        return torch.stack([self._read(part, kind).sum(0, dtype=torch.float64) for part in ids]).sum(0) / self.count
 
     def between(self, order: Tensor, kind: Kind, mean: Tensor) -> Tensor:
         """Unembedding times what attention reads of the tokens in some order, both less their means over tokens.
 
         Args:
-            order: Of all tokens.
-            kind: How attention reads.
-            mean: Of what it reads, over tokens.
+            order: The order of all tokens.
+            kind: The way in which attention normalises what it reads.
+            mean: The mean over tokens of what it reads.
 
         Returns:
             ``[d_model, d_model]``, float64.
         """
         columns = self.out[:, : self.count]
-        parts = [some.double().sum(1, keepdim=True) for some in columns.split(AT_ONCE, dim=1)]
+        parts = [block.double().sum(1, keepdim=True) for block in columns.split(TOKEN_BATCH, dim=1)]
         centre = torch.stack(parts).sum(0) / self.count
         total = torch.zeros(len(mean), len(mean), dtype=torch.float64, device=mean.device)
-        for part, some in zip(order.split(AT_ONCE), columns.split(AT_ONCE, dim=1), strict=True):
+        for part, block in zip(order.split(TOKEN_BATCH), columns.split(TOKEN_BATCH, dim=1), strict=True):
             # centred before the product: the means are large, and float32 would lose what is left
-            total += ((some.double() - centre).float() @ (self._read(part, kind) - mean.float())).double()
+            total += ((block.double() - centre).float() @ (self._read(part, kind) - mean.float())).double()
         return total
 
     def _read(self, ids: Tensor, kind: Kind) -> Tensor:
         with guarded(torch.no_grad()):
-            return _normalised(self.embed(ids.to(self.out.device)).float(), kind)
+            return _normalise(self.embed(ids.to(self.out.device)).float(), kind)
 
 
 def _positivity(left: Tensor, middle: Tensor, right: Tensor) -> Tensor:
-    """For each head ``sum(lambda) / sum(|lambda|)``; 0 where nothing but rounding is left. ``[head]``."""
+    """The positivity of each head, ``sum(lambda) / sum(|lambda|)``; 0 where nothing but rounding is left. ``[head]``."""
     values = torch.linalg.eigvals(left @ middle @ right)
     total = values.abs().sum(-1)
-    size = left.flatten(1).norm(dim=-1) * middle.norm() * right.flatten(1).norm(dim=-1)
-    return torch.where(total > _NOTHING * size, values.sum(-1).real / total.clamp(min=1e-300), 0.0)
+    scale = left.flatten(1).norm(dim=-1) * middle.norm() * right.flatten(1).norm(dim=-1)
+    return torch.where(total > _RANK_TOLERANCE * scale, values.sum(-1).real / total.clamp(min=1e-300), 0.0)
 
 
 def _circuits(model: OpenModel) -> list[tuple[Tensor, Tensor, Kind]]:
-    """For each layer what its heads write through the final norm, what they read through their own, and how it normalises."""
+    """The circuit of each layer: what heads write through the final norm, what they read through their own, and its kind."""
     norm = model.sites.modules[model.sites.access(Site("final_norm")).module]
-    signs = _signs(model)
-    final = Frozen.of(norm, signs)
-    found = []
-    for layer, (gain, kind) in _input_norms(model, signs).items():
-        write = final.linear(head_outputs(model, layer)[0])  # [head, d_head, d_model]
-        read = weight(model, f"v.{layer}").detach().double() * gain.unsqueeze(-1)
-        heads = read.unflatten(-1, (model.sites.access(Site("v", layer)).units or 1, -1)).movedim(1, 0)
-        found.append((write, heads.repeat_interleave(len(write) // len(heads), dim=0), kind))
-    return found
+    probe = _norm_probe(model)
+    final = Frozen.of(norm, probe)
+    circuits = []
+    for layer, (gain, kind) in _input_norms(model, probe).items():
+        writing = final.linear(head_outputs(model, layer)[0])  # [head, d_head, d_model]
+        reading = weight(model, f"v.{layer}").detach().double() * gain.unsqueeze(-1)
+        heads = reading.unflatten(-1, (model.sites.access(Site("v", layer)).units or 1, -1)).movedim(1, 0)
+        circuits.append((writing, heads.repeat_interleave(len(writing) // len(heads), dim=0), kind))
+    return circuits
 
 
-def _signs(model: OpenModel) -> Tensor:
+def _norm_probe(model: OpenModel) -> Tensor:
     """A vector of mean 0 and mean square 1, as wide as the stream."""
     width = model.sites.width(Site("resid_pre", 0)) or 0
     return torch.ones(width, dtype=model.dtype, device=model.device).index_fill(
@@ -228,33 +228,35 @@ def _signs(model: OpenModel) -> Tensor:
     )
 
 
-def _input_norms(model: OpenModel, signs: Tensor) -> dict[int, tuple[Tensor, Kind]]:
+def _input_norms(model: OpenModel, probe: Tensor) -> dict[int, tuple[Tensor, Kind]]:
     """The gain between the stream and what attention reads, asked of the model itself."""
-    probes = torch.stack([signs, -signs, 2 * signs, signs + 1])
+    probes = torch.stack([probe, -probe, 2 * probe, probe + 1])
     prompt = Prompt((0,) * len(probes), None, ("",) * len(probes))
     layers = [site.layer for site in model.sites.expand("z") if site.layer is not None]
-    answers: dict[int, Tensor] = {}
+    outputs: dict[int, Tensor] = {}
 
-    def keeper(layer: int) -> Sink:
-        return lambda value: answers.update({layer: value[0].detach().double()})
+    def recorder(layer: int) -> Sink:
+        return lambda value: outputs.update({layer: value[0].detach().double()})
 
-    where = tuple(range(len(probes)))
-    actions = tuple(Action(Site("resid_pre", layer), where, Put(probes), edit=i) for i, layer in enumerate(layers))
+    all_positions = tuple(range(len(probes)))
+    actions = tuple(
+        Action(Site("resid_pre", layer), all_positions, Put(probes), edit=i) for i, layer in enumerate(layers)
+    )
     sites = model.sites.expand([f"attn_in.{layer}" for layer in layers])
-    forward(model, [Row(prompt, actions)], taps={s: keeper(s.layer or 0) for s in sites}, logits=False)
-    found = {}
-    for layer, (plus, minus, double, shifted) in answers.items():
-        allowed = _SAME * plus.abs().max()
-        normalised = bool((double - plus).abs().max() <= allowed)
-        if not normalised and not (double - 2 * plus).abs().max() <= allowed:
+    forward(model, [Row(prompt, actions)], taps={s: recorder(s.layer or 0) for s in sites}, logits=False)
+    norms = {}
+    for layer, (plus, minus, double, shifted) in outputs.items():
+        tolerance = _NORM_TOLERANCE * plus.abs().max()
+        normalised = bool((double - plus).abs().max() <= tolerance)
+        if not normalised and not (double - 2 * plus).abs().max() <= tolerance:
             raise ModelError(f"what attention of layer {layer} reads is neither the stream nor a norm of it")
-        centred = normalised and bool((shifted - plus).abs().max() <= allowed)
-        found[layer] = ((plus - minus) / 2 * signs.double(), (normalised, centred))
-    return found
+        centred = normalised and bool((shifted - plus).abs().max() <= tolerance)
+        norms[layer] = ((plus - minus) / 2 * probe.double(), (normalised, centred))
+    return norms
 
 
-def _normalised(table: Tensor, kind: Kind) -> Tensor:
+def _normalise(table: Tensor, kind: Kind) -> Tensor:
     """Embeddings as a norm leaves them before its gain, ``[token, d_model]``."""
     normalised, centred = kind
-    whole = table - table.mean(-1, keepdim=True) if centred else table
-    return whole / whole.square().mean(-1, keepdim=True).sqrt().clamp(min=1e-12) if normalised else whole
+    rows = table - table.mean(-1, keepdim=True) if centred else table
+    return rows / rows.square().mean(-1, keepdim=True).sqrt().clamp(min=1e-12) if normalised else rows

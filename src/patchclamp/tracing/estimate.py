@@ -63,26 +63,26 @@ class Slopes:
     """States of some runs, and the gradients of each read there."""
 
     values: list[list[Tensor]]
-    """For each read what it gives of each row."""
+    """The value of each read in each row."""
     states: dict[Site, Tensor]
-    """``[row, position, d]``."""
+    """The state at each site, ``[row, position, d]``."""
     gradients: list[list[dict[Site, Tensor]]]
-    """The same shapes, for each number of each read."""
+    """The gradient of each number of each read, in the same shapes."""
     logits: list[Tensor]
-    """``[position, vocabulary]`` of each row, where its reads look."""
+    """The logits of each row at the positions of its reads, ``[position, vocabulary]``."""
 
 
 @under(torch.enable_grad)
 def slopes(
-    model: OpenModel, lines: Sequence[Line], sites: Sequence[Site], compared: "Sequence[Tensor] | bool" = False
+    model: OpenModel, lines: Sequence[Line], sites: Sequence[Site], baseline_logits: "Sequence[Tensor] | bool" = False
 ) -> Slopes:
     """One forward and one backward pass (a number of a read) over lines of one length.
 
     Args:
         model: The model.
-        lines: Prompts under their own edits; each is measured by its own reads.
-        sites: Whole sites, writable.
-        compared: The logits of other runs, which reads that compare are to compare these with; True where only their values
+        lines: The prompts under their own edits; each is measured by its own reads.
+        sites: The sites, whole and writable.
+        baseline_logits: The logits of other runs, which reads that compare are to compare these with; True where only their values
             are wanted.
 
     Raises:
@@ -93,76 +93,88 @@ def slopes(
             raise InputError(
                 f"{bound.name} has no gradient to estimate with: it is no number of the logits; read a logit difference"
             )
-        if bound.needs_baseline and compared is False:
+        if bound.needs_baseline and baseline_logits is False:
             raise InputError(
                 f"{bound.name} has no gradient to estimate with: it compares with the run itself, where its slope is 0; average "
                 "gradients on the way between two runs (integrate=8), or read a probability or a logit difference"
             )
     if len(lines) > 1 and not model.capabilities.together:
-        others = [compared if isinstance(compared, bool) else compared[i : i + 1] for i in range(len(lines))]
-        return _joined([slopes(model, [line], sites, other) for line, other in zip(lines, others, strict=True)])
+        line_logits = [
+            baseline_logits if isinstance(baseline_logits, bool) else baseline_logits[i : i + 1]
+            for i in range(len(lines))
+        ]
+        return _concatenate(
+            [slopes(model, [line], sites, row_logits) for line, row_logits in zip(lines, line_logits, strict=True)]
+        )
     length = lines[0].prompt.length
     probes = {site: Probe() for site in sites}
-    everywhere = None if length is None else tuple(range(length))
-    first = max((action.edit for line in lines for action in line.base), default=-1) + 1
-    own = tuple(Action(site, everywhere, probe, edit=first + i) for i, (site, probe) in enumerate(probes.items()))
-    rows = _logits(model, [Row(line.prompt, (*line.base, *own)) for line in lines], lines, sites)
-    against = rows if isinstance(compared, bool) else compared
-    measured = [
-        line.measure(row.unsqueeze(0), other.detach(), {})
-        for line, row, other in zip(lines, rows, against, strict=True)
+    all_positions = None if length is None else tuple(range(length))
+    first_edit = max((action.edit for line in lines for action in line.base), default=-1) + 1
+    probe_actions = tuple(
+        Action(site, all_positions, probe, edit=first_edit + i) for i, (site, probe) in enumerate(probes.items())
+    )
+    rows = _logits(model, [Row(line.prompt, (*line.base, *probe_actions)) for line in lines], lines, sites)
+    reference_logits = rows if isinstance(baseline_logits, bool) else baseline_logits
+    measurements = [
+        line.measure(row.unsqueeze(0), row_logits.detach(), {})
+        for line, row, row_logits in zip(lines, rows, reference_logits, strict=True)
     ]
-    values = [[value[0] for value in each] for each in zip(*measured, strict=True)]
+    values = [[value[0] for value in read_values] for read_values in zip(*measurements, strict=True)]
     zeros = [probe.zeros[0] for probe in probes.values()]
-    found: list[list[dict[Site, Tensor]]] = []
-    for bound, each in zip(lines[0].reads, values, strict=True) if sites else ():  # else no cell reaches a read
-        if not all(value.requires_grad for value in each):
+    gradients: list[list[dict[Site, Tensor]]] = []
+    for bound, read_values in zip(lines[0].reads, values, strict=True) if sites else ():  # else no cell reaches a read
+        if not all(value.requires_grad for value in read_values):
             raise InputError(f"the read {bound.name!r} has no gradient; read a probability or a logit difference")
-        count = max(value.numel() for value in each)
+        count = max(value.numel() for value in read_values)
         if count > MOST_NUMBERS:
             raise InputError(f"{bound.name} reads {count} numbers, and each takes a backward pass; read fewer")
-        numbers = [sum(v.flatten()[n] for v in each if n < v.numel()) for n in range(count)]
-        got = [torch.autograd.grad(n, zeros, retain_graph=True, materialize_grads=True) for n in numbers]
-        found.append([dict(zip(probes, gradient, strict=True)) for gradient in got])
+        numbers = [sum(v.flatten()[n] for v in read_values if n < v.numel()) for n in range(count)]
+        number_gradients = [torch.autograd.grad(n, zeros, retain_graph=True, materialize_grads=True) for n in numbers]
+        gradients.append([dict(zip(probes, gradient, strict=True)) for gradient in number_gradients])
     states = {site: probe.seen[0] for site, probe in probes.items()}
     return Slopes(
-        [[value.detach() for value in each] for each in values], states, found, [row.detach() for row in rows]
+        [[value.detach() for value in read_values] for read_values in values],
+        states,
+        gradients,
+        [row.detach() for row in rows],
     )
 
 
 def _logits(model: OpenModel, rows: Sequence[Row], lines: Sequence[Line], sites: Sequence[Site]) -> list[Tensor]:
     """The logits of each row where its own reads look, ``[position, vocabulary]``, with their graph."""
-    wanted = [list(line.positions) for line in lines]
-    width = max(len(where) for where in wanted)
+    positions = [list(line.positions) for line in lines]
+    width = max(len(row_positions) for row_positions in positions)
     narrow = model.capabilities.narrows and not _in_head(lines, sites)
-    table = [[*where, *where[-1:] * (width - len(where))] for where in wanted]
-    keep = torch.tensor(table, device=model.device) if narrow else None
+    padded_positions = [
+        [*row_positions, *row_positions[-1:] * (width - len(row_positions))] for row_positions in positions
+    ]
+    keep = torch.tensor(padded_positions, device=model.device) if narrow else None
     logits = forward(model, rows, keep=keep, grad=True).logits
     assert logits is not None
     if narrow:
-        return [row[: len(where)] for row, where in zip(logits, wanted, strict=True)]
+        return [row[: len(row_positions)] for row, row_positions in zip(logits, positions, strict=True)]
     length = lines[0].prompt.length
-    return [outputs_at(logits, row, where, length) for row, where in enumerate(wanted)]
+    return [outputs_at(logits, row, row_positions, length) for row, row_positions in enumerate(positions)]
 
 
-def _joined(parts: Sequence[Slopes]) -> Slopes:
+def _concatenate(parts: Sequence[Slopes]) -> Slopes:
     """The slopes of several lines, one after the other."""
-    first = parts[0]
+    first_part = parts[0]
     gradients = [
         [
-            {site: torch.cat([part.gradients[n][k][site] for part in parts]) for site in each}
-            for k, each in enumerate(own)
+            {site: torch.cat([part.gradients[n][k][site] for part in parts]) for site in number_gradients}
+            for k, number_gradients in enumerate(read_gradients)
         ]
-        for n, own in enumerate(first.gradients)
+        for n, read_gradients in enumerate(first_part.gradients)
     ]
-    values = [[value for part in parts for value in part.values[n]] for n in range(len(first.values))]
-    states = {site: torch.cat([part.states[site] for part in parts]) for site in first.states}
+    values = [[value for part in parts for value in part.values[n]] for n in range(len(first_part.values))]
+    states = {site: torch.cat([part.states[site] for part in parts]) for site in first_part.states}
     return Slopes(values, states, gradients, [row for part in parts for row in part.logits])
 
 
 def _in_head(lines: Sequence[Line], sites: Sequence[Site]) -> bool:
-    written = (*sites, *(action.site for line in lines for action in line.base))
-    return any(site.component in ("final_norm", "logits") for site in written)
+    edited = (*sites, *(action.site for line in lines for action in line.base))
+    return any(site.component in ("final_norm", "logits") for site in edited)
 
 
 def midpoints(points: int) -> list[float]:
@@ -177,55 +189,61 @@ def midpoints(points: int) -> list[float]:
 
 
 def estimate(job: Job, path: Sequence[Sequence[Line]] = ()) -> Outcome:
-    """Every run of a job to first order.
+    """Estimate every run of a job to first order.
 
     Args:
-        job: Lines of one length.
+        job: A job whose lines have one length.
         path: For integrated gradients: the lines at points on the way from the base run to the clean one, over which
             the gradient is averaged (Hanna et al. 2024, arXiv 2403.17806).
     """
     sites = [site.whole for site in edited_sites(run.actions for run in job.runs)]
     sites = list(dict.fromkeys(sites))
-    here = slopes(job.model, job.lines, sites, compared=bool(path))
-    gradients = here.gradients
+    base_slopes = slopes(job.model, job.lines, sites, baseline_logits=bool(path))
+    gradients = base_slopes.gradients
     if path:
-        several = [slopes(job.model, lines, sites, here.logits).gradients for lines in path]
+        path_gradients = [slopes(job.model, lines, sites, base_slopes.logits).gradients for lines in path]
         gradients = [
             [
-                {site: torch.stack([one[n][k][site] for one in several]).mean(0) for site in sites}
-                for k in range(len(own))
+                {site: torch.stack([point[n][k][site] for point in path_gradients]).mean(0) for site in sites}
+                for k in range(len(read_gradients))
             ]
-            for n, own in enumerate(gradients)
+            for n, read_gradients in enumerate(gradients)
         ]
     outcome = Outcome(job=job)
     for line in range(len(job.lines)):
-        outcome.baseline[line] = [value[line].cpu() for value in here.values]
+        outcome.baseline[line] = [value[line].cpu() for value in base_slopes.values]
     with guarded(torch.no_grad()):
         for number, run in enumerate(job.runs):
-            moved = [_moved(job.model, action, here.states, run.line) for action in run.actions]
+            changes = [_state_change(job.model, action, base_slopes.states, run.line) for action in run.actions]
             outcome.values[number] = [
-                base + torch.stack([_change(moved, each, run.line) for each in own[: base.numel()]]).reshape(base.shape)
-                for base, own in zip(outcome.baseline[run.line], gradients, strict=True)
+                base
+                + torch.stack(
+                    [_metric_change(changes, gradient, run.line) for gradient in read_gradients[: base.numel()]]
+                ).reshape(base.shape)
+                for base, read_gradients in zip(outcome.baseline[run.line], gradients, strict=True)
             ]
     return outcome
 
 
-def _moved(model: OpenModel, action: Action, states: dict[Site, Tensor], row: int) -> tuple[Any, ...]:
+def _state_change(model: OpenModel, action: Action, states: dict[Site, Tensor], row: int) -> tuple[Any, ...]:
     """The site, its positions and columns that an edit changes, and by how much."""
     whole = action.site.whole
     access = model.sites.access(action.site)
-    part = columns_of(access, action.site.unit, model.sites.width(whole) or 0) if action.site.unit else slice(None)
-    places = slice(None) if action.positions is None else list(action.positions)
-    before = states[whole][row, places][..., part]
-    after = action.operation(before)
+    columns = columns_of(access, action.site.unit, model.sites.width(whole) or 0) if action.site.unit else slice(None)
+    positions = slice(None) if action.positions is None else list(action.positions)
+    state = states[whole][row, positions][..., columns]
+    new_state = action.operation(state)
     if action.gate is not None:
         raise InputError("an edit with a gate has no first-order estimate")
-    return whole, places, part, after - before
+    return whole, positions, columns, new_state - state
 
 
-def _change(moved: Sequence[tuple[Any, ...]], gradient: dict[Site, Tensor], row: int) -> Tensor:
-    parts = [(gradient[site][row, places][..., part] * by).sum() for site, places, part, by in moved]
-    return torch.stack(parts).sum().cpu()
+def _metric_change(changes: Sequence[tuple[Any, ...]], gradient: dict[Site, Tensor], row: int) -> Tensor:
+    terms = [
+        (gradient[site][row, positions][..., columns] * difference).sum()
+        for site, positions, columns, difference in changes
+    ]
+    return torch.stack(terms).sum().cpu()
 
 
 def measured_error(job: Job, estimated: Outcome, check: int, seed: int = 0) -> dict[str, Any] | None:
@@ -233,9 +251,9 @@ def measured_error(job: Job, estimated: Outcome, check: int, seed: int = 0) -> d
 
     Args:
         job: The sweep.
-        estimated: Its estimate.
-        check: How many cells; 0 for none.
-        seed: Chooses them.
+        estimated: The estimate of the sweep.
+        check: The number of cells to run exactly; 0 for none.
+        seed: The seed that chooses them.
 
     Returns:
         ``cells``, the ``pearson`` correlation and the ``relative_error`` (root of summed squares) of the first read's
@@ -243,32 +261,32 @@ def measured_error(job: Job, estimated: Outcome, check: int, seed: int = 0) -> d
     """
     if check < 0:
         raise InputError(f"check is a number of cells to run exactly, 0 or more; got {check!r}")
-    chosen = sorted(random.Random(seed).sample(range(len(job.runs)), min(check, len(job.runs))))
-    if not chosen:
+    sample = sorted(random.Random(seed).sample(range(len(job.runs)), min(check, len(job.runs))))
+    if not sample:
         return None
-    small = Job(job.model, job.lines, [job.runs[run] for run in chosen])
-    exact, _ = run_cells(small)
-    truth, guess = (
-        np.array([_first(outcome, run, job.runs[r].line) for r, run in zip(chosen, places, strict=True)])
-        for outcome, places in ((exact, range(len(chosen))), (estimated, chosen))
+    small_job = Job(job.model, job.lines, [job.runs[run] for run in sample])
+    exact, _ = run_cells(small_job)
+    truth, estimates = (
+        np.array([_first_change(outcome, run, job.runs[r].line) for r, run in zip(sample, runs, strict=True)])
+        for outcome, runs in ((exact, range(len(sample))), (estimated, sample))
     )
-    return compared(job.lines[0].reads[0].name, truth, guess, "random cells")
+    return compared(job.lines[0].reads[0].name, truth, estimates, "random cells")
 
 
-def _first(outcome: Outcome, run: int, line: int) -> float:
-    """How far a run moved the first number of the first read."""
+def _first_change(outcome: Outcome, run: int, line: int) -> float:
+    """The change that a run makes to the first number of the first read."""
     return float((outcome.values[run][0] - outcome.baseline[line][0]).flatten()[0])
 
 
-def compared(read: str, truth: Any, guess: Any, what: str) -> dict[str, Any]:
+def compared(read: str, truth: Any, estimates: Any, what: str) -> dict[str, Any]:
     """Correlation and relative error (root of summed squares) of estimates, with a line that says them."""
     norm = float(np.linalg.norm(truth))
-    varies = len(truth) > 1 and float(truth.std()) > 0 and float(guess.std()) > 0
-    pearson = float(np.corrcoef(truth, guess)[0, 1]) if varies else None
-    relative = float(np.linalg.norm(guess - truth)) / norm if norm else None
-    shown = ["not defined" if value is None else f"{value:.2g}" for value in (pearson, relative)]
+    varies = len(truth) > 1 and float(truth.std()) > 0 and float(estimates.std()) > 0
+    pearson = float(np.corrcoef(truth, estimates)[0, 1]) if varies else None
+    relative = float(np.linalg.norm(estimates - truth)) / norm if norm else None
+    numbers = ["not defined" if value is None else f"{value:.2g}" for value in (pearson, relative)]
     return {
         "read": read, "cells": len(truth), "pearson": pearson, "relative_error": relative,
-        "exact": truth.tolist(), "estimated": guess.tolist(),
-        "said": f"by gradient; on {len(truth)} {what} run exactly: correlation {shown[0]}, relative error {shown[1]}",
+        "exact": truth.tolist(), "estimated": estimates.tolist(),
+        "said": f"by gradient; on {len(truth)} {what} run exactly: correlation {numbers[0]}, relative error {numbers[1]}",
     }  # fmt: skip

@@ -49,10 +49,10 @@ def trace_facts(
         model: The model.
         facts: ``(prompt, subject)`` or ``(prompt, subject, answer)`` each.
         sites: As for :meth:`patchclamp.Model.causal_trace`.
-        noise: Size of the noise, in ``std``.
+        noise: The size of the noise, in ``std``.
         std: As for :meth:`patchclamp.Model.causal_trace`; by default over the tokens of all facts' subjects, as in ROME.
         samples: How often noise is drawn for each fact.
-        seed: Of the noise.
+        seed: The seed of the noise.
         window: As for :meth:`patchclamp.Model.causal_trace`, as are all up to ``verify``.
         read: Something else to measure than the answer.
         method: ``"exact"`` or ``"gradient"``.
@@ -65,20 +65,20 @@ def trace_facts(
         progress: True for a bar, a function for events.
 
     Raises:
-        InputError: No facts, or one that cannot be traced; raised before any of them is run, with its number.
+        InputError: There are no facts, or there is one that cannot be traced; raised before any of them is run, with its number.
     """
     if not facts:
         raise InputError("facts are (prompt, subject) or (prompt, subject, answer), one or more; there is none")
     rows = [_row(fact) for fact in facts]
     PartFiles.of(checkpoint, model, reads=() if read is None else as_reads(read))
-    settings = [_checked(model, place, row, noise, samples, seed, read) for place, row in enumerate(rows)]
-    spread = _deviation(model, settings) if std is None else std
+    settings = [_setting(model, number, row, noise, samples, seed, read) for number, row in enumerate(rows)]
+    deviation = _deviation(model, settings) if std is None else std
     traces = []
     with resumable(checkpoint), task("trace", len(rows), "facts", show=progress) as bar:
-        for place, (prompt, subject, answer) in enumerate(rows):
-            folder = None if checkpoint is None else Path(checkpoint) / f"fact-{place}"
+        for number, (prompt, subject, answer) in enumerate(rows):
+            folder = None if checkpoint is None else Path(checkpoint) / f"fact-{number}"
             trace = causal_trace(
-                model, prompt, subject, answer, sites=sites, window=window, samples=samples, noise=noise, std=spread,
+                model, prompt, subject, answer, sites=sites, window=window, samples=samples, noise=noise, std=deviation,
                 seed=seed, read=read, method=method, integrate=integrate, check=check, budget=budget,
                 max_tokens=max_tokens, verify=verify, checkpoint=folder,
             )  # fmt: skip
@@ -93,18 +93,18 @@ def _row(fact: Any) -> tuple[Any, Any, str | int | None]:
     return fact[0], fact[1], fact[2] if len(fact) == 3 else None
 
 
-def _checked(
-    model: OpenModel, place: int, fact: tuple[Any, ...], noise: float, samples: int, seed: int, read: Any
+def _setting(
+    model: OpenModel, number: int, fact: tuple[Any, ...], noise: float, samples: int, seed: int, read: Any
 ) -> Setting:
-    """A fact that can be traced; nothing is run."""
+    """Check that a fact can be traced, and make its setting; nothing is run."""
     prompt, subject, answer = fact
-    chosen = 0 if answer is None and read is None else answer
+    setting_answer = 0 if answer is None and read is None else answer
     try:
         return Setting.of(
-            model, prompt, subject, chosen, noise=noise, std=0.0, samples=samples, seed=seed, read=read
+            model, prompt, subject, setting_answer, noise=noise, std=0.0, samples=samples, seed=seed, read=read
         )  # fmt: skip
     except PatchclampError as error:
-        raise type(error)(f"fact number {place}, {str(prompt)[:80]!r}: {error}") from error
+        raise type(error)(f"fact number {number}, {str(prompt)[:80]!r}: {error}") from error
 
 
 def _deviation(model: OpenModel, settings: Sequence[Setting]) -> float:

@@ -65,13 +65,13 @@ class HeadScores(DatasetResult):
         """
         import pandas as pd
 
-        one = self.dataset.sel(score=self.named(score))
-        flat = one["value"].values.ravel()
+        score_data = self.dataset.sel(score=self.named(score))
+        flat = score_data["value"].values.ravel()
         order = np.argsort(-np.nan_to_num(flat, nan=-np.inf), kind="stable")[:k]
         rows = []
-        for place in order:
-            layer, head = np.unravel_index(int(place), one["value"].shape)
-            cell = one.isel(layer=layer, head=head)
+        for index in order:
+            layer, head = np.unravel_index(int(index), score_data["value"].shape)
+            cell = score_data.isel(layer=layer, head=head)
             row = {"site": f"z.{int(cell['layer'])}.h{int(cell['head'])}", score: float(cell["value"])}
             row["standard_error"] = float(cell["standard_error"])
             for control in self.controls(score):
@@ -96,22 +96,24 @@ class HeadScores(DatasetResult):
         return score
 
     def __repr__(self) -> str:
-        said = self.record["parameters"]
+        parameters = self.record["parameters"]
         sizes = self.dataset.sizes
-        if said["word"] is None:
-            on = f"{said['samples']} passages of {said['length']} random tokens, twice"
+        if parameters["word"] is None:
+            inputs = f"{parameters['samples']} passages of {parameters['length']} random tokens, twice"
         else:
-            on = f"{len(self.record['occurrences'])} occurrences of {said['word']!r}"
-            left = self.record["occurrences_elsewhere"]
-            on += f" ({left} more in other tokens left out)" if left else ""
-        lines = [f"HeadScores of {sizes['layer']} layers x {sizes['head']} heads, on {on}"]
+            inputs = f"{len(self.record['occurrences'])} occurrences of {parameters['word']!r}"
+            others = self.record["occurrences_elsewhere"]
+            inputs += f" ({others} more in other tokens left out)" if others else ""
+        lines = [f"HeadScores of {sizes['layer']} layers x {sizes['head']} heads, on {inputs}"]
         for score in self.scores:
-            best = self.strongest(score, 3)
-            if not np.isfinite(best[score]).any():
+            strongest = self.strongest(score, 3)
+            if not np.isfinite(strongest[score]).any():
                 continue
             high = float(self.dataset["null_high"].sel(score=score, control=self.controls(score)[0]).max())
-            named = ", ".join(f"{site} {value:.2f}" for site, value in zip(best["site"], best[score], strict=True))
-            lines.append(f"{score:<16} {named}; shuffled: at most {high:.2f}")
+            values = ", ".join(
+                f"{site} {value:.2f}" for site, value in zip(strongest["site"], strongest[score], strict=True)
+            )
+            lines.append(f"{score:<16} {values}; shuffled: at most {high:.2f}")
         lines += [f"{name:<16} not measured: {why}" for name, why in self.record["not_measured"].items()]
         return "\n".join(lines)
 
@@ -141,8 +143,8 @@ def head_scores(
         text: A text with a word that recurs; without it, random tokens.
         word: The word, as ``" Dursley"``.
         length: Random tokens of a block, which comes twice.
-        samples: How many such passages.
-        seed: Of the tokens and of the shuffled targets.
+        samples: The number of such passages.
+        seed: The seed of the tokens and of the shuffled targets.
         draws: How often targets are shuffled, for the control.
         batch_tokens: Positions a forward pass: the memory knob.
         progress: True for a bar, a function for events.
@@ -161,24 +163,31 @@ def head_scores(
         raise InputError("a text needs the word that recurs in it, and a word its text: head_scores(text, word)")
     if draws < 1:
         raise InputError(f"draws is how often targets are shuffled, 1 or more; got {draws!r}")
-    found: Word | None = None
-    others: list[Passage] = []
+    recurrence: Word | None = None
+    unrepeated_passages: list[Passage] = []
     if word is None:
         passages = random_passages(model, length, samples, seed)
-        others = random_passages(model, length, samples, seed, repeated=False)
+        unrepeated_passages = random_passages(model, length, samples, seed, repeated=False)
     else:
-        passages, found = word_passages(model, text, word)
+        passages, recurrence = word_passages(model, text, word)
     missing: dict[str, str] = {}
-    with task("heads", len(passages) + len(others), "passages", show=progress) as bar:
-        own = Means(model, passages, draws, seed).measure(batch_tokens, bar.advance, missing)
-        unrepeated = Means(model, others, 0, seed).measure(batch_tokens, bar.advance, missing) if others else None
+    with task("heads", len(passages) + len(unrepeated_passages), "passages", show=progress) as bar:
+        means = Means(model, passages, draws, seed).measure(batch_tokens, bar.advance, missing)
+        unrepeated_means = (
+            Means(model, unrepeated_passages, 0, seed).measure(batch_tokens, bar.advance, missing)
+            if unrepeated_passages
+            else None
+        )
     circuit = None if word is not None else _circuit(model, seed, missing)
     prompts = list({passage.prompt.key: passage.prompt for passage in passages}.values())
     record, tensors = provenance(model, prompts, **({} if word is None else {"text": prompts[0]}))
     record |= {"not_measured": missing}
-    if found is not None:
-        record |= {"occurrences": [list(span) for span in found.occurrences], "occurrences_elsewhere": found.other}
-    return HeadScores(_labelled(own, unrepeated, circuit, draws, seed), record, tensors)
+    if recurrence is not None:
+        record |= {
+            "occurrences": [list(span) for span in recurrence.occurrences],
+            "occurrences_elsewhere": recurrence.other,
+        }
+    return HeadScores(_dataset(means, unrepeated_means, circuit, draws, seed), record, tensors)
 
 
 def _circuit(model: OpenModel, seed: int, missing: dict[str, str]) -> tuple[Tensor, Tensor] | None:
@@ -189,40 +198,40 @@ def _circuit(model: OpenModel, seed: int, missing: dict[str, str]) -> tuple[Tens
         return None
 
 
-def _resampled(values: Any, draws: int, seed: int) -> Any:
+def _bootstrap_means(values: Any, draws: int, seed: int) -> Any:
     """Means over as many passages, drawn with replacement: ``[..., passage]`` to ``[..., draw]``; NaN for one passage."""
     count = values.shape[-1]
-    chosen = np.random.default_rng(int(digest(UNREPEATED, seed), 16)).integers(count, size=(draws, count))
-    return values[..., chosen].mean(-1) if count > 1 else np.full((*values.shape[:-1], draws), np.nan)
+    indices = np.random.default_rng(int(digest(UNREPEATED, seed), 16)).integers(count, size=(draws, count))
+    return values[..., indices].mean(-1) if count > 1 else np.full((*values.shape[:-1], draws), np.nan)
 
 
-def _labelled(
-    own: Means, unrepeated: Means | None, circuit: tuple[Tensor, Tensor] | None, draws: int, seed: int
+def _dataset(
+    means: Means, unrepeated_means: Means | None, circuit: tuple[Tensor, Tensor] | None, draws: int, seed: int
 ) -> "xr.Dataset":
     import xarray as xr
 
-    layers = sorted(own.attention)
-    table = own.table()  # [score, layer, head, passage, place]
-    names = SCORES if unrepeated is not None else SCORES[:-1]
+    layers = sorted(means.attention)
+    table = means.table()  # [score, layer, head, passage, place]
+    names = SCORES if unrepeated_means is not None else SCORES[:-1]
     shape = (len(names), *table.shape[1:3])
     value, error = np.full(shape, np.nan), np.full(shape, np.nan)
     mean, high = np.full((2, *shape), np.nan), np.full((2, *shape), np.nan)
-    count, real, null = table.shape[3], table[..., 0], table[..., 1:].mean(3)
-    measured = slice(0, len(SCORES) - 1)
-    value[measured] = real.mean(-1)
+    count, scores, null = table.shape[3], table[..., 0], table[..., 1:].mean(3)
+    attention_rows = slice(0, len(SCORES) - 1)
+    value[attention_rows] = scores.mean(-1)
     if count > 1:
-        error[measured] = real.std(-1, ddof=1) / np.sqrt(count)
-    mean[0, measured], high[0, measured] = null.mean(-1), np.quantile(null, HIGH, axis=-1)
-    if unrepeated is not None:
-        other = unrepeated.table()[..., 0]
-        other[names.index(PREVIOUS)] = np.nan  # the token before is there whether or not anything recurs
-        mean[1, measured] = other.mean(-1)
-        high[1, measured] = np.quantile(_resampled(other, draws, seed), HIGH, axis=-1)
+        error[attention_rows] = scores.std(-1, ddof=1) / np.sqrt(count)
+    mean[0, attention_rows], high[0, attention_rows] = null.mean(-1), np.quantile(null, HIGH, axis=-1)
+    if unrepeated_means is not None:
+        unrepeated_scores = unrepeated_means.table()[..., 0]
+        unrepeated_scores[names.index(PREVIOUS)] = np.nan  # the token before is there whether or not anything recurs
+        mean[1, attention_rows] = unrepeated_scores.mean(-1)
+        high[1, attention_rows] = np.quantile(_bootstrap_means(unrepeated_scores, draws, seed), HIGH, axis=-1)
     if circuit is not None:
         value[-1] = circuit[0].numpy()
         mean[0, -1], high[0, -1] = circuit[1].mean(0).numpy(), np.quantile(circuit[1].numpy(), HIGH, axis=0)
     cell = ("score", "layer", "head")
-    controls = [SHUFFLED, UNREPEATED] if unrepeated is not None else [SHUFFLED]
+    controls = [SHUFFLED, UNREPEATED] if unrepeated_means is not None else [SHUFFLED]
     return xr.Dataset(
         {
             "value": (cell, value), "standard_error": (cell, error),

@@ -42,8 +42,8 @@ class Neurons(OnePrompt, DatasetResult):
     @property
     def agreement(self) -> dict[str, Any] | None:
         """How far the estimates of the strongest neurons are from the truth."""
-        found: dict[str, Any] | None = self.record.get("agreement")
-        return found
+        agreement: dict[str, Any] | None = self.record.get("agreement")
+        return agreement
 
     def layer_means(self) -> "xr.DataArray":
         """Mean size of a neuron's effect in each layer, over its neurons and the tokens from the subject on, ``[layer]``."""
@@ -53,15 +53,15 @@ class Neurons(OnePrompt, DatasetResult):
     def verified(self) -> "pd.DataFrame":
         """The strongest neurons: estimated effect, exact effect and its standard error over the samples."""
         names = ["at_layer", "at_position", "at_neuron", "estimate", "exact", "standard_error"]
-        found = self.dataset[names].to_dataframe().reset_index(drop=True)
-        return found.rename(columns=lambda name: name.removeprefix("at_"))[[n.removeprefix("at_") for n in names]]
+        table = self.dataset[names].to_dataframe().reset_index(drop=True)
+        return table.rename(columns=lambda name: name.removeprefix("at_"))[[n.removeprefix("at_") for n in names]]
 
     def __repr__(self) -> str:
-        said = self.agreement["said"] if self.agreement else "by gradient; not checked"
+        summary = self.agreement["said"] if self.agreement else "by gradient; not checked"
         sizes = self.dataset["importance"].shape
         return (
             f"Neurons of {''.join(self.tokens)!r}: {sizes[0]} layers, {sizes[1]} tokens, {self.record['neurons']} neurons each\n"
-            f"estimate   {said}"
+            f"estimate   {summary}"
         )
 
 
@@ -91,13 +91,13 @@ def neuron_importances(
         subject: As for :meth:`patchclamp.Model.causal_trace`.
         answer: As for :meth:`patchclamp.Model.causal_trace`.
         samples: How often noise is drawn.
-        noise: Its size, in ``std``.
+        noise: The size of the noise, in ``std``.
         std: As for :meth:`patchclamp.Model.causal_trace`.
-        seed: Of the noise.
+        seed: The seed of the noise.
         read: As for :meth:`patchclamp.Model.causal_trace`; the first number is taken.
         integrate: Average the gradient over so many points between the corrupted run and the clean one.
-        top: Neurons kept for each layer and token.
-        verify: Strongest neurons that are run exactly.
+        top: The number of neurons kept for each layer and token.
+        verify: The number of strongest neurons that are run exactly.
 
     Raises:
         SiteError: The model has no ``mlp_act`` (experts are no single MLP).
@@ -112,78 +112,78 @@ def neuron_importances(
     setting = Setting.of(model, prompt, subject, answer, noise=noise, std=std, samples=samples, seed=seed, read=read)
     setting = replace(setting, reads=setting.reads[:1])
     clean, values = setting.clean(sites)
-    effects = _estimates(setting, sites, values, shares)
+    effects = _estimate_effects(setting, sites, values, shares)
     order = effects.abs().flatten().topk(min(verify, effects.numel())).indices
-    chosen = [tuple(int(i) for i in np.unravel_index(int(place), effects.shape)) for place in order]
-    exact = _exact(setting, sites, values, chosen)
+    strongest = [tuple(int(i) for i in np.unravel_index(int(index), effects.shape)) for index in order]
+    exact = _exact_effects(setting, sites, values, strongest)
     record, tensors = provenance(model, [setting.prompt], setting.resolved(), **setting.arguments())
     record |= {"neurons": width, "answer": None if setting.answer is None else model.output_label(setting.answer)}
     record |= {"clean": float(clean[0])}
-    if chosen:
-        guess = np.array([float(effects[place]) for place in chosen])
-        record["agreement"] = compared(setting.lines()[0].reads[0].name, exact.mean(1), guess, "strongest neurons")
-    return Neurons(_labelled(setting, sites, effects, top, chosen, exact), record, tensors)
+    if strongest:
+        estimates = np.array([float(effects[index]) for index in strongest])
+        record["agreement"] = compared(setting.lines()[0].reads[0].name, exact.mean(1), estimates, "strongest neurons")
+    return Neurons(_dataset(setting, sites, effects, top, strongest, exact), record, tensors)
 
 
-def _estimates(
+def _estimate_effects(
     setting: Setting, sites: Sequence[Site], values: Mapping[Site, Tensor], shares: Sequence[float]
 ) -> Tensor:
-    """Mean effect over samples, ``[layer, position, neuron]``; nothing before the subject."""
-    here = slopes(setting.model, setting.lines(), sites)
-    path = [slopes(setting.model, setting.lines(share), sites) for share in shares] or [here]
+    """Estimate the mean effect over samples, ``[layer, position, neuron]``; it is 0 before the subject."""
+    base_slopes = slopes(setting.model, setting.lines(), sites)
+    path = [slopes(setting.model, setting.lines(share), sites) for share in shares] or [base_slopes]
     layers = []
     for site in sites:
-        gradient = torch.stack([one.gradients[0][0][site] for one in path]).mean(0)
-        layers.append(((values[site] - here.states[site]) * gradient).mean(0).cpu())
+        gradient = torch.stack([path_slopes.gradients[0][0][site] for path_slopes in path]).mean(0)
+        layers.append(((values[site] - base_slopes.states[site]) * gradient).mean(0).cpu())
     effects = torch.stack(layers)
     effects[:, : setting.subject[0]] = 0
     return effects
 
 
-def _exact(
-    setting: Setting, sites: Sequence[Site], values: Mapping[Site, Tensor], chosen: Sequence[tuple[int, ...]]
+def _exact_effects(
+    setting: Setting, sites: Sequence[Site], values: Mapping[Site, Tensor], neurons: Sequence[tuple[int, ...]]
 ) -> Any:
-    """Indirect effects of single neurons, one run each and sample: ``[neuron, sample]``."""
+    """Measure the indirect effects of single neurons, one run for each neuron and sample: ``[neuron, sample]``."""
     lines = setting.lines()
-    if not chosen:
+    if not neurons:
         return np.zeros((0, len(lines)))
-    acts = []
-    for layer, position, neuron in chosen:
+    neuron_actions = []
+    for layer, position, neuron in neurons:
         (site,) = setting.model.sites.expand(f"{sites[layer]}.n{neuron}")
         value = values[sites[layer]][position, neuron].reshape(1, 1)
-        acts.append((Action(site, (position,), Put(value), edit=1),))
-    job = Job(setting.model, lines, [Cell(line, actions) for actions in acts for line in range(len(lines))])
+        neuron_actions.append((Action(site, (position,), Put(value), edit=1),))
+    job = Job(setting.model, lines, [Cell(line, actions) for actions in neuron_actions for line in range(len(lines))])
     outcome, _ = run_cells(job)
     changes = [
         float(outcome.of_cell(number)[0]) - float(outcome.baseline[cell.line][0])
         for number, cell in enumerate(job.cells)
     ]
-    return np.array(changes).reshape(len(chosen), len(lines))
+    return np.array(changes).reshape(len(neurons), len(lines))
 
 
-def _labelled(
+def _dataset(
     setting: Setting,
     sites: Sequence[Site],
     effects: Tensor,
     top: int,
-    chosen: Sequence[tuple[int, ...]],
+    strongest: Sequence[tuple[int, ...]],
     exact: Any,
 ) -> "xr.Dataset":
     import xarray as xr
 
-    best = effects.abs().topk(top).indices
+    top_indices = effects.abs().topk(top).indices
     samples, length = exact.shape[1], len(setting.prompt.ids)
     error = exact.std(1, ddof=1) / np.sqrt(samples) if samples > 1 else np.full(len(exact), np.nan)
     cell = ("layer", "position", "rank")
     layers = [site.layer for site in sites]
     variables: dict[str, Any] = {
         "importance": (cell[:2], effects.abs().sum(-1).double().numpy()),
-        "neuron": (cell, best.numpy()),
-        "effect": (cell, effects.gather(-1, best).double().numpy()),
-        "at_layer": ("strongest", np.array([layers[place[0]] for place in chosen], dtype=int)),
-        "at_position": ("strongest", np.array([place[1] for place in chosen], dtype=int)),
-        "at_neuron": ("strongest", np.array([place[2] for place in chosen], dtype=int)),
-        "estimate": ("strongest", np.array([float(effects[place]) for place in chosen])),
+        "neuron": (cell, top_indices.numpy()),
+        "effect": (cell, effects.gather(-1, top_indices).double().numpy()),
+        "at_layer": ("strongest", np.array([layers[index[0]] for index in strongest], dtype=int)),
+        "at_position": ("strongest", np.array([index[1] for index in strongest], dtype=int)),
+        "at_neuron": ("strongest", np.array([index[2] for index in strongest], dtype=int)),
+        "estimate": ("strongest", np.array([float(effects[index]) for index in strongest])),
         "exact": ("strongest", exact.mean(1)),
         "standard_error": ("strongest", error),
     }

@@ -42,11 +42,11 @@ FREEZABLE = ("attn_out", "mlp_out")
 
 @dataclass(frozen=True, eq=False)
 class Route:
-    """Through where a sender's change may go."""
+    """The route that a sender's change may take."""
 
     receivers: tuple[Site, ...]
     frozen: tuple[Site, ...]
-    """What is held at the target's values where it lies between a sender and a receiver."""
+    """Sites that are held at the target's values where they lie between a sender and a receiver."""
     at: tuple[int, ...]
     """Positions at which the receivers take what reached them."""
 
@@ -62,44 +62,44 @@ class Route:
         for name in names:
             if name not in FREEZABLE:
                 raise InputError(unknown("component to freeze", name, FREEZABLE))
-        sending, receiving = model.sites.expand(senders), tuple(model.sites.expand(receivers))
-        for name, several in (("sender", sending), ("receivers", receiving)):
-            if not several:
+        sender_sites, receiver_sites = model.sites.expand(senders), tuple(model.sites.expand(receivers))
+        for name, site_list in (("sender", sender_sites), ("receivers", receiver_sites)):
+            if not site_list:
                 raise InputError(f"{name} names no site; name one, as in sender='z.*.h*' or receivers='final_norm'")
-        for site in sending:
+        for site in sender_sites:
             if site.component not in SENDERS or (site.unit is not None and site.unit.kind == "n"):
                 raise InputError(
                     f"{site} cannot send: a sender writes to the residual stream; valid: {', '.join(SENDERS)} "
                     "(heads as z.*.h*)"
                 )
-        for site in receiving:
+        for site in receiver_sites:
             if site.component not in RECEIVERS:
                 raise InputError(
                     f"{site} cannot receive: a receiver is what a component reads; valid: {', '.join(RECEIVERS)} "
                     "(final_norm is what the logits are made of)"
                 )
-        if not any(before(sender, receiver) for sender in sending for receiver in receiving):
+        if not any(before(sender, receiver) for sender in sender_sites for receiver in receiver_sites):
             raise InputError(
-                f"no sender lies below a receiver: the first sender is {min(sending, key=order)}, the last receiver "
-                f"{max(receiving, key=order)}"
+                f"no sender lies below a receiver: the first sender is {min(sender_sites, key=order)}, the last receiver "
+                f"{max(receiver_sites, key=order)}"
             )
-        where = positions.resolve(at, prompt, 0, 1, model.tokenizer)
-        if where is None:
+        receive_positions = positions.resolve(at, prompt, 0, 1, model.tokenizer)
+        if receive_positions is None:
             raise InputError("path patching needs prompts made of tokens")
-        return cls(receiving, tuple(model.sites.expand(list(names))), where)
+        return cls(receiver_sites, tuple(model.sites.expand(list(names))), receive_positions)
 
     def reached(self, sender: Site) -> tuple[Site, ...]:
         """The receivers that lie above a sender."""
         return tuple(site for site in self.receivers if before(sender, site))
 
     def held(self, sender: Site) -> tuple[Site, ...]:
-        """What is frozen between a sender and the last receiver."""
+        """The sites that are frozen between a sender and the last receiver."""
         last = max(self.receivers, key=order)
         return tuple(site for site in self.frozen if _above(sender, site) and before(site, last))
 
 
 def order(site: Site) -> tuple[int, int]:
-    """Place in the forward pass."""
+    """The place of a site in the forward pass."""
     layer = site.layer if site.layer is not None else 10**6 if site.component == "final_norm" else -1
     return (layer, ORDER[site.component])
 
@@ -111,8 +111,10 @@ def before(first: Site, second: Site) -> bool:
 
 def _above(sender: Site, other: Site) -> bool:
     """Whether a component reads the stream after a sender wrote to it (a head is part of its own layer's ``attn_out``)."""
-    low, high = order(sender)[0], order(other)[0]
-    return high > low or (high == low and other.component == "mlp_out" and sender.component != "mlp_out")
+    sender_layer, other_layer = order(sender)[0], order(other)[0]
+    return other_layer > sender_layer or (
+        other_layer == sender_layer and other.component == "mlp_out" and sender.component != "mlp_out"
+    )
 
 
 @recorded
@@ -174,8 +176,11 @@ def path_patch(
     files = pair.sweep.files(checkpoint)
     options = RunOptions(budget=budget, max_tokens=max_tokens, verify=verify, files=files, progress=progress)
     job, reference = pair.run_source()
-    arrived = _arrivals(job, Source(targets[0], pair.sweep.base), route, options.on_the_way())
-    cells = [Cell(0, _received(route, cell.actions, values)) for cell, values in zip(job.cells, arrived, strict=True)]
+    arrivals = _receiver_values(job, Source(targets[0], pair.sweep.base), route, options.on_the_way())
+    cells = [
+        Cell(0, _receiving_actions(route, cell.actions, values))
+        for cell, values in zip(job.cells, arrivals, strict=True)
+    ]
     return pair.grid(
         *run_cells(Job(model, job.lines, cells), options),
         reference,
@@ -185,21 +190,23 @@ def path_patch(
     )
 
 
-def _arrivals(sent: Job, target: Source, route: Route, options: RunOptions) -> list[dict[Site, Tensor]]:
-    """What reaches the receivers, ``[position, d]`` at theirs, when each sender is patched and the rest is frozen."""
-    model, line = sent.model, sent.lines[0]
-    holding = _holding(model, target, route)
-    listening = tuple(
+def _receiver_values(sender_job: Job, target: Source, route: Route, options: RunOptions) -> list[dict[Site, Tensor]]:
+    """Run what reaches the receivers, ``[position, d]`` at each, when each sender is patched and the rest is frozen."""
+    model, line = sender_job.model, sender_job.lines[0]
+    freezing_actions = _freezing_actions(model, target, route)
+    reads = tuple(
         bound
         for site in route.receivers
         for bound in Activation(str(site), list(route.at)).bind(model, line.prompt, 0, 1)
     )
     cells = []
-    for cell in sent.cells:
+    for cell in sender_job.cells:
         site = cell.actions[0].site
-        own = (*cell.actions, *(holding[held] for held in route.held(site))) if route.reached(site) else ()
-        cells.append(Cell(0, own))
-    job = Job(model, [Line(line.prompt, line.base, listening)], cells)
+        actions = (
+            (*cell.actions, *(freezing_actions[frozen] for frozen in route.held(site))) if route.reached(site) else ()
+        )
+        cells.append(Cell(0, actions))
+    job = Job(model, [Line(line.prompt, line.base, reads)], cells)
     outcome, _ = run_cells(job, options)
     count = len(route.at)
     return [
@@ -210,7 +217,7 @@ def _arrivals(sent: Job, target: Source, route: Route, options: RunOptions) -> l
     ]
 
 
-def _holding(model: OpenModel, target: Source, route: Route) -> dict[Site, Action]:
+def _freezing_actions(model: OpenModel, target: Source, route: Route) -> dict[Site, Action]:
     """Edits that hold what is frozen at the target's own values."""
     if not route.frozen:
         return {}
@@ -218,8 +225,10 @@ def _holding(model: OpenModel, target: Source, route: Route) -> dict[Site, Actio
     return {site: Action(site, tuple(range(len(rows[0]))), Put(rows[0])) for site, rows in values.items()}
 
 
-def _received(route: Route, sent: tuple[Action, ...], arrived: dict[Site, Tensor]) -> tuple[Action, ...]:
+def _receiving_actions(
+    route: Route, sender_actions: tuple[Action, ...], receiver_values: dict[Site, Tensor]
+) -> tuple[Action, ...]:
     """Edits that give the receivers what reached them, in an otherwise clean run."""
-    if not arrived:
+    if not receiver_values:
         return ()
-    return tuple(Action(site, route.at, Put(arrived[site])) for site in route.reached(sent[0].site))
+    return tuple(Action(site, route.at, Put(receiver_values[site])) for site in route.reached(sender_actions[0].site))

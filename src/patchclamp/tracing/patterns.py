@@ -22,9 +22,9 @@ from patchclamp.models.opened import OpenModel
 from patchclamp.models.sites import Site
 
 BATCH_TOKENS = 4096
-ALLOWED = {torch.float64: 1e-5, torch.float32: 1e-4}
-"""By how much pattern times values may miss ``z``, relative to the largest; some models compute attention in float32."""
-ALLOWED_HALF = 3e-2
+TOLERANCES = {torch.float64: 1e-5, torch.float32: 1e-4}
+"""The error that pattern times values may have, relative to the largest ``z``; some models compute attention in float32."""
+HALF_TOLERANCE = 3e-2
 
 Visit = Callable[[int, int, Tensor], None]
 """Takes a layer, the first key, and attention ``[prompt, head, query, key]`` to the keys from there on."""
@@ -32,18 +32,18 @@ Visit = Callable[[int, int, Tensor], None]
 
 @dataclass(frozen=True, eq=False)
 class Keys:
-    """Which keys one pass reads off."""
+    """The keys that one pass reads off."""
 
     prompts: int
     """Rows of the batch that stay as they are; groups of as many probing rows follow."""
     first: int
     count: int
     size: int
-    """Coordinates of a head: keys that one group of probing rows reads."""
+    """The number of coordinates of a head: keys that one group of probing rows reads."""
 
     @property
     def groups(self) -> int:
-        """How many groups of probing rows."""
+        """The number of groups of probing rows."""
         return -(-self.count // self.size)
 
 
@@ -78,11 +78,11 @@ class ReadOff(Operation):
 
     @override
     def __call__(self, x: Tensor) -> Tensor:
-        own = x[: self.keys.prompts]
+        z = x[: self.keys.prompts]
         probes = x[self.keys.prompts :].unflatten(0, (self.keys.groups, -1)).unflatten(-1, (self.heads, -1))
         pattern = probes.permute(1, 3, 2, 0, 4).flatten(3)  # [prompt, head, query, group * coordinate]
         self.show(pattern[..., : self.keys.count].detach())
-        return own.repeat(1 + self.keys.groups, 1, 1)
+        return z.repeat(1 + self.keys.groups, 1, 1)
 
     @override
     @cached_property
@@ -102,9 +102,9 @@ def attention(
 
     Args:
         model: The model.
-        prompts: Of one length.
-        visit: Called in every layer with part of its pattern; only that part is alive.
-        taps: Sites to show of the clean run, each ``[prompt, position, d]``, once.
+        prompts: The prompts, all of one length.
+        visit: The function that is called in every layer with part of its pattern; only that part is alive.
+        taps: The sites to show of the clean run, each ``[prompt, position, d]``, once.
         batch_tokens: Positions a forward pass: the memory knob. (A pass takes at least twice the prompts' own.)
 
     Raises:
@@ -112,12 +112,12 @@ def attention(
     """
     layers, size = readable(model)
     length = len(prompts[0].ids)
-    shown = {site: _of_prompts(sink, len(prompts)) for site, sink in (taps or {}).items()}
+    prompt_taps = {site: _prompt_sink(sink, len(prompts)) for site, sink in (taps or {}).items()}
     _check_sums(model, prompts[0], layers, size)
-    most = max(1, batch_tokens // (len(prompts) * length) - 1) * size
-    for first in range(0, length, most):
-        keys = Keys(len(prompts), first, min(most, length - first), size)
-        _pass(model, prompts, keys, layers, visit, shown if first == 0 else {})
+    keys_in_pass = max(1, batch_tokens // (len(prompts) * length) - 1) * size
+    for first in range(0, length, keys_in_pass):
+        keys = Keys(len(prompts), first, min(keys_in_pass, length - first), size)
+        _pass(model, prompts, keys, layers, visit, prompt_taps if first == 0 else {})
 
 
 def readable(model: OpenModel) -> tuple[list[int], int]:
@@ -147,52 +147,56 @@ def _pass(
     visit: Visit,
     taps: Mapping[Site, Sink],
 ) -> None:
-    """One forward pass."""
-    everywhere = tuple(range(len(prompts[0].ids)))
+    """Run one forward pass that reads off the pattern of some keys."""
+    all_positions = tuple(range(len(prompts[0].ids)))
     actions: list[Action] = []
     for layer in layers:
-        value, total = Site("v", layer), Site("z", layer)
-        probe = UnitValues(keys, model.sites.access(value).units or 1)
-        read = ReadOff(keys, model.sites.access(total).units or 1, _showing(visit, layer, keys.first))
+        value_site, z_site = Site("v", layer), Site("z", layer)
+        probe = UnitValues(keys, model.sites.access(value_site).units or 1)
+        read = ReadOff(keys, model.sites.access(z_site).units or 1, _pattern_visitor(visit, layer, keys.first))
         actions += [
-            Action(value, everywhere, probe, edit=len(actions)),
-            Action(total, everywhere, read, edit=len(actions) + 1),
+            Action(value_site, all_positions, probe, edit=len(actions)),
+            Action(z_site, all_positions, read, edit=len(actions) + 1),
         ]
     rows = [Row(prompt, tuple(actions)) for _ in range(1 + keys.groups) for prompt in prompts]
     forward(model, rows, taps=taps, logits=False)
 
 
-def _showing(visit: Visit, layer: int, first: int) -> Callable[[Tensor], None]:
+def _pattern_visitor(visit: Visit, layer: int, first: int) -> Callable[[Tensor], None]:
     return lambda pattern: visit(layer, first, pattern)
 
 
-def _of_prompts(sink: Sink, count: int) -> Sink:
+def _prompt_sink(sink: Sink, count: int) -> Sink:
     return lambda value: sink(value[:count])
 
 
 def _check_sums(model: OpenModel, prompt: Prompt, layers: Sequence[int], size: int) -> None:
     """Multiply the values by the pattern on the prompt's beginning: that must be ``z``."""
-    start = prompt.head(size)
+    beginning = prompt.head(size)
     patterns: dict[int, Tensor] = {}
-    sums: dict[int, Tensor] = {}
+    z_values: dict[int, Tensor] = {}
     values: dict[int, Tensor] = {}
-    taps = {Site(name, layer): _into(held, layer) for name, held in (("z", sums), ("v", values)) for layer in layers}
-    keys = Keys(1, 0, len(start.ids), size)
-    _pass(model, [start], keys, layers, lambda layer, _, part: patterns.update({layer: part[0]}), taps)
-    allowed = ALLOWED.get(model.dtype, ALLOWED_HALF)
+    taps = {
+        Site(name, layer): _recorder(store, layer)
+        for name, store in (("z", z_values), ("v", values))
+        for layer in layers
+    }
+    keys = Keys(1, 0, len(beginning.ids), size)
+    _pass(model, [beginning], keys, layers, lambda layer, _, part: patterns.update({layer: part[0]}), taps)
+    tolerance = TOLERANCES.get(model.dtype, HALF_TOLERANCE)
     for layer in layers:
-        own = values[layer][0].unflatten(-1, (-1, size))
-        shared = own.repeat_interleave(len(patterns[layer]) // own.shape[1], dim=1)
-        made = torch.einsum("hqk,khd->qhd", patterns[layer].double(), shared).flatten(1)
-        error = (made - sums[layer][0]).abs().max() / sums[layer][0].abs().max().clamp(min=1e-30)
-        if not error <= allowed:
+        layer_values = values[layer][0].unflatten(-1, (-1, size))
+        head_values = layer_values.repeat_interleave(len(patterns[layer]) // layer_values.shape[1], dim=1)
+        product = torch.einsum("hqk,khd->qhd", patterns[layer].double(), head_values).flatten(1)
+        error = (product - z_values[layer][0]).abs().max() / z_values[layer][0].abs().max().clamp(min=1e-30)
+        if not error <= tolerance:
             raise ModelError(
                 f"the heads of layer {layer} of {type(model.module).__name__} are no attention-weighted sums of v "
                 f"(they miss z by {float(error):.1e} of it), so their patterns cannot be read"
             )
 
 
-def _into(store: dict[int, Tensor], layer: int) -> Sink:
+def _recorder(store: dict[int, Tensor], layer: int) -> Sink:
     def sink(value: Tensor) -> None:
         store[layer] = value.double()
 

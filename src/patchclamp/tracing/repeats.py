@@ -18,23 +18,23 @@ ATTENTION_SCORES = (INDUCTION, PREVIOUS, DUPLICATE)
 
 @dataclass(frozen=True)
 class Pairs:
-    """From which positions a score looks, and where to."""
+    """The positions that a score looks from, and those that it looks at."""
 
     queries: tuple[int, ...]
     targets: tuple[tuple[int, ...], ...]
-    """For each query its targets, all before it (or at it)."""
+    """The targets of each query, all before it (or at it)."""
 
     def shuffled(self, first: int, generator: torch.Generator) -> "Pairs":
-        """As many other earlier positions for each query, drawn at random.
+        """Draw as many other earlier positions at random for each query.
 
         Args:
             first: The first position that may be drawn.
-            generator: Of the draws.
+            generator: The generator of the draws.
 
         Raises:
             InputError: A query has too few earlier positions.
         """
-        drawn = []
+        control_targets = []
         for query, targets in zip(self.queries, self.targets, strict=True):
             others = [position for position in range(first, query) if position not in targets]
             if len(others) < len(targets):
@@ -43,8 +43,8 @@ class Pairs:
                     "from; put more text before the repeats"
                 )
             order = torch.randperm(len(others), generator=generator)[: len(targets)]
-            drawn.append(tuple(others[i] for i in order.tolist()))
-        return Pairs(self.queries, tuple(drawn))
+            control_targets.append(tuple(others[i] for i in order.tolist()))
+        return Pairs(self.queries, tuple(control_targets))
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,10 +61,10 @@ def prefix_of(model: OpenModel) -> tuple[int, ...]:
     """Special tokens that the tokenizer puts before every text."""
     if model.tokenizer is None:
         return ()
-    bare = tokens.need_tokenizer(model.tokenizer, "random tokens")("a", add_special_tokens=False)["input_ids"]
-    whole = tokens.encode(model.tokenizer, "a")
-    start = next((i for i in range(len(whole)) if whole[i : i + len(bare)] == bare), 0)
-    return tuple(whole[:start])
+    text_ids = tokens.need_tokenizer(model.tokenizer, "random tokens")("a", add_special_tokens=False)["input_ids"]
+    prompt_ids = tokens.encode(model.tokenizer, "a")
+    start = next((i for i in range(len(prompt_ids)) if prompt_ids[i : i + len(text_ids)] == text_ids), 0)
+    return tuple(prompt_ids[:start])
 
 
 def random_passages(model: OpenModel, length: int, samples: int, seed: int, *, repeated: bool = True) -> list[Passage]:
@@ -74,42 +74,42 @@ def random_passages(model: OpenModel, length: int, samples: int, seed: int, *, r
 
     Args:
         model: The model.
-        length: Tokens of a block.
-        samples: How many passages.
-        seed: Of the draws; each passage depends on it and on its number alone.
+        length: The number of tokens of a block.
+        samples: The number of passages.
+        seed: The seed of the draws; each passage depends on it and on its number alone.
         repeated: Whether the second block is the first one again.
 
     Raises:
-        InputError: Too few tokens to draw from, or a length that does not fit.
+        InputError: There are too few tokens to draw from, or the length does not fit.
     """
-    prefix, pool = prefix_of(model), _pool(model)
+    prefix, pool = prefix_of(model), _drawable_ids(model)
     if length < 3 or samples < 1:
         raise InputError(f"random tokens need a length of 3 or more and 1 sample or more; got {length} and {samples}")
     if 2 * length > len(pool):
         raise InputError(
             f"two blocks of {length} different tokens do not fit the vocabulary, which has {len(pool)} to draw from"
         )
-    begin, total = len(prefix), len(prefix) + 2 * length
+    first, total = len(prefix), len(prefix) + 2 * length
     if model.context is not None and total > model.context:
         raise InputError(f"length={length} makes passages of {total} tokens; the model's context is {model.context}")
-    late = tuple(range(begin + length, total))
+    queries = tuple(range(first + length, total))
     pairs = {
-        INDUCTION: Pairs(late, tuple((query - length + 1,) for query in late)),
-        DUPLICATE: Pairs(late, tuple((query - length,) for query in late)),
-        PREVIOUS: Pairs(late, tuple((query - 1,) for query in late)),
+        INDUCTION: Pairs(queries, tuple((query - length + 1,) for query in queries)),
+        DUPLICATE: Pairs(queries, tuple((query - length,) for query in queries)),
+        PREVIOUS: Pairs(queries, tuple((query - 1,) for query in queries)),
     }
-    found = []
+    passages = []
     for sample in range(samples):
         generator = torch.Generator().manual_seed(int(digest("heads", seed, sample), 16) % 2**63)
-        drawn = [pool[i] for i in torch.randperm(len(pool), generator=generator)[: 2 * length].tolist()]
-        ids = (*prefix, *drawn[:length], *(drawn[:length] if repeated else drawn[length:]))
+        random_ids = [pool[i] for i in torch.randperm(len(pool), generator=generator)[: 2 * length].tolist()]
+        ids = (*prefix, *random_ids[:length], *(random_ids[:length] if repeated else random_ids[length:]))
         prompt = Prompt(ids, None, tokens.labels(model.tokenizer, ids))
-        found.append(Passage(prompt, pairs, begin))
-    return found
+        passages.append(Passage(prompt, pairs, first))
+    return passages
 
 
-def _pool(model: OpenModel) -> list[int]:
-    """Ids that may be drawn."""
+def _drawable_ids(model: OpenModel) -> list[int]:
+    """The ids that may be drawn."""
     size = model.vocabulary or 0
     special = {getattr(model.config, f"{name}_token_id", None) for name in ("pad", "bos", "eos")}
     if model.tokenizer is not None:
@@ -133,12 +133,12 @@ def find_word(model: OpenModel, prompt: Prompt, word: str) -> Word:
     Raises:
         PositionError: It does not recur, or not in the same tokens; the message shows them.
     """
-    whole, _ = tokens.spans(tokens.need_tokenizer(model.tokenizer, f"word={word!r}"), prompt.ids, prompt.text)
-    count = sum(whole.startswith(word, i) for i in range(len(whole)))
-    shown = list(prompt.tokens)
+    text, _ = tokens.spans(tokens.need_tokenizer(model.tokenizer, f"word={word!r}"), prompt.ids, prompt.text)
+    count = sum(text.startswith(word, i) for i in range(len(text)))
+    token_list = list(prompt.tokens)
     if count < 2:
         raise PositionError(
-            f"the word {word!r} does not recur: occurrences in the text: {count}; its tokens are {shown}"
+            f"the word {word!r} does not recur: occurrences in the text: {count}; its tokens are {token_list}"
         )
     spans: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
     for number in range(count):
@@ -147,13 +147,13 @@ def find_word(model: OpenModel, prompt: Prompt, word: str) -> Word:
         except PositionError:
             continue
         spans.setdefault(tuple(prompt.ids[i] for i in where), []).append(where)
-    best = max(spans.values(), key=len, default=[])
-    if len(best) < 2:
+    longest = max(spans.values(), key=len, default=[])
+    if len(longest) < 2:
         raise PositionError(
             f"the word {word!r} stands {count} times in the text, but not twice on token borders and in the same tokens "
-            f"(a leading space makes another token): {shown}"
+            f"(a leading space makes another token): {token_list}"
         )
-    return Word(tuple(best), count - len(best))
+    return Word(tuple(longest), count - len(longest))
 
 
 def word_passages(model: OpenModel, inputs: Any, word: str) -> tuple[list[Passage], Word]:
@@ -168,15 +168,15 @@ def word_passages(model: OpenModel, inputs: Any, word: str) -> tuple[list[Passag
         raise InputError(f"a word recurs in one text made of tokens; {len(prompts)} inputs were given")
     if not word:
         raise InputError("word is empty; name the text that recurs")
-    prompt, found = prompts[0], find_word(model, prompts[0], word)
+    prompt, recurrence = prompts[0], find_word(model, prompts[0], word)
     first = len(prefix_of(model))
     passages = []
-    for number, span in enumerate(found.occurrences[1:], start=1):
-        earlier = [tuple(before[place] for before in found.occurrences[:number]) for place in range(len(span))]
+    for number, span in enumerate(recurrence.occurrences[1:], start=1):
+        earlier = [tuple(before[place] for before in recurrence.occurrences[:number]) for place in range(len(span))]
         pairs = {
-            INDUCTION: Pairs(span, tuple(tuple(position + 1 for position in found) for found in earlier)),
+            INDUCTION: Pairs(span, tuple(tuple(position + 1 for position in targets) for targets in earlier)),
             DUPLICATE: Pairs(span, tuple(earlier)),
             PREVIOUS: Pairs(span, tuple((query - 1,) for query in span)),
         }
         passages.append(Passage(prompt, pairs, first))
-    return passages, found
+    return passages, recurrence

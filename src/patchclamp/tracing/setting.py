@@ -49,11 +49,11 @@ class Setting:
     std: float
     """Standard deviation of the embedding entries that the noise is measured by."""
     std_of: str
-    """Whose entries they are."""
+    """The tokens whose entries they are, in words."""
     std_given: Std
-    """As the user said it."""
+    """The argument ``std`` as the user gave it."""
     seeds: tuple[int, ...]
-    """Of the noise of each sample."""
+    """The seed of the noise of each sample."""
 
     @classmethod
     def of(
@@ -87,26 +87,37 @@ class Setting:
             raise InputError(f"samples is how often noise is drawn, 1 or more; got {samples!r}")
         if not 0 <= noise < float("inf"):
             raise InputError(f"noise is in standard deviations, 0 or more; got {noise!r}")
-        where = positions.resolve(
+        subject_positions = positions.resolve(
             Token(subject) if isinstance(subject, str) else positions.read_at(subject),
             prompts[0],
             0,
             1,
             model.tokenizer,
         )
-        assert where is not None
-        chosen, reads = _what_is_read(model, prompts[0], answer, read)
-        found, said = _std(model, prompts[0], tuple(sorted(where)), std)
+        assert subject_positions is not None
+        answer_id, reads = _answer_and_reads(model, prompts[0], answer, read)
+        deviation, std_source = _resolve_std(model, prompts[0], tuple(sorted(subject_positions)), std)
         seeds = tuple(int(digest("trace", seed, sample), 16) % 2**31 for sample in range(samples))
-        return cls(model, prompts[0], tuple(sorted(where)), chosen, reads, float(noise), found, said, std, seeds)
+        return cls(
+            model,
+            prompts[0],
+            tuple(sorted(subject_positions)),
+            answer_id,
+            reads,
+            float(noise),
+            deviation,
+            std_source,
+            std,
+            seeds,
+        )
 
     def corruption(self, sample: int, share: float = 1.0) -> Edit:
         """The noise of one sample as an edit, or a share of it."""
-        strength = share * self.noise * self.std
-        return Noise(strength, self.seeds[sample], site="embed", at=list(self.subject))
+        deviation = share * self.noise * self.std
+        return Noise(deviation, self.seeds[sample], site="embed", at=list(self.subject))
 
     def lines(self, share: float = 1.0) -> list[Line]:
-        """A line a sample: the prompt under (a share of) its noise."""
+        """The lines of all samples: the prompt under (a share of) the noise of each."""
         return [
             make_lines(self.model, [self.prompt], self.reads, [self.corruption(sample, share)])[0]
             for sample in range(len(self.seeds))
@@ -118,29 +129,29 @@ class Setting:
         return values, {site: rows[0] for site, rows in states.items()}
 
     def arguments(self) -> dict[str, object]:
-        """What the record keeps in place of the arguments that were passed."""
+        """The arguments that the record keeps in place of those that were passed."""
         return {"prompt": self.prompt, "subject": list(self.subject), "answer": self.answer}
 
     def resolved(self) -> dict[str, object]:
-        """What the arguments came to."""
+        """The values to which the arguments were resolved."""
         return {"std": self.std, "std_of": self.std_of, "seeds": list(self.seeds), "read": self.reads}
 
 
-def _what_is_read(
+def _answer_and_reads(
     model: OpenModel, prompt: Prompt, answer: str | int | None, read: object
 ) -> tuple[int | None, tuple[Read, ...]]:
     if read is not None:
         if answer is not None:
             raise InputError("give the answer, whose probability is read, or read=, not both")
-        return None, _scalar(model, prompt, as_reads(read))
+        return None, _check_scalar(model, prompt, as_reads(read))
     if answer is None or model.capabilities.width_of_logits is None:
         likeliest = int(last_logits(model, [Row(prompt)])[0].argmax())
         answer = likeliest if answer is None else answer
-    chosen = model.output_id(answer)
-    return chosen, (Probability(chosen), LogOdds(chosen))
+    answer_id = model.output_id(answer)
+    return answer_id, (Probability(answer_id), LogOdds(answer_id))
 
 
-def _scalar(model: OpenModel, prompt: Prompt, reads: tuple[Read, ...]) -> tuple[Read, ...]:
+def _check_scalar(model: OpenModel, prompt: Prompt, reads: tuple[Read, ...]) -> tuple[Read, ...]:
     if model.capabilities.width_of_logits is None:
         forward(model, [Row(prompt)])
     for read in reads:
@@ -153,17 +164,17 @@ def _scalar(model: OpenModel, prompt: Prompt, reads: tuple[Read, ...]) -> tuple[
     return reads
 
 
-def _std(model: OpenModel, prompt: Prompt, subject: tuple[int, ...], given: Std) -> tuple[float, str]:
-    if isinstance(given, int | float):
-        if not 0 <= given < float("inf"):
-            raise InputError(f"std must be 0 or more, got {given}")
-        return float(given), "given"
-    if given is None:
+def _resolve_std(model: OpenModel, prompt: Prompt, subject: tuple[int, ...], std: Std) -> tuple[float, str]:
+    if isinstance(std, int | float):
+        if not 0 <= std < float("inf"):
+            raise InputError(f"std must be 0 or more, got {std}")
+        return float(std), "given"
+    if std is None:
         entries = record_source(model, Source(prompt), [EMBED])[EMBED][0][list(subject)]
         if entries.numel() < 2:
             raise InputError("the subject's embedding has one entry, whose deviation is not defined; pass std=")
         return float(entries.float().std()), f"the subject's {len(subject)} token{'s' * (len(subject) > 1)}"
-    texts = [given] if isinstance(given, str) else list(given)
+    texts = [std] if isinstance(std, str) else list(std)
     if not texts:
         raise InputError("std takes a number, or texts whose tokens' embeddings are measured; the list is empty")
     ids = [model.tokenizer(str(text), add_special_tokens=False)["input_ids"] for text in texts]

@@ -44,14 +44,14 @@ class Trace(RestoredReads, OnePrompt):
     @property
     def answer(self) -> str | None:
         """The token whose probability was read."""
-        found: str | None = self.record["answer"]
-        return found
+        answer: str | None = self.record["answer"]
+        return answer
 
     @property
     def agreement(self) -> dict[str, Any] | None:
         """For an estimate: how far it is from exactly run cells; None for an exact trace."""
-        found: dict[str, Any] | None = self.record.get("agreement")
-        return found
+        agreement: dict[str, Any] | None = self.record.get("agreement")
+        return agreement
 
     def total_effect(self, read: str | None = None) -> "xr.DataArray":
         """What the corruption takes away, clean - corrupted, ``[sample]``."""
@@ -65,10 +65,10 @@ class Trace(RestoredReads, OnePrompt):
 
     def mean(self, read: str | None = None) -> "xr.Dataset":
         """Indirect ``effect`` over the samples with its ``standard_error`` (NaN for one sample), ``[site, layer, position]``."""
-        found = self.indirect_effect(read)
-        count = found.sizes["sample"]
-        error = found.std("sample", ddof=1) / np.sqrt(count) if count > 1 else found.mean("sample") * np.nan
-        return found.mean("sample").to_dataset(name="effect").assign(standard_error=error)
+        effect = self.indirect_effect(read)
+        count = effect.sizes["sample"]
+        error = effect.std("sample", ddof=1) / np.sqrt(count) if count > 1 else effect.mean("sample") * np.nan
+        return effect.mean("sample").to_dataset(name="effect").assign(standard_error=error)
 
     def relative(self, read: str | None = None) -> "xr.DataArray":
         """Mean indirect effect as a share of the mean total effect: 0 brings nothing back, 1 everything.
@@ -102,16 +102,17 @@ class Trace(RestoredReads, OnePrompt):
         return cls(saved.dataset, Plan.from_record(saved.record.pop("plan")), saved.record, saved.tensors)
 
     def __repr__(self) -> str:
-        name, said = self.reads[0], {**self.record["parameters"], **self.record["resolved"]}
+        name, settings = self.reads[0], {**self.record["parameters"], **self.record["resolved"]}
         clean, corrupted = float(self.clean[name]), float(self.corrupted[name].mean())
-        of = f" of {self.answer!r}" if self.answer is not None else ""
+        answer_text = f" of {self.answer!r}" if self.answer is not None else ""
         effects = self.mean()["effect"].transpose("site", "layer", "position")
         site, layer, position = np.unravel_index(int(abs(effects.values).argmax()), effects.shape)
         state = f"{effects['site'].values[site]}.{effects['layer'].values[layer]}"
         effect = float(effects.values[site, layer, position])
         lines = [
-            f"Trace of {''.join(self.tokens)!r}: {', '.join(self.reads)}{of}",
-            f"noise      {said['noise']:g} x {said['std']:.3g} (embeddings of {said['std_of']}), {said['samples']} samples",
+            f"Trace of {''.join(self.tokens)!r}: {', '.join(self.reads)}{answer_text}",
+            f"noise      {settings['noise']:g} x {settings['std']:.3g} (embeddings of {settings['std_of']}), "
+            f"{settings['samples']} samples",
             f"{name:<10} clean {clean:.4g}, corrupted {corrupted:.4g}: total effect {clean - corrupted:.4g}",
             f"largest    {effect:.4g} at {state}, position {position} {self.tokens[int(position)]!r}",
         ]
