@@ -24,7 +24,7 @@ class Loop:
     """ROME's ``trace_with_patch``: all samples of a cell in one forward, hooks for the noise and the restored state."""
 
     def __init__(self, model: pc.Model, trace: pc.Trace) -> None:
-        said = trace.record["parameters"]
+        said = trace.record["parameters"] | trace.record["resolved"]
         self.module, self.answer, self.subject = model.module, said["answer"], list(trace.subject)
         prompt = "".join(trace.tokens)
         self.ids = model.tokenizer(prompt, return_tensors="pt")["input_ids"]

@@ -14,7 +14,7 @@ from tests import tiny
 from tests.fuzz import draws, formulas, oracle, readings
 from tests.fuzz.places import TINY, components
 
-RUNGS = ("cell", "rows", "layers", "wavefront")
+STRATEGIES = ("cell", "rows", "layers", "wavefront")
 
 
 @dataclass
@@ -64,7 +64,7 @@ def sweep(rng: Random, family: str) -> Swept:
     source = [rng.randrange(3, 97) for _ in range(max(map(len, rows)))]
     first = rng.randrange(3)
     at, resolve = ("each", None) if rng.random() < 0.5 else draws.position(rng, [len(r) for r in rows])
-    rung = rng.choice([None, *RUNGS[: 4 if TINY[family].generates else 3]])
+    rung = rng.choice([None, *STRATEGIES[: 4 if TINY[family].generates else 3]])
     reads: list[readings.Reading] = []
     while len(reads) < rng.choice([1, 1, 2, 3]):
         one = readings.reading(rng, components(family))

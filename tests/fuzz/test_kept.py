@@ -27,7 +27,7 @@ def again(result: pc.Result, model: pc.Model) -> list[pc.Result]:
     with TemporaryDirectory() as folder:
         result.save(Path(folder) / "kept")
         found = [pc.open(Path(folder) / "kept")]
-        if "not_repeatable" not in result.record["parameters"]:
+        if "not_repeatable" not in result.record:
             found.append(pc.repeat(Path(folder) / "kept", model))
     return found
 

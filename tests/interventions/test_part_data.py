@@ -71,7 +71,7 @@ def test_a_job_is_its_parts_in_any_order(llama: pc.Model) -> None:
         together = PartResult()
         for part in reversed(parts):
             together.include(run_part(llama, part))
-        assert together.values.keys() == whole.values.keys() == set(range(len(schedule.job.runs)))
+        assert together.values.keys() == whole.values.keys() == set(range(len(schedule.job.unique_cells)))
         for numbers, other in ((together.values, whole.values), (together.baseline, whole.baseline)):
             assert all(
                 torch.equal(one, two) for key in numbers for one, two in zip(numbers[key], other[key], strict=True)

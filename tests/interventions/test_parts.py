@@ -342,9 +342,9 @@ def test_every_parameter_of_a_verb_decides_its_numbers(
     llama: pc.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
 ) -> None:
     method, (usual, others) = getattr(llama, verb), VERBS[verb]
-    assert set(inspect.signature(method).parameters) - {"checkpoint", "progress", *OF_ESTIMATES} <= set(
-        others
-    ), "none is left out"
+    assert set(inspect.signature(method).parameters) - {"checkpoint", "progress", *OF_ESTIMATES} <= set(others), (
+        "none is left out"
+    )
     whole = method(**usual, checkpoint=tmp_path)
     for name, value in others.items():
         changed = {**usual, name: value}

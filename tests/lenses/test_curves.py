@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 import patchclamp as pc
-from patchclamp.interventions import wide
+from patchclamp.interventions import float32_logits
 from patchclamp.lenses.measure import likeliest
 from patchclamp.lenses.metrics import METRICS
 from tests import tiny
@@ -138,15 +138,15 @@ def test_the_likeliest_tokens_are_those_of_a_full_search(vocabulary: int, seed: 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
 def test_the_product_in_blocks_is_the_product(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wide, "_BLOCK_BYTES", {"cpu": 1})
+    monkeypatch.setattr(float32_logits, "_BLOCK_BYTES", {"cpu": 1})
     generator = torch.Generator().manual_seed(0)
     x, weight = (torch.randn(n, 8, generator=generator, dtype=torch.float64).to(dtype) for n in (5, 1000))
     bias = torch.randn(1000, generator=generator, dtype=torch.float64).to(dtype)
-    with wide.WideLogits(weight):
+    with float32_logits.WideLogits(weight):
         found = torch.nn.functional.linear(x, weight, bias)
     wanted = torch.nn.functional.linear(x.double(), weight.double(), bias.double())
     assert found.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     assert torch.allclose(found.double(), wanted, rtol=1e-5, atol=1e-5)
     other = torch.randn(1000, 8, generator=generator, dtype=torch.float64).to(dtype)
-    with wide.WideLogits(weight):
+    with float32_logits.WideLogits(weight):
         assert torch.nn.functional.linear(x, other).dtype == dtype, "other products are left alone"

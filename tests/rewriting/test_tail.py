@@ -5,7 +5,7 @@ import torch
 
 import patchclamp as pc
 from patchclamp.interventions.operations import Apply
-from patchclamp.interventions.tail import Tail
+from patchclamp.interventions.suffix_forward import Tail
 from patchclamp.models.inputs import Prompt
 from patchclamp.rewriting.projection import Projection
 from patchclamp.rewriting.value import ValueShift

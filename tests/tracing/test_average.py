@@ -59,7 +59,7 @@ def test_it_says_where_the_largest_effects_are(found: pc.TraceAverage) -> None:
 
 def test_traces_that_differ_in_what_is_not_their_meaning_are_averaged_but_not_repeated(llama: pc.Model) -> None:
     one, other = (llama.causal_trace([SHORT], [1], 9, samples=1, sites="resid_post", seed=seed) for seed in (0, 1))
-    assert pc.tracing.average([one, other]).record["parameters"]["not_repeatable"] == "its traces differ in seed"
+    assert pc.tracing.average([one, other]).record["not_repeatable"] == "its traces differ in seed"
     for options, said in (
         ({"noise": 2.0}, "noise is 3.0 and 2.0"),
         ({"window": 2}, "window is {'resid_post': 1} and {'resid_post': 2}"),

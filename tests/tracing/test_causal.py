@@ -16,7 +16,7 @@ SUBJECT = [2, 3]
 
 def noise_of(model: pc.Model, trace: pc.Trace, sample: int) -> torch.Tensor:
     """The noise of a sample, as the difference that its edit makes."""
-    said = trace.record["parameters"]
+    said = trace.record["parameters"] | trace.record["resolved"]
     edit = pc.Noise(said["noise"] * said["std"], said["seeds"][sample], site="embed", at=SUBJECT)
     noisy = model.record([IDS], "embed", at=SUBJECT, edits=edit)["embed"][0]
     return noisy - model.record([IDS], "embed", at=SUBJECT)["embed"][0]
@@ -128,10 +128,10 @@ def test_seeds_decide_the_noise_and_nothing_else_does(llama: pc.Model) -> None:
 def test_the_deviation_is_that_of_the_stated_tokens(llama: pc.Model) -> None:
     own = llama.record([IDS], "embed", at=SUBJECT)["embed"].std()
     trace = llama.causal_trace([IDS], SUBJECT, samples=1, sites="resid_post.0")
-    assert trace.record["parameters"]["std"] == pytest.approx(float(own))
+    assert trace.record["resolved"]["std"] == pytest.approx(float(own))
     assert "the subject's 2 tokens" in repr(trace)
     given = llama.causal_trace([IDS], SUBJECT, samples=1, sites="resid_post.0", std=0.5)
-    assert given.record["parameters"]["std"] == 0.5
+    assert given.record["resolved"]["std"] == 0.5
 
 
 def test_another_read(llama: pc.Model) -> None:
@@ -209,7 +209,7 @@ def test_text_is_checked_against_the_tokens(smollm2: pc.Model) -> None:
     trace = smollm2.causal_trace(prompt, "France", samples=1, sites="resid_post.0", std=["Rome", "a cat"])
     ids = [token for text in ("Rome", "a cat") for token in smollm2.tokenizer(text)["input_ids"]]
     wanted = float(smollm2.module.get_input_embeddings().weight.detach()[ids].std())
-    said = trace.record["parameters"]
+    said = trace.record["resolved"]
     assert (said["std"], said["std_of"]) == (pytest.approx(wanted, rel=1e-5), f"the {len(ids)} tokens of 2 texts")
 
 

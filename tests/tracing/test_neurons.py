@@ -15,7 +15,7 @@ IDS, SUBJECT = tiny.ids(1, 6)[0], [1, 2]
 def test_exact_effects_are_those_of_single_neurons(llama: pc.Model) -> None:
     with no_trace(llama.module):
         found = llama.neuron_importances([IDS], SUBJECT, 9, samples=2, verify=5)
-    said = found.record["parameters"]
+    said = found.record["parameters"] | found.record["resolved"]
     clean = llama.record([IDS], "mlp_act")["mlp_act"][:, 0]
     for row in found.verified().itertuples():
         changes = []
@@ -52,7 +52,7 @@ def test_estimates_are_first_order(llama: pc.Model) -> None:
 def test_an_estimate_is_the_slope_times_the_change(llama: pc.Model, integrate: int) -> None:
     """The slope of one neuron alone, under the whole noise or at the middles of the parts of the way to the clean run."""
     found = llama.neuron_importances([IDS], SUBJECT, 9, samples=2, seed=4, integrate=integrate, top=48, verify=0)
-    said, layer, position, neuron = found.record["parameters"], 1, 2, 7
+    said, layer, position, neuron = found.record["parameters"] | found.record["resolved"], 1, 2, 7
     here = found.data.sel(layer=layer, position=position)
     site, wanted = f"mlp_act.{layer}.n{neuron}", []
     clean = llama.record([IDS], site, at=position)[site].item()

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from patchclamp.baking.affine import Affine, affine
+from patchclamp.baking.fold_targets import FoldTarget, Wiring, look_ahead, spots_of
 from patchclamp.baking.folding import Folding
-from patchclamp.baking.spots import Spot, Wiring, look_ahead, spots_of
 from patchclamp.baking.stream import STREAM, fold_stream
 from patchclamp.core import folders
 from patchclamp.core.arguments import checked
@@ -181,7 +181,7 @@ def _fold(model: OpenModel, edits: Sequence[Edit], prompts: Sequence[Prompt]) ->
     look_ahead(wiring, [action.site for action in actions])
     stream: dict[Site, Affine] = {}
     embed: Affine | None = None
-    folds: list[tuple[Spot, Affine, Site]] = []
+    folds: list[tuple[FoldTarget, Affine, Site]] = []
     for action in actions:
         site = action.site
         try:
@@ -211,7 +211,7 @@ def _fold(model: OpenModel, edits: Sequence[Edit], prompts: Sequence[Prompt]) ->
     return folding
 
 
-def _spots(wiring: Wiring, site: Site) -> list[Spot]:
+def _spots(wiring: Wiring, site: Site) -> list[FoldTarget]:
     try:
         return spots_of(wiring, site)
     except SiteError as error:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from patchclamp.baking.affine import Affine
-from patchclamp.baking.spots import Spot
+from patchclamp.baking.fold_targets import FoldTarget
 from patchclamp.core.errors import EditError, ModelError
 from patchclamp.interventions import with_parameters
 from patchclamp.models.opened import OpenModel
@@ -20,7 +20,7 @@ class Folding:
         """The new matrix of each module, ``[d_in, d_out]`` (of a table ``[vocabulary, d]``), float64."""
         self.biases: dict[str, Tensor] = {}
 
-    def fold(self, spot: Spot, change: Affine, what: str) -> None:
+    def fold(self, spot: FoldTarget, change: Affine, what: str) -> None:
         """Put a map of a site into the weight at a spot.
 
         Raises:

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from patchclamp.baking.affine import Affine
+from patchclamp.baking.fold_targets import FoldTarget, Wiring, look_ahead, port, spots_of
 from patchclamp.baking.folding import Folding
-from patchclamp.baking.spots import Spot, Wiring, look_ahead, port, spots_of
 from patchclamp.core.arguments import checked
 from patchclamp.core.errors import EditError, SiteError
 from patchclamp.core.tolerances import ARCHITECTURE
@@ -157,7 +157,7 @@ def _fold_start(folding: Folding, wiring: Wiring, change: Affine) -> None:
         folding.fold(spot, change if number == 0 else only_linear, "resid_pre.0")
 
 
-def _tables(wiring: Wiring) -> list[Spot]:
+def _tables(wiring: Wiring) -> list[FoldTarget]:
     """Find the tables that the first state is the sum of, that of the tokens first.
 
     Raises:
@@ -176,7 +176,10 @@ def _tables(wiring: Wiring) -> list[Spot]:
             "residual stream"
         )
     (first,) = spots_of(wiring, port(outer_paths[0], "out"))
-    return [Spot(first.module, "out", None, first.factor * shares[0]), *(Spot(path, "out") for path in outer_paths[1:])]
+    return [
+        FoldTarget(first.module, "out", None, first.factor * shares[0]),
+        *(FoldTarget(path, "out") for path in outer_paths[1:]),
+    ]
 
 
 def _fold_constant(folding: Folding, wiring: Wiring, state: State, change: Affine) -> None:

@@ -95,10 +95,10 @@ from .patching import patch as patch
 from .patching import read_source as read_source
 
 # Cells: prompts under edits, planned together and run; see docs/sweeps.md.
-from .job import Cell as Cell
-from .job import Job as Job
-from .job import Line as Line
-from .job import widen as widen
+from .sweep_task import Cell as Cell
+from .sweep_task import SweepTask as SweepTask
+from .sweep_task import PromptRun as PromptRun
+from .sweep_task import widen as widen
 from .sweeping import make_lines as make_lines
 from .options import RunOptions as RunOptions
 from .part_files import PartFiles as PartFiles
@@ -118,8 +118,8 @@ from .passes import last_logits as last_logits
 from .passes import logits_of as logits_of
 from .passes import outputs_at as outputs_at
 from .passes import through_head as through_head
-from .tail import Tail as Tail
-from .tail import resume as resume
+from .suffix_forward import Tail as Tail
+from .suffix_forward import resume as resume
 
 # Recording: many prompts in batches, and the values that edits take from other runs.
 from .recording import BATCH_TOKENS as BATCH_TOKENS

@@ -16,7 +16,7 @@ from torch import nn
 from patchclamp.core.errors import InputError
 from patchclamp.core.interrupts import guarded
 from patchclamp.interventions.packing import layout_at
-from patchclamp.interventions.trie import Group
+from patchclamp.interventions.shared_rows import Group
 from patchclamp.models.opened import OpenModel
 
 DEFAULT_BUDGET = "1GB"

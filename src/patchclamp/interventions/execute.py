@@ -15,7 +15,6 @@ from patchclamp.core.errors import BudgetError, ExactnessError, warn
 from patchclamp.core.interrupts import resumable
 from patchclamp.core.progress import task
 from patchclamp.core.tolerances import EXACT
-from patchclamp.interventions.job import Job
 from patchclamp.interventions.options import RunOptions
 from patchclamp.interventions.overflow import first_site
 from patchclamp.interventions.part_files import load_part, save_part
@@ -23,6 +22,7 @@ from patchclamp.interventions.part_runner import Baselines, evidence_of, run_par
 from patchclamp.interventions.parts import PartResult
 from patchclamp.interventions.passes import Row
 from patchclamp.interventions.planning import Plan, Schedule, schedule
+from patchclamp.interventions.sweep_task import SweepTask
 
 DEFAULT = RunOptions()
 MOST_NAMED = 4
@@ -33,7 +33,7 @@ MOST_NAMED = 4
 class Outcome(PartResult):
     """What all parts of a job gave."""
 
-    job: Job
+    job: SweepTask
 
     def of_cell(self, number: int) -> list[Tensor]:
         """One tensor a read; the line's own where a cell's edits reach none of its reads."""
@@ -41,7 +41,7 @@ class Outcome(PartResult):
         return self.baseline[self.job.cells[number].line] if run is None else self.values[run]
 
 
-def run_cells(job: Job, options: RunOptions = DEFAULT) -> tuple[Outcome, Plan]:
+def run_cells(job: SweepTask, options: RunOptions = DEFAULT) -> tuple[Outcome, Plan]:
     """Plan the cells of a job and run them; see :func:`schedule` and :func:`execute`."""
     return execute(schedule(job, options), options)
 
@@ -59,7 +59,7 @@ def execute(scheduled: Schedule, options: RunOptions = DEFAULT, *, seed: int = 0
         BudgetError: The machine ran out of memory; the message says what to try.
     """
     job = scheduled.job
-    verified = set(random.Random(seed).sample(range(len(job.runs)), min(options.verify, len(job.runs))))
+    verified = set(random.Random(seed).sample(range(len(job.unique_cells)), min(options.verify, len(job.unique_cells))))
     try:
         outcome = _run_parts(scheduled, verified, options)
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
@@ -106,11 +106,11 @@ def _warn_of_nan(outcome: Outcome) -> None:
     if not outcome.unread:
         return
     job, wrong = outcome.job, sorted(outcome.unread)
-    first, line = job.runs[wrong[0]], job.lines[job.runs[wrong[0]].line]
+    first, line = job.unique_cells[wrong[0]], job.lines[job.unique_cells[wrong[0]].line]
     site = first_site(job.model, Row(line.prompt, (*line.base, *first.actions)))
     where = f"at {site}" if site else "in the read itself, whose logits are finite"
     cells = sum(run in outcome.unread for run in job.run_of)
-    shown = [(job.runs[run], job.lines[job.runs[run].line].prompt.name) for run in wrong[:MOST_NAMED]]
+    shown = [(job.unique_cells[run], job.lines[job.unique_cells[run].line].prompt.name) for run in wrong[:MOST_NAMED]]
     named = "; ".join(f"{', '.join(map(str, cell.actions))} of {name!r}" for cell, name in shown)
     more = f"; and {len(wrong) - MOST_NAMED} more" if len(wrong) > MOST_NAMED else ""
     warn(
@@ -129,8 +129,8 @@ def _verify(outcome: Outcome, runs: Sequence[int]) -> float:
     """Run cells again with one forward each; the largest difference relative to the largest logit."""
     job, worst = outcome.job, 0.0
     for run in runs:
-        line = job.lines[job.runs[run].line]
-        logits, activations = run_rows(job.model, [(line, job.runs[run])])
+        line = job.lines[job.unique_cells[run].line]
+        logits, activations = run_rows(job.model, [(line, job.unique_cells[run])])
         slow = evidence_of(line, logits[0], activations[0])
         difference = (outcome.evidence[run] - slow).abs().max() / slow.abs().max().clamp(min=1e-30)
         worst = max(worst, float(difference))

@@ -15,9 +15,9 @@ from math import prod
 import torch
 
 from patchclamp.interventions.cost import Costs
-from patchclamp.interventions.job import Job, Line
 from patchclamp.interventions.packing import ENOUGH
-from patchclamp.interventions.trie import Group, depth_of, group_runs, split
+from patchclamp.interventions.shared_rows import Group, depth_of, group_runs, split
+from patchclamp.interventions.sweep_task import PromptRun, SweepTask
 
 Batches = list[tuple[tuple[int, ...], list[Group]]]
 CELL_BYTES = 1500
@@ -28,7 +28,7 @@ CELL_BYTES = 1500
 class Needs:
     """Bytes that a job needs, by what for."""
 
-    job: Job
+    job: SweepTask
     costs: Costs
     shared: bool
     """Whether positions before an edit are recorded keys and values."""
@@ -40,9 +40,11 @@ class Needs:
         """What is read of all cells, once as tensors and once in the result, and what their edits hold."""
         size = max(4, self._size)
         numbers = [sum(prod(len(axis.labels) for axis in read.axes) for read in line.reads) for line in self.job.lines]
-        read = sum(numbers[run.line] for run in self.job.runs) * size + sum(numbers) * (size + 8)
+        read = sum(numbers[run.line] for run in self.job.unique_cells) * size + sum(numbers) * (size + 8)
         cells = sum(8 * numbers[cell.line] + CELL_BYTES for cell in self.job.cells)
-        actions = [a for run in self.job.runs for a in run.actions] + [a for line in self.job.lines for a in line.base]
+        actions = [a for run in self.job.unique_cells for a in run.actions] + [
+            a for line in self.job.lines for a in line.base
+        ]
         storages = {
             tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
             for action in actions
@@ -58,18 +60,18 @@ class Needs:
     def depths(self) -> int:
         """How many states are recorded of a line: one for each depth at which its cells can fork, and the last."""
         layers = self.job.model.sites.layers
-        return 1 + len({depth_of(action.site, layers) for run in self.job.runs for action in run.actions})
+        return 1 + len({depth_of(action.site, layers) for run in self.job.unique_cells for action in run.actions})
 
     @cached_property
     def widths(self) -> dict[int, int]:
         """For each line that has cells, how many positions of one are computed at most."""
         found: dict[int, int] = {}
-        for run in self.job.runs:
+        for run in self.job.unique_cells:
             first = min((min(a.positions) for a in run.actions if a.positions), default=0) if self.shared else 0
             found[run.line] = max(found.get(run.line, 0), (self.job.lines[run.line].prompt.length or 1) - first)
         return found
 
-    def _sites(self, line: Line, whole: bool) -> int:
+    def _sites(self, line: PromptRun, whole: bool) -> int:
         """What is kept for the reads of activations: of every position, or of those that are read."""
         length, width = line.prompt.length or 1, self.job.model.sites.width
         return sum(
@@ -77,24 +79,24 @@ class Needs:
             for site in line.sites
         )
 
-    def left(self, line: Line) -> int:
+    def left(self, line: PromptRun) -> int:
         """Of a line after its cells passed the layers."""
         last = (line.prompt.length or 1) * self.costs.state_bytes
         return last + self._sites(line, whole=True) + len(line.positions) * self.costs.output_bytes
 
-    def base(self, line: Line) -> int:
+    def base(self, line: PromptRun) -> int:
         """Of a line while its cells pass the layers."""
         cache = len(self.costs.layer) * self.costs.cache_bytes if self.shared else 0
         return self.left(line) + (line.prompt.length or 1) * (cache + (self.depths - 1) * self.costs.state_bytes)
 
-    def recording(self, line: Line) -> int:
+    def recording(self, line: PromptRun) -> int:
         """Of a line while it is recorded."""
         length = line.prompt.length or 1
         shown = len(line.positions) if self.narrow else length if line.positions else 0
         layer = length * (self.costs.token_bytes + self.costs.key_bytes + length * self.costs.score_bytes)
         return self.base(line) + max(layer, shown * self.costs.output_bytes)
 
-    def head(self, line: Line) -> int:
+    def head(self, line: PromptRun) -> int:
         """To measure one cell, or the line itself."""
         return len(line.positions) * self.costs.logit_bytes + 2 * self._sites(line, whole=False)
 
@@ -112,16 +114,16 @@ class Needs:
     def kept(self, group: Group) -> int:
         """Of a group's rows between the layers, before and after one."""
         rows = max(step.rows for step in group.steps)
-        seen = sum(self._sites(self.job.lines[self.job.runs[run].line], whole=False) for run in group.runs)
+        seen = sum(self._sites(self.job.lines[self.job.unique_cells[run].line], whole=False) for run in group.runs)
         return 2 * rows * group.width * self.costs.state_bytes + seen
 
-    def one(self, line: Line, width: int) -> int:
+    def one(self, line: PromptRun, width: int) -> int:
         """Of a single cell, ``width`` of whose positions are computed."""
         kept = 2 * width * self.costs.state_bytes + self._sites(line, whole=False)
         walk = self.base(line) + kept + self.call(width, line.prompt.length or 1)
         return max(self.recording(line), walk, self.left(line) + kept + self.head(line))
 
-    def whole(self, line: Line) -> int:
+    def whole(self, line: PromptRun) -> int:
         """Of a cell that is a row of one whole forward pass."""
         length, costs = line.prompt.length or 1, self.costs
         layer = length * (costs.token_bytes + costs.key_bytes + length * costs.score_bytes)
@@ -152,7 +154,7 @@ def cut(needs: Needs, room: int, waste: float, tokens: int | None) -> Cut:
     job = needs.job
     found: Batches = []
     runs_of: dict[int, list[int]] = {}
-    for number, run in enumerate(job.runs):
+    for number, run in enumerate(job.unique_cells):
         runs_of.setdefault(run.line, []).append(number)
     for lines in _chunks(needs, room):
         groups = group_runs(job, needs.shared, sorted(run for line in lines for run in runs_of[line]))
@@ -225,7 +227,7 @@ def _peak(needs: Needs, lines: Sequence[int], groups: Sequence[Group], head_rows
     own = [job.lines[line] for line in lines]
     calls = [max(s.rows for s in g.steps) * needs.call(g.width, g.length) for g in groups]
     small = [needs.packed(g, waste) for g in groups if waste and max(s.rows for s in g.steps) * g.width < ENOUGH]
-    positions = sum(len(job.lines[job.runs[run].line].positions) for group in groups for run in group.runs)
+    positions = sum(len(job.lines[job.unique_cells[run].line].positions) for group in groups for run in group.runs)
     return max(
         sum(map(needs.recording, own)),
         sum(map(needs.base, own)) + sum(map(needs.kept, groups)) + max([*calls, sum(small)]),
@@ -234,5 +236,5 @@ def _peak(needs: Needs, lines: Sequence[int], groups: Sequence[Group], head_rows
     )
 
 
-def _lines(job: Job, groups: Sequence[Group]) -> tuple[int, ...]:
-    return tuple(sorted({job.runs[run].line for group in groups for run in group.runs}))
+def _lines(job: SweepTask, groups: Sequence[Group]) -> tuple[int, ...]:
+    return tuple(sorted({job.unique_cells[run].line for group in groups for run in group.runs}))

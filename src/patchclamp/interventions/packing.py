@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 from transformers.cache_utils import Cache
 
-from patchclamp.interventions.base import PrefixCache
-from patchclamp.interventions.trie import Group
+from patchclamp.interventions.prefix import PrefixCache
+from patchclamp.interventions.shared_rows import Group
 from patchclamp.models.tensors import Keys, fetch, input_keys, replace_at
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]

@@ -13,10 +13,10 @@ from patchclamp.core.files import check_place, reading
 from patchclamp.core.kinds import Folder
 from patchclamp.core.tensors import read_sealed, write_sealed
 from patchclamp.interventions.edit import Edit, gate_content
-from patchclamp.interventions.job import Line
 from patchclamp.interventions.operations import Call
 from patchclamp.interventions.parts import Part, PartResult
 from patchclamp.interventions.reads import Bound, Read
+from patchclamp.interventions.sweep_task import PromptRun
 from patchclamp.models.opened import OpenModel
 
 FORMAT = "parts 4"
@@ -108,7 +108,7 @@ def _content(part: Part, contents: Contents) -> list[Any]:
     ]
 
 
-def _line(line: Line, contents: Contents) -> list[Any]:
+def _line(line: PromptRun, contents: Contents) -> list[Any]:
     """A prompt, the edits that all its cells share, and what exactly is read of it."""
     return [
         line.prompt.key,

@@ -2,7 +2,8 @@
 
 Called by ``execute.py`` for every part that no checkpoint holds, or by another process that was sent a part. What is computed
 hangs on the model and the part alone: nothing is handed over but data. In the example of ``docs/engine.md`` the line runs once
-(``base.py``), the rows of both groups walk the layers together (``wavefront.py``), and three positions pass the head (``head.py``).
+(``prefix.py``), the rows of both groups walk the layers together (``wavefront.py``), and three positions pass the head
+(``unembed.py``).
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -12,14 +13,14 @@ import torch
 from torch import Tensor
 
 from patchclamp.core.interrupts import under
-from patchclamp.interventions.base import Base, record_base
 from patchclamp.interventions.finite import readable
-from patchclamp.interventions.head import finish
-from patchclamp.interventions.job import Cell, Line
 from patchclamp.interventions.parts import Part, PartResult
 from patchclamp.interventions.passes import Row, Sink, forward, outputs_at
-from patchclamp.interventions.trie import CLEAN
-from patchclamp.interventions.wavefront import Walk
+from patchclamp.interventions.prefix import Base, record_base
+from patchclamp.interventions.shared_rows import CLEAN
+from patchclamp.interventions.sweep_task import Cell, PromptRun
+from patchclamp.interventions.unembed import finish
+from patchclamp.interventions.wavefront import LayerLoop
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.sites import Site
 
@@ -29,11 +30,11 @@ class Baselines:
     """Lines without any cell's edits, kept from part to part where each part is one forward pass: nothing but time saved."""
 
     values: dict[int, list[Tensor]] = field(default_factory=dict)
-    """Line -> one tensor a read."""
+    """Number of a prompt's run -> one tensor a read."""
     logits: dict[int, Tensor] = field(default_factory=dict)
     """Of lines whose reads compare with them, ``[position, vocabulary]``."""
 
-    def measure(self, model: OpenModel, lines: Mapping[int, Line], *, compare: bool) -> None:
+    def measure(self, model: OpenModel, lines: Mapping[int, PromptRun], *, compare: bool) -> None:
         """Run the lines that were not measured; if cells will be compared, also those whose logits are gone."""
         for number, line in lines.items():
             if number not in self.values or (compare and line.compares and number not in self.logits):
@@ -86,7 +87,7 @@ def _walk_layers(
     cached = part.depth if any(group.start for group in part.groups) else 0
     base = record_base(model, part.lines, sorted(forks), cached_layers=cached)
     result = PartResult(measure_lines(part.lines, base))
-    walk = Walk.begin(model, part, base)
+    walk = LayerLoop.begin(model, part, base)
     walk.through_layers(advance)
     walk.release()
     for runs, logits, activations in finish(walk):
@@ -111,7 +112,9 @@ def _run_rows_of(
     return result
 
 
-def run_rows(model: OpenModel, cells: Sequence[tuple[Line, Cell]]) -> tuple[list[Tensor], list[dict[Site, Tensor]]]:
+def run_rows(
+    model: OpenModel, cells: Sequence[tuple[PromptRun, Cell]]
+) -> tuple[list[Tensor], list[dict[Site, Tensor]]]:
     """Run some cells as rows of one full forward: for each its logits ``[position, vocabulary]`` and its activations."""
     rows = [Row(line.prompt, (*line.base, *cell.actions)) for line, cell in cells]
     seen: dict[Site, Tensor] = {}
@@ -135,7 +138,7 @@ def _into(store: dict[Site, Tensor], site: Site) -> Sink:
 
 
 @under(torch.no_grad)
-def measure_lines(lines: Mapping[int, Line], base: Base) -> dict[int, list[Tensor]]:
+def measure_lines(lines: Mapping[int, PromptRun], base: Base) -> dict[int, list[Tensor]]:
     """One tensor a read of each line of a base run, without any cell's edits."""
     values: dict[int, list[Tensor]] = {}
     for place, number in enumerate(base.lines):
@@ -178,7 +181,7 @@ def _measure_runs(
             )
 
 
-def _fit(line: Line, logits: Tensor, activations: Mapping[Site, Tensor]) -> list[bool]:
+def _fit(line: PromptRun, logits: Tensor, activations: Mapping[Site, Tensor]) -> list[bool]:
     """For each run, whether what its reads looked at may be read."""
     looked = [readable(logits)] if line.positions else []
     looked += [readable(activations[read.site], read.site) for read in line.reads if read.site is not None]
@@ -186,7 +189,7 @@ def _fit(line: Line, logits: Tensor, activations: Mapping[Site, Tensor]) -> list
     return fit
 
 
-def evidence_of(line: Line, logits: Tensor, activations: Mapping[Site, Tensor]) -> Tensor:
+def evidence_of(line: PromptRun, logits: Tensor, activations: Mapping[Site, Tensor]) -> Tensor:
     """What the reads of one run look at: its logits, or where none are read its activations."""
     if line.positions:
         return logits.detach().clone()

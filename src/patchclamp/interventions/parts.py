@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from patchclamp.interventions.job import Cell, Line
-from patchclamp.interventions.trie import Group
+from patchclamp.interventions.shared_rows import Group
+from patchclamp.interventions.sweep_task import Cell, PromptRun
 
 OVERFLOW, UNREAD = "overflow", "unread"
 
@@ -25,7 +25,7 @@ class Part:
     """
 
     rung: str
-    lines: Mapping[int, Line]
+    lines: Mapping[int, PromptRun]
     """By their numbers in the job: those that the runs belong to."""
     runs: Mapping[int, Cell]
     """By their numbers in the job."""
@@ -44,7 +44,7 @@ class PartResult:
     """What some runs gave, by the numbers that lines and runs have in the job."""
 
     baseline: dict[int, list[Tensor]] = field(default_factory=dict)
-    """Line -> one tensor a read, without any cell's edits.
+    """Number of a prompt's run -> one tensor a read, without any cell's edits.
 
     Computed again with other lines beside them their last bits could differ, so they belong to the result.
     """

@@ -16,8 +16,8 @@ from patchclamp.core.errors import InputError, ModelError, NotFiredError, Patchc
 from patchclamp.core.interrupts import within
 from patchclamp.interventions.actions import Action, Tally, instructions
 from patchclamp.interventions.finite import Watch
+from patchclamp.interventions.float32_logits import WideLogits
 from patchclamp.interventions.hooks import Instruction, Port, Session, Tap, bypassed, ports_of
-from patchclamp.interventions.wide import WideLogits
 from patchclamp.models.inputs import Batch, Prompt
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.sitemap import columns_of

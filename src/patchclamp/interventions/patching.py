@@ -16,20 +16,20 @@ from patchclamp.core.call import recorded
 from patchclamp.core.errors import InputError, unknown
 from patchclamp.core.kinds import Folder
 from patchclamp.core.progress import Listener
-from patchclamp.interventions.base import record_base
 from patchclamp.interventions.cost import DEFAULT_BUDGET
 from patchclamp.interventions.edit import Edits, as_edits
 from patchclamp.interventions.edits import Patch
 from patchclamp.interventions.execute import Outcome, run_cells
 from patchclamp.interventions.grid import Grid
-from patchclamp.interventions.job import Job
 from patchclamp.interventions.options import RunOptions
 from patchclamp.interventions.part_runner import measure_lines
 from patchclamp.interventions.planning import Plan
 from patchclamp.interventions.positions import At
+from patchclamp.interventions.prefix import record_base
 from patchclamp.interventions.reads import BASELINE, REFERENCE, Read
 from patchclamp.interventions.recording import record_sources
 from patchclamp.interventions.sources import Source
+from patchclamp.interventions.sweep_task import SweepTask
 from patchclamp.interventions.sweeping import Sweep, make_lines
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import OpenModel
@@ -110,7 +110,7 @@ class Pair:
         )  # fmt: skip
         return cls(sweep, run, align)
 
-    def run_source(self) -> tuple[Job, list[Tensor]]:
+    def run_source(self) -> tuple[SweepTask, list[Tensor]]:
         """Run the source once: a cell a patch, and the source's own value of each read."""
         model, sweep = self.sweep.model, self.sweep
         lines = sweep.lines(record_sources(model, sweep.shared.sources))
@@ -123,7 +123,7 @@ class Pair:
                     f"{bound.name} reads an array of shape {list(value.shape)} in the source and of {list(sizes)} in the target, "
                     "which cannot be compared; read as many positions in both, as at='last'"
                 )
-        return Job(model, lines, sweep.cells({key: values})), reference
+        return SweepTask(model, lines, sweep.cells({key: values})), reference
 
     def grid(self, outcome: Outcome, plan: Plan, reference: Sequence[Tensor], **instead: Any) -> Grid:
         """What came out, labelled, with the source's numbers; ``instead`` as for :meth:`Sweep.grid`."""

@@ -10,17 +10,17 @@ from itertools import groupby
 from typing import Any
 
 from patchclamp.core.errors import BudgetError, InputError, unknown
-from patchclamp.interventions.base import may_narrow
 from patchclamp.interventions.cost import Costs, full_pass, matmul_rate, parse_bytes, wave_flops
-from patchclamp.interventions.job import Job, Line
 from patchclamp.interventions.memory import Cut, Needs, cut
 from patchclamp.interventions.options import RunOptions
 from patchclamp.interventions.packing import WASTE
 from patchclamp.interventions.parts import Part
-from patchclamp.interventions.trie import Group, depth_of
+from patchclamp.interventions.prefix import may_narrow
+from patchclamp.interventions.shared_rows import Group, depth_of
+from patchclamp.interventions.sweep_task import PromptRun, SweepTask
 from patchclamp.models.guard import foreign_hooks
 
-RUNGS = {
+STRATEGIES = {
     "wavefront": "layers below an edit and positions before it are shared",
     "layers": "layers below an edit are shared",
     "rows": "many cells in one forward pass",
@@ -68,7 +68,7 @@ class Plan:
     def __str__(self) -> str:
         share = self.naive_flops / self.flops if self.flops else 1.0
         lines = [
-            f"rung       {self.rung}: {RUNGS[self.rung]}",
+            f"rung       {self.rung}: {STRATEGIES[self.rung]}",
             *([f"because    {self.reason}"] if self.reason else []),
             f"cells      {self.cells}: {self.runs} run, {self.dead} cannot reach the read, {self.repeated} repeat another",
         ]
@@ -108,7 +108,7 @@ def _si(value: float) -> str:
     return f"{value:.3g} "
 
 
-def choose_rung(job: Job) -> tuple[str, str]:
+def choose_rung(job: SweepTask) -> tuple[str, str]:
     """The highest rung that is exact for this model and this sweep, and why not a higher one."""
     model = job.model
     if where := foreign_hooks(model.module):
@@ -117,7 +117,9 @@ def choose_rung(job: Job) -> tuple[str, str]:
         return model.ladder.rung, model.ladder.reason
     if extras := _beside_ids(job):
         return "rows", f"{', '.join(extras)} beside the tokens: the model's own forward must get them whole"
-    actions = [action for cell in job.runs for action in cell.actions] + [a for line in job.lines for a in line.base]
+    actions = [action for cell in job.unique_cells for action in cell.actions] + [
+        a for line in job.lines for a in line.base
+    ]
     if any(action.operation.opaque for action in actions):
         return "rows", "pc.Call is opaque: nothing is known of the function, so its cells share nothing"
     if any(line.prompt.length is None for line in job.lines):
@@ -132,16 +134,16 @@ def choose_rung(job: Job) -> tuple[str, str]:
     return model.ladder.rung, model.ladder.reason
 
 
-def forced_rung(job: Job, rung: str) -> str:
+def forced_rung(job: SweepTask, rung: str) -> str:
     """A rung that the user asks for.
 
     Raises:
         InputError: There is no such rung, or it is not exact here.
     """
-    if rung not in RUNGS:
-        raise InputError(unknown("rung", rung, RUNGS))
+    if rung not in STRATEGIES:
+        raise InputError(unknown("rung", rung, STRATEGIES))
     highest, reason = choose_rung(job)
-    order = list(RUNGS)
+    order = list(STRATEGIES)
     if order.index(rung) < order.index(highest):
         raise InputError(
             f"rung={rung!r} would not give the numbers of one forward pass a cell here: {reason}; the highest that does is "
@@ -150,7 +152,7 @@ def forced_rung(job: Job, rung: str) -> str:
     return rung
 
 
-def _beside_ids(job: Job) -> list[str]:
+def _beside_ids(job: SweepTask) -> list[str]:
     """Inputs that prompts have beside their token ids."""
     return sorted({name for line in job.lines if line.prompt.ids for name in line.prompt.tensors})
 
@@ -159,7 +161,7 @@ def _beside_ids(job: Job) -> list[str]:
 class Schedule:
     """A plan with the work it stands for."""
 
-    job: Job
+    job: SweepTask
     plan: Plan
     batches: list[tuple[tuple[int, ...], list[Group]]]
     """For the wavefront: lines of one length, and groups that fit the budget together."""
@@ -174,19 +176,19 @@ class Schedule:
         for _, groups in self.batches:
             yield self._part([run for group in groups for run in group.runs], tuple(groups))
         if self.plan.rung in ("rows", "cell"):
-            forms = [self.job.lines[run.line].prompt.form for run in self.job.runs]
-            order = sorted(range(len(forms)), key=lambda run: (forms[run], self.job.runs[run].line, run))
+            forms = [self.job.lines[run.line].prompt.form for run in self.job.unique_cells]
+            order = sorted(range(len(forms)), key=lambda run: (forms[run], self.job.unique_cells[run].line, run))
             for _, group in groupby(order, key=forms.__getitem__):
                 alike = list(group)
                 yield from (self._part(alike[i : i + self.rows]) for i in range(0, len(alike), self.rows))
 
     def _part(self, runs: Iterable[int], groups: tuple[Group, ...] = ()) -> Part:
-        cells = {run: self.job.runs[run] for run in runs}
+        cells = {run: self.job.unique_cells[run] for run in runs}
         lines = {line: self.job.lines[line] for line in sorted({cell.line for cell in cells.values()})}
         return Part(self.plan.rung, lines, cells, self.job.depth, groups, self.head_rows, self.waste)
 
 
-def schedule(job: Job, options: RunOptions) -> Schedule:
+def schedule(job: SweepTask, options: RunOptions) -> Schedule:
     """Decide how a job runs within a memory budget.
 
     Raises:
@@ -198,7 +200,7 @@ def schedule(job: Job, options: RunOptions) -> Schedule:
     return schedule_on(job, *choose_rung(job), options)
 
 
-def schedule_on(job: Job, chosen: str, reason: str, options: RunOptions) -> Schedule:
+def schedule_on(job: SweepTask, chosen: str, reason: str, options: RunOptions) -> Schedule:
     """The schedule on some rung, whether it is exact there or not; see :func:`schedule`."""
     model, costs = job.model, Costs.of(job.model)
     allowed, max_tokens = parse_bytes(options.budget), options.max_tokens
@@ -213,7 +215,7 @@ def schedule_on(job: Job, chosen: str, reason: str, options: RunOptions) -> Sche
             f"budget='{_up(one)}'"
         )
     room = max(int(allowed * SHARE), one) - needs.held
-    lengths = [job.lines[run.line].prompt.length or 1 for run in job.runs] or [1]
+    lengths = [job.lines[run.line].prompt.length or 1 for run in job.unique_cells] or [1]
     naive = sum(
         full_pass(costs, job.lines[cell.line].prompt.length or 1, job.lines[cell.line].prompt.length or 1)
         for cell in job.cells
@@ -224,21 +226,21 @@ def schedule_on(job: Job, chosen: str, reason: str, options: RunOptions) -> Sche
         pieces = cut(needs, room, waste, max_tokens)
         groups = [group for _, members in pieces.batches for group in members]
         flops = sum(wave_flops(costs, members, job.depth, waste) for _, members in pieces.batches)
-        flops += costs.head * sum(len(job.lines[run.line].positions) for run in job.runs)
+        flops += costs.head * sum(len(job.lines[run.line].positions) for run in job.unique_cells)
         flops += sum(full_pass(costs, line.prompt.length or 1, len(line.positions)) for line in job.lines)
         row_layers = sum(step.rows for group in groups for step in group.steps[: job.depth])
     else:
         row = max(max(needs.whole(line) + _compared(needs, line) for line in job.lines), 1)
         rows = max_tokens // max(lengths) if max_tokens else room // row
-        rows = 1 if chosen == "cell" else max(1, min(len(job.runs), rows))
+        rows = 1 if chosen == "cell" else max(1, min(len(job.unique_cells), rows))
         pieces = Cut([], 1, max(rows * row, *map(needs.recording, job.lines)))
-        flops = sum(full_pass(costs, length, length) for length in lengths if job.runs)
-        row_layers = len(job.runs) * len(costs.layer)
+        flops = sum(full_pass(costs, length, length) for length in lengths if job.unique_cells)
+        row_layers = len(job.unique_cells) * len(costs.layer)
     plan = Plan(
         rung=chosen,
         reason=reason,
         cells=len(job.cells),
-        runs=len(job.runs),
+        runs=len(job.unique_cells),
         dead=job.dead,
         repeated=job.repeated,
         groups=len(groups),
@@ -262,7 +264,7 @@ def _one(needs: Needs, layerwise: bool) -> int:
     return max([*map(needs.recording, job.lines), *cells])
 
 
-def _compared(needs: Needs, line: Line) -> int:
+def _compared(needs: Needs, line: PromptRun) -> int:
     """The line's own logits, which its cells are compared with."""
     return len(line.positions) * needs.costs.output_bytes if line.compares else 0
 

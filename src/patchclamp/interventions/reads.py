@@ -1,6 +1,7 @@
 """What is measured of a run: probabilities, logit differences, loss, divergence, ranks, activations, or any function.
 
-Made by users, as ``read=pc.KL()``; bound to each prompt when lines are made (``sweeping.py``), and evaluated by ``Line.measure``.
+Made by users, as ``read=pc.KL()``; bound to each prompt when its run is described (``sweeping.py``), and evaluated by
+``PromptRun.measure``.
 """
 
 from abc import ABC, abstractmethod

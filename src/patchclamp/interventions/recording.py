@@ -22,8 +22,8 @@ from patchclamp.interventions.positions import At
 from patchclamp.interventions.recorded import Buffers
 from patchclamp.interventions.result_record import provenance
 from patchclamp.interventions.results import Activations
+from patchclamp.interventions.shared_rows import depth_of
 from patchclamp.interventions.sources import Source
-from patchclamp.interventions.trie import depth_of
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.peers import Sites

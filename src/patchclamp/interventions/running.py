@@ -16,13 +16,13 @@ from patchclamp.core.errors import InputError
 from patchclamp.core.interrupts import guarded, within
 from patchclamp.core.result import Result, Saved
 from patchclamp.interventions.edit import Edits, as_edits
-from patchclamp.interventions.job import widen
 from patchclamp.interventions.passes import Row, edits_head, forward, gradients
 from patchclamp.interventions.positions import At
 from patchclamp.interventions.recorded import Buffers, padded
 from patchclamp.interventions.recording import BATCH_TOKENS, batches, may_share, place
 from patchclamp.interventions.result_record import provenance
 from patchclamp.interventions.results import Activations, to_numpy
+from patchclamp.interventions.sweep_task import widen
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.peers import Sites
 

@@ -24,7 +24,6 @@ from patchclamp.interventions.cost import DEFAULT_BUDGET
 from patchclamp.interventions.edit import Edit, Edits, as_edits
 from patchclamp.interventions.execute import Outcome, run_cells
 from patchclamp.interventions.grid import Grid
-from patchclamp.interventions.job import Cell, Job, Line
 from patchclamp.interventions.options import RunOptions
 from patchclamp.interventions.part_files import PartFiles
 from patchclamp.interventions.passes import Row, forward
@@ -34,6 +33,7 @@ from patchclamp.interventions.positions import At
 from patchclamp.interventions.reads import BASELINE, Activation, Read, as_reads, distinct
 from patchclamp.interventions.recording import place, placeholders, record_sources
 from patchclamp.interventions.result_record import provenance
+from patchclamp.interventions.sweep_task import Cell, PromptRun, SweepTask
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.peers import Sites
@@ -112,11 +112,11 @@ class Sweep:
         """What its edits take their values from."""
         return merge_runs([self.shared.sources, *(variant.placer.sources for variant in self.variants)])
 
-    def job(self, recordings: Recordings) -> Job:
+    def job(self, recordings: Recordings) -> SweepTask:
         """Its cells, with the values of the sources."""
-        return Job(self.model, self.lines(recordings), self.cells(recordings))
+        return SweepTask(self.model, self.lines(recordings), self.cells(recordings))
 
-    def lines(self, recordings: Recordings) -> list[Line]:
+    def lines(self, recordings: Recordings) -> list[PromptRun]:
         """Each prompt with what is read of it and the edits that its cells share."""
         if self.model.capabilities.width_of_logits is None and not all(
             isinstance(read, Activation) for read in self.reads
@@ -165,7 +165,7 @@ class Sweep:
         return provenance(self.model, self.prompts, **swept, **instead)
 
 
-def _read_axes(lines: Sequence[Line]) -> list[dict[str, tuple[Any, ...]]]:
+def _read_axes(lines: Sequence[PromptRun]) -> list[dict[str, tuple[Any, ...]]]:
     """For each read its own dimensions, with the labels of the prompt that has most of them.
 
     Two reads share a dimension only if they share its labels; otherwise each gets one of its own.
@@ -186,7 +186,7 @@ def _read_axes(lines: Sequence[Line]) -> list[dict[str, tuple[Any, ...]]]:
 
 def make_lines(
     model: OpenModel, prompts: Sequence[Prompt], reads: Sequence[Read], base: Sequence[Edit] = ()
-) -> list[Line]:
+) -> list[PromptRun]:
     """Each prompt with what is read of it and the edits that all its cells share, whose sources are run.
 
     Args:
@@ -204,13 +204,13 @@ def _bind(
     reads: Sequence[Read],
     shared: Sequence[tuple[Action, ...]],
     dims: Iterable[str] = (),
-) -> list[Line]:
+) -> list[PromptRun]:
     """Lines under shared actions; no read may be called like one of ``dims``, dimensions of the result."""
     count = len(prompts)
     bound = [[b for read in reads for b in read.bind(model, prompt, i, count)] for i, prompt in enumerate(prompts)]
     names = distinct((read.name for read in bound[0]), dims)
     return [
-        Line(prompt, actions, tuple(replace(b, name=name) for b, name in zip(own, names, strict=True)))
+        PromptRun(prompt, actions, tuple(replace(b, name=name) for b, name in zip(own, names, strict=True)))
         for prompt, actions, own in zip(prompts, shared, bound, strict=True)
     ]
 

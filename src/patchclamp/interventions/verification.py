@@ -20,17 +20,17 @@ from patchclamp.core.errors import ModelError, PatchclampError, warn
 from patchclamp.core.interrupts import within
 from patchclamp.core.tolerances import ARCHITECTURE, EXACT
 from patchclamp.interventions.actions import Action
-from patchclamp.interventions.base import prefix_is_supported, record_base
 from patchclamp.interventions.execute import execute
 from patchclamp.interventions.finite import readable
 from patchclamp.interventions.hooks import Port, Tap, Tolerant, after_each_call
-from patchclamp.interventions.job import Cell, Job, Line
 from patchclamp.interventions.operations import Add
 from patchclamp.interventions.options import RunOptions
 from patchclamp.interventions.part_runner import run_rows
 from patchclamp.interventions.passes import Row, call, forward, logits_of
 from patchclamp.interventions.planning import schedule_on
+from patchclamp.interventions.prefix import prefix_is_supported, record_base
 from patchclamp.interventions.reads import Bound
+from patchclamp.interventions.sweep_task import Cell, PromptRun, SweepTask
 from patchclamp.interventions.wavefront import make_packer
 from patchclamp.models.capabilities import Ladder
 from patchclamp.models.components import COMPONENTS
@@ -326,7 +326,7 @@ def _ladder(model: OpenModel, probe: Prompt) -> Ladder:
         headless = ("logits", None) in model.sites.refused
         return Ladder("rows", "it has no head" if headless else "its output is not a prediction for each position")
     job = _probe_job(model, probe)
-    slow = [run_rows(model, [(job.lines[cell.line], cell)])[0][0] for cell in job.runs]
+    slow = [run_rows(model, [(job.lines[cell.line], cell)])[0][0] for cell in job.unique_cells]
     reason = ""
     supported = prefix_is_supported(model)
     if not supported:
@@ -343,7 +343,7 @@ def _ladder(model: OpenModel, probe: Prompt) -> Ladder:
     return Ladder("cell", reason)
 
 
-def _packs(job: Job, slow: Sequence[Tensor]) -> bool:
+def _packs(job: SweepTask, slow: Sequence[Tensor]) -> bool:
     """Whether rows that share a row of a call do not see each other, to the precision that sweeps promise.
 
     (Attention that sums in float32 within a float64 model sums other keys in another order, and does not.)
@@ -357,14 +357,14 @@ def _packs(job: Job, slow: Sequence[Tensor]) -> bool:
         return False
 
 
-def _worst(job: Job, slow: Sequence[Tensor], rung: str, waste: float = 0.0) -> float:
+def _worst(job: SweepTask, slow: Sequence[Tensor], rung: str, waste: float = 0.0) -> float:
     """Largest difference of a rung's logits from one forward a cell, relative to the largest logit."""
     scheduled = replace(schedule_on(job, rung, "", RunOptions(budget="4GB")), waste=waste)
     outcome, _ = execute(scheduled, RunOptions(progress=False))
-    return max(_error(outcome.values[run][0], slow[run].cpu()) for run in range(len(job.runs)))
+    return max(_error(outcome.values[run][0], slow[run].cpu()) for run in range(len(job.unique_cells)))
 
 
-def _probe_job(model: OpenModel, probe: Prompt) -> Job:
+def _probe_job(model: OpenModel, probe: Prompt) -> SweepTask:
     """Edits of the stream at scattered layers and positions of two prompts."""
     other = Prompt(tuple(reversed(probe.ids)), None, probe.tokens)
     last = len(probe.ids) - 1
@@ -375,14 +375,14 @@ def _probe_job(model: OpenModel, probe: Prompt) -> Job:
         return logits
 
     read = Bound("logits", (last - 1, last), (), whole)
-    lines = [Line(prompt, (), (read,)) for prompt in (probe, other)]
+    lines = [PromptRun(prompt, (), (read,)) for prompt in (probe, other)]
     cells = []
     for layer, position in _scattered(model.sites.n_layers, last):
         vector = torch.randn(width, generator=generator)
         for line in range(len(lines)):
             action = Action(Site("resid_pre", layer), (position,), Add(vector))
             cells.append(Cell(line, (action,)))
-    return Job(model, lines, cells)
+    return SweepTask(model, lines, cells)
 
 
 def _scattered(layers: int, last: int) -> Iterable[tuple[int, int]]:

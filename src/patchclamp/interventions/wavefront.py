@@ -18,13 +18,13 @@ from torch.utils._pytree import tree_map
 from patchclamp.core.errors import NotFiredError
 from patchclamp.core.interrupts import within
 from patchclamp.interventions.actions import Action, from_position, instructions
-from patchclamp.interventions.base import Base, PrefixCache, embedded_states
 from patchclamp.interventions.hooks import Instruction, Port, Session, bypassed, ports_of
-from patchclamp.interventions.job import index_like, layer_of
 from patchclamp.interventions.packing import Layout, Packer, UnpackableError, layout_at, pack, unpack
 from patchclamp.interventions.parts import Part
 from patchclamp.interventions.passes import call, make_tap
-from patchclamp.interventions.trie import CLEAN, EMBEDDED, ROW, Group, Step
+from patchclamp.interventions.prefix import Base, PrefixCache, embedded_states
+from patchclamp.interventions.shared_rows import CLEAN, EMBEDDED, ROW, Group, Step
+from patchclamp.interventions.sweep_task import index_like, layer_of
 from patchclamp.models.inputs import Batch
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.sites import Site
@@ -32,7 +32,7 @@ from patchclamp.models.tensors import Keys, fetch, first_tensor, input_keys, rep
 
 
 @dataclass(eq=False)
-class Front:
+class GroupState:
     """A group under way."""
 
     group: Group
@@ -46,17 +46,17 @@ class Front:
 
 
 @dataclass(eq=False)
-class Walk:
+class LayerLoop:
     """Groups of one base on their way through the layers."""
 
     model: OpenModel
     part: Part
     base: Base
-    fronts: list[Front]
+    fronts: list[GroupState]
     packer: Packer | None = None
 
     @classmethod
-    def begin(cls, model: OpenModel, part: Part, base: Base) -> "Walk":
+    def begin(cls, model: OpenModel, part: Part, base: Base) -> "LayerLoop":
         """Prepare the layer calls of every group; those that start at the same position share them.
 
         Args:
@@ -68,7 +68,7 @@ class Walk:
         for group in part.groups:
             if group.start not in captured:
                 captured[group.start] = capture_calls(model, base, group.start, group.length)
-        fronts = [Front(group, *captured[group.start]) for group in part.groups]
+        fronts = [GroupState(group, *captured[group.start]) for group in part.groups]
         packer = make_packer(model, base, part.groups[0].length) if part.waste and len(captured) > 1 else None
         return cls(model, part, base, fronts, packer)
 
@@ -127,7 +127,7 @@ class Walk:
         for start, front in fronts.items():
             front.hidden = after[start]
 
-    def enter(self, front: Front, depth: int) -> Tensor:
+    def enter(self, front: GroupState, depth: int) -> Tensor:
         """Hidden states of a step's rows on entry to its layer, with the edits of the stream between layers done."""
         step = front.group.steps[depth]
         hidden = self._assemble(front, step, depth)
@@ -143,12 +143,12 @@ class Walk:
                 hidden = _apply(todo[port], hidden)
         return hidden
 
-    def keep_last(self, front: Front) -> None:
+    def keep_last(self, front: GroupState) -> None:
         """Keep what is read of the stream after the last walked layer, where that is not the model's last."""
         if front.group.steps[self.part.depth].rows:
             self.enter(front, self.part.depth)
 
-    def _assemble(self, front: Front, step: Step, depth: int) -> Tensor:
+    def _assemble(self, front: GroupState, step: Step, depth: int) -> Tensor:
         """Rows carried over from the layer below, and rows that are born here."""
         start = front.group.start
         by_kind = {
@@ -180,7 +180,7 @@ class Walk:
         starts = [group.start] * len(rows)
         return instructions(self.model.sites, rows, starts, group.width, self.model.device, None)
 
-    def _run_layer(self, session: Session, front: Front, step: Step, depth: int, hidden: Tensor) -> Tensor:
+    def _run_layer(self, session: Session, front: GroupState, step: Step, depth: int, hidden: Tensor) -> Tensor:
         """Call the layer on the rows, with the arguments that the model itself would give it."""
         args, kwargs = front.calls[depth]
         if front.cache is not None:
@@ -208,7 +208,7 @@ class Walk:
         found: Tensor = fetch(output, first_tensor(output) or ())
         return found
 
-    def _keeper(self, front: Front, step: Step, site: Site) -> Callable[[Tensor], None]:
+    def _keeper(self, front: GroupState, step: Step, site: Site) -> Callable[[Tensor], None]:
         """Keeps what a read wants of this step: each run's own row, where it was computed."""
 
         def keep(view: Tensor) -> None:
@@ -221,7 +221,7 @@ class Walk:
 
         return keep
 
-    def seen(self, front: Front, run: int, site: Site) -> Tensor:
+    def seen(self, front: GroupState, run: int, site: Site) -> Tensor:
         """Activations of a run where its reads want them, ``[position, d]``; the line's own where the run is no row."""
         if (run, site) not in front.seen:
             number = self.part.runs[run].line

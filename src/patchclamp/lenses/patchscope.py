@@ -20,10 +20,10 @@ from patchclamp.interventions import (
     At,
     Cell,
     Edit,
-    Job,
     Patch,
     Put,
     Source,
+    SweepTask,
     generate,
     make_lines,
     positions,
@@ -246,7 +246,7 @@ def _target_logits(
     final = Activation(f"resid_post.{model.sites.n_layers - 1}")  # its logits are wide, the model's own may be rounded
     lines = make_lines(model, [aim.prompt], (final,))
     cells = [Cell(0, (aim.action(site, state),)) for site in rows for state in states[site]]
-    job = Job(model, lines, cells)
+    job = SweepTask(model, lines, cells)
     outcome, _ = run_cells(job)
     values = [outcome.of_cell(number)[0] for number in range(len(cells))]
     logits = lens.logits(torch.stack(values).to(model.device))

@@ -12,8 +12,8 @@ from patchclamp.interventions import (
     At,
     Edits,
     Grid,
-    Line,
     Pair,
+    PromptRun,
     Put,
     RunOptions,
     Source,
@@ -94,7 +94,7 @@ def attribution_patch(
     return Attribution(grid.dataset, grid.plan, grid.record | ({"agreement": error} if error else {}), grid.tensors)
 
 
-def _path(pair: Pair, line: Line, shares: Sequence[float]) -> list[list[Line]]:
+def _path(pair: Pair, line: PromptRun, shares: Sequence[float]) -> list[list[PromptRun]]:
     """The target's line with its embeddings on the way to the source's, once for each share."""
     if not shares:
         return []
@@ -111,5 +111,5 @@ def _path(pair: Pair, line: Line, shares: Sequence[float]) -> list[list[Line]]:
     for share in shares:
         mixture = Put(share * target_embeddings + (1 - share) * source_embeddings)
         action = Action(EMBED, all_positions, mixture, edit=len(base_edits))
-        lines.append([Line(line.prompt, (*line.base, action), line.reads)])
+        lines.append([PromptRun(line.prompt, (*line.base, action), line.reads)])
     return lines

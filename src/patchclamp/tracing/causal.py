@@ -16,11 +16,11 @@ from patchclamp.interventions import (
     DEFAULT_BUDGET,
     Action,
     Cell,
-    Job,
     Outcome,
     PartFiles,
     Put,
     RunOptions,
+    SweepTask,
     as_reads,
     provenance,
     run_cells,
@@ -160,7 +160,7 @@ def causal_trace(
     places = list(np.ndindex(len(states.components), len(states.layers), len(setting.prompt.ids)))
     actions_by_place = [_restoring_actions(states, setting, values, place) for place in places]
     cells = [Cell(sample, actions) for sample in range(samples) for actions in actions_by_place]
-    job = Job(model, setting.lines(), cells)
+    job = SweepTask(model, setting.lines(), cells)
     options = RunOptions(budget=budget, max_tokens=max_tokens, verify=verify, files=files, progress=progress)
     error = None
     if method == "exact":
@@ -190,7 +190,7 @@ def _restoring_actions(
     return tuple(Action(site, (position,), Put(values[site][[position]]), edit=1) for site in sites)
 
 
-def _dataset(setting: Setting, states: States, job: Job, outcome: Outcome, clean: Sequence[Any]) -> "xr.Dataset":
+def _dataset(setting: Setting, states: States, job: SweepTask, outcome: Outcome, clean: Sequence[Any]) -> "xr.Dataset":
     import xarray as xr
 
     samples, length = len(job.lines), len(setting.prompt.ids)

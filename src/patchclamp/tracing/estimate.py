@@ -20,11 +20,11 @@ from patchclamp.core.errors import InputError
 from patchclamp.core.interrupts import guarded, under
 from patchclamp.interventions import (
     Action,
-    Job,
-    Line,
     Operation,
     Outcome,
+    PromptRun,
     Row,
+    SweepTask,
     edited_sites,
     forward,
     outputs_at,
@@ -74,7 +74,10 @@ class Slopes:
 
 @under(torch.enable_grad)
 def slopes(
-    model: OpenModel, lines: Sequence[Line], sites: Sequence[Site], baseline_logits: "Sequence[Tensor] | bool" = False
+    model: OpenModel,
+    lines: Sequence[PromptRun],
+    sites: Sequence[Site],
+    baseline_logits: "Sequence[Tensor] | bool" = False,
 ) -> Slopes:
     """One forward and one backward pass (a number of a read) over lines of one length.
 
@@ -140,7 +143,7 @@ def slopes(
     )
 
 
-def _logits(model: OpenModel, rows: Sequence[Row], lines: Sequence[Line], sites: Sequence[Site]) -> list[Tensor]:
+def _logits(model: OpenModel, rows: Sequence[Row], lines: Sequence[PromptRun], sites: Sequence[Site]) -> list[Tensor]:
     """The logits of each row where its own reads look, ``[position, vocabulary]``, with their graph."""
     positions = [list(line.positions) for line in lines]
     width = max(len(row_positions) for row_positions in positions)
@@ -172,7 +175,7 @@ def _concatenate(parts: Sequence[Slopes]) -> Slopes:
     return Slopes(values, states, gradients, [row for part in parts for row in part.logits])
 
 
-def _in_head(lines: Sequence[Line], sites: Sequence[Site]) -> bool:
+def _in_head(lines: Sequence[PromptRun], sites: Sequence[Site]) -> bool:
     edited = (*sites, *(action.site for line in lines for action in line.base))
     return any(site.component in ("final_norm", "logits") for site in edited)
 
@@ -188,7 +191,7 @@ def midpoints(points: int) -> list[float]:
     return [1 - (i + 0.5) / points for i in range(points)]
 
 
-def estimate(job: Job, path: Sequence[Sequence[Line]] = ()) -> Outcome:
+def estimate(job: SweepTask, path: Sequence[Sequence[PromptRun]] = ()) -> Outcome:
     """Estimate every run of a job to first order.
 
     Args:
@@ -196,7 +199,7 @@ def estimate(job: Job, path: Sequence[Sequence[Line]] = ()) -> Outcome:
         path: For integrated gradients: the lines at points on the way from the base run to the clean one, over which
             the gradient is averaged (Hanna et al. 2024, arXiv 2403.17806).
     """
-    sites = [site.whole for site in edited_sites(run.actions for run in job.runs)]
+    sites = [site.whole for site in edited_sites(run.actions for run in job.unique_cells)]
     sites = list(dict.fromkeys(sites))
     base_slopes = slopes(job.model, job.lines, sites, baseline_logits=bool(path))
     gradients = base_slopes.gradients
@@ -213,7 +216,7 @@ def estimate(job: Job, path: Sequence[Sequence[Line]] = ()) -> Outcome:
     for line in range(len(job.lines)):
         outcome.baseline[line] = [value[line].cpu() for value in base_slopes.values]
     with guarded(torch.no_grad()):
-        for number, run in enumerate(job.runs):
+        for number, run in enumerate(job.unique_cells):
             changes = [_state_change(job.model, action, base_slopes.states, run.line) for action in run.actions]
             outcome.values[number] = [
                 base
@@ -246,7 +249,7 @@ def _metric_change(changes: Sequence[tuple[Any, ...]], gradient: dict[Site, Tens
     return torch.stack(terms).sum().cpu()
 
 
-def measured_error(job: Job, estimated: Outcome, check: int, seed: int = 0) -> dict[str, Any] | None:
+def measured_error(job: SweepTask, estimated: Outcome, check: int, seed: int = 0) -> dict[str, Any] | None:
     """How far an estimate is from the truth, on random cells run exactly.
 
     Args:
@@ -261,13 +264,13 @@ def measured_error(job: Job, estimated: Outcome, check: int, seed: int = 0) -> d
     """
     if check < 0:
         raise InputError(f"check is a number of cells to run exactly, 0 or more; got {check!r}")
-    sample = sorted(random.Random(seed).sample(range(len(job.runs)), min(check, len(job.runs))))
+    sample = sorted(random.Random(seed).sample(range(len(job.unique_cells)), min(check, len(job.unique_cells))))
     if not sample:
         return None
-    small_job = Job(job.model, job.lines, [job.runs[run] for run in sample])
+    small_job = SweepTask(job.model, job.lines, [job.unique_cells[run] for run in sample])
     exact, _ = run_cells(small_job)
     truth, estimates = (
-        np.array([_first_change(outcome, run, job.runs[r].line) for r, run in zip(sample, runs, strict=True)])
+        np.array([_first_change(outcome, run, job.unique_cells[r].line) for r, run in zip(sample, runs, strict=True)])
         for outcome, runs in ((exact, range(len(sample))), (estimated, sample))
     )
     return compared(job.lines[0].reads[0].name, truth, estimates, "random cells")

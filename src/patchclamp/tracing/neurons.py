@@ -12,7 +12,7 @@ from patchclamp.core.call import recorded
 from patchclamp.core.errors import InputError
 from patchclamp.core.kinds import Repeats, Seed
 from patchclamp.core.result import DatasetResult
-from patchclamp.interventions import Action, Cell, Job, Put, provenance, run_cells
+from patchclamp.interventions import Action, Cell, Put, SweepTask, provenance, run_cells
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.sites import Site
 from patchclamp.tracing.estimate import compared, midpoints, slopes
@@ -152,7 +152,9 @@ def _exact_effects(
         (site,) = setting.model.sites.expand(f"{sites[layer]}.n{neuron}")
         value = values[sites[layer]][position, neuron].reshape(1, 1)
         neuron_actions.append((Action(site, (position,), Put(value), edit=1),))
-    job = Job(setting.model, lines, [Cell(line, actions) for actions in neuron_actions for line in range(len(lines))])
+    job = SweepTask(
+        setting.model, lines, [Cell(line, actions) for actions in neuron_actions for line in range(len(lines))]
+    )
     outcome, _ = run_cells(job)
     changes = [
         float(outcome.of_cell(number)[0]) - float(outcome.baseline[cell.line][0])

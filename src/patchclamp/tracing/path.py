@@ -18,12 +18,12 @@ from patchclamp.interventions import (
     Cell,
     Edits,
     Grid,
-    Job,
-    Line,
     Pair,
+    PromptRun,
     Put,
     RunOptions,
     Source,
+    SweepTask,
     positions,
     record_source,
     run_cells,
@@ -182,7 +182,7 @@ def path_patch(
         for cell, values in zip(job.cells, arrivals, strict=True)
     ]
     return pair.grid(
-        *run_cells(Job(model, job.lines, cells), options),
+        *run_cells(SweepTask(model, job.lines, cells), options),
         reference,
         receivers=[str(site) for site in route.receivers],
         receive_at=list(route.at),
@@ -190,7 +190,9 @@ def path_patch(
     )
 
 
-def _receiver_values(sender_job: Job, target: Source, route: Route, options: RunOptions) -> list[dict[Site, Tensor]]:
+def _receiver_values(
+    sender_job: SweepTask, target: Source, route: Route, options: RunOptions
+) -> list[dict[Site, Tensor]]:
     """Run what reaches the receivers, ``[position, d]`` at each, when each sender is patched and the rest is frozen."""
     model, line = sender_job.model, sender_job.lines[0]
     freezing_actions = _freezing_actions(model, target, route)
@@ -206,7 +208,7 @@ def _receiver_values(sender_job: Job, target: Source, route: Route, options: Run
             (*cell.actions, *(freezing_actions[frozen] for frozen in route.held(site))) if route.reached(site) else ()
         )
         cells.append(Cell(0, actions))
-    job = Job(model, [Line(line.prompt, line.base, reads)], cells)
+    job = SweepTask(model, [PromptRun(line.prompt, line.base, reads)], cells)
     outcome, _ = run_cells(job, options)
     count = len(route.at)
     return [

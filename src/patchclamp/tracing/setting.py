@@ -10,10 +10,10 @@ from patchclamp.core.digest import digest
 from patchclamp.core.errors import InputError
 from patchclamp.interventions import (
     Edit,
-    Line,
     LogOdds,
     Noise,
     Probability,
+    PromptRun,
     Read,
     Row,
     Source,
@@ -116,7 +116,7 @@ class Setting:
         deviation = share * self.noise * self.std
         return Noise(deviation, self.seeds[sample], site="embed", at=list(self.subject))
 
-    def lines(self, share: float = 1.0) -> list[Line]:
+    def lines(self, share: float = 1.0) -> list[PromptRun]:
         """The lines of all samples: the prompt under (a share of) the noise of each."""
         return [
             make_lines(self.model, [self.prompt], self.reads, [self.corruption(sample, share)])[0]

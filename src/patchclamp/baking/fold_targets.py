@@ -25,7 +25,7 @@ _BETWEEN = "a norm or another function stands between"
 
 
 @dataclass(frozen=True, eq=False)
-class Spot:
+class FoldTarget:
     """A weight that can take up an affine map of a site."""
 
     module: str
@@ -95,7 +95,7 @@ def port(path: str, side: Literal["in", "out"]) -> Site:
     return Site(f"{path}:{side}", None, None, path, side)
 
 
-def spots_of(wiring: Wiring, site: Site) -> list[Spot]:
+def spots_of(wiring: Wiring, site: Site) -> list[FoldTarget]:
     """The weights that a map of a site goes into; what the table says is measured on the model.
 
     Raises:
@@ -106,9 +106,9 @@ def spots_of(wiring: Wiring, site: Site) -> list[Spot]:
     columns = columns_of(access, site.unit, model.sites.width(site.whole) or 0)
     module = model.sites.modules[access.module]
     if not access.keys and _is_projection(wiring, access.module):
-        return [Spot(access.module, access.side, columns, access.factor)]
+        return [FoldTarget(access.module, access.side, columns, access.factor)]
     if isinstance(module, nn.Embedding) and access.side == "out":
-        return [Spot(access.module, "out", columns, _table_scale(wiring, site.whole, module))]
+        return [FoldTarget(access.module, "out", columns, _table_scale(wiring, site.whole, module))]
     paths, side = _holders(model, site)
     spots = []
     for path in paths:
@@ -118,7 +118,7 @@ def spots_of(wiring: Wiring, site: Site) -> list[Spot]:
         share = wiring.shares(site.whole, [port(path, side)])
         if share is None:
             raise SiteError(f"{_BETWEEN} {site.whole} and the weight of {path!r}")
-        spots.append(Spot(path, side, columns, share[0], direct=False))
+        spots.append(FoldTarget(path, side, columns, share[0], direct=False))
     return spots
 
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from patchclamp.interventions.actions import Action, instructions
-from patchclamp.interventions.job import index_like
 from patchclamp.interventions.passes import through_head
-from patchclamp.interventions.wavefront import Front, Walk
+from patchclamp.interventions.sweep_task import index_like
+from patchclamp.interventions.wavefront import GroupState, LayerLoop
 from patchclamp.models.sites import Site
 
 Delivery = tuple[list[int], Tensor, dict[Site, Tensor]]
@@ -29,7 +29,7 @@ class Pending:
     line: int
     place: int
     """Index in its group."""
-    front: Front
+    front: GroupState
     states: Tensor
     """``[position, d]`` at the read positions from the first edit on."""
     actions: tuple[Action, ...]
@@ -38,7 +38,7 @@ class Pending:
     """Which of the line's read positions these are."""
 
 
-def finish(walk: Walk) -> Iterator[Delivery]:
+def finish(walk: LayerLoop) -> Iterator[Delivery]:
     """Send the last states of groups that passed every layer through the head, and hand them over line by line."""
     if walk.part.depth < walk.model.sites.n_layers:
         yield from _without_head(walk)
@@ -52,7 +52,7 @@ def finish(walk: Walk) -> Iterator[Delivery]:
     yield from _through_head(walk, batch)
 
 
-def _without_head(walk: Walk) -> Iterator[Delivery]:
+def _without_head(walk: LayerLoop) -> Iterator[Delivery]:
     """Hand over activations of layers below the last: the walk ended there."""
     runs_of = walk.part.runs
     for front in walk.fronts:
@@ -62,7 +62,7 @@ def _without_head(walk: Walk) -> Iterator[Delivery]:
             yield runs, torch.zeros(len(runs), 0, 0), _sites(walk, line, [(front, run) for run in runs])
 
 
-def _pending(walk: Walk) -> Iterator[Pending]:
+def _pending(walk: LayerLoop) -> Iterator[Pending]:
     part, depth = walk.part, walk.model.sites.n_layers
     for front in walk.fronts:
         group, step = front.group, front.group.steps[-1]
@@ -77,7 +77,7 @@ def _pending(walk: Walk) -> Iterator[Pending]:
             yield Pending(run, line, place, front, hidden[row, where], step.inside[row], late)
 
 
-def _through_head(walk: Walk, batch: list[Pending]) -> Iterator[Delivery]:
+def _through_head(walk: LayerLoop, batch: list[Pending]) -> Iterator[Delivery]:
     """Logits of some runs, those of neighbours of one line together."""
     if not batch:
         return
@@ -115,7 +115,7 @@ def _by_line(batch: list[Pending]) -> Iterator[tuple[int, range]]:
             begin = end
 
 
-def _sites(walk: Walk, line: int, runs: list[tuple[Front, int]]) -> dict[Site, Tensor]:
+def _sites(walk: LayerLoop, line: int, runs: list[tuple[GroupState, int]]) -> dict[Site, Tensor]:
     return {
         site: torch.stack([walk.seen(front, run, site) for front, run in runs]) for site in walk.part.lines[line].sites
     }

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
-from patchclamp.interventions.job import Line
 from patchclamp.interventions.parts import Part
 from patchclamp.interventions.passes import Row, forward, outputs_at
+from patchclamp.interventions.sweep_task import PromptRun
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.sites import Site
 
@@ -29,7 +29,7 @@ class Base:
     cache: Any
     """Keys and values of every layer, or None."""
     logits: dict[int, Tensor]
-    """Line -> ``[position, vocabulary]`` at the line's read positions."""
+    """Number of a prompt's run -> ``[position, vocabulary]`` at the line's read positions."""
     activations: dict[Site, Tensor]
     """``[line, position, d]`` at the sites that reads want."""
 
@@ -40,7 +40,7 @@ class Base:
 
 def record_base(
     model: OpenModel,
-    lines: Mapping[int, Line],
+    lines: Mapping[int, PromptRun],
     depths: Iterable[int] = (),
     *,
     cached_layers: int = 0,
@@ -85,7 +85,7 @@ def record_base(
     return Base(tuple(lines), hidden, cache, logits, activations)
 
 
-def may_narrow(model: OpenModel, lines: Iterable[Line]) -> bool:
+def may_narrow(model: OpenModel, lines: Iterable[PromptRun]) -> bool:
     """Whether unread positions can be kept out of the head: nothing that all cells share is edited there."""
     shared = (action.site.component for line in lines for action in line.base)
     return model.capabilities.narrows and not any(name in ("final_norm", "logits") for name in shared)

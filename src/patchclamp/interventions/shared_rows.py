@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from patchclamp.interventions.actions import Action
-from patchclamp.interventions.job import Job
+from patchclamp.interventions.sweep_task import SweepTask
 from patchclamp.models.sites import Site
 
 CLEAN, EMBEDDED, ROW = "clean", "embedded", "row"
@@ -73,17 +73,17 @@ def at_entry(site: Site) -> bool:
     return not site.is_raw and site.component in ("resid_pre", "resid_post")
 
 
-def build_steps(job: Job, runs: Sequence[int], start: int) -> list[Step]:
+def build_steps(job: SweepTask, runs: Sequence[int], start: int) -> list[Step]:
     """The steps of a group of runs.
 
     Args:
         job: The sweep.
-        runs: Indices into ``job.runs``.
+        runs: Indices into ``job.unique_cells``.
         start: First computed position.
     """
     layers = job.model.sites.layers
-    by_depth = {run: _by_depth(job.runs[run].actions, layers) for run in runs}
-    base = {line: _by_depth(job.lines[line].base, layers) for line in {job.runs[run].line for run in runs}}
+    by_depth = {run: _by_depth(job.unique_cells[run].actions, layers) for run in runs}
+    base = {line: _by_depth(job.lines[line].base, layers) for line in {job.unique_cells[run].line for run in runs}}
     state: dict[int, int] = {}
     steps: list[Step] = []
     for depth in range(len(layers) + 1):
@@ -97,7 +97,7 @@ def build_steps(job: Job, runs: Sequence[int], start: int) -> list[Step]:
             own = by_depth[run].get(depth, ())
             if run not in state and not own:
                 continue
-            line = job.runs[run].line
+            line = job.unique_cells[run].line
             embedded = [a for a in own if a.site.component == "embed"]
             parent = (ROW, state[run]) if run in state else (EMBEDDED, run) if embedded else (CLEAN, line)
             identity = ("embedded", line) if embedded else parent
@@ -135,11 +135,11 @@ def _by_depth(actions: Sequence[Action], layers: Sequence[str]) -> dict[int, tup
     return found
 
 
-def group_runs(job: Job, share_positions: bool, runs: Iterable[int]) -> list[Group]:
+def group_runs(job: SweepTask, share_positions: bool, runs: Iterable[int]) -> list[Group]:
     """Group some runs by prompt length and first edited position."""
     groups: dict[tuple[int, int], list[int]] = {}
     for index in runs:
-        run = job.runs[index]
+        run = job.unique_cells[index]
         length = job.lines[run.line].prompt.length
         assert length is not None
         firsts = [min(action.positions) for action in run.actions if action.positions]
@@ -150,10 +150,10 @@ def group_runs(job: Job, share_positions: bool, runs: Iterable[int]) -> list[Gro
     ]
 
 
-def split(job: Job, group: Group, most_rows: int) -> list[Group]:
+def split(job: SweepTask, group: Group, most_rows: int) -> list[Group]:
     """Parts of a group with at most ``most_rows`` runs each (a row is never more than its runs)."""
     if len(group.runs) <= most_rows:
         return [group]
-    ordered = sorted(group.runs, key=lambda run: (job.runs[run].line, len(job.runs[run].actions)))
+    ordered = sorted(group.runs, key=lambda run: (job.unique_cells[run].line, len(job.unique_cells[run].actions)))
     parts = [ordered[i : i + most_rows] for i in range(0, len(ordered), most_rows)]
     return [Group(group.start, group.length, part, build_steps(job, part, group.start)) for part in parts]

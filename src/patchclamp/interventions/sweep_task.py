@@ -20,7 +20,7 @@ from patchclamp.models.sites import Site
 
 
 @dataclass(frozen=True, eq=False)
-class Line:
+class PromptRun:
     """One prompt under the edits that all its cells share (none: the clean prompt), and what is read of it."""
 
     prompt: Prompt
@@ -101,13 +101,13 @@ class Cell:
 
 
 @dataclass(eq=False)
-class Job:
+class SweepTask:
     """All the cells of a sweep, and the fewer ones that have to be run for them."""
 
     model: OpenModel
-    lines: list[Line]
+    lines: list[PromptRun]
     cells: list[Cell]
-    runs: list[Cell] = field(default_factory=list)
+    unique_cells: list[Cell] = field(default_factory=list)
     """Distinct cells that can differ from their line's baseline."""
     run_of: list[int | None] = field(default_factory=list)
     """For each cell its run, or None if it equals the baseline."""
@@ -129,8 +129,8 @@ class Job:
             if key in known:
                 self.repeated += 1
             else:
-                known[key] = len(self.runs)
-                self.runs.append(Cell(cell.line, live))
+                known[key] = len(self.unique_cells)
+                self.unique_cells.append(Cell(cell.line, live))
             self.run_of.append(known[key])
 
     @property
@@ -141,7 +141,7 @@ class Job:
             return len(layers)
         return 1 + max(layer_of(site, layers) for line in self.lines for site in line.sites)
 
-    def _reaches(self, action: Action, line: Line) -> bool:
+    def _reaches(self, action: Action, line: PromptRun) -> bool:
         """Whether an edit can change what the line reads, by the causal structure alone."""
         if action.positions == ():
             return False

@@ -13,10 +13,10 @@ from transformers.cache_utils import DynamicCache
 
 from patchclamp.core.interrupts import within
 from patchclamp.interventions.actions import Action, instructions
-from patchclamp.interventions.base import PrefixCache
 from patchclamp.interventions.hooks import Session, bypassed, ports_of
 from patchclamp.interventions.operations import Operation
 from patchclamp.interventions.passes import Row, Sink, call, forward, last_logits, make_tap, through_head
+from patchclamp.interventions.prefix import PrefixCache
 from patchclamp.models.inputs import Batch, Prompt
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.sites import Site
