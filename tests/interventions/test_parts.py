@@ -304,18 +304,20 @@ SWEEP: dict[str, Any] = {
 PATCH: dict[str, Any] = {
     "source": tiny.ids(1, 6, seed=5), "into": tiny.ids(1, 6, seed=6), "sites": "attn_out", "at": 3, "read": pc.Logits([4]),
     "align": "left", "source_edits": [pc.Zero(site="mlp_out.0")], "base": [pc.Scale(2.0, site="embed")], "max_tokens": 9, "verify": 2,
+    "cumulative": True, "budget": "30MB", "rung": "rows",
 }  # fmt: skip
 PATH: dict[str, Any] = {
     "source": tiny.ids(1, 6, seed=5), "into": tiny.ids(1, 6, seed=6), "sender": "mlp_out.0", "receivers": "attn_in.2", "at": 3,
     "receive_at": -1, "freeze": ["attn_out"], "read": pc.Logits([4]), "align": "left", "source_edits": [pc.Zero(site="mlp_out.0")],
-    "base": [pc.Scale(2.0, site="embed")], "max_tokens": 9, "verify": 2,
+    "base": [pc.Scale(2.0, site="embed")], "max_tokens": 9, "verify": 2, "budget": "30MB",
 }  # fmt: skip
 TRACE: dict[str, Any] = {
     "prompt": OTHER, "subject": [2], "answer": 8, "sites": "mlp_out", "window": 2, "samples": 3, "noise": 2.0, "std": 0.3, "seed": 1,
-    "read": pc.Loss(5), "max_tokens": 9, "verify": 2,
+    "read": pc.Loss(5), "max_tokens": 9, "verify": 2, "budget": "30MB",
 }  # fmt: skip
 FACTS: dict[str, Any] = {
     "facts": [(OTHER, [1, 2], 7)], "sites": "mlp_out", "noise": 2.0, "std": 0.3, "samples": 3, "seed": 1, "read": pc.Loss(5), "window": 2, "max_tokens": 9,
+    "verify": 2, "budget": "30MB",
 }  # fmt: skip
 VERBS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "sweep": (
