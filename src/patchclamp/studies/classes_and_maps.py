@@ -206,6 +206,13 @@ def _shallow(numbers: int, seed: int) -> nn.Sequential:
         return nn.Sequential(nn.Linear(784, width), nn.ReLU(), nn.Linear(width, 10))
 
 
+def _linear(width: int, seed: int) -> nn.Linear:
+    """One affine map to the ten classes."""
+    with guarded(torch.random.fork_rng(devices=[])):
+        torch.manual_seed(seed)
+        return nn.Linear(width, 10)
+
+
 def vote(network: Any, data: digits.Images) -> float:
     """Accuracy of what regions alone say: the commonest class of the training images in each."""
     counts = counted(network, data)
@@ -230,7 +237,7 @@ def measure_gates(data: digits.Images, setting: NetworkSetting, seed: int) -> li
     shuffled = digits.Images(data.train, data.train_labels[order], data.test, data.test_labels, data.names)
     _trained(confused, shuffled, setting, seed)
     rows = [
-        {"what": FLOOR, "maps": "trained", "accuracy": _trained(nn.Linear(784, 10), data, setting, seed)},
+        {"what": FLOOR, "maps": "trained", "accuracy": _trained(_linear(784, seed), data, setting, seed)},
         {"what": TIED, "gates": "trained", "maps": "trained", "accuracy": _trained(relu, data, setting, seed)},
     ]
     sources: dict[str, Callable[[int], nn.Sequential]] = {
@@ -252,7 +259,7 @@ def measure_gates(data: digits.Images, setting: NetworkSetting, seed: int) -> li
         codes = digits.Images(
             bits(source, data.train), data.train_labels, bits(source, data.test), data.test_labels, data.names
         )
-        readout = nn.Linear(codes.train.shape[1], 10)
+        readout = _linear(codes.train.shape[1], seed)
         rows.append(
             {"what": "linear read-out of gates", "gates": name, "accuracy": _trained(readout, codes, setting, seed)}
         )
