@@ -149,7 +149,7 @@ def _encode(model: OpenModel, rows: Iterator[str | list[int]], separator: list[i
                 yield [*row, *separator]
             continue
         for ids in batch:
-            wrong = next((i for i in ids if not 0 <= i < (model.vocabulary or i + 1)), None)  # type: ignore[operator]
-            if wrong is not None:
-                raise InputError(f"token id {wrong} is outside the vocabulary 0..{(model.vocabulary or 0) - 1}")
+            invalid_id = next((i for i in ids if not 0 <= i < (model.vocabulary or i + 1)), None)  # type: ignore[operator]
+            if invalid_id is not None:
+                raise InputError(f"token id {invalid_id} is outside the vocabulary 0..{(model.vocabulary or 0) - 1}")
             yield ids  # type: ignore[misc]

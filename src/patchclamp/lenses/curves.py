@@ -41,7 +41,7 @@ class LensCurves(DatasetResult):
 
     @property
     def tokens(self) -> int:
-        """How many positions were looked at."""
+        """The number of positions that were looked at."""
         return int(self.dataset["positions"]) * self.dataset.sizes["sequence"]
 
     def summary(self, confidence: float = 0.95) -> "xr.Dataset":

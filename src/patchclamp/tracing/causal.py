@@ -43,7 +43,7 @@ WINDOWS = {"mlp_out": 10, "attn_out": 10}
 
 @dataclass(frozen=True, eq=False)
 class States:
-    """What a trace restores: components by layers, in windows of layers."""
+    """The states that a trace restores: components by layers, in windows of layers."""
 
     sites: Mapping[tuple[str, int], Site]
     """Every site that a window can hold."""
@@ -83,7 +83,7 @@ class States:
             model.sites.check_writable(site)
         return cls(sites, components, tuple(sorted({site.layer or 0 for site in site_list})), windows)
 
-    def restored(self, component: str, layer: int) -> list[Site]:
+    def window_sites(self, component: str, layer: int) -> list[Site]:
         """The window of layers centred on one: for a width of 10, from 5 below to 4 above."""
         width = self.windows[component]
         layers = range(max(layer - width // 2, 0), min(layer + (width + 1) // 2, len(self.sites)))
@@ -186,7 +186,7 @@ def _restoring_actions(
     component, layer, position = states.components[place[0]], states.layers[place[1]], place[2]
     if position < setting.subject[0]:
         return ()
-    sites = states.restored(component, layer)
+    sites = states.window_sites(component, layer)
     return tuple(Action(site, (position,), Put(values[site][[position]]), edit=1) for site in sites)
 
 

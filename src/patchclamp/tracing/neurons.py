@@ -15,7 +15,7 @@ from patchclamp.core.result import DatasetResult
 from patchclamp.interventions import Action, Cell, Job, Put, provenance, run_cells
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.sites import Site
-from patchclamp.tracing.estimate import compared, midpoints, slopes
+from patchclamp.tracing.estimate import compare, midpoints, slopes
 from patchclamp.tracing.restored import OnePrompt
 from patchclamp.tracing.setting import Setting, Std
 
@@ -121,7 +121,7 @@ def neuron_importances(
     record |= {"clean": float(clean[0])}
     if strongest:
         estimates = np.array([float(effects[index]) for index in strongest])
-        record["agreement"] = compared(setting.lines()[0].reads[0].name, exact.mean(1), estimates, "strongest neurons")
+        record["agreement"] = compare(setting.lines()[0].reads[0].name, exact.mean(1), estimates, "strongest neurons")
     return Neurons(_dataset(setting, sites, effects, top, strongest, exact), record, tensors)
 
 

@@ -88,11 +88,11 @@ class Route:
             raise InputError("path patching needs prompts made of tokens")
         return cls(receiver_sites, tuple(model.sites.expand(list(names))), receive_positions)
 
-    def reached(self, sender: Site) -> tuple[Site, ...]:
+    def receivers_above(self, sender: Site) -> tuple[Site, ...]:
         """The receivers that lie above a sender."""
         return tuple(site for site in self.receivers if before(sender, site))
 
-    def held(self, sender: Site) -> tuple[Site, ...]:
+    def frozen_below(self, sender: Site) -> tuple[Site, ...]:
         """The sites that are frozen between a sender and the last receiver."""
         last = max(self.receivers, key=order)
         return tuple(site for site in self.frozen if _above(sender, site) and before(site, last))
@@ -203,7 +203,9 @@ def _receiver_values(sender_job: Job, target: Source, route: Route, options: Run
     for cell in sender_job.cells:
         site = cell.actions[0].site
         actions = (
-            (*cell.actions, *(freezing_actions[frozen] for frozen in route.held(site))) if route.reached(site) else ()
+            (*cell.actions, *(freezing_actions[frozen] for frozen in route.frozen_below(site)))
+            if route.receivers_above(site)
+            else ()
         )
         cells.append(Cell(0, actions))
     job = Job(model, [Line(line.prompt, line.base, reads)], cells)
@@ -231,4 +233,6 @@ def _receiving_actions(
     """Edits that give the receivers what reached them, in an otherwise clean run."""
     if not receiver_values:
         return ()
-    return tuple(Action(site, route.at, Put(receiver_values[site])) for site in route.reached(sender_actions[0].site))
+    return tuple(
+        Action(site, route.at, Put(receiver_values[site])) for site in route.receivers_above(sender_actions[0].site)
+    )
