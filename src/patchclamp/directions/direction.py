@@ -192,7 +192,7 @@ class Direction:
         Args:
             amount: The factor; a negative one goes the other way.
             site: The site; that of the fit by default.
-            at: Positions.
+            at: The positions.
             towards: With more than two classes, the class whose mean is meant; the way from the mean of all is added.
             **place: ``sinks`` and ``elsewhere``, as for the other edits.
 

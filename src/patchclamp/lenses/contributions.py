@@ -79,7 +79,7 @@ def contributions(
         model: The model.
         prompt: One prompt.
         tokens: A token (text or id) or several.
-        at: Positions.
+        at: The positions.
         heads: Split attention into heads.
 
     Raises:

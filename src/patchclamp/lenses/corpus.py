@@ -30,7 +30,7 @@ def sequences(model: OpenModel, texts: Any, length: int, *, most: int | None = N
             ``"gutenberg:carroll-alice"`` (one book from its beginning), an iterable of texts, or one of lists of ids (or a tensor),
             which are joined as they are.
         length: The number of tokens in each sequence.
-        most: How many sequences to make; all that there are by default.
+        most: The number of sequences to make; all that there are by default.
 
     Raises:
         InputError: An unknown name, something that is no text, an id outside the vocabulary, a length that the model does

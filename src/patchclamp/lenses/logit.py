@@ -98,12 +98,12 @@ def lens(
         model: The model.
         prompts: As for :meth:`patchclamp.Model.run`.
         sites: ``resid_post``, ``resid_pre`` or ``resid_mid``, with layers or without, or a list of them.
-        at: Positions.
-        k: How many of the likeliest tokens to keep.
+        at: The positions.
+        k: The number of the likeliest tokens to keep.
         targets: ``"next"`` for the prompt's own next tokens; or a token (text or id), or a list with one a prompt.
         tuned: A lens from :meth:`patchclamp.Model.tune_lens` or :meth:`patchclamp.TunedLens.from_pretrained`, whose
             translators stand between the stream and the head.
-        chunk: Rows (positions times layers) that pass the head at once, 8 at least: the memory knob. (With fewer, a row's
+        chunk: Number of rows (positions times layers) that pass the head at once, 8 at least: the memory knob. (With fewer, a row's
             last bits would depend on how many pass beside it.)
         batch_tokens: Padded tokens a forward pass, whose states are held: the other one.
         progress: True for a bar, a function for events.

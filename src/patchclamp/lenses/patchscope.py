@@ -136,12 +136,12 @@ def patchscope(
         model: The model.
         prompts: The texts whose states are taken.
         sites: ``resid_post``, ``resid_pre`` or ``resid_mid``, with layers or without, or a list of them.
-        at: Positions in them.
+        at: The positions in them.
         target: The prompt that states are put into; by default the paper's token identity prompt.
         into: Site in the target, as ``"resid_post.2"``; by default the one that the state comes from.
         into_at: The one position in the target, as ``pc.token("x")``; its last token by default.
-        k: How many of the likeliest next tokens to keep.
-        max_new_tokens: Tokens to generate (greedily) after the target, for each state.
+        k: The number of the likeliest next tokens to keep.
+        max_new_tokens: The number of tokens to generate (greedily) after the target, for each state.
         progress: True for a bar, a function for events.
 
     Raises:

@@ -191,7 +191,7 @@ def weight_lens(
     Args:
         model: The model.
         matrices: ``"ov.23.h4"``, ``"qk.5.h*"``, ``"mlp_pre.5"``, ``"mlp_up.5"``, ``"mlp_out.0-3"``, or a list of them.
-        directions: How many singular directions to decode, strongest first.
+        directions: The number of singular directions to decode, strongest first.
         k: The number of tokens for each direction and sign.
         through: What reading sides are decoded through.
         draws: Random matrices of the same shape and norm, decoded in the same way.

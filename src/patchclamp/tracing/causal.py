@@ -125,7 +125,7 @@ def causal_trace(
         sites: The sites that are restored, a cell a site, layer and position: ``["resid_post", "mlp_out", "attn_out"]``.
         window: Layers restored together, centred on the cell's: one number, or one a site. By default 10 for
             ``mlp_out`` and ``attn_out`` (from 5 below to 4 above, as in ROME), else 1.
-        samples: How often noise is drawn; each sample has the same noise in all its cells.
+        samples: The number of noise samples; each sample has the same noise in all its cells.
         noise: The size of the noise, in ``std``.
         std: The standard deviation that noise is measured by: a number, or texts over whose tokens' embedding entries
             it is taken (ROME: the subjects of all known facts); by default over the subject's own tokens.
@@ -136,7 +136,7 @@ def causal_trace(
         integrate: For the estimate: average the gradient over so many points between the two runs.
         check: For the estimate: random cells that are run exactly.
         budget: As for :meth:`patchclamp.Model.sweep`, as are all that follow.
-        max_tokens: Rows times positions alive at once.
+        max_tokens: The number of rows times positions alive at once.
         verify: Run this many random cells again the slow way.
         checkpoint: A folder: a killed trace goes on from there.
         progress: True for a bar, a function for events.

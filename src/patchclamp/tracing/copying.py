@@ -124,7 +124,7 @@ def ov_positivity(model: OpenModel, draws: int, seed: int) -> tuple[Tensor, Tens
 
     Args:
         model: The model.
-        draws: How often the unembedding's tokens are shuffled, for the control.
+        draws: The number of times that the unembedding's tokens are shuffled, for the control.
         seed: The seed of the shuffles.
 
     Returns:

@@ -90,7 +90,7 @@ def neuron_importances(
         prompt: As for :meth:`patchclamp.Model.causal_trace`.
         subject: As for :meth:`patchclamp.Model.causal_trace`.
         answer: As for :meth:`patchclamp.Model.causal_trace`.
-        samples: How often noise is drawn.
+        samples: The number of noise samples.
         noise: The size of the noise, in ``std``.
         std: As for :meth:`patchclamp.Model.causal_trace`.
         seed: The seed of the noise.

@@ -152,15 +152,15 @@ def path_patch(
         sender: ``z`` (heads), ``attn_out``, ``mlp_out`` or ``embed``.
         receivers: What components read: ``q.9.h3``, ``mlp_in.5``, ..., or ``final_norm`` for the logits. Several act
             together.
-        at: Positions of the sender; ``"each"`` for a cell a position.
-        receive_at: Positions at which receivers take what reached them.
+        at: The positions of the sender; ``"each"`` for a cell a position.
+        receive_at: The positions at which receivers take what reached them.
         freeze: ``attn_out`` and ``mlp_out`` (direct paths only), ``"attn_out"`` (MLPs belong to the path), or ``()``.
         read: What to measure.
         align: As for :meth:`patchclamp.Model.patch`.
         source_edits: The source runs under these.
         base: The target runs under these.
         budget: As for :meth:`patchclamp.Model.sweep`, as are all that follow.
-        max_tokens: Rows times positions alive at once.
+        max_tokens: The number of rows times positions alive at once.
         verify: Run this many random cells again the slow way.
         checkpoint: A folder: killed work goes on from there.
         progress: True for a bar, a function for events.
