@@ -37,7 +37,7 @@ def without_biases(name: str) -> pc.Model:
 
 
 def whole(matrix: Matrix) -> Tensor:
-    faces = [face.folded(face.weight) for face in matrix.faces]
+    faces = [face.fold(face.weight) for face in matrix.faces]
     return faces[0] @ faces[1].T if len(faces) == 2 else faces[0]
 
 
@@ -116,7 +116,7 @@ def test_a_face_is_folded_as_its_norm_would(side: Side, centred: bool) -> None:
     gain, held, x = vector(6, 0), vector(24, 1).unflatten(0, (6, 4)), vector(6, 2)
     centre = torch.eye(6, dtype=torch.float64) - (torch.full((6, 6), 1 / 6, dtype=torch.float64) if centred else 0)
     norm = gain[:, None] * centre
-    found = Face(side, held, gain, centred).folded(held)
+    found = Face(side, held, gain, centred).fold(held)
     if side == "read":
         assert torch.allclose(x @ found, (norm @ x) @ held, rtol=1e-12)
     else:

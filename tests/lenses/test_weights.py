@@ -39,7 +39,7 @@ def test_one_face_alone(d: int, width: int, seed: int) -> None:
 
 def test_the_basis_inside_a_head_does_not_matter(llama: pc.Model) -> None:
     (matrix,) = find_matrices(llama, "ov.1.h3")
-    faces = [face.folded(face.weight) for face in matrix.faces]
+    faces = [face.fold(face.weight) for face in matrix.faces]
     basis = torch.linalg.qr(normal(8, 8))[0]
     plain, turned = decompose(faces), decompose([face @ basis for face in faces])
     assert torch.allclose(plain[0], turned[0], rtol=1e-10)

@@ -130,7 +130,7 @@ def test_the_cells_run_exactly_follow_the_seed(llama: pc.Model, monkeypatch: pyt
 
 def test_an_error_is_a_correlation_and_a_share_of_the_truth() -> None:
     def error(truth: list[float], guess: list[float]) -> tuple[float | None, float | None]:
-        found = estimate.compared("read", np.array(truth), np.array(guess), "cells")
+        found = estimate.compare("read", np.array(truth), np.array(guess), "cells")
         return found["pearson"], found["relative_error"]
 
     assert error([3.0, 4.0], [3.0, 1.0]) == (pytest.approx(-1.0), pytest.approx(3 / 5))

@@ -131,9 +131,9 @@ def test_shuffled_targets_are_other_earlier_positions(
     generator = torch.Generator().manual_seed(seed)
     if len(others) < count:
         with pytest.raises(pc.InputError, match=f"position {query} has {len(others)} earlier positions"):
-            Pairs((query,), (targets,)).shuffled(first, generator)
+            Pairs((query,), (targets,)).shuffle(first, generator)
         return
-    drawn = [Pairs((query,), (targets,)).shuffled(first, generator).targets[0] for _ in range(60 * query)]
+    drawn = [Pairs((query,), (targets,)).shuffle(first, generator).targets[0] for _ in range(60 * query)]
     assert all(len(set(some)) == len(some) == count for some in drawn)
     assert set().union(*drawn) == others
 

@@ -28,7 +28,7 @@ SAME = 1e-13
 
 @dataclass(eq=False)
 class ConceptSubspace:
-    """What a method computes from rows: along which directions the concept moves them, and how to measure how far."""
+    """The result of a method: the directions along which the concept moves rows, and how to measure how far."""
 
     directions: Tensor
     """The directions, ``[rank, d]`` orthonormal rows in float64."""
@@ -109,7 +109,7 @@ class DirectionEstimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     @property
     def report_(self) -> dict[str, Any]:
-        """How the fit went."""
+        """The report of the fit."""
         return dict(self.direction_.report)
 
     def erase(self, *args: Any, **options: Any) -> Edit:

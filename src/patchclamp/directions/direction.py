@@ -44,7 +44,7 @@ Sinks = Literal["skip", "edit"]
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a direction was fitted on, once that is a model."""
+    """The model, site and tokens that a direction was fitted on."""
 
     model: str | None
     fingerprint: str
@@ -79,7 +79,7 @@ class Direction:
     method: str = ""
     parameters: Mapping[str, Any] = field(default_factory=dict)
     report: Mapping[str, Any] = field(default_factory=dict)
-    """How the fit went: rows, classes, what is left of the classes' distance, warnings."""
+    """The report of the fit: rows, classes, what is left of the classes' distance, warnings."""
     fitted: Fitted | None = None
 
     @property
@@ -192,7 +192,7 @@ class Direction:
         Args:
             amount: The factor; a negative one goes the other way.
             site: The site; that of the fit by default.
-            at: Positions.
+            at: The positions.
             towards: With more than two classes, the class whose mean is meant; the way from the mean of all is added.
             **place: ``sinks`` and ``elsewhere``, as for the other edits.
 

@@ -50,11 +50,11 @@ def site_rows(acts: Activations, site: Site, sinks: Sinks = "skip") -> SiteRows:
     pieces, prompt, position = [], [], []
     for index in range(len(acts.prompts)):
         rows = acts.vectors(site, index, None)
-        where = acts.positions[index] or tuple(range(len(rows.reshape(-1, rows.shape[-1]))))
-        vectors = rows.reshape(-1, rows.shape[-1])[: len(where)]
+        prompt_positions = acts.positions[index] or tuple(range(len(rows.reshape(-1, rows.shape[-1]))))
+        vectors = rows.reshape(-1, rows.shape[-1])[: len(prompt_positions)]
         pieces.append(vectors)
         prompt += [index] * len(vectors)
-        position += list(where)
+        position += list(prompt_positions)
     x = torch.cat(pieces)
     lengths = x.double().norm(dim=1)
     keep = lengths <= SINK * lengths.median() if sinks == "skip" else torch.ones(len(x), dtype=torch.bool)
@@ -277,11 +277,11 @@ def split(groups: Any, labels: Any, share: float, seed: int, concept: Kind = "au
     is_held_out = np.isin(groups, held_out_groups)
     parts = np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out)
     kinds = Concept.of(labels, concept).names
-    for part, what in zip(parts, ("fit on", "hold out"), strict=True):
+    for part, purpose in zip(parts, ("fit on", "hold out"), strict=True):
         missing = [kind for kind in kinds if kind not in labels[part].tolist()]
         if missing:
             raise InputError(
-                f"of {len(names)} groups, those to {what} have no prompt of class {missing[0]!r}; give more prompts, another "
+                f"of {len(names)} groups, those to {purpose} have no prompt of class {missing[0]!r}; give more prompts, another "
                 "seed, or holdout=0"
             )
     return parts

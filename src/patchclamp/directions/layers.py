@@ -57,7 +57,7 @@ def fit_layers(
         layer_moments(X.detach(), first_rows.z, first_rows.weights, template.second) if batched else [None] * len(X)
     )
     return [
-        _fit_copy(template, replace(first_rows, x=x, known=moments))
+        _fit_copy(template, replace(first_rows, x=x, known_moments=moments))
         for x, moments in zip(X.detach(), moments_list, strict=True)
     ]
 

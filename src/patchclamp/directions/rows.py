@@ -26,15 +26,15 @@ class Rows:
     """The weight of each row, ``[row]`` in float64."""
     groups: Any = None
     """The group of each row, ``[row]``, as any labels."""
-    known: Moments | None = None
+    known_moments: Moments | None = None
     """Their means and covariances, if they come from elsewhere."""
     partial: bool = False
-    """Whether they are the last part of a stream, of which ``known`` holds the moments of all parts."""
+    """Whether they are the last part of a stream, of which ``known_moments`` holds the moments of all parts."""
 
     def moments(self, second: bool = False) -> Moments:
         """Their means and covariances."""
-        if self.known is not None and (self.known.second is not None or not second):
-            return self.known
+        if self.known_moments is not None and (self.known_moments.second is not None or not second):
+            return self.known_moments
         moments = Moments.empty(self.x.shape[1], self.z.shape[1], second, self.x.device)
         return moments.update(self.x, self.z, self.weights)
 

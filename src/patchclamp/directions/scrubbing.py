@@ -29,7 +29,7 @@ class Stream:
 
     members: list[int]
     prompts: list[Prompt]
-    where: list[tuple[int, ...]]
+    positions: list[tuple[int, ...]]
     """The positions of each prompt that count as rows and are edited."""
     states: Tensor | None = None
     """The states ``[row, position, d]`` after the last layer that was run."""
@@ -47,15 +47,15 @@ class Stream:
     def rows(self) -> Tensor:
         """The states at the positions, prompt by prompt, ``[row, d]``."""
         assert self.states is not None
-        return torch.cat([self.states[i, list(where)] for i, where in enumerate(self.where)])
+        return torch.cat([self.states[i, list(row_positions)] for i, row_positions in enumerate(self.positions)])
 
     def edit(self, edit: Edit) -> None:
         """Carry an edit out on the states."""
         assert self.states is not None
-        for i, where in enumerate(self.where):
-            states = self.states[i, list(where)]
+        for i, row_positions in enumerate(self.positions):
+            states = self.states[i, list(row_positions)]
             edited_states = edit.operation(states)
-            self.states[i, list(where)] = (
+            self.states[i, list(row_positions)] = (
                 edited_states
                 if edit.where is None
                 else torch.where(edit.where(states).unsqueeze(-1), edited_states, states)
@@ -135,9 +135,9 @@ def _fit(estimator: Any, streams: Sequence[Stream], labels: Any) -> Direction:
     x = torch.cat([stream.rows() for stream in streams])
     y = np.concatenate(
         [
-            [labels[prompt]] * len(where)
+            [labels[prompt]] * len(row_positions)
             for stream in streams
-            for prompt, where in zip(stream.members, stream.where, strict=True)
+            for prompt, row_positions in zip(stream.members, stream.positions, strict=True)
         ]
     )
     lengths = x.double().norm(dim=1)

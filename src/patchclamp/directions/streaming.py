@@ -33,7 +33,7 @@ class StreamingEstimator(DirectionEstimator):
             self.moments_ = Moments.empty(rows.x.shape[1], rows.z.shape[1], self.second, rows.x.device)
         self.moments_.update(rows.x, rows.z, rows.weights)
         if bool(self.moments_.effects().any()):
-            all_rows = replace(rows, known=self.moments_, partial=True)
+            all_rows = replace(rows, known_moments=self.moments_, partial=True)
             self._keep(all_rows, self._find(all_rows))
         return self
 

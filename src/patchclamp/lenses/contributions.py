@@ -79,7 +79,7 @@ def contributions(
         model: The model.
         prompt: One prompt.
         tokens: A token (text or id) or several.
-        at: Positions.
+        at: The positions.
         heads: Split attention into heads.
 
     Raises:
@@ -96,15 +96,15 @@ def contributions(
         raise InputError("contributions need at least one token")
     ids = [model.output_id(token) for token in token_list]
     at = positions.read_at(at)
-    where = positions.resolve(at, prompts[0], 0, 1, model.tokenizer, repeats=True) or ()
+    prompt_positions = positions.resolve(at, prompts[0], 0, 1, model.tokenizer, repeats=True) or ()
     sites = _sites(model, heads)
-    states = _states(model, prompts[0], where, sites)
+    states = _states(model, prompts[0], prompt_positions, sites)
     parts = _components(model, states, heads)
     columns, offset = unembedding(model, ids)
     last = states[Site("resid_post", model.sites.n_layers - 1)]
     scale, capped = head_scale(lens, last)
     names = [*parts, "bias"]
-    values = torch.empty(len(where), len(names), len(ids), dtype=torch.float64)
+    values = torch.empty(len(prompt_positions), len(names), len(ids), dtype=torch.float64)
     for place, state in enumerate(last):
         frozen = Frozen.of(model.sites.modules[model.sites.access(Site("final_norm")).module], state)
         stacked = torch.stack([part[place] for part in parts.values()])
@@ -114,7 +114,7 @@ def contributions(
     _check_sum(model, values.sum(1), logit)
     record, tensors = provenance(model, prompts, tokens=token_list, at=at)
     record["capped"] = capped
-    return Contributions(_dataset(model, prompts[0], where, names, ids, values, logit), record, tensors)
+    return Contributions(_dataset(model, prompts[0], prompt_positions, names, ids, values, logit), record, tensors)
 
 
 def check_linear(model: OpenModel) -> None:
@@ -141,19 +141,21 @@ def _sites(model: OpenModel, heads: bool) -> list[Site]:
     return model.sites.expand([Site("resid_pre", 0), *sublayer_sites, Site("resid_post", model.sites.n_layers - 1)])
 
 
-def _states(model: OpenModel, prompt: Prompt, where: Sequence[int], sites: Sequence[Site]) -> dict[Site, Tensor]:
-    """Activations at the chosen positions, ``[position, d]`` a site."""
+def _states(
+    model: OpenModel, prompt: Prompt, prompt_positions: Sequence[int], sites: Sequence[Site]
+) -> dict[Site, Tensor]:
+    """Record activations at some positions, ``[position, d]`` a site."""
     states: dict[Site, Tensor] = {}
 
     def sink(site: Site) -> Any:
-        return lambda value: states.update({site: value[0, list(where)]})
+        return lambda value: states.update({site: value[0, list(prompt_positions)]})
 
     forward(model, [Row(prompt)], taps={site: sink(site) for site in sites}, logits=False)
     return states
 
 
 def _components(model: OpenModel, states: dict[Site, Tensor], heads: bool) -> dict[str, Tensor]:
-    """What every component adds to the stream, ``[position, d]`` each, in float64."""
+    """Split the stream into what every component adds to it, ``[position, d]`` each, in float64."""
     parts = {"embed": states[Site("resid_pre", 0)].double()}
     for layer in range(model.sites.n_layers):
         attention = states[Site("attn_out", layer)].double()
@@ -166,7 +168,7 @@ def _components(model: OpenModel, states: dict[Site, Tensor], heads: bool) -> di
 
 
 def _head_parts(model: OpenModel, z: Tensor, attention: Tensor, layer: int) -> dict[str, Tensor]:
-    """What every head adds: its ``z`` times its rows of the output projection (times the family's multiplier)."""
+    """Compute what every head adds: its ``z`` times its rows of the output projection (times the family's multiplier)."""
     matrix, bias = head_outputs(model, layer)
     outputs = torch.einsum("phd,hdm->hpm", z.unflatten(-1, matrix.shape[:2]), matrix)
     check_heads(model, outputs.sum(0), attention, layer)
@@ -241,7 +243,7 @@ def _check_sum(model: OpenModel, total: Tensor, logit: Tensor) -> None:
 def _dataset(
     model: OpenModel,
     prompt: Prompt,
-    where: Sequence[int],
+    prompt_positions: Sequence[int],
     names: Sequence[str],
     ids: Sequence[int],
     values: Tensor,
@@ -259,8 +261,8 @@ def _dataset(
             "logit": (("position", "answer"), logit.numpy()),
         },
         {
-            "position": np.array(where),
-            "token": ("position", text([prompt.tokens[i] for i in where])),
+            "position": np.array(prompt_positions),
+            "token": ("position", text([prompt.tokens[i] for i in prompt_positions])),
             "component": text(names),
             "layer": ("component", np.array(layers)),
             "answer": text([model.output_label(i) for i in ids]),

@@ -30,7 +30,7 @@ def sequences(model: OpenModel, texts: Any, length: int, *, most: int | None = N
             ``"gutenberg:carroll-alice"`` (one book from its beginning), an iterable of texts, or one of lists of ids (or a tensor),
             which are joined as they are.
         length: The number of tokens in each sequence.
-        most: How many sequences to make; all that there are by default.
+        most: The number of sequences to make; all that there are by default.
 
     Raises:
         InputError: An unknown name, something that is no text, an id outside the vocabulary, a length that the model does
@@ -149,7 +149,7 @@ def _encode(model: OpenModel, rows: Iterator[str | list[int]], separator: list[i
                 yield [*row, *separator]
             continue
         for ids in batch:
-            wrong = next((i for i in ids if not 0 <= i < (model.vocabulary or i + 1)), None)  # type: ignore[operator]
-            if wrong is not None:
-                raise InputError(f"token id {wrong} is outside the vocabulary 0..{(model.vocabulary or 0) - 1}")
+            invalid_id = next((i for i in ids if not 0 <= i < (model.vocabulary or i + 1)), None)  # type: ignore[operator]
+            if invalid_id is not None:
+                raise InputError(f"token id {invalid_id} is outside the vocabulary 0..{(model.vocabulary or 0) - 1}")
             yield ids  # type: ignore[misc]

@@ -41,7 +41,7 @@ class LensCurves(DatasetResult):
 
     @property
     def tokens(self) -> int:
-        """How many positions were looked at."""
+        """The number of positions that were looked at."""
         return int(self.dataset["positions"]) * self.dataset.sizes["sequence"]
 
     def summary(self, confidence: float = 0.95) -> "xr.Dataset":
@@ -115,9 +115,9 @@ def lens_curves(
         model: The model.
         texts: ``"gutenberg"``, ``"gutenberg:TITLE"``, or an iterable of texts or of lists of token ids.
         sites: As for :meth:`patchclamp.Model.lens`.
-        at: Positions of every sequence.
+        at: The positions of every sequence.
         length: The number of tokens in each sequence.
-        tokens: How many tokens to read at most; None for all.
+        tokens: The largest number of tokens to read; None for all.
         targets: ``"next"``, or one token.
         chunk: As for :meth:`patchclamp.Model.lens`.
         batch_tokens: As for :meth:`patchclamp.Model.lens`.

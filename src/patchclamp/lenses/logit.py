@@ -98,12 +98,12 @@ def lens(
         model: The model.
         prompts: As for :meth:`patchclamp.Model.run`.
         sites: ``resid_post``, ``resid_pre`` or ``resid_mid``, with layers or without, or a list of them.
-        at: Positions.
-        k: How many of the likeliest tokens to keep.
+        at: The positions.
+        k: The number of the likeliest tokens to keep.
         targets: ``"next"`` for the prompt's own next tokens; or a token (text or id), or a list with one a prompt.
         tuned: A lens from :meth:`patchclamp.Model.tune_lens` or :meth:`patchclamp.TunedLens.from_pretrained`, whose
             translators stand between the stream and the head.
-        chunk: Rows (positions times layers) that pass the head at once, 8 at least: the memory knob. (With fewer, a row's
+        chunk: Number of rows (positions times layers) that pass the head at once, 8 at least: the memory knob. (With fewer, a row's
             last bits would depend on how many pass beside it.)
         batch_tokens: Padded tokens a forward pass, whose states are held: the other one.
         progress: True for a bar, a function for events.
@@ -122,19 +122,19 @@ def lens(
     if not 1 <= k <= model.outputs:
         raise InputError(f"k={k} is outside 1..{model.outputs}, the size of the vocabulary")
     prompts = model.prompts(prompts)
-    where = [
+    prompt_positions = [
         positions.resolve(at, p, i, len(prompts), model.tokenizer, repeats=True) or () for i, p in enumerate(prompts)
     ]
     if any(prompt.length is None for prompt in prompts):
         raise InputError("a lens reads positions, and this input has no tokens; pass text or token ids")
-    target_ids = _targets(model, prompts, where, targets)
-    table = Table.empty(rows, where, k, torch.float64 if model.dtype == torch.float64 else torch.float32)
-    with task("lens", sum(map(len, where)), "positions", show=progress) as bar:
+    target_ids = _targets(model, prompts, prompt_positions, targets)
+    table = Table.empty(rows, prompt_positions, k, torch.float64 if model.dtype == torch.float64 else torch.float32)
+    with task("lens", sum(map(len, prompt_positions)), "positions", show=progress) as bar:
         for members in batches(prompts, batch_tokens, model.causal):
-            states = _states(model, rows, prompts, where, members)
+            states = _states(model, rows, prompts, prompt_positions, members)
             if tuned is not None:
                 states = {site: tuned.translate(site, value) for site, value in states.items()}
-            places = [(i, j) for i in members for j in range(len(where[i]))]
+            places = [(i, j) for i in members for j in range(len(prompt_positions[i]))]
             ids = torch.tensor([target_ids[i][j] for i, j in places], device=model.device)
             for part in _chunks(len(places), _ROW_MULTIPLE):
                 for row, metrics in _layer_metrics(head, states, ids, part, k, chunk):
@@ -157,34 +157,37 @@ def _stream_sites(model: OpenModel, sites: Any) -> list[Site]:
 
 
 def _targets(
-    model: OpenModel, prompts: Sequence[Prompt], where: Sequence[tuple[int, ...]], targets: Any
+    model: OpenModel, prompts: Sequence[Prompt], prompt_positions: Sequence[tuple[int, ...]], targets: Any
 ) -> list[list[int]]:
     """The target of every position of every prompt; -1 where there is none."""
     if isinstance(targets, str) and targets == "next":
         model.check_predicts(
-            prompt.ids[i + 1] for prompt, at in zip(prompts, where, strict=True) for i in at if i + 1 < len(prompt.ids)
+            prompt.ids[i + 1]
+            for prompt, at in zip(prompts, prompt_positions, strict=True)
+            for i in at
+            if i + 1 < len(prompt.ids)
         )
         return [
             [prompt.ids[i + 1] if i + 1 < len(prompt.ids) else -1 for i in at]
-            for prompt, at in zip(prompts, where, strict=True)
+            for prompt, at in zip(prompts, prompt_positions, strict=True)
         ]
     target_list = [targets] * len(prompts) if isinstance(targets, str | int) else list(targets)
     if len(target_list) != len(prompts):
         raise InputError(f"{len(target_list)} targets for {len(prompts)} prompts; give one, or one a prompt, or 'next'")
-    return [[model.output_id(target)] * len(at) for target, at in zip(target_list, where, strict=True)]
+    return [[model.output_id(target)] * len(at) for target, at in zip(target_list, prompt_positions, strict=True)]
 
 
 def _states(
     model: OpenModel,
     rows: Sequence[Site],
     prompts: Sequence[Prompt],
-    where: Sequence[tuple[int, ...]],
+    prompt_positions: Sequence[tuple[int, ...]],
     members: Sequence[int],
 ) -> dict[Site, Tensor]:
     """The residual stream at the chosen positions of some prompts, ``[row, d]`` a site; the last one always."""
     last = Site("resid_post", model.sites.n_layers - 1)
-    batch = torch.tensor([place for place, i in enumerate(members) for _ in where[i]], device=model.device)
-    position = torch.tensor([p for i in members for p in where[i]], device=model.device)
+    batch = torch.tensor([place for place, i in enumerate(members) for _ in prompt_positions[i]], device=model.device)
+    position = torch.tensor([p for i in members for p in prompt_positions[i]], device=model.device)
     states: dict[Site, Tensor] = {}
 
     def sink(site: Site) -> Any:

@@ -45,7 +45,7 @@ class Face:
         """The parameter in float64: a copy, made anew each time so that none outlives its use."""
         return self.parameter.double()
 
-    def folded(self, weight: Tensor) -> Tensor:
+    def fold(self, weight: Tensor) -> Tensor:
         """A weight ``[d_model, width]`` as the stream meets it: behind the norm's gain and centring."""
         if self.side == "write":
             return self.gain[:, None] * (weight - weight.mean(0) if self.centred else weight)

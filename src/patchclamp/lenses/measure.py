@@ -38,7 +38,7 @@ def measure(logits: Tensor, final: Final, targets: Tensor, k: int) -> dict[str, 
         logits: The layer's logits, ``[position, vocabulary]``.
         final: The last layer's distribution at the same positions.
         targets: Token ids ``[position]``; -1 where there is none, which gives NaN.
-        k: How many of the likeliest tokens to keep.
+        k: The number of the likeliest tokens to keep.
 
     Returns:
         ``[position]`` each: ``log_probability`` (nats) and ``rank`` of the target, ``entropy`` and ``kl`` (nats),

@@ -1,4 +1,4 @@
-"""What a lens measures, by name."""
+"""The metrics of a lens, by name."""
 
 METRICS: dict[str, str] = {
     "final_probability": "probability of the final layer's top token",

@@ -91,16 +91,16 @@ class _Target:
         if len(target_prompts) != 1:
             raise InputError(f"a Patchscope has one target prompt; {len(target_prompts)} were given")
         into_at = positions.read_at(into_at)
-        where = positions.resolve(into_at, target_prompts[0], 0, 1, model.tokenizer) or ()
-        if len(where) != 1:
+        target_positions = positions.resolve(into_at, target_prompts[0], 0, 1, model.tokenizer) or ()
+        if len(target_positions) != 1:
             raise PositionError(
-                f"a state is put into one position of the target, and into_at={into_at!r} gives {len(where)}, at tokens "
-                f"{[target_prompts[0].tokens[i] for i in where]} of {list(target_prompts[0].tokens)}"
+                f"a state is put into one position of the target, and into_at={into_at!r} gives {len(target_positions)}, at tokens "
+                f"{[target_prompts[0].tokens[i] for i in target_positions]} of {list(target_prompts[0].tokens)}"
             )
         sites = [] if into is None else _stream_sites(model, into)
         if len(sites) > 1:
             raise SiteError(f"a state is put into one site, and into={into!r} names {len(sites)}; or None for its own")
-        return cls(target_prompts[0], where[0], sites[0] if sites else None)
+        return cls(target_prompts[0], target_positions[0], sites[0] if sites else None)
 
     def edit(self, site: Site, states: Tensor) -> Edit:
         """Make the edit that puts states ``[prompt, d]`` in, one for each prompt of the call."""
@@ -136,12 +136,12 @@ def patchscope(
         model: The model.
         prompts: The texts whose states are taken.
         sites: ``resid_post``, ``resid_pre`` or ``resid_mid``, with layers or without, or a list of them.
-        at: Positions in them.
+        at: The positions in them.
         target: The prompt that states are put into; by default the paper's token identity prompt.
         into: Site in the target, as ``"resid_post.2"``; by default the one that the state comes from.
         into_at: The one position in the target, as ``pc.token("x")``; its last token by default.
-        k: How many of the likeliest next tokens to keep.
-        max_new_tokens: Tokens to generate (greedily) after the target, for each state.
+        k: The number of the likeliest next tokens to keep.
+        max_new_tokens: The number of tokens to generate (greedily) after the target, for each state.
         progress: True for a bar, a function for events.
 
     Raises:
@@ -221,12 +221,12 @@ def _stream_sites(model: OpenModel, sites: Any) -> list[Site]:
     return sorted(stream_sites, key=lambda site: site.sort_key)
 
 
-def _groups(where: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:
+def _groups(prompt_positions: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:
     """Group consecutive prompts that together have about ``size`` positions."""
     group: list[int] = []
-    for index in range(len(where)):
+    for index in range(len(prompt_positions)):
         group.append(index)
-        if sum(len(where[i]) for i in group) >= size:
+        if sum(len(prompt_positions[i]) for i in group) >= size:
             yield group
             group = []
     if group:

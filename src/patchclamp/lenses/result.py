@@ -24,18 +24,18 @@ class Table:
     """The buffers that a lens fills: ``[prompt, layer, position]``, and ``[..., k]`` for the likeliest tokens."""
 
     sites: list[Site]
-    where: list[tuple[int, ...]]
+    positions: list[tuple[int, ...]]
     values: dict[str, Tensor]
 
     @classmethod
-    def empty(cls, sites: list[Site], where: list[tuple[int, ...]], k: int, dtype: torch.dtype) -> "Table":
+    def empty(cls, sites: list[Site], positions: list[tuple[int, ...]], k: int, dtype: torch.dtype) -> "Table":
         """Make buffers that hold nothing yet: NaN, and -1 for token ids."""
-        shape = (len(where), len(sites), max(map(len, where)))
+        shape = (len(positions), len(sites), max(map(len, positions)))
         names = ("log_probability", "rank", "entropy", "kl", "final_probability", "agreement")
         values = {name: torch.full(shape, torch.nan, dtype=dtype) for name in names}
         values["top_id"] = torch.full((*shape, k), -1, dtype=torch.long)
         values["top_probability"] = torch.full((*shape, k), torch.nan, dtype=dtype)
-        return cls(sites, where, values)
+        return cls(sites, positions, values)
 
     def put(self, site: Site, places: Sequence[tuple[int, int]], metrics: dict[str, Tensor]) -> None:
         """Keep one layer's metrics at some (prompt, index of position); a layer that was not asked for is dropped."""
@@ -52,12 +52,12 @@ class Table:
             ModelError: A logit is not a number; the message says where the first one is.
         """
         is_nan = self.values["entropy"].isnan()
-        for prompt, at in enumerate(self.where):
+        for prompt, at in enumerate(self.positions):
             is_nan[prompt, :, len(at) :] = False
         if is_nan.any():
             prompt, row, position = is_nan.nonzero()[0].tolist()
             raise ModelError(
-                f"the logits at {self.sites[row]}, position {self.where[prompt][position]} of prompt number {prompt} are not "
+                f"the logits at {self.sites[row]}, position {self.positions[prompt][position]} of prompt number {prompt} are not "
                 "finite: the model overflows there (try dtype='float32'), or its weights hold NaN"
             )
 
@@ -98,8 +98,8 @@ class Lens(DatasetResult):
             "prompt": np.array([prompt.name for prompt in prompts], dtype=object),
             "layer": np.array([site.layer for site in table.sites]),
             "site": ("layer", np.array([str(site) for site in table.sites], dtype=object)),
-            "at": (("prompt", "position"), _pad(table.where, -1)),
-            "token": (("prompt", "position"), _tokens(prompts, table.where)),
+            "at": (("prompt", "position"), _pad(table.positions, -1)),
+            "token": (("prompt", "position"), _tokens(prompts, table.positions)),
             "target_id": (("prompt", "position"), _pad(targets, -1)),
         }
         coords["target"] = (("prompt", "position"), _texts(model, coords["target_id"][1]))
@@ -142,9 +142,9 @@ def _pad(rows: Sequence[Sequence[int]], fill: int) -> Any:
     return np.array([[*row, *[fill] * (length - len(row))] for row in rows])
 
 
-def _tokens(prompts: Sequence[Prompt], where: Sequence[tuple[int, ...]]) -> Any:
-    width = max(map(len, where))
-    rows = [[p.tokens[i] for i in at] + [""] * (width - len(at)) for p, at in zip(prompts, where, strict=True)]
+def _tokens(prompts: Sequence[Prompt], positions: Sequence[tuple[int, ...]]) -> Any:
+    width = max(map(len, positions))
+    rows = [[p.tokens[i] for i in at] + [""] * (width - len(at)) for p, at in zip(prompts, positions, strict=True)]
     return np.array(rows, dtype=object)
 
 

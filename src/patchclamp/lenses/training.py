@@ -35,7 +35,7 @@ RATES = {"adam": 2e-3, "sgd": 1.0}
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides the trained weights, beside model and corpus."""
+    """The settings that decide the trained weights, beside model and corpus."""
 
     tokens: int
     length: int

@@ -179,16 +179,16 @@ class TunedLens(Translators):
             model: The model; nothing of it is changed.
             corpus: Texts, or ``"gutenberg"`` (or a book of it, as ``"gutenberg:carroll-alice"``), or lists of token ids;
                 packed into sequences of equal length.
-            tokens: How many to train on, at most.
+            tokens: The largest number of tokens to train on.
             length: The tokens of a sequence; by default 256, or the model's context if that is shorter.
-            passes: How often the corpus is gone through, in a new order each time.
+            passes: The number of passes over the corpus, in a new order each time.
             held_out: The end of the corpus that is kept for the report, as a share of what is trained on.
             optimizer: ``"adam"``, or ``"sgd"`` with Nesterov momentum 0.9, as in the paper. The step size falls to 0.
             learning_rate: Step size; by default 0.002 for Adam and 1.0 for SGD (as in the paper, before the momentum's factor 10).
             weight_decay: The weight decay, which pulls to the logit lens.
             batch: The number of tokens of a step.
             seed: The seed of the order of the sequences.
-            chunk: Positions that pass the head at once: the memory knob.
+            chunk: The number of positions that pass the head at once: the memory knob.
             checkpoint: A folder: a killed training goes on from there, and ends with the same bytes.
             progress: True for a bar, a function for events.
 

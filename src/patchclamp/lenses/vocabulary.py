@@ -72,7 +72,7 @@ class Vocabulary:
 
         Args:
             directions: The directions, ``[direction, d_model]``.
-            k: How many tokens to return for each direction and sign.
+            k: The number of tokens to return for each direction and sign.
 
         Returns:
             Ids and products, ``[direction, sign, k]`` each, sign + first.

@@ -165,7 +165,7 @@ def random_like(faces: Sequence[Face], generator: torch.Generator) -> list[Tenso
     weights = []
     for face in faces:
         noise = torch.randn(face.parameter.shape, generator=generator, dtype=torch.float64).to(face.parameter.device)
-        weights.append(face.folded(noise * (face.weight.norm() / noise.norm())))
+        weights.append(face.fold(noise * (face.weight.norm() / noise.norm())))
     return weights
 
 
@@ -191,7 +191,7 @@ def weight_lens(
     Args:
         model: The model.
         matrices: ``"ov.23.h4"``, ``"qk.5.h*"``, ``"mlp_pre.5"``, ``"mlp_up.5"``, ``"mlp_out.0-3"``, or a list of them.
-        directions: How many singular directions to decode, strongest first.
+        directions: The number of singular directions to decode, strongest first.
         k: The number of tokens for each direction and sign.
         through: What reading sides are decoded through.
         draws: Random matrices of the same shape and norm, decoded in the same way.
@@ -263,7 +263,7 @@ class _Decoding:
         advance: Any,
     ) -> "_Decoding":
         """Decompose a matrix and as many random ones, and decode them in the same way."""
-        values, vectors = decompose([face.folded(face.weight) for face in matrix.faces])
+        values, vectors = decompose([face.fold(face.weight) for face in matrix.faces])
         advance(1)
         directions_by_side = dict(
             zip(_sides(matrix), (side[:directions].clone() for side in vectors), strict=True)
@@ -323,7 +323,7 @@ def _dataset(
     names = {int(i): model.output_label(int(i)) for i in np.unique(ids) if i >= 0}
     texts = np.array([names.get(int(i), "") for i in ids.flat], dtype=object).reshape(ids.shape)
     dims = variable_shapes["score"][0]
-    variables = {name: (where, arrays[name]) for name, (where, _) in variable_shapes.items()}
+    variables = {name: (variable_dims, arrays[name]) for name, (variable_dims, _) in variable_shapes.items()}
     variables |= {"token_id": (dims, ids), "token": (dims, texts)}
     coords = {
         "matrix": np.array([row.matrix.name for row in rows], dtype=object), "direction": np.arange(direction_count),

@@ -33,7 +33,7 @@ class FactPrompts:
     """The contexts: the prompt alone first, then after each prefix."""
     essences: tuple[Context, ...]
     """Prompts for what the subject is, which shall stay as it is."""
-    where: tuple[int, ...]
+    positions: tuple[int, ...]
     """The positions of the subject in the prompt."""
     essence: str | None
     target: int

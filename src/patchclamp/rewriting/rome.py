@@ -161,7 +161,7 @@ def rewrite_fact(
     update = rank_one(projection.matrix, key, change, whitened_key)
     record, tensors = provenance(
         model, [fact.contexts[0].prompt], prompt=fact.contexts[0].prompt, layer=projection.layer, target=fact.target,
-        subject=subject if isinstance(subject, str) else list(fact.where), essence=fact.essence,
+        subject=subject if isinstance(subject, str) else list(fact.positions), essence=fact.essence,
     )  # fmt: skip
     answers = [fact.target, fact.true]
     record |= {

@@ -20,7 +20,7 @@ TERMS = ("loss", "nll", "kl", "decay", "target_probability", "norm")
 @checked_as(InputError, "rewrite_fact")
 @dataclass(frozen=True)
 class Search:
-    """How a value is looked for, as :meth:`patchclamp.Model.rewrite_fact` says.
+    """The settings of the search for a value, as :meth:`patchclamp.Model.rewrite_fact` says.
 
     With the defaults all validation facts of SmolLM2-135M were learnt (docs/editing.md).
     """

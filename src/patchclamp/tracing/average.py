@@ -71,7 +71,7 @@ class TraceAverage(RestoredReads, DatasetResult):
         """The average indirect ``effect`` over facts, with its interval (Student's t; NaN for one fact).
 
         Args:
-            read: Which measurement; the first by default.
+            read: The measurement; the first by default.
             level: The confidence level of the interval.
 
         Returns:

@@ -43,7 +43,7 @@ WINDOWS = {"mlp_out": 10, "attn_out": 10}
 
 @dataclass(frozen=True, eq=False)
 class States:
-    """What a trace restores: components by layers, in windows of layers."""
+    """The states that a trace restores: components by layers, in windows of layers."""
 
     sites: Mapping[tuple[str, int], Site]
     """Every site that a window can hold."""
@@ -83,7 +83,7 @@ class States:
             model.sites.check_writable(site)
         return cls(sites, components, tuple(sorted({site.layer or 0 for site in site_list})), windows)
 
-    def restored(self, component: str, layer: int) -> list[Site]:
+    def window_sites(self, component: str, layer: int) -> list[Site]:
         """The window of layers centred on one: for a width of 10, from 5 below to 4 above."""
         width = self.windows[component]
         layers = range(max(layer - width // 2, 0), min(layer + (width + 1) // 2, len(self.sites)))
@@ -125,7 +125,7 @@ def causal_trace(
         sites: The sites that are restored, a cell a site, layer and position: ``["resid_post", "mlp_out", "attn_out"]``.
         window: Layers restored together, centred on the cell's: one number, or one a site. By default 10 for
             ``mlp_out`` and ``attn_out`` (from 5 below to 4 above, as in ROME), else 1.
-        samples: How often noise is drawn; each sample has the same noise in all its cells.
+        samples: The number of noise samples; each sample has the same noise in all its cells.
         noise: The size of the noise, in ``std``.
         std: The standard deviation that noise is measured by: a number, or texts over whose tokens' embedding entries
             it is taken (ROME: the subjects of all known facts); by default over the subject's own tokens.
@@ -136,7 +136,7 @@ def causal_trace(
         integrate: For the estimate: average the gradient over so many points between the two runs.
         check: For the estimate: random cells that are run exactly.
         budget: As for :meth:`patchclamp.Model.sweep`, as are all that follow.
-        max_tokens: Rows times positions alive at once.
+        max_tokens: The number of rows times positions alive at once.
         verify: Run this many random cells again the slow way.
         checkpoint: A folder: a killed trace goes on from there.
         progress: True for a bar, a function for events.
@@ -186,7 +186,7 @@ def _restoring_actions(
     component, layer, position = states.components[place[0]], states.layers[place[1]], place[2]
     if position < setting.subject[0]:
         return ()
-    sites = states.restored(component, layer)
+    sites = states.window_sites(component, layer)
     return tuple(Action(site, (position,), Put(values[site][[position]]), edit=1) for site in sites)
 
 

@@ -30,7 +30,7 @@ Kind = tuple[bool, bool]
 
 @dataclass(eq=False)
 class Writes:
-    """What heads write at some positions, kept from one pass, and what it adds to the logits of the text's tokens."""
+    """The outputs of heads at some positions, kept from one pass, and what they add to the logits of the text's tokens."""
 
     model: OpenModel
     rows: Sequence[int]
@@ -42,7 +42,7 @@ class Writes:
     """The ``z`` of each layer and passage, ``[query, head * d_head]``."""
     last: list[Tensor] = field(default_factory=list)
     """The final residual stream of each passage, ``[query, d_model]``."""
-    added: dict[int, Tensor] = field(default_factory=dict)
+    attention: dict[int, Tensor] = field(default_factory=dict)
     """The output of attention in each layer at the queries of the first passage."""
 
     @classmethod
@@ -74,7 +74,10 @@ class Writes:
         self.last = self._at_queries(value)
 
     def _at_queries(self, value: Tensor) -> list[Tensor]:
-        return [value[row, list(where)].detach() for row, where in zip(self.rows, self.queries, strict=True)]
+        return [
+            value[row, list(query_positions)].detach()
+            for row, query_positions in zip(self.rows, self.queries, strict=True)
+        ]
 
     def _z_sink(self, layer: int) -> Sink:
         def sink(value: Tensor) -> None:
@@ -84,7 +87,7 @@ class Writes:
 
     def _attention_sink(self, layer: int) -> Sink:
         def sink(value: Tensor) -> None:
-            self.added[layer] = value[self.rows[0], list(self.queries[0])].detach().double()
+            self.attention[layer] = value[self.rows[0], list(self.queries[0])].detach().double()
 
         return sink
 
@@ -103,7 +106,7 @@ class Writes:
             matrix, _ = head_outputs(self.model, layer)
             outputs = torch.einsum("qhk,hkd->hqd", z[passage].double().unflatten(-1, matrix.shape[:2]), matrix)
             if passage == 0:
-                check_heads(self.model, outputs.sum(0), self.added[layer], layer)
+                check_heads(self.model, outputs.sum(0), self.attention[layer], layer)
             centred = outputs - outputs.mean(-1, keepdim=True) if frozen[0].centred else outputs
             logits[layer] = (centred * gain.unsqueeze(0)) @ columns
         return logits
@@ -121,7 +124,7 @@ def ov_positivity(model: OpenModel, draws: int, seed: int) -> tuple[Tensor, Tens
 
     Args:
         model: The model.
-        draws: How often the unembedding's tokens are shuffled, for the control.
+        draws: The number of times that the unembedding's tokens are shuffled, for the control.
         seed: The seed of the shuffles.
 
     Returns:

@@ -42,13 +42,13 @@ MOST_NUMBERS = 64
 class Probe(Operation):
     """Adds a zero to the state, by which the metric can be differentiated, and keeps what it saw."""
 
-    seen: list[Tensor] = field(default_factory=list)
+    states: list[Tensor] = field(default_factory=list)
     zeros: list[Tensor] = field(default_factory=list)
 
     @override
     def __call__(self, x: Tensor) -> Tensor:
         zero = torch.zeros_like(x, requires_grad=True)
-        self.seen.append(x.detach())
+        self.states.append(x.detach())
         self.zeros.append(zero)
         return x + zero
 
@@ -134,7 +134,7 @@ def slopes(
         numbers = [sum(v.flatten()[n] for v in read_values if n < v.numel()) for n in range(count)]
         number_gradients = [torch.autograd.grad(n, zeros, retain_graph=True, materialize_grads=True) for n in numbers]
         gradients.append([dict(zip(probes, gradient, strict=True)) for gradient in number_gradients])
-    states = {site: probe.seen[0] for site, probe in probes.items()}
+    states = {site: probe.states[0] for site, probe in probes.items()}
     return Slopes(
         [[value.detach() for value in read_values] for read_values in values],
         states,
@@ -250,7 +250,7 @@ def _metric_change(changes: Sequence[tuple[Any, ...]], gradient: dict[Site, Tens
 
 
 def measured_error(job: SweepTask, estimated: Outcome, check: int, seed: int = 0) -> dict[str, Any] | None:
-    """How far an estimate is from the truth, on random cells run exactly.
+    """Measure how far an estimate is from the truth, on random cells that are run exactly.
 
     Args:
         job: The sweep.
@@ -273,7 +273,7 @@ def measured_error(job: SweepTask, estimated: Outcome, check: int, seed: int = 0
         np.array([_first_change(outcome, run, job.unique_cells[r].line) for r, run in zip(sample, runs, strict=True)])
         for outcome, runs in ((exact, range(len(sample))), (estimated, sample))
     )
-    return compared(job.lines[0].reads[0].name, truth, estimates, "random cells")
+    return compare(job.lines[0].reads[0].name, truth, estimates, "random cells")
 
 
 def _first_change(outcome: Outcome, run: int, line: int) -> float:
@@ -281,8 +281,8 @@ def _first_change(outcome: Outcome, run: int, line: int) -> float:
     return float((outcome.values[run][0] - outcome.baseline[line][0]).flatten()[0])
 
 
-def compared(read: str, truth: Any, estimates: Any, what: str) -> dict[str, Any]:
-    """Correlation and relative error (root of summed squares) of estimates, with a line that says them."""
+def compare(read: str, truth: Any, estimates: Any, what: str) -> dict[str, Any]:
+    """Compute correlation and relative error (root of summed squares) of estimates, with a line that says them."""
     norm = float(np.linalg.norm(truth))
     varies = len(truth) > 1 and float(truth.std()) > 0 and float(estimates.std()) > 0
     pearson = float(np.corrcoef(truth, estimates)[0, 1]) if varies else None

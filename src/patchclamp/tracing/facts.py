@@ -51,7 +51,7 @@ def trace_facts(
         sites: As for :meth:`patchclamp.Model.causal_trace`.
         noise: The size of the noise, in ``std``.
         std: As for :meth:`patchclamp.Model.causal_trace`; by default over the tokens of all facts' subjects, as in ROME.
-        samples: How often noise is drawn for each fact.
+        samples: The number of noise samples for each fact.
         seed: The seed of the noise.
         window: As for :meth:`patchclamp.Model.causal_trace`, as are all up to ``verify``.
         read: Something else to measure than the answer.
@@ -59,7 +59,7 @@ def trace_facts(
         integrate: For the estimate: points between the two runs.
         check: For the estimate: random cells that are run exactly.
         budget: Memory beyond the model.
-        max_tokens: Rows times positions alive at once.
+        max_tokens: The number of rows times positions alive at once.
         verify: Run this many random cells of each trace again the slow way.
         checkpoint: A folder: killed work goes on from there.
         progress: True for a bar, a function for events.

@@ -145,8 +145,8 @@ def head_scores(
         length: Random tokens of a block, which comes twice.
         samples: The number of such passages.
         seed: The seed of the tokens and of the shuffled targets.
-        draws: How often targets are shuffled, for the control.
-        batch_tokens: Positions a forward pass: the memory knob.
+        draws: The number of times that targets are shuffled, for the control.
+        batch_tokens: The number of positions in a forward pass: the memory knob.
         progress: True for a bar, a function for events.
 
     Raises:

@@ -40,7 +40,7 @@ class Index:
             seed_digest = digest("shuffled", seed, name, list(passage.prompt.ids), list(real.queries))
             generator = torch.Generator().manual_seed(int(seed_digest, 16) % 2**63)
             for place in range(1 + draws):
-                pairs: Pairs = real.shuffled(passage.first, generator) if place else real
+                pairs: Pairs = real.shuffle(passage.first, generator) if place else real
                 for query, targets in zip(pairs.queries, pairs.targets, strict=True):
                     entry = (score * (1 + draws) + place, 1 / len(pairs.queries), 1 / len(targets))
                     rows += [(query, key, *entry) for key in targets]

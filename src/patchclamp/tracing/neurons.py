@@ -15,7 +15,7 @@ from patchclamp.core.result import DatasetResult
 from patchclamp.interventions import Action, Cell, Put, SweepTask, provenance, run_cells
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.sites import Site
-from patchclamp.tracing.estimate import compared, midpoints, slopes
+from patchclamp.tracing.estimate import compare, midpoints, slopes
 from patchclamp.tracing.restored import OnePrompt
 from patchclamp.tracing.setting import Setting, Std
 
@@ -90,7 +90,7 @@ def neuron_importances(
         prompt: As for :meth:`patchclamp.Model.causal_trace`.
         subject: As for :meth:`patchclamp.Model.causal_trace`.
         answer: As for :meth:`patchclamp.Model.causal_trace`.
-        samples: How often noise is drawn.
+        samples: The number of noise samples.
         noise: The size of the noise, in ``std``.
         std: As for :meth:`patchclamp.Model.causal_trace`.
         seed: The seed of the noise.
@@ -121,7 +121,7 @@ def neuron_importances(
     record |= {"clean": float(clean[0])}
     if strongest:
         estimates = np.array([float(effects[index]) for index in strongest])
-        record["agreement"] = compared(setting.lines()[0].reads[0].name, exact.mean(1), estimates, "strongest neurons")
+        record["agreement"] = compare(setting.lines()[0].reads[0].name, exact.mean(1), estimates, "strongest neurons")
     return Neurons(_dataset(setting, sites, effects, top, strongest, exact), record, tensors)
 
 

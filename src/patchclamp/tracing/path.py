@@ -88,11 +88,11 @@ class Route:
             raise InputError("path patching needs prompts made of tokens")
         return cls(receiver_sites, tuple(model.sites.expand(list(names))), receive_positions)
 
-    def reached(self, sender: Site) -> tuple[Site, ...]:
+    def receivers_above(self, sender: Site) -> tuple[Site, ...]:
         """The receivers that lie above a sender."""
         return tuple(site for site in self.receivers if before(sender, site))
 
-    def held(self, sender: Site) -> tuple[Site, ...]:
+    def frozen_below(self, sender: Site) -> tuple[Site, ...]:
         """The sites that are frozen between a sender and the last receiver."""
         last = max(self.receivers, key=order)
         return tuple(site for site in self.frozen if _above(sender, site) and before(site, last))
@@ -152,15 +152,15 @@ def path_patch(
         sender: ``z`` (heads), ``attn_out``, ``mlp_out`` or ``embed``.
         receivers: What components read: ``q.9.h3``, ``mlp_in.5``, ..., or ``final_norm`` for the logits. Several act
             together.
-        at: Positions of the sender; ``"each"`` for a cell a position.
-        receive_at: Positions at which receivers take what reached them.
+        at: The positions of the sender; ``"each"`` for a cell a position.
+        receive_at: The positions at which receivers take what reached them.
         freeze: ``attn_out`` and ``mlp_out`` (direct paths only), ``"attn_out"`` (MLPs belong to the path), or ``()``.
         read: What to measure.
         align: As for :meth:`patchclamp.Model.patch`.
         source_edits: The source runs under these.
         base: The target runs under these.
         budget: As for :meth:`patchclamp.Model.sweep`, as are all that follow.
-        max_tokens: Rows times positions alive at once.
+        max_tokens: The number of rows times positions alive at once.
         verify: Run this many random cells again the slow way.
         checkpoint: A folder: killed work goes on from there.
         progress: True for a bar, a function for events.
@@ -205,7 +205,9 @@ def _receiver_values(
     for cell in sender_job.cells:
         site = cell.actions[0].site
         actions = (
-            (*cell.actions, *(freezing_actions[frozen] for frozen in route.held(site))) if route.reached(site) else ()
+            (*cell.actions, *(freezing_actions[frozen] for frozen in route.frozen_below(site)))
+            if route.receivers_above(site)
+            else ()
         )
         cells.append(Cell(0, actions))
     job = SweepTask(model, [PromptRun(line.prompt, line.base, reads)], cells)
@@ -233,4 +235,6 @@ def _receiving_actions(
     """Edits that give the receivers what reached them, in an otherwise clean run."""
     if not receiver_values:
         return ()
-    return tuple(Action(site, route.at, Put(receiver_values[site])) for site in route.reached(sender_actions[0].site))
+    return tuple(
+        Action(site, route.at, Put(receiver_values[site])) for site in route.receivers_above(sender_actions[0].site)
+    )

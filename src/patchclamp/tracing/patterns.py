@@ -105,7 +105,7 @@ def attention(
         prompts: The prompts, all of one length.
         visit: The function that is called in every layer with part of its pattern; only that part is alive.
         taps: The sites to show of the clean run, each ``[prompt, position, d]``, once.
-        batch_tokens: Positions a forward pass: the memory knob. (A pass takes at least twice the prompts' own.)
+        batch_tokens: The number of positions in a forward pass: the memory knob. (A pass takes at least twice the prompts' own.)
 
     Raises:
         ModelError: The model has no attention over tokens, or its heads are no weighted sums of their values.

@@ -24,7 +24,7 @@ class Pairs:
     targets: tuple[tuple[int, ...], ...]
     """The targets of each query, all before it (or at it)."""
 
-    def shuffled(self, first: int, generator: torch.Generator) -> "Pairs":
+    def shuffle(self, first: int, generator: torch.Generator) -> "Pairs":
         """Draw as many other earlier positions at random for each query.
 
         Args:
@@ -120,11 +120,11 @@ def _drawable_ids(model: OpenModel) -> list[int]:
 
 @dataclass(frozen=True, eq=False)
 class Word:
-    """Where a word stands in a text, each time in the same tokens."""
+    """The places of a word in a text, each time in the same tokens."""
 
     occurrences: tuple[tuple[int, ...], ...]
     other: int
-    """How often it stands there in other tokens, which are left out."""
+    """The number of places where it stands in other tokens, which are left out."""
 
 
 def find_word(model: OpenModel, prompt: Prompt, word: str) -> Word:
@@ -143,10 +143,10 @@ def find_word(model: OpenModel, prompt: Prompt, word: str) -> Word:
     spans: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
     for number in range(count):
         try:
-            where = tokens.find_span(model.tokenizer, prompt.ids, prompt.text, word, number)
+            span = tokens.find_span(model.tokenizer, prompt.ids, prompt.text, word, number)
         except PositionError:
             continue
-        spans.setdefault(tuple(prompt.ids[i] for i in where), []).append(where)
+        spans.setdefault(tuple(prompt.ids[i] for i in span), []).append(span)
     longest = max(spans.values(), key=len, default=[])
     if len(longest) < 2:
         raise PositionError(
@@ -172,7 +172,9 @@ def word_passages(model: OpenModel, inputs: Any, word: str) -> tuple[list[Passag
     first = len(prefix_of(model))
     passages = []
     for number, span in enumerate(recurrence.occurrences[1:], start=1):
-        earlier = [tuple(before[place] for before in recurrence.occurrences[:number]) for place in range(len(span))]
+        earlier = [
+            tuple(span_before[place] for span_before in recurrence.occurrences[:number]) for place in range(len(span))
+        ]
         pairs = {
             INDUCTION: Pairs(span, tuple(tuple(position + 1 for position in targets) for targets in earlier)),
             DUPLICATE: Pairs(span, tuple(earlier)),
