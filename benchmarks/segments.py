@@ -13,15 +13,15 @@ from common import Target, cpu_seconds, interleave, ratio, write
 from torch import Tensor
 
 import patchclamp as pc
-from patchclamp.polytopes.lines import Walked, joined, walk_line
-from patchclamp.polytopes.points import prepared
+from patchclamp.polytopes.lines import LineWalk, join_walks, walk_line
+from patchclamp.polytopes.points import prepare_network
 from patchclamp.studies import digits
 
 PAIRS = 24
 SAMPLES = (50, 200, 1000)
 
 
-def floor(net: torch.nn.Sequential, found: Walked, dtype: torch.dtype) -> tuple[Any, float]:
+def floor(net: torch.nn.Sequential, found: LineWalk, dtype: torch.dtype) -> tuple[Any, float]:
     """The products of a segment, and their FLOPs."""
     cuts = [len(event[0]) for event in found.events.values()]
     rows = (2, 2 + cuts[0], len(found.t))
@@ -49,8 +49,8 @@ def contest(dtype: torch.dtype, rounds: int) -> dict[str, Any]:
     net = digits.trained("mlp").to(dtype)
     pictures = digits.images()
     pairs = pictures.test[: 2 * PAIRS].to(dtype).reshape(PAIRS, 2, 1, -1)
-    network = prepared(pc.wrap(net), pairs[0, :, 0], "a segment")
-    walked = [joined(walk_line(network, a, b, None, 10**6)) for a, b in pairs]
+    network = prepare_network(pc.wrap(net), pairs[0, :, 0], "a segment")
+    walked = [join_walks(walk_line(network, a, b, None, 10**6)) for a, b in pairs]
     floors = [floor(net, one, dtype) for one in walked]
     contenders: dict[str, Any] = {
         "exact": lambda: [walk_line(network, a, b, None, 10**6) for a, b in pairs],

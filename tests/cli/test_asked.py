@@ -309,10 +309,10 @@ def test_studies_of_networks_get_their_settings(
 
 
 def test_pairs_of_classes() -> None:
-    assert study._pair("3-1") == (3, 1)
-    a, b = study._pair("random")
+    assert study._read_pair("3-1") == (3, 1)
+    a, b = study._read_pair("random")
     assert a != b
     assert {a, b} <= set(range(10))
     for wrong in ("3", "a-1", "3-", "-1"):
         with pytest.raises(pc.InputError, match="a pair is two class numbers"):
-            study._pair(wrong)
+            study._read_pair(wrong)

@@ -105,12 +105,12 @@ def test_a_network_of_a_file_is_in_evaluation_mode_and_may_import_its_neighbours
 
 def test_labels_are_those_of_the_file_or_those_that_are_known(tmp_path: Path) -> None:
     (tmp_path / "l.txt").write_text("a\n b \n\n")
-    assert polytope._labelled(["test:0"], "mnist-mlp", None)[1] == ["two"]
-    assert polytope._labelled(["test:0"], "mnist-mlp", tmp_path / "l.txt")[1] == ["a", "b"]
-    assert polytope._numbers(["10", "2"], "m") == [10, 2]
-    assert polytope._numbers(["two", "zero"], "fashion-mnist-mlp:3") == [2, 0]
+    assert polytope._read_rows(["test:0"], "mnist-mlp", None)[1] == ["two"]
+    assert polytope._read_rows(["test:0"], "mnist-mlp", tmp_path / "l.txt")[1] == ["a", "b"]
+    assert polytope._class_numbers(["10", "2"], "m") == [10, 2]
+    assert polytope._class_numbers(["two", "zero"], "fashion-mnist-mlp:3") == [2, 0]
     with pytest.raises(pc.InputError, match="from 0; label 2 is 'x'"):
-        polytope._numbers(["1", "x"], "m")
+        polytope._class_numbers(["1", "x"], "m")
 
 
 def asked(line: str, monkeypatch: pytest.MonkeyPatch, layers: tuple[str, ...] = ()) -> tuple[Any, ...]:

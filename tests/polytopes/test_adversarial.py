@@ -16,7 +16,7 @@ from patchclamp.core.errors import BudgetError
 from patchclamp.core.intervals import mean_row
 from patchclamp.polytopes import AdversarialPaths, attacks
 from patchclamp.polytopes.adversarial import KINDS, _partners
-from patchclamp.polytopes.attacks import _inside
+from patchclamp.polytopes.attacks import _random_in_ball
 from tests.effort import examples
 from tests.polytopes.nets import mlp
 
@@ -137,7 +137,7 @@ def test_a_way_that_ends_inside_the_ball_is_not_stretched_and_a_longer_one_ends_
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_a_random_start_is_uniform_in_the_ball(norm: str) -> None:
     """In 8 dimensions the part of the ball within r is r^8, for cubes and for balls alike."""
-    start = _inside(torch.zeros(4000, 8).double(), 2.0, norm, torch.Generator().manual_seed(0))
+    start = _random_in_ball(torch.zeros(4000, 8).double(), 2.0, norm, torch.Generator().manual_seed(0))
     reach = (start.abs().amax(1) if norm == "linf" else start.norm(dim=1)) / 2
     assert float(reach.max()) <= 1
     for r in (0.7, 0.85, 0.95):

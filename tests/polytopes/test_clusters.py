@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 import patchclamp as pc
 from patchclamp.polytopes import cluster, partitions
-from patchclamp.polytopes.clusters import DRAWS, Clusters, _scored
-from patchclamp.polytopes.partitions import _placed, matched, partition, reduced
+from patchclamp.polytopes.clusters import DRAWS, Clusters, _score
+from patchclamp.polytopes.partitions import _number, match, partition, reduce
 from patchclamp.polytopes.purity import scores
 from tests import tiny
 from tests.effort import examples
@@ -49,8 +49,8 @@ def test_matching_gives_equal_numbers_of_clusters_and_rows(data: st.DataObject) 
         raw = np.array(data.draw(st.lists(st.integers(-1, 5), min_size=rows, max_size=rows)))
         strength = np.array(data.draw(st.lists(st.floats(0, 1), min_size=rows, max_size=rows)))
         points = np.random.default_rng(form).normal(size=(rows, 2))
-        found[str(form)] = _placed(points, raw, np.unique(raw[raw >= 0]), strength)
-    made = matched(found, found)
+        found[str(form)] = _number(points, raw, np.unique(raw[raw >= 0]), strength)
+    made = match(found, found)
     some = [made[form] for form in found if found[form].count]
     assert len({len(np.unique(one.cluster[one.cluster >= 0])) for one in some}) <= 1
     assert len({int((one.cluster >= 0).sum()) for one in some}) <= 1
@@ -64,9 +64,9 @@ def test_matching_gives_equal_numbers_of_clusters_and_rows(data: st.DataObject) 
 
 def test_matching_merges_the_nearest_and_keeps_the_surest() -> None:
     points = np.array([[0.0], [0.2], [1.0], [1.2], [9.0], [9.2]])
-    three = _placed(points, np.array([0, 0, 1, 1, 2, 2]), np.arange(3), np.array([1.0, 0.1, 1, 0.9, 1, 0.8]))
-    two = _placed(points, np.array([0, 0, 0, -1, 1, 1]), np.arange(2), np.ones(6))
-    made = matched({"three": three, "two": two}, ["three", "two"])
+    three = _number(points, np.array([0, 0, 1, 1, 2, 2]), np.arange(3), np.array([1.0, 0.1, 1, 0.9, 1, 0.8]))
+    two = _number(points, np.array([0, 0, 0, -1, 1, 1]), np.arange(2), np.ones(6))
+    made = match({"three": three, "two": two}, ["three", "two"])
     assert made["three"].cluster.tolist() == [0, -1, 0, 0, 1, 1]
     assert made["two"].cluster.tolist() == two.cluster.tolist()
 
@@ -89,7 +89,7 @@ def test_merging_is_wards(apart: float) -> None:
     z, _ = blobs(120, apart=apart)
     points = z.numpy()
     many, few = (partition(points, "ward", k, 1, 0) for k in (30, 5))
-    made = matched({"many": many, "few": few}, ["few"])
+    made = match({"many": many, "few": few}, ["few"])
     assert adjusted_mutual_info_score(made["many"].cluster, few.cluster) == pytest.approx(1.0)
 
 
@@ -97,9 +97,9 @@ def test_merging_weighs_clusters_by_their_size() -> None:
     """Nine at 0, nine at 1 and one at 3: the union with the single one adds 3.6, that of the two large ones 4.5."""
     points = np.array([0.0] * 9 + [1.0] * 9 + [3.0])[:, None]
     raw = np.array([0] * 9 + [1] * 9 + [2])
-    three = _placed(points, raw, np.arange(3), None)
-    two = _placed(points, np.minimum(raw, 1), np.arange(2), None)
-    made = matched({"three": three, "two": two}, ["two"])["three"]
+    three = _number(points, raw, np.arange(3), None)
+    two = _number(points, np.minimum(raw, 1), np.arange(2), None)
+    made = match({"three": three, "two": two}, ["two"])["three"]
     assert made.cluster.tolist() == [0] * 9 + [1] * 10
     assert made.distance[-1] == pytest.approx(3 - 1.2), "from the mean of nine at 1 and one at 3"
     assert made.distance[9] == pytest.approx(0.2)
@@ -130,20 +130,20 @@ def test_hdbscan_is_scikit_learns_with_the_smallest_size_asked_for() -> None:
 def test_principal_components_are_those_of_the_centred_rows() -> None:
     values = np.random.default_rng(0).normal(size=(30, 6)) * np.arange(1, 7)
     u, s, _ = np.linalg.svd(values - values.mean(0))
-    np.testing.assert_allclose(np.abs(reduced(values, 3, 0)), np.abs(u[:, :3] * s[:3]), atol=1e-9)
+    np.testing.assert_allclose(np.abs(reduce(values, 3, 0)), np.abs(u[:, :3] * s[:3]), atol=1e-9)
     for components in (None, 6, 50):
-        assert reduced(values, components, 0) is values
-    assert reduced(values[:4], 5, 0).shape == (4, 6), "there are no more components than rows"
+        assert reduce(values, components, 0) is values
+    assert reduce(values[:4], 5, 0).shape == (4, 6), "there are no more components than rows"
 
 
 def test_what_is_scored_by_hand() -> None:
     """Two forms of eight rows in groups of two: scores before and after matching, and intervals from halves of the groups."""
     labels, groups = np.array([0, 0, 0, 1, 1, 1, 2, 2]), np.arange(8) // 2
     points = np.arange(8.0)[:, None]
-    three = _placed(points, np.array([0, 0, 0, 1, 1, 1, 2, 2]), np.arange(3), None)
-    two = _placed(points, np.array([0, 0, 0, 0, 1, 1, 1, -1]), np.arange(2), None)
+    three = _number(points, np.array([0, 0, 0, 1, 1, 1, 2, 2]), np.arange(3), None)
+    two = _number(points, np.array([0, 0, 0, 0, 1, 1, 1, -1]), np.arange(2), None)
     found = {"ward": {"hard code": three, "activation": two}}
-    made, again, other = (Clusters(_scored(found, {"label": labels}, groups, seed), {}, {}) for seed in (0, 0, 1))
+    made, again, other = (Clusters(_score(found, {"label": labels}, groups, seed), {}, {}) for seed in (0, 0, 1))
     data = made.data.sel(algorithm="ward", labels="label")
     assert data["found"].values.tolist() == [3, 2]
     assert data["covered"].values.tolist() == [1, 7 / 8]
@@ -187,8 +187,8 @@ def test_what_is_scored_by_hand() -> None:
 def test_shuffled_labels_keep_their_numbers_and_lose_their_places() -> None:
     """A tenth of the rows has the second label: however they are shuffled, both clusters have mostly the first."""
     labels = np.repeat([0, 1], [900, 100])
-    found = _placed(np.zeros((1000, 1)), np.arange(1000) // 500, np.arange(2), None)
-    data = _scored({"ward": {"activation": found}}, {"label": labels}, np.arange(1000), 0)
+    found = _number(np.zeros((1000, 1)), np.arange(1000) // 500, np.arange(2), None)
+    data = _score({"ward": {"activation": found}}, {"label": labels}, np.arange(1000), 0)
     data = data.isel(labels=0, algorithm=0, form=0)
     assert float(data["shuffled"].sel(score="purity")) == pytest.approx(0.9)
     assert abs(float(data["shuffled"].sel(score="ami"))) < 0.02
@@ -352,9 +352,9 @@ def test_cards_by_hand() -> None:
     """Clusters of five, three and two rows of a line."""
     points = np.array([0.0, 1, 2, 3, 9, 20, 21, 25, 40, 41])[:, None]
     raw = np.array([2] * 5 + [0] * 3 + [1] * 2)
-    found = {"ward": {"activation": _placed(points, raw, np.arange(3), None)}}
+    found = {"ward": {"activation": _number(points, raw, np.arange(3), None)}}
     marks = np.array(["a", "b", "b", "c", "c", "d", "d", "d", "e", "d"], dtype=object)
-    made = Clusters(_scored(found, {"kind": marks, "other": np.arange(10)}, np.arange(10), 0), {}, {})
+    made = Clusters(_score(found, {"kind": marks, "other": np.arange(10)}, np.arange(10), 0), {}, {})
     cards = made.cards("ward", "activation", examples=2)
     assert cards["size"].tolist() == [5, 3, 2]
     assert cards["purity"].tolist() == [0.4, 1, 0.5]

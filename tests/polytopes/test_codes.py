@@ -127,7 +127,7 @@ def test_of_many_rows_evenly_spaced_ones_are_compared(monkeypatch: pytest.Monkey
     bits[[1, 2, 3, 5, 6, 7]] = True
     codes = SplineCodes.from_bits({"a": bits}, [0] * 9)
     assert codes.separation()["within"][0] == pytest.approx(18 / 36)
-    monkeypatch.setattr(codes_module, "COMPARED", 3)
+    monkeypatch.setattr(codes_module, "COMPARED_ROWS", 3)
     assert codes.separation()["within"][0] == 0
     assert codes.separation()["set"][0] == 24 / 36, "of all rows"
     assert np.isnan(codes.separation()["between"][0]), "there is one label"

@@ -52,8 +52,8 @@ def test_a_crossing_just_where_parts_meet_is_seen() -> None:
     model = pc.wrap(net)
     network = pc.polytopes.Network.of(model)
     with torch.no_grad():
-        parts = [lines.Walked(*_walk(network, low, high)) for low, high in ((-1.0, 0.0), (0.0, 1.0))]
-    whole = lines.joined(parts)
+        parts = [lines.LineWalk(*_walk(network, low, high)) for low, high in ((-1.0, 0.0), (0.0, 1.0))]
+    whole = lines.join_walks(parts)
     assert [len(event[0]) for event in whole.events.values()] == [1]
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import adjusted_mutual_info_score, mutual_info_score
 
-from patchclamp.polytopes.purity import expected, halves, scores
+from patchclamp.polytopes.purity import chance_information, halves, scores
 from tests.effort import examples
 
 marks = st.lists(st.integers(0, 5), min_size=2, max_size=40)
@@ -37,7 +37,9 @@ def test_the_expected_mutual_information_is_the_mean_over_all_orders(own: list[i
     labels = [i % 3 for i in range(len(own))]
     sizes = [np.unique(values, return_counts=True)[1] for values in (own, labels)]
     orders = set(permutations(labels))
-    assert expected(*sizes) == pytest.approx(np.mean([mutual_info_score(order, own) for order in orders]), abs=1e-12)
+    assert chance_information(*sizes) == pytest.approx(
+        np.mean([mutual_info_score(order, own) for order in orders]), abs=1e-12
+    )
 
 
 @given(own=marks, seed=st.integers(0, 1000))

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from transformers.activations import ACT2FN
 
 import patchclamp as pc
-from patchclamp.polytopes.soft import ACTIVATIONS, REFUSED, SAME, activation, beta_code, swish, swish_steepness
+from patchclamp.polytopes.soft import ACTIVATIONS, ALIASES, WITHOUT_CODE, activation, beta_code, swish, swish_steepness
 from tests.effort import examples
 
 NUMBERS = st.floats(-30, 30, allow_nan=False)
@@ -56,7 +56,7 @@ def test_the_negative_control_another_activations_code_fails() -> None:
     assert float((ACTIVATIONS["gelu_tanh"].code(z) * z - F.gelu(z)).abs().max()) > 1e-5
 
 
-@pytest.mark.parametrize("name", [*ACTIVATIONS, *SAME])
+@pytest.mark.parametrize("name", [*ACTIVATIONS, *ALIASES])
 def test_names_of_configurations_mean_the_same_function(name: str) -> None:
     if name not in ACT2FN:
         pytest.skip("not a name of transformers")
@@ -100,7 +100,7 @@ def test_beta_outside_its_range_is_refused(beta: float) -> None:
 
 
 def test_what_has_no_code_is_refused_by_name() -> None:
-    for name in REFUSED:
+    for name in WITHOUT_CODE:
         with pytest.raises(pc.InputError, match=f"'{name}' has no soft code: "):
             activation(name)
     with pytest.raises(pc.InputError, match="did you mean 'silu'"):

@@ -37,7 +37,7 @@ from patchclamp.cli import (
     tune_lens,
     weights,
 )
-from patchclamp.cli.networks import typed
+from patchclamp.cli.networks import command_words
 from patchclamp.cli.output import say
 from patchclamp.core.errors import InputError, PatchclampError, unknown
 from patchclamp.core.text import json_text
@@ -92,35 +92,37 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     as_json = "--json" in arguments
-    before = typed.set(arguments)
+    token = command_words.set(arguments)
     try:
         app.meta(arguments, exit_on_error=False, print_error=False)
     except CycloptsError as error:
-        return _complain(_said(error), "usage", MISUSED, as_json)
+        return _complain(_misuse_message(error), "usage", MISUSED, as_json)
     except PatchclampError as error:
         return _complain(
             str(error), type(error).__name__, MISUSED if isinstance(error, InputError) else FAILED, as_json
         )
     except KeyboardInterrupt as error:
-        return _complain(_how_to_go_on(error, arguments), "KeyboardInterrupt", INTERRUPTED, as_json)
+        return _complain(_interrupt_message(error, arguments), "KeyboardInterrupt", INTERRUPTED, as_json)
     finally:
-        typed.reset(before)
+        command_words.reset(token)
     return OK
 
 
-def _how_to_go_on(error: KeyboardInterrupt, arguments: Sequence[str]) -> str:
+def _interrupt_message(error: KeyboardInterrupt, arguments: Sequence[str]) -> str:
     """What an interrupted command left, and the command that goes on."""
     command = shlex.join(["patchclamp", *arguments])
     if notes := getattr(error, "__notes__", ()):
         return f"interrupted; {notes[-1]}:\n{command}"
-    said = any(argument.split("=")[0] == "--checkpoint" for argument in arguments)
-    takers = [verb for verb in VERBS if "checkpoint" in signature(verb.command.default_command).parameters]
-    if not said and any(argument in verb.command.name for verb in takers for argument in arguments[:1]):
+    has_checkpoint = any(argument.split("=")[0] == "--checkpoint" for argument in arguments)
+    checkpoint_verbs = [verb for verb in VERBS if "checkpoint" in signature(verb.command.default_command).parameters]
+    if not has_checkpoint and any(
+        argument in verb.command.name for verb in checkpoint_verbs for argument in arguments[:1]
+    ):
         return f"interrupted, and nothing is kept; with a checkpoint it could go on:\n{command} --checkpoint FOLDER"
-    return f"interrupted before anything was finished; to begin again:\n{command}" if said else "interrupted"
+    return f"interrupted before anything was finished; to begin again:\n{command}" if has_checkpoint else "interrupted"
 
 
-def _said(error: CycloptsError) -> str:
+def _misuse_message(error: CycloptsError) -> str:
     """The message of a misuse; that of pydantic, who checks edits, in our own form."""
     cause = error.__cause__
     if not isinstance(cause, ValidationError):
@@ -129,8 +131,8 @@ def _said(error: CycloptsError) -> str:
     for item in cause.errors():
         name = "--" + ".".join(str(part) for part in item["loc"]).replace("_", "-")
         choices = re.findall(r"'([^']+)'", str(item.get("ctx", {}).get("expected", "")))
-        given = item["input"]
-        parts.append(unknown(name, str(given), choices) if choices else f"{name}: {item['msg']}, got {given!r}")
+        value = item["input"]
+        parts.append(unknown(name, str(value), choices) if choices else f"{name}: {item['msg']}, got {value!r}")
     return "; ".join(parts)
 
 

@@ -31,9 +31,9 @@ def fetch(name: Annotated[list[str], Parameter(negative="")], *, as_json: Json =
     Args:
         name: Names of assets, or all.
     """
-    wanted = list(pc.catalogue.ASSETS) if name == ["all"] else name
-    found = {item: str(pc.catalogue.fetch(item)) for item in wanted}
-    show(found, as_json=as_json)
+    names = list(pc.catalogue.ASSETS) if name == ["all"] else name
+    folders = {item: str(pc.catalogue.fetch(item)) for item in names}
+    show(folders, as_json=as_json)
 
 
 @app.command
@@ -54,6 +54,6 @@ def verify(name: Annotated[list[str] | None, Parameter(negative="")] = None, *, 
     Args:
         name: Names of assets; all that are fetched by default.
     """
-    wanted = name or [asset.name for asset in pc.catalogue.ASSETS.values() if pc.catalogue.is_fetched(asset)]
-    rows = [{"name": item, "files": len(pc.catalogue.verify(item)), "intact": True} for item in wanted]
+    names = name or [asset.name for asset in pc.catalogue.ASSETS.values() if pc.catalogue.is_fetched(asset)]
+    rows = [{"name": item, "files": len(pc.catalogue.verify(item)), "intact": True} for item in names]
     show(rows, as_json=as_json, table=rows)

@@ -42,27 +42,27 @@ def attribute(
         check: Random cells run exactly.
         layers: How the figure turns.
     """
-    opened = shared.opening.load(model)
+    open_model = shared.opening.load(model)
     sites = site or ["resid_post"]
-    found = opened.attribution_patch(
+    attribution = open_model.attribution_patch(
         source, into, sites=sites, at=position(at), align=align, read=reads_of(read or ["logit-difference"], answer),
         integrate=integrate, check=check,
     )  # fmt: skip
-    say(repr(found))
+    say(repr(attribution))
     value = {
-        "baseline": by_read(found, "baseline:"),
-        "reference": by_read(found, "reference:"),
-        "values": by_read(found),
-        "agreement": found.agreement,
+        "baseline": by_read(attribution, "baseline:"),
+        "reference": by_read(attribution, "reference:"),
+        "values": by_read(attribution),
+        "agreement": attribution.agreement,
     }
     show(
         value,
         as_json=shared.as_json,
-        table=strongest(found),
+        table=strongest(attribution),
         title="largest estimated differences from the unpatched run",
     )
-    said = {
+    config = {
         "model": model, "source": source, "into": into, "site": sites, "at": at, "align": align, "read": read, "answer": answer,
         "integrate": integrate, "check": check, "layers": layers,
     }  # fmt: skip
-    keep(found, shared.out, "attribute", {**said, **shared.opening.as_config()}, layers=layers)
+    keep(attribution, shared.out, "attribute", {**config, **shared.opening.as_config()}, layers=layers)

@@ -35,7 +35,7 @@ class TextFiles:
         if self.data is not None:
             if self.positive is not None or self.negative is not None:
                 raise InputError("--data is a table of its own; give it, or --negative and --positive")
-            return _table(self.data)
+            return _read_table(self.data)
         if self.positive is None or self.negative is None:
             raise InputError("labelled texts are needed: --negative FILE and --positive FILE, or --data TABLE")
         first, second = (lines(path) for path in (self.negative, self.positive))
@@ -54,34 +54,34 @@ def lines(path: Path) -> list[str]:
     Raises:
         InputError: There are none.
     """
-    found = [line for line in read_text(path).split("\n") if line.strip()]
-    if not found:
+    texts = [line for line in read_text(path).split("\n") if line.strip()]
+    if not texts:
         raise InputError(f"{str(path)!r} holds no text")
-    return found
+    return texts
 
 
-def _table(path: Path) -> tuple[list[str], list[Any], list[Any] | None]:
+def _read_table(path: Path) -> tuple[list[str], list[Any], list[Any] | None]:
     text = read_text(path)
     if path.suffix == ".csv":
         rows: list[dict[str, Any]] = list(csv.DictReader(io.StringIO(text, newline="")))
     elif path.suffix == ".jsonl":
-        rows = [_object(line, number, path) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+        rows = [_json_object(line, number, path) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     else:
         raise InputError(f"{str(path)!r}: a table ends in .csv or .jsonl")
     if not rows:
         raise InputError(f"{str(path)!r} holds no row")
     for number, row in enumerate(rows, 1):
-        lacking = [name for name in ("text", "label") if row.get(name) is None]
-        if lacking:
+        missing = [name for name in ("text", "label") if row.get(name) is None]
+        if missing:
             raise InputError(
-                f"{str(path)!r}, row {number}: no column {lacking[0]!r}; columns are text, label and group"
+                f"{str(path)!r}, row {number}: no column {missing[0]!r}; columns are text, label and group"
             )
-    labels = _numbers([row["label"] for row in rows])
+    labels = _as_numbers([row["label"] for row in rows])
     groups = [row["group"] for row in rows] if all(row.get("group") is not None for row in rows) else None
     return [row["text"] for row in rows], labels, groups
 
 
-def _numbers(labels: list[Any]) -> list[Any]:
+def _as_numbers(labels: list[Any]) -> list[Any]:
     """Labels as numbers, where a table of text has nothing else in the column."""
     for kind in (int, float):
         try:
@@ -91,11 +91,11 @@ def _numbers(labels: list[Any]) -> list[Any]:
     return labels
 
 
-def _object(line: str, number: int, path: Path) -> dict[str, Any]:
+def _json_object(line: str, number: int, path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(line)
+        row = json.loads(line)
     except (json.JSONDecodeError, RecursionError) as error:
         raise InputError(f"{str(path)!r}, line {number}, is no JSON: {error}") from error
-    if not isinstance(found, dict):
+    if not isinstance(row, dict):
         raise InputError(f"{str(path)!r}, line {number}, is no JSON object")
-    return found
+    return row

@@ -42,43 +42,45 @@ def curves(
     from patchclamp.cli.specs import position
     from patchclamp.figures.lens_curves import SHOWN
 
-    shown = metric or list(SHOWN)
-    for name in shown:
+    metrics = metric or list(SHOWN)
+    for name in metrics:
         if name not in METRICS:
             raise InputError(unknown("metric", name, METRICS))
     texts: Any = [read_text(corpus)] if Path(corpus).is_file() or Path(corpus).suffix else corpus
     sites = site or ["resid_post"]
-    opened = shared.opening.load(model)
-    own = None if tuned is None else pc.TunedLens.from_pretrained(tuned, opened)
+    open_model = shared.opening.load(model)
+    tuned_lens = None if tuned is None else pc.TunedLens.from_pretrained(tuned, open_model)
     options: dict[str, Any] = {"length": length, "tokens": tokens, "progress": True}
-    found = opened.lens_curves(texts, sites, position(at), tuned=own, **options)
-    beside = {} if own is None else {"logit lens": opened.lens_curves(texts, sites, position(at), **options)}
-    frame = found.frame().astype({"metric": str, "site": str})
-    value = {"sequences": found.data.sizes["sequence"], "positions": found.tokens, "rows": _rows(frame)}
+    result = open_model.lens_curves(texts, sites, position(at), tuned=tuned_lens, **options)
+    comparison = (
+        {} if tuned_lens is None else {"logit lens": open_model.lens_curves(texts, sites, position(at), **options)}
+    )
+    frame = result.frame().astype({"metric": str, "site": str})
+    value = {"sequences": result.data.sizes["sequence"], "positions": result.tokens, "rows": _rows(frame)}
     title = (
         f"means over {value['sequences']} sequences of {length} tokens; of rank and KL, means of the sequences' medians"
     )
-    show(value, as_json=shared.as_json, table=_table(found, shown), title=title)
-    said = {
+    show(value, as_json=shared.as_json, table=_table(result, metrics), title=title)
+    config = {
         "model": model,
         "corpus": corpus,
         "tokens": tokens,
         "length": length,
         "site": sites,
         "at": at,
-        "metric": shown,
+        "metric": metrics,
         "tuned": tuned,
     }
-    drawn = {"label": "tuned lens", "beside": beside} if beside else {}
-    for other in beside.values():
+    figure_options = {"label": "tuned lens", "beside": comparison} if comparison else {}
+    for baseline in comparison.values():
         keep(
-            other,
+            baseline,
             None if shared.out is None else shared.out / "logit-lens",
             "curves",
-            {**said, "tuned": None, **shared.opening.as_config()},
-            metrics=shown,
+            {**config, "tuned": None, **shared.opening.as_config()},
+            metrics=metrics,
         )
-    keep(found, shared.out, "curves", {**said, **shared.opening.as_config()}, metrics=shown, **drawn)
+    keep(result, shared.out, "curves", {**config, **shared.opening.as_config()}, metrics=metrics, **figure_options)
 
 
 def _rows(frame: Any) -> list[dict[str, Any]]:
@@ -87,18 +89,18 @@ def _rows(frame: Any) -> list[dict[str, Any]]:
     return rows
 
 
-def _table(found: "pc.LensCurves", metrics: list[str]) -> list[dict[str, Any]]:
+def _table(result: "pc.LensCurves", metrics: list[str]) -> list[dict[str, Any]]:
     """A row a site: what the figure shows, with half the interval."""
     from patchclamp.figures.lens_curves import MEDIANS
 
-    summary = found.summary()
+    summary = result.summary()
     rows = []
     for place, name in enumerate(summary["site"].values):
         row: dict[str, Any] = {"site": str(name)}
         for metric in metrics:
-            one = summary.sel(metric=metric).isel(layer=place)
+            cell = summary.sel(metric=metric).isel(layer=place)
             middle, high = ("median", "median_high") if metric in MEDIANS else ("mean", "high")
-            centre = float(one[middle])
-            row[metric] = f"{centre:.4g} ± {float(one[high]) - centre:.2g}"
+            centre = float(cell[middle])
+            row[metric] = f"{centre:.4g} ± {float(cell[high]) - centre:.2g}"
         rows.append(row)
     return rows

@@ -55,62 +55,62 @@ def fit(
 
     prompts, labels, groups = texts.read()
     estimator = method_of(method, **_options(method, option, answer))
-    several = any(out.glob("*/direction.json"))  # a fit of several sites has a folder for each
-    form = folders.DIRECTIONS if several else folders.DIRECTION
+    is_collection = any(out.glob("*/direction.json"))  # a fit of several sites has a folder for each
+    form = folders.DIRECTIONS if is_collection else folders.DIRECTION
     folders.check(out, form, *folders.COMMAND, overwrite=overwrite)
-    opened = opening.load(model)
-    sites = [str(one) for one in opened.sites.expand([site])]
+    open_model = opening.load(model)
+    sites = [str(site_name) for site_name in open_model.sites.expand([site])]
     if len(sites) > 1:
-        for one in sites:
-            folders.check(out / one, folders.DIRECTION, overwrite=overwrite)
-    elif several:
+        for site_name in sites:
+            folders.check(out / site_name, folders.DIRECTION, overwrite=overwrite)
+    elif is_collection:
         folders.check(out, folders.DIRECTION, overwrite=overwrite)
-    found = opened.fit_directions(
+    directions = open_model.fit_directions(
         estimator, prompts, labels, site, at=position(at), groups=groups, holdout=holdout, seed=seed
     )
     rows = []
-    for direction in found:
-        folder = out if len(found) == 1 else out / str(direction.site)
+    for direction in directions:
+        folder = out if len(directions) == 1 else out / str(direction.site)
         direction.save(folder, overwrite=overwrite)
-        held = direction.report.get("held_out", {})
+        held_out = direction.report.get("held_out", {})
         rows.append(
             {
                 "site": direction.site, "rank": direction.rank, "rows": direction.report["rows"],
-                "gap left": direction.report["gap_left"], "held out": held.get("gap_left"),
-                "random": held.get("gap_left_random"), "damage": held.get("damage"), "folder": str(folder),
+                "gap left": direction.report["gap_left"], "held out": held_out.get("gap_left"),
+                "random": held_out.get("gap_left_random"), "damage": held_out.get("damage"), "folder": str(folder),
             }
         )  # fmt: skip
-    if len(found) > 1:
+    if len(directions) > 1:
         record = {"format_version": folders.DIRECTIONS.version, "sites": sites}
         folders.save(out, folders.DIRECTIONS, record, lambda _: None, overwrite=overwrite)
     show(rows, as_json=as_json, table=rows, title=f"{method}: what is left of the distance between the classes")
-    said = {
+    config = {
         "model": model, "site": site, "method": method, "option": option, "answer": answer, "at": at, "holdout": holdout,
         "seed": seed, "out": out,
     }  # fmt: skip
     command = shlex.join(["patchclamp", *sys.argv[1:]])
-    remember(out, command, "direction.fit", {**said, **texts.as_config(), **opening.as_config()}, overwrite=overwrite)
-    for warning in dict.fromkeys(text for direction in found for text in direction.report["warnings"]):
+    remember(out, command, "direction.fit", {**config, **texts.as_config(), **opening.as_config()}, overwrite=overwrite)
+    for warning in dict.fromkeys(text for direction in directions for text in direction.report["warnings"]):
         say(f"note: {warning}")
 
 
-def _options(method: str, given: list[str] | None, answers: list[str] | None) -> dict[str, Any]:
+def _options(method: str, items: list[str] | None, answers: list[str] | None) -> dict[str, Any]:
     import patchclamp as pc
 
-    found: dict[str, Any] = {}
-    for item in given or []:
+    options: dict[str, Any] = {}
+    for item in items or []:
         name, equals, value = item.partition("=")
         if not equals:
             raise InputError(f"--option takes name=value, as rank=2; got {item!r}")
-        found[name] = _value(value)
+        options[name] = _value(value)
     if method == "gradient":
         if len(answers or []) != 2:
             raise InputError("--method gradient needs two answers, as --answer ' he' --answer ' she'")
         first, second = answers or []
-        found["read"] = pc.LogitDifference(second, first)
+        options["read"] = pc.LogitDifference(second, first)
     elif answers:
         raise InputError(f"--answer belongs to --method gradient, not to {method}")
-    return found
+    return options
 
 
 def _value(text: str) -> Any:
@@ -157,12 +157,12 @@ def apply(
     """
     from patchclamp.directions.direction import Direction
 
-    found = Direction.open(direction)
-    where = {"site": site, "at": None if at is None else position(at), "elsewhere": site is not None}
-    edits = edits_of(found, edit, scale, about, towards, where)
-    opened = opening.load(model_of(found, model))
-    tables = {"plain": opened.run(prompt, logits="last").top(k)}
-    tables |= {name: opened.run(prompt, one, logits="last").top(k) for name, one in edits}
+    concept_direction = Direction.open(direction)
+    place = {"site": site, "at": None if at is None else position(at), "elsewhere": site is not None}
+    edits = edits_of(concept_direction, edit, scale, about, towards, place)
+    open_model = opening.load(model_of(concept_direction, model))
+    tables = {"plain": open_model.run(prompt, logits="last").top(k)}
+    tables |= {name: open_model.run(prompt, variant, logits="last").top(k) for name, variant in edits}
     rows = [
         {
             "prompt": plain["prompt"], "rank": int(plain["rank"]),
@@ -170,7 +170,7 @@ def apply(
         }
         for i, plain in enumerate(tables["plain"].to_dict("records"))
     ]  # fmt: skip
-    show(rows, as_json=as_json, table=rows, title=f"likeliest next tokens, {found!r}")
+    show(rows, as_json=as_json, table=rows, title=f"likeliest next tokens, {concept_direction!r}")
 
 
 @app.command
@@ -199,19 +199,21 @@ def eval(
     """
     from patchclamp.directions.direction import Direction
 
-    found = Direction.open(direction)
+    concept_direction = Direction.open(direction)
     prompts, labels, groups = texts.read()
-    if texts.data is None and len(found.classes) == 2:
-        labels = [found.classes[label] for label in labels]
-    others = None if neutral is None else lines(neutral)
-    opened = opening.load(model_of(found, model))
-    done = opened.evaluate_direction(found, prompts, labels, groups=groups, answers=answer, texts=others, seed=seed)
-    tables = {"probe": done.probe.summary().to_dict("records")}
-    if done.effects is not None:
-        tables["effects"] = done.effects.frame().to_dict("records")
-    show(tables, as_json=True) if as_json else show(repr(done), as_json=False)
+    if texts.data is None and len(concept_direction.classes) == 2:
+        labels = [concept_direction.classes[label] for label in labels]
+    passages = None if neutral is None else lines(neutral)
+    open_model = opening.load(model_of(concept_direction, model))
+    evaluation = open_model.evaluate_direction(
+        concept_direction, prompts, labels, groups=groups, answers=answer, texts=passages, seed=seed
+    )
+    tables = {"probe": evaluation.probe.summary().to_dict("records")}
+    if evaluation.effects is not None:
+        tables["effects"] = evaluation.effects.frame().to_dict("records")
+    show(tables, as_json=True) if as_json else show(repr(evaluation), as_json=False)
     if out is not None:
-        done.save(out)
+        evaluation.save(out)
         say(f"saved to {out}")
 
 
@@ -255,16 +257,20 @@ def export(
         raise InputError("--edit add measures from nowhere, so it takes no --about")
     if not gguf and out.suffix == ".gguf":
         raise InputError(f"{str(out)!r} is the name of a control vector; say --gguf --edit add, or name a folder")
-    found = Direction.open(direction)
+    concept_direction = Direction.open(direction)
     if not gguf:
         from patchclamp.interventions import check_folder
 
         check_folder(out)
-    opened = opening.load(model_of(found, model))
+    open_model = opening.load(model_of(concept_direction, model))
     if gguf:
         amount = 1.0 if scale is None else scale
-        opened.export_control_vector(found.add(amount, sinks="edit"), out)
-        show({"control vector": str(out), "site": found.site, "scale": amount}, as_json=as_json)
+        open_model.export_control_vector(concept_direction.add(amount, sinks="edit"), out)
+        show({"control vector": str(out), "site": concept_direction.site, "scale": amount}, as_json=as_json)
         return
-    agreed = opened.export(found.erase(opened.stream_sites(), about=about, sinks="edit", elsewhere=True), out)
-    show({"checkpoint": str(out), "largest difference of a log-probability": agreed.log_probability}, as_json=as_json)
+    agreement = open_model.export(
+        concept_direction.erase(open_model.stream_sites(), about=about, sinks="edit", elsewhere=True), out
+    )
+    show(
+        {"checkpoint": str(out), "largest difference of a log-probability": agreement.log_probability}, as_json=as_json
+    )

@@ -59,34 +59,34 @@ def fact(
 
     if export is not None:
         check_folder(export)
-    opened = opening.load(model)
+    open_model = opening.load(model)
     options: dict[str, Any] = {
         "layer": layer, "true": true, "covariance": covariance, "ridge": ridge, "prefixes": prefixes, "steps": steps, "lr": lr,
         "kl": kl, "decay": decay, "clamp": clamp, "seed": seed,
     }  # fmt: skip
-    found = opened.rewrite_fact(prompt, subject, target, **options)
-    say(repr(found))
-    said = {"model": model, "prompt": prompt, "subject": subject, "target": target, "try": try_, "export": export}
-    keep(found, out, "edit.fact", {**said, **options, **opening.as_config()})
-    rows = _tried(opened, found, try_ or [])
+    rewrite = open_model.rewrite_fact(prompt, subject, target, **options)
+    say(repr(rewrite))
+    config = {"model": model, "prompt": prompt, "subject": subject, "target": target, "try": try_, "export": export}
+    keep(rewrite, out, "edit.fact", {**config, **options, **opening.as_config()})
+    rows = _before_and_after(open_model, rewrite, try_ or [])
     value = {
-        "layer": found.layer,
-        "target": found.record["target"],
-        "true": found.record["true"],
-        "contexts": found.frame().to_dict("records"),
+        "layer": rewrite.layer,
+        "target": rewrite.record["target"],
+        "true": rewrite.record["true"],
+        "contexts": rewrite.frame().to_dict("records"),
         "tried": rows,
-        "checks": found.record["checks"],
+        "checks": rewrite.record["checks"],
     }
-    show(value, as_json=as_json, table=rows, title=f"likeliest next token; layer {found.layer} rewritten")
+    show(value, as_json=as_json, table=rows, title=f"likeliest next token; layer {rewrite.layer} rewritten")
     if export is not None:
-        found.export(opened, export)
+        rewrite.export(open_model, export)
         say(f"checkpoint in {export}")
 
 
-def _tried(model: Any, found: Any, others: list[str]) -> list[dict[str, Any]]:
+def _before_and_after(model: Any, rewrite: Any, others: list[str]) -> list[dict[str, Any]]:
     """The likeliest token of the prompt, and of others, before and after."""
-    prompts = [found.record["said"], *others]
-    tables = [model.run(prompts, edits, logits="last").top(1) for edits in ((), found.edit())]
+    prompts = [rewrite.record["said"], *others]
+    tables = [model.run(prompts, edits, logits="last").top(1) for edits in ((), rewrite.edit())]
     rows = []
     for row, prompt in enumerate(prompts):
         before, after = (table.iloc[row] for table in tables)

@@ -37,24 +37,26 @@ def generate(
         samples: How many texts of each prompt, with --temperature.
         stop: A text ends with any of these strings.
     """
-    opened = shared.opening.load(model)
+    open_model = shared.opening.load(model)
     settings: dict[str, Any] = {} if temperature is None else {"do_sample": True, "temperature": temperature}
     settings |= {"num_return_sequences": samples} if samples != 1 else {}
     settings |= {"stop_strings": stop} if stop else {}
-    edits = edits_of(opened, short, edit)
-    plain = opened.generate(prompt, max_new_tokens=max_new_tokens, seed=seed, **settings)
-    result = opened.generate(prompt, edits, max_new_tokens=max_new_tokens, seed=seed, **settings) if edits else plain
+    edits = edits_of(open_model, short, edit)
+    plain = open_model.generate(prompt, max_new_tokens=max_new_tokens, seed=seed, **settings)
+    result = (
+        open_model.generate(prompt, edits, max_new_tokens=max_new_tokens, seed=seed, **settings) if edits else plain
+    )
     rows = [
         {"prompt": p, "without edits": a, **({"with edits": b} if edits else {})}
         for p, a, b in zip(result.prompts, plain.texts, result.texts, strict=True)
     ]
     show({"fired": result.fired, "texts": rows}, as_json=shared.as_json) if shared.as_json else _print(rows)
     specs = [*(edit or []), *([short] if short and short.op else [])]
-    said = {
+    config = {
         "model": model, "prompt": prompt, "edit": specs, "max_new_tokens": max_new_tokens, "seed": seed, "temperature": temperature,
         "samples": samples, "stop": stop,
     }  # fmt: skip
-    keep(result, shared.out, "generate", {**said, **shared.opening.as_config()})
+    keep(result, shared.out, "generate", {**config, **shared.opening.as_config()})
 
 
 def _print(rows: list[dict[str, str]]) -> None:

@@ -40,17 +40,17 @@ def heads(
         top: Heads in the table.
         layers: How the figure turns.
     """
-    opened = shared.opening.load(model)
-    found = opened.head_scores(text, word, length=length, samples=samples, seed=seed, draws=draws)
-    table = found.strongest(score, top)
-    say(repr(found))
+    open_model = shared.opening.load(model)
+    scores = open_model.head_scores(text, word, length=length, samples=samples, seed=seed, draws=draws)
+    table = scores.strongest(score, top)
+    say(repr(scores))
     value = {
-        "strongest": {name: found.strongest(name, top).to_dict("records") for name in found.scores},
-        "not_measured": found.record["not_measured"],
+        "strongest": {name: scores.strongest(name, top).to_dict("records") for name in scores.scores},
+        "not_measured": scores.record["not_measured"],
     }
     show(value, as_json=shared.as_json, table=table, title=f"largest {score.replace('_', ' ')} scores")
-    said = {
+    config = {
         "model": model, "text": text, "word": word, "length": length, "samples": samples, "seed": seed, "draws": draws,
         "score": score, "top": top, "layers": layers,
     }  # fmt: skip
-    keep(found, shared.out, "heads", {**said, **shared.opening.as_config()}, layers=layers)
+    keep(scores, shared.out, "heads", {**config, **shared.opening.as_config()}, layers=layers)

@@ -44,21 +44,21 @@ def lens(
     if metric not in METRICS:
         raise InputError(unknown("metric", metric, METRICS))
     sites = site or ["resid_post"]
-    opened = shared.opening.load(model)
-    own = None if tuned is None else pc.TunedLens.from_pretrained(tuned, opened)
-    found = opened.lens(prompt, sites, position(at), k=k, targets=target, tuned=own)
-    if not np.isfinite(found.data[metric].values[0, :, -1]).any():
+    open_model = shared.opening.load(model)
+    tuned_lens = None if tuned is None else pc.TunedLens.from_pretrained(tuned, open_model)
+    result = open_model.lens(prompt, sites, position(at), k=k, targets=target, tuned=tuned_lens)
+    if not np.isfinite(result.data[metric].values[0, :, -1]).any():
         raise InputError(
             f"{metric} is that of a target, and the last position has no next token: name one with --target, or choose --at"
         )
-    value = {"prompt": prompt, "rows": plain_rows(found.frame())}
-    title = f"{METRICS[metric]}; the likeliest tokens after {str(found.data['token'].values[0, -1])!r}"
-    show(value, as_json=shared.as_json, table=_table(found, metric), title=title)
-    said = {
+    value = {"prompt": prompt, "rows": plain_rows(result.frame())}
+    title = f"{METRICS[metric]}; the likeliest tokens after {str(result.data['token'].values[0, -1])!r}"
+    show(value, as_json=shared.as_json, table=_table(result, metric), title=title)
+    config = {
         "model": model, "prompt": prompt, "site": sites, "at": at, "k": k, "target": target, "metric": metric, "tuned": tuned,
         "layers": layers,
     }  # fmt: skip
-    keep(found, shared.out, "lens", {**said, **shared.opening.as_config()}, metric=metric, layers=layers)
+    keep(result, shared.out, "lens", {**config, **shared.opening.as_config()}, metric=metric, layers=layers)
 
 
 def plain_rows(frame: Any) -> list[dict[str, Any]]:
@@ -70,12 +70,12 @@ def plain_rows(frame: Any) -> list[dict[str, Any]]:
     ]
 
 
-def _table(found: "pc.Lens", metric: str) -> list[dict[str, Any]]:
+def _table(result: "pc.Lens", metric: str) -> list[dict[str, Any]]:
     """The last position that was looked at, a row a layer."""
-    last = found.data.isel(prompt=0, position=-1)
+    last = result.data.isel(prompt=0, position=-1)
     rows = []
-    for row, tokens in found.top().iterrows():
+    for row, tokens in result.top().iterrows():
         value = float(last[metric].values[list(last["site"].values).index(row)])
-        shown = {"site": row, "tokens": "  ".join(map(repr, tokens))}
-        rows.append({**shown, metric: int(value) if metric == "rank" else value})
+        cells = {"site": row, "tokens": "  ".join(map(repr, tokens))}
+        rows.append({**cells, metric: int(value) if metric == "rank" else value})
     return rows

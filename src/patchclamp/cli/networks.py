@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
 DATA, KINDS = ("mnist", "fashion-mnist"), ("mlp", "residual", "cnn")
 NETWORKS = tuple(f"{data}-{kind}" for data in DATA for kind in KINDS)
-SAYS = (
+NETWORK_HELP = (
     f"A network of the studies, trained when it is first asked for ({', '.join(NETWORKS)}; another seed as mnist-mlp:1), a "
     "network of your own as FILE.py:NAME (a torch module, or a function that makes one), or a model by name or folder."
 )
-INPUTS = "Pictures by number (test:0-999), one FILE.npy of rows, text files (a text a line), or texts."
-POINTS = (
+INPUTS_HELP = "Pictures by number (test:0-999), one FILE.npy of rows, text files (a text a line), or texts."
+POINT_HELP = (
     "A point: test:7 or train:7 (a picture of 784 pixels, MNIST's for a network of your own), mean:3 (a class's mean), FILE.npy, "
     "or numbers as '[1, 0.5]'."
 )
 
-typed: ContextVar[Sequence[str]] = ContextVar("patchclamp_typed", default=())
+command_words: ContextVar[Sequence[str]] = ContextVar("patchclamp_typed", default=())
 """What the person typed on the command line of this run."""
 
 
@@ -39,7 +39,9 @@ def is_python(spec: str) -> bool:
 
 def is_typed(spec: str) -> bool:
     """Whether a specification was typed, as an argument or as the value of an option; what a file names was not."""
-    return any(spec == word or (word.startswith("-") and word.partition("=")[2] == spec) for word in typed.get())
+    return any(
+        spec == word or (word.startswith("-") and word.partition("=")[2] == spec) for word in command_words.get()
+    )
 
 
 def open_network(spec: str, opening: Opening) -> "pc.Model":
@@ -59,14 +61,14 @@ def open_network(spec: str, opening: Opening) -> "pc.Model":
         if seed and not seed.isdecimal():
             raise InputError(f"{spec!r}: what follows the colon is the seed, a number")
         return pc.wrap(digits.trained(kind, data, seed=int(seed or 0), progress=True))  # type: ignore[arg-type]
-    path, _, made = spec.rpartition(":")
+    path, _, attribute = spec.rpartition(":")
     if is_python(spec):
         if not is_typed(spec):
             raise InputError(
                 f"{spec!r} would be executed, and it was not typed: a configuration may have come from somebody else. "
                 "Type it on the command line if you trust the file"
             )
-        return pc.wrap(_from_file(Path(path), made).eval())
+        return pc.wrap(_load_from_file(Path(path), attribute).eval())
     if spec.endswith(".py"):
         raise InputError(f"{spec!r}: name the network in it, as {spec}:make")
     from patchclamp.catalogue.assets import ASSETS
@@ -78,24 +80,28 @@ def open_network(spec: str, opening: Opening) -> "pc.Model":
     return opening.load(spec)
 
 
-def _from_file(path: Path, name: str) -> Any:
+def _load_from_file(path: Path, name: str) -> Any:
     from torch import nn
 
     if not path.is_file():
         raise InputError(f"there is no file {str(path)!r}")
-    described = importlib.util.spec_from_file_location(path.stem, path)
-    assert described is not None
-    assert described.loader is not None
-    loaded = importlib.util.module_from_spec(described)
+    module_spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert module_spec is not None
+    assert module_spec.loader is not None
+    python_module = importlib.util.module_from_spec(module_spec)
     sys.path.insert(0, str(path.parent))
     try:
-        described.loader.exec_module(loaded)
-        found = getattr(loaded, name, None)
-        if found is None:
+        module_spec.loader.exec_module(python_module)
+        factory = getattr(python_module, name, None)
+        if factory is None:
             raise InputError(
-                unknown(f"name in {path}", name, [n for n, value in vars(loaded).items() if _makes(value, path)])
+                unknown(
+                    f"name in {path}",
+                    name,
+                    [n for n, value in vars(python_module).items() if _is_network_or_factory(value, path)],
+                )
             )
-        module = found() if callable(found) and not isinstance(found, nn.Module) else found
+        module = factory() if callable(factory) and not isinstance(factory, nn.Module) else factory
     finally:
         sys.path.remove(str(path.parent))
     if not isinstance(module, nn.Module):
@@ -103,7 +109,7 @@ def _from_file(path: Path, name: str) -> Any:
     return module
 
 
-def _makes(value: Any, path: Path) -> bool:
+def _is_network_or_factory(value: Any, path: Path) -> bool:
     """Whether a name of a file is a network or what may make one, and of this file."""
     from torch import nn
 
@@ -141,7 +147,7 @@ def point(spec: str, network: str) -> Any:
         return _array(spec)
     part, _, number = spec.partition(":")
     if part not in ("test", "train", "mean") or not number.isdecimal():
-        raise InputError(f"{spec!r} is no point. {POINTS}")
+        raise InputError(f"{spec!r} is no point. {POINT_HELP}")
     pictures = _data(spec, network)
     rows, labels = (pictures.test, pictures.test_labels) if part == "test" else (pictures.train, pictures.train_labels)
     last = len(pictures.names) if part == "mean" else len(rows)
@@ -150,27 +156,27 @@ def point(spec: str, network: str) -> Any:
     return rows[labels == int(number)].mean(0) if part == "mean" else rows[int(number)]
 
 
-def inputs(given: list[str], network: str) -> tuple[Any, Any]:
+def inputs(specs: list[str], network: str) -> tuple[Any, Any]:
     """What a network is run on, and the labels if they are known.
 
     Args:
-        given: Pictures by number (``test:0-999``), one ``.npy`` file of rows, text files (a text a line), or texts.
+        specs: Pictures by number (``test:0-999``), one ``.npy`` file of rows, text files (a text a line), or texts.
         network: As for :func:`open_network`.
 
     Raises:
         InputError: A file is not there, or the network has no pictures.
     """
-    first = given[0]
+    first = specs[0]
     part, _, span = first.partition(":")
     if part in ("test", "train") and span.replace("-", "").isdecimal():
-        return _pictures(given, network)
+        return _pictures(specs, network)
     if first.endswith(".npy"):
-        if len(given) > 1:
-            raise InputError(f"one .npy file of rows is read, not {', '.join(given)}")
+        if len(specs) > 1:
+            raise InputError(f"one .npy file of rows is read, not {', '.join(specs)}")
         return _array(first), None
     texts: list[str] = []
-    for one in given:
-        texts += [line for line in read_text(one).splitlines() if line.strip()] if one.endswith(".txt") else [one]
+    for spec in specs:
+        texts += [line for line in read_text(spec).splitlines() if line.strip()] if spec.endswith(".txt") else [spec]
     return texts, None
 
 
@@ -187,20 +193,20 @@ def _array(path: str) -> Any:
         raise InputError(f"{path!r} holds no array of numbers: {error}") from error
 
 
-def _pictures(given: list[str], network: str) -> tuple[Any, Any]:
+def _pictures(specs: list[str], network: str) -> tuple[Any, Any]:
     import torch
 
-    data = _data(given[0], network)
+    data = _data(specs[0], network)
     rows, labels = [], []
-    for one in given:
-        part, _, span = one.partition(":")
+    for spec in specs:
+        part, _, span = spec.partition(":")
         low, _, high = span.partition("-")
         if part not in ("test", "train") or not low.isdecimal() or not (high or low).isdecimal():
-            raise InputError(f"{one!r} is no range of pictures, as test:0-999")
-        pixels, own = (data.test, data.test_labels) if part == "test" else (data.train, data.train_labels)
+            raise InputError(f"{spec!r} is no range of pictures, as test:0-999")
+        pixels, part_labels = (data.test, data.test_labels) if part == "test" else (data.train, data.train_labels)
         if not int(low) <= int(high or low) < len(pixels):
-            raise InputError(f"{one!r}: the pictures are {part}:0-{len(pixels) - 1}, the smaller number first")
-        chosen = slice(int(low), int(high or low) + 1)
-        rows.append(pixels[chosen])
-        labels += [data.names[label] for label in own[chosen].tolist()]
+            raise InputError(f"{spec!r}: the pictures are {part}:0-{len(pixels) - 1}, the smaller number first")
+        selection = slice(int(low), int(high or low) + 1)
+        rows.append(pixels[selection])
+        labels += [data.names[label] for label in part_labels[selection].tolist()]
     return torch.cat(rows), labels

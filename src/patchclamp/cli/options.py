@@ -14,21 +14,21 @@ Dtype = Literal["auto", "float64", "float32", "bfloat16", "float16"]
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON on stdout.")]
 
 
-def _free(_: object, folder: Path | None) -> None:
+def _check_free(_: object, folder: Path | None) -> None:
     """Refuse a folder that a result cannot be saved in, before any work."""
     if folder is not None:
         folders.check(folder, folders.RESULT, *folders.COMMAND)
 
 
-def _free_for_study(_: object, folder: Path) -> None:
+def _check_free_for_study(_: object, folder: Path) -> None:
     """Refuse a folder that a study cannot be saved in, before any work."""
     form = folders.form_of(folder)
-    chosen = form if form in (folders.STUDY, folders.RESULT) else folders.STUDY
-    folders.check(folder, chosen, *folders.COMMAND, "report.html")
+    kind = form if form in (folders.STUDY, folders.RESULT) else folders.STUDY
+    folders.check(folder, kind, *folders.COMMAND, "report.html")
 
 
-Out = Annotated[Path | None, Parameter(help="Folder to save everything in.", validator=_free)]
-Home = Annotated[Path, Parameter(validator=_free_for_study)]
+Out = Annotated[Path | None, Parameter(help="Folder to save everything in.", validator=_check_free)]
+Home = Annotated[Path, Parameter(validator=_check_free_for_study)]
 StudyOut = Annotated[Home, Parameter(help="Folder for tables, pictures and the report.")]
 ModelName = Annotated[str, Parameter(help="Catalogue name, Hugging Face id or folder.")]
 Edits = Annotated[

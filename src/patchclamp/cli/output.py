@@ -48,13 +48,15 @@ def show(value: Plain, *, as_json: bool, table: Any = None, title: str | None = 
         console().print(for_terminal(text))
         return
     rows = table.to_dict("records") if hasattr(table, "to_dict") else list(table)
-    drawn = Table(title=None if title is None else for_terminal(title), title_justify="left", box=None, pad_edge=False)
+    rich_table = Table(
+        title=None if title is None else for_terminal(title), title_justify="left", box=None, pad_edge=False
+    )
     for column in rows[0] if rows else ():
         justify: Literal["left", "right"] = "right" if isinstance(rows[0][column], int | float) else "left"
-        drawn.add_column(_cell(column), justify=justify, no_wrap=column == "name")  # a name is there to be copied
+        rich_table.add_column(_cell(column), justify=justify, no_wrap=column == "name")  # a name is there to be copied
     for row in rows:
-        drawn.add_row(*(_cell(item) for item in row.values()))
-    console().print(drawn)
+        rich_table.add_row(*(_cell(item) for item in row.values()))
+    console().print(rich_table)
 
 
 def _cell(value: Any) -> str:

@@ -44,9 +44,9 @@ def patch(
         checkpoint: Folder from which interrupted work goes on.
         layers: How the figure turns.
     """
-    opened = shared.opening.load(model)
+    open_model = shared.opening.load(model)
     sites = site or ["resid_post"]
-    grid = opened.patch(
+    grid = open_model.patch(
         source, into, sites=sites, at=position(at), align=align, read=reads_of(read or ["logit-difference"], answer),
         budget=budget, verify=verify,
         checkpoint=checkpoint,
@@ -59,8 +59,8 @@ def patch(
         "plan": grid.plan.as_record(),
     }
     show(value, as_json=shared.as_json, table=strongest(grid), title="largest differences from the unpatched run")
-    said = {
+    config = {
         "model": model, "source": source, "into": into, "site": sites, "at": at, "align": align, "read": read, "answer": answer,
         "budget": budget, "verify": verify, "layers": layers,
     }  # fmt: skip
-    keep(grid, shared.out, "patch", {**said, **shared.opening.as_config()}, layers=layers)
+    keep(grid, shared.out, "patch", {**config, **shared.opening.as_config()}, layers=layers)

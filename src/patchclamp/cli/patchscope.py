@@ -47,22 +47,29 @@ def patchscope(
     """
     if metric not in METRICS:
         raise InputError(unknown("metric", metric, METRICS))
-    given: dict[str, Any] = {} if target is None else {"target": target}
+    target_option: dict[str, Any] = {} if target is None else {"target": target}
     sites = site or ["resid_post"]
-    found = shared.opening.load(model).patchscope(
-        prompt, sites, position(at), into=into, into_at=position(into_at), k=k, max_new_tokens=max_new_tokens, **given
+    result = shared.opening.load(model).patchscope(
+        prompt,
+        sites,
+        position(at),
+        into=into,
+        into_at=position(into_at),
+        k=k,
+        max_new_tokens=max_new_tokens,
+        **target_option,
     )
-    last = found.data.isel(prompt=0, position=-1)
+    last = result.data.isel(prompt=0, position=-1)
     texts = last["text"].values if "text" in last else np.full(last.sizes["layer"], "")
     rows = [
         {"site": name, "tokens": "  ".join(map(repr, tokens)), **({"text": repr(text)} if max_new_tokens else {})}
         for name, tokens, text in zip(last["site"].values, last["top_token"].values, texts, strict=True)
     ]
-    value = {"prompt": prompt, "target": found.record["target"], "rows": plain_rows(found.frame())}
-    title = f"state of {str(last['token'].values)!r} in {found.record['target']['text']!r}: the likeliest next tokens"
+    value = {"prompt": prompt, "target": result.record["target"], "rows": plain_rows(result.frame())}
+    title = f"state of {str(last['token'].values)!r} in {result.record['target']['text']!r}: the likeliest next tokens"
     show(value, as_json=shared.as_json, table=rows, title=title)
-    said = {
+    config = {
         "model": model, "prompt": prompt, "target": target, "site": sites, "at": at, "into": into, "into_at": into_at, "k": k,
         "max_new_tokens": max_new_tokens, "metric": metric, "layers": layers,
     }  # fmt: skip
-    keep(found, shared.out, "patchscope", {**said, **shared.opening.as_config()}, metric=metric, layers=layers)
+    keep(result, shared.out, "patchscope", {**config, **shared.opening.as_config()}, metric=metric, layers=layers)

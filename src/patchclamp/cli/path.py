@@ -50,11 +50,11 @@ def path(
         checkpoint: Folder from which interrupted work goes on.
         layers: How the figure turns.
     """
-    opened = shared.opening.load(model)
+    open_model = shared.opening.load(model)
     senders, receivers = sender or ["z.*.h*"], receiver or ["final_norm"]
-    frozen = {"all": ["attn_out", "mlp_out"], "attention": ["attn_out"], "nothing": []}[freeze]
-    grid = opened.path_patch(
-        source, into, sender=senders, receivers=receivers, at=position(at), receive_at=position(receive_at), freeze=frozen,
+    frozen_sites = {"all": ["attn_out", "mlp_out"], "attention": ["attn_out"], "nothing": []}[freeze]
+    grid = open_model.path_patch(
+        source, into, sender=senders, receivers=receivers, at=position(at), receive_at=position(receive_at), freeze=frozen_sites,
         align=align, read=reads_of(read or ["logit-difference"], answer), budget=budget, verify=verify,
         checkpoint=checkpoint,
     )  # fmt: skip
@@ -67,9 +67,9 @@ def path(
     }
     title = f"largest differences from the unpatched run, through {', '.join(receivers)}"
     show(value, as_json=shared.as_json, table=strongest(grid), title=title)
-    said = {
+    config = {
         "model": model, "source": source, "into": into, "sender": senders, "receiver": receivers, "at": at,
         "receive_at": receive_at, "freeze": freeze, "align": align, "read": read, "answer": answer, "budget": budget,
         "verify": verify, "layers": layers,
     }  # fmt: skip
-    keep(grid, shared.out, "path", {**said, **shared.opening.as_config()}, layers=layers)
+    keep(grid, shared.out, "path", {**config, **shared.opening.as_config()}, layers=layers)

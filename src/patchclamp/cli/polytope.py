@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
-from patchclamp.cli.networks import INPUTS, POINTS, SAYS, inputs, open_network, point
+from patchclamp.cli.networks import INPUTS_HELP, NETWORK_HELP, POINT_HELP, inputs, open_network, point
 from patchclamp.cli.options import Shared
 from patchclamp.cli.output import keep, show
 from patchclamp.core.errors import InputError
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     import patchclamp as pc
 
 app = App(name="polytope", help="The polytope lens: the regions on which a network is one affine map, and their codes.")
-Network = Annotated[str, Parameter(help=SAYS)]
-Inputs = Annotated[list[str], Parameter(help=INPUTS, negative="")]
+Network = Annotated[str, Parameter(help=NETWORK_HELP)]
+Inputs = Annotated[list[str], Parameter(help=INPUTS_HELP, negative="")]
 LabelFile = Annotated[
     Path | None, Parameter(help="A text file with a label for each row (or each text) on its own line.")
 ]
-Point = Annotated[str, Parameter(help=POINTS)]
+Point = Annotated[str, Parameter(help=POINT_HELP)]
 
 
 @app.command
@@ -50,16 +50,16 @@ def segment(
     model = open_network(network, shared.opening)
     dtype = shared.opening.dtype if shared.opening.dtype in ("float32", "float64") else None
     ends = point(a, network), point(b, network)
-    found = model.segment(*ends, start=start, method=method, samples=samples, limit=limit, dtype=dtype)
-    plain = {
-        "crossings": found.count, "length": found.length, "density": found.density, "flips": found.flips,
-        "layers": found.per_layer, "changes": found.record["changes"], "outputs": found.record["classes"],
+    line = model.segment(*ends, start=start, method=method, samples=samples, limit=limit, dtype=dtype)
+    values = {
+        "crossings": line.count, "length": line.length, "density": line.density, "flips": line.flips,
+        "layers": line.per_layer, "changes": line.record["changes"], "outputs": line.record["classes"],
     }  # fmt: skip
-    show(plain if shared.as_json else repr(found), as_json=shared.as_json)
+    show(values if shared.as_json else repr(line), as_json=shared.as_json)
     options = {
         "network": network, "a": a, "b": b, "start": start, "method": method, "samples": samples, "limit": limit,
     }  # fmt: skip
-    keep(found, shared.out, "polytope segment", {**options, **shared.opening.as_config()})
+    keep(line, shared.out, "polytope segment", {**options, **shared.opening.as_config()})
 
 
 @app.command
@@ -86,32 +86,35 @@ def codes(
     import pandas as pd
 
     model = open_network(network, shared.opening)
-    x, known = _labelled(rows, network, labels)
-    found = model.spline_codes(x, site, labels=known, **_places(model, at))
-    table = pd.DataFrame(_layer_rows(found, neighbours))
-    show(table.to_dict("records"), as_json=shared.as_json, table=table, title=repr(found).partition("\n")[0])
+    x, row_labels = _read_rows(rows, network, labels)
+    spline_codes = model.spline_codes(x, site, labels=row_labels, **_position_options(model, at))
+    table = pd.DataFrame(_layer_rows(spline_codes, neighbours))
+    show(table.to_dict("records"), as_json=shared.as_json, table=table, title=repr(spline_codes).partition("\n")[0])
     options = {"network": network, "rows": rows, "site": site, "at": at, "labels": labels, "neighbours": neighbours}
-    keep(found, shared.out, "polytope codes", {**options, **shared.opening.as_config()})
+    keep(spline_codes, shared.out, "polytope codes", {**options, **shared.opening.as_config()})
 
 
-def _layer_rows(found: "pc.polytopes.SplineCodes", neighbours: int) -> list[dict[str, Any]]:
+def _layer_rows(spline_codes: "pc.polytopes.SplineCodes", neighbours: int) -> list[dict[str, Any]]:
     """A line a layer, and one for all layers."""
-    parts = {layer.name: found.layer(layer.name) for layer in found.layers}
+    parts = {layer.name: spline_codes.layer(layer.name) for layer in spline_codes.layers}
     if len(parts) > 1:
-        parts["all layers"] = found
-    return [{"layer": name, "bits": part.bits, **_about(part, neighbours)} for name, part in parts.items()]
+        parts["all layers"] = spline_codes
+    return [{"layer": name, "bits": part.bits, **_code_statistics(part, neighbours)} for name, part in parts.items()]
 
 
-def _about(codes_: "pc.polytopes.SplineCodes", neighbours: int) -> dict[str, Any]:
-    distinct = {"different codes": len(codes_.unique().counts), "bits on": float(codes_.dense().double().mean())}
-    names = [name for name in codes_.data.coords if name not in ("prompt", "position")]
+def _code_statistics(spline_codes: "pc.polytopes.SplineCodes", neighbours: int) -> dict[str, Any]:
+    distinct = {
+        "different codes": len(spline_codes.unique().counts),
+        "bits on": float(spline_codes.dense().double().mean()),
+    }
+    names = [name for name in spline_codes.data.coords if name not in ("prompt", "position")]
     if not names:
         return distinct
     import numpy as np
 
-    marks = np.asarray(codes_.labels(str(names[0])))
-    near = codes_.knn(k=neighbours).index.numpy()
-    same = (marks[near] == marks[:, None]).mean()
+    label_values = np.asarray(spline_codes.labels(str(names[0])))
+    nearest = spline_codes.knn(k=neighbours).index.numpy()
+    same = (label_values[nearest] == label_values[:, None]).mean()
     return {**distinct, f"nearest {neighbours} of the same {names[0]}": float(same)}
 
 
@@ -145,23 +148,23 @@ def cluster(
         cards: Print so many of the largest clusters of codes, too.
     """
     model = open_network(network, shared.opening)
-    x, known = _labelled(rows, network, labels)
-    if known is None and not model.sites.layers:
+    x, row_labels = _read_rows(rows, network, labels)
+    if row_labels is None and not model.sites.layers:
         raise InputError(
             "clusters are scored against labels: give --labels FILE, with a label for each row on its own line"
         )
     options: dict[str, Any] = {"k": k, "pca": pca, "seed": seed}
     if algorithm:
         options["algorithms"] = algorithm
-    found = model.cluster(x, layer, labels=known, progress=True, **options, **_places(model, at))
+    clusters = model.cluster(x, layer, labels=row_labels, progress=True, **options, **_position_options(model, at))
     if shared.as_json:
-        show(found.frame().to_dict("records"), as_json=True)
+        show(clusters.frame().to_dict("records"), as_json=True)
     else:
-        show(repr(found), as_json=False)
+        show(repr(clusters), as_json=False)
         if cards:
-            table = found.cards(found.algorithms[0], found.forms[0], most=cards)
+            table = clusters.cards(clusters.algorithms[0], clusters.forms[0], most=cards)
             show(None, as_json=False, table=table.drop(columns=["rows", "examples"]))
-    said = {
+    config = {
         "network": network,
         "rows": rows,
         "layer": layer,
@@ -170,14 +173,14 @@ def cluster(
         "algorithm": algorithm,
         "cards": cards,
     }
-    keep(found, shared.out, "polytope cluster", {**said, **options, **shared.opening.as_config()})
+    keep(clusters, shared.out, "polytope cluster", {**config, **options, **shared.opening.as_config()})
 
 
 @app.command
 def plane(
     network: Network,
     points: Annotated[
-        list[str] | None, Parameter(help=f"{POINTS} Three of them, or none for a network of two inputs.")
+        list[str] | None, Parameter(help=f"{POINT_HELP} Three of them, or none for a network of two inputs.")
     ] = None,
     *,
     box: Annotated[list[float] | None, Parameter(negative="", consume_multiple=True)] = None,
@@ -203,16 +206,16 @@ def plane(
     if box is not None and len(box) not in (1, 4):
         raise InputError(f"box has 1 number or 4, not {len(box)}")
     model = open_network(network, shared.opening)
-    through = [point(one, network) for one in points] if points else None
+    plane_points = [point(spec, network) for spec in points] if points else None
     window = None if box is None else box[0] if len(box) == 1 else ((box[0], box[1]), (box[2], box[3]))
     options: dict[str, Any] = {"box": window, "start": start, "names": points or None, "progress": True}
-    found: Any = (
-        model.raster(through, lines=lines, **options)
+    result: Any = (
+        model.raster(plane_points, lines=lines, **options)
         if lines
-        else model.plane(through, max_regions=max_regions, force=force, **options)
+        else model.plane(plane_points, max_regions=max_regions, force=force, **options)
     )
-    show(found.frame().describe().to_dict() if shared.as_json else repr(found), as_json=shared.as_json)
-    said = {
+    show(result.frame().describe().to_dict() if shared.as_json else repr(result), as_json=shared.as_json)
+    config = {
         "network": network,
         "points": points,
         "box": box,
@@ -221,12 +224,12 @@ def plane(
         "force": force,
         "lines": lines,
     }
-    said["color"] = color
+    config["color"] = color
     keep(
-        found,
+        result,
         shared.out,
         "polytope plane",
-        {**said, **shared.opening.as_config()},
+        {**config, **shared.opening.as_config()},
         **({"color": color} if color and not lines else {}),
     )
 
@@ -257,37 +260,47 @@ def scale(
     from patchclamp.cli.specs import position
 
     model = open_network(network, shared.opening)
-    x, known = _labelled(rows, network, labels)
-    numbers = None if known is None or model.sites.layers else _numbers(known, network)
+    x, row_labels = _read_rows(rows, network, labels)
+    numbers = None if row_labels is None or model.sites.layers else _class_numbers(row_labels, network)
     options: dict[str, Any] = {} if factor is None else {"factors": factor}
-    found = model.scaling(x, site, labels=numbers, at=position(at), seed=seed, progress=True, **options)
-    show(found.frame().to_dict("records") if shared.as_json else repr(found), as_json=shared.as_json)
-    said = {"network": network, "rows": rows, "site": site, "factor": factor, "labels": labels, "at": at, "seed": seed}
-    keep(found, shared.out, "polytope scale", {**said, **shared.opening.as_config()})
+    scaling = model.scaling(x, site, labels=numbers, at=position(at), seed=seed, progress=True, **options)
+    show(scaling.frame().to_dict("records") if shared.as_json else repr(scaling), as_json=shared.as_json)
+    config = {
+        "network": network,
+        "rows": rows,
+        "site": site,
+        "factor": factor,
+        "labels": labels,
+        "at": at,
+        "seed": seed,
+    }
+    keep(scaling, shared.out, "polytope scale", {**config, **shared.opening.as_config()})
 
 
-def _labelled(rows: list[str], network: str, labels: Path | None) -> tuple[Any, Any]:
+def _read_rows(rows: list[str], network: str, labels: Path | None) -> tuple[Any, Any]:
     """Inputs, and the labels of the file or those that are known."""
-    x, known = inputs(rows, network)
-    return x, known if labels is None else [line.strip() for line in read_text(labels).splitlines() if line.strip()]
+    x, row_labels = inputs(rows, network)
+    return x, row_labels if labels is None else [
+        line.strip() for line in read_text(labels).splitlines() if line.strip()
+    ]
 
 
-def _places(model: "pc.Model", at: str) -> dict[str, Any]:
+def _position_options(model: "pc.Model", at: str) -> dict[str, Any]:
     """Positions, for models that have them."""
     from patchclamp.cli.specs import position
 
     return {"at": position(at)} if model.sites.layers else {}
 
 
-def _numbers(labels: list[str], network: str) -> list[int]:
+def _class_numbers(labels: list[str], network: str) -> list[int]:
     """Classes as numbers."""
     from patchclamp.cli.networks import NETWORKS
 
     if all(label.isdecimal() for label in labels):
         return [int(label) for label in labels]
     if network.partition(":")[0] not in NETWORKS:
-        wrong = next(number for number, label in enumerate(labels) if not label.isdecimal())
-        raise InputError(f"labels of scale are numbers of outputs, from 0; label {wrong + 1} is {labels[wrong]!r}")
+        invalid = next(number for number, label in enumerate(labels) if not label.isdecimal())
+        raise InputError(f"labels of scale are numbers of outputs, from 0; label {invalid + 1} is {labels[invalid]!r}")
     from patchclamp.studies import digits
 
     names = digits.images(network.partition(":")[0].rpartition("-")[0]).names  # type: ignore[arg-type]

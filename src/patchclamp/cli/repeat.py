@@ -8,7 +8,7 @@ from typing import Annotated, Any, get_args
 from cyclopts import App, Parameter
 
 import patchclamp as pc
-from patchclamp.cli.networks import NETWORKS, SAYS, is_python, open_network
+from patchclamp.cli.networks import NETWORK_HELP, NETWORKS, is_python, open_network
 from patchclamp.cli.options import Dtype, Json, Opening, Out
 from patchclamp.cli.output import say, show
 from patchclamp.core.errors import InputError, unknown
@@ -21,7 +21,7 @@ command = App(name="repeat", help="Run again what a saved folder holds, and say 
 def repeat(
     folder: Path,
     *,
-    network: Annotated[str | None, Parameter(help=SAYS)] = None,
+    network: Annotated[str | None, Parameter(help=NETWORK_HELP)] = None,
     out: Out = None,
     as_json: Json = False,
 ) -> None:
@@ -37,12 +37,12 @@ def repeat(
     from patchclamp.repeating import announcement
 
     old = pc.open(folder)
-    spec, dtype = _recorded(folder)
+    spec, dtype = _recorded_network(folder)
     if network is None and spec is not None:
         _refuse_python(folder, spec)
-        say(f"patchclamp: {announcement(folder, spec, 'a network of the studies' if _of_studies(spec) else None)}")
-    chosen = network or spec
-    model = None if chosen is None else open_network(chosen, Opening(dtype=dtype))
+        say(f"patchclamp: {announcement(folder, spec, 'a network of the studies' if _is_of_studies(spec) else None)}")
+    network_spec = network or spec
+    model = None if network_spec is None else open_network(network_spec, Opening(dtype=dtype))
     new = pc.repeat(folder, model)
     same = old.frame().equals(new.frame())
     if out is not None:
@@ -50,20 +50,20 @@ def repeat(
     show({"folder": str(folder), "kind": new.kind, "same_numbers": same}, as_json=as_json)
 
 
-def _of_studies(spec: str) -> bool:
+def _is_of_studies(spec: str) -> bool:
     return spec.partition(":")[0] in NETWORKS
 
 
 def _refuse_python(folder: Path, spec: str) -> None:
     if is_python(spec):
-        again = shlex.join(["patchclamp", "repeat", str(folder), "--network", spec])
+        trusted_command = shlex.join(["patchclamp", "repeat", str(folder), "--network", spec])
         raise InputError(
             f"{str(folder)!r} was made with a network of the Python file {spec!r}. What a folder names is not run: read the "
-            f"file, and if you trust it, name it yourself: {again}"
+            f"file, and if you trust it, name it yourself: {trusted_command}"
         )
 
 
-def _recorded(folder: Path) -> tuple[str | None, Dtype]:
+def _recorded_network(folder: Path) -> tuple[str | None, Dtype]:
     """The network that the saved configuration names, which no catalogue knows, and its dtype; None where there is none."""
     config = folder / "config.toml"
     try:

@@ -31,10 +31,10 @@ def run(
         record: Sites to save.
         k: How many tokens to show.
     """
-    opened = shared.opening.load(model)
-    edits = edits_of(opened, short, edit)
-    before = opened.top(prompt, k)
-    result = opened.run(prompt, edits, record=record or ())
+    open_model = shared.opening.load(model)
+    edits = edits_of(open_model, short, edit)
+    before = open_model.top(prompt, k)
+    result = open_model.run(prompt, edits, record=record or ())
     after = result.top(k)
     rows = [
         {"before": a["token"], "p before": a["probability"], "after": b["token"], "p after": b["probability"]}

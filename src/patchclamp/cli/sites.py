@@ -19,18 +19,18 @@ def sites(model: str, *, opening: Opening = Opening(), as_json: Json = False) ->
         opening: How to open it.
         as_json: Print JSON.
     """
-    opened = opening.load(model)
-    rows = opened.sites.rows()
+    open_model = opening.load(model)
+    rows = open_model.sites.rows()
     value = {
         "model": model,
-        "layers": opened.sites.n_layers,
-        "rung": opened.ladder.rung,
-        "reason": opened.ladder.reason,
+        "layers": open_model.sites.n_layers,
+        "rung": open_model.ladder.rung,
+        "reason": open_model.ladder.reason,
         "sites": rows,
     }
     show(
         value,
         as_json=as_json,
         table=rows,
-        title=f"{model}: {opened.sites.n_layers} layers, sweeps run as {opened.ladder.rung}",
+        title=f"{model}: {open_model.sites.n_layers} layers, sweeps run as {open_model.ladder.rung}",
     )

@@ -51,26 +51,26 @@ class EditSpec(BaseModel):
         from patchclamp.interventions import UNSAID
 
         at = position(self.at) if "at" in self.model_fields_set else UNSAID
-        where: dict[str, Any] = {"site": tuple(self.site) if self.site else None, "at": at}
+        place: dict[str, Any] = {"site": tuple(self.site) if self.site else None, "at": at}
         if self.op == "add":
-            return pc.Add(self._vector(model), self.scale, **where)
+            return pc.Add(self._vector(model), self.scale, **place)
         if self.op == "patch":
-            return pc.Patch(self._vector(model) if self.source is None else self.source, **where)
+            return pc.Patch(self._vector(model) if self.source is None else self.source, **place)
         if self.op == "zero":
-            return pc.Zero(**where)
+            return pc.Zero(**place)
         if self.op == "mean":
-            return pc.MeanAblate([self._source()], **where)
+            return pc.MeanAblate([self._source()], **place)
         if self.op == "scale":
             has_direction = self.token is not None or self.vector is not None
-            return pc.Scale(self.scale, self._vector(model) if has_direction else None, **where)
+            return pc.Scale(self.scale, self._vector(model) if has_direction else None, **place)
         if self.op == "project-out":
-            return pc.ProjectOut(self._vector(model), **where)
+            return pc.ProjectOut(self._vector(model), **place)
         if self.op == "reflect":
-            return pc.Reflect(self._vector(model), **where)
+            return pc.Reflect(self._vector(model), **place)
         if self.op == "clamp":
-            return pc.Clamp(self.low, self.high, **where)
+            return pc.Clamp(self.low, self.high, **place)
         if self.op == "noise":
-            return pc.Noise(self.std, self.noise_seed, **where)
+            return pc.Noise(self.std, self.noise_seed, **place)
         raise InputError(f"an edit needs an operation: --op with one of {', '.join(get_args(Operation))}")
 
     def _source(self) -> str:
@@ -91,18 +91,18 @@ class EditSpec(BaseModel):
             raise InputError(f"the vector file {str(file)!r} does not exist")
         from patchclamp.core.tensors import read_tensors
 
-        held = read_tensors(file)
-        if not name and len(held) == 1:
-            return next(iter(held.values()))
-        if name not in held:
-            raise InputError(unknown(f"vector in {str(file)!r}", name, held))
-        return held[name]
+        tensors = read_tensors(file)
+        if not name and len(tensors) == 1:
+            return next(iter(tensors.values()))
+        if name not in tensors:
+            raise InputError(unknown(f"vector in {str(file)!r}", name, tensors))
+        return tensors[name]
 
 
-def edits_of(model: "pc.Model", short: EditSpec | None, several: list[EditSpec] | None) -> "list[pc.Edit]":
+def edits_of(model: "pc.Model", short: EditSpec | None, json_specs: list[EditSpec] | None) -> "list[pc.Edit]":
     """The edits of a command: those given as JSON or in the config, and the one spelled out as options."""
-    given = [*(several or []), *([short] if short is not None and short.op is not None else [])]
-    return [spec.build(model) for spec in given]
+    specs = [*(json_specs or []), *([short] if short is not None and short.op is not None else [])]
+    return [spec.build(model) for spec in specs]
 
 
 def position(text: str) -> Any:
@@ -112,8 +112,8 @@ def position(text: str) -> Any:
         InputError: It is none.
     """
     if text.startswith("token:"):
-        found, _, number = text.removeprefix("token:").partition("#")
-        return pc.token(found, int(number) if number else None)
+        token_text, _, number = text.removeprefix("token:").partition("#")
+        return pc.token(token_text, int(number) if number else None)
     if re.fullmatch(r"-?\d+", text):
         return int(text)
     if match := re.fullmatch(r"(-?\d*):(-?\d*)", text):
@@ -129,21 +129,21 @@ def reads_of(names: list[ReadName], answers: list[str] | None) -> "list[pc.Read]
     Raises:
         InputError: A read needs answers that are not given.
     """
-    chosen: list[pc.Read] = []
+    reads: list[pc.Read] = []
     for name in names:
         if name in ("probability", "rank", "logit-difference") and not answers:
             raise InputError(f"--read {name} needs --answer, as in --answer ' Madrid' --answer ' Rome'")
         if name == "probability":
-            chosen.append(pc.Probability(answers))
+            reads.append(pc.Probability(answers))
         elif name == "rank":
-            chosen.append(pc.Rank(answers))
+            reads.append(pc.Rank(answers))
         elif name == "logit-difference":
             if len(answers or []) != 2:
                 raise InputError(f"--read logit-difference needs two answers, got {len(answers or [])}")
-            chosen.append(pc.LogitDifference(*(answers or [])))
+            reads.append(pc.LogitDifference(*(answers or [])))
         else:
-            chosen.append({"loss": pc.Loss, "kl": pc.KL, "top": pc.TopK}[name]())
-    return chosen
+            reads.append({"loss": pc.Loss, "kl": pc.KL, "top": pc.TopK}[name]())
+    return reads
 
 
 def over_of(items: list[str] | None) -> dict[str, list[Any]]:
@@ -152,13 +152,13 @@ def over_of(items: list[str] | None) -> dict[str, list[Any]]:
     Raises:
         InputError: It is not ``name=value,value``.
     """
-    found: dict[str, list[Any]] = {}
+    swept_values: dict[str, list[Any]] = {}
     for item in items or []:
         name, equals, values = item.partition("=")
         if not equals or not values:
             raise InputError(f"--over takes name=value,value, as in --over scale=1,2,4; got {item!r}")
-        found[name] = [_number(value) for value in values.split(",")]
-    return found
+        swept_values[name] = [_number(value) for value in values.split(",")]
+    return swept_values
 
 
 def _number(text: str) -> Any:

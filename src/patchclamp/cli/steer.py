@@ -55,56 +55,56 @@ def steer(
     """
     from patchclamp.directions.direction import Direction
 
-    found = Direction.open(direction)
-    where = {"site": site, "at": None if at is None else position(at), "elsewhere": site is not None}
-    edits = {name: one for name, one in edits_of(found, edit, scale, about, towards, where)}
-    opened = shared.opening.load(model_of(found, model))
+    concept_direction = Direction.open(direction)
+    place = {"site": site, "at": None if at is None else position(at), "elsewhere": site is not None}
+    edits = {name: variant for name, variant in edits_of(concept_direction, edit, scale, about, towards, place)}
+    open_model = shared.opening.load(model_of(concept_direction, model))
     settings: dict[str, Any] = {} if temperature is None else {"do_sample": True, "temperature": temperature}
-    made = {
-        name: opened.generate(prompt, one, max_new_tokens=max_new_tokens, seed=seed, **settings)
-        for name, one in {"plain": (), **edits}.items()
+    completions = {
+        name: open_model.generate(prompt, variant, max_new_tokens=max_new_tokens, seed=seed, **settings)
+        for name, variant in {"plain": (), **edits}.items()
     }
-    texts = {name: result.texts for name, result in made.items()}
-    rows = [{"prompt": p, **{name: said[i] for name, said in texts.items()}} for i, p in enumerate(prompt)]
+    texts = {name: result.texts for name, result in completions.items()}
+    rows = [{"prompt": p, **{name: outputs[i] for name, outputs in texts.items()}} for i, p in enumerate(prompt)]
     if shared.as_json:
         show(rows, as_json=True)
     else:
         for i, text in enumerate(prompt):
-            show("\n".join(f"[{name}] {text}{said[i]}" for name, said in texts.items()) + "\n", as_json=False)
+            show("\n".join(f"[{name}] {text}{outputs[i]}" for name, outputs in texts.items()) + "\n", as_json=False)
     options = {
         "prompt": prompt, "direction": direction, "scale": scale, "edit": edit, "towards": towards, "about": about, "site": site,
         "at": at, "model": model, "max_new_tokens": max_new_tokens, "seed": seed, "temperature": temperature,
     }  # fmt: skip
-    keep(list(made.values())[-1], shared.out, "steer", {**options, **shared.opening.as_config()})
+    keep(list(completions.values())[-1], shared.out, "steer", {**options, **shared.opening.as_config()})
     if shared.out is not None:
-        folders.extend(shared.out, folders.RESULT, lambda into: _save(made, rows, into))
+        folders.extend(shared.out, folders.RESULT, lambda into: _save(completions, rows, into))
 
 
-def _save(made: dict[str, Any], rows: list[dict[str, Any]], into: Path) -> None:
+def _save(completions: dict[str, Any], rows: list[dict[str, Any]], into: Path) -> None:
     """Every condition under its name, and their texts side by side."""
     import pandas as pd
 
     from patchclamp.core.files import write_csv
 
-    for name, result in made.items():
+    for name, result in completions.items():
         result.save(into / name)
     write_csv(into / "completions.csv", pd.DataFrame(rows))
 
 
-def model_of(found: Any, given: str | None) -> str:
+def model_of(direction: Any, override: str | None) -> str:
     """The model that a direction was fitted on, or the one that is given.
 
     Raises:
         InputError: Neither is known.
     """
-    name = given or (found.fitted.model if found.fitted is not None else None)
+    name = override or (direction.fitted.model if direction.fitted is not None else None)
     if name is None:
         raise InputError("the direction does not say which model it is of; name it with --model")
     return str(name)
 
 
 def edits_of(
-    found: Any, kind: Kind, amounts: list[float] | None, about: Any, towards: str | None, where: dict[str, Any]
+    direction: Any, kind: Kind, amounts: list[float] | None, about: Any, towards: str | None, place: dict[str, Any]
 ) -> list[tuple[str, Any]]:
     """The edits of a command, each with a name.
 
@@ -118,15 +118,15 @@ def edits_of(
     if kind in ("erase", "swap"):
         if amounts:
             raise InputError(f"--edit {kind} takes no --scale; use --edit scale")
-        return [(kind, getattr(found, kind)(about=about, **where))]
+        return [(kind, getattr(direction, kind)(about=about, **place))]
     if kind == "add":
-        goal = next((c for c in found.classes if str(c) == towards), towards)
-        return [(f"add {amount_name(a)}", found.add(a, towards=goal, **where)) for a in amounts or [1.0]]
+        goal = next((c for c in direction.classes if str(c) == towards), towards)
+        return [(f"add {amount_name(a)}", direction.add(a, towards=goal, **place)) for a in amounts or [1.0]]
     if not amounts:
         raise InputError(f"--edit {kind} needs --scale")
     if kind == "scale":
-        return [(f"scale {amount_name(a)}", found.scale(a, about=about, **where)) for a in amounts]
-    return [(f"clamp {amount_name(a)}", found.clamp(a, about=about, **where)) for a in amounts]
+        return [(f"scale {amount_name(a)}", direction.scale(a, about=about, **place)) for a in amounts]
+    return [(f"clamp {amount_name(a)}", direction.clamp(a, about=about, **place)) for a in amounts]
 
 
 def amount_name(amount: float) -> str:

@@ -56,8 +56,8 @@ def facts(
     from patchclamp.studies.facts import study
 
     options = {"template": template, "most": most, "samples": samples, "seed": seed}
-    found = study(opening.load(model), out, **options, progress=True)  # type: ignore[arg-type]
-    _tell(found, out, "facts", {"model": model, **options, **opening.as_config()}, as_json)
+    study_result = study(opening.load(model), out, **options, progress=True)  # type: ignore[arg-type]
+    _tell(study_result, out, "facts", {"model": model, **options, **opening.as_config()}, as_json)
 
 
 @app.command
@@ -86,10 +86,10 @@ def dursley(
     """
     from patchclamp.studies import dursley as experiment
 
-    given = experiment.TEXT if text is None else read_text(text)
+    source_text = experiment.TEXT if text is None else read_text(text)
     options = {"name": name, "other": other, "passages": passages, "samples": samples, "seed": seed}
-    found = experiment.study(opening.load(model), out, text=given, **options)  # type: ignore[arg-type]
-    _tell(found, out, "dursley", {"model": model, "text": text, **options, **opening.as_config()}, as_json)
+    study_result = experiment.study(opening.load(model), out, text=source_text, **options)  # type: ignore[arg-type]
+    _tell(study_result, out, "dursley", {"model": model, "text": text, **options, **opening.as_config()}, as_json)
 
 
 @app.command
@@ -103,8 +103,8 @@ def rome_capitals(
     """Rewrite the capitals that a model knows, as in ROME, and measure what was learnt and what was broken."""
     from patchclamp.studies.rome_capitals import study
 
-    found = study(opening.load(model), out)
-    _tell(found, out, "rome-capitals", {"model": model, **opening.as_config()}, as_json)
+    study_result = study(opening.load(model), out)
+    _tell(study_result, out, "rome-capitals", {"model": model, **opening.as_config()}, as_json)
 
 
 @app.command
@@ -123,8 +123,8 @@ def gender_erasure(
     """
     from patchclamp.studies.gender_erasure import study
 
-    found = study(opening.load(model), out, layers=layer)
-    _tell(found, out, "gender-erasure", {"model": model, "layer": layer, **opening.as_config()}, as_json)
+    study_result = study(opening.load(model), out, layers=layer)
+    _tell(study_result, out, "gender-erasure", {"model": model, "layer": layer, **opening.as_config()}, as_json)
 
 
 @app.command
@@ -148,8 +148,8 @@ def meaningless_direction(
     from patchclamp.studies.meaningless_direction import study
 
     options = {"layer": layer, "draws": draws, "steps": steps}
-    found = study(opening.load(model), out, layer=layer, draws=draws, steps=steps, progress=True)
-    _tell(found, out, "meaningless-direction", {"model": model, **options, **opening.as_config()}, as_json)
+    study_result = study(opening.load(model), out, layer=layer, draws=draws, steps=steps, progress=True)
+    _tell(study_result, out, "meaningless-direction", {"model": model, **options, **opening.as_config()}, as_json)
 
 
 @app.command
@@ -177,13 +177,13 @@ def dropout(
     from patchclamp.studies.dropout import study
     from patchclamp.studies.training import Shape
 
-    given = [name for name in (model, other) if name is not None]
-    if len(given) == 1:
+    names = [name for name in (model, other) if name is not None]
+    if len(names) == 1:
         raise InputError("--model and --other belong together: give both, or none to train two tiny models")
-    opened = {name: opening.load(name) for name in given} or None
+    open_model = {name: opening.load(name) for name in names} or None
     options = {"seeds": seeds, "rounds": rounds, "steps": steps}
-    found = study(out, models=opened, seeds=seeds, rounds=rounds, shape=Shape(steps=steps), progress=True)
-    _tell(found, out, "dropout", {"model": model, "other": other, **options, **opening.as_config()}, as_json)
+    study_result = study(out, models=open_model, seeds=seeds, rounds=rounds, shape=Shape(steps=steps), progress=True)
+    _tell(study_result, out, "dropout", {"model": model, "other": other, **options, **opening.as_config()}, as_json)
 
 
 @app.command
@@ -197,8 +197,8 @@ def sentiment_steering(
     """Steer sentiment by directions of film reviews: dose and response, damage, and completions heard by a judge."""
     from patchclamp.studies.sentiment_steering import study
 
-    found = study(opening.load(model), out)
-    _tell(found, out, "sentiment-steering", {"model": model, **opening.as_config()}, as_json)
+    study_result = study(opening.load(model), out)
+    _tell(study_result, out, "sentiment-steering", {"model": model, **opening.as_config()}, as_json)
 
 
 @app.command
@@ -219,8 +219,8 @@ def politics(
     """
     from patchclamp.studies.politics import study
 
-    found = study(opening.load(model), out, layer=layer, each=each)
-    _tell(found, out, "politics", {"model": model, "layer": layer, "each": each, **opening.as_config()}, as_json)
+    study_result = study(opening.load(model), out, layer=layer, each=each)
+    _tell(study_result, out, "politics", {"model": model, "layer": layer, "each": each, **opening.as_config()}, as_json)
 
 
 @app.command
@@ -241,9 +241,13 @@ def concept_matrix(
     """
     from patchclamp.studies.concept_matrix import study
 
-    found = study(opening.load(model), out, layer=layer, count=count)
+    study_result = study(opening.load(model), out, layer=layer, count=count)
     _tell(
-        found, out, "concept-matrix", {"model": model, "layer": layer, "count": count, **opening.as_config()}, as_json
+        study_result,
+        out,
+        "concept-matrix",
+        {"model": model, "layer": layer, "count": count, **opening.as_config()},
+        as_json,
     )
 
 
@@ -268,9 +272,9 @@ def polytopes_smollm2(
     from patchclamp.studies.polytopes_smollm2 import LAYERS, study
 
     layers = tuple(layer or LAYERS)
-    found = study(opening.load(model), out, layers=layers, count=count, seed=seed, progress=True)
+    study_result = study(opening.load(model), out, layers=layers, count=count, seed=seed, progress=True)
     options = {"layer": list(layers), "count": count, "seed": seed}
-    _tell(found, out, "polytopes-smollm2", {"model": model, **options, **opening.as_config()}, as_json)
+    _tell(study_result, out, "polytopes-smollm2", {"model": model, **options, **opening.as_config()}, as_json)
 
 
 @app.command
@@ -296,8 +300,8 @@ def classes_and_maps(
     from patchclamp.studies.classes_and_maps import NetworkSetting, study
 
     options = {"data": data, "seeds": seeds, "train": train, "epochs": epochs, "width": width}
-    found = study(out, NetworkSetting(**options), progress=True)  # type: ignore[arg-type]
-    _tell(found, out, "classes-and-maps", options, as_json)
+    study_result = study(out, NetworkSetting(**options), progress=True)  # type: ignore[arg-type]
+    _tell(study_result, out, "classes-and-maps", options, as_json)
 
 
 @app.command
@@ -326,8 +330,14 @@ def polytopes_mnist(
 
     kinds, seeds = tuple(kind or ("mlp", "residual")), tuple(seed or (0, 1, 2))
     options = {"data": data, "epochs": epochs, "width": width}
-    found = study(out, kinds=kinds, seeds=seeds, sizes=Sizes(pairs=pairs), progress=True, **options)  # type: ignore[arg-type]
-    _tell(found, out, "polytopes-mnist", {**options, "kind": list(kinds), "seed": list(seeds), "pairs": pairs}, as_json)
+    study_result = study(out, kinds=kinds, seeds=seeds, sizes=Sizes(pairs=pairs), progress=True, **options)  # type: ignore[arg-type]
+    _tell(
+        study_result,
+        out,
+        "polytopes-mnist",
+        {**options, "kind": list(kinds), "seed": list(seeds), "pairs": pairs},
+        as_json,
+    )
 
 
 @app.command
@@ -349,11 +359,11 @@ def code_directions(
     """
     from patchclamp.studies.code_directions import study
 
-    opened = opening.load(model)
-    layers = since or [opened.sites.n_layers * part // 3 for part in range(3)]
-    found = study(opened, out, seeds=seeds, since=layers)
+    open_model = opening.load(model)
+    layers = since or [open_model.sites.n_layers * part // 3 for part in range(3)]
+    study_result = study(open_model, out, seeds=seeds, since=layers)
     options = {"model": model, "seeds": seeds, "since": since, **opening.as_config()}
-    _tell(found, out, "code-directions", options, as_json)
+    _tell(study_result, out, "code-directions", options, as_json)
 
 
 @app.command
@@ -383,11 +393,11 @@ def mnist_additions(
     """
     from patchclamp.studies.mnist_additions import study
 
-    pairs = [_pair(one) for one in pair]
-    said = [f"{a}-{b}" for a, b in pairs]
-    options = {"data": data, "kind": kind, "seeds": seeds, "epochs": epochs, "pair": said, "rows": rows}
-    found = study(out, data=data, kinds=kind, seeds=seeds, epochs=epochs, rows=rows, pairs=pairs, progress=True)
-    _tell(found, out, "mnist-additions", options, as_json)
+    pairs = [_read_pair(item) for item in pair]
+    pair_names = [f"{a}-{b}" for a, b in pairs]
+    options = {"data": data, "kind": kind, "seeds": seeds, "epochs": epochs, "pair": pair_names, "rows": rows}
+    study_result = study(out, data=data, kinds=kind, seeds=seeds, epochs=epochs, rows=rows, pairs=pairs, progress=True)
+    _tell(study_result, out, "mnist-additions", options, as_json)
 
 
 @app.command
@@ -415,13 +425,13 @@ def what_additions_need(
     """
     from patchclamp.studies.what_additions_need import study
 
-    opened = {} if small else {"model": opening.load(model), "vision": opening.load(vision)}
-    found = study(out, cases=case, seeds=seeds, rows=rows, progress=True, **opened)
+    open_model = {} if small else {"model": opening.load(model), "vision": opening.load(vision)}
+    study_result = study(out, cases=case, seeds=seeds, rows=rows, progress=True, **open_model)
     options = {"model": model, "vision": vision, "small": small, "case": case, "seeds": seeds, "rows": rows}
-    _tell(found, out, "what-additions-need", {**options, **opening.as_config()}, as_json)
+    _tell(study_result, out, "what-additions-need", {**options, **opening.as_config()}, as_json)
 
 
-def _pair(text: str) -> tuple[int, int]:
+def _read_pair(text: str) -> tuple[int, int]:
     if text == "random":
         a, b = random.sample(range(10), 2)
         return a, b

@@ -47,31 +47,31 @@ def sweep(
         plan: Only print the plan and the estimate.
         layers: How the figure turns.
     """
-    opened = shared.opening.load(model)
+    open_model = shared.opening.load(model)
     specs = [*(edit or []), *([short] if short and short.op else [])]
-    named = list(dict.fromkeys(short.site)) if short and short.site else None
-    edits = edits_of(opened, short, edit)
+    swept_sites = list(dict.fromkeys(short.site)) if short and short.site else None
+    edits = edits_of(open_model, short, edit)
     if not edits:
         raise InputError("a sweep needs an edit: --op add --token ' Rome', or --edit JSON")
-    if not named and not any(spec.site for spec in specs):
+    if not swept_sites and not any(spec.site for spec in specs):
         raise InputError("a sweep needs sites: --site mlp_out --site attn_out")
     at = position(short.at) if short and "at" in short.model_fields_set else None
     options: dict[str, Any] = {
-        "sites": named, "at": at, "cumulative": cumulative, "over": over_of(over),
+        "sites": swept_sites, "at": at, "cumulative": cumulative, "over": over_of(over),
         "read": reads_of(read or ["probability"], answer), "budget": budget,
     }  # fmt: skip
     if plan:
-        found = opened.plan(prompt, edits, **options)
-        show(found.as_record(), as_json=shared.as_json) if shared.as_json else show(str(found), as_json=False)
+        estimate = open_model.plan(prompt, edits, **options)
+        show(estimate.as_record(), as_json=shared.as_json) if shared.as_json else show(str(estimate), as_json=False)
         return
-    grid = opened.sweep(prompt, edits, verify=verify, checkpoint=checkpoint, **options)
+    grid = open_model.sweep(prompt, edits, verify=verify, checkpoint=checkpoint, **options)
     say(grid.plan)
     show(_summary(grid), as_json=shared.as_json, table=strongest(grid), title="largest differences from the baseline")
-    said = {
+    config = {
         "model": model, "prompt": prompt, "edit": specs, "cumulative": cumulative, "over": over, "read": read, "answer": answer,
         "budget": budget, "verify": verify, "layers": layers,
     }  # fmt: skip
-    keep(grid, shared.out, "sweep", {**said, **shared.opening.as_config()}, layers=layers)
+    keep(grid, shared.out, "sweep", {**config, **shared.opening.as_config()}, layers=layers)
 
 
 def by_read(grid: "pc.Grid", run: str = "") -> Any:
@@ -81,8 +81,8 @@ def by_read(grid: "pc.Grid", run: str = "") -> Any:
         grid: The result.
         run: Of which run: ``"baseline:"``, ``"reference:"``, or the swept ones.
     """
-    found = {name: grid.dataset[f"{run}{name}"].values.tolist() for name in grid.reads}
-    return found if len(found) > 1 else found[grid.reads[0]]
+    values = {name: grid.dataset[f"{run}{name}"].values.tolist() for name in grid.reads}
+    return values if len(values) > 1 else values[grid.reads[0]]
 
 
 def strongest(grid: "pc.Grid", most: int = 12) -> list[dict[str, Any]]:

@@ -71,24 +71,30 @@ def trace(
         "integrate": integrate, "check": check, "budget": budget, "verify": verify,
         "checkpoint": checkpoint,
     }  # fmt: skip
-    said = {"model": model, "prompt": prompt, "subject": subject, "answer": answer, "facts": facts, "site": sites}
+    config = {"model": model, "prompt": prompt, "subject": subject, "answer": answer, "facts": facts, "site": sites}
     from patchclamp.cli.specs import position
 
-    several = None if facts is None else read_facts(facts)
-    if (several is None) == (prompt is None) or (several is None) != (subject is not None):
+    fact_list = None if facts is None else read_facts(facts)
+    if (fact_list is None) == (prompt is None) or (fact_list is None) != (subject is not None):
         raise InputError("trace takes a PROMPT with its --subject, or --facts FILE.csv")
-    opened = shared.opening.load(model)
-    if several is None:
+    open_model = shared.opening.load(model)
+    if fact_list is None:
         assert prompt is not None
         assert subject is not None
-        where = position(subject) if subject.startswith("token:") else subject
-        found: Any = opened.causal_trace(prompt, where, answer, sites=sites, **options)
-        _show_one(found, shared.as_json)
+        subject_place = position(subject) if subject.startswith("token:") else subject
+        result: Any = open_model.causal_trace(prompt, subject_place, answer, sites=sites, **options)
+        _show_one(result, shared.as_json)
     else:
-        found = opened.trace_facts(several, sites=sites, progress=True, **options)
-        _show_many(found, shared.as_json)
+        result = open_model.trace_facts(fact_list, sites=sites, progress=True, **options)
+        _show_many(result, shared.as_json)
     del options["checkpoint"]  # of the work, not of its result
-    keep(found, shared.out, "trace", {**said, "layers": layers, **options, **shared.opening.as_config()}, layers=layers)
+    keep(
+        result,
+        shared.out,
+        "trace",
+        {**config, "layers": layers, **options, **shared.opening.as_config()},
+        layers=layers,
+    )
 
 
 def read_facts(path: Path) -> list[tuple[str, str, str | None]]:
@@ -98,45 +104,45 @@ def read_facts(path: Path) -> list[tuple[str, str, str | None]]:
         InputError: It is missing, or lacks a column.
     """
     rows = list(csv.DictReader(io.StringIO(read_text(path).removeprefix("\ufeff"))))
-    lacking = [name for name in ("prompt", "subject") if not rows or name not in rows[0]]
-    if lacking:
-        raise InputError(f"{str(path)!r} needs the columns prompt, subject and perhaps answer; it lacks {lacking}")
+    missing = [name for name in ("prompt", "subject") if not rows or name not in rows[0]]
+    if missing:
+        raise InputError(f"{str(path)!r} needs the columns prompt, subject and perhaps answer; it lacks {missing}")
     return [(row["prompt"], row["subject"], row.get("answer") or None) for row in rows]
 
 
-def _show_one(found: "Trace", as_json: bool) -> None:
+def _show_one(result: "Trace", as_json: bool) -> None:
     from patchclamp.reports.trace import strongest
 
-    say(f"{found!r}\n{found.plan}")
-    name = found.reads[0]
-    frame = strongest(found, 12)
+    say(f"{result!r}\n{result.plan}")
+    name = result.reads[0]
+    frame = strongest(result, 12)
     value = {
-        "answer": found.answer,
-        "clean": float(found.clean[name]),
-        "corrupted": found.corrupted[name].values.tolist(),
-        "effect": found.mean()["effect"].values.tolist(),
+        "answer": result.answer,
+        "clean": float(result.clean[name]),
+        "corrupted": result.corrupted[name].values.tolist(),
+        "effect": result.mean()["effect"].values.tolist(),
         "dims": ["site", "layer", "position"],
-        "agreement": found.agreement,
-        "plan": found.plan.as_record(),
+        "agreement": result.agreement,
+        "plan": result.plan.as_record(),
         "strongest": frame.to_dict("records"),
     }
-    title = f"largest indirect effects on the {name.replace('_', ' ')} of {found.answer!r}"
+    title = f"largest indirect effects on the {name.replace('_', ' ')} of {result.answer!r}"
     show(value, as_json=as_json, table=frame, title=title)
 
 
-def _show_many(found: "TraceAverage", as_json: bool) -> None:
+def _show_many(average: "TraceAverage", as_json: bool) -> None:
     from patchclamp.reports.average import facts, strongest
 
-    say(repr(found))
-    mean, frame = found.mean(), strongest(found)
+    say(repr(average))
+    mean, frame = average.mean(), strongest(average)
     value = {
         "effect": mean["effect"].values.tolist(),
         "low": mean["low"].values.tolist(),
         "high": mean["high"].values.tolist(),
         "dims": ["site", "layer", "role"],
         "roles": mean["role"].values.tolist(),
-        "facts": facts(found).to_dict("records"),
+        "facts": facts(average).to_dict("records"),
         "strongest": frame.to_dict("records"),
     }
-    title = f"largest average effects on {found.reads[0].replace('_', ' ')}, with 95 % intervals"
+    title = f"largest average effects on {average.reads[0].replace('_', ' ')}, with 95 % intervals"
     show(value, as_json=as_json, table=frame, title=title)

@@ -64,8 +64,8 @@ def tune_lens(
     show(
         lens.training_report, as_json=as_json, table=lens.frame(), title="KL(final || layer) on held-out text, in nats"
     )
-    said = {"model": model, "corpus": corpus, "out": out, **options, **opening.as_config()}
-    remember(out, shlex.join(["patchclamp", *sys.argv[1:]]), "tune-lens", said)
+    config = {"model": model, "corpus": corpus, "out": out, **options, **opening.as_config()}
+    remember(out, shlex.join(["patchclamp", *sys.argv[1:]]), "tune-lens", config)
     say(f"saved to {out}")
 
 

@@ -33,9 +33,9 @@ def weights(
         seed: Of the random matrices.
     """
     options: dict[str, Any] = {"directions": directions, "k": k, "through": through, "draws": draws, "seed": seed}
-    found = shared.opening.load(model).weight_lens(matrix, **options)
-    frame = found.frame()
-    value = {"passing": found.passing().to_dict("records"), "rows": frame.to_dict("records")}
+    lens = shared.opening.load(model).weight_lens(matrix, **options)
+    frame = lens.frame()
+    value = {"passing": lens.passing().to_dict("records"), "rows": frame.to_dict("records")}
     rows = [
         {
             "matrix": row["matrix"],
@@ -46,5 +46,5 @@ def weights(
         }
         for row in value["rows"]
     ]
-    show(value, as_json=shared.as_json, table=rows, title=f"{found!r}\n")
-    keep(found, shared.out, "weights", {"model": model, "matrix": matrix, **options, **shared.opening.as_config()})
+    show(value, as_json=shared.as_json, table=rows, title=f"{lens!r}\n")
+    keep(lens, shared.out, "weights", {"model": model, "matrix": matrix, **options, **shared.opening.as_config()})

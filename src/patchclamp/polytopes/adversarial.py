@@ -17,11 +17,11 @@ from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
 from patchclamp.interventions import provenance, to_numpy
 from patchclamp.models.opened import OpenModel
-from patchclamp.polytopes.attacks import Norm, attack, check_attack, classified
+from patchclamp.polytopes.attacks import Norm, attack, check_attack, classifier_inputs
 from patchclamp.polytopes.gates import by_row
 from patchclamp.polytopes.lines import decisions, whole_line
 from patchclamp.polytopes.network import Network
-from patchclamp.polytopes.points import prepared
+from patchclamp.polytopes.points import prepare_network
 from patchclamp.polytopes.segment import LIMIT
 
 if TYPE_CHECKING:
@@ -67,26 +67,26 @@ class AdversarialPaths(DatasetResult):
         data, rows = self.dataset, []
         last = data.isel(gate=-1)
         for kind in data["path"].values:
-            own, end = data.sel(path=kind), last.sel(path=kind)
+            path_data, end = data.sel(path=kind), last.sel(path=kind)
             density = mean_row(self.density.sel(path=kind).values, seed)
-            until = (own["until_flip"] / own["flip"]).values
+            until = (path_data["until_flip"] / path_data["flip"]).values
             rows.append({
-                "path": kind, "length": float(own["length"].mean()), "crossings": float(own["crossings"].mean()),
+                "path": kind, "length": float(path_data["length"].mean()), "crossings": float(path_data["crossings"].mean()),
                 "density": density["mean"], "least": density["low"], "most": density["high"],
-                "re-crossings": 1 - float(own["bits"].sum()) / max(1, float(own["crossings"].sum())),
-                "first": float(own["first"].mean()), "flipped": float(own["flipped"].mean()),
-                "flip": _known_mean(own["flip"].values), "density until flip": _known_mean(until),
-                "outside": float((own["outside"] > 0).mean()),
+                "re-crossings": 1 - float(path_data["bits"].sum()) / max(1, float(path_data["crossings"].sum())),
+                "first": float(path_data["first"].mean()), "flipped": float(path_data["flipped"].mean()),
+                "flip": _finite_mean(path_data["flip"].values), "density until flip": _finite_mean(until),
+                "outside": float((path_data["outside"] > 0).mean()),
                 "cosine": float(end["cosine"].isel(place=-1).mean()),
                 "radius": float((end["radius"].isel(place=-1) / end["radius"].isel(place=0)).mean()),
             })  # fmt: skip
         return pd.DataFrame(rows)
 
     def __repr__(self) -> str:
-        shown = self.summary().drop(columns=["least", "most"])
-        said = self.record["parameters"]
-        head = f"{self.dataset.sizes['point']} points, eps {said['eps']:g} ({said['norm']})"
-        return f"{head}\n" + shown.to_string(index=False, float_format=lambda value: f"{value:.3g}")
+        table = self.summary().drop(columns=["least", "most"])
+        parameters = self.record["parameters"]
+        head = f"{self.dataset.sizes['point']} points, eps {parameters['eps']:g} ({parameters['norm']})"
+        return f"{head}\n" + table.to_string(index=False, float_format=lambda value: f"{value:.3g}")
 
 
 @recorded
@@ -116,16 +116,16 @@ def adversarial_paths(
     Args:
         model: A piecewise-linear classifier.
         points: ``[point, *shape]``.
-        labels: Of each point, ``[point]``.
+        labels: The class of each point, ``[point]``.
         eps: Radius of the attacks' ball.
-        norm: Of the ball, ``"linf"`` or ``"l2"``.
-        kinds: Which paths.
-        steps: Of PGD.
+        norm: The norm of the ball, ``"linf"`` or ``"l2"``.
+        kinds: The kinds of path to walk.
+        steps: The number of steps of PGD.
         rate: Length of a step of PGD; ``2.5 eps / steps`` by default.
         box: Smallest and largest coordinate of valid points, as ``(0, 1)`` for images.
         clip: Whether ends are clipped to the box; else ``outside`` tells which leave it.
-        seed: Of random directions and of which other point is walked to.
-        limit: Of crossings of one path.
+        seed: The seed of random directions and of the choice of the other point that is walked to.
+        limit: The most crossings that one path may have.
         progress: True for a bar, a function for events.
 
     Raises:
@@ -139,17 +139,17 @@ def adversarial_paths(
     if not len(kinds):
         raise InputError(f"no kind of path was given; valid: {', '.join(KINDS)}")
     check_attack(eps, "pgd", norm, steps, rate)
-    x, truth = classified(model, points, labels, box)
-    network = prepared(model, x[:1], "exact crossings of a path")
-    inside = box if clip else None
-    ends = _ends(model, x, truth, kinds, eps, norm, steps, rate, inside, seed)
+    x, truth = classifier_inputs(model, points, labels, box)
+    network = prepare_network(model, x[:1], "exact crossings of a path")
+    clip_box = box if clip else None
+    ends = _ends(model, x, truth, kinds, eps, norm, steps, rate, clip_box, seed)
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in ends}
     strips: list[tuple[str, Any]] = []
     with guarded(torch.no_grad()), task("paths", len(ends) * len(x), "paths", show=progress) as bar:
         for name, targets in ends.items():
-            for number, (one, other) in enumerate(zip(x.split(1), targets.split(1), strict=True)):
-                found, events = _walked(network, one, other, box, limit)
-                rows[name].append(found)
+            for number, (point, target) in enumerate(zip(x.split(1), targets.split(1), strict=True)):
+                row, events = _walk_path(network, point, target, box, limit)
+                rows[name].append(row)
                 if number == 0:
                     strips.append((name, events))
                 bar.advance()
@@ -162,103 +162,103 @@ def _ends(
     box: tuple[float, float] | None, seed: int,
 ) -> dict[str, Tensor]:  # fmt: skip
     """Where each kind of path ends, ``[point, *shape]``."""
-    draw = torch.Generator().manual_seed(seed)
-    attacked = attack(model, x, truth, eps=eps, norm=norm, steps=steps, rate=rate, box=box)
-    length = (attacked - x).flatten(1).norm(dim=1)
-    still = (length == 0).nonzero()
-    if len(still):
-        raise InputError(f"the loss has no gradient at point {int(still[0])}, so that no attack moves it")
-    every: dict[str, Tensor] = {"pgd": attacked}
+    generator = torch.Generator().manual_seed(seed)
+    adversarial = attack(model, x, truth, eps=eps, norm=norm, steps=steps, rate=rate, box=box)
+    length = (adversarial - x).flatten(1).norm(dim=1)
+    stationary = (length == 0).nonzero()
+    if len(stationary):
+        raise InputError(f"the loss has no gradient at point {int(stationary[0])}, so that no attack moves it")
+    ends: dict[str, Tensor] = {"pgd": adversarial}
     for name in kinds:
         if name == "fgsm":
-            every[name] = attack(model, x, truth, eps=eps, norm=norm, method="fgsm", box=box)
+            ends[name] = attack(model, x, truth, eps=eps, norm=norm, method="fgsm", box=box)
         elif name == "descent":
-            every[name] = attack(model, x, truth, eps=eps, norm=norm, steps=steps, rate=rate, box=box, lower=True)
+            ends[name] = attack(model, x, truth, eps=eps, norm=norm, steps=steps, rate=rate, box=box, lower=True)
         elif name in ("other class", "same class"):
-            toward = x[_partners(truth, name == "same class", draw)]
-            apart = (toward - x).flatten(1).norm(dim=1)
-            share = (length / apart.clamp(min=1e-12)).clamp(max=1.0)
-            every[name] = x + share.reshape(-1, *[1] * (x.dim() - 1)) * (toward - x)
+            partners = x[_partners(truth, name == "same class", generator)]
+            distance = (partners - x).flatten(1).norm(dim=1)
+            fraction = (length / distance.clamp(min=1e-12)).clamp(max=1.0)
+            ends[name] = x + fraction.reshape(-1, *[1] * (x.dim() - 1)) * (partners - x)
         elif name in ("sign", "gauss"):
-            random = torch.randn(x.shape, generator=draw, dtype=torch.float64).to(x)
+            random = torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x)
             if name == "sign" and norm == "linf":
                 offset = eps * random.sign()
             else:
                 direction = random.sign() if name == "sign" else random
                 unit = direction / direction.flatten(1).norm(dim=1).reshape(-1, *[1] * (x.dim() - 1))
                 offset = unit * (length.reshape(-1, *[1] * (x.dim() - 1)) if name == "gauss" else eps)
-            every[name] = x + offset if box is None else (x + offset).clamp(*box)
-    return {name: every[name] for name in kinds}
+            ends[name] = x + offset if box is None else (x + offset).clamp(*box)
+    return {name: ends[name] for name in kinds}
 
 
-def _partners(truth: Tensor, same: bool, draw: torch.Generator) -> Tensor:
+def _partners(truth: Tensor, same: bool, generator: torch.Generator) -> Tensor:
     """For each point, another one of its class or of another class."""
-    chosen = []
+    partners = []
     for number, label in enumerate(truth.tolist()):
-        fits = (truth == label) if same else (truth != label)
-        fits = fits.clone()
-        fits[number] = False
-        others = fits.nonzero().squeeze(1)
-        if not len(others):
-            which = f"other point of class {label}" if same else f"point of another class than {label}"
-            raise InputError(f"there is no {which}; give more points, or leave this kind of path out")
-        chosen.append(others[int(torch.randint(len(others), (1,), generator=draw))])
-    return torch.stack(chosen)
+        mask = (truth == label) if same else (truth != label)
+        mask = mask.clone()
+        mask[number] = False
+        candidates = mask.nonzero().squeeze(1)
+        if not len(candidates):
+            description = f"other point of class {label}" if same else f"point of another class than {label}"
+            raise InputError(f"there is no {description}; give more points, or leave this kind of path out")
+        partners.append(candidates[int(torch.randint(len(candidates), (1,), generator=generator))])
+    return torch.stack(partners)
 
 
-def _walked(
+def _walk_path(
     network: Network, a: Tensor, b: Tensor, box: tuple[float, float] | None, limit: int
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """What one path crosses and how later activations move on it; and the distances of its crossings by layer."""
     length = float((b - a).double().norm())
     if length == 0:
         raise InputError("a path ends where it begins: two of the points are equal, or the box leaves no room")
-    found = whole_line(network, a, b, None, limit, "a path", "a smaller eps")
-    changes, _ = decisions(found.t, found.values)
-    places = {name: to_numpy(event[0]) * length for name, event in found.events.items()}
-    every = np.concatenate(list(places.values())) if places else np.zeros(0)
+    walk = whole_line(network, a, b, None, limit, "a path", "a smaller eps")
+    changes, _ = decisions(walk.t, walk.values)
+    distances = {name: to_numpy(event[0]) * length for name, event in walk.events.items()}
+    all_distances = np.concatenate(list(distances.values())) if distances else np.zeros(0)
     flip = changes[0] * length if changes else np.nan
     t = torch.linspace(0, 1, PLACES, dtype=a.dtype, device=a.device).reshape(-1, *[1] * (a.dim() - 1))
-    after = {name: by_row(out).double() for name, (_, out) in network.gated(torch.lerp(a, b, t)).items()}
-    radius = {name: rows.norm(dim=1) for name, rows in after.items()}
+    outputs = {name: by_row(out).double() for name, (_, out) in network.gated(torch.lerp(a, b, t)).items()}
+    radius = {name: rows.norm(dim=1) for name, rows in outputs.items()}
     cosine = {
-        name: (rows @ rows[0]) / (radius[name] * radius[name][0]).clamp(min=1e-300) for name, rows in after.items()
+        name: (rows @ rows[0]) / (radius[name] * radius[name][0]).clamp(min=1e-300) for name, rows in outputs.items()
     }
     outside = 0 if box is None else int(((b < box[0]) | (b > box[1])).sum())
     row = {
-        "length": length, "crossings": len(every), "first": float(every.min()) if len(every) else np.nan,
-        "bits": sum(int((found.first[name] != found.last[name]).sum()) for name in places),
-        "flip": flip, "until_flip": float((every <= flip).sum()) if changes else np.nan, "flipped": bool(changes),
+        "length": length, "crossings": len(all_distances), "first": float(all_distances.min()) if len(all_distances) else np.nan,
+        "bits": sum(int((walk.first[name] != walk.last[name]).sum()) for name in distances),
+        "flip": flip, "until_flip": float((all_distances <= flip).sum()) if changes else np.nan, "flipped": bool(changes),
         "outside": outside,
         "radius": np.stack([to_numpy(values) for values in radius.values()]),
         "cosine": np.stack([to_numpy(values) for values in cosine.values()]),
-        "layers": [len(values) for values in places.values()],
+        "layers": [len(values) for values in distances.values()],
     }  # fmt: skip
-    return row, places
+    return row, distances
 
 
 def _dataset(rows: dict[str, list[dict[str, Any]]], strips: list[tuple[str, Any]], gates: list[str]) -> "xr.Dataset":
     import xarray as xr
 
     def table(name: str) -> Any:
-        return np.array([[one[name] for one in many] for many in rows.values()])
+        return np.array([[row[name] for row in path_rows] for path_rows in rows.values()])
 
-    by = ("path", "point")
-    plain = ("length", "crossings", "bits", "first", "flip", "until_flip", "flipped", "outside")
-    arrays: dict[str, Any] = {name: (by, table(name)) for name in plain}
-    arrays |= {name: ((*by, "gate", "place"), table(name)) for name in ("radius", "cosine")}
-    arrays["layer_crossings"] = ((*by, "gate"), table("layers"))
-    at = [
+    dims = ("path", "point")
+    scalars = ("length", "crossings", "bits", "first", "flip", "until_flip", "flipped", "outside")
+    arrays: dict[str, Any] = {name: (dims, table(name)) for name in scalars}
+    arrays |= {name: ((*dims, "gate", "place"), table(name)) for name in ("radius", "cosine")}
+    arrays["layer_crossings"] = ((*dims, "gate"), table("layers"))
+    crossings = [
         (name, layer, value) for name, places in strips for layer, values in places.items() for value in np.sort(values)
     ]
     for column, (name, kind) in enumerate((("strip_path", object), ("strip_layer", object), ("strip_at", float))):
-        arrays[name] = ("crossing", np.array([one[column] for one in at], dtype=kind))
+        arrays[name] = ("crossing", np.array([crossing[column] for crossing in crossings], dtype=kind))
     labels = {
         "path": np.array(list(rows), dtype=object), "gate": np.array(gates, dtype=object), "place": np.linspace(0, 1, PLACES),
     }  # fmt: skip
     return xr.Dataset(arrays, labels)
 
 
-def _known_mean(values: Any) -> float:
-    known = values[np.isfinite(values)]
-    return float(known.mean()) if len(known) else float("nan")
+def _finite_mean(values: Any) -> float:
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if len(finite) else float("nan")

@@ -18,7 +18,7 @@ from patchclamp.core.plain import from_plain
 from patchclamp.models.opened import OpenModel
 from patchclamp.polytopes.gates import by_row
 from patchclamp.polytopes.network import Network
-from patchclamp.polytopes.points import as_points, fitting, precision
+from patchclamp.polytopes.points import as_points, check_fit, precision
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,13 +83,13 @@ def affine_map(
     exact = network.is_exact(start)
     if soft == "frozen" or exact:
         network.require_frozen(start)
-    fitting(network, point, start)
+    check_fit(network, point, start)
     if exact or soft == "frozen":
         with guarded(torch.no_grad()):
             states = network.states(point, start)
         A, c = frozen_map(network, point, states, start)
         return AffineMap(A, c, "exact" if exact else "frozen")
-    A = _by_outputs(lambda rows: network.run(rows, start), point)
+    A = _derivative_by_outputs(lambda rows: network.run(rows, start), point)
     with guarded(torch.no_grad()):
         c = network.run(point, start).flatten() - A @ point.flatten()
     return AffineMap(A, c, "jacobian")
@@ -109,10 +109,10 @@ def affine_parts(function: Callable[[Tensor], Tensor], point: Tensor) -> tuple[T
     """
     with guarded(torch.no_grad()):
         c = function(torch.zeros_like(point)).flatten()
-    return (_by_inputs if point.numel() <= len(c) else _by_outputs)(function, point), c
+    return (_derivative_by_inputs if point.numel() <= len(c) else _derivative_by_outputs)(function, point), c
 
 
-def _by_inputs(function: Any, point: Tensor) -> Tensor:
+def _derivative_by_inputs(function: Any, point: Tensor) -> Tensor:
     """The derivative ``[out, in]``, one row of a batch for each input; not a difference, which a large ``c`` would swallow."""
     basis = torch.eye(point.numel(), dtype=point.dtype, device=point.device).reshape(-1, *point.shape[1:])
     with guarded(torch.no_grad(), forward_ad.dual_level()):
@@ -120,13 +120,13 @@ def _by_inputs(function: Any, point: Tensor) -> Tensor:
     return torch.zeros_like(by_row(values).T) if slopes is None else by_row(slopes).T.contiguous()
 
 
-def _by_outputs(function: Any, point: Tensor) -> Tensor:
+def _derivative_by_outputs(function: Any, point: Tensor) -> Tensor:
     """The derivative ``[out, in]``, one row of a batch for each output."""
     with guarded(torch.enable_grad()):
         units = function(point.detach()).numel()
         rows = point.detach().expand(units, *point.shape[1:]).clone().requires_grad_()
-        own = by_row(function(rows)).diagonal().sum()
-        (gradient,) = torch.autograd.grad(own, rows)
+        outputs = by_row(function(rows)).diagonal().sum()
+        (gradient,) = torch.autograd.grad(outputs, rows)
     return gradient.flatten(1)
 
 
@@ -139,16 +139,16 @@ def map_distance(first: AffineMap | Tensor, second: AffineMap | Tensor) -> dict[
         the root mean square of the two norms; ``cosine`` of the two as vectors; ``top``: the difference's largest singular value
         over the first map's.
     """
-    a, b = (one.A if isinstance(one, AffineMap) else one for one in (first, second))
+    a, b = (item.A if isinstance(item, AffineMap) else item for item in (first, second))
     if a.shape != b.shape:
         raise InputError(f"maps have the shapes {tuple(a.shape)} and {tuple(b.shape)}")
     a, b = a.double(), b.double()
     norms = a.norm(), b.norm()
-    apart = (a - b).norm()
+    difference = (a - b).norm()
     spectral = torch.linalg.matrix_norm(a, 2)
     return {
-        "frobenius": float(apart),
-        "relative": float(apart / ((norms[0] ** 2 + norms[1] ** 2) / 2).sqrt()),
+        "frobenius": float(difference),
+        "relative": float(difference / ((norms[0] ** 2 + norms[1] ** 2) / 2).sqrt()),
         "cosine": float((a * b).sum() / (norms[0] * norms[1])),
         "top": float(torch.linalg.matrix_norm(a - b, 2) / spectral),
     }
@@ -165,16 +165,16 @@ def region_maps(model: OpenModel, line: "Segment") -> list[AffineMap]:
         raise InputError("a sampled segment does not know its regions; make it with method='exact'")
     if line.plain_record()["model"]["weights_sha256"] != model.weights_digest():
         raise InputError("the segment was walked on another network than this one, or on other weights")
-    said = from_plain(line.record["parameters"], line.tensors)
-    start, dtype = said["start"], said["dtype"]
-    point = as_points(model, [said["a"]], dtype)
+    parameters = from_plain(line.record["parameters"], line.tensors)
+    start, dtype = parameters["start"], parameters["dtype"]
+    point = as_points(model, [parameters["a"]], dtype)
     network = Network.of(model).cast(precision(model, dtype))
     codes = line.codes()
-    found = []
+    maps = []
     for region in range(len(line.edges) - 1):
         states = {name: torch.from_numpy(code[region]).long().to(point.device)[None] for name, code in codes.items()}
-        found.append(AffineMap(*frozen_map(network, point, states, start), "exact"))
-    return found
+        maps.append(AffineMap(*frozen_map(network, point, states, start), "exact"))
+    return maps
 
 
 @checked

@@ -41,16 +41,16 @@ def attack(
     Args:
         model: A classifier of tensors: ``[row, *shape] -> [row, class]``.
         points: ``[point, *shape]``.
-        labels: Of each point, ``[point]``.
+        labels: The class of each point, ``[point]``.
         eps: Radius of the ball.
         method: ``"fgsm"``: one step of length ``eps`` along the gradient (its sign for ``"linf"``; Goodfellow et al. 2015).
             ``"pgd"``: many, each projected back into the ball; of the points on the way the one of largest loss is kept
             (Madry et al. 2018).
-        norm: Of the ball: the largest coordinate, or Euclidean.
-        steps: Of PGD.
+        norm: The norm of the ball: the largest coordinate, or Euclidean.
+        steps: The number of steps of PGD.
         rate: Length of a step of PGD; ``2.5 eps / steps`` by default.
         box: Smallest and largest coordinate of the results, as ``(0, 1)`` for images.
-        seed: Of a random start inside the ball for PGD; None starts at the point.
+        seed: The seed of a random start inside the ball for PGD; None starts at the point.
         lower: Make the loss smaller instead: a control as sensitive as an attack, which attacks nothing.
 
     Returns:
@@ -60,21 +60,21 @@ def attack(
         InputError: ``eps``, ``rate`` or ``steps`` is not positive, labels are missing or no classes, or a point is outside the box.
         ModelError: The network is no classifier.
     """
-    x, truth = classified(model, points, labels, box)
+    x, truth = classifier_inputs(model, points, labels, box)
     check_attack(eps, method, norm, steps, rate)
     if method == "fgsm":
-        found = [
-            _clipped(rows + _steepest(_slope(model, rows, own, lower)[1], norm) * eps, box)
-            for rows, own in zip(x.split(BATCH), truth.split(BATCH), strict=True)
+        batches = [
+            _clip(rows + _steepest_direction(_log_odds_gradient(model, rows, row_labels, lower)[1], norm) * eps, box)
+            for rows, row_labels in zip(x.split(BATCH), truth.split(BATCH), strict=True)
         ]
-        return torch.cat(found)
+        return torch.cat(batches)
     generator = None if seed is None else torch.Generator().manual_seed(seed)
-    length = 2.5 * eps / steps if rate is None else rate
-    found = []
-    for rows, own in zip(x.split(BATCH), truth.split(BATCH), strict=True):
-        begin = rows if generator is None else _clipped(rows + _inside(rows, eps, norm, generator), box)
-        found.append(_climbed(model, rows, begin, own, eps, norm, steps, length, box, lower))
-    return torch.cat(found)
+    step_length = 2.5 * eps / steps if rate is None else rate
+    batches = []
+    for rows, row_labels in zip(x.split(BATCH), truth.split(BATCH), strict=True):
+        starts = rows if generator is None else _clip(rows + _random_in_ball(rows, eps, norm, generator), box)
+        batches.append(_ascend(model, rows, starts, row_labels, eps, norm, steps, step_length, box, lower))
+    return torch.cat(batches)
 
 
 def check_attack(eps: float, method: str, norm: str, steps: int, rate: float | None) -> None:
@@ -100,15 +100,15 @@ def whole_labels(labels: Any) -> Tensor:
         InputError: They are no numbers.
     """
     try:
-        found: Tensor = tensor(labels)
+        label_tensor: Tensor = tensor(labels)
     except UnfitError as unfit:
         raise InputError(
             f"labels={shown(labels)} cannot be used; valid: whole numbers of outputs, from 0{unfit.reason}"
         ) from None
-    return found
+    return label_tensor
 
 
-def classified(
+def classifier_inputs(
     model: OpenModel, points: Any, labels: Any, box: tuple[float, float] | None = None
 ) -> tuple[Tensor, Tensor]:
     """Points and labels of a classifier, checked.
@@ -132,69 +132,69 @@ def classified(
         with guarded(torch.no_grad()):
             logits = logits_of(model.module(x[:1]))
     except RuntimeError as error:
-        said = str(error).strip().splitlines()[0]
-        raise InputError(f"the network takes no points of shape {tuple(x.shape[1:])}: {said}") from None
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"the network takes no points of shape {tuple(x.shape[1:])}: {reason}") from None
     if logits.dim() != 2 or logits.shape[1] < 2:
         raise ModelError(
             f"the network is no classifier: for one point it gives the shape {tuple(logits.shape)}, not [1, classes]"
         )
-    wrong = (truth < 0) | (truth >= logits.shape[1])
-    if bool(wrong.any()):
-        raise InputError(f"label {int(truth[wrong][0])} is outside the classes 0..{logits.shape[1] - 1}")
+    invalid = (truth < 0) | (truth >= logits.shape[1])
+    if bool(invalid.any()):
+        raise InputError(f"label {int(truth[invalid][0])} is outside the classes 0..{logits.shape[1] - 1}")
     return x, truth.long()
 
 
-def _slope(model: OpenModel, x: Tensor, truth: Tensor, lower: bool) -> tuple[Tensor, Tensor]:
-    """What is to grow, ``[point]``, and its gradient: the log-odds against the label, or minus that.
+def _log_odds_gradient(model: OpenModel, x: Tensor, truth: Tensor, lower: bool) -> tuple[Tensor, Tensor]:
+    """The objective that the attack raises, ``[point]``, and its gradient: the log-odds against the label, or minus that.
 
     The cross-entropy is their softplus: it grows with them, but its gradient vanishes where the network is sure.
     """
     with guarded(torch.enable_grad()):
         rows = x.detach().requires_grad_()
         logits = logits_of(model.module(rows))
-        own = F.one_hot(truth, logits.shape[1]).bool()
-        odds = logits.masked_fill(own, -torch.inf).logsumexp(1) - logits[own]
+        label_mask = F.one_hot(truth, logits.shape[1]).bool()
+        odds = logits.masked_fill(label_mask, -torch.inf).logsumexp(1) - logits[label_mask]
         odds = -odds if lower else odds
         (gradient,) = torch.autograd.grad(odds.sum(), rows)
     return odds.detach(), gradient
 
 
-def _steepest(gradient: Tensor, norm: str) -> Tensor:
-    """The step of length 1 along which the loss rises most."""
+def _steepest_direction(gradient: Tensor, norm: str) -> Tensor:
+    """The step of length 1 along which the loss rises the most."""
     if norm == "linf":
         return gradient.sign()
     return gradient / _lengths(gradient).clamp(min=1e-12)
 
 
-def _climbed(
-    model: OpenModel, centre: Tensor, begin: Tensor, truth: Tensor, eps: float, norm: str, steps: int, rate: float, box: Any,
+def _ascend(
+    model: OpenModel, centre: Tensor, start: Tensor, truth: Tensor, eps: float, norm: str, steps: int, rate: float, box: Any,
     lower: bool,
 ) -> Tensor:  # fmt: skip
-    at, best = begin, begin
-    most = torch.full_like(truth, -torch.inf, dtype=centre.dtype)
+    x, best = start, start
+    best_odds = torch.full_like(truth, -torch.inf, dtype=centre.dtype)
     for step in range(steps + 1):
-        odds, gradient = _slope(model, at, truth, lower)
-        better = (odds > most).reshape(-1, *[1] * (at.dim() - 1))
-        best, most = torch.where(better, at, best), torch.maximum(odds, most)
+        odds, gradient = _log_odds_gradient(model, x, truth, lower)
+        better = (odds > best_odds).reshape(-1, *[1] * (x.dim() - 1))
+        best, best_odds = torch.where(better, x, best), torch.maximum(odds, best_odds)
         if step < steps:
-            moved = at + rate * _steepest(gradient, norm)
-            at = _clipped(centre + _projected(moved - centre, eps, norm), box)
+            candidate = x + rate * _steepest_direction(gradient, norm)
+            x = _clip(centre + _project(candidate - centre, eps, norm), box)
     return best
 
 
-def _projected(offset: Tensor, eps: float, norm: str) -> Tensor:
+def _project(offset: Tensor, eps: float, norm: str) -> Tensor:
     if norm == "linf":
         return offset.clamp(-eps, eps)
     return offset * (eps / _lengths(offset).clamp(min=eps))
 
 
-def _inside(x: Tensor, eps: float, norm: str, generator: torch.Generator) -> Tensor:
-    """Uniform in the ball."""
+def _random_in_ball(x: Tensor, eps: float, norm: str, generator: torch.Generator) -> Tensor:
+    """Draw offsets that are uniform in the ball."""
     if norm == "linf":
         return (2 * torch.rand(x.shape, generator=generator).to(x) - 1) * eps
     direction = torch.randn(x.shape, generator=generator).to(x)
-    share = torch.rand(len(x), *[1] * (x.dim() - 1), generator=generator).to(x) ** (1 / x[0].numel())
-    return direction / _lengths(direction) * share * eps
+    radius = torch.rand(len(x), *[1] * (x.dim() - 1), generator=generator).to(x) ** (1 / x[0].numel())
+    return direction / _lengths(direction) * radius * eps
 
 
 def _lengths(x: Tensor) -> Tensor:
@@ -202,5 +202,5 @@ def _lengths(x: Tensor) -> Tensor:
     return lengths.reshape(-1, *[1] * (x.dim() - 1))
 
 
-def _clipped(x: Tensor, box: tuple[float, float] | None) -> Tensor:
+def _clip(x: Tensor, box: tuple[float, float] | None) -> Tensor:
     return x if box is None else x.clamp(*box)

@@ -19,7 +19,7 @@ from patchclamp.models.opened import OpenModel
 from patchclamp.polytopes.affine import affine_parts
 from patchclamp.polytopes.gates import Elementwise, MaxPool, NetworkGate, by_row
 from patchclamp.polytopes.network import Network
-from patchclamp.polytopes.points import as_points, prepared
+from patchclamp.polytopes.points import as_points, prepare_network
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,14 +46,14 @@ class Boundaries(DatasetResult):
     @property
     def nearest(self) -> np.ndarray[Any, Any]:
         """Exact distance of each point to the nearest boundary, ``[point]``."""
-        found: np.ndarray[Any, Any] = self.dataset["distance"].min("layer").values
-        return found
+        distances: np.ndarray[Any, Any] = self.dataset["distance"].min("layer").values
+        return distances
 
     @property
     def within(self) -> np.ndarray[Any, Any]:
         """Hyperplanes within each radius, over all layers: ``[point, radius]``."""
-        found: np.ndarray[Any, Any] = self.dataset["within"].sum("layer").values
-        return found
+        counts: np.ndarray[Any, Any] = self.dataset["within"].sum("layer").values
+        return counts
 
     def frame(self) -> "pd.DataFrame":
         """One row a point and layer: the distance, its neuron, and the hyperplanes within each radius."""
@@ -63,10 +63,10 @@ class Boundaries(DatasetResult):
         return table
 
     def __repr__(self) -> str:
-        near = self.nearest
+        gaps = self.nearest
         total = int(self.dataset["hyperplanes"].sum("layer").max())
         lines = [
-            f"{len(near)} points, {total} hyperplanes: the nearest at {np.median(near):.3g} (median), {near.mean():.3g} (mean)"
+            f"{len(gaps)} points, {total} hyperplanes: the nearest at {np.median(gaps):.3g} (median), {gaps.mean():.3g} (mean)"
         ]
         for radius, counts in zip(self.dataset["radius"].values, self.within.T, strict=True):
             lines.append(f"within {radius:g}: {counts.mean():.1f} hyperplanes (linear extrapolation)")
@@ -106,36 +106,38 @@ def boundaries(
     if not len(radii) or not all(0 < radius < np.inf for radius in radii):
         raise InputError(f"radii are positive numbers; got {list(radii)}")
     x = as_points(model, list(points), dtype)
-    network = prepared(model, x[:2], "the distance to a boundary", start, dtype)
+    network = prepare_network(model, x[:2], "the distance to a boundary", start, dtype)
     gates = [step.gate for step in network.after(start)[0] if step.gate is not None]
     if not gates:
         raise ModelError("the network has no gates there, so that it is one affine map without boundaries")
-    found = []
+    measurements = []
     with guarded(torch.no_grad()), task("boundaries", len(x), "points", show=progress) as bar:
         for point in x.split(1):
-            found.append(_of_point(network, point, gates, sorted(radii), start))
+            measurements.append(_measure_point(network, point, gates, sorted(radii), start))
             bar.advance()
     record, tensors = provenance(model, (), points=x.cpu(), radii=[float(radius) for radius in radii])
-    tensors["step"] = torch.stack([one[-1] for one in found]).reshape(x.shape).cpu()
-    return Boundaries(_dataset(found, [gate.name for gate in gates], sorted(radii)), record, tensors)
+    tensors["step"] = torch.stack([measurement[-1] for measurement in measurements]).reshape(x.shape).cpu()
+    return Boundaries(_dataset(measurements, [gate.name for gate in gates], sorted(radii)), record, tensors)
 
 
-def _dataset(found: list[Any], layers: list[str], radii: list[float]) -> "xr.Dataset":
+def _dataset(measurements: list[Any], layers: list[str], radii: list[float]) -> "xr.Dataset":
     import xarray as xr
 
-    distance, neuron, within, planes = (np.stack(values) for values in zip(*(one[:4] for one in found), strict=True))
-    by = ("point", "layer")
+    distance, neuron, within, planes = (
+        np.stack(values) for values in zip(*(measurement[:4] for measurement in measurements), strict=True)
+    )
+    dims = ("point", "layer")
     arrays: dict[str, Any] = {
-        "distance": (by, distance), "neuron": (by, neuron), "within": ((*by, "radius"), within),
-        "hyperplanes": (by, planes),
+        "distance": (dims, distance), "neuron": (dims, neuron), "within": ((*dims, "radius"), within),
+        "hyperplanes": (dims, planes),
     }  # fmt: skip
     return xr.Dataset(arrays, {"layer": np.array(layers, dtype=object), "radius": np.array(radii, dtype=float)})
 
 
-def _of_point(
+def _measure_point(
     network: Network, point: Tensor, gates: list[NetworkGate], radii: list[float], start: str | None
 ) -> tuple[Any, Any, Any, Any, Tensor]:
-    """Of one point: distance and neuron of each layer, counts, hyperplanes, and the step onto the nearest."""
+    """Measure one point: distance and neuron of each layer, counts, hyperplanes, and the step onto the nearest."""
     values = network.preactivations(point, start)
     sizes = [values[gate.name].numel() for gate in gates]
     if sum(sizes) * point.numel() > MEMORY:
@@ -148,24 +150,24 @@ def _of_point(
     distances, neurons, within, planes = [], [], [], []
     step = torch.full_like(point.flatten(), torch.inf)
     for gate, gradient in zip(gates, gradients.split(sizes), strict=True):
-        gap, normal, owner = hyperplanes(gate, values[gate.name], gradient)
+        gap, normal, owners = hyperplanes(gate, values[gate.name], gradient)
         lengths = normal.norm(dim=1)
-        away = torch.where(lengths > 0, gap.abs() / lengths, torch.inf)
-        least = int(away.argmin()) if len(away) else 0
-        nearest = float(away[least]) if len(away) else np.inf
+        plane_distances = torch.where(lengths > 0, gap.abs() / lengths, torch.inf)
+        closest = int(plane_distances.argmin()) if len(plane_distances) else 0
+        nearest = float(plane_distances[closest]) if len(plane_distances) else np.inf
         if nearest < float(step.norm()):
-            step = -gap[least] * normal[least] / lengths[least] ** 2
+            step = -gap[closest] * normal[closest] / lengths[closest] ** 2
         distances.append(nearest)
-        neurons.append(int(owner[least]) if len(away) else -1)
-        within.append([int((away <= radius).sum()) for radius in radii])
-        planes.append(len(away))
+        neurons.append(int(owners[closest]) if len(plane_distances) else -1)
+        within.append([int((plane_distances <= radius).sum()) for radius in radii])
+        planes.append(len(plane_distances))
     return np.array(distances), np.array(neurons), np.array(within), np.array(planes), step
 
 
 def _all_preactivations(network: Network, rows: Tensor, states: dict[str, Tensor], start: str | None) -> Tensor:
-    seen: list[Tensor] = []
-    network.frozen(rows, states, start, lambda _, z: seen.append(by_row(z)))
-    return torch.cat(seen, dim=1)
+    preactivations: list[Tensor] = []
+    network.frozen(rows, states, start, lambda _, z: preactivations.append(by_row(z)))
+    return torch.cat(preactivations, dim=1)
 
 
 def hyperplanes(gate: NetworkGate, z: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -174,21 +176,21 @@ def hyperplanes(gate: NetworkGate, z: Tensor, gradient: Tensor) -> tuple[Tensor,
     Args:
         gate: Piecewise linear.
         z: Its pre-activation at the point, ``[1, *shape]``.
-        gradient: Of each pre-activation, ``[neuron, in]``.
+        gradient: The gradient of each pre-activation, ``[neuron, in]``.
 
     Returns:
         Values at the point ``[plane]``, gradients ``[plane, in]`` and the neurons ``[plane]``.
     """
     flat = z.flatten()
-    every = torch.arange(len(flat), device=z.device)
+    neurons = torch.arange(len(flat), device=z.device)
     if isinstance(gate, MaxPool):
         # windows of the numbers of neurons say which neurons meet in a window; padding is below every number
-        members = gate.windows(every.reshape(z.shape).double())[0]
+        members = gate.windows(neurons.reshape(z.shape).double())[0]
         winner = members.gather(0, gate.state(z).reshape(1, -1)).expand_as(members)
-        apart = (members >= 0) & (members != winner)
-        pairs = torch.stack([winner[apart], members[apart]]).long().unique(dim=1)
+        rivals = (members >= 0) & (members != winner)
+        pairs = torch.stack([winner[rivals], members[rivals]]).long().unique(dim=1)
         return flat[pairs[0]] - flat[pairs[1]], gradient[pairs[0]] - gradient[pairs[1]], pairs[1]
     assert isinstance(gate, Elementwise)
-    edges = len(gate.breaks)
+    break_count = len(gate.breaks)
     gap = torch.cat([flat - edge for edge in gate.breaks])
-    return gap, gradient.repeat(edges, 1), every.repeat(edges)
+    return gap, gradient.repeat(break_count, 1), neurons.repeat(break_count)

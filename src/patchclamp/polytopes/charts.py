@@ -11,7 +11,7 @@ from torch import Tensor
 from patchclamp.core.errors import InputError
 from patchclamp.models.opened import OpenModel
 from patchclamp.polytopes.network import Network
-from patchclamp.polytopes.points import as_points, prepared
+from patchclamp.polytopes.points import as_points, prepare_network
 from patchclamp.polytopes.subdivision import Floats
 
 Box = tuple[tuple[float, float], tuple[float, float]]
@@ -28,8 +28,8 @@ class Chart:
 
     Attributes:
         origin: ``[*shape]`` float64.
-        u: As ``origin``.
-        v: As ``origin``.
+        u: The first axis, of the shape and type of ``origin``.
+        v: The second axis, likewise.
         marked: Coordinates of the points that it was made through, ``[point, 2]``.
     """
 
@@ -51,18 +51,18 @@ class Chart:
         if points is not None and axes is not None:
             raise InputError("give points or axes, not both")
         if points is not None:
-            return cls._through(as_points(model, _three(points, "points", "three points"), "float64"))
+            return cls._through(as_points(model, _check_three(points, "points", "three points"), "float64"))
         if axes is None:
-            one, other = torch.eye(2, dtype=torch.float64, device=model.device)
-            return cls(torch.zeros_like(one), one, other, np.zeros((0, 2)))
-        origin, u, v = as_points(model, _three(axes, "axes", "an origin and two directions"), "float64")
-        _independent(u, v, "the two directions")
+            first, second = torch.eye(2, dtype=torch.float64, device=model.device)
+            return cls(torch.zeros_like(first), first, second, np.zeros((0, 2)))
+        origin, u, v = as_points(model, _check_three(axes, "axes", "an origin and two directions"), "float64")
+        _check_independent(u, v, "the two directions")
         return cls(origin, u, v, np.zeros((0, 2)))
 
     @classmethod
     def _through(cls, points: Tensor) -> "Chart":
         first, to_second, to_third = points[0], points[1] - points[0], points[2] - points[0]
-        _independent(to_second, to_third, "the three points")
+        _check_independent(to_second, to_third, "the three points")
         length = to_second.norm()
         u = to_second / length
         along = (to_third * u).sum()
@@ -73,17 +73,17 @@ class Chart:
 
     def at(self, coordinates: Any) -> Tensor:
         """Points ``[row, *shape]`` of coordinates ``[row, 2]``."""
-        given = torch.as_tensor(np.asarray(coordinates, np.float64), device=self.origin.device)
-        x, y = (given[:, axis].reshape(-1, *[1] * self.origin.dim()) for axis in (0, 1))
+        values = torch.as_tensor(np.asarray(coordinates, np.float64), device=self.origin.device)
+        x, y = (values[:, axis].reshape(-1, *[1] * self.origin.dim()) for axis in (0, 1))
         return self.origin + x * self.u + y * self.v
 
-    def box(self, given: Any) -> Box:
+    def box(self, bounds: Any) -> Box:
         """A box of coordinates, checked; around the marked points by default.
 
         Raises:
             InputError: It is empty, not finite, no box, or missing where nothing is marked.
         """
-        if given is None:
+        if bounds is None:
             if not len(self.marked):
                 raise InputError(
                     "without points there is no box around them: pass box=((low, high), (low, high)), or a number r for "
@@ -94,42 +94,42 @@ class Chart:
             edges = np.stack([low - reach, high + reach], axis=1)
         else:
             try:
-                edges = np.asarray(given, np.float64)
+                edges = np.asarray(bounds, np.float64)
             except (TypeError, ValueError):
                 edges = np.zeros(0)
         if edges.ndim == 0:
             edges = np.array([[-edges, edges]] * 2)
         if edges.shape != (2, 2):
             raise InputError(
-                f"a box is ((low, high), (low, high)) in coordinates of the plane, or one number; not {given!r}"
+                f"a box is ((low, high), (low, high)) in coordinates of the plane, or one number; not {bounds!r}"
             )
         if not np.isfinite(edges).all():
-            raise InputError(f"the box {given!r} is not finite")
+            raise InputError(f"the box {bounds!r} is not finite")
         size, reach = edges[:, 1] - edges[:, 0], np.abs(edges).max()
         if (size > 0).all() and not (size > 1e-12 * max(reach, 1e-140)).all():
-            raise InputError(f"the box {given!r} is too small for numbers in float64 to tell its points apart")
+            raise InputError(f"the box {bounds!r} is too small for numbers in float64 to tell its points apart")
         if not (edges[:, 0] < edges[:, 1]).all():
-            raise InputError(f"the box {given!r} is empty: low must be below high")
+            raise InputError(f"the box {bounds!r} is empty: low must be below high")
         (left, right), (bottom, top) = edges.tolist()
         return (left, right), (bottom, top)
 
 
 def corners(box: Box) -> Floats:
-    """Of a box, counterclockwise ``[4, 2]``."""
+    """The corners of a box, counterclockwise, ``[4, 2]``."""
     (left, right), (bottom, top) = box
     return np.array([[left, bottom], [right, bottom], [right, top], [left, top]])
 
 
-def ready(
+def prepare_plane(
     model: OpenModel, points: Any, axes: Any, box: Any, start: str | None, what: str
 ) -> tuple[Network, Chart, Box]:
     """The network in float64, the plane and the box, all checked before any work."""
     chart = Chart.of(model, points, axes)
     window = chart.box(box)
-    return prepared(model, chart.at(corners(window)), what, start, "float64"), chart, window
+    return prepare_network(model, chart.at(corners(window)), what, start, "float64"), chart, window
 
 
-def named(names: Any, chart: Chart) -> list[str]:
+def point_labels(names: Any, chart: Chart) -> list[str]:
     """A name for each marked point.
 
     Raises:
@@ -140,20 +140,20 @@ def named(names: Any, chart: Chart) -> list[str]:
     return [str(name) for name in (range(len(chart.marked)) if names is None else names)]
 
 
-def kept(points: Any) -> Tensor | None:
-    """Points as they are written into a record."""
+def stack_points(points: Any) -> Tensor | None:
+    """Points as one tensor, for a record."""
     return None if points is None else torch.stack([torch.as_tensor(np.asarray(p)).detach().cpu() for p in points])
 
 
-def _three(given: Any, name: str, what: str) -> Sequence[Any]:
-    several = list(given)
-    if len(several) != 3:
-        raise InputError(f"{name} must be {what}; got {len(several)}")
-    return several
+def _check_three(values: Any, name: str, what: str) -> Sequence[Any]:
+    triple = list(values)
+    if len(triple) != 3:
+        raise InputError(f"{name} must be {what}; got {len(triple)}")
+    return triple
 
 
-def _independent(u: Tensor, v: Tensor, what: str) -> None:
-    gram = torch.stack([u.flatten(), v.flatten()])
-    values = torch.linalg.svdvals(gram)
-    if float(values[1]) <= _COLLINEAR * float(values[0]):
+def _check_independent(u: Tensor, v: Tensor, what: str) -> None:
+    vectors = torch.stack([u.flatten(), v.flatten()])
+    singular_values = torch.linalg.svdvals(vectors)
+    if float(singular_values[1]) <= _COLLINEAR * float(singular_values[0]):
         raise InputError(f"{what} lie on one line; they must span a plane")

@@ -22,7 +22,7 @@ from patchclamp.polytopes.codes import Labels
 from patchclamp.polytopes.gates import by_row
 from patchclamp.polytopes.network import Network
 from patchclamp.polytopes.partitions import Algorithm
-from patchclamp.polytopes.points import as_points, fitting
+from patchclamp.polytopes.points import as_points, check_fit
 from patchclamp.polytopes.recording import activation_name, row_labels
 from patchclamp.polytopes.soft import ACTIVATIONS
 
@@ -55,17 +55,17 @@ def cluster(
         model: A language model, or a network that torch.fx can follow.
         inputs: Prompts, or points ``[row, *shape]``.
         layer: Number of a language model's layer, or name of a network's gate.
-        at: Which tokens of a language model are rows; all but the first by default.
+        at: The tokens of a language model that are rows; all but the first by default.
         labels: One a row, or one a prompt; by default a language model's rows have their tokens as labels.
         name: The activation, whose soft code is made; by default the layer's own, None for hard codes alone.
         others: As for :func:`patchclamp.polytopes.cluster`, as are all that follow.
-        algorithms: Of ``"k-means"``, ``"ward"``, ``"hdbscan"``.
+        algorithms: One or more of ``"k-means"``, ``"ward"``, ``"hdbscan"``.
         k: Clusters of k-means and Ward.
         least: Smaller clusters do not count.
         pca: Cluster in this many principal components; None for the form itself.
         examples: A text for each row.
         groups: Rows that belong together; by default those of one prompt of a language model.
-        seed: Of k-means, of half-samples and of shuffles.
+        seed: The seed of k-means, of half-samples and of shuffles.
         progress: True for a bar, a function for events.
 
     Raises:
@@ -77,10 +77,10 @@ def cluster(
         "progress": progress,
     }  # fmt: skip
     if model.sites.layers:
-        before, after, wanted, prompts = _of_tokens(model, inputs, layer, at, labels, progress)
+        before, after, label_columns, prompts = _record_tokens(model, inputs, layer, at, labels, progress)
         kind = activation_name(model) if name == AS_LAYER else name
         return clusters.cluster(
-            before, after, wanted, name=kind, groups=prompts if groups is None else groups, **options
+            before, after, label_columns, name=kind, groups=prompts if groups is None else groups, **options
         )
     network = Network.of(model)
     names = [gate.name for gate in network.gates]
@@ -90,7 +90,7 @@ def cluster(
         x = as_points(model, list(read_points(inputs)))
     except UnfitError as unfit:
         raise InputError(unfit.message("cluster", "inputs", inputs)) from None
-    fitting(network, x[:2])
+    check_fit(network, x[:2])
     with guarded(torch.no_grad()):
         z, activations = network.gated(x)[str(layer)]
     if name == AS_LAYER:
@@ -99,7 +99,7 @@ def cluster(
     return clusters.cluster(by_row(z), by_row(activations), labels, name=name, groups=groups, **options)
 
 
-def _of_tokens(
+def _record_tokens(
     model: OpenModel, inputs: Any, layer: str | int, at: At, labels: Labels, progress: bool | Listener | None
 ) -> tuple[Tensor, Tensor, dict[str, Any], Any]:
     """Pre-activations and activations ``[row, neuron]`` of a language model's layer, their labels, and each row's prompt."""
@@ -108,7 +108,7 @@ def _of_tokens(
     sites = [f"mlp_pre.{layer}", f"mlp_act.{layer}"]
     acts = record(model, inputs, sites, at, progress=progress)
     before, after = (site_rows(acts, Site.parse(site), "keep") for site in sites)
-    places = list(zip(before.prompt.tolist(), before.position.tolist(), strict=True))
-    named = row_labels(model.prompts(inputs), places, labels)
-    wanted = {name: values for name, values in named.items() if name not in ("prompt", "position")}
-    return before.x.float(), after.x.float(), wanted, named["prompt"]
+    positions = list(zip(before.prompt.tolist(), before.position.tolist(), strict=True))
+    columns = row_labels(model.prompts(inputs), positions, labels)
+    label_columns = {name: values for name, values in columns.items() if name not in ("prompt", "position")}
+    return before.x.float(), after.x.float(), label_columns, columns["prompt"]

@@ -20,7 +20,7 @@ from patchclamp.core.kinds import Groups, Seed
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult, record_of_arrays
 from patchclamp.polytopes.codes import Labels, named_labels
-from patchclamp.polytopes.partitions import Algorithm, Partition, matched, partition, reduced
+from patchclamp.polytopes.partitions import Algorithm, Partition, match, partition, reduce
 from patchclamp.polytopes.purity import SCORES, halves, scores
 from patchclamp.polytopes.soft import activation
 
@@ -36,9 +36,9 @@ RESERVED = frozenset({
 })  # fmt: skip
 """Names of what a result holds."""
 DRAWS = 24
-"""Half-samples, for intervals."""
+"""The number of half-samples, for intervals."""
 SHUFFLES = 8
-"""Of the labels, for the control."""
+"""The number of shuffles of the labels, for the control."""
 
 
 @dataclass(eq=False)
@@ -73,33 +73,35 @@ class Clusters(DatasetResult):
 
     def matched(self, algorithm: str) -> tuple[int, float]:
         """On how many clusters and what share of the rows the forms are compared."""
-        one = self.dataset.sel(algorithm=algorithm)
-        form = next((form for form in self.forms if form in FORMS and int(one["count"].sel(form=form))), self.forms[0])
-        return int(one["count"].sel(form=form)), float(one["coverage"].sel(form=form))
+        results = self.dataset.sel(algorithm=algorithm)
+        form = next(
+            (form for form in self.forms if form in FORMS and int(results["count"].sel(form=form))), self.forms[0]
+        )
+        return int(results["count"].sel(form=form)), float(results["coverage"].sel(form=form))
 
     def is_matched(self, algorithm: str, form: str) -> bool:
         """Whether a form has as many clusters and rows as it is compared on; some controls have fewer."""
-        one = self.dataset.sel(algorithm=algorithm, form=form)
-        return (int(one["count"]), float(one["coverage"])) == self.matched(algorithm)
+        results = self.dataset.sel(algorithm=algorithm, form=form)
+        return (int(results["count"]), float(results["coverage"])) == self.matched(algorithm)
 
-    def _own(self, algorithm: str, form: str) -> str:
-        one = self.dataset.sel(algorithm=algorithm, form=form)
-        return f"only {int(one['count'])} clusters of {100 * float(one['coverage']):.0f} %"
+    def _size_note(self, algorithm: str, form: str) -> str:
+        results = self.dataset.sel(algorithm=algorithm, form=form)
+        return f"only {int(results['count'])} clusters of {100 * float(results['coverage']):.0f} %"
 
     def __repr__(self) -> str:
         lines = [f"Clusters of {self.dataset.sizes['row']} rows, in {len(self.forms)} forms"]
         for algorithm in self.algorithms:
-            one = self.dataset.sel(algorithm=algorithm)
+            results = self.dataset.sel(algorithm=algorithm)
             count, coverage = self.matched(algorithm)
             lines.append(f"{algorithm}: {count} clusters of {100 * coverage:.0f} % of the rows, in every form")
             for labels in self.label_names:
                 for form in self.forms:
-                    here = one.sel(labels=labels, form=form)
-                    shown = [f"{score} {float(here['value'].sel(score=score)):.3f}" for score in SCORES]
-                    chance = float(here["shuffled"].sel(score="purity"))
-                    fewer = "" if self.is_matched(algorithm, form) else f"; {self._own(algorithm, form)}"
+                    cell = results.sel(labels=labels, form=form)
+                    parts = [f"{score} {float(cell['value'].sel(score=score)):.3f}" for score in SCORES]
+                    chance = float(cell["shuffled"].sel(score="purity"))
+                    note = "" if self.is_matched(algorithm, form) else f"; {self._size_note(algorithm, form)}"
                     lines.append(
-                        f"  {labels}, {form}: {', '.join(shown)} (purity of shuffled labels {chance:.3f}{fewer})"
+                        f"  {labels}, {form}: {', '.join(parts)} (purity of shuffled labels {chance:.3f}{note})"
                     )
         return "\n".join(lines)
 
@@ -123,9 +125,11 @@ class Clusters(DatasetResult):
         """
         if to not in self.forms:
             raise InputError(unknown("form", to, self.forms))
-        apart = self.dataset[["value", "half"]] - self.dataset[["value", "half"]].sel(form=to)
-        spread = 1.96 * apart["half"].std("draw", ddof=1)
-        table = apart.drop_vars("half").assign(low=apart["value"] - spread, high=apart["value"] + spread)
+        differences = self.dataset[["value", "half"]] - self.dataset[["value", "half"]].sel(form=to)
+        spread = 1.96 * differences["half"].std("draw", ddof=1)
+        table = differences.drop_vars("half").assign(
+            low=differences["value"] - spread, high=differences["value"] + spread
+        )
         rows = table.drop_sel(form=to).to_dataframe().reset_index()
         return rows[["algorithm", "form", "labels", "score", "value", "low", "high"]]
 
@@ -136,10 +140,10 @@ class Clusters(DatasetResult):
 
         Args:
             algorithm: How the rows were clustered.
-            form: Of the rows.
-            labels: Which labels; the first by default.
-            most: How many clusters.
-            examples: How many examples of each.
+            form: The form of the rows that was clustered.
+            labels: The labels to describe clusters by; the first by default.
+            most: The largest number of clusters.
+            examples: The number of examples of each cluster.
 
         Raises:
             InputError: There is no such algorithm, form or labels.
@@ -149,22 +153,26 @@ class Clusters(DatasetResult):
         for kind, name, names in (("algorithm", algorithm, self.algorithms), ("form", form, self.forms)):
             if name not in names:
                 raise InputError(unknown(kind, name, names))
-        chosen = self.label_names[0] if labels is None else labels
-        if chosen not in self.label_names:
-            raise InputError(unknown("labels", chosen, self.label_names))
-        one = self.dataset.sel(algorithm=algorithm, form=form)
-        cluster, marks, distance = one["cluster"].values, self.dataset[chosen].values, one["distance"].values
-        texts = self.dataset["example"].values if "example" in self.dataset else marks
+        label_name = self.label_names[0] if labels is None else labels
+        if label_name not in self.label_names:
+            raise InputError(unknown("labels", label_name, self.label_names))
+        results = self.dataset.sel(algorithm=algorithm, form=form)
+        cluster, row_labels, distance = (
+            results["cluster"].values,
+            self.dataset[label_name].values,
+            results["distance"].values,
+        )
+        texts = self.dataset["example"].values if "example" in self.dataset else row_labels
         numbers, sizes = np.unique(cluster[cluster >= 0], return_counts=True)
         rows = []
         for number, size in sorted(zip(numbers, sizes, strict=True), key=lambda pair: (-pair[1], pair[0]))[:most]:
             members = np.flatnonzero(cluster == number)
-            seen, counts = np.unique(marks[members], return_counts=True)
+            label_values, counts = np.unique(row_labels[members], return_counts=True)
             common = np.argsort(-counts, kind="stable")[:3]
             nearest = members[np.argsort(distance[members], kind="stable")[:examples]]
             rows.append({
                 "cluster": int(number), "size": int(size), "purity": float(counts.max() / size),
-                "labels": ", ".join(f"{seen[i]} ({counts[i]})" for i in common),
+                "labels": ", ".join(f"{label_values[i]} ({counts[i]})" for i in common),
                 "rows": nearest.tolist(), "examples": [str(texts[i]) for i in nearest],
             })  # fmt: skip
         return pd.DataFrame(rows, columns=["cluster", "size", "purity", "labels", "rows", "examples"])
@@ -196,13 +204,13 @@ def cluster(
         name: The activation, whose soft code is made; None for hard codes alone.
         others: More forms of the same rows, such as an untrained model's codes, each ``[row, d]``. They are matched too, but
             where one has fewer clusters or rows than the forms above, it keeps them.
-        algorithms: Of ``"k-means"``, ``"ward"``, ``"hdbscan"``.
+        algorithms: One or more of ``"k-means"``, ``"ward"``, ``"hdbscan"``.
         k: Clusters of k-means and Ward; by default as many as the first labels, at most a tenth of the rows.
         least: Smaller clusters do not count: their rows are not covered.
         pca: Cluster in this many principal components of each form; None for the form itself.
         examples: A text for each row, for the cards.
         groups: Rows that belong together, such as those of one document; intervals are over groups.
-        seed: Of k-means, of half-samples and of shuffles.
+        seed: The seed of k-means, of half-samples and of shuffles.
         progress: True for a bar, a function for events.
 
     Raises:
@@ -210,7 +218,7 @@ def cluster(
     """
     forms = _forms(preactivations, activations, name, others or {})
     count = len(preactivations)
-    named = _labels(labels, count)
+    label_columns = _read_labels(labels, count)
     if not len(algorithms):
         raise InputError(f"algorithms is empty; valid: {', '.join(get_args(Algorithm))}")
     for algorithm in algorithms:
@@ -219,102 +227,104 @@ def cluster(
     for what, values in (("examples", examples), ("groups", groups)):
         if values is not None and len(values) != count:
             raise InputError(f"{what} are one a row: got {len(values)} for {count} rows")
-    kinds = len(np.unique(next(iter(named.values()))))
-    wanted = max(2, min(kinds, count // 10)) if k is None else k
-    if not 2 <= wanted <= count:
-        raise InputError(f"k = {wanted} clusters of {count} rows: from 2 to the number of rows is possible")
+    class_count = len(np.unique(next(iter(label_columns.values()))))
+    n_clusters = max(2, min(class_count, count // 10)) if k is None else k
+    if not 2 <= n_clusters <= count:
+        raise InputError(f"k = {n_clusters} clusters of {count} rows: from 2 to the number of rows is possible")
     if not 1 <= least <= count:
         raise InputError(f"least = {least}: a cluster that counts has 1 row or more, at most all {count}")
     if pca is not None and pca < 1:
         raise InputError(f"pca = {pca}: 1 component or more, or None for the form itself")
-    own = np.arange(count) if groups is None else np.asarray(groups)
-    found: dict[str, dict[str, Partition]] = {}
+    row_groups = np.arange(count) if groups is None else np.asarray(groups)
+    partitions: dict[str, dict[str, Partition]] = {}
     with task("cluster", len(forms) * len(algorithms), "clusterings", show=progress) as bar:
-        points = {form: reduced(values, pca, seed) for form, values in forms.items()}
+        points = {form: reduce(values, pca, seed) for form, values in forms.items()}
         for algorithm in algorithms:
-            found[algorithm] = {}
-            for form, own_points in points.items():
-                found[algorithm][form] = partition(own_points, algorithm, wanted, least, seed)
+            partitions[algorithm] = {}
+            for form, form_points in points.items():
+                partitions[algorithm][form] = partition(form_points, algorithm, n_clusters, least, seed)
                 bar.advance()
-    dataset = _scored(found, named, own, seed)
+    dataset = _score(partitions, label_columns, row_groups, seed)
     if examples is not None:
         dataset = dataset.assign_coords(example=("row", np.array(examples, dtype=object)))
-    said = {
-        "rows": count, "k": wanted, "least": least, "pca": pca, "seed": seed, "activation": name, "grouped": groups is not None,
+    parameters = {
+        "rows": count, "k": n_clusters, "least": least, "pca": pca, "seed": seed, "activation": name, "grouped": groups is not None,
         "digest": digest(*(torch.from_numpy(values) for values in forms.values())),
     }  # fmt: skip
-    return Clusters(dataset, record_of_arrays(said))
+    return Clusters(dataset, record_of_arrays(parameters))
 
 
 def _forms(z: Tensor, act: Tensor, name: str | None, others: Mapping[str, Tensor]) -> dict[str, Any]:
     """Every form, as float32 ``[row, d]``."""
-    row = None if name is None else activation(name)
+    activation_code = None if name is None else activation(name)
     if z.shape != act.shape:
         raise InputError(f"pre-activations {tuple(z.shape)} and activations {tuple(act.shape)} must have one shape")
-    found = {"hard code": (z > 0).float()}
-    if row is not None and row.soft is not None:
-        found["soft code"] = row.code(z)
-    found |= {
+    forms = {"hard code": (z > 0).float()}
+    if activation_code is not None and activation_code.soft is not None:
+        forms["soft code"] = activation_code.code(z)
+    forms |= {
         "pre-activation": z,
         "activation": act,
         "unit norm": act / act.norm(dim=-1, keepdim=True).clamp(min=1e-12),
     }
     for other, values in others.items():
-        if other in found:
+        if other in forms:
             raise InputError(f"{other!r} is a form of its own; call yours otherwise")
-        found[other] = values
-    for form, values in found.items():
+        forms[other] = values
+    for form, values in forms.items():
         if values.dim() != 2 or len(values) != len(z):
             raise InputError(f"{form!r} must be [row, d] with {len(z)} rows; got {tuple(values.shape)}")
         if not bool(torch.isfinite(values).all()):
             raise InputError(f"{form!r} holds NaN or infinite numbers")
-    return {form: values.detach().float().cpu().numpy() for form, values in found.items()}
+    return {form: values.detach().float().cpu().numpy() for form, values in forms.items()}
 
 
-def _labels(labels: Labels, count: int) -> dict[str, Any]:
+def _read_labels(labels: Labels, count: int) -> dict[str, Any]:
     if labels is None or not len(labels):
         raise InputError("clusters are scored against labels; give one a row, such as classes or tokens")
     return named_labels(labels, count, RESERVED)
 
 
-def _scored(found: dict[str, dict[str, Partition]], named: dict[str, Any], groups: Any, seed: int) -> "xr.Dataset":
+def _score(
+    partitions: dict[str, dict[str, Partition]], label_columns: dict[str, Any], groups: Any, seed: int
+) -> "xr.Dataset":
     import xarray as xr
 
-    algorithms, forms = list(found), list(next(iter(found.values())))
+    algorithms, forms = list(partitions), list(next(iter(partitions.values())))
     count = len(groups)
-    shape = (len(named), len(algorithms), len(forms), len(SCORES))
+    shape = (len(label_columns), len(algorithms), len(forms), len(SCORES))
     value, shuffled, unmatched = (np.full(shape, np.nan) for _ in range(3))
     half = np.full((*shape, DRAWS), np.nan)
-    member, distance = np.full((*shape[1:3], count), -1), np.full((*shape[1:3], count), np.nan)
+    clusters, distance = np.full((*shape[1:3], count), -1), np.full((*shape[1:3], count), np.nan)
     for m, algorithm in enumerate(algorithms):
-        same = matched(found[algorithm], FORMS)
+        matches = match(partitions[algorithm], FORMS)
         for f, form in enumerate(forms):
-            member[m, f], distance[m, f] = same[form].cluster, same[form].distance
-            for number, marks in enumerate(named.values()):
-                draw = np.random.default_rng(seed)
-                value[number, m, f] = scores(member[m, f], marks)
-                unmatched[number, m, f] = scores(found[algorithm][form].cluster, marks)
-                half[number, m, f] = halves(member[m, f], marks, groups, DRAWS, draw).T
+            clusters[m, f], distance[m, f] = matches[form].cluster, matches[form].distance
+            for number, row_labels in enumerate(label_columns.values()):
+                generator = np.random.default_rng(seed)
+                value[number, m, f] = scores(clusters[m, f], row_labels)
+                unmatched[number, m, f] = scores(partitions[algorithm][form].cluster, row_labels)
+                half[number, m, f] = halves(clusters[m, f], row_labels, groups, DRAWS, generator).T
                 shuffled[number, m, f] = np.mean(
-                    [scores(member[m, f], draw.permutation(marks)) for _ in range(SHUFFLES)], axis=0
+                    [scores(clusters[m, f], generator.permutation(row_labels)) for _ in range(SHUFFLES)], axis=0
                 )
     spread = 1.96 * half.std(-1, ddof=1)
     dims = ("labels", "algorithm", "form", "score")
-    raw = [[found[algorithm][form] for form in forms] for algorithm in algorithms]
-    pair = ("algorithm", "form")
+    raw = [[partitions[algorithm][form] for form in forms] for algorithm in algorithms]
+    pair_dims = ("algorithm", "form")
     return xr.Dataset(
         {
             "value": (dims, value), "low": (dims, value - spread), "high": (dims, value + spread), "shuffled": (dims, shuffled),
             "unmatched": (dims, unmatched), "half": ((*dims, "draw"), half),
-            "cluster": (("algorithm", "form", "row"), member), "distance": (("algorithm", "form", "row"), distance),
-            "found": (pair, np.array([[part.count for part in row] for row in raw])),
-            "covered": (pair, np.array([[float((part.cluster >= 0).mean()) for part in row] for row in raw])),
-            "count": (pair, np.array([[len(np.unique(own[own >= 0])) for own in row] for row in member])),
-            "coverage": (pair, (member >= 0).mean(-1)),
+            "cluster": (("algorithm", "form", "row"), clusters), "distance": (("algorithm", "form", "row"), distance),
+            "found": (pair_dims, np.array([[part.count for part in row] for row in raw])),
+            "covered": (pair_dims, np.array([[float((part.cluster >= 0).mean()) for part in row] for row in raw])),
+            "count": (pair_dims, np.array([[len(np.unique(ids[ids >= 0])) for ids in row] for row in clusters])),
+            "coverage": (pair_dims, (clusters >= 0).mean(-1)),
         },
         {
-            "labels": np.array(list(named), dtype=object), "algorithm": np.array(algorithms, dtype=object),
+            "labels": np.array(list(label_columns), dtype=object), "algorithm": np.array(algorithms, dtype=object),
             "form": np.array(forms, dtype=object), "score": np.array(SCORES, dtype=object),
-            **{name: ("row", marks) for name, marks in named.items()},
+            **{name: ("row", row_labels) for name, row_labels in label_columns.items()},
         },
     )  # fmt: skip

@@ -43,7 +43,7 @@ class CodeDirection:
     """
 
     vectors: Mapping[str, Tensor]
-    """Of each layer, ``[*shape]`` in float64, in the order of the forward pass."""
+    """The direction in each layer, ``[*shape]`` in float64, in the order of the forward pass."""
     middle: Mapping[str, Tensor]
     """Halfway between the two mean codes, from where scores are measured."""
 
@@ -57,7 +57,7 @@ class CodeDirection:
         Raises:
             InputError: There is no such layer.
         """
-        return self._of(list(self.vectors)[self._place(name) :])
+        return self._select(list(self.vectors)[self._index(name) :])
 
     @checked
     def layer(self, name: str) -> "CodeDirection":
@@ -66,7 +66,7 @@ class CodeDirection:
         Raises:
             InputError: There is no such layer.
         """
-        return self._of([list(self.vectors)[self._place(name)]])
+        return self._select([list(self.vectors)[self._index(name)]])
 
     @checked
     def score(self, codes: Codes) -> Float[Tensor, " row"]:
@@ -75,16 +75,17 @@ class CodeDirection:
         Raises:
             InputError: A layer is missing, or has another shape.
         """
-        given = by_layer(codes)
+        layer_codes = by_layer(codes)
         for name, vector in self.vectors.items():
-            if name not in given:
-                raise InputError(unknown("layer of the direction in the codes given", name, given))
-            if given[name].shape[1:] != vector.shape:
+            if name not in layer_codes:
+                raise InputError(unknown("layer of the direction in the codes given", name, layer_codes))
+            if layer_codes[name].shape[1:] != vector.shape:
                 raise InputError(
-                    f"the direction has shape {list(vector.shape)} at {name!r}; the codes {list(given[name].shape[1:])}"
+                    f"the direction has shape {list(vector.shape)} at {name!r}; the codes {list(layer_codes[name].shape[1:])}"
                 )
         total = sum(
-            (given[name] - self.middle[name]).flatten(1) @ vector.flatten() for name, vector in self.vectors.items()
+            (layer_codes[name] - self.middle[name]).flatten(1) @ vector.flatten()
+            for name, vector in self.vectors.items()
         )
         assert isinstance(total, Tensor)
         return total / sum(float(vector.square().sum()) for vector in self.vectors.values())
@@ -102,7 +103,7 @@ class CodeDirection:
         Raises:
             InputError: A length is missing or not finite, a layer has several dimensions, or the classes do not differ there.
         """
-        found = []
+        edits = []
         for name, vector in self.vectors.items():
             length = lengths.get(name) if isinstance(lengths, Mapping) else lengths
             if length is None or not isfinite(length):
@@ -112,15 +113,15 @@ class CodeDirection:
             norm = float(vector.norm())
             if norm == 0:
                 raise InputError(f"the mean codes do not differ at {name!r}, so there is no direction to push along")
-            found.append(Add(vector * (length / norm), site=site_of(name), at=at, **place))
-        return found
+            edits.append(Add(vector * (length / norm), site=site_of(name), at=at, **place))
+        return edits
 
-    def _place(self, name: str) -> int:
+    def _index(self, name: str) -> int:
         if name not in self.vectors:
             raise InputError(unknown("layer", name, self.vectors))
         return list(self.vectors).index(name)
 
-    def _of(self, names: list[str]) -> "CodeDirection":
+    def _select(self, names: list[str]) -> "CodeDirection":
         return CodeDirection({n: self.vectors[n] for n in names}, {n: self.middle[n] for n in names})
 
 
@@ -130,16 +131,16 @@ def code_direction(codes_a: Codes, codes_b: Codes) -> CodeDirection:
 
     Args:
         codes_a: Codes of the rows of one class: :class:`SplineCodes`, or by layer.
-        codes_b: Of another class, at the same layers.
+        codes_b: Codes of the rows of another class, at the same layers.
 
     Raises:
         InputError: No rows, NaN, values outside 0..1, or layers that differ.
     """
     a, b = by_layer(codes_a), by_layer(codes_b)
-    shapes = [{name: tuple(value.shape[1:]) for name, value in own.items()} for own in (a, b)]
+    shapes = [{name: tuple(value.shape[1:]) for name, value in codes.items()} for codes in (a, b)]
     if shapes[0] != shapes[1] or not a:
         raise InputError(f"both codes must have the same layers, one at least; got {shapes[0]} and {shapes[1]}")
-    means = [{name: value.mean(0) for name, value in own.items()} for own in (a, b)]
+    means = [{name: value.mean(0) for name, value in codes.items()} for codes in (a, b)]
     return CodeDirection(
         {name: means[1][name] - means[0][name] for name in a},
         {name: (means[0][name] + means[1][name]) / 2 for name in a},
@@ -153,25 +154,25 @@ def by_layer(codes: Codes) -> dict[str, Tensor]:
         InputError: No rows, NaN, or values that are no codes.
     """
     if isinstance(codes, PackedCodes):
-        found = {str(layer.name): codes.dense(layer.name) for layer in codes.layers}
+        layer_codes = {str(layer.name): codes.dense(layer.name) for layer in codes.layers}
     else:
-        found = {str(name): _dense(str(name), value) for name, value in codes.items()}
-    for name, value in found.items():
+        layer_codes = {str(name): _dense_tensor(str(name), value) for name, value in codes.items()}
+    for name, value in layer_codes.items():
         if value.ndim < 2 or not prod(value.shape):
             raise InputError(f"codes are [row, ...] with a row at least; {name!r} has shape {list(value.shape)}")
         if value.is_floating_point() and not bool(((value >= 0) & (value <= 1)).all()):
             raise InputError(f"codes lie between 0 and 1; those of {name!r} do not (pre-activations? take z > 0)")
-    return {name: value.detach().to(torch.float64) for name, value in found.items()}
+    return {name: value.detach().to(torch.float64) for name, value in layer_codes.items()}
 
 
-def _dense(name: str, value: Any) -> Tensor:
+def _dense_tensor(name: str, value: Any) -> Tensor:
     try:
-        found: Tensor = tensor(value if isinstance(value, Tensor | Mapping) else getattr(value, "values", value))
+        dense: Tensor = tensor(value if isinstance(value, Tensor | Mapping) else getattr(value, "values", value))
     except UnfitError as unfit:
         raise InputError(f"the codes of {name!r} are {shown(value)}; valid: {unfit.valid}{unfit.reason}") from None
-    if found.is_complex():
-        raise InputError(f"the codes of {name!r} hold {found.dtype}; codes lie between 0 and 1")
-    return found
+    if dense.is_complex():
+        raise InputError(f"the codes of {name!r} hold {dense.dtype}; codes lie between 0 and 1")
+    return dense
 
 
 def site_of(name: str) -> str:

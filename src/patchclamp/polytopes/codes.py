@@ -24,7 +24,7 @@ Labels = Mapping[str, kinds.Labels] | kinds.Labels | None
 LABEL = "label"
 """Name of labels that were given without one."""
 RESERVED = ("code", "row", "byte")
-COMPARED = 2000
+COMPARED_ROWS = 2000
 """Rows, evenly spaced, of which :meth:`SplineCodes.separation` compares all pairs."""
 
 
@@ -34,18 +34,18 @@ class CodeLayer:
 
     name: str
     shape: tuple[int, ...]
-    """Of one row."""
+    """The shape of one row."""
     offset: int
-    """Its first byte."""
+    """The first byte of the layer."""
 
     @property
     def bits(self) -> int:
-        """How many it has."""
+        """The number of bits of a row in this layer."""
         return prod(self.shape)
 
     @property
     def bytes(self) -> slice:
-        """Where they lie."""
+        """The bytes in which they lie."""
         return slice(self.offset, self.offset + -(-self.bits // 8))
 
 
@@ -104,7 +104,7 @@ class SplineCodes(DatasetResult):
             bits: Booleans of each layer, ``[row, *shape]``, in the order of the forward pass.
             labels: One a row, or several by name.
             record: The evidence, where a model made the bits.
-            tensors: Of the record.
+            tensors: The tensors that the record refers to.
 
         Raises:
             InputError: No layer, no rows, numbers of rows or of labels that differ, or values that are no booleans.
@@ -112,24 +112,26 @@ class SplineCodes(DatasetResult):
         import xarray as xr
 
         count = _count(bits)
-        named = named_labels(labels, count)
+        label_columns = named_labels(labels, count)
         packed, layers, offset = [], [], 0
         for name, value in bits.items():
-            one = np.packbits(value.detach().cpu().numpy().reshape(count, -1), axis=1)
-            packed.append(one)
+            layer_bytes = np.packbits(value.detach().cpu().numpy().reshape(count, -1), axis=1)
+            packed.append(layer_bytes)
             layers.append([name, list(value.shape[1:]), offset])
-            offset += one.shape[1]
+            offset += layer_bytes.shape[1]
         dataset = xr.Dataset(
             {"code": (("row", "byte"), np.concatenate(packed, axis=1))},
-            {name: ("row", values) for name, values in named.items()},
+            {name: ("row", values) for name, values in label_columns.items()},
             {"layers": layers},
         )
         if record is None:
-            said = {
+            parameters = {
                 "rows": count,
-                "digest": digest(torch.from_numpy(dataset["code"].values), {k: v.tolist() for k, v in named.items()}),
+                "digest": digest(
+                    torch.from_numpy(dataset["code"].values), {k: v.tolist() for k, v in label_columns.items()}
+                ),
             }
-            record = record_of_arrays(said)
+            record = record_of_arrays(parameters)
         return cls(dataset, record, tensors or {})
 
     def __len__(self) -> int:
@@ -137,9 +139,9 @@ class SplineCodes(DatasetResult):
 
     def __repr__(self) -> str:
         distinct = len(self.unique().rows)
-        shown = ", ".join(f"{layer.name} {'x'.join(map(str, layer.shape))}" for layer in self.layers[:6])
+        sizes = ", ".join(f"{layer.name} {'x'.join(map(str, layer.shape))}" for layer in self.layers[:6])
         more = f", ... ({len(self.layers) - 6} more)" if len(self.layers) > 6 else ""
-        return f"SplineCodes of {len(self)} rows, {self.bits} bits, {distinct} distinct: {shown}{more}"
+        return f"SplineCodes of {len(self)} rows, {self.bits} bits, {distinct} distinct: {sizes}{more}"
 
     @property
     def layers(self) -> tuple[CodeLayer, ...]:
@@ -163,7 +165,7 @@ class SplineCodes(DatasetResult):
         Raises:
             InputError: There are none, or none of this name.
         """
-        names = [str(own) for own in self.dataset.coords]
+        names = [str(coord) for coord in self.dataset.coords]
         if not names:
             raise InputError("these codes have no labels; give them when the codes are made")
         if name is not None and name not in names:
@@ -176,7 +178,7 @@ class SplineCodes(DatasetResult):
         Raises:
             InputError: There is no such layer.
         """
-        return self._of([self._find(name)])
+        return self._select([self._find(name)])
 
     def since(self, name: str) -> "SplineCodes":
         """The codes from a layer to the end: the pathways that rows take from there.
@@ -184,8 +186,8 @@ class SplineCodes(DatasetResult):
         Raises:
             InputError: There is no such layer.
         """
-        found = self._find(name)
-        return self._of([layer for layer in self.layers if layer.offset >= found.offset])
+        first = self._find(name)
+        return self._select([layer for layer in self.layers if layer.offset >= first.offset])
 
     def at(self, height: int, width: int) -> "SplineCodes":
         """The codes of one place of a convolutional layer of shape ``[channel, height, width, ...]``.
@@ -201,7 +203,7 @@ class SplineCodes(DatasetResult):
             raise InputError(f"{layer.name!r} has shape {layer.shape}: no channels, height and width")
         if not (0 <= height < layer.shape[1] and 0 <= width < layer.shape[2]):
             raise InputError(f"place {(height, width)} is outside the {layer.shape[1:3]} places of {layer.name!r}")
-        return self._with({f"{layer.name}[{height},{width}]": self.dense(layer.name)[:, :, height, width]})
+        return self._from_bits({f"{layer.name}[{height},{width}]": self.dense(layer.name)[:, :, height, width]})
 
     def rows(self, chosen: Any) -> "SplineCodes":
         """Some of the rows, by index or by truth values.
@@ -235,7 +237,7 @@ class SplineCodes(DatasetResult):
         Raises:
             InputError: The layers differ.
         """
-        return neighbours.hamming(self.packed, self._other(other))
+        return neighbours.hamming(self.packed, self._packed_of(other))
 
     def jaccard(self, other: "SplineCodes | None" = None) -> Tensor:
         """1 - (bits set in both) / (bits set in either), ``[row, row of the other]`` float64.
@@ -243,33 +245,33 @@ class SplineCodes(DatasetResult):
         Raises:
             InputError: The layers differ.
         """
-        return neighbours.jaccard(self.packed, self._other(other))
+        return neighbours.jaccard(self.packed, self._packed_of(other))
 
     def knn(self, queries: "SplineCodes | None" = None, k: int = 5, metric: Metric = "hamming") -> Neighbours:
         """The nearest of these rows for each query; without queries, the nearest other row of each of these.
 
         Args:
             queries: Codes of the same layers.
-            k: How many.
+            k: The number of neighbours of each query.
             metric: ``"hamming"`` or ``"jaccard"``.
 
         Raises:
             InputError: The layers differ, or there are fewer rows than neighbours.
         """
         if queries is not None:
-            return neighbours.knn(self.packed, self._other(queries), k, metric)
+            return neighbours.knn(self.packed, self._packed_of(queries), k, metric)
         if not 1 <= k < len(self):
             raise InputError(f"k = {k}: each of {len(self)} codes has {len(self) - 1} others")
-        found = neighbours.knn(self.packed, self.packed, k + 1, metric)
-        strange = found.index != torch.arange(len(self))[:, None]
+        nearest = neighbours.knn(self.packed, self.packed, k + 1, metric)
+        others = nearest.index != torch.arange(len(self))[:, None]
         # a row with more than k equals before it is not among its own neighbours: the last one goes instead
-        strange[strange.all(dim=1), -1] = False
-        return Neighbours(found.index[strange].reshape(-1, k), found.distance[strange].reshape(-1, k))
+        others[others.all(dim=1), -1] = False
+        return Neighbours(nearest.index[others].reshape(-1, k), nearest.distance[others].reshape(-1, k))
 
     def unique(self) -> Distinct:
         """The different codes, and how many rows have each."""
-        whole = np.ascontiguousarray(self.packed).view(np.dtype((np.void, self.packed.shape[1])))[:, 0]
-        _, first, inverse, counts = np.unique(whole, return_index=True, return_inverse=True, return_counts=True)
+        row_bytes = np.ascontiguousarray(self.packed).view(np.dtype((np.void, self.packed.shape[1])))[:, 0]
+        _, first, inverse, counts = np.unique(row_bytes, return_index=True, return_inverse=True, return_counts=True)
         order = np.argsort(first)
         place = np.empty_like(order)
         place[order] = np.arange(len(order))
@@ -278,26 +280,28 @@ class SplineCodes(DatasetResult):
     def separation(self, label: str | None = None) -> "pd.DataFrame":
         """For each layer: its share of set bits, and the mean share of differing bits within and between labels.
 
-        Of more than :data:`COMPARED` rows, evenly spaced ones are compared.
+        Of more than :data:`COMPARED_ROWS` rows, evenly spaced ones are compared.
 
         Args:
-            label: Which labels; the first by default, and without any, the columns ``within`` and ``between`` are missing.
+            label: The labels by name; the first by default, and without any, the columns ``within`` and ``between`` are missing.
         """
         import pandas as pd
 
-        some = np.unique(np.linspace(0, len(self) - 1, min(len(self), COMPARED)).round().astype(int))
-        marks = self.labels(label)[some] if self.dataset.coords else None
+        sample = np.unique(np.linspace(0, len(self) - 1, min(len(self), COMPARED_ROWS)).round().astype(int))
+        row_labels = self.labels(label)[sample] if self.dataset.coords else None
         rows = []
         for layer in self.layers:
-            own = self.layer(layer.name)
+            layer_codes = self.layer(layer.name)
             row = {"layer": layer.name, "shape": "x".join(map(str, layer.shape)), "bits": layer.bits}
-            row |= {"set": float(neighbours.counts(own.packed).sum()) / (len(own) * layer.bits)}
-            row |= {"distinct": len(own.unique().rows)}
-            if marks is not None:
-                apart = neighbours.hamming(own.packed[some], own.packed[some]).numpy() / layer.bits
-                same = marks[:, None] == marks
+            row |= {"set": float(neighbours.counts(layer_codes.packed).sum()) / (len(layer_codes) * layer.bits)}
+            row |= {"distinct": len(layer_codes.unique().rows)}
+            if row_labels is not None:
+                differences = (
+                    neighbours.hamming(layer_codes.packed[sample], layer_codes.packed[sample]).numpy() / layer.bits
+                )
+                same = row_labels[:, None] == row_labels
                 pairs = np.triu(np.ones_like(same), 1)
-                row |= {"within": _mean(apart, same & pairs), "between": _mean(apart, ~same & pairs)}
+                row |= {"within": _mean(differences, same & pairs), "between": _mean(differences, ~same & pairs)}
             rows.append(row)
         return pd.DataFrame(rows)
 
@@ -306,23 +310,25 @@ class SplineCodes(DatasetResult):
         import pandas as pd
 
         columns = {str(name): values.values for name, values in self.dataset.coords.items()}
-        columns |= {f"set in {own.name}": neighbours.counts(self.packed[:, own.bytes]).numpy() for own in self.layers}
+        columns |= {
+            f"set in {layer.name}": neighbours.counts(self.packed[:, layer.bytes]).numpy() for layer in self.layers
+        }
         return pd.DataFrame(columns | {"distinct code": self.unique().inverse.numpy()})
 
     def _find(self, name: str) -> CodeLayer:
-        found = {layer.name: layer for layer in self.layers}
-        if name not in found:
-            raise InputError(unknown("layer", name, found))
-        return found[name]
+        layers = {layer.name: layer for layer in self.layers}
+        if name not in layers:
+            raise InputError(unknown("layer", name, layers))
+        return layers[name]
 
-    def _of(self, chosen: list[CodeLayer]) -> "SplineCodes":
-        """Layers that follow one another."""
-        first, last = chosen[0].offset, chosen[-1].bytes.stop
+    def _select(self, layers: list[CodeLayer]) -> "SplineCodes":
+        """The codes of layers that follow one another."""
+        first, last = layers[0].offset, layers[-1].bytes.stop
         dataset = self.dataset.isel(byte=slice(first, last))
-        dataset.attrs = {"layers": [[own.name, list(own.shape), own.offset - first] for own in chosen]}
-        return SplineCodes(dataset, self._derived(", ".join(own.name for own in chosen)), self.tensors)
+        dataset.attrs = {"layers": [[layer.name, list(layer.shape), layer.offset - first] for layer in layers]}
+        return SplineCodes(dataset, self._derived(", ".join(layer.name for layer in layers)), self.tensors)
 
-    def _with(self, bits: dict[str, Tensor]) -> "SplineCodes":
+    def _from_bits(self, bits: dict[str, Tensor]) -> "SplineCodes":
         labels = {str(name): values.values for name, values in self.dataset.coords.items()}
         return SplineCodes.from_bits(bits, labels, self._derived(", ".join(bits)), self.tensors)
 
@@ -330,17 +336,17 @@ class SplineCodes(DatasetResult):
         reason = self.record.get("not_repeatable", f"it is a part ({part}) of other codes")
         return self.record | {"parameters": self.record["parameters"] | {"part": part}, "not_repeatable": reason}
 
-    def _other(self, other: "SplineCodes | None") -> Packed:
+    def _packed_of(self, other: "SplineCodes | None") -> Packed:
         if other is None:
             return self.packed
-        mine, theirs = ([own.shape for own in codes.layers] for codes in (self, other))
-        if mine != theirs:
-            raise InputError(f"codes of layers {theirs} cannot be compared with codes of layers {mine}")
+        shapes, other_shapes = ([layer.shape for layer in codes.layers] for codes in (self, other))
+        if shapes != other_shapes:
+            raise InputError(f"codes of layers {other_shapes} cannot be compared with codes of layers {shapes}")
         return other.packed
 
 
 def _count(bits: Mapping[str, Tensor]) -> int:
-    """The number of rows, once everything is as it should be."""
+    """The number of rows of bits, which are checked."""
     if not bits:
         raise InputError("spline codes need at least one layer; got none")
     counts = {name: value.shape[0] if value.dim() > 1 else 0 for name, value in bits.items()}
@@ -365,19 +371,19 @@ def named_labels(labels: Labels, count: int, reserved: Collection[str] = RESERVE
     Raises:
         InputError: They are not one a row, or have a name that is taken.
     """
-    given: Mapping[str, Sequence[Any]] = (
+    columns: Mapping[str, Sequence[Any]] = (
         {} if labels is None else {LABEL: labels} if not isinstance(labels, Mapping) else labels
     )
-    found: dict[str, Any] = {}
-    for name, values in given.items():
+    arrays: dict[str, Any] = {}
+    for name, values in columns.items():
         array = np.asarray(values)
         if array.shape != (count,):
             raise InputError(f"{name!r}: one label for each of {count} rows is wanted; got shape {array.shape}")
         if name in reserved:
             raise InputError(f"labels cannot be called {name!r}; that name is taken")
-        found[name] = array.astype(object) if array.dtype.kind in "US" else array
-    return found
+        arrays[name] = array.astype(object) if array.dtype.kind in "US" else array
+    return arrays
 
 
-def _mean(values: Any, chosen: Any) -> float:
-    return float(values[chosen].mean()) if chosen.any() else float("nan")
+def _mean(values: Any, mask: Any) -> float:
+    return float(values[mask].mean()) if mask.any() else float("nan")

@@ -54,22 +54,24 @@ def estimate(network: Network, chart: Chart, box: Box, start: str | None = None,
     low, high = np.array(box).T
     widest = _widest(network, chart, box, start)
     count = int(np.clip(LINES[1] * np.sqrt(WIDE / widest), *LINES))
-    draw = np.random.default_rng(seed)
-    places = (np.arange(count) + draw.random((2, count))) / count
+    generator = np.random.default_rng(seed)
+    places = (np.arange(count) + generator.random((2, count))) / count
     cells = []
     for axis in (0, 1):
         ends = np.empty((count, 2, 2))
         ends[:, :, axis] = low[axis], high[axis]
         ends[:, :, 1 - axis] = (low[1 - axis] + places[axis] * (high - low)[1 - axis])[:, None]
-        cells.append([_crossed(network, chart, line, start, count) for line in ends])
+        cells.append([_crossed_neurons(network, chart, line, start, count) for line in ends])
     sides = corners(box)
-    around = sum(len(_walked(network, chart, sides[[i, i - 1]], start)[0]) for i in range(4))
-    meeting = 0
+    side_crossings = sum(len(_walk(network, chart, sides[[i, i - 1]], start)[0]) for i in range(4))
+    intersections = 0
     for row in range(count):
         for column in range(count):
-            meeting += _different(cells[0][row][column], cells[1][column][row])
+            intersections += _count_different(cells[0][row][column], cells[1][column][row])
     crossings = np.mean([sum(len(cell) for cell in line) for lines in cells for line in lines])
-    return RegionEstimate(round(1 + around / 2 + np.pi / 4 * meeting), float(crossings), 2 * count + 4, widest)
+    return RegionEstimate(
+        round(1 + side_crossings / 2 + np.pi / 4 * intersections), float(crossings), 2 * count + 4, widest
+    )
 
 
 def _widest(network: Network, chart: Chart, box: Box, start: str | None) -> int:
@@ -78,14 +80,14 @@ def _widest(network: Network, chart: Chart, box: Box, start: str | None) -> int:
         return max(z.numel() for z in (point, *network.preactivations(point, start).values()))
 
 
-def _crossed(network: Network, chart: Chart, ends: Floats, start: str | None, count: int) -> list[Floats]:
+def _crossed_neurons(network: Network, chart: Chart, ends: Floats, start: str | None, count: int) -> list[Floats]:
     """The neurons that a line crosses in each of its equal parts, as numbers that differ between gates."""
-    places, neurons = _walked(network, chart, ends, start)
+    places, neurons = _walk(network, chart, ends, start)
     part = np.minimum((places * count).astype(int), count - 1)
     return [neurons[part == number] for number in range(count)]
 
 
-def _walked(network: Network, chart: Chart, ends: Floats, start: str | None) -> tuple[Floats, Floats]:
+def _walk(network: Network, chart: Chart, ends: Floats, start: str | None) -> tuple[Floats, Floats]:
     x = chart.at(ends)
     with guarded(torch.no_grad()):
         events = whole_line(network, x[:1], x[1:], start, _LIMIT, instead="a smaller box").events
@@ -94,9 +96,9 @@ def _walked(network: Network, chart: Chart, ends: Floats, start: str | None) -> 
     return np.concatenate([np.zeros(0), *places]), np.concatenate([np.zeros(0), *neurons])
 
 
-def _different(one: Floats, other: Floats) -> int:
+def _count_different(first: Floats, second: Floats) -> int:
     """Pairs of crossings of two different neurons."""
-    numbers, counts = np.unique(one, return_counts=True)
-    others, other_counts = np.unique(other, return_counts=True)
-    _, i, j = np.intersect1d(numbers, others, assume_unique=True, return_indices=True)
-    return len(one) * len(other) - int(counts[i] @ other_counts[j])
+    numbers, counts = np.unique(first, return_counts=True)
+    other_numbers, other_counts = np.unique(second, return_counts=True)
+    _, i, j = np.intersect1d(numbers, other_numbers, assume_unique=True, return_indices=True)
+    return len(first) * len(second) - int(counts[i] @ other_counts[j])

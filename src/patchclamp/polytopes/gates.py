@@ -89,32 +89,33 @@ class Elementwise(LineGate):
         start: float | Tensor = self.at_first
         piece = state.reshape(1, *z.shape[1:])
         out = torch.zeros_like(z)
-        for number, (edge, slope) in enumerate(zip(edges, self._shaped(z), strict=True)):
+        for number, (edge, slope) in enumerate(zip(edges, self._broadcast_slopes(z), strict=True)):
             if number > 1:
-                start = start + self._shaped(z)[number - 1] * (edge - edges[number - 1])
+                start = start + self._broadcast_slopes(z)[number - 1] * (edge - edges[number - 1])
             out = torch.where(piece == number, start + slope * (z - edge), out)
         return out
 
-    def _shaped(self, z: Tensor) -> list[float | Tensor]:
+    def _broadcast_slopes(self, z: Tensor) -> list[float | Tensor]:
         return [
-            s if isinstance(s, float) or s.numel() == 1 else s.reshape(-1, *[1] * (z.dim() - 2)) for s in self.slopes
+            slope if isinstance(slope, float) or slope.numel() == 1 else slope.reshape(-1, *[1] * (z.dim() - 2))
+            for slope in self.slopes
         ]
 
     @override
     def crossings(self, z: Tensor) -> Crossings:
         rows = by_row(z)
-        found = []
+        break_crossings = []
         for edge in self.breaks:
             above = rows > edge
-            interval, neuron = places(above[:-1] != above[1:])
+            interval, neuron = true_places(above[:-1] != above[1:])
             start, end = rows[interval, neuron].double() - edge, rows[interval + 1, neuron].double() - edge
             strict = ((start != 0) & (end != 0)).nonzero().squeeze(1)
             if len(strict) < len(interval):
                 interval, neuron, start, end = interval[strict], neuron[strict], start[strict], end[strict]
-            found.append((interval, neuron, start / (start - end)))
-        if len(found) == 1:
-            return found[0]
-        interval, neuron, fraction = (torch.cat(parts) for parts in zip(*found, strict=True))
+            break_crossings.append((interval, neuron, start / (start - end)))
+        if len(break_crossings) == 1:
+            return break_crossings[0]
+        interval, neuron, fraction = (torch.cat(parts) for parts in zip(*break_crossings, strict=True))
         return interval, neuron, fraction
 
     @override
@@ -124,16 +125,16 @@ class Elementwise(LineGate):
             flat[rows, neurons] = self.breaks[0]
             return
         edges = torch.tensor(self.breaks, dtype=z.dtype, device=z.device)
-        near = (flat[rows, neurons][:, None] - edges).abs().argmin(dim=1)
-        flat[rows, neurons] = edges[near]
+        nearest = (flat[rows, neurons][:, None] - edges).abs().argmin(dim=1)
+        flat[rows, neurons] = edges[nearest]
 
     @override
     def pieces(self, z: Tensor) -> Tensor:
         rows = by_row(z)
-        between = rows[:-1] + rows[1:]
+        sums = rows[:-1] + rows[1:]
         if len(self.breaks) == 1:
-            return between > 2 * self.breaks[0]
-        return torch.stack([between > 2 * edge for edge in self.breaks]).sum(0)
+            return sums > 2 * self.breaks[0]
+        return torch.stack([sums > 2 * edge for edge in self.breaks]).sum(0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,9 +147,9 @@ class MaxPool(LineGate):
 
     @override
     def bits(self, z: Tensor) -> Tensor:
-        seen = self.windows(z)
-        winner = F.one_hot(seen.argmax(dim=1), seen.shape[1]).bool()
-        return winner.reshape(len(z), *self.out_shape(z), seen.shape[1])
+        windows = self.windows(z)
+        winner = F.one_hot(windows.argmax(dim=1), windows.shape[1]).bool()
+        return winner.reshape(len(z), *self.out_shape(z), windows.shape[1])
 
     @override
     def state(self, z: Tensor) -> Tensor:
@@ -156,18 +157,18 @@ class MaxPool(LineGate):
 
     @override
     def frozen(self, z: Tensor, state: Tensor) -> Tensor:
-        seen = self.windows(z)
-        winner = state.reshape(1, 1, -1).expand(len(seen), 1, -1)
-        return seen.gather(1, winner).reshape(len(z), *self.out_shape(z))
+        windows = self.windows(z)
+        winner = state.reshape(1, 1, -1).expand(len(windows), 1, -1)
+        return windows.gather(1, winner).reshape(len(z), *self.out_shape(z))
 
     @override
     def crossings(self, z: Tensor) -> Crossings:
-        seen = self.windows(z).double()
-        winner = seen.argmax(dim=1)
-        interval, neuron = places(winner[:-1] != winner[1:])
-        start, end = seen[interval, :, neuron], seen[interval + 1, :, neuron]
-        chosen, fraction = envelope(start, end)
-        return interval[chosen], neuron[chosen], fraction
+        windows = self.windows(z).double()
+        winner = windows.argmax(dim=1)
+        interval, neuron = true_places(winner[:-1] != winner[1:])
+        start, end = windows[interval, :, neuron], windows[interval + 1, :, neuron]
+        changes, fraction = envelope(start, end)
+        return interval[changes], neuron[changes], fraction
 
     @override
     def pin(self, z: Tensor, rows: Tensor, neurons: Tensor) -> None:
@@ -175,8 +176,8 @@ class MaxPool(LineGate):
 
     @override
     def pieces(self, z: Tensor) -> Tensor:
-        seen = self.windows(z)
-        return (seen[:-1] + seen[1:]).argmax(dim=1)
+        windows = self.windows(z)
+        return (windows[:-1] + windows[1:]).argmax(dim=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,7 +213,7 @@ class Smooth(Bend):
         return self.code(state) * z
 
 
-def places(mask: Tensor) -> tuple[Tensor, Tensor]:
+def true_places(mask: Tensor) -> tuple[Tensor, Tensor]:
     """Rows and columns of what is true; numpy finds the few among many faster than torch."""
     if mask.device.type != "cpu":
         row, column = mask.nonzero(as_tuple=True)
@@ -230,8 +231,8 @@ def envelope(start: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
     """Where the largest of several lines changes, for lines given by their values at 0 and at 1.
 
     Args:
-        start: ``[problem, line]``.
-        end: As ``start``.
+        start: The values at 0, ``[problem, line]``.
+        end: The values at 1, ``[problem, line]``.
 
     Returns:
         The problem and the place strictly between 0 and 1 of each change, ``[change]`` each.
@@ -240,25 +241,27 @@ def envelope(start: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
     slope = end - start
     highest = start.amax(dim=1, keepdim=True)
     current = torch.where(start == highest, slope, -torch.inf).argmax(dim=1)
-    reached = torch.zeros(len(start), dtype=start.dtype, device=start.device)
-    chosen, places = [], []
+    last_place = torch.zeros(len(start), dtype=start.dtype, device=start.device)
+    problems, places = [], []
     while len(problem):
-        mine = torch.arange(len(problem), device=start.device)
-        ahead = slope - slope[mine, current][:, None]
-        meets = (start[mine, current][:, None] - start) / ahead
-        meets = torch.where((ahead > 0) & torch.isfinite(meets), meets.clamp(min=reached[:, None]), torch.inf)
-        place = meets.amin(dim=1)
+        index = torch.arange(len(problem), device=start.device)
+        slope_gap = slope - slope[index, current][:, None]
+        meetings = (start[index, current][:, None] - start) / slope_gap
+        meetings = torch.where(
+            (slope_gap > 0) & torch.isfinite(meetings), meetings.clamp(min=last_place[:, None]), torch.inf
+        )
+        place = meetings.amin(dim=1)
         # of those that meet there, the steepest goes on as the largest
-        following = torch.where(meets == place[:, None], ahead, -torch.inf).argmax(dim=1)
-        goes_on = place < 1
-        inside = goes_on & (place > 0)
-        chosen.append(problem[inside])
+        next_line = torch.where(meetings == place[:, None], slope_gap, -torch.inf).argmax(dim=1)
+        continues = place < 1
+        inside = continues & (place > 0)
+        problems.append(problem[inside])
         places.append(place[inside])
-        problem, start, slope = problem[goes_on], start[goes_on], slope[goes_on]
-        current, reached = following[goes_on], place[goes_on]
-    if not chosen:
-        return problem, reached
-    return torch.cat(chosen), torch.cat(places)
+        problem, start, slope = problem[continues], start[continues], slope[continues]
+        current, last_place = next_line[continues], place[continues]
+    if not problems:
+        return problem, last_place
+    return torch.cat(problems), torch.cat(places)
 
 
 def elementwise(name: str, kind: str, **options: Any) -> Elementwise | None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from patchclamp.core.errors import BudgetError
-from patchclamp.polytopes.gates import LineGate, envelope, places
+from patchclamp.polytopes.gates import LineGate, envelope, true_places
 from patchclamp.polytopes.network import Live, Network, NetworkStep
 
 MEMORY = 1 << 28
@@ -28,7 +28,7 @@ class LineRefiner:
         t: Place of each row, from ``low`` to ``high``, ascending, ``[row]`` float64.
         events: For each gate the places, neurons and pieces before and after, ``[crossing]`` each.
         first: For each gate the pieces at the start ``[neuron]``.
-        last: As ``first``, at the end.
+        last: For each gate the pieces at the end ``[neuron]``.
     """
 
     t: Tensor
@@ -51,24 +51,24 @@ class LineRefiner:
             largest = max(tensor[0].numel() for tensor in live.values())
             if rows > self.limit + 2 or rows * largest > MEMORY:
                 raise TooLongError
-            new = interval + 1 + torch.arange(len(interval), device=z.device)
-            before, weight = self._weights(fraction, new)
-            live = {key: _inserted(tensor, before, weight) for key, tensor in live.items()}
-            self.t = _inserted(self.t, before, weight)
-            gate.pin(live[step.source], new, neuron)
+            new_rows = interval + 1 + torch.arange(len(interval), device=z.device)
+            before, weight = self._weights(fraction, new_rows)
+            live = {key: _insert(tensor, before, weight) for key, tensor in live.items()}
+            self.t = _insert(self.t, before, weight)
+            gate.pin(live[step.source], new_rows, neuron)
         pieces = gate.pieces(live[step.source])
-        row, neuron = places(pieces[1:] != pieces[:-1])
+        row, neuron = true_places(pieces[1:] != pieces[:-1])
         self.events[gate.name] = (self.t[row + 1], neuron, pieces[row, neuron], pieces[row + 1, neuron])
         self.first[gate.name], self.last[gate.name] = pieces[0], pieces[-1]
         return live
 
-    def _weights(self, fraction: Tensor, new: Tensor) -> tuple[Tensor, Tensor]:
+    def _weights(self, fraction: Tensor, new_rows: Tensor) -> tuple[Tensor, Tensor]:
         """For every row old and new, the old row at or before it and how far behind that it lies (0 for an old row)."""
-        rows = len(self.t) + len(new)
-        is_old = torch.ones(rows, dtype=torch.long, device=new.device)
-        is_old[new] = 0
-        weight = torch.zeros(rows, dtype=torch.float64, device=new.device)
-        weight[new] = fraction
+        rows = len(self.t) + len(new_rows)
+        is_old = torch.ones(rows, dtype=torch.long, device=new_rows.device)
+        is_old[new_rows] = 0
+        weight = torch.zeros(rows, dtype=torch.float64, device=new_rows.device)
+        weight[new_rows] = fraction
         return is_old.cumsum(0) - 1, weight
 
 
@@ -76,7 +76,7 @@ class TooLongError(Exception):
     """A line crosses more than can be held at once."""
 
 
-def _inserted(tensor: Tensor, before: Tensor, weight: Tensor) -> Tensor:
+def _insert(tensor: Tensor, before: Tensor, weight: Tensor) -> Tensor:
     """The rows with new ones between them, each as far behind the row before it as its weight says."""
     steps = torch.cat([tensor[1:] - tensor[:-1], torch.zeros_like(tensor[:1])])
     weights = weight.to(tensor.dtype).reshape(-1, *[1] * (tensor.dim() - 1))
@@ -84,7 +84,7 @@ def _inserted(tensor: Tensor, before: Tensor, weight: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class Walked:
+class LineWalk:
     """A part of a line, walked: where its rows lie, what the network says there, and what was crossed."""
 
     t: Tensor
@@ -94,37 +94,37 @@ class Walked:
     last: dict[str, Tensor]
 
 
-def walk_line(network: Network, a: Tensor, b: Tensor, start: str | None, limit: int) -> list[Walked]:
+def walk_line(network: Network, a: Tensor, b: Tensor, start: str | None, limit: int) -> list[LineWalk]:
     """Walk from ``a`` to ``b`` (``[1, *shape]``), in as many parts as memory asks for.
 
     Where more than ``limit`` crossings lie, the parts end before ``b``.
     """
-    done: list[Walked] = []
-    waiting = [(0.0, 1.0)]
-    while waiting:
-        low, high = waiting.pop()
-        crossed = sum(len(part.t) - 2 for part in done)
+    walks: list[LineWalk] = []
+    intervals = [(0.0, 1.0)]
+    while intervals:
+        low, high = intervals.pop()
+        crossing_count = sum(len(part.t) - 2 for part in walks)
         ends = torch.tensor([low, high], dtype=torch.float64, device=a.device)
-        line = LineRefiner(ends, limit - crossed)
+        refiner = LineRefiner(ends, limit - crossing_count)
         x = torch.cat([_between(a, b, low), _between(a, b, high)])
         try:
-            values = network.walk(x, line, start)
+            values = network.walk(x, refiner, start)
         except TooLongError:
             middle = (low + high) / 2
             if high - low < SHORTEST:
                 break
-            waiting += [(middle, high), (low, middle)]
+            intervals += [(middle, high), (low, middle)]
             continue
-        done.append(Walked(line.t, values, line.events, line.first, line.last))
-    return done
+        walks.append(LineWalk(refiner.t, values, refiner.events, refiner.first, refiner.last))
+    return walks
 
 
 def _between(a: Tensor, b: Tensor, t: float) -> Tensor:
-    """The ends themselves at 0 and 1."""
+    """A point of the line from ``a`` to ``b``; at 0 and 1 the ends themselves."""
     return a if t == 0 else b if t == 1 else torch.lerp(a, b, t)
 
 
-def joined(parts: list[Walked]) -> Walked:
+def join_walks(parts: list[LineWalk]) -> LineWalk:
     """One part made of several that follow each other, with what is crossed just where they meet.
 
     Raises:
@@ -136,16 +136,16 @@ def joined(parts: list[Walked]) -> Walked:
         return parts[0]
     events: dict[str, tuple[Tensor, ...]] = {}
     for name in parts[0].first:
-        collected: list[tuple[Tensor, ...]] = [parts[0].events[name]]
+        pieces: list[tuple[Tensor, ...]] = [parts[0].events[name]]
         for before, after in pairwise(parts):
             (neuron,) = (before.last[name] != after.first[name]).nonzero(as_tuple=True)
             place = after.t[:1].expand(len(neuron))
-            collected.append((place, neuron, before.last[name][neuron], after.first[name][neuron]))
-            collected.append(after.events[name])
-        events[name] = tuple(torch.cat(one) for one in zip(*collected, strict=True))
+            pieces.append((place, neuron, before.last[name][neuron], after.first[name][neuron]))
+            pieces.append(after.events[name])
+        events[name] = tuple(torch.cat(tensors) for tensors in zip(*pieces, strict=True))
     t = torch.cat([parts[0].t, *[part.t[1:] for part in parts[1:]]])
     values = torch.cat([parts[0].values, *[part.values[1:] for part in parts[1:]]])
-    return Walked(t, values, events, parts[0].first, parts[-1].last)  # type: ignore[arg-type]
+    return LineWalk(t, values, events, parts[0].first, parts[-1].last)  # type: ignore[arg-type]
 
 
 def whole_line(
@@ -156,16 +156,16 @@ def whole_line(
     limit: int,
     what: str = "a line",
     instead: str = "a shorter one",
-) -> Walked:
+) -> LineWalk:
     """Walk all the way from ``a`` to ``b`` (``[1, *shape]``).
 
     Raises:
         BudgetError: More than ``limit`` crossings lie between them; with what the line is and what to do instead of raising it.
     """
-    found = joined(walk_line(network, a, b, start, limit))
-    if float(found.t[-1]) < 1:
+    walk = join_walks(walk_line(network, a, b, start, limit))
+    if float(walk.t[-1]) < 1:
         raise BudgetError(f"{what} crosses more than {limit:,} boundaries; raise limit or take {instead}")
-    return found
+    return walk
 
 
 def decisions(t: Tensor, values: Tensor) -> tuple[list[float], list[int]]:

@@ -17,7 +17,7 @@ from patchclamp.core.interrupts import guarded
 from patchclamp.core.kinds import Folder, Seed
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.tensors import read_tensors, write_tensors
-from patchclamp.polytopes.voronoi import Pieces, Place, chosen_points, crossings, nearest, neighbours_across, offsets
+from patchclamp.polytopes.voronoi import Pieces, Place, choose_points, crossings, nearest, neighbours_across, offsets
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,7 +26,7 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
 MOST_NUMBERS = 2**31
-"""Of all maps together: more would fill gigabytes before a row of data is seen."""
+"""Most numbers of all maps together: more would fill gigabytes before a row of data is seen."""
 
 
 @checked
@@ -45,11 +45,11 @@ class NearestLinear(nn.Module):
         d_in: Width of the input.
         d_out: Width of the output.
         regions: N.
-        rank: Of each region's own part; None for a full map each, 0 for one map and an offset each.
+        rank: The rank of each region's own part; None for a full map each, 0 for one map and an offset each.
         learn_points: Whether training moves the points.
         neighbours: Points mixed in training; 1 is the hard choice, through which points learn nothing.
-        temperature: Of the softmax, in units of ``spread``.
-        seed: Of the first weights and points.
+        temperature: The temperature of the softmax, in units of ``spread``.
+        seed: The seed of the first weights and points.
 
     Raises:
         InputError: A size that makes no sense.
@@ -84,23 +84,23 @@ class NearestLinear(nn.Module):
             )
         if not (isfinite(temperature) and temperature > 0):
             raise InputError(f"a temperature is a positive number; got {temperature!r}")
-        own = d_in * d_out if rank is None else rank * (d_in + d_out)
-        if (numbers := regions * (d_in + d_out + own) + d_in * d_out) > MOST_NUMBERS:
+        region_numbers = d_in * d_out if rank is None else rank * (d_in + d_out)
+        if (numbers := regions * (d_in + d_out + region_numbers) + d_in * d_out) > MOST_NUMBERS:
             raise InputError(
                 f"{numbers:,} numbers are asked for, with d_in={d_in}, d_out={d_out}; valid: {MOST_NUMBERS:,} at most"
             )
         self.d_in, self.d_out, self.regions, self.rank = d_in, d_out, regions, rank
         self.neighbours, self.temperature = min(neighbours, regions), temperature
-        draw = torch.Generator().manual_seed(seed)
-        first = (2 * torch.rand(d_out, d_in, generator=draw) - 1) / d_in**0.5
-        self.points = nn.Parameter(torch.randn(regions, d_in, generator=draw), requires_grad=learn_points)
+        generator = torch.Generator().manual_seed(seed)
+        initial = (2 * torch.rand(d_out, d_in, generator=generator) - 1) / d_in**0.5
+        self.points = nn.Parameter(torch.randn(regions, d_in, generator=generator), requires_grad=learn_points)
         self.bias = nn.Parameter(torch.zeros(regions, d_out))
         if rank is None:
-            self.weight = nn.Parameter(first.expand(regions, d_out, d_in).clone())
+            self.weight = nn.Parameter(initial.expand(regions, d_out, d_in).clone())
         else:
-            self.shared = nn.Parameter(first)
+            self.shared = nn.Parameter(initial)
             self.up = nn.Parameter(torch.zeros(regions, d_out, rank))
-            self.down = nn.Parameter(torch.randn(regions, rank, d_in, generator=draw) / d_in**0.5)
+            self.down = nn.Parameter(torch.randn(regions, rank, d_in, generator=generator) / d_in**0.5)
         self.register_buffer("spread", torch.tensor(float(d_in)))
 
     @property
@@ -109,7 +109,7 @@ class NearestLinear(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters())
 
     def extra_repr(self) -> str:
-        """For ``print``."""
+        """The sizes of the network, for ``print``."""
         maps = "full maps" if self.rank is None else f"one shared map and rank {self.rank} each"
         return f"{self.d_in} -> {self.d_out}, {self.regions} regions, {maps}"
 
@@ -120,7 +120,7 @@ class NearestLinear(nn.Module):
         Args:
             x: Data.
             how: ``"kmeans"``, ``"rows"`` (chosen at random), or the points themselves ``[regions, d_in]``.
-            seed: Of the choice.
+            seed: The seed of the choice.
 
         Raises:
             InputError: Too few different rows, another width, or NaN.
@@ -130,15 +130,15 @@ class NearestLinear(nn.Module):
             self._check(how, "the points")
             if len(how) != self.regions:
                 raise InputError(f"{self.regions} regions need as many points; got {len(how)}")
-            found = how
+            points = how
         else:
-            found = chosen_points(x, self.regions, how, seed)
+            points = choose_points(x, self.regions, how, seed)
         with guarded(torch.no_grad()):
-            self.points.copy_(found)
+            self.points.copy_(points)
             limits = torch.finfo(x.dtype)
             # 0 where the points are the rows themselves: then the choice is all but hard, and its softmax stays finite
-            least = limits.eps * (x - x.mean(0)).square().sum(1).mean().clamp_min(limits.tiny / limits.eps)
-            self.spread.copy_(nearest(self.points, x)[1].mean().maximum(least))
+            floor = limits.eps * (x - x.mean(0)).square().sum(1).mean().clamp_min(limits.tiny / limits.eps)
+            self.spread.copy_(nearest(self.points, x)[1].mean().maximum(floor))
         return self
 
     @checked
@@ -165,30 +165,30 @@ class NearestLinear(nn.Module):
             InputError: Another width, another type of number, or NaN.
         """
         self._check(x)
-        return self._mixed(x) if self.training else self._hard(x)
+        return self._mix(x) if self.training else self._choose(x)
 
-    def _hard(self, x: Tensor) -> Tensor:
+    def _choose(self, x: Tensor) -> Tensor:
         region = self.region(x)
         maps, bias = self.maps()
         order = region.argsort()
-        kept, counts = region[order].unique_consecutive(return_counts=True)
+        region_ids, counts = region[order].unique_consecutive(return_counts=True)
         parts = [
             nn.functional.linear(rows, maps[k], bias[k])
-            for k, rows in zip(kept.tolist(), x[order].split(counts.tolist()), strict=True)
+            for k, rows in zip(region_ids.tolist(), x[order].split(counts.tolist()), strict=True)
         ]
         return torch.cat(parts)[order.argsort()]
 
-    def _mixed(self, x: Tensor) -> Tensor:
-        near, chosen = offsets(self.points, x).topk(self.neighbours, dim=1, largest=False)
-        share = (-near / (self.temperature * self.spread)).softmax(1)
+    def _mix(self, x: Tensor) -> Tensor:
+        distances, indices = offsets(self.points, x).topk(self.neighbours, dim=1, largest=False)
+        weights = (-distances / (self.temperature * self.spread)).softmax(1)
         if self.rank is None:
-            of_all = (x @ self.weight.flatten(0, 1).T).unflatten(1, (self.regions, self.d_out))
-            own = of_all.gather(1, chosen.unsqueeze(2).expand(-1, -1, self.d_out)) + self.bias[chosen]
-            return torch.einsum("rm,rmo->ro", share, own)
-        read = (x @ self.down.flatten(0, 1).T).unflatten(1, (self.regions, self.rank))
-        own = read.gather(1, chosen.unsqueeze(2).expand(-1, -1, self.rank)) * share.unsqueeze(2)
-        offset = torch.einsum("rm,rmo->ro", share, self.bias[chosen])
-        return x @ self.shared.T + torch.einsum("rmk,rmok->ro", own, self.up[chosen]) + offset
+            all_outputs = (x @ self.weight.flatten(0, 1).T).unflatten(1, (self.regions, self.d_out))
+            parts = all_outputs.gather(1, indices.unsqueeze(2).expand(-1, -1, self.d_out)) + self.bias[indices]
+            return torch.einsum("rm,rmo->ro", weights, parts)
+        projections = (x @ self.down.flatten(0, 1).T).unflatten(1, (self.regions, self.rank))
+        parts = projections.gather(1, indices.unsqueeze(2).expand(-1, -1, self.rank)) * weights.unsqueeze(2)
+        offset = torch.einsum("rm,rmo->ro", weights, self.bias[indices])
+        return x @ self.shared.T + torch.einsum("rmk,rmok->ro", parts, self.up[indices]) + offset
 
     @checked
     def fit(
@@ -209,8 +209,8 @@ class NearestLinear(nn.Module):
             y: What to predict.
             epochs: Times through the rows, in a new order each.
             batch: Rows a step.
-            rate: Of Adam.
-            seed: Of the orders.
+            rate: The learning rate of Adam.
+            seed: The seed of the orders.
             progress: True for a bar, a function for events.
 
         Returns:
@@ -224,16 +224,16 @@ class NearestLinear(nn.Module):
         targets, loss_of = self._targets(y, len(x))
         if epochs < 1 or batch < 1 or not (isfinite(rate) and rate > 0):
             raise InputError(f"epochs and batch are at least 1, a rate is positive; got {epochs}, {batch} and {rate!r}")
-        draw = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(seed)
         optimizer = torch.optim.Adam([p for p in self.parameters() if p.requires_grad], lr=rate)
         losses: list[float] = []
         with (
             guarded(_training(self)),
-            task("fitting regions and maps", epochs, "epochs", show=progress) as running,
+            task("fitting regions and maps", epochs, "epochs", show=progress) as bar,
         ):
             for _ in range(epochs):
                 total = 0.0
-                for rows in torch.randperm(len(x), generator=draw).split(batch):
+                for rows in torch.randperm(len(x), generator=generator).split(batch):
                     loss = loss_of(self(x[rows]), targets[rows])
                     optimizer.zero_grad()
                     loss.backward()
@@ -242,7 +242,7 @@ class NearestLinear(nn.Module):
                 losses.append(total / len(x))
                 if not isfinite(losses[-1]):
                     raise ModelError(f"the loss became {losses[-1]} in epoch {len(losses)}; a lower rate may help")
-                running.advance()
+                bar.advance()
         return losses
 
     def _targets(self, y: Tensor, rows: int) -> tuple[Tensor, Any]:
@@ -268,8 +268,8 @@ class NearestLinear(nn.Module):
         Raises:
             InputError: Another width, NaN, or equal end points.
         """
-        lines = torch.stack([start, end]) if start.shape == end.shape else start.new_zeros(0)
-        self._check(lines, "the ends of a line")
+        ends = torch.stack([start, end]) if start.shape == end.shape else start.new_zeros(0)
+        self._check(ends, "the ends of a line")
         if torch.equal(start, end):
             raise InputError("a line needs two different end points")
         t, region = crossings(self.points.detach(), start[None], end[None])
@@ -284,8 +284,8 @@ class NearestLinear(nn.Module):
 
         Args:
             x: Data.
-            most: How many rows to start from, at most.
-            seed: Of their choice.
+            most: The largest number of rows to start from.
+            seed: The seed of their choice.
 
         Returns:
             A row a crossing: the two regions; ``jump``, the distance of their two outputs there over the mean of the outputs'
@@ -300,18 +300,18 @@ class NearestLinear(nn.Module):
         if bool((region == region[0]).all()):
             raise InputError("all rows are in one region, so no face lies between them")
         starts, ends = (side.double() for side in neighbours_across(x, region, most, seed))
-        t, along = crossings(self.points.detach(), starts, ends)
+        t, regions = crossings(self.points.detach(), starts, ends)
         line, step = t.isfinite().nonzero(as_tuple=True)
-        at = starts[line] + t[line, step, None] * (ends - starts)[line]
-        pairs = torch.stack([along[line, step], along[line, step + 1]], 1)
-        jumps, distances = at.new_empty(len(at)), at.new_empty(len(at))
+        points = starts[line] + t[line, step, None] * (ends - starts)[line]
+        pairs = torch.stack([regions[line, step], regions[line, step + 1]], 1)
+        jumps, distances = points.new_empty(len(points)), points.new_empty(len(points))
         maps, bias = (part.detach().double() for part in self.maps())
-        faces, which = pairs.unique(dim=0, return_inverse=True)
+        faces, face_index = pairs.unique(dim=0, return_inverse=True)
         for number, (a, b) in enumerate(faces.tolist()):
-            here = which == number
-            first, second = (at[here] @ maps[k].T + bias[k] for k in (a, b))
-            jumps[here] = 2 * (first - second).norm(dim=1) / (first.norm(dim=1) + second.norm(dim=1))
-            distances[here] = 2 * (maps[a] - maps[b]).norm() / (maps[a].norm() + maps[b].norm())
+            mask = face_index == number
+            first, second = (points[mask] @ maps[k].T + bias[k] for k in (a, b))
+            jumps[mask] = 2 * (first - second).norm(dim=1) / (first.norm(dim=1) + second.norm(dim=1))
+            distances[mask] = 2 * (maps[a] - maps[b]).norm() / (maps[a].norm() + maps[b].norm())
         columns = {"region": pairs[:, 0], "neighbour": pairs[:, 1], "jump": jumps, "map_distance": distances}
         return pd.DataFrame({name: column.cpu().numpy() for name, column in columns.items()})
 
@@ -324,18 +324,18 @@ class NearestLinear(nn.Module):
         Raises:
             InputError: No such rank.
         """
-        found = NearestLinear(self.d_in, self.d_out, self.regions, rank, **self._settings())
-        found.to(self.points.device, self.points.dtype)
+        network = NearestLinear(self.d_in, self.d_out, self.regions, rank, **self._settings())
+        network.to(self.points.device, self.points.dtype)
         with guarded(torch.no_grad()):
             maps, bias = self.maps()
             shared = maps.mean(0)
             u, s, v = torch.linalg.svd(maps - shared, full_matrices=False)
-            found.up.copy_(u[..., :rank] * s[:, None, :rank])
-            found.down.copy_(v[:, :rank])
-            for own, value in ((found.shared, shared), (found.bias, bias), (found.points, self.points)):
-                own.copy_(value)
-            found.spread.copy_(self.spread)
-        return found.train(self.training)
+            network.up.copy_(u[..., :rank] * s[:, None, :rank])
+            network.down.copy_(v[:, :rank])
+            for parameter, value in ((network.shared, shared), (network.bias, bias), (network.points, self.points)):
+                parameter.copy_(value)
+            network.spread.copy_(self.spread)
+        return network.train(self.training)
 
     def _settings(self) -> dict[str, Any]:
         return {
@@ -388,19 +388,19 @@ class NearestLinear(nn.Module):
             InputError: The folder holds no such network, or a damaged one; nothing larger than its files is ever made.
         """
         path = Path(folder)
-        with folders.opened(path, folders.NEAREST_LINEAR) as said:
-            said = {name: value for name, value in said.items() if name not in ("files", "kind")}
+        with folders.opened(path, folders.NEAREST_LINEAR) as config:
+            config = {name: value for name, value in config.items() if name not in ("files", "kind")}
             state = read_tensors(path / WEIGHTS)
-            shapes = _shapes(said["d_in"], said["d_out"], said["regions"], said["rank"])
+            shapes = _shapes(config["d_in"], config["d_out"], config["regions"], config["rank"])
             if {name: tuple(value.shape) for name, value in state.items()} != shapes:
                 raise ValueError(f"{CONFIG} and the shapes in {WEIGHTS} differ")
-            found = cls(**said).to(state["points"].dtype)
-            found.load_state_dict(state)
-            return found.eval()
+            network = cls(**config).to(state["points"].dtype)
+            network.load_state_dict(state)
+            return network.eval()
 
 
 def _shapes(d_in: int, d_out: int, regions: int, rank: int | None) -> dict[str, tuple[int, ...]]:
-    """Of everything that is saved."""
+    """The shapes of all tensors that are saved."""
     maps: dict[str, tuple[int, ...]] = {"weight": (regions, d_out, d_in)}
     if rank is not None:
         maps = {"shared": (d_out, d_in), "up": (regions, d_out, rank), "down": (regions, rank, d_in)}
@@ -410,9 +410,9 @@ def _shapes(d_in: int, d_out: int, regions: int, rank: int | None) -> dict[str, 
 @contextmanager
 def _training(module: nn.Module) -> Iterator[None]:
     """In training mode inside the block, and as before after it."""
-    was = module.training
+    mode = module.training
     try:
         module.train()
         yield
     finally:
-        module.train(was)
+        module.train(mode)

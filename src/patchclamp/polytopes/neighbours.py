@@ -25,7 +25,7 @@ QUERIES = 512
 BASE = 4096
 """Rows of a block of distances, the fastest of those tried."""
 UNPACKED_BYTES = 2**25
-"""Of a block of codes, one byte a bit."""
+"""The size of a block of codes, one byte a bit."""
 MOST_BITS = 2**22
 """Above, the keys that order neighbours would not fit 63 bits."""
 
@@ -46,12 +46,12 @@ def engine() -> Engine:
 
     Both are exact: a float32 product of codes of fewer than 2**24 bits holds whole numbers only.
     """
-    one = torch.ones(32, 32, dtype=torch.int8)
+    ones = torch.ones(32, 32, dtype=torch.int8)
     try:
-        works = bool((torch._int_mm(one, -one) == -32).all())
+        has_int8 = bool((torch._int_mm(ones, -ones) == -32).all())
     except (RuntimeError, AttributeError):
-        works = False
-    return "int8" if works else "float32"
+        has_int8 = False
+    return "int8" if has_int8 else "float32"
 
 
 def _bits(codes: Packed, kind: Engine) -> Tensor:
@@ -77,17 +77,17 @@ def hamming(one: Packed, other: Packed, kind: Engine | None = None) -> Tensor:
     Args:
         one: Codes ``[row, byte]``.
         other: Codes of as many bytes.
-        kind: Of the products; the fastest of this machine by default.
+        kind: The engine of the products; the fastest of this machine by default.
 
     Raises:
         InputError: The codes differ in their number of bytes, or have too many bits.
     """
     _check(one, other)
-    own, others = counts(one).int()[:, None], counts(other).int()
-    found = torch.empty(len(one), len(other), dtype=torch.int32)
-    for part, block, both in _blocks(one, other, kind):
-        found[part, block] = both.mul_(-2).add_(own[part]).add_(others[block])
-    return found
+    row_counts, other_counts = counts(one).int()[:, None], counts(other).int()
+    distances = torch.empty(len(one), len(other), dtype=torch.int32)
+    for part, block, common in _blocks(one, other, kind):
+        distances[part, block] = common.mul_(-2).add_(row_counts[part]).add_(other_counts[block])
+    return distances
 
 
 def jaccard(one: Packed, other: Packed, kind: Engine | None = None) -> Tensor:
@@ -96,17 +96,17 @@ def jaccard(one: Packed, other: Packed, kind: Engine | None = None) -> Tensor:
     Args:
         one: Codes ``[row, byte]``.
         other: Codes of as many bytes.
-        kind: Of the products; the fastest of this machine by default.
+        kind: The engine of the products; the fastest of this machine by default.
 
     Raises:
         InputError: As for :func:`hamming`.
     """
-    return _share(hamming(one, other, kind), counts(one)[:, None] + counts(other))
+    return _jaccard_distance(hamming(one, other, kind), counts(one)[:, None] + counts(other))
 
 
-def _share(different: Tensor, set_bits: Tensor) -> Tensor:
+def _jaccard_distance(differing: Tensor, set_bits: Tensor) -> Tensor:
     """The Jaccard distance, of the bits that differ and the sum of those set in each."""
-    return 2 * different / (set_bits + different).double().clamp_(min=1)
+    return 2 * differing / (set_bits + differing).double().clamp_(min=1)
 
 
 def knn(base: Packed, queries: Packed, k: int, metric: Metric = "hamming", kind: Engine | None = None) -> Neighbours:
@@ -115,9 +115,9 @@ def knn(base: Packed, queries: Packed, k: int, metric: Metric = "hamming", kind:
     Args:
         base: Codes to search, ``[row, byte]``.
         queries: Codes of as many bytes.
-        k: How many.
+        k: The number of neighbours of each query.
         metric: ``"hamming"`` or ``"jaccard"``.
-        kind: Of the products; the fastest of this machine by default.
+        kind: The engine of the products; the fastest of this machine by default.
 
     Raises:
         InputError: Unknown metric, ``k`` outside 1 to the number of rows, or codes that do not match.
@@ -128,75 +128,79 @@ def knn(base: Packed, queries: Packed, k: int, metric: Metric = "hamming", kind:
     if not 1 <= k <= len(base):
         raise InputError(f"k = {k}: there are {len(base)} codes to find neighbours among")
     nearness = {"hamming": _by_hamming, "jaccard": _by_jaccard}[metric](queries, base)
-    found: dict[int, list[Tensor]] = {}
-    for part, block, both in _blocks(queries, base, kind):
+    candidates: dict[int, list[Tensor]] = {}
+    for part, block, common in _blocks(queries, base, kind):
         width = block.stop - block.start
-        nearest = nearness(both, part, block).topk(min(k, width), dim=1).values
+        nearest = nearness(common, part, block).topk(min(k, width), dim=1).values
         place = width - 1 - nearest.remainder_(width).long()
-        found.setdefault(part.start, []).append(place + block.start)
-    rows = [_merged(queries[first:], base, torch.cat(places, dim=1), k, metric) for first, places in found.items()]
+        candidates.setdefault(part.start, []).append(place + block.start)
+    rows = [_merge(queries[first:], base, torch.cat(places, dim=1), k, metric) for first, places in candidates.items()]
     if not rows:
         return Neighbours(torch.empty(0, k, dtype=torch.int64), torch.empty(0, k, dtype=torch.int64))
     return Neighbours(torch.cat([index for index, _ in rows]), torch.cat([distance for _, distance in rows]))
 
 
-def _merged(queries: Packed, base: Packed, places: Tensor, k: int, metric: Metric) -> tuple[Tensor, Tensor]:
+def _merge(queries: Packed, base: Packed, places: Tensor, k: int, metric: Metric) -> tuple[Tensor, Tensor]:
     """The nearest of the best of every block, whose rows ``places`` ``[query, candidate]`` has in the order of the blocks."""
-    own = queries[: len(places)]
-    different = torch.stack([counts(own ^ base[column]) for column in places.T.numpy()], dim=1)
-    distance = different
+    query_codes = queries[: len(places)]
+    differing = torch.stack([counts(query_codes ^ base[column]) for column in places.T.numpy()], dim=1)
+    distance = differing
     if metric == "jaccard":
-        distance = _share(different, counts(own)[:, None] + counts(base)[places])
+        distance = _jaccard_distance(differing, counts(query_codes)[:, None] + counts(base)[places])
     # stable, and within a block and from block to block equally near ones stand in the order of the rows
     sorted_ = distance.sort(dim=1, stable=True)
     return places.gather(1, sorted_.indices[:, :k]), sorted_.values[:, :k]
 
 
 Nearness = Callable[[Tensor, slice, slice], Tensor]
-"""Of the bits set in both, for some queries and a block: whole numbers, all different, larger for nearer rows and, among equally
-near ones, for earlier rows; ``width - 1 - row`` is their remainder by the width of the block."""
+"""Keys from the bits set in both, for some queries and a block: whole numbers, all different, larger for nearer rows and, among
+equally near ones, for earlier rows; ``width - 1 - row`` is their remainder by the width of the block."""
 
 
-def _earlier(block: slice) -> Tensor:
+def _reverse_order(block: slice) -> Tensor:
     return torch.arange(block.stop - block.start - 1, -1, -1)
 
 
 def _by_hamming(_: Packed, base: Packed) -> Nearness:
     set_bits = counts(base)
-    narrow = 2 * 8 * base.shape[1] * BASE < 2**31  # topk of 32-bit numbers is faster
+    fits_int32 = 2 * 8 * base.shape[1] * BASE < 2**31  # topk of 32-bit numbers is faster
 
-    def nearness(both: Tensor, _: slice, block: slice) -> Tensor:
+    def nearness(common: Tensor, _: slice, block: slice) -> Tensor:
         width = block.stop - block.start
-        last = _earlier(block) - width * set_bits[block]
-        return both.mul_(2 * width).add_(last.int()) if narrow else both.long().mul_(2 * width).add_(last)
+        tie_break = _reverse_order(block) - width * set_bits[block]
+        return (
+            common.mul_(2 * width).add_(tie_break.int())
+            if fits_int32
+            else common.long().mul_(2 * width).add_(tie_break)
+        )
 
     return nearness
 
 
 def _by_jaccard(queries: Packed, base: Packed) -> Nearness:
-    own, others = counts(queries)[:, None], counts(base)
+    query_counts, base_counts = counts(queries)[:, None], counts(base)
     # two different fractions with denominators up to 2 * bits are further apart than one of these steps
     steps = 2.0 * (16 * base.shape[1]) ** 2
 
-    def nearness(both: Tensor, part: slice, block: slice) -> Tensor:
-        set_bits = own[part] + others[block]
-        share = _share(set_bits - 2 * both, set_bits)
-        whole: Tensor = ((1 - share) * steps).long()
-        return whole.mul_(block.stop - block.start).add_(_earlier(block))
+    def nearness(common: Tensor, part: slice, block: slice) -> Tensor:
+        set_bits = query_counts[part] + base_counts[block]
+        distance = _jaccard_distance(set_bits - 2 * common, set_bits)
+        key: Tensor = ((1 - distance) * steps).long()
+        return key.mul_(block.stop - block.start).add_(_reverse_order(block))
 
     return nearness
 
 
 def _blocks(queries: Packed, base: Packed, kind: Engine | None) -> Iterator[tuple[slice, slice, Tensor]]:
     """The number of bits set in both, block by block: which queries, which rows of the base, ``[query, row]`` int32."""
-    chosen = engine() if kind is None else kind
+    engine_kind = engine() if kind is None else kind
     width = max(256, min(BASE, UNPACKED_BYTES // max(8 * base.shape[1], 1)))
     for start in range(0, len(base), width):
         block = slice(start, min(start + width, len(base)))
-        rows = _bits(base[block], chosen)
+        rows = _bits(base[block], engine_kind)
         for first in range(0, len(queries), QUERIES):
             part = slice(first, min(first + QUERIES, len(queries)))
-            yield part, block, _products(_bits(queries[part], chosen), rows)
+            yield part, block, _products(_bits(queries[part], engine_kind), rows)
 
 
 def _check(one: Any, other: Any) -> None:

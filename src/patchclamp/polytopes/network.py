@@ -33,7 +33,7 @@ class NetworkStep:
     name: str
     """Path of its module, or of the module in whose ``forward`` the function stands."""
     key: str
-    """Of its output among the live tensors."""
+    """The key of its output among the live tensors."""
     op: Op
     reads: tuple[str, ...]
     """Keys of the tensors that it reads."""
@@ -67,7 +67,7 @@ class Network:
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
-        self.steps, self.output = _steps(module)
+        self.steps, self.output = _trace_steps(module)
         self._modes = _modes(module)
         self._agrees = False
 
@@ -82,24 +82,24 @@ class Network:
             return module
         if not isinstance(module, OpenModel):
             return cls(module)
-        known = _KNOWN.get(module)
-        if known is None or known._modes != _modes(module.module):
-            known = _KNOWN[module] = cls(module.module)
-        return known
+        network = _NETWORKS.get(module)
+        if network is None or network._modes != _modes(module.module):
+            network = _NETWORKS[module] = cls(module.module)
+        return network
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the weights."""
+        """The type of the weights."""
         return next((p.dtype for p in self.module.parameters() if p.is_floating_point()), torch.float32)
 
     @property
     def device(self) -> torch.device:
-        """Of the weights."""
+        """The device of the weights."""
         return next((p.device for p in self.module.parameters()), torch.device("cpu"))
 
     @cached_property
     def gates(self) -> tuple[NetworkGate, ...]:
-        """In the order in which they act."""
+        """The gates, in the order in which they act."""
         return tuple(step.gate for step in self.steps if step.gate is not None)
 
     def __repr__(self) -> str:
@@ -129,21 +129,21 @@ class Network:
 
     def preactivations(self, x: Rows, start: str | None = None) -> dict[str, Tensor]:
         """What goes into every gate, ``[row, *shape]`` by the gate's name."""
-        return {name: before for name, (before, _) in self.gated(x, start).items()}
+        return {name: preactivation for name, (preactivation, _) in self.gated(x, start).items()}
 
     def gated(self, x: Rows, start: str | None = None) -> dict[str, tuple[Tensor, Tensor]]:
         """What goes into every gate and what comes out of it, ``[row, *shape]`` by the gate's name."""
         steps, entry = self.after(start)
         live: Live = {entry: x}
-        found = {}
+        gate_values = {}
         for step in steps:
-            before = live[step.source] if step.gate is not None else x
+            preactivation = live[step.source] if step.gate is not None else x
             live[step.key] = step.call(live)
             if step.gate is not None:
-                found[step.gate.name] = (before, live[step.key])
+                gate_values[step.gate.name] = (preactivation, live[step.key])
             for key in step.last:
                 live.pop(key, None)
-        return found
+        return gate_values
 
     def states(self, x: Rows, start: str | None = None) -> dict[str, Tensor]:
         """What freezes every gate at one point ``[1, *shape]``, by the gate's name."""
@@ -161,13 +161,13 @@ class Network:
 
         Args:
             x: Points, ``[row, *shape]``.
-            states: Of the gates at that point, as :meth:`states` gives them.
+            states: The states of the gates at that point, as :meth:`states` gives them.
             start: As for :meth:`walk`.
             seen: Is shown every gate and its pre-activations, which are affine in ``x`` too.
         """
         steps, entry = self.after(start)
         live: Live = {entry: x}
-        held: Live = {}
+        gate_values: Live = {}
         for step in steps:
             if step.gate is not None:
                 if seen is not None:
@@ -175,9 +175,11 @@ class Network:
                 state = states[step.gate.name]
                 live[step.key] = step.gate.frozen(live[step.source], state)
                 if not step.gate.exact:
-                    held[step.key] = step.gate.frozen(state, state)
+                    gate_values[step.key] = step.gate.frozen(state, state)
             elif step.op.nature == "product":
-                live[step.key] = step.call({**live, **{key: held[key] for key in step.reads if key in held}})
+                live[step.key] = step.call(
+                    {**live, **{key: gate_values[key] for key in step.reads if key in gate_values}}
+                )
             else:
                 live[step.key] = step.call(live)
         return live[self.output]
@@ -192,10 +194,10 @@ class Network:
         Raises:
             ModelError: With every such operation, and what to do instead.
         """
-        bad = [f"{step.op.says} ({step.name})" for step in self.after(start)[0] if not _is_exact(step)]
-        if bad:
+        obstacles = [f"{step.op.label} ({step.name})" for step in self.after(start)[0] if not _is_exact(step)]
+        if obstacles:
             raise ModelError(
-                f"{what} needs a piecewise-linear network, but {_listed(bad)} not piecewise linear; "
+                f"{what} needs a piecewise-linear network, but {_with_verb(obstacles)} not piecewise linear; "
                 "method='sampled' works for any network"
             )
 
@@ -207,13 +209,13 @@ class Network:
         """
         steps = self.after(start)[0]
         smooth = {step.key for step in steps if step.gate is not None and not step.gate.exact}
-        bad = [
-            f"{step.op.says} ({step.name})"
+        obstacles = [
+            f"{step.op.label} ({step.name})"
             for step in steps
             if step.op.nature == "other" or (step.op.nature == "product" and not smooth & set(step.reads))
         ]
-        if bad:
-            raise ModelError(f"a network is affine for frozen gates only without {', '.join(bad)}")
+        if obstacles:
+            raise ModelError(f"a network is affine for frozen gates only without {', '.join(obstacles)}")
 
     def after(self, start: str | None) -> tuple[tuple[NetworkStep, ...], str]:
         """The steps that follow a place, and the key of the tensor that enters them.
@@ -224,16 +226,16 @@ class Network:
         if start is None:
             return self.steps, INPUT
         first, entry = self._entry(start)
-        steps, made, needed = [], {entry}, {entry}
+        steps, available, needed = [], {entry}, {entry}
         for step in self.steps[first:]:
-            if any(key in made for key in step.reads):
+            if any(key in available for key in step.reads):
                 steps.append(step)
-                made.add(step.key)
+                available.add(step.key)
                 needed.update(step.reads)
-        if needed - made or self.output not in made:
-            around = ", ".join(sorted(needed - made)) or "its input"
+        if needed - available or self.output not in available:
+            sources = ", ".join(sorted(needed - available)) or "its input"
             raise InputError(
-                f"the output is not a function of {start!r} alone: the network goes round it (from {around}); "
+                f"the output is not a function of {start!r} alone: the network goes round it (from {sources}); "
                 "choose a place where all paths meet"
             )
         return _with_last(steps, self.output), entry
@@ -242,12 +244,12 @@ class Network:
         name, _, port = start.partition(":")
         if port not in ("", "in", "out"):
             raise InputError(f"{start!r}: a place ends in :in or :out")
-        inside = [i for i, step in enumerate(self.steps) if step.name == name or step.name.startswith(f"{name}.")]
-        if not inside:
+        indices = [i for i, step in enumerate(self.steps) if step.name == name or step.name.startswith(f"{name}.")]
+        if not indices:
             raise InputError(unknown("place", name, [step.name for step in self.steps]))
         if port == "in":
-            return inside[0], self.steps[inside[0]].reads[0]
-        return inside[-1] + 1, self.steps[inside[-1]].key
+            return indices[0], self.steps[indices[0]].reads[0]
+        return indices[-1] + 1, self.steps[indices[-1]].key
 
     def cast(self, dtype: torch.dtype) -> "Network":
         """The network of a copy of the module in another precision; this one if it has that precision."""
@@ -261,21 +263,21 @@ class Network:
         """
         if self._agrees:
             return
-        rows = torch.cat([x, _unlike(x[:1])])
+        rows = torch.cat([x, _other_row(x[:1])])
         with guarded(torch.no_grad()):
-            own = self.run(rows)
-            parts = slice(1), slice(len(x), None), slice(None)
-            theirs = [(some, self.module(rows[some])) for some in parts]
+            outputs = self.run(rows)
+            slices = slice(1), slice(len(x), None), slice(None)
+            references = [(part, self.module(rows[part])) for part in slices]
         tolerance = 1e-4 if x.dtype != torch.float64 else 1e-9
-        size = float(own.abs().nan_to_num(posinf=0).max()) if own.numel() else 0.0
-        for some, out in theirs:
-            count = len(rows[some])
-            if not isinstance(out, Tensor) or out.shape != (count, *own.shape[1:]) or len(own) != len(rows):
+        size = float(outputs.abs().nan_to_num(posinf=0).max()) if outputs.numel() else 0.0
+        for part, out in references:
+            count = len(rows[part])
+            if not isinstance(out, Tensor) or out.shape != (count, *outputs.shape[1:]) or len(outputs) != len(rows):
                 shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
                 raise ModelError(
                     f"the network does not give a row of outputs for each point: for {count} it gives {shape}"
                 )
-            gap = float((out - own[some]).abs().nan_to_num(posinf=torch.inf).max()) if out.numel() else 0.0
+            gap = float((out - outputs[part]).abs().nan_to_num(posinf=torch.inf).max()) if out.numel() else 0.0
             if gap > tolerance * size:
                 raise ModelError(
                     f"the traced network differs from the module by {gap:.2g}: rows depend on each other, or a branch of its code "
@@ -284,22 +286,22 @@ class Network:
         self._agrees = True
 
 
-_KNOWN: "WeakKeyDictionary[OpenModel, Network]" = WeakKeyDictionary()
+_NETWORKS: "WeakKeyDictionary[OpenModel, Network]" = WeakKeyDictionary()
 
 
 def _is_exact(step: NetworkStep) -> bool:
     return step.op.nature == "affine" or (step.gate is not None and step.gate.exact)
 
 
-def _unlike(x: Rows) -> Rows:
+def _other_row(x: Rows) -> Rows:
     """Another row of the same size, so that one point is enough to see whether rows depend on each other."""
     size = x.abs().mean()
     wave = torch.cos(torch.arange(x.numel(), dtype=x.dtype, device=x.device)).reshape(x.shape)
     return x + torch.where(size > 0, size, torch.ones_like(size)) * wave
 
 
-def _listed(bad: list[str]) -> str:
-    return f"{', '.join(bad)} {'is' if len(bad) == 1 else 'are'}"
+def _with_verb(names: list[str]) -> str:
+    return f"{', '.join(names)} {'is' if len(names) == 1 else 'are'}"
 
 
 def _modes(module: nn.Module) -> tuple[Any, ...]:
@@ -307,8 +309,8 @@ def _modes(module: nn.Module) -> tuple[Any, ...]:
     return tuple((id(part), part.training) for part in module.modules())
 
 
-def _steps(module: nn.Module) -> tuple[tuple[NetworkStep, ...], str]:
-    graph = _traced(module)
+def _trace_steps(module: nn.Module) -> tuple[tuple[NetworkStep, ...], str]:
+    graph = _trace(module)
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
     if len(inputs) != 1:
         raise ModelError(
@@ -325,18 +327,18 @@ def _steps(module: nn.Module) -> tuple[tuple[NetworkStep, ...], str]:
                 raise ModelError("the network must give one tensor")
             output = keys[node.args[0]]
         elif node.op not in ("placeholder", "get_attr"):
-            name = _name(node, names)
+            name = _step_name(node, names)
             op = classify(node, name, module, lambda argument: _varies(argument, keys))
-            inside = [part for part in node.all_input_nodes if part in shapes]
-            if op.nature == "shape" or (inside and not any(part in keys for part in node.all_input_nodes)):
+            shape_inputs = [part for part in node.all_input_nodes if part in shapes]
+            if op.nature == "shape" or (shape_inputs and not any(part in keys for part in node.all_input_nodes)):
                 shapes[node] = tuple(node.all_input_nodes)
                 continue
             keys[node] = node.name
             steps.append(_step(node, name, op, module, dict(keys), shapes))
-            if _in_place(node, module):
+            if _is_in_place(node, module):
                 # who reads the tensor from here on, by whatever name, finds it overwritten
-                old = keys.get(node.all_input_nodes[0])
-                keys.update({part: node.name for part, key in keys.items() if key == old})
+                old_key = keys.get(node.all_input_nodes[0])
+                keys.update({part: node.name for part, key in keys.items() if key == old_key})
     return _with_last(steps, output), output
 
 
@@ -370,10 +372,10 @@ def _step(
 
     if node.op == "call_module" and len(node.args) == 1 and not node.kwargs:
         submodule, key = module.get_submodule(str(node.target)), keys[node.args[0]]  # type: ignore[index]
-        if _in_place(node, module):
+        if _is_in_place(node, module):
             return NetworkStep(name, node.name, op, tuple(reads), lambda live: submodule(live[key].clone()))
         return NetworkStep(name, node.name, op, tuple(reads), lambda live: submodule(live[key]))
-    if _in_place(node, module):
+    if _is_in_place(node, module):
         # the user's tensor stays as it is
         first = reads[0]
         return NetworkStep(
@@ -395,11 +397,15 @@ def _evaluate(node: fx.Node, value: Callable[[fx.Node], Any], module: nn.Module)
     return node.target(*args, **kwargs)  # type: ignore[operator]
 
 
-def _in_place(node: fx.Node, module: nn.Module) -> bool:
+def _is_in_place(node: fx.Node, module: nn.Module) -> bool:
     if node.op == "call_module":
         return bool(getattr(module.get_submodule(str(node.target)), "inplace", False))
-    called = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    return called in ("iadd", "isub", "imul", "itruediv") or called.endswith("_") or bool(node.kwargs.get("inplace"))
+    function_name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    return (
+        function_name in ("iadd", "isub", "imul", "itruediv")
+        or function_name.endswith("_")
+        or bool(node.kwargs.get("inplace"))
+    )
 
 
 def _attribute(module: nn.Module, path: str) -> Any:
@@ -408,34 +414,36 @@ def _attribute(module: nn.Module, path: str) -> Any:
     return module
 
 
-def _traced(module: nn.Module) -> fx.Graph:
+def _trace(module: nn.Module) -> fx.Graph:
     try:
         return fx.Tracer().trace(module)
     except Exception as error:
-        said = str(error).strip().splitlines() or [type(error).__name__]
+        lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ModelError(
-            f"torch.fx cannot follow {type(module).__name__} ({said[0]}); method='sampled' works for any network"
+            f"torch.fx cannot follow {type(module).__name__} ({lines[0]}); method='sampled' works for any network"
         ) from error
 
 
-def _name(node: fx.Node, names: dict[str, int]) -> str:
+def _step_name(node: fx.Node, names: dict[str, int]) -> str:
     """The module's path; for a function the path of the module around it and the function's name, numbered when it comes again."""
     if node.op == "call_module":
         name = str(node.target)
     else:
         stack = list(node.meta.get("nn_module_stack", {}).values())
         around = str(stack[-1][0]) if stack else ""
-        called = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
-        name = ".".join(part for part in (around, called) if part)
+        function_name = (
+            node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
+        )
+        name = ".".join(part for part in (around, function_name) if part)
     names[name] = names.get(name, 0) + 1
     return name if names[name] == 1 else f"{name}#{names[name]}"
 
 
 def _with_last(steps: list[NetworkStep], output: str) -> tuple[NetworkStep, ...]:
     """The same steps, each with the keys that nothing reads after it."""
-    read: set[str] = {output}
-    found = []
+    later_reads: set[str] = {output}
+    reversed_steps = []
     for step in reversed(steps):
-        found.append(replace(step, last=tuple(key for key in step.reads if key not in read)))
-        read.update(step.reads)
-    return tuple(reversed(found))
+        reversed_steps.append(replace(step, last=tuple(key for key in step.reads if key not in later_reads)))
+        later_reads.update(step.reads)
+    return tuple(reversed(reversed_steps))

@@ -52,7 +52,7 @@ class Op:
     """One operation: what it is, and the gate if it is one."""
 
     nature: Nature
-    says: str
+    label: str
     """Its name for error messages."""
     gate: NetworkGate | None = None
 
@@ -61,46 +61,46 @@ def classify(node: fx.Node, name: str, root: nn.Module, varies: Callable[[Any], 
     """What a node of a graph is.
 
     Args:
-        node: Of the traced graph.
-        name: Of the module or function, for the gate.
+        node: A node of the traced graph.
+        name: The name of the module or function, for the gate.
         root: The traced module.
         varies: Whether an argument depends on the input.
     """
     if node.op == "call_module":
         module = root.get_submodule(str(node.target))
-        return _module(module, name)
-    says = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
-    plain = says.strip("_")
-    if node.target is getattr or says in _SHAPE_NAMES:
-        return Op("shape", says)
-    if says in _GATE_NAMES:
-        return _function(node, says.rstrip("_"), name, varies)
-    if says == "dropout":
-        return Op("other" if _option(node, 2, "training", True) else "affine", "dropout in training mode")
-    if plain in _AFFINE_NAMES or says in _AFFINE_NAMES:
-        return Op("affine", says)
-    if plain in _WITH_CONSTANT or says in _WITH_CONSTANT:
+        return _classify_module(module, name)
+    label = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
+    base_name = label.strip("_")
+    if node.target is getattr or label in _SHAPE_NAMES:
+        return Op("shape", label)
+    if label in _GATE_NAMES:
+        return _classify_function(node, label.rstrip("_"), name, varies)
+    if label == "dropout":
+        return Op("other" if _argument(node, 2, "training", True) else "affine", "dropout in training mode")
+    if base_name in _AFFINE_NAMES or label in _AFFINE_NAMES:
+        return Op("affine", label)
+    if base_name in _WITH_CONSTANT or label in _WITH_CONSTANT:
         varying = [argument for argument in (*node.args, *node.kwargs.values()) if varies(argument)]
-        divides = "div" in plain and len(node.args) > 1 and varies(node.args[1])
+        divides = "div" in base_name and len(node.args) > 1 and varies(node.args[1])
         if len(varying) == 1 and not divides and node.kwargs.get("rounding_mode") is None:
-            return Op("affine", says)
-        return Op("product" if plain in ("mul", "imul", "multiply") and len(varying) == 2 else "other", says)
-    return Op("other", says, Bend(name, plain) if plain in _BEND_MODULES.values() else None)
+            return Op("affine", label)
+        return Op("product" if base_name in ("mul", "imul", "multiply") and len(varying) == 2 else "other", label)
+    return Op("other", label, Bend(name, base_name) if base_name in _BEND_MODULES.values() else None)
 
 
-def _module(module: nn.Module, name: str) -> Op:
-    says = type(module).__name__
+def _classify_module(module: nn.Module, name: str) -> Op:
+    label = type(module).__name__
     if isinstance(module, (*_AFFINE_IN_EVAL, nn.RReLU)) and module.training:
-        return Op("other", f"{says} in training mode (call .eval() on the network)")
+        return Op("other", f"{label} in training mode (call .eval() on the network)")
     if isinstance(module, _AFFINE_MODULES + _AFFINE_IN_EVAL):
-        return Op("affine", says)
-    kind = next((kind for made, kind in _GATE_MODULES.items() if type(module) is made), None)
+        return Op("affine", label)
+    kind = next((kind for module_type, kind in _GATE_MODULES.items() if type(module) is module_type), None)
     if kind is None:
-        bend = next((bend for made, bend in _BEND_MODULES.items() if type(module) is made), None)
-        return Op("other", says, None if bend is None else Bend(name, bend))
+        bend = next((bend for module_type, bend in _BEND_MODULES.items() if type(module) is module_type), None)
+        return Op("other", label, None if bend is None else Bend(name, bend))
     if kind.startswith("max_pool") and module.return_indices:
-        return Op("other", f"{says} that returns indices")
-    return _gate(kind, name, says, _options(module))
+        return Op("other", f"{label} that returns indices")
+    return _gate_op(kind, name, label, _options(module))
 
 
 def _options(module: nn.Module) -> dict[str, Any]:
@@ -121,19 +121,19 @@ def _options(module: nn.Module) -> dict[str, Any]:
     return {}
 
 
-def _function(node: fx.Node, kind: str, name: str, varies: Callable[[Any], bool]) -> Op:
+def _classify_function(node: fx.Node, kind: str, name: str, varies: Callable[[Any], bool]) -> Op:
     if any(varies(argument) for argument in (*node.args[1:], *(v for k, v in node.kwargs.items() if k != "input"))):
         return Op("other", f"{kind} with bounds that depend on the input")
     options: dict[str, Any] = {}
     if kind in ("leaky_relu", "rrelu"):
-        options = {"slope": float(_option(node, 1, "negative_slope", 0.01))}
+        options = {"slope": float(_argument(node, 1, "negative_slope", 0.01))}
     if kind in ("rrelu", "prelu"):
         return Op("other", f"functional {kind} (use the module)")
     if kind == "hardtanh":
-        options = {"low": float(_option(node, 1, "min_val", -1.0)), "high": float(_option(node, 2, "max_val", 1.0))}
+        options = {"low": float(_argument(node, 1, "min_val", -1.0)), "high": float(_argument(node, 2, "max_val", 1.0))}
     if kind in ("clamp", "clip", "clamp_min", "clamp_max"):
-        low = None if kind == "clamp_max" else _option(node, 1, "min", None)
-        high = _option(node, 1 if kind == "clamp_max" else 2, "max", None) if kind != "clamp_min" else None
+        low = None if kind == "clamp_max" else _argument(node, 1, "min", None)
+        high = _argument(node, 1 if kind == "clamp_max" else 2, "max", None) if kind != "clamp_min" else None
         if any(isinstance(edge, fx.Node | Tensor) for edge in (low, high)):
             return Op("other", f"{kind} with tensor bounds")
         if low is not None and high is not None and low > high:
@@ -141,43 +141,43 @@ def _function(node: fx.Node, kind: str, name: str, varies: Callable[[Any], bool]
         options = {"low": None if low is None else float(low), "high": None if high is None else float(high)}
         kind = "clamp"
     if kind == "gelu":
-        options = {"approximate": _option(node, 1, "approximate", "none")}
+        options = {"approximate": _argument(node, 1, "approximate", "none")}
     if kind.startswith("max_pool"):
-        given = {part: _option(node, number + 1, part, None) for number, part in enumerate(_POOL_OPTIONS)}
-        if _option(node, 6, "return_indices", False):
+        settings = {part: _argument(node, number + 1, part, None) for number, part in enumerate(_POOL_OPTIONS)}
+        if _argument(node, 6, "return_indices", False):
             return Op("other", f"{kind} that returns indices")
-        defaults = {"stride": given["kernel_size"], "padding": 0, "dilation": 1, "ceil_mode": False}
-        options = {part: defaults.get(part) if value is None else value for part, value in given.items()}
-    return _gate("abs" if kind == "absolute" else kind, name, kind, options)
+        defaults = {"stride": settings["kernel_size"], "padding": 0, "dilation": 1, "ceil_mode": False}
+        options = {part: defaults.get(part) if value is None else value for part, value in settings.items()}
+    return _gate_op("abs" if kind == "absolute" else kind, name, kind, options)
 
 
-def _option(node: fx.Node, place: int, name: str, default: Any) -> Any:
+def _argument(node: fx.Node, place: int, name: str, default: Any) -> Any:
     if name in node.kwargs:
         return node.kwargs[name]
     return node.args[place] if len(node.args) > place else default
 
 
-def _gate(kind: str, name: str, says: str, options: dict[str, Any]) -> Op:
+def _gate_op(kind: str, name: str, label: str, options: dict[str, Any]) -> Op:
     if kind.startswith("max_pool"):
         if options["ceil_mode"]:
-            return Op("other", f"{says} with ceil_mode")
-        return Op("gate", says, _max_pool(name, 1 if kind == "max_pool1d" else 2, options))
+            return Op("other", f"{label} with ceil_mode")
+        return Op("gate", label, _max_pool(name, 1 if kind == "max_pool1d" else 2, options))
     if kind == "relu6":
         options = {"low": 0.0, "high": 6.0}
     if kind in ("silu", "gelu"):
         smooth = "gelu_tanh" if options.get("approximate") == "tanh" else kind
-        return Op("gate", says, Smooth(name, smooth, activation(smooth).code))
-    return Op("gate", says, elementwise(name, kind, **options))
+        return Op("gate", label, Smooth(name, smooth, activation(smooth).code))
+    return Op("gate", label, elementwise(name, kind, **options))
 
 
 def _max_pool(name: str, dims: int, options: dict[str, Any]) -> MaxPool:
-    def wide(value: Any) -> tuple[int, int]:
+    def per_axis(value: Any) -> tuple[int, int]:
         """One number an axis; a pool of one dimension is one of two with a height of 1."""
-        several = (value,) * dims if isinstance(value, int) else tuple(value)
-        return several if dims == 2 else (0, *several)  # type: ignore[return-value]
+        sizes = (value,) * dims if isinstance(value, int) else tuple(value)
+        return sizes if dims == 2 else (0, *sizes)  # type: ignore[return-value]
 
-    kernel, padding = wide(options["kernel_size"]), wide(options["padding"])
-    stride, dilation = wide(options["stride"]), wide(options["dilation"])
+    kernel, padding = per_axis(options["kernel_size"]), per_axis(options["padding"])
+    stride, dilation = per_axis(options["stride"]), per_axis(options["dilation"])
     if dims == 1:
         kernel, stride, dilation = (1, kernel[1]), (1, stride[1]), (1, dilation[1])
 
@@ -186,9 +186,9 @@ def _max_pool(name: str, dims: int, options: dict[str, Any]) -> MaxPool:
         planes = channels if dims == 2 else channels.unsqueeze(-2)
         padded = F.pad(planes, (padding[1], padding[1], padding[0], padding[0]), value=-torch.inf)
         lowest = torch.finfo(z.dtype).min
-        cut = F.unfold(padded.clamp(min=lowest), kernel, dilation=dilation, stride=stride)
-        apart: Tensor = cut.reshape(len(z), planes.shape[1], kernel[0] * kernel[1], -1).transpose(1, 2).flatten(2)
-        return apart
+        patches = F.unfold(padded.clamp(min=lowest), kernel, dilation=dilation, stride=stride)
+        values: Tensor = patches.reshape(len(z), planes.shape[1], kernel[0] * kernel[1], -1).transpose(1, 2).flatten(2)
+        return values
 
     def out_shape(z: Tensor) -> tuple[int, ...]:
         sizes = z.shape[-dims:]

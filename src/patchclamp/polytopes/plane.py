@@ -16,11 +16,11 @@ from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
 from patchclamp.interventions import provenance
 from patchclamp.models.opened import OpenModel
-from patchclamp.polytopes.charts import Chart, corners, kept, named, ready
+from patchclamp.polytopes.charts import Chart, corners, point_labels, prepare_plane, stack_points
 from patchclamp.polytopes.cutting import Cutter, FullError
 from patchclamp.polytopes.estimate import estimate
 from patchclamp.polytopes.network import Network
-from patchclamp.polytopes.polygons import assembled, polygon_areas
+from patchclamp.polytopes.polygons import plane_dataset, polygon_areas
 from patchclamp.polytopes.subdivision import BOX, OUTSIDE, Floats, Subdivision
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Plane(DatasetResult):
 
     @property
     def regions(self) -> int:
-        """How many."""
+        """The number of regions."""
         return int(self.dataset.sizes["region"])
 
     @property
@@ -133,20 +133,20 @@ class Plane(DatasetResult):
             raise InputError("areas of classes need a complete plane of a network with outputs [row, class]")
         areas = polygon_areas(data["vertices"].values[data["cell_corners"].values], data["cell_begin"].values)
         classes = data["cell_class"].values
-        return {int(one): float(areas[classes == one].sum()) for one in np.unique(classes)}
+        return {int(number): float(areas[classes == number].sum()) for number in np.unique(classes)}
 
     def __repr__(self) -> str:
-        said = self.record
-        (left, right), (bottom, top) = said["box"]
+        record = self.record
+        (left, right), (bottom, top) = record["box"]
         lines = [f"{self.regions:,} regions on [{left:.4g}, {right:.4g}] x [{bottom:.4g}, {top:.4g}]"]
         if not self.complete:
-            lines[0] += f", cut only until {said['until']}"
+            lines[0] += f", cut only until {record['until']}"
         counts = ", ".join(f"{name}: {count:,}" for name, count in self.layer_counts().items())
         lines.append(f"after layer {counts}")
         if self.dataset.sizes["cell"]:
             areas = self.class_areas()
             total = sum(areas.values())
-            shares = ", ".join(f"{one} {area / total:.1%}" for one, area in areas.items())
+            shares = ", ".join(f"{number} {area / total:.1%}" for number, area in areas.items())
             lines.append(f"area of each class: {shares}; decision boundary of {self.dataset.sizes['segment']:,} pieces")
         return "\n".join(lines)
 
@@ -175,7 +175,7 @@ def plane(
         axes: Instead, an origin and two directions ``(origin, u, v)``; the coordinates ``x, y`` are of ``origin + x u + y v``.
         box: ``((low, high), (low, high))`` in coordinates, or ``r`` for from ``-r`` to ``r``; by default around the points.
         start: Where the plane lies: the name of a module (its output), or with ``:in`` what goes into it. Default the input.
-        names: Of the points, for the figure.
+        names: Names of the points, for the figure.
         max_regions: Above this estimate it does not begin, and at this number it stops with what was found; None for no limit.
         force: Begin whatever the estimate says.
         progress: True for a bar, a function for events.
@@ -187,49 +187,54 @@ def plane(
     """
     if max_regions is not None and max_regions < 1:
         raise InputError(f"max_regions must be 1 or more, not {max_regions}")
-    network, chart, window = ready(model, points, axes, box, start, "an exact plane, unlike a raster,")
-    shown = named(names, chart)
-    about = estimate(network, chart, window, start)
-    if max_regions is not None and about.regions > max_regions and not force:
+    network, chart, window = prepare_plane(model, points, axes, box, start, "an exact plane, unlike a raster,")
+    point_names = point_labels(names, chart)
+    size = estimate(network, chart, window, start)
+    if max_regions is not None and size.regions > max_regions and not force:
         raise BudgetError(
-            f"{about}, more than max_regions={max_regions:,}; take a smaller box, raise max_regions "
+            f"{size}, more than max_regions={max_regions:,}; take a smaller box, raise max_regions "
             "(--max-regions), pass force=True (--force) to get what is found until then, or draw exact lines through the "
             "box: raster (--lines)"
         )
-    if about.memory > MEMORY and not force:
+    if size.memory > MEMORY and not force:
         raise BudgetError(
-            f"{about} of {about.widest:,} numbers each: {about.memory / 2**30:,.0f} GiB, more than {MEMORY / 2**30:,.0f}; "
+            f"{size} of {size.widest:,} numbers each: {size.memory / 2**30:,.0f} GiB, more than {MEMORY / 2**30:,.0f}; "
             "take a smaller box, start= at a later place, pass force=True to begin all the same, or draw exact lines through the "
             "box: raster"
         )
-    found = Subdivision.of(corners(window))
+    subdivision = Subdivision.of(corners(window))
     until, values = None, None
     gates = sum(step.gate is not None for step in network.after(start)[0])
     with guarded(torch.no_grad()), task("plane", gates, "layers", show=progress) as bar:
-        cutter = Cutter(found, np.inf if max_regions is None else max_regions, bar)
+        cutter = Cutter(subdivision, np.inf if max_regions is None else max_regions, bar)
         try:
-            values = network.walk(chart.at(found.points.rows), cutter, start)
+            values = network.walk(chart.at(subdivision.points.rows), cutter, start)
         except FullError as full:
             until = f"neuron {full.neuron} of {full.gate}"
     record, tensors = provenance(
-        model, (), points=kept(points), axes=kept(axes), box=window, names=None if names is None else shown
+        model,
+        (),
+        points=stack_points(points),
+        axes=stack_points(axes),
+        box=window,
+        names=None if names is None else point_names,
     )
     tensors |= {f"chart.{name}": getattr(chart, name).cpu() for name in ("origin", "u", "v")}
     facts = {
         "box": [list(edges) for edges in window], "layers": cutter.names, "widths": cutter.widths, "until": until,
-        "estimate": about.regions,
+        "estimate": size.regions,
     }  # fmt: skip
-    outputs = values if values is not None else _at_centres(network, chart, found, start)
-    dataset = assembled(found, cutter.codes, outputs, values is not None, chart.marked, shown)
+    outputs = values if values is not None else _at_centres(network, chart, subdivision, start)
+    dataset = plane_dataset(subdivision, cutter.codes, outputs, values is not None, chart.marked, point_names)
     if until is not None:
-        told = f"max_regions={max_regions:,} was met at {until}: the plane has the boundaries up to there"
-        warn(told)
+        message = f"max_regions={max_regions:,} was met at {until}: the plane has the boundaries up to there"
+        warn(message)
     return Plane(dataset, record | facts, tensors)
 
 
-def _at_centres(network: Network, chart: Chart, found: Subdivision, start: str | None) -> Tensor:
+def _at_centres(network: Network, chart: Chart, subdivision: Subdivision, start: str | None) -> Tensor:
     """The outputs inside faces that are no regions yet."""
-    centres = found.averages() @ found.points.rows
+    centres = subdivision.averages() @ subdivision.points.rows
     with guarded(torch.no_grad()):
         parts = [network.run(chart.at(centres[i : i + _ROWS]), start) for i in range(0, len(centres), _ROWS)]
     return torch.cat(parts)

@@ -35,7 +35,7 @@ def as_points(
     Raises:
         InputError: Shapes differ, a coordinate is not finite or outside the box, or the weights are of half precision.
     """
-    wanted = precision(model, dtype)
+    precise_dtype = precision(model, dtype)
     if not len(given):
         raise InputError("no points were given")
     rows = [
@@ -47,10 +47,10 @@ def as_points(
     if not shapes[0]:
         raise InputError("a point must be an array [*shape], not one number; several points are rows [row, *shape]")
     for number, row in enumerate(rows):
-        bad = int((~torch.isfinite(row)).sum()) if row.is_floating_point() else 0
-        if bad:
-            raise InputError(f"point {number} has {bad} coordinates that are not finite")
-    x = torch.stack([row.to(device=model.device, dtype=wanted) for row in rows])
+        count = int((~torch.isfinite(row)).sum()) if row.is_floating_point() else 0
+        if count:
+            raise InputError(f"point {number} has {count} coordinates that are not finite")
+    x = torch.stack([row.to(device=model.device, dtype=precise_dtype) for row in rows])
     if box is not None:
         low, high = box
         outside = (x < low) | (x > high)
@@ -81,7 +81,9 @@ def precision(model: OpenModel, dtype: str | None) -> torch.dtype:
     return model.dtype
 
 
-def prepared(model: OpenModel, x: Tensor, what: str, start: str | None = None, dtype: str | None = None) -> Network:
+def prepare_network(
+    model: OpenModel, x: Tensor, what: str, start: str | None = None, dtype: str | None = None
+) -> Network:
     """The traced network that takes points, piecewise linear and in their precision.
 
     Raises:
@@ -95,11 +97,11 @@ def prepared(model: OpenModel, x: Tensor, what: str, start: str | None = None, d
         )
     network = Network.of(model).cast(precision(model, dtype))
     network.require_exact(what, start)
-    fitting(network, x, start)
+    check_fit(network, x, start)
     return network
 
 
-def fitting(network: Network, x: Tensor, start: str | None = None) -> None:
+def check_fit(network: Network, x: Tensor, start: str | None = None) -> None:
     """Run points once, so that a wrong shape is an error before any work.
 
     Raises:
@@ -111,9 +113,9 @@ def fitting(network: Network, x: Tensor, start: str | None = None) -> None:
         with guarded(torch.no_grad()):
             out = network.run(x, start)
     except RuntimeError as error:
-        said = str(error).strip().splitlines()[0]
-        where = "" if start is None else f" at {start!r}"
-        raise InputError(f"the network does not take points of shape {tuple(x.shape[1:])}{where}: {said}") from error
+        reason = str(error).strip().splitlines()[0]
+        place = "" if start is None else f" at {start!r}"
+        raise InputError(f"the network does not take points of shape {tuple(x.shape[1:])}{place}: {reason}") from error
     if not bool(torch.isfinite(out).all()):
         raise InputError("the network's output is not finite at these points; are its weights?")
     if start is None:
@@ -134,16 +136,16 @@ def gate_pieces(model: OpenModel, x: Tensor, start: str | None = None) -> tuple[
     except ModelError:
         if start is not None:
             raise
-        return _recorded_pieces(model, x)
-    fitting(network, x[:2], start)
+        return _record_pieces(model, x)
+    check_fit(network, x[:2], start)
     gates = {gate.name: gate for gate in network.gates}
-    found = {
+    pieces = {
         name: by_row(gates[name].state(z) if gates[name].exact else gates[name].bits(z).long())
         for name, z in network.preactivations(x, start).items()
     }
-    if not found:
+    if not pieces:
         raise ModelError("the network has no gates: it is affine, or all its operations are unknown")
-    return found, network.run(x, start)
+    return pieces, network.run(x, start)
 
 
 def activation_modules(model: OpenModel) -> list[str]:
@@ -151,13 +153,15 @@ def activation_modules(model: OpenModel) -> list[str]:
     return [name for name, module in model.module.named_modules() if isinstance(module, _ACTIVATIONS)]
 
 
-def _recorded_pieces(model: OpenModel, x: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+def _record_pieces(model: OpenModel, x: Tensor) -> tuple[dict[str, Tensor], Tensor]:
     names = activation_modules(model)
     if not names:
-        known = ", ".join(module.__name__ for module in _ACTIVATIONS)
-        raise ModelError(f"torch.fx cannot follow the network, and it has no activation module ({known}) to record")
+        module_names = ", ".join(module.__name__ for module in _ACTIVATIONS)
+        raise ModelError(
+            f"torch.fx cannot follow the network, and it has no activation module ({module_names}) to record"
+        )
     acts = record(model, x.to(model.dtype), [f"{name}:in" for name in names])
-    found = {name: by_row((acts[f"{name}:in"] > 0).long()) for name in names}
+    pieces = {name: by_row((acts[f"{name}:in"] > 0).long()) for name in names}
     out = model.module(x.to(model.dtype))
     values = out if isinstance(out, Tensor) else next(iter(out.values()))
-    return found, values
+    return pieces, values

@@ -14,7 +14,7 @@ from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
 from patchclamp.interventions import provenance
 from patchclamp.models.opened import OpenModel
-from patchclamp.polytopes.charts import Chart, kept, named, ready
+from patchclamp.polytopes.charts import Chart, point_labels, prepare_plane, stack_points
 from patchclamp.polytopes.estimate import estimate
 from patchclamp.polytopes.lines import decisions, whole_line
 from patchclamp.polytopes.polygons import with_zero
@@ -38,9 +38,9 @@ class Raster(DatasetResult):
 
     @property
     def lines(self) -> str:
-        """What kind of lines."""
-        said = self.record["parameters"]
-        return "exact lines" if said["method"] == "exact" else f"lines of {said['samples']} samples"
+        """The kind of lines, in words."""
+        parameters = self.record["parameters"]
+        return "exact lines" if parameters["method"] == "exact" else f"lines of {parameters['samples']} samples"
 
     def frame(self) -> "pd.DataFrame":
         """One row a crossing: its line and place, the layer and neuron that change."""
@@ -59,15 +59,15 @@ class Raster(DatasetResult):
         _, (bottom, top) = self.record["box"]
         height = (top - bottom) / data.sizes["line"]
         lengths, classes = (data["end"] - data["begin"]).values, data["piece_class"].values
-        return {int(one): float(lengths[classes == one].sum() * height) for one in np.unique(classes)}
+        return {int(number): float(lengths[classes == number].sum() * height) for number in np.unique(classes)}
 
     def __repr__(self) -> str:
         (left, right), (bottom, top) = self.record["box"]
-        each = self.dataset["crossings"].values
-        about = self.record["estimate"]
-        said = f"{len(each)} {self.lines} through [{left:.4g}, {right:.4g}] x [{bottom:.4g}, {top:.4g}]: "
-        said += f"{each.mean():,.0f} boundaries each ({each.min():,} to {each.max():,})"
-        return said if about is None else f"{said}; about {about:,} regions in all"
+        crossings = self.dataset["crossings"].values
+        regions = self.record["estimate"]
+        text = f"{len(crossings)} {self.lines} through [{left:.4g}, {right:.4g}] x [{bottom:.4g}, {top:.4g}]: "
+        text += f"{crossings.mean():,.0f} boundaries each ({crossings.min():,} to {crossings.max():,})"
+        return text if regions is None else f"{text}; about {regions:,} regions in all"
 
 
 @recorded
@@ -89,13 +89,13 @@ def raster(
     Args:
         model: A piecewise-linear network; any network for the sampled method.
         points: As for :meth:`patchclamp.Model.plane`.
-        axes: As there.
-        box: As there.
-        start: As there.
-        names: As there.
-        lines: How many.
+        axes: As for :meth:`patchclamp.Model.plane`.
+        box: As for :meth:`patchclamp.Model.plane`.
+        start: As for :meth:`patchclamp.Model.plane`.
+        names: As for :meth:`patchclamp.Model.plane`.
+        lines: The number of lines.
         method: ``"exact"``, or ``"sampled"``: what flips between equally spaced points of each line.
-        samples: Of each line.
+        samples: The number of samples of each line.
         progress: True for a bar, a function for events.
 
     Raises:
@@ -106,48 +106,53 @@ def raster(
         raise InputError(unknown("method", method, ("exact", "sampled")))
     if lines < 1 or samples < 2:
         raise InputError(f"lines ({lines}) must be 1 or more, and samples ({samples}) 2 or more")
-    network, about = None, None
+    network, region_count = None, None
     if method == "exact":
-        network, chart, window = ready(model, points, axes, box, start, "a raster of exact lines")
-        about = estimate(network, chart, window, start).regions
+        network, chart, window = prepare_plane(model, points, axes, box, start, "a raster of exact lines")
+        region_count = estimate(network, chart, window, start).regions
     else:
         chart = Chart.of(model, points, axes)
         window = chart.box(box)
-    shown = named(names, chart)
+    point_names = point_labels(names, chart)
     (left, right), (bottom, top) = window
     heights = bottom + (np.arange(lines) + 0.5) / lines * (top - bottom)
-    crossed: list[Any] = []
+    line_crossings: list[Any] = []
     pieces: list[Any] = []
     layers: list[str] = []
     with guarded(torch.no_grad()), task("lines", lines, "lines", show=progress) as bar:
         for line, y in enumerate(heights):
             x = chart.at([[left, y], [right, y]])
-            walked = (
+            walk = (
                 walk_sampled(model, x, start, samples)
                 if network is None
                 else whole_line(network, x[:1], x[1:], start, LIMIT, f"line {line}", "a smaller box")
             )
-            layers = list(walked.events)
-            for layer, (t, neuron, *_) in enumerate(walked.events.values()):
+            layers = list(walk.events)
+            for layer, (t, neuron, *_) in enumerate(walk.events.values()):
                 rows = np.stack([np.full(len(t), line), np.full(len(t), layer), neuron.cpu().numpy()], axis=1)
-                crossed.append((left + t.cpu().numpy() * (right - left), rows))
-            outputs = with_zero(walked.values)
-            places, classes = ([], [-1]) if outputs is None else decisions(walked.t, outputs)
+                line_crossings.append((left + t.cpu().numpy() * (right - left), rows))
+            outputs = with_zero(walk.values)
+            places, classes = ([], [-1]) if outputs is None else decisions(walk.t, outputs)
             edges = left + np.array([0.0, *places, 1.0]) * (right - left)
             pieces.append((edges[:-1], edges[1:], np.full(len(classes), line), np.array(classes)))
             bar.advance()
     record, tensors = provenance(
-        model, (), points=kept(points), axes=kept(axes), box=window, names=None if names is None else shown
+        model,
+        (),
+        points=stack_points(points),
+        axes=stack_points(axes),
+        box=window,
+        names=None if names is None else point_names,
     )
-    facts = {"box": [list(edges) for edges in window], "layers": layers, "estimate": about}
-    return Raster(_labelled(heights, crossed, pieces, chart.marked, shown), record | facts, tensors)
+    facts = {"box": [list(edges) for edges in window], "layers": layers, "estimate": region_count}
+    return Raster(_dataset(heights, line_crossings, pieces, chart.marked, point_names), record | facts, tensors)
 
 
-def _labelled(heights: Any, crossed: list[Any], pieces: list[Any], marked: Any, names: list[str]) -> "xr.Dataset":
+def _dataset(heights: Any, line_crossings: list[Any], pieces: list[Any], marked: Any, names: list[str]) -> "xr.Dataset":
     import xarray as xr
 
-    x = np.concatenate([np.zeros(0), *[places for places, _ in crossed]])
-    rows = np.concatenate([np.zeros((0, 3), np.int64), *[rows for _, rows in crossed]])
+    x = np.concatenate([np.zeros(0), *[places for places, _ in line_crossings]])
+    rows = np.concatenate([np.zeros((0, 3), np.int64), *[rows for _, rows in line_crossings]])
     order = np.lexsort((x, rows[:, 0]))
     begin, end, piece_line, classes = (np.concatenate(parts) for parts in zip(*pieces, strict=True))
     return xr.Dataset(

@@ -21,7 +21,7 @@ from patchclamp.models.peers import Sites
 from patchclamp.polytopes.codes import Labels, SplineCodes, named_labels
 from patchclamp.polytopes.gates import Bend, Elementwise, NetworkGate, Smooth
 from patchclamp.polytopes.network import Network
-from patchclamp.polytopes.points import activation_modules, fitting
+from patchclamp.polytopes.points import activation_modules, check_fit
 from patchclamp.polytopes.soft import ActivationCode, activation, beta_code
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ ACTIVATION_NAMES = ("hidden_act", "hidden_activation", "activation_function", "a
 
 
 @dataclass(frozen=True, eq=False)
-class Gated:
+class GateInputs:
     """What goes into the gates of one layer, for some rows."""
 
     name: str
@@ -51,7 +51,7 @@ class Gated:
             raise InputError(f"pre-activations of {self.name!r} hold NaN, which lies on no side of a gate")
         return self.z > 0 if self.gate is None else self.gate.bits(self.z)
 
-    def soft(self, row: ActivationCode | None, beta: float | None) -> Tensor:
+    def soft(self, activation_code: ActivationCode | None, beta: float | None) -> Tensor:
         """The soft code."""
         if beta is not None:
             if not _changes_at_zero(self.gate):
@@ -60,8 +60,8 @@ class Gated:
                     f"{self.name!r} is a {self.gate.kind}: only gates that change at 0 have a code with beta"
                 )
             return beta_code(self.z, beta)
-        if row is not None:
-            return row.code(self.z)
+        if activation_code is not None:
+            return activation_code.code(self.z)
         if self.gate is None:
             raise InputError(f"which activation reads {self.name!r} is not known: give it, as in name='silu'")
         if isinstance(self.gate, Smooth):
@@ -92,7 +92,7 @@ def spline_codes(
         inputs: Prompts, or rows of inputs.
         sites: Where; by default every layer's ``mlp_pre`` of a language model, and every gate of a network that torch.fx can follow
             (else the inputs of its activation modules).
-        at: Which tokens of a language model are rows.
+        at: The tokens of a language model that are rows.
         labels: One a row, or one a prompt; several by name.
         progress: True for a bar, a function for events.
 
@@ -101,17 +101,17 @@ def spline_codes(
         ModelError: A network in which no gate is found.
     """
     inputs = torch.from_numpy(inputs) if isinstance(inputs, np.ndarray) and inputs.dtype.kind in "biuf" else inputs
-    kept: dict[str, list[Tensor]] = {}
+    layer_bits: dict[str, list[Tensor]] = {}
     places: list[tuple[int, int]] = []
-    for where, layers in _gated(model, inputs, sites, at, progress):
-        places += where
+    for row_places, layers in _gate_inputs(model, inputs, sites, at, progress):
+        places += row_places
         for layer in layers:
-            kept.setdefault(layer.name, []).append(layer.bits())
-    bits = {name: torch.cat(parts) for name, parts in kept.items()}
+            layer_bits.setdefault(layer.name, []).append(layer.bits())
+    bits = {name: torch.cat(parts) for name, parts in layer_bits.items()}
     if not isinstance(model, OpenModel):
         return SplineCodes.from_bits(bits, labels)
     prompts = model.prompts(inputs)
-    record = provenance(model, prompts, inputs=prompts, labels=_plain(labels))
+    record = provenance(model, prompts, inputs=prompts, labels=_label_lists(labels))
     return SplineCodes.from_bits(bits, row_labels(prompts, places, labels), *record)
 
 
@@ -131,10 +131,10 @@ def soft_codes(
 
     Args:
         model: As for :meth:`patchclamp.Model.spline_codes`.
-        inputs: As there.
-        sites: As there.
-        at: As there.
-        labels: As there.
+        inputs: As for :meth:`patchclamp.Model.spline_codes`.
+        sites: As for :meth:`patchclamp.Model.spline_codes`.
+        at: As for :meth:`patchclamp.Model.spline_codes`.
+        labels: As for :meth:`patchclamp.Model.spline_codes`.
         beta: Use the code of the beta-weighted quantization instead of the activation's own: 0 is linear, 1/2 SiLU, 1 hard.
         name: The activation, as in :data:`patchclamp.polytopes.soft.ACTIVATIONS`; by default as the model says.
         progress: True for a bar, a function for events.
@@ -145,23 +145,24 @@ def soft_codes(
     """
     import xarray as xr
 
-    row = activation(name) if name is not None else None
-    if row is None and beta is None and isinstance(model, OpenModel) and model.sites.layers:
-        row = activation(activation_name(model))
+    activation_code = activation(name) if name is not None else None
+    if activation_code is None and beta is None and isinstance(model, OpenModel) and model.sites.layers:
+        activation_code = activation(activation_name(model))
     inputs = torch.from_numpy(inputs) if isinstance(inputs, np.ndarray) and inputs.dtype.kind in "biuf" else inputs
-    kept: dict[str, list[Tensor]] = {}
+    layer_codes: dict[str, list[Tensor]] = {}
     places: list[tuple[int, int]] = []
-    for where, layers in _gated(model, inputs, sites, at, progress):
-        places += where
+    for row_places, layers in _gate_inputs(model, inputs, sites, at, progress):
+        places += row_places
         for layer in layers:
-            kept.setdefault(layer.name, []).append(layer.soft(row, beta))
-    codes = {own: torch.cat(parts).float().cpu().numpy() for own, parts in kept.items()}
+            layer_codes.setdefault(layer.name, []).append(layer.soft(activation_code, beta))
+    codes = {layer_id: torch.cat(parts).float().cpu().numpy() for layer_id, parts in layer_codes.items()}
     prompts = model.prompts(inputs) if isinstance(model, OpenModel) else []
     coords = named_labels(row_labels(prompts, places, labels), len(next(iter(codes.values()))))
     variables = {
-        own: (("row", *(f"{own}:{axis}" for axis in range(value.ndim - 1))), value) for own, value in codes.items()
+        layer_id: (("row", *(f"{layer_id}:{axis}" for axis in range(value.ndim - 1))), value)
+        for layer_id, value in codes.items()
     }
-    return xr.Dataset(variables, {own: ("row", np.asarray(values)) for own, values in coords.items()})
+    return xr.Dataset(variables, {layer_id: ("row", np.asarray(values)) for layer_id, values in coords.items()})
 
 
 def activation_name(model: OpenModel) -> str:
@@ -170,33 +171,33 @@ def activation_name(model: OpenModel) -> str:
     Raises:
         ModelError: It names none.
     """
-    found = next((getattr(model.config, key) for key in ACTIVATION_NAMES if hasattr(model.config, key)), None)
-    if not isinstance(found, str):
+    name = next((getattr(model.config, key) for key in ACTIVATION_NAMES if hasattr(model.config, key)), None)
+    if not isinstance(name, str):
         raise ModelError("the model's configuration does not say its activation; give it, as in name='gelu'")
-    return found
+    return name
 
 
 def row_labels(prompts: Sequence[Prompt], places: Sequence[tuple[int, int]], labels: Labels) -> dict[str, Any]:
     """Labels of rows by name: the user's, the token, and which prompt and position a row is.
 
     Args:
-        prompts: What was run.
+        prompts: The prompts that were run.
         places: Prompt and position of each row; empty where a row is an input.
-        labels: Of rows, or of prompts.
+        labels: Labels of rows, or of prompts.
     """
-    given: Mapping[str, Any] = {} if labels is None else labels if isinstance(labels, Mapping) else {"label": labels}
-    found = dict(given)
+    columns: Mapping[str, Any] = {} if labels is None else labels if isinstance(labels, Mapping) else {"label": labels}
+    all_columns = dict(columns)
     if not places:
-        return found
-    for name, values in given.items():
+        return all_columns
+    for name, values in columns.items():
         if len(values) == len(prompts) != len(places):
-            found[name] = [values[prompt] for prompt, _ in places]
+            all_columns[name] = [values[prompt] for prompt, _ in places]
     if any(prompt.tokens for prompt in prompts):
-        found.setdefault("token", [prompts[i].tokens[position] for i, position in places])
-    return found | {"prompt": [i for i, _ in places], "position": [position for _, position in places]}
+        all_columns.setdefault("token", [prompts[i].tokens[position] for i, position in places])
+    return all_columns | {"prompt": [i for i, _ in places], "position": [position for _, position in places]}
 
 
-def _plain(labels: Labels) -> Any:
+def _label_lists(labels: Labels) -> Any:
     if labels is None:
         return None
     if isinstance(labels, Mapping):
@@ -204,15 +205,15 @@ def _plain(labels: Labels) -> Any:
     return np.asarray(labels).tolist()
 
 
-Piece = tuple[list[tuple[int, int]], list[Gated]]
+Piece = tuple[list[tuple[int, int]], list[GateInputs]]
 
 
-def _gated(
+def _gate_inputs(
     model: OpenModel | nn.Module | Network, inputs: Any, sites: Sites, at: At, progress: bool | Listener | None
 ) -> Iterator[Piece]:
     """Pre-activations piece by piece: (prompt, position) of each row, and every layer."""
     if isinstance(model, OpenModel) and (model.sites.layers or sites is not None):
-        yield from _of_sites(model, inputs, "mlp_pre" if sites is None else sites, at, progress)
+        yield from _site_inputs(model, inputs, "mlp_pre" if sites is None else sites, at, progress)
         return
     if sites is not None:
         raise InputError("sites name places of an open model: pc.wrap(module) first, or leave them out for every gate")
@@ -224,12 +225,12 @@ def _gated(
         modules = activation_modules(model) if isinstance(model, OpenModel) else []
         if not modules or not isinstance(model, OpenModel):
             raise
-        yield from _of_sites(model, inputs, [f"{name}:in" for name in modules], at, progress)
+        yield from _site_inputs(model, inputs, [f"{name}:in" for name in modules], at, progress)
         return
-    yield from _of_network(network, inputs, at, progress)
+    yield from _network_inputs(network, inputs, at, progress)
 
 
-def _of_network(network: Network, inputs: Any, at: At, progress: bool | Listener | None) -> Iterator[Piece]:
+def _network_inputs(network: Network, inputs: Any, at: At, progress: bool | Listener | None) -> Iterator[Piece]:
     if at != "all":
         raise InputError(f"at = {at!r}: the rows of this network are inputs, which have no positions")
     inputs = with_numbers(inputs, "inputs") if isinstance(inputs, Tensor) else inputs
@@ -238,36 +239,41 @@ def _of_network(network: Network, inputs: Any, at: At, progress: bool | Listener
     if inputs.is_complex():
         raise InputError(f"rows of real numbers are wanted; got {inputs.dtype}")
     x = inputs.to(network.device, network.dtype)
-    some = x[:2]
-    if bool(torch.isfinite(some).all()):  # else the layer that holds NaN is named
-        fitting(network, some)
+    sample = x[:2]
+    if bool(torch.isfinite(sample).all()):  # else the layer that holds NaN is named
+        check_fit(network, sample)
     with task("spline codes", len(x), "rows", show=progress) as bar:
         for start in range(0, len(x), ROWS):
             with guarded(torch.no_grad()):
-                found = network.preactivations(x[start : start + ROWS])
-            yield [], [Gated(gate.name, found[gate.name], gate) for gate in network.gates]
+                preactivations = network.preactivations(x[start : start + ROWS])
+            yield [], [GateInputs(gate.name, preactivations[gate.name], gate) for gate in network.gates]
             bar.advance(min(ROWS, len(x) - start))
 
 
-def _of_sites(model: OpenModel, inputs: Any, sites: Sites, at: At, progress: bool | Listener | None) -> Iterator[Piece]:
+def _site_inputs(
+    model: OpenModel, inputs: Any, sites: Sites, at: At, progress: bool | Listener | None
+) -> Iterator[Piece]:
     prompts = model.prompts(inputs)
     names = model.sites.expand([sites] if isinstance(sites, str) else list(sites))
     with task("spline codes", len(prompts), "prompts", show=progress) as bar:
         for start in range(0, len(prompts), PROMPTS):
-            some = prompts[start : start + PROMPTS]
-            acts = record(model, some, [str(site) for site in names], at, progress=False)
-            where = [(start + i, position) for i, own in enumerate(acts.positions) for position in own]
+            batch = prompts[start : start + PROMPTS]
+            acts = record(model, batch, [str(site) for site in names], at, progress=False)
+            row_places = [(start + i, position) for i, positions in enumerate(acts.positions) for position in positions]
             yield (
-                where,
-                [Gated(str(site), torch.cat([_rows(acts, site, i) for i in range(len(some))]), None) for site in names],
+                row_places,
+                [
+                    GateInputs(str(site), torch.cat([_rows(acts, site, i) for i in range(len(batch))]), None)
+                    for site in names
+                ],
             )
-            bar.advance(len(some))
+            bar.advance(len(batch))
 
 
 def _rows(acts: Any, site: Any, prompt: int) -> Tensor:
     """``[position, neuron]`` of one prompt, or ``[1, *shape]`` of an input without tokens."""
     if acts.positions[prompt]:
-        found: Tensor = acts.vectors(site, prompt, None)
-        return found[: len(acts.positions[prompt])]
-    whole: Tensor = acts[str(site)][prompt][None]
-    return whole
+        vectors: Tensor = acts.vectors(site, prompt, None)
+        return vectors[: len(acts.positions[prompt])]
+    values: Tensor = acts[str(site)][prompt][None]
+    return values

@@ -37,8 +37,8 @@ def region_counts(model: OpenModel, plane: Plane, samples: Repeats = 400) -> "pd
 
     Args:
         model: The network of the plane.
-        plane: Complete.
-        samples: Of the grid, on a side.
+        plane: A complete plane.
+        samples: The number of samples on a side of the grid.
 
     Returns:
         One row a count; bounds are missing for networks with other gates than functions of one number.
@@ -55,7 +55,7 @@ def region_counts(model: OpenModel, plane: Plane, samples: Repeats = 400) -> "pd
         raise InputError(f"samples must be 1 or more, not {samples}")
     counts: dict[str, float] = {
         "exact": plane.regions,
-        f"grid of {samples} x {samples}": _sampled(model, plane, samples),
+        f"grid of {samples} x {samples}": _count_on_grid(model, plane, samples),
     }
     gates = [gate for gate in Network.of(model).gates if gate.name in plane.record["layers"]]
     widths = plane.record["widths"]
@@ -63,24 +63,24 @@ def region_counts(model: OpenModel, plane: Plane, samples: Repeats = 400) -> "pd
         hyperplanes = [
             width * len(gate.breaks) for gate, width in zip(gates, widths, strict=True) if isinstance(gate, Elementwise)
         ]
-        on_a_plane = [1 + n + comb(n, 2) for n in hyperplanes]
+        most_regions = [1 + n + comb(n, 2) for n in hyperplanes]
         counts["expected"] = sum(hyperplanes) ** 2 / 2
-        counts["constructed"] = prod((n // 2) ** 2 for n in hyperplanes[:-1]) * on_a_plane[-1]
-        counts["most"] = prod(on_a_plane)
+        counts["constructed"] = prod((n // 2) ** 2 for n in hyperplanes[:-1]) * most_regions[-1]
+        counts["most"] = prod(most_regions)
     table = pd.DataFrame({"count": list(counts), "regions": list(counts.values())})
     return table.assign(share_of_exact=table["regions"] / plane.regions)
 
 
-def _sampled(model: OpenModel, plane: Plane, samples: int) -> int:
+def _count_on_grid(model: OpenModel, plane: Plane, samples: int) -> int:
     (left, right), (bottom, top) = plane.record["box"]
-    places = (np.arange(samples) + 0.5) / samples
-    x, y = np.meshgrid(left + places * (right - left), bottom + places * (top - bottom))
+    fractions = (np.arange(samples) + 0.5) / samples
+    x, y = np.meshgrid(left + fractions * (right - left), bottom + fractions * (top - bottom))
     grid = np.stack([x.ravel(), y.ravel()], axis=1)
     network = Network.of(model).cast(torch.float64)
     start = plane.record["parameters"]["start"]
-    found = set()
+    distinct = set()
     with guarded(torch.no_grad()):
-        for begin in range(0, len(grid), _ROWS):
-            rows = plane.points(grid[begin : begin + _ROWS]).to(model.device)
-            found.update(digests(network, rows, start).sum(axis=1).tolist())
-    return len(found)
+        for first in range(0, len(grid), _ROWS):
+            rows = plane.points(grid[first : first + _ROWS]).to(model.device)
+            distinct.update(digests(network, rows, start).sum(axis=1).tolist())
+    return len(distinct)

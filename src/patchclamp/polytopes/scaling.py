@@ -52,14 +52,14 @@ class Scaling(DatasetResult):
 
     def __repr__(self) -> str:
         data = self.dataset
-        shown = "accuracy" if np.isfinite(data["accuracy"]).any() else "agreement"
-        head = f"{shown}, {int(data['rows'])} rows"
-        if shown == "accuracy":
+        metric = "accuracy" if np.isfinite(data["accuracy"]).any() else "agreement"
+        head = f"{metric}, {int(data['rows'])} rows"
+        if metric == "accuracy":
             head += f", {float(data['accuracy_before']):.3f} unscaled"
         lines = [head, f"{'factor':<22}" + "".join(f"{factor:>8.3g}" for factor in data["factor"].values)]
         for site in data["site"].values:
             for edit in data["edit"].values:
-                row = data[shown].sel(site=site, edit=edit).values
+                row = data[metric].sel(site=site, edit=edit).values
                 lines.append(f"{site} {edit}"[:21].ljust(22) + "".join(f"{value:>8.3f}" for value in row))
         return "\n".join(lines)
 
@@ -85,9 +85,9 @@ def scaling(
         sites: Where; each one alone. A site of several layers, or a tuple of sites, is scaled at all of them together.
         factors: Positive numbers.
         labels: Classes of tensor inputs, ``[row]``. Language models are measured on the texts' own next tokens.
-        controls: Of ``"noise"`` and ``"rotation"``.
+        controls: Any of ``"noise"`` and ``"rotation"``.
         at: Positions that are scaled.
-        seed: Of the controls' directions.
+        seed: The seed of the controls' directions.
         progress: True for a bar, a function for events.
 
     Raises:
@@ -95,8 +95,8 @@ def scaling(
         ModelError: The network gives no row of outputs for an input.
         SiteError: An unknown site.
     """
-    groups = _groups(sites)
-    amounts = _factors(factors)
+    groups = _read_groups(sites)
+    amounts = _read_factors(factors)
     for name in controls:
         if name not in CONTROLS:
             raise InputError(unknown("control", name, CONTROLS))
@@ -105,7 +105,7 @@ def scaling(
         raise InputError(
             f"inputs have shapes of their own, {sorted({p.form for p in prompts})}; scaling takes equal ones"
         )
-    truth = _labels(prompts, labels)
+    truth = _read_labels(prompts, labels)
     gates = gate_sites(model)
     plan: dict[tuple[str, str, float], list[Edit]] = {}
     for edit in (SCALE, *dict.fromkeys(controls)):
@@ -121,8 +121,8 @@ def scaling(
             before = _unscaled(model, [Row(prompt) for prompt in rows], gates)
             targets = _targets(rows, [truth[i] for i in members] if truth is not None else None, before.logits)
             sums[None].add(before, before, targets)
-            for key, placed in actions.items():
-                after = _Pass(model, [Row(prompts[i], placed[i]) for i in members], gates)
+            for key, row_actions in actions.items():
+                after = _Pass(model, [Row(prompts[i], row_actions[i]) for i in members], gates)
                 sums[key].add(before, after, targets)
                 bar.advance(len(members))
     sites_by_group = [list(group) if len(group) > 1 else group[0] for group in groups.values()]
@@ -130,7 +130,7 @@ def scaling(
     record, tensors = provenance(
         model,
         prompts if prompts[0].ids else (),
-        inputs=_recorded(prompts),
+        inputs=_inputs_for_record(prompts),
         sites=sites_by_group,
         factors=amounts,
         labels=truth,
@@ -144,43 +144,43 @@ def gate_sites(model: OpenModel) -> list[Site]:
     A gate that is a function, not a module, is not seen.
     """
     try:
-        found = model.sites.expand(["mlp_pre"])
+        sites = model.sites.expand(["mlp_pre"])
     except PatchclampError:
-        found = []
-    return found or model.sites.expand([f"{name}:in" for name in activation_modules(model)])
+        sites = []
+    return sites or model.sites.expand([f"{name}:in" for name in activation_modules(model)])
 
 
 class _Pass:
     """One forward pass: its logits, and what went into each gate."""
 
     def __init__(self, model: OpenModel, rows: list[Row], gates: Sequence[Site]) -> None:
-        seen: dict[Site, Tensor] = {}
+        gate_inputs: dict[Site, Tensor] = {}
 
-        def keep(site: Site) -> Callable[[Tensor], None]:
+        def make_sink(site: Site) -> Callable[[Tensor], None]:
             def sink(value: Tensor) -> None:
-                seen[site] = value.clone()  # some modules go on to write into it
+                gate_inputs[site] = value.clone()  # some modules go on to write into it
 
             return sink
 
-        found = forward(model, rows, taps={site: keep(site) for site in gates}).logits
-        assert found is not None
+        logits = forward(model, rows, taps={site: make_sink(site) for site in gates}).logits
+        assert logits is not None
         lengths = [len(row.prompt.ids) for row in rows]
-        if found.dim() != (3 if lengths[0] else 2):
-            wanted = "a row of logits for each token" if lengths[0] else "a row of outputs for each input"
-            raise ModelError(f"scaling reads {wanted}; the network gives the shape {tuple(found.shape)}")
+        if logits.dim() != (3 if lengths[0] else 2):
+            expectation = "a row of logits for each token" if lengths[0] else "a row of outputs for each input"
+            raise ModelError(f"scaling reads {expectation}; the network gives the shape {tuple(logits.shape)}")
         if lengths[0]:
-            places = torch.arange(found.shape[1], device=found.device)
-            self.real = places < torch.tensor(lengths, device=found.device)[:, None]
-            predicted = places < torch.tensor(lengths, device=found.device)[:, None] - 1
-            self.logits = found[predicted]
+            positions = torch.arange(logits.shape[1], device=logits.device)
+            self.real = positions < torch.tensor(lengths, device=logits.device)[:, None]
+            with_next = positions < torch.tensor(lengths, device=logits.device)[:, None] - 1
+            self.logits = logits[with_next]
         else:
-            self.real = torch.ones(len(rows), dtype=torch.bool, device=found.device)
-            self.logits = found
-        self.values = [seen[site] for site in gates]
+            self.real = torch.ones(len(rows), dtype=torch.bool, device=logits.device)
+            self.logits = logits
+        self.values = [gate_inputs[site] for site in gates]
 
 
 def _unscaled(model: OpenModel, rows: list[Row], gates: Sequence[Site]) -> _Pass:
-    """The pass that nothing is done to; an input that the network does not take is an error of the input."""
+    """The pass without an edit; an input that the network does not take is an error of the input."""
     try:
         return _Pass(model, rows, gates)
     except RuntimeError as error:
@@ -203,8 +203,8 @@ class _Sums:
         self.inputs += int(before.real.sum())
         for start in range(0, len(before.logits), _BLOCK):
             rows = slice(start, start + _BLOCK)
-            own = None if targets is None else targets[rows]
-            self.metrics += _compared(before.logits[rows], after.logits[rows], own)
+            batch_targets = None if targets is None else targets[rows]
+            self.metrics += _metric_sums(before.logits[rows], after.logits[rows], batch_targets)
         for number, (z, scaled) in enumerate(zip(before.values, after.values, strict=True)):
             z, scaled = z[before.real], scaled[before.real]
             self.reached[number] |= not torch.equal(z, scaled)
@@ -212,7 +212,7 @@ class _Sums:
             self.bits[number] += z.numel()
 
 
-def _compared(before: Tensor, after: Tensor, targets: Tensor | None) -> np.ndarray[Any, Any]:
+def _metric_sums(before: Tensor, after: Tensor, targets: Tensor | None) -> np.ndarray[Any, Any]:
     """Sums of the metrics over rows of logits ``[row, class]``."""
     p, q = before.double().log_softmax(-1), after.double().log_softmax(-1)
     kl = float((p.exp() * (p - q)).sum(-1).clamp(min=0).sum())
@@ -223,39 +223,43 @@ def _compared(before: Tensor, after: Tensor, targets: Tensor | None) -> np.ndarr
     return np.array([right, -float(q.gather(-1, targets[:, None]).sum()), agreement, kl])
 
 
-def _groups(sites: Sequence[str | Sequence[str]] | str) -> dict[str, tuple[str, ...]]:
+def _read_groups(sites: Sequence[str | Sequence[str]] | str) -> dict[str, tuple[str, ...]]:
     """Sites that are scaled together, by what they are called."""
-    given = [sites] if isinstance(sites, str) else list(sites)
-    groups = [(group,) if isinstance(group, str) else tuple(group) for group in given]
+    entries = [sites] if isinstance(sites, str) else list(sites)
+    groups = [(group,) if isinstance(group, str) else tuple(group) for group in entries]
     if not groups or not all(groups):
         raise InputError("no site was given; name one, as 'mlp_in.4' or '1:out'")
     return {" + ".join(group): group for group in groups}
 
 
-def _factors(factors: Sequence[float]) -> list[float]:
-    found = [float(factor) for factor in factors]
-    wrong = next((factor for factor in found if not 0 < factor < math.inf), None)
-    if not found or wrong is not None:
-        raise InputError(f"factors are positive numbers, one or more; got {list(factors) if wrong is None else wrong}")
-    return sorted(set(found))
+def _read_factors(factors: Sequence[float]) -> list[float]:
+    numbers = [float(factor) for factor in factors]
+    invalid = next((factor for factor in numbers if not 0 < factor < math.inf), None)
+    if not numbers or invalid is not None:
+        raise InputError(
+            f"factors are positive numbers, one or more; got {list(factors) if invalid is None else invalid}"
+        )
+    return sorted(set(numbers))
 
 
-def _labels(prompts: Sequence[Prompt], labels: Any) -> list[int] | None:
+def _read_labels(prompts: Sequence[Prompt], labels: Any) -> list[int] | None:
     if prompts[0].ids:
         if labels is not None:
             raise InputError(
                 "labels are for networks without tokens; a language model is measured on its texts' next tokens"
             )
-        short = next((prompt for prompt in prompts if len(prompt.ids) < 2), None)
-        if short is not None:
-            raise InputError(f"the text {short.name!r} has no next token to predict")
+        short_prompt = next((prompt for prompt in prompts if len(prompt.ids) < 2), None)
+        if short_prompt is not None:
+            raise InputError(f"the text {short_prompt.name!r} has no next token to predict")
         return None
     if labels is None:
         return None
-    found = whole_labels(labels)
-    if found.shape != (len(prompts),) or found.is_floating_point():
-        raise InputError(f"{len(prompts)} inputs need as many whole numbers as labels; got shape {tuple(found.shape)}")
-    return [int(label) for label in found]
+    classes = whole_labels(labels)
+    if classes.shape != (len(prompts),) or classes.is_floating_point():
+        raise InputError(
+            f"{len(prompts)} inputs need as many whole numbers as labels; got shape {tuple(classes.shape)}"
+        )
+    return [int(label) for label in classes]
 
 
 def _targets(prompts: Sequence[Prompt], labels: Sequence[int] | None, logits: Tensor) -> Tensor | None:
@@ -263,18 +267,18 @@ def _targets(prompts: Sequence[Prompt], labels: Sequence[int] | None, logits: Te
         labels = [token for prompt in prompts for token in prompt.ids[1:]]
     if labels is None:
         return None
-    wrong = next((label for label in labels if not 0 <= label < logits.shape[1]), None)
-    if wrong is not None:
-        raise InputError(f"label {wrong} is outside the classes 0..{logits.shape[1] - 1}")
+    invalid = next((label for label in labels if not 0 <= label < logits.shape[1]), None)
+    if invalid is not None:
+        raise InputError(f"label {invalid} is outside the classes 0..{logits.shape[1] - 1}")
     return torch.tensor(labels, device=logits.device)
 
 
-def _recorded(prompts: Sequence[Prompt]) -> Any:
+def _inputs_for_record(prompts: Sequence[Prompt]) -> Any:
     """Inputs to be run again: prompts, or tensors whole."""
     if prompts[0].ids:
         return list(prompts)
-    whole = {name: torch.cat([prompt.tensors[name] for prompt in prompts]).cpu() for name in prompts[0].tensors}
-    return whole.get("0", whole)
+    tensors = {name: torch.cat([prompt.tensors[name] for prompt in prompts]).cpu() for name in prompts[0].tensors}
+    return tensors.get("0", tensors)
 
 
 def _batch(prompts: Sequence[Prompt]) -> int:
@@ -289,22 +293,22 @@ def _edit(edit: str, factor: float, seed: int) -> Edit:
     if edit == SCALE:
         return Scale(factor)
 
-    def moved(x: Tensor) -> Tensor:
-        draw = torch.Generator().manual_seed(seed)
-        random = torch.randn(x.shape, generator=draw).to(x)
+    def move(x: Tensor) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        random = torch.randn(x.shape, generator=generator).to(x)
         length: Tensor = x.norm(dim=-1, keepdim=True)
         if edit == NOISE:
             unit: Tensor = random / random.norm(dim=-1, keepdim=True)
-            away: Tensor = x + abs(factor - 1) * length * unit
-            return away
-        along = x / length.clamp(min=1e-30)
-        across = random - (random * along).sum(-1, keepdim=True) * along
-        across = across / across.norm(dim=-1, keepdim=True)
+            shifted: Tensor = x + abs(factor - 1) * length * unit
+            return shifted
+        radial = x / length.clamp(min=1e-30)
+        tangent = random - (random * radial).sum(-1, keepdim=True) * radial
+        tangent = tangent / tangent.norm(dim=-1, keepdim=True)
         angle = 2 * math.asin(abs(factor - 1) / 2)
-        turned: Tensor = math.cos(angle) * x + math.sin(angle) * length * across
-        return turned
+        rotated: Tensor = math.cos(angle) * x + math.sin(angle) * length * tangent
+        return rotated
 
-    return Call(moved)
+    return Call(move)
 
 
 def _dataset(
@@ -320,13 +324,13 @@ def _dataset(
         for edit in edits
         for site in sites
     }
-    for key, found in sums.items():
+    for key, total in sums.items():
         if key is None:
             continue
         place = edits.index(key[0]), sites.index(key[1]), factors.index(key[2])
-        for name, value in zip(METRICS, found.metrics / found.rows, strict=True):
+        for name, value in zip(METRICS, total.metrics / total.rows, strict=True):
             tables[name][place] = value
-        flipped[place] = np.where(reached[key[:2]], found.flips / np.maximum(found.bits, 1), np.nan)
+        flipped[place] = np.where(reached[key[:2]], total.flips / np.maximum(total.bits, 1), np.nan)
     clean = sums[None]
     arrays: dict[str, Any] = {name: (("edit", "site", "factor"), table) for name, table in tables.items()}
     arrays |= {

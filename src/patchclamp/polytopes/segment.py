@@ -17,9 +17,9 @@ from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
 from patchclamp.interventions import provenance, to_numpy
 from patchclamp.models.opened import OpenModel
-from patchclamp.polytopes.gates import by_row, places
-from patchclamp.polytopes.lines import Walked, decisions, joined, walk_line, whole_line
-from patchclamp.polytopes.points import as_points, gate_pieces, prepared
+from patchclamp.polytopes.gates import by_row, true_places
+from patchclamp.polytopes.lines import LineWalk, decisions, join_walks, walk_line, whole_line
+from patchclamp.polytopes.points import as_points, gate_pieces, prepare_network
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -75,22 +75,24 @@ class Segment(DatasetResult):
     def codes(self) -> dict[str, np.ndarray[Any, Any]]:
         """The piece that each neuron is on, for every region along the line: ``[region, neuron]`` integers by layer."""
         edges = self.edges
-        found = {}
+        codes = {}
         for name in self.record["layers"]:
             first = self.tensors[f"first.{name}"].numpy().astype(np.int16)
             steps = np.zeros((len(edges) - 1, len(first)), np.int16)
-            mine = self.dataset.isel(crossing=(self.dataset["layer"] == name).values)
-            region = np.searchsorted(edges, mine["t"].values, side="left").clip(0, len(edges) - 2)
-            change = mine["after"].values.astype(np.int16) - mine["before"].values.astype(np.int16)
-            np.add.at(steps, (region, mine["neuron"].values), change)
-            found[str(name)] = first + steps.cumsum(0, dtype=np.int16)
-        return found
+            layer_crossings = self.dataset.isel(crossing=(self.dataset["layer"] == name).values)
+            region = np.searchsorted(edges, layer_crossings["t"].values, side="left").clip(0, len(edges) - 2)
+            change = layer_crossings["after"].values.astype(np.int16) - layer_crossings["before"].values.astype(
+                np.int16
+            )
+            np.add.at(steps, (region, layer_crossings["neuron"].values), change)
+            codes[str(name)] = first + steps.cumsum(0, dtype=np.int16)
+        return codes
 
     @cached_property
     def edges(self) -> np.ndarray[Any, Any]:
         """Where regions begin and end, ``[region + 1]``: 0, the places of crossings, 1."""
-        inside = self.dataset["t"].values
-        return np.unique(np.concatenate([[0.0], inside, [1.0]]))
+        places = self.dataset["t"].values
+        return np.unique(np.concatenate([[0.0], places, [1.0]]))
 
     def frame(self) -> "pd.DataFrame":
         """One row a crossing: where, in which layer, which neuron, from which piece to which."""
@@ -108,10 +110,10 @@ class Segment(DatasetResult):
         return pd.DataFrame(table)
 
     def __repr__(self) -> str:
-        how = "exactly" if self.exact else f"{self.record['samples']} samples find"
+        method = "exactly" if self.exact else f"{self.record['samples']} samples find"
         layers = ", ".join(f"{name}: {count}" for name, count in self.per_layer.items())
         lines = [
-            f"{self.count} crossings ({how if self.exact else how + ' them'}) on {self.length:.4g} of length, "
+            f"{self.count} crossings ({method if self.exact else method + ' them'}) on {self.length:.4g} of length, "
             f"{self.density:.4g} a unit; by layer {layers}"
         ]
         if self.record["changes"]:
@@ -141,10 +143,10 @@ def segment(
     Args:
         model: Any open module; piecewise linear for the exact method.
         a: One point ``[*shape]``.
-        b: As ``a``.
+        b: Another point ``[*shape]``.
         start: Where the points lie; the name of a module (its output), or with ``:in`` what goes into it. Default the input.
         method: ``"exact"``, or ``"sampled"`` for networks that are not piecewise linear: what flips between equally spaced points.
-        samples: Of the sampled method.
+        samples: The number of samples of the sampled method.
         dtype: ``"float32"`` or ``"float64"`` to compute in; the weights' own by default.
         box: Smallest and largest coordinate that a point may have, as ``(0, 1)`` for images.
         limit: Crossings at which the walk stops and says so; what was found until there is returned.
@@ -163,12 +165,12 @@ def segment(
         raise InputError("the two ends are the same point")
     with guarded(torch.no_grad()):
         if method == "exact":
-            network = prepared(model, x, "an exact segment", start, dtype)
-            found = joined(walk_line(network, x[:1], x[1:], start, limit))
+            network = prepare_network(model, x, "an exact segment", start, dtype)
+            walk = join_walks(walk_line(network, x[:1], x[1:], start, limit))
         else:
-            found = walk_sampled(model, x, start, samples)
+            walk = walk_sampled(model, x, start, samples)
     record, tensors = provenance(model, (), a=x[0].cpu(), b=x[1].cpu())
-    return _result(found, record, tensors, method, samples, length)
+    return _result(walk, record, tensors, method, samples, length)
 
 
 @checked
@@ -187,10 +189,10 @@ def crossings(
     Args:
         model: A piecewise-linear network.
         starts: Points ``[segment, *shape]``.
-        ends: As ``starts``.
+        ends: As many points ``[segment, *shape]``.
         start: Where the points lie, as for :meth:`patchclamp.Model.segment`.
         dtype: As for :meth:`patchclamp.Model.segment`.
-        limit: Of crossings of one segment.
+        limit: The most crossings that one segment may have.
         progress: True for a bar, a function for events.
 
     Returns:
@@ -210,33 +212,33 @@ def crossings(
     lengths = (b - a).double().flatten(1).norm(dim=1)
     if bool((lengths == 0).any()):
         raise InputError(f"segment {int((lengths == 0).nonzero()[0])} has two equal ends")
-    network = prepared(model, torch.cat([a[:1], b[:1]]), "exact crossings", start, dtype)
+    network = prepare_network(model, torch.cat([a[:1], b[:1]]), "exact crossings", start, dtype)
     rows: list[dict[str, Any]] = []
     with guarded(torch.no_grad()), task("segments", len(a), "segments", show=progress) as bar:
-        for one, other, length in zip(a, b, lengths.tolist(), strict=True):
-            found = whole_line(network, one[None], other[None], start, limit, f"segment {len(rows)}")
-            layers = {name: len(event[0]) for name, event in found.events.items()}
+        for first, second, length in zip(a, b, lengths.tolist(), strict=True):
+            walk = whole_line(network, first[None], second[None], start, limit, f"segment {len(rows)}")
+            layers = {name: len(event[0]) for name, event in walk.events.items()}
             count = sum(layers.values())
-            flips = sum(int((found.first[name] != found.last[name]).sum()) for name in layers)
+            flips = sum(int((walk.first[name] != walk.last[name]).sum()) for name in layers)
             rows.append({"length": length, "crossings": count, "density": count / length, "flips": flips, **layers})
             bar.advance()
     return pd.DataFrame(rows)
 
 
 def _result(
-    found: Walked, record: dict[str, Any], tensors: dict[str, Tensor], method: str, samples: int, length: float
+    walk: LineWalk, record: dict[str, Any], tensors: dict[str, Tensor], method: str, samples: int, length: float
 ) -> Segment:
     import xarray as xr
 
-    reached = float(found.t[-1])
+    reached = float(walk.t[-1])
     if reached < 1:
-        told = f"the limit of crossings was met at {reached:.4g} of the way; the segment ends there"
-        warn(told)
-    layers = list(found.events)
-    nothing = (torch.zeros(0), *(torch.zeros(0, dtype=torch.long),) * 3)  # of a network without gates
-    parts = zip(*(list(found.events.values()) or [nothing]), strict=True)
+        message = f"the limit of crossings was met at {reached:.4g} of the way; the segment ends there"
+        warn(message)
+    layers = list(walk.events)
+    empty = (torch.zeros(0), *(torch.zeros(0, dtype=torch.long),) * 3)  # of a network without gates
+    parts = zip(*(list(walk.events.values()) or [empty]), strict=True)
     t, neuron, before, after = (torch.cat(part).cpu().numpy() for part in parts)
-    names = np.repeat(np.array(layers, dtype=object), [len(found.events[name][0]) for name in layers])
+    names = np.repeat(np.array(layers, dtype=object), [len(walk.events[name][0]) for name in layers])
     order = t.argsort(stable=True)
     arrays: dict[str, Any] = {
         "t": ("crossing", t[order]),
@@ -244,39 +246,39 @@ def _result(
         "neuron": ("crossing", neuron[order]),
         "before": ("crossing", before[order].astype(np.int16)),
         "after": ("crossing", after[order].astype(np.int16)),
-        "place": ("row", to_numpy(found.t)),
-        "output": (("row", "unit"), to_numpy(by_row(found.values))),
+        "place": ("row", to_numpy(walk.t)),
+        "output": (("row", "unit"), to_numpy(by_row(walk.values))),
     }
-    decides = found.values.dim() == 2 and found.values.shape[1] > 1
-    changes, classes = decisions(found.t, found.values) if decides else (None, None)
+    has_classes = walk.values.dim() == 2 and walk.values.shape[1] > 1
+    changes, classes = decisions(walk.t, walk.values) if has_classes else (None, None)
     facts = {
         "method": method, "samples": samples, "length": length * reached, "reached": reached, "layers": layers,
         "changes": changes, "classes": classes,
     }  # fmt: skip
-    tensors |= {f"first.{name}": found.first[name].to(torch.int16).cpu() for name in layers}
+    tensors |= {f"first.{name}": walk.first[name].to(torch.int16).cpu() for name in layers}
     return Segment(xr.Dataset(arrays), record | facts, tensors)
 
 
-def walk_sampled(model: OpenModel, x: Tensor, start: str | None, samples: int) -> Walked:
+def walk_sampled(model: OpenModel, x: Tensor, start: str | None, samples: int) -> LineWalk:
     """What flips between equally spaced points: each flip at the middle between its two points."""
     t = torch.linspace(0, 1, samples, dtype=torch.float64, device=x.device)
     rows = torch.lerp(x[:1], x[1:], t.to(x.dtype).reshape(-1, *[1] * (x.dim() - 1)))
-    parts: list[Walked] = []
+    parts: list[LineWalk] = []
     before: dict[str, Tensor] = {}
-    for begin in range(0, samples, BLOCK):
-        codes, values = gate_pieces(model, rows[begin : begin + BLOCK], start)
+    for first in range(0, samples, BLOCK):
+        codes, values = gate_pieces(model, rows[first : first + BLOCK], start)
         events = {}
-        for name, own in codes.items():
-            pieces = torch.cat([before[name], own]) if before else own
-            row, neuron = places(pieces[1:] != pieces[:-1])
-            at = row + begin - len(before and before[name])
-            events[name] = ((t[at] + t[at + 1]) / 2, neuron, pieces[row, neuron], pieces[row + 1, neuron])
-        before = {name: own[-1:] for name, own in codes.items()}
-        ends = [{name: own[row] for name, own in codes.items()} for row in (0, -1)]
-        parts.append(Walked(t[begin : begin + BLOCK], values, events, *ends))
-    together = {
+        for name, layer_pieces in codes.items():
+            pieces = torch.cat([before[name], layer_pieces]) if before else layer_pieces
+            row, neuron = true_places(pieces[1:] != pieces[:-1])
+            index = row + first - len(before and before[name])
+            events[name] = ((t[index] + t[index + 1]) / 2, neuron, pieces[row, neuron], pieces[row + 1, neuron])
+        before = {name: layer_pieces[-1:] for name, layer_pieces in codes.items()}
+        ends = [{name: layer_pieces[row] for name, layer_pieces in codes.items()} for row in (0, -1)]
+        parts.append(LineWalk(t[first : first + BLOCK], values, events, *ends))
+    merged = {
         name: tuple(torch.cat(columns) for columns in zip(*(part.events[name] for part in parts), strict=True))
         for name in parts[0].events
     }
     outputs = torch.cat([part.values for part in parts])
-    return Walked(t, outputs, together, parts[0].first, parts[-1].last)  # type: ignore[arg-type]
+    return LineWalk(t, outputs, merged, parts[0].first, parts[-1].last)  # type: ignore[arg-type]

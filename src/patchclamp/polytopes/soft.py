@@ -101,12 +101,12 @@ def swish(z: Tensor, beta: float) -> Tensor:
     return z * beta_code(z, beta)
 
 
-def _normal(z: Tensor) -> Tensor:
-    below: Tensor = torch.special.ndtr(z)
-    return below
+def _normal_cdf(z: Tensor) -> Tensor:
+    probability: Tensor = torch.special.ndtr(z)
+    return probability
 
 
-def _normal_by_tanh(z: Tensor) -> Tensor:
+def _normal_cdf_by_tanh(z: Tensor) -> Tensor:
     return 0.5 * (1 + torch.tanh(sqrt(2 / pi) * (z + 0.044715 * z**3)))
 
 
@@ -123,8 +123,8 @@ ACTIVATIONS: dict[str, ActivationCode] = {
         ActivationCode("leaky_relu", F.leaky_relu, lower=Map(0.01)),
         ActivationCode("abs", torch.abs, lower=Map(-1.0)),
         ActivationCode("silu", F.silu, torch.sigmoid),
-        ActivationCode("gelu", F.gelu, _normal),
-        ActivationCode("gelu_tanh", partial(F.gelu, approximate="tanh"), _normal_by_tanh),
+        ActivationCode("gelu", F.gelu, _normal_cdf),
+        ActivationCode("gelu_tanh", partial(F.gelu, approximate="tanh"), _normal_cdf_by_tanh),
         ActivationCode("quick_gelu", lambda z: z * _steep(z), _steep),
         ActivationCode("mish", F.mish, lambda z: torch.tanh(F.softplus(z))),
         ActivationCode("hardswish", F.hardswish, F.hardsigmoid),
@@ -135,13 +135,13 @@ ACTIVATIONS: dict[str, ActivationCode] = {
 }  # fmt: skip
 """Every activation by name; softmax acts along the last dimension, and its code has one entry for each of its regions."""
 
-SAME = {
+ALIASES = {
     "swish": "silu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu_fast": "gelu_tanh",
     "gelu_accurate": "gelu_tanh", "gelu_python": "gelu", "gelu_python_tanh": "gelu_tanh",
 }  # fmt: skip
 """Other names, as configurations of models have them."""
 
-REFUSED = {
+WITHOUT_CODE = {
     "softplus": "it is larger than both of its regions' maps, so no weights between 0 and 1 give it",
     "elu": "below 0 it bends to a constant; its ratio to z is no probability of a region that its definition names",
     "selu": "below 0 it bends to a constant; its ratio to z is no probability of a region that its definition names",
@@ -160,9 +160,9 @@ def activation(name: str) -> ActivationCode:
     Raises:
         InputError: There is none of this name, or it has no code of one entry.
     """
-    plain = SAME.get(name, name)
-    if plain in REFUSED:
-        raise InputError(f"{name!r} has no soft code: {REFUSED[plain]}")
-    if plain not in ACTIVATIONS:
-        raise InputError(unknown("activation", name, [*ACTIVATIONS, *SAME]))
-    return ACTIVATIONS[plain]
+    standard_name = ALIASES.get(name, name)
+    if standard_name in WITHOUT_CODE:
+        raise InputError(f"{name!r} has no soft code: {WITHOUT_CODE[standard_name]}")
+    if standard_name not in ACTIVATIONS:
+        raise InputError(unknown("activation", name, [*ACTIVATIONS, *ALIASES]))
+    return ACTIVATIONS[standard_name]

@@ -19,22 +19,22 @@ class Column:
     """An array that grows by rows at the end."""
 
     def __init__(self, values: Any) -> None:
-        self._held = np.array(values)
-        self.size = len(self._held)
+        self._buffer = np.array(values)
+        self.size = len(self._buffer)
 
     @property
     def rows(self) -> Any:
         """What is in it, a view."""
-        return self._held[: self.size]
+        return self._buffer[: self.size]
 
     def add(self, values: Any) -> None:
         """Append rows."""
         size = self.size + len(values)
-        if size > len(self._held):
-            larger = np.empty((2 * size, *self._held.shape[1:]), self._held.dtype)
+        if size > len(self._buffer):
+            larger = np.empty((2 * size, *self._buffer.shape[1:]), self._held.dtype)
             larger[: self.size] = self.rows
-            self._held = larger
-        self._held[self.size : size] = values
+            self._buffer = larger
+        self._buffer[self.size : size] = values
         self.size = size
 
 
@@ -56,23 +56,23 @@ class Subdivision:
     left: Column
     right: Column
     labels: Column
-    """Of an edge: number of the gate, neuron, and which of the neuron's pieces end there, ``[edge, 3]``."""
+    """The label of each edge: number of the gate, neuron, and which of the neuron's pieces end there, ``[edge, 3]``."""
     faces: int = 1
     parents: Column = field(default_factory=lambda: Column(np.zeros((0, 2), np.int64)))
-    """Of each vertex since :meth:`begin`, the ends of the edge on which it was made."""
+    """For each vertex since :meth:`begin`, the ends of the edge on which it was made."""
     fractions: Column = field(default_factory=lambda: Column(np.zeros(0)))
     """Its place between them."""
     origin: Column = field(default_factory=lambda: Column(np.zeros(1, np.int64)))
-    """Of each face, the face at :meth:`begin` of which it is a part."""
+    """For each face, the face at :meth:`begin` of which it is a part."""
 
     @classmethod
     def of(cls, corners: Any) -> "Subdivision":
         """A convex polygon, its corners counterclockwise ``[corner, 2]``."""
-        given = np.asarray(corners, dtype=np.float64)
-        count = len(given)
+        vertices = np.asarray(corners, dtype=np.float64)
+        count = len(vertices)
         side = np.arange(count)
         return cls(
-            Column(given), Column(side), Column(np.roll(side, -1)), Column(np.zeros(count, np.int64)),
+            Column(vertices), Column(side), Column(np.roll(side, -1)), Column(np.zeros(count, np.int64)),
             Column(np.full(count, OUTSIDE)), Column(np.stack([np.full(count, BOX), side, 0 * side], axis=1)),
         )  # fmt: skip
 
@@ -85,8 +85,8 @@ class Subdivision:
         """Cut every face along the zeros of a function that is affine on each face.
 
         Args:
-            values: At the vertices; those that are exactly 0 are on the cut.
-            label: Of the new edges.
+            values: The values at the vertices; those that are exactly 0 are on the cut.
+            label: The label of the new edges.
 
         Returns:
             The ends and the fraction of every edge on which a vertex was made: ``tails, heads, fractions``.
@@ -94,28 +94,28 @@ class Subdivision:
         signs = np.sign(values).astype(np.int8)
         tails, heads = self.tails.rows, self.heads.rows
         at_tail, at_head = signs[tails], signs[heads]
-        crossed = np.flatnonzero(at_tail * at_head < 0)
-        touched = crossed if signs.all() else np.flatnonzero(at_tail * at_head <= 0)
-        a, b = tails[crossed], heads[crossed]
+        cut_edges = np.flatnonzero(at_tail * at_head < 0)
+        touching_edges = cut_edges if signs.all() else np.flatnonzero(at_tail * at_head <= 0)
+        a, b = tails[cut_edges], heads[cut_edges]
         fractions = values[a] / (values[a] - values[b])
-        if not len(touched):
+        if not len(touching_edges):
             return a, b, fractions
-        halves = self._break_edges(crossed, a, b, fractions)
+        halves = self._break_edges(cut_edges, a, b, fractions)
         negative = np.flatnonzero(at_tail + at_head < 0)
-        signs = np.concatenate([signs, np.zeros(len(crossed), np.int8)])
-        self._break_faces(np.concatenate([touched, halves]), negative, signs, label)
+        signs = np.concatenate([signs, np.zeros(len(cut_edges), np.int8)])
+        self._break_faces(np.concatenate([touching_edges, halves]), negative, signs, label)
         return a, b, fractions
 
-    def _break_edges(self, crossed: Ints, a: Ints, b: Ints, fractions: Floats) -> Ints:
+    def _break_edges(self, edges: Ints, a: Ints, b: Ints, fractions: Floats) -> Ints:
         """Put a vertex on each; the second halves become new edges, whose numbers are returned."""
-        vertices = self.points.size + np.arange(len(crossed))
+        vertices = self.points.size + np.arange(len(edges))
         points = self.points.rows
         self.points.add(points[a] + fractions[:, None] * (points[b] - points[a]))
         self.parents.add(np.stack([a, b], axis=1))
         self.fractions.add(fractions)
-        self.heads.rows[crossed] = vertices
-        halves = self.tails.size + np.arange(len(crossed))
-        self._add_edges(vertices, b, self.left.rows[crossed], self.right.rows[crossed], self.labels.rows[crossed])
+        self.heads.rows[edges] = vertices
+        halves = self.tails.size + np.arange(len(edges))
+        self._add_edges(vertices, b, self.left.rows[edges], self.right.rows[edges], self.labels.rows[edges])
         return halves
 
     def _add_edges(self, tails: Ints, heads: Ints, left: Ints, right: Ints, labels: Ints) -> None:
@@ -124,37 +124,37 @@ class Subdivision:
         ):  # fmt: skip
             column.add(values)
 
-    def _break_faces(self, touched: Ints, negative: Ints, signs: NDArray[np.int8], label: tuple[int, int, int]) -> None:
+    def _break_faces(self, edges: Ints, negative: Ints, signs: NDArray[np.int8], label: tuple[int, int, int]) -> None:
         """Join the two ends of the cut in each face, and give the part with negative values a new number.
 
         Args:
-            touched: Edges that end on the cut.
+            edges: Edges that end on the cut.
             negative: Edges with a negative end and no positive one, before edges were broken.
-            signs: Of the vertices.
-            label: Of the new edges.
+            signs: The signs of the vertices.
+            label: The label of the new edges.
         """
-        tails, heads = self.tails.rows[touched], self.heads.rows[touched]
+        tails, heads = self.tails.rows[edges], self.heads.rows[edges]
         # as each face sees them, counterclockwise
         start, end = np.concatenate([tails, heads]), np.concatenate([heads, tails])
-        face = np.concatenate([self.left.rows[touched], self.right.rows[touched]])
-        kept = face != OUTSIDE
-        start, end, face = start[kept], end[kept], face[kept]
+        face = np.concatenate([self.left.rows[edges], self.right.rows[edges]])
+        inside = face != OUTSIDE
+        start, end, face = start[inside], end[inside], face[inside]
         numbers, slot = np.unique(face, return_inverse=True)
         before, after = signs[start], signs[end]
         down, up = (before == 0) & (after < 0), (before < 0) & (after == 0)
-        once = np.ones(len(numbers), bool)
-        for chosen in (down, up, (before > 0) & (after == 0), (before == 0) & (after > 0)):
+        single_pass = np.ones(len(numbers), bool)
+        for transition in (down, up, (before > 0) & (after == 0), (before == 0) & (after > 0)):
             # a face thinner than rounding may meet the cut in other ways: it stays whole
-            once &= np.bincount(slot[chosen], minlength=len(numbers)) == 1
+            single_pass &= np.bincount(slot[transition], minlength=len(numbers)) == 1
         leave, enter = np.zeros((2, len(numbers)), np.int64)
         leave[slot[down]], enter[slot[up]] = start[down], end[up]
-        above, below = numbers[once], self.faces + np.arange(once.sum())
-        renamed = np.arange(self.faces + 1)
-        renamed[above], renamed[OUTSIDE] = below, OUTSIDE
-        lower = np.concatenate([negative, touched[signs[tails] + signs[heads] < 0]])
+        above, below = numbers[single_pass], self.faces + np.arange(single_pass.sum())
+        new_numbers = np.arange(self.faces + 1)
+        new_numbers[above], new_numbers[OUTSIDE] = below, OUTSIDE
+        lower = np.concatenate([negative, edges[signs[tails] + signs[heads] < 0]])
         for side in (self.left.rows, self.right.rows):
-            side[lower] = renamed[side[lower]]
-        self._add_edges(leave[once], enter[once], above, below, np.tile(np.array(label), (len(above), 1)))
+            side[lower] = new_numbers[side[lower]]
+        self._add_edges(leave[single_pass], enter[single_pass], above, below, np.tile(np.array(label), (len(above), 1)))
         self.faces += len(above)
         self.origin.add(self.origin.rows[above])
 
@@ -166,17 +166,17 @@ class Subdivision:
         from scipy.sparse.csgraph import connected_components
 
         pairs = self.left.rows[edges], self.right.rows[edges]
-        joined = coo_array((np.ones(len(edges), np.int8), pairs), shape=(self.faces, self.faces))
-        self.faces, numbers = connected_components(joined, directed=False)
+        adjacency = coo_array((np.ones(len(edges), np.int8), pairs), shape=(self.faces, self.faces))
+        self.faces, numbers = connected_components(adjacency, directed=False)
         origin = np.empty(self.faces, np.int64)
         origin[numbers] = self.origin.rows
         self.origin = Column(origin)
         numbers = np.append(numbers, OUTSIDE)
-        kept = np.ones(self.tails.size, bool)
-        kept[edges] = False
-        self.left, self.right = (Column(numbers[side.rows[kept]]) for side in (self.left, self.right))
+        mask = np.ones(self.tails.size, bool)
+        mask[edges] = False
+        self.left, self.right = (Column(numbers[side.rows[mask]]) for side in (self.left, self.right))
         self.tails, self.heads, self.labels = (
-            Column(part.rows[kept]) for part in (self.tails, self.heads, self.labels)
+            Column(part.rows[mask]) for part in (self.tails, self.heads, self.labels)
         )
 
     def sides(self) -> tuple[Ints, Ints, Ints]:
@@ -184,8 +184,8 @@ class Subdivision:
         face = np.concatenate([self.left.rows, self.right.rows])
         start = np.concatenate([self.tails.rows, self.heads.rows])
         end = np.concatenate([self.heads.rows, self.tails.rows])
-        kept = face != OUTSIDE
-        return face[kept], start[kept], end[kept]
+        inside = face != OUTSIDE
+        return face[inside], start[inside], end[inside]
 
     def averages(self) -> Any:
         """The sparse matrix that takes values at vertices to their mean over the corners of each face, ``[face, vertex]``."""
@@ -205,18 +205,18 @@ class Subdivision:
         order = np.lexsort((start, face))
         face, start, end = face[order], start[order], end[order]
         key = face * self.points.size + start
-        following = np.searchsorted(key, face * self.points.size + end)
+        successor = np.searchsorted(key, face * self.points.size + end)
         begins = np.searchsorted(face, np.arange(self.faces + 1))
-        turned, current = np.empty_like(start), begins[:-1].copy()
+        ordered, current = np.empty_like(start), begins[:-1].copy()
         lengths, live = np.diff(begins), np.arange(self.faces)
         for step in range(int(lengths.max())):
             live = live[lengths[live] > step]
-            turned[begins[live] + step] = start[current[live]]
-            current[live] = following[current[live]]
+            ordered[begins[live] + step] = start[current[live]]
+            current[live] = successor[current[live]]
         degree = np.bincount(self.tails.rows, minlength=self.points.size)
         degree += np.bincount(self.heads.rows, minlength=self.points.size)
         box = self.labels.rows[:, 0] == BOX
         first, second = (np.full(self.points.size, -1) for _ in range(2))
         first[self.tails.rows[box]], second[self.heads.rows[box]] = self.labels.rows[box, 1], self.labels.rows[box, 1]
-        kept = (degree[turned] > 2) | (first[turned] != second[turned])
-        return turned[kept], np.append(0, np.cumsum(np.bincount(face[kept], minlength=self.faces)))
+        corner_mask = (degree[ordered] > 2) | (first[ordered] != second[ordered])
+        return ordered[corner_mask], np.append(0, np.cumsum(np.bincount(face[corner_mask], minlength=self.faces)))

@@ -30,17 +30,17 @@ class Pieces:
 
 def offsets(points: Float[Tensor, "point d"], x: Float[Tensor, "row d"]) -> Float[Tensor, "row point"]:
     """``|x - p|^2 - |x - m|^2``, where ``m`` is the mean of the points: squared distances but for what all have in common."""
-    middle = points.mean(0)
-    centred = points - middle
-    return torch.addmm(centred.square().sum(1), x - middle, centred.T, alpha=-2)
+    centre = points.mean(0)
+    centred = points - centre
+    return torch.addmm(centred.square().sum(1), x - centre, centred.T, alpha=-2)
 
 
 def nearest(
     points: Float[Tensor, "point d"], x: Float[Tensor, "row d"]
 ) -> tuple[Int[Tensor, " row"], Float[Tensor, " row"]]:
     """The nearest point of each row, and its squared distance."""
-    found = torch.cat([offsets(points, part).argmin(1) for part in x.split(max(1, _CHUNK // len(points)))])
-    return found, (x - points[found]).square().sum(1)
+    region = torch.cat([offsets(points, part).argmin(1) for part in x.split(max(1, _CHUNK // len(points)))])
+    return region, (x - points[region]).square().sum(1)
 
 
 def crossings(
@@ -57,24 +57,24 @@ def crossings(
     points, starts, ends = points.double(), starts.double(), ends.double()
     height = offsets(points, starts)
     slope = -2 * (ends - starts) @ points.T
-    now = slope.masked_fill(height > height.min(1, keepdim=True).values, torch.inf).argmin(1)
-    before = height.new_zeros(len(height))
-    times, regions = [], [now]
+    current = slope.masked_fill(height > height.min(1, keepdim=True).values, torch.inf).argmin(1)
+    last_time = height.new_zeros(len(height))
+    times, regions = [], [current]
     while True:
-        own_height, own_slope = (lines.gather(1, now[:, None]) for lines in (height, slope))
-        t = ((height - own_height) / (own_slope - slope)).masked_fill(slope >= own_slope, torch.inf)
-        t = t.maximum(before[:, None])
-        when = t.min(1).values
-        going_on = when < 1
-        if not going_on.any():
+        current_height, current_slope = (lines.gather(1, current[:, None]) for lines in (height, slope))
+        t = ((height - current_height) / (current_slope - slope)).masked_fill(slope >= current_slope, torch.inf)
+        t = t.maximum(last_time[:, None])
+        earliest = t.min(1).values
+        unfinished = earliest < 1
+        if not unfinished.any():
             break
-        steepest = slope.masked_fill(t > when[:, None], torch.inf).argmin(
+        steepest = slope.masked_fill(t > earliest[:, None], torch.inf).argmin(
             1
         )  # where several meet, it is the next to win
-        now = torch.where(going_on, steepest, now)
-        before = torch.where(going_on, when, before)
-        times.append(when.masked_fill(~going_on, torch.inf))
-        regions.append(now)
+        current = torch.where(unfinished, steepest, current)
+        last_time = torch.where(unfinished, earliest, last_time)
+        times.append(earliest.masked_fill(~unfinished, torch.inf))
+        regions.append(current)
     return torch.stack(times, 1) if times else height.new_zeros(len(height), 0), torch.stack(regions, 1)
 
 
@@ -82,15 +82,15 @@ def neighbours_across(
     x: Float[Tensor, "row d"], region: Int[Tensor, " row"], most: int, seed: int
 ) -> tuple[Float[Tensor, "pair d"], Float[Tensor, "pair d"]]:
     """Rows chosen at random, and for each the nearest row of another region."""
-    chosen = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:most].to(x.device)
-    found = []
-    for rows in chosen.split(max(1, _CHUNK // len(x))):
-        apart = offsets(x, x[rows])
-        found.append(apart.masked_fill(region[rows, None] == region[None], torch.inf).argmin(1))
-    return x[chosen], x[torch.cat(found)]
+    samples = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:most].to(x.device)
+    partners = []
+    for rows in samples.split(max(1, _CHUNK // len(x))):
+        distances = offsets(x, x[rows])
+        partners.append(distances.masked_fill(region[rows, None] == region[None], torch.inf).argmin(1))
+    return x[samples], x[torch.cat(partners)]
 
 
-def chosen_points(x: Float[Tensor, "row d"], count: int, how: Place, seed: int) -> Float[Tensor, "point d"]:
+def choose_points(x: Float[Tensor, "row d"], count: int, how: Place, seed: int) -> Float[Tensor, "point d"]:
     """Points where the data are: the centres of k-means, or rows chosen at random.
 
     Raises:
@@ -98,14 +98,14 @@ def chosen_points(x: Float[Tensor, "row d"], count: int, how: Place, seed: int) 
     """
     if how not in PLACES:
         raise InputError(unknown("way to place points", how, PLACES) + ", or the points themselves as a tensor")
-    different: Tensor = torch.unique(x, dim=0)
-    if len(different) < count:
-        raise InputError(f"{count} points need as many different rows; the data have {len(different)}")
+    distinct: Tensor = torch.unique(x, dim=0)
+    if len(distinct) < count:
+        raise InputError(f"{count} points need as many different rows; the data have {len(distinct)}")
     if how == "rows":
-        draw = torch.Generator().manual_seed(seed)
-        return different[torch.randperm(len(different), generator=draw)[:count].to(x.device)]
+        generator = torch.Generator().manual_seed(seed)
+        return distinct[torch.randperm(len(distinct), generator=generator)[:count].to(x.device)]
     from sklearn.cluster import KMeans
 
-    fitted = KMeans(count, n_init=1, max_iter=30, random_state=seed).fit(x.cpu().numpy())
-    centres: Tensor = torch.as_tensor(fitted.cluster_centers_, dtype=x.dtype, device=x.device)
+    clustering = KMeans(count, n_init=1, max_iter=30, random_state=seed).fit(x.cpu().numpy())
+    centres: Tensor = torch.as_tensor(clustering.cluster_centers_, dtype=x.dtype, device=x.device)
     return centres
