@@ -64,6 +64,12 @@ def test_vectors_arrays_and_edits_come_back() -> None:
     assert torch.equal(again["second"], torch.arange(4.0, dtype=torch.float64))
 
 
+def test_a_tuple_inside_an_argument_is_no_list() -> None:
+    again = recall(*written(method("model", {"at": [0, (0, 1)]}, (2, 3))), {"method": method}, "model")()
+    assert again.parameters["first"] == {"at": [0, (0, 1)]}
+    assert again.parameters["second"] == [2, 3]
+
+
 def test_what_cannot_be_written_is_named_with_the_reason() -> None:
     record, _ = written(method("model", 1, second=lambda x: x))
     assert record["not_repeatable"].startswith("second: function cannot be saved")

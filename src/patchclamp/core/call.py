@@ -17,7 +17,7 @@ from torch import Tensor
 
 from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError, PatchclampError, unknown
-from patchclamp.core.plain import UnsavableError, from_plain, to_plain
+from patchclamp.core.plain import UnsavableError, from_plain, savable_as, to_plain
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 INCIDENTAL = frozenset({"progress", "checkpoint", "budget", "max_tokens", "batch_tokens", "chunk"})
@@ -48,7 +48,7 @@ class BoundCall:
                 continue
             trial = dict(tensors)
             try:
-                record["parameters"][name] = to_plain(value, trial)
+                record["parameters"][name] = to_plain(_marked(list(value) if type(value) is tuple else value), trial)
                 tensors |= trial
             except PatchclampError as error:
                 record["parameters"][name] = error.description if isinstance(error, UnsavableError) else str(value)
@@ -130,8 +130,33 @@ def recall(
     return functools.partial(table[name], model, **arguments)
 
 
+@dataclass(frozen=True)
+class _Tuple:
+    """A tuple inside an argument, which may mean something else than a list there, as a span of positions on an axis."""
+
+    items: list[Any]
+
+
+savable_as(
+    "$tuple",
+    _Tuple,
+    lambda value, tensors: [to_plain(item, tensors) for item in value.items],
+    lambda plain, tensors, model: _Tuple([from_plain(item, tensors, model) for item in plain]),
+)
+
+
+def _marked(value: Any) -> Any:
+    if type(value) is tuple:
+        return _Tuple([_marked(item) for item in value])
+    if type(value) is list:
+        return [_marked(item) for item in value]
+    return {name: _marked(item) for name, item in value.items()} if type(value) is dict else value
+
+
 def as_lists(value: Any) -> Any:
-    """Saved sequences as lists, the form in which people pass them."""
+    """Saved sequences as lists, the form in which people pass them; tuples where they were marked as such."""
+    if isinstance(value, _Tuple):
+        return tuple(as_lists(item) for item in value.items)
     if isinstance(value, tuple):
         return [as_lists(item) for item in value]
     if type(value) is dict:
