@@ -3,20 +3,6 @@
 
 # Edits: what is done to a model. Operations are what they do, sources where their values come from.
 from . import operations as operations
-
-# Positions: where it is done.
-from . import positions as positions
-
-# Cells: prompts under edits, planned together and run; see docs/sweeps.md.
-from .actions import Action as Action
-from .actions import edited_sites as edited_sites
-from .checkpoint import Agreement as Agreement
-from .checkpoint import agreement as agreement
-from .checkpoint import check_folder as check_folder
-from .checkpoint import check_format as check_format
-from .checkpoint import with_parameters as with_parameters
-from .checkpoint import write_checkpoint as write_checkpoint
-from .cost import DEFAULT_BUDGET as DEFAULT_BUDGET
 from .edits import Add as Add
 from .edits import Call as Call
 from .edits import Clamp as Clamp
@@ -50,6 +36,7 @@ from .saving import load_edits as load_edits
 from .saving import save_edits as save_edits
 
 # Positions: where it is done.
+from . import positions as positions
 from .positions import UNSAID as UNSAID
 from .positions import At as At
 from .positions import Token as Token
@@ -95,11 +82,14 @@ from .patching import patch as patch
 from .patching import read_source as read_source
 
 # Cells: prompts under edits, planned together and run; see docs/sweeps.md.
+from .actions import Action as Action
+from .actions import edited_sites as edited_sites
 from .sweep_task import Cell as Cell
 from .sweep_task import SweepTask as SweepTask
 from .sweep_task import PromptRun as PromptRun
 from .sweep_task import widen as widen
 from .sweeping import make_lines as make_lines
+from .cost import DEFAULT_BUDGET as DEFAULT_BUDGET
 from .options import RunOptions as RunOptions
 from .part_files import PartFiles as PartFiles
 from .planning import Schedule as Schedule
@@ -130,3 +120,9 @@ from .recording import record_source as record_source
 
 # Models as they are opened, and with other weights.
 from .verification import verify as verify
+from .checkpoint import Agreement as Agreement
+from .checkpoint import agreement as agreement
+from .checkpoint import check_folder as check_folder
+from .checkpoint import check_format as check_format
+from .checkpoint import with_parameters as with_parameters
+from .checkpoint import write_checkpoint as write_checkpoint
