@@ -1,5 +1,7 @@
 """Sphinx configuration. Tables that repeat facts of the code are written from the code."""
 
+import inspect
+import re
 from collections.abc import Collection
 from pathlib import Path
 
@@ -39,6 +41,7 @@ def write_tables() -> None:
         [f"`{c.name}`", "every layer" if c.per_layer else "once", c.axis.replace("_", " "), c.meaning]
         for c in COMPONENTS.values()
     ]
+    (folder / "methods.md").write_text(methods_page(inspect.getsource(patchclamp.Model)))
     (folder / "components.md").write_text(_table(["component", "where", "last dimension", "what it is"], rows))
     families = {family.name: family for family in all_families().values()}
     rows = [
@@ -51,6 +54,16 @@ def write_tables() -> None:
         for a in ASSETS.values()
     ]
     (folder / "catalogue.md").write_text(_table(["name", "what it is", "package", "size", "licence"], rows))
+
+
+def methods_page(source: str) -> str:
+    """The methods of a model for the reference, in the groups in which the class binds them."""
+    parts = []
+    for line in source.splitlines():
+        heading, bound = re.match(r"    # (.+)", line), re.match(r"    (\w+) = ", line)
+        parts += [f"### {heading[1]}\n"] if heading else []
+        parts += [f"```{{eval-rst}}\n.. automethod:: patchclamp.Model.{bound[1]}\n```\n"] if bound else []
+    return "\n".join(parts)
 
 
 def _refused(components: Collection[str]) -> str:
@@ -70,8 +83,12 @@ def _list_new_pages(app, docname, source):
     """Put pages that the index does not name at the end of the guide, so that a new page needs no second place."""
     if docname == "index":
         listed = set(source[0].split())
-        pages = [path.stem for path in sorted(Path(__file__).parent.glob("*.md")) if path.stem not in {*listed, "index"}]
+        pages = [
+            path.stem for path in sorted(Path(__file__).parent.glob("*.md")) if path.stem not in {*listed, "index"}
+        ]
         source[0] = source[0].replace("\ncatalogue\n", "\n".join(["", "catalogue", *pages, ""]))
+
+
 def _bind(app, what, name, obj, options, lines):
     """A method's text without the model, which a function of a model takes first."""
     if what == "method" and name.startswith("patchclamp.Model."):

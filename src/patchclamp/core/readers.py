@@ -60,6 +60,9 @@ class Rule:
     read: Callable[[Any], Any]
     """The value as it is meant; raises :class:`UnfitError`, or an error of its own that says more."""
 
+    def __repr__(self) -> str:
+        return repr(self.valid)  # what ``help`` shows of a signature
+
 
 def shown(value: Any) -> str:
     """A value in an error's message, in one short line."""
