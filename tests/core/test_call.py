@@ -64,6 +64,14 @@ def test_vectors_arrays_and_edits_come_back() -> None:
     assert torch.equal(again["second"], torch.arange(4.0, dtype=torch.float64))
 
 
+def test_what_is_written_into_a_tensor_later_does_not_change_the_record() -> None:
+    vector = torch.ones(3)
+    call = method("model", [vector])
+    _, tensors = written(call)
+    vector.zero_()
+    assert torch.equal(tensors["tensor.0"], torch.ones(3))
+
+
 def test_a_tuple_inside_an_argument_is_no_list() -> None:
     again = recall(*written(method("model", {"at": [0, (0, 1)]}, (2, 3))), {"method": method}, "model")()
     assert again.parameters["first"] == {"at": [0, (0, 1)]}
@@ -104,6 +112,7 @@ def test_the_innermost_call_is_the_current_one_and_none_is_left() -> None:
     [
         ({"call": "system", "parameters": {}}, "unknown recorded call 'system'"),
         ({"call": "method", "parameters": {"first": 1, "checkpoint": "/tmp/x"}}, "parameter of method 'checkpoint'"),
+        ({"call": "method", "parameters": {"first": 1, "model": "other"}}, "parameter of method 'model'"),
         ({"call": "closed", "parameters": {"frist": 1}}, "parameter of closed 'frist'; did you mean 'first'"),
     ],
 )

@@ -121,11 +121,12 @@ def recall(
     name, parameters = record["call"], record["parameters"]
     if name not in table:
         raise InputError(unknown("recorded call", name, table))
-    accepted = inspect.signature(table[name]).parameters
-    open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in accepted.values())
+    model_parameter, *accepted = inspect.signature(table[name]).parameters.values()
+    valid = {parameter.name for parameter in accepted} - INCIDENTAL
+    open_ended = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in accepted)
     for parameter in parameters:
-        if parameter in INCIDENTAL or not (parameter in accepted or open_ended):
-            raise InputError(unknown(f"recorded parameter of {name}", parameter, accepted.keys() - INCIDENTAL))
+        if parameter in (*INCIDENTAL, model_parameter.name) or not (parameter in valid or open_ended):
+            raise InputError(unknown(f"recorded parameter of {name}", parameter, valid))
     arguments = {n: as_lists(from_plain(value, tensors, model)) for n, value in parameters.items()}
     return functools.partial(table[name], model, **arguments)
 
@@ -146,6 +147,8 @@ savable_as(
 
 
 def _marked(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().clone()  # the user may write into it later
     if type(value) is tuple:
         return _Tuple([_marked(item) for item in value])
     if type(value) is list:
