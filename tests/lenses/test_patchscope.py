@@ -95,7 +95,7 @@ def test_chunks_of_cells_change_nothing(llama: pc.Model, monkeypatch: pytest.Mon
     prompts = [*SOURCE, *tiny.ids(1, 4, seed=9)]
     whole = llama.patchscope(prompts, target=TARGET, max_new_tokens=2)
     monkeypatch.setattr("patchclamp.lenses.patchscope._BATCH_CELLS", 4)
-    monkeypatch.setattr("patchclamp.lenses.patchscope._TEXTS", 2)
+    monkeypatch.setattr("patchclamp.lenses.patchscope._BATCH_TEXTS", 2)
     parts = llama.patchscope(prompts, target=TARGET, max_new_tokens=2)
     assert (parts.frame()["text"] == whole.frame()["text"]).all()
     for name in ("kl", "rank", "top_id"):

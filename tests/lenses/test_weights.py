@@ -80,7 +80,7 @@ def test_a_written_direction_is_decoded_as_the_model_would(name: str) -> None:
 
 @pytest.mark.parametrize("rows", [1, 10, 97, 8192])
 def test_blocks_of_the_vocabulary_change_nothing(llama: pc.Model, monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
-    monkeypatch.setattr("patchclamp.lenses.vocabulary._ROWS", rows)
+    monkeypatch.setattr("patchclamp.lenses.vocabulary._BLOCK_ROWS", rows)
     table = llama.weight("embed").detach()
     unit = table / table.pow(2).mean(1, keepdim=True).sqrt().clamp(min=1e-12)
     found = Vocabulary.reading(llama, "embedding")

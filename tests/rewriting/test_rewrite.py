@@ -278,7 +278,7 @@ def test_what_does_not_fit_is_refused(llama: pc.Model, options: dict[str, Any], 
 def test_options_are_read_before_anything_is_sampled(
     llama: pc.Model, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], said: str
 ) -> None:
-    monkeypatch.setattr(rome, "say", lambda *_: pytest.fail("sampled"))
+    monkeypatch.setattr(rome, "read_fact", lambda *_: pytest.fail("sampled"))
     with pytest.raises(pc.InputError, match=said):
         rewritten(llama, **options)
 
