@@ -116,7 +116,7 @@ def test_the_score_of_rewriting_is_a_harmonic_mean() -> None:
     assert made.agreement() == pytest.approx(1 - 6 * (0 + 0 + 1 + 1) / (4 * 15)), "Spearman: the last two are exchanged"
     assert (made.share("rome", "b"), made.share("nothing", "a")) == (0.5, 0.25)
     drift = [pd.DataFrame({"condition": ["a", "b"], "kl": [float(k), 1.0]}) for k in (1, 2, 6)]
-    assert rome_capitals.averaged(drift)["kl"].tolist() == [3, 1]
+    assert rome_capitals.average_drift(drift)["kl"].tolist() == [3, 1]
 
 
 def test_where_each_site_works_most() -> None:
@@ -233,9 +233,9 @@ def test_sequences_come_from_books_and_speeches_by_turns(monkeypatch: pytest.Mon
 
 def test_averages_over_seeds_have_their_least_and_most() -> None:
     table = pd.DataFrame({"network": ["a", "b", "a"], "auc": [0.5, 0.9, 0.7], "same": [1.0, 2.0, 4.0]})
-    found = polytopes_mnist._averaged(table, ["network"], "auc", ["same"]).set_index("network")
+    found = polytopes_mnist._average(table, ["network"], "auc", ["same"]).set_index("network")
     assert found.loc["a"].to_dict() == pytest.approx({"auc": 0.6, "least": 0.5, "most": 0.7, "same": 2.5})
-    own = polytopes_mnist._averaged(table.rename(columns={"same": "most"}), ["network"], "auc", ["most"])
+    own = polytopes_mnist._average(table.rename(columns={"same": "most"}), ["network"], "auc", ["most"])
     assert list(own) == ["network", "auc", "least", "greatest", "most"]
     rows = pd.DataFrame({"site": ["a", "a"], "factor": [1.0, 2.0], "accuracy": [0.5, 0.25]})
     wide = polytopes_mnist._wide(rows, ["site"], "factor", "accuracy")

@@ -12,7 +12,7 @@ import patchclamp as pc
 from patchclamp.polytopes import NearestLinear
 from patchclamp.studies import classes_and_maps, digits
 from patchclamp.studies.classes_and_maps import NetworkSetting, measure_faces, vote
-from patchclamp.studies.gated import Decoupled, bits, frozen, opened
+from patchclamp.studies.gated import Decoupled, bits, freeze, straight_through_gate
 
 
 def pictures(train: int = 400, test: int = 100, noise: float = 0.25) -> digits.Images:
@@ -53,9 +53,9 @@ def test_a_network_taken_apart_is_linear_for_fixed_gates() -> None:
 
 def test_a_gate_is_a_step_with_the_gradient_of_a_sigmoid() -> None:
     z = torch.linspace(-3, 3, 13, dtype=torch.float64)
-    assert opened(z).tolist() == [0.0] * 7 + [1.0] * 6
+    assert straight_through_gate(z).tolist() == [0.0] * 7 + [1.0] * 6
     z.requires_grad_(True)
-    out = opened(z)
+    out = straight_through_gate(z)
     assert torch.equal(out.detach().round(), (z > 0).double())
     (gradient,) = torch.autograd.grad(out.sum(), [z])
     share = torch.sigmoid(z.detach())
@@ -73,7 +73,7 @@ def test_training_leaves_alone_what_is_frozen() -> None:
     data = pictures(100, 20)
     for fixed in ("gates", "maps"):
         parts = {"gates": mlp(1), "maps": mlp(2)}
-        frozen(parts[fixed])
+        freeze(parts[fixed])
         before = {name: [p.clone() for p in part.parameters()][:2] for name, part in parts.items()}
         digits.train(Decoupled(**parts), data, epochs=2, progress=False)
         for name, part in parts.items():
@@ -180,10 +180,10 @@ def test_the_whole_study_and_a_second_call_that_trains_nothing(
 
 def test_intervals_are_those_of_student() -> None:
     table = pd.DataFrame({"network": ["a"] * 3, "faces": [1.0, 2.0, 3.0]})
-    row = classes_and_maps._averaged(table, ["network"], ["faces"]).iloc[0]
+    row = classes_and_maps._average(table, ["network"], ["faces"]).iloc[0]
     assert row["faces"] == 2
     assert row["high"] - row["faces"] == pytest.approx(4.302653 / np.sqrt(3), rel=1e-5)
-    alone = classes_and_maps._averaged(table[:1], ["network"], ["faces"]).iloc[0]
+    alone = classes_and_maps._average(table[:1], ["network"], ["faces"]).iloc[0]
     assert np.isnan(alone["low"]), "one seed has no interval"
 
 

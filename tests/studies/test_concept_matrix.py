@@ -27,7 +27,7 @@ def test_an_edit_like_the_random_ones_has_ratio_one(concept: concept_matrix.Meas
     odds = pd.DataFrame(
         {"unedited": np.arange(4.0)} | {n: np.arange(4.0) + signs * value for n, value in shift.items()}
     )
-    rows = pd.DataFrame(concept_matrix.moved(concept, odds, kl)).set_index("edit")
+    rows = pd.DataFrame(concept_matrix.answer_shifts(concept, odds, kl)).set_index("edit")
     np.testing.assert_allclose(rows["random"], [0.3, 0.2, 0.1])
     np.testing.assert_allclose(rows["ratio"], [1.0, 3.0, 0.5])
     np.testing.assert_allclose(rows["low"], rows["ratio"], err_msg="all prompts moved alike")
@@ -36,7 +36,7 @@ def test_an_edit_like_the_random_ones_has_ratio_one(concept: concept_matrix.Meas
 def test_the_contrast_is_of_the_second_class_over_the_first(concept: concept_matrix.MeasuredConcept) -> None:
     values = {"unedited": [0.0, 2.0, 0.0, 2.0], "gender": [1.0, 1.0, 1.0, 1.0], "sentiment": [2.0, 0.0, 2.0, 0.0]}
     rest = {name: [0.0, 0.0, 0.0, 4.0] for name in ("politics", *concept_matrix.PROBED)}
-    rows = pd.DataFrame(concept_matrix.contrasted(concept, pd.DataFrame(values | rest))).set_index("edit")
+    rows = pd.DataFrame(concept_matrix.class_contrasts(concept, pd.DataFrame(values | rest))).set_index("edit")
     assert dict(rows.loc[["unedited", "gender", "sentiment", "politics"], "contrast"]) == {
         "unedited": 2, "gender": 0, "sentiment": -2, "politics": 2,
     }  # fmt: skip
@@ -82,7 +82,7 @@ def test_classes_of_test_texts_are_apart_from_those_fitted_on(smollm2: pc.Model)
 def test_erasing_gender_takes_gender_from_the_answers_and_a_random_erasure_does_not(smollm2: pc.Model) -> None:
     given = concept_matrix.chosen_concepts(smollm2, 20)
     edits = concept_matrix.erasures(smollm2, given, 15)
-    odds = concept_matrix.answered(smollm2, given[0], edits)
-    rows = pd.DataFrame(concept_matrix.contrasted(given[0], odds)).set_index("edit")["contrast"]
+    odds = concept_matrix.answer_odds(smollm2, given[0], edits)
+    rows = pd.DataFrame(concept_matrix.class_contrasts(given[0], odds)).set_index("edit")["contrast"]
     assert abs(rows["gender"]) < 0.4 * rows["unedited"]
     assert abs(rows["random, rank 1"] / rows["unedited"] - 1) < 0.2

@@ -53,16 +53,16 @@ def test_words_of_the_parties_are_tokens_and_change_sides_with_the_labels(
 def test_a_step_has_the_length_asked_for(llama: pc.Model) -> None:
     x, labels = np.random.default_rng(0).normal(size=(40, 32)), np.arange(40) % 2
     x[labels == 1] += 1.0
-    made = concepts.placed(llama, pc.directions.MeanDifference(), x, labels, "resid_post.1", 7.0)
+    made = concepts.fit_at_site(llama, pc.directions.MeanDifference(), x, labels, "resid_post.1", 7.0)
     assert float(made.step().norm()) == pytest.approx(7)
     assert float(made.step() @ torch.ones(32, dtype=torch.float64)) > 0, "it points to the second class"
     assert made.add(2).site == "resid_post.1"
-    assert torch.allclose(concepts.stepped(made, 1.0).directions, made.directions)
+    assert torch.allclose(concepts.with_step(made, 1.0).directions, made.directions)
 
 
 def test_means_of_prompts_leave_the_first_token_out(llama: pc.Model) -> None:
     prompts = [[5, 6, 7], [8, 9, 10, 11]]
-    found, _ = concepts.pooled(llama, prompts, "resid_post.1")  # type: ignore[arg-type]
+    found, _ = concepts.mean_activations(llama, prompts, "resid_post.1")  # type: ignore[arg-type]
     for prompt, mean in zip(prompts, found, strict=True):
         alone = llama.run([prompt], record="resid_post.1").activations
         assert alone is not None

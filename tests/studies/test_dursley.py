@@ -113,15 +113,15 @@ def test_names_are_found_in_texts_and_books(stories: pc.Model) -> None:
     with pytest.raises(pc.InputError, match=r"' Anna' does not recur: .*: 0; .* tokens"):
         names.passage(stories, "Lily met Tom. Tom was kind, and Lily liked Tom", " Anna")
     book = {title: pc.catalogue.gutenberg(title)[title] for title in ("chesterton-brown",)}
-    several = names.recurring(stories, book, 3, seed=1)
-    assert [one.label for one in several] == [one.label for one in names.recurring(stories, book, 3, seed=1)]
+    several = names.recurring_passages(stories, book, 3, seed=1)
+    assert [one.label for one in several] == [one.label for one in names.recurring_passages(stories, book, 3, seed=1)]
     for one in several:
         assert len({one.ids[s : s + len(one.name)] for s in one.starts}) == 1
         other = names.stand_in(stories, one)
         assert len(other) == len(one.name)
         assert not set(other) & set(one.ids)
     with pytest.raises(pc.InputError, match="only 0 passages"):
-        names.recurring(stories, {"x": "Nothing here. " * 300}, 1)
+        names.recurring_passages(stories, {"x": "Nothing here. " * 300}, 1)
 
 
 @pytest.mark.assets

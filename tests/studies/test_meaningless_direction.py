@@ -38,7 +38,7 @@ def test_shares_are_counted_by_hand(storyteller: pc.Model, setting: meaningless_
     """A direction whose swap turns everything over breaks prompts; one that does nothing breaks none."""
     found, chosen, others = meaningless_direction.directions(storyteller, setting, 0, 1)
     weak = trained.direction_of(found[RANDOM], np_unit(storyteller), "no logit hangs on it")
-    rows = meaningless_direction.measured(storyteller, setting, {"weak": weak, GENDER: found[GENDER]}, chosen, others)
+    rows = meaningless_direction.measure(storyteller, setting, {"weak": weak, GENDER: found[GENDER]}, chosen, others)
     table = pd.DataFrame(rows).set_index(["direction", "edit"])
     assert table.loc[("weak", "erase"), ["broken", "broken, held out"]].tolist() == [0, 0]
     assert table.loc[("weak", "erase"), "kl"] < 1e-6

@@ -50,7 +50,7 @@ def features(texts: concepts.Texts, party: float, president: float) -> np.ndarra
 
 @pytest.mark.usefixtures("third")
 def test_a_planted_party_is_read_on_held_out_presidents(texts: concepts.Texts) -> None:
-    probes, shares, null = politics.probed(features(texts, 5.0, 0.0), texts)
+    probes, shares, null = politics.probe_tables(features(texts, 5.0, 0.0), texts)
     own = probes.set_index(["concept", "split"])["accuracy"]
     assert own["party", "by president"] > 0.95
     assert (shares["right"] > 0.8).all()
@@ -60,7 +60,7 @@ def test_a_planted_party_is_read_on_held_out_presidents(texts: concepts.Texts) -
 @pytest.mark.usefixtures("few")
 def test_presidents_without_a_party_are_recognised_by_passage_alone(texts: concepts.Texts) -> None:
     """The trap that the study is about: the same probe, split by passage, looks as if it read party."""
-    probes, _, _ = politics.probed(features(texts, 0.0, 3.0), texts)
+    probes, _, _ = politics.probe_tables(features(texts, 0.0, 3.0), texts)
     own = probes.set_index(["concept", "split"])["accuracy"]
     assert own["party", "by passage"] > 0.9
     assert own["party", "by president"] < 0.75
@@ -96,8 +96,8 @@ def test_the_p_value_counts_the_deals_that_do_as_well() -> None:
 @pytest.mark.usefixtures("few")
 def test_everything_found_is_kept(llama: pc.Model, texts: concepts.Texts, tmp_path: Path) -> None:
     x = np.random.default_rng(0).normal(size=(len(texts), 32))
-    probes, shares, null = politics.probed(x, texts)
-    made = concepts.placed(llama, pc.directions.MeanDifference(), x, np.array(texts.labels), "resid_post.1", 1.0)
+    probes, shares, null = politics.probe_tables(x, texts)
+    made = concepts.fit_at_site(llama, pc.directions.MeanDifference(), x, np.array(texts.labels), "resid_post.1", 1.0)
     response = llama.dose_response({"party": made}, [[5, 6, 7], [8, 9]], (5, 9), [-1, 1], [[5, 6, 7, 8], [9, 8, 7]])
     found = politics.Politics("tiny", 1, probes, shares, null, ((" a",), (" b",)), response, shares, shares)
     found.save(tmp_path)

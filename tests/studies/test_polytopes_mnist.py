@@ -13,7 +13,7 @@ from torch import nn
 
 import patchclamp as pc
 from patchclamp.studies import digits
-from patchclamp.studies.polytopes_mnist import FRAMES, PolytopesMnist, Sizes, area, areas, drawn, study, values
+from patchclamp.studies.polytopes_mnist import FRAMES, PolytopesMnist, Sizes, area, areas, draw_pairs, study, values
 from tests.pictures import draw_nothing
 
 SMALL = Sizes(rows=60, pairs=25, scaled=20, attacked=80, rays=4, near=5, lines=1)
@@ -60,19 +60,19 @@ def test_an_area_is_the_share_of_couples_in_order(same: list[int], different: li
 
 def test_pairs_are_what_they_say_and_no_image_comes_twice() -> None:
     labels = torch.randint(10, (300,), generator=torch.Generator().manual_seed(0))
-    pairs = drawn(labels, 90, seed=3)
+    pairs = draw_pairs(labels, 90, seed=3)
     for kind, equal in (("same", True), ("different", False)):
         assert len(pairs[kind]) == 90
         assert all(bool(labels[i] == labels[j]) == equal for i, j in pairs[kind])
         flat = [i for pair in pairs[kind] for i in pair]
         assert len(set(flat)) == len(flat)
-    assert drawn(labels, 90, seed=3) == pairs != drawn(labels, 90, seed=4)
+    assert draw_pairs(labels, 90, seed=3) == pairs != draw_pairs(labels, 90, seed=4)
     with pytest.raises(pc.InputError, match="200 pairs were asked for"):
-        drawn(labels, 200, seed=3)
+        draw_pairs(labels, 200, seed=3)
 
 
 def test_measures_are_those_of_the_pairs(net: nn.Sequential, blots: digits.Images) -> None:
-    model, pairs = pc.wrap(net), drawn(blots.test_labels, 10, seed=0)
+    model, pairs = pc.wrap(net), draw_pairs(blots.test_labels, 10, seed=0)
     table = areas(model, blots.test, pairs, "1", ["1", "3"], seed=0).set_index("measure")
     a, b = zip(*pairs["same"], strict=True)
     begin, end = values(model, blots.test[list(a)], "1"), values(model, blots.test[list(b)], "1")

@@ -16,7 +16,7 @@ import patchclamp as pc
 import patchclamp.studies
 from patchclamp.core import folders
 from patchclamp.studies.drawing import canvas
-from patchclamp.studies.result import StudyFiles, StudyResult, as_text, records, shown, titled
+from patchclamp.studies.result import StudyFiles, StudyResult, as_text, records, table_text, with_titles
 
 TABLE = pd.DataFrame({"layer": [0, 1], "effect": [0.25, None]})
 
@@ -106,7 +106,7 @@ def test_a_study_that_cannot_be_written_leaves_what_was_there(tmp_path: Path) ->
 def test_numbers_that_are_not_there_are_said_and_are_json() -> None:
     assert records(TABLE) == [{"layer": 0, "effect": 0.25}, {"layer": 1, "effect": None}]
     assert json.loads(json.dumps(records(TABLE))) == records(TABLE)
-    assert shown(TABLE, 1).splitlines() == [" layer  effect", "     0     0.2", "     1     NaN"]
-    assert "NaN" not in shown(TABLE, absent="-")
-    assert as_text("Rows", TABLE, "end") == f"Rows\n{shown(TABLE)}\nend"
-    assert titled({"Rows": TABLE}) == [f"\nRows\n{shown(TABLE)}"]
+    assert table_text(TABLE, 1).splitlines() == [" layer  effect", "     0     0.2", "     1     NaN"]
+    assert "NaN" not in table_text(TABLE, absent="-")
+    assert as_text("Rows", TABLE, "end") == f"Rows\n{table_text(TABLE)}\nend"
+    assert with_titles({"Rows": TABLE}) == [f"\nRows\n{table_text(TABLE)}"]

@@ -61,8 +61,8 @@ def test_facts_are_learnt_and_a_random_key_learns_nothing(smollm2: pc.Model) -> 
     prefixes = pc.rewriting.sample_prefixes(smollm2)
     frames = []
     for number, fact in enumerate(test[:3]):
-        rewrite = rome_capitals.rewritten(smollm2, fact, 5, prefixes)
-        frames.append(rome_capitals.tested(smollm2, fact, rewrite, number))
-    found = rome_capitals.summarised(pd.concat(frames)).set_index(["condition", "test"])["success"]
+        rewrite = rome_capitals.rewrite_with_defaults(smollm2, fact, 5, prefixes)
+        frames.append(rome_capitals.score_conditions(smollm2, fact, rewrite, number))
+    found = rome_capitals.summary_table(pd.concat(frames)).set_index(["condition", "test"])["success"]
     assert found["rome", "efficacy"] == 1 > found["nothing", "efficacy"] == found["random key", "efficacy"] == 0
     assert found["rome", "neighbourhood"] > 0.8

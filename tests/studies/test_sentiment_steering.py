@@ -20,7 +20,7 @@ def found(llama: pc.Model) -> dict[str, pc.Direction]:
     x[labels == 1] += 1.0
     makers = {"mean, all tokens": pc.directions.MeanDifference(), "random": pc.directions.RandomDirection()}
     makers |= {"random 2": pc.directions.RandomDirection(random_state=1)}
-    return {name: concepts.placed(llama, maker, x, labels, "resid_post.1", 3.0) for name, maker in makers.items()}
+    return {name: concepts.fit_at_site(llama, maker, x, labels, "resid_post.1", 3.0) for name, maker in makers.items()}
 
 
 def test_doses_are_chosen_for_equal_damage(found: dict[str, pc.Direction]) -> None:

@@ -64,7 +64,7 @@ def test_dropout_changes_no_initial_weight_and_no_batch(monkeypatch: pytest.Monk
     tokenizer = training.make_tokenizer(TEXTS, TINY.vocabulary)
     tokens = training.stream(tokenizer, TEXTS)
     with torch.random.fork_rng(devices=[]):
-        models = [training._fresh(TINY, tokenizer, dropout, 0) for dropout in (0.0, 0.1)]
+        models = [training._new_model(TINY, tokenizer, dropout, 0) for dropout in (0.0, 0.1)]
         first, second = (model.state_dict() for model in models)
         assert all(torch.equal(first[name], second[name]) for name in first)
         seen: list[list[torch.Tensor]] = [[], []]

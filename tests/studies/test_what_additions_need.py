@@ -134,7 +134,7 @@ def test_a_photograph_is_prepared_as_the_network_was_trained() -> None:
     """One colour stays one colour, less the mean of each channel; the middle is what is kept."""
     picture = torch.zeros(300, 500, 3, dtype=torch.uint8)
     picture[:, 100:400] = torch.tensor([200, 100, 50], dtype=torch.uint8)
-    made = photograph_additions.prepared(picture.numpy())
+    made = photograph_additions.prepare(picture.numpy())
     assert made.shape == (3, 224, 224)
     expected = torch.tensor([200.0, 100, 50]) - torch.tensor(photograph_additions.MEAN)
     torch.testing.assert_close(made, expected[:, None, None].expand_as(made))

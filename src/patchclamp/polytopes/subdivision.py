@@ -31,7 +31,7 @@ class Column:
         """Append rows."""
         size = self.size + len(values)
         if size > len(self._buffer):
-            larger = np.empty((2 * size, *self._buffer.shape[1:]), self._held.dtype)
+            larger = np.empty((2 * size, *self._buffer.shape[1:]), self._buffer.dtype)
             larger[: self.size] = self.rows
             self._buffer = larger
         self._buffer[self.size : size] = values

@@ -58,15 +58,15 @@ class ActivationAdditionStudy(StudyResult):
 
     def text(self) -> str:
         """The tables and what they say, for a terminal."""
-        said = f"next token before and after adding c x embedding({PULL!r}) to every MLP output, last position"
-        parts = [part for prompt, table in self.tables.items() for part in (f"{prompt!r}: {said}", table, "")]
+        heading = f"next token before and after adding c x embedding({PULL!r}) to every MLP output, last position"
+        parts = [part for prompt, table in self.tables.items() for part in (f"{prompt!r}: {heading}", table, "")]
         return as_text(*parts, self.comparison())
 
     def comparison(self) -> str:
         """Our numbers beside the tutorial's."""
-        ours = ", ".join(f"{self.probability(PULL, c):.2f} at {c:g}" for c in COEFFICIENTS)
+        rises = ", ".join(f"{self.probability(PULL, c):.2f} at {c:g}" for c in COEFFICIENTS)
         return (
-            f"{self.model}: P({PULL!r}) goes from {self.before(PULL):.3f} to {ours}; P({TRUE!r}) was {self.before(TRUE):.3f}.\n"
+            f"{self.model}: P({PULL!r}) goes from {self.before(PULL):.3f} to {rises}; P({TRUE!r}) was {self.before(TRUE):.3f}.\n"
             "The tutorial, on GPT-2 with coefficient 1: P(' Rome') reaches 0.456, P(' Madrid') goes from 0.105 to 0.279.\n"
             "Embeddings of different models have different lengths against their residual streams, so the coefficient that\n"
             "does the same work differs; the curve over coefficients shows it."
@@ -114,9 +114,9 @@ def study(model: pc.Model, out: str | Path | None = None) -> ActivationAdditionS
     tables = {prompt: before_and_after(model, prompt, rome) for prompt in (BASE, OTHER)}
     add = pc.Add(rome)
     dose = model.sweep(BASE, add, sites="mlp_out", at="last", cumulative=True, over={"scale": DOSES}, read=read)
-    least_and_most = {"scale": (COEFFICIENTS[0], COEFFICIENTS[-1])}
+    extremes = {"scale": (COEFFICIENTS[0], COEFFICIENTS[-1])}
     sweep = model.sweep(
-        BASE, add, sites=["mlp_out", "attn_out"], at="each", cumulative=True, over=least_and_most, read=read, verify=5
+        BASE, add, sites=["mlp_out", "attn_out"], at="each", cumulative=True, over=extremes, read=read, verify=5
     )
     result = ActivationAdditionStudy(tables, dose, sweep, name_of(model))
     if out is not None:

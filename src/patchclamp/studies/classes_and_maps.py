@@ -28,7 +28,7 @@ from patchclamp.core.files import read_record, write_record
 from patchclamp.core.interrupts import guarded
 from patchclamp.core.progress import Listener, task
 from patchclamp.studies import digits
-from patchclamp.studies.gated import Decoupled, bits, frozen
+from patchclamp.studies.gated import Decoupled, bits, freeze
 from patchclamp.studies.result import StudyFiles, StudyResult, as_text, records
 
 REGIONS, RANK = (16, 64, 256), 4
@@ -91,9 +91,9 @@ class ClassesAndMaps(StudyResult):
     def averages(self) -> dict[str, pd.DataFrame]:
         """Means over seeds, with 95 % intervals of the mean (Student's t)."""
         return {
-            "points": _averaged(self.points, ["network", "regions", "maps", "points", "parameters"], ["accuracy", "vote", "jump"]),
-            "gates": _averaged(self.gates, ["what", "gates", "maps"], ["accuracy"]),
-            "faces": _averaged(self.faces, ["network"], ["faces", "at a face", "end to end", "jump"]),
+            "points": _average(self.points, ["network", "regions", "maps", "points", "parameters"], ["accuracy", "vote", "jump"]),
+            "gates": _average(self.gates, ["what", "gates", "maps"], ["accuracy"]),
+            "faces": _average(self.faces, ["network"], ["faces", "at a face", "end to end", "jump"]),
         }  # fmt: skip
 
     def summary(self) -> dict[str, Any]:
@@ -102,27 +102,27 @@ class ClassesAndMaps(StudyResult):
 
     def findings(self) -> list[str]:
         """What was found, in sentences."""
-        found = self.averages()
-        own = found["gates"].set_index("what")["accuracy"]
+        averages = self.averages()
+        accuracy = averages["gates"].set_index("what")["accuracy"]
         controls = [what for what, _, _ in CONTROLS]
-        parts = [f"{what} {own[what]:.3f}" for what, _, _ in CONDITIONS if what not in controls]
-        nearest = found["points"][found["points"]["network"] == NEAREST]
+        parts = [f"{what} {accuracy[what]:.3f}" for what, _, _ in CONDITIONS if what not in controls]
+        nearest = averages["points"][averages["points"]["network"] == NEAREST]
         best = nearest.sort_values("accuracy").iloc[-1]
-        relu = found["points"][found["points"]["network"] == TIED].set_index("parameters")["accuracy"]
-        said = [
-            f"{FLOOR} {own[FLOOR]:.3f}; {'; '.join(parts)}.",
-            f"Controls: {'; '.join(f'{what} {own[what]:.3f}' for what in controls)}.",
+        relu = averages["points"][averages["points"]["network"] == TIED].set_index("parameters")["accuracy"]
+        sentences = [
+            f"{FLOOR} {accuracy[FLOOR]:.3f}; {'; '.join(parts)}.",
+            f"Controls: {'; '.join(f'{what} {accuracy[what]:.3f}' for what in controls)}.",
             f"The best network of nearest points ({best['regions']:.0f} points, {best['points']}, {best['maps']}): "
             f"{best['accuracy']:.3f}; what its regions alone say: {best['vote']:.3f}; a ReLU network of as many numbers: "
             f"{relu[best['parameters']]:.3f}.",
         ]
-        for row in found["faces"].to_dict("records"):
-            said.append(
+        for row in averages["faces"].to_dict("records"):
+            sentences.append(
                 f"{row['network']}, between an image and the nearest one of another class: {row['faces']:.1f} faces; distance of "
                 f"maps {row['at a face']:.3f} at a face, {row['end to end']:.2f} from end to end; jump of the output "
                 f"{row['jump']:.2f}."
             )
-        return said
+        return sentences
 
     def text(self) -> str:
         """The tables, for a terminal."""
@@ -133,32 +133,32 @@ class ClassesAndMaps(StudyResult):
         """Averages and what they are of, accuracies and learned points as pictures, and the report."""
         from patchclamp.studies.classes_and_maps_figures import curves, points
 
-        drawn = {"figure": curves(self), "points": points(self)}
+        figures = {"figure": curves(self), "points": points(self)}
         tables = self.averages()
         return StudyFiles(
             "Classes and maps",
             [
                 ("What was found", "\n\n".join(self.findings())),
-                ("Accuracy", drawn["figure"]),
-                ("Learned points", drawn["points"]),
+                ("Accuracy", figures["figure"]),
+                ("Learned points", figures["points"]),
                 *((name.capitalize(), table) for name, table in tables.items()),
             ],
             tables=tables | {f"{name}-by-seed": getattr(self, name) for name in tables},
-            figures=drawn,
+            figures=figures,
             evidence={"setting": asdict(self.setting)},
         )
 
 
-def _averaged(table: pd.DataFrame, by: list[str], what: list[str]) -> pd.DataFrame:
+def _average(table: pd.DataFrame, by: list[str], what: list[str]) -> pd.DataFrame:
     """Means over seeds, the first with its interval."""
     from scipy.stats import t
 
-    grouped = table.groupby(by, sort=False, dropna=False)
-    found, count = grouped[what].mean(), grouped.size().to_numpy()
-    reach = t.ppf(0.975, np.maximum(count - 1, 1)) * grouped[what[0]].std().to_numpy() / np.sqrt(count)
-    found.insert(1, "low", found[what[0]] - reach)
-    found.insert(2, "high", found[what[0]] + reach)
-    return found.reset_index()
+    groups = table.groupby(by, sort=False, dropna=False)
+    means, count = groups[what].mean(), groups.size().to_numpy()
+    half_width = t.ppf(0.975, np.maximum(count - 1, 1)) * groups[what[0]].std().to_numpy() / np.sqrt(count)
+    means.insert(1, "low", means[what[0]] - half_width)
+    means.insert(2, "high", means[what[0]] + half_width)
+    return means.reset_index()
 
 
 def measure_points(
@@ -173,28 +173,28 @@ def measure_points(
     plans += [
         (n, rank, how) for n in REGIONS for rank in (None, RANK) for how in PLACES if rank or how != "random images"
     ]
-    placed: dict[tuple[int, str], Tensor] = {}
+    points_by_plan: dict[tuple[int, str], Tensor] = {}
     for count, rank, how in plans:
         place, learn = PLACES[how]
         network = pc.polytopes.NearestLinear(784, 10, count, rank, learn_points=learn, seed=seed)
-        network.place(data.train, placed.get((count, place), place), seed=seed)
-        placed[count, place] = network.points.detach().clone()
+        network.place(data.train, points_by_plan.get((count, place), place), seed=seed)
+        points_by_plan[count, place] = network.points.detach().clone()
         sort = {"regions": count, "maps": "full" if rank is None else f"rank {rank}", "points": how}
         size = network.parameter_count
-        row = {"parameters": size, "accuracy": _trained(network, data, setting, seed)}
+        row = {"parameters": size, "accuracy": _train(network, data, setting, seed)}
         if count == 1:
             yield FLOOR, {"network": FLOOR, **sort, **row}, network
             continue
         row |= {"vote": vote(network, data), "jump": float(network.face_jumps(data.test, most=200)["jump"].median())}
-        said = ", ".join(map(str, sort.values()))
-        yield f"{NEAREST}, {said}", {"network": NEAREST, **sort, **row}, network
+        label = ", ".join(map(str, sort.values()))
+        yield f"{NEAREST}, {label}", {"network": NEAREST, **sort, **row}, network
         if how == "k-means":
             relu = _shallow(size, seed)
-            row = {"parameters": size, "accuracy": _trained(relu, data, setting, seed)}
-            yield f"{TIED}, {said}", {"network": TIED, **row}, relu
+            row = {"parameters": size, "accuracy": _train(relu, data, setting, seed)}
+            yield f"{TIED}, {label}", {"network": TIED, **row}, relu
 
 
-def _trained(network: nn.Module, data: digits.Images, setting: NetworkSetting, seed: int) -> float:
+def _train(network: nn.Module, data: digits.Images, setting: NetworkSetting, seed: int) -> float:
     return digits.train(network, data, epochs=setting.epochs, seed=seed, progress=False).accuracy[-1]
 
 
@@ -215,11 +215,11 @@ def _linear(width: int, seed: int) -> nn.Linear:
 
 def vote(network: Any, data: digits.Images) -> float:
     """Accuracy of what regions alone say: the commonest class of the training images in each."""
-    counts = counted(network, data)
+    counts = count_classes(network, data)
     return float((counts.argmax(1)[network.region(data.test)] == data.test_labels).float().mean())
 
 
-def counted(network: Any, data: digits.Images) -> Tensor:
+def count_classes(network: Any, data: digits.Images) -> Tensor:
     """Training images of each class in each region, ``[region, class]``."""
     counts = torch.zeros(network.regions, 10)
     counts.index_put_((network.region(data.train), data.train_labels), torch.ones(len(data.train)), accumulate=True)
@@ -232,36 +232,34 @@ def measure_gates(data: digits.Images, setting: NetworkSetting, seed: int) -> li
     def new(number: int) -> nn.Sequential:
         return digits.network("mlp", width=setting.width, seed=1000 * seed + number)
 
-    relu, confused = new(0), new(0)
+    relu, relu_of_shuffled = new(0), new(0)
     order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))
-    shuffled = digits.Images(data.train, data.train_labels[order], data.test, data.test_labels, data.names)
-    _trained(confused, shuffled, setting, seed)
+    shuffled_data = digits.Images(data.train, data.train_labels[order], data.test, data.test_labels, data.names)
+    _train(relu_of_shuffled, shuffled_data, setting, seed)
     rows = [
-        {"what": FLOOR, "maps": "trained", "accuracy": _trained(_linear(784, seed), data, setting, seed)},
-        {"what": TIED, "gates": "trained", "maps": "trained", "accuracy": _trained(relu, data, setting, seed)},
+        {"what": FLOOR, "maps": "trained", "accuracy": _train(_linear(784, seed), data, setting, seed)},
+        {"what": TIED, "gates": "trained", "maps": "trained", "accuracy": _train(relu, data, setting, seed)},
     ]
     sources: dict[str, Callable[[int], nn.Sequential]] = {
         "trained": new,
-        "random": lambda number: frozen(new(number)),
-        "reused": lambda _: frozen(deepcopy(relu)),
-        "of shuffled labels": lambda _: frozen(deepcopy(confused)),
+        "random": lambda number: freeze(new(number)),
+        "reused": lambda _: freeze(deepcopy(relu)),
+        "of shuffled labels": lambda _: freeze(deepcopy(relu_of_shuffled)),
     }
     for what, gates, maps in CONDITIONS[1:]:
         network = Decoupled(sources[gates](1), sources[maps](2)).eval()
         learns = any(parameter.requires_grad for parameter in network.parameters())
         accuracy = (
-            _trained(network, data, setting, seed)
-            if learns
-            else digits.evaluate(network, data.test, data.test_labels)[1]
+            _train(network, data, setting, seed) if learns else digits.evaluate(network, data.test, data.test_labels)[1]
         )
         rows.append({"what": what, "gates": gates, "maps": maps, "accuracy": accuracy})
-    for name, source in {"trained": relu, "random": new(1), "of shuffled labels": confused}.items():
+    for name, source in {"trained": relu, "random": new(1), "of shuffled labels": relu_of_shuffled}.items():
         codes = digits.Images(
             bits(source, data.train), data.train_labels, bits(source, data.test), data.test_labels, data.names
         )
         readout = _linear(codes.train.shape[1], seed)
         rows.append(
-            {"what": "linear read-out of gates", "gates": name, "accuracy": _trained(readout, codes, setting, seed)}
+            {"what": "linear read-out of gates", "gates": name, "accuracy": _train(readout, codes, setting, seed)}
         )
     return [{"seed": seed, **row} for row in rows]
 
@@ -278,13 +276,13 @@ def measure_faces(network: nn.Module, data: digits.Images, most: int = 200) -> d
         most: Lines.
     """
     starts = data.test[:most]
-    apart = torch.cdist(starts, data.test)
-    apart[data.test_labels[:most, None] == data.test_labels[None]] = torch.inf
-    ends = data.test[apart.argmin(1)]
+    distances = torch.cdist(starts, data.test)
+    distances[data.test_labels[:most, None] == data.test_labels[None]] = torch.inf
+    ends = data.test[distances.argmin(1)]
     with guarded(torch.no_grad()):
-        joined = _relu_faces if isinstance(network, nn.Sequential) else _nearest_faces
-        found = joined(network, starts, ends)  # type: ignore[arg-type]
-    counts, at_faces, whole, jumps = (np.array(values) for values in found)
+        measure = _relu_faces if isinstance(network, nn.Sequential) else _nearest_faces
+        measurements = measure(network, starts, ends)  # type: ignore[arg-type]
+    counts, at_faces, whole, jumps = (np.array(values) for values in measurements)
     numbers = {"faces": counts.mean(), "at a face": np.median(at_faces), "end to end": np.median(whole)}
     return {name: float(value) for name, value in {**numbers, "jump": np.median(jumps)}.items()}
 
@@ -296,35 +294,35 @@ def _nearest_faces(network: Any, starts: Tensor, ends: Tensor) -> tuple[list[flo
     for start, end in zip(starts, ends, strict=True):
         pieces = network.segment(start, end)
         counts.append(len(pieces) - 1)
-        whole.append(_apart(maps[pieces.region[0]], maps[pieces.region[-1]]))
+        whole.append(_relative_distance(maps[pieces.region[0]], maps[pieces.region[-1]]))
         if len(pieces) > 1:
             middle = int((pieces.t - 0.5).abs().argmin())
             a, b = pieces.region[middle : middle + 2].tolist()
-            at = start + pieces.t[middle].to(start.dtype) * (end - start)
-            at_faces.append(_apart(maps[a], maps[b]))
-            jumps.append(_apart(maps[a] @ at + bias[a], maps[b] @ at + bias[b]))
+            point = start + pieces.t[middle].to(start.dtype) * (end - start)
+            at_faces.append(_relative_distance(maps[a], maps[b]))
+            jumps.append(_relative_distance(maps[a] @ point + bias[a], maps[b] @ point + bias[b]))
     return counts, at_faces, whole, jumps
 
 
 def _relu_faces(network: nn.Sequential, starts: Tensor, ends: Tensor) -> tuple[list[float], ...]:
     """At a face one neuron's ``w_out w_in`` comes or goes, and the output does not jump."""
     first, last = (layer.weight for layer in network if isinstance(layer, nn.Linear))
-    z, later = network[0](starts), network[0](ends)
-    crossed = (z > 0) != (later > 0)
-    t = z / (z - later)
-    neuron = (t - 0.5).abs().masked_fill(~crossed, torch.inf).argmin(1, keepdim=True)
-    gates = (z + t.gather(1, neuron) * (later - z) > 0).to(z.dtype)
+    z, z_end = network[0](starts), network[0](ends)
+    crossings = (z > 0) != (z_end > 0)
+    t = z / (z - z_end)
+    neuron = (t - 0.5).abs().masked_fill(~crossings, torch.inf).argmin(1, keepdim=True)
+    gates = (z + t.gather(1, neuron) * (z_end - z) > 0).to(z.dtype)
     at_faces, whole = [], []
-    for line, open_ in enumerate(gates):
-        if crossed[line].any():
-            here = open_.scatter(0, neuron[line], 0.0)
-            without = last @ (here[:, None] * first)
-            at_faces.append(_apart(without, without + last[:, neuron[line]] @ first[neuron[line]]))
-        whole.append(_apart(*(last @ ((end[line] > 0)[:, None] * first) for end in (z, later))))
-    return crossed.sum(1).float().tolist(), at_faces, whole, [0.0]
+    for line, open_gates in enumerate(gates):
+        if crossings[line].any():
+            other_gates = open_gates.scatter(0, neuron[line], 0.0)
+            without = last @ (other_gates[:, None] * first)
+            at_faces.append(_relative_distance(without, without + last[:, neuron[line]] @ first[neuron[line]]))
+        whole.append(_relative_distance(*(last @ ((end[line] > 0)[:, None] * first) for end in (z, z_end))))
+    return crossings.sum(1).float().tolist(), at_faces, whole, [0.0]
 
 
-def _apart(a: Tensor, b: Tensor) -> float:
+def _relative_distance(a: Tensor, b: Tensor) -> float:
     return float(2 * (a - b).norm() / (a.norm() + b.norm()))
 
 
@@ -341,48 +339,48 @@ def study(
     Raises:
         InputError: No seeds, or sizes that make no sense; before any work.
     """
-    given = NetworkSetting() if setting is None else setting
+    sizes = NetworkSetting() if setting is None else setting
     for name in ("seeds", "train", "epochs", "width"):
-        if getattr(given, name) < 1:
-            raise InputError(f"{name} is at least 1; got {getattr(given, name)}")
-    data = digits.images(given.data)
-    if given.train > len(data.train):
-        raise InputError(f"{given.data} has {len(data.train)} images to train on; got train={given.train}")
+        if getattr(sizes, name) < 1:
+            raise InputError(f"{name} is at least 1; got {getattr(sizes, name)}")
+    data = digits.images(sizes.data)
+    if sizes.train > len(data.train):
+        raise InputError(f"{sizes.data} has {len(data.train)} images to train on; got train={sizes.train}")
     home = None if out is None else Path(out)
-    with task("networks of each seed", given.seeds, "seeds", show=progress) as running:
+    with task("networks of each seed", sizes.seeds, "seeds", show=progress) as bar:
         parts = []
-        for seed in range(given.seeds):
-            parts.append(_of_seed(data, given, seed, home))
-            running.advance()
+        for seed in range(sizes.seeds):
+            parts.append(_measure_seed(data, sizes, seed, home))
+            bar.advance()
     tables = {name: pd.concat([pd.DataFrame(part[name]) for part in parts], ignore_index=True) for name in TABLES}
     centres = parts[0]["centres"]
-    found = ClassesAndMaps(given, **tables, centres=torch.tensor(centres), says=pd.DataFrame(parts[0]["says"]))
+    result = ClassesAndMaps(sizes, **tables, centres=torch.tensor(centres), says=pd.DataFrame(parts[0]["says"]))
     if home is not None:
-        found.save(home)
-    return found
+        result.save(home)
+    return result
 
 
-def _of_seed(data: digits.Images, setting: NetworkSetting, seed: int, home: Path | None) -> dict[str, Any]:
+def _measure_seed(data: digits.Images, setting: NetworkSetting, seed: int, home: Path | None) -> dict[str, Any]:
     """All measurements of one seed, as plain lists; read from ``seed-N.json`` if it holds those of this setting."""
-    asked = {**asdict(setting), "seeds": None}
-    kept = None if home is None else home / "seeds" / f"seed-{seed}.json"
-    if kept is not None and kept.is_file() and (said := read_record(kept)).get("asked") == asked:
-        return dict(said["found"])
+    parameters = {**asdict(setting), "seeds": None}
+    path = None if home is None else home / "seeds" / f"seed-{seed}.json"
+    if path is not None and path.is_file() and (record := read_record(path)).get("asked") == parameters:
+        return dict(record["found"])
     order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))[: setting.train]
-    own = digits.Images(data.train[order], data.train_labels[order], data.test, data.test_labels, data.names)
-    found: dict[str, Any] = {"points": [], "gates": measure_gates(own, setting, seed), "faces": []}
-    for name, row, network in measure_points(own, setting, seed):
-        found["points"].append({"seed": seed, **row})
+    images = digits.Images(data.train[order], data.train_labels[order], data.test, data.test_labels, data.names)
+    measurements: dict[str, Any] = {"points": [], "gates": measure_gates(images, setting, seed), "faces": []}
+    for name, row, network in measure_points(images, setting, seed):
+        measurements["points"].append({"seed": seed, **row})
         if name in SHOWN:
-            found["faces"].append({"seed": seed, "network": SHOWN[name], **measure_faces(network, own)})
+            measurements["faces"].append({"seed": seed, "network": SHOWN[name], **measure_faces(network, images)})
         if name == DRAWN:
-            counts = counted(network, own)
-            found["centres"] = network.get_parameter("points").tolist()
-            found["says"] = {
-                "class": [own.names[k] for k in counts.argmax(1)],
+            counts = count_classes(network, images)
+            measurements["centres"] = network.get_parameter("points").tolist()
+            measurements["says"] = {
+                "class": [images.names[k] for k in counts.argmax(1)],
                 "share": (counts.max(1).values / counts.sum(1).clamp_min(1)).tolist(),
                 "images": counts.sum(1).int().tolist(),
             }
-    if kept is not None:
-        write_record(kept, {"asked": asked, "found": found})
-    return found
+    if path is not None:
+        write_record(path, {"asked": parameters, "found": measurements})
+    return measurements

@@ -12,18 +12,18 @@ if TYPE_CHECKING:
 _COLOURS = {"k-means": "#3b6ea5", "random images": "#8a8f98", "learned": "#b8451f", "ReLU network": "#1b1b1b"}
 
 
-def curves(found: "ClassesAndMaps") -> "Figure":
+def curves(result: "ClassesAndMaps") -> "Figure":
     """Accuracy against stored numbers; accuracy of gates and maps apart; how maps differ between two images."""
-    with canvas((10.2, 3.4), columns=3, width_ratios=[1.15, 1.25, 0.9]) as (drawn, (left, middle, right)):
-        _sizes(left, found)
-        _parts(middle, found)
-        _faces(right, found)
+    with canvas((10.2, 3.4), columns=3, width_ratios=[1.15, 1.25, 0.9]) as (fig, (left, middle, right)):
+        _sizes(left, result)
+        _parts(middle, result)
+        _faces(right, result)
         hide_frame(left, middle, right)
-    return drawn
+    return fig
 
 
-def _sizes(axis: Any, found: "ClassesAndMaps") -> None:
-    table = found.averages()["points"]
+def _sizes(axis: Any, result: "ClassesAndMaps") -> None:
+    table = result.averages()["points"]
     for (maps, how), rows in table[table["network"] == "nearest points"].groupby(["maps", "points"], sort=False):
         style = "-" if maps == "full" else "--"
         axis.errorbar(
@@ -43,24 +43,24 @@ def _sizes(axis: Any, found: "ClassesAndMaps") -> None:
     axis.margins(y=0.25)
 
 
-def _parts(axis: Any, found: "ClassesAndMaps") -> None:
-    table, seeds = found.averages()["gates"], found.gates
+def _parts(axis: Any, result: "ClassesAndMaps") -> None:
+    table, seeds = result.averages()["gates"], result.gates
     table = table[table["what"] != "linear read-out of gates"].reset_index(drop=True)
-    kept = table[table["accuracy"] > 0.5]
-    left_out = [what for what in table["what"] if what not in set(kept["what"])]
-    for place, (_, row) in enumerate(kept.iterrows()):
+    shown_rows = table[table["accuracy"] > 0.5]
+    omissions = [what for what in table["what"] if what not in set(shown_rows["what"])]
+    for place, (_, row) in enumerate(shown_rows.iterrows()):
         colour = {"one linear map": "0.7", "ReLU network": "#1b1b1b"}.get(row["what"], "#3b6ea5")
         axis.plot([row["low"], row["high"]], [place, place], color=colour, linewidth=3, alpha=0.35)
-        each = seeds.loc[seeds["what"] == row["what"], "accuracy"]
-        axis.scatter(each, [place] * len(each), s=7, color=colour)
+        accuracies = seeds.loc[seeds["what"] == row["what"], "accuracy"]
+        axis.scatter(accuracies, [place] * len(accuracies), s=7, color=colour)
         axis.text(row["high"], place - 0.22, f"{row['accuracy']:.3f}", fontsize=6, va="bottom", ha="right")
-    axis.set_yticks(range(len(kept)), kept["what"])
+    axis.set_yticks(range(len(shown_rows)), shown_rows["what"])
     axis.invert_yaxis()
-    axis.set_xlabel("accuracy on test images" + (f"\n(off the scale: {', '.join(left_out)})" if left_out else ""))
+    axis.set_xlabel("accuracy on test images" + (f"\n(off the scale: {', '.join(omissions)})" if omissions else ""))
 
 
-def _faces(axis: Any, found: "ClassesAndMaps") -> None:
-    table = found.averages()["faces"]
+def _faces(axis: Any, result: "ClassesAndMaps") -> None:
+    table = result.averages()["faces"]
     for column, colour, label in (
         ("at a face", "#b8451f", "maps on both sides of a face"), ("end to end", "#3b6ea5", "maps at the two images")
     ):  # fmt: skip
@@ -73,17 +73,19 @@ def _faces(axis: Any, found: "ClassesAndMaps") -> None:
     axis.legend(frameon=False, fontsize=6, loc="upper left")
 
 
-def points(found: "ClassesAndMaps") -> "Figure":
+def points(result: "ClassesAndMaps") -> "Figure":
     """The learned points as pictures, with the commonest class of each region and its share."""
-    order = found.says.sort_values(["class", "share"], ascending=[True, False], kind="stable").index
-    wide = 16
-    tall = -(-len(order) // wide)
-    with canvas((0.55 * wide, 0.72 * tall), tall, wide, squeeze=False) as (drawn, grid):
+    order = result.says.sort_values(["class", "share"], ascending=[True, False], kind="stable").index
+    columns = 16
+    grid_rows = -(-len(order) // columns)
+    with canvas((0.55 * columns, 0.72 * grid_rows), grid_rows, columns, squeeze=False) as (fig, grid):
         axes = grid.ravel()
         for axis in axes:
             axis.axis("off")
         for axis, number in zip(axes, order, strict=False):
-            said = found.says.loc[number]
-            axis.imshow(found.centres[number].reshape(28, 28), cmap="gray_r", vmin=0, vmax=1)
-            axis.set_title(f"{said['class']} {said['share']:.0%}" if said["images"] else "empty", fontsize=5.5, pad=1.5)
-    return drawn
+            region = result.says.loc[number]
+            axis.imshow(result.centres[number].reshape(28, 28), cmap="gray_r", vmin=0, vmax=1)
+            axis.set_title(
+                f"{region['class']} {region['share']:.0%}" if region["images"] else "empty", fontsize=5.5, pad=1.5
+            )
+    return fig

@@ -44,14 +44,14 @@ class CodeDirections(StudyResult):
         """Of digits: what is kept where so many are moved, on straight lines between the doses; NaN where no dose moves as many."""
         rows = []
         of_digits = self.pushes[self.pushes["model"] == "digits"]
-        for (since, kind), own in of_digits.groupby(["since", "kind"], sort=False):
-            line = own.sort_values("moved")
-            found = np.interp(shares, line["moved"], line["kept"], left=np.nan, right=np.nan)
+        for (since, kind), pushes in of_digits.groupby(["since", "kind"], sort=False):
+            line = pushes.sort_values("moved")
+            values = np.interp(shares, line["moved"], line["kept"], left=np.nan, right=np.nan)
             rows.append(
                 {
                     "since": since,
                     "kind": kind,
-                    **{f"kept at {s:g} moved": v for s, v in zip(shares, found, strict=True)},
+                    **{f"kept at {s:g} moved": v for s, v in zip(shares, values, strict=True)},
                 }
             )
         return pd.DataFrame(rows)
@@ -98,59 +98,61 @@ def auc(scores: Tensor, positive: Tensor) -> float:
 
 def difference(rows: Layers, a: Tensor, b: Tensor) -> Layers:
     """From the mean of rows ``a`` to that of rows ``b``, at each layer."""
-    return {name: own[b].mean(0) - own[a].mean(0) for name, own in rows.items()}
+    return {name: values[b].mean(0) - values[a].mean(0) for name, values in rows.items()}
 
 
-def scored(rows: Layers, direction: Layers, layers: Sequence[str]) -> Tensor:
+def project(rows: Layers, direction: Layers, layers: Sequence[str]) -> Tensor:
     """Coordinates of rows along a direction, over some layers together."""
     return torch.stack([rows[name].flatten(1) @ direction[name].flatten() for name in layers]).sum(0)
 
 
 def pushes(pre: Layers, a: Tensor, b: Tensor, seed: int) -> dict[str, pc.polytopes.CodeDirection]:
     """Directions in which to push pre-activations: of codes, of pre-activations, and a random one."""
-    found = pc.polytopes.code_direction(*({name: z[own] > 0 for name, z in pre.items()} for own in (a, b)))
-    draw = torch.Generator().manual_seed(seed)
-    drawn = {name: torch.randn(v.shape, generator=draw, dtype=v.dtype) for name, v in found.vectors.items()}
-    vectors = {"codes": found.vectors, "pre-activations": difference(pre, a, b), "random": drawn}
-    return {kind: pc.polytopes.CodeDirection(own, found.middle) for kind, own in vectors.items()}
+    code_direction = pc.polytopes.code_direction(*({name: z[mask] > 0 for name, z in pre.items()} for mask in (a, b)))
+    generator = torch.Generator().manual_seed(seed)
+    random_vectors = {
+        name: torch.randn(v.shape, generator=generator, dtype=v.dtype) for name, v in code_direction.vectors.items()
+    }
+    vectors = {"codes": code_direction.vectors, "pre-activations": difference(pre, a, b), "random": random_vectors}
+    return {kind: pc.polytopes.CodeDirection(mask, code_direction.middle) for kind, mask in vectors.items()}
 
 
 def measure_digits(seed: int, data: digits.Images, train: int = 10_000) -> tuple[pd.DataFrame, pd.DataFrame]:
     """All pairs of digits, scored; some of them pushed."""
     network = digits.trained("mlp", seed=seed)
-    known, labels = _gated(network, data.train[:train]), data.train_labels[:train]
-    held = _gated(network, data.test)
-    fitted, rows = (kinds(pre, {name: z.relu() for name, z in pre.items()}) for pre in (known, held))
+    train_rows, labels = _preactivations(network, data.train[:train]), data.train_labels[:train]
+    test_rows = _preactivations(network, data.test)
+    train_kinds, rows = (kinds(pre, {name: z.relu() for name, z in pre.items()}) for pre in (train_rows, test_rows))
     scores = []
     for a, b in combinations(range(10), 2):
-        some = (data.test_labels == a) | (data.test_labels == b)
-        for kind, own in fitted.items():
-            direction = difference(own, labels == a, labels == b)
-            for since in known:
-                later = list(known)[list(known).index(since) :]
-                found = auc(scored(rows[kind], direction, later)[some], data.test_labels[some] == b)
-                scores.append({"model": "digits", "kind": kind, "since": since, "auc": found})
+        mask = (data.test_labels == a) | (data.test_labels == b)
+        for kind, layer_rows in train_kinds.items():
+            direction = difference(layer_rows, labels == a, labels == b)
+            for since in train_rows:
+                later = list(train_rows)[list(train_rows).index(since) :]
+                value = auc(project(rows[kind], direction, later)[mask], data.test_labels[mask] == b)
+                scores.append({"model": "digits", "kind": kind, "since": since, "auc": value})
     model, effects = pc.wrap(network), []
     inputs, truth = data.test[:2000], data.test_labels[:2000]
     for a, b in PUSHED:
-        lengths = {name: float(v.norm()) for name, v in difference(known, labels == a, labels == b).items()}
-        for kind, push in pushes(known, labels == a, labels == b, seed).items():
-            for since in known:
+        lengths = {name: float(v.norm()) for name, v in difference(train_rows, labels == a, labels == b).items()}
+        for kind, push in pushes(train_rows, labels == a, labels == b, seed).items():
+            for since in train_rows:
                 for dose in DOSES:
                     edits = push.since(since).edits({name: dose * length for name, length in lengths.items()})
-                    called = model.run(inputs, edits).logits.argmax(-1)
+                    predictions = model.run(inputs, edits).logits.argmax(-1)
                     others = (truth != a) & (truth != b)
                     effects.append({
                         "model": "digits", "kind": kind, "since": since, "dose": dose,
-                        "moved": float((called[truth == a] == b).float().mean()),
-                        "kept": float((called[others] == truth[others]).float().mean()),
+                        "moved": float((predictions[truth == a] == b).float().mean()),
+                        "kept": float((predictions[others] == truth[others]).float().mean()),
                     })  # fmt: skip
     return pd.DataFrame(scores), pd.DataFrame(effects)
 
 
-def _gated(network: Any, x: Tensor) -> Layers:
-    found = pc.polytopes.Network(network).preactivations(x)
-    return {name: z.detach() for name, z in found.items()}
+def _preactivations(network: Any, x: Tensor) -> Layers:
+    preactivations = pc.polytopes.Network(network).preactivations(x)
+    return {name: z.detach() for name, z in preactivations.items()}
 
 
 def measure_gender(model: pc.Model, sinces: Sequence[int], texts: int = 12) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -163,32 +165,32 @@ def measure_gender(model: pc.Model, sinces: Sequence[int], texts: int = 12) -> t
         prompts, labels, _ = gender.labelled(part)
         acts = model.record(prompts, ["mlp_pre", "mlp_act"], at="last")
         pre, act = ({f"{c}.{k}": acts[c][k] for k in range(model.sites.n_layers)} for c in ("mlp_pre", "mlp_act"))
-        rows[part] = kinds(pre, {f"mlp_pre.{k}": own for k, own in enumerate(act.values())})
+        rows[part] = kinds(pre, {f"mlp_pre.{k}": values for k, values in enumerate(act.values())})
         positive[part] = torch.tensor([label == "2 female" for label in labels])
     scores, effects, woman = [], [], positive["train"]
     names = list(rows["train"]["codes"])
-    for kind, own in rows["train"].items():
-        direction = difference(own, ~woman, woman)
+    for kind, values in rows["train"].items():
+        direction = difference(values, ~woman, woman)
         for since in sinces:
-            found = auc(scored(rows["test"][kind], direction, names[since:]), positive["test"])
-            scores.append({"model": "gender", "kind": kind, "since": names[since], "auc": found})
+            value = auc(project(rows["test"][kind], direction, names[since:]), positive["test"])
+            scores.append({"model": "gender", "kind": kind, "since": names[since], "auc": value})
     pre = rows["train"]["pre-activations"]
     lengths = {name: float(v.norm()) for name, v in difference(pre, ~woman, woman).items()}
     men = [prompt for prompt, _ in gender.pairs("test")]
     edits = {}
-    for kind, whole in pushes(pre, ~woman, woman, 0).items():
+    for kind, direction_from_start in pushes(pre, ~woman, woman, 0).items():
         for since in sinces:
-            path = whole.since(names[since])
+            path = direction_from_start.since(names[since])
             for dose in WORD_DOSES:
                 edits[kind, names[since], dose] = path.edits({n: dose * lengths[n] for n in path.vectors}, at="rest")
-    named = {str(key): own for key, own in edits.items()}
-    damage = pc.metrics.damage(model, named, gender.neutral_texts(texts)).summary()
+    edits_by_name = {str(key): values for key, values in edits.items()}
+    damage = pc.metrics.damage(model, edits_by_name, gender.neutral_texts(texts)).summary()
     kl = damage[damage["metric"] == "kl"].set_index("edit")["mean"]
     before = _log_odds(model, men, [])
     for (kind, since_name, dose), edit in edits.items():
-        moved = float((_log_odds(model, men, edit) - before).mean())
+        gain = float((_log_odds(model, men, edit) - before).mean())
         cost = kl[str((kind, since_name, dose))]
-        effects.append({"model": "gender", "kind": kind, "since": since_name, "dose": dose, "moved": moved, "kl": cost})
+        effects.append({"model": "gender", "kind": kind, "since": since_name, "dose": dose, "moved": gain, "kl": cost})
     return pd.DataFrame(scores), pd.DataFrame(effects)
 
 
@@ -214,15 +216,15 @@ def study(
     """
     if seeds < 1:
         raise pc.InputError(f"at least 1 seed; got {seeds}")
-    if model is not None and (bad := [k for k in since if not 0 <= k < model.sites.n_layers]):
-        raise pc.InputError(f"the model has layers 0..{model.sites.n_layers - 1}; got {bad[0]}")
+    if model is not None and (invalid := [k for k in since if not 0 <= k < model.sites.n_layers]):
+        raise pc.InputError(f"the model has layers 0..{model.sites.n_layers - 1}; got {invalid[0]}")
     data = digits.images()
     parts = [measure_digits(seed, data) for seed in range(seeds)]
     parts += [] if model is None else [measure_gender(model, since)]
     scores, effects = (pd.concat(tables, ignore_index=True) for tables in zip(*parts, strict=True))
     by = ["model", "since", "kind"]
-    averaged = scores.groupby(by, sort=False)["auc"].agg(["mean", "min"]).reset_index()
-    found = CodeDirections(averaged, effects.groupby([*by, "dose"], sort=False).mean().reset_index())
+    means = scores.groupby(by, sort=False)["auc"].agg(["mean", "min"]).reset_index()
+    result = CodeDirections(means, effects.groupby([*by, "dose"], sort=False).mean().reset_index())
     if out is not None:
-        found.save(out)
-    return found
+        result.save(out)
+    return result

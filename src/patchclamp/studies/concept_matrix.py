@@ -86,11 +86,11 @@ class ConceptMatrix(StudyResult):
 
     def files(self) -> StudyFiles:
         """The tables, their heat maps, and the report."""
-        drawn = figure(self)
+        fig = figure(self)
         return StudyFiles(
             "A matrix of concepts",
             [
-                ("What was found", drawn),
+                ("What was found", fig),
                 ("How far answers move (nats), and random erasures of equal divergence", self.shifts),
                 ("Contrast between the classes (nats)", self.contrasts),
                 (f"Probes, {LATER} layers later", self.probes),
@@ -98,7 +98,7 @@ class ConceptMatrix(StudyResult):
                 ("Beside the document", SEED_NOTE),
             ],
             tables={name: getattr(self, name) for name in ("shifts", "contrasts", "probes", "damage")},
-            figures={"figure": drawn},
+            figures={"figure": fig},
         )
 
 
@@ -110,33 +110,35 @@ def chosen_concepts(model: pc.Model, count: int = 80, words: int = 28) -> list[M
         count: Reviews to fit on; three quarters as many are tested.
         words: Length of a review or passage.
     """
-    people, held = concepts.gender("train"), concepts.gender("test")
+    people, held_out = concepts.gender("train"), concepts.gender("test")
     speeches = concepts.politics(count // 10, words=words)
-    out = [name in HELD_OUT for name in speeches.groups]
-    kept = [name for name in dict.fromkeys(speeches.groups) if name not in HELD_OUT]
-    tested = speeches.where(out)
+    mask = [name in HELD_OUT for name in speeches.groups]
+    presidents = [name for name in dict.fromkeys(speeches.groups) if name not in HELD_OUT]
+    test_speeches = speeches.where(mask)
     reviews = concepts.sentiment("train", count, words=words)
-    others = concepts.sentiment("test", count * 3 // 4, words=words)
+    test_reviews = concepts.sentiment("test", count * 3 // 4, words=words)
     return [
-        MeasuredConcept("gender", people, held, held.prompts, gender.ANSWERS),
+        MeasuredConcept("gender", people, held_out, held_out.prompts, gender.ANSWERS),
         MeasuredConcept(
-            "politics", speeches.where([not one for one in out]), tested,
-            tuple(text + ASKED["politics"] for text in tested.prompts), concepts.party_words(model, kept),
+            "politics", speeches.where([not member for member in mask]), test_speeches,
+            tuple(text + ASKED["politics"] for text in test_speeches.prompts), concepts.party_words(model, presidents),
         ),
         MeasuredConcept(
-            "sentiment", reviews, others, tuple(text + ASKED["sentiment"] for text in others.prompts),
+            "sentiment", reviews, test_reviews, tuple(text + ASKED["sentiment"] for text in test_reviews.prompts),
             concepts.single_tokens(model, concepts.SENTIMENT_WORDS),
         ),
     ]  # fmt: skip
 
 
-def erasures(model: pc.Model, given: Sequence[MeasuredConcept], layer: int) -> dict[str, pc.Edit]:
+def erasures(model: pc.Model, measured_concepts: Sequence[MeasuredConcept], layer: int) -> dict[str, pc.Edit]:
     """The edit of each concept, then random erasures by rank."""
     site, edits, pieces, lengths = f"resid_post.{layer}", {}, [], []
-    for concept in given:
-        x, length = concepts.pooled(model, concept.fit.prompts, site)
+    for concept in measured_concepts:
+        x, length = concepts.mean_activations(model, concept.fit.prompts, site)
         labels = np.array(concept.fit.labels)
-        edits[concept.name] = concepts.placed(model, pc.directions.MeanDifference(), x, labels, site, length).erase()
+        edits[concept.name] = concepts.fit_at_site(
+            model, pc.directions.MeanDifference(), x, labels, site, length
+        ).erase()
         pieces.append(x)
         lengths.append(length)
     rows = np.concatenate(pieces)
@@ -145,21 +147,21 @@ def erasures(model: pc.Model, given: Sequence[MeasuredConcept], layer: int) -> d
         for draw in range(DRAWS):
             maker = pc.directions.RandomDirection(rank=rank, random_state=draw)
             name = f"random, rank {rank}" + ("" if not draw else f", draw {draw + 1}")
-            edits[name] = concepts.placed(model, maker, rows, classes, site, float(np.mean(lengths))).erase()
+            edits[name] = concepts.fit_at_site(model, maker, rows, classes, site, float(np.mean(lengths))).erase()
     return edits
 
 
-def answered(
+def answer_odds(
     model: pc.Model, concept: MeasuredConcept, edits: Mapping[str, pc.Edit], progress: bool | None = None
 ) -> pd.DataFrame:
     """Log-odds of the second answer over the first after each prompt, a column an edit."""
     ones = [1] * len(concept.prompts)
-    found = pc.metrics.bias(model, list(concept.prompts), concept.answers, edits, labels=ones, progress=progress)
-    odds = found.data["logit_difference"]
+    bias = pc.metrics.bias(model, list(concept.prompts), concept.answers, edits, labels=ones, progress=progress)
+    odds = bias.data["logit_difference"]
     return pd.DataFrame(odds.values.T, columns=[str(name) for name in odds["edit"].values])
 
 
-def moved(concept: MeasuredConcept, odds: pd.DataFrame, kl: Mapping[str, float]) -> list[dict[str, Any]]:
+def answer_shifts(concept: MeasuredConcept, odds: pd.DataFrame, kl: Mapping[str, float]) -> list[dict[str, Any]]:
     """How far each concept's edit moves the answers, and how far random erasures of the same divergence do.
 
     Between random erasures the shift is interpolated in the logarithms, along the line that fits them best.
@@ -179,21 +181,23 @@ def moved(concept: MeasuredConcept, odds: pd.DataFrame, kl: Mapping[str, float])
     return rows
 
 
-def contrasted(concept: MeasuredConcept, odds: pd.DataFrame) -> list[dict[str, Any]]:
+def class_contrasts(concept: MeasuredConcept, odds: pd.DataFrame) -> list[dict[str, Any]]:
     """Difference of mean log-odds between the classes under each edit, with bootstrap intervals over the prompts of each class."""
     second, rows = concept.second, []
-    draw = np.random.default_rng(0)
-    picks = [draw.choice(np.flatnonzero(side), (2000, int(side.sum()))) for side in (~second, second)]
+    generator = np.random.default_rng(0)
+    resamples = [generator.choice(np.flatnonzero(side), (2000, int(side.sum()))) for side in (~second, second)]
     for name in ("unedited", *NAMES, *PROBED):
         values = odds[name].to_numpy()
-        drawn = values[picks[1]].mean(1) - values[picks[0]].mean(1)
-        low, high = np.percentile(drawn, [2.5, 97.5])
+        samples = values[resamples[1]].mean(1) - values[resamples[0]].mean(1)
+        low, high = np.percentile(samples, [2.5, 97.5])
         contrast = values[second].mean() - values[~second].mean()
         rows.append({"edit": name, "concept": concept.name, "contrast": contrast, "low": low, "high": high})
     return rows
 
 
-def probed(model: pc.Model, concept: MeasuredConcept, edits: Mapping[str, pc.Edit], layer: int) -> list[dict[str, Any]]:
+def probe_accuracies(
+    model: pc.Model, concept: MeasuredConcept, edits: Mapping[str, pc.Edit], layer: int
+) -> list[dict[str, Any]]:
     """Held-out accuracy of a probe, trained and tested under each edit."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -203,12 +207,12 @@ def probed(model: pc.Model, concept: MeasuredConcept, edits: Mapping[str, pc.Edi
     texts, cut = [*concept.fit.prompts, *concept.test.prompts], len(concept.fit)
     labels = np.array([*concept.fit.labels, *concept.test.labels])
     for name in ("unedited", *NAMES, *PROBED):
-        x, _ = concepts.pooled(model, texts, site, [edits[name]] if name in edits else [])
+        x, _ = concepts.mean_activations(model, texts, site, [edits[name]] if name in edits else [])
         probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=300))
-        right = probe.fit(x[:cut], labels[:cut]).predict(x[cut:]) == labels[cut:]
+        hits = probe.fit(x[:cut], labels[:cut]).predict(x[cut:]) == labels[cut:]
         groups = np.array(concept.test.groups)
-        each = np.array([right[groups == group].mean() for group in dict.fromkeys(concept.test.groups)])
-        mean, low, high = concepts.mean_of(each)
+        accuracies = np.array([hits[groups == group].mean() for group in dict.fromkeys(concept.test.groups)])
+        mean, low, high = concepts.mean_of(accuracies)
         rows.append({"edit": name, "concept": concept.name, "accuracy": mean, "low": low, "high": high})
     return rows
 
@@ -225,38 +229,38 @@ def study(
         count: Reviews to fit on; the other texts follow it.
         progress: True for bars.
     """
-    given = chosen_concepts(model, count)
-    edits = erasures(model, given, layer)
+    measured_concepts = chosen_concepts(model, count)
+    edits = erasures(model, measured_concepts, layer)
     texts = pc.metrics.neutral_texts(5, seed=4, characters=300) + gender.neutral_texts(5, characters=300)
-    found = (
+    damage = (
         pc.metrics.damage(model, edits, texts, progress=progress)
         .summary()
         .query("metric == 'kl' and edit != 'unedited'")
     )
-    kl = dict(zip(found["edit"], found["mean"], strict=True))
+    kl = dict(zip(damage["edit"], damage["mean"], strict=True))
     shifts, contrasts, probes = [], [], []
-    for concept in given:
-        odds = answered(model, concept, edits, progress)
-        shifts += moved(concept, odds, kl)
-        contrasts += contrasted(concept, odds)
-        probes += probed(model, concept, edits, layer + LATER)
+    for concept in measured_concepts:
+        odds = answer_odds(model, concept, edits, progress)
+        shifts += answer_shifts(concept, odds, kl)
+        contrasts += class_contrasts(concept, odds)
+        probes += probe_accuracies(model, concept, edits, layer + LATER)
     first, second, third = (pd.DataFrame(rows) for rows in (shifts, contrasts, probes))
-    cost = found.drop(columns=["metric", "count"]).reset_index(drop=True)
+    cost = damage.drop(columns=["metric", "count"]).reset_index(drop=True)
     result = ConceptMatrix(name_of(model), layer, first, second, third, cost)
     if out is not None:
         result.save(out)
     return result
 
 
-def figure(found: ConceptMatrix) -> Any:
+def figure(result: ConceptMatrix) -> Any:
     """Three heat maps: how far answers move against random erasures, contrast left, and probes; edits by concepts."""
     edits = ["unedited", *NAMES, *PROBED]
-    ratio = found.matrix().to_numpy()
+    ratio = result.matrix().to_numpy()
     contrast, probe = (
         table.pivot(index="edit", columns="concept", values=value).reindex(index=edits, columns=list(NAMES)).to_numpy()
-        for table, value in ((found.contrasts, "contrast"), (found.probes, "accuracy"))
+        for table, value in ((result.contrasts, "contrast"), (result.probes, "accuracy"))
     )
-    with canvas((7.6, 2.7), columns=3) as (drawn, (first, second, third)):
+    with canvas((7.6, 2.7), columns=3) as (fig, (first, second, third)):
         _map(
             first,
             np.log2(ratio),
@@ -279,7 +283,7 @@ def figure(found: ConceptMatrix) -> Any:
         )
         _map(third, probe, probe, edits, "cividis", (0.4, 1), "{:.2f}", "probe accuracy,\nheld out")
         first.set_ylabel("edited for")
-        return drawn
+        return fig
 
 
 def _map(

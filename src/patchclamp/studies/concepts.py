@@ -55,8 +55,8 @@ class Texts:
 
     def where(self, chosen: Any) -> "Texts":
         """Those for which ``chosen`` (one truth value a text) holds."""
-        kept = [i for i, keep in enumerate(chosen) if keep]
-        return Texts(*(tuple(values[i] for i in kept) for values in (self.prompts, self.labels, self.groups)))
+        indices = [i for i, keep in enumerate(chosen) if keep]
+        return Texts(*(tuple(values[i] for i in indices) for values in (self.prompts, self.labels, self.groups)))
 
 
 def sentiment(part: Part, count: int = 200, *, words: int = 45, skip: int = 0) -> Texts:
@@ -70,8 +70,8 @@ def sentiment(part: Part, count: int = 200, *, words: int = 45, skip: int = 0) -
     """
     rows = []
     for positive in (False, True):
-        own = [review for review in pc.catalogue.imdb(part) if review.positive is positive]
-        rows += [(ending(review.text, words), SENTIMENTS[positive]) for review in own[skip : skip + count // 2]]
+        reviews = [review for review in pc.catalogue.imdb(part) if review.positive is positive]
+        rows += [(ending(review.text, words), SENTIMENTS[positive]) for review in reviews[skip : skip + count // 2]]
     return Texts(tuple(text for text, _ in rows), tuple(label for _, label in rows), tuple(range(len(rows))))
 
 
@@ -90,7 +90,7 @@ def politics(each: int = 16, *, words: int = 45, seed: int = 0) -> Texts:
         words: Length of each.
         seed: Another seed gives other passages.
     """
-    draw = random.Random(seed)
+    generator = random.Random(seed)
     speeches: dict[str, list[str]] = {}
     for speech in pc.catalogue.state_of_the_union():
         if speech.year >= 1950:
@@ -99,20 +99,20 @@ def politics(each: int = 16, *, words: int = 45, seed: int = 0) -> Texts:
     for pair in ERAS:
         for party, president in zip(PARTIES, pair, strict=True):
             pieces = [piece for text in speeches[president] for piece in passages(text, words)]
-            rows += [(piece, party, president) for piece in draw.sample(pieces, each)]
+            rows += [(piece, party, president) for piece in generator.sample(pieces, each)]
     prompts, labels, groups = zip(*rows, strict=True)
     return Texts(prompts, labels, groups)
 
 
 def passages(text: str, words: int) -> list[str]:
     """Pieces of a speech, each from the beginning of a sentence on, that do not overlap and name no party."""
-    found, held = [], ""
+    pieces, text_so_far = [], ""
     for sentence in text.split(". "):
-        held = f"{held} {sentence.strip()}.".strip()
-        if len(held.split()) >= words:
-            found.append(" ".join(held.split()[:words]))
-            held = ""
-    return [piece for piece in found if "Democrat" not in piece and "Republican" not in piece]
+        text_so_far = f"{text_so_far} {sentence.strip()}.".strip()
+        if len(text_so_far.split()) >= words:
+            pieces.append(" ".join(text_so_far.split()[:words]))
+            text_so_far = ""
+    return [piece for piece in pieces if "Democrat" not in piece and "Republican" not in piece]
 
 
 def gender(part: Part) -> Texts:
@@ -135,20 +135,20 @@ def party_words(model: pc.Model, presidents: Any = None, most: int = 12) -> tupl
     from scipy.stats import ttest_ind
     from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
-    chosen = [name for pair in ERAS for name in pair] if presidents is None else list(presidents)
-    counts: dict[str, Counter[str]] = {name: Counter() for name in chosen}
+    names = [name for pair in ERAS for name in pair] if presidents is None else list(presidents)
+    counts: dict[str, Counter[str]] = {name: Counter() for name in names}
     for speech in pc.catalogue.state_of_the_union():
         if speech.year >= 1950 and speech.president in counts:
             counts[speech.president].update(re.findall(r"\b[a-z]{4,}\b", speech.text))
-    total = {name: sum(found.values()) for name, found in counts.items()}
-    often = Counter(word for found in counts.values() for word in found)
+    total = {name: sum(words_of_one.values()) for name, words_of_one in counts.items()}
+    users = Counter(word for words_of_one in counts.values() for word in words_of_one)
     words = [
-        word for word, used in often.items()
-        if used >= len(chosen) / 2 and sum(found[word] for found in counts.values()) >= 20 * len(chosen)
+        word for word, count in users.items()
+        if count >= len(names) / 2 and sum(words_of_one[word] for words_of_one in counts.values()) >= 20 * len(names)
     ]  # fmt: skip
     words = [word for word in sorted(words) if word not in ENGLISH_STOP_WORDS and _single(model, f" {word}")]
-    rates = np.array([[np.log((counts[n][w] + 0.5) / total[n]) for w in words] for n in chosen])
-    democratic = np.array([any(name == pair[0] for pair in ERAS) for name in chosen])
+    rates = np.array([[np.log((counts[n][w] + 0.5) / total[n]) for w in words] for n in names])
+    democratic = np.array([any(name == pair[0] for pair in ERAS) for name in names])
     order = np.argsort(ttest_ind(rates[democratic], rates[~democratic], equal_var=False).statistic)
     return tuple(f" {words[i]}" for i in order[::-1][:most]), tuple(f" {words[i]}" for i in order[:most])
 
@@ -157,7 +157,7 @@ def single_tokens(
     model: pc.Model, words: tuple[Sequence[str], Sequence[str]]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Those of two lists of words that are one token of a model."""
-    first, second = (tuple(word for word in own if _single(model, word)) for own in words)
+    first, second = (tuple(word for word in part if _single(model, word)) for part in words)
     return first, second
 
 
@@ -169,13 +169,15 @@ def _single(model: pc.Model, word: str) -> bool:
     return True
 
 
-def stepped(direction: pc.Direction, length: float) -> pc.Direction:
+def with_step(direction: pc.Direction, length: float) -> pc.Direction:
     """A direction whose ``add(1)`` is a step of this length."""
     gap = direction.step()
     return replace(direction, gap=gap * (length / float(gap.norm())))
 
 
-def pooled(model: pc.Model, prompts: Sequence[str], site: str, edits: Sequence[pc.Edit] = ()) -> tuple[Any, float]:
+def mean_activations(
+    model: pc.Model, prompts: Sequence[str], site: str, edits: Sequence[pc.Edit] = ()
+) -> tuple[Any, float]:
     """The mean activation of each prompt over all tokens but the first ``[prompt, d]``, and the length of the median token's."""
     rows = model.rows(list(prompts), site, edits=edits)
     x = rows.x.double()
@@ -183,12 +185,12 @@ def pooled(model: pc.Model, prompts: Sequence[str], site: str, edits: Sequence[p
     return torch.stack(means).numpy(), float(x.norm(dim=1).median())
 
 
-def placed(model: pc.Model, estimator: Any, x: Any, labels: Any, site: str, length: float) -> pc.Direction:
+def fit_at_site(model: pc.Model, estimator: Any, x: Any, labels: Any, site: str, length: float) -> pc.Direction:
     """A direction fitted on arrays, at home at a site; ``length`` is that of the median vector there, and of a step."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PatchclampWarning)  # of few rows: the studies measure on held-out texts alone
         direction = estimator.fit(x, labels).direction_
-    return stepped(direction.at_home(model, site, length=length), length)
+    return with_step(direction.at_home(model, site, length=length), length)
 
 
 def mean_of(values: Any, seed: int = 0) -> tuple[float, float, float]:

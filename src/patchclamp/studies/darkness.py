@@ -34,28 +34,28 @@ def measure(model: pc.Model, passages: Sequence[NamePassage]) -> pd.DataFrame:
         token and ``entropy`` of the final layer, in nats. ``place``: where the position stands towards the name.
     """
     frames = []
-    for one in passages:
-        data = model.lens([list(one.ids)], k=1).data.isel(prompt=0)
+    for passage in passages:
+        data = model.lens([list(passage.ids)], k=1).data.isel(prompt=0)
         final = data.isel(layer=-1)
         table = {
-            "passage": one.label, "position": np.arange(len(one.ids)), "token": final["token"].values,
+            "passage": passage.label, "position": np.arange(len(passage.ids)), "token": final["token"].values,
             "darkness": 1 - data["final_probability"].mean("layer").values, "surprisal": final["surprisal"].values,
-            "entropy": final["entropy"].values, "place": _places(one),
+            "entropy": final["entropy"].values, "place": _places(passage),
         }  # fmt: skip
         frames.append(pd.DataFrame(table).iloc[:-1])
     return pd.concat(frames, ignore_index=True)
 
 
-def _places(one: NamePassage) -> list[str]:
+def _places(passage: NamePassage) -> list[str]:
     """What the next token of each position is to the name."""
-    found = ["elsewhere"] * len(one.ids)
-    for number, start in enumerate(one.starts):
+    places = ["elsewhere"] * len(passage.ids)
+    for number, start in enumerate(passage.starts):
         name = "the first name" if number == 0 else "a later name"
-        end = start + len(one.name) - 1
-        found[start : end + 1] = [*[f"inside {name}"] * (end - start), "after a name"]
+        end = start + len(passage.name) - 1
+        places[start : end + 1] = [*[f"inside {name}"] * (end - start), "after a name"]
         if start:
-            found[start - 1] = f"before {name}"
-    return found
+            places[start - 1] = f"before {name}"
+    return places
 
 
 def answers(table: pd.DataFrame, draws: int = 1000) -> list[dict[str, Any]]:
@@ -67,8 +67,8 @@ def answers(table: pd.DataFrame, draws: int = 1000) -> list[dict[str, Any]]:
     at_name = table["place"].isin(AT_NAME)
     parts = {"all positions": table, "at the name": table[at_name], "elsewhere": table[table["place"] == "elsewhere"]}
     rows = [
-        {"what": f"correlation of darkness and {other}, {where}", **_interval(part, _correlation(other), draws)}
-        for other in ("surprisal", "entropy")
+        {"what": f"correlation of darkness and {column}, {where}", **_interval(part, _correlation(column), draws)}
+        for column in ("surprisal", "entropy")
         for where, part in parts.items()
     ]
     for place in PLACES[1:]:
@@ -77,9 +77,9 @@ def answers(table: pd.DataFrame, draws: int = 1000) -> list[dict[str, Any]]:
     return rows
 
 
-def _correlation(other: str) -> Any:
+def _correlation(column: str) -> Any:
     def value(part: pd.DataFrame) -> float:
-        return float(part["darkness"].corr(part[other], method="spearman"))
+        return float(part["darkness"].corr(part[column], method="spearman"))
 
     return value
 
@@ -98,15 +98,15 @@ def _interval(table: pd.DataFrame, statistic: Any, draws: int) -> dict[str, floa
     value = statistic(table)
     if len(groups) < 3:
         return {"value": value, "low": np.nan, "high": np.nan}
-    random = np.random.default_rng(0)
-    several = [
-        statistic(pd.concat([groups[i] for i in random.integers(0, len(groups), len(groups))])) for _ in range(draws)
+    generator = np.random.default_rng(0)
+    samples = [
+        statistic(pd.concat([groups[i] for i in generator.integers(0, len(groups), len(groups))])) for _ in range(draws)
     ]
-    low, high = np.nanquantile(several, [0.025, 0.975])
+    low, high = np.nanquantile(samples, [0.025, 0.975])
     return {"value": value, "low": float(low), "high": float(high)}
 
 
-def said(table: pd.DataFrame) -> list[str]:
+def summary_sentences(table: pd.DataFrame) -> list[str]:
     """The answer, in sentences."""
     rows = {row["what"]: f"{row['value']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]" for row in answers(table)}
     return [
@@ -121,7 +121,7 @@ def said(table: pd.DataFrame) -> list[str]:
 
 def figure(table: pd.DataFrame) -> "Figure":
     """Darkness against surprisal, the name's positions marked; and both by place."""
-    with canvas((8.4, 3.4), columns=2, width_ratios=[1.1, 1]) as (drawn, (left, right)):
+    with canvas((8.4, 3.4), columns=2, width_ratios=[1.1, 1]) as (fig, (left, right)):
         at_name = table["place"].isin(AT_NAME)
         for part, name, size in ((table[~at_name], "elsewhere", 6), (table[at_name], "name", 14)):
             label = "next token belongs to the name" if name == "name" else "other positions"
@@ -139,4 +139,4 @@ def figure(table: pd.DataFrame) -> "Figure":
         right.invert_yaxis()
         right.set_xlabel("darkness of the lens")
         hide_frame(left, right)
-        return drawn
+        return fig

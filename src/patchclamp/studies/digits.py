@@ -56,10 +56,10 @@ def images(name: Data = "mnist") -> Images:
     Raises:
         InputError: There is none of this name.
     """
-    found: dict[str, Callable[[], Any]] = {"mnist": pc.catalogue.mnist, "fashion-mnist": pc.catalogue.fashion_mnist}
-    if name not in found:
-        raise InputError(unknown("data set", name, found))
-    raw = found[name]()
+    loaders: dict[str, Callable[[], Any]] = {"mnist": pc.catalogue.mnist, "fashion-mnist": pc.catalogue.fashion_mnist}
+    if name not in loaders:
+        raise InputError(unknown("data set", name, loaders))
+    raw = loaders[name]()
     names = pc.catalogue.FASHION if name == "fashion-mnist" else tuple(str(digit) for digit in range(CLASSES))
     train, test = (pixels.flatten(1).float() / 255 for pixels in (raw.train_images, raw.test_images))
     return Images(train, raw.train_labels, test, raw.test_labels, names)
@@ -110,9 +110,9 @@ def _layers(kind: Kind, width: int, depth: int) -> list[nn.Module]:
         for _ in range(depth):
             convolutions += [nn.Conv2d(channels, 32, 5, stride=2, padding=2), nn.ReLU()]
             channels, side = 32, (side + 1) // 2
-        begin = [nn.Unflatten(1, (1, SIDE, SIDE)), nn.Conv2d(1, 16, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)]
+        stem = [nn.Unflatten(1, (1, SIDE, SIDE)), nn.Conv2d(1, 16, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)]
         dense = [nn.Flatten(), nn.Linear(channels * side**2, width), nn.ReLU()]
-        return [*begin, *convolutions, *dense, nn.Linear(width, CLASSES)]
+        return [*stem, *convolutions, *dense, nn.Linear(width, CLASSES)]
     hidden: list[nn.Module] = []
     for _ in range(depth):
         hidden += [Block(width)] if kind == "residual" else [nn.Linear(width, width), nn.ReLU()]
@@ -158,59 +158,61 @@ def train(
         folder: Gets ``model.safetensors`` and ``training.json``; the checkpoint is its neighbour ``NAME.pt``.
         progress: True for a bar.
     """
-    kept = Path(folder) if folder is not None else None
-    asked: dict[str, Any] = {"epochs": epochs, "batch": batch, "rate": rate, "seed": seed, "recipe": RECIPE}
-    if kept is not None:
-        asked |= {"begin": content(module, "the network"), "data": digest(data.train, data.train_labels)}
-        if (kept / "training.json").is_file() and (said := _read(kept)).get("asked") == asked:
-            module.load_state_dict(read_tensors(kept / "model.safetensors"))
-            return _training(said["found"])
-        folders.check(kept, folders.TRAINED)
+    home = Path(folder) if folder is not None else None
+    parameters: dict[str, Any] = {"epochs": epochs, "batch": batch, "rate": rate, "seed": seed, "recipe": RECIPE}
+    if home is not None:
+        parameters |= {"begin": content(module, "the network"), "data": digest(data.train, data.train_labels)}
+        if (home / "training.json").is_file() and (saved := _read(home)).get("asked") == parameters:
+            module.load_state_dict(read_tensors(home / "model.safetensors"))
+            return _history(saved["found"])
+        folders.check(home, folders.TRAINED)
     optimizer = torch.optim.Adam(module.parameters(), lr=rate)
-    checkpoint = kept.with_name(f"{kept.name}.pt") if kept is not None else None
-    history = _resume(checkpoint, asked, module, optimizer)
+    checkpoint = home.with_name(f"{home.name}.pt") if home is not None else None
+    history = _resume(checkpoint, parameters, module, optimizer)
     with resumable(checkpoint), task("training", epochs, "epochs", show=progress) as bar:
         bar.advance(len(history))
         for epoch in range(len(history), epochs):
-            began = time.perf_counter()
+            start = time.perf_counter()
             _epoch(module, optimizer, data, batch, seed * 1_000_003 + epoch)
-            seconds = time.perf_counter() - began
+            seconds = time.perf_counter() - start
             history.append([*evaluate(module, data.test, data.test_labels), seconds])
             if checkpoint is not None:
                 state = {"model": module.state_dict(), "optimizer": optimizer.state_dict()}
-                write_state(checkpoint, {"asked": asked, "history": history, **state})
+                write_state(checkpoint, {"asked": parameters, "history": history, **state})
             bar.advance()
-    found = TrainingHistory(*(tuple(column) for column in zip(*history, strict=True)))
-    if kept is not None and checkpoint is not None:
-        record = {"format_version": folders.TRAINED.version, "asked": asked, "found": asdict(found)}
+    result = TrainingHistory(*(tuple(column) for column in zip(*history, strict=True)))
+    if home is not None and checkpoint is not None:
+        record = {"format_version": folders.TRAINED.version, "asked": parameters, "found": asdict(result)}
         weights = module.state_dict()
-        folders.save(kept, folders.TRAINED, record, lambda into: write_tensors(into / "model.safetensors", weights))
+        folders.save(home, folders.TRAINED, record, lambda into: write_tensors(into / "model.safetensors", weights))
         checkpoint.unlink(missing_ok=True)
-    return found
+    return result
 
 
 def _read(folder: Path) -> dict[str, Any]:
     """How a network was trained, whose files are those that were saved; version 0.1.0 wrote no digests and no version."""
-    with folders.opened(folder, folders.TRAINED) as said:
-        return said
+    with folders.opened(folder, folders.TRAINED) as record:
+        return record
 
 
-def _training(found: dict[str, list[float]]) -> TrainingHistory:
-    return TrainingHistory(**{name: tuple(values) for name, values in found.items()})
+def _history(columns: dict[str, list[float]]) -> TrainingHistory:
+    return TrainingHistory(**{name: tuple(values) for name, values in columns.items()})
 
 
-def _resume(checkpoint: Path | None, asked: dict[str, Any], module: nn.Module, optimizer: Any) -> list[list[float]]:
-    kept = read_state(checkpoint) if checkpoint is not None and checkpoint.is_file() else None
-    if kept is None or kept["asked"] != asked:
+def _resume(
+    checkpoint: Path | None, parameters: dict[str, Any], module: nn.Module, optimizer: Any
+) -> list[list[float]]:
+    state = read_state(checkpoint) if checkpoint is not None and checkpoint.is_file() else None
+    if state is None or state["asked"] != parameters:
         return []
-    module.load_state_dict(kept["model"])
-    optimizer.load_state_dict(kept["optimizer"])
-    history: list[list[float]] = kept["history"]
+    module.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    history: list[list[float]] = state["history"]
     return history
 
 
-def _epoch(module: nn.Module, optimizer: torch.optim.Optimizer, data: Images, batch: int, draw: int) -> None:
-    order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(draw))
+def _epoch(module: nn.Module, optimizer: torch.optim.Optimizer, data: Images, batch: int, seed: int) -> None:
+    order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))
     module.train()
     for rows in order.split(batch):
         loss = nn.functional.cross_entropy(module(data.train[rows]), data.train_labels[rows])
@@ -243,7 +245,7 @@ def trained(
         depth: Of :func:`network`.
         progress: True for a bar.
     """
-    return _trained(kind, data, seed, epochs, width, depth, progress)[0]
+    return _train_or_read(kind, data, seed, epochs, width, depth, progress)[0]
 
 
 def training(
@@ -251,10 +253,10 @@ def training(
     progress: bool | Listener | None = None,
 ) -> TrainingHistory:  # fmt: skip
     """How :func:`trained` trained the network that it gives for the same arguments."""
-    return _trained(kind, data, seed, epochs, width, depth, progress)[1]
+    return _train_or_read(kind, data, seed, epochs, width, depth, progress)[1]
 
 
-def _trained(
+def _train_or_read(
     kind: Kind, data: Data, seed: int, epochs: int, width: int, depth: int, progress: bool | Listener | None
 ) -> tuple[nn.Sequential, TrainingHistory]:
     module = network(kind, width=width, depth=depth, seed=seed)
@@ -264,6 +266,6 @@ def _trained(
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.parent / f".{name}.lock"):
             train(module, images(data), epochs=epochs, seed=seed, folder=folder, progress=progress)
-    said = _read(folder)
+    record = _read(folder)
     module.load_state_dict(read_tensors(folder / "model.safetensors"))
-    return module.eval(), _training(said["found"])
+    return module.eval(), _history(record["found"])

@@ -19,7 +19,7 @@ def hide_frame(*axes: Any) -> None:
         axis.spines[["top", "right"]].set_visible(False)
 
 
-def save_figure(drawn: "Figure", path: Path, formats: Sequence[str] = ("svg", "png")) -> None:
+def save_figure(fig: "Figure", path: Path, formats: Sequence[str] = ("svg", "png")) -> None:
     """Write a figure once in each format; the path is without a suffix."""
     for suffix in formats:
-        save(drawn, path.with_name(f"{path.name}.{suffix}"), suffix)
+        save(fig, path.with_name(f"{path.name}.{suffix}"), suffix)

@@ -67,64 +67,64 @@ class Dropout(StudyResult):
         rows = []
         for row in self.models.to_dict("records"):
             name = row["model"]
-            own = self.effects[self.effects["model"] == name]
-            mean = own[own["direction"] == "mean"].set_index("edit")
-            chance = own[own["direction"] == "random"].set_index("edit")
-            back = self.regained[(self.regained["model"] == name) & (self.regained["to the last layer"])]
-            cut = self.ablations[self.ablations["model"] == name].groupby("what", sort=False)["kl"].mean()
+            effects = self.effects[self.effects["model"] == name]
+            mean = effects[effects["direction"] == "mean"].set_index("edit")
+            chance = effects[effects["direction"] == "random"].set_index("edit")
+            regained = self.regained[(self.regained["model"] == name) & (self.regained["to the last layer"])]
+            cuts = self.ablations[self.ablations["model"] == name].groupby("what", sort=False)["kl"].mean()
             depth = self.depth[self.depth["model"] == name]
             rows.append({
                 "model": name, "bias": row["bias"], "erased, mean over layers": mean.loc[["erase"], "bias"].mean(),
                 "erased, least": mean.loc[["erase"], "bias"].abs().min(),
                 "random erased": chance.loc[["erase"], "bias"].mean(), "all layers erased": depth["bias"].iloc[-1],
-                "swapped, least": mean.loc[["swap"], "bias"].min(), "gap regained": back["share"].mean(),
-                "random erased, KL": chance.loc[["erase"], "kl"].mean(), **{f"{what}, KL": kl for what, kl in cut.items()},
+                "swapped, least": mean.loc[["swap"], "bias"].min(), "gap regained": regained["share"].mean(),
+                "random erased, KL": chance.loc[["erase"], "kl"].mean(), **{f"{what}, KL": kl for what, kl in cuts.items()},
             })  # fmt: skip
         return pd.DataFrame(rows)
 
     def findings(self) -> list[str]:
         """What was found, in sentences."""
         table = self.compared().set_index("model")
-        said = []
+        sentences = []
         for name, row in table.iterrows():
-            learnt = f"{name}: bias {row['bias']:.3f} before any edit"
+            opening = f"{name}: bias {row['bias']:.3f} before any edit"
             if row["bias"] < LEARNT:
-                said.append(
-                    f"{learnt}. It has not learnt gender, so nothing follows from erasing it; what ablations cost can be compared."
+                sentences.append(
+                    f"{opening}. It has not learnt gender, so nothing follows from erasing it; what ablations cost can be compared."
                 )
                 continue
-            said.append(
-                f"{learnt}; erased at one layer {row['erased, mean over layers']:.2f} on average, at every layer "
+            sentences.append(
+                f"{opening}; erased at one layer {row['erased, mean over layers']:.2f} on average, at every layer "
                 f"{row['all layers erased']:.2f}; of an erased distance {row['gap regained']:.0%} is back at the end."
             )
         costs = [column for column in table if str(column).endswith(", KL")]
-        said += [f"{c}: " + ", ".join(f"{kl:.3f} ({name})" for name, kl in table[c].items()) for c in costs]
-        return said
+        sentences += [f"{c}: " + ", ".join(f"{kl:.3f} ({name})" for name, kl in table[c].items()) for c in costs]
+        return sentences
 
     def text(self) -> str:
         """The tables, for a terminal."""
-        turned = self.compared().set_index("model").T
-        erased = self.effects[self.effects["edit"].isin(["erase", "swap"])]
+        comparison = self.compared().set_index("model").T
+        edit_effects = self.effects[self.effects["edit"].isin(["erase", "swap"])]
         return as_text(
-            self.models, "", turned.to_string(float_format=lambda value: f"{value:.3f}"), "", "By layer", erased, "",
+            self.models, "", comparison.to_string(float_format=lambda value: f"{value:.3f}"), "", "By layer", edit_effects, "",
             "The first layers erased", self.depth, "", *self.findings(), PUBLISHED, absent="",
         )  # fmt: skip
 
     def files(self) -> StudyFiles:
         """The tables, their curves, and the report."""
-        drawn = figure(self)
+        fig = figure(self)
         return StudyFiles(
             "Dropout and redundancy",
             [
                 ("What was found", "\n\n".join(self.findings())),
                 ("Models", self.models),
                 ("Compared", self.compared()),
-                ("Curves", drawn),
+                ("Curves", fig),
                 *((name.capitalize(), getattr(self, name)) for name in TABLES if name != "models"),
                 ("Published", PUBLISHED),
             ],
             tables={name: getattr(self, name) for name in TABLES},
-            figures={"figure": drawn},
+            figures={"figure": fig},
         )
 
 
@@ -146,49 +146,53 @@ def measure(model: pc.Model, texts: Sequence[str], *, seed: int = 0) -> dict[str
     prompts = [prompt for pair in pairs(TRAIN_NOUNS) for prompt in pair]
     labels = ["1 male", "2 female"] * len(pairs(TRAIN_NOUNS))
     test = pairs(TEST_NOUNS)
-    fitted = {name: model.fit_directions(name, prompts, labels, "resid_post", holdout=0, seed=seed) for name in METHODS}
-    found = model.layer_effects(fitted, test, ANSWERS, list(texts))
+    directions = {
+        name: model.fit_directions(name, prompts, labels, "resid_post", holdout=0, seed=seed) for name in METHODS
+    }
+    effects = model.layer_effects(directions, test, ANSWERS, list(texts))
     columns = ["direction", "edit", "layer", "bias", "bias_low", "bias_high", "kl", "kl_low", "kl_high"]
-    scrubbed = model.scrub("mean", prompts, labels)
-    erasures = {str(count): [d.erase() for d in scrubbed[:count]] for count in range(1, len(scrubbed) + 1)}
+    erased_directions = model.scrub("mean", prompts, labels)
+    erasures = {
+        str(count): [d.erase() for d in erased_directions[:count]] for count in range(1, len(erased_directions) + 1)
+    }
     bias = pc.metrics.bias(model, test, ANSWERS, erasures).summary()
     bias = bias[bias["metric"] == "within"].reset_index(drop=True)
     depth = bias[["mean", "low", "high"]].rename(columns={"mean": "bias"})
     depth.insert(0, "layers erased", range(len(depth)))
     return {
         "before": depth.iloc[:1].drop(columns="layers erased"),
-        "effects": found.data.to_dataframe().reset_index()[columns],
+        "effects": effects.data.to_dataframe().reset_index()[columns],
         "depth": depth,
-        "regained": _regained(model, fitted["mean"], prompts, labels),
-        "ablations": _ablations(model, fitted["mean"], texts, seed),
+        "regained": _regained_gaps(model, directions["mean"], prompts, labels),
+        "ablations": _ablations(model, directions["mean"], texts, seed),
     }
 
 
-def _regained(
-    model: pc.Model, fitted: Sequence[pc.Direction], prompts: Sequence[str], labels: Sequence[str]
+def _regained_gaps(
+    model: pc.Model, directions: Sequence[pc.Direction], prompts: Sequence[str], labels: Sequence[str]
 ) -> pd.DataFrame:
     """Distances of the class means at later layers when gender is erased at one."""
     rows = []
-    last = len(fitted) - 1
-    for layer, direction in enumerate(fitted):
-        later = [f"resid_post.{number}" for number in range(layer + 1, last + 1)]
-        if not later:
+    last = len(directions) - 1
+    for layer, direction in enumerate(directions):
+        sites = [f"resid_post.{number}" for number in range(layer + 1, last + 1)]
+        if not sites:
             continue
-        seen = model.fit_directions("mean", prompts, labels, later, edits=direction.erase(), holdout=0)
-        for read, one in zip(range(layer + 1, last + 1), seen, strict=True):
-            share = one.report["gap_before"] / fitted[read].report["gap_before"]
+        later_directions = model.fit_directions("mean", prompts, labels, sites, edits=direction.erase(), holdout=0)
+        for read, later_direction in zip(range(layer + 1, last + 1), later_directions, strict=True):
+            share = later_direction.report["gap_before"] / directions[read].report["gap_before"]
             rows.append({"erased at": layer, "read at": read, "share": share, "to the last layer": read == last})
     return pd.DataFrame(rows)
 
 
-def _ablations(model: pc.Model, fitted: Sequence[pc.Direction], texts: Sequence[str], seed: int) -> pd.DataFrame:
+def _ablations(model: pc.Model, directions: Sequence[pc.Direction], texts: Sequence[str], seed: int) -> pd.DataFrame:
     """Each component taken out; random vectors of some lengths added after each layer."""
     edits: dict[str, pc.Edit] = {}
-    draw = torch.Generator().manual_seed(seed)
-    for layer, direction in enumerate(fitted):
+    generator = torch.Generator().manual_seed(seed)
+    for layer, direction in enumerate(directions):
         for what in ("attn_out", "mlp_out"):
             edits[f"{what} taken out|{layer}"] = pc.Zero(site=f"{what}.{layer}", at="rest")
-        vector = torch.randn(direction.d, generator=draw)
+        vector = torch.randn(direction.d, generator=generator)
         for step in STEPS:
             add = pc.Add(vector / vector.norm() * direction.length * step, site=f"resid_post.{layer}", at="rest")
             edits[f"random vector of {step:g}|{layer}"] = add
@@ -211,7 +215,7 @@ def compare(
             for what, table in measure(model, texts, seed=seed).items():
                 tables.setdefault(what, []).append(table.assign(model=name))
             bar.advance()
-    frames = {what: pd.concat(several, ignore_index=True) for what, several in tables.items()}
+    frames = {what: pd.concat(parts, ignore_index=True) for what, parts in tables.items()}
     for what, frame in frames.items():
         frames[what] = frame[["model", *(column for column in frame if column != "model")]]
     return Dropout(frames["before"], frames["effects"], frames["depth"], frames["regained"], frames["ablations"])
@@ -246,30 +250,35 @@ def study(
         raise pc.InputError(f"at least 1 seed, and 2 rounds of stories; got seeds={seeds}, rounds={rounds}")
     if models is not None:
         texts = [text[:CHARACTERS].rsplit(None, 1)[0] for text in pc.metrics.neutral_texts(TEXTS)]
-        found = compare(models, texts, progress=progress)
+        result = compare(models, texts, progress=progress)
     else:
-        told = teller or pc.load("stories15m", dtype="float32")
-        stories = sample_stories(told, OPENINGS, rounds, folder / "stories", progress=progress)
-        learnt, held = stories[:-HELD_OUT], stories[-HELD_OUT:]
-        made = tales(TALES * len(stories))
-        trained = _trained(
-            folder / "models", [*learnt, *made[HELD_OUT:]], [*held, *made[:HELD_OUT]], seeds, shape, progress
+        storyteller = teller or pc.load("stories15m", dtype="float32")
+        stories = sample_stories(storyteller, OPENINGS, rounds, folder / "stories", progress=progress)
+        train_stories, test_stories = stories[:-HELD_OUT], stories[-HELD_OUT:]
+        extra_tales = tales(TALES * len(stories))
+        reports = _train_models(
+            folder / "models",
+            [*train_stories, *extra_tales[HELD_OUT:]],
+            [*test_stories, *extra_tales[:HELD_OUT]],
+            seeds,
+            shape,
+            progress,
         )
-        texts = [text[:CHARACTERS].rsplit(None, 1)[0] for text in held[:: HELD_OUT // TEXTS]]
-        opened = {name: pc.load(folder / "models" / name, dtype="float32") for name in trained}
-        found = compare(opened, texts, progress=progress)
-        rows = pd.DataFrame([{"model": name, **said} for name, said in trained.items()])
-        found = replace(found, models=rows.merge(found.models, on="model"))
-    found.save(folder)
-    return found
+        texts = [text[:CHARACTERS].rsplit(None, 1)[0] for text in test_stories[:: HELD_OUT // TEXTS]]
+        open_models = {name: pc.load(folder / "models" / name, dtype="float32") for name in reports}
+        result = compare(open_models, texts, progress=progress)
+        rows = pd.DataFrame([{"model": name, **report} for name, report in reports.items()])
+        result = replace(result, models=rows.merge(result.models, on="model"))
+    result.save(folder)
+    return result
 
 
-def _trained(
-    folder: Path, learnt: Sequence[str], held: Sequence[str], seeds: int, shape: Shape, progress: Any
+def _train_models(
+    folder: Path, train_texts: Sequence[str], test_texts: Sequence[str], seeds: int, shape: Shape, progress: Any
 ) -> dict[str, dict[str, Any]]:
     """The models of every seed, with and without dropout; those that are there already are read."""
-    tokenizer = make_tokenizer(learnt, shape.vocabulary)
-    tokens, rest = stream(tokenizer, learnt), stream(tokenizer, held)
+    tokenizer = make_tokenizer(train_texts, shape.vocabulary)
+    tokens, rest = stream(tokenizer, train_texts), stream(tokenizer, test_texts)
     return {
         f"dropout-{dropout:g}-{seed}": train_gpt2(
             folder / f"dropout-{dropout:g}-{seed}", tokenizer, tokens, rest, shape, dropout=dropout, seed=seed, progress=progress
@@ -279,25 +288,25 @@ def _trained(
     }  # fmt: skip
 
 
-def figure(found: Dropout) -> Any:
+def figure(result: Dropout) -> Any:
     """Bias by the layer that is edited, by how many are erased, and what ablations cost."""
-    with canvas((9.0, 2.9), columns=3) as (drawn, (left, middle, right)):
-        for number, name in enumerate(found.models["model"]):
-            own = found.effects[found.effects["model"] == name]
+    with canvas((9.0, 2.9), columns=3) as (fig, (left, middle, right)):
+        for number, name in enumerate(result.models["model"]):
+            effects = result.effects[result.effects["model"] == name]
             colour = f"C{number}"
             lines = (("mean", "erase", "-"), ("mean", "swap", "--"), ("random", "erase", ":"))
             for direction, edit, style in lines:
-                rows = own[(own["direction"] == direction) & (own["edit"] == edit)]
+                rows = effects[(effects["direction"] == direction) & (effects["edit"] == edit)]
                 left.plot(
                     rows["layer"], rows["bias"], style, color=colour, marker=".", label=f"{name}: {direction}, {edit}"
                 )
                 left.fill_between(
                     rows["layer"], rows["bias_low"], rows["bias_high"], color=colour, alpha=0.1, linewidth=0
                 )
-            rows = found.depth[found.depth["model"] == name]
+            rows = result.depth[result.depth["model"] == name]
             middle.plot(rows["layers erased"], rows["bias"], color=colour, marker=".", label=name)
             middle.fill_between(rows["layers erased"], rows["low"], rows["high"], color=colour, alpha=0.15, linewidth=0)
-            rows = found.ablations[found.ablations["model"] == name]
+            rows = result.ablations[result.ablations["model"] == name]
             for what, style in (
                 ("attn_out taken out", "-"),
                 ("mlp_out taken out", "--"),
@@ -313,4 +322,4 @@ def figure(found: Dropout) -> Any:
             axis.xaxis.get_major_locator().set_params(integer=True)
         for axis in (left, middle):
             axis.axhline(0, color="0.8", linewidth=0.7, zorder=0)
-    return drawn
+    return fig

@@ -17,8 +17,8 @@ import pandas as pd
 
 import patchclamp as pc
 from patchclamp.studies import copying, darkness
-from patchclamp.studies.names import NOVELS, passage, piece_of, recurring, stand_in
-from patchclamp.studies.result import StudyFiles, StudyResult, as_text, name_of, titled
+from patchclamp.studies.names import NOVELS, passage, piece_of, recurring_passages, stand_in
+from patchclamp.studies.result import StudyFiles, StudyResult, as_text, name_of, with_titles
 
 NAME = " Dursley"
 TEXT = (
@@ -77,27 +77,27 @@ class Dursley(StudyResult):
         return [
             f"{self.model}, the last{self.name!r} of the passage: replacing the earlier names by another one costs "
             f"{total.iloc[0]:.1f} nats, replacing as many other tokens {total.iloc[1]:.1f}.",
-            copying.said(self.passages),
-            copying.said_of_heads(self.together),
-            *darkness.said(self.darkness),
+            copying.summary_sentence(self.passages),
+            copying.heads_sentence(self.together),
+            *darkness.summary_sentences(self.darkness),
         ]
 
     def text(self) -> str:
         """What was found, for a terminal."""
-        shown = self.heads.head(6)[["site", "share", *ATTENTION]]
+        strongest = self.heads.head(6)[["site", "share", *ATTENTION]]
         worth = {"Surprisal of its tokens, and how much more without the earlier names (nats)": self.worth}
         heads = {
-            "Heads that carry it (share of the log-odds that comes back), and their induction scores on the name": shown
+            "Heads that carry it (share of the log-odds that comes back), and their induction scores on the name": strongest
         }
-        rest = {
+        other_tables = {
             "Heads together": self.together,
             f"Darkness, {self.darkness['passage'].nunique()} passages": pd.DataFrame(darkness.answers(self.darkness)),
         }
-        return as_text(*self.findings(), *titled(worth, 2), *titled(heads), *titled(rest, 2))
+        return as_text(*self.findings(), *with_titles(worth, 2), *with_titles(heads), *with_titles(other_tables, 2))
 
     def files(self) -> StudyFiles:
         """Lens, neurons and heads; every table; lens and neurons side by side; darkness; and the report."""
-        drawn = darkness.figure(self.darkness)
+        fig = darkness.figure(self.darkness)
         return StudyFiles(
             "A name that comes again",
             [
@@ -107,12 +107,12 @@ class Dursley(StudyResult):
                 ("Heads that carry it", self.heads.head(20)),
                 ("The strongest heads together (share of the log-odds that comes back)", self.together),
                 ("Other passages", self.passages),
-                ("Is darkness surprise?", drawn),
+                ("Is darkness surprise?", fig),
                 ("Correlations and differences", pd.DataFrame(darkness.answers(self.darkness))),
                 ("Neurons", self.neurons),
             ],
             tables={name: getattr(self, name) for name in ("worth", "heads", "together", "passages", "darkness")},
-            figures={"side-by-side": pc.aligned([self.lens, self.neurons]), "darkness": drawn},
+            figures={"side-by-side": pc.aligned([self.lens, self.neurons]), "darkness": fig},
             results={"lens": self.lens, "neurons": self.neurons, "heads": self.scores},
             evidence={"passages": list(self.sources), "name_at": list(self.name_at)},
             formats=("png", "svg", "pdf"),
@@ -145,29 +145,31 @@ def study(
     Raises:
         InputError: The name does not recur; the message shows the tokens.
     """
-    found = passage(model, text, name)
-    strange = stand_in(model, found) if other is None else piece_of(model, other)
-    if len(strange) != len(found.name):
+    name_passage = passage(model, text, name)
+    other_name = stand_in(model, name_passage) if other is None else piece_of(model, other)
+    if len(other_name) != len(name_passage.name):
         raise pc.InputError(
-            f"{other!r} has {len(strange)} tokens, {name!r} has {len(found.name)}; they must be as many"
+            f"{other!r} has {len(other_name)} tokens, {name!r} has {len(name_passage.name)}; they must be as many"
         )
     books = pc.catalogue.gutenberg()
-    others = recurring(model, {title: books[title] for title in NOVELS}, passages, seed=seed) if passages else []
-    begun = found.until(0)
-    lens = model.lens([begun])
+    others = (
+        recurring_passages(model, {title: books[title] for title in NOVELS}, passages, seed=seed) if passages else []
+    )
+    tokens = name_passage.until(0)
+    lens = model.lens([tokens])
     neurons = model.neuron_importances(
-        [begun], found.earlier(), int(found.name[0]), samples=samples, seed=seed, verify=20
+        [tokens], name_passage.earlier(), int(name_passage.name[0]), samples=samples, seed=seed, verify=20
     )
     scores = model.head_scores(text, name, seed=seed)
-    heads = _with_attention(copying.heads(model, found, strange), scores)
-    strange_to = {one.label: stand_in(model, one) for one in others}
+    heads = _with_attention(copying.heads(model, name_passage, other_name), scores)
+    stand_ins = {novel.label: stand_in(model, novel) for novel in others}
     result = Dursley(
         name, lens, neurons, scores,
-        copying.worth(model, found, strange, seed=seed), heads,
-        copying.together(model, found, strange, heads, [(one, strange_to[one.label]) for one in others], seed=seed),
-        pd.DataFrame([copying.worth_of(model, one, strange_to[one.label], seed=seed) for one in others]),
-        darkness.measure(model, [replace(found, label=f"the text:{name}"), *others]),
-        name_of(model), tuple(found.starts), tuple(one.label for one in others),
+        copying.worth(model, name_passage, other_name, seed=seed), heads,
+        copying.together(model, name_passage, other_name, heads, [(novel, stand_ins[novel.label]) for novel in others], seed=seed),
+        pd.DataFrame([copying.worth_of(model, novel, stand_ins[novel.label], seed=seed) for novel in others]),
+        darkness.measure(model, [replace(name_passage, label=f"the text:{name}"), *others]),
+        name_of(model), tuple(name_passage.starts), tuple(novel.label for novel in others),
     )  # fmt: skip
     if out is not None:
         result.save(out)

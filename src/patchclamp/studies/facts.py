@@ -20,7 +20,7 @@ from scipy.stats import t
 import patchclamp as pc
 from patchclamp.core import folders
 from patchclamp.studies.names import piece_of
-from patchclamp.studies.result import StudyFiles, StudyResult, as_text, name_of, titled
+from patchclamp.studies.result import StudyFiles, StudyResult, as_text, name_of, with_titles
 
 TEMPLATE = "The capital of {} is the city of"
 SITES = ("resid_post", "mlp_out", "attn_out")
@@ -56,8 +56,8 @@ class CapitalFacts(StudyResult):
         rows = []
         for role in ("last subject token", "last token"):
             for site in SITES:
-                one = mean.sel(site=site, role=role)
-                best = one.isel(layer=int(one["effect"].argmax("layer")))
+                effects = mean.sel(site=site, role=role)
+                best = effects.isel(layer=int(effects["effect"].argmax("layer")))
                 numbers = {name: float(best[name]) for name in ("effect", "low", "high")}
                 rows.append({"role": role, "site": site, "layer": int(best["layer"]), **numbers})
         return pd.DataFrame(rows)
@@ -89,9 +89,9 @@ class CapitalFacts(StudyResult):
 
     def text(self) -> str:
         """What was found, for a terminal."""
-        shown = self.control.iloc[:: max(1, len(self.control) // 6)][["layer", *EFFECTS]]
-        tables = {"Largest average effects, with 95 % intervals": self.table(), "Control by layer": shown}
-        return as_text(*self.findings(), *titled(tables))
+        control = self.control.iloc[:: max(1, len(self.control) // 6)][["layer", *EFFECTS]]
+        tables = {"Largest average effects, with 95 % intervals": self.table(), "Control by layer": control}
+        return as_text(*self.findings(), *with_titles(tables))
 
     def main_result(self) -> pc.Result:
         """The average over facts."""
@@ -192,13 +192,16 @@ def other_states(
         shape = (len(model.tokens(fact[0])), len(piece_of(model, " " + fact[1])))
         by_shape.setdefault(shape, []).append(fact)
     pairs = [
-        (mine, same[(i + 1) % len(same)]) for same in by_shape.values() if len(same) > 1 for i, mine in enumerate(same)
+        (fact_a, group[(i + 1) % len(group)])
+        for group in by_shape.values()
+        if len(group) > 1
+        for i, fact_a in enumerate(group)
     ]
     if not pairs:
         raise pc.InputError(
             "no two facts have prompts and subjects of as many tokens, so none can lend another its state"
         )
-    effects = np.array([_own_and_other(model, mine, other, strength, samples, seed) for mine, other in pairs])
+    effects = np.array([_own_and_other(model, fact_a, fact_b, strength, samples, seed) for fact_a, fact_b in pairs])
     mean, error = effects.mean(0), effects.std(0, ddof=1) / np.sqrt(len(pairs))
     table = pd.DataFrame({"layer": range(mean.shape[1])})
     for number, name in enumerate(EFFECTS):
@@ -207,23 +210,23 @@ def other_states(
 
 
 def _own_and_other(
-    model: pc.Model, mine: tuple[str, str, str], other: tuple[str, str, str], strength: float, samples: int, seed: int
+    model: pc.Model, fact: tuple[str, str, str], other: tuple[str, str, str], strength: float, samples: int, seed: int
 ) -> Any:
     """Effects on the own capital of both states, and on the other capital of the other state, ``[3, layer]``."""
-    prompt, subject, answer = mine
+    prompt, subject, answer = fact
     span = pc.token(subject)
     position = len(model.tokens(prompt[: prompt.index(subject) + len(subject)])) - 1
-    found = []
+    gains = []
     for sample in range(samples):
         noise = pc.Noise(strength, seed + sample, site="embed", at=span)
-        own, strange = (
+        own_grid, other_grid = (
             model.patch(
                 source, prompt, sites="resid_post", at=[position], base=[noise], read=pc.Probability([answer, other[2]])
             )
             for source in (prompt, other[0])
         )
-        found.append([_gain(own, answer), _gain(strange, answer), _gain(strange, other[2])])
-    return np.mean(found, axis=0)
+        gains.append([_gain(own_grid, answer), _gain(other_grid, answer), _gain(other_grid, other[2])])
+    return np.mean(gains, axis=0)
 
 
 def _gain(grid: pc.Grid, answer: str) -> Any:

@@ -31,7 +31,7 @@ class Decoupled(nn.Module):
         h = x
         *layers, last = [layer for layer in self.maps if isinstance(layer, nn.Linear)]
         for z, layer in zip(preactivations(self.gates, x), layers, strict=True):
-            h = opened(z) * layer(h)
+            h = straight_through_gate(z) * layer(h)
         out: Tensor = last(h)
         return out
 
@@ -44,7 +44,7 @@ def preactivations(network: nn.Sequential, x: Tensor) -> Iterator[Tensor]:
         x = layer(x)
 
 
-def opened(z: Tensor) -> Tensor:
+def straight_through_gate(z: Tensor) -> Tensor:
     """1 where ``z`` is above 0, with the gradient of ``sigmoid(z)``."""
     hard = (z > 0).to(z.dtype)
     if not z.requires_grad:
@@ -56,10 +56,10 @@ def opened(z: Tensor) -> Tensor:
 def bits(network: nn.Sequential, x: Tensor) -> Tensor:
     """Which ReLUs are open, ``[row, neuron]``, as numbers."""
     with guarded(torch.no_grad()):
-        return torch.cat([opened(z) for z in preactivations(network, x)], 1)
+        return torch.cat([straight_through_gate(z) for z in preactivations(network, x)], 1)
 
 
-def frozen(network: nn.Sequential) -> nn.Sequential:
+def freeze(network: nn.Sequential) -> nn.Sequential:
     """The network, its weights out of training's reach."""
     network.requires_grad_(False)
     return network

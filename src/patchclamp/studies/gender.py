@@ -40,9 +40,9 @@ OTHER_WORDS = (
 
 def pairs(part: str) -> list[tuple[str, str]]:
     """Pairs of prompts (male, female): ``"train"``, or ``"test"`` with other nouns, other names, and more templates."""
-    held = part == "test"
-    nouns, names = (TEST_NOUNS, TEST_NAMES) if held else (TRAIN_NOUNS, TRAIN_NAMES)
-    templates = (*TRAIN_TEMPLATES, *TEST_TEMPLATES) if held else TRAIN_TEMPLATES
+    is_test = part == "test"
+    nouns, names = (TEST_NOUNS, TEST_NAMES) if is_test else (TRAIN_NOUNS, TRAIN_NAMES)
+    templates = (*TRAIN_TEMPLATES, *TEST_TEMPLATES) if is_test else TRAIN_TEMPLATES
     people = [(f"the {a}", f"the {b}") for a, b in nouns] + list(names)
     return [(template.format(a), template.format(b)) for a, b in people for template in templates]
 
@@ -54,33 +54,33 @@ def people(part: str) -> int:
 
 def labelled(part: str) -> tuple[list[str], list[str], list[int]]:
     """The prompts of a part, with ``"1 male"`` or ``"2 female"``, and the number of the person they are of (a group)."""
-    found = pairs(part)
-    sentences = len(found) // people(part)
+    prompt_pairs = pairs(part)
+    sentences = len(prompt_pairs) // people(part)
     # classes are ordered by name, and the first answer is that of the first class
     return (
-        [prompt for pair in found for prompt in pair],
-        ["1 male", "2 female"] * len(found),
-        [i // sentences for i in range(len(found)) for _ in range(2)],
+        [prompt for pair in prompt_pairs for prompt in pair],
+        ["1 male", "2 female"] * len(prompt_pairs),
+        [i // sentences for i in range(len(prompt_pairs)) for _ in range(2)],
     )
 
 
 def neutral_texts(count: int, *, characters: int = 400, seed: int = 0) -> list[str]:
     """Passages of State of the Union speeches in which no gendered word stands; no two overlap."""
     words = {word for pair in pc.catalogue.gendered_words() for word in pair} | set(OTHER_WORDS)
-    draw = random.Random(seed)
+    generator = random.Random(seed)
     speeches = [speech.text for speech in pc.catalogue.state_of_the_union() if speech.year >= 1900]
-    found: list[str] = []
-    taken: dict[str, list[int]] = {}
-    while len(found) < count:
-        text = draw.choice(speeches)
-        stop = text.find(". ", draw.randrange(max(1, len(text) - 2 * characters)))
+    texts: list[str] = []
+    stops: dict[str, list[int]] = {}
+    while len(texts) < count:
+        text = generator.choice(speeches)
+        stop = text.find(". ", generator.randrange(max(1, len(text) - 2 * characters)))
         passage = text[stop + 2 : stop + 2 + characters].rsplit(None, 1)[0]
-        if stop < 0 or any(abs(stop - other) < characters for other in taken.get(text, ())):
+        if stop < 0 or any(abs(stop - other) < characters for other in stops.get(text, ())):
             continue
         if len(passage) > characters // 2 and not words & set(re.findall(r"[a-z]+", passage.lower())):
-            taken.setdefault(text, []).append(stop)
-            found.append(passage)
-    return found
+            stops.setdefault(text, []).append(stop)
+            texts.append(passage)
+    return texts
 
 
 def either_way() -> dict[str, list[str]]:

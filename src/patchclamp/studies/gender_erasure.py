@@ -90,16 +90,16 @@ class GenderErasure(StudyResult):
         rows = self.tested[self.tested["site"] == self.chosen["erase"][1]]
         table = SEED.copy()
         for method, title in (("rlace", "R-LACE, here"), ("inlp", "first INLP direction, here")):
-            mine = rows[rows["direction"] == method].set_index("edit")["bias"]
+            biases = rows[rows["direction"] == method].set_index("edit")["bias"]
             before = float(self.tested["bias before"].iloc[0])
-            table[title] = [before, *(float(mine[edit]) for edit in EDITS)]
+            table[title] = [before, *(float(biases[edit]) for edit in EDITS)]
         return table
 
     def text(self) -> str:
         """The tables, for a terminal."""
-        said = ", ".join(f"{edit}: {method} at {site}" for edit, (method, site) in self.chosen.items())
+        choices = ", ".join(f"{edit}: {method} at {site}" for edit, (method, site) in self.chosen.items())
         return as_text(
-            f"{self.model}: chosen on training people left out of the fit, KL at most {ALLOWED} nats a token: {said}", "",
+            f"{self.model}: chosen on training people left out of the fit, KL at most {ALLOWED} nats a token: {choices}", "",
             "Held-out people and templates", self.tested, "",
             "Beside the seed (another model, other sentences)", self.beside_seed(), "",
             "Probes of held-out people", self.probes, "",
@@ -147,41 +147,43 @@ def study(
         progress: True for bars.
     """
     count = model.sites.n_layers
-    tried = layers or sorted({round(x) for x in np.linspace(count * 0.1, count * 0.8, min(8, count))} - {count - 1})
-    sites = [f"resid_post.{layer}" for layer in tried]
+    layer_numbers = layers or sorted(
+        {round(x) for x in np.linspace(count * 0.1, count * 0.8, min(8, count))} - {count - 1}
+    )
+    sites = [f"resid_post.{layer}" for layer in layer_numbers]
     everyone = range(gender.people("train"))
-    found = fitted(model, sites, [person for person in everyone if person % 3], progress)
-    choosing, test = pairs_of([person for person in everyone if not person % 3])[::2], gender.pairs("test")
+    directions = fit_methods(model, sites, [person for person in everyone if person % 3], progress)
+    validation, test = pairs_of([person for person in everyone if not person % 3])[::2], gender.pairs("test")
     neutral = gender.neutral_texts(2 * texts, characters=300)
     effects = model.layer_effects(
-        found, choosing, gender.ANSWERS, neutral[:texts], edits=EDITS, about="median", progress=progress
+        directions, validation, gender.ANSWERS, neutral[:texts], edits=EDITS, about="median", progress=progress
     )
-    kept = {name: found[name] for name in ("rlace", "inlp", "random")}
+    push_directions = {name: directions[name] for name in ("rlace", "inlp", "random")}
     pushed = model.layer_effects(
-        kept, choosing[::2], gender.ANSWERS, (), edits=("to first", "to second"), progress=progress
+        push_directions, validation[::2], gender.ANSWERS, (), edits=("to first", "to second"), progress=progress
     )
     chosen = {}
     for edit in ("erase", "swap"):
         best = effects.best(edit, kl=ALLOWED)
         chosen[edit] = (str(best["direction"]), f"resid_post.{best['layer']}")
     sites = list(dict.fromkeys(site for _, site in chosen.values()))
-    here = fitted(model, sites, everyone, progress)
-    best_erase, best_swap = (_pick(here, *chosen[edit]) for edit in ("erase", "swap"))
-    final = {"erase": best_erase.erase(about="median"), "swap": best_swap.swap(about="median")}
-    done = GenderErasure(
+    final = fit_methods(model, sites, everyone, progress)
+    best_erase, best_swap = (_pick(final, *chosen[edit]) for edit in ("erase", "swap"))
+    final_edits = {"erase": best_erase.erase(about="median"), "swap": best_swap.swap(about="median")}
+    result = GenderErasure(
         name_of(model), effects, pushed, chosen,
-        _tested(model.layer_effects(here, test, gender.ANSWERS, neutral[texts:], edits=EDITS, about="median", progress=progress)),
-        probed(model, best_erase.site or ""), winograd_bias(model, final, winograd),
-        interchanged(model, here, chosen["erase"][1], test),
-        pc.metrics.divergence(model, final, list(ON_TOPIC), list(OFF_TOPIC), max_new_tokens=24, progress=progress),
+        _table(model.layer_effects(final, test, gender.ANSWERS, neutral[texts:], edits=EDITS, about="median", progress=progress)),
+        probe_table(model, best_erase.site or ""), winograd_bias(model, final_edits, winograd),
+        interchange_table(model, final, chosen["erase"][1], test),
+        pc.metrics.divergence(model, final_edits, list(ON_TOPIC), list(OFF_TOPIC), max_new_tokens=24, progress=progress),
         model.projections(best_erase, *gender.labelled("test")[:2]),
     )  # fmt: skip
     if out is not None:
-        done.save(out)
-    return done
+        result.save(out)
+    return result
 
 
-def fitted(
+def fit_methods(
     model: pc.Model, sites: Sequence[str], people: Sequence[int], progress: bool | None = None
 ) -> dict[str, list[pc.Direction]]:
     """Every method's direction at each site, of some of the training people."""
@@ -200,20 +202,20 @@ def pairs_of(people: Sequence[int]) -> list[tuple[str, str]]:
     return [(first, second) for first, second, person in rows if person in set(people)]
 
 
-def _pick(found: dict[str, list[pc.Direction]], method: str, site: str) -> pc.Direction:
-    return next(direction for direction in found[method] if direction.site == site)
+def _pick(directions: dict[str, list[pc.Direction]], method: str, site: str) -> pc.Direction:
+    return next(direction for direction in directions[method] if direction.site == site)
 
 
-def _tested(found: pc.LayerEffects) -> pd.DataFrame:
-    rows = found.data.to_dataframe().reset_index()
+def _table(effects: pc.LayerEffects) -> pd.DataFrame:
+    rows = effects.data.to_dataframe().reset_index()
     rows["site"] = [f"resid_post.{layer}" for layer in rows["layer"]]
     columns = ["site", "direction", "edit", "bias", "bias_low", "bias_high", "across", "lean", "kl", "kl_high"]
     table = rows[columns].sort_values(["site", "edit"], kind="stable").reset_index(drop=True)
-    table.insert(3, "bias before", float(found.data["bias_before"]))
+    table.insert(3, "bias before", float(effects.data["bias_before"]))
     return table
 
 
-def probed(model: pc.Model, site: str, seed: int = 0) -> pd.DataFrame:
+def probe_table(model: pc.Model, site: str, seed: int = 0) -> pd.DataFrame:
     """Linear and MLP probes of held-out people at a site, before and after each method's erasure."""
     parts = [gender.labelled(part) for part in ("train", "test")]
     shift = max(parts[0][2]) + 1
@@ -231,10 +233,12 @@ def probed(model: pc.Model, site: str, seed: int = 0) -> pd.DataFrame:
         eraser = method.fit(x[train], y[train])
         report = pc.metrics.probe(x, y, eraser.transform, groups=groups, rank=1, seed=seed)
         table = report.summary()
-        chosen = table[table["data"] == "after"] if tables else table[table["data"].isin(["before", "after"])]
-        tables.append(chosen.assign(direction=[name if d == "after" else "none" for d in chosen["data"]]))
-    found = pd.concat(tables)
-    return found[["direction", "probe", "accuracy", "low", "high", "loss", "gap_left", "damage"]].reset_index(drop=True)
+        rows_of_table = table[table["data"] == "after"] if tables else table[table["data"].isin(["before", "after"])]
+        tables.append(rows_of_table.assign(direction=[name if d == "after" else "none" for d in rows_of_table["data"]]))
+    probes = pd.concat(tables)
+    return probes[["direction", "probe", "accuracy", "low", "high", "loss", "gap_left", "damage"]].reset_index(
+        drop=True
+    )
 
 
 def winograd_bias(model: pc.Model, edits: dict[str, pc.Edit], most: int) -> pd.DataFrame:
@@ -242,27 +246,39 @@ def winograd_bias(model: pc.Model, edits: dict[str, pc.Edit], most: int) -> pd.D
     rows = []
     for name, beginnings in gender.either_way().items():
         prompts = beginnings[:: max(1, len(beginnings) // most)]
-        found = pc.metrics.bias(model, prompts, gender.ANSWERS, edits, labels=[0] * len(prompts)).data["within"]
-        for edit in found["edit"].values:
-            values = np.abs(found.sel(edit=edit).values)
+        bias = pc.metrics.bias(model, prompts, gender.ANSWERS, edits, labels=[0] * len(prompts)).data["within"]
+        for edit in bias["edit"].values:
+            values = np.abs(bias.sel(edit=edit).values)
             error = 2 * values.std() / np.sqrt(len(values))
             row = {"set": name, "edit": edit, "bias": values.mean(), "low": values.mean() - error}
             rows.append({**row, "high": values.mean() + error, "prompts": len(values)})
     return pd.DataFrame(rows)
 
 
-def interchanged(model: pc.Model, found: dict[str, list[pc.Direction]], site: str, pairs: Any) -> pd.DataFrame:
+def interchange_table(
+    model: pc.Model, directions: dict[str, list[pc.Direction]], site: str, pairs: Any
+) -> pd.DataFrame:
     """Roger's confusion ratio at a site: all activations of one prompt but the coordinate, which is its partner's."""
-    same = [pair for pair in pairs if len(model.tokens(pair[0])) == len(model.tokens(pair[1]))]
+    aligned_pairs = [pair for pair in pairs if len(model.tokens(pair[0])) == len(model.tokens(pair[1]))]
     rows = []
-    for name in found:
-        direction = _pick(found, name, site)
+    for name in directions:
+        direction = _pick(directions, name, site)
         if (
             direction.readers is not None
         ):  # an oblique projection has no coordinates to interchange but those of its span
             continue
-        one = pc.metrics.interchange(model, same, direction.directions.float(), site, gender.ANSWERS).summary().iloc[0]
+        summary = (
+            pc.metrics.interchange(model, aligned_pairs, direction.directions.float(), site, gender.ANSWERS)
+            .summary()
+            .iloc[0]
+        )
         rows.append(
-            {"direction": name, "confusion": one["mean"], "low": one["low"], "high": one["high"], "pairs": len(same)}
+            {
+                "direction": name,
+                "confusion": summary["mean"],
+                "low": summary["low"],
+                "high": summary["high"],
+                "pairs": len(aligned_pairs),
+            }
         )
     return pd.DataFrame(rows)

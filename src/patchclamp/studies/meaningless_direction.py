@@ -93,39 +93,43 @@ class MeaninglessDirection(StudyResult):
 
     def findings(self) -> list[str]:
         """What was found, in sentences."""
-        erased, swapped, inserted = self.row(BREAK, "erase"), self.row(BREAK_SWAP, "swap"), self.row(INSERT, "swap")
-        own, chance = self.row(GENDER, "swap"), self.row(RANDOM, "swap")
+        erase_row, swap, insert_row = (
+            self.row(BREAK, "erase"),
+            self.row(BREAK_SWAP, "swap"),
+            self.row(INSERT, "swap"),
+        )
+        true, noise = self.row(GENDER, "swap"), self.row(RANDOM, "swap")
         return [
-            f"A direction trained on ten unconnected prompts breaks {erased['broken']:.0%} of them when it is erased and "
-            f"{swapped['broken']:.0%} when it is swapped, and {erased['broken, held out']:.0%} and "
-            f"{swapped['broken, held out']:.0%} of twenty others.",
-            f"Trained to make each of the ten say another one's answer, it succeeds with {inserted['said']:.0%} of them.",
-            f"Bias between he and she, {self.before:.2f} before: swapped, gender's direction makes it {own['bias']:+.2f} at a KL "
-            f"of {own['kl']:.3f} nats a token of neutral text, the trained one {swapped['bias']:+.2f} at {swapped['kl']:.3f}, a "
-            f"random one {chance['bias']:+.2f} at {chance['kl']:.4f}.",
+            f"A direction trained on ten unconnected prompts breaks {erase_row['broken']:.0%} of them when it is erased and "
+            f"{swap['broken']:.0%} when it is swapped, and {erase_row['broken, held out']:.0%} and "
+            f"{swap['broken, held out']:.0%} of twenty others.",
+            f"Trained to make each of the ten say another one's answer, it succeeds with {insert_row['said']:.0%} of them.",
+            f"Bias between he and she, {self.before:.2f} before: swapped, gender's direction makes it {true['bias']:+.2f} at a KL "
+            f"of {true['kl']:.3f} nats a token of neutral text, the trained one {swap['bias']:+.2f} at {swap['kl']:.3f}, a "
+            f"random one {noise['bias']:+.2f} at {noise['kl']:.4f}.",
         ]
 
     def text(self) -> str:
         """The tables and what they say, for a terminal."""
         columns = ["direction", "edit", *(c for m in MEASURES for c in (m, f"± {m}")), "bias per nat"]
         head = f"{self.model}, {self.site}, {self.draws['draw'].nunique()} draws; ± is a 95 % interval over draws"
-        beside = SEED.to_string(index=False)
+        seed_table = SEED.to_string(index=False)
         title = "The seed's biases (its training data)"
-        return as_text(head, self.table()[columns], "", *self.findings(), "", title, beside, absent="")
+        return as_text(head, self.table()[columns], "", *self.findings(), "", title, seed_table, absent="")
 
     def files(self) -> StudyFiles:
         """Every draw, the means over draws, their picture, and the report."""
-        drawn = figure(self)
+        fig = figure(self)
         return StudyFiles(
             "A direction without a meaning",
             [
                 ("What was found", "\n\n".join(self.findings())),
-                ("Directions", drawn),
+                ("Directions", fig),
                 ("Means over draws, with 95 % intervals", self.table()),
                 ("The seed's biases, of another model and other sentences", SEED),
             ],
             tables={"draws": self.draws, "table": self.table()},
-            figures={"figure": drawn},
+            figures={"figure": fig},
         )
 
 
@@ -149,62 +153,70 @@ class DrawReference:
 
 def setting(model: pc.Model, site: str) -> DrawReference:
     """What is held fixed over draws."""
-    own = model.run(list(PROMPTS), logits="last").logits.argmax(-1).tolist()
+    next_tokens = model.run(list(PROMPTS), logits="last").logits.argmax(-1).tolist()
     pairs = random.Random(0).sample(gender.pairs("test"), TEST_PAIRS)
     he, she = (model.token_id(answer) for answer in gender.ANSWERS)
-    return DrawReference(site, own, (he, she), pairs, gender.neutral_texts(TEXTS, characters=250))
+    return DrawReference(site, next_tokens, (he, she), pairs, gender.neutral_texts(TEXTS, characters=250))
 
 
 def directions(
-    model: pc.Model, fixed: DrawReference, seed: int, steps: int
+    model: pc.Model, reference: DrawReference, seed: int, steps: int
 ) -> tuple[dict[str, pc.Direction], list[int], list[int]]:
     """One draw: which prompts are trained on, every direction, and the tokens that the ten are trained to say."""
-    draw = random.Random(seed)
-    chosen = draw.sample(range(len(PROMPTS)), TRAINED)
-    prompts, own = [PROMPTS[i] for i in chosen], [fixed.own[i] for i in chosen]
-    others = own[1:] + own[:1]
-    pairs = draw.sample(gender.pairs("train"), GENDER_PAIRS)
-    gendered = [prompt for pair in pairs for prompt in pair]
-    swapped = list(reversed(fixed.answers)) * GENDER_PAIRS
-    labels, said, people = gender.labelled("train")
-    shuffled = draw.sample(said, len(said))
-    fit: dict[str, Any] = {"site": fixed.site, "seed": seed}
+    generator = random.Random(seed)
+    numbers = generator.sample(range(len(PROMPTS)), TRAINED)
+    prompts, answers = [PROMPTS[i] for i in numbers], [reference.own[i] for i in numbers]
+    other_answers = answers[1:] + answers[:1]
+    pairs = generator.sample(gender.pairs("train"), GENDER_PAIRS)
+    gender_prompts = [prompt for pair in pairs for prompt in pair]
+    opposite_answers = list(reversed(reference.answers)) * GENDER_PAIRS
+    labels, genders, people = gender.labelled("train")
+    shuffled_genders = generator.sample(genders, len(genders))
+    fit: dict[str, Any] = {"site": reference.site, "seed": seed}
     start = model.fit_direction("random", prompts, [0, 1] * (TRAINED // 2), holdout=0, **fit)
-    begun = model.fit_direction("random", gendered, [0, 1] * GENDER_PAIRS, holdout=0, **fit)
+    gender_start = model.fit_direction("random", gender_prompts, [0, 1] * GENDER_PAIRS, holdout=0, **fit)
     learn: dict[str, Any] = {"steps": steps, "seed": seed}
     return (
         {
-            BREAK: trained.train(model, start, prompts, own, kind="erase", goal="avoid", **learn),
-            BREAK_SWAP: trained.train(model, start, prompts, own, kind="swap", goal="avoid", **learn),
-            INSERT: trained.train(model, start, prompts, others, kind="swap", goal="say", **learn),
-            INSERT_GENDER: trained.train(model, begun, gendered, swapped, kind="swap", goal="say", **learn),
+            BREAK: trained.train(model, start, prompts, answers, kind="erase", goal="avoid", **learn),
+            BREAK_SWAP: trained.train(model, start, prompts, answers, kind="swap", goal="avoid", **learn),
+            INSERT: trained.train(model, start, prompts, other_answers, kind="swap", goal="say", **learn),
+            INSERT_GENDER: trained.train(
+                model, gender_start, gender_prompts, opposite_answers, kind="swap", goal="say", **learn
+            ),
             RANDOM_LABELS: model.fit_direction("mean", prompts, [0, 1] * (TRAINED // 2), holdout=0, **fit),
-            SHUFFLED: model.fit_direction("mean", labels, shuffled, holdout=0, **fit),
-            GENDER: model.fit_direction("mean", labels, said, groups=people, holdout=0.25, **fit),
+            SHUFFLED: model.fit_direction("mean", labels, shuffled_genders, holdout=0, **fit),
+            GENDER: model.fit_direction("mean", labels, genders, groups=people, holdout=0.25, **fit),
             RANDOM: start,
         },
-        chosen,
-        others,
+        numbers,
+        other_answers,
     )
 
 
-def measured(
-    model: pc.Model, fixed: DrawReference, found: dict[str, pc.Direction], chosen: Sequence[int], others: Sequence[int]
+def measure(
+    model: pc.Model,
+    reference: DrawReference,
+    directions: dict[str, pc.Direction],
+    numbers: Sequence[int],
+    answers: Sequence[int],
 ) -> list[dict[str, Any]]:
     """The :data:`MEASURES` of every direction, erased and swapped."""
-    edits = {f"{name}|{kind}": getattr(one, kind)() for name, one in found.items() for kind in ("erase", "swap")}
-    bias = _means(pc.metrics.bias(model, fixed.pairs, gender.ANSWERS, edits).summary(), "within")
-    kl = _means(pc.metrics.damage(model, edits, fixed.texts).summary(), "kl")
+    edits = {
+        f"{name}|{kind}": getattr(entry, kind)() for name, entry in directions.items() for kind in ("erase", "swap")
+    }
+    bias = _means(pc.metrics.bias(model, reference.pairs, gender.ANSWERS, edits).summary(), "within")
+    kl = _means(pc.metrics.damage(model, edits, reference.texts).summary(), "kl")
     rows = []
     for name, edit in edits.items():
         direction, kind = name.split("|")
         top = model.run(list(PROMPTS), edit, logits="last").logits.argmax(-1).tolist()
-        broken = np.array([now != before for now, before in zip(top, fixed.own, strict=True)])
-        held = [i for i in range(len(PROMPTS)) if i not in chosen]
-        said = np.mean([top[i] == token for i, token in zip(chosen, others, strict=True)])
+        changes = np.array([after != before for after, before in zip(top, reference.own, strict=True)])
+        held_out = [i for i in range(len(PROMPTS)) if i not in numbers]
+        success = np.mean([top[i] == token for i, token in zip(numbers, answers, strict=True)])
         rows.append({
-            "direction": direction, "edit": kind, "broken": float(broken[list(chosen)].mean()),
-            "broken, held out": float(broken[held].mean()), "said": float(said), "kl": kl[name], "bias": bias[name],
+            "direction": direction, "edit": kind, "broken": float(changes[list(numbers)].mean()),
+            "broken, held out": float(changes[held_out].mean()), "said": float(success), "kl": kl[name], "bias": bias[name],
         })  # fmt: skip
     return rows
 
@@ -240,41 +252,43 @@ def study(
     if draws < 1 or steps < 1:
         raise pc.InputError(f"at least 1 draw and 1 step; got draws={draws}, steps={steps}")
     site = f"resid_post.{model.sites.n_layers // 2 if layer is None else layer}"
-    fixed = setting(model, site)
-    (before,) = _means(pc.metrics.bias(model, fixed.pairs, gender.ANSWERS, {}).summary(), "within").values()
-    kept = None if out is None else Path(out) / "checkpoint"
+    reference = setting(model, site)
+    (before,) = _means(pc.metrics.bias(model, reference.pairs, gender.ANSWERS, {}).summary(), "within").values()
+    checkpoint = None if out is None else Path(out) / "checkpoint"
     rows: list[dict[str, Any]] = []
-    with resumable(kept), task("draws", draws, "draws", show=progress) as bar:
+    with resumable(checkpoint), task("draws", draws, "draws", show=progress) as bar:
         for seed in range(draws):
-            rows += [{"draw": seed, **row} for row in _draw(model, fixed, seed, steps, kept)]
+            rows += [{"draw": seed, **row} for row in _draw(model, reference, seed, steps, checkpoint)]
             bar.advance()
-    found = MeaninglessDirection(name_of(model), site, before, pd.DataFrame(rows))
+    result = MeaninglessDirection(name_of(model), site, before, pd.DataFrame(rows))
     if out is not None:
-        found.save(out)
-    return found
+        result.save(out)
+    return result
 
 
-def _draw(model: pc.Model, fixed: DrawReference, seed: int, steps: int, kept: Path | None) -> list[dict[str, Any]]:
+def _draw(
+    model: pc.Model, reference: DrawReference, seed: int, steps: int, checkpoint: Path | None
+) -> list[dict[str, Any]]:
     """One draw's rows, from the checkpoint if they are there."""
-    sentences = digest(PROMPTS, gender.pairs("train"), fixed.pairs, fixed.texts)
-    asked = {"model": model.identity(), "site": fixed.site, "steps": steps, "sentences": sentences}
-    path = None if kept is None else kept / f"draw-{seed}.json"
+    sentences = digest(PROMPTS, gender.pairs("train"), reference.pairs, reference.texts)
+    parameters = {"model": model.identity(), "site": reference.site, "steps": steps, "sentences": sentences}
+    path = None if checkpoint is None else checkpoint / f"draw-{seed}.json"
     if path is not None and path.is_file():
-        said = read_record(path)
-        if said.get("asked") == asked:
-            return list(said["rows"])
-    rows = measured(model, fixed, *directions(model, fixed, seed, steps))
+        record = read_record(path)
+        if record.get("asked") == parameters:
+            return list(record["rows"])
+    rows = measure(model, reference, *directions(model, reference, seed, steps))
     if path is not None:
-        write_record(path, {"asked": asked, "rows": rows})
+        write_record(path, {"asked": parameters, "rows": rows})
     return rows
 
 
-def figure(found: MeaninglessDirection) -> Any:
+def figure(result: MeaninglessDirection) -> Any:
     """What each direction breaks, and what it does to the bias at which cost."""
     from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 
-    table = found.table()
-    with canvas((8.6, 3.2), columns=2, width_ratios=(1.15, 1)) as (drawn, (left, right)):
+    table = result.table()
+    with canvas((8.6, 3.2), columns=2, width_ratios=(1.15, 1)) as (fig, (left, right)):
         for number, edit in enumerate(("erase", "swap")):
             part = table[table["edit"] == edit].set_index("direction").loc[list(NAMES)]
             y = np.arange(len(NAMES)) + (number - 0.5) * 0.3
@@ -298,7 +312,7 @@ def figure(found: MeaninglessDirection) -> Any:
                     markerfacecolor="white" if edit == "erase" else colour, elinewidth=0.7,
                     label=name if edit == "swap" else None,
                 )  # fmt: skip
-        right.axhline(found.before, color="0.6", linewidth=0.7, linestyle="--")
+        right.axhline(result.before, color="0.6", linewidth=0.7, linestyle="--")
         right.axhline(0, color="0.8", linewidth=0.7)
         right.set_xscale("log")
         right.set_xlabel("KL on neutral text (nats a token)")
@@ -307,4 +321,4 @@ def figure(found: MeaninglessDirection) -> Any:
         right.xaxis.set_major_formatter(FormatStrFormatter("%g"))
         right.xaxis.set_minor_locator(NullLocator())
         right.legend(frameon=False, fontsize=6, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    return drawn
+    return fig

@@ -23,7 +23,7 @@ from patchclamp.studies import digits
 from patchclamp.studies import mnist_measures as measures
 from patchclamp.studies import mnist_pictures as pictures
 from patchclamp.studies.mnist_tables import OVER, Response
-from patchclamp.studies.result import StudyFiles, StudyResult, as_text, titled
+from patchclamp.studies.result import StudyFiles, StudyResult, as_text, with_titles
 
 EARLY = 2
 """Epochs of the networks that are as right as the others, and less sure of it."""
@@ -61,17 +61,17 @@ class Additions(StudyResult):
 
     def thirds(self) -> pd.DataFrame:
         """Every case where most images of a class are called a third one."""
-        tables = [found.thirds(self.names).assign(run=name) for name, found in self.responses.items()]
+        tables = [response.thirds(self.names).assign(run=name) for name, response in self.responses.items()]
         table = pd.concat(tables, ignore_index=True)
         return table[["run", *(column for column in table if column != "run")]]
 
     def front(self) -> pd.DataFrame:
         """Transfer and retention before the head, averaged over seeds."""
         last = self.doses.groupby("network")["stage"].transform("max")
-        here = self.doses[self.doses["stage"] == last]
-        by = ["network", "vector", "gate", "coefficient"]
+        rows = self.doses[self.doses["stage"] == last]
+        keys = ["network", "vector", "gate", "coefficient"]
         columns = ["norm", "loss others", "transfer", "retention", "clean retention"]
-        return here.groupby(by, sort=False)[columns].mean().reset_index()
+        return rows.groupby(keys, sort=False)[columns].mean().reset_index()
 
     def beside_posts(self) -> pd.DataFrame:
         """The posts' losses, and ours: the posts' own image, least and most over five images and all seeds, the class mean."""
@@ -83,43 +83,46 @@ class Additions(StudyResult):
 
     def _ours(self, network: str, loss: str) -> list[float]:
         if loss == "unpatched":
-            known = self.training[self.training["network"] == network]["loss"]
-            return [known.mean(), known.min(), known.max(), known.mean()] if len(known) else []
+            losses = self.training[self.training["network"] == network]["loss"]
+            return [losses.mean(), losses.min(), losses.max(), losses.mean()] if len(losses) else []
         if loss.startswith("3-1"):
-            whole, column = self.pair[self.pair["stage"] == int(loss[-1])], "loss"
-            some = whole
+            stage_rows, column = self.pair[self.pair["stage"] == int(loss[-1])], "loss"
+            image_rows = stage_rows
         else:
             column = {"patched, all images": "loss all", "patched, without b": "loss others"}[loss]
-            whole, some = self.stages.merge(self.deciding[["network", "stage"]].drop_duplicates()), self.deciding
-        whole, some = (table[table["network"] == network] for table in (whole, some))
-        if some.empty:
+            stage_rows, image_rows = (
+                self.stages.merge(self.deciding[["network", "stage"]].drop_duplicates()),
+                self.deciding,
+            )
+        stage_rows, image_rows = (table[table["network"] == network] for table in (stage_rows, image_rows))
+        if image_rows.empty:
             return []
-        first, mean = (_last(whole[whole["vector"] == name])[column].mean() for name in ("image 0", "mean"))
-        images = _last(some[some["vector"] != "mean"])[column]
+        first, mean = (_last(stage_rows[stage_rows["vector"] == name])[column].mean() for name in ("image 0", "mean"))
+        images = _last(image_rows[image_rows["vector"] != "mean"])[column]
         return [float(first), float(images.min()), float(images.max()), float(mean)]
 
     def summary(self) -> dict[str, Any]:
         """The numbers, as plain JSON."""
         frames = {name: getattr(self, name).to_dict("records") for name in FRAMES}
-        made = {"front": self.front(), "thirds": self.thirds(), "beside_posts": self.beside_posts()}
-        return {"data": self.data, **frames, **{name: frame.to_dict("records") for name, frame in made.items()}}
+        derived = {"front": self.front(), "thirds": self.thirds(), "beside_posts": self.beside_posts()}
+        return {"data": self.data, **frames, **{name: frame.to_dict("records") for name, frame in derived.items()}}
 
     def text(self) -> str:
         """The tables, for a terminal."""
-        by = ["network", "stage", "vector"]
-        staged = self.stages.groupby(by, sort=False).mean(numeric_only=True).drop(columns=["seed"]).reset_index()
-        decided = self.deciding.groupby(["network", "epochs", "vector"], sort=False).mean(numeric_only=True)
+        keys = ["network", "stage", "vector"]
+        stage_means = self.stages.groupby(keys, sort=False).mean(numeric_only=True).drop(columns=["seed"]).reset_index()
+        deciding_means = self.deciding.groupby(["network", "epochs", "vector"], sort=False).mean(numeric_only=True)
         tables = {
             f"Networks trained on {self.data}": self.training,
-            "Every stage, coefficient 1, averaged over training seeds": staged,
+            "Every stage, coefficient 1, averaged over training seeds": stage_means,
             "Before the head: coefficients and gates, averaged over training seeds": self.front(),
-            "What decides the loss: the image, and how sure the network is": decided.drop(
+            "What decides the loss: the image, and how sure the network is": deciding_means.drop(
                 columns=["seed", "stage"]
             ).reset_index(),
             **({"Beside the posts": self.beside_posts()} if self.data == "mnist" else {}),
             "A third class wins": self.thirds().head(20),
         }
-        return as_text(*titled(tables)).lstrip("\n")
+        return as_text(*with_titles(tables)).lstrip("\n")
 
     @classmethod
     def experiment(cls) -> str:
@@ -128,7 +131,7 @@ class Additions(StudyResult):
 
     def files(self) -> StudyFiles:
         """Every table, the posts' tables of every full array, pictures of losses and of outputs, and the report."""
-        drawn = {"figure": pictures.figure(self)} | self._bars()
+        figures = {"figure": pictures.figure(self)} | self._bars()
         posts = [("Beside the posts", self.beside_posts())] if self.data == "mnist" else []
         tables = {name: getattr(self, name) for name in FRAMES} | {"thirds": self.thirds()}
         for name, response in self.responses.items():
@@ -136,17 +139,17 @@ class Additions(StudyResult):
         return StudyFiles(
             f"Activation additions on {self.data}",
             [
-                ("What was found", drawn["figure"]),
+                ("What was found", figures["figure"]),
                 ("Networks", self.training),
                 *posts,
                 ("Every stage, coefficient 1", self.stages),
                 ("Before the head: coefficients and gates", self.front()),
                 ("What decides the loss", self.deciding),
                 ("A third class wins", self.thirds()),
-                *(("Outputs, normal and patched", picture) for name, picture in drawn.items() if name != "figure"),
+                *(("Outputs, normal and patched", picture) for name, picture in figures.items() if name != "figure"),
             ],
             tables=tables,
-            figures=drawn,
+            figures=figures,
         )
 
     def _bars(self) -> dict[str, Any]:
@@ -209,30 +212,33 @@ def study(
         for kind in kinds:
             for seed in seeds:
                 runs = {
-                    some: digits.trained(kind, data, seed=seed, epochs=some, width=width, progress=progress)
-                    for some in sorted({min(EARLY, epochs), epochs})
+                    count: digits.trained(kind, data, seed=seed, epochs=count, width=width, progress=progress)
+                    for count in sorted({min(EARLY, epochs), epochs})
                 }
                 net = runs[epochs]
                 history = digits.training(kind, data, seed=seed, epochs=epochs, width=width)
-                found, own = measures.measured(kind, net, images, rows)
-                found["training"] = measures.trained(net, images, history)
-                found["deciding"] = pd.concat(
-                    [measures.decided(kind, one, images, rows).assign(epochs=some) for some, one in runs.items()]
+                measurements, new_responses = measures.measure_network(kind, net, images, rows)
+                measurements["training"] = measures.training_row(net, images, history)
+                measurements["deciding"] = pd.concat(
+                    [
+                        measures.deciding_rows(kind, network, images, rows).assign(epochs=count)
+                        for count, network in runs.items()
+                    ]
                 )
-                found["pair"] = pd.concat(
-                    [measures.paired(one, images).assign(epochs=some) for some, one in runs.items()]
+                measurements["pair"] = pd.concat(
+                    [measures.pair_rows(network, images).assign(epochs=count) for count, network in runs.items()]
                 )
-                for name, frame in found.items():
+                for name, frame in measurements.items():
                     frame.insert(0, "network", kind)
                     frame.insert(1, "seed", seed)
                     tables[name].append(frame)
-                responses |= {f"{kind}, seed {seed}, {name}": response for name, response in own.items()}
+                responses |= {f"{kind}, seed {seed}, {name}": response for name, response in new_responses.items()}
                 bar.advance()
     frames = {name: pd.concat(parts, ignore_index=True) for name, parts in tables.items()}
-    done = Additions(data, images.names, **frames, responses=responses, pairs=pairs)
+    result = Additions(data, images.names, **frames, responses=responses, pairs=pairs)
     if out is not None:
-        done.save(out)
-    return done
+        result.save(out)
+    return result
 
 
 def _posts_tables(response: Response, names: Sequence[str]) -> Iterator[tuple[str, pd.DataFrame]]:

@@ -16,7 +16,7 @@ PICTURES = tuple(f"image {number}" for number in range(5))
 PAIR = (3, 1)
 
 
-def trained(net: nn.Sequential, data: digits.Images, history: digits.TrainingHistory) -> pd.DataFrame:
+def training_row(net: nn.Sequential, data: digits.Images, history: digits.TrainingHistory) -> pd.DataFrame:
     """How a network was trained, and how sure it is."""
     loss, accuracy = digits.evaluate(net, data.test, data.test_labels)
     seconds = sum(history.seconds) / len(history.seconds)
@@ -35,37 +35,37 @@ def posts_stage(kind: digits.Kind, net: nn.Sequential) -> int:
     return 0 if kind == "mlp" else len(net) - 2
 
 
-def measured(
+def measure_network(
     kind: digits.Kind, net: nn.Sequential, data: digits.Images, rows: int
 ) -> tuple[dict[str, pd.DataFrame], dict[str, Response]]:
     """Every stage at coefficient 1, every dose, and the full arrays at the posts' stage."""
-    staged, dosed, kept = [], [], {}
+    stage_rows, dose_rows, responses = [], [], {}
     last, posts = len(net) - 2, posts_stage(kind, net)
     for stage in stages(net, data.test):
         hidden = activations(net, stage, data.train)
-        made = {name: vectors(name, net, stage, data, hidden) for name in ("image 0", "mean")}
-        for name, vector in made.items():
+        unit_vectors = {name: vectors(name, net, stage, data, hidden) for name in ("image 0", "mean")}
+        for name, vector in unit_vectors.items():
             pixels, labels = _some(data, 0 if stage == posts else rows, stage, last)
             response = respond(net, stage, pixels, labels, vector)
-            own = {"stage": stage, "vector": name, "norm": _norm(vector), "images": len(pixels)}
-            staged.append({**own, **response.summary()})
+            columns = {"stage": stage, "vector": name, "norm": _norm(vector), "images": len(pixels)}
+            stage_rows.append({**columns, **response.summary()})
             if stage == posts:
-                kept[name] = response
+                responses[name] = response
         if stage > last:  # after the head: the same shift of logits as before it
             continue
         pixels, labels = _some(data, rows, stage, last)
         plan: list[tuple[str, Gated, float, Tensor]] = [
-            *(("image 0", "none", c, c * made["image 0"]) for c in COEFFICIENTS),
-            *(("mean", gate, c, c * made["mean"]) for gate in _gates_at(stage, last) for c in COEFFICIENTS),
+            *(("image 0", "none", c, c * unit_vectors["image 0"]) for c in COEFFICIENTS),
+            *(("mean", gate, c, c * unit_vectors["mean"]) for gate in _gates_at(stage, last) for c in COEFFICIENTS),
         ]
         if stage == last:
             plan += [("head-aligned", "none", up, head_aligned(net, up, DOWN)) for up in UP]
         tests = {gate: gates(gate, net, stage, data, hidden) for gate in dict.fromkeys(row[1] for row in plan)}
         for name, gate, coefficient, vector in plan:
             summary = respond(net, stage, pixels, labels, vector, tests[gate]).summary()
-            own = {"stage": stage, "vector": name, "gate": gate, "coefficient": coefficient, "norm": _norm(vector)}
-            dosed.append({**own, "images": len(pixels), **summary})
-    return {"stages": pd.DataFrame(staged), "doses": pd.DataFrame(dosed)}, kept
+            columns = {"stage": stage, "vector": name, "gate": gate, "coefficient": coefficient, "norm": _norm(vector)}
+            dose_rows.append({**columns, "images": len(pixels), **summary})
+    return {"stages": pd.DataFrame(stage_rows), "doses": pd.DataFrame(dose_rows)}, responses
 
 
 def _some(data: digits.Images, rows: int, stage: int, last: int) -> tuple[Tensor, Tensor]:
@@ -83,26 +83,26 @@ def _norm(vector: Tensor) -> float:
     return float(vector.norm(dim=-1).sum() / (len(vector) * (len(vector) - 1)))
 
 
-def decided(kind: digits.Kind, net: nn.Sequential, data: digits.Images, rows: int) -> pd.DataFrame:
+def deciding_rows(kind: digits.Kind, net: nn.Sequential, data: digits.Images, rows: int) -> pd.DataFrame:
     """The posts' experiment with five images and the class means."""
-    stage, found = posts_stage(kind, net), []
+    stage, rows_of_table = posts_stage(kind, net), []
     pixels, labels = _some(data, rows, stage, len(net) - 2)
-    sure = margin(net, data.test)
+    mean_margin = margin(net, data.test)
     for name in (*PICTURES, "mean"):
         summary = respond(net, stage, pixels, labels, vectors(name, net, stage, data)).summary()
-        found.append({"stage": stage, "vector": name, "images": len(pixels), "margin": sure, **summary})
-    return pd.DataFrame(found)
+        rows_of_table.append({"stage": stage, "vector": name, "images": len(pixels), "margin": mean_margin, **summary})
+    return pd.DataFrame(rows_of_table)
 
 
-def paired(net: nn.Sequential, data: digits.Images) -> pd.DataFrame:
+def pair_rows(net: nn.Sequential, data: digits.Images) -> pd.DataFrame:
     """Loss of 3-1 on test images without b, by stage and vector, through ``pc.Add``."""
     a, b = PAIR
-    model, others = pc.wrap(net), data.test_labels != b
-    pixels, labels, found = data.test[others], data.test_labels[others], []
+    model, mask = pc.wrap(net), data.test_labels != b
+    pixels, labels, rows = data.test[mask], data.test_labels[mask], []
     for stage in stages(net, pixels):
         for name in (*PICTURES, "mean"):
             edit = pc.Add(vectors(name, net, stage, data)[a, b], site=f"{stage}:out")
             logits = torch.cat([model.run(part, edit).logits for part in pixels.split(2500)])
             loss = float(nn.functional.cross_entropy(logits, labels))
-            found.append({"stage": stage, "vector": name, "loss": loss})
-    return pd.DataFrame(found)
+            rows.append({"stage": stage, "vector": name, "loss": loss})
+    return pd.DataFrame(rows)

@@ -22,22 +22,22 @@ _LINES = {
 }
 
 
-def figure(found: "Additions") -> Any:
+def figure(result: "Additions") -> Any:
     """For each kind of network: the loss for every a and b, and the front of transfer and retention over coefficients."""
-    kinds = list(dict.fromkeys(found.training["network"]))
-    front = found.front()
-    with canvas((7.2, 3.1 * len(kinds)), len(kinds), 2, squeeze=False) as (drawn, axes):
+    kinds = list(dict.fromkeys(result.training["network"]))
+    front = result.front()
+    with canvas((7.2, 3.1 * len(kinds)), len(kinds), 2, squeeze=False) as (fig, axes):
         for (left, right), kind in zip(axes, kinds, strict=True):
-            name = next(name for name in found.responses if name.startswith(f"{kind},"))
-            _heat(drawn, left, found.responses[name].table("all"), found.names)
+            name = next(name for name in result.responses if name.startswith(f"{kind},"))
+            _heat(fig, left, result.responses[name].table("all"), result.names)
             left.set_title(f"{kind}: loss (nats), {name.split(', ', 1)[1]}")
             _front(right, front[front["network"] == kind])
-            right.set_title(f"{kind}: before the head, mean of {found.training['seed'].nunique()} seeds")
+            right.set_title(f"{kind}: before the head, mean of {result.training['seed'].nunique()} seeds")
         axes[0, 1].legend(frameon=False, fontsize=6.5, loc="lower left")
-        return drawn
+        return fig
 
 
-def _heat(drawn: Any, axis: Any, loss: Tensor, names: Sequence[str]) -> None:
+def _heat(fig: Any, axis: Any, loss: Tensor, names: Sequence[str]) -> None:
     image = axis.imshow(loss, cmap=SEQUENTIAL, vmin=0)
     most = float(loss.max())
     for a, row in enumerate(loss.tolist()):
@@ -48,7 +48,7 @@ def _heat(drawn: Any, axis: Any, loss: Tensor, names: Sequence[str]) -> None:
     _ticks(axis, names)
     axis.set(xlabel="b", ylabel="a")
     axis.tick_params(length=0)
-    drawn.colorbar(image, ax=axis, shrink=0.8, pad=0.02).outline.set_linewidth(0.4)
+    fig.colorbar(image, ax=axis, shrink=0.8, pad=0.02).outline.set_linewidth(0.4)
 
 
 def _ticks(axis: Any, names: Sequence[str]) -> None:
@@ -71,22 +71,20 @@ def _front(axis: Any, rows: pd.DataFrame) -> None:
 
 def bars(response: Response, a: int, b: int, names: Sequence[str], title: str) -> Any:
     """Mean probabilities of the outputs for images of each class, as they are and under ``a - b``."""
-    with canvas((7.2, 2.8), 2, 5, sharex=True, sharey=True) as (drawn, grid):
+    with canvas((7.2, 2.8), 2, 5, sharex=True, sharey=True) as (fig, grid):
         axes = grid.flatten()
         places = range(len(names))
-        for given, axis in enumerate(axes):
+        for number, axis in enumerate(axes):
             for offset, values, colour, label in (
-                (-0.2, response.clean_probability[given], "0.6", "normal"),
-                (0.2, response.probability[a, b, given], "#d55e00", f"+ ({names[a]} - {names[b]})"),
+                (-0.2, response.clean_probability[number], "0.6", "normal"),
+                (0.2, response.probability[a, b, number], "#d55e00", f"+ ({names[a]} - {names[b]})"),
             ):
                 axis.bar([place + offset for place in places], values, width=0.4, color=colour, label=label)
-            axis.set_title(f"images of {names[given]}", fontsize=7)
+            axis.set_title(f"images of {names[number]}", fontsize=7)
             axis.set_xticks(places, names, fontsize=6, rotation=0 if max(map(len, names)) < 3 else 90)
             hide_frame(axis)
         axes[0].set_ylim(0, 1)
-        drawn.supylabel("mean probability", fontsize=7)
-        drawn.legend(
-            *axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=2, frameon=False, fontsize=7
-        )
-        drawn.suptitle(title, fontsize=8, x=0.01, ha="left")
-        return drawn
+        fig.supylabel("mean probability", fontsize=7)
+        fig.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=2, frameon=False, fontsize=7)
+        fig.suptitle(title, fontsize=8, x=0.01, ha="left")
+        return fig

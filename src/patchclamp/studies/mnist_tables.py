@@ -38,38 +38,38 @@ class Response:
 
     def table(self, over: Over = "all") -> Tensor:
         """Mean loss ``[a, b]`` over some of the images."""
-        return _averaged(self.loss, self.sizes, over)
+        return _average(self.loss, self.sizes, over)
 
     def clean_table(self, over: Over = "all") -> Tensor:
         """The same without an addition: alike for every a."""
-        return _averaged(self.clean_loss.expand(CLASSES, CLASSES, -1), self.sizes, over)
+        return _average(self.clean_loss.expand(CLASSES, CLASSES, -1), self.sizes, over)
 
     @property
     def transfer(self) -> Tensor:
         """``[a, b]``: share of b's images now called a; NaN on the diagonal."""
-        own = torch.arange(CLASSES)
-        called = torch.stack([self.counts[:, b, b].diagonal() for b in range(CLASSES)], 1)
-        share = called / self.sizes
-        share[own, own] = torch.nan
+        diagonal = torch.arange(CLASSES)
+        confusions = torch.stack([self.counts[:, b, b].diagonal() for b in range(CLASSES)], 1)
+        share = confusions / self.sizes
+        share[diagonal, diagonal] = torch.nan
         return share
 
     @property
     def retention(self) -> Tensor:
         """``[a, b]``: share of the images of the other eight classes that are still called right; NaN on the diagonal."""
-        return _others(self.counts.diagonal(dim1=-2, dim2=-1), self.sizes)
+        return _retention(self.counts.diagonal(dim1=-2, dim2=-1), self.sizes)
 
     @property
     def clean_retention(self) -> Tensor:
         """The same without an addition."""
         right = self.clean_counts.diagonal().expand(CLASSES, CLASSES, -1)
-        return _others(right, self.sizes)
+        return _retention(right, self.sizes)
 
     def summary(self) -> dict[str, float]:
         """Averages: losses over all 100 combinations of a and b, transfer and retention over the 90 of two classes."""
         losses = {f"loss {over}": float(self.table(over).mean()) for over in OVER}
         clean = {f"clean {over}": float(self.clean_table(over).mean()) for over in OVER}
-        found = {"transfer": self.transfer, "retention": self.retention, "clean retention": self.clean_retention}
-        return {**clean, **losses, **{name: float(values.nanmean()) for name, values in found.items()}}
+        shares = {"transfer": self.transfer, "retention": self.retention, "clean retention": self.clean_retention}
+        return {**clean, **losses, **{name: float(values.nanmean()) for name, values in shares.items()}}
 
     def thirds(self, names: Sequence[str], least: float = 0.5) -> pd.DataFrame:
         """Every case where most images of a class are called a class that is neither theirs nor a.
@@ -80,11 +80,11 @@ class Response:
         """
         share = self.counts / self.sizes[:, None]
         winner, rows = share.max(-1), []
-        for a, b, given in torch.cartesian_prod(*[torch.arange(CLASSES)] * 3).tolist():
-            output, value = int(winner.indices[a, b, given]), float(winner.values[a, b, given])
-            if a != b and output not in (a, given) and value > least:
-                before = float(self.clean_counts[given, output] / self.sizes[given])
-                rows.append([names[a], names[b], names[given], names[output], value, before])
+        for a, b, image_class in torch.cartesian_prod(*[torch.arange(CLASSES)] * 3).tolist():
+            output, value = int(winner.indices[a, b, image_class]), float(winner.values[a, b, image_class])
+            if a != b and output not in (a, image_class) and value > least:
+                before = float(self.clean_counts[image_class, output] / self.sizes[image_class])
+                rows.append([names[a], names[b], names[image_class], names[output], value, before])
         table = pd.DataFrame(rows, columns=["a", "b", "image of", "called", "share", "share before"])
         return table.sort_values("share", ascending=False, kind="stable").reset_index(drop=True)
 
@@ -100,15 +100,15 @@ class Response:
         return pd.DataFrame(columns, index=index).reset_index()
 
 
-def _averaged(loss: Tensor, sizes: Tensor, over: Over) -> Tensor:
-    own = torch.eye(CLASSES, dtype=loss.dtype)
-    weight = sizes * {"all": torch.ones_like(own), "b": own, "others": 1 - own}[over]
+def _average(loss: Tensor, sizes: Tensor, over: Over) -> Tensor:
+    identity = torch.eye(CLASSES, dtype=loss.dtype)
+    weight = sizes * {"all": torch.ones_like(identity), "b": identity, "others": 1 - identity}[over]
     return (loss * weight).sum(-1) / weight.sum(-1)
 
 
-def _others(right: Tensor, sizes: Tensor) -> Tensor:
-    own = torch.eye(CLASSES, dtype=sizes.dtype)
-    other = (1 - own.unsqueeze(1)) * (1 - own.unsqueeze(0))
+def _retention(right: Tensor, sizes: Tensor) -> Tensor:
+    identity = torch.eye(CLASSES, dtype=sizes.dtype)
+    other = (1 - identity.unsqueeze(1)) * (1 - identity.unsqueeze(0))
     share = (right * other).sum(-1) / (sizes * other).sum(-1)
     share[torch.arange(CLASSES), torch.arange(CLASSES)] = torch.nan
     return share
@@ -136,7 +136,7 @@ def respond(
         gates: For each b a test of the activation; the addition acts where it is open.
     """
     hidden, after = activations(net, stage, pixels), stage + 1
-    opened = [None if test is None else test(hidden) for test in gates or [None] * CLASSES]
+    masks = [None if test is None else test(hidden) for test in gates or [None] * CLASSES]
     tally = _Tally(labels)
     with guarded(torch.no_grad()):
         logits = net[after:](hidden)
@@ -145,17 +145,19 @@ def respond(
             hidden, vectors, after = layer(hidden), vectors @ layer.weight.T, after + 1
         rest, rows = net[after:], []
         for a in range(CLASSES):
-            for b, mask in enumerate(opened):
-                rows.append(tally(_added(rest, hidden, vectors[a, b], mask, logits)))
+            for b, mask in enumerate(masks):
+                rows.append(tally(_logits_under_addition(rest, hidden, vectors[a, b], mask, logits)))
     loss, counts, probability = (torch.stack(part).unflatten(0, (CLASSES, CLASSES)) for part in zip(*rows, strict=True))
     return Response(tally.sizes, loss, counts, probability, *clean)
 
 
-def _added(rest: nn.Module, hidden: Tensor, vector: Tensor, mask: Tensor | None, clean: Tensor) -> Tensor:
+def _logits_under_addition(
+    rest: nn.Module, hidden: Tensor, vector: Tensor, mask: Tensor | None, clean: Tensor
+) -> Tensor:
     """Logits under an addition, which acts in the rows of the mask."""
     if mask is None:
-        whole: Tensor = rest(hidden + vector)
-        return whole
+        logits_of_all: Tensor = rest(hidden + vector)
+        return logits_of_all
     logits = clean.clone()
     logits[mask] = rest(hidden[mask] + vector)
     return logits
@@ -171,8 +173,12 @@ class _Tally:
 
     def __call__(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Loss ``[input]``, counts ``[input, output]``, probability ``[input, output]``."""
-        wide = logits.double().log_softmax(-1)
-        lost = -wide.gather(1, self.labels.unsqueeze(1)).squeeze(1)
-        named = nn.functional.one_hot(logits.argmax(-1), CLASSES).double()
-        by = self.one_hot.T
-        return (by @ lost) / self.sizes, by @ named, (by @ wide.exp()) / self.sizes.unsqueeze(1)
+        log_probabilities = logits.double().log_softmax(-1)
+        losses = -log_probabilities.gather(1, self.labels.unsqueeze(1)).squeeze(1)
+        predictions = nn.functional.one_hot(logits.argmax(-1), CLASSES).double()
+        class_sums = self.one_hot.T
+        return (
+            (class_sums @ losses) / self.sizes,
+            class_sums @ predictions,
+            (class_sums @ log_probabilities.exp()) / self.sizes.unsqueeze(1),
+        )

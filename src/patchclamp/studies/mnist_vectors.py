@@ -21,13 +21,13 @@ Test = Callable[[Tensor], Tensor]
 
 def stages(net: nn.Sequential, pixels: Tensor) -> list[int]:
     """Numbers of the layers whose output is one vector an image: where something can be added."""
-    found, x = [], pixels[:1]
+    numbers, x = [], pixels[:1]
     with guarded(torch.no_grad()):
         for number, layer in enumerate(net):
             x = layer(x)
             if x.ndim == 2:
-                found.append(number)
-    return found
+                numbers.append(number)
+    return numbers
 
 
 def activations(net: nn.Sequential, stage: int, pixels: Tensor) -> Tensor:
@@ -65,9 +65,9 @@ def head_aligned(net: nn.Sequential, up: float, down: float) -> Tensor:
     if not isinstance(head, nn.Linear):
         raise InputError(f"a head-aligned vector needs a linear head, not {type(head).__name__}")
     columns = torch.linalg.pinv(head.weight.detach().double()).T
-    made = up * columns.unsqueeze(1) - down * columns.unsqueeze(0)
-    made[torch.arange(CLASSES), torch.arange(CLASSES)] = 0
-    aligned: Tensor = made.to(head.weight.dtype)
+    exact = up * columns.unsqueeze(1) - down * columns.unsqueeze(0)
+    exact[torch.arange(CLASSES), torch.arange(CLASSES)] = 0
+    aligned: Tensor = exact.to(head.weight.dtype)
     return aligned
 
 

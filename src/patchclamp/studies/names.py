@@ -48,10 +48,10 @@ class NamePassage:
 
     def put(self, tokens: Sequence[int], starts: Iterable[int], step: int) -> list[int]:
         """:meth:`until`, with other tokens at some places."""
-        found = self.until(step)
+        ids = self.until(step)
         for start in starts:
-            found[start : start + len(tokens)] = tokens
-        return found
+            ids[start : start + len(tokens)] = tokens
+        return ids
 
 
 def ids_of(model: pc.Model, text: str) -> tuple[int, ...]:
@@ -82,32 +82,32 @@ def passage(model: pc.Model, text: str, name: str, label: str = "passage") -> Na
     Raises:
         InputError: It does not stand there twice in the same tokens; the message shows the tokens.
     """
-    ids, own = ids_of(model, text), piece_of(model, name)
-    starts = tuple(i for i in range(len(ids)) if ids[i : i + len(own)] == own)
+    ids, name_ids = ids_of(model, text), piece_of(model, name)
+    starts = tuple(i for i in range(len(ids)) if ids[i : i + len(name_ids)] == name_ids)
     if len(starts) < 2:
-        tokens = [model.output_label(token) for token in own]
+        tokens = [model.output_label(token) for token in name_ids]
         raise pc.InputError(
             f"{name!r} does not recur: occurrences in the text, as the tokens {tokens}: {len(starts)}; the study compares a later "
             f"one with earlier ones. The text's tokens: {model.tokens(text)}"
         )
-    return NamePassage(label, ids, own, starts)
+    return NamePassage(label, ids, name_ids, starts)
 
 
-def stand_in(model: pc.Model, found: NamePassage, names: Iterable[str] = OTHERS) -> tuple[int, ...]:
+def stand_in(model: pc.Model, name_passage: NamePassage, names: Iterable[str] = OTHERS) -> tuple[int, ...]:
     """Another name of as many tokens, none of which the passage has.
 
     Raises:
         InputError: None of the names fits.
     """
-    tried = list(names)
-    for name in tried:
-        own = piece_of(model, name)
-        if len(own) == len(found.name) and not set(own) & set(found.ids):
-            return own
-    raise pc.InputError(f"none of {tried} has {len(found.name)} tokens that the passage lacks; pass other=")
+    candidates = list(names)
+    for name in candidates:
+        ids = piece_of(model, name)
+        if len(ids) == len(name_passage.name) and not set(ids) & set(name_passage.ids):
+            return ids
+    raise pc.InputError(f"none of {candidates} has {len(name_passage.name)} tokens that the passage lacks; pass other=")
 
 
-def recurring(
+def recurring_passages(
     model: pc.Model, books: Mapping[str, str], count: int, *, length: int = 110, seed: int = 0
 ) -> list[NamePassage]:
     """Passages of books in which a name of several tokens recurs, one name each.
@@ -118,27 +118,29 @@ def recurring(
     Raises:
         InputError: The books do not have so many.
     """
-    draw = random.Random(seed)
+    generator = random.Random(seed)
     texts = {title: re.sub(r"\s+", " ", text) for title, text in books.items()}
-    found: dict[str, NamePassage] = {}
+    passages: dict[str, NamePassage] = {}
     for _ in range(400 * count):
-        title = draw.choice(sorted(texts))
-        at = texts[title].find(". ", draw.randrange(len(texts[title]))) + 2
-        window = texts[title][at : at + 6 * length]
-        for name in sorted(set(_NAME.findall(window)) - set(found)):
+        title = generator.choice(sorted(texts))
+        start = texts[title].find(". ", generator.randrange(len(texts[title]))) + 2
+        window = texts[title][start : start + 6 * length]
+        for name in sorted(set(_NAME.findall(window)) - set(passages)):
             if window.count(f" {name}") >= 2 and name.lower() not in window:
-                one = _cut(model, window, f" {name}", f"{title}: {name}", length)
-                if one is not None:
-                    found[name] = one
+                name_passage = _cut(model, window, f" {name}", f"{title}: {name}", length)
+                if name_passage is not None:
+                    passages[name] = name_passage
                     break
-        if len(found) == count:
-            return list(found.values())
-    raise pc.InputError(f"only {len(found)} passages with a recurring name of several tokens were found, not {count}")
+        if len(passages) == count:
+            return list(passages.values())
+    raise pc.InputError(
+        f"only {len(passages)} passages with a recurring name of several tokens were found, not {count}"
+    )
 
 
 def _cut(model: pc.Model, window: str, name: str, label: str, length: int) -> NamePassage | None:
     """The first tokens of a window, if the name recurs in them as it should."""
-    own, ids = piece_of(model, name), ids_of(model, window)[:length]
-    starts = tuple(i for i in range(len(ids) - len(own)) if ids[i : i + len(own)] == own)
-    fits = len(own) in (2, 3, 4) and len(starts) >= 2 and starts[-1] >= 40 and starts[-1] - starts[-2] >= 10
-    return NamePassage(label, ids, own, starts) if fits else None
+    name_ids, ids = piece_of(model, name), ids_of(model, window)[:length]
+    starts = tuple(i for i in range(len(ids) - len(name_ids)) if ids[i : i + len(name_ids)] == name_ids)
+    fits = len(name_ids) in (2, 3, 4) and len(starts) >= 2 and starts[-1] >= 40 and starts[-1] - starts[-2] >= 10
+    return NamePassage(label, ids, name_ids, starts) if fits else None

@@ -30,18 +30,18 @@ def photographs() -> dict[str, Tensor]:
     except ImportError as error:
         raise missing_dependency("a look at photographs", "scikit-image and scikit-learn", "test") from error
     temple, flower = load_sample_images().images
-    brought: Any = data
+    sample_images: Any = data
     raw = {
-        "cat": brought.chelsea(),
-        "coffee": brought.coffee(),
-        "rocket": brought.rocket(),
+        "cat": sample_images.chelsea(),
+        "coffee": sample_images.coffee(),
+        "rocket": sample_images.rocket(),
         "temple": temple,
         "flower": flower,
     }
-    return {name: prepared(picture) for name, picture in raw.items()}
+    return {name: prepare(picture) for name, picture in raw.items()}
 
 
-def prepared(picture: np.ndarray) -> Tensor:
+def prepare(picture: np.ndarray) -> Tensor:
     """The middle square of a picture ``[height, width, 3]`` of bytes, as the ResNet reads it: bytes less their mean."""
     height, width, _ = picture.shape
     side = min(height, width)
@@ -65,9 +65,9 @@ def photograph_additions(
         coefficients: Of the vector.
         seed: Of the random vector.
     """
-    shown = photographs()
-    inputs = torch.stack(list(shown.values()))
-    names = list(shown)
+    pictures = photographs()
+    inputs = torch.stack(list(pictures.values()))
+    names = list(pictures)
     maps = model.record(inputs, list(stages))
     rows = []
     for stage in stages:
@@ -79,7 +79,7 @@ def photograph_additions(
         for vector, coefficient, values in plan:
             edit = pc.Add(values, coefficient, site=stage)
             best = model.run(inputs, edit).logits.softmax(-1).max(-1)
-            said = [f"{model.output_label(i)} {p:.2f}" for p, i in zip(*map(torch.Tensor.tolist, best), strict=True)]
-            called = dict(zip(names, said, strict=True))
-            rows.append({"stage": stage, "vector": vector, "coefficient": coefficient, **called})
+            labels = [f"{model.output_label(i)} {p:.2f}" for p, i in zip(*map(torch.Tensor.tolist, best), strict=True)]
+            columns = dict(zip(names, labels, strict=True))
+            rows.append({"stage": stage, "vector": vector, "coefficient": coefficient, **columns})
     return pd.DataFrame(rows)

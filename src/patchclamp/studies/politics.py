@@ -63,15 +63,15 @@ class Politics(StudyResult):
 
     def p_value(self) -> float:
         """Share of random deals of the labels that are held out as well as party is."""
-        own = float(self.probes.query("concept == 'party' and split == 'by president'")["accuracy"].iloc[0])
-        return float((1 + (np.asarray(self.null) >= own - 1e-9).sum()) / (1 + len(self.null)))
+        accuracy = float(self.probes.query("concept == 'party' and split == 'by president'")["accuracy"].iloc[0])
+        return float((1 + (np.asarray(self.null) >= accuracy - 1e-9).sum()) / (1 + len(self.null)))
 
     def summary(self) -> dict[str, Any]:
         """The numbers, as plain JSON."""
         tables = {n: getattr(self, n).to_dict("records") for n in ("probes", "presidents", "passages", "edits")}
         dose = self.response.data.to_dataframe().reset_index().to_dict("records")
-        own = {"model": self.model, "layer": self.layer, "words": [list(w) for w in self.words], "p": self.p_value()}
-        return {**own, "null": [float(v) for v in self.null], **tables, "dose": dose}
+        head = {"model": self.model, "layer": self.layer, "words": [list(w) for w in self.words], "p": self.p_value()}
+        return {**head, "null": [float(v) for v in self.null], **tables, "dose": dose}
 
     def text(self) -> str:
         """The tables, for a terminal."""
@@ -90,13 +90,13 @@ class Politics(StudyResult):
 
     def files(self) -> StudyFiles:
         """The tables, the deals of the labels, doses, pictures, and the report."""
-        drawn = figure(self)
+        fig = figure(self)
         tables = {name: getattr(self, name) for name in ("probes", "presidents", "passages", "edits")}
         words = "Of Democrats:" + ",".join(self.words[0]) + ". Of Republicans:" + ",".join(self.words[1]) + "."
         return StudyFiles(
             "Party in speeches",
             [
-                ("What was found", drawn),
+                ("What was found", fig),
                 (f"Probes (party against labels dealt at random: p = {self.p_value():.3f})", self.probes),
                 ("Held-out presidents", self.presidents),
                 ("Words", words),
@@ -106,7 +106,7 @@ class Politics(StudyResult):
                 ("Beside the document", SEED_NOTE),
             ],
             tables=tables | {"deals": pd.DataFrame({"accuracy": self.null})},
-            figures={"figure": drawn},
+            figures={"figure": fig},
             results={"dose": self.response},
         )
 
@@ -133,24 +133,24 @@ def by_president(right: Any, presidents: Any) -> Any:
     return np.array([right[presidents == name].mean() for name in dict.fromkeys(presidents)])
 
 
-def probed(x: Any, texts: concepts.Texts, seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame, Any]:
+def probe_tables(x: Any, texts: concepts.Texts, seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame, Any]:
     """Probes of party and era, by president and by passage; each president's share; every deal of the labels."""
     presidents, party = np.array(texts.groups), np.array(texts.labels) == concepts.PARTIES[1]
-    times = times_of(texts)
-    mixed = np.arange(len(party)) % len(concepts.ERAS)
-    np.random.default_rng(seed).shuffle(mixed)
+    eras = times_of(texts)
+    random_folds = np.arange(len(party)) % len(concepts.ERAS)
+    np.random.default_rng(seed).shuffle(random_folds)
     # for the era an early and a late pair of presidents are held out together
-    across = times % 4
+    era_folds = eras % 4
     rows, shares = [], []
-    for concept, labels, folds in (("party", party, times), ("era", times >= 4, across)):
-        for split, own in (("by president", folds), ("by passage", mixed)):
-            shares.append(by_president(held_out(x, labels, own), presidents))
+    for concept, labels, folds in (("party", party, eras), ("era", eras >= 4, era_folds)):
+        for split, split_folds in (("by president", folds), ("by passage", random_folds)):
+            shares.append(by_president(held_out(x, labels, split_folds), presidents))
             mean, low, high = concepts.mean_of(shares[-1])
             rows.append({"concept": concept, "split": split, "accuracy": mean, "low": low, "high": high})
     names = list(dict.fromkeys(texts.groups))
     parties = [texts.labels[texts.groups.index(name)] for name in names]
     table = pd.DataFrame({"president": names, "party": parties, "right": shares[0]})
-    null = [by_president(held_out(x, labels, times), presidents).mean() for labels in deals(texts)]
+    null = [by_president(held_out(x, labels, eras), presidents).mean() for labels in deals(texts)]
     return pd.DataFrame(rows), table, np.array(null)
 
 
@@ -175,27 +175,31 @@ def on_passages(
     ``favours`` is the change of loss of the passages of Democrats minus that of Republicans, halved between the step and its
     opposite: above 0 if the step makes Republicans' words likelier than Democrats'. Intervals are over the seven pairs.
     """
-    party, times, site = np.array(texts.labels), times_of(texts), f"resid_post.{layer}"
+    party, eras, site = np.array(texts.labels), times_of(texts), f"resid_post.{layer}"
     makers = {
         "party": (pc.directions.MeanDifference(), party),
-        "era": (pc.directions.MeanDifference(), times >= 4),
+        "era": (pc.directions.MeanDifference(), eras >= 4),
         "random": (pc.directions.RandomDirection(), party),
     }
     changes: dict[str, list[list[float]]] = {name: [] for name in makers}
     for time in range(len(concepts.ERAS)):
-        fit, own = times != time, np.flatnonzero(times == time)
-        chosen = [i for president in concepts.ERAS[time] for i in own if texts.groups[i] == president]
-        chosen = [i for number, i in enumerate(chosen) if number % (len(chosen) // 2) < each]
-        here = {n: concepts.placed(model, maker, x[fit], y[fit], site, length) for n, (maker, y) in makers.items()}
-        edits = {f"{name}{sign:+d}": one.add(sign * DOSE) for name, one in here.items() for sign in (-1, 1)}
-        loss = pc.metrics.damage(model, edits, [texts.prompts[i] for i in chosen]).data["loss"]
-        for name in here:
+        fit, rows_of_era = eras != time, np.flatnonzero(eras == time)
+        passage_rows = [i for president in concepts.ERAS[time] for i in rows_of_era if texts.groups[i] == president]
+        passage_rows = [i for number, i in enumerate(passage_rows) if number % (len(passage_rows) // 2) < each]
+        directions = {
+            n: concepts.fit_at_site(model, maker, x[fit], y[fit], site, length) for n, (maker, y) in makers.items()
+        }
+        edits = {
+            f"{name}{sign:+d}": direction.add(sign * DOSE) for name, direction in directions.items() for sign in (-1, 1)
+        }
+        loss = pc.metrics.damage(model, edits, [texts.prompts[i] for i in passage_rows]).data["loss"]
+        for name in directions:
             half = (loss.sel(edit=f"{name}+1") - loss.sel(edit=f"{name}-1")).values / 2
-            both = (loss.sel(edit=f"{name}+1") + loss.sel(edit=f"{name}-1")).values / 2 - loss.sel(
+            average = (loss.sel(edit=f"{name}+1") + loss.sel(edit=f"{name}-1")).values / 2 - loss.sel(
                 edit="unedited"
             ).values
-            side = party[chosen] == concepts.PARTIES[1]
-            changes[name].append([half[~side].mean() - half[side].mean(), both.mean()])
+            side = party[passage_rows] == concepts.PARTIES[1]
+            changes[name].append([half[~side].mean() - half[side].mean(), average.mean()])
     rows = []
     for name, values in changes.items():
         mean, low, high = concepts.mean_of(np.array(values)[:, 0])
@@ -204,9 +208,11 @@ def on_passages(
     return pd.DataFrame(rows)
 
 
-def erased(model: pc.Model, here: dict[str, pc.Direction], words: Any, texts: list[str]) -> pd.DataFrame:
+def erase_and_swap(model: pc.Model, directions: dict[str, pc.Direction], words: Any, texts: list[str]) -> pd.DataFrame:
     """Erase and swap: log-odds of Republicans' over Democrats' words after the prompts, and divergence on other text."""
-    edits = {f"{n}, {kind}": getattr(one, kind)() for n, one in here.items() for kind in ("erase", "swap")}
+    edits = {
+        f"{n}, {kind}": getattr(direction, kind)() for n, direction in directions.items() for kind in ("erase", "swap")
+    }
     odds = pc.metrics.bias(model, list(PROMPTS), words, edits, labels=[1] * len(PROMPTS)).data["logit_difference"]
     cost = pc.metrics.damage(model, edits, texts).summary().query("metric == 'kl'").set_index("edit")["mean"]
     rows = []
@@ -244,8 +250,8 @@ def study(
         progress: True for bars.
     """
     texts = concepts.politics(each)
-    x, length = concepts.pooled(model, texts.prompts, f"resid_post.{layer}")
-    probes, presidents, null = probed(x, texts)
+    x, length = concepts.mean_activations(model, texts.prompts, f"resid_post.{layer}")
+    probes, presidents, null = probe_tables(x, texts)
     party, site = np.array(texts.labels), f"resid_post.{layer}"
     makers: dict[str, tuple[Any, Any]] = {
         "party": (pc.directions.MeanDifference(), party),
@@ -255,27 +261,27 @@ def study(
             for i, name in enumerate(("random", "random 2"))
         },
     }
-    here = {name: concepts.placed(model, maker, x, y, site, length) for name, (maker, y) in makers.items()}
-    words, others = concepts.party_words(model), pc.metrics.neutral_texts(6, seed=3, characters=300)
-    response = model.dose_response(here, list(PROMPTS), words, list(AMOUNTS), others, progress=progress)
-    found = Politics(
+    directions = {name: concepts.fit_at_site(model, maker, x, y, site, length) for name, (maker, y) in makers.items()}
+    words, neutral_texts = concepts.party_words(model), pc.metrics.neutral_texts(6, seed=3, characters=300)
+    response = model.dose_response(directions, list(PROMPTS), words, list(AMOUNTS), neutral_texts, progress=progress)
+    result = Politics(
         name_of(model), layer, probes, presidents, null, words, response, on_passages(model, x, texts, layer, length),
-        erased(model, here, words, others),
+        erase_and_swap(model, directions, words, neutral_texts),
     )  # fmt: skip
     if out is not None:
-        found.save(out)
-    return found
+        result.save(out)
+    return result
 
 
-def figure(found: Politics) -> Any:
+def figure(result: Politics) -> Any:
     """Probes by split with the deals of the labels, each president's share, and the log-odds of words against the dose."""
-    data = found.response.data
-    with canvas((7.6, 2.9), columns=3, width_ratios=(1, 1.25, 1)) as (drawn, (probe, each, dose)):
-        probe.hist(found.null, bins=np.arange(0.2, 0.85, 0.03), color="0.8", label="labels dealt otherwise")
-        for row, colour in zip(found.probes.itertuples(), ("#1f3b73", "#4a90b8", "#c2571a", "#e0a070"), strict=True):
+    data = result.response.data
+    with canvas((7.6, 2.9), columns=3, width_ratios=(1, 1.25, 1)) as (fig, (probe, each, dose)):
+        probe.hist(result.null, bins=np.arange(0.2, 0.85, 0.03), color="0.8", label="labels dealt otherwise")
+        for row, colour in zip(result.probes.itertuples(), ("#1f3b73", "#4a90b8", "#c2571a", "#e0a070"), strict=True):
             probe.axvline(row.accuracy, color=colour, linewidth=1.4, label=f"{row.concept}, {row.split}")
         probe.set(xlabel="held-out accuracy", ylabel="deals", title="probes")
-        rows = found.presidents.iloc[::-1].reset_index(drop=True)
+        rows = result.presidents.iloc[::-1].reset_index(drop=True)
         colours = ["#1f3b73" if party == concepts.PARTIES[0] else "#b03a48" for party in rows["party"]]
         each.barh(rows.index, rows["right"], color=colours, height=0.7)
         each.set_yticks(
@@ -284,12 +290,14 @@ def figure(found: Politics) -> Any:
         each.axvline(0.5, color="black", linewidth=0.7, linestyle=":")
         each.set(xlabel="passages put in the right party", xlim=(0, 1), title="each president held out")
         for name, style in look([str(n) for n in data["direction"].values]).items():
-            one = data.sel(direction=name)
-            dose.plot(one["amount"], one["effect"], label=name if name != "random 2" else None, linewidth=1.1, **style)
+            curve = data.sel(direction=name)
+            dose.plot(
+                curve["amount"], curve["effect"], label=name if name != "random 2" else None, linewidth=1.1, **style
+            )
         dose.axhline(float(data["effect_before"]), color="black", linewidth=0.7, linestyle=":", zorder=0)
         dose.set(xlabel="dose, in lengths of the residual", ylabel="log-odds, Republicans' words (nats)", title="words")
         dose.legend(frameon=False, fontsize=6)
         hide_frame(probe, each, dose)
         handles, labels = probe.get_legend_handles_labels()
-        drawn.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False, fontsize=6.5)
-        return drawn
+        fig.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False, fontsize=6.5)
+        return fig

@@ -76,17 +76,17 @@ class PolytopesMnist(StudyResult):
     def averages(self) -> dict[str, pd.DataFrame]:
         """Means over seeds, with the least and most of the column that matters."""
         return {
-            "clusters": _averaged(self.clusters, ["network", "layer", "algorithm", "form"], "purity", ["ami", "coverage"]),
-            "pairs": _averaged(self.pairs, ["network", "weights", "start", "measure"], "auc", ["same", "different"]),
-            "scaling": _averaged(self.scaling, ["network", "site", "edit", "factor"], "accuracy", ["agreement", "flipped"]),
-            "paths": _averaged(
+            "clusters": _average(self.clusters, ["network", "layer", "algorithm", "form"], "purity", ["ami", "coverage"]),
+            "pairs": _average(self.pairs, ["network", "weights", "start", "measure"], "auc", ["same", "different"]),
+            "scaling": _average(self.scaling, ["network", "site", "edit", "factor"], "accuracy", ["agreement", "flipped"]),
+            "paths": _average(
                 self.paths, ["network", "box", "path"], "density",
                 ["length", "crossings", "density until flip", "flipped", "flip", "first", "cosine", "radius", "re-crossings",
                  "outside"],
             ),
-            "rays": _averaged(self.rays, ["network", "start", "rays", "share"], "density", []),
-            "distances": _averaged(self.distances, ["network"], "median", ["mean", "within 0.1", "within 1"]),
-            "maps": _averaged(self.maps, ["network"], "neighbours", ["most", "end to end", "top"]),
+            "rays": _average(self.rays, ["network", "start", "rays", "share"], "density", []),
+            "distances": _average(self.distances, ["network"], "median", ["mean", "within 0.1", "within 1"]),
+            "maps": _average(self.maps, ["network"], "neighbours", ["most", "end to end", "top"]),
         }  # fmt: skip
 
     def summary(self) -> dict[str, Any]:
@@ -95,40 +95,42 @@ class PolytopesMnist(StudyResult):
 
     def findings(self) -> list[str]:
         """What was found, in sentences."""
-        found = self.averages()
-        said = []
+        averages = self.averages()
+        sentences = []
         for network in dict.fromkeys(self.pairs["network"]):
-            said += [_said_of_pairs(network, found["pairs"]), _said_of_paths(network, found["paths"])]
-            said += [_said_of_scaling(network, found["scaling"]), _said_of_regions(network, found)]
-        return said
+            sentences += [_pairs_sentence(network, averages["pairs"]), _paths_sentence(network, averages["paths"])]
+            sentences += [_scaling_sentence(network, averages["scaling"]), _regions_sentence(network, averages)]
+        return sentences
 
     def text(self) -> str:
         """The tables, for a terminal."""
         parts: list[str | pd.DataFrame] = []
         for name, table in self.averages().items():
-            shown = table
+            columns = table
             if name == "scaling":
-                shown = _wide(table, ["network", "site", "edit"], "factor", "accuracy")
+                columns = _wide(table, ["network", "site", "edit"], "factor", "accuracy")
             elif name == "rays":
-                shown = _wide(table[table["share"].isin(SHARES[::4])], ["network", "start", "rays"], "share", "density")
-            parts += [TITLES[name], shown, ""]
+                columns = _wide(
+                    table[table["share"].isin(SHARES[::4])], ["network", "start", "rays"], "share", "density"
+                )
+            parts += [TITLES[name], columns, ""]
         return as_text(*parts, *self.findings(), absent="")
 
     def files(self) -> StudyFiles:
         """Every table and number, the areas as a picture, the results of the first network, and the report."""
         from patchclamp.studies.polytopes_pictures import areas
 
-        drawn = areas(self)
+        fig = areas(self)
         return StudyFiles(
             f"The polytope lens on {self.data}",
             [
                 ("What was found", "\n\n".join(self.findings())),
-                ("Crossings between images", drawn),
+                ("Crossings between images", fig),
                 *((TITLES[name], table) for name, table in self.averages().items() if name != "rays"),
                 *((f"The first network: {name}", result.figure()) for name, result in self.results.items()),
             ],
             tables={name: getattr(self, name) for name in FRAMES},
-            figures={"areas": drawn},
+            figures={"areas": fig},
             results=self.results,
             numbers={"summary": self.summary()},
         )
@@ -147,12 +149,12 @@ SHARES = tuple(np.round(np.arange(20) * 0.075, 4))
 """Where shells begin, as shares of the mean distance."""
 
 
-def _averaged(table: pd.DataFrame, by: list[str], what: str, others: list[str]) -> pd.DataFrame:
-    grouped = table.groupby(by, sort=False, dropna=False)
-    found = grouped[[what, *others]].mean()
-    found.insert(1, "least", grouped[what].min())
-    found.insert(2, "most" if "most" not in others else "greatest", grouped[what].max())
-    return found.reset_index()
+def _average(table: pd.DataFrame, by: list[str], what: str, others: list[str]) -> pd.DataFrame:
+    groups = table.groupby(by, sort=False, dropna=False)
+    means = groups[[what, *others]].mean()
+    means.insert(1, "least", groups[what].min())
+    means.insert(2, "most" if "most" not in others else "greatest", groups[what].max())
+    return means.reset_index()
 
 
 def _wide(table: pd.DataFrame, rows: list[str], column: str, what: str) -> pd.DataFrame:
@@ -197,88 +199,90 @@ def study(
         for kind in kinds:
             for seed in seeds:
                 net = digits.trained(kind, data, seed=seed, epochs=epochs, width=width, progress=progress)
-                plain = digits.network(kind, width=width, seed=seed + CONTROL_SEED)
-                found, own = measured(pc.wrap(net), pc.wrap(plain), images, sizes, seed)
-                for name, frame in found.items():
+                untrained = digits.network(kind, width=width, seed=seed + CONTROL_SEED)
+                measurements, network_results = measure_network(pc.wrap(net), pc.wrap(untrained), images, sizes, seed)
+                for name, frame in measurements.items():
                     frame.insert(0, "network", kind)
                     frame.insert(1, "seed", seed)
                     tables[name].append(frame)
-                results = results or own
+                results = results or network_results
                 bar.advance()
     frames = {name: pd.concat(parts, ignore_index=True) for name, parts in tables.items()}
-    done = PolytopesMnist(data, **frames, results=results)
+    result = PolytopesMnist(data, **frames, results=results)
     if out is not None:
-        done.save(out)
-    return done
+        result.save(out)
+    return result
 
 
-def measured(
-    model: pc.Model, plain: pc.Model, images: digits.Images, sizes: Sizes, seed: int
+def measure_network(
+    model: pc.Model, control: pc.Model, images: digits.Images, sizes: Sizes, seed: int
 ) -> tuple[dict[str, pd.DataFrame], dict[str, pc.Result]]:
     """Everything about one network, with an untrained one beside it."""
     gates = [gate.name for gate in pc.polytopes.Network.of(model).gates]
     x, labels = images.test, images.test_labels
-    pairs = drawn(labels, sizes.pairs, seed)
+    pairs = draw_pairs(labels, sizes.pairs, seed)
     starts = [None, *gates[:-1]]
-    apart = [
-        areas(one, x, pairs, start, gates, seed).assign(weights=weights)
-        for weights, one in ((TRAINED, model), (UNTRAINED, plain))
+    pair_tables = [
+        areas(network, x, pairs, start, gates, seed).assign(weights=weights)
+        for weights, network in ((TRAINED, model), (UNTRAINED, control))
         for start in starts
     ]
-    scaled = model.scaling(
+    scaling = model.scaling(
         x[: sizes.scaled], [f"{gate}:out" for gate in gates], FACTORS, labels=labels[: sizes.scaled].tolist(), seed=seed
     )
     options: dict[bool, dict[str, Any]] = {True: {}, False: {"kinds": ("pgd", "sign", "gauss")}}
-    attacked = {
+    attacks = {
         clip: model.adversarial_paths(
-            x[: sizes.attacked], labels[: sizes.attacked], eps=EPS, box=BOX, clip=clip, seed=seed, **how
+            x[: sizes.attacked], labels[: sizes.attacked], eps=EPS, box=BOX, clip=clip, seed=seed, **attack_options
         )
-        for clip, how in options.items()
+        for clip, attack_options in options.items()
     }
     shells = {start: rays(model, x[: sizes.rays], start, seed) for start in starts}
-    near = model.boundaries(x[: sizes.near], radii=(0.01, 0.1, 1.0))
+    boundaries = model.boundaries(x[: sizes.near], radii=(0.01, 0.1, 1.0))
     tables = {
-        "clusters": pd.concat([clustered(model, plain, x[: sizes.rows], labels[: sizes.rows], gate, seed) for gate in gates]),
-        "pairs": pd.concat(apart),
-        "scaling": _scaled(scaled),
-        "paths": pd.concat([found.summary(seed).assign(box=clip) for clip, found in attacked.items()]),
-        "rays": pd.concat([_shells(found, start) for start, found in shells.items()]),
+        "clusters": pd.concat([score_forms(model, control, x[: sizes.rows], labels[: sizes.rows], gate, seed) for gate in gates]),
+        "pairs": pd.concat(pair_tables),
+        "scaling": _scaling_table(scaling),
+        "paths": pd.concat([result.summary(seed).assign(box=clip) for clip, result in attacks.items()]),
+        "rays": pd.concat([_shells(result, start) for start, result in shells.items()]),
         "distances": pd.DataFrame([{
-            "median": float(np.median(near.nearest)), "mean": float(near.nearest.mean()),
-            "within 0.1": float(near.within[:, 1].mean()), "within 1": float(near.within[:, 2].mean()),
+            "median": float(np.median(boundaries.nearest)), "mean": float(boundaries.nearest.mean()),
+            "within 0.1": float(boundaries.within[:, 1].mean()), "within 1": float(boundaries.within[:, 2].mean()),
         }]),
         "maps": pd.DataFrame([maps(model, x[first], x[second]) for first, second in pairs["different"][: sizes.lines]]),
     }  # fmt: skip
     results: dict[str, pc.Result] = {
-        "scaling": scaled,
-        "paths": attacked[True],
+        "scaling": scaling,
+        "paths": attacks[True],
         "rays": shells[None],
-        "boundaries": near,
+        "boundaries": boundaries,
     }
     return tables, results
 
 
-def drawn(labels: Tensor, count: int, seed: int) -> dict[str, list[tuple[int, int]]]:
+def draw_pairs(labels: Tensor, count: int, seed: int) -> dict[str, list[tuple[int, int]]]:
     """Pairs of images of the same class and of different ones; no image is in two pairs of a kind.
 
     Raises:
         InputError: There are too few images.
     """
-    draw = np.random.default_rng(seed)
-    order = draw.permutation(len(labels))
-    marks = labels.numpy()
-    waiting: dict[int, int] = {}
+    generator = np.random.default_rng(seed)
+    order = generator.permutation(len(labels))
+    classes = labels.numpy()
+    unpaired: dict[int, int] = {}
     same: list[tuple[int, int]] = []
     for number in order.tolist():
-        other = waiting.pop(int(marks[number]), None)
+        other = unpaired.pop(int(classes[number]), None)
         if other is None:
-            waiting[int(marks[number])] = number
+            unpaired[int(classes[number])] = number
         else:
             same.append((other, number))
-    again = draw.permutation(len(labels))
-    half = len(again) // 2
+    second_order = generator.permutation(len(labels))
+    half = len(second_order) // 2
     different = [
-        (i, j) for i, j in zip(again[:half].tolist(), again[half:].tolist(), strict=False) if marks[i] != marks[j]
+        (i, j)
+        for i, j in zip(second_order[:half].tolist(), second_order[half:].tolist(), strict=False)
+        if classes[i] != classes[j]
     ]
     if min(len(same), len(different)) < count:
         raise InputError(f"{count} pairs were asked for; {len(labels)} images give {min(len(same), len(different))}")
@@ -298,15 +302,15 @@ def areas(
     first, second = (x[[pair[side] for pair in order]] for side in (0, 1))
     begin, end = (values(model, rows, start) for rows in (first, second))
     last = [values(model, rows, gates[-1]) for rows in (first, second)]
-    counted = model.crossings(begin, end, start=start)
-    told = {
-        "crossings": counted["crossings"], "crossings a unit": counted["density"], "flips of the ends": counted["flips"],
+    crossings = model.crossings(begin, end, start=start)
+    measures = {
+        "crossings": crossings["crossings"], "crossings a unit": crossings["density"], "flips of the ends": crossings["flips"],
         "distance": _distance(begin, end), "cosine distance": _cosine(begin, end),
         "distance after the last gate": _distance(*last), "cosine distance after the last gate": _cosine(*last),
     }  # fmt: skip
     truth = np.repeat([0, 1], [len(pairs["same"]), len(pairs["different"])])
     rows = []
-    for measure, numbers in told.items():
+    for measure, numbers in measures.items():
         scores = np.asarray(numbers, dtype=float)
         low, high = _area_interval(truth, scores, seed)
         rows.append({
@@ -338,26 +342,26 @@ def area(truth: Any, scores: Any) -> float:
 
 def _area_interval(truth: Any, scores: Any, seed: int) -> tuple[float, float]:
     """95 % of the areas of pairs drawn with replacement, within each kind."""
-    draw = np.random.default_rng(seed)
+    generator = np.random.default_rng(seed)
     groups = [np.flatnonzero(truth == kind) for kind in (0, 1)]
-    found = []
+    areas = []
     for _ in range(DRAWS):
-        rows = np.concatenate([draw.choice(group, len(group)) for group in groups])
-        found.append(area(truth[rows], scores[rows]))
-    low, high = np.percentile(found, [2.5, 97.5])
+        rows = np.concatenate([generator.choice(group, len(group)) for group in groups])
+        areas.append(area(truth[rows], scores[rows]))
+    low, high = np.percentile(areas, [2.5, 97.5])
     return float(low), float(high)
 
 
-def clustered(model: pc.Model, plain: pc.Model, x: Tensor, labels: Tensor, gate: str, seed: int) -> pd.DataFrame:
+def score_forms(model: pc.Model, untrained: pc.Model, x: Tensor, labels: Tensor, gate: str, seed: int) -> pd.DataFrame:
     """Scores of ten clusters of the images by what goes into and comes out of a gate, in every form."""
     acts = model.record(x, [f"{gate}:in", f"{gate}:out"])
-    z, after = (acts[f"{gate}:{port}"].flatten(1) for port in ("in", "out"))
-    bare = plain.record(x, f"{gate}:in")[f"{gate}:in"].flatten(1)
-    others = {"untrained hard code": (bare > 0).float(), "pixels": x.flatten(1)}
-    found = pc.polytopes.cluster(
-        z, after, labels.tolist(), others=others, k=10, seed=seed, algorithms=("k-means", "ward")
+    z, activations = (acts[f"{gate}:{port}"].flatten(1) for port in ("in", "out"))
+    untrained_z = untrained.record(x, f"{gate}:in")[f"{gate}:in"].flatten(1)
+    others = {"untrained hard code": (untrained_z > 0).float(), "pixels": x.flatten(1)}
+    clusters = pc.polytopes.cluster(
+        z, activations, labels.tolist(), others=others, k=10, seed=seed, algorithms=("k-means", "ward")
     )
-    table = found.frame()
+    table = clusters.frame()
     wide = table.pivot(index=["algorithm", "form"], columns="score", values="value").reset_index()
     wide = wide.merge(table.drop_duplicates(["algorithm", "form"])[["algorithm", "form", "coverage"]])
     return wide.rename_axis(columns=None).assign(layer=gate)
@@ -371,17 +375,17 @@ def rays(model: pc.Model, x: Tensor, start: str | None, seed: int) -> pc.polytop
     return model.radial_density(points, edges=edges, start=start, seed=seed)
 
 
-def _shells(found: pc.polytopes.RadialDensity, start: str | None) -> pd.DataFrame:
-    table = found.summary()
-    mean = float(found.data["norm"].mean())
+def _shells(density: pc.polytopes.RadialDensity, start: str | None) -> pd.DataFrame:
+    table = density.summary()
+    mean = float(density.data["norm"].mean())
     return pd.DataFrame({
         "start": start or "input", "rays": table["rays"], "share": (table["from"] / mean).round(4), "density": table["density"],
     })  # fmt: skip
 
 
-def _scaled(found: pc.polytopes.Scaling) -> pd.DataFrame:
+def _scaling_table(scaling: pc.polytopes.Scaling) -> pd.DataFrame:
     table: pd.DataFrame = (
-        found.data[["accuracy", "agreement", "kl"]].assign(flipped=found.flipped).to_dataframe().reset_index()
+        scaling.data[["accuracy", "agreement", "kl"]].assign(flipped=scaling.flipped).to_dataframe().reset_index()
     )
     return table.dropna(subset=["accuracy"])
 
@@ -397,48 +401,50 @@ def maps(model: pc.Model, a: Tensor, b: Tensor) -> dict[str, float]:
     }  # fmt: skip
 
 
-def _one(table: pd.DataFrame, **where: Any) -> pd.Series:
-    for column, value in where.items():
+def _row_where(table: pd.DataFrame, **conditions: Any) -> pd.Series:
+    for column, value in conditions.items():
         table = table[table[column] == value]
     return table.iloc[0]
 
 
-def _said_of_pairs(network: str, table: pd.DataFrame) -> str:
+def _pairs_sentence(network: str, table: pd.DataFrame) -> str:
     rows = table[table["network"] == network]
     parts = []
     for start in dict.fromkeys(rows["start"]):
-        own = [
-            f"{m} {_one(rows, weights=TRAINED, start=start, measure=m)['auc']:.3f}"
+        entries = [
+            f"{m} {_row_where(rows, weights=TRAINED, start=start, measure=m)['auc']:.3f}"
             for m in dict.fromkeys(rows["measure"])
         ]
-        bare = _one(rows, weights=UNTRAINED, start=start, measure="crossings")["auc"]
-        where = "from the input" if start == "input" else f"from gate {start} on"
-        parts.append(f"{where}: {', '.join(own)}; crossings of the untrained network {bare:.3f}")
+        untrained = _row_where(rows, weights=UNTRAINED, start=start, measure="crossings")["auc"]
+        place = "from the input" if start == "input" else f"from gate {start} on"
+        parts.append(f"{place}: {', '.join(entries)}; crossings of the untrained network {untrained:.3f}")
     return f"{network}, different against same class (area under the curve), {'. '.join(parts)}."
 
 
-def _said_of_paths(network: str, table: pd.DataFrame) -> str:
+def _paths_sentence(network: str, table: pd.DataFrame) -> str:
     rows = table[(table["network"] == network) & table["box"]]
     parts = [f"{row['path']} {row['density']:.1f}" for _, row in rows.iterrows()]
     return f"{network}, crossings a unit of length (clipped to the box): {', '.join(parts)}."
 
 
-def _said_of_scaling(network: str, table: pd.DataFrame) -> str:
+def _scaling_sentence(network: str, table: pd.DataFrame) -> str:
     rows = table[(table["network"] == network) & (table["site"] == table["site"].iloc[0])]
     parts = []
     for edit in dict.fromkeys(rows["edit"]):
-        own = rows[rows["edit"] == edit]
-        parts.append(f"{edit} " + ", ".join(f"{row['factor']:g}: {row['accuracy']:.3f}" for _, row in own.iterrows()))
+        edit_rows = rows[rows["edit"] == edit]
+        parts.append(
+            f"{edit} " + ", ".join(f"{row['factor']:g}: {row['accuracy']:.3f}" for _, row in edit_rows.iterrows())
+        )
     return f"{network}, accuracy by factor at {rows['site'].iloc[0]}: {'; '.join(parts)}."
 
 
-def _said_of_regions(network: str, found: dict[str, pd.DataFrame]) -> str:
-    near, apart = _one(found["distances"], network=network), _one(found["maps"], network=network)
-    last = found["clusters"][found["clusters"]["network"] == network]
+def _regions_sentence(network: str, averages: dict[str, pd.DataFrame]) -> str:
+    near, gaps = _row_where(averages["distances"], network=network), _row_where(averages["maps"], network=network)
+    last = averages["clusters"][averages["clusters"]["network"] == network]
     last = last[(last["layer"] == last["layer"].iloc[-1]) & (last["algorithm"] == "k-means")]
     purity = ", ".join(f"{row['form']} {row['purity']:.3f}" for _, row in last.iterrows())
     return (
         f"{network}: the nearest boundary is {near['median']:.1e} away (median), {near['within 0.1']:.0f} hyperplanes lie within "
-        f"0.1; maps of neighbouring regions are {apart['neighbours']:.3f} apart (relative), of two images {apart['end to end']:.2f}"
+        f"0.1; maps of neighbouring regions are {gaps['neighbours']:.3f} apart (relative), of two images {gaps['end to end']:.2f}"
         f"; purity of ten clusters after the last gate: {purity}."
     )

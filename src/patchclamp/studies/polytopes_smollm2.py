@@ -23,7 +23,7 @@ from torch import Tensor
 
 import patchclamp as pc
 from patchclamp.core.interrupts import guarded
-from patchclamp.studies.result import StudyFiles, StudyResult, as_text, name_of, titled
+from patchclamp.studies.result import StudyFiles, StudyResult, as_text, name_of, with_titles
 
 LENGTH, FIRST = 1024, 100
 """Tokens of a sequence, and the first that may be sampled."""
@@ -78,24 +78,26 @@ class TokenPolytopes(StudyResult):
         """Ward's scores on the dense sampling: a row a layer and form; ``shuffled`` is the purity of shuffled labels."""
         rows: list[pd.DataFrame] = []
         untrained = f"{next(iter(self.dense))}, untrained"
-        named = {str(layer): found for layer, found in self.dense.items()} | {untrained: self.untrained}
-        for layer, found in named.items():
-            one = found.frame()
-            one = one[(one["algorithm"] == "ward") & (one["labels"] == labels)]
-            wide = one.pivot(index="form", columns="score", values="value").loc[list(found.forms)].reset_index()
-            shuffled = float(one.query("score == 'purity'")["shuffled"].mean())
-            rows.append(wide.assign(layer=layer, rows=found.matched("ward")[1], shuffled=shuffled))
+        clusters_by_name = {str(layer): clusters for layer, clusters in self.dense.items()} | {
+            untrained: self.untrained
+        }
+        for layer, clusters in clusters_by_name.items():
+            scores = clusters.frame()
+            scores = scores[(scores["algorithm"] == "ward") & (scores["labels"] == labels)]
+            wide = scores.pivot(index="form", columns="score", values="value").loc[list(clusters.forms)].reset_index()
+            shuffled = float(scores.query("score == 'purity'")["shuffled"].mean())
+            rows.append(wide.assign(layer=layer, rows=clusters.matched("ward")[1], shuffled=shuffled))
         return pd.concat(rows, ignore_index=True)[["layer", "form", "purity", "entropy", "ami", "shuffled", "rows"]]
 
     def advantages(self, form: str = "soft code") -> pd.DataFrame:
         """What a form's clusters have over those of each other form: mean difference with its 95 % interval over sequences."""
         rows = []
-        for layer, found in self.dense.items():
-            for other in found.forms:
+        for layer, clusters in self.dense.items():
+            for other in clusters.forms:
                 if other != form:
-                    apart = found.differences(other)
-                    chosen = apart[(apart["form"] == form) & (apart["labels"] == "token")]
-                    rows.append(chosen.assign(layer=layer, over=other))
+                    differences = clusters.differences(other)
+                    rows_of_form = differences[(differences["form"] == form) & (differences["labels"] == "token")]
+                    rows.append(rows_of_form.assign(layer=layer, over=other))
         return pd.concat(rows, ignore_index=True)[["layer", "algorithm", "over", "score", "value", "low", "high"]]
 
     def summary(self) -> dict[str, Any]:
@@ -115,22 +117,22 @@ class TokenPolytopes(StudyResult):
 
     def findings(self) -> list[str]:
         """What was found, in sentences."""
-        separate = [self.codes.layer(layer.name) for layer in self.codes.layers]
-        distinct = ", ".join(str(len(codes.unique().rows)) for codes in separate)
-        over = self.advantages().query("algorithm == 'ward' and score == 'purity'")
-        said = [
+        layer_codes = [self.codes.layer(layer.name) for layer in self.codes.layers]
+        distinct = ", ".join(str(len(codes.unique().rows)) for codes in layer_codes)
+        advantages = self.advantages().query("algorithm == 'ward' and score == 'purity'")
+        sentences = [
             f"{self.model}: {len(self.codes)} tokens; distinct hard codes by layer: {distinct}. A single polytope holds one token, "
             "so only groups of polytopes can have a meaning."
         ]
-        for layer, rows in over.groupby("layer"):
+        for layer, rows in advantages.groupby("layer"):
             parts = [
                 f"{row['over']} {row['value']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
                 for _, row in rows.iterrows()
             ]
-            said.append(
+            sentences.append(
                 f"Layer {layer}, Ward: token purity of the soft code's clusters less that of: {'; '.join(parts)}."
             )
-        return said
+        return sentences
 
     def text(self) -> str:
         """What was found, for a terminal."""
@@ -139,7 +141,7 @@ class TokenPolytopes(StudyResult):
             "The same; the label is the class of the token": self.table("class"),
             "Share of rows whose nearest row of another sequence has the same label": self.nearest,
         }
-        return as_text(*self.findings(), *titled(tables))
+        return as_text(*self.findings(), *with_titles(tables))
 
     def files(self) -> StudyFiles:
         """Codes and clusters, tables, and the report."""
@@ -173,15 +175,15 @@ def sequences(model: pc.Model, count: int) -> list[list[int]]:
     books = list(pc.catalogue.gutenberg().values())
     speeches = [speech.text for speech in pc.catalogue.state_of_the_union()][:: max(1, 360 // count)]
     texts = [text for pair in zip(books, speeches, strict=False) for text in pair]
-    found = []
+    all_ids = []
     for text in texts:
         middle = text[len(text) // 3 :][: LENGTH * 8]
         ids = model.tokenizer(middle)["input_ids"][:LENGTH]
         if len(ids) == LENGTH:
-            found.append(ids)
-        if len(found) == count:
-            return found
-    raise pc.InputError(f"{count} sequences of {LENGTH} tokens: the catalogue's books and speeches give {len(found)}")
+            all_ids.append(ids)
+        if len(all_ids) == count:
+            return all_ids
+    raise pc.InputError(f"{count} sequences of {LENGTH} tokens: the catalogue's books and speeches give {len(all_ids)}")
 
 
 def positions() -> list[int]:
@@ -205,13 +207,13 @@ def class_of(token: str) -> str:
     return "capitalised word" if word[0].isupper() else "word"
 
 
-def sampled(model: pc.Model, ids: Sequence[Sequence[int]], around: int = 5) -> Tokens:
+def sample_tokens(model: pc.Model, ids: Sequence[Sequence[int]], around: int = 5) -> Tokens:
     """Labels and surroundings of the sampled tokens."""
-    where = positions()
+    sample_positions = positions()
     labels: dict[str, list[str]] = {"token": [], "class": []}
     contexts, numbers, sparse = [], [], []
     for number, row in enumerate(ids):
-        for place, position in enumerate(where):
+        for place, position in enumerate(sample_positions):
             token = model.tokenizer.decode([row[position]])
             before, after = (
                 model.tokenizer.decode(part)
@@ -225,7 +227,7 @@ def sampled(model: pc.Model, ids: Sequence[Sequence[int]], around: int = 5) -> T
     return Tokens(labels, tuple(contexts), tuple(numbers), tuple(sparse))
 
 
-def recorded(
+def record_tokens(
     model: pc.Model, ids: Sequence[Sequence[int]], components: Sequence[str], layers: Sequence[int], progress: bool
 ) -> dict[str, Tensor]:
     """Activations of the sampled tokens at ``component.layer``, ``[row, d]``."""
@@ -234,7 +236,7 @@ def recorded(
     return {site: acts[site].flatten(0, 1).float() for site in sites}
 
 
-def untrained(model: pc.Model) -> pc.Model:
+def untrained_model(model: pc.Model) -> pc.Model:
     """A model of the same shape with weights as they are before training."""
     with guarded(torch.random.fork_rng()):
         torch.manual_seed(0)
@@ -244,20 +246,21 @@ def untrained(model: pc.Model) -> pc.Model:
 
 def hyperplanes(x: Tensor, count: int, seed: int) -> Tensor:
     """On which side of random hyperplanes through the origin rows lie, ``[row, hyperplane]`` of 0 and 1."""
-    draw = torch.Generator().manual_seed(seed)
-    return (x @ torch.randn(x.shape[1], count, generator=draw) > 0).float()
+    generator = torch.Generator().manual_seed(seed)
+    return (x @ torch.randn(x.shape[1], count, generator=generator) > 0).float()
 
 
 def agreement(forms: Mapping[str, Tensor], tokens: Tokens) -> pd.DataFrame:
     """For each form: does the nearest row of another sequence have the same label?"""
-    own = np.array(tokens.sequence)
-    same = torch.from_numpy(own[:, None] == own)
+    sequence = np.array(tokens.sequence)
+    same = torch.from_numpy(sequence[:, None] == sequence)
     rows = []
     for form, values in forms.items():
-        apart = torch.cdist(values.double(), values.double()).masked_fill(same, torch.inf)
-        nearest = apart.argmin(1).numpy()
+        distances = torch.cdist(values.double(), values.double()).masked_fill(same, torch.inf)
+        nearest = distances.argmin(1).numpy()
         shares = {
-            name: float((np.array(marks)[nearest] == np.array(marks)).mean()) for name, marks in tokens.labels.items()
+            name: float((np.array(row_labels)[nearest] == np.array(row_labels)).mean())
+            for name, row_labels in tokens.labels.items()
         }
         rows.append({"form": form, **shares})
     return pd.DataFrame(rows)
@@ -286,45 +289,52 @@ def study(
         InputError: More sequences than the texts give.
     """
     ids = sequences(model, count)
-    tokens = sampled(model, ids)
-    values = recorded(model, ids, ("mlp_pre", "mlp_act", "mlp_in"), layers, progress)
-    plain = recorded(untrained(model), ids, ("mlp_pre", "mlp_act"), layers[:1], progress)
+    tokens = sample_tokens(model, ids)
+    values = record_tokens(model, ids, ("mlp_pre", "mlp_act", "mlp_in"), layers, progress)
+    untrained_values = record_tokens(untrained_model(model), ids, ("mlp_pre", "mlp_act"), layers[:1], progress)
     name = str(model.config.hidden_act)
-    every = np.ones(len(tokens.sequence), dtype=bool)
-    bare = _clustered(
-        plain[f"mlp_pre.{layers[0]}"], plain[f"mlp_act.{layers[0]}"], {}, tokens, every, name, seed, progress
+    all_rows = np.ones(len(tokens.sequence), dtype=bool)
+    untrained_clusters = _cluster(
+        untrained_values[f"mlp_pre.{layers[0]}"],
+        untrained_values[f"mlp_act.{layers[0]}"],
+        {},
+        tokens,
+        all_rows,
+        name,
+        seed,
+        progress,
     )
     dense, sparse, nearest = {}, {}, []
     for layer in layers:
-        z, act, reads = (values[f"{name}.{layer}"] for name in ("mlp_pre", "mlp_act", "mlp_in"))
-        others = {RANDOM: hyperplanes(reads, z.shape[1], seed), READS: reads}
-        dense[layer] = _clustered(z, act, others, tokens, every, name, seed, progress)
-        sparse[layer] = _clustered(z, act, others, tokens, np.array(tokens.sparse), name, seed, progress)
+        z, act, mlp_in = (values[f"{name}.{layer}"] for name in ("mlp_pre", "mlp_act", "mlp_in"))
+        others = {RANDOM: hyperplanes(mlp_in, z.shape[1], seed), READS: mlp_in}
+        dense[layer] = _cluster(z, act, others, tokens, all_rows, name, seed, progress)
+        sparse[layer] = _cluster(z, act, others, tokens, np.array(tokens.sparse), name, seed, progress)
         unit = act / act.norm(dim=1, keepdim=True)
-        own = {
+        forms = {
             "hard code": (z > 0).float(),
             "soft code": pc.polytopes.activation(name).code(z),
             "pre-activation": z,
             "activation": act,
             "unit norm": unit,
         }
-        nearest.append(agreement({**own, **others}, tokens).assign(layer=layer))
+        nearest.append(agreement({**forms, **others}, tokens).assign(layer=layer))
     codes = pc.polytopes.SplineCodes.from_preactivations(
         {f"mlp_pre.{layer}": values[f"mlp_pre.{layer}"] for layer in layers}, tokens.labels
     )
     table = pd.concat(nearest, ignore_index=True)[["layer", "form", "token", "class"]]
-    found = TokenPolytopes(dense, sparse, bare, table, codes, name_of(model))
+    result = TokenPolytopes(dense, sparse, untrained_clusters, table, codes, name_of(model))
     if out is not None:
-        found.save(out)
-    return found
+        result.save(out)
+    return result
 
 
-def _clustered(
-    z: Tensor, act: Tensor, others: dict[str, Tensor], tokens: Tokens, kept: Any, name: str, seed: int, progress: bool
+def _cluster(
+    z: Tensor, act: Tensor, others: dict[str, Tensor], tokens: Tokens, mask: Any, name: str, seed: int, progress: bool
 ) -> pc.polytopes.Clusters:
-    chosen = np.flatnonzero(kept)
-    rows = torch.from_numpy(chosen)
-    labels = {label: [marks[i] for i in chosen] for label, marks in tokens.labels.items()}
+    indices = np.flatnonzero(mask)
+    rows = torch.from_numpy(indices)
+    labels = {label: [row_labels[i] for i in indices] for label, row_labels in tokens.labels.items()}
     return pc.polytopes.cluster(
         z[rows],
         act[rows],
@@ -332,8 +342,8 @@ def _clustered(
         name=name,
         others={form: values[rows] for form, values in others.items()},
         k=max(2, len(rows) // ROWS_A_CLUSTER),
-        examples=[tokens.contexts[i] for i in chosen],
-        groups=[tokens.sequence[i] for i in chosen],
+        examples=[tokens.contexts[i] for i in indices],
+        groups=[tokens.sequence[i] for i in indices],
         seed=seed,
         progress=progress,
     )

@@ -100,8 +100,8 @@ class StudyResult(ABC):
             write_csv(into / f"{name}.csv", table)
         for name, numbers in files.numbers.items():
             write_json(into / f"{name}.json", numbers)
-        for name, drawn in files.figures.items():
-            save_figure(drawn, into / name, files.formats)
+        for name, fig in files.figures.items():
+            save_figure(fig, into / name, files.formats)
         sections = [(self.experiment_heading, self.experiment()), *files.sections]
         pc.report(into / "report.html", files.title, sections, **files.evidence)
 
@@ -116,16 +116,16 @@ def records(table: pd.DataFrame) -> list[dict[Any, Any]]:
     return table.astype(object).where(table.notna(), None).to_dict("records")
 
 
-def shown(table: pd.DataFrame, digits: int = 3, absent: str = "NaN") -> str:
+def table_text(table: pd.DataFrame, digits: int = 3, absent: str = "NaN") -> str:
     """A table as text, with so many digits after the point."""
     return table.to_string(index=False, float_format=lambda value: f"{value:.{digits}f}", na_rep=absent)
 
 
 def as_text(*parts: str | pd.DataFrame, digits: int = 3, absent: str = "NaN") -> str:
     """Sentences and tables below each other, as a terminal shows them."""
-    return "\n".join(part if isinstance(part, str) else shown(part, digits, absent) for part in parts)
+    return "\n".join(part if isinstance(part, str) else table_text(part, digits, absent) for part in parts)
 
 
-def titled(tables: Mapping[str, pd.DataFrame], digits: int = 3) -> list[str]:
+def with_titles(tables: Mapping[str, pd.DataFrame], digits: int = 3) -> list[str]:
     """Each table below its title, after an empty line."""
-    return [f"\n{title}\n{shown(table, digits)}" for title, table in tables.items()]
+    return [f"\n{title}\n{table_text(table, digits)}" for title, table in tables.items()]

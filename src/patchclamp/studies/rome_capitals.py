@@ -136,16 +136,16 @@ def known_facts(model: pc.Model, seed: int = 0) -> tuple[list[pc.rewriting.Fact]
             f"{model.source.name or 'this model'} knows {len(known)} capitals (of {len(single)} that are one token), and the study "
             f"needs {VALIDATION + TEST}: {VALIDATION} validation and {TEST} test facts"
         )
-    draw = random.Random(seed)
-    draw.shuffle(known)
+    generator = random.Random(seed)
+    generator.shuffle(known)
     facts = []
     for country in known:
         others = [c for c in known if c is not country]
-        target = draw.choice(others)
-        near = draw.sample([c for c in others if c is not target], min(NEIGHBOURS, len(others) - 1))
-        neighbours = tuple((c.name, f" {c.capital}") for c in near)
-        said = (f" {country.capital}", f" {target.capital}")
-        facts.append(pc.rewriting.Fact(TEMPLATE, country.name, *said, PARAPHRASES, neighbours))
+        target = generator.choice(others)
+        selection = generator.sample([c for c in others if c is not target], min(NEIGHBOURS, len(others) - 1))
+        neighbours = tuple((c.name, f" {c.capital}") for c in selection)
+        answers = (f" {country.capital}", f" {target.capital}")
+        facts.append(pc.rewriting.Fact(TEMPLATE, country.name, *answers, PARAPHRASES, neighbours))
     return facts[:VALIDATION], facts[VALIDATION : VALIDATION + TEST]
 
 
@@ -163,20 +163,22 @@ def by_layer(
         model.causal_trace(f.prompt.format(f.subject), f.subject, f.true, sites=["mlp_out", "resid_post"], samples=3)
         for f in facts
     ]
-    traced = pc.tracing.average(traces).mean()["effect"].sel(role="last subject token")
+    effect_by_layer = pc.tracing.average(traces).mean()["effect"].sel(role="last subject token")
     rows = []
     for layer in layers:
         scores = []
         for fact in facts:
-            rewrite = rewritten(model, fact, layer, prefixes)
+            rewrite = rewrite_with_defaults(model, fact, layer, prefixes)
             scores.append(pc.rewriting.score(model, fact, rewrite.edit()))
-        found = pc.rewriting.summary(scores).set_index("test")["success"]
-        effects = {f"traced {site}": float(traced.sel(site=site, layer=layer)) for site in ("mlp_out", "resid_post")}
+        success = pc.rewriting.summary(scores).set_index("test")["success"]
+        effects = {
+            f"traced {site}": float(effect_by_layer.sel(site=site, layer=layer)) for site in ("mlp_out", "resid_post")
+        }
         rows.append(
             {
                 "layer": layer,
-                **{str(name): float(share) for name, share in found.items()},
-                "score": harmonic(found),
+                **{str(name): float(share) for name, share in success.items()},
+                "score": harmonic(success),
                 **effects,
             }
         )
@@ -188,7 +190,7 @@ def harmonic(success: "pd.Series[float]") -> float:
     return 0.0 if float(success.min()) == 0 else float(len(success) / (1 / success).sum())
 
 
-def rewritten(model: pc.Model, fact: pc.rewriting.Fact, layer: int, prefixes: Any) -> pc.Rewrite:
+def rewrite_with_defaults(model: pc.Model, fact: pc.rewriting.Fact, layer: int, prefixes: Any) -> pc.Rewrite:
     """One fact, rewritten with the library's defaults."""
     return model.rewrite_fact(fact.prompt, fact.subject, fact.target, true=fact.true, layer=layer, prefixes=prefixes)
 
@@ -231,33 +233,33 @@ def study(
     prefixes = pc.rewriting.sample_prefixes(model)
     table = by_layer(model, validation[:TRIED], layers, prefixes, progress)
     layer = int(table["layer"].iloc[int(table["score"].argmax())])
-    rows, drift, example, spent = [], [], None, 0.0
+    rows, drift, example, seconds = [], [], None, 0.0
     for number, fact in enumerate(test):
-        begin = time.perf_counter()
-        rewrite = rewritten(model, fact, layer, prefixes)
-        spent += time.perf_counter() - begin
+        start = time.perf_counter()
+        rewrite = rewrite_with_defaults(model, fact, layer, prefixes)
+        seconds += time.perf_counter() - start
         example = example or rewrite
-        rows.append(tested(model, fact, rewrite, number))
+        rows.append(score_conditions(model, fact, rewrite, number))
         if number < READ:
             drift.append(unrelated_text(model, rewrite, number))
     assert example is not None
     facts = pd.concat(rows)
-    scores, unrelated = summarised(facts), averaged(drift)
-    found = RomeCapitals(name_of(model), layer, scores, unrelated, table, facts, example, spent / len(test))
+    scores, unrelated = summary_table(facts), average_drift(drift)
+    result = RomeCapitals(name_of(model), layer, scores, unrelated, table, facts, example, seconds / len(test))
     if out is not None:
-        found.save(out)
-    return found
+        result.save(out)
+    return result
 
 
-def tested(model: pc.Model, fact: pc.rewriting.Fact, rewrite: pc.Rewrite, seed: int) -> pd.DataFrame:
+def score_conditions(model: pc.Model, fact: pc.rewriting.Fact, rewrite: pc.Rewrite, seed: int) -> pd.DataFrame:
     """One fact's scores under every condition."""
     conditions: dict[str, Any] = {"nothing": (), **edits_of(rewrite, seed)}
-    said = {"subject": fact.subject, "target": fact.target, "true": fact.true}
-    scores = [pc.rewriting.score(model, fact, e).assign(condition=name, **said) for name, e in conditions.items()]
+    columns = {"subject": fact.subject, "target": fact.target, "true": fact.true}
+    scores = [pc.rewriting.score(model, fact, e).assign(condition=name, **columns) for name, e in conditions.items()]
     return pd.concat(scores)
 
 
-def summarised(facts: pd.DataFrame) -> pd.DataFrame:
+def summary_table(facts: pd.DataFrame) -> pd.DataFrame:
     """Means and intervals over facts, a row a condition and test."""
     tables = []
     for condition, rows in facts.groupby("condition", sort=False):
@@ -267,6 +269,6 @@ def summarised(facts: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(tables)
 
 
-def averaged(drift: Sequence[pd.DataFrame]) -> pd.DataFrame:
+def average_drift(drift: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """Means over facts of what unrelated text lost, a row a condition."""
     return pd.concat(drift).groupby("condition", sort=False).mean().reset_index()

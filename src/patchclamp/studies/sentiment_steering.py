@@ -79,14 +79,14 @@ class SentimentSteering(StudyResult):
 
     def files(self) -> StudyFiles:
         """Doses and directions, tables, pictures, and the report."""
-        drawn = figure(self)
+        fig = figure(self)
         accuracy = ", ".join(f"{name} {value:.3f}" for name, value in self.judge.items())
         folders = {name: f"directions/{name.replace(', ', '-').replace(' ', '-')}" for name in KEPT}
-        kept = {folders[name]: self.directions[name] for name in KEPT if name in self.directions}
+        saved_directions = {folders[name]: self.directions[name] for name in KEPT if name in self.directions}
         return StudyFiles(
             "Steering sentiment",
             [
-                ("What was found", drawn),
+                ("What was found", fig),
                 ("Choice of the layer, on training prompts", self.layers),
                 ("Held-out reviews: what the direction tells apart", self.fit),
                 (f"Completions, judged (accuracy of the judge: {accuracy})", self.judged),
@@ -95,8 +95,8 @@ class SentimentSteering(StudyResult):
                 ("Beside the document", SEED_NOTE),
             ],
             tables={name: getattr(self, name) for name in ("layers", "fit", "judged", "completions")},
-            figures={"figure": drawn},
-            results={"dose": self.response, **kept},
+            figures={"figure": fig},
+            results={"dose": self.response, **saved_directions},
         )
 
 
@@ -107,26 +107,31 @@ KEPT = ("mean, all tokens", "mean, last token", "one pair")
 def directions(model: pc.Model, layers: Sequence[int]) -> dict[str, list[pc.Direction]]:
     """Every direction at every layer, the steps of one layer all as long as its median residual vector."""
     reviews, sites = concepts.sentiment("train", REVIEWS), [f"resid_post.{layer}" for layer in layers]
-    given = (list(reviews.prompts), list(reviews.labels))
-    found = {
-        "mean, all tokens": model.fit_directions("mean", given[0], given[1], sites),
-        "mean, last token": model.fit_directions("mean", given[0], given[1], sites, at="last"),
+    labelled_reviews = (list(reviews.prompts), list(reviews.labels))
+    directions_by_name = {
+        "mean, all tokens": model.fit_directions("mean", labelled_reviews[0], labelled_reviews[1], sites),
+        "mean, last token": model.fit_directions("mean", labelled_reviews[0], labelled_reviews[1], sites, at="last"),
         "one pair": model.fit_directions("actadd", list(PAIR), list(concepts.SENTIMENTS), sites, at="last", holdout=0),
     }
-    few = [values[:: REVIEWS // 20] for values in given]  # a random direction needs no more than the classes
+    few_reviews = [
+        values[:: REVIEWS // 20] for values in labelled_reviews
+    ]  # a random direction needs no more than the classes
     for number, name in enumerate(RANDOM):
-        found[name] = model.fit_directions(
-            pc.directions.RandomDirection(random_state=number), few[0], few[1], sites, holdout=0
+        directions_by_name[name] = model.fit_directions(
+            pc.directions.RandomDirection(random_state=number), few_reviews[0], few_reviews[1], sites, holdout=0
         )
-    lengths = [direction.length for direction in found["mean, all tokens"]]
+    lengths = [direction.length for direction in directions_by_name["mean, all tokens"]]
     return {
-        name: [concepts.stepped(one, length) for one, length in zip(own, lengths, strict=True)]
-        for name, own in found.items()
+        name: [
+            concepts.with_step(direction_of_layer, length)
+            for direction_of_layer, length in zip(layer_directions, lengths, strict=True)
+        ]
+        for name, layer_directions in directions_by_name.items()
     }
 
 
 def by_layer(
-    model: pc.Model, found: Mapping[str, Sequence[pc.Direction]], progress: bool | None = None
+    model: pc.Model, directions_by_name: Mapping[str, Sequence[pc.Direction]], progress: bool | None = None
 ) -> pd.DataFrame:
     """Effect and damage of a small dose on training prompts and passages, a row a layer and direction.
 
@@ -134,35 +139,35 @@ def by_layer(
     damage with its square: ``effect / sqrt(kl)`` hangs on the dose little.
     """
     texts, rows = pc.metrics.neutral_texts(3, seed=1, characters=300), []
-    for number in range(len(found["mean, all tokens"])):
-        here = {name: own[number] for name, own in found.items()}
+    for number in range(len(directions_by_name["mean, all tokens"])):
+        layer_directions = {name: directions[number] for name, directions in directions_by_name.items()}
         response = model.dose_response(
-            here,
+            layer_directions,
             list(concepts.SENTIMENT_PROMPTS["train"]),
             concepts.single_tokens(model, concepts.SENTIMENT_WORDS),
             [-SMALL, SMALL],
             texts,
             progress=progress,
         ).data
-        for name, direction in here.items():
-            one = response.sel(direction=name)
-            effect, kl = float(one["effect"].diff("amount")[0] / 2), float(one["kl"].mean())
+        for name, direction in layer_directions.items():
+            curve = response.sel(direction=name)
+            effect, kl = float(curve["effect"].diff("amount")[0] / 2), float(curve["kl"].mean())
             layer = int(str(direction.site).split(".")[1])
             rows.append({"layer": layer, "direction": name, "effect": effect, "kl": kl, "ratio": effect / kl**0.5})
     return pd.DataFrame(rows)
 
 
-def told_apart(model: pc.Model, found: Mapping[str, pc.Direction], count: int = 100) -> pd.DataFrame:
+def separate(model: pc.Model, directions: Mapping[str, pc.Direction], count: int = 100) -> pd.DataFrame:
     """Share of pairs of held-out reviews whose mean coordinates lie in the direction's order, a row a direction."""
-    held = concepts.sentiment("test", count)
+    reviews = concepts.sentiment("test", count)
     rows = []
     for at in ("rest", "last"):
-        for name, direction in found.items():
+        for name, direction in directions.items():
             if name.startswith("random") and name != RANDOM[0]:
                 continue
-            seen = model.projections(direction, list(held.prompts), list(held.labels), at=at).data
-            mean = seen["coordinate"].to_dataframe().groupby(seen["prompt"].values)["coordinate"].mean()
-            first, second = (mean[[held.labels[i] == label for i in mean.index]] for label in concepts.SENTIMENTS)
+            coordinates = model.projections(direction, list(reviews.prompts), list(reviews.labels), at=at).data
+            mean = coordinates["coordinate"].to_dataframe().groupby(coordinates["prompt"].values)["coordinate"].mean()
+            first, second = (mean[[reviews.labels[i] == label for i in mean.index]] for label in concepts.SENTIMENTS)
             order = np.sign(second.to_numpy()[:, None] - first.to_numpy()[None])
             rows.append({"direction": name, "tokens": at, "AUC": float((order.mean() + 1) / 2)})
     return pd.DataFrame(rows).pivot(index="direction", columns="tokens", values="AUC").reset_index()
@@ -190,52 +195,55 @@ class Judge:
         rows = pc.catalogue.imdb("test")[:count]
         truth = np.array([review.positive for review in rows])
         texts = {"reviews": [r.text for r in rows], "last 25 words": [concepts.ending(r.text, 25) for r in rows]}
-        return {name: float(((self.positive(some) > 0.5) == truth).mean()) for name, some in texts.items()}
+        return {name: float(((self.positive(part) > 0.5) == truth).mean()) for name, part in texts.items()}
 
 
-def conditions(found: Mapping[str, pc.Direction], table: pd.DataFrame) -> dict[str, tuple[float, pc.Edit | None]]:
+def conditions(directions: Mapping[str, pc.Direction], table: pd.DataFrame) -> dict[str, tuple[float, pc.Edit | None]]:
     """For each condition its dose, at which training text diverges by :data:`BUDGET`, and its edit."""
-    chosen: dict[str, tuple[float, pc.Edit | None]] = {"plain": (0.0, None)}
-    for name, direction in found.items():
+    doses: dict[str, tuple[float, pc.Edit | None]] = {"plain": (0.0, None)}
+    for name, direction in directions.items():
         if name in RANDOM[1:]:
             continue
         dose = SMALL * (BUDGET / float(table.loc[table["direction"] == name, "kl"].iloc[0])) ** 0.5
-        chosen[f"{name} -"], chosen[f"{name} +"] = (-dose, direction.add(-dose)), (dose, direction.add(dose))
-    return chosen
+        doses[f"{name} -"], doses[f"{name} +"] = (
+            (-dose, direction.add(-dose)),
+            (dose, direction.add(dose)),
+        )
+    return doses
 
 
-def completed(
+def sample_completions(
     model: pc.Model,
-    chosen: Mapping[str, tuple[float, pc.Edit | None]],
+    doses: Mapping[str, tuple[float, pc.Edit | None]],
     samples: int = 4,
     tokens: int = 25,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Sampled completions of the held-out prompts, a row a prompt and sample, a column a condition."""
     prompts = [prompt for prompt in concepts.SENTIMENT_PROMPTS["test"] for _ in range(samples)]
-    found: dict[str, Any] = {"prompt": prompts, "sample": list(range(samples)) * (len(prompts) // samples)}
-    for name, (_, edit) in chosen.items():
+    columns: dict[str, Any] = {"prompt": prompts, "sample": list(range(samples)) * (len(prompts) // samples)}
+    for name, (_, edit) in doses.items():
         edits = [] if edit is None else [edit]
-        made = model.generate(prompts, edits, max_new_tokens=tokens, seed=seed, do_sample=True, temperature=0.8)
-        found[name] = made.texts
-    return pd.DataFrame(found)
+        completions = model.generate(prompts, edits, max_new_tokens=tokens, seed=seed, do_sample=True, temperature=0.8)
+        columns[name] = completions.texts
+    return pd.DataFrame(columns)
 
 
-def judged(
-    model: pc.Model, judge: Judge, table: pd.DataFrame, chosen: Mapping[str, tuple[float, pc.Edit | None]]
+def judge_texts(
+    model: pc.Model, judge: Judge, table: pd.DataFrame, doses: Mapping[str, tuple[float, pc.Edit | None]]
 ) -> pd.DataFrame:
     """What the judge says of each condition, with 95 % intervals over prompts, and what the plain model thinks of the texts."""
     texts = pc.metrics.neutral_texts(8, seed=2, characters=300)
-    edits = {name: edit for name, (_, edit) in chosen.items() if edit is not None}
+    edits = {name: edit for name, (_, edit) in doses.items() if edit is not None}
     cost = pc.metrics.damage(model, edits, texts).summary().query("metric == 'kl'").set_index("edit")["mean"]
     rows = []
-    for name, (dose, _) in chosen.items():
-        seen = pd.Series(judge.positive(list(table[name]))).groupby(table["prompt"]).mean().to_numpy()
-        plain = pd.Series(judge.positive(list(table["plain"]))).groupby(table["prompt"]).mean().to_numpy()
-        mean, low, high = concepts.mean_of(seen)
-        change, least, most = concepts.mean_of(seen - plain)
-        whole = [prompt + text for prompt, text in zip(table["prompt"], table[name], strict=True)]
-        loss = float(pc.metrics.damage(model, {}, whole).data["loss"].mean())
+    for name, (dose, _) in doses.items():
+        positive = pd.Series(judge.positive(list(table[name]))).groupby(table["prompt"]).mean().to_numpy()
+        plain_positive = pd.Series(judge.positive(list(table["plain"]))).groupby(table["prompt"]).mean().to_numpy()
+        mean, low, high = concepts.mean_of(positive)
+        change, least, most = concepts.mean_of(positive - plain_positive)
+        full_texts = [prompt + text for prompt, text in zip(table["prompt"], table[name], strict=True)]
+        loss = float(pc.metrics.damage(model, {}, full_texts).data["loss"].mean())
         rows.append({
             "condition": name, "dose": dose, "positive": mean, "low": low, "high": high, "change": change, "change low": least,
             "change high": most, "kl": float(cost.get(name, 0.0)), "loss under the plain model": loss,
@@ -260,64 +268,69 @@ def study(
         amounts: Doses of the curve.
         progress: True for bars.
     """
-    found = directions(model, layers)
-    table = by_layer(model, found, progress)
-    own = table[table["direction"] == "mean, all tokens"].reset_index(drop=True)
-    place = int(own["ratio"].argmax())
-    here = {name: several[place] for name, several in found.items()}
+    directions_by_name = directions(model, layers)
+    table = by_layer(model, directions_by_name, progress)
+    rows = table[table["direction"] == "mean, all tokens"].reset_index(drop=True)
+    place = int(rows["ratio"].argmax())
+    layer_directions = {name: directions_of_layers[place] for name, directions_of_layers in directions_by_name.items()}
     texts = pc.metrics.neutral_texts(8, seed=2, characters=300)
     response = model.dose_response(
-        here,
+        layer_directions,
         list(concepts.SENTIMENT_PROMPTS["test"]),
         concepts.single_tokens(model, concepts.SENTIMENT_WORDS),
         list(amounts),
         texts,
         progress=progress,
     )
-    layer = int(own["layer"][place])
-    chosen = conditions(here, table[table["layer"] == layer])
-    completions, judge = completed(model, chosen), Judge()
+    layer = int(rows["layer"][place])
+    doses = conditions(layer_directions, table[table["layer"] == layer])
+    completions, judge = sample_completions(model, doses), Judge()
     result = SentimentSteering(
-        name_of(model), layer, table, told_apart(model, here), response, judged(model, judge, completions, chosen),
-        judge.accuracy(), completions, here,
+        name_of(model), layer, table, separate(model, layer_directions), response, judge_texts(model, judge, completions, doses),
+        judge.accuracy(), completions, layer_directions,
     )  # fmt: skip
     if out is not None:
         result.save(out)
     return result
 
 
-def figure(found: SentimentSteering) -> Any:
+def figure(result: SentimentSteering) -> Any:
     """Log-odds against the dose, against damage, and what the judge says of completions."""
-    data, judged = found.response.data, found.judged
+    data, judged = result.response.data, result.judged
     styles = look([str(name) for name in data["direction"].values])
-    with canvas((7.4, 2.9), columns=3) as (drawn, (effect, front, heard)):
+    with canvas((7.4, 2.9), columns=3) as (fig, (effect, front, judge)):
         for name, style in styles.items():
-            one = data.sel(direction=name)
+            curve = data.sel(direction=name)
             effect.plot(
-                one["amount"], one["effect"], label=name if name not in RANDOM[1:] else None, linewidth=1.1, **style
+                curve["amount"], curve["effect"], label=name if name not in RANDOM[1:] else None, linewidth=1.1, **style
             )
             effect.fill_between(
-                one["amount"], one["effect_low"], one["effect_high"], color=style["color"], alpha=0.12, linewidth=0
+                curve["amount"],
+                curve["effect_low"],
+                curve["effect_high"],
+                color=style["color"],
+                alpha=0.12,
+                linewidth=0,
             )
-            front.plot(one["kl"], one["effect"], linewidth=0.9, **style)
+            front.plot(curve["kl"], curve["effect"], linewidth=0.9, **style)
         for axis in (effect, front):
             axis.axhline(float(data["effect_before"]), color="black", linewidth=0.7, linestyle=":", zorder=0)
         rows = judged.iloc[::-1].reset_index(drop=True)
         colours = [styles.get(name[:-2], {"color": "black"})["color"] for name in rows["condition"]]
         spread = [rows["positive"] - rows["low"], rows["high"] - rows["positive"]]
-        heard.errorbar(rows["positive"], rows.index, xerr=spread, fmt="none", ecolor=colours, elinewidth=1.1)
-        heard.scatter(rows["positive"], rows.index, color=colours, s=14, zorder=3)
-        heard.axvline(float(judged["positive"].iloc[0]), color="black", linewidth=0.7, linestyle=":", zorder=0)
-        heard.set_yticks(rows.index, rows["condition"])
+        judge.errorbar(rows["positive"], rows.index, xerr=spread, fmt="none", ecolor=colours, elinewidth=1.1)
+        judge.scatter(rows["positive"], rows.index, color=colours, s=14, zorder=3)
+        judge.axvline(float(judged["positive"].iloc[0]), color="black", linewidth=0.7, linestyle=":", zorder=0)
+        judge.set_yticks(rows.index, rows["condition"])
         effect.set(xlabel="dose, in lengths of the residual", ylabel="log-odds, positive words (nats)", title="effect")
         front.set(
             xlabel="KL on other text, nats a token", ylabel="log-odds, positive words (nats)", title="effect for damage"
         )
-        heard.set(xlabel="P(positive), by the judge", title=f"completions at KL near {BUDGET}", xlim=(0, 1))
-        for axis in (effect, front, heard):
+        judge.set(xlabel="P(positive), by the judge", title=f"completions at KL near {BUDGET}", xlim=(0, 1))
+        for axis in (effect, front, judge):
             axis.spines[["top", "right"]].set_visible(False)
             axis.grid(color="0.92", linewidth=0.5)
             axis.set_axisbelow(True)
         handles, labels = effect.get_legend_handles_labels()
-        drawn.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=7)
-        return drawn
+        fig.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=7)
+        return fig

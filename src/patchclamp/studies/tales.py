@@ -34,18 +34,18 @@ LENGTH = 5
 
 def tales(count: int, seed: int = 0) -> list[str]:
     """Tales of :data:`LENGTH` sentences, each of one person or of two by turns."""
-    draw = random.Random(seed)
+    generator = random.Random(seed)
     people = [(word, i) for pair in (*TRAIN_NOUNS, *TEST_NOUNS, *NAMES) for i, word in enumerate(pair)]
-    return [_tale(draw, draw.sample(people, draw.choice((1, 2)))) for _ in range(count)]
+    return [_tale(generator, generator.sample(people, generator.choice((1, 2)))) for _ in range(count)]
 
 
-def _tale(draw: random.Random, told: list[tuple[str, int]]) -> str:
-    said = []
+def _tale(generator: random.Random, people: list[tuple[str, int]]) -> str:
+    sentences = []
     for number in range(LENGTH):
-        word, gender = told[number % len(told)]
-        frame = draw.choice(SENTENCES[1:] if word.istitle() else SENTENCES)
+        word, gender = people[number % len(people)]
+        frame = generator.choice(SENTENCES[1:] if word.istitle() else SENTENCES)
         person = word if word.istitle() or frame is SENTENCES[0] else f"the {word}"
         he = ("he", "she")[gender]
-        words = {name: draw.choice(several) for name, several in WORDS.items()}
-        said.append(frame.format(who=person, Who=person[0].upper() + person[1:], he=he, He=he.title(), **words))
-    return " ".join(said)
+        words = {name: generator.choice(choices) for name, choices in WORDS.items()}
+        sentences.append(frame.format(who=person, Who=person[0].upper() + person[1:], he=he, He=he.title(), **words))
+    return " ".join(sentences)

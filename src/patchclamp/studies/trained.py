@@ -20,8 +20,8 @@ class TrainableProjection(nn.Module):
 
     def __init__(self, about: Tensor, kind: Kind, seed: int) -> None:
         super().__init__()
-        draw = torch.Generator().manual_seed(seed)
-        self.vector = nn.Parameter(torch.randn(len(about), generator=draw, dtype=about.dtype))
+        generator = torch.Generator().manual_seed(seed)
+        self.vector = nn.Parameter(torch.randn(len(about), generator=generator, dtype=about.dtype))
         self.about, self.times = about, {"erase": 1.0, "swap": 2.0}[kind]
 
     def unit(self) -> Tensor:
@@ -37,9 +37,9 @@ class TrainableProjection(nn.Module):
 
 def log_odds(logits: Tensor, tokens: Sequence[int]) -> Tensor:
     """Log-odds ``[prompt]`` of one token each against all others; ``logits`` is ``[prompt, vocabulary]``."""
-    own = torch.tensor(list(tokens), device=logits.device).unsqueeze(1)
-    others = logits.scatter(1, own, float("-inf")).logsumexp(1)
-    return logits.gather(1, own).squeeze(1) - others
+    columns = torch.tensor(list(tokens), device=logits.device).unsqueeze(1)
+    others = logits.scatter(1, columns, float("-inf")).logsumexp(1)
+    return logits.gather(1, columns).squeeze(1) - others
 
 
 def train(
@@ -69,36 +69,36 @@ def train(
     """
     sign = 1.0 if goal == "avoid" else -1.0
     weight = next(model.module.parameters())
-    along = TrainableProjection(start.mean.to(weight), kind, seed)
+    projection = TrainableProjection(start.mean.to(weight), kind, seed)
     place = start.erase()
-    edit = pc.Edit(along, place.site, place.at, place.where)
-    optimizer = torch.optim.Adam(along.parameters(), lr=RATE)
+    edit = pc.Edit(projection, place.site, place.at, place.where)
+    optimizer = torch.optim.Adam(projection.parameters(), lr=RATE)
     with guarded(_weights_fixed(model.module)):
         for _ in range(steps):
             logits = model.run(list(prompts), edit, grad=True, logits="last").logits
             loss = nn.functional.softplus(sign * log_odds(logits, tokens)).mean()
-            (along.vector.grad,) = torch.autograd.grad(loss, [along.vector])
+            (projection.vector.grad,) = torch.autograd.grad(loss, [projection.vector])
             optimizer.step()
-    return direction_of(start, along.unit().detach(), f"trained to {goal} by {kind}")
+    return direction_of(start, projection.unit().detach(), f"trained to {goal} by {kind}")
 
 
 @contextmanager
 def _weights_fixed(module: nn.Module) -> Iterator[None]:
     """Without gradients for the model's weights: half the work."""
-    needed = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
     try:
-        for parameter in needed:
+        for parameter in trainable:
             parameter.requires_grad_(False)
         yield
     finally:
-        for parameter in needed:
+        for parameter in trainable:
             parameter.requires_grad_(True)
 
 
 def direction_of(start: pc.Direction, vector: Tensor, method: str) -> pc.Direction:
     """Another vector in place of a fitted one: same site and mean, no classes."""
-    wide = vector.to(dtype=torch.float64, device="cpu")
+    full = vector.to(dtype=torch.float64, device="cpu")
     return replace(
-        start, directions=(wide / wide.norm()).unsqueeze(0), readers=None, median=None, class_means=torch.zeros(0, 1).double(),
+        start, directions=(full / full.norm()).unsqueeze(0), readers=None, median=None, class_means=torch.zeros(0, 1).double(),
         gap=None, classes=(), method=method, parameters={}, report={},
     )  # fmt: skip

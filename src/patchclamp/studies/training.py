@@ -63,23 +63,23 @@ def sample_stories(
     stories: list[str] = []
     with task("stories", rounds, "rounds", show=progress) as bar:
         for number in range(rounds):
-            kept = folder / f"round-{number:03d}.json"
-            asked = {"model": model.identity(), "prompts": prompts, "tokens": TOKENS, "seed": seed + number}
-            if _kept(kept, asked) is None:
-                told = model.generate(
+            path = folder / f"round-{number:03d}.json"
+            parameters = {"model": model.identity(), "prompts": prompts, "tokens": TOKENS, "seed": seed + number}
+            if _read_if_same(path, parameters) is None:
+                completions = model.generate(
                     prompts, max_new_tokens=TOKENS, seed=seed + number, do_sample=True, temperature=0.9, top_k=50
                 )
-                texts = [f"{opening} {text.strip()}" for opening, text in zip(prompts, told.texts, strict=True)]
-                write_record(kept, {"asked": asked, "stories": texts})
-            stories += read_record(kept)["stories"]
+                texts = [f"{opening} {text.strip()}" for opening, text in zip(prompts, completions.texts, strict=True)]
+                write_record(path, {"asked": parameters, "stories": texts})
+            stories += read_record(path)["stories"]
             bar.advance()
     return stories
 
 
-def _kept(path: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
+def _read_if_same(path: Path, parameters: dict[str, Any]) -> dict[str, Any] | None:
     """What a file holds, if it was made for the same request."""
-    said = read_record(path) if path.is_file() else None
-    return said if said is not None and said.get("asked") == asked else None
+    record = read_record(path) if path.is_file() else None
+    return record if record is not None and record.get("asked") == parameters else None
 
 
 def make_tokenizer(texts: Sequence[str], vocabulary: int) -> Any:
@@ -87,9 +87,9 @@ def make_tokenizer(texts: Sequence[str], vocabulary: int) -> Any:
     from tokenizers import ByteLevelBPETokenizer
     from transformers import PreTrainedTokenizerFast
 
-    made = ByteLevelBPETokenizer()
-    made.train_from_iterator(texts, vocab_size=vocabulary, special_tokens=[END], show_progress=False)
-    return PreTrainedTokenizerFast(tokenizer_object=made._tokenizer, eos_token=END, bos_token=END, pad_token=END)
+    tokenizer = ByteLevelBPETokenizer()
+    tokenizer.train_from_iterator(texts, vocab_size=vocabulary, special_tokens=[END], show_progress=False)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer._tokenizer, eos_token=END, bos_token=END, pad_token=END)
 
 
 def stream(tokenizer: Any, texts: Sequence[str]) -> Tensor:
@@ -127,27 +127,32 @@ def train_gpt2(
     Returns:
         Steps, tokens seen, and the loss on the held-out text without dropout, in nats a token.
     """
-    asked = {"shape": asdict(shape), "dropout": dropout, "seed": seed, "text": digest(tokens)}
-    if _kept(folder / "training.json", asked) is not None:
-        with folders.opened(folder, folders.TRAINED) as said:
-            return dict(said["found"])
+    parameters = {"shape": asdict(shape), "dropout": dropout, "seed": seed, "text": digest(tokens)}
+    if _read_if_same(folder / "training.json", parameters) is not None:
+        with folders.opened(folder, folders.TRAINED) as saved:
+            return dict(saved["found"])
     names = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
     folders.check(folder, folders.TRAINED, *names)
     checkpoint = folder.with_suffix(".pt")
     with resumable(checkpoint), guarded(torch.random.fork_rng(devices=[])):
-        model = _fresh(shape, tokenizer, dropout, seed)
+        model = _new_model(shape, tokenizer, dropout, seed)
         optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.95))
-        begun = _resume(checkpoint, asked, model, optimizer)
+        first_step = _resume(checkpoint, parameters, model, optimizer)
         with task(f"training, dropout {dropout:g}", shape.steps, "steps", show=progress) as bar:
-            bar.advance(begun)
-            for step in range(begun, shape.steps):
+            bar.advance(first_step)
+            for step in range(first_step, shape.steps):
                 _step(model, optimizer, tokens, shape, seed, step)
                 bar.advance()
                 if (step + 1) % KEEP == 0:
-                    _checkpoint(checkpoint, asked, model, optimizer, step + 1)
-    own = {"dropout": dropout, "seed": seed, "steps": shape.steps, "tokens": shape.steps * shape.batch * shape.context}
-    found = {**own, "held_out_loss": _loss(model, held_out, shape)}
-    record = {"format_version": folders.TRAINED.version, "asked": asked, "found": found}
+                    _checkpoint(checkpoint, parameters, model, optimizer, step + 1)
+    settings = {
+        "dropout": dropout,
+        "seed": seed,
+        "steps": shape.steps,
+        "tokens": shape.steps * shape.batch * shape.context,
+    }
+    report = {**settings, "held_out_loss": _loss(model, held_out, shape)}
+    record = {"format_version": folders.TRAINED.version, "asked": parameters, "found": report}
 
     def write(into: Path) -> None:
         model.save_pretrained(into)
@@ -155,26 +160,26 @@ def train_gpt2(
 
     folders.save(folder, folders.TRAINED, record, write)
     checkpoint.unlink(missing_ok=True)
-    return found
+    return report
 
 
-def _fresh(shape: Shape, tokenizer: Any, dropout: float, seed: int) -> Any:
+def _new_model(shape: Shape, tokenizer: Any, dropout: float, seed: int) -> Any:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     torch.manual_seed(seed)
-    drops = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), dropout)
+    dropout_options = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), dropout)
     end = tokenizer.eos_token_id
     config = GPT2Config(
         n_embd=shape.d_model, n_layer=shape.layers, n_head=shape.heads, n_positions=shape.context, vocab_size=len(tokenizer),
-        bos_token_id=end, eos_token_id=end, **drops,
+        bos_token_id=end, eos_token_id=end, **dropout_options,
     )  # fmt: skip
     return GPT2LMHeadModel(config)
 
 
 def _step(model: Any, optimizer: Any, tokens: Tensor, shape: Shape, seed: int, step: int) -> None:
     """One step; its batch and its dropout are drawn from the seed and the step's number, so that no state has to be kept."""
-    draw = torch.Generator().manual_seed(seed * 1_000_003 + step)
-    starts = torch.randint(len(tokens) - shape.context, (shape.batch,), generator=draw)
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
+    starts = torch.randint(len(tokens) - shape.context, (shape.batch,), generator=generator)
     rows = torch.stack([tokens[int(start) : int(start) + shape.context] for start in starts])
     torch.manual_seed(seed * 1_000_003 + step)
     share = min((step + 1) / WARMUP, 0.5 + 0.5 * math.cos(math.pi * step / shape.steps))
@@ -187,18 +192,18 @@ def _step(model: Any, optimizer: Any, tokens: Tensor, shape: Shape, seed: int, s
     optimizer.zero_grad()
 
 
-def _checkpoint(path: Path, asked: dict[str, Any], model: Any, optimizer: Any, step: int) -> None:
+def _checkpoint(path: Path, parameters: dict[str, Any], model: Any, optimizer: Any, step: int) -> None:
     state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-    write_state(path, {"asked": asked, "step": step, **state})
+    write_state(path, {"asked": parameters, "step": step, **state})
 
 
-def _resume(path: Path, asked: dict[str, Any], model: Any, optimizer: Any) -> int:
-    kept = read_state(path) if path.is_file() else None
-    if kept is None or kept["asked"] != asked:
+def _resume(path: Path, parameters: dict[str, Any], model: Any, optimizer: Any) -> int:
+    state = read_state(path) if path.is_file() else None
+    if state is None or state["asked"] != parameters:
         return 0
-    model.load_state_dict(kept["model"])
-    optimizer.load_state_dict(kept["optimizer"])
-    return int(kept["step"])
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    return int(state["step"])
 
 
 def _loss(model: Any, tokens: Tensor, shape: Shape) -> float:

@@ -30,7 +30,7 @@ from patchclamp.studies import what_additions_need_figure as pictures
 from patchclamp.studies.mnist_tables import Response, respond
 from patchclamp.studies.mnist_vectors import Gated, activations, gates, head_aligned, stages, vectors
 from patchclamp.studies.photograph_additions import photograph_additions
-from patchclamp.studies.result import StudyFiles, StudyResult, as_text, records, titled
+from patchclamp.studies.result import StudyFiles, StudyResult, as_text, records, with_titles
 
 CASES: dict[str, dict[str, Any]] = {
     "residual, 512 wide": {},
@@ -76,10 +76,10 @@ class WhatAdditionsNeed(StudyResult):
         rows = []
         for (case, seed, stage), part in self.curves.groupby(["case", "seed", "stage"], sort=False):
             rows.append({"case": case, "stage": stage, "seed": seed, **_fronts(part)})
-        by = pd.DataFrame(rows).groupby(["case", "stage"], sort=False)
-        table = by.mean(numeric_only=True).drop(columns="seed")
-        table.insert(1, "least", by["means"].min())
-        table.insert(2, "most", by["means"].max())
+        groups = pd.DataFrame(rows).groupby(["case", "stage"], sort=False)
+        table = groups.mean(numeric_only=True).drop(columns="seed")
+        table.insert(1, "least", groups["means"].min())
+        table.insert(2, "most", groups["means"].max())
         return table.reset_index()
 
     def words_front(self) -> pd.DataFrame:
@@ -94,15 +94,17 @@ class WhatAdditionsNeed(StudyResult):
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Every table that is not empty, by title."""
-        averaged = self.networks.groupby("case", sort=False).mean(numeric_only=True).drop(columns="seed").reset_index()
-        found = {
-            "Networks, averaged over training seeds": averaged,
+        network_means = (
+            self.networks.groupby("case", sort=False).mean(numeric_only=True).drop(columns="seed").reset_index()
+        )
+        all_tables = {
+            "Networks, averaged over training seeds": network_means,
             "Transfer at 90 % of the clean retention": self.front(),
             "The same in the language model": self.words_front(),
             "The language model, every coefficient": self.words,
             "Photographs": self.photographs,
         }
-        return {title: table for title, table in found.items() if not table.empty}
+        return {title: table for title, table in all_tables.items() if not table.empty}
 
     def summary(self) -> dict[str, Any]:
         """The numbers, as plain JSON."""
@@ -111,7 +113,7 @@ class WhatAdditionsNeed(StudyResult):
 
     def text(self) -> str:
         """The tables, for a terminal."""
-        return as_text(*titled(self.tables())).lstrip("\n")
+        return as_text(*with_titles(self.tables())).lstrip("\n")
 
     @classmethod
     def experiment(cls) -> str:
@@ -120,13 +122,13 @@ class WhatAdditionsNeed(StudyResult):
 
     def files(self) -> StudyFiles:
         """The tables that are not empty, transfer against retention as a picture, and the report."""
-        drawn = pictures.figure(self)
-        measured = {name: table for name, table in self._measured().items() if not table.empty}
+        fig = pictures.figure(self)
+        tables = {name: table for name, table in self._measured().items() if not table.empty}
         return StudyFiles(
             "What additions need",
-            [("Effect and cost", drawn), *self.tables().items()],
-            tables={**measured, "front": self.front()},
-            figures={"figure": drawn},
+            [("Effect and cost", fig), *self.tables().items()],
+            tables={**tables, "front": self.front()},
+            figures={"figure": fig},
         )
 
     def _measured(self) -> dict[str, pd.DataFrame]:
@@ -135,16 +137,16 @@ class WhatAdditionsNeed(StudyResult):
 
 def _fronts(part: pd.DataFrame) -> dict[str, float]:
     """The front of every vector and gate in a part, and what coefficient 1 of the means costs."""
-    found = {}
+    front = {}
     for (vector, gate), line in part.groupby(["vector", "gate"], sort=False):
-        kept = line["retention"] / line["clean retention"]
+        retention = line["retention"] / line["clean retention"]
         name = str(vector) if gate == "none" else f"gated by {gate}"
-        found[name] = at_retention([line["clean transfer"].iloc[0], *line["transfer"]], [1.0, *kept])
-    full = part[(part["vector"] == "means") & (part["gate"] == "none") & (part["coefficient"] == 1)]
+        front[name] = at_retention([line["clean transfer"].iloc[0], *line["transfer"]], [1.0, *retention])
+    unscaled = part[(part["vector"] == "means") & (part["gate"] == "none") & (part["coefficient"] == 1)]
     for name in ("transfer", "retention"):
-        found[f"{name} at 1"] = float(full[name].mean())
-    found["loss ratio at 1"] = float((full["loss others"] / full["clean loss others"]).mean())
-    return found
+        front[f"{name} at 1"] = float(unscaled[name].mean())
+    front["loss ratio at 1"] = float((unscaled["loss others"] / unscaled["clean loss others"]).mean())
+    return front
 
 
 def at_retention(transfer: Sequence[float], kept: Sequence[float], least: float = LEAST) -> float:
@@ -162,11 +164,11 @@ def at_retention(transfer: Sequence[float], kept: Sequence[float], least: float 
     return float(max(transfer))
 
 
-def random_like(made: Tensor, seed: int = 0) -> Tensor:
+def random_like(vectors: Tensor, seed: int = 0) -> Tensor:
     """Random directions, each as long as its vector; ``[..., d]``."""
-    noise = torch.randn(made.shape, generator=torch.Generator().manual_seed(seed))
-    scaled: Tensor = noise * (made.norm(dim=-1, keepdim=True) / noise.norm(dim=-1, keepdim=True))
-    return scaled
+    noise = torch.randn(vectors.shape, generator=torch.Generator().manual_seed(seed))
+    random_vectors: Tensor = noise * (vectors.norm(dim=-1, keepdim=True) / noise.norm(dim=-1, keepdim=True))
+    return random_vectors
 
 
 def curves(net: nn.Sequential, data: digits.Images, rows: int, seed: int) -> pd.DataFrame:
@@ -178,7 +180,7 @@ def curves(net: nn.Sequential, data: digits.Images, rows: int, seed: int) -> pd.
         rows: Test images, evenly spread, where more than the head follows; before the head five times as many.
         seed: Of the random vectors.
     """
-    last, found = len(net) - 2, []
+    last, rows_of_table = len(net) - 2, []
     flat = [stage for stage in stages(net, data.test) if isinstance(net[stage], nn.ReLU | nn.Flatten)]
     for name, stage in {"pixels": -1, "first hidden": flat[0], "before the head": last}.items():
         step = max(1, len(data.test) // (rows * 5 if stage == last else rows))
@@ -193,11 +195,11 @@ def curves(net: nn.Sequential, data: digits.Images, rows: int, seed: int) -> pd.
         if stage == last:
             plan += [("head-aligned", "none", up, head_aligned(net, up, measures.DOWN)) for up in RISES]
         tests = {gate: gates(gate, net, stage, data, hidden) for gate in ("none", "code")}
-        for vector, gate, coefficient, made in plan:
-            response = respond(net, stage, pixels, labels, made, tests[gate])
-            own = {"stage": name, "vector": vector, "gate": gate, "coefficient": coefficient, "images": len(pixels)}
-            found.append({**own, **response.summary(), "clean transfer": _clean_transfer(response)})
-    return pd.DataFrame(found).rename(columns={"clean others": "clean loss others"})
+        for vector, gate, coefficient, addition in plan:
+            response = respond(net, stage, pixels, labels, addition, tests[gate])
+            columns = {"stage": name, "vector": vector, "gate": gate, "coefficient": coefficient, "images": len(pixels)}
+            rows_of_table.append({**columns, **response.summary(), "clean transfer": _clean_transfer(response)})
+    return pd.DataFrame(rows_of_table).rename(columns={"clean others": "clean loss others"})
 
 
 def _clean_transfer(response: Response) -> float:
@@ -212,16 +214,16 @@ def small_networks(
     """Train (or read) every network and measure it: networks, curves."""
     networks, lines = [], []
     with task("networks", len(cases) * len(seeds), "networks", show=progress) as bar:
-        for case, given in cases.items():
-            options: dict[str, Any] = {"epochs": EPOCHS, **given}
+        for case, changes in cases.items():
+            options: dict[str, Any] = {"epochs": EPOCHS, **changes}
             data = digits.images(options.get("data", "mnist"))
             for seed in seeds:
                 net = digits.trained(**options, seed=seed, progress=progress)
                 loss, accuracy = digits.evaluate(net, data.test, data.test_labels)
-                own: dict[str, Any] = {"case": case, "seed": seed}
-                sure = measures.margin(net, data.test)
-                networks.append({**own, "loss": loss, "accuracy": accuracy, "margin": sure})
-                lines.append(curves(net, data, rows, seed).assign(**own))
+                columns: dict[str, Any] = {"case": case, "seed": seed}
+                margin = measures.margin(net, data.test)
+                networks.append({**columns, "loss": loss, "accuracy": accuracy, "margin": margin})
+                lines.append(curves(net, data, rows, seed).assign(**columns))
                 bar.advance()
     return pd.DataFrame(networks), pd.concat(lines, ignore_index=True)
 
@@ -251,17 +253,17 @@ def study(
         InputError: No seed, no such case, or a language model of too few layers.
         MissingDependencyError: There are no photographs without scikit-image and scikit-learn.
     """
-    chosen = list(CASES) if cases is None else list(cases)
-    if bad := [case for case in chosen if case not in CASES]:
-        raise pc.InputError(unknown("case", bad[0], CASES))
-    if not seeds or not chosen or rows < 1:
-        raise pc.InputError(f"give seeds, cases and at least 1 row; got {list(seeds)}, {chosen}, {rows}")
+    case_names = list(CASES) if cases is None else list(cases)
+    if unknown_cases := [case for case in case_names if case not in CASES]:
+        raise pc.InputError(unknown("case", unknown_cases[0], CASES))
+    if not seeds or not case_names or rows < 1:
+        raise pc.InputError(f"give seeds, cases and at least 1 row; got {list(seeds)}, {case_names}, {rows}")
     if model is not None and model.sites.n_layers <= (deepest := max(layer for _, layer in PLACES)):
         raise pc.InputError(f"the model has {model.sites.n_layers} layers; the study adds after layer {deepest}")
-    seen = pd.DataFrame() if vision is None else photograph_additions(vision)
+    photographs = pd.DataFrame() if vision is None else photograph_additions(vision)
     words = pd.DataFrame() if model is None else word_additions.word_additions(model, PLACES, seed=seeds[0])
-    networks, lines = small_networks({case: CASES[case] for case in chosen}, seeds, rows, progress)
-    found = WhatAdditionsNeed(networks, lines, words, seen)
+    networks, lines = small_networks({case: CASES[case] for case in case_names}, seeds, rows, progress)
+    result = WhatAdditionsNeed(networks, lines, words, photographs)
     if out is not None:
-        found.save(out)
-    return found
+        result.save(out)
+    return result

@@ -12,18 +12,18 @@ if TYPE_CHECKING:
 _DIGITS, _FASHION, _WORDS, _GATED = "#1f3b73", "#b07aa1", "#d55e00", "#009e73"
 
 
-def figure(found: "WhatAdditionsNeed") -> Any:
+def figure(result: "WhatAdditionsNeed") -> Any:
     """Transfer against retention, and against the ratio of losses; each line a network, its points the coefficients."""
-    with canvas((7.2, 3.3), columns=2) as (drawn, (left, right)):
-        for group, options in _lines(found):
+    with canvas((7.2, 3.3), columns=2) as (fig, (left, right)):
+        for group, options in _lines(result):
             table = group.assign(kept=group["retention"] / group["clean retention"])
             left.plot(table["transfer"], table["kept"], **options)
             right.plot(
                 table["transfer"], table["loss others"] / table["clean loss others"], **{**options, "label": None}
             )
-        if not found.words.empty:
-            free = found.words[(found.words["vector"] == "means") & (found.words["gate"] == "none")]
-            for number, (_, part) in enumerate(free.groupby(["token", "layer"], sort=False)):
+        if not result.words.empty:
+            ungated = result.words[(result.words["vector"] == "means") & (result.words["gate"] == "none")]
+            for number, (_, part) in enumerate(ungated.groupby(["token", "layer"], sort=False)):
                 ratio = part["loss text, one token"] / part["clean loss text"]
                 label = None if number else "SmolLM2, its loss on unrelated text"
                 right.plot(
@@ -44,13 +44,13 @@ def figure(found: "WhatAdditionsNeed") -> Any:
         for axis in (left, right):
             axis.set_xlim(-0.03, 1.03)
             hide_frame(axis)
-        drawn.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=6.5)
-        return drawn
+        fig.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=6.5)
+        return fig
 
 
-def _lines(found: "WhatAdditionsNeed") -> list[tuple[pd.DataFrame, dict[str, Any]]]:
+def _lines(result: "WhatAdditionsNeed") -> list[tuple[pd.DataFrame, dict[str, Any]]]:
     """Tables over coefficients, with how to draw them; a label stands at the first line of its sort."""
-    head = found.curves[found.curves["stage"] == "before the head"]
+    head = result.curves[result.curves["stage"] == "before the head"]
     cases = list(dict.fromkeys(head["case"]))
     lines: list[tuple[pd.DataFrame, str, str, float]] = []
     for vector, gate in (("random", "none"), ("means", "code"), ("means", "none")):
@@ -61,17 +61,17 @@ def _lines(found: "WhatAdditionsNeed") -> list[tuple[pd.DataFrame, dict[str, Any
             kind = "Fashion-MNIST, before the head" if fashion else "MNIST, before the head"
             colour = _FASHION if fashion else _DIGITS
             lines.append((average, *_style(vector, gate, kind, colour), 0.8))
-    if not found.words.empty:
-        for key, part in found.words.groupby(["vector", "gate", "token", "layer"], sort=False):
-            sort, gated = str(key[0]), str(key[1])
-            lines.append((part, *_style(sort, gated, "SmolLM2, three places", _WORDS), 1.3))
-    seen: set[str] = set()
-    drawn = []
+    if not result.words.empty:
+        for key, part in result.words.groupby(["vector", "gate", "token", "layer"], sort=False):
+            sort, gate_name = str(key[0]), str(key[1])
+            lines.append((part, *_style(sort, gate_name, "SmolLM2, three places", _WORDS), 1.3))
+    labels: set[str] = set()
+    styled = []
     for table, label, colour, width in lines:
         options = {"color": colour, "linewidth": width, "marker": "o", "markersize": 2.5}
-        drawn.append((table, {**options, "label": None if label in seen else label}))
-        seen.add(label)
-    return drawn
+        styled.append((table, {**options, "label": None if label in labels else label}))
+        labels.add(label)
+    return styled
 
 
 def _style(vector: str, gate: str, kind: str, colour: str) -> tuple[str, str]:

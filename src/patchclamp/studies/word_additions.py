@@ -64,8 +64,8 @@ def word_additions(
             f"no capital is known of {missing[0]!r}; the countries are those of pc.catalogue.capitals()"
         )
     answers = [model.token_id(f" {capitals[name]}") for name in countries]
-    plain = pc.metrics.neutral_texts(TEXTS, characters=400) if texts is None else list(texts)
-    tables = [_at_place(model, place, countries, answers, coefficients, plain, seed) for place in places]
+    neutral = pc.metrics.neutral_texts(TEXTS, characters=400) if texts is None else list(texts)
+    tables = [_at_place(model, place, countries, answers, coefficients, neutral, seed) for place in places]
     return pd.concat(tables, ignore_index=True)
 
 
@@ -80,34 +80,36 @@ def _at_place(
 ) -> pd.DataFrame:
     token, layer = place
     site, count = f"resid_post.{layer}", len(countries)
-    seen, unseen = ([frame.format(name) for name in countries for frame in frames] for frames in (SEEN, UNSEEN))
+    train_prompts, test_prompts = (
+        [frame.format(name) for name in countries for frame in frames] for frames in (SEEN, UNSEEN)
+    )
 
     def at(frames: Sequence[str]) -> Any:
         return "last" if token == "last" else pc.per_prompt([pc.token(f" {c}") for c in countries for _ in frames])
 
-    means = model.record(seen, site, at=at(SEEN))[site].unflatten(0, (count, len(SEEN))).mean(1)
-    hidden = model.record(unseen, site, at=at(UNSEEN))[site]
+    means = model.record(train_prompts, site, at=at(SEEN))[site].unflatten(0, (count, len(SEEN))).mean(1)
+    hidden = model.record(test_prompts, site, at=at(UNSEEN))[site]
     pairs = [((b + STEP) % count, b) for b in range(count)]
-    made = torch.stack([means[a] - means[b] for a, b in pairs])
-    noise = torch.randn(made.shape, generator=torch.Generator().manual_seed(seed))
-    kinds = {"means": made, "random": noise * (made.norm(dim=-1) / noise.norm(dim=-1)).unsqueeze(-1)}
-    asked = torch.arange(count).repeat_interleave(len(UNSEEN))
-    opened = torch.stack([pc.Nearest(means, b)(hidden) for _, b in pairs], 1)
-    clean = model.run(unseen, logits="last").logits[:, answers]
+    additions = torch.stack([means[a] - means[b] for a, b in pairs])
+    noise = torch.randn(additions.shape, generator=torch.Generator().manual_seed(seed))
+    kinds = {"means": additions, "random": noise * (additions.norm(dim=-1) / noise.norm(dim=-1)).unsqueeze(-1)}
+    classes = torch.arange(count).repeat_interleave(len(UNSEEN))
+    gates = torch.stack([pc.Nearest(means, b)(hidden) for _, b in pairs], 1)
+    clean = model.run(test_prompts, logits="last").logits[:, answers]
     rows = []
     for vector, values in kinds.items():
-        logits = _added(model, unseen, site, at(UNSEEN), values, coefficients, answers)
-        gated = torch.where(opened[..., None, None], logits, clean[:, None, None])
+        logits = _logits_under_additions(model, test_prompts, site, at(UNSEEN), values, coefficients, answers)
+        gated_logits = torch.where(gates[..., None, None], logits, clean[:, None, None])
         costs = _text_losses(model, site, values[0], coefficients, texts)
-        for gate, found in (("none", logits), ("activation", gated))[: 2 if vector == "means" else 1]:
+        for gate, gate_logits in (("none", logits), ("activation", gated_logits))[: 2 if vector == "means" else 1]:
             for number, coefficient in enumerate(coefficients):
-                own = {"token": token, "layer": layer, "vector": vector, "gate": gate, "coefficient": coefficient}
+                columns = {"token": token, "layer": layer, "vector": vector, "gate": gate, "coefficient": coefficient}
                 cost = costs[number] if gate == "none" else {}
-                rows.append({**own, **scores(found[:, :, number], clean, asked, pairs), **cost})
+                rows.append({**columns, **scores(gate_logits[:, :, number], clean, classes, pairs), **cost})
     return pd.DataFrame(rows)
 
 
-def _added(
+def _logits_under_additions(
     model: pc.Model,
     prompts: list[str],
     site: str,
@@ -134,8 +136,11 @@ def _text_losses(
     edits = {f"{name} {c}": pc.Add(vector, c, site=site, at=at) for name, at in places.items() for c in coefficients}
     losses = pc.metrics.damage(model, edits, texts).data["loss"]
     mean = losses.weighted(losses["tokens"]).mean("text").values
-    each = mean[1:].reshape(len(places), len(coefficients))
-    return [{"clean loss text": float(mean[0]), **dict(zip(places, column.tolist(), strict=True))} for column in each.T]
+    cost_table = mean[1:].reshape(len(places), len(coefficients))
+    return [
+        {"clean loss text": float(mean[0]), **dict(zip(places, column.tolist(), strict=True))}
+        for column in cost_table.T
+    ]
 
 
 def scores(logits: Tensor, clean: Tensor, asked: Tensor, pairs: Sequence[tuple[int, int]]) -> dict[str, float]:
@@ -149,12 +154,12 @@ def scores(logits: Tensor, clean: Tensor, asked: Tensor, pairs: Sequence[tuple[i
     """
     rows = []
     for number, (a, b) in enumerate(pairs):
-        own, others = asked == b, (asked != a) & (asked != b)
+        mask_b, mask_others = asked == b, (asked != a) & (asked != b)
         row = {}
         for name, values in (("", logits[:, number]), ("clean ", clean)):
-            called, loss = values.argmax(-1), -values.double().log_softmax(-1)[torch.arange(len(asked)), asked]
-            row[f"{name}transfer"] = float((called[own] == a).double().mean())
-            row[f"{name}retention"] = float((called == asked)[others].double().mean())
-            row[f"{name}loss others"] = float(loss[others].mean())
+            predictions, loss = values.argmax(-1), -values.double().log_softmax(-1)[torch.arange(len(asked)), asked]
+            row[f"{name}transfer"] = float((predictions[mask_b] == a).double().mean())
+            row[f"{name}retention"] = float((predictions == asked)[mask_others].double().mean())
+            row[f"{name}loss others"] = float(loss[mask_others].mean())
         rows.append(row)
     return {str(name): float(value) for name, value in pd.DataFrame(rows).mean().items()}
