@@ -76,6 +76,12 @@ def _results(model: pc.Model) -> dict[str, Result]:
     }  # fmt: skip
 
 
+def _ordinary(folders: pytest.TempPathFactory) -> dict[str, Result]:
+    """The kinds whose capability has its ordinary call in its own test file."""
+    new = [line(folders.mktemp("ordinary")) for line in of_test_files().values()]
+    return {result.kind: result for result in new if isinstance(result, Result)}
+
+
 def _directed(model: pc.Model) -> dict[str, Result]:
     prompts, labels = tiny.ids(12, 6), [0, 1] * 6
     found = model.fit_directions("leace", prompts, labels, ["resid_post.0", "resid_post.2"], holdout=0)
@@ -126,8 +132,7 @@ AS_PUBLISHED = ("grid",)
 
 @pytest.fixture(scope="module")
 def results(llama: pc.Model, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Result]:
-    new = [line(tmp_path_factory.mktemp("ordinary")) for line in of_test_files().values()]
-    ORDINARY.update({result.kind: result for result in new if isinstance(result, Result)})
+    ORDINARY.update(_ordinary(tmp_path_factory))
     return _results(llama) | ORDINARY
 
 

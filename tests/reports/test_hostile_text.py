@@ -17,7 +17,7 @@ import patchclamp as pc
 from patchclamp.core import registry
 from patchclamp.core.result import Result, Saved
 from tests import tiny
-from tests.core.test_result import NETWORK, _clustered, _results
+from tests.core.test_result import NETWORK, _clustered, _ordinary, _results
 from tests.core.test_text import HOSTILE, acts, texts, undone
 from tests.effort import FULL, examples
 
@@ -32,10 +32,10 @@ SHORT = ("lens", "generation", "spline_codes", "damage", "plane", "clusters")
 KEPT = ("unedited", "edited", "on", "off", "")
 
 
-def _made(llama: pc.Model) -> dict[str, Result]:
+def _made(llama: pc.Model, folders: pytest.TempPathFactory) -> dict[str, Result]:
     """All kinds in the full form; in the short form those that are made at once, with texts of every sort."""
     if FULL:
-        return _results(llama)
+        return _results(llama) | _ordinary(folders)
     prompts = tiny.ids(4, 4)
     return {
         "lens": llama.lens(prompts[:1], ["resid_post.1"], [0, -1], k=2),
@@ -63,8 +63,8 @@ def hostile(result: Result, text: str) -> Result:
 
 
 @pytest.fixture(scope="module")
-def made(llama: pc.Model) -> dict[str, Result]:
-    return _made(llama)
+def made(llama: pc.Model, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Result]:
+    return _made(llama, tmp_path_factory)
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ from patchclamp.core.arguments import checked_as
 from patchclamp.core.errors import InputError, unknown
 
 _CLASSES: dict[str, type] = {}
-_METHODS = ("interventions", "lenses", "tracing", "directions", "metrics", "rewriting", "polytopes")
-"""Packages that define results."""
+_NO_RESULTS = ("core", "catalogue", "models", "figures", "reports", "studies", "cli")
+"""Packages that define no results of a saved kind."""
 
 
 def add(kind: type[Any]) -> None:
@@ -35,7 +35,8 @@ def result_class(kind: str, home: str = "") -> Any:
     Raises:
         InputError: There is no such kind.
     """
-    inside = re.fullmatch(rf"(?:{'|'.join(_METHODS)})\.\w+", home)
+    package, _, name = home.partition(".")
+    inside = package in _packages() and re.fullmatch(r"\w+", name)
     if kind not in _CLASSES and inside and find_spec(f"patchclamp.{home}"):
         find_module(home)
     if kind not in _CLASSES and kind not in kinds():
@@ -44,9 +45,17 @@ def result_class(kind: str, home: str = "") -> Any:
 
 
 @cache
+def _packages() -> tuple[str, ...]:
+    """The packages that may define results."""
+    root = import_module("patchclamp")
+    names = (module.name for module in pkgutil.iter_modules(root.__path__) if module.ispkg)
+    return tuple(name for name in names if name not in _NO_RESULTS)
+
+
+@cache
 def kinds() -> tuple[str, ...]:
     """Every kind of result."""
-    for package in map(find_module, _METHODS):
+    for package in map(find_module, _packages()):
         for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
             import_module(module.name)
     return tuple(sorted(kind for kind, cls in _CLASSES.items() if cls.__module__.startswith("patchclamp.")))
