@@ -87,11 +87,11 @@ def _load_from_file(path: Path, name: str) -> Any:
         raise InputError(f"there is no file {str(path)!r}")
     module_spec = importlib.util.spec_from_file_location(path.stem, path)
     assert module_spec is not None
-    assert module_spec.loader is not None
     python_module = importlib.util.module_from_spec(module_spec)
     sys.path.insert(0, str(path.parent))
     try:
-        module_spec.loader.exec_module(python_module)
+        # its own bytes, as they are now: a cache of bytecode may be of an earlier text, and would be left in the user's folder
+        exec(compile(path.read_bytes(), str(path), "exec"), vars(python_module))
         factory = getattr(python_module, name, None)
         if factory is None:
             raise InputError(
