@@ -46,9 +46,9 @@ class Action:
 
     def __str__(self) -> str:
         numbers = {item.name: getattr(self.operation, item.name) for item in fields(self.operation)}
-        said = ", ".join(f"{name}={value:g}" for name, value in numbers.items() if isinstance(value, float))
+        settings = ", ".join(f"{name}={value:g}" for name, value in numbers.items() if isinstance(value, float))
         where = "all" if self.positions is None else ", ".join(map(str, self.positions))
-        return f"{type(self.operation).__name__}({said}) at {self.site}, position {where}"
+        return f"{type(self.operation).__name__}({settings}) at {self.site}, position {where}"
 
     @cached_property
     def key(self) -> str:
@@ -59,12 +59,12 @@ class Action:
         """For a checkpoint; see :mod:`patchclamp.core.content`."""
         return str(self.site), self.positions, self.operation, gate_content(self.gate)
 
-    def only(self, kept: Sequence[int]) -> "Action":
+    def only(self, indices: Sequence[int]) -> "Action":
         """The action at some of its positions, by their places in its list."""
-        if self.positions is None or len(kept) == len(self.positions):
+        if self.positions is None or len(indices) == len(self.positions):
             return self
-        where = tuple(self.positions[i] for i in kept)
-        return Action(self.site, where, self.operation.select(kept), gate=self.gate, edit=self.edit)
+        where = tuple(self.positions[i] for i in indices)
+        return Action(self.site, where, self.operation.select(indices), gate=self.gate, edit=self.edit)
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,8 +153,8 @@ class Placer:
         return self.recordings[self._run_keys[id(source)]][_read_at(self.model, source, [site])[0]]
 
     def _locate(self, at: Any, source: Source, number: int) -> tuple[int, ...]:
-        found = self.model.prompts(source.inputs)
-        return positions.resolve(at, found[number], number, len(found), self.model.tokenizer, repeats=True) or ()
+        prompts = self.model.prompts(source.inputs)
+        return positions.resolve(at, prompts[number], number, len(prompts), self.model.tokenizer, repeats=True) or ()
 
 
 def _check_sources(model: OpenModel, operation: Operation, count: int) -> None:
@@ -166,12 +166,14 @@ def _check_sources(model: OpenModel, operation: Operation, count: int) -> None:
     if not isinstance(operation, Unbound) or not operation.paired:
         return
     source = getattr(operation, "source", None)
-    given = len(model.prompts(source.inputs)) if isinstance(source, Source) else len(getattr(source, "prompts", ()))
-    if given > max(1, count) or (
-        isinstance(source, Source) and given not in (1, count)
+    source_count = (
+        len(model.prompts(source.inputs)) if isinstance(source, Source) else len(getattr(source, "prompts", ()))
+    )
+    if source_count > max(1, count) or (
+        isinstance(source, Source) and source_count not in (1, count)
     ):  # recorded activations say themselves what they lack
         raise EditError(
-            f"the source of {type(operation).__name__} has {given} prompts and there are {count} to edit; give one source, or "
+            f"the source of {type(operation).__name__} has {source_count} prompts and there are {count} to edit; give one source, or "
             "one a prompt"
         )
 
@@ -196,8 +198,8 @@ def _sites_of(model: OpenModel, edit: Edit) -> list[Site]:
 
 
 def _is_all(at: Any, index: int) -> bool:
-    own = at.each[index] if isinstance(at, positions.PerPrompt) else at
-    return isinstance(own, str) and own == "all"
+    prompt_at = at.each[index] if isinstance(at, positions.PerPrompt) else at
+    return isinstance(prompt_at, str) and prompt_at == "all"
 
 
 def _check_stack(model: OpenModel, edit: Edit, site: Site) -> None:
@@ -215,16 +217,16 @@ def _check_stack(model: OpenModel, edit: Edit, site: Site) -> None:
     )
 
 
-def _read_at(model: OpenModel, source: Source, edited: Sequence[Site]) -> Sequence[Site]:
+def _read_at(model: OpenModel, source: Source, edit_sites: Sequence[Site]) -> Sequence[Site]:
     """Sites that a source is looked at for edits at some sites: the same ones, unless it names one."""
     if source.site is None:
-        return edited
-    found = model.sites.expand(source.site)
-    if len(found) != 1:
+        return edit_sites
+    source_sites = model.sites.expand(source.site)
+    if len(source_sites) != 1:
         raise SiteError(
-            f"a source is looked at in one site, and {source.site!r} names {len(found)}; write one, as in 'resid_post.5'"
+            f"a source is looked at in one site, and {source.site!r} names {len(source_sites)}; write one, as in 'resid_post.5'"
         )
-    return found
+    return source_sites
 
 
 def check_width(sites: SiteMap, operation: Operation, site: Site) -> None:
@@ -256,9 +258,9 @@ class Tally:
     def teller(self, edit: int, vectors: int) -> Callable[[Tensor], None]:
         """What an instruction calls when it fires."""
 
-        def tell(changed: Tensor) -> None:
+        def tell(counts: Tensor) -> None:
             self.reached[edit] += vectors
-            self.changed[edit].append(changed)
+            self.changed[edit].append(counts)
 
         return tell
 
@@ -299,12 +301,13 @@ def instructions(
             access = sites.access(action.site)
             number = order[access.port]
             order[access.port] += 1
-            kept, columns = _columns_in(action, start[row], width)
-            if kept == ():
+            indices, columns = _columns_in(action, start[row], width)
+            if indices == ():
                 continue
-            shared = digest(action.key, kept, action.everywhere)
+            shared = digest(action.key, indices, action.everywhere)
             entry = grouped.setdefault(
-                (access.port, number, shared, action.edit), (action if kept is None else action.only(kept), [], [])
+                (access.port, number, shared, action.edit),
+                (action if indices is None else action.only(indices), [], []),
             )
             entry[1].append(row if batch_rows is None else batch_rows[row])
             entry[2].append(columns)
@@ -341,8 +344,8 @@ def _columns_in(action: Action, start: int, width: int) -> tuple[tuple[int, ...]
         return None, ()
     if GENERATED in action.positions:
         raise AssertionError("generated positions are made concrete by the generation")
-    kept = tuple(i for i, position in enumerate(action.positions) if 0 <= position - start < width)
-    return kept, tuple(action.positions[i] - start for i in kept)
+    indices = tuple(i for i, position in enumerate(action.positions) if 0 <= position - start < width)
+    return indices, tuple(action.positions[i] - start for i in indices)
 
 
 def from_position(action: Action, first: int) -> Action:

@@ -99,37 +99,37 @@ class Axes:
 
     def dims(self) -> dict[str, int]:
         """Dimensions and their sizes."""
-        found = {"prompt": len(self.prompts), "site": len(self.components)}
+        sizes = {"prompt": len(self.prompts), "site": len(self.components)}
         if self.layers:
-            found["layer"] = len(self.layers)
+            sizes["layer"] = len(self.layers)
         if self.units:
-            found[self.unit_kind] = len(self.units)
+            sizes[self.unit_kind] = len(self.units)
         if self.each:
-            found["position"] = self.longest
-        return found | {name: len(values) for name, values in self.over.items()}
+            sizes["position"] = self.longest
+        return sizes | {name: len(values) for name, values in self.over.items()}
 
     def coords(self) -> dict[str, Any]:
         """Coordinates, as xarray takes them; tokens label positions."""
         import numpy as np
 
-        found: dict[str, Any] = {
+        coordinates: dict[str, Any] = {
             "prompt": np.array([prompt.name for prompt in self.prompts], dtype=object),
             "site": np.array(self.components, dtype=object),
         }
         if self.layers:
-            found["layer"] = np.array(self.layers)
+            coordinates["layer"] = np.array(self.layers)
         if self.units:
-            found[self.unit_kind] = np.array(self.units)
+            coordinates[self.unit_kind] = np.array(self.units)
         if self.each:
-            found["position"] = np.arange(self.longest)
+            coordinates["position"] = np.arange(self.longest)
             rows = [[*p.tokens, *[""] * (self.longest - len(p.tokens))] for p in self.prompts]
-            found["token"] = (("prompt", "position"), np.array(rows, dtype=object))
+            coordinates["token"] = (("prompt", "position"), np.array(rows, dtype=object))
         for name, values in self.over.items():
             plain = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
-            found[name] = (
+            coordinates[name] = (
                 np.array(values) if plain else np.array([label(v, i) for i, v in enumerate(values)], dtype=object)
             )
-        return found
+        return coordinates
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,24 +146,24 @@ class Point:
     """The position that is its own; None where positions are not swept."""
 
 
-def points(axes: Axes, cumulative: bool, allowed: Sequence[Collection[int]] | None = None) -> list[Point]:
+def points(axes: Axes, cumulative: bool, editable: Sequence[Collection[int]] | None = None) -> list[Point]:
     """Every cell of a sweep.
 
     Args:
         axes: Its axes.
         cumulative: A cell at layer ``i`` edits the swept layers up to ``i``.
-        allowed: For each prompt the positions that can be edited (others stay empty).
+        editable: For each prompt the positions that can be edited (others stay empty).
     """
     every: list[Point] = []
     for variant, values in enumerate(product(*(range(len(items)) for items in axes.over.values()))):
         for prompt, text in enumerate(axes.prompts):
             positions: list[tuple[int, ...] | None] = [None]
             if axes.each:
-                positions = [(p,) for p in range(text.length or 0) if allowed is None or p in allowed[prompt]]
+                positions = [(p,) for p in range(text.length or 0) if editable is None or p in editable[prompt]]
             for component, layer, unit in axes.sites:
                 below = axes.layers if cumulative else (layer,)
-                reached = (axes.sites.get((component, i, unit)) for i in below if i <= layer)
-                sites = tuple(site for site in reached if site is not None)
+                below_sites = (axes.sites.get((component, i, unit)) for i in below if i <= layer)
+                sites = tuple(site for site in below_sites if site is not None)
                 for position in positions:
                     index = _index(axes, prompt, component, layer, unit, position, values)
                     every.append(Point(index, prompt, variant, sites, position))

@@ -22,39 +22,39 @@ def named_arguments(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     """The arguments of a call by name."""
     signature = inspect.signature(function)
     try:
-        found = dict(signature.bind_partial(*args, **kwargs).arguments)
+        arguments = dict(signature.bind_partial(*args, **kwargs).arguments)
     except TypeError as error:
         raise InputError(f"the call does not fit {getattr(function, '__qualname__', function)}: {error}") from None
     for name, parameter in signature.parameters.items():
         if parameter.kind is inspect.Parameter.VAR_KEYWORD:
-            found |= found.pop(name, {})
-        elif parameter.kind is inspect.Parameter.VAR_POSITIONAL and (rest := found.pop(name, ())):
+            arguments |= arguments.pop(name, {})
+        elif parameter.kind is inspect.Parameter.VAR_POSITIONAL and (rest := arguments.pop(name, ())):
             if len(rest) > 1:
                 raise InputError(
                     "under model.editing name the arguments of a call after the first, as in attention_mask=..."
                 )
-            found["input_ids"] = rest[0]
-    return found
+            arguments["input_ids"] = rest[0]
+    return arguments
 
 
-def main_input(call: Mapping[str, Any], needed: bool) -> Tensor | None:
+def main_input(call: Mapping[str, Any], required: bool) -> Tensor | None:
     """The token ids or embeddings of a call; None for one without, of a model that needs none."""
     for name in ("input_ids", "inputs_embeds"):
         if isinstance(call.get(name), Tensor):
-            found: Tensor = call[name]
-            return found
-    if not needed:
+            tensor: Tensor = call[name]
+            return tensor
+    if not required:
         return None
     raise InputError("under model.editing the module must be called with input_ids or inputs_embeds")
 
 
 def cache_of(call: Mapping[str, Any]) -> Any:
     """The cache or recurrent state that a call is given; None for one without."""
-    found = call.get("past_key_values")
-    return call.get("cache_params") if found is None else found
+    cache = call.get("past_key_values")
+    return call.get("cache_params") if cache is None else cache
 
 
-def past_length(past: Any, seen: int) -> int:
+def past_length(past: Any, default: int) -> int:
     """Positions that a cache holds; of a recurrent state, which does not say, those that earlier calls had."""
     if past is None:
         return 0
@@ -66,7 +66,7 @@ def past_length(past: Any, seen: int) -> int:
             raise InputError(
                 f"under model.editing past_key_values must be a Cache, got {type(past).__name__}"
             ) from None
-        return seen if state() else 0
+        return default if state() else 0
 
 
 def inferred_mask(module: Any, settings: Mapping[str, Any], ids: Tensor) -> Tensor | None:
@@ -97,12 +97,12 @@ def padding_of(mask: Tensor | None, count: int, total: int) -> tuple[list[int], 
     return pads, right
 
 
-def prompts_of(model: OpenModel, given: Tensor, mask: Tensor | None, total: int) -> list[Prompt]:
+def prompts_of(model: OpenModel, inputs: Tensor, mask: Tensor | None, total: int) -> list[Prompt]:
     """The texts of a call as prompts; where tokens are not known (embeddings, a cache from elsewhere) only their number."""
-    keep = torch.ones(len(given), total) if mask is None else mask
-    if given.ndim == 2 and given.shape[1] == total:
-        return model.prompts([row[real.bool()].tolist() for row, real in zip(given, keep, strict=True)])
+    keep = torch.ones(len(inputs), total) if mask is None else mask
+    if inputs.ndim == 2 and inputs.shape[1] == total:
+        return model.prompts([row[real.bool()].tolist() for row, real in zip(inputs, keep, strict=True)])
     return [
         Prompt((0,) * int(real.bool().sum()), NO_TOKENS, (), {"given": row.unsqueeze(0)})
-        for row, real in zip(given, keep, strict=True)
+        for row, real in zip(inputs, keep, strict=True)
     ]

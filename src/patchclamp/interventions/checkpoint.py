@@ -49,10 +49,10 @@ def agreement(model: OpenModel, edits: Sequence[Edit], module: nn.Module, prompt
     """Compare a module with a model under edits, at every position of some prompts."""
     hooked, plain = run(model, prompts, edits), run(wrap_module(module, model.tokenizer), prompts)
     lengths = hooked.lengths if hooked.logits.ndim == 3 else ()
-    wanted, found = (_rows(done.logits.detach(), lengths) for done in (hooked, plain))
-    gap = (wanted.log_softmax(-1) - found.log_softmax(-1)).abs().max()
-    error = (wanted - found).abs().max() / wanted.abs().max()
-    return Agreement(float(gap), float(error), len(wanted))
+    reference, scores = (_rows(result.logits.detach(), lengths) for result in (hooked, plain))
+    gap = (reference.log_softmax(-1) - scores.log_softmax(-1)).abs().max()
+    error = (reference - scores).abs().max() / reference.abs().max()
+    return Agreement(float(gap), float(error), len(reference))
 
 
 def _rows(logits: Tensor, lengths: Sequence[int]) -> Tensor:
@@ -70,14 +70,14 @@ def with_parameters(module: nn.Module, new: Mapping[str, Tensor]) -> nn.Module:
         module: The original.
         new: The values by the parameters' full names, shaped as they are stored and of any floating type.
     """
-    held = [*module.parameters(), *module.buffers()]
-    shared: dict[int, Any] = {id(tensor): tensor for tensor in held}
+    tensors = [*module.parameters(), *module.buffers()]
+    shared: dict[int, Any] = {id(tensor): tensor for tensor in tensors}
     copied: nn.Module = copy.deepcopy(module, shared)
     for name, value in new.items():
         path, _, leaf = name.rpartition(".")
         old = module.get_parameter(name)
-        held_new = torch.empty_like(old).copy_(value)
-        setattr(copied.get_submodule(path), leaf, nn.Parameter(held_new, requires_grad=old.requires_grad))
+        stored_value = torch.empty_like(old).copy_(value)
+        setattr(copied.get_submodule(path), leaf, nn.Parameter(stored_value, requires_grad=old.requires_grad))
     tied: dict[str, str] = getattr(copied, "all_tied_weights_keys", {})
     if any(new.keys() & pair for pair in tied.items()):
         copied.config.tie_word_embeddings = False  # type: ignore[union-attr]
@@ -138,15 +138,15 @@ def write_checkpoint(
             model.tokenizer.save_pretrained(temporary)
         again = _reloaded(model, module, temporary)
         hooked = wrap_module(module, model.tokenizer) if edits is None else model
-        found = agreement(hooked, edits or (), again, prompts)
-        found.check("the reloaded checkpoint's", tolerance)
-        beside(temporary, found)
-    return found
+        comparison = agreement(hooked, edits or (), again, prompts)
+        comparison.check("the reloaded checkpoint's", tolerance)
+        beside(temporary, comparison)
+    return comparison
 
 
 def _reloaded(model: OpenModel, module: nn.Module, folder: Path) -> nn.Module:
     """A checkpoint as it is read back, whose weights are those of the module."""
-    again, said = auto_class(module.config).from_pretrained(
+    again, loading_info = auto_class(module.config).from_pretrained(
         folder,
         dtype=model.dtype,
         attn_implementation=getattr(model.config, "_attn_implementation", None),
@@ -154,11 +154,15 @@ def _reloaded(model: OpenModel, module: nn.Module, folder: Path) -> nn.Module:
         trust_remote_code=False,
     )
     again = again.to(model.device).eval()
-    kept, wanted = again.state_dict(), module.state_dict()
-    lost = [name for name, value in wanted.items() if name not in kept or not torch.equal(value, kept[name])]
+    state, expected = again.state_dict(), module.state_dict()
+    lost = [name for name, value in expected.items() if name not in state or not torch.equal(value, state[name])]
     if lost:
         raise ExactnessError(f"the checkpoint does not give back {lost[0]!r} ({len(lost)} tensors differ)")
-    wrong = {kind: sorted(said[kind]) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") if said[kind]}
+    wrong = {
+        kind: sorted(loading_info[kind])
+        for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")
+        if loading_info[kind]
+    }
     if wrong:
         raise ExactnessError(f"transformers does not read the checkpoint as it was written: {wrong}")
     opened: nn.Module = again

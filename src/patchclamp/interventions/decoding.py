@@ -65,8 +65,8 @@ def effective(module: nn.Module, settings: Mapping[str, Any], name: str) -> Any:
     """The value of a setting as transformers resolves it: the call's, else the given config's, else the checkpoint's."""
     if name in settings:
         return settings[name]
-    found = getattr(settings.get("generation_config"), name, None)
-    return getattr(getattr(module, "generation_config", None), name, None) if found is None else found
+    value = getattr(settings.get("generation_config"), name, None)
+    return getattr(getattr(module, "generation_config", None), name, None) if value is None else value
 
 
 def check_generation(module: nn.Module, settings: Mapping[str, Any]) -> None:
@@ -87,23 +87,23 @@ def check_generation(module: nn.Module, settings: Mapping[str, Any]) -> None:
         )
 
 
-def read_settings(module: nn.Module, tokenizer: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+def read_settings(module: nn.Module, tokenizer: Any, options: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a generation, each of them used: greedy and one text a prompt unless they say otherwise.
 
     Raises:
         InputError: A setting is unknown, would have no effect, or cannot be combined with edits.
     """
-    settings = {name: single(value) for name, value in given.items()}
+    settings = {name: single(value) for name, value in options.items()}
     config = settings.get("generation_config")
     if config is not None and not isinstance(config, GenerationConfig):
         raise InputError(f"generation_config must be a GenerationConfig or a mapping, got {type(config).__name__}")
     _check_names(settings)
     check_generation(module, settings)
-    asked = settings.get("do_sample", getattr(settings.get("generation_config"), "do_sample", None))
-    settings["do_sample"] = bool(asked)
-    if not asked:
+    sampling = settings.get("do_sample", getattr(settings.get("generation_config"), "do_sample", None))
+    settings["do_sample"] = bool(sampling)
+    if not sampling:
         _check_greedy(settings)
-    samples = effective(module, settings, "num_return_sequences") if asked else settings.get("num_return_sequences")
+    samples = effective(module, settings, "num_return_sequences") if sampling else settings.get("num_return_sequences")
     samples = 1 if samples is None else samples
     if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
         raise InputError(f"num_return_sequences must be 1 or more, got {samples!r}")
@@ -122,15 +122,15 @@ def read_settings(module: nn.Module, tokenizer: Any, given: Mapping[str, Any]) -
 
 
 def _check_names(settings: Mapping[str, Any]) -> None:
-    known = [name for name in vars(GenerationConfig()) if not name.startswith("_") and name != "transformers_version"]
+    names = [name for name in vars(GenerationConfig()) if not name.startswith("_") and name != "transformers_version"]
     for name, value in settings.items():
         if name in _INPUTS:
             raise InputError(
                 f"{name} is no setting of model.generate, which makes the inputs of its prompts; for inputs of your own "
                 "write: with model.editing(edits): model.module.generate(...)"
             )
-        if name not in (*known, *_OBJECTS, *REFUSED):
-            raise InputError(unknown("setting of a generation", name, [*known, *_OBJECTS]))
+        if name not in (*names, *_OBJECTS, *REFUSED):
+            raise InputError(unknown("setting of a generation", name, [*names, *_OBJECTS]))
         if name in _KEPT and value:
             raise InputError(f"{name}={value!r} is not kept by model.generate; use model.record on the text")
 
@@ -152,7 +152,7 @@ def _check_greedy(settings: Mapping[str, Any]) -> None:
         )
 
 
-def new_tokens(settings: Mapping[str, Any], asked: int | None) -> int | None:
+def new_tokens(settings: Mapping[str, Any], limit: int | None) -> int | None:
     """How many new tokens a call is limited to, or None where ``max_length`` limits the whole text.
 
     Raises:
@@ -160,7 +160,7 @@ def new_tokens(settings: Mapping[str, Any], asked: int | None) -> int | None:
     """
     config = settings.get("generation_config")
     longest = settings.get("max_length", getattr(config, "max_length", None))
-    count = getattr(config, "max_new_tokens", None) if asked is None else asked
+    count = getattr(config, "max_new_tokens", None) if limit is None else limit
     if count is not None and settings.get("max_length") is not None:
         raise InputError(f"max_new_tokens={count} and max_length={longest} are both given; give one of them")
     for name, value in (("max_new_tokens", count), ("max_length", longest)):
@@ -209,13 +209,13 @@ class RowEnds(StoppingCriteria):  # type: ignore[misc]
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
         """Which rows the caller's criteria end here."""
         self.steps += 1
-        wanted = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+        ends_by_criteria = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
         for criterion in self.own:
-            wanted = wanted | criterion(input_ids, scores, **kwargs)
-        done = wanted if self.strings is None else wanted | self.strings(input_ids, scores)
+            ends_by_criteria = ends_by_criteria | criterion(input_ids, scores, **kwargs)
+        ends_by_any = ends_by_criteria if self.strings is None else ends_by_criteria | self.strings(input_ids, scores)
         last = input_ids[:, -1].tolist()
         self.lengths = self.lengths or [None] * len(last)
-        for row, (ended, token) in enumerate(zip(done.tolist(), last, strict=True)):
+        for row, (ended, token) in enumerate(zip(ends_by_any.tolist(), last, strict=True)):
             if self.lengths[row] is None and (ended or token in self.ends):
                 self.lengths[row] = self.steps
-        return wanted
+        return ends_by_criteria

@@ -117,7 +117,7 @@ class Edit:
         Raises:
             EditError: There is no such parameter.
         """
-        own = {name: changes.pop(name) for name in ("at", "where", "site") if name in changes}
+        placement = {name: changes.pop(name) for name in ("at", "where", "site") if name in changes}
         valid = self.parameters
         for name in changes:
             if name not in valid:
@@ -125,7 +125,7 @@ class Edit:
         if "readers" in changes or ("directions" in changes and getattr(self.operation, "readers", None) is not None):
             raise EditError("directions and their readers belong together: make a new edit with both")
         read = {name: values.parameter(self.operation, name, value) for name, value in changes.items()}
-        return replace(self, operation=replace(self.operation, **read), **own)
+        return replace(self, operation=replace(self.operation, **read), **placement)
 
     def frozen(self) -> "Edit":
         """The edit as it is now: copies in place of the values that require gradients."""
@@ -151,9 +151,9 @@ class Edit:
         return digest(self.operation.key, self.sites, repr(self.at), gate_key(self.where))
 
     def __repr__(self) -> str:
-        given = [repr(self.site)] if self.site is not None else []
-        given += [f"at={self.at!r}"] + ([f"where={type(self.where).__name__}"] if self.where is not None else [])
-        return f"Edit({type(self.operation).__name__}, {', '.join(given)})"
+        arguments = [repr(self.site)] if self.site is not None else []
+        arguments += [f"at={self.at!r}"] + ([f"where={type(self.where).__name__}"] if self.where is not None else [])
+        return f"Edit({type(self.operation).__name__}, {', '.join(arguments)})"
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Edit) and self.key == other.key
@@ -162,19 +162,19 @@ class Edit:
         return hash(self.key)
 
 
-def as_edits(given: Any) -> tuple[Edit, ...]:
+def as_edits(value: Any) -> tuple[Edit, ...]:
     """Edits as the user passes them: one, or several.
 
     Raises:
         EditError: Something is no edit.
     """
-    if isinstance(given, Edit):
-        return (given,)
-    if isinstance(given, str | bytes | Mapping | Tensor | np.ndarray) or not isinstance(given, Iterable):
+    if isinstance(value, Edit):
+        return (value,)
+    if isinstance(value, str | bytes | Mapping | Tensor | np.ndarray) or not isinstance(value, Iterable):
         raise EditError(
-            f"edits are one edit or a list of them, as pc.Add(vector, site='mlp_out.4'); got {_kind(given)}"
+            f"edits are one edit or a list of them, as pc.Add(vector, site='mlp_out.4'); got {_kind(value)}"
         )
-    several = tuple(given)
+    several = tuple(value)
     for number, item in enumerate(several):
         if not isinstance(item, Edit):
             raise EditError(

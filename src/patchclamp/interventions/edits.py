@@ -142,19 +142,19 @@ def Patch(values: Any, *, site: Sites = None, at: At = UNSAID, where: Where = No
         at: Positions.
         where: Gate.
     """
-    found = sources.vector_or_source(values, "pc.Patch")
-    return Edit(operations.Put(found) if isinstance(found, Tensor) else sources.Patch(found), site, at, where)
+    content = sources.vector_or_source(values, "pc.Patch")
+    return Edit(operations.Put(content) if isinstance(content, Tensor) else sources.Patch(content), site, at, where)
 
 
 @checked_as(EditError)
 def MeanAblate(mean: Any, *, site: Sites = None, at: At = UNSAID, where: Where = None) -> Edit:
     """``x <-`` a mean: a vector ``[d]``, or prompts over whose positions the site is averaged."""
-    found = sources.vector_or_source(mean, "pc.MeanAblate")
-    if isinstance(found, Tensor):
-        return Edit(operations.Put(found), site, at, where)
-    if not isinstance(found, sources.Source):
+    content = sources.vector_or_source(mean, "pc.MeanAblate")
+    if isinstance(content, Tensor):
+        return Edit(operations.Put(content), site, at, where)
+    if not isinstance(content, sources.Source):
         raise EditError("pc.MeanAblate takes a vector [d] or prompts to average over")
-    return Edit(sources.MeanAblate(found), site, at, where)
+    return Edit(sources.MeanAblate(content), site, at, where)
 
 
 @checked_as(EditError)
@@ -185,7 +185,7 @@ def Rotate(
     """
     if subspace is None:
         subspace = _subspace(rank, d, directions, seed)
-    elif any(given is not None for given in (rank, d, directions)):
+    elif any(option is not None for option in (rank, d, directions)):
         raise EditError("pc.Rotate: a subspace has its own rank, d and directions; leave them out")
     return Edit(sources.Rotate(subspace, sources.vector_or_source(source, "pc.Rotate")), site, at, where)
 
@@ -199,9 +199,9 @@ def _subspace(rank: int | None, d: int | None, directions: Any, seed: Seed) -> s
     if start.requires_grad:
         return sources.HeldSubspace(start)
     start = torch.atleast_2d(start)
-    for name, given, held in (("rank", rank, len(start)), ("d", d, start.shape[1])):
-        if given is not None and given != held:
-            raise EditError(f"pc.Rotate: {name}={given!r}, and the directions have {name}={held}; leave {name} out")
+    for name, requested, size in (("rank", rank, len(start)), ("d", d, start.shape[1])):
+        if requested is not None and requested != size:
+            raise EditError(f"pc.Rotate: {name}={requested!r}, and the directions have {name}={size}; leave {name} out")
     return sources.Subspace(start.shape[1], len(start), directions=start)
 
 

@@ -87,11 +87,11 @@ def _run_parts(scheduled: Schedule, verified: set[int], options: RunOptions) -> 
         paths = None if files is None else files.paths(scheduled.parts())
         for number, part in enumerate(scheduled.parts()):
             path = None if paths is None else paths[number]
-            chosen = verified & part.runs.keys()
-            if path is not None and path.is_file() and not chosen:
+            verified_here = verified & part.runs.keys()
+            if path is not None and path.is_file() and not verified_here:
                 result = load_part(path, part)
             else:
-                result = run_part(job.model, part, verified=chosen, baselines=baselines, advance=bar.advance)
+                result = run_part(job.model, part, verified=verified_here, baselines=baselines, advance=bar.advance)
                 if path is not None:
                     save_part(path, part, result)
             outcome.include(result)
@@ -110,11 +110,13 @@ def _warn_of_nan(outcome: Outcome) -> None:
     site = first_site(job.model, Row(line.prompt, (*line.base, *first.actions)))
     where = f"at {site}" if site else "in the read itself, whose logits are finite"
     cells = sum(run in outcome.unread for run in job.run_of)
-    shown = [(job.unique_cells[run], job.lines[job.unique_cells[run].line].prompt.name) for run in wrong[:MOST_NAMED]]
-    named = "; ".join(f"{', '.join(map(str, cell.actions))} of {name!r}" for cell, name in shown)
+    examples = [
+        (job.unique_cells[run], job.lines[job.unique_cells[run].line].prompt.name) for run in wrong[:MOST_NAMED]
+    ]
+    description = "; ".join(f"{', '.join(map(str, cell.actions))} of {name!r}" for cell, name in examples)
     more = f"; and {len(wrong) - MOST_NAMED} more" if len(wrong) > MOST_NAMED else ""
     warn(
-        f"{cells} of {len(job.cells)} cells gave NaN or infinity, and NaN stands for their numbers: {named}{more}. In the first of "
+        f"{cells} of {len(job.cells)} cells gave NaN or infinity, and NaN stands for their numbers: {description}{more}. In the first of "
         f"them it arises {where}",
     )
 
@@ -134,10 +136,10 @@ def _verify(outcome: Outcome, runs: Sequence[int]) -> float:
         slow = evidence_of(line, logits[0], activations[0])
         difference = (outcome.evidence[run] - slow).abs().max() / slow.abs().max().clamp(min=1e-30)
         worst = max(worst, float(difference))
-    allowed = EXACT.of(job.model.dtype)
-    if worst > allowed:
+    tolerance = EXACT.of(job.model.dtype)
+    if worst > tolerance:
         raise ExactnessError(
             f"of {len(runs)} cells run again with one forward each, the worst differs by {worst:.2g} of the largest logit; "
-            f"{allowed:.0e} is promised for {job.model.dtype}. The slow way is exact: model.sweep(..., rung='cell')"
+            f"{tolerance:.0e} is promised for {job.model.dtype}. The slow way is exact: model.sweep(..., rung='cell')"
         )
     return worst

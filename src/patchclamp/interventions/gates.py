@@ -40,8 +40,8 @@ class Gate(ABC):
     @cached_property
     def key(self) -> str:
         """What tells it from other gates while they are alive: equal plain contents, equal keys."""
-        own = {name: _content(value) for name, value in vars(self).items() if name != "key"}
-        return digest(type(self).__name__, id(type(self)), own)
+        contents = {name: _content(value) for name, value in vars(self).items() if name != "key"}
+        return digest(type(self).__name__, id(type(self)), contents)
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and self.key == other.key
@@ -118,11 +118,11 @@ class Along(Gate):
     def __post_init__(self) -> None:
         """Raises EditError for a gate that can never open."""
         _check_bounds(self, self.above, self.below)
-        held = _held(self.direction, "the direction of pc.Along")
-        if held.ndim != 1 or not bool(held.any()):
-            what = "zero" if held.ndim == 1 else f"of shape {tuple(held.shape)}"
+        direction = _held(self.direction, "the direction of pc.Along")
+        if direction.ndim != 1 or not bool(direction.any()):
+            what = "zero" if direction.ndim == 1 else f"of shape {tuple(direction.shape)}"
             raise EditError(f"the direction of pc.Along is {what}; a vector [d] with a length is needed")
-        object.__setattr__(self, "direction", held)
+        object.__setattr__(self, "direction", direction)
 
     @override
     def __call__(self, x: Vectors) -> Verdict:
@@ -231,18 +231,18 @@ def _centres(centres: Tensor, index: int) -> Tensor:
         raise EditError(f"a gate wants centres [class, d], got shape {tuple(centres.shape)}")
     if not 0 <= index < len(centres):
         raise EditError(f"a gate for centre {index} needs it: there are {len(centres)}, numbered from 0")
-    held = _held(centres, "the centres of a gate")
-    twin = next((i for i in range(index) if torch.equal(held[i], held[index])), None)
+    tensor = _held(centres, "the centres of a gate")
+    twin = next((i for i in range(index) if torch.equal(tensor[i], tensor[index])), None)
     if twin is not None:
         warn(
             f"centre {index} equals centre {twin}, which counts as the nearest wherever both are: this gate never opens",
         )
-    return held
+    return tensor
 
 
 def _is_nearest(x: Tensor, centres: Tensor, index: int) -> Tensor:
-    there, wide = centres.to(device=x.device, dtype=_wide(x)), x.to(_wide(x))
-    distance = torch.cdist(wide.reshape(-1, x.shape[-1]), there, compute_mode="donot_use_mm_for_euclid_dist")
+    points, wide = centres.to(device=x.device, dtype=_wide(x)), x.to(_wide(x))
+    distance = torch.cdist(wide.reshape(-1, x.shape[-1]), points, compute_mode="donot_use_mm_for_euclid_dist")
     return (distance.argmin(dim=-1) == index).reshape(x.shape[:-1])
 
 

@@ -82,32 +82,32 @@ class Generation(Result):
             "prompt": ("row", np.array(self.prompts, dtype=object)),
             "prompt_number": ("row", np.array(self.prompt_numbers or range(len(self.texts)))),
         }
-        held = {"logits": self.logits, "scores": self.scores}
+        tensors = {"logits": self.logits, "scores": self.scores}
         arrays = {
             name: (("row", "step", "vocabulary"), torch.nn.utils.rnn.pad_sequence(rows, True, torch.nan).numpy())  # type: ignore[arg-type]
-            for name, rows in held.items()
+            for name, rows in tensors.items()
             if rows
         }
         return xr.Dataset(arrays, coords=columns, attrs=attrs)
 
     @classmethod
     def _from_saved(cls, saved: Saved) -> Self:
-        given, attrs = saved.dataset, saved.dataset.attrs
+        dataset, attrs = saved.dataset, saved.dataset.attrs
         ids = tuple(tuple(i) for i in attrs["ids"])
 
         def ragged(name: str) -> tuple[Tensor, ...]:
-            rows = torch.from_numpy(given[name].values) if name in given else ()
-            return tuple(row[: len(own)] for row, own in zip(rows, ids, strict=False))
+            rows = torch.from_numpy(dataset[name].values) if name in dataset else ()
+            return tuple(row[: len(row_ids)] for row, row_ids in zip(rows, ids, strict=False))
 
         return cls(
-            tuple(str(p) for p in given["prompt"].values),
-            tuple(str(t) for t in given["text"].values),
+            tuple(str(p) for p in dataset["prompt"].values),
+            tuple(str(t) for t in dataset["text"].values),
             ids,
             tuple(tuple(t) for t in attrs["tokens"]),
             tuple(attrs["fired"]),
             saved.record,
             saved.tensors,
-            tuple(given["prompt_number"].values.tolist()) if "prompt_number" in given.coords else (),
+            tuple(dataset["prompt_number"].values.tolist()) if "prompt_number" in dataset.coords else (),
             ragged("logits"),
             ragged("scores"),
         )
@@ -148,7 +148,7 @@ def generate(
         InputError: A setting, site, position or vector does not fit; raised before the run.
         NotFiredError: An edit never met its site.
     """
-    chosen = list(as_edits(edits))
+    edit_list = list(as_edits(edits))
     if not hasattr(model.module, "generate"):
         raise InputError(f"{type(model.module).__name__} cannot generate: it is no language model with a head")
     if model.encoder is not None:
@@ -156,25 +156,25 @@ def generate(
             f"{type(model.module).__name__} is an encoder-decoder, which writes a text of its own instead of going on with the "
             "prompt; call model.module.generate inside model.editing(edits)"
         )
-    used = read_settings(model.module, model.tokenizer, _with_config(settings))
-    count = new_tokens(used, max_new_tokens)
+    options = read_settings(model.module, model.tokenizer, _with_config(settings))
+    count = new_tokens(options, max_new_tokens)
     prompts = model.prompts(prompts)
-    _check_context(model, prompts, count, effective(model.module, used, "max_length"))
+    _check_context(model, prompts, count, effective(model.module, options, "max_length"))
     check_ready(model.module)
-    placer, tally = make_placer(model, chosen, prompts), Tally.empty()
+    placer, tally = make_placer(model, edit_list, prompts), Tally.empty()
     rows = placed_rows(placer)
     around = (torch.no_grad(), _seeded(seed, model.device))
-    new = within(around, _generate_all, model, placer, tally, rows, prompts, count, used)
+    new = within(around, _generate_all, model, placer, tally, rows, prompts, count, options)
     check_fired(placer, tally)
     numbers = tuple(i for i in range(len(prompts)) for _ in new[i])
     texts = [one for i in range(len(prompts)) for one in new[i]]
-    source = provenance(model, prompts, edits=chosen, **_plain_settings(model, settings))
+    source = provenance(model, prompts, edits=edit_list, **_plain_settings(model, settings))
     return Generation(
         tuple(prompts[i].name for i in numbers),
         tuple(_decoded(model, one.ids) for one in texts),
         tuple(one.ids for one in texts),
         tuple(labels(model.tokenizer, one.ids) for one in texts),
-        tuple(tally.fired(number) for number in range(len(chosen))),
+        tuple(tally.fired(number) for number in range(len(edit_list))),
         *source,
         numbers,
         tuple(one.logits for one in texts if one.logits is not None),
@@ -192,8 +192,8 @@ class _New:
 
 
 def _with_config(settings: Mapping[str, Any]) -> dict[str, Any]:
-    given = settings.get("generation_config")
-    return {**settings, **({"generation_config": GenerationConfig(**given)} if isinstance(given, Mapping) else {})}
+    config = settings.get("generation_config")
+    return {**settings, **({"generation_config": GenerationConfig(**config)} if isinstance(config, Mapping) else {})}
 
 
 def _plain_settings(model: OpenModel, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -286,9 +286,9 @@ def _generate_all(
     """The texts of each prompt, by its number."""
     new: dict[int, list[_New]] = {}
     for members in _groups(model, prompts, reads_the_text(model.module, settings)):
-        own = [rows[i] for i in members]
-        made = _generate_batch(model, placer, tally, own, [prompts[i] for i in members], count, settings)
-        new |= dict(zip(members, made, strict=True))
+        batch_rows = [rows[i] for i in members]
+        texts = _generate_batch(model, placer, tally, batch_rows, [prompts[i] for i in members], count, settings)
+        new |= dict(zip(members, texts, strict=True))
     return new
 
 
@@ -308,27 +308,27 @@ def _generate_batch(
     try:
         out = within((*hooks, finite_steps(model)), _started, model, stepper, prompts, count, settings)
     except WrongStepError:
-        found: list[str] = []
+        site_names: list[str] = []
         _, again = stepping(model, placer, Tally.empty(), rows)
-        around = (suppress(WrongStepError), *again, looking(model, found), finite_steps(model))
+        around = (suppress(WrongStepError), *again, looking(model, site_names), finite_steps(model))
         within(around, _call_generate, model, prompts, count, settings)
-        raise wrong_step(model, found, bool(placer.edits)) from None
+        raise wrong_step(model, site_names, bool(placer.edits)) from None
     assert stepper.ends is not None
     sequences = out if isinstance(out, Tensor) else out.sequences
     lengths, ends = stepper.ends.lengths, end_ids(model.module, settings)
-    kept: list[_New] = []
+    texts: list[_New] = []
     for number, row in enumerate(sequences[:, width:].tolist()):
         ids = until_end(row[: lengths[number]], ends)
         steps = [
             None
-            if not given
-            else torch.stack([step[number] for step in given[: len(ids)]]).cpu()
+            if not step_tensors
+            else torch.stack([step[number] for step in step_tensors[: len(ids)]]).cpu()
             if ids
-            else given[0][:0].cpu()
-            for given in (getattr(out, "logits", None), getattr(out, "scores", None))
+            else step_tensors[0][:0].cpu()
+            for step_tensors in (getattr(out, "logits", None), getattr(out, "scores", None))
         ]
-        kept.append(_New(ids, *steps))
-    return [kept[i : i + samples] for i in range(0, len(kept), samples)]
+        texts.append(_New(ids, *steps))
+    return [texts[i : i + samples] for i in range(0, len(texts), samples)]
 
 
 def _started(
@@ -346,15 +346,15 @@ def _started(
 def _call_generate(model: OpenModel, prompts: Sequence[Prompt], count: int | None, settings: Mapping[str, Any]) -> Any:
     """The module's own ``generate`` on a left-padded batch."""
     width = max(len(p.ids) for p in prompts)
-    named = effective(model.module, settings, "pad_token_id")
-    pad = _pad_id(model) if named is None else int(named)
+    configured = effective(model.module, settings, "pad_token_id")
+    pad = _pad_id(model) if configured is None else int(configured)
     ids = torch.tensor([[pad] * (width - len(p.ids)) + list(p.ids) for p in prompts], device=model.device)
     mask = torch.tensor([[0] * (width - len(p.ids)) + [1] * len(p.ids) for p in prompts], device=model.device)
     limit = {} if count is None else {"max_new_tokens": count}
     beside = model.batch(list(prompts)).kwargs if prompts[0].tensors else {}
-    given = {**beside, **settings, "input_ids": ids, "attention_mask": mask, "pad_token_id": pad, **limit}
+    arguments = {**beside, **settings, "input_ids": ids, "attention_mask": mask, "pad_token_id": pad, **limit}
     around = [before_each_call(model.module, _as_one_text)] if "position_ids" in beside else []
-    return within(around, model.module.generate, **given)  # type: ignore[arg-type]
+    return within(around, model.module.generate, **arguments)  # type: ignore[arg-type]
 
 
 def _as_one_text(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -370,9 +370,9 @@ def _pad_id(model: OpenModel) -> int:
         (model.config, "pad_token_id"),
         (model.tokenizer, "eos_token_id"),
     ):
-        found = getattr(holder, name, None)
-        if isinstance(found, int) and found >= 0:
-            return found
+        identity = getattr(holder, name, None)
+        if isinstance(identity, int) and identity >= 0:
+            return identity
     return 0
 
 

@@ -37,12 +37,12 @@ class Grid(Result):
         return tuple(str(name) for name in self.dataset.data_vars if f"{BASELINE}{name}" in self.dataset)
 
     def _pick(self, prefix: str) -> "xr.DataArray | xr.Dataset":
-        named = {name: self.dataset[f"{prefix}{name}"].rename(name) for name in self.reads}
-        if len(named) == 1:
-            return next(iter(named.values()))
+        arrays = {name: self.dataset[f"{prefix}{name}"].rename(name) for name in self.reads}
+        if len(arrays) == 1:
+            return next(iter(arrays.values()))
         import xarray as xr
 
-        return xr.Dataset(named)
+        return xr.Dataset(arrays)
 
     @property
     def data(self) -> "xr.DataArray | xr.Dataset":

@@ -69,12 +69,12 @@ class Instruction:
             where = (self.rows,)  # type: ignore[assignment]
         elif self.positions is not None:
             where = (slice(None), self.positions[0])  # type: ignore[assignment]
-        chosen = x if where is None else x[where]
-        edited = self._edit(chosen)
+        vectors = x if where is None else x[where]
+        new = self._edit(vectors)
         if where is None:
-            return edited
+            return new
         out = x.clone()
-        out[where] = edited
+        out[where] = new
         return out
 
     def _edit_other(self, x: Tensor) -> Tensor:
@@ -86,9 +86,9 @@ class Instruction:
             f"{self.call[1]} tokens, so its vectors are not these tokens; it can be edited at='all', with one value for all"  # type: ignore[index]
         )
 
-    def _edit(self, chosen: Tensor) -> Tensor:
-        check_columns(self.access, self.columns, chosen.shape[-1])
-        part = chosen if self.columns is None else chosen[..., self.columns]
+    def _edit(self, vectors: Tensor) -> Tensor:
+        check_columns(self.access, self.columns, vectors.shape[-1])
+        part = vectors if self.columns is None else vectors[..., self.columns]
         factor = self.access.factor
         value = part if factor == 1.0 else part * factor
         self._check_width(value.shape[-1])
@@ -105,12 +105,12 @@ class Instruction:
                 )
             new = torch.where(verdict.unsqueeze(-1), new, value)
         if self.tally is not None:
-            changed = (new.detach() != value.detach()).any(-1)
-            self.tally((changed if self.counted is None else changed & self.counted).sum())
-        new = (new if factor == 1.0 else new / factor).to(chosen.dtype)
+            differs = (new.detach() != value.detach()).any(-1)
+            self.tally((differs if self.counted is None else differs & self.counted).sum())
+        new = (new if factor == 1.0 else new / factor).to(vectors.dtype)
         if self.columns is None:
             return new
-        out = chosen.clone()
+        out = vectors.clone()
         out[..., self.columns] = new
         return out
 
@@ -217,14 +217,14 @@ class Session(Placed):
         return None if new is None else replace_at((args, kwargs), keys, new)
 
     def _input(self, port: Port, args: Any, kwargs: Any) -> Keys:
-        wanted = port[2]
-        if not wanted:
-            found = input_keys(args, kwargs)
-            if found is None:
+        path = port[2]
+        if not path:
+            keys = input_keys(args, kwargs)
+            if keys is None:
                 raise SiteError(f"{port[0]}:in: the module is called without any tensor")
-            return found
-        first = wanted[0]
-        return (0 if isinstance(first, int) else 1, first, *wanted[1:])
+            return keys
+        first = path[0]
+        return (0 if isinstance(first, int) else 1, first, *path[1:])
 
     def _after(self, port: Port, output: Any) -> Any:
         keys = port[2] or first_tensor(output)
@@ -236,7 +236,7 @@ class Session(Placed):
     def _visit(self, port: Port, raw: Any) -> Tensor | None:
         """Edit, then show, one tensor; the new tensor, or None if it stays."""
         self.calls[port] += 1
-        changed = None
+        new = None
         if not isinstance(raw, Tensor):
             raise SiteError(
                 f"{port[0]}:{port[1]}{list(port[2]) or ''}: there is {type(raw).__name__} instead of a tensor"
@@ -246,12 +246,12 @@ class Session(Placed):
             # a clone, so that what autograd saves of the old values is not what we overwrite
             raw.copy_(self._carry_out(in_place, raw.clone() if torch.is_grad_enabled() else raw))
         if plain := [item for item in todo if not item.access.in_place]:
-            changed = self._carry_out(plain, raw)
+            new = self._carry_out(plain, raw)
         for tap in self.taps.get(port, ()):
-            tap.take(raw if changed is None or tap.access.in_place else changed, self.rows, self.width)
+            tap.take(raw if new is None or tap.access.in_place else new, self.rows, self.width)
         if self.stop_early and all(self.calls[p] for p in (*self.instructions, *self.taps)):
             raise Stop
-        return changed
+        return new
 
     def _carry_out(self, todo: Sequence[Instruction], raw: Tensor) -> Tensor:
         view = to_rows(raw, self.rows, self.width)
@@ -295,7 +295,7 @@ def bypassed(
     layers: Sequence[nn.Module],
     arity: int | None = None,
     inject: Tensor | None = None,
-    seen: "list[tuple[tuple[Any, ...], dict[str, Any]]] | None" = None,
+    calls: "list[tuple[tuple[Any, ...], dict[str, Any]]] | None" = None,
 ) -> AbstractContextManager[Any]:
     """Inside the block each layer returns its hidden states unchanged, so the model's own code around them still runs.
 
@@ -303,12 +303,12 @@ def bypassed(
         layers: The decoder layers.
         arity: Length of the tuple that a layer returns; None if it returns the tensor itself.
         inject: Hidden states to return instead.
-        seen: Filled with the arguments of each layer's call, in order.
+        calls: A list that is filled with the arguments of each layer's call, in order.
     """
 
     def skip(*args: Any, **kwargs: Any) -> Any:
-        if seen is not None:
-            seen.append((args, kwargs))
+        if calls is not None:
+            calls.append((args, kwargs))
         hidden = fetch((args, kwargs), input_keys(args, kwargs) or ()) if inject is None else inject
         return hidden if arity is None else (hidden, *(None,) * (arity - 1))
 
@@ -346,10 +346,14 @@ def shadowed(module: nn.Module, name: str, make: Callable[[Any], Any]) -> Abstra
 
 def _replace(stack: ExitStack, module: nn.Module, name: str, value: Any) -> None:
     """Give one module an attribute of its own until the stack is left."""
-    own = module.__dict__
-    restore = partial(own.__setitem__, name, own[name]) if name in own else partial(own.pop, name, None)
+    attributes = module.__dict__
+    restore = (
+        partial(attributes.__setitem__, name, attributes[name])
+        if name in attributes
+        else partial(attributes.pop, name, None)
+    )
     stack.callback(restore)
-    own[name] = value
+    attributes[name] = value
 
 
 def check_columns(access: Access, columns: slice | Tensor | None, width: int) -> None:

@@ -65,11 +65,11 @@ class Needs:
     @cached_property
     def widths(self) -> dict[int, int]:
         """For each line that has cells, how many positions of one are computed at most."""
-        found: dict[int, int] = {}
+        widths: dict[int, int] = {}
         for run in self.job.unique_cells:
             first = min((min(a.positions) for a in run.actions if a.positions), default=0) if self.shared else 0
-            found[run.line] = max(found.get(run.line, 0), (self.job.lines[run.line].prompt.length or 1) - first)
-        return found
+            widths[run.line] = max(widths.get(run.line, 0), (self.job.lines[run.line].prompt.length or 1) - first)
+        return widths
 
     def _sites(self, line: PromptRun, whole: bool) -> int:
         """What is kept for the reads of activations: of every position, or of those that are read."""
@@ -92,9 +92,9 @@ class Needs:
     def recording(self, line: PromptRun) -> int:
         """Of a line while it is recorded."""
         length = line.prompt.length or 1
-        shown = len(line.positions) if self.narrow else length if line.positions else 0
+        positions = len(line.positions) if self.narrow else length if line.positions else 0
         layer = length * (self.costs.token_bytes + self.costs.key_bytes + length * self.costs.score_bytes)
-        return self.base(line) + max(layer, shown * self.costs.output_bytes)
+        return self.base(line) + max(layer, positions * self.costs.output_bytes)
 
     def head(self, line: PromptRun) -> int:
         """To measure one cell, or the line itself."""
@@ -114,14 +114,16 @@ class Needs:
     def kept(self, group: Group) -> int:
         """Of a group's rows between the layers, before and after one."""
         rows = max(step.rows for step in group.steps)
-        seen = sum(self._sites(self.job.lines[self.job.unique_cells[run].line], whole=False) for run in group.runs)
-        return 2 * rows * group.width * self.costs.state_bytes + seen
+        activations = sum(
+            self._sites(self.job.lines[self.job.unique_cells[run].line], whole=False) for run in group.runs
+        )
+        return 2 * rows * group.width * self.costs.state_bytes + activations
 
     def one(self, line: PromptRun, width: int) -> int:
         """Of a single cell, ``width`` of whose positions are computed."""
-        kept = 2 * width * self.costs.state_bytes + self._sites(line, whole=False)
-        walk = self.base(line) + kept + self.call(width, line.prompt.length or 1)
-        return max(self.recording(line), walk, self.left(line) + kept + self.head(line))
+        states = 2 * width * self.costs.state_bytes + self._sites(line, whole=False)
+        walk = self.base(line) + states + self.call(width, line.prompt.length or 1)
+        return max(self.recording(line), walk, self.left(line) + states + self.head(line))
 
     def whole(self, line: PromptRun) -> int:
         """Of a cell that is a row of one whole forward pass."""
@@ -152,7 +154,7 @@ def cut(needs: Needs, room: int, waste: float, tokens: int | None) -> Cut:
         tokens: Rows times positions alive at once, instead of what follows from the room.
     """
     job = needs.job
-    found: Batches = []
+    batches: Batches = []
     runs_of: dict[int, list[int]] = {}
     for number, run in enumerate(job.unique_cells):
         runs_of.setdefault(run.line, []).append(number)
@@ -166,13 +168,13 @@ def cut(needs: Needs, room: int, waste: float, tokens: int | None) -> Cut:
             for part in split(job, group, max(1, (tokens or calls) // _row(needs, group, tokens)))
         ]
         limits = (tokens, tokens) if tokens else (max(walk - calls, 0), calls)
-        found += _packed(needs, parts, limits, waste, tokens)
+        batches += _packed(needs, parts, limits, waste, tokens)
     read = max((len(line.positions) for line in job.lines), default=1) or 1
     per_row = max(1, needs.costs.logit_bytes)
-    free = min((room - _after(needs, *batch) for batch in found), default=room)
+    free = min((room - _after(needs, *batch) for batch in batches), default=room)
     head_rows = max(read, free // per_row)
-    peaks = [_peak(needs, *batch, head_rows, waste) for batch in found]
-    return Cut(found, head_rows, max(peaks, default=0))
+    peaks = [_peak(needs, *batch, head_rows, waste) for batch in batches]
+    return Cut(batches, head_rows, max(peaks, default=0))
 
 
 def _row(needs: Needs, group: Group, tokens: int | None) -> int:
@@ -202,17 +204,17 @@ def _packed(
 ) -> Iterator[tuple[tuple[int, ...], list[Group]]]:
     """Groups put together until what they keep, or what small ones need in one call, is full."""
     pack: list[Group] = []
-    kept = together = 0
+    between_layers = in_call = 0
     for group in groups:
         rows = max(step.rows for step in group.steps)
         small = waste and rows * group.width < ENOUGH
         more = rows * group.width if tokens else needs.kept(group)
         call = needs.packed(group, waste) if small and not tokens else 0
-        if pack and (kept + more > limits[0] or together + call > limits[1]):
+        if pack and (between_layers + more > limits[0] or in_call + call > limits[1]):
             yield _lines(needs.job, pack), pack
-            pack, kept, together = [], 0, 0
+            pack, between_layers, in_call = [], 0, 0
         pack.append(group)
-        kept, together = kept + more, together + call
+        between_layers, in_call = between_layers + more, in_call + call
     if pack:
         yield _lines(needs.job, pack), pack
 
@@ -224,15 +226,15 @@ def _after(needs: Needs, lines: Sequence[int], groups: Sequence[Group]) -> int:
 def _peak(needs: Needs, lines: Sequence[int], groups: Sequence[Group], head_rows: int, waste: float) -> int:
     """Bytes at the peak of a batch."""
     job = needs.job
-    own = [job.lines[line] for line in lines]
+    batch_lines = [job.lines[line] for line in lines]
     calls = [max(s.rows for s in g.steps) * needs.call(g.width, g.length) for g in groups]
     small = [needs.packed(g, waste) for g in groups if waste and max(s.rows for s in g.steps) * g.width < ENOUGH]
     positions = sum(len(job.lines[job.unique_cells[run].line].positions) for group in groups for run in group.runs)
     return max(
-        sum(map(needs.recording, own)),
-        sum(map(needs.base, own)) + sum(map(needs.kept, groups)) + max([*calls, sum(small)]),
+        sum(map(needs.recording, batch_lines)),
+        sum(map(needs.base, batch_lines)) + sum(map(needs.kept, groups)) + max([*calls, sum(small)]),
         _after(needs, lines, groups) + min(head_rows, positions) * needs.costs.logit_bytes,
-        *(needs.head(line) + needs.left(line) for line in own),
+        *(needs.head(line) + needs.left(line) for line in batch_lines),
     )
 
 

@@ -38,8 +38,8 @@ class Operation:
     @cached_property
     def key(self) -> str:
         """What tells it from other operations while they are alive: equal plain contents, equal keys."""
-        own = {name: alive(value) for name, value in vars(self).items() if name != "key"}
-        return digest(type(self).__name__, id(type(self)), own)
+        contents = {name: alive(value) for name, value in vars(self).items() if name != "key"}
+        return digest(type(self).__name__, id(type(self)), contents)
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and self.key == other.key
@@ -56,8 +56,8 @@ class Operation:
 
     def tensors(self) -> dict[str, Tensor]:
         """The fields that are tensors."""
-        held = {item.name: getattr(self, item.name) for item in fields(self)}
-        return {name: value for name, value in held.items() if isinstance(value, Tensor)}
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
     @property
     def trained(self) -> bool:
@@ -387,10 +387,10 @@ class Splice(Operation):
         count = codes.shape[-1]
         if outside := [index for index in self.latents if index >= count]:
             raise EditError(f"pc.Splice: latent {outside[0]} is outside this dictionary's 0..{count - 1}")
-        changed = codes.clone()
+        new_codes = codes.clone()
         for index, value in self.latents.items():
-            changed[..., index] = value
-        new = self.dictionary.decode(changed)
+            new_codes[..., index] = value
+        new = self.dictionary.decode(new_codes)
         return x + (new - self.dictionary.decode(codes)) if self.keep_error else new
 
     @override
@@ -436,9 +436,9 @@ class Call(Operation):
     def __call__(self, x: Vectors) -> Vectors:
         new = self.function(x.clone())  # a function that works in place may not write into the model
         if not isinstance(new, Tensor) or new.shape != x.shape:
-            got = tuple(new.shape) if isinstance(new, Tensor) else type(new).__name__
+            result = tuple(new.shape) if isinstance(new, Tensor) else type(new).__name__
             raise EditError(
-                f"pc.Call: the function was given {tuple(x.shape)} and returned {got}; it must return the new "
+                f"pc.Call: the function was given {tuple(x.shape)} and returned {result}; it must return the new "
                 "vectors and keep the shape"
             )
         return new
@@ -464,9 +464,9 @@ class Apply(Operation):
     def __call__(self, x: Vectors) -> Vectors:
         new = self.module(x.clone())  # a module that works in place may not write into the model
         if not isinstance(new, Tensor) or new.shape != x.shape:
-            got = tuple(new.shape) if isinstance(new, Tensor) else type(new).__name__
+            result = tuple(new.shape) if isinstance(new, Tensor) else type(new).__name__
             raise EditError(
-                f"{type(self.module).__name__} was given {tuple(x.shape)} and returned {got}; it must keep the shape"
+                f"{type(self.module).__name__} was given {tuple(x.shape)} and returned {result}; it must keep the shape"
             )
         return new
 

@@ -23,21 +23,21 @@ from patchclamp.models.sites import Site
 
 def first_site(model: OpenModel, row: Row) -> str | None:
     """The first site of a row's pass, run alone, at which there is NaN or infinity; None if there is none."""
-    found: list[str] = []
+    names: list[str] = []
     batch = model.batch([row.prompt])
     todo = instructions(model.sites, [row.actions], [0], batch.width or UNKNOWN_WIDTH, model.device, None)
-    session = Tolerant(model.sites.modules, 1, batch.width or 1, todo, every_tap(model, found))
+    session = Tolerant(model.sites.modules, 1, batch.width or 1, todo, every_tap(model, names))
     within((torch.no_grad(), session), call, model, batch)
-    return found[0] if found else None
+    return names[0] if names else None
 
 
-def every_tap(model: OpenModel, found: list[str]) -> dict[Port, list[Tap]]:
+def every_tap(model: OpenModel, names: list[str]) -> dict[Port, list[Tap]]:
     """Taps on every site of a model, or on every module of a plain one, that add their name when they see such a number."""
 
     def sink(site: Site) -> Callable[[Tensor], None]:
         def look(value: Tensor) -> None:
             if not bool(readable(value, site).all()):
-                found.append(str(site))
+                names.append(str(site))
 
         return look
 
@@ -62,12 +62,12 @@ def refuse(model: OpenModel, row: Row) -> None:
         EditError: It does under the row's edits.
     """
     site = first_site(model, row)
-    named = repr(row.prompt.name)
+    prompt_name = repr(row.prompt.name)
     if site is None:
         raise ModelError(
-            f"{named} gave NaN or infinity beside other prompts and none alone; run the prompts one by one"
+            f"{prompt_name} gave NaN or infinity beside other prompts and none alone; run the prompts one by one"
         )
-    what = f"{named} gives NaN or infinity, which arises first at {site}"
+    what = f"{prompt_name} gives NaN or infinity, which arises first at {site}"
     if row.actions and first_site(model, Row(row.prompt)) is None:
         raise EditError(f"under the edits {what}; make them smaller")
     raise ModelError(f"{what}. {_advice(model)}")
@@ -93,14 +93,16 @@ def finite_steps(model: OpenModel) -> AbstractContextManager[Any]:
     return after_each_call(model.module, look)
 
 
-def looking(model: OpenModel, found: list[str]) -> AbstractContextManager[Any]:
+def looking(model: OpenModel, names: list[str]) -> AbstractContextManager[Any]:
     """Inside the block ``found`` gets the name of every site with NaN or infinity, in the order of the passes."""
-    return Tolerant(model.sites.modules, 1, 1, {}, every_tap(model, found))
+    return Tolerant(model.sites.modules, 1, 1, {}, every_tap(model, names))
 
 
-def wrong_step(model: OpenModel, found: list[str], edited: bool) -> ModelError | EditError:
+def wrong_step(model: OpenModel, names: list[str], has_edits: bool) -> ModelError | EditError:
     """The error for a generation whose logits may not be read."""
-    what = f"a step of the generation gives NaN or infinity{f', first at {found[0]}' if found else ''}"
+    what = f"a step of the generation gives NaN or infinity{f', first at {names[0]}' if names else ''}"
     return (
-        EditError(f"under the edits {what}; make them smaller") if edited else ModelError(f"{what}. {_advice(model)}")
+        EditError(f"under the edits {what}; make them smaller")
+        if has_edits
+        else ModelError(f"{what}. {_advice(model)}")
     )

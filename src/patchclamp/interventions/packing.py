@@ -70,25 +70,28 @@ def lay_out(length: int, rows: Mapping[int, Sequence[int]], waste: float = WASTE
     kinds: list[int] = []
     lines: list[int] = []
 
-    def put(start: int, own: slice, at: int, column: int) -> None:
-        if own.stop > own.start:
-            places.append(Place(start, own, slice(at, at + own.stop - own.start), column))
+    def put(start: int, part: slice, at: int, column: int) -> None:
+        if part.stop > part.start:
+            places.append(Place(start, part, slice(at, at + part.stop - part.start), column))
 
     for start in sorted(rows):
         rest = length - start
-        own, at = rows[start], len(lines)
+        row_lines, at = rows[start], len(lines)
         if start == 0:
-            put(0, slice(0, len(own)), at, 0)
-            kinds += [0] * len(own)
-            lines += own
+            put(0, slice(0, len(row_lines)), at, 0)
+            kinds += [0] * len(row_lines)
+            lines += row_lines
         elif start == rest:
-            half = (len(own) + 1) // 2
-            if list(own[half:]) != list(own[: len(own) - half]) or half * length > waste * len(own) * start:
+            half = (len(row_lines) + 1) // 2
+            if (
+                list(row_lines[half:]) != list(row_lines[: len(row_lines) - half])
+                or half * length > waste * len(row_lines) * start
+            ):
                 continue
             put(start, slice(0, half), at, 0)
-            put(start, slice(half, len(own)), at, rest)
+            put(start, slice(half, len(row_lines)), at, rest)
             kinds += [start] * half
-            lines += own[:half]
+            lines += row_lines[:half]
         elif start < rest or rest not in rows:
             long, short = (start, rest) if start < rest else (rest, start)
             first, second = rows.get(long, ()), rows.get(short, ())
@@ -143,9 +146,9 @@ class Packer:
         Raises:
             UnpackableError: An argument's shape is none that is known.
         """
-        used = sorted(set(layout.kinds))
-        index = torch.tensor([used.index(kind) for kind in layout.kinds], device=self.cache.device)
-        positions = torch.stack([self._positions(kind) for kind in used])[index]
+        distinct_kinds = sorted(set(layout.kinds))
+        index = torch.tensor([distinct_kinds.index(kind) for kind in layout.kinds], device=self.cache.device)
+        positions = torch.stack([self._positions(kind) for kind in distinct_kinds])[index]
         masked = False
 
         def packed(value: Any) -> Any:
@@ -156,7 +159,7 @@ class Packer:
                 return value
             if value.ndim == 4 and value.shape[0] == 1 and value.shape[2:] == (self.length, self.length):
                 masked = True
-                return torch.stack([self._mask(value, kind) for kind in used])[index]
+                return torch.stack([self._mask(value, kind) for kind in distinct_kinds])[index]
             if value.shape[:2] == (1, self.length):
                 return value[0][positions]
             raise UnpackableError(f"an argument of shape {tuple(value.shape)}")
@@ -188,10 +191,10 @@ class Packer:
         begins = torch.where(part, self.length - start, start)
         rows = mask[0][:, position]
         before = torch.arange(self.length, device=mask.device) < begins.unsqueeze(1)
-        allowed = torch.cat([before, part.unsqueeze(1) == part], dim=1)
+        visible = torch.cat([before, part.unsqueeze(1) == part], dim=1)
         wide = torch.cat([rows, rows[:, :, position]], dim=2)
         shut = False if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
-        return torch.where(allowed, wide, torch.full_like(wide, shut))
+        return torch.where(visible, wide, torch.full_like(wide, shut))
 
 
 def pack(layout: Layout, hidden: Mapping[int, Tensor], length: int) -> Tensor:
@@ -205,8 +208,8 @@ def pack(layout: Layout, hidden: Mapping[int, Tensor], length: int) -> Tensor:
 
 def unpack(layout: Layout, packed: Tensor, length: int) -> dict[int, Tensor]:
     """The inverse of :func:`pack`."""
-    found: dict[int, list[Tensor]] = {}
+    pieces: dict[int, list[Tensor]] = {}
     for place in layout.places:
         part = packed[place.packed, place.column : place.column + length - place.start]
-        found.setdefault(place.start, []).append(part)
-    return {start: parts[0] if len(parts) == 1 else torch.cat(parts) for start, parts in found.items()}
+        pieces.setdefault(place.start, []).append(part)
+    return {start: parts[0] if len(parts) == 1 else torch.cat(parts) for start, parts in pieces.items()}

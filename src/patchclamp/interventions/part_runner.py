@@ -117,16 +117,16 @@ def run_rows(
 ) -> tuple[list[Tensor], list[dict[Site, Tensor]]]:
     """Run some cells as rows of one full forward: for each its logits ``[position, vocabulary]`` and its activations."""
     rows = [Row(line.prompt, (*line.base, *cell.actions)) for line, cell in cells]
-    seen: dict[Site, Tensor] = {}
-    taps = {site: _into(seen, site) for line, _ in cells for site in line.sites}
-    done = forward(model, rows, taps=taps, logits=any(line.positions for line, _ in cells), check=False)
+    activations: dict[Site, Tensor] = {}
+    taps = {site: _into(activations, site) for line, _ in cells for site in line.sites}
+    result = forward(model, rows, taps=taps, logits=any(line.positions for line, _ in cells), check=False)
     states = [
-        {site: line.states(site, seen[site][row : row + 1])[0] for site in line.sites}
+        {site: line.states(site, activations[site][row : row + 1])[0] for site in line.sites}
         for row, (line, _) in enumerate(cells)
     ]
-    if done.logits is None:
+    if result.logits is None:
         return [torch.zeros(0, 0)] * len(cells), states
-    whole = done.logits
+    whole = result.logits
     return [outputs_at(whole, row, line.positions, line.prompt.length) for row, (line, _) in enumerate(cells)], states
 
 
@@ -162,7 +162,7 @@ def _measure_runs(
     line = part.lines[part.runs[runs[0]].line]
     values = line.measure(logits, clean, activations)
     fit = _fit(line, logits, activations)
-    told = torch.stack([~value.isnan().unsqueeze(1).flatten(1).any(1) for value in values]).all(0).tolist()
+    readable = torch.stack([~value.isnan().unsqueeze(1).flatten(1).any(1) for value in values]).all(0).tolist()
     for place, run in enumerate(runs):
         numbers = [value[place] for value in values]
         if not fit[place]:
@@ -173,7 +173,7 @@ def _measure_runs(
                 for read, value in zip(line.reads, numbers, strict=True)
             ]
         result.values[run] = numbers
-        if not (fit[place] and told[place]):
+        if not (fit[place] and readable[place]):
             result.unread.add(run)
         if run in verified:
             result.evidence[run] = evidence_of(

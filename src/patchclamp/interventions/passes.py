@@ -102,13 +102,13 @@ def forward(
     _check_fired(session, rows, tally)
     if not early and model.sites.layers:
         model.capabilities.once.update(session.calls)
-    found = logits_of(output) if logits else None
-    if found is not None:
-        model.capabilities.width_of_logits = found.shape[-1]
-        watch.look(found)
+    scores = logits_of(output) if logits else None
+    if scores is not None:
+        model.capabilities.width_of_logits = scores.shape[-1]
+        watch.look(scores)
     if check:
         _refuse_wrong(model, rows, watch)
-    return Forwarded(found, tally, output)
+    return Forwarded(scores, tally, output)
 
 
 def _of_tokens(site: Site, batch: Batch, sink: Sink) -> Sink:
@@ -129,27 +129,29 @@ def _of_tokens(site: Site, batch: Batch, sink: Sink) -> Sink:
 
 
 @contextmanager
-def gradients(wanted: bool) -> Iterator[None]:
+def gradients(enabled: bool) -> Iterator[None]:
     """Inside the block the autograd graph is kept, or not, whatever the caller's own mode.
 
     Raises:
         InputError: Gradients are wanted where torch tracks none.
     """
-    if wanted and torch.is_inference_mode_enabled():
+    if enabled and torch.is_inference_mode_enabled():
         raise InputError(
             "grad=True inside torch.inference_mode(), where torch keeps no graph; leave it, or use torch.no_grad()"
         )
-    with torch.set_grad_enabled(wanted):
+    with torch.set_grad_enabled(enabled):
         yield
 
 
 def last_logits(model: OpenModel, rows: Sequence[Row], *, grad: bool = False) -> Tensor:
     """Logits after each row's last token, ``[row, vocabulary]``; only they pass the head where that gives the same."""
-    seen = model.capabilities
-    if len(rows) > 1 and not (seen.pads or (seen.together and len({row.prompt.form for row in rows}) == 1)):
+    capabilities = model.capabilities
+    if len(rows) > 1 and not (
+        capabilities.pads or (capabilities.together and len({row.prompt.form for row in rows}) == 1)
+    ):
         return torch.cat([last_logits(model, [row], grad=grad) for row in rows])
     ends = torch.tensor([[len(row.prompt.ids) - 1] for row in rows], device=model.device)
-    narrow = seen.narrows and not edits_head(row.actions for row in rows)
+    narrow = capabilities.narrows and not edits_head(row.actions for row in rows)
     logits = forward(model, rows, keep=ends if narrow else None, grad=grad).logits
     assert logits is not None
     if narrow or logits.ndim == 2:
@@ -215,14 +217,14 @@ def logits_of(output: Any) -> Tensor:
     """
     if isinstance(output, Tensor):
         return output
-    found = getattr(output, "logits", None)
-    if isinstance(found, Tensor):
-        return found
+    logits = getattr(output, "logits", None)
+    if isinstance(logits, Tensor):
+        return logits
     if isinstance(output, tuple) and output and isinstance(output[0], Tensor):
         return output[0]
-    held = f" (it has {', '.join(map(str, output))})" if isinstance(output, Mapping) else ""
+    fields = f" (it has {', '.join(map(str, output))})" if isinstance(output, Mapping) else ""
     raise ModelError(
-        f"the model returns {type(output).__name__} without logits{held}; load it with a head that gives them, as "
+        f"the model returns {type(output).__name__} without logits{fields}; load it with a head that gives them, as "
         "AutoModelForCausalLM does, or record the sites you mean"
     )
 
@@ -248,22 +250,22 @@ def _narrowed(
     """A pass that ends after the last layer, and the head on the wanted positions only."""
     last = Site("resid_post", model.sites.n_layers - 1)
     states: list[Tensor] = []
-    wanted = taps.get(last)
+    user_sink = taps.get(last)
 
     def sink(value: Tensor) -> None:
         states.append(value)
-        if wanted is not None:
-            wanted(value)
+        if user_sink is not None:
+            user_sink(value)
 
-    done = forward(model, rows, taps={**taps, last: sink}, logits=False, grad=grad, extra=extra, check=check)
-    chosen = states[0][torch.arange(len(rows), device=keep.device).unsqueeze(1), keep]
-    logits = within((gradients(grad),), through_head, model, chosen.flatten(0, 1).unsqueeze(1))
+    body = forward(model, rows, taps={**taps, last: sink}, logits=False, grad=grad, extra=extra, check=check)
+    states_read = states[0][torch.arange(len(rows), device=keep.device).unsqueeze(1), keep]
+    logits = within((gradients(grad),), through_head, model, states_read.flatten(0, 1).unsqueeze(1))
     logits = logits.reshape(len(rows), keep.shape[1], -1)
     if check:
         watch = Watch([keep.shape[1]] * len(rows))
         watch.look(logits)
         _refuse_wrong(model, rows, watch)
-    return Forwarded(logits, done.tally, None)
+    return Forwarded(logits, body.tally, None)
 
 
 def _refuse_wrong(model: OpenModel, rows: Sequence[Row], watch: Watch) -> None:
@@ -279,8 +281,8 @@ def _each_runs_once(model: OpenModel, ports: Iterable[Port]) -> bool:
     Named sites were counted when the model was opened, and raw module paths of such a model in an earlier whole pass. Of a
     plain module nothing is known.
     """
-    named = {access.port for key, access in model.sites.accesses.items() if key not in model.sites.refused}
-    return bool(model.sites.layers) and all(port in named or port in model.capabilities.once for port in ports)
+    known_ports = {access.port for key, access in model.sites.accesses.items() if key not in model.sites.refused}
+    return bool(model.sites.layers) and all(port in known_ports or port in model.capabilities.once for port in ports)
 
 
 def through_head(
@@ -327,7 +329,7 @@ def _check_fired(session: Session, rows: Sequence[Row], tally: Tally) -> None:
             raise NotFiredError(
                 f"the site at {port[0]}:{port[1]} was to be {what}, but the forward pass never went there; nothing was returned"
             )
-    wanted = {action.edit for row in rows for action in row.actions if action.positions != ()}
-    silent = sorted(edit for edit in wanted if not tally.reached[edit])
+    expected = {action.edit for row in rows for action in row.actions if action.positions != ()}
+    silent = sorted(edit for edit in expected if not tally.reached[edit])
     if silent:
-        raise NotFiredError(f"edit number {silent[0]} of {len(wanted)} did not fire on any row; nothing was returned")
+        raise NotFiredError(f"edit number {silent[0]} of {len(expected)} did not fire on any row; nothing was returned")

@@ -106,7 +106,7 @@ class Pair:
         run = Source(sources[0], as_edits(source_edits), counterpart=partner)
         sweep = Sweep.of(
             model, targets, Patch(run), sites=sites, at=at, read=read, base=base, cumulative=cumulative,
-            allowed=None if partner is None else [partner],
+            editable=None if partner is None else [partner],
         )  # fmt: skip
         return cls(sweep, run, align)
 

@@ -35,8 +35,8 @@ class EditPlacement:
 
     def in_cell(self, values: Mapping[str, Any], sites: Sequence[str]) -> Edit:
         """The edit under one choice of the swept parameters, placed at every site that it may act at."""
-        own = {name: value for name, value in values.items() if name in self.takes}
-        edit = self.edit.using(**own) if own else self.edit
+        changes = {name: value for name, value in values.items() if name in self.takes}
+        edit = self.edit.using(**changes) if changes else self.edit
         return edit.on(sites if self.swept else None, at="all" if self.each else None)
 
 
@@ -75,19 +75,19 @@ class Placing:
             raise EditError(
                 f"at={at!r} and over={{'at': {list(values['at'])}}} both say where the edits act; leave one of them out"
             )
-        told = [at is not None and (_unsaid(e.at) or _same(model, prompts, e.at, at)) for e in edits]
-        if at is not None and not any(told):
+        takes_at = [at is not None and (_unsaid(e.at) or _same(model, prompts, e.at, at)) for e in edits]
+        if at is not None and not any(takes_at):
             raise EditError(
                 f"at={at!r} contradicts the edits, which say at={_list(e.at for e in edits)} themselves; leave one of them out"
             )
-        placed = [edit.on(at=at) if takes else edit for edit, takes in zip(edits, told, strict=True)]
-        takes = {name: _takers(name, placed, values) for name in values}
+        edits_at = [edit.on(at=at) if takes else edit for edit, takes in zip(edits, takes_at, strict=True)]
+        takes = {name: _takers(name, edits_at, values) for name in values}
         placements = tuple(
             EditPlacement(edit, moves, edit.at == "each", frozenset(name for name in values if takes[name][number]))
-            for number, (edit, moves) in enumerate(zip(placed, swept, strict=True))
+            for number, (edit, moves) in enumerate(zip(edits_at, swept, strict=True))
         )
-        shared = "at" not in values and all(_same(model, prompts, edit.at, placed[0].at) for edit in placed)
-        return cls(placements, names, at if at is not None else placed[0].at if shared else None, values)
+        shared = "at" not in values and all(_same(model, prompts, edit.at, edits_at[0].at) for edit in edits_at)
+        return cls(placements, names, at if at is not None else edits_at[0].at if shared else None, values)
 
     @property
     def each(self) -> bool:
@@ -103,36 +103,36 @@ class Placing:
 
 
 def _values(over: Mapping[str, Iterable[Any]] | None) -> dict[str, tuple[Any, ...]]:
-    found: dict[str, tuple[Any, ...]] = {}
+    parameters: dict[str, tuple[Any, ...]] = {}
     for name, items in (over or {}).items():
         if isinstance(items, str) or not isinstance(items, Iterable):
             raise InputError(f"over={{{name!r}: ...}} takes a list of values, as in [1, 2, 4]; got {items!r}")
-        found[name] = tuple(items)
-        if not found[name]:
+        parameters[name] = tuple(items)
+        if not parameters[name]:
             raise InputError(f"over={{{name!r}: ...}} has no values")
-    if "site" in found:
-        raise InputError(f"sites are swept by sites={list(found['site'])}, not by over={{'site': ...}}")
-    return found
+    if "site" in parameters:
+        raise InputError(f"sites are swept by sites={list(parameters['site'])}, not by over={{'site': ...}}")
+    return parameters
 
 
 def _swept(
     model: OpenModel, edits: Sequence[Edit], sites: Sequence[str] | None
 ) -> tuple[tuple[str, ...], tuple[bool, ...]]:
     """The swept sites, and which edits go there."""
-    said = [edit for edit in edits if edit.sites]
+    with_sites = [edit for edit in edits if edit.sites]
     if sites is not None:
         swept = tuple(_unsaid(edit.site) or _same_sites(model, edit.sites, sites) for edit in edits)
         if not any(swept):
             raise EditError(
-                f"sites={list(sites)} contradicts the edits, which say site={_list(e.sites for e in said)} themselves and "
+                f"sites={list(sites)} contradicts the edits, which say site={_list(e.sites for e in with_sites)} themselves and "
                 "stay there, so nothing would be swept; leave one of them out"
             )
         return tuple(sites), swept
-    if all(_same_sites(model, edit.sites, said[0].sites) for edit in said):
-        return said[0].sites if said else (), (True,) * len(edits)
-    if len(said) < len(edits):
+    if all(_same_sites(model, edit.sites, with_sites[0].sites) for edit in with_sites):
+        return with_sites[0].sites if with_sites else (), (True,) * len(edits)
+    if len(with_sites) < len(edits):
         raise EditError(
-            f"some edits name sites, {_list(e.sites for e in said)}, and others none; say what is swept, as in "
+            f"some edits name sites, {_list(e.sites for e in with_sites)}, and others none; say what is swept, as in "
             "sites=['mlp_out']"
         )
     return (), (False,) * len(edits)

@@ -200,21 +200,21 @@ def schedule(job: SweepTask, options: RunOptions) -> Schedule:
     return schedule_on(job, *choose_rung(job), options)
 
 
-def schedule_on(job: SweepTask, chosen: str, reason: str, options: RunOptions) -> Schedule:
+def schedule_on(job: SweepTask, rung: str, reason: str, options: RunOptions) -> Schedule:
     """The schedule on some rung, whether it is exact there or not; see :func:`schedule`."""
     model, costs = job.model, Costs.of(job.model)
-    allowed, max_tokens = parse_bytes(options.budget), options.max_tokens
-    waste = WASTE if chosen == "wavefront" and model.ladder.packs else 0.0
-    layerwise = chosen in ("wavefront", "layers")
-    needs = Needs(job, costs, chosen == "wavefront", may_narrow(model, job.lines))
+    budget, max_tokens = parse_bytes(options.budget), options.max_tokens
+    waste = WASTE if rung == "wavefront" and model.ladder.packs else 0.0
+    layerwise = rung in ("wavefront", "layers")
+    needs = Needs(job, costs, rung == "wavefront", may_narrow(model, job.lines))
     one = needs.held + _one(needs, layerwise)
-    if one > allowed and max_tokens is None:
+    if one > budget and max_tokens is None:
         read = f", {_si(needs.held)}B of it for what is read of all cells," if 2 * needs.held > one else ""
         raise BudgetError(
-            f"one cell needs about {_si(one)}B beyond the model{read} and the budget is {_si(allowed)}B; pass "
+            f"one cell needs about {_si(one)}B beyond the model{read} and the budget is {_si(budget)}B; pass "
             f"budget='{_up(one)}'"
         )
-    room = max(int(allowed * SHARE), one) - needs.held
+    room = max(int(budget * SHARE), one) - needs.held
     lengths = [job.lines[run.line].prompt.length or 1 for run in job.unique_cells] or [1]
     naive = sum(
         full_pass(costs, job.lines[cell.line].prompt.length or 1, job.lines[cell.line].prompt.length or 1)
@@ -232,12 +232,12 @@ def schedule_on(job: SweepTask, chosen: str, reason: str, options: RunOptions) -
     else:
         row = max(max(needs.whole(line) + _compared(needs, line) for line in job.lines), 1)
         rows = max_tokens // max(lengths) if max_tokens else room // row
-        rows = 1 if chosen == "cell" else max(1, min(len(job.unique_cells), rows))
+        rows = 1 if rung == "cell" else max(1, min(len(job.unique_cells), rows))
         pieces = Cut([], 1, max(rows * row, *map(needs.recording, job.lines)))
         flops = sum(full_pass(costs, length, length) for length in lengths if job.unique_cells)
         row_layers = len(job.unique_cells) * len(costs.layer)
     plan = Plan(
-        rung=chosen,
+        rung=rung,
         reason=reason,
         cells=len(job.cells),
         runs=len(job.unique_cells),
@@ -249,7 +249,7 @@ def schedule_on(job: SweepTask, chosen: str, reason: str, options: RunOptions) -
         flops=flops,
         naive_flops=naive,
         memory=needs.held + pieces.memory,
-        budget=allowed,
+        budget=budget,
         seconds=flops / rates / (0.6 if layerwise else 0.4),
     )
     return Schedule(job, plan, pieces.batches, rows, pieces.head_rows, waste)

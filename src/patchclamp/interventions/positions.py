@@ -209,10 +209,10 @@ def _within(at: Any, prompt: Prompt, length: int, generating: bool) -> tuple[int
     if at == "last":
         return (length - 1,)
     if isinstance(at, slice):
-        chosen = tuple(range(length))[at]
-        if not chosen:
+        selection = tuple(range(length))[at]
+        if not selection:
             raise PositionError(f"{at} selects none of the {length} positions of {prompt.name!r}")
-        return chosen
+        return selection
     if not -length <= at < length:
         raise PositionError(
             f"position {at} is outside the prompt, which has {length} tokens (0..{length - 1}): {list(prompt.tokens)}"

@@ -68,19 +68,19 @@ def record_base(
         taps[site] = _both(taps.get(site), _keep(activations, site))
     cache = DynamicCache() if cached_layers else None
     rows = [Row(line.prompt, line.base) for line in lines.values()]
-    wanted = [line.positions for line in lines.values()]
-    width = max((len(w) for w in wanted), default=0)
+    positions = [line.positions for line in lines.values()]
+    width = max((len(w) for w in positions), default=0)
     keep = None
     if width and may_narrow(model, lines.values()):
-        table = [[*w, *(w[-1:] or (0,)) * (width - len(w))] for w in wanted]
+        table = [[*w, *(w[-1:] or (0,)) * (width - len(w))] for w in positions]
         keep = torch.tensor(table, device=model.device)
     extra = {"past_key_values": cache, "use_cache": True} if cached_layers else None
-    done = forward(model, rows, taps=taps, logits=width > 0, keep=keep, extra=extra)
+    result = forward(model, rows, taps=taps, logits=width > 0, keep=keep, extra=extra)
     logits = {}
-    for index, (number, where) in enumerate(zip(lines, wanted, strict=True)):
-        if done.logits is not None:
+    for index, (number, where) in enumerate(zip(lines, positions, strict=True)):
+        if result.logits is not None:
             length = lines[number].prompt.length
-            whole = done.logits
+            whole = result.logits
             logits[number] = whole[index, : len(where)] if keep is not None else outputs_at(whole, index, where, length)
     return Base(tuple(lines), hidden, cache, logits, activations)
 
@@ -119,9 +119,9 @@ class _Chosen:
 class PrefixLayer(DynamicLayer):  # type: ignore[misc]
     """A cache layer that holds the first positions of each line and remembers nothing of the rows that use it."""
 
-    def __init__(self, chosen: _Chosen, keys: Tensor, values: Tensor) -> None:
+    def __init__(self, selection: _Chosen, keys: Tensor, values: Tensor) -> None:
         super().__init__()
-        self.chosen = chosen
+        self.chosen = selection
         self.keys, self.values = keys, values
         self.is_initialized = True
         self.dtype, self.device = keys.dtype, keys.device
@@ -167,17 +167,17 @@ class PrefixCache(Cache):  # type: ignore[misc]
 
 def embedded_states(model: OpenModel, part: Part, runs: Sequence[int]) -> Tensor:
     """Hidden states on entry to the first layer for runs that edit the embedding, ``[run, position, d]``."""
-    found: dict[int, Tensor] = {}
+    states: dict[int, Tensor] = {}
     rows = []
     for run in runs:
         line = part.lines[part.runs[run].line]
-        own = tuple(action for action in part.runs[run].actions if action.site.component == "embed")
+        embed_actions = tuple(action for action in part.runs[run].actions if action.site.component == "embed")
         before = tuple(
             action for action in line.base if action.site.component == "embed" or action.site == Site("resid_pre", 0)
         )
-        rows.append(Row(line.prompt, (*before, *own)))
-    forward(model, rows, taps={Site("resid_pre", 0): _keep(found, 0)}, logits=False)
-    return found[0]
+        rows.append(Row(line.prompt, (*before, *embed_actions)))
+    forward(model, rows, taps={Site("resid_pre", 0): _keep(states, 0)}, logits=False)
+    return states[0]
 
 
 def prefix_is_supported(model: OpenModel) -> bool:

@@ -76,28 +76,28 @@ class Read(ABC):
         """The read on one prompt of ``count``."""
 
 
-def read_tokens(given: Any) -> Any:
+def read_tokens(value: Any) -> Any:
     """Tokens as the user writes them: text or id, several of them, or some for each prompt.
 
     Raises:
         InputError: Something is no token.
     """
-    if isinstance(given, positions.PerPrompt):
-        return positions.PerPrompt(tuple(read_tokens(item) for item in given.each))
-    if isinstance(given, str) or is_id(given):
-        return _token(given)
-    if isinstance(given, bytes | Mapping | Set) or not isinstance(given, Iterable) or getattr(given, "ndim", 1) != 1:
-        raise InputError(_NO_TOKEN.format(shown(given)))
-    several = tensor(given).tolist() if isinstance(given, Tensor) else given
+    if isinstance(value, positions.PerPrompt):
+        return positions.PerPrompt(tuple(read_tokens(item) for item in value.each))
+    if isinstance(value, str) or is_id(value):
+        return _token(value)
+    if isinstance(value, bytes | Mapping | Set) or not isinstance(value, Iterable) or getattr(value, "ndim", 1) != 1:
+        raise InputError(_NO_TOKEN.format(shown(value)))
+    several = tensor(value).tolist() if isinstance(value, Tensor) else value
     return [_token(item) for item in several]
 
 
-def _token(given: Any) -> str | int:
-    if isinstance(given, str):
-        return str(given)
-    if not is_id(given):
-        raise InputError(_NO_TOKEN.format(shown(given)))
-    return int(given)
+def _token(value: Any) -> str | int:
+    if isinstance(value, str):
+        return str(value)
+    if not is_id(value):
+        raise InputError(_NO_TOKEN.format(shown(value)))
+    return int(value)
 
 
 _NO_TOKEN = "a read takes tokens as text or ids, got {}; for other answers in each prompt: pc.per_prompt([...])"
@@ -105,20 +105,20 @@ Tokens = Annotated[Any, Rule("a token as text or id, several of them, or pc.per_
 """Tokens, as the user writes them."""
 
 
-def _answers(model: OpenModel, given: Any, index: int, count: int) -> tuple[list[int], tuple[str, ...]]:
+def _answers(model: OpenModel, tokens: Any, index: int, count: int) -> tuple[list[int], tuple[str, ...]]:
     """Ids and labels of the tokens that a read wants of prompt number ``index``."""
-    if isinstance(given, positions.PerPrompt):
-        if len(given.each) != count:
-            raise InputError(f"pc.per_prompt has {len(given.each)} answers for {count} prompts")
-        ids, _ = _answers(model, given.each[index], index, count)
+    if isinstance(tokens, positions.PerPrompt):
+        if len(tokens.each) != count:
+            raise InputError(f"pc.per_prompt has {len(tokens.each)} answers for {count} prompts")
+        ids, _ = _answers(model, tokens.each[index], index, count)
         return ids, tuple(f"answer {number}" for number in range(len(ids)))
-    wanted = [given] if isinstance(given, str | int) else list(given)
-    if not wanted:
+    items = [tokens] if isinstance(tokens, str | int) else list(tokens)
+    if not items:
         raise InputError("a read needs at least one token")
-    ids = [model.output_id(item) for item in wanted]
+    ids = [model.output_id(item) for item in items]
     return ids, tuple(
         model.output_label(identity) if isinstance(item, int) else item
-        for identity, item in zip(ids, wanted, strict=True)
+        for identity, item in zip(ids, items, strict=True)
     )
 
 
@@ -147,13 +147,13 @@ def in_blocks(function: Callable[..., Tensor], logits: LogitRows, *beside: Tenso
         *beside: More of each position, ``[position, ...]``.
     """
     places = logits.shape[1]
-    found = []
+    results = []
     for rows in logits.split(max(1, _CACHE_ROWS // max(1, places))):
         blocks = zip(
             *(part.split(_CACHE_ROWS, dim) for dim, part in ((1, rows), *((0, b) for b in beside))), strict=True
         )
-        found.append(torch.cat([function(*block) for block in blocks], dim=1))
-    return torch.cat(found)
+        results.append(torch.cat([function(*block) for block in blocks], dim=1))
+    return torch.cat(results)
 
 
 @checked
@@ -255,9 +255,9 @@ class Loss(Read):
                 raise InputError(
                     f"pc.Loss() needs a next token, and the prompt {prompt.name!r} has {len(prompt.ids)} token"
                 )
-            chosen = range(len(prompt.ids)) if self.at is None else _where(self.at, model, prompt, index, count)
-            where = tuple(position for position in chosen if position + 1 < len(prompt.ids))
-            if 0 < len(where) < len(chosen) and self.at is not None and not isinstance(self.at, str | slice):
+            candidates = range(len(prompt.ids)) if self.at is None else _where(self.at, model, prompt, index, count)
+            where = tuple(position for position in candidates if position + 1 < len(prompt.ids))
+            if 0 < len(where) < len(candidates) and self.at is not None and not isinstance(self.at, str | slice):
                 raise InputError(
                     f"pc.Loss(at={self.at!r}) names the last position of {prompt.name!r}, which has no next token"
                 )
@@ -386,10 +386,10 @@ class Activation(Read):
 
     @override
     def bind(self, model: OpenModel, prompt: Prompt, index: int, count: int) -> list[Bound]:
-        found = model.sites.expand([self.site])
-        if len(found) != 1:
-            raise InputError(f"pc.Activation reads one site, and {self.site!r} names {len(found)}")
-        site = model.sites.in_stream(found[0])
+        sites = model.sites.expand([self.site])
+        if len(sites) != 1:
+            raise InputError(f"pc.Activation reads one site, and {self.site!r} names {len(sites)}")
+        site = model.sites.in_stream(sites[0])
         width = model.sites.width(site) or _measured_width(model, prompt, site)
         if width is None:
             raise InputError(
@@ -443,22 +443,22 @@ def _call(read: Function, logits: Tensor, _: Tensor) -> Tensor:
     return read.function(logits[:, 0].clone())
 
 
-def distinct(names: Iterable[str], taken: Iterable[str] = ()) -> list[str]:
+def distinct(names: Iterable[str], reserved: Iterable[str] = ()) -> list[str]:
     """Names under which a result can hold every read: the second ``loss`` is ``loss:2``, the third ``loss:3``.
 
     The same for a name that a dimension of the result bears, or another read's baseline.
 
     Args:
-        names: Of the reads, in their order.
-        taken: Dimensions beside those that every result may have.
+        names: Names of the reads, in their order.
+        reserved: Names of dimensions beside those that every result may have.
     """
-    used = {*_LABELS, *taken}
-    found: list[str] = []
+    names_in_use = {*_LABELS, *reserved}
+    unique: list[str] = []
     for name in names:
         numbered = (name if number == 1 else f"{name}:{number}" for number in counted(1))
-        found.append(next(one for one in numbered if used.isdisjoint(_kept(one))))
-        used |= _kept(found[-1])
-    return found
+        unique.append(next(one for one in numbered if names_in_use.isdisjoint(_kept(one))))
+        names_in_use |= _kept(unique[-1])
+    return unique
 
 
 def _kept(name: str) -> set[str]:
@@ -470,23 +470,23 @@ def _kept(name: str) -> set[str]:
     }
 
 
-def as_reads(given: Any) -> tuple[Read, ...]:
+def as_reads(value: Any) -> tuple[Read, ...]:
     """The user's ``read=``: a read, a function of the logits, or several of them.
 
     Raises:
         InputError: It is neither.
     """
-    items: Sequence[Any] = list(given) if isinstance(given, list | tuple) else [given]
-    found: list[Read] = []
+    items: Sequence[Any] = list(value) if isinstance(value, list | tuple) else [value]
+    reads: list[Read] = []
     for item in items:
         if isinstance(item, Read):
-            found.append(item)
+            reads.append(item)
         elif callable(item):
-            found.append(Function(item, getattr(item, "__name__", "value").strip("<>")))
+            reads.append(Function(item, getattr(item, "__name__", "value").strip("<>")))
         else:
             raise InputError(
                 f"a read is pc.Probability, pc.LogitDifference, ... or a function of the logits; got {type(item).__name__}"
             )
-    if not found:
+    if not reads:
         raise InputError("nothing to read was given")
-    return tuple(found)
+    return tuple(reads)

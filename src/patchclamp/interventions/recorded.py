@@ -56,10 +56,10 @@ class Buffers:
                 "Where prompts lie along another axis, record them one by one"
             )
         self._check_pooled(name, members, view)
-        found = self._shapes.setdefault((name, members[0]), view.shape)
-        if found[1:] != view.shape[1:]:
+        first_shape = self._shapes.setdefault((name, members[0]), view.shape)
+        if first_shape[1:] != view.shape[1:]:
             raise InputError(
-                f"{name!r} has other shapes in other layers ({tuple(found[1:])} and {tuple(view.shape[1:])}), so they "
+                f"{name!r} has other shapes in other layers ({tuple(first_shape[1:])} and {tuple(view.shape[1:])}), so they "
                 f"do not fit one tensor; record layers one by one, as {name.split('.')[0]}.0"
             )
 
@@ -163,13 +163,15 @@ def padded(pieces: list[Tensor], name: str) -> list[Tensor]:
             f"{name!r} has {sorted({p.ndim for p in pieces})} axes in different prompts; run them one by one"
         )
     size = [max(n) for n in zip(*(piece.shape for piece in pieces), strict=True)]
-    found = []
+    result = []
     for piece in pieces:
         if list(piece.shape) != size:
             _check_nan(piece, name)
             room = [
-                n for own, whole in zip(reversed(piece.shape), reversed(size), strict=True) for n in (0, whole - own)
+                n
+                for size_here, whole in zip(reversed(piece.shape), reversed(size), strict=True)
+                for n in (0, whole - size_here)
             ]
             piece = torch.nn.functional.pad(piece, room, value=torch.nan)
-        found.append(piece)
-    return found
+        result.append(piece)
+    return result

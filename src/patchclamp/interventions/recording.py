@@ -95,15 +95,15 @@ def record_source(
     prompts = model.prompts(source.inputs)
     grad = grad and source.trained
     actions = place(model, source.edits, prompts, grad=grad)
-    found: dict[Site, dict[int, Tensor]] = {site: {} for site in sites}
+    values_at: dict[Site, dict[int, Tensor]] = {site: {} for site in sites}
     for members in batches(prompts, BATCH_TOKENS, *may_share(model, sites)):
-        seen: dict[Site, Tensor] = {}
+        activations: dict[Site, Tensor] = {}
         rows = [Row(prompts[i], actions[i]) for i in members]
-        forward(model, rows, taps={site: _into(seen, site) for site in sites}, logits=False, grad=grad)
+        forward(model, rows, taps={site: _into(activations, site) for site in sites}, logits=False, grad=grad)
         for site in sites:
             for row, i in enumerate(members):
-                found[site][i] = seen[site][row, : prompts[i].length].clone()
-    return {site: [values[i] for i in range(len(prompts))] for site, values in found.items()}
+                values_at[site][i] = activations[site][row, : prompts[i].length].clone()
+    return {site: [values[i] for i in range(len(prompts))] for site, values in values_at.items()}
 
 
 def _into(store: dict[Site, Tensor], site: Site) -> Any:
@@ -154,21 +154,21 @@ def _record(
     names = [sites] if isinstance(sites, str) else list(sites)
     if not names:
         raise InputError("no site to record was given")
-    wanted = {str(name): model.sites.expand([name]) for name in names}
+    sites_by_name = {str(name): model.sites.expand([name]) for name in names}
     at = positions.read_at(at)
     where = [positions.resolve(at, p, i, len(prompts), model.tokenizer, repeats=True) for i, p in enumerate(prompts)]
-    chosen = list(as_edits(edits))
-    actions = place(model, chosen, prompts, grad=grad)
-    buffers = Buffers(wanted, where, [p.length for p in prompts], grad)
+    edit_list = list(as_edits(edits))
+    actions = place(model, edit_list, prompts, grad=grad)
+    buffers = Buffers(sites_by_name, where, [p.length for p in prompts], grad)
     with task("record", len(prompts), "prompts", show=progress) as bar:
         for members in batches(
-            prompts, batch_tokens, *may_share(model, [s for found in wanted.values() for s in found])
+            prompts, batch_tokens, *may_share(model, [s for group in sites_by_name.values() for s in group])
         ):
             rows = [Row(prompts[i], actions[i]) for i in members]
             forward(model, rows, taps=buffers.sinks(members), logits=False, grad=grad)
             bar.advance(len(members))
-    source = provenance(model, prompts, sites=list(wanted), at=at, edits=chosen)
-    return Activations.build(model, prompts, wanted, buffers.finish(), where, *source)
+    source = provenance(model, prompts, sites=list(sites_by_name), at=at, edits=edit_list)
+    return Activations.build(model, prompts, sites_by_name, buffers.finish(), where, *source)
 
 
 def batches(prompts: Sequence[Prompt], tokens: int, causal: bool, together: bool = True) -> Iterator[list[int]]:

@@ -72,13 +72,17 @@ class Activations(Result):
                 lead.remove("layer")
             shaped[name], dims[name] = value, (*lead, *tail)
             layers[name] = tuple(site.layer for site in sites)
-        kept = tuple(tuple(w) if w is not None else () for w in where)
-        shown = tuple(tuple(p.tokens[i] for i in w) if p.tokens else () for p, w in zip(prompts, kept, strict=True))
-        return cls(shaped, dims, layers, tuple(p.name for p in prompts), kept, shown, record, tensors)
+        positions = tuple(tuple(w) if w is not None else () for w in where)
+        tokens = tuple(
+            tuple(p.tokens[i] for i in w) if p.tokens else () for p, w in zip(prompts, positions, strict=True)
+        )
+        return cls(shaped, dims, layers, tuple(p.name for p in prompts), positions, tokens, record, tensors)
 
     def __repr__(self) -> str:
-        held = (f"{name} [{', '.join(map(str, self.dims[name]))}] {tuple(v.shape)}" for name, v in self.values.items())
-        return "Activations: " + "; ".join(held)
+        entries = (
+            f"{name} [{', '.join(map(str, self.dims[name]))}] {tuple(v.shape)}" for name, v in self.values.items()
+        )
+        return "Activations: " + "; ".join(entries)
 
     def __getitem__(self, name: str) -> Tensor:
         """The tensor of a recorded name, or of one site inside it (``acts["resid_post.7"]``)."""
@@ -101,11 +105,11 @@ class Activations(Result):
         row, recorded = value[index], self.positions[index]
         if site.unit is not None and site.unit.kind == "h" and self.dims[name][-1] == "d_head":
             row = row[..., site.unit.index, :]
-        placed = "position" in self.dims[name]
-        flat = row.flatten(1) if placed else row.flatten()
+        has_positions = "position" in self.dims[name]
+        flat = row.flatten(1) if has_positions else row.flatten()
         if site.unit is not None and site.unit.kind == "n" and flat.shape[-1] > 1:
             flat = flat[..., site.unit.index : site.unit.index + 1]
-        if not placed or positions is None:
+        if not has_positions or positions is None:
             return flat
         missing = [p for p in positions if p not in recorded]
         if missing:
@@ -114,16 +118,18 @@ class Activations(Result):
 
     def _find(self, site: Site) -> tuple[str, Tensor]:
         """The recorded name that holds a site (or the whole that it is part of), and its ``[prompt, ...]`` tensor."""
-        for wanted in (site, site.whole):
+        for candidate in (site, site.whole):
             for name, layers in self.layers.items():
-                if name == str(wanted):
+                if name == str(candidate):
                     return name, self.values[name]
-                if is_foreign(name) or wanted.layer not in layers:
+                if is_foreign(name) or candidate.layer not in layers:
                     continue
                 pattern = SitePattern.parse(name)
-                if pattern.component == wanted.component and pattern.units == ((wanted.unit,) if wanted.unit else None):
+                if pattern.component == candidate.component and pattern.units == (
+                    (candidate.unit,) if candidate.unit else None
+                ):
                     value = self.values[name]
-                    return name, value[layers.index(wanted.layer)] if self.dims[name][0] == "layer" else value
+                    return name, value[layers.index(candidate.layer)] if self.dims[name][0] == "layer" else value
         raise SiteError(unknown("recorded site", str(site), self.values))
 
     @property
@@ -137,14 +143,14 @@ class Activations(Result):
 
         variables, coords = {}, {"prompt": np.array(self.prompts, dtype=object)}
         for name, value in self.values.items():
-            own = {
+            axis_names = {
                 "layer": f"layer:{name}",
                 "d": f"d:{name}",
                 "key": "key",
                 "head": f"head:{name}",
                 "d_head": f"d_head:{name}",
             }
-            axes = [own.get(dim, dim) for dim in self.dims[name]]
+            axes = [axis_names.get(dim, dim) for dim in self.dims[name]]
             variables[name] = xr.Variable(
                 axes, to_numpy(value), attrs={"dtype": str(value.dtype).removeprefix("torch.")}
             )

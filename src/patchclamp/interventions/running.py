@@ -169,30 +169,34 @@ def _run(
     grad: bool,
     batch_tokens: int,
 ) -> Run:
-    chosen = list(as_edits(edits))
+    edit_list = list(as_edits(edits))
     prompts = model.prompts(inputs)
     names = [record] if isinstance(record, str) else list(record)
-    wanted = {str(name): model.sites.expand([name]) for name in names}
+    sites_by_name = {str(name): model.sites.expand([name]) for name in names}
     from patchclamp.interventions import positions
 
     at = positions.read_at(at)
     where = [positions.resolve(at, p, i, len(prompts), model.tokenizer, repeats=True) for i, p in enumerate(prompts)]
-    actions = place(model, chosen, prompts, grad=grad)
-    buffers = Buffers(wanted, where, [p.length for p in prompts], grad)
+    actions = place(model, edit_list, prompts, grad=grad)
+    buffers = Buffers(sites_by_name, where, [p.length for p in prompts], grad)
     pieces: dict[int, Tensor] = {}
-    fired = [0] * len(chosen)
+    fired = [0] * len(edit_list)
     narrow = logits == "last" and model.capabilities.narrows and not edits_head(actions)
     for members in batches(prompts, batch_tokens, *may_share(model)):
         rows = [Row(prompts[i], actions[i]) for i in members]
         keep = torch.tensor([[len(prompts[i].ids) - 1] for i in members], device=model.device) if narrow else None
-        done = forward(model, rows, taps=buffers.sinks(members), keep=keep, grad=grad)
-        assert done.logits is not None
+        result_of_batch = forward(model, rows, taps=buffers.sinks(members), keep=keep, grad=grad)
+        assert result_of_batch.logits is not None
         for place_in_batch, member in enumerate(members):
-            pieces[member] = _of_prompt(done.logits[place_in_batch], len(prompts[member].ids), logits, narrow)
-        fired = [n + done.tally.fired(i) for i, n in enumerate(fired)]
+            pieces[member] = _of_prompt(
+                result_of_batch.logits[place_in_batch], len(prompts[member].ids), logits, narrow
+            )
+        fired = [n + result_of_batch.tally.fired(i) for i, n in enumerate(fired)]
     stacked = _stacked([pieces[i] for i in range(len(prompts))])
-    source = provenance(model, prompts, edits=chosen, record=names, at=at)
-    activations = Activations.build(model, prompts, wanted, buffers.finish(), where, {}, {}) if wanted else None
+    source = provenance(model, prompts, edits=edit_list, record=names, at=at)
+    activations = (
+        Activations.build(model, prompts, sites_by_name, buffers.finish(), where, {}, {}) if sites_by_name else None
+    )
     lengths = tuple(p.length or _positions(pieces[i]) for i, p in enumerate(prompts))
     result = Run(
         stacked,

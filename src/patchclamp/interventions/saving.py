@@ -31,9 +31,9 @@ def save_edits(given: Edits, folder: Folder, *, overwrite: bool = False) -> Path
         InputError: Something else is in the way.
         StorageError: The system refused; the folder is as it was.
     """
-    chosen = list(as_edits(given))
+    edit_list = list(as_edits(given))
     tensors: dict[str, Tensor] = {}
-    record = {"format_version": folders.EDITS.version, "edits": to_plain(chosen, tensors)}
+    record = {"format_version": folders.EDITS.version, "edits": to_plain(edit_list, tensors)}
     return folders.save(
         folder, folders.EDITS, record, lambda into: write_tensors(into / _TENSORS, tensors), overwrite=overwrite
     )

@@ -87,36 +87,38 @@ def build_steps(job: SweepTask, runs: Sequence[int], start: int) -> list[Step]:
     state: dict[int, int] = {}
     steps: list[Step] = []
     for depth in range(len(layers) + 1):
-        known: dict[tuple[object, ...], int] = {}
+        row_by_key: dict[tuple[object, ...], int] = {}
         parents: list[tuple[str, int]] = []
         lines: list[int] = []
         entry: list[tuple[Action, ...]] = []
         inside: list[tuple[Action, ...]] = []
         row_of: dict[int, int] = {}
         for run in runs:
-            own = by_depth[run].get(depth, ())
-            if run not in state and not own:
+            actions = by_depth[run].get(depth, ())
+            if run not in state and not actions:
                 continue
             line = job.unique_cells[run].line
-            embedded = [a for a in own if a.site.component == "embed"]
+            embedded = [a for a in actions if a.site.component == "embed"]
             parent = (ROW, state[run]) if run in state else (EMBEDDED, run) if embedded else (CLEAN, line)
             identity = ("embedded", line) if embedded else parent
-            key = (*identity, *(action.key for action in own))
-            if key not in known:
-                known[key] = len(parents)
+            key = (*identity, *(action.key for action in actions))
+            if key not in row_by_key:
+                row_by_key[key] = len(parents)
                 shared = [a for a in base[line].get(depth, ()) if a.positions is None or max(a.positions) >= start]
                 parents.append(parent)
                 lines.append(line)
                 entry.append(
                     tuple(
                         sorted(
-                            (a for a in (*(shared if parent[0] == ROW else ()), *own) if at_entry(a.site)),
+                            (a for a in (*(shared if parent[0] == ROW else ()), *actions) if at_entry(a.site)),
                             key=_entry_order,
                         )
                     )
                 )
-                inside.append(tuple(a for a in (*shared, *own) if not at_entry(a.site) and a.site.component != "embed"))
-            row_of[run] = known[key]
+                inside.append(
+                    tuple(a for a in (*shared, *actions) if not at_entry(a.site) and a.site.component != "embed")
+                )
+            row_of[run] = row_by_key[key]
         steps.append(Step(tuple(parents), tuple(lines), tuple(entry), tuple(inside), row_of))
         state = dict(row_of)
     return steps
@@ -127,12 +129,12 @@ def _entry_order(action: Action) -> int:
 
 
 def _by_depth(actions: Sequence[Action], layers: Sequence[str]) -> dict[int, tuple[Action, ...]]:
-    found: dict[int, tuple[Action, ...]] = {}
+    by_depth: dict[int, tuple[Action, ...]] = {}
     for action in actions:
         depth = depth_of(action.site, layers)
         assert depth is not None, "the planner sends sites outside the layers to another rung"
-        found[depth] = (*found.get(depth, ()), action)
-    return found
+        by_depth[depth] = (*by_depth.get(depth, ()), action)
+    return by_depth
 
 
 def group_runs(job: SweepTask, share_positions: bool, runs: Iterable[int]) -> list[Group]:

@@ -162,8 +162,8 @@ class Unbound(Operation, ABC):
     @override
     def frozen(self) -> Operation:
         new = super().frozen()
-        own = getattr(new, "source", None)
-        return replace(new, source=own.frozen()) if isinstance(own, Source) and own.trained else new  # type: ignore[call-arg]
+        source = getattr(new, "source", None)
+        return replace(new, source=source.frozen()) if isinstance(source, Source) and source.trained else new  # type: ignore[call-arg]
 
     @abstractmethod
     def bind(self, scene: Scene) -> Operation:
@@ -207,12 +207,12 @@ def values_from(source: "Source | Labelled", scene: Scene) -> Tensor:
             raise _no_generated("the recorded activations", scene)
         return source.vectors(scene.site, scene.index, scene.positions)
     rows = scene.recorded(source, scene.site)
-    own = 0 if len(rows) == 1 else scene.index
-    if own >= len(rows):
+    number = 0 if len(rows) == 1 else scene.index
+    if number >= len(rows):
         raise EditError(
             f"the source has {len(rows)} prompts and the edit prompt number {scene.index}; give one source, or one a prompt"
         )
-    whole = rows[own]
+    whole = rows[number]
     if source.at is None:
         if scene.positions is None:
             return whole
@@ -226,15 +226,15 @@ def values_from(source: "Source | Labelled", scene: Scene) -> Tensor:
                 "positions; say where to look, as in pc.source(prompt, at=-1)"
             )
         return whole[[partner[p] for p in scene.positions]]
-    found = scene.locate(source.at, source, own)
-    if len(found) == 1:
-        return whole[found[0]]
+    positions = scene.locate(source.at, source, number)
+    if len(positions) == 1:
+        return whole[positions[0]]
     if generating:
         raise _no_generated("the source's values", scene)
-    if scene.positions is None or len(found) != len(scene.positions):
-        wanted = "all" if scene.positions is None else len(scene.positions)
-        raise EditError(f"the source gives {len(found)} positions and the edit has {wanted}; give one, or as many")
-    return whole[list(found)]
+    if scene.positions is None or len(positions) != len(scene.positions):
+        count = "all" if scene.positions is None else len(scene.positions)
+        raise EditError(f"the source gives {len(positions)} positions and the edit has {count}; give one, or as many")
+    return whole[list(positions)]
 
 
 def _no_generated(what: str, scene: Scene) -> PositionError:
@@ -425,8 +425,8 @@ class Rotate(Unbound):
 
     @override
     def tensors(self) -> dict[str, Tensor]:
-        own = {"directions": self.subspace.directions} if isinstance(self.subspace, HeldSubspace) else {}
-        return super().tensors() | own
+        directions = {"directions": self.subspace.directions} if isinstance(self.subspace, HeldSubspace) else {}
+        return super().tensors() | directions
 
     @property
     @override

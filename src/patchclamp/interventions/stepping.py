@@ -102,15 +102,15 @@ class Stepper:
             self.called = True
             return
         call = named_arguments(self.model.core.forward, args, kwargs)
-        given = main_input(call, self.model.takes_tokens)
-        if given is None:
+        inputs = main_input(call, self.model.takes_tokens)
+        if inputs is None:
             self._without_tokens(call)
             return
-        count, width = given.shape[:2]
+        count, width = inputs.shape[:2]
         cache = cache_of(call)
         text = self._generation
         if text is None:
-            text = self._direct(call, given, cache)
+            text = self._direct(call, inputs, cache)
         past = past_length(cache, text.seen)
         if past > text.seen:
             raise InputError(
@@ -127,12 +127,12 @@ class Stepper:
 
     def _without_tokens(self, call: Mapping[str, Any]) -> None:
         """A call of a model that is given pictures, sounds or other tensors: an input of its own, without a text."""
-        given = next((value for value in call.values() if isinstance(value, Tensor) and value.ndim), None)
-        if given is None:
+        inputs = next((value for value in call.values() if isinstance(value, Tensor) and value.ndim), None)
+        if inputs is None:
             raise InputError("under model.editing the module must be called with a tensor that has a batch axis")
         check_ready(self.model.module)
-        count = len(given)
-        self.placer.prompts = tuple(Prompt(tensors={"given": row.unsqueeze(0)}) for row in given)
+        count = len(inputs)
+        self.placer.prompts = tuple(Prompt(tensors={"given": row.unsqueeze(0)}) for row in inputs)
         self.session.rows, self.session.width = count, 1
         self.session.instructions = instructions(
             self.model.sites, self.placer.rows(), [0] * count, UNKNOWN_WIDTH, self.model.device, self.tally
@@ -174,32 +174,32 @@ class Stepper:
         ids: Any = settings.get("input_ids") if settings.get("inputs") is None else settings["inputs"]
         if embeds is None and ids is None:
             ids = torch.tensor([[effective(module, settings, "bos_token_id") or 0]])
-        given: Tensor = ids if embeds is None else embeds
+        inputs: Tensor = ids if embeds is None else embeds
         mask = settings.get("attention_mask")
         if mask is None and embeds is None:
             mask = inferred_mask(module, settings, ids)
         old = self._by_cache.get(cache) if isinstance(cache, Cache) else None
-        seen = past_length(cache, 0 if old is None else old.seen)
-        total = given.shape[1] if mask is None else max(given.shape[1], mask.shape[-1])
-        pads, right = padding_of(mask, len(given), total)
+        past = past_length(cache, 0 if old is None else old.seen)
+        total = inputs.shape[1] if mask is None else max(inputs.shape[1], mask.shape[-1])
+        pads, right = padding_of(mask, len(inputs), total)
         if right:
             raise InputError(_LEFT)
         rows = self.known
         if rows is None:
-            rows = self._read(prompts_of(self.model, given, mask, total), True, seen if old is None else 0, None)
+            rows = self._read(prompts_of(self.model, inputs, mask, total), True, past if old is None else 0, None)
         samples = effective(module, settings, "num_return_sequences") or 1
         return Text(
-            [row for row in rows for _ in range(samples)], [p for p in pads for _ in range(samples)], total, seen, ends
+            [row for row in rows for _ in range(samples)], [p for p in pads for _ in range(samples)], total, past, ends
         )
 
-    def _direct(self, call: Mapping[str, Any], given: Tensor, cache: Any) -> Text:
+    def _direct(self, call: Mapping[str, Any], inputs: Tensor, cache: Any) -> Text:
         """The text that one of the user's own calls belongs to: a new one unless its cache holds the beginning."""
         text = self._by_cache.get(cache) if isinstance(cache, Cache) else None
         past = past_length(cache, 0 if text is None else text.seen)
         if past == 0:
-            return self._begun(call, given, 0)
+            return self._begun(call, inputs, 0)
         if text is None:
-            return self._begun(call, given, past)
+            return self._begun(call, inputs, past)
         if text.refusal is not None:
             raise text.refusal
         if past < text.seen:
@@ -211,16 +211,16 @@ class Stepper:
             text.seen = past  # what was taken back is written anew, and counts anew
         return text
 
-    def _begun(self, call: Mapping[str, Any], given: Tensor, past: int) -> Text:
+    def _begun(self, call: Mapping[str, Any], inputs: Tensor, past: int) -> Text:
         check_ready(self.model.module)
-        mask, total = call.get("attention_mask"), past + given.shape[1]
+        mask, total = call.get("attention_mask"), past + inputs.shape[1]
         if mask is not None and (not isinstance(mask, Tensor) or mask.ndim != 2 or mask.shape[1] != total):
             shape = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
             raise InputError(
-                f"under model.editing attention_mask must be [row, position], here [{len(given)}, {total}]; got {shape}"
+                f"under model.editing attention_mask must be [row, position], here [{len(inputs)}, {total}]; got {shape}"
             )
-        pads, right = padding_of(mask, len(given), total)
-        prompts = prompts_of(self.model, given, mask, total)
+        pads, right = padding_of(mask, len(inputs), total)
+        prompts = prompts_of(self.model, inputs, mask, total)
         keep = call.get("logits_to_keep")
         unformed = total - keep if isinstance(keep, int) and keep else 0
         refusal: PatchclampError | None = None
@@ -278,12 +278,12 @@ class Stepper:
                 )
             formed = min(int(keep or width), width)
         table: dict[Port, list[Instruction]] = {}
-        for sites_are_narrow, shown in ((False, width), (True, formed)):
+        for sites_are_narrow, columns in ((False, width), (True, formed)):
             part = [[action for action in row if (action.site in narrow) == sites_are_narrow] for row in concrete]
-            first = [start + width - shown for start in starts]
+            first = [start + width - columns for start in starts]
             table |= instructions(
-                *(self.model.sites, part, first, shown, self.model.device, self.tally),
-                fresh=text.seen - past - (width - shown),
+                *(self.model.sites, part, first, columns, self.model.device, self.tally),
+                fresh=text.seen - past - (width - columns),
                 whole=True,
             )
         return table
@@ -321,22 +321,22 @@ def placed_rows(placer: Placer, generating: bool = True, cached: int = 0, unform
     rows = placer.rows(generating)
     longest = max((len(prompt.ids) for prompt in placer.prompts), default=0)
     narrow = _narrow_sites(placer.model, {action.site for row in rows for action in row})
-    found = []
+    result = []
     for index, row in enumerate(rows):
         length = len(placer.prompts[index].ids)
-        held = cached - (longest - length)
-        kept = []
+        cached_here = cached - (longest - length)
+        actions = []
         for action in row:
             at = placer.edits[action.edit].at
             first = 0
             if action.site in narrow and (unformed is not None or generating):
                 first = length - 1 if unformed is None else unformed - (longest - length)
                 _demand(at, placer, index, first, f"the logits at {{}} are not formed: {_FORMED}")
-            if held > 0:
-                _demand(at, placer, index, held, "position {} lies in the cache and is not computed again")
-            kept.append(_from(action, max(first, held)))
-        found.append(tuple(kept))
-    return found
+            if cached_here > 0:
+                _demand(at, placer, index, cached_here, "position {} lies in the cache and is not computed again")
+            actions.append(_from(action, max(first, cached_here)))
+        result.append(tuple(actions))
+    return result
 
 
 _FORMED = "in a generation only those of the last prompt position and of the generated ones are, as at='all' or at=-1"
@@ -344,12 +344,12 @@ _FORMED = "in a generation only those of the last prompt position and of the gen
 
 def _demand(at: At, placer: Placer, index: int, first: int, message: str) -> None:
     """Positions that the user spelled out must lie at ``first`` or after it."""
-    named = tuple(positions.spelled_out(at, index))
-    if not named:
+    places = tuple(positions.spelled_out(at, index))
+    if not places:
         return
     model, prompt = placer.model, placer.prompts[index]
-    wanted = positions.resolve(named, prompt, index, len(placer.prompts), model.tokenizer) or ()
-    for position in wanted:
+    numbers = positions.resolve(places, prompt, index, len(placer.prompts), model.tokenizer) or ()
+    for position in numbers:
         if position < first:
             raise PositionError(f"at={at!r}: " + message.format(position))
 
@@ -364,14 +364,14 @@ def _narrow_sites(model: OpenModel, sites: Iterable[Site]) -> set[Site]:
     """Sites at which only the positions exist whose logits are wanted: the logits, and the head before them."""
     head = getattr(model.module, "get_output_embeddings", lambda: None)()
     names = {name for name, module in model.sites.modules.items() if module is head and head is not None}
-    found = set()
+    narrow = set()
     for site in sites:
         access = model.sites.access(site)
         if access.module in names or (
             access.module == "" and access.side == "out" and access.keys in ((), ("logits",))
         ):
-            found.add(site)
-    return found
+            narrow.add(site)
+    return narrow
 
 
 def _concrete(action: Action, start: int, width: int, prompt_length: int, limit: int | None = None) -> Action:
@@ -412,10 +412,10 @@ def editing(model: OpenModel, edits: Edits) -> AbstractContextManager[Tally]:
 
 @contextmanager
 def _editing(model: OpenModel, edits: Edits) -> Iterator[Tally]:
-    chosen = list(as_edits(edits))
+    items = list(as_edits(edits))
     check_ready(model.module)
     model.look()
-    placer = make_placer(model, chosen, (), grad=True)
+    placer = make_placer(model, items, (), grad=True)
     stepper, hooks = stepping(model, placer, Tally.empty())
     with Changes(*hooks):
         yield stepper.tally
@@ -435,7 +435,7 @@ def _constant(placer: Placer, tally: Tally) -> dict[Port, list[Instruction]] | N
 
 
 def stepping(
-    model: OpenModel, placer: Placer, tally: Tally, known: Rows | None = None
+    model: OpenModel, placer: Placer, tally: Tally, prompt_rows: Rows | None = None
 ) -> tuple[Stepper, list[AbstractContextManager[Any]]]:
     """What carries out edits in every call of the module, inside the context managers that come with it."""
     ports = dict.fromkeys(model.sites.access(site).port for sites in placer.sites for site in sites)
@@ -443,7 +443,7 @@ def stepping(
     constant = _constant(placer, tally) if model.encoder is not None else None
     todo = _Outside(nothing) if constant is None else nothing | constant
     session = Session(model.sites.modules, 1, 1, todo)
-    stepper = Stepper(model, session, placer, tally, known, constant=constant)
+    stepper = Stepper(model, session, placer, tally, prompt_rows, constant=constant)
 
     def counted(generate: Any) -> Any:
         @wraps(generate)

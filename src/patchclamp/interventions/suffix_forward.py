@@ -96,14 +96,14 @@ class Tail:
         acts = [(Action(self.site, (position,), operation),) for position in self.positions]
         if self.groups is None:
             return self._whole(acts)
-        found: dict[int, Tensor] = {}
+        logits: dict[int, Tensor] = {}
         for group in self.groups:
             rows = self._run(group, [acts[i] for i in group.members])
-            found |= dict(zip(group.members, rows, strict=True))
-        return torch.stack([found[i] for i in range(len(self.prompts))])
+            logits |= dict(zip(group.members, rows, strict=True))
+        return torch.stack([logits[i] for i in range(len(self.prompts))])
 
     def _whole(self, acts: Sequence[tuple[Action, ...]]) -> Tensor:
-        rows = [Row(prompt, own) for prompt, own in zip(self.prompts, acts, strict=True)]
+        rows = [Row(prompt, row_actions) for prompt, row_actions in zip(self.prompts, acts, strict=True)]
         return last_logits(self.model, rows, grad=True)
 
     def _run(self, group: Group, acts: Sequence[tuple[Action, ...]]) -> Tensor:

@@ -58,18 +58,18 @@ class PromptRun:
             baseline: ``[position, vocabulary]`` of the line itself; None if no read compares with it.
             activations: ``[cell, position, d]`` for each of ``sites``, at the positions ``wanted`` of it.
         """
-        found = []
+        results = []
         for read in self.reads:
             if read.site is not None:
-                wanted = self.wanted(read.site)
-                values = activations[read.site][:, [wanted.index(p) for p in read.positions]]
-                found.append(read.compute(values, values[0]))
+                recorded_positions = self.wanted(read.site)
+                values = activations[read.site][:, [recorded_positions.index(p) for p in read.positions]]
+                results.append(read.compute(values, values[0]))
                 continue
             index = [self.positions.index(p) for p in read.positions]
-            chosen = widen(logits if index == list(range(len(self.positions))) else logits[:, index])
-            before = widen(baseline[index]) if read.needs_baseline and baseline is not None else chosen[0]
-            found.append(read.compute(chosen, before))
-        return [value.cpu() for value in found]
+            read_logits = widen(logits if index == list(range(len(self.positions))) else logits[:, index])
+            before = widen(baseline[index]) if read.needs_baseline and baseline is not None else read_logits[0]
+            results.append(read.compute(read_logits, before))
+        return [value.cpu() for value in results]
 
 
 def states_at(values: Tensor, where: Sequence[int], length: int | None) -> Tensor:
@@ -117,7 +117,7 @@ class SweepTask:
     """Cells that do what an earlier one does."""
 
     def __post_init__(self) -> None:
-        known: dict[tuple[object, ...], int] = {}
+        run_by_key: dict[tuple[object, ...], int] = {}
         for number, cell in enumerate(self.cells):
             opaque = any(action.operation.opaque for action in cell.actions)
             live = cell.actions if opaque else tuple(a for a in cell.actions if self._reaches(a, self.lines[cell.line]))
@@ -126,12 +126,12 @@ class SweepTask:
                 self.dead += bool(cell.actions)
                 continue
             key = (cell.line, number) if opaque else (cell.line, *(action.key for action in live))
-            if key in known:
+            if key in run_by_key:
                 self.repeated += 1
             else:
-                known[key] = len(self.unique_cells)
+                run_by_key[key] = len(self.unique_cells)
                 self.unique_cells.append(Cell(cell.line, live))
-            self.run_of.append(known[key])
+            self.run_of.append(run_by_key[key])
 
     @property
     def depth(self) -> int:

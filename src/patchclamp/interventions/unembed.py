@@ -84,26 +84,26 @@ def _through_head(walk: LayerLoop, batch: list[Pending]) -> Iterator[Delivery]:
     part, base = walk.part, walk.base
     states = torch.cat([item.states for item in batch])
     counts = [len(item.late) for item in batch]
-    passed = states
+    head_logits = states
     if len(states):
         rows = [item.actions for item in batch for _ in item.late]
         starts = [part.lines[item.line].positions[i] for item in batch for i in item.late]
         todo = instructions(walk.model.sites, rows, starts, 1, walk.model.device, None) if any(rows) else {}
-        passed = through_head(walk.model, states.unsqueeze(1), todo)[:, 0]
+        head_logits = through_head(walk.model, states.unsqueeze(1), todo)[:, 0]
     ends = [0, *accumulate(counts)]
-    for line, mine in _by_line(batch):
+    for line, members in _by_line(batch):
         clean = base.logits.get(line)
-        begin, end = ends[mine.start], ends[mine.stop]
+        begin, end = ends[members.start], ends[members.stop]
         if clean is None:
-            logits = torch.zeros(len(mine), 0, 0)
-        elif all(counts[i] == len(clean) for i in mine):
-            logits = passed[begin:end].reshape(len(mine), len(clean), -1)
+            logits = torch.zeros(len(members), 0, 0)
+        elif all(counts[i] == len(clean) for i in members):
+            logits = head_logits[begin:end].reshape(len(members), len(clean), -1)
         else:  # at positions before the first edit the logits are the line's own
-            logits = clean.expand(len(mine), -1, -1).clone()
-            for place, i in enumerate(mine):
-                logits[place, list(batch[i].late)] = passed[ends[i] : ends[i + 1]]
-        sites = _sites(walk, line, [(batch[i].front, batch[i].run) for i in mine])
-        yield [batch[i].run for i in mine], logits, sites
+            logits = clean.expand(len(members), -1, -1).clone()
+            for place, i in enumerate(members):
+                logits[place, list(batch[i].late)] = head_logits[ends[i] : ends[i + 1]]
+        sites = _sites(walk, line, [(batch[i].front, batch[i].run) for i in members])
+        yield [batch[i].run for i in members], logits, sites
 
 
 def _by_line(batch: list[Pending]) -> Iterator[tuple[int, range]]:

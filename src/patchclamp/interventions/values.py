@@ -25,12 +25,12 @@ def _tensor(value: Any, name: str, form: str) -> Tensor:
     if isinstance(value, str):
         raise EditError(f"{name} is the text {value!r}; pass a vector, as in model.embedding({value!r})")
     try:
-        found: Tensor = readers.tensor(value)
+        result: Tensor = readers.tensor(value)
     except readers.UnfitError as unfit:
         raise EditError(
             f"{name} must be {form}, got {readers.shown(value)} ({type(value).__name__}){unfit.reason}"
         ) from None
-    return found
+    return result
 
 
 def vector(value: Any, name: str) -> Tensor:
@@ -81,30 +81,30 @@ def directions(value: Any) -> Tensor | None:
     return tensor if tensor.requires_grad else basis
 
 
-def span(given: Any, about: Any, readers: Any) -> dict[str, Any]:
+def span(basis_values: Any, about: Any, readers: Any) -> dict[str, Any]:
     """Directions, their origin and their readers as operations take them.
 
     Raises:
         EditError: They do not fit each other.
     """
-    basis = directions(given)
+    basis = directions(basis_values)
     origin = None if about is None else vector(about, "about")
     if basis is not None and origin is not None and basis.shape[-1] != origin.shape[-1]:
         raise EditError(
             f"about has {origin.shape[-1]} entries and the directions {basis.shape[-1]}; it is a point where they act"
         )
-    found = {"directions": basis, "about": origin}
+    fields = {"directions": basis, "about": origin}
     if readers is None:
-        return found
+        return fields
     if basis is None:
         raise EditError("readers need directions, whose coordinates they read")
     reads = rows(readers, "readers")
-    wanted, got = (tuple(torch.atleast_2d(tensor).shape) for tensor in (basis, reads))
-    if wanted != got:
-        raise EditError(f"readers must have the shape of the directions, {wanted}; got {got}")
+    expected, shape = (tuple(torch.atleast_2d(tensor).shape) for tensor in (basis, reads))
+    if expected != shape:
+        raise EditError(f"readers must have the shape of the directions, {expected}; got {shape}")
     unit = operations.orthonormal(torch.atleast_2d(basis.detach())) if basis.requires_grad else basis
     fixed = operations.dual(torch.atleast_2d(reads.detach()), unit)
-    return found | {"readers": held(reads) if basis.requires_grad or reads.requires_grad else fixed}
+    return fields | {"readers": held(reads) if basis.requires_grad or reads.requires_grad else fixed}
 
 
 def number(value: Any, name: str) -> float | Tensor:
@@ -169,8 +169,8 @@ def function(value: Any) -> Callable[[Tensor], Any]:
     """
     if not callable(value):
         raise EditError(f"pc.Call needs a function, got {type(value).__name__}")
-    found: Callable[[Tensor], Any] = value
-    return found
+    checked_function: Callable[[Tensor], Any] = value
+    return checked_function
 
 
 _READERS: dict[str, Callable[[Any], Any]] = {

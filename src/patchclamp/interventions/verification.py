@@ -55,11 +55,11 @@ def verify(model: OpenModel) -> None:
     """
     if not model.sites.layers:
         return
-    named = model.sites
+    sites_by_name = model.sites
     try:
         _look(model)
     except Exception as error:
-        if model.sites is named:
+        if model.sites is sites_by_name:
             model.sites = without_names(model.module, error)
             return
         capabilities = model.capabilities
@@ -114,10 +114,10 @@ def _probe(model: OpenModel) -> Prompt | None:
 
 def _stand_ins(config: Any) -> set[int]:
     """Ids in the place of which a model expects a picture or a sound."""
-    said = vars(config).items() if config is not None else ()
+    settings = vars(config).items() if config is not None else ()
     return {
         i
-        for name, i in said
+        for name, i in settings
         if isinstance(i, int) and name.endswith(("_token_id", "_token_index")) and _SENSES.match(name)
     }
 
@@ -138,23 +138,23 @@ class _Survey:
 
     @classmethod
     def of(cls, model: OpenModel, probe: Prompt) -> "_Survey":
-        found = cls(tokens=len(probe.ids))
+        survey = cls(tokens=len(probe.ids))
         batch = model.batch([probe])
         taps: dict[Port, list[Tap]] = {}
         for key, access in model.sites.accesses.items():
             if key not in model.sites.refused:
                 taps.setdefault(access.port, []).append(
-                    Tap(access, access.columns if not access.attention else None, found._sink(key))
+                    Tap(access, access.columns if not access.attention else None, survey._sink(key))
                 )
         session = Tolerant(model.sites.modules, 1, batch.width or 1, taps=taps)
         last = model.sites.modules[model.sites.layers[-1]]
-        output = within((torch.no_grad(), session, after_each_call(last, found._look)), call, model, batch)
-        found.missing, found.calls = session.missing, dict(session.calls)
+        output = within((torch.no_grad(), session, after_each_call(last, survey._look)), call, model, batch)
+        survey.missing, survey.calls = session.missing, dict(session.calls)
         try:
             model.capabilities.width_of_logits = logits_of(output).shape[-1]
         except PatchclampError:
             model.capabilities.width_of_logits = None
-        return found
+        return survey
 
     def _look(self, output: Any) -> None:
         self.arity = len(output) if isinstance(output, tuple) else None
@@ -195,17 +195,17 @@ def _checked(model: OpenModel, survey: _Survey) -> SiteMap:
     return replace(sites, refused=refused, widths=widths)
 
 
-def _why_missing(model: OpenModel, key: Key, found: str) -> str:
+def _why_missing(model: OpenModel, key: Key, message: str) -> str:
     if key[0] == "attn_pattern":
         implementation = getattr(model.text_config, "_attn_implementation", None)
         return f"{implementation} attention never forms the weights; load the model with attn_implementation='eager'"
     if key[0] == "logits":
         return f"{type(model.module).__name__} has no head; load the model with one (AutoModelForCausalLM)"
-    return found
+    return message
 
 
-def _error(found: Tensor, wanted: Tensor) -> float:
-    return float((found - wanted).abs().max() / wanted.abs().max().clamp(min=1e-30))
+def _error(value: Tensor, reference: Tensor) -> float:
+    return float((value - reference).abs().max() / reference.abs().max().clamp(min=1e-30))
 
 
 def _sums(model: OpenModel, survey: _Survey, layer: int, refused: dict[Key, str]) -> dict[Key, str]:
@@ -215,10 +215,10 @@ def _sums(model: OpenModel, survey: _Survey, layer: int, refused: dict[Key, str]
         for name in COMPONENTS
         if (name, layer) in survey.values and (name, layer) not in refused
     }
-    allowed = ARCHITECTURE.of(model.dtype)
+    tolerance = ARCHITECTURE.of(model.dtype)
     bad: dict[Key, str] = {}
     following = survey.values.get(("resid_pre", layer + 1))
-    if following is not None and "resid_post" in have and _error(have["resid_post"], following) > allowed:
+    if following is not None and "resid_post" in have and _error(have["resid_post"], following) > tolerance:
         bad["resid_post", layer] = (
             f"it is not what layer {layer + 1} reads: something changes the stream between the layers"
         )
@@ -227,14 +227,14 @@ def _sums(model: OpenModel, survey: _Survey, layer: int, refused: dict[Key, str]
     if {"resid_pre", "attn_out", "mlp_out", "resid_post"} <= set(have):
         whole = have["resid_pre"] + have["attn_out"] + have["mlp_out"]
         error = _error(whole, have["resid_post"])
-        if error > allowed:
+        if error > tolerance:
             for name in ("attn_out", "mlp_out"):
                 bad[name, layer] = (
                     f"resid_pre + attn_out + mlp_out misses resid_post by {error:.1e} of its largest value on this checkpoint"
                 )
     if {"resid_pre", "attn_out", "resid_mid"} <= set(have):
         error = _error(have["resid_pre"] + have["attn_out"], have["resid_mid"])
-        if error > allowed:
+        if error > tolerance:
             bad["resid_mid", layer] = (
                 f"it misses resid_pre + attn_out by {error:.1e} of its largest value on this checkpoint"
             )
@@ -256,8 +256,8 @@ def _heads(model: OpenModel, survey: _Survey, layer: int, refused: dict[Key, str
     v = v.repeat_interleave(heads.query // heads.key, dim=0)
     cosine = torch.nn.functional.cosine_similarity(v, z, dim=-1).min()
     if cosine < 1 - max(1e-4, ARCHITECTURE.of(model.dtype)):
-        said = f"at position 0, where attention has one key, z is not a multiple of v (cosine {float(cosine):.4f})"
-        return {(name, layer): said for name in ("q", "k", "v", "z") if (name, layer) in survey.values}
+        reason = f"at position 0, where attention has one key, z is not a multiple of v (cosine {float(cosine):.4f})"
+        return {(name, layer): reason for name in ("q", "k", "v", "z") if (name, layer) in survey.values}
     return {}
 
 
@@ -267,12 +267,14 @@ def _is_causal(model: OpenModel, probe: Prompt) -> bool:
     if ("resid_post", last.layer) in model.sites.refused or len(probe.ids) < 2:
         return False
     other = Prompt((*probe.ids[:-1], (probe.ids[-1] + 1) % (model.vocabulary or 2)), None, probe.tokens)
-    seen: list[Tensor] = []
+    states: list[Tensor] = []
     for prompt in (probe, other):
-        forward(model, [Row(prompt)], taps={last: lambda value: seen.append(value.clone())}, logits=False, check=False)
-    if seen[0].shape[1] != len(probe.ids):
+        forward(
+            model, [Row(prompt)], taps={last: lambda value: states.append(value.clone())}, logits=False, check=False
+        )
+    if states[0].shape[1] != len(probe.ids):
         return False
-    return _error(seen[0][:, :-1], seen[1][:, :-1]) <= ARCHITECTURE.of(model.dtype)
+    return _error(states[0][:, :-1], states[1][:, :-1]) <= ARCHITECTURE.of(model.dtype)
 
 
 def _head_is_separate(model: OpenModel, probe: Prompt) -> bool:

@@ -79,18 +79,20 @@ class LayerLoop:
             advance: Told how many rows passed a layer.
         """
         sites, layers = self.model.sites, self.model.sites.layers
-        wanted = {site: layer_of(site, layers) for line in self.base.lines for site in self.part.lines[line].sites}
+        layer_by_site = {
+            site: layer_of(site, layers) for line in self.base.lines for site in self.part.lines[line].sites
+        }
         actions = (a for front in self.fronts for step in front.group.steps[:-1] for row in step.inside for a in row)
         ports = [sites.access(action.site).port for action in actions]
-        ports += [sites.access(site).port for site in wanted if site.component != "resid_post"]
+        ports += [sites.access(site).port for site in layer_by_site if site.component != "resid_post"]
         session = Session(sites.modules, 1, 1, {port: [] for port in ports})
-        within((torch.no_grad(), session), self._walk, session, wanted, advance)
+        within((torch.no_grad(), session), self._walk, session, layer_by_site, advance)
 
-    def _walk(self, session: Session, wanted: Mapping[Site, int], advance: Callable[[int], None]) -> None:
+    def _walk(self, session: Session, layer_by_site: Mapping[Site, int], advance: Callable[[int], None]) -> None:
         groups = [front.group for front in self.fronts]
         for depth in range(self.part.depth):
-            here = [site for site, layer in wanted.items() if layer == depth and site.component != "resid_post"]
-            layout = layout_at(depth, groups, self.part.waste if self.packer and not here else 0.0)
+            sites = [site for site, layer in layer_by_site.items() if layer == depth and site.component != "resid_post"]
+            layout = layout_at(depth, groups, self.part.waste if self.packer and not sites else 0.0)
             if layout.places:
                 self._run_packed(session, layout, depth)
             for front in self.fronts:
@@ -100,7 +102,7 @@ class LayerLoop:
                     session.rows, session.width = step.rows, front.group.width
                     session.instructions = self._instructions(step.inside, front.group)
                     session.taps = ports_of(
-                        make_tap(self.model, site, self._keeper(front, step, site)) for site in here
+                        make_tap(self.model, site, self._keeper(front, step, site)) for site in sites
                     )
                     front.hidden = self._run_layer(session, front, step, depth, hidden)
                 advance(step.rows)
@@ -116,7 +118,7 @@ class LayerLoop:
         batch_rows: list[int] = []
         for place in layout.places:
             inside = fronts[place.start].group.steps[depth].inside[place.rows]
-            rows += [tuple(from_position(action, place.start) for action in own) for own in inside]
+            rows += [tuple(from_position(action, place.start) for action in row_actions) for row_actions in inside]
             starts += [place.start - place.column] * len(inside)
             batch_rows += range(place.packed.start, place.packed.stop)
         session.rows, session.width, session.taps = len(layout.kinds), length, {}
@@ -154,19 +156,19 @@ class LayerLoop:
         by_kind = {
             kind: [i for i, parent in enumerate(step.parents) if parent[0] == kind] for kind in (ROW, CLEAN, EMBEDDED)
         }
-        chosen = {kind: [step.parents[i][1] for i in places] for kind, places in by_kind.items()}
+        indices = {kind: [step.parents[i][1] for i in places] for kind, places in by_kind.items()}
         pieces: list[Tensor] = []
-        if chosen[ROW]:
+        if indices[ROW]:
             assert front.hidden is not None
-            kept = chosen[ROW] == list(range(len(front.hidden)))
-            pieces.append(front.hidden if kept else front.hidden[index_like(chosen[ROW], front.hidden.device)])
-        if chosen[CLEAN]:
+            unchanged = indices[ROW] == list(range(len(front.hidden)))
+            pieces.append(front.hidden if unchanged else front.hidden[index_like(indices[ROW], front.hidden.device)])
+        if indices[CLEAN]:
             recorded = self.base.hidden[depth][:, start:]
-            lines = [self.base.row(line) for line in chosen[CLEAN]]
+            lines = [self.base.row(line) for line in indices[CLEAN]]
             one = len(recorded) == 1
             pieces.append(recorded.expand(len(lines), -1, -1) if one else recorded[index_like(lines, recorded.device)])
-        if chosen[EMBEDDED]:
-            pieces.append(embedded_states(self.model, self.part, chosen[EMBEDDED])[:, start:])
+        if indices[EMBEDDED]:
+            pieces.append(embedded_states(self.model, self.part, indices[EMBEDDED])[:, start:])
         hidden = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
         order = [*by_kind[ROW], *by_kind[CLEAN], *by_kind[EMBEDDED]]
         if order == sorted(order):
@@ -205,8 +207,8 @@ class LayerLoop:
         session.calls.clear()
         output = self.model.sites.modules[self.model.sites.layers[depth]](*args, **kwargs)
         _check_fired(session)
-        found: Tensor = fetch(output, first_tensor(output) or ())
-        return found
+        hidden_out: Tensor = fetch(output, first_tensor(output) or ())
+        return hidden_out
 
     def _keeper(self, front: GroupState, step: Step, site: Site) -> Callable[[Tensor], None]:
         """Keeps what a read wants of this step: each run's own row, where it was computed."""
@@ -225,8 +227,8 @@ class LayerLoop:
         """Activations of a run where its reads want them, ``[position, d]``; the line's own where the run is no row."""
         if (run, site) not in front.seen:
             number = self.part.runs[run].line
-            own = self.base.activations[site][self.base.row(number)]
-            front.seen[run, site] = self.part.lines[number].states(site, own.unsqueeze(0))[0].clone()
+            baseline = self.base.activations[site][self.base.row(number)]
+            front.seen[run, site] = self.part.lines[number].states(site, baseline.unsqueeze(0))[0].clone()
         return front.seen[run, site]
 
     def release(self) -> None:
@@ -249,7 +251,7 @@ def capture_calls(
         length: Of the prompt.
         cached: Pass a cache even if it is empty.
     """
-    seen: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+    calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
     cache = PrefixCache(base.cache, start) if start or cached else None
     width = length - start
     layers = [model.sites.modules[path] for path in model.sites.layers]
@@ -257,9 +259,9 @@ def capture_calls(
     extra = {"past_key_values": cache, "use_cache": True} if cache is not None else None
     last = make_tap(model, Site("resid_post", len(layers) - 1), lambda _: None)
     ending = Session(model.sites.modules, 1, width, taps=ports_of([last]), stop_early=True)
-    around = (torch.no_grad(), bypassed(layers, model.capabilities.arity, seen=seen), ending)
+    around = (torch.no_grad(), bypassed(layers, model.capabilities.arity, calls=calls), ending)
     within(around, call, model, Batch((), {"input_ids": ids}, (width,)), extra)
-    return seen, cache
+    return calls, cache
 
 
 def make_packer(model: OpenModel, base: Base, length: int) -> Packer | None:
