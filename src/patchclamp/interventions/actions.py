@@ -166,14 +166,12 @@ def _check_sources(model: OpenModel, operation: Operation, count: int) -> None:
     if not isinstance(operation, Unbound) or not operation.paired:
         return
     source = getattr(operation, "source", None)
-    source_count = (
-        len(model.prompts(source.inputs)) if isinstance(source, Source) else len(getattr(source, "prompts", ()))
-    )
-    if source_count > max(1, count) or (
-        isinstance(source, Source) and source_count not in (1, count)
+    sources = len(model.prompts(source.inputs)) if isinstance(source, Source) else len(getattr(source, "prompts", ()))
+    if sources > max(1, count) or (
+        isinstance(source, Source) and sources not in (1, count)
     ):  # recorded activations say themselves what they lack
         raise EditError(
-            f"the source of {type(operation).__name__} has {source_count} prompts and there are {count} to edit; give one source, or "
+            f"the source of {type(operation).__name__} has {sources} prompts and there are {count} to edit; give one source, or "
             "one a prompt"
         )
 

@@ -113,10 +113,10 @@ def _warn_of_nan(outcome: Outcome) -> None:
     examples = [
         (job.unique_cells[run], job.lines[job.unique_cells[run].line].prompt.name) for run in wrong[:MOST_NAMED]
     ]
-    description = "; ".join(f"{', '.join(map(str, cell.actions))} of {name!r}" for cell, name in examples)
+    cited = "; ".join(f"{', '.join(map(str, cell.actions))} of {name!r}" for cell, name in examples)
     more = f"; and {len(wrong) - MOST_NAMED} more" if len(wrong) > MOST_NAMED else ""
     warn(
-        f"{cells} of {len(job.cells)} cells gave NaN or infinity, and NaN stands for their numbers: {description}{more}. In the first of "
+        f"{cells} of {len(job.cells)} cells gave NaN or infinity, and NaN stands for their numbers: {cited}{more}. In the first of "
         f"them it arises {where}",
     )
 

@@ -94,7 +94,7 @@ def finite_steps(model: OpenModel) -> AbstractContextManager[Any]:
 
 
 def looking(model: OpenModel, names: list[str]) -> AbstractContextManager[Any]:
-    """Inside the block ``found`` gets the name of every site with NaN or infinity, in the order of the passes."""
+    """Inside the block ``names`` gets the name of every site with NaN or infinity, in the order of the passes."""
     return Tolerant(model.sites.modules, 1, 1, {}, every_tap(model, names))
 
 
