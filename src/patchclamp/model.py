@@ -140,7 +140,7 @@ def load(
         dtype: ``"auto"`` (as saved), ``"float32"``, ``"bfloat16"``, ...
         device_map: One device, as ``"cuda:0"``, or ``"auto"`` if that puts the whole model on one; a model spread over devices
             is refused.
-        revision: Of a Hugging Face repository.
+        revision: This branch, tag or commit of a Hugging Face repository is loaded; if it is None, the default branch is.
         attn_implementation: ``"eager"`` shows attention patterns; the default is the model's own.
 
     Raises:

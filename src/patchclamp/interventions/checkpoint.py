@@ -123,7 +123,7 @@ def write_checkpoint(
         prompts: Where logits are compared.
         folder: Where to; it appears complete or not at all.
         beside: Writes what is laid beside the weights.
-        tolerance: Of the logits, relative to the largest.
+        tolerance: The logits may differ by at most this much, relative to the largest logit.
 
     Raises:
         InputError: The folder is not empty.

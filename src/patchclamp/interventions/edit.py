@@ -35,7 +35,7 @@ class Origin:
     model: str | None
     """Its name."""
     fingerprint: str
-    """Of its weights; see :meth:`OpenModel.fingerprint`."""
+    """This digest identifies the weights of the model; see :meth:`OpenModel.fingerprint`."""
     site: str | None
     """None if the edit may act anywhere in the model."""
 

@@ -164,7 +164,7 @@ class Norm(Gate):
 @savable
 @dataclass(frozen=True, eq=False)
 class Nearest(Gate):
-    """Of the given centres, number ``index`` is the nearest (Euclidean).
+    """The centre nearest to the activation (Euclidean) is number ``index`` of the given ones.
 
     Raises:
         EditError: No centre has this number, a centre is not finite, or the site is not as wide as the centres.
@@ -187,7 +187,7 @@ class Nearest(Gate):
 @savable
 @dataclass(frozen=True, eq=False)
 class NearestCode(Gate):
-    """Of the given mean codes, number ``index`` is the nearest to the spline code of the activation (Euclidean).
+    """The mean code nearest to the spline code of the activation (Euclidean) is number ``index`` of the given ones.
 
     The spline code is which neurons are on: 1 where the activation lies above ``threshold``, else 0. Before a ReLU and after it
     it is the same. Among binary centres the nearest is that of the least Hamming distance.

@@ -21,7 +21,7 @@ from patchclamp.interventions.sweep_task import PromptRun, SweepTask
 
 Batches = list[tuple[tuple[int, ...], list[Group]]]
 CELL_BYTES = 1500
-"""Of the objects that describe a cell and hold what was read of it."""
+"""The objects that describe a cell and hold what was read of it take about this many bytes."""
 
 
 @dataclass(eq=False)
@@ -80,39 +80,39 @@ class Needs:
         )
 
     def left(self, line: PromptRun) -> int:
-        """Of a line after its cells passed the layers."""
+        """Return the bytes that a line needs after its cells have passed the layers."""
         last = (line.prompt.length or 1) * self.costs.state_bytes
         return last + self._sites(line, whole=True) + len(line.positions) * self.costs.output_bytes
 
     def base(self, line: PromptRun) -> int:
-        """Of a line while its cells pass the layers."""
+        """Return the bytes that a line needs while its cells pass the layers."""
         cache = len(self.costs.layer) * self.costs.cache_bytes if self.shared else 0
         return self.left(line) + (line.prompt.length or 1) * (cache + (self.depths - 1) * self.costs.state_bytes)
 
     def recording(self, line: PromptRun) -> int:
-        """Of a line while it is recorded."""
+        """Return the bytes that a line needs while it is recorded."""
         length = line.prompt.length or 1
         positions = len(line.positions) if self.narrow else length if line.positions else 0
         layer = length * (self.costs.token_bytes + self.costs.key_bytes + length * self.costs.score_bytes)
         return self.base(line) + max(layer, positions * self.costs.output_bytes)
 
     def head(self, line: PromptRun) -> int:
-        """To measure one cell, or the line itself."""
+        """Return the bytes that are needed to measure one cell, or the line itself."""
         return len(line.positions) * self.costs.logit_bytes + 2 * self._sites(line, whole=False)
 
     def call(self, width: int, length: int) -> int:
-        """Of one row in a call of a layer."""
+        """Return the bytes that one row needs in a call of a layer."""
         costs = self.costs
         return width * (costs.token_bytes + length * costs.score_bytes) + length * costs.key_bytes
 
     def packed(self, group: Group, waste: float) -> int:
-        """Of a small group that shares a call with others, each of whose rows sees the keys of two."""
+        """Return the bytes that a small group needs in a call shared with others, each of whose rows sees the keys of two."""
         tokens = max(step.rows for step in group.steps) * group.width * max(waste, 1.0)
         costs = self.costs
         return int(tokens * (costs.token_bytes + 2 * costs.key_bytes + 2 * group.length * costs.score_bytes))
 
     def kept(self, group: Group) -> int:
-        """Of a group's rows between the layers, before and after one."""
+        """Return the bytes that a group's rows need between the layers, for their states before and after one."""
         rows = max(step.rows for step in group.steps)
         activations = sum(
             self._sites(self.job.lines[self.job.unique_cells[run].line], whole=False) for run in group.runs
@@ -120,13 +120,13 @@ class Needs:
         return 2 * rows * group.width * self.costs.state_bytes + activations
 
     def one(self, line: PromptRun, width: int) -> int:
-        """Of a single cell, ``width`` of whose positions are computed."""
+        """Return the bytes that a single cell needs if ``width`` of its positions are computed."""
         states = 2 * width * self.costs.state_bytes + self._sites(line, whole=False)
         walk = self.base(line) + states + self.call(width, line.prompt.length or 1)
         return max(self.recording(line), walk, self.left(line) + states + self.head(line))
 
     def whole(self, line: PromptRun) -> int:
-        """Of a cell that is a row of one whole forward pass."""
+        """Return the bytes that a cell needs if it is a row of one whole forward pass."""
         length, costs = line.prompt.length or 1, self.costs
         layer = length * (costs.token_bytes + costs.key_bytes + length * costs.score_bytes)
         above = length * (costs.state_bytes + costs.output_bytes) if line.positions else 0
@@ -148,7 +148,7 @@ def cut(needs: Needs, room: int, waste: float, tokens: int | None) -> Cut:
     """Cut a job into batches: lines of one length, and groups of their cells, that fit together.
 
     Args:
-        needs: Of the job.
+        needs: These name the job to cut up, and how many bytes it needs for what.
         room: Bytes for a batch.
         waste: See :func:`patchclamp.interventions.packing.lay_out`.
         tokens: Rows times positions alive at once, instead of what follows from the room.

@@ -36,7 +36,7 @@ class Place:
 
     start: int
     rows: slice
-    """Of the start position's own rows."""
+    """These rows are meant, counted among those of the start position alone."""
     packed: slice
     """The rows of the call that hold them."""
     column: int

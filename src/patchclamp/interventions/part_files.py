@@ -20,7 +20,7 @@ from patchclamp.interventions.sweep_task import PromptRun
 from patchclamp.models.opened import OpenModel
 
 FORMAT = "parts 4"
-"""Of the files: those of another format are not looked at."""
+"""The files are written in this format, and those of another format are not looked at."""
 _ADVICE = "delete it to start again"
 
 

@@ -32,7 +32,7 @@ class Baselines:
     values: dict[int, list[Tensor]] = field(default_factory=dict)
     """Number of a prompt's run -> one tensor a read."""
     logits: dict[int, Tensor] = field(default_factory=dict)
-    """Of lines whose reads compare with them, ``[position, vocabulary]``."""
+    """Logits ``[position, vocabulary]`` are kept here under the number of a prompt's run if some read compares with them."""
 
     def measure(self, model: OpenModel, lines: Mapping[int, PromptRun], *, compare: bool) -> None:
         """Run the lines that were not measured; if cells will be compared, also those whose logits are gone."""
@@ -67,7 +67,8 @@ def run_part(
         model: The model, or an equal one in another process.
         part: What to run.
         verified: Runs that will be verified: what their reads looked at is in the result.
-        baselines: Of earlier parts; only the rungs that share no layers look at them, and add theirs.
+        baselines: These runs without edits were measured for earlier parts; only the rungs that share no layers look at them, and
+            add theirs.
         advance: Told how many rows passed a layer.
     """
     if not part.groups:

@@ -29,7 +29,7 @@ STRATEGIES = {
 
 
 SHARE = 0.75
-"""Of a budget that work is cut to fit: an allocator gives the system back what was freed later, or not at all."""
+"""Work is cut to fit this share of the budget: an allocator gives freed memory back to the system late, or not at all."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -145,7 +145,7 @@ def run(
         edits: Placed edits; at one site they act in list order.
         record: Sites to keep, in ``run.activations``.
         at: Positions to keep of them.
-        logits: Of every position, or of the last one only (cheaper).
+        logits: ``"all"`` keeps the logits of every position, ``"last"`` those of the last one only, which is cheaper.
         grad: Keep the autograd graph, through the edits too, to every tensor of theirs that requires gradients.
         batch_tokens: Padded tokens a forward pass: the memory knob.
 

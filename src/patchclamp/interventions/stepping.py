@@ -86,7 +86,7 @@ class Stepper:
     known: Rows | None = None
     """The actions of each prompt, where the prompts are known beforehand; otherwise they are read off the calls."""
     ends: RowEnds | None = None
-    """Of the latest generation."""
+    """The stopping criteria of the latest generation note here after how many new tokens each row ended."""
     called: bool = False
     constant: dict[Port, list[Instruction]] | None = None
     """What to do in every call of every module, for edits that need no positions."""

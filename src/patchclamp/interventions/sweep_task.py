@@ -47,7 +47,7 @@ class PromptRun:
         return tuple(sorted({p for read in self.reads if read.site == site for p in read.positions}))
 
     def states(self, site: Site, values: Tensor) -> Tensor:
-        """Of a site's activations ``[cell, position, d]`` those that its reads want, at ``wanted``."""
+        """Pick from a site's activations ``[cell, position, d]`` those that its reads want, at the positions ``wanted``."""
         return states_at(values, self.wanted(site), self.prompt.length)
 
     def measure(self, logits: Tensor, baseline: Tensor | None, activations: Mapping[Site, Tensor]) -> list[Tensor]:

@@ -248,7 +248,7 @@ def capture_calls(
         model: The model.
         base: Whose keys and values stand before ``start``.
         start: First position.
-        length: Of the prompt.
+        length: The prompt has this many tokens.
         cached: Pass a cache even if it is empty.
     """
     calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []

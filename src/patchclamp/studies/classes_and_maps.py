@@ -69,7 +69,7 @@ class NetworkSetting:
     """Images to learn from, drawn anew for each seed."""
     epochs: int = 5
     width: int = 256
-    """Of the two hidden layers that are taken apart."""
+    """Each of the two hidden layers that are taken apart has this many neurons."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class ClassesAndMaps(StudyResult):
     centres: Tensor
     """``[point, 784]``: the learned points of one network, seed 0."""
     says: pd.DataFrame
-    """Of each of those points: the commonest class of its training images, its share, and how many they are."""
+    """Each row gives, for one of those points, the commonest class of its training images, its share, and how many they are."""
 
     def averages(self) -> dict[str, pd.DataFrame]:
         """Means over seeds, with 95 % intervals of the mean (Student's t)."""
@@ -271,7 +271,7 @@ def measure_faces(network: nn.Module, data: digits.Images, most: int = 200) -> d
     the line, and between its ends.
 
     Args:
-        network: Of nearest points, or ``Linear, ReLU, Linear``.
+        network: The faces of this network are crossed; it is a network of nearest points, or ``Linear, ReLU, Linear``.
         data: Whose test images are joined.
         most: Lines.
     """

@@ -41,7 +41,10 @@ class CodeDirections(StudyResult):
     """What a push of each kind does: to rows of its class, and to others."""
 
     def kept(self, shares: Sequence[float] = (0.5, 0.9)) -> pd.DataFrame:
-        """Of digits: what is kept where so many are moved, on straight lines between the doses; NaN where no dose moves as many."""
+        """Say what share of the other digits is still called right where a push moves these shares of a class of digits.
+
+        It is read off straight lines between the doses, and is NaN where no dose moves as many.
+        """
         rows = []
         of_digits = self.pushes[self.pushes["model"] == "digits"]
         for (since, kind), pushes in of_digits.groupby(["since", "kind"], sort=False):

@@ -225,7 +225,7 @@ def study(
     Args:
         model: A language model.
         out: Folder for the page, tables and figure; None to keep nothing.
-        layer: Of the residual stream.
+        layer: The concepts are erased from the residual stream after this layer.
         count: Reviews to fit on; the other texts follow it.
         progress: True for bars.
     """

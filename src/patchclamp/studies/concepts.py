@@ -63,7 +63,7 @@ def sentiment(part: Part, count: int = 200, *, words: int = 45, skip: int = 0) -
     """The last words of film reviews, half negative and half positive; where a review ends it says what it thinks.
 
     Args:
-        part: Of the catalogue's split.
+        part: The reviews are taken from this part of the catalogue's split into training and test.
         count: How many, of both classes together.
         words: Length of each.
         skip: Reviews of each class to leave out first.

@@ -33,7 +33,7 @@ def worth(
         passage: The passage.
         other: Tokens of the name that replaces.
         draws: How often other places are drawn for the control.
-        seed: Of these.
+        seed: The other places are drawn with this seed.
 
     Returns:
         A row a token of the name: its surprisal, and how much more it has without the earlier names, without only the first,
@@ -164,7 +164,7 @@ def together(
         other: Its other name.
         ranked: What :func:`heads` gave.
         held_out: Other passages with their other names.
-        seed: Of the random heads.
+        seed: The random heads are drawn with this seed.
 
     Returns:
         A row a count of heads: share of the log-odds that comes back, on the passage, on the held-out ones (mean), and with as

@@ -41,7 +41,7 @@ class Images:
     test_labels: Tensor
     """``[row]`` int64."""
     names: tuple[str, ...]
-    """Of the classes."""
+    """The classes are named here in the order of their labels."""
 
     def head(self, train: int, test: int) -> "Images":
         """The first rows alone."""
@@ -89,7 +89,7 @@ def network(kind: Kind = "residual", *, width: int = 512, depth: int = 1, seed: 
         kind: Which.
         width: Neurons of a hidden layer (of the CNN: of the dense one).
         depth: Blocks, hidden layers after the first, or convolutions after the pooling.
-        seed: Of the weights (torch's usual initialisation).
+        seed: The weights are drawn with this seed (torch's usual initialisation).
 
     Raises:
         InputError: No such kind, or a width or depth below 1.
@@ -128,7 +128,7 @@ class TrainingHistory:
     accuracy: tuple[float, ...]
     """On the test images."""
     seconds: tuple[float, ...]
-    """Of training, without the test."""
+    """Training took this many seconds, and the test is not counted."""
 
 
 def train(
@@ -154,7 +154,7 @@ def train(
         epochs: Passes over the training images.
         batch: Images a step.
         rate: Learning rate.
-        seed: Of the order.
+        seed: The order of the training images is drawn with this seed.
         folder: Gets ``model.safetensors`` and ``training.json``; the checkpoint is its neighbour ``NAME.pt``.
         progress: True for a bar.
     """
@@ -237,12 +237,12 @@ def trained(
     """A trained network, in evaluation mode: trained once, then read from the cache (``PATCHCLAMP_CACHE/trained``).
 
     Args:
-        kind: Of :func:`network`.
-        data: Of :func:`images`.
-        seed: Of the weights and of the order of the images.
-        epochs: Of training, in batches of 100 at a rate of 1e-3.
-        width: Of :func:`network`.
-        depth: Of :func:`network`.
+        kind: The network is of this kind; see :func:`network`.
+        data: The network learns this data set; see :func:`images`.
+        seed: The initial weights and the order of the images are drawn with this seed.
+        epochs: The network is trained for this many passes over the images, in batches of 100 at a rate of 1e-3.
+        width: Each hidden layer (of the CNN: the dense one) has this many neurons; see :func:`network`.
+        depth: There are this many blocks, further hidden layers or further convolutions; see :func:`network`.
         progress: True for a bar.
     """
     return _train_or_read(kind, data, seed, epochs, width, depth, progress)[0]

@@ -138,7 +138,7 @@ def measure(model: pc.Model, texts: Sequence[str], *, seed: int = 0) -> dict[str
     Args:
         model: Any language model for which :data:`ANSWERS` are single tokens.
         texts: On which divergence is measured.
-        seed: Of random directions and vectors.
+        seed: The random directions and vectors are drawn with this seed.
 
     Returns:
         The tables ``before, effects, depth, regained, ablations``.
@@ -237,9 +237,9 @@ def study(
         out: Folder for stories, models, the page, the figure and the tables; killed work goes on from there.
         models: Use these, by name, as GPT-2 and GPT-Neo 125M, and train none.
         teller: Who tells the stories; stories15m by default.
-        rounds: Of stories, two an opening each.
+        rounds: The stories are told in this many rounds, each of which gives two stories for every opening.
         seeds: Pairs of models, each with other initial weights and batches.
-        shape: Of the tiny models and their training.
+        shape: This says how large the tiny models are and how long they are trained.
         progress: True for bars.
 
     Raises:

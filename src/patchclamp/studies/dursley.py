@@ -36,7 +36,7 @@ class Dursley(StudyResult):
 
     name: str
     lens: pc.Lens
-    """Of the passage before the last occurrence."""
+    """The logit lens is taken on the part of the passage that comes before the last occurrence of the name."""
     neurons: pc.Neurons
     """Neurons restored one by one, with noise on the earlier occurrences; the answer is the name's first token."""
     scores: pc.HeadScores
@@ -140,7 +140,7 @@ def study(
         other: A name of as many tokens that takes the place of earlier occurrences; by default one is found.
         passages: How many passages of public-domain novels, with other names, to test on.
         samples: Draws of noise for the neurons.
-        seed: Of noise, random heads, random places and passages.
+        seed: The noise, the random heads, the random places and the passages are drawn with this seed.
 
     Raises:
         InputError: The name does not recur; the message shows the tokens.

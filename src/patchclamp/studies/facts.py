@@ -156,7 +156,7 @@ def study(
         template: With ``{}`` for the country; the capital must come next.
         most: Facts to trace, from the most populous country on.
         samples: Draws of noise for each fact.
-        seed: Of the noise.
+        seed: The noise is drawn with this seed.
         progress: Show a bar.
 
     Raises:

@@ -19,7 +19,7 @@ class Decoupled(nn.Module):
 
     Args:
         gates: ``Linear, ReLU, ..., Linear``; the last layer is not used.
-        maps: Of the same widths; its ReLUs are not used.
+        maps: This network has the same widths and gives the affine maps; its ReLUs are not used.
     """
 
     def __init__(self, gates: nn.Sequential, maps: nn.Sequential) -> None:

@@ -243,7 +243,7 @@ def study(
         out: Folder for the page, the figure and the tables; killed work goes on from there. None to keep nothing.
         layer: Whose residual stream is edited; the middle one by default.
         draws: Sets of ten prompts, and of everything that is random.
-        steps: Of training, for each trained direction.
+        steps: Each trained direction is trained for this many steps.
         progress: True for a bar.
 
     Raises:

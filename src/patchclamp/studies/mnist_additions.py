@@ -35,7 +35,7 @@ SEED = pd.DataFrame(
     ],
     columns=["network", "loss", "the posts"],
 )  # fmt: skip
-"""Of the two posts. Which images 6.31 is an average over is not said there, so it stands twice."""
+"""These losses are from the two posts, which do not say over which images 6.31 is averaged, so it stands twice."""
 
 
 @dataclass(frozen=True)
@@ -192,9 +192,9 @@ def study(
         out: Folder for tables, pictures and the report; None to keep nothing.
         data: Data set of the catalogue.
         kinds: Networks of :func:`patchclamp.studies.digits.network`.
-        seeds: Of training.
-        epochs: Of training.
-        width: Of the networks.
+        seeds: Every network is trained and measured once for each seed.
+        epochs: Each network is trained for this many passes over the training images.
+        width: The hidden layers of the networks have this many neurons.
         rows: Test images, evenly spread, wherever more than the head follows and many additions are compared.
         given: Images in place of the data set's, for vectors, gates and tests.
         pairs: Classes a and b whose outputs are drawn.

@@ -75,7 +75,7 @@ class Response:
         """Every case where most images of a class are called a class that is neither theirs nor a.
 
         Args:
-            names: Of the classes.
+            names: The classes are called by these names in the table.
             least: Share of the images from which on it counts as most.
         """
         share = self.counts / self.sizes[:, None]
@@ -131,7 +131,7 @@ def respond(
         net: The network.
         stage: After which layer.
         pixels: Images, ``[row, 784]``.
-        labels: Of the images.
+        labels: The images belong to these classes, ``[row]``.
         vectors: ``[a, b, d]``.
         gates: For each b a test of the activation; the addition acts where it is open.
     """

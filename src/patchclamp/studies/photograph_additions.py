@@ -12,7 +12,7 @@ import patchclamp as pc
 from patchclamp.core.errors import missing_dependency
 
 MEAN, SIDE = (123.68, 116.779, 103.939), 224
-"""Of the bytes of each colour, and pixels of a side: what the catalogue's ResNet-50 was trained on."""
+"""The catalogue's ResNet-50 was trained on pictures of this mean byte for each colour and this many pixels a side."""
 PAIR = ("cat", "coffee")
 STAGES = ("resnet.encoder.stages.2:out", "resnet.encoder.stages.3:out")
 COEFFICIENTS = (0.5, 1.0, 2.0)
@@ -62,8 +62,8 @@ def photograph_additions(
     Args:
         model: A ResNet of ImageNet.
         stages: Sites after which is added.
-        coefficients: Of the vector.
-        seed: Of the random vector.
+        coefficients: The vector is added once with each of these factors.
+        seed: The random vector is drawn with this seed.
     """
     pictures = photographs()
     inputs = torch.stack(list(pictures.values()))

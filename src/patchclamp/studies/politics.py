@@ -112,7 +112,7 @@ class Politics(StudyResult):
 
 
 def held_out(x: Any, y: Any, folds: Any) -> Any:
-    """Of every row whether a probe that was fitted on the other folds is right, ``[row]``.
+    """Say of every row whether a probe that was fitted on the other folds is right, ``[row]``.
 
     The probe is a logistic regression, strongly penalised, on features scaled by the rows it is fitted on.
     """
@@ -245,7 +245,7 @@ def study(
     Args:
         model: A language model.
         out: Folder for the page, tables and figure; None to keep nothing.
-        layer: Of the residual stream.
+        layer: The residual stream is read and edited after this layer.
         each: Passages a president.
         progress: True for bars.
     """

@@ -71,7 +71,7 @@ class PolytopesMnist(StudyResult):
     distances: pd.DataFrame
     maps: pd.DataFrame
     results: dict[str, pc.Result] = field(default_factory=dict)
-    """Of the first network and seed, for pictures."""
+    """The pictures are drawn from these results, which are those of the first network and seed."""
 
     def averages(self) -> dict[str, pd.DataFrame]:
         """Means over seeds, with the least and most of the column that matters."""
@@ -180,9 +180,9 @@ def study(
         out: Folder for tables, pictures and the report; None to keep nothing.
         data: Data set of the catalogue.
         kinds: Networks of :func:`patchclamp.studies.digits.network`.
-        seeds: Of training, and of which pairs are drawn.
-        epochs: Of training.
-        width: Of the networks.
+        seeds: Every network is trained and measured once for each seed, which also fixes the pairs that are drawn.
+        epochs: Each network is trained for this many passes over the training images.
+        width: The hidden layers of the networks have this many neurons.
         sizes: How much is measured.
         given: Images in place of the data set's, to measure on.
         progress: True for bars.

@@ -65,9 +65,9 @@ class TokenPolytopes(StudyResult):
     dense: dict[int, pc.polytopes.Clusters]
     """Clusters of the dense sampling, by layer."""
     sparse: dict[int, pc.polytopes.Clusters]
-    """Of the seed's own sampling."""
+    """These are the clusters of the seed's own sampling, by layer."""
     untrained: pc.polytopes.Clusters
-    """Of the dense sampling in an untrained model, at the first layer."""
+    """These are the clusters of the dense sampling in an untrained model, at the first layer."""
     nearest: pd.DataFrame
     """For each layer and form: the share of rows whose nearest row of another sequence has the same token, or class."""
     codes: pc.polytopes.SplineCodes
@@ -282,7 +282,7 @@ def study(
         out: Folder for ``report.html``, figures and data; None to keep nothing.
         layers: Whose MLPs; the untrained control is run up to the first.
         count: Sequences.
-        seed: Of hyperplanes, k-means, half-samples and shuffles.
+        seed: The random hyperplanes, k-means, the half-samples and the shuffles are drawn with this seed.
         progress: Show bars.
 
     Raises:

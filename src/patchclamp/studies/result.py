@@ -37,7 +37,7 @@ class StudyFiles:
     title: str
     """Heading of ``report.html``."""
     sections: Sequence[tuple[str, Any]]
-    """Of the report, below the description of the experiment; see :func:`patchclamp.report`."""
+    """These headings and contents follow the description of the experiment in the report; see :func:`patchclamp.report`."""
     tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     """``NAME.csv``; a name may lie in a folder, as ``tables/array``."""
     figures: Mapping[str, "Figure"] = field(default_factory=dict)

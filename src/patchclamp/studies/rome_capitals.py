@@ -64,7 +64,7 @@ class RomeCapitals(StudyResult):
     """Every test fact under every condition."""
     example: pc.Rewrite
     seconds: float
-    """Of one rewrite, on average."""
+    """One rewrite takes this many seconds on average."""
 
     def share(self, condition: str, test: str) -> float:
         """Share of successes of one condition and test."""

@@ -15,7 +15,7 @@ OPENINGS = tuple(
     for pair in pairs
     for word in pair
 )
-"""Of stories: every noun and name as often as its partner."""
+"""Stories begin with these openings, in which every noun and name stands as often as its partner."""
 SENTENCES = (
     "Once upon a time, there was a {mood} {who}. {He} lived near the {place}.",
     "One day, {who} went to the {place}. {He} saw a {thing}.",

@@ -64,8 +64,8 @@ def train(
         tokens: One a prompt.
         kind: The edit.
         goal: What the edit is to make of the tokens.
-        steps: Of training.
-        seed: Of the random start.
+        steps: The direction is trained for this many steps.
+        seed: The random vector that training starts from is drawn with this seed.
     """
     sign = 1.0 if goal == "avoid" else -1.0
     weight = next(model.module.parameters())

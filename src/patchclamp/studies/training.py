@@ -29,7 +29,7 @@ RATE, WARMUP, KEEP = 2e-3, 30, 100
 
 @dataclass(frozen=True)
 class Shape:
-    """Of a tiny GPT-2 and of its training."""
+    """This says how large a tiny GPT-2 is and how long it is trained."""
 
     layers: int = 4
     d_model: int = 128
@@ -56,7 +56,7 @@ def sample_stories(
         openings: How stories begin.
         rounds: Each gives :data:`ROWS` stories an opening.
         folder: Where each round is kept.
-        seed: Of the samples.
+        seed: The stories are sampled with this seed in the first round, and with the next number in each later one.
         progress: True for a bar.
     """
     prompts = [opening for opening in openings for _ in range(ROWS)]
@@ -115,13 +115,13 @@ def train_gpt2(
     ``NAME.pt`` and ends with the same weights; a finished folder is read. What was trained otherwise is trained anew.
 
     Args:
-        folder: Of the model.
+        folder: The trained model is saved in this folder.
         tokenizer: Saved with it.
         tokens: ``[n]`` to learn from.
         held_out: ``[n]`` to measure on.
-        shape: Of the model and of the training.
+        shape: This says how large the model is and how long it is trained.
         dropout: GPT-2's three: after embeddings, on attention patterns, on what each component adds to the residual stream.
-        seed: Of weights, batches and dropout.
+        seed: The initial weights, the batches and the dropout are drawn with this seed.
         progress: True for a bar.
 
     Returns:

@@ -178,7 +178,7 @@ def curves(net: nn.Sequential, data: digits.Images, rows: int, seed: int) -> pd.
         net: The network.
         data: Vectors and gates are made of its training images; measured is on its test images.
         rows: Test images, evenly spread, where more than the head follows; before the head five times as many.
-        seed: Of the random vectors.
+        seed: The random vectors are drawn with this seed.
     """
     last, rows_of_table = len(net) - 2, []
     flat = [stage for stage in stages(net, data.test) if isinstance(net[stage], nn.ReLU | nn.Flatten)]
@@ -244,8 +244,8 @@ def study(
         out: Folder for tables, pictures and the report; None to keep nothing.
         model: A language model that knows capitals, of at least 29 layers as SmolLM2-135M; None for small networks alone.
         vision: A ResNet of the catalogue; None for no photographs.
-        cases: Of :data:`CASES`; all by default.
-        seeds: Of training and of random vectors.
+        cases: The small networks with these names in :data:`CASES` are measured; by default all of them are.
+        seeds: Every network is trained and measured once for each seed, which also fixes the random vectors.
         rows: Test images where more than the head follows; before the head five times as many.
         progress: True for bars.
 

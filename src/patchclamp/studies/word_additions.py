@@ -50,10 +50,10 @@ def word_additions(
     Args:
         model: A language model.
         places: Which token, ``"country"`` or ``"last"``, and after which layer the vector is added to the residual stream.
-        coefficients: Of the vectors.
+        coefficients: Every vector is added once with each of these factors.
         countries: Whose capitals are single tokens.
         texts: Unrelated text; passages of books by default.
-        seed: Of the random vectors.
+        seed: The random vectors are drawn with this seed.
 
     Raises:
         InputError: A country is not in the catalogue, or its capital is not one token of the model.
