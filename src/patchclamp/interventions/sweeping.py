@@ -71,7 +71,7 @@ class Sweep:
         over: Mapping[str, Iterable[Any]] | None = None,
         read: Any = None,
         base: Edits = (),
-        allowed: Sequence[Collection[int]] | None = None,
+        editable: Sequence[Collection[int]] | None = None,
     ) -> "Sweep":
         """Read a sweep's arguments; see :func:`sweep`.
 
@@ -85,7 +85,7 @@ class Sweep:
             over: Swept parameters.
             read: What is measured.
             base: Edits that every cell shares.
-            allowed: For each prompt the positions that can be edited; cells at others stay empty.
+            editable: For each prompt the positions that can be edited; cells at others stay empty.
         """
         edits, shared = as_edits(edit), as_edits(base)
         if not edits:
@@ -97,7 +97,7 @@ class Sweep:
         axes = Axes.of(model, prompts, placing.sites, "each" if placing.each else None, placing.over, placing.still)
         if cumulative and not axes.layers:
             raise InputError("cumulative=True adds layer after layer, and these sites have no layers")
-        every = tuple(points(axes, cumulative, allowed))
+        every = tuple(points(axes, cumulative, editable))
         if not every:
             raise InputError("this sweep has no cells")
         placer, variants = Placer(model, shared, prompts), tuple(Variant.every(model, axes, placing.edits))
