@@ -8,8 +8,6 @@ from pathlib import Path
 import patchclamp
 
 PACKAGE = Path(patchclamp.__file__).parent
-STILL_SHARED = {"Group", "Labelled"}
-"""Names of classes in ``interventions/`` that are to go."""
 
 
 def shared(sources: Mapping[str, str]) -> dict[str, list[str]]:
@@ -24,10 +22,7 @@ def shared(sources: Mapping[str, str]) -> dict[str, list[str]]:
 
 def test_no_two_classes_share_a_name() -> None:
     sources = {path.relative_to(PACKAGE).as_posix(): path.read_text("utf-8") for path in PACKAGE.rglob("*.py")}
-    clashes = shared(sources)
-    assert clashes.keys() <= STILL_SHARED, clashes
-    for name, modules in clashes.items():
-        assert any(module.startswith("interventions/") for module in modules), name
+    assert not shared(sources)
 
 
 def test_a_shared_name_is_found_wherever_it_stands() -> None:

@@ -1,12 +1,11 @@
 """Networks and points on the command line: those of the studies, those of a Python file, or a model by name."""
 
-import importlib
-import importlib.util
 import json
 import sys
 from collections.abc import Sequence
 from contextvars import ContextVar
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from patchclamp.cli.options import Opening
@@ -85,9 +84,8 @@ def _load_from_file(path: Path, name: str) -> Any:
 
     if not path.is_file():
         raise InputError(f"there is no file {str(path)!r}")
-    module_spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert module_spec is not None
-    python_module = importlib.util.module_from_spec(module_spec)
+    python_module = ModuleType(path.stem)
+    python_module.__file__ = str(path)
     sys.path.insert(0, str(path.parent))
     try:
         # its own bytes, as they are now: a cache of bytecode may be of an earlier text, and would be left in the user's folder

@@ -170,7 +170,7 @@ def points(axes: Axes, cumulative: bool, editable: Sequence[Collection[int]] | N
     return every
 
 
-class Variant:
+class EditVariant:
     """The edits of a sweep under one choice of the swept parameters, ready to act anywhere once their sources were recorded."""
 
     def __init__(self, model: OpenModel, axes: Axes, edits: Sequence[EditPlacement], values: Mapping[str, Any]) -> None:
@@ -180,7 +180,7 @@ class Variant:
         self._known: dict[tuple[int, int, Site, tuple[int, ...] | None], Action] = {}
 
     @classmethod
-    def every(cls, model: OpenModel, axes: Axes, edits: Sequence[EditPlacement]) -> "list[Variant]":
+    def every(cls, model: OpenModel, axes: Axes, edits: Sequence[EditPlacement]) -> "list[EditVariant]":
         """One a choice, in the order of the result."""
         return [
             cls(model, axes, edits, dict(zip(axes.over, values, strict=True)))

@@ -87,14 +87,14 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-class Labelled(Protocol):
+class RecordedVectors(Protocol):
     """Recorded activations that can be looked up by site, prompt and position."""
 
     def vectors(self, site: Site, prompt: int, positions: Sequence[int] | None) -> Tensor:
         """``[position, d]``."""
 
 
-def as_source(value: Any, what: str) -> "Source | Labelled":
+def as_source(value: Any, what: str) -> "Source | RecordedVectors":
     """A prompt, a source or recorded activations, as the user passes them.
 
     Raises:
@@ -103,7 +103,7 @@ def as_source(value: Any, what: str) -> "Source | Labelled":
     if isinstance(value, Source):
         return value
     if hasattr(value, "vectors"):
-        recorded: Labelled = value
+        recorded: RecordedVectors = value
         return recorded
     if isinstance(value, str | Mapping) or (
         isinstance(value, list) and value and isinstance(value[0], str | int | list)
@@ -116,7 +116,7 @@ def as_source(value: Any, what: str) -> "Source | Labelled":
     )
 
 
-def vector_or_source(value: Any, what: str) -> "Tensor | Source | Labelled":
+def vector_or_source(value: Any, what: str) -> "Tensor | Source | RecordedVectors":
     """A vector, or where values come from."""
     if isinstance(value, Tensor) and value.is_floating_point():
         return values.vector(value, what)
@@ -179,7 +179,7 @@ class Unbound(Operation, ABC):
 class Patch(Unbound):
     """``x <-`` the value in another run: at the same site, unless the source names one."""
 
-    source: Source | Labelled
+    source: Source | RecordedVectors
 
     @override
     def needs(self) -> tuple[Source, ...]:
@@ -195,7 +195,7 @@ class Patch(Unbound):
         return digest("Patch", self.source.key if isinstance(self.source, Source) else id(self.source))
 
 
-def values_from(source: "Source | Labelled", scene: Scene) -> Tensor:
+def values_from(source: "Source | RecordedVectors", scene: Scene) -> Tensor:
     """What a source holds for an edit: ``[position, d]``, or ``[d]`` where one source position serves all.
 
     Raises:
@@ -408,7 +408,7 @@ class Rotate(Unbound):
     """Interchange in a learned subspace: rotate, swap the first coordinates for the source's, rotate back."""
 
     subspace: Subspace
-    source: "Source | Labelled | Tensor"
+    source: "Source | RecordedVectors | Tensor"
 
     @override
     def read_source(self, value: Any) -> Any:

@@ -40,7 +40,7 @@ def resume(model: OpenModel, prompts: Sequence[Prompt], layer: int, states: Tens
 
 
 @dataclass(frozen=True, eq=False)
-class Group:
+class PromptGroup:
     """Prompts whose edits begin at the same position, and what stands before it."""
 
     members: tuple[int, ...]
@@ -68,7 +68,7 @@ class Tail:
     site: Site
     layer: int
     positions: tuple[int, ...]
-    groups: tuple[Group, ...] | None
+    groups: tuple[PromptGroup, ...] | None
 
     @classmethod
     def record(
@@ -106,7 +106,7 @@ class Tail:
         rows = [Row(prompt, row_actions) for prompt, row_actions in zip(self.prompts, acts, strict=True)]
         return last_logits(self.model, rows, grad=True)
 
-    def _run(self, group: Group, acts: Sequence[tuple[Action, ...]]) -> Tensor:
+    def _run(self, group: PromptGroup, acts: Sequence[tuple[Action, ...]]) -> Tensor:
         model, sites, (rows, width) = self.model, self.model.sites, group.ids.shape
         layers = [sites.modules[path] for path in sites.layers]
         todo = instructions(sites, acts, [group.start] * rows, width, model.device, None)
@@ -120,7 +120,7 @@ class Tail:
         return through_head(model, ends.unsqueeze(1))[:, 0]
 
 
-def _group(model: OpenModel, prompts: Sequence[Prompt], layer: int, start: int, members: Sequence[int]) -> Group:
+def _group(model: OpenModel, prompts: Sequence[Prompt], layer: int, start: int, members: Sequence[int]) -> PromptGroup:
     """Record the prompts that share a start."""
     entry: list[Tensor] = []
     cache = DynamicCache() if start else None
@@ -132,4 +132,4 @@ def _group(model: OpenModel, prompts: Sequence[Prompt], layer: int, start: int, 
     ids = model.batch([prompts[i] for i in members]).kwargs["input_ids"][:, start:]
     ends = torch.tensor([len(prompts[i].ids) - 1 - start for i in members], device=model.device)
     before = PrefixCache(cache, start) if start else None
-    return Group(tuple(members), start, ids, entry[0][:, start:].clone(), before, ends)
+    return PromptGroup(tuple(members), start, ids, entry[0][:, start:].clone(), before, ends)

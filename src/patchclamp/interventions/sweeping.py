@@ -19,7 +19,7 @@ from patchclamp.core.errors import EditError, InputError
 from patchclamp.core.kinds import Folder
 from patchclamp.core.progress import Listener
 from patchclamp.interventions.actions import Action, Placer, Recordings, SourceRuns, merge_runs
-from patchclamp.interventions.axes import Axes, Point, Variant, points
+from patchclamp.interventions.axes import Axes, EditVariant, Point, points
 from patchclamp.interventions.cost import DEFAULT_BUDGET
 from patchclamp.interventions.edit import Edit, Edits, as_edits
 from patchclamp.interventions.execute import Outcome, run_cells
@@ -53,7 +53,7 @@ class Sweep:
     cumulative: bool
     points: tuple[Point, ...]
     """Where each cell stands in the result, and what it edits."""
-    variants: tuple[Variant, ...]
+    variants: tuple[EditVariant, ...]
     """The edits under each choice of the swept parameters."""
     shared: Placer
     """The edits that every cell shares."""
@@ -100,7 +100,7 @@ class Sweep:
         every = tuple(points(axes, cumulative, editable))
         if not every:
             raise InputError("this sweep has no cells")
-        placer, variants = Placer(model, shared, prompts), tuple(Variant.every(model, axes, placing.edits))
+        placer, variants = Placer(model, shared, prompts), tuple(EditVariant.every(model, axes, placing.edits))
         return cls(model, prompts, reads, edits, shared, placing, axes, cumulative, every, variants, placer)
 
     def files(self, folder: Folder | None) -> PartFiles | None:
