@@ -11,7 +11,6 @@ from tests.core.test_result import ARRAYS
 from tests.goldens import compare, folders, kinds, models, objects
 
 pytestmark = [
-    pytest.mark.sensitive,
     pytest.mark.filterwarnings("ignore::patchclamp.core.errors.PatchclampWarning"),
 ]
 KINDS = compare.sections((compare.DATA / "kinds.txt").read_text(encoding="utf-8"))

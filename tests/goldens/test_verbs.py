@@ -5,7 +5,6 @@ import pytest
 from tests.goldens import compare, verbs
 
 pytestmark = [
-    pytest.mark.sensitive,
     pytest.mark.filterwarnings("ignore::patchclamp.core.errors.PatchclampWarning"),
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
 ]
