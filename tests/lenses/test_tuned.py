@@ -14,6 +14,7 @@ from torch import Tensor
 
 import patchclamp as pc
 from patchclamp.core.errors import PatchclampWarning
+from patchclamp.core.plain import from_plain
 from patchclamp.lenses import published, tuned
 from patchclamp.models.sites import Site
 from tests import tiny
@@ -420,3 +421,17 @@ def _refuse(*_: Any, **__: Any) -> str:
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     raise LocalEntryNotFoundError("offline")
+
+
+def test_only_the_record_of_a_result_has_a_lens_opened(llama: pc.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folders of edits and directions are read without a model: what one of them names is not fetched."""
+    opened: list[str] = []
+    monkeypatch.setattr(
+        pc.TunedLens, "from_pretrained", lambda folder, *_, **__: opened.append(folder) or random_lens(llama)
+    )
+    named = {"$type": "TunedLens", "folder": "somebody/lens", "forced": False, "digest": random_lens(llama).digest()}
+    with pytest.raises(pc.EditError, match="the record of a result alone"):
+        from_plain(named, {})
+    assert not opened
+    assert isinstance(from_plain(named, {}, llama), pc.TunedLens)
+    assert opened == ["somebody/lens"], "control: with a model it is"

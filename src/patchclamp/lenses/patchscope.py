@@ -40,7 +40,7 @@ from patchclamp.models.peers import Sites
 from patchclamp.models.sites import Site
 
 if TYPE_CHECKING:
-    import xarray as xr
+    pass
 
 IDENTITY = "cat -> cat; 135 -> 135; hello -> hello; ?"
 """A prompt that asks for its last token again: the paper's token identity prompt."""
@@ -153,10 +153,7 @@ def patchscope(
     rows = _stream_sites(model, sites)
     aim = _Target.of(model, target, into, into_at)
     at = positions.read_at(at)
-    if not 1 <= k <= model.outputs:
-        raise InputError(f"k={k} is outside 1..{model.outputs}, the size of the vocabulary")
-    if max_new_tokens < 0:
-        raise InputError(f"max_new_tokens must be 0 or more, got {max_new_tokens}")
+    _check_counts(model, k, max_new_tokens)
     prompts = model.prompts(prompts)
     prompt_positions = [
         positions.resolve(at, p, i, len(prompts), model.tokenizer, repeats=True) or () for i, p in enumerate(prompts)
@@ -189,23 +186,29 @@ def patchscope(
                         texts[i, :, j] = column
                 bar.advance(len(places))
     table.check()
-    record, tensors = provenance(
-        model, prompts, sites=[str(site) for site in rows], at=at, target=aim.prompt, into_at=into_at
-    )
-    target_record = {"text": aim.prompt.name, "ids": list(aim.prompt.ids), "token": aim.prompt.tokens[aim.position]}
-    result = Patchscope.build(model, prompts, table, nexts, {**record, "target": target_record}, tensors)
-    if max_new_tokens:
-        result.dataset = _with_texts(result.dataset, texts)
-    return result
+    names = [str(site) for site in rows]
+    record, tensors = provenance(model, prompts, sites=names, at=at, target=aim.prompt, into_at=into_at)
+    record["target"] = {"text": aim.prompt.name, "ids": list(aim.prompt.ids), "token": aim.prompt.tokens[aim.position]}
+    result = Patchscope.build(model, prompts, table, nexts, record, tensors)
+    return _with_texts(result, texts) if max_new_tokens else result
 
 
-def _with_texts(dataset: "xr.Dataset", texts: Any) -> "xr.Dataset":
+def _check_counts(model: OpenModel, k: int, max_new_tokens: int) -> None:
+    if not 1 <= k <= model.outputs:
+        raise InputError(f"k={k} is outside 1..{model.outputs}, the size of the vocabulary")
+    if max_new_tokens < 0:
+        raise InputError(f"max_new_tokens must be 0 or more, got {max_new_tokens}")
+
+
+def _with_texts(result: Patchscope, texts: Any) -> Patchscope:
     """Put the texts beside the other variables, before the coordinates, where they are when a saved result is opened."""
     import xarray as xr
 
-    variables: dict[str, Any] = {str(name): array.variable for name, array in dataset.data_vars.items()}
+    data = result.dataset
+    variables: dict[str, Any] = {str(name): array.variable for name, array in data.data_vars.items()}
     variables["text"] = (("prompt", "layer", "position"), texts)
-    return xr.Dataset(variables, {name: array.variable for name, array in dataset.coords.items()})
+    result.dataset = xr.Dataset(variables, {name: array.variable for name, array in data.coords.items()})
+    return result
 
 
 def _stream_sites(model: OpenModel, sites: Any) -> list[Site]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from patchclamp.core import folders
 from patchclamp.core.arguments import checked
 from patchclamp.core.digest import digest, weights_digest
-from patchclamp.core.errors import InputError, ModelError, SiteError
+from patchclamp.core.errors import EditError, InputError, ModelError, SiteError
 from patchclamp.core.interrupts import guarded
 from patchclamp.core.kinds import Folder, Place, Repeats, Seed
 from patchclamp.core.plain import UnsavableError, savable_as
@@ -350,7 +350,9 @@ def _as_record(lens: TunedLens, _: dict[str, Tensor]) -> dict[str, Any]:
     return record
 
 
-def _from_record(record: dict[str, Any], _: Mapping[str, Tensor], model: OpenModel) -> TunedLens:
+def _from_record(record: dict[str, Any], _: Mapping[str, Tensor], model: OpenModel | None) -> TunedLens:
+    if model is None:  # a folder of edits or a direction, which may come from anybody, must not have a lens fetched
+        raise EditError("a tuned lens stands in the record of a result alone")
     lens = TunedLens.from_pretrained(record["folder"], model, revision=record.get("revision"), force=record["forced"])
     if lens.digest() != record["digest"]:
         raise InputError(f"the tuned lens in {record['folder']!r} is no longer the one that the result was made with")

@@ -163,15 +163,19 @@ def rewrite_fact(
         model, [fact.contexts[0].prompt], prompt=fact.contexts[0].prompt, layer=projection.layer, target=fact.target,
         subject=subject if isinstance(subject, str) else list(fact.positions), essence=fact.essence,
     )  # fmt: skip
+    record |= {**_described(model, fact), "checks": _checks(projection, update, value, moment, ridge, model)}
     answers = [fact.target, fact.true]
-    record |= {
+    return Rewrite(_dataset(model, fact, answers, projection, update, value, curve), record, tensors)
+
+
+def _described(model: OpenModel, fact: FactPrompts) -> dict[str, Any]:
+    """What the record says of the fact, as text and token ids."""
+    return {
         "said": fact.contexts[0].prompt.name,
         "target": model.output_label(fact.target),
         "true": model.output_label(fact.true),
-        "contexts": [list(c.prompt.ids) for c in fact.contexts],
-        "checks": _checks(projection, update, value, moment, ridge, model),
+        "contexts": [list(context.prompt.ids) for context in fact.contexts],
     }
-    return Rewrite(_dataset(model, fact, answers, projection, update, value, curve), record, tensors)
 
 
 def _default_layer(model: OpenModel) -> int:

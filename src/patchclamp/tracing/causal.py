@@ -145,17 +145,10 @@ def causal_trace(
         PositionError: The subject is not in the prompt, or not on token borders; the message shows the tokens.
         InputError: The answer is not one token, there are no samples, or the model reads both ways.
     """
-    if method == "exact" and integrate:
-        raise InputError(f"integrate={integrate!r} averages gradients; it goes with method='gradient'")
-    if method == "gradient" and checkpoint is not None:
-        raise InputError(
-            f"checkpoint={str(checkpoint)!r} keeps finished cells, and method='gradient' has none: it is one pass; leave it out"
-        )
+    _check_method(method, integrate, checkpoint)
     states = States.of(model, sites, window)
     files = PartFiles.of(checkpoint, model, reads=() if read is None else as_reads(read))
-    setting = Setting.of(
-        model, prompt, subject, answer, noise=noise, std=std, samples=samples, seed=seed, read=read
-    )  # fmt: skip
+    setting = Setting.of(model, prompt, subject, answer, noise=noise, std=std, samples=samples, seed=seed, read=read)
     clean, values = setting.clean(list(states.sites.values()))
     places = list(np.ndindex(len(states.components), len(states.layers), len(setting.prompt.ids)))
     actions_by_place = [_restoring_actions(states, setting, values, place) for place in places]
@@ -177,6 +170,16 @@ def causal_trace(
     if error is not None:
         record["agreement"] = error
     return Trace(_dataset(setting, states, job, outcome, clean), plan, record, tensors)
+
+
+def _check_method(method: str, integrate: int, checkpoint: Folder | None) -> None:
+    """Refuse what belongs to the other method."""
+    if method == "exact" and integrate:
+        raise InputError(f"integrate={integrate!r} averages gradients; it goes with method='gradient'")
+    if method == "gradient" and checkpoint is not None:
+        raise InputError(
+            f"checkpoint={str(checkpoint)!r} keeps finished cells, and method='gradient' has none: it is one pass; leave it out"
+        )
 
 
 def _restoring_actions(
