@@ -32,6 +32,13 @@ def test_curves_maps_and_single_numbers_are_drawn_as_they_are() -> None:
     assert titled["colours"].images[0].get_array().tolist() == colours.tolist()
 
 
+def test_both_axes_of_a_map_are_labelled_by_their_coordinates() -> None:
+    data = xr.Dataset({"effect": (("layer", "x"), np.ones((8, 3)))}, {"layer": range(5, 85, 10), "x": list("abc")})
+    axis = figure(Odd(data)).axes[0]
+    assert [tick.get_text() for tick in axis.get_yticklabels()] == [str(layer) for layer in range(5, 85, 10)]
+    assert [tick.get_text() for tick in axis.get_xticklabels()] == ["a", "b", "c"]
+
+
 def test_leading_dimensions_are_averaged() -> None:
     values = np.random.default_rng(0).normal(size=(4, 2, 3))
     (axis,) = drawn(values=(("sample", "kind", "x"), values)).axes

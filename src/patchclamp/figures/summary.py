@@ -42,23 +42,30 @@ def figure(result: "Result") -> "Figure":
 def _draw(fig: "Figure", axis: Any, values: "xr.DataArray") -> None:
     if not values.ndim:
         axis.bar([0], [float(values)], width=0.5)
+        axis.set_xlim(-1, 1)
         axis.set_xticks([])
+        axis.spines[["top", "right"]].set_visible(False)
         return
     x_dim = values.dims[-1]
-    places, labels = np.arange(values.sizes[x_dim]), [visible(str(label)) for label in values[x_dim].values]
     rows = np.atleast_2d(values.values.astype(float))
     if len(rows) > MOST:
         colours, low, high = limits(rows, None)
         image = axis.imshow(rows, cmap=colours, vmin=low, vmax=high, aspect="auto", interpolation="nearest")
         fig.colorbar(image, ax=axis)
+        ticks = thin(_labels(values, str(values.dims[0])), 20)
+        axis.set_yticks([place for place, _ in ticks], [label for _, label in ticks])
         axis.set_ylabel(str(values.dims[0]).replace("_", " "))
     else:
         names = [key(str(label)) for label in values[values.dims[0]].values] if values.ndim == 2 else [None]
         for row, name in zip(rows, names, strict=True):
-            axis.plot(places, row, marker="o", ms=3, label=name)
+            axis.plot(np.arange(len(row)), row, marker="o", ms=3, label=name)
         if values.ndim == 2:
             axis.legend(title=str(values.dims[0]).replace("_", " "), frameon=False, fontsize=7)
         axis.spines[["top", "right"]].set_visible(False)
-    ticks = thin(labels, 20)
+    ticks = thin(_labels(values, str(x_dim)), 20)
     axis.set_xticks([place for place, _ in ticks], [label for _, label in ticks], rotation=90)
     axis.set_xlabel(str(x_dim).replace("_", " "))
+
+
+def _labels(values: "xr.DataArray", dim: str) -> list[str]:
+    return [visible(str(label)) for label in values[dim].values]
