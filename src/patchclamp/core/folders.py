@@ -69,13 +69,14 @@ EDITS = Form("edits", "edits.json", files=("edits.safetensors",))
 COVARIANCE = Form("a covariance", "covariance.json", files=("covariance.safetensors",))
 TUNED_LENS = Form("a tuned lens", "config.json", kind="tuned_lens", files=("model.safetensors",))
 NEAREST_LINEAR = Form("a NearestLinear", "config.json", kind="nearest_linear", files=("model.safetensors",))
+DICTIONARY = Form("a sparse dictionary", "config.json", kind="dictionary", files=("model.safetensors",))
 TRAINED = Form(
     "a trained network", "training.json", files=("model.safetensors",), versioned=False, keys=("asked", "found")
 )
 STUDY = Form("a study", "study.json")
 BAKED = Form("a baked checkpoint", "patchclamp.json", kind="baked", versioned=False)
 REWRITTEN = Form("a rewritten checkpoint", "rewrite.json", versioned=False, keys=("model", "prompts", "parameters"))
-FORMS = (RESULT, DIRECTIONS, DIRECTION, EDITS, COVARIANCE, TUNED_LENS, NEAREST_LINEAR, TRAINED, STUDY, BAKED, REWRITTEN)
+FORMS = (RESULT, DIRECTIONS, DIRECTION, EDITS, COVARIANCE, TUNED_LENS, NEAREST_LINEAR, DICTIONARY, TRAINED, STUDY, BAKED, REWRITTEN)
 
 
 def save(

@@ -1,0 +1,9 @@
+# The public names of the package, and where each lives.
+
+from .codes import Codes as Codes
+from .dictionary import Dictionary as Dictionary
+from .encoder import Encoder as Encoder
+from .fit import DictionaryFit as DictionaryFit
+from .scaling import Scaling as Scaling
+
+__all__ = ["Codes", "Dictionary", "DictionaryFit", "Encoder", "Scaling"]
