@@ -308,14 +308,16 @@ def test_the_old_name_of_the_strategy_is_accepted(llama: pc.Model, tmp_path: Pat
     now = llama.sweep(IDS, pc.Zero(), strategy="rows", **options)
     before = llama.sweep(IDS, pc.Zero(), rung="rows", **options)
     assert now.plan.strategy == before.plan.strategy == before.plan.rung == "rows" != llama.ladder.rung
-    assert before.record["parameters"]["strategy"] == "rows" and "rung" not in before.record["parameters"]
+    assert before.record["parameters"]["strategy"] == "rows"
+    assert "rung" not in before.record["parameters"]
     old = {"rung" if name == "strategy" else name: value for name, value in before.plan.as_record().items()}
     assert pc.Plan.from_record(old) == before.plan
     parameters = {("rung" if n == "strategy" else n): value for n, value in before.record["parameters"].items()}
     before.record["parameters"] = parameters
     before.save(tmp_path)
     again = pc.repeat(tmp_path, model=llama)
-    assert again.plan.strategy == "rows" and np.array_equal(again.data, now.data)
+    assert again.plan.strategy == "rows"
+    assert np.array_equal(again.data, now.data)
     with pytest.raises(pc.InputError, match="got strategy twice, also by its old name rung"):
         llama.sweep(IDS, pc.Zero(), strategy="rows", rung="cell", **options)
     with pytest.raises(pc.InputError, match="rung"):

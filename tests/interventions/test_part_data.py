@@ -26,7 +26,9 @@ READS = [
 
 
 def with_strategy(model: pc.Model, edit: pc.Edit, strategy: str | None = None) -> Schedule:
-    return scheduled(model, IDS, edit, RunOptions(strategy=strategy), sites=["mlp_out", "attn_out"], at="each", read=READS)
+    return scheduled(
+        model, IDS, edit, RunOptions(strategy=strategy), sites=["mlp_out", "attn_out"], at="each", read=READS
+    )
 
 
 def stored(part: Part, result: PartResult) -> dict[str, bytes]:

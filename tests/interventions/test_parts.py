@@ -102,7 +102,7 @@ EDITS: dict[str, list[Callable[[pc.Model], pc.Edit]]] = {
     "Add": [lambda m: pc.Add(draw(0)), lambda m: pc.Add(draw(1)), lambda m: pc.Add(draw(0), 2.0)],
     "Put": [lambda m: pc.Patch(draw(0)), lambda m: pc.Patch(draw(1))],
     "Zero": [lambda m: pc.Zero(), lambda m: pc.Scale(2.0), lambda m: pc.Scale(3.0), lambda m: pc.Scale(3.0, about=draw(1))],
-    "Scale": [lambda m: pc.Scale(2.0, draw(0)), lambda m: pc.Scale(2.0, draw(1)), lambda m: pc.Scale(2.0, draw(0), readers=draw(1))],
+    "Scale": [lambda m: pc.Scale(2.0, draw(0)), lambda m: pc.Scale(2.0, draw(1)), lambda m: pc.Scale(2.0, draw(0), read_vectors=draw(1))],
     "ProjectOut": [lambda m: pc.ProjectOut(draw(0)), lambda m: pc.ProjectOut(draw(1)), lambda m: pc.Reflect(draw(0))],
     "Reflect": [lambda m: pc.Reflect(draw(0), draw(1)), lambda m: pc.Reflect(draw(0), draw(2))],
     "Clamp": [lambda m: pc.Clamp(-0.1, 0.1), lambda m: pc.Clamp(-0.1, 0.2), lambda m: pc.Clamp(-0.1, 0.1, draw(0))],

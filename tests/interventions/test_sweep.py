@@ -156,7 +156,9 @@ READS = [
 
 def test_a_gate_that_never_opens_changes_nothing(llama: pc.Model) -> None:
     options = {"sites": ["embed", "resid_pre"], "at": -1, "read": [READ, pc.KL(at="all")]}
-    fast, slow = (llama.sweep(tiny.ids(1, 6, seed=1), EDITS["gated"], strategy=strategy, **options) for strategy in (None, "cell"))
+    fast, slow = (
+        llama.sweep(tiny.ids(1, 6, seed=1), EDITS["gated"], strategy=strategy, **options) for strategy in (None, "cell")
+    )
     assert agree(fast, slow)
     rounding = 97 * np.finfo(float).eps * 10  # 97 terms p (log p - log q), whose logarithms are below 10
     assert np.nanmax(fast.dataset["kl"].values) < rounding
@@ -250,7 +252,9 @@ def test_the_ladder_falls_back_and_says_why(llama: pc.Model) -> None:
     assert strategy(pc.Call(lambda x: x))[1].startswith("pc.Call is opaque")
     assert strategy(pc.Zero(), sites="model.norm:out")[1] == "the site model.norm:out lies outside the layers"
     assert strategy(pc.Zero(), sites="model.layers.1.mlp:out") == ("wavefront", "")
-    assert strategy(pc.Zero(), read=pc.Activation("final_norm"))[1] == "the read site final_norm lies outside the layers"
+    assert (
+        strategy(pc.Zero(), read=pc.Activation("final_norm"))[1] == "the read site final_norm lies outside the layers"
+    )
     printed = str(llama.plan(IDS, pc.Call(lambda x: x), sites="mlp_out", at="each", read=READ))
     assert "because    pc.Call is opaque" in printed
 
@@ -336,7 +340,9 @@ def test_progress_counts_to_the_planned_total(llama: pc.Model) -> None:
     events: list[Progress] = []
     for strategy in ("wavefront", "layers", "rows", "cell"):
         events.clear()
-        llama.sweep(IDS, pc.Add(draw(0)), sites="mlp_out", at="each", read=READ, strategy=strategy, progress=events.append)
+        llama.sweep(
+            IDS, pc.Add(draw(0)), sites="mlp_out", at="each", read=READ, strategy=strategy, progress=events.append
+        )
         assert events[-1].done == events[-1].total, strategy
 
 

@@ -241,14 +241,20 @@ def _sweeps(model: pc.Model, name: str, strategy: str | None, **options: Any) ->
     prompts = [*tiny.ids(2, 6), *tiny.ids(1, 4, seed=5)]
     found = [
         model.sweep(prompts, pc.Add(v), sites=streams, at="each", read=read, strategy=strategy, **options),
-        model.sweep(prompts[:1], pc.Add(v), sites=streams, at="each", cumulative=True, read=read, strategy=strategy, **options),
+        model.sweep(
+            prompts[:1], pc.Add(v), sites=streams, at="each", cumulative=True, read=read, strategy=strategy, **options
+        ),
         model.patch(prompts[0], prompts[1], sites=[*streams, "resid_pre"], read=read, strategy=strategy, **options),
     ]
     if "z" in usable:
-        found.append(model.patch(prompts[0], prompts[1], sites=["z.*.h*"], at=-2, read=read, strategy=strategy, **options))
+        found.append(
+            model.patch(prompts[0], prompts[1], sites=["z.*.h*"], at=-2, read=read, strategy=strategy, **options)
+        )
         scale = pc.Scale(3.0)
         found.append(
-            model.sweep(prompts, scale, sites=["q", "k", "v", "mlp_in"], at="each", read=read, strategy=strategy, **options)
+            model.sweep(
+                prompts, scale, sites=["q", "k", "v", "mlp_in"], at="each", read=read, strategy=strategy, **options
+            )
         )
     return found
 

@@ -17,8 +17,8 @@ from patchclamp.core.readers import Reader, UnfitError, reader_of, shown
 Door = TypeVar("Door", bound=Callable[..., Any])
 _RECEIVERS = ("self", "cls", "model")
 """First parameters that a call of a method does not name: a function of a model is also a method of it."""
-RENAMED = {"rung": "strategy"}
-"""Parameters that were called otherwise before, and what they are called now: the old names are accepted."""
+RENAMED = {"rung": "strategy", "readers": "read_vectors"}
+"""Parameters and saved fields that were called otherwise before, and what they are called now: the old names are accepted."""
 _KEYWORD_KINDS = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 

@@ -152,8 +152,8 @@ def forced_strategy(job: SweepTask, strategy: str) -> str:
     order = list(STRATEGIES)
     if order.index(strategy) < order.index(highest):
         raise InputError(
-            f"strategy={strategy!r} would not give the numbers of one forward pass a cell here: {reason}; the one that does and shares most is "
-            f"strategy={highest!r}"
+            f"strategy={strategy!r} would not give the numbers of one forward pass a cell here: {reason}; the one that does "
+            f"and shares most is strategy={highest!r}"
         )
     return strategy
 

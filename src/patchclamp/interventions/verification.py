@@ -341,7 +341,9 @@ def _ladder(model: OpenModel, probe: Prompt) -> Ladder:
             continue
         if worst <= ARCHITECTURE.of(model.dtype):
             return Ladder(strategy, reason, strategy == "wavefront" and _packs(job, slow))
-        reason = f"the {strategy} strategy missed one forward a cell by {worst:.1e} of the largest logit on this checkpoint"
+        reason = (
+            f"the {strategy} strategy missed one forward a cell by {worst:.1e} of the largest logit on this checkpoint"
+        )
     return Ladder("cell", reason)
 
 
