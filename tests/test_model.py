@@ -174,7 +174,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "factors": (0.015625, 0.03125, 0.0625, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0),
         "controls": ("noise", "rotation"), "at": "all", "seed": 0,
     },
-    "scrub": {"at": "rest"},
+    "sequential_erasure": {"at": "rest"},
     "segment": {"method": "exact", "samples": 1000, "limit": 1000000},
     "soft_codes": {"at": "all"},
     "spline_codes": {"at": "all"},

@@ -21,7 +21,7 @@ def test_the_design_lines_run_as_written(tmp_path: Path, capsys: pytest.CaptureF
     model = pc.load("smollm2-135m", dtype="float32")
     folder = pc.catalogue.where("stories15m")
     hf_model, tokenizer = AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
-    assert pc.wrap(hf_model, tokenizer).ladder.rung == "wavefront"
+    assert pc.wrap(hf_model, tokenizer).ladder.strategy == "wavefront"
     net = pc.wrap(torch.nn.Sequential(torch.nn.Linear(3, 3)).eval())
     assert net.record(torch.zeros(1, 3), "0:out")["0:out"].shape == (1, 3)
     print(model.sites)  # noqa: T201
@@ -57,7 +57,7 @@ def test_the_design_lines_run_as_written(tmp_path: Path, capsys: pytest.CaptureF
     assert grid.relative().shape == grid.data.shape
     assert len(grid.frame()) == grid.data.size
     assert grid.figure().axes
-    assert grid.plan.rung == "wavefront"
+    assert grid.plan.strategy == "wavefront"
     grid.save(tmp_path / "rome")
     assert pc.open(tmp_path / "rome") == grid
     clean, corrupt = "The capital of Italy is", "The capital of Spain is"

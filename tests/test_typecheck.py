@@ -19,6 +19,6 @@ def test_a_wrong_type_is_noticed() -> None:
 
 
 def test_shapes_that_do_not_agree_are_noticed() -> None:
-    with pytest.raises(TypeCheckError, match="readers"):
+    with pytest.raises(TypeCheckError, match="read_vectors"):
         dual(torch.ones(1, 3), torch.ones(1, 4))
     assert dual(torch.eye(3)[:1], torch.eye(3)[:1]).shape == (1, 3)

@@ -16,7 +16,7 @@ from patchclamp.directions import effects as _effects
 from patchclamp.directions import evaluation as _evaluation
 from patchclamp.directions import fitting as _fitting
 from patchclamp.directions import projections as _projections
-from patchclamp.directions import scrubbing as _scrubbing
+from patchclamp.directions import sequential_erasure as _sequential_erasure
 from patchclamp.lenses import contributions as _contributions
 from patchclamp.lenses import curves as _curves
 from patchclamp.lenses import logit as _logit
@@ -87,7 +87,7 @@ class Model(OpenModel):
     # Directions
     fit_direction = _fitting.fit_direction
     fit_directions = _fitting.fit_directions
-    scrub = _scrubbing.scrub
+    sequential_erasure = _sequential_erasure.sequential_erasure
     evaluate_direction = _evaluation.evaluate_direction
     layer_effects = _effects.layer_effects
     dose_response = _dose.dose_response

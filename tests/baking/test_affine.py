@@ -20,11 +20,11 @@ def draw(seed: int, *shape: int) -> Tensor:
 
 def edits(seed: int, rank: int) -> list[pc.Edit]:
     v, about, d, r = draw(seed, WIDTH), draw(seed + 1, WIDTH), draw(seed + 2, rank, WIDTH), draw(seed + 3, rank, WIDTH)
-    readers = d + 0.3 * r
+    read_vectors = d + 0.3 * r
     return [
-        pc.Add(v, 1.5), pc.Zero(), pc.Scale(2.5), pc.Scale(2.5, about=about), pc.Scale(0.5, d, about), pc.Scale(0.5, d, about, readers),
-        pc.ProjectOut(d), pc.ProjectOut(d, about), pc.ProjectOut(d, about, readers), pc.Reflect(d), pc.Reflect(d, about, readers),
-        pc.RankOne(v, about), pc.Clamp(0.7, 0.7), pc.Clamp(0.7, 0.7, d), pc.Clamp(0.7, 0.7, d, about, readers), pc.Patch(v),
+        pc.Add(v, 1.5), pc.Zero(), pc.Scale(2.5), pc.Scale(2.5, about=about), pc.Scale(0.5, d, about), pc.Scale(0.5, d, about, read_vectors),
+        pc.ProjectOut(d), pc.ProjectOut(d, about), pc.ProjectOut(d, about, read_vectors), pc.Reflect(d), pc.Reflect(d, about, read_vectors),
+        pc.RankOne(v, about), pc.Clamp(0.7, 0.7), pc.Clamp(0.7, 0.7, d), pc.Clamp(0.7, 0.7, d, about, read_vectors), pc.Patch(v),
     ]  # fmt: skip
 
 

@@ -89,8 +89,8 @@ def assert_same(name: str, edits: Any) -> torch.nn.Module:
 
 
 WHOLE = [
-    pytest.param(case.id, readers, marks=case.marks, id=f"{case.id}-{kind}")
-    for kind, readers, names in (
+    pytest.param(case.id, read_vectors, marks=case.marks, id=f"{case.id}-{kind}")
+    for kind, read_vectors, names in (
         ("oblique", READERS, [name for name in PLAIN if name != "bloom"]),
         ("straight", None, ["llama", "gpt2", "gpt_neox"]),
     )
@@ -98,14 +98,14 @@ WHOLE = [
 ]
 
 
-@pytest.mark.parametrize(("name", "readers"), WHOLE)
-def test_a_projection_of_the_whole_stream_about_a_point(name: str, readers: Tensor | None) -> None:
+@pytest.mark.parametrize(("name", "read_vectors"), WHOLE)
+def test_a_projection_of_the_whole_stream_about_a_point(name: str, read_vectors: Tensor | None) -> None:
     """Sequential and parallel blocks, multipliers, tied embeddings, position tables, biases, mixtures of experts."""
     model = opened(name)
-    edit = pc.ProjectOut(D, about=C, readers=readers, site=every(model))
+    edit = pc.ProjectOut(D, about=C, read_vectors=read_vectors, site=every(model))
     module = assert_same(name, edit)
     baked = pc.wrap(module)
-    reads = D if readers is None else readers
+    reads = D if read_vectors is None else read_vectors
     for site in every(model):
         states = baked.record(tiny.ids(1, 6, seed=4), site)[site].double()
         bound = min(1e-4, 32 * allowed(model) * float(reads.abs().max())) * float(states.abs().max())
@@ -138,7 +138,11 @@ def test_embed_stands_for_the_first_state_where_nothing_comes_between(name: str)
 @pytest.mark.parametrize("name", families(PLAIN, ["llama", "mixtral", "granite", "gpt2"]))
 def test_linear_maps_of_what_is_written(name: str) -> None:
     sites = ["attn_out", "mlp_out.1"]
-    edits = [pc.Reflect(D, readers=READERS, site=sites), pc.RankOne(R[0], C, site=sites), pc.Scale(0.7, site="mlp_out")]
+    edits = [
+        pc.Reflect(D, read_vectors=READERS, site=sites),
+        pc.RankOne(R[0], C, site=sites),
+        pc.Scale(0.7, site="mlp_out"),
+    ]
     assert_same(name, edits)
 
 
@@ -179,7 +183,7 @@ def test_any_affine_map_of_the_first_state(name: str) -> None:
 )
 def test_linear_maps_of_what_the_head_reads(name: str) -> None:
     module = assert_same(
-        name, [pc.Reflect(D, readers=READERS, site="final_norm"), pc.RankOne(R[0], C, site="final_norm")]
+        name, [pc.Reflect(D, read_vectors=READERS, site="final_norm"), pc.RankOne(R[0], C, site="final_norm")]
     )
     assert module.get_input_embeddings().weight is opened(name).module.get_input_embeddings().weight
 
@@ -197,7 +201,7 @@ def test_heads_and_queries(name: str) -> None:
     width = opened(name).sites.widths["z", 1]
     u, v, w = draw(5, width), draw(6, width), draw(7, width)
     assert_same(
-        name, [pc.Reflect(u, readers=w, site="z.1"), pc.ProjectOut(v, site="z.1"), pc.RankOne(w, u, site="z.1")]
+        name, [pc.Reflect(u, read_vectors=w, site="z.1"), pc.ProjectOut(v, site="z.1"), pc.RankOne(w, u, site="z.1")]
     )
 
 
@@ -210,25 +214,25 @@ def test_neurons_and_what_sublayers_read(name: str) -> None:
         [
             pc.Scale(3.0, site="mlp_act.0.n3"),
             pc.Zero(site="mlp_act.1.n7"),
-            pc.Reflect(D, readers=READERS, site="mlp_in.1"),
+            pc.Reflect(D, read_vectors=READERS, site="mlp_in.1"),
         ],
     )
-    assert_same(name, [pc.ProjectOut(D, readers=READERS, site="attn_in"), pc.Reflect(R, site="attn_in")])
+    assert_same(name, [pc.ProjectOut(D, read_vectors=READERS, site="attn_in"), pc.Reflect(R, site="attn_in")])
 
 
 def test_ports_of_modules_and_containers_combine_in_the_order_of_the_pass(llama: pc.Model) -> None:
     own = "model.layers.1.mlp.down_proj"
-    edits = [pc.Reflect(D, readers=READERS, site="mlp_out.1"), pc.RankOne(C, R[0], site=f"{own}:out")]
+    edits = [pc.Reflect(D, read_vectors=READERS, site="mlp_out.1"), pc.RankOne(C, R[0], site=f"{own}:out")]
     assert error(llama, pc.baked(llama, edits), edits) <= allowed(llama)
-    head = [pc.Reflect(D, readers=READERS, site="lm_head:in"), pc.RankOne(C, R[0], site="final_norm")]
+    head = [pc.Reflect(D, read_vectors=READERS, site="lm_head:in"), pc.RankOne(C, R[0], site="final_norm")]
     assert error(llama, pc.baked(llama, head), head) <= allowed(llama)
-    swapped = [pc.RankOne(C, R[0], site="lm_head:in"), pc.Reflect(D, readers=READERS, site="final_norm")]
+    swapped = [pc.RankOne(C, R[0], site="lm_head:in"), pc.Reflect(D, read_vectors=READERS, site="final_norm")]
     assert error(llama, pc.baked(llama, head), swapped) > 1e-3, "the order matters"
 
 
 def test_a_projection_by_its_path_in_either_layout() -> None:
     for name, path in (("gpt2", "transformer.h.1.mlp.c_proj"), ("falcon", "transformer.h.1.mlp.dense_4h_to_h")):
-        assert_same(name, [pc.Reflect(D, readers=READERS, site=f"{path}:out"), pc.Scale(0.5, site=f"{path}:in")])
+        assert_same(name, [pc.Reflect(D, read_vectors=READERS, site=f"{path}:out"), pc.Scale(0.5, site=f"{path}:in")])
 
 
 def test_any_module_of_linear_layers() -> None:
@@ -271,8 +275,8 @@ def test_any_rank_readers_and_constant(seed: int, rank: int, oblique: bool, cent
     model = opened("gpt2")
     d, r, c = draw(seed, rank, 32), draw(seed + 1, rank, 32), draw(seed + 2, 32)
     edit = pc.ProjectOut(d, c if centred else None, d + 0.3 * r if oblique else None, site=every(model))
-    readers = (d + 0.3 * r) if oblique else d
-    condition = float(torch.linalg.cond(readers @ edit.operation.directions.T.cpu()))
+    read_vectors = (d + 0.3 * r) if oblique else d
+    condition = float(torch.linalg.cond(read_vectors @ edit.operation.directions.T.cpu()))
     assert error(model, pc.baked(model, edit), edit) <= condition * allowed(model)
 
 
@@ -326,7 +330,7 @@ def test_what_is_no_change_of_weights_is_refused_with_what_is_near(llama: pc.Mod
 @pytest.mark.parametrize("name", families(tiny.MOE))
 def test_experts_take_linear_maps_and_no_constants(name: str) -> None:
     model = opened(name)
-    module = assert_same(name, pc.Reflect(D, readers=READERS, site="mlp_out.1"))
+    module = assert_same(name, pc.Reflect(D, read_vectors=READERS, site="mlp_out.1"))
     own = dict(model.module.named_parameters())
     new = [n for n, p in module.named_parameters() if p is not own[n]]
     assert new[0] == "model.layers.1.mlp.experts.down_proj"

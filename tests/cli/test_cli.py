@@ -87,7 +87,7 @@ def test_a_rewrite_is_kept_though_it_is_no_edit(
 @pytest.mark.assets
 def test_sites_and_top(capsys: pytest.CaptureFixture[str], folder: str) -> None:
     found = as_json(capsys, "sites", folder)
-    assert (found["layers"], found["rung"]) == (3, "wavefront")
+    assert (found["layers"], found["strategy"]) == (3, "wavefront")
     assert {row["site"] for row in found["sites"] if row["read"]} >= {"resid_post", "z", "mlp_act"}
     assert "4 x 8" in call(capsys, "sites", folder)
     top = as_json(capsys, "top", folder, PROMPT, "-k", "3")

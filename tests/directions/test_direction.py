@@ -120,7 +120,7 @@ def test_what_an_estimator_gives_is_what_its_direction_gives() -> None:
 
 def test_every_part_of_the_geometry_is_in_the_key() -> None:
     direction = made(LEACE)[0]
-    parts = ("directions", "readers", "mean", "median", "class_means", "gap")
+    parts = ("directions", "read_vectors", "mean", "median", "class_means", "gap")
     others = [replace(direction, **{part: getattr(direction, part) + 1}) for part in parts]
     others += [
         replace(direction, limit=1.0),

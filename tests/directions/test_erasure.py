@@ -201,8 +201,8 @@ def test_shrinkage_leads_from_leace_to_mean_projection() -> None:
     assert gap(part.transform(x), y) < 1e-9, "the guarantee holds all the way"
     covariance = torch.cov(x.T, correction=0)
     solved = part.directions_ @ torch.linalg.inv(0.7 * covariance + 0.3 * covariance.trace() / 12 * torch.eye(12))
-    readers = torch.linalg.inv(solved @ part.directions_.T) @ solved
-    assert torch.allclose(part.direction_.readers, readers, atol=1e-8)
+    read_vectors = torch.linalg.inv(solved @ part.directions_.T) @ solved
+    assert torch.allclose(part.direction_.read_vectors, read_vectors, atol=1e-8)
     with pytest.raises(pc.InputError, match="between 0 and 1"):
         LEACE(shrinkage=-0.1).fit(x, y)
     with pytest.raises(pc.InputError, match="between 0 and 1"):

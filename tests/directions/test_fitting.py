@@ -1,4 +1,4 @@
-"""Fitting on a model: the rows are the right ones, the held-out prompts stay out, and scrubbing equals the slow way."""
+"""Fitting on a model: the rows are the right ones, the held-out prompts stay out, and sequential erasure equals the slow way."""
 
 import warnings
 from typing import Any
@@ -66,8 +66,11 @@ def test_one_direction_a_site_and_bad_requests(llama: pc.Model) -> None:
         (lambda: llama.fit_directions("mean", PROMPTS, LABELS, groups=[1]), "16 prompts and 1 groups"),
         (lambda: llama.fit_directions("mean", PROMPTS, [0] * 16), "one class only"),
         (lambda: llama.fit_directions("mean", PROMPTS, LABELS, sinks="drop"), "unknown sinks 'drop'"),
-        (lambda: llama.scrub("mean", PROMPTS, LABELS, layers=[7]), r"layers are numbers in 0..2; got \[7\]"),
-        (lambda: llama.scrub("mean", PROMPTS, LABELS[:-1]), "16 prompts and 15 labels"),
+        (
+            lambda: llama.sequential_erasure("mean", PROMPTS, LABELS, layers=[7]),
+            r"layers are numbers in 0..2; got \[7\]",
+        ),
+        (lambda: llama.sequential_erasure("mean", PROMPTS, LABELS[:-1]), "16 prompts and 15 labels"),
         (lambda: llama.fit_directions(GradientDirection(), PROMPTS, LABELS), "a gradient needs a read"),
         (
             lambda: llama.fit_directions(GradientDirection(read=pc.Probability([1, 2])), PROMPTS, LABELS),
@@ -147,7 +150,7 @@ def test_gradients_of_more_rank_are_their_leading_directions() -> None:
 
 @pytest.mark.sensitive
 @pytest.mark.parametrize(("family", "at"), [("llama", "rest"), ("gpt2", [1, 2]), ("gpt_neox", "last")])
-def test_scrubbing_in_one_pass_equals_recording_the_edited_model_again_and_again(family: str, at: Any) -> None:
+def test_sequential_erasure_in_one_pass_equals_recording_the_edited_model_again_and_again(family: str, at: Any) -> None:
     module, rows = tiny.shared(family), {"rest": sum(map(len, PROMPTS)) - 16, "last": 16}.get(str(at), 32)
     if family == "llama":  # with a token whose activations are massive, so that they are neither fitted on nor edited
         module, loud = tiny.build(family), PROMPTS[0][2]
@@ -155,25 +158,27 @@ def test_scrubbing_in_one_pass_equals_recording_the_edited_model_again_and_again
             module.model.embed_tokens.weight[loud] *= 1e3
         rows -= sum(prompt[1:].count(loud) for prompt in PROMPTS)
     model, method = pc.wrap(module), LEACE(shrinkage=0.1)
-    found = model.scrub(method, PROMPTS, LABELS, at=at)
+    found = model.sequential_erasure(method, PROMPTS, LABELS, at=at)
     edits: list[pc.Edit] = []
     for direction in found:
         slow = model.fit_direction(method, PROMPTS, LABELS, direction.site, at=at, edits=edits, holdout=0)
         assert torch.allclose(slow.directions, direction.directions, atol=1e-4)
-        assert torch.allclose(slow.readers, direction.readers, atol=1e-3 * float(slow.readers.abs().max()))
+        assert torch.allclose(
+            slow.read_vectors, direction.read_vectors, atol=1e-3 * float(slow.read_vectors.abs().max())
+        )
         assert direction.fitted == slow.fitted
         assert direction.report["rows"] == rows
         edits.append(direction.erase(at=at))
     plain = model.fit_direction(method, PROMPTS, LABELS, "resid_post.2", at=at, holdout=0)
     assert not torch.allclose(plain.directions, found[-1].directions, atol=1e-2), "the edits before it matter"
     for layers in ([-1], [2], [-1, 2]):
-        part = model.scrub(method, PROMPTS, LABELS, layers=layers, at=at)
+        part = model.sequential_erasure(method, PROMPTS, LABELS, layers=layers, at=at)
         assert [d.site for d in part] == ["resid_post.2"]
         assert torch.allclose(part[0].directions, plain.directions, atol=1e-4), (
             "layers that were not asked for stay as they are"
         )
     events: list[Progress] = []
-    assert [d.site for d in model.scrub(method, PROMPTS, LABELS, layers=[1, -3], at=at, progress=events.append)] == [
+    assert [d.site for d in model.sequential_erasure(method, PROMPTS, LABELS, layers=[1, -3], at=at, progress=events.append)] == [
         "resid_post.0", "resid_post.1",
     ]  # fmt: skip
     assert (events[-1].done, events[-1].total) == (2, 2)

@@ -23,7 +23,7 @@ def test_coordinates_are_those_of_a_loop(llama: pc.Model, method: str) -> None:
     maker = pc.directions.LEACE(shrinkage=0.2) if method == "leace" else method
     direction = llama.fit_direction(maker, PROMPTS, LABELS, "resid_post.1", holdout=0)
     data = llama.projections(direction, PROMPTS, LABELS).data
-    reads = direction.directions if direction.readers is None else direction.readers
+    reads = direction.directions if direction.read_vectors is None else direction.read_vectors
     number = 0
     for index, prompt in enumerate(PROMPTS):
         states = llama.record([prompt], "resid_post.1")["resid_post.1"].reshape(-1, 32)

@@ -7,7 +7,7 @@ which site. ``formulas`` has every edit, gate and position twice: as the user wr
 documentation gives. ``oracle`` runs one prompt alone, without cache, with plain hooks in float64, and generates by computing the
 whole text anew for each token. ``readings`` has every read twice, too. ``draws`` makes random prompts (lists of ids, ragged,
 tensors with masks, duplicates), edits and reads of them. The tests cross them: ``test_calls`` (run, record, patch, generate,
-editing), ``test_sweeps`` (each rung, any budget, checkpoints that hold other work) and ``test_kept`` (saved, opened, repeated).
+editing), ``test_sweeps`` (each strategy, any budget, checkpoints that hold other work) and ``test_kept`` (saved, opened, repeated).
 
 **Any value of any parameter.** ``table`` has one ordinary, quick call of every public function; a new function needs a line
 there. ``values`` draws values of every class: zero, negative, huge, NaN, of a wrong type, shape or dtype, ... Each call must

@@ -100,11 +100,11 @@ def _along(rng: Random, width: int, sources: Sequence[Sequence[int]]) -> Operati
     rank = 1 if width < 4 else rng.choice([1, 2])
     d, r, w = gaussian(rng, rank, width), gaussian(rng, rank, width), gaussian(rng, width)
     about = rng.choice([None, w])
-    readers = r if rng.random() < 0.3 and width > 1 else None
+    read_vectors = r if rng.random() < 0.3 and width > 1 else None
     centre = torch.zeros(width, dtype=torch.float64) if about is None else about
     factor = rng.choice([-1.0, 0.3, 2.0])
-    given = {"directions": d, "about": about, "readers": readers}
-    seen = d if readers is None else readers
+    given = {"directions": d, "about": about, "read_vectors": read_vectors}
+    seen = d if read_vectors is None else read_vectors
     projector = torch.linalg.inv(seen @ d.T) @ seen
     source = gaussian(rng, width)
 

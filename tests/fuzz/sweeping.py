@@ -64,7 +64,7 @@ def sweep(rng: Random, family: str) -> Swept:
     source = [rng.randrange(3, 97) for _ in range(max(map(len, rows)))]
     first = rng.randrange(3)
     at, resolve = ("each", None) if rng.random() < 0.5 else draws.position(rng, [len(r) for r in rows])
-    rung = rng.choice([None, *STRATEGIES[: 4 if TINY[family].generates else 3]])
+    strategy = rng.choice([None, *STRATEGIES[: 4 if TINY[family].generates else 3]])
     reads: list[readings.Reading] = []
     while len(reads) < rng.choice([1, 1, 2, 3]):
         one = readings.reading(rng, components(family))
@@ -75,7 +75,7 @@ def sweep(rng: Random, family: str) -> Swept:
     return Swept(
         family, inputs, rows, operations, kinds, list(range(first, rng.randrange(first, 3) + 1)), at, resolve, rng.random() < 0.25,
         [draws.edit(rng, family, rows) for _ in range(rng.choice([0, 0, 1]))], reads, scales, formulas.gaussian(rng, width),
-        {"rung": rung, "max_tokens": rng.choice([None, 16, 40]), "budget": rng.choice(["1GB", "8MB"]), "verify": rng.choice([0, 0, 2])},
+        {"strategy": strategy, "max_tokens": rng.choice([None, 16, 40]), "budget": rng.choice(["1GB", "8MB"]), "verify": rng.choice([0, 0, 2])},
     )  # fmt: skip
 
 

@@ -72,8 +72,8 @@ def read(make: Callable[..., Any], given: dict[str, Any], other: dict[str, Any])
 
 def edits() -> dict[str, Ordinary]:
     """Name -> ordinary call."""
-    planes = {"directions": vector(1, rows=2), "about": vector(2), "readers": vector(3, rows=2)}
-    others = {"directions": vector(4, rows=2), "about": vector(5), "readers": vector(6, rows=2)}
+    planes = {"directions": vector(1, rows=2), "about": vector(2), "read_vectors": vector(3, rows=2)}
+    others = {"directions": vector(4, rows=2), "about": vector(5), "read_vectors": vector(6, rows=2)}
     return {
         "Add": edit(pc.Add, {"vector": vector()}, {"vector": vector(1), "scale": 2.0}),
         "Zero": edit(pc.Zero, {}, {}),

@@ -100,8 +100,8 @@ def concepts() -> dict[str, Ordinary]:
         "Model.fit_direction": method("fit_direction", {**fit, "site": "resid_post.1"}, {**other, "site": "resid_post.2"},
                                       inert=NO_SINKS),
         "Model.fit_directions": method("fit_directions", {**fit, "sites": "resid_post.0-1"}, {**other, "sites": "resid_post.1-2"}, inert=NO_SINKS),
-        "Model.scrub": method(
-            "scrub", {"method": "leace", "prompts": LABELLED, "labels": LABELS},
+        "Model.sequential_erasure": method(
+            "sequential_erasure", {"method": "leace", "prompts": LABELLED, "labels": LABELS},
             {"method": "mean", "prompts": LABELLED[::-1], "labels": LABELS[:6] + LABELS[:6][::-1], "layers": [1], "at": "last", "progress": False},
             inert=CUT,
         ),

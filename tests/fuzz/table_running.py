@@ -18,12 +18,12 @@ CUT = {
     "verify": "cells that are run again",
     "checkpoint": "where parts are kept",
     "progress": "what is shown",
-    "rung": "how the work is shared",
+    "strategy": "how the work is shared",
     "batch_tokens": "how the work is cut",
     "chunk": "how the work is cut",
 }
 HOW = {
-    "budget": "10MB", "max_tokens": 64, "verify": 1, "checkpoint": Fresh(), "progress": False, "rung": "rows",
+    "budget": "10MB", "max_tokens": 64, "verify": 1, "checkpoint": Fresh(), "progress": False, "strategy": "rows",
 }  # fmt: skip
 
 
@@ -85,7 +85,7 @@ def lines() -> dict[str, Ordinary]:
         "Model.plan": Ordinary(
             world.model().plan, {"prompts": IDS, "edit": pc.Add(vector()), **PLACED},
             {"prompts": RAGGED, "edit": pc.Call(torch.sin), "sites": "mlp_out.2", "at": "each", "read": pc.Logits([5]), "cumulative": True,
-             "over": {"scale": [1.0, 2.0]}, "base": [TWICE], "max_tokens": 64, "rung": "rows", "budget": "10MB"},
+             "over": {"scale": [1.0, 2.0]}, "base": [TWICE], "max_tokens": 64, "strategy": "rows", "budget": "10MB"},
             says=pc.Model.plan,
             inert={**CUT, "read": "the same work", "base": "the same work",
                    "at": "the same work at any one position", "cumulative": "the same rows", "edit": "the same work"},
@@ -101,7 +101,7 @@ def lines() -> dict[str, Ordinary]:
             "path_patch", {"source": OTHER, "into": IDS, "sender": "z.0.h*", "receivers": "mlp_in.2", "read": pc.Logits([3])},
             {"source": [9, 9, 9, 9, 9], "into": [3, 4, 5, 6, 7], "sender": "mlp_out.0", "receivers": "final_norm", "at": 1,
              "receive_at": 2, "freeze": "attn_out", "read": pc.Logits([4]), "align": Beside("right", {"source": [6, 17, 8, 9], "align": "left", "at": 1, "receivers": "v.2", "receive_at": 1}),
-             "source_edits": [TWICE], "base": [TWICE], **{k: v for k, v in HOW.items() if k != "rung"}},
+             "source_edits": [TWICE], "base": [TWICE], **{k: v for k, v in HOW.items() if k != "strategy"}},
             inert=CUT,
         ),
         "Model.attribution_patch": method(

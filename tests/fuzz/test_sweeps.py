@@ -1,4 +1,4 @@
-"""Every cell of a sweep is what plain hooks give: on each rung, with any budget, and behind a checkpoint that holds other work."""
+"""Every cell of a sweep is what plain hooks give: with each strategy, with any budget, and behind a checkpoint that holds other work."""
 
 import copy
 from pathlib import Path

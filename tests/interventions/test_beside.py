@@ -72,7 +72,7 @@ def test_a_sweep_of_every_cell(name: str) -> None:
     model, vector = inputs.model(name), torch.linspace(-3, 3, 16, dtype=torch.float64)
     prompts = [*model.prompts(asked(name)), *model.prompts(ROW)]
     grid = model.sweep(prompts, pc.Add(vector), sites="resid_post", at="each", read=pc.Logits([0, 2]))
-    assert grid.plan.rung in ("rows", "cell")
+    assert grid.plan.strategy in ("rows", "cell")
     assert name == "reward" or PLACES[name] in grid.plan.reason or "prediction" in grid.plan.reason
     path = model.sites.layers[0]
     for i, own in enumerate((extras(name), {})):
@@ -90,11 +90,11 @@ def test_a_sweep_of_every_cell(name: str) -> None:
             assert near(found, (wanted if wanted.ndim == 1 else wanted[-1])[[0, 2]])
 
 
-def test_a_rung_that_would_leave_them_out_is_refused() -> None:
-    for rung in ("wavefront", "layers"):
-        with pytest.raises(pc.InputError, match=f"rung='{rung}' .* position_ids beside the tokens"):
+def test_a_strategy_that_would_leave_them_out_is_refused() -> None:
+    for strategy in ("wavefront", "layers"):
+        with pytest.raises(pc.InputError, match=f"strategy='{strategy}' .* position_ids beside the tokens"):
             inputs.model("decoder").sweep(
-                asked("decoder"), pc.Zero(), sites="mlp_out", at="last", read=pc.Logits([0]), rung=rung
+                asked("decoder"), pc.Zero(), sites="mlp_out", at="last", read=pc.Logits([0]), strategy=strategy
             )
 
 

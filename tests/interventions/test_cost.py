@@ -82,15 +82,15 @@ def test_a_plan_by_hand(llama: pc.Model, monkeypatch: pytest.MonkeyPatch) -> Non
     found = prepared(llama).plan
     rows = 1 + 2 + 3
     flops = rows * (LAYER + ATTENTION * 6) + 3 * HEAD + full_pass(Costs.of(llama), 6, 1)
-    assert (found.rung, found.cells, found.runs, found.groups) == ("wavefront", 3, 3, 1)
+    assert (found.strategy, found.cells, found.runs, found.groups) == ("wavefront", 3, 3, 1)
     assert (found.rows, found.naive_rows) == (rows, 9)
     assert (found.flops, found.naive_flops) == (flops, 3 * full_pass(Costs.of(llama), 6, 6))
     recording, walking = 6 * (TOKEN + KEY), 3 * (TOKEN + 6 * KEY) + 2 * 3 * STATE
     assert found.memory == HELD + max(BASE + recording, BASE + walking, AFTER + 2 * 3 * STATE + 3 * LOGIT)
     assert found.budget == 10**9
     assert found.seconds == pytest.approx(flops / 1e6 / 0.6)
-    slow = prepared(llama, rung="rows", max_tokens=12).plan
-    assert (slow.rung, slow.reason, slow.rows, slow.groups) == ("rows", "asked for", 9, 0)
+    slow = prepared(llama, strategy="rows", max_tokens=12).plan
+    assert (slow.strategy, slow.reason, slow.rows, slow.groups) == ("rows", "asked for", 9, 0)
     assert slow.flops == slow.naive_flops == found.naive_flops
     assert slow.memory == HELD + 2 * (6 * (TOKEN + KEY) + LOGIT), "two rows of six positions"
     assert slow.seconds == pytest.approx(slow.flops / 1e6 / 0.4)
@@ -124,10 +124,10 @@ def test_batches_keep_the_budget_and_are_as_large_as_it_allows(llama: pc.Model) 
         for before, after in itertools.pairwise(batches):
             assert sum(map(size, before)) + size(after[0]) > tokens, "the next one would not fit"
         assert all(sum(map(size, members)) <= tokens for members in batches)
-    assert prepared(llama, rung="rows", max_tokens=17).rows == 2
-    assert prepared(llama, rung="rows", max_tokens=18).rows == 3
-    assert prepared(llama, rung="rows").rows == 3, "never more than there are runs"
-    assert prepared(llama, rung="cell").rows == 1
+    assert prepared(llama, strategy="rows", max_tokens=17).rows == 2
+    assert prepared(llama, strategy="rows", max_tokens=18).rows == 3
+    assert prepared(llama, strategy="rows").rows == 3, "never more than there are runs"
+    assert prepared(llama, strategy="cell").rows == 1
 
 
 def test_a_budget_that_the_message_names_is_enough(llama: pc.Model) -> None:

@@ -208,7 +208,7 @@ def test_a_budget_is_an_amount_of_memory(budget: Any) -> None:
         (lambda m: pc.Norm(abvoe=2.0), "above"),
         (lambda m: world.direction().erase(elswhere=True), "elsewhere"),
         (lambda m: m.run(IDS).figure(layres=[1]), None),
-        (lambda m: m.sweep(IDS, pc.Zero(), sites="mlp_out", at=1, read=READ, rung="foo"), None),
+        (lambda m: m.sweep(IDS, pc.Zero(), sites="mlp_out", at=1, read=READ, strategy="foo"), None),
         (lambda m: m.patch(IDS, IDS, read=READ, align="lft"), "left"),
         (lambda m: pc.load("stories15m", dtype="flaot32"), "float32"),
     ],

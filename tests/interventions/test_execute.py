@@ -89,7 +89,7 @@ def test_activations_are_verified_where_nothing_else_is_read(llama: pc.Model) ->
     read = pc.Activation("resid_post.1", at=[2, -1])
     for sites in ("mlp_out.0-1", "embed"):
         grid = llama.sweep(IDS, pc.Add(V), sites=sites, at=1, read=read, verify=9)
-        assert grid.plan.rung == "wavefront"
+        assert grid.plan.strategy == "wavefront"
         assert grid.plan.verified == grid.plan.runs
         assert grid.plan.difference < EXACT.float64
         wanted = llama.run(IDS, pc.Add(V, site=sites.split("-")[0], at=1), record="resid_post.1", at=[2, -1])

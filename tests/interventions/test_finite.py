@@ -68,8 +68,8 @@ def test_an_edit_that_overflows_is_named(grad: bool) -> None:
         single().generate([IDS], [edit, pc.Scale(1e9, site="resid_post.1", at=2)], max_new_tokens=2)
 
 
-@pytest.mark.parametrize("rung", ["wavefront", "layers", "rows", "cell"])
-def test_cells_that_overflow_are_counted_and_named(rung: str) -> None:
+@pytest.mark.parametrize("strategy", ["wavefront", "layers", "rows", "cell"])
+def test_cells_that_overflow_are_counted_and_named(strategy: str) -> None:
     """They are NaN for every read (a rank would be 0), the others are as without them, and no neighbour is drawn in."""
     model, v = single(), 2 * torch.ones(32)
     options: dict[str, Any] = {"sites": ["mlp_out.1", "resid_post.1"], "at": "each", "verify": 4}
@@ -77,9 +77,9 @@ def test_cells_that_overflow_are_counted_and_named(rung: str) -> None:
     with pytest.warns(
         PatchclampWarning, match=r"\d+ of 24 cells gave NaN or infinity.*Add\(scale=3e\+38\) at "
     ) as said:
-        grid = model.sweep([IDS], pc.Add(v), over={"scale": [1.0, HUGE]}, read=reads, rung=rung, **options)
+        grid = model.sweep([IDS], pc.Add(v), over={"scale": [1.0, HUGE]}, read=reads, strategy=strategy, **options)
     assert "it arises at " in str(said[0].message)
-    calm = model.sweep([IDS], pc.Add(v), over={"scale": [1.0]}, read=reads, rung="cell", **options)
+    calm = model.sweep([IDS], pc.Add(v), over={"scale": [1.0]}, read=reads, strategy="cell", **options)
     for name in ("rank", "probability"):
         good = grid.dataset[name].sel(scale=[1.0])
         assert not bool(good.isnull().any())

@@ -136,8 +136,10 @@ def test_a_gate_decides_per_row_and_position(llama: pc.Model) -> None:
 def test_a_gated_sweep_equals_the_slow_way(llama: pc.Model) -> None:
     edit = pc.Add(draw(0, 32), where=pc.Along(draw(1, 32), above=0.0))
     fast, slow = (
-        llama.sweep(tiny.ids(1, 6), edit, sites=["mlp_out", "resid_post"], at="each", read=pc.Logits(), rung=rung)
-        for rung in (None, "cell")
+        llama.sweep(
+            tiny.ids(1, 6), edit, sites=["mlp_out", "resid_post"], at="each", read=pc.Logits(), strategy=strategy
+        )
+        for strategy in (None, "cell")
     )
     assert float(abs(fast.data - slow.data).max()) < 1e-10
     changed = abs(slow.data - slow.baseline).max("token_id") > 0

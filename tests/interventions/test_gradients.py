@@ -29,8 +29,8 @@ def part(x: Tensor, rows: Tensor, about: Tensor | float = 0.0) -> Tensor:
     return (x - about) @ rows.T @ torch.linalg.inv(rows @ rows.T) @ rows
 
 
-def oblique(x: Tensor, rows: Tensor, about: Tensor, readers: Tensor) -> Tensor:
-    return (x - about) @ readers.T @ torch.linalg.inv(rows @ readers.T) @ rows
+def oblique(x: Tensor, rows: Tensor, about: Tensor, read_vectors: Tensor) -> Tensor:
+    return (x - about) @ read_vectors.T @ torch.linalg.inv(rows @ read_vectors.T) @ rows
 
 
 def clamped(x: Tensor, unit: Tensor, low: Tensor, high: Tensor) -> Tensor:
@@ -45,7 +45,7 @@ OPERATIONS: dict[str, tuple[Callable[[Values], pc.Edit], Formula]] = {
     "MeanAblate": (lambda t: pc.MeanAblate(t["v"]), lambda x, t: t["v"].expand_as(x)),
     "ProjectOut": (lambda t: pc.ProjectOut(t["D"], t["w"]), lambda x, t: x - part(x, t["D"], t["w"])),
     "ProjectOut, one": (lambda t: pc.ProjectOut(t["v"]), lambda x, t: x - part(x, t["v"][None])),
-    "ProjectOut, readers": (
+    "ProjectOut, read_vectors": (
         lambda t: pc.ProjectOut(t["D"], t["w"], t["E"]), lambda x, t: x - oblique(x, t["D"], t["w"], t["E"]),
     ),
     "Reflect": (lambda t: pc.Reflect(t["D"]), lambda x, t: x - 2 * part(x, t["D"])),

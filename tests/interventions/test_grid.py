@@ -8,7 +8,7 @@ import patchclamp as pc
 from patchclamp.interventions.planning import Plan
 
 PLAN = Plan(
-    rung="wavefront", cells=2, runs=2, groups=1, rows=3, naive_rows=6, flops=2_500_000, naive_flops=10_000_000, memory=1_500,
+    strategy="wavefront", cells=2, runs=2, groups=1, rows=3, naive_rows=6, flops=2_500_000, naive_flops=10_000_000, memory=1_500,
     budget=10**9, seconds=0.5,
 )  # fmt: skip
 
@@ -42,7 +42,7 @@ def test_several_reads_are_a_dataset() -> None:
 
 def test_what_is_shown_of_a_grid_and_its_plan() -> None:
     shown = repr(grid())
-    assert shown.startswith("Grid of kl: prompt 2, site 1, layer 2\nrung       wavefront: ")
+    assert shown.startswith("Grid of kl: prompt 2, site 1, layer 2\nstrategy   wavefront: ")
     assert "cells      2: 2 run, 0 cannot reach the read, 0 repeat another" in shown
     assert "row-layers 3 in 1 groups (one forward a cell: 6)" in shown
     assert "FLOPs      2.5 M (one forward a cell: 10 M, 4.0x)" in shown

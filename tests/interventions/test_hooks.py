@@ -175,7 +175,7 @@ def test_a_forward_of_the_instance_survives_a_sweep_and_a_run() -> None:
         grid = model.sweep(IDS, pc.Scale(2.0), sites="mlp_out", at="each", read=pc.Logits([3]))
         counts.clear()
         model.run(IDS, pc.Scale(2.0, site="mlp_out.1"), logits="last")
-    assert grid.plan.rung == "wavefront"
+    assert grid.plan.strategy == "wavefront"
     assert counts == [0, 1, 2]
 
 

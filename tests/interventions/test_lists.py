@@ -1,4 +1,4 @@
-"""Nothing in a list is lost: reads of one name, edits with places of their own, several sources, forced rungs."""
+"""Nothing in a list is lost: reads of one name, edits with places of their own, several sources, forced strategies."""
 
 from pathlib import Path
 from typing import Any
@@ -267,40 +267,61 @@ OUTSIDE = ("embed", "final_norm", "logits", "model.norm:out", "lm_head:out")
 RAW = ["model.layers.1:in", "model.layers.1:out", "model.layers.0:out", DOWN, "model.norm:out", "lm_head:out"]
 
 
-@pytest.mark.parametrize("rung", ["wavefront", "layers", "rows"])
-def test_a_forced_rung_is_exact_or_refused(llama: pc.Model, rung: str) -> None:
-    """Edits against reads, component and module paths: equal to one forward a cell, or refused with the highest rung."""
+@pytest.mark.parametrize("strategy", ["wavefront", "layers", "rows"])
+def test_a_forced_strategy_is_exact_or_refused(llama: pc.Model, strategy: str) -> None:
+    """Edits against reads, component and module paths: equal to one forward a cell, or refused with the one that shares most."""
     edits = ["resid_post.0", "resid_pre.1", "mlp_out.1", "model.layers.1:out", "model.layers.1:in"]
     reads = [*RAW, "embed", "resid_pre.1", "resid_post.1", "final_norm", "logits"]
     for site in edits:
         for name in reads:
             options = {"sites": site, "at": [1, 4], "read": pc.Activation(name, at=[0, 1, 4])}
-            if name in OUTSIDE and rung != "rows":
-                with pytest.raises(pc.InputError, match="the highest that does is rung='rows'"):
-                    llama.sweep(IDS, pc.Scale(1.7), rung=rung, **options)
+            if name in OUTSIDE and strategy != "rows":
+                with pytest.raises(pc.InputError, match="the one that does and shares most is strategy='rows'"):
+                    llama.sweep(IDS, pc.Scale(1.7), strategy=strategy, **options)
                 continue
-            fast = llama.sweep(IDS, pc.Scale(1.7), rung=rung, **options)
-            slow = llama.sweep(IDS, pc.Scale(1.7), rung="cell", **options)
+            fast = llama.sweep(IDS, pc.Scale(1.7), strategy=strategy, **options)
+            slow = llama.sweep(IDS, pc.Scale(1.7), strategy="cell", **options)
             assert np.allclose(fast.data.values, slow.data.values, rtol=1e-10), (site, name)
 
 
-def test_vetoes_hold_for_forced_rungs(llama: pc.Model) -> None:
+def test_vetoes_hold_for_forced_strategies(llama: pc.Model) -> None:
     options = {"sites": "mlp_out", "at": 1, "read": pc.Logits()}
     for edit, changes, said in (
         (pc.Call(lambda x: 2 * x), {}, "opaque"),
         (pc.Zero(), {"sites": "model.norm:out"}, "lies outside the layers"),
         (pc.Zero(), {"base": [pc.Zero(site="model.norm:out")]}, "lies outside the layers"),
         (pc.Zero(), {"read": [pc.Activation(DOWN), pc.Activation("final_norm")]}, "final_norm lies outside"),
-        (pc.Zero(), {"rung": "wavfront"}, "did you mean 'wavefront'"),
+        (pc.Zero(), {"strategy": "wavfront"}, "did you mean 'wavefront'"),
     ):
         with pytest.raises(pc.InputError, match=said):
-            llama.sweep(IDS, edit, **{"rung": "wavefront", **options, **changes})
+            llama.sweep(IDS, edit, **{"strategy": "wavefront", **options, **changes})
     handle = llama.module.register_forward_hook(lambda *_: None)
     try:
-        with pytest.raises(pc.InputError, match="the highest that does is rung='cell'"):
-            llama.sweep(IDS, pc.Zero(), rung="rows", **options)
+        with pytest.raises(pc.InputError, match="the one that does and shares most is strategy='cell'"):
+            llama.sweep(IDS, pc.Zero(), strategy="rows", **options)
     finally:
         handle.remove()
+
+
+def test_the_old_name_of_the_strategy_is_accepted(llama: pc.Model, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"sites": "mlp_out", "at": 1, "read": pc.Logits()}
+    now = llama.sweep(IDS, pc.Zero(), strategy="rows", **options)
+    before = llama.sweep(IDS, pc.Zero(), rung="rows", **options)
+    assert now.plan.strategy == before.plan.strategy == before.plan.rung == "rows" != llama.ladder.rung
+    assert before.record["parameters"]["strategy"] == "rows"
+    assert "rung" not in before.record["parameters"]
+    old = {"rung" if name == "strategy" else name: value for name, value in before.plan.as_record().items()}
+    assert pc.Plan.from_record(old) == before.plan
+    parameters = {("rung" if n == "strategy" else n): value for n, value in before.record["parameters"].items()}
+    before.record["parameters"] = parameters
+    before.save(tmp_path)
+    again = pc.repeat(tmp_path, model=llama)
+    assert again.plan.strategy == "rows"
+    assert np.array_equal(again.data, now.data)
+    with pytest.raises(pc.InputError, match="got strategy twice, also by its old name rung"):
+        llama.sweep(IDS, pc.Zero(), strategy="rows", rung="cell", **options)
+    with pytest.raises(pc.InputError, match="rung"):
+        llama.run(IDS, [pc.Zero(site="mlp_out.1")], rung="rows")  # which has no such parameter by either name
 
 
 def test_positions_are_read_in_the_order_of_the_list(llama: pc.Model) -> None:

@@ -81,9 +81,9 @@ SWEEPS: dict[str, dict[str, Any]] = {
     "activations": {"at": -1, "read": ACTIVATIONS},
     "activations everywhere": {"at": [4, 9], "read": pc.Activation("resid_post.2", at="all")},
     "all the layers": {"at": -1, "cumulative": True, "read": pc.LogOdds([5])},
-    "layers": {"at": [3, 9], "read": pc.Probability([5]), "rung": "layers"},
-    "rows": {"at": -1, "read": pc.KL(), "rung": "rows"},
-    "one by one": {"at": -1, "read": pc.Logits(), "rung": "cell"},
+    "layers": {"at": [3, 9], "read": pc.Probability([5]), "strategy": "layers"},
+    "rows": {"at": -1, "read": pc.KL(), "strategy": "rows"},
+    "one by one": {"at": -1, "read": pc.Logits(), "strategy": "cell"},
 }
 
 
@@ -94,7 +94,7 @@ IN_SHORT = ("many prompts", "divergence", "activations")
 def test_what_lives_stays_within_the_budget(name: str) -> None:
     """Under a budget that all of it at once would exceed, and with the numbers that a large one gives."""
     options = {"sites": ["mlp_out", "attn_out"], **SWEEPS[name]}
-    prompts = MANY[:8] if options.get("rung") == "cell" else MANY
+    prompts = MANY[:8] if options.get("strategy") == "cell" else MANY
     whole = model().plan(prompts, pc.Add(V), **options)
     budget = max(least(options, prompts), whole.memory // 3)
     grids: list[pc.Grid] = []
@@ -150,9 +150,9 @@ KINDS = {
     "kl": lambda: sweep(16, 32, sites="mlp_out.2", at=5, read=pc.KL(at="all")),
     "topk": lambda: sweep(16, 32, sites="mlp_out.2", at=5, read=pc.TopK(5, at=[6, 12, -1])),
     "logits": lambda: sweep(8, 32, sites="mlp_out.2", read=pc.Logits()),
-    "layers": lambda: sweep(16, 64, rung="layers"),
+    "layers": lambda: sweep(16, 64, strategy="layers"),
     "rows": lambda: sweep(8, 48, edit=pc.Call(lambda x: 2 * x), sites="mlp_out.2"),
-    "cells": lambda: sweep(4, 48, sites="mlp_out.2", rung="cell"),
+    "cells": lambda: sweep(4, 48, sites="mlp_out.2", strategy="cell"),
     "patch": lambda: model.patch(ids(1, 48), ids(1, 48), sites="resid_post", at="each", read=pc.LogitDifference(5, 6), budget=BUDGET),
     "path": lambda: model.path_patch(ids(1, 24), ids(1, 24), sender="attn_out", receivers="final_norm", read=pc.LogitDifference(5, 6), budget=BUDGET),
     "trace": lambda: model.causal_trace(ids(1, 24), [2, 3], samples=4, budget=BUDGET),

@@ -10,6 +10,7 @@ from torch import Tensor
 
 import patchclamp as pc
 from patchclamp.core.errors import EditError
+from patchclamp.core.plain import from_plain, to_plain
 from patchclamp.interventions import operations as ops
 from patchclamp.interventions.operations import orthonormal
 from tests.effort import examples
@@ -73,7 +74,7 @@ READER = torch.tensor([1.0, 0.0, 0.5], dtype=torch.float64)
         (pc.Clamp(high=2.5), [2.5, -4.0, 2.0]),
         (pc.Clamp(-1.0, 2.5, E1), [2.5, -4.0, 2.0]),
         (pc.Clamp(high=1.5, directions=E1, about=ABOUT), [2.5, -4.0, 2.0]),
-        (pc.Clamp(high=2.0, directions=E1, about=ABOUT, readers=READER), [2.5, -4.0, 2.0]),
+        (pc.Clamp(high=2.0, directions=E1, about=ABOUT, read_vectors=READER), [2.5, -4.0, 2.0]),
         (pc.Clamp(3.5, 5.0, E1), [3.5, -4.0, 2.0]),
         (pc.RankOne(torch.tensor([1.0, 0.5, 0.0]), torch.tensor([0.0, 2.0, 1.0])), [3.0, -2.0, 3.0]),
         (pc.RankOne(torch.tensor([0.0, 1.0, 0.0]), torch.tensor([0.5, 0.0, 0.0])), [1.0, -4.0, 2.0]),
@@ -144,23 +145,35 @@ def test_oblique_projection_theorems(seed: int) -> None:
         atol=1e-9 * scale,
     )
     straight = pc.ProjectOut(raw, about, 3 * raw).operation(x)
-    assert torch.allclose(straight, pc.ProjectOut(raw, about).operation(x)), "readers of the same span change nothing"
+    assert torch.allclose(straight, pc.ProjectOut(raw, about).operation(x)), (
+        "read vectors of the same span change nothing"
+    )
 
 
 def operations_dual(reads: Tensor, raw: Tensor) -> Tensor:
     return ops.dual(reads, orthonormal(raw))
 
 
-def test_readers_that_see_nothing_are_refused() -> None:
+def test_the_old_name_of_read_vectors_is_accepted() -> None:
+    x, rows, reads = draw(0, 5, WIDTH), draw(1, 2, WIDTH), draw(2, 2, WIDTH)
+    edit = pc.ProjectOut(rows, readers=reads, site="mlp_out.1")  # type: ignore[call-arg]
+    assert edit == pc.ProjectOut(rows, read_vectors=reads, site="mlp_out.1") != pc.ProjectOut(rows, site="mlp_out.1")
+    tensors: dict[str, Tensor] = {}
+    saved = to_plain(edit.operation, tensors)
+    saved["readers"] = saved.pop("read_vectors")
+    assert torch.equal(from_plain(saved, tensors)(x), edit.operation(x))
+
+
+def test_read_vectors_that_see_nothing_are_refused() -> None:
     one, other = torch.eye(WIDTH)[:2]
     with pytest.raises(pc.EditError, match="do not see some of the directions"):
-        pc.ProjectOut(one, readers=other)
+        pc.ProjectOut(one, read_vectors=other)
     with pytest.raises(pc.EditError, match="shape of the directions"):
-        pc.ProjectOut(one, readers=torch.eye(WIDTH)[:2])
-    with pytest.raises(pc.EditError, match="readers need directions"):
-        pc.Scale(2.0, readers=one)
+        pc.ProjectOut(one, read_vectors=torch.eye(WIDTH)[:2])
+    with pytest.raises(pc.EditError, match="read_vectors need directions"):
+        pc.Scale(2.0, read_vectors=one)
     with pytest.raises(pc.EditError, match="belong together"):
-        pc.Reflect(one, readers=one + other).using(directions=other)
+        pc.Reflect(one, read_vectors=one + other).using(directions=other)
 
 
 @given(seeds, st.integers(1, WIDTH))

@@ -102,7 +102,7 @@ def test_packed_rows_give_what_they_give_alone(
     monkeypatch.setattr(model.capabilities, "ladder", dataclasses.replace(model.ladder, packs=False))
     alone = model.sweep(PROMPTS, edit, **options)
     assert together < len(seen), "fewer calls"
-    slow = model.sweep(PROMPTS, edit, **options, rung="cell")
+    slow = model.sweep(PROMPTS, edit, **options, strategy="cell")
     for other in (alone, slow):
         for name in ("logits", "kl"):
             found, wanted = (torch.from_numpy(grid.data[name].values) for grid in (packed, other))
@@ -119,12 +119,12 @@ def test_a_mask_that_lets_rows_see_each_other_is_caught(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(Packer, "_widened", leaky)
     model = pc.wrap(tiny.build("llama"))
-    assert model.ladder == dataclasses.replace(model.ladder, rung="wavefront", packs=False)
+    assert model.ladder == dataclasses.replace(model.ladder, strategy="wavefront", packs=False)
 
 
 def test_an_argument_that_is_not_understood_is_not_packed() -> None:
     assert not pc.wrap(tiny.shared("bloom")).ladder.packs, "alibi biases have the keys' own shape"
-    assert pc.wrap(tiny.shared("bloom")).ladder.rung == "wavefront"
+    assert pc.wrap(tiny.shared("bloom")).ladder.strategy == "wavefront"
     assert pc.wrap(tiny.shared("mistral")).ladder.packs, "a sliding window is a mask"
     assert not pc.wrap(tiny.shared("gemma2")).ladder.packs, "its softmax in float32 depends on the number of keys"
     assert pc.wrap(tiny.shared("gemma2", torch.float32)).ladder.packs, "which float32 does not promise"

@@ -25,8 +25,10 @@ READS = [
 ]  # fmt: skip
 
 
-def on_rung(model: pc.Model, edit: pc.Edit, rung: str | None = None) -> Schedule:
-    return scheduled(model, IDS, edit, RunOptions(rung=rung), sites=["mlp_out", "attn_out"], at="each", read=READS)
+def with_strategy(model: pc.Model, edit: pc.Edit, strategy: str | None = None) -> Schedule:
+    return scheduled(
+        model, IDS, edit, RunOptions(strategy=strategy), sites=["mlp_out", "attn_out"], at="each", read=READS
+    )
 
 
 def stored(part: Part, result: PartResult) -> dict[str, bytes]:
@@ -44,10 +46,10 @@ def test_a_part_gives_the_same_bytes_in_another_process(llama: pc.Model) -> None
     noise = pc.Noise(0.5, where=pc.Norm(below=2.0))
     parts = [
         part
-        for rung, edit in (("wavefront", pc.Add(V)), ("layers", pc.Patch(IDS[0], at=0)), ("rows", noise))
-        for part in on_rung(llama, edit.on(at="each"), rung).parts()
+        for strategy, edit in (("wavefront", pc.Add(V)), ("layers", pc.Patch(IDS[0], at=0)), ("rows", noise))
+        for part in with_strategy(llama, edit.on(at="each"), strategy).parts()
     ]
-    assert {part.rung for part in parts} == {"wavefront", "layers", "rows"}
+    assert {part.strategy for part in parts} == {"wavefront", "layers", "rows"}
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
     process = context.Process(target=child, args=(there, torch.get_num_threads()))
@@ -63,8 +65,8 @@ def test_a_part_gives_the_same_bytes_in_another_process(llama: pc.Model) -> None
 
 
 def test_a_job_is_its_parts_in_any_order(llama: pc.Model) -> None:
-    for rung in ("wavefront", "rows"):
-        schedule = on_rung(llama, pc.Add(V), rung)
+    for strategy in ("wavefront", "rows"):
+        schedule = with_strategy(llama, pc.Add(V), strategy)
         whole, _ = execute(schedule)
         parts = list(schedule.parts())
         assert len(parts) > 1

@@ -18,7 +18,7 @@ from tests import tiny
 
 IDS, OTHER = tiny.ids(1, 6), tiny.ids(1, 6, seed=1)
 WIDTH = 32
-PLAIN: dict[str, Any] = {"sites": "mlp_out.1", "rung": "rows", "read": pc.Logits([3])}
+PLAIN: dict[str, Any] = {"sites": "mlp_out.1", "strategy": "rows", "read": pc.Logits([3])}
 
 
 def draw(seed: int, *shape: int) -> Tensor:
@@ -102,7 +102,7 @@ EDITS: dict[str, list[Callable[[pc.Model], pc.Edit]]] = {
     "Add": [lambda m: pc.Add(draw(0)), lambda m: pc.Add(draw(1)), lambda m: pc.Add(draw(0), 2.0)],
     "Put": [lambda m: pc.Patch(draw(0)), lambda m: pc.Patch(draw(1))],
     "Zero": [lambda m: pc.Zero(), lambda m: pc.Scale(2.0), lambda m: pc.Scale(3.0), lambda m: pc.Scale(3.0, about=draw(1))],
-    "Scale": [lambda m: pc.Scale(2.0, draw(0)), lambda m: pc.Scale(2.0, draw(1)), lambda m: pc.Scale(2.0, draw(0), readers=draw(1))],
+    "Scale": [lambda m: pc.Scale(2.0, draw(0)), lambda m: pc.Scale(2.0, draw(1)), lambda m: pc.Scale(2.0, draw(0), read_vectors=draw(1))],
     "ProjectOut": [lambda m: pc.ProjectOut(draw(0)), lambda m: pc.ProjectOut(draw(1)), lambda m: pc.Reflect(draw(0))],
     "Reflect": [lambda m: pc.Reflect(draw(0), draw(1)), lambda m: pc.Reflect(draw(0), draw(2))],
     "Clamp": [lambda m: pc.Clamp(-0.1, 0.1), lambda m: pc.Clamp(-0.1, 0.2), lambda m: pc.Clamp(-0.1, 0.1, draw(0))],
@@ -233,7 +233,7 @@ def test_what_an_answer_means_hangs_on_the_prompts_place(llama: pc.Model, tmp_pa
     read = pc.Logits(pc.per_prompt([5, 6]))
     for prompts in ([long, short], [short, long]):
         found, wanted = (
-            llama.sweep(prompts, pc.Zero(), sites="mlp_out.1", at=1, read=read, rung="cell", checkpoint=to)
+            llama.sweep(prompts, pc.Zero(), sites="mlp_out.1", at=1, read=read, strategy="cell", checkpoint=to)
             for to in (tmp_path, None)
         )
         assert found.dataset.identical(wanted.dataset)
@@ -299,12 +299,12 @@ def test_a_damaged_part_is_named(llama: pc.Model, tmp_path: Path, damage: bytes)
 # One other value for every parameter of the verbs that keep parts. A parameter of two calls in a row decides the second's.
 SWEEP: dict[str, Any] = {
     "prompts": OTHER, "edit": pc.Add(draw(1)), "sites": "mlp_out.0", "at": 2, "cumulative": True, "over": {"scale": [1.0, 3.0]},
-    "read": pc.Logits([4]), "base": [pc.Scale(2.0, site="embed")], "budget": "30MB", "max_tokens": 7, "verify": 2, "rung": "rows",
+    "read": pc.Logits([4]), "base": [pc.Scale(2.0, site="embed")], "budget": "30MB", "max_tokens": 7, "verify": 2, "strategy": "rows",
 }  # fmt: skip
 PATCH: dict[str, Any] = {
     "source": tiny.ids(1, 6, seed=5), "into": tiny.ids(1, 6, seed=6), "sites": "attn_out", "at": 3, "read": pc.Logits([4]),
     "align": "left", "source_edits": [pc.Zero(site="mlp_out.0")], "base": [pc.Scale(2.0, site="embed")], "max_tokens": 9, "verify": 2,
-    "cumulative": True, "budget": "30MB", "rung": "rows",
+    "cumulative": True, "budget": "30MB", "strategy": "rows",
 }  # fmt: skip
 PATH: dict[str, Any] = {
     "source": tiny.ids(1, 6, seed=5), "into": tiny.ids(1, 6, seed=6), "sender": "mlp_out.0", "receivers": "attn_in.2", "at": 3,
@@ -413,7 +413,7 @@ SAME_WEIGHTS: dict[str, Callable[[], nn.Module]] = {
 
 
 def test_equal_weights_are_not_an_equal_model(llama: pc.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    one_by_one = PLAIN | {"rung": "cell"}  # a hook of the user's, as one model has, demands it
+    one_by_one = PLAIN | {"strategy": "cell"}  # a hook of the user's, as one model has, demands it
     models = [llama, *(pc.wrap(make()) for make in SAME_WEIGHTS.values())]
     assert len({model.weights_digest() for model in models}) == 1
     holds(

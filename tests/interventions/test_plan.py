@@ -47,7 +47,7 @@ def test_the_planned_flops_are_the_executed_ones(name: str, cumulative: bool) ->
     plan = model.plan(ids, pc.Add(v), **options)
     real = counted(lambda: model.sweep(ids, pc.Add(v), **options))
     assert plan.flops == pytest.approx(real, rel=0.04)
-    slow = counted(lambda: model.sweep(ids, pc.Add(v), rung="cell", **options))
+    slow = counted(lambda: model.sweep(ids, pc.Add(v), strategy="cell", **options))
     assert real < 0.7 * slow
     assert plan.naive_flops * plan.runs / plan.cells == pytest.approx(slow, rel=0.1), "the slow way runs the same cells"
 
@@ -80,10 +80,10 @@ def test_a_plan_runs_nothing_and_prints_everything(llama: pc.Model) -> None:
     finally:
         handle.remove()
     assert not calls
-    assert with_hook.rung == "cell"
+    assert with_hook.strategy == "cell"
     printed = str(llama.plan(tiny.ids(1, 4), pc.Zero(), sites="mlp_out", at="each", read=pc.TopK(1)))
     assert [line.split()[0] for line in printed.splitlines()] == [
-        "rung",
+        "strategy",
         "cells",
         "row-layers",
         "FLOPs",

@@ -74,7 +74,7 @@ def test_a_source_is_run_once_for_all_values_of_a_parameter(llama: pc.Model, mon
     counts = []
     for factors in ([1.5], [1.5, 2.0, 3.0]):
         with passes(llama.module, monkeypatch) as count:
-            llama.sweep(IDS, edits, over={"factor": factors}, read=READ, rung="rows")
+            llama.sweep(IDS, edits, over={"factor": factors}, read=READ, strategy="rows")
         counts.append(len(count))
     assert counts[0] == counts[1]
 

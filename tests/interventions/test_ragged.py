@@ -105,12 +105,12 @@ def test_a_trace_of_a_head_that_pools_follows_its_likeliest_class() -> None:
 
 
 def test_one_row_at_a_time_where_the_model_takes_no_more() -> None:
-    """Without a padding token transformers refuses two rows, so the plan says so, and so does a forced rung."""
+    """Without a padding token transformers refuses two rows, so the plan says so, and so does a forced strategy."""
     model = inputs.model("reward")
-    assert (model.capabilities.together, model.ladder.rung) == (False, "cell")
+    assert (model.capabilities.together, model.ladder.strategy) == (False, "cell")
     assert inputs.model("reward_pad").capabilities.together
     with pytest.raises(pc.InputError, match="this model takes one row at a time"):
-        model.sweep([[5, 6]], pc.Zero(), sites="mlp_out", at="last", read=pc.Logits([0]), rung="rows")
+        model.sweep([[5, 6]], pc.Zero(), sites="mlp_out", at="last", read=pc.Logits([0]), strategy="rows")
 
 
 @pytest.mark.parametrize("name", ["encoder", "decoder"])

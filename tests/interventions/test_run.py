@@ -391,8 +391,8 @@ def test_a_users_hook_is_respected(llama: pc.Model) -> None:
         wanted = by_hand.run(module, IDS, [(MLP.format(1), "out", by_hand.at(2, lambda x: x * 2))])
         assert torch.equal(model.run(IDS, pc.Scale(2.0, site="mlp_out.1", at=2)).logits[0], wanted)
         grid = model.sweep(IDS, pc.Scale(2.0), sites="mlp_out.1", at="each", read=pc.Logits())
-    assert grid.plan.rung == "cell"
+    assert grid.plan.strategy == "cell"
     assert "model.layers.0.mlp carries a forward hook of yours" in grid.plan.reason
     assert torch.allclose(torch.from_numpy(grid.data.values[0, 0, 0, 2]), wanted[-1])
     handle.remove()
-    assert model.plan(IDS, pc.Scale(2.0), sites="mlp_out.1", at="each", read=pc.TopK(1)).rung == "wavefront"
+    assert model.plan(IDS, pc.Scale(2.0), sites="mlp_out.1", at="each", read=pc.TopK(1)).strategy == "wavefront"

@@ -123,10 +123,10 @@ def test_an_edited_base_is_shared_by_every_cell(llama: pc.Model) -> None:
     swept = pc.Add(draw(5))
     sites = ["mlp_out", "resid_post", "resid_pre", "attn_out"]
     fast, slow = (
-        llama.sweep(IDS, swept, sites=sites, at="each", base=base, read=[READ, pc.KL(at=[0, -1])], rung=r)
+        llama.sweep(IDS, swept, sites=sites, at="each", base=base, read=[READ, pc.KL(at=[0, -1])], strategy=r)
         for r in (None, "cell")
     )
-    assert fast.plan.rung == "wavefront"
+    assert fast.plan.strategy == "wavefront"
     assert agree(fast, slow)
     assert np.allclose(fast.dataset["baseline:logits"].values[0], llama.run(IDS, base).logits[0, -1])
     single = llama.run(IDS, [*base, swept.on("resid_post.2", at=5)]).logits[0, -1]
@@ -156,7 +156,9 @@ READS = [
 
 def test_a_gate_that_never_opens_changes_nothing(llama: pc.Model) -> None:
     options = {"sites": ["embed", "resid_pre"], "at": -1, "read": [READ, pc.KL(at="all")]}
-    fast, slow = (llama.sweep(tiny.ids(1, 6, seed=1), EDITS["gated"], rung=rung, **options) for rung in (None, "cell"))
+    fast, slow = (
+        llama.sweep(tiny.ids(1, 6, seed=1), EDITS["gated"], strategy=strategy, **options) for strategy in (None, "cell")
+    )
     assert agree(fast, slow)
     rounding = 97 * np.finfo(float).eps * 10  # 97 terms p (log p - log q), whose logarithms are below 10
     assert np.nanmax(fast.dataset["kl"].values) < rounding
@@ -180,10 +182,10 @@ def test_any_sweep_equals_one_forward_a_cell(llama: pc.Model, data: st.DataObjec
     budget = data.draw(st.sampled_from([None, 7, 30]))
     options = {"sites": sites, "at": at, "cumulative": cumulative, "base": base, "read": read}
     fast = llama.sweep(prompts, EDITS[name], max_tokens=budget, **options)
-    assert agree(fast, llama.sweep(prompts, EDITS[name], rung="cell", **options), 1e-11), fast.plan
-    if fast.plan.rung == "wavefront":
-        for rung in ("layers", "rows"):
-            assert agree(fast, llama.sweep(prompts, EDITS[name], rung=rung, **options), 1e-11)
+    assert agree(fast, llama.sweep(prompts, EDITS[name], strategy="cell", **options), 1e-11), fast.plan
+    if fast.plan.strategy == "wavefront":
+        for strategy in ("layers", "rows"):
+            assert agree(fast, llama.sweep(prompts, EDITS[name], strategy=strategy, **options), 1e-11)
 
 
 def test_a_small_budget_splits_the_work_and_changes_nothing(llama: pc.Model) -> None:
@@ -242,15 +244,17 @@ def test_what_is_shared_is_counted(llama: pc.Model) -> None:
 
 
 def test_the_ladder_falls_back_and_says_why(llama: pc.Model) -> None:
-    def rung(edit: pc.Edit, **options: object) -> tuple[str, str]:
+    def strategy(edit: pc.Edit, **options: object) -> tuple[str, str]:
         plan = llama.plan(IDS, edit, **{"sites": "mlp_out", "at": "each", "read": READ, **options})
-        return plan.rung, plan.reason
+        return plan.strategy, plan.reason
 
-    assert rung(pc.Zero()) == ("wavefront", "")
-    assert rung(pc.Call(lambda x: x))[1].startswith("pc.Call is opaque")
-    assert rung(pc.Zero(), sites="model.norm:out")[1] == "the site model.norm:out lies outside the layers"
-    assert rung(pc.Zero(), sites="model.layers.1.mlp:out") == ("wavefront", "")
-    assert rung(pc.Zero(), read=pc.Activation("final_norm"))[1] == "the read site final_norm lies outside the layers"
+    assert strategy(pc.Zero()) == ("wavefront", "")
+    assert strategy(pc.Call(lambda x: x))[1].startswith("pc.Call is opaque")
+    assert strategy(pc.Zero(), sites="model.norm:out")[1] == "the site model.norm:out lies outside the layers"
+    assert strategy(pc.Zero(), sites="model.layers.1.mlp:out") == ("wavefront", "")
+    assert (
+        strategy(pc.Zero(), read=pc.Activation("final_norm"))[1] == "the read site final_norm lies outside the layers"
+    )
     printed = str(llama.plan(IDS, pc.Call(lambda x: x), sites="mlp_out", at="each", read=READ))
     assert "because    pc.Call is opaque" in printed
 
@@ -316,13 +320,13 @@ def test_a_killed_sweep_goes_on_and_ends_with_the_same_numbers(llama: pc.Model, 
     assert not other.dataset.identical(wanted.dataset), "another edit does not take this one's parts"
 
 
-@pytest.mark.parametrize("rung", ["wavefront", "layers", "rows", "cell"])
+@pytest.mark.parametrize("strategy", ["wavefront", "layers", "rows", "cell"])
 def test_a_finished_checkpoint_gives_the_same_bytes_for_many_prompts(
-    llama: pc.Model, tmp_path: Path, rung: str
+    llama: pc.Model, tmp_path: Path, strategy: str
 ) -> None:
     """Baselines too: run again with other lines beside them, their last bits would differ."""
     prompts = [*tiny.ids(2, 5), *tiny.ids(1, 3)]
-    options = {"sites": "mlp_out.1-2", "at": "each", "read": [READ, pc.KL()], "rung": rung, "max_tokens": 20}
+    options = {"sites": "mlp_out.1-2", "at": "each", "read": [READ, pc.KL()], "strategy": strategy, "max_tokens": 20}
     wanted = llama.sweep(prompts, pc.Add(draw(0)), **options)
     for _ in ("made", "loaded"):
         found = llama.sweep(prompts, pc.Add(draw(0)), checkpoint=tmp_path, **options)
@@ -334,10 +338,12 @@ def test_a_finished_checkpoint_gives_the_same_bytes_for_many_prompts(
 
 def test_progress_counts_to_the_planned_total(llama: pc.Model) -> None:
     events: list[Progress] = []
-    for rung in ("wavefront", "layers", "rows", "cell"):
+    for strategy in ("wavefront", "layers", "rows", "cell"):
         events.clear()
-        llama.sweep(IDS, pc.Add(draw(0)), sites="mlp_out", at="each", read=READ, rung=rung, progress=events.append)
-        assert events[-1].done == events[-1].total, rung
+        llama.sweep(
+            IDS, pc.Add(draw(0)), sites="mlp_out", at="each", read=READ, strategy=strategy, progress=events.append
+        )
+        assert events[-1].done == events[-1].total, strategy
 
 
 def test_relative_numbers(llama: pc.Model) -> None:
@@ -413,6 +419,6 @@ def test_smollm2_in_float32(smollm2: pc.Model) -> None:
     rome = pc.Add(smollm2.embedding(" Rome"))
     read = [pc.Probability([" Madrid", " Rome"]), pc.Logits([" Madrid", " Rome"])]
     options = {"sites": "mlp_out.0,9,19,29", "at": "each", "read": read}
-    fast, slow = (smollm2.sweep("The capital of Spain is", rome, rung=r, **options) for r in (None, "cell"))
+    fast, slow = (smollm2.sweep("The capital of Spain is", rome, strategy=r, **options) for r in (None, "cell"))
     assert float(abs(fast.dataset["logits"] - slow.dataset["logits"]).max()) < 1e-4
     assert float(abs(fast.dataset["probability"] - slow.dataset["probability"]).max()) < 1e-5

@@ -67,7 +67,7 @@ def test_a_model_whose_rows_touch_falls_to_one_forward_a_cell() -> None:
     module = tiny.build("llama")
     module.model.layers[1].self_attn = Leaky(module.model.layers[1].self_attn)
     model = pc.wrap(module.eval())
-    assert model.ladder.rung == "cell"
+    assert model.ladder.strategy == "cell"
     assert "missed one forward a cell" in model.ladder.reason
     grid = model.sweep(tiny.ids(1, 5), pc.Scale(2.0), sites="mlp_out", at="each", read=pc.Logits())
     single = model.run(tiny.ids(1, 5), pc.Scale(2.0, site="mlp_out.1", at=3)).logits[0, -1]
@@ -90,10 +90,10 @@ def test_a_model_that_counts_positions_falls_to_sharing_layers_only() -> None:
     module = tiny.build("llama")
     module.model.layers[1] = Counting(module.model.layers[1])
     model = pc.wrap(module.eval())
-    assert model.ladder.rung == "layers"
-    assert "the wavefront rung missed one forward a cell by" in model.ladder.reason
+    assert model.ladder.strategy == "layers"
+    assert "the wavefront strategy missed one forward a cell by" in model.ladder.reason
     grid = model.sweep(tiny.ids(1, 5), pc.Scale(2.0), sites="resid_post", at="each", read=pc.Logits(), verify=15)
-    assert grid.plan.rung == "layers"
+    assert grid.plan.strategy == "layers"
     assert grid.plan.difference is not None
     assert grid.plan.difference < 1e-12
 
@@ -106,7 +106,7 @@ def test_a_bidirectional_llama_is_seen_to_be_one() -> None:
     model = pc.wrap(module.eval())
     assert not model.causal
     assert model.ladder == pc.wrap(module).ladder
-    assert model.ladder.rung == "layers"
+    assert model.ladder.strategy == "layers"
     assert model.ladder.reason == "every position sees every other"
     grid = model.sweep(
         [*tiny.ids(1, 5), *tiny.ids(1, 3, seed=2)],
@@ -130,7 +130,7 @@ def test_attention_without_a_mask_would_be_caught(monkeypatch: pytest.MonkeyPatc
         return [(a, {**k, "attention_mask": None}) for a, k in calls], cache
 
     monkeypatch.setattr(wavefront, "capture_calls", without_mask)
-    assert pc.wrap(tiny.build("llama")).ladder.rung == "layers"
+    assert pc.wrap(tiny.build("llama")).ladder.strategy == "layers"
 
 
 def test_a_module_that_runs_twice_is_no_site() -> None:

@@ -25,7 +25,7 @@ def test_an_adapted_model_is_the_merged_one(name: str, targets: tuple[str, ...])
     wrapped, merged = adapted(name, *targets), pc.wrap(adapted(name, *targets).merge_and_unload())
     model = pc.wrap(wrapped)
     ids = [[5, 6, 7, 8]]
-    assert (model.ladder.rung, model.sites.n_layers) == ("wavefront", 3)
+    assert (model.ladder.strategy, model.sites.n_layers) == ("wavefront", 3)
     for site in ("resid_post.1", "q.1", "mlp_out.2", "final_norm", "logits"):
         assert torch.allclose(model.record(ids, site)[site], merged.record(ids, site)[site], atol=1e-12), site
     edit = pc.Zero(site="mlp_out.1", at=2)

@@ -30,7 +30,7 @@ def test_what_discovery_offers_is_what_the_table_says(name: str, monkeypatch: py
     monkeypatch.setattr(loading, "all_families", dict)
     found = pc.wrap(tiny.shared(name, dtype))
     assert found.sites.family.model_types == (), "no table was used"
-    assert found.ladder.rung == known.ladder.rung
+    assert found.ladder.strategy == known.ladder.strategy
     offered = [row["site"] for row in found.sites.rows() if row["read"]]
     assert {"resid_pre", "resid_post", "embed", "final_norm", "logits"} <= set(offered)
     for component in offered:
@@ -55,7 +55,7 @@ def test_sweeps_are_exact_without_a_table() -> None:
     grid = model.sweep(
         tiny.ids(2, 7), pc.Add(v), sites=["attn_out", "mlp_out"], at="each", cumulative=True, read=pc.TopK(3), verify=20
     )
-    assert grid.plan.rung == "wavefront"
+    assert grid.plan.strategy == "wavefront"
     assert grid.plan.difference is not None
     assert grid.plan.difference < 1e-12
 

@@ -30,7 +30,7 @@ REFUSED = {
     "smollm3": SDPA, "gpt_oss": EXPERTS, "mamba": RESIDUAL_ONLY, "bert": SDPA | {"final_norm"}, "vit": SDPA,
     "resnet": RESIDUAL_ONLY | {"final_norm"},
 }  # fmt: skip
-RUNG = {"mamba": "layers", "bert": "layers", "vit": "rows", "resnet": "rows"}
+STRATEGY = {"mamba": "layers", "bert": "layers", "vit": "rows", "resnet": "rows"}
 TOKENS = [name for name in tiny.FAMILIES if name not in ("vit", "resnet")]
 WITH_HEADS = [name for name in tiny.DECODERS if name != "mamba"]
 
@@ -113,7 +113,7 @@ def test_usable_sites_are_exactly_the_declared_ones_and_others_are_refused_with_
     missing = {row["site"] for row in model.sites.rows() if not row["read"]}
     assert missing == REFUSED[name]
     assert all("only layers" not in row["note"] for row in model.sites.rows())
-    assert model.ladder.rung == RUNG.get(name, "wavefront"), model.ladder.reason
+    assert model.ladder.strategy == STRATEGY.get(name, "wavefront"), model.ladder.reason
     for component in REFUSED[name]:
         with pytest.raises(pc.SiteError, match=r"has no usable|no module|not in this model"):
             model.sites.expand([component])
@@ -232,7 +232,7 @@ def test_weights_by_role_make_their_sites(name: str) -> None:
         assert torch.equal(model.weight(f"{role}.1.h{last}"), model.weight(f"{role}.1")[:, last * heads.size :])
 
 
-def _sweeps(model: pc.Model, name: str, rung: str | None, **options: Any) -> list[Any]:
+def _sweeps(model: pc.Model, name: str, strategy: str | None, **options: Any) -> list[Any]:
     """Single, cumulative and patching sweeps over what this family has."""
     usable = [row["site"] for row in model.sites.rows() if row["write"]]
     streams = [site for site in ("attn_out", "mlp_out", "resid_post") if site in usable]
@@ -240,15 +240,21 @@ def _sweeps(model: pc.Model, name: str, rung: str | None, **options: Any) -> lis
     v = vector(model, "resid_post.0")
     prompts = [*tiny.ids(2, 6), *tiny.ids(1, 4, seed=5)]
     found = [
-        model.sweep(prompts, pc.Add(v), sites=streams, at="each", read=read, rung=rung, **options),
-        model.sweep(prompts[:1], pc.Add(v), sites=streams, at="each", cumulative=True, read=read, rung=rung, **options),
-        model.patch(prompts[0], prompts[1], sites=[*streams, "resid_pre"], read=read, rung=rung, **options),
+        model.sweep(prompts, pc.Add(v), sites=streams, at="each", read=read, strategy=strategy, **options),
+        model.sweep(
+            prompts[:1], pc.Add(v), sites=streams, at="each", cumulative=True, read=read, strategy=strategy, **options
+        ),
+        model.patch(prompts[0], prompts[1], sites=[*streams, "resid_pre"], read=read, strategy=strategy, **options),
     ]
     if "z" in usable:
-        found.append(model.patch(prompts[0], prompts[1], sites=["z.*.h*"], at=-2, read=read, rung=rung, **options))
+        found.append(
+            model.patch(prompts[0], prompts[1], sites=["z.*.h*"], at=-2, read=read, strategy=strategy, **options)
+        )
         scale = pc.Scale(3.0)
         found.append(
-            model.sweep(prompts, scale, sites=["q", "k", "v", "mlp_in"], at="each", read=read, rung=rung, **options)
+            model.sweep(
+                prompts, scale, sites=["q", "k", "v", "mlp_in"], at="each", read=read, strategy=strategy, **options
+            )
         )
     return found
 
@@ -257,7 +263,7 @@ def _sweeps(model: pc.Model, name: str, rung: str | None, **options: Any) -> lis
 def test_sweeps_equal_one_forward_a_cell(name: str) -> None:
     model = opened(name)
     for fast, slow in zip(_sweeps(model, name, None), _sweeps(model, name, "cell"), strict=True):
-        assert fast.plan.rung == RUNG.get(name, "wavefront"), fast.plan.reason
+        assert fast.plan.strategy == STRATEGY.get(name, "wavefront"), fast.plan.reason
         found, wanted = (torch.from_numpy(grid.dataset["logits"].values) for grid in (fast, slow))
         assert torch.equal(found.isnan(), wanted.isnan())
         assert close(found.nan_to_num(), wanted.nan_to_num(), name)

@@ -164,4 +164,4 @@ def test_a_model_wrapped_in_training_mode_works_after_eval() -> None:
         model.run([[3, 4]])
     module.eval()
     grid = model.sweep([[3, 4, 5]], pc.Zero(), sites="mlp_out", at="each", read=pc.TopK(1))
-    assert grid.plan.rung == "wavefront"
+    assert grid.plan.strategy == "wavefront"

@@ -184,7 +184,7 @@ def test_any_module_by_path(kind: str) -> None:
     with pytest.raises(pc.EditError, match=f"has width {width}"):
         model.run(x, pc.Add(v[:-1], site=site))
     grid = model.sweep(x, pc.Scale(2.0), sites=[site], read=pc.Logits([0, 1, 2]), over={"factor": [0.0, 1.0, 2.0]})
-    assert grid.plan.rung == "rows"
+    assert grid.plan.strategy == "rows"
     assert np.allclose(grid.data.sel(factor=1.0).values.squeeze(), grid.baseline.values, rtol=1e-12)
     assert not np.allclose(grid.data.sel(factor=2.0).values.squeeze(), grid.baseline.values)
 

@@ -68,7 +68,7 @@ def test_the_text_stack_has_its_names(name: str) -> None:
     own_call(module, {"input_ids": torch.tensor([[5, 6, 7, 8]])})
     handle.remove()
     assert torch.equal(model.record([[5, 6, 7, 8]], "resid_post.1")["resid_post.1"], seen["out"])
-    assert (model.context, model.ladder.rung, model.sites.n_layers) == (64, "wavefront", 2)
+    assert (model.context, model.ladder.strategy, model.sites.n_layers) == (64, "wavefront", 2)
     names = [row["site"] for row in model.sites.rows() if row["read"]]
     assert {"embed", "q", "z", "attn_out", "mlp_act", "mlp_out", "resid_mid", "final_norm", "logits"} <= set(names)
     model.sweep([[5, 6, 7], [8, 9, 10, 11]], pc.Scale(2.0), sites="mlp_out", at="each", read=pc.Logits([3]), verify=9)
@@ -99,7 +99,7 @@ def test_a_prompt_with_a_picture_is_run_as_by_the_model_itself() -> None:
             assert torch.allclose(model.run(inputs, edit).logits, wanted, rtol=1e-12, atol=1e-12) or site == "mlp_out.1"
         assert torch.equal(model.record(inputs, f"{MLP}:out")[f"{MLP}:out"], seen[0])
         grid = model.sweep(inputs, pc.Zero(), sites=[f"{MLP}:out"], at="each", read=pc.Logits([3, 4]), verify=9)
-        assert grid.plan.rung == "rows"
+        assert grid.plan.strategy == "rows"
         assert "pixel_values beside the tokens" in grid.plan.reason
         assert torch.allclose(torch.from_numpy(grid.data.sel(position=7).values.squeeze()), wanted[0, -1, [3, 4]])
 

@@ -130,7 +130,7 @@ def test_a_survey_that_raises_falls_back_to_module_paths(monkeypatch: pytest.Mon
     def wrong(*_: object, **__: object) -> Any:
         raise OddError("nobody thought of this\nat all")
 
-    assert pc.wrap(module).ladder.rung == "wavefront"
+    assert pc.wrap(module).ladder.strategy == "wavefront"
     for target in ("models.loading.text_stack", "interventions.verification._probe"):
         with monkeypatch.context() as patch:
             patch.setattr(f"patchclamp.{target}", wrong)
@@ -148,10 +148,10 @@ def test_a_survey_that_raises_falls_back_to_module_paths(monkeypatch: pytest.Mon
         with monkeypatch.context() as patch:
             patch.setattr(f"patchclamp.interventions.verification.{step}", wrong)
             model = pc.wrap(module)
-        assert (model.ladder.rung, "OddError: nobody thought of this" in model.ladder.reason) == ("cell", True)
+        assert (model.ladder.strategy, "OddError: nobody thought of this" in model.ladder.reason) == ("cell", True)
         assert model.record([[3, 4]], "resid_post.1")["resid_post.1"].shape == (1, 2, 32), "what was seen stays"
         grid = model.sweep([[3, 4, 5], [6, 7, 8, 9]], pc.Zero(), sites="mlp_out", at="each", read=pc.Logits(), verify=5)
-        assert grid.plan.rung == "cell"
+        assert grid.plan.strategy == "cell"
 
 
 def test_an_encoder_decoder_generates_under_edits() -> None:
@@ -222,7 +222,7 @@ def test_a_lens_needs_no_table() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("patchclamp.models.loading.all_families", dict)
         model = pc.wrap(module)
-    assert (model.sites.family.model_types, model.ladder.rung) == ((), "wavefront")
+    assert (model.sites.family.model_types, model.ladder.strategy) == ((), "wavefront")
     frame = model.lens([[5, 6, 7]], k=3).frame()
     last = frame[frame.layer == frame.layer.max()]
     assert float(last.kl.max()) < 1e-12

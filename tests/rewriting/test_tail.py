@@ -38,7 +38,7 @@ def test_logits_and_gradients_are_those_of_the_whole_pass(name: str, layer: int)
     with no_trace(model.module):
         tail = Tail.record(model, prompts(), site, layer, POSITIONS)
         shared = tail.groups is not None
-        assert shared == (model.ladder.rung == "wavefront")
+        assert shared == (model.ladder.strategy == "wavefront")
         whole = Tail(model, tuple(prompts()), site, layer, tuple(POSITIONS), None)
         found = []
         for one in (tail, whole):

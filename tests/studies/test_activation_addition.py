@@ -21,7 +21,7 @@ def test_rome_takes_over_as_the_coefficient_grows(smollm2: pc.Model, tmp_path: P
         saved = pd.read_csv(tmp_path / f"{prompt.lower().replace(' ', '-')}.csv")
         assert saved["p(before)"].tolist() == pytest.approx(table["p(before)"].tolist())
     assert found.sweep.plan.verified == 5
-    assert found.sweep.plan.rung == "wavefront"
+    assert found.sweep.plan.strategy == "wavefront"
     names = {p.name for p in tmp_path.iterdir()}
     assert {"report.html", "figure.svg", "figure.png", "data.csv", "result.json", "dose"} <= names
     page = (tmp_path / "report.html").read_text()

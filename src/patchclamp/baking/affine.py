@@ -105,7 +105,7 @@ def _along(
     """The map that multiplies coordinates along the directions by a factor and moves them by ``target``."""
     assert operation.directions is not None
     basis = _float64(operation.directions)
-    reads = basis if operation.readers is None else _float64(operation.readers)
+    reads = basis if operation.read_vectors is None else _float64(operation.read_vectors)
     constant = target * basis.sum(0)
     if operation.about is not None:
         constant = constant + (1.0 - factor) * (reads @ _float64(operation.about)) @ basis

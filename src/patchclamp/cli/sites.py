@@ -24,7 +24,7 @@ def sites(model: str, *, opening: Opening = Opening(), as_json: Json = False) ->
     value = {
         "model": model,
         "layers": open_model.sites.n_layers,
-        "rung": open_model.ladder.rung,
+        "strategy": open_model.ladder.strategy,
         "reason": open_model.ladder.reason,
         "sites": rows,
     }
@@ -32,5 +32,5 @@ def sites(model: str, *, opening: Opening = Opening(), as_json: Json = False) ->
         value,
         as_json=as_json,
         table=rows,
-        title=f"{model}: {open_model.sites.n_layers} layers, sweeps run as {open_model.ladder.rung}",
+        title=f"{model}: {open_model.sites.n_layers} layers, sweeps run as {open_model.ladder.strategy}",
     )

@@ -6,7 +6,7 @@ name. What can stand for a plain value (a number of numpy, a tensor without axes
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -17,6 +17,8 @@ from patchclamp.core.readers import Reader, UnfitError, reader_of, shown
 Door = TypeVar("Door", bound=Callable[..., Any])
 _RECEIVERS = ("self", "cls", "model")
 """First parameters that a call of a method does not name: a function of a model is also a method of it."""
+RENAMED = {"rung": "strategy", "readers": "read_vectors"}
+"""Parameters and saved fields that were called otherwise before, and what they are called now: the old names are accepted."""
 _KEYWORD_KINDS = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
@@ -79,7 +81,12 @@ class Reading:
                 f"({shown(args[-1])}) {'was' if extra == 1 else 'were'} passed; name the others"
             )
         by_place = [self.value(name, value) for name, value in zip(self.positional, args, strict=False)]
-        by_name = {name: self.value(name, value) for name, value in kwargs.items()}
+        by_name: dict[str, Any] = {}
+        for passed, value in kwargs.items():
+            name = present_name(passed, self.names)
+            if name in by_name or (name != passed and name in kwargs):
+                raise self.error(f"{self.label} got {name} twice, also by its old name {passed}")
+            by_name[name] = self.value(name, value)
         duplicates = by_name.keys() & self.positional[: len(args)]
         if duplicates:
             raise self.error(f"{self.label} got {min(duplicates)} twice, by place and by name")
@@ -107,6 +114,12 @@ class Reading:
             return reader.read(value)
         except UnfitError as unfit:
             raise self.error(unfit.message(self.label, name, value)) from None
+
+
+def present_name(name: str, names: Collection[str]) -> str:
+    """What a parameter is called now, if ``name`` is what it was called before and no other has that name."""
+    present = RENAMED.get(name, name)
+    return present if name not in names and present in names else name
 
 
 def checked(door: Door) -> Door:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from patchclamp.core.arguments import checked
+from patchclamp.core.arguments import checked, present_name
 from patchclamp.core.errors import InputError, PatchclampError, unknown
 from patchclamp.core.plain import UnsavableError, from_plain, savable_as, to_plain
 
@@ -118,11 +118,12 @@ def recall(
     Raises:
         InputError: The record names another function or parameter.
     """
-    name, parameters = record["call"], record["parameters"]
+    name = record["call"]
     if name not in table:
         raise InputError(unknown("recorded call", name, table))
     model_parameter, *accepted = inspect.signature(table[name]).parameters.values()
     valid = {parameter.name for parameter in accepted} - INCIDENTAL
+    parameters = {present_name(parameter, valid): value for parameter, value in record["parameters"].items()}
     open_ended = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in accepted)
     for parameter in parameters:
         if parameter in (*INCIDENTAL, model_parameter.name) or not (parameter in valid or open_ended):

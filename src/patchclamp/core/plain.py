@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from patchclamp.core.arguments import present_name
 from patchclamp.core.errors import EditError, unknown
 
 Kind = TypeVar("Kind", bound=type)
@@ -126,4 +127,7 @@ def from_plain(value: Any, tensors: Mapping[str, Tensor], model: Any = None) -> 
         return _FORMS[name].read({k: v for k, v in value.items() if k != "$type"}, tensors, model)
     if name not in _DATACLASSES:
         raise EditError(unknown("saved type", name, _DATACLASSES))
-    return _DATACLASSES[name](**{k: from_plain(v, tensors, model) for k, v in value.items() if k != "$type"})
+    kind = _DATACLASSES[name]
+    valid = {field.name for field in fields(kind)}
+    parts = {present_name(k, valid): from_plain(v, tensors, model) for k, v in value.items() if k != "$type"}
+    return kind(**parts)

@@ -28,7 +28,7 @@ EXACT = Tolerance(float64=1e-8, float32=1e-5, bfloat16=5e-2, float16=1e-2)
 """The same forward pass computed another way: a cell of a sweep and one hooked forward, a checkpoint and what it was made of."""
 
 ARCHITECTURE = Tolerance(float64=1e-6, float32=1e-4, bfloat16=5e-2, float16=1e-2)
-"""What the table of an architecture says of a model, and what the model does: sums of sites, padding, rungs of the ladder."""
+"""What the table of an architecture says of a model, and what the model does: sums of sites, padding, strategies."""
 
 WEIGHTS = Tolerance(float64=1e-6, float32=1e-4, bfloat16=1e-1, float16=2e-2)
 """Edits folded into weights, and the hooked model: weights are rounded once, and hooks round each edited activation."""

@@ -33,7 +33,7 @@ class ConceptSubspace:
     directions: Tensor
     """The directions, ``[rank, d]`` orthonormal rows in float64."""
     moments: Moments
-    readers: Tensor | None = None
+    read_vectors: Tensor | None = None
     """The vectors ``[rank, d]`` along which coordinates are read, if not along the directions; biorthogonal to them."""
     gap: Tensor | None = None
     """The vector that ``add(1)`` adds; by default the way between two class means along the directions."""
@@ -188,23 +188,23 @@ class DirectionEstimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def _keep(self, rows: Rows, subspace: ConceptSubspace) -> None:
         """Make the direction, with its report."""
         moments = subspace.moments
-        readers = subspace.directions if subspace.readers is None else subspace.readers
+        read_vectors = subspace.directions if subspace.read_vectors is None else subspace.read_vectors
         typical_length = float(rows.lengths.median())
         if float(moments.effects().norm()) <= SAME * typical_length:
             raise InputError(EQUAL)
         classes = rows.concept.names
-        means = moments.class_means() @ readers.T if classes else readers.new_zeros(0, len(readers))
+        means = moments.class_means() @ read_vectors.T if classes else read_vectors.new_zeros(0, len(read_vectors))
         gap = subspace.gap
         if gap is None and len(classes) == 2:
             gap = (means[1] - means[0]) @ subspace.directions
         if gap is None and not classes and len(moments.mean_z) == 1:
-            gap = (moments.effects() @ readers.T @ subspace.directions)[0]
+            gap = (moments.effects() @ read_vectors.T @ subspace.directions)[0]
         limit = SINK * typical_length
         direction = Direction(
             subspace.directions.cpu().contiguous(),
-            readers=None if subspace.readers is None else subspace.readers.cpu().contiguous(),
+            read_vectors=None if subspace.read_vectors is None else subspace.read_vectors.cpu().contiguous(),
             mean=(moments.mean if subspace.mean is None else subspace.mean).cpu(),
-            median=None if rows.partial else rows.median(readers).cpu(),
+            median=None if rows.partial else rows.median(read_vectors).cpu(),
             class_means=means.cpu(),
             gap=None if gap is None else gap.cpu(),
             limit=limit if limit > 0 else float("inf"),

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from patchclamp.core import folders
-from patchclamp.core.arguments import checked_as, checked_methods
+from patchclamp.core.arguments import checked_as, checked_methods, present_name
 from patchclamp.core.digest import digest
 from patchclamp.core.errors import EditError, InputError, unknown
 from patchclamp.core.kinds import Folder
@@ -55,7 +55,7 @@ class Fitted:
 
 @dataclass(frozen=True, eq=False)
 class Direction:
-    """A subspace that stands for a concept: ``part(x) = (x - about) @ readers.T @ directions``.
+    """A subspace that stands for a concept: ``part(x) = (x - about) @ read_vectors.T @ directions``.
 
     Every edit is a multiple of that part, or sets it; two thin matrices, so ``4 rank d`` operations a token. Edits act at
     every position but the first and leave massive activations alone, unless told otherwise.
@@ -63,7 +63,7 @@ class Direction:
 
     directions: Float[Tensor, "rank d"]
     """Orthonormal rows in float64, along which activations change. Of two classes, the first row points to the second."""
-    readers: Float[Tensor, "rank d"] | None
+    read_vectors: Float[Tensor, "rank d"] | None
     """Along which coordinates are read, where that is not the directions themselves; biorthogonal to them."""
     mean: Float[Tensor, " d"]
     """The mean of the rows it was fitted on."""
@@ -126,7 +126,7 @@ class Direction:
     @cached_property
     def key(self) -> str:
         """The digest of the geometry."""
-        parts = [self.directions, self.readers, self.mean, self.median, self.class_means, self.gap]
+        parts = [self.directions, self.read_vectors, self.mean, self.median, self.class_means, self.gap]
         return digest(*[torch.zeros(0) if part is None else part for part in parts], self.limit)
 
     def __eq__(self, other: object) -> bool:
@@ -276,7 +276,7 @@ class Direction:
             return cls._from_record(record, read_tensors(path / _TENSORS))
 
     def _as_record(self, tensors: dict[str, Tensor]) -> dict[str, Any]:
-        names = ("parameters", "report", "directions", "readers", "mean", "median", "class_means", "gap")
+        names = ("parameters", "report", "directions", "read_vectors", "mean", "median", "class_means", "gap")
         values = {name: to_plain(getattr(self, name), tensors) for name in names}
         fit_record = None if self.fitted is None else {**asdict(self.fitted), "at": to_plain(self.fitted.at, tensors)}
         limit = self.limit if self.limit < float("inf") else None  # JSON knows no infinity
@@ -289,7 +289,7 @@ class Direction:
         fit_record, classes = fields.pop("fitted"), tuple(fields.pop("classes"))
         fields["limit"] = float("inf") if fields["limit"] is None else fields["limit"]
         fitted = None if fit_record is None else Fitted(**{**fit_record, "at": from_plain(fit_record["at"], tensors)})
-        values = {name: from_plain(value, tensors) for name, value in fields.items()}
+        values = {present_name(name, cls.__dataclass_fields__): from_plain(v, tensors) for name, v in fields.items()}
         direction = cls(**values, classes=classes, fitted=fitted)
         direction._check_shapes()
         return direction
@@ -302,7 +302,7 @@ class Direction:
         """
         rank, d = self.directions.shape
         shapes = {
-            "readers": (rank, d),
+            "read_vectors": (rank, d),
             "mean": (d,),
             "median": (rank,),
             "class_means": (len(self.class_means), rank),
@@ -310,17 +310,22 @@ class Direction:
         }
         for name, shape in shapes.items():
             value = getattr(self, name)
-            if not (value is None and name in ("readers", "median", "gap")) and tuple(value.shape) != shape:
+            if not (value is None and name in ("read_vectors", "median", "gap")) and tuple(value.shape) != shape:
                 raise ValueError(f"its {name} has shape {tuple(value.shape)}, not {shape}")
         if not self.limit > 0:
             raise ValueError(f"its limit is {self.limit}")
 
     @property
+    def readers(self) -> Tensor | None:
+        """The old name of ``read_vectors``."""
+        return self.read_vectors
+
+    @property
     def _reads(self) -> Tensor:
-        return self.directions if self.readers is None else self.readers
+        return self.directions if self.read_vectors is None else self.read_vectors
 
     def _span(self, about: About) -> dict[str, Any]:
-        return {"directions": self.directions, "about": self.origin(about), "readers": self.readers}
+        return {"directions": self.directions, "about": self.origin(about), "read_vectors": self.read_vectors}
 
     @checked_as(EditError, "an edit of a direction", hidden=("self", "edit", "site", "at"))
     def _place(

@@ -7,7 +7,8 @@ needed: some of that part has nothing to do with ``z``, and the other features t
 
     x - U^T R (x - mean),    R = (U S^+ U^T)^-1 U S^+,    S = Cov(x)
 
-In words: whiten ``x``, project, and undo the whitening. The rows of ``R`` are the readers: they say how far along ``U`` to move.
+In words: whiten ``x``, project, and undo the whitening. The rows of ``R`` are the read vectors: they say how far along ``U`` to
+move.
 From ``R U^T = 1`` alone follows that nothing covaries with ``z`` any more, so this holds to rounding however bad an estimate of
 ``S`` is; what a bad ``S`` costs is that ``x`` moves further than it had to. The same holds for ``shrinkage``.
 
@@ -33,8 +34,8 @@ class LEACE(StreamingEstimator):
     """Least-squares concept erasure in closed form, as an oblique projection whose guarantee is one of construction.
 
     With ``U`` an orthonormal basis of ``span Cov(x, z)``, erasing is ``x - U (U^T S^+ U)^-1 U^T S^+ (x - mean)``, ``S`` being the
-    covariance of ``x``. Coordinates are read along ``readers = (U^T S^+ U)^-1 U^T S^+``, made exactly biorthogonal to ``U``: so
-    ``Cov(erased, z) = 0`` whatever the condition of ``S``, the scale of ``x``, or how rare a class is. Among all
+    covariance of ``x``. Coordinates are read along ``read_vectors = (U^T S^+ U)^-1 U^T S^+``, made exactly biorthogonal to ``U``:
+    so ``Cov(erased, z) = 0`` whatever the condition of ``S``, the scale of ``x``, or how rare a class is. Among all
     affine maps with that property it changes ``x`` least, in every inner product.
 
     Source: Belrose et al. 2023, "LEACE: Perfect linear concept erasure in closed form", arXiv 2306.03819, theorem 4.3.
@@ -56,10 +57,10 @@ class LEACE(StreamingEstimator):
             raise InputError(f"shrinkage is between 0 and 1; got {self.shrinkage!r}")
         moments = rows.moments(second=True)
         basis = span(moments.effects())
-        return ConceptSubspace(basis, moments, readers=readers(moments.lower, basis, self.shrinkage))
+        return ConceptSubspace(basis, moments, read_vectors=read_vectors(moments.lower, basis, self.shrinkage))
 
 
-def readers(
+def read_vectors(
     covariance: Float[Tensor, "d d"], basis: Float[Tensor, "rank d"], shrinkage: float = 0.0
 ) -> Float[Tensor, "rank d"]:
     """``(U S^+ U^T)^-1 U S^+`` for orthonormal rows ``U``: biorthogonal to them by a last solve; reads the lower triangle."""

@@ -80,14 +80,14 @@ def projections(
         raise InputError(
             f"this direction was fitted on {direction.fitted.model or 'another live model'}, not on this model"
         )
-    readers = direction.directions if direction.readers is None else direction.readers
+    read_vectors = direction.directions if direction.read_vectors is None else direction.read_vectors
     return project(
-        model, readers, direction.fitted.site, prompts, labels, direction.fitted.at if at is None else at, edits
+        model, read_vectors, direction.fitted.site, prompts, labels, direction.fitted.at if at is None else at, edits
     )
 
 
 def project(
-    model: OpenModel, readers: Any, site: str, prompts: Any, labels: Labels, at: At, edits: Edits = ()
+    model: OpenModel, read_vectors: Any, site: str, prompts: Any, labels: Labels, at: At, edits: Edits = ()
 ) -> Projections:
     """Project prompts' activations at a site on the first of some vectors ``[rank, d]``."""
     import xarray as xr
@@ -101,7 +101,7 @@ def project(
         raise InputError(f"the labels have one class only ({label_names[0]!r}); projections compare at least two")
     rows_at_site = site_rows(record(model, prompts, [site], at, edits=list(as_edits(edits))), Site.parse(site))
     dataset = xr.Dataset(
-        {"coordinate": ("row", (rows_at_site.x.double() @ readers[0].to(rows_at_site.x.device)).cpu().numpy())},
+        {"coordinate": ("row", (rows_at_site.x.double() @ read_vectors[0].to(rows_at_site.x.device)).cpu().numpy())},
         {
             "label": ("row", label_names[rows_at_site.prompt]),
             "prompt": ("row", rows_at_site.prompt),

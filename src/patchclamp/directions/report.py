@@ -57,8 +57,8 @@ def gap_left(direction: Direction, x: Tensor, z: Tensor) -> float:
 
 
 def _share_left(effects: Tensor, direction: Direction) -> float:
-    readers = direction.directions if direction.readers is None else direction.readers
-    remainder = effects - effects @ readers.to(effects.device).T @ direction.directions.to(effects.device)
+    read_vectors = direction.directions if direction.read_vectors is None else direction.read_vectors
+    remainder = effects - effects @ read_vectors.to(effects.device).T @ direction.directions.to(effects.device)
     before_norm = float(effects.norm())
     return float(remainder.norm()) / before_norm if before_norm > 0 else 0.0
 

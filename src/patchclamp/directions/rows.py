@@ -48,9 +48,9 @@ class Rows:
         """The norm of each row, ``[row]``."""
         return torch.cat([block.norm(dim=1) for block in blocks(self.x)])
 
-    def median(self, readers: Tensor) -> Tensor:
+    def median(self, read_vectors: Tensor) -> Tensor:
         """The median ``[rank]`` of the coordinates that are read along ``[rank, d]``, weights included."""
-        values = torch.cat([block @ readers.T for block in blocks(self.x)])
+        values = torch.cat([block @ read_vectors.T for block in blocks(self.x)])
         sorted_values, order = values.sort(dim=0)
         weights = torch.ones_like(sorted_values) if self.weights is None else self.weights[order]
         half = weights.sum(0) / 2

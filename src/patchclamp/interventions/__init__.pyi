@@ -75,6 +75,7 @@ from .stepping import editing as editing
 from .sweeping import plan as plan
 from .sweeping import sweep as sweep
 from .grid import Grid as Grid
+from .planned_result import PlannedResult as PlannedResult
 from .planning import Plan as Plan
 from .patching import Align as Align
 from .patching import Pair as Pair

@@ -122,8 +122,10 @@ class Edit:
         for name in changes:
             if name not in valid:
                 raise EditError(unknown(f"parameter of {type(self.operation).__name__}", name, valid))
-        if "readers" in changes or ("directions" in changes and getattr(self.operation, "readers", None) is not None):
-            raise EditError("directions and their readers belong together: make a new edit with both")
+        if "read_vectors" in changes or (
+            "directions" in changes and getattr(self.operation, "read_vectors", None) is not None
+        ):
+            raise EditError("directions and their read vectors belong together: make a new edit with both")
         read = {name: values.parameter(self.operation, name, value) for name, value in changes.items()}
         return replace(self, operation=replace(self.operation, **read), **placement)
 

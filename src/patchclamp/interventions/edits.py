@@ -36,7 +36,7 @@ def Scale(
     factor: float | Tensor,
     directions: Any = None,
     about: Any = None,
-    readers: Any = None,
+    read_vectors: Any = None,
     *,
     site: Sites = None,
     at: At = UNSAID,
@@ -48,31 +48,46 @@ def Scale(
         factor: What the part is multiplied with: 0 removes it, -1 mirrors it.
         directions: Where the part lies; made orthonormal.
         about: ``[d]`` from where it is measured; zero by default.
-        readers: As many vectors as directions, along which the coordinates are read, for an oblique projection (LEACE); the
+        read_vectors: As many vectors as directions, along which the coordinates are read, for an oblique projection (LEACE); the
             directions themselves by default.
         site: Where; see :class:`Edit`.
         at: Positions.
         where: Gate.
     """
     return Edit(
-        operations.Scale(values.number(factor, "factor"), **values.span(directions, about, readers)), site, at, where
+        operations.Scale(values.number(factor, "factor"), **values.span(directions, about, read_vectors)),
+        site,
+        at,
+        where,
     )
 
 
 @checked_as(EditError)
 def ProjectOut(
-    directions: Any, about: Any = None, readers: Any = None, *, site: Sites = None, at: At = UNSAID, where: Where = None
+    directions: Any,
+    about: Any = None,
+    read_vectors: Any = None,
+    *,
+    site: Sites = None,
+    at: At = UNSAID,
+    where: Where = None,
 ) -> Edit:
-    """Remove the part along the directions, measured from ``about`` (default: zero); for ``readers`` see :func:`Scale`."""
-    return Edit(operations.ProjectOut(**values.span(_need(directions), about, readers)), site, at, where)
+    """Remove the part along the directions, measured from ``about`` (default: zero); for ``read_vectors`` see :func:`Scale`."""
+    return Edit(operations.ProjectOut(**values.span(_need(directions), about, read_vectors)), site, at, where)
 
 
 @checked_as(EditError)
 def Reflect(
-    directions: Any, about: Any = None, readers: Any = None, *, site: Sites = None, at: At = UNSAID, where: Where = None
+    directions: Any,
+    about: Any = None,
+    read_vectors: Any = None,
+    *,
+    site: Sites = None,
+    at: At = UNSAID,
+    where: Where = None,
 ) -> Edit:
-    """Mirror along the directions, at ``about`` (default: zero); twice is the identity. For ``readers`` see :func:`Scale`."""
-    return Edit(operations.Reflect(**values.span(_need(directions), about, readers)), site, at, where)
+    """Mirror along the directions, at ``about`` (default: zero); twice is the identity. For ``read_vectors`` see :func:`Scale`."""
+    return Edit(operations.Reflect(**values.span(_need(directions), about, read_vectors)), site, at, where)
 
 
 def _need(directions: Any) -> Any:
@@ -87,7 +102,7 @@ def Clamp(
     high: float | Tensor | None = None,
     directions: Any = None,
     about: Any = None,
-    readers: Any = None,
+    read_vectors: Any = None,
     *,
     site: Sites = None,
     at: At = UNSAID,
@@ -95,7 +110,7 @@ def Clamp(
 ) -> Edit:
     """Bound each coordinate, or the coordinates along (unit) directions, to ``[low, high]``."""
     least, most = (None if b is None else values.number(b, name) for name, b in (("low", low), ("high", high)))
-    return Edit(operations.Clamp(least, most, **values.span(directions, about, readers)), site, at, where)
+    return Edit(operations.Clamp(least, most, **values.span(directions, about, read_vectors)), site, at, where)
 
 
 @checked_as(EditError)

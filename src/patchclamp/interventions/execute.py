@@ -140,6 +140,6 @@ def _verify(outcome: Outcome, runs: Sequence[int]) -> float:
     if worst > tolerance:
         raise ExactnessError(
             f"of {len(runs)} cells run again with one forward each, the worst differs by {worst:.2g} of the largest logit; "
-            f"{tolerance:.0e} is promised for {job.model.dtype}. The slow way is exact: model.sweep(..., rung='cell')"
+            f"{tolerance:.0e} is promised for {job.model.dtype}. The slow way is exact: model.sweep(..., strategy='cell')"
         )
     return worst

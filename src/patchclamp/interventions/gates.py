@@ -7,7 +7,6 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from patchclamp.core.arguments import checked_as
-from patchclamp.core.digest import alive, digest
+from patchclamp.core.digest import Keyed
 from patchclamp.core.errors import EditError, warn
 from patchclamp.core.plain import savable
 
@@ -25,7 +24,7 @@ Verdict = Bool[Tensor, "..."]
 
 
 @dataclass(frozen=True, eq=False)
-class Gate(ABC):
+class Gate(Keyed, ABC):
     """Base of every gate; combine with ``&``, ``|`` and ``~``."""
 
     @abstractmethod
@@ -36,18 +35,6 @@ class Gate(ABC):
         for name, value in list(vars(self).items()):
             if isinstance(value, Tensor):
                 object.__setattr__(self, name, value.detach().clone())  # what the caller does to it later is not ours
-
-    @cached_property
-    def key(self) -> str:
-        """What tells it from other gates while they are alive: equal plain contents, equal keys."""
-        contents = {name: _content(value) for name, value in vars(self).items() if name != "key"}
-        return digest(type(self).__name__, id(type(self)), contents)
-
-    def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and self.key == other.key
-
-    def __hash__(self) -> int:
-        return hash(self.key)
 
     def vectors(self) -> Iterator[tuple[str, Tensor]]:
         """The gate's own vectors, whose last axis must be as wide as the site."""
@@ -78,10 +65,6 @@ class Gate(ABC):
 
     def __invert__(self) -> "Gate":
         return Not(self)
-
-
-def _content(value: Any) -> Any:
-    return value.key if isinstance(value, Gate) else alive(value)
 
 
 def _gate(value: Any) -> "Gate":

@@ -3,14 +3,11 @@
 Made by ``Sweep.grid`` from what ``execute.py`` gave, for sweeps, patches and paths.
 """
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
-
-from torch import Tensor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from patchclamp.core.errors import InputError, unknown
-from patchclamp.core.result import Result, Saved
-from patchclamp.interventions.planning import Plan
+from patchclamp.interventions.planned_result import PlannedResult
 from patchclamp.interventions.reads import BASELINE, REFERENCE
 
 if TYPE_CHECKING:
@@ -18,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(eq=False)
-class Grid(Result):
+class Grid(PlannedResult):
     """What a sweep measured.
 
     ``data`` is a DataArray with dims ``prompt, site, layer, [head], [position], *over, *read`` (a Dataset if several
@@ -26,10 +23,6 @@ class Grid(Result):
     """
 
     kind: ClassVar[str] = "grid"
-    dataset: "xr.Dataset"
-    plan: Plan
-    record: dict[str, Any] = field(default_factory=dict)
-    tensors: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -79,17 +72,6 @@ class Grid(Result):
         if how == "recovery":
             return (self.data - self.baseline) / (self.reference - self.baseline)
         raise InputError(unknown("relative", how, ("difference", "ratio", "recovery")))
-
-    def _dataset(self) -> "xr.Dataset":
-        return self.dataset
-
-    def plain_record(self) -> dict[str, Any]:
-        """``record`` as plain JSON, with the plan."""
-        return {**super().plain_record(), "plan": self.plan.as_record()}
-
-    @classmethod
-    def _from_saved(cls, saved: Saved) -> Self:
-        return cls(saved.dataset, Plan.from_record(saved.record.pop("plan")), saved.record, saved.tensors)
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{dim} {size}" for dim, size in self.dataset[self.reads[0]].sizes.items())

@@ -15,7 +15,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from patchclamp.core.content import Given
-from patchclamp.core.digest import alive, digest
+from patchclamp.core.digest import Keyed, digest
 from patchclamp.core.errors import EditError
 from patchclamp.core.interrupts import guarded
 from patchclamp.core.plain import savable
@@ -24,7 +24,7 @@ Vectors = Float[Tensor, "... d"]
 
 
 @dataclass(frozen=True, eq=False)
-class Operation:
+class Operation(Keyed):
     """Base of every operation. Fields are plain values or tensors, so that equality and saving need no more code."""
 
     opaque = False
@@ -34,18 +34,6 @@ class Operation:
         """The edited vectors; ``x`` is left as it is."""
         del x
         raise EditError(f"{type(self).__name__} has to be bound to a prompt before it is applied")
-
-    @cached_property
-    def key(self) -> str:
-        """What tells it from other operations while they are alive: equal plain contents, equal keys."""
-        contents = {name: alive(value) for name, value in vars(self).items() if name != "key"}
-        return digest(type(self).__name__, id(type(self)), contents)
-
-    def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and self.key == other.key
-
-    def __hash__(self) -> int:
-        return hash(self.key)
 
     def vectors(self) -> Iterator[tuple[str, Tensor]]:
         """The operation's own vectors, whose last axis must be as wide as the site."""
@@ -178,7 +166,7 @@ class Zero(Operation):
 class Spanned(Operation):
     """Base of the operations along directions.
 
-    Directions are orthonormal rows in float64. Those that require gradients (or whose readers do) are kept as the user has
+    Directions are orthonormal rows in float64. Those that require gradients (or whose read vectors do) are kept as the user has
     them and made so at each call: a training step is seen, and its gradient passes.
     """
 
@@ -186,16 +174,16 @@ class Spanned(Operation):
     """Whether it acts along directions only."""
     directions: Tensor | None
     about: Tensor | None
-    readers: Tensor | None
+    read_vectors: Tensor | None
 
     def basis(self) -> tuple[Tensor, Tensor]:
-        """Orthonormal directions and the readers of their coordinates, both ``[rank, d]``."""
+        """Orthonormal directions and the read vectors of their coordinates, both ``[rank, d]``."""
         assert self.directions is not None
-        readers = self.readers
-        if not self.directions.requires_grad and (readers is None or not readers.requires_grad):
-            return self.directions, self.directions if readers is None else readers
+        read_vectors = self.read_vectors
+        if not self.directions.requires_grad and (read_vectors is None or not read_vectors.requires_grad):
+            return self.directions, self.directions if read_vectors is None else read_vectors
         rows = orthonormal(torch.atleast_2d(self.directions))
-        return rows, rows if readers is None else dual(torch.atleast_2d(readers), rows)
+        return rows, rows if read_vectors is None else dual(torch.atleast_2d(read_vectors), rows)
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The part of ``x - about`` in the span, its coordinates, and the directions, in at least float32."""
@@ -211,7 +199,7 @@ class Spanned(Operation):
             return super().frozen()
         with guarded(torch.no_grad()):
             rows, reads = self.basis()
-        new = replace(self, directions=rows, readers=None if self.readers is None else reads)  # type: ignore[call-arg]
+        new = replace(self, directions=rows, read_vectors=None if self.read_vectors is None else reads)  # type: ignore[call-arg]
         return Operation.frozen(new)
 
 
@@ -220,14 +208,14 @@ class Spanned(Operation):
 class Scale(Spanned):
     """``x * factor``; with directions, only the part of ``x - about`` in their span is multiplied.
 
-    Here and in the operations below, ``readers`` biorthogonal to the directions make the projection oblique: coordinates are
-    read along the readers and change along the directions.
+    Here and in the operations below, ``read_vectors`` biorthogonal to the directions make the projection oblique: coordinates are
+    read along the read vectors and change along the directions.
     """
 
     factor: float | Tensor
     directions: Float[Tensor, "... d"] | None = None
     about: Float[Tensor, " d"] | None = None
-    readers: Float[Tensor, "... d"] | None = None
+    read_vectors: Float[Tensor, "... d"] | None = None
 
     @override
     def __call__(self, x: Vectors) -> Vectors:
@@ -241,36 +229,35 @@ class Scale(Spanned):
         return x + ((self.factor - 1.0) * part).to(x.dtype)
 
 
+@dataclass(frozen=True, eq=False)
+class PartRemoval(Spanned):
+    """Base of the operations that take a multiple of the part along the directions away."""
+
+    needs_directions = True
+    multiple = 1.0
+    """How often the part is taken away."""
+    directions: Float[Tensor, "... d"]
+    about: Float[Tensor, " d"] | None = None
+    read_vectors: Float[Tensor, "... d"] | None = None
+
+    @override
+    def __call__(self, x: Vectors) -> Vectors:
+        part, _, _ = self.split(x)
+        return x - (self.multiple * part).to(x.dtype)
+
+
 @savable
 @dataclass(frozen=True, eq=False)
-class ProjectOut(Spanned):
+class ProjectOut(PartRemoval):
     """``x`` without its part along the directions, measured from ``about``."""
 
-    needs_directions = True
-    directions: Float[Tensor, "... d"]
-    about: Float[Tensor, " d"] | None = None
-    readers: Float[Tensor, "... d"] | None = None
-
-    @override
-    def __call__(self, x: Vectors) -> Vectors:
-        part, _, _ = self.split(x)
-        return x - part.to(x.dtype)
-
 
 @savable
 @dataclass(frozen=True, eq=False)
-class Reflect(Spanned):
+class Reflect(PartRemoval):
     """``x`` mirrored along the directions, at ``about``: twice is the identity."""
 
-    needs_directions = True
-    directions: Float[Tensor, "... d"]
-    about: Float[Tensor, " d"] | None = None
-    readers: Float[Tensor, "... d"] | None = None
-
-    @override
-    def __call__(self, x: Vectors) -> Vectors:
-        part, _, _ = self.split(x)
-        return x - (2.0 * part).to(x.dtype)
+    multiple = 2.0
 
 
 @savable
@@ -297,7 +284,7 @@ class Clamp(Spanned):
     high: float | Tensor | None = None
     directions: Float[Tensor, "... d"] | None = None
     about: Float[Tensor, " d"] | None = None
-    readers: Float[Tensor, "... d"] | None = None
+    read_vectors: Float[Tensor, "... d"] | None = None
 
     @override
     def __call__(self, x: Vectors) -> Vectors:
@@ -344,16 +331,16 @@ def orthonormal(directions: Float[Tensor, "rank d"]) -> Float[Tensor, "rank d"]:
     return rows
 
 
-def dual(readers: Float[Tensor, "rank d"], directions: Float[Tensor, "rank d"]) -> Float[Tensor, "rank d"]:
-    """Readers of the same span that give each direction's own coordinate: ``readers @ directions.T = I``, in float64.
+def dual(read_vectors: Float[Tensor, "rank d"], directions: Float[Tensor, "rank d"]) -> Float[Tensor, "rank d"]:
+    """Read vectors of the same span that give each direction's own coordinate: ``read_vectors @ directions.T = I``, in float64.
 
     Raises:
         EditError: Some direction cannot be read by them.
     """
-    wide, basis = readers.to(torch.float64), directions.to(torch.float64)
+    wide, basis = read_vectors.to(torch.float64), directions.to(torch.float64)
     overlap = wide @ basis.T
     if not bool(torch.linalg.cond(overlap.detach()) < 1e12):
-        raise EditError("the readers do not see some of the directions, so there are no coordinates along them")
+        raise EditError("the read vectors do not see some of the directions, so there are no coordinates along them")
     rows: Tensor = torch.linalg.solve(overlap, wide)
     return rows
 

@@ -19,8 +19,8 @@ class RunOptions:
     """Bytes, or as ``"1GB"``: what may be alive beyond the model."""
     max_tokens: int | None = None
     """Rows times positions alive at once, instead of what follows from the budget."""
-    rung: str | None = None
-    """A rung of the ladder that the user asks for; None for the highest that is exact."""
+    strategy: str | None = None
+    """The strategy that the user asks for; None for the one that shares most and is exact."""
     verify: int = 0
     """How many random runs are repeated with one forward each."""
     files: PartFiles | None = None

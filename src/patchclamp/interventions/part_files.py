@@ -101,7 +101,7 @@ def _content(part: Part, contents: Contents) -> list[Any]:
     """What decides a part's numbers, whatever numbers its lines and runs have; how rows are put together decides last bits."""
     lines, runs = ({number: place for place, number in enumerate(numbers)} for numbers in (part.lines, part.runs))
     return [
-        (part.rung, part.depth, part.head_rows, part.waste),
+        (part.strategy, part.depth, part.head_rows, part.waste),
         [(group.start, [runs[run] for run in group.runs]) for group in part.groups],
         [_line(line, contents) for line in part.lines.values()],
         [(lines[cell.line], [contents.of(action) for action in cell.actions]) for cell in part.runs.values()],

@@ -67,8 +67,8 @@ def run_part(
         model: The model, or an equal one in another process.
         part: What to run.
         verified: Runs that will be verified: what their reads looked at is in the result.
-        baselines: These runs without edits were measured for earlier parts; only the rungs that share no layers look at them, and
-            add theirs.
+        baselines: These runs without edits were measured for earlier parts; only the strategies that share no layers look at them,
+            and add theirs.
         advance: Told how many rows passed a layer.
     """
     if not part.groups:

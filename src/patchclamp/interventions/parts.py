@@ -24,7 +24,7 @@ class Part:
     ``pickle`` stores it as far as it stores the functions of the user's that are in it, if any.
     """
 
-    rung: str
+    strategy: str
     lines: Mapping[int, PromptRun]
     """By their numbers in the job: those that the runs belong to."""
     runs: Mapping[int, Cell]
@@ -32,7 +32,7 @@ class Part:
     depth: int
     """How many layers are walked."""
     groups: tuple[Group, ...] = ()
-    """On the rungs that share layers: the runs by their first edited position, with the rows of every layer."""
+    """For the strategies that share layers: the runs by their first edited position, with the rows of every layer."""
     head_rows: int = 1
     """Positions that pass the head at once."""
     waste: float = 0.0

@@ -160,7 +160,7 @@ def patch(
     verify: int = 0,
     checkpoint: Folder | None = None,
     progress: bool | Listener | None = None,
-    rung: str | None = None,
+    strategy: str | None = None,
 ) -> Grid:
     """Activation patching: one run's activations put into another, a cell a site and position.
 
@@ -181,7 +181,7 @@ def patch(
         verify: Run this many random cells again the slow way.
         checkpoint: A folder: a killed patch goes on from there.
         progress: True for a bar, a function for events.
-        rung: Ask for a lower rung of the ladder.
+        strategy: Ask for a strategy that shares less work.
     """
     pair = Pair.of(
         model, source, into, sites=sites, at=at, read=read, align=align, source_edits=source_edits, base=base,
@@ -190,7 +190,7 @@ def patch(
     options = RunOptions(
         budget=budget,
         max_tokens=max_tokens,
-        rung=rung,
+        strategy=strategy,
         verify=verify,
         files=pair.sweep.files(checkpoint),
         progress=progress,

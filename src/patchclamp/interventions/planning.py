@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from typing import Any
 
+from patchclamp.core.arguments import present_name
 from patchclamp.core.errors import BudgetError, InputError, unknown
 from patchclamp.interventions.cost import Costs, full_pass, matmul_rate, parse_bytes, wave_flops
 from patchclamp.interventions.memory import Cut, Needs, cut
@@ -36,10 +37,10 @@ SHARE = 0.75
 class Plan:
     """The plan of a sweep. ``print(plan)`` explains it."""
 
-    rung: str
+    strategy: str
     """wavefront, layers, rows or cell."""
     reason: str = ""
-    """Why not a higher rung ('' for the highest)."""
+    """Why not one that shares more ('' for the highest)."""
     cells: int
     runs: int
     """Cells that are really run."""
@@ -68,7 +69,7 @@ class Plan:
     def __str__(self) -> str:
         share = self.naive_flops / self.flops if self.flops else 1.0
         lines = [
-            f"rung       {self.rung}: {STRATEGIES[self.rung]}",
+            f"strategy   {self.strategy}: {STRATEGIES[self.strategy]}",
             *([f"because    {self.reason}"] if self.reason else []),
             f"cells      {self.cells}: {self.runs} run, {self.dead} cannot reach the read, {self.repeated} repeat another",
         ]
@@ -94,7 +95,12 @@ class Plan:
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> "Plan":
         """The inverse of ``as_record``."""
-        return cls(**record)
+        return cls(**{present_name(name, ("strategy",)): value for name, value in record.items()})
+
+    @property
+    def rung(self) -> str:
+        """The old name of ``strategy``."""
+        return self.strategy
 
     def checked(self, cells: int, difference: float) -> "Plan":
         """The plan with the outcome of a verification."""
@@ -108,13 +114,13 @@ def _si(value: float) -> str:
     return f"{value:.3g} "
 
 
-def choose_rung(job: SweepTask) -> tuple[str, str]:
-    """The highest rung that is exact for this model and this sweep, and why not a higher one."""
+def choose_strategy(job: SweepTask) -> tuple[str, str]:
+    """The strategy that shares most and is exact for this model and this sweep, and why not more."""
     model = job.model
     if where := foreign_hooks(model.module):
         return "cell", f"{where} carries a forward hook of yours, which must see whole prompts one by one"
-    if model.ladder.rung in ("rows", "cell"):
-        return model.ladder.rung, model.ladder.reason
+    if model.ladder.strategy in ("rows", "cell"):
+        return model.ladder.strategy, model.ladder.reason
     if extras := _beside_ids(job):
         return "rows", f"{', '.join(extras)} beside the tokens: the model's own forward must get them whole"
     actions = [action for cell in job.unique_cells for action in cell.actions] + [
@@ -131,25 +137,25 @@ def choose_rung(job: SweepTask) -> tuple[str, str]:
     away = next((s for s in reads if not s.is_raw or depth_of(s, model.sites.layers) is None), None)
     if away is not None:
         return "rows", f"the read site {away} lies outside the layers"
-    return model.ladder.rung, model.ladder.reason
+    return model.ladder.strategy, model.ladder.reason
 
 
-def forced_rung(job: SweepTask, rung: str) -> str:
-    """A rung that the user asks for.
+def forced_strategy(job: SweepTask, strategy: str) -> str:
+    """A strategy that the user asks for.
 
     Raises:
-        InputError: There is no such rung, or it is not exact here.
+        InputError: There is no such strategy, or it is not exact here.
     """
-    if rung not in STRATEGIES:
-        raise InputError(unknown("rung", rung, STRATEGIES))
-    highest, reason = choose_rung(job)
+    if strategy not in STRATEGIES:
+        raise InputError(unknown("strategy", strategy, STRATEGIES))
+    highest, reason = choose_strategy(job)
     order = list(STRATEGIES)
-    if order.index(rung) < order.index(highest):
+    if order.index(strategy) < order.index(highest):
         raise InputError(
-            f"rung={rung!r} would not give the numbers of one forward pass a cell here: {reason}; the highest that does is "
-            f"rung={highest!r}"
+            f"strategy={strategy!r} would not give the numbers of one forward pass a cell here: {reason}; the one that does "
+            f"and shares most is strategy={highest!r}"
         )
-    return rung
+    return strategy
 
 
 def _beside_ids(job: SweepTask) -> list[str]:
@@ -166,7 +172,7 @@ class Schedule:
     batches: list[tuple[tuple[int, ...], list[Group]]]
     """For the wavefront: lines of one length, and groups that fit the budget together."""
     rows: int
-    """For the other rungs: cells a forward pass."""
+    """For the other strategies: cells a forward pass."""
     head_rows: int
     waste: float
     """For the wavefront: see :func:`patchclamp.interventions.packing.lay_out`."""
@@ -175,7 +181,7 @@ class Schedule:
         """The work, in parts that do not depend on each other, in a fixed order."""
         for _, groups in self.batches:
             yield self._part([run for group in groups for run in group.runs], tuple(groups))
-        if self.plan.rung in ("rows", "cell"):
+        if self.plan.strategy in ("rows", "cell"):
             forms = [self.job.lines[run.line].prompt.form for run in self.job.unique_cells]
             order = sorted(range(len(forms)), key=lambda run: (forms[run], self.job.unique_cells[run].line, run))
             for _, group in groupby(order, key=forms.__getitem__):
@@ -185,7 +191,7 @@ class Schedule:
     def _part(self, runs: Iterable[int], groups: tuple[Group, ...] = ()) -> Part:
         cells = {run: self.job.unique_cells[run] for run in runs}
         lines = {line: self.job.lines[line] for line in sorted({cell.line for cell in cells.values()})}
-        return Part(self.plan.rung, lines, cells, self.job.depth, groups, self.head_rows, self.waste)
+        return Part(self.plan.strategy, lines, cells, self.job.depth, groups, self.head_rows, self.waste)
 
 
 def schedule(job: SweepTask, options: RunOptions) -> Schedule:
@@ -193,20 +199,20 @@ def schedule(job: SweepTask, options: RunOptions) -> Schedule:
 
     Raises:
         BudgetError: One cell alone does not fit; the message says what would.
-        InputError: The rung that is asked for would not be exact.
+        InputError: The strategy that is asked for would not be exact.
     """
-    if options.rung:
-        return schedule_on(job, forced_rung(job, options.rung), "asked for", options)
-    return schedule_on(job, *choose_rung(job), options)
+    if options.strategy:
+        return schedule_on(job, forced_strategy(job, options.strategy), "asked for", options)
+    return schedule_on(job, *choose_strategy(job), options)
 
 
-def schedule_on(job: SweepTask, rung: str, reason: str, options: RunOptions) -> Schedule:
-    """The schedule on some rung, whether it is exact there or not; see :func:`schedule`."""
+def schedule_on(job: SweepTask, strategy: str, reason: str, options: RunOptions) -> Schedule:
+    """The schedule of some strategy, whether it is exact or not; see :func:`schedule`."""
     model, costs = job.model, Costs.of(job.model)
     budget, max_tokens = parse_bytes(options.budget), options.max_tokens
-    waste = WASTE if rung == "wavefront" and model.ladder.packs else 0.0
-    layerwise = rung in ("wavefront", "layers")
-    needs = Needs(job, costs, rung == "wavefront", may_narrow(model, job.lines))
+    waste = WASTE if strategy == "wavefront" and model.ladder.packs else 0.0
+    layerwise = strategy in ("wavefront", "layers")
+    needs = Needs(job, costs, strategy == "wavefront", may_narrow(model, job.lines))
     one = needs.held + _one(needs, layerwise)
     if one > budget and max_tokens is None:
         read = f", {_si(needs.held)}B of it for what is read of all cells," if 2 * needs.held > one else ""
@@ -232,12 +238,12 @@ def schedule_on(job: SweepTask, rung: str, reason: str, options: RunOptions) -> 
     else:
         row = max(max(needs.whole(line) + _compared(needs, line) for line in job.lines), 1)
         rows = max_tokens // max(lengths) if max_tokens else room // row
-        rows = 1 if rung == "cell" else max(1, min(len(job.unique_cells), rows))
+        rows = 1 if strategy == "cell" else max(1, min(len(job.unique_cells), rows))
         pieces = Cut([], 1, max(rows * row, *map(needs.recording, job.lines)))
         flops = sum(full_pass(costs, length, length) for length in lengths if job.unique_cells)
         row_layers = len(job.unique_cells) * len(costs.layer)
     plan = Plan(
-        rung=rung,
+        strategy=strategy,
         reason=reason,
         cells=len(job.cells),
         runs=len(job.unique_cells),

@@ -167,11 +167,23 @@ class Probability(Read):
 
     @override
     def bind(self, model: OpenModel, prompt: Prompt, index: int, count: int) -> list[Bound]:
-        ids, names = _answers(model, self.tokens, index, count)
-        where = _where(self.at, model, prompt, index, count)
+        return _bind_answers(self, "probability", _probabilities, model, prompt, index, count)
 
-        compute = partial(_blockwise, partial(_probabilities, ids=ids), where)
-        return [Bound("probability", where, (*_place_axis(where), Axis("answer", names)), compute)]
+
+def _bind_answers(
+    read: "Probability | LogOdds | Rank",
+    name: str,
+    function: Callable[..., Tensor],
+    model: OpenModel,
+    prompt: Prompt,
+    index: int,
+    count: int,
+) -> list[Bound]:
+    """Bind a read that gives one number for each of some tokens."""
+    ids, names = _answers(model, read.tokens, index, count)
+    where = _where(read.at, model, prompt, index, count)
+    compute = partial(_blockwise, partial(function, ids=ids), where)
+    return [Bound(name, where, (*_place_axis(where), Axis("answer", names)), compute)]
 
 
 def _blockwise(function: Callable[..., Tensor], where: Sequence[int], logits: Tensor, _: Tensor) -> Tensor:
@@ -194,11 +206,7 @@ class LogOdds(Read):
 
     @override
     def bind(self, model: OpenModel, prompt: Prompt, index: int, count: int) -> list[Bound]:
-        ids, names = _answers(model, self.tokens, index, count)
-        where = _where(self.at, model, prompt, index, count)
-
-        compute = partial(_blockwise, partial(_log_odds, ids=ids), where)
-        return [Bound("log_odds", where, (*_place_axis(where), Axis("answer", names)), compute)]
+        return _bind_answers(self, "log_odds", _log_odds, model, prompt, index, count)
 
 
 def _log_odds(block: Tensor, ids: Sequence[int]) -> Tensor:
@@ -312,11 +320,7 @@ class Rank(Read):
 
     @override
     def bind(self, model: OpenModel, prompt: Prompt, index: int, count: int) -> list[Bound]:
-        ids, names = _answers(model, self.tokens, index, count)
-        where = _where(self.at, model, prompt, index, count)
-
-        compute = partial(_blockwise, partial(_ranks, ids=ids), where)
-        return [Bound("rank", where, (*_place_axis(where), Axis("answer", names)), compute)]
+        return _bind_answers(self, "rank", _ranks, model, prompt, index, count)
 
 
 def _ranks(block: Tensor, ids: Sequence[int]) -> Tensor:

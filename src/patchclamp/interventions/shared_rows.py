@@ -132,7 +132,7 @@ def _by_depth(actions: Sequence[Action], layers: Sequence[str]) -> dict[int, tup
     by_depth: dict[int, tuple[Action, ...]] = {}
     for action in actions:
         depth = depth_of(action.site, layers)
-        assert depth is not None, "the planner sends sites outside the layers to another rung"
+        assert depth is not None, "the planner sends sites outside the layers to another strategy"
         by_depth[depth] = (*by_depth.get(depth, ()), action)
     return by_depth
 

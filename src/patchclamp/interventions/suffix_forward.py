@@ -84,7 +84,7 @@ class Tail:
             positions: Where, one a prompt.
         """
         groups = None
-        if model.ladder.rung == "wavefront":
+        if model.ladder.strategy == "wavefront":
             by_start: dict[int, list[int]] = {}
             for index, position in enumerate(positions):
                 by_start.setdefault(position, []).append(index)

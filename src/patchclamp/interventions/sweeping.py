@@ -243,7 +243,7 @@ def sweep(
     verify: int = 0,
     checkpoint: Folder | None = None,
     progress: bool | Listener | None = None,
-    rung: str | None = None,
+    strategy: str | None = None,
 ) -> Grid:
     """Apply an edit at every site, layer and position, one cell each, sharing all the work that can be shared.
 
@@ -267,10 +267,10 @@ def sweep(
         checkpoint: A folder: a killed sweep goes on from there. Functions are refused, unless you vouch for them with
             :func:`known_as`: what they do cannot be told.
         progress: True for a bar, a function for events.
-        rung: Ask for a lower rung of the ladder (wavefront, layers, rows, cell) than the one that would be chosen.
+        strategy: Ask for a strategy (wavefront, layers, rows, cell) that shares less than the one that would be chosen.
 
     Raises:
-        InputError: Something does not fit, or the rung would not be exact; raised before any work.
+        InputError: Something does not fit, or the strategy would not be exact; raised before any work.
         EditError: ``sites``, ``at`` or ``over`` contradict what every edit says itself.
         BudgetError: One cell needs more memory than the budget.
         ExactnessError: A verified cell differs.
@@ -279,7 +279,7 @@ def sweep(
     options = RunOptions(
         budget=budget,
         max_tokens=max_tokens,
-        rung=rung,
+        strategy=strategy,
         verify=verify,
         files=request.files(checkpoint),
         progress=progress,
@@ -303,7 +303,7 @@ def plan(
     budget: float | str = DEFAULT_BUDGET,
     max_tokens: int | None = None,
     checkpoint: Folder | None = None,
-    rung: str | None = None,
+    strategy: str | None = None,
 ) -> Plan:
     """What :meth:`patchclamp.Model.sweep` with the same arguments would do and cost.
 
@@ -312,5 +312,5 @@ def plan(
     a run, one is made: of a plain module whose outputs are read, once; of a source at a module path, or without tokens.
     """
     request = Sweep.of(model, prompts, edit, sites=sites, at=at, cumulative=cumulative, over=over, read=read, base=base)
-    options = RunOptions(budget=budget, max_tokens=max_tokens, rung=rung, files=request.files(checkpoint))
+    options = RunOptions(budget=budget, max_tokens=max_tokens, strategy=strategy, files=request.files(checkpoint))
     return schedule(request.job(placeholders(model, request.sources)), options).plan

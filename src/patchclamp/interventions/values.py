@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from patchclamp.core import readers
+from patchclamp.core import readers as argument_readers
 from patchclamp.core.errors import EditError
 from patchclamp.interventions import operations
 
@@ -25,10 +25,10 @@ def _tensor(value: Any, name: str, form: str) -> Tensor:
     if isinstance(value, str):
         raise EditError(f"{name} is the text {value!r}; pass a vector, as in model.embedding({value!r})")
     try:
-        result: Tensor = readers.tensor(value)
-    except readers.UnfitError as unfit:
+        result: Tensor = argument_readers.tensor(value)
+    except argument_readers.UnfitError as unfit:
         raise EditError(
-            f"{name} must be {form}, got {readers.shown(value)} ({type(value).__name__}){unfit.reason}"
+            f"{name} must be {form}, got {argument_readers.shown(value)} ({type(value).__name__}){unfit.reason}"
         ) from None
     return result
 
@@ -81,8 +81,8 @@ def directions(value: Any) -> Tensor | None:
     return tensor if tensor.requires_grad else basis
 
 
-def span(basis_values: Any, about: Any, readers: Any) -> dict[str, Any]:
-    """Directions, their origin and their readers as operations take them.
+def span(basis_values: Any, about: Any, read_vectors: Any) -> dict[str, Any]:
+    """Directions, their origin and their read vectors as operations take them.
 
     Raises:
         EditError: They do not fit each other.
@@ -94,17 +94,17 @@ def span(basis_values: Any, about: Any, readers: Any) -> dict[str, Any]:
             f"about has {origin.shape[-1]} entries and the directions {basis.shape[-1]}; it is a point where they act"
         )
     fields = {"directions": basis, "about": origin}
-    if readers is None:
+    if read_vectors is None:
         return fields
     if basis is None:
-        raise EditError("readers need directions, whose coordinates they read")
-    reads = rows(readers, "readers")
+        raise EditError("read_vectors need directions, whose coordinates they read")
+    reads = rows(read_vectors, "read_vectors")
     expected, shape = (tuple(torch.atleast_2d(tensor).shape) for tensor in (basis, reads))
     if expected != shape:
-        raise EditError(f"readers must have the shape of the directions, {expected}; got {shape}")
+        raise EditError(f"read_vectors must have the shape of the directions, {expected}; got {shape}")
     unit = operations.orthonormal(torch.atleast_2d(basis.detach())) if basis.requires_grad else basis
     fixed = operations.dual(torch.atleast_2d(reads.detach()), unit)
-    return fields | {"readers": held(reads) if basis.requires_grad or reads.requires_grad else fixed}
+    return fields | {"read_vectors": held(reads) if basis.requires_grad or reads.requires_grad else fixed}
 
 
 def number(value: Any, name: str) -> float | Tensor:

@@ -1,7 +1,7 @@
 """What a model really does, checked on the user's own checkpoint when it is opened.
 
 Every site of the architecture's table is looked at in one short forward pass; sums that must hold are checked; and a
-small sweep is run on each rung of the ladder, so that the fast ways are used only where they were seen to be exact.
+small sweep is run with each strategy, so that the fast ways are used only where they were seen to be exact.
 
 Called by ``pc.load`` and ``pc.wrap``, or when a model that was in training mode is first used.
 """
@@ -47,7 +47,7 @@ Key = tuple[str, int | None]
 
 
 def verify(model: OpenModel) -> None:
-    """Measure a model: drop sites that are not what their name says, and find its rung.
+    """Measure a model: drop sites that are not what their name says, and find its strategy.
 
     Only ``model.sites`` and ``model.capabilities`` are set; the module is not changed.
     An architecture whose short pass fails, in whatever way, keeps its module paths alone; one that fails later keeps the
@@ -321,7 +321,7 @@ def _takes_rows(model: OpenModel, probe: Prompt) -> bool:
 
 
 def _ladder(model: OpenModel, probe: Prompt) -> Ladder:
-    """The highest rung whose numbers are those of one forward a cell, on two prompts and a handful of cells."""
+    """The strategy that shares most and whose numbers are those of one forward a cell, on two prompts and a handful of cells."""
     if not model.capabilities.narrows:
         if not model.capabilities.together:
             return Ladder("cell", "this model takes one row at a time")
@@ -333,15 +333,17 @@ def _ladder(model: OpenModel, probe: Prompt) -> Ladder:
     supported = prefix_is_supported(model)
     if not supported:
         reason = "a layer's state is not only keys and values" if model.causal else "every position sees every other"
-    for rung in ("wavefront", "layers", "rows") if supported else ("layers", "rows"):
+    for strategy in ("wavefront", "layers", "rows") if supported else ("layers", "rows"):
         try:
-            worst = _worst(job, slow, rung)
+            worst = _worst(job, slow, strategy)
         except _FAILURES as error:
-            reason = f"the {rung} rung failed: {type(error).__name__}: {str(error).splitlines()[0][:120]}"
+            reason = f"the {strategy} strategy failed: {type(error).__name__}: {str(error).splitlines()[0][:120]}"
             continue
         if worst <= ARCHITECTURE.of(model.dtype):
-            return Ladder(rung, reason, rung == "wavefront" and _packs(job, slow))
-        reason = f"the {rung} rung missed one forward a cell by {worst:.1e} of the largest logit on this checkpoint"
+            return Ladder(strategy, reason, strategy == "wavefront" and _packs(job, slow))
+        reason = (
+            f"the {strategy} strategy missed one forward a cell by {worst:.1e} of the largest logit on this checkpoint"
+        )
     return Ladder("cell", reason)
 
 
@@ -359,9 +361,9 @@ def _packs(job: SweepTask, slow: Sequence[Tensor]) -> bool:
         return False
 
 
-def _worst(job: SweepTask, slow: Sequence[Tensor], rung: str, waste: float = 0.0) -> float:
-    """Largest difference of a rung's logits from one forward a cell, relative to the largest logit."""
-    scheduled = replace(schedule_on(job, rung, "", RunOptions(budget="4GB")), waste=waste)
+def _worst(job: SweepTask, slow: Sequence[Tensor], strategy: str, waste: float = 0.0) -> float:
+    """Largest difference of a strategy's logits from one forward a cell, relative to the largest logit."""
+    scheduled = replace(schedule_on(job, strategy, "", RunOptions(budget="4GB")), waste=waste)
     outcome, _ = execute(scheduled, RunOptions(progress=False))
     return max(_error(outcome.values[run][0], slow[run].cpu()) for run in range(len(job.unique_cells)))
 

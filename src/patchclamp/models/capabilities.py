@@ -7,14 +7,19 @@ from dataclasses import dataclass, field
 class Ladder:
     """How far a sweep of a model may share work, as measured when the model was opened.
 
-    ``rung`` is "wavefront" (layers below an edit and positions before it are shared), "layers" (layers only), "rows"
+    ``strategy`` is "wavefront" (layers below an edit and positions before it are shared), "layers" (layers only), "rows"
     (many cells in one forward) or "cell" (one forward a cell); ``reason`` says what stopped it from going higher.
     On the wavefront, ``packs`` says whether short rows of different start positions may share a row of a call.
     """
 
-    rung: str
+    strategy: str
     reason: str = ""
     packs: bool = False
+
+    @property
+    def rung(self) -> str:
+        """The old name of ``strategy``."""
+        return self.strategy
 
 
 @dataclass

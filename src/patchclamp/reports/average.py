@@ -1,11 +1,12 @@
 """The page of averaged traces: pictures with numbers under the mouse, the figure, the largest effects, every fact."""
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from patchclamp.figures.average import panels
-from patchclamp.reports.heatmap import heatmaps
+from patchclamp.reports.heatmap import read_sections
 from patchclamp.reports.page import Section, embed_result, preformatted, table
 
 if TYPE_CHECKING:
@@ -14,16 +15,9 @@ if TYPE_CHECKING:
 
 def parts(average: "TraceAverage") -> list[Section]:
     """The parts of the page, from top to bottom."""
-    pictures = [
-        Section(
-            f"Average indirect effect: {name.replace('_', ' ')}",
-            heatmaps(panels(average, name)),
-        )
-        for name in average.reads
-    ]
     return [
         Section("Summary", preformatted(repr(average))),
-        *pictures,
+        *read_sections("Average indirect effect", average.reads, partial(panels, average)),
         Section("With intervals", embed_result(average)),
         Section("Largest average effects", table(strongest(average))),
         Section("Facts", table(facts(average))),

@@ -1,6 +1,6 @@
 """A panel of a figure as a picture of cells, with every cell's numbers under the mouse."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -8,6 +8,7 @@ from markupsafe import Markup
 
 from patchclamp.figures.grid import Panel
 from patchclamp.reports.cells import Cells, Shade, scale, svg
+from patchclamp.reports.page import Section
 
 
 def heatmap(panel: Panel) -> Markup:
@@ -18,6 +19,11 @@ def heatmap(panel: Panel) -> Markup:
 def heatmaps(panels: Iterable[Panel]) -> Markup:
     """Panels beside each other."""
     return Markup('<div class="panels">{}</div>').format(Markup("").join(heatmap(panel) for panel in panels))
+
+
+def read_sections(title: str, reads: Iterable[str], panels: Callable[[str], Iterable[Panel]]) -> list[Section]:
+    """A section of heat maps for each thing that was read."""
+    return [Section(f"{title}: {read.replace('_', ' ')}", heatmaps(panels(read))) for read in reads]
 
 
 def picture(panel: Panel) -> Cells:

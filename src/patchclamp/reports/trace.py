@@ -1,11 +1,12 @@
 """The page of a causal trace: the picture with numbers under the mouse, the strongest states, the plan."""
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from patchclamp.figures.trace import panels
-from patchclamp.reports.heatmap import heatmaps
+from patchclamp.reports.heatmap import read_sections
 from patchclamp.reports.page import Section, embed_result, preformatted, table
 
 if TYPE_CHECKING:
@@ -14,16 +15,9 @@ if TYPE_CHECKING:
 
 def parts(trace: "Trace") -> list[Section]:
     """The parts of the page, from top to bottom."""
-    pictures = [
-        Section(
-            f"Indirect effect: {name.replace('_', ' ')}",
-            heatmaps(panels(trace, name)),
-        )
-        for name in trace.reads
-    ]
     return [
         Section("Summary", preformatted(repr(trace))),
-        *pictures,
+        *read_sections("Indirect effect", trace.reads, partial(panels, trace)),
         Section("With layer means", embed_result(trace)),
         Section("Largest indirect effects", table(strongest(trace))),
         Section("Plan", preformatted(str(trace.plan))),

@@ -151,7 +151,7 @@ def measure(model: pc.Model, texts: Sequence[str], *, seed: int = 0) -> dict[str
     }
     effects = model.layer_effects(directions, test, ANSWERS, list(texts))
     columns = ["direction", "edit", "layer", "bias", "bias_low", "bias_high", "kl", "kl_low", "kl_high"]
-    erased_directions = model.scrub("mean", prompts, labels)
+    erased_directions = model.sequential_erasure("mean", prompts, labels)
     erasures = {
         str(count): [d.erase() for d in erased_directions[:count]] for count in range(1, len(erased_directions) + 1)
     }

@@ -264,7 +264,7 @@ def interchange_table(
     for name in directions:
         direction = _pick(directions, name, site)
         if (
-            direction.readers is not None
+            direction.read_vectors is not None
         ):  # an oblique projection has no coordinates to interchange but those of its span
             continue
         summary = (

@@ -99,6 +99,6 @@ def direction_of(start: pc.Direction, vector: Tensor, method: str) -> pc.Directi
     """Another vector in place of a fitted one: same site and mean, no classes."""
     full = vector.to(dtype=torch.float64, device="cpu")
     return replace(
-        start, directions=(full / full.norm()).unsqueeze(0), readers=None, median=None, class_means=torch.zeros(0, 1).double(),
+        start, directions=(full / full.norm()).unsqueeze(0), read_vectors=None, median=None, class_means=torch.zeros(0, 1).double(),
         gap=None, classes=(), method=method, parameters={}, report={},
     )  # fmt: skip

@@ -1,14 +1,12 @@
 """The result of a causal trace: clean, corrupted and restored numbers, and the effects they make."""
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from torch import Tensor
 
 from patchclamp.core.errors import InputError
-from patchclamp.core.result import Saved
-from patchclamp.interventions import CLEAN, CORRUPTED, Plan
+from patchclamp.interventions import CLEAN, CORRUPTED, PlannedResult
 from patchclamp.tracing.restored import OnePrompt, RestoredReads
 
 if TYPE_CHECKING:
@@ -16,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(eq=False)
-class Trace(RestoredReads, OnePrompt):
+class Trace(RestoredReads, OnePrompt, PlannedResult):
     """A causal trace: what a model says cleanly, with its subject corrupted, and with one state set back.
 
     ``data`` holds the restored runs' numbers, with dims ``site, layer, position, sample``, for each thing that was read
@@ -26,10 +24,6 @@ class Trace(RestoredReads, OnePrompt):
     """
 
     kind: ClassVar[str] = "trace"
-    dataset: "xr.Dataset"
-    plan: Plan
-    record: dict[str, Any] = field(default_factory=dict)
-    tensors: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def clean(self) -> "xr.Dataset":
@@ -89,17 +83,6 @@ class Trace(RestoredReads, OnePrompt):
         import xarray as xr
 
         return xr.Dataset({name: self.dataset[prefix + name] for name in self.reads})
-
-    def _dataset(self) -> "xr.Dataset":
-        return self.dataset
-
-    def plain_record(self) -> dict[str, Any]:
-        """``record`` as plain JSON, with the plan."""
-        return {**super().plain_record(), "plan": self.plan.as_record()}
-
-    @classmethod
-    def _from_saved(cls, saved: Saved) -> Self:
-        return cls(saved.dataset, Plan.from_record(saved.record.pop("plan")), saved.record, saved.tensors)
 
     def __repr__(self) -> str:
         name, settings = self.reads[0], {**self.record["parameters"], **self.record["resolved"]}

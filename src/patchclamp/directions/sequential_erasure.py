@@ -1,4 +1,4 @@
-"""Sequential scrubbing: each layer's direction is fitted on what the layers edited before it give."""
+"""Sequential erasure: each layer's direction is fitted on what the layers edited before it give."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -63,7 +63,7 @@ class Stream:
 
 
 @checked
-def scrub(
+def sequential_erasure(
     model: OpenModel,
     method: "DirectionEstimator | str",
     prompts: Any,
@@ -75,7 +75,7 @@ def scrub(
 ) -> list[Direction]:
     """Erase a concept at every layer: each layer's direction is fitted with those before it already erased.
 
-    One pass over the prompts, layer by layer; ``[d.erase() for d in model.scrub(...)]`` are the edits.
+    One pass over the prompts, layer by layer; ``[d.erase() for d in model.sequential_erasure(...)]`` are the edits.
 
     Source: Belrose et al. 2023, arXiv 2306.03819, section 6 (concept scrubbing).
 
@@ -115,7 +115,7 @@ def scrub(
         for indices in batches(prompt_list, BATCH_TOKENS, model.causal)
     ]
     directions: list[Direction] = []
-    with quietly(), task("scrub", len(layer_list), "layers", show=progress) as bar:
+    with quietly(), task("sequential erasure", len(layer_list), "layers", show=progress) as bar:
         for layer in range(layer_list[-1] + 1):
             for stream in streams:
                 stream.advance(model, layer)
