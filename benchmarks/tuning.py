@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 import patchclamp as pc
-from patchclamp.lenses.corpus import sequences
+from patchclamp.activations.corpus import sequences
 from patchclamp.lenses.training import Settings, Training
 
 LENGTH, ROWS, CHUNK = 256, 2, 128

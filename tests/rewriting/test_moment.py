@@ -7,7 +7,6 @@ import pytest
 import torch
 
 import patchclamp as pc
-from patchclamp.models.inputs import Prompt
 from patchclamp.rewriting import moment as module
 from tests import tiny
 from tests.lenses.families import opened
@@ -42,8 +41,9 @@ def test_rows_fit_the_models_context(name: str, monkeypatch: pytest.MonkeyPatch)
     model = opened(name)
     assert model.context == 64
     (long,) = tiny.ids(1, 150)
-    monkeypatch.setattr(module, "_read", lambda *_: [Prompt(tuple(long))])  # as of a long text
-    found = pc.rewriting.covariance(model, 1, ["long"])
+    with monkeypatch.context() as patched:
+        patched.setattr(model, "tokenizer", lambda *_, **__: {"input_ids": long})
+        found = pc.rewriting.covariance(model, 1, ["long"])
     assert torch.allclose(found.matrix, by_hand(model, 1, [long[:64], long[64:128], long[128:]]), atol=1e-12)
     with pytest.raises(pc.InputError, match="context=65 is longer than the model's own, 64"):
         pc.rewriting.covariance(model, 1, ["long"], context=65)
@@ -136,10 +136,6 @@ def test_a_corpus_of_nothing_or_of_nan_is_refused(llama: pc.Model) -> None:
         broken.model.embed_tokens.weight[CORPUS[0][0], 0] = float("nan")
     with pytest.raises(pc.ModelError, match="gives NaN or infinity, which arises first at embed"):
         pc.rewriting.covariance(pc.wrap(broken), 1, CORPUS, cache=False)
-
-
-def test_passages_take_every_book_in_turn() -> None:
-    assert list(module.passages(["aaaa", "bb", "ccc"], 2)) == ["aa", "bb", "cc", "aa", "c"]
 
 
 def test_a_key_is_solved_in_the_moments_precision_and_of_its_width() -> None:

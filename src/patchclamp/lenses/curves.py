@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 
+from patchclamp.activations.corpus import check_length, sequences
 from patchclamp.core.call import recorded
 from patchclamp.core.errors import InputError
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
 from patchclamp.interventions import At, provenance
-from patchclamp.lenses.corpus import check_length, sequences
 from patchclamp.lenses.logit import BATCH_TOKENS, CHUNK, lens
 from patchclamp.lenses.metrics import METRICS
 from patchclamp.models.opened import OpenModel

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from patchclamp.activations.corpus import sequences
 from patchclamp.core.digest import digest
 from patchclamp.core.errors import InputError, ModelError, unknown
 from patchclamp.core.files import check_place, reading
@@ -18,7 +19,6 @@ from patchclamp.core.kinds import Folder
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.tensors import read_sealed, write_sealed
 from patchclamp.interventions import Row, forward, through_head
-from patchclamp.lenses.corpus import sequences
 from patchclamp.lenses.divergence import Aim, divergence
 from patchclamp.lenses.translators import Translators
 from patchclamp.models.inputs import Prompt

@@ -1,8 +1,7 @@
 """The uncentred second moment of an MLP's keys over a corpus: which directions other inputs use."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from typing import Any, Self
 
@@ -10,10 +9,11 @@ import torch
 from torch import Tensor
 
 from patchclamp import catalogue
+from patchclamp.activations.corpus import cut, limited
 from patchclamp.core import folders
 from patchclamp.core.arguments import checked
 from patchclamp.core.digest import digest
-from patchclamp.core.errors import InputError, ModelError, unknown
+from patchclamp.core.errors import InputError, ModelError
 from patchclamp.core.kinds import Folder
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.tensors import read_tensors, write_tensors
@@ -25,9 +25,6 @@ from patchclamp.rewriting.projection import Projection
 _TENSORS = "covariance.safetensors"
 TOKENS, CONTEXT = 20_000, 256
 """The number of tokens that the moment is taken over, and of those that a forward pass reads at once if the model can."""
-PASSAGE = 2000
-"""The number of characters of one passage of a book."""
-CORPORA = ("gutenberg",)
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,8 +182,8 @@ def covariances(
     Args:
         model: The model.
         layers: The layers whose keys are read.
-        corpus: ``"gutenberg"`` (passages from each book in turn), or texts or lists of token ids, read until there are
-            enough tokens.
+        corpus: ``"gutenberg"`` (passages from each book in turn), ``"gutenberg:TITLE"`` (one book), or texts or lists of
+            token ids, read until there are enough tokens.
         tokens: The largest number of keys.
         context: Tokens that a forward pass reads at once; longer texts are cut. At most the model's own context; None for 256
             or that, whichever is less.
@@ -204,7 +201,8 @@ def covariances(
         raise InputError(f"tokens and context are 1 or more; got {tokens!r} and {size!r}")
     if model.context is not None and size > model.context:
         raise InputError(f"context={size} is longer than the model's own, {model.context}")
-    prompts = list(_chunks(model, _texts(corpus), tokens, size))
+    rows = limited(cut(model, corpus, size), tokens)
+    prompts = [Prompt(tuple(row.ids.tolist())) for row in rows]
     if not prompts:
         raise InputError("the corpus is empty: it gives no token")
     name = corpus if isinstance(corpus, str) else "texts"
@@ -244,47 +242,6 @@ def _cache_folders(model: OpenModel, projections: Sequence[Projection], corpus_d
         p.layer: catalogue.cache_root() / "covariances" / f"{model_identity}-layer{p.layer}-{corpus_digest}"
         for p in projections
     }
-
-
-def _texts(corpus: str | Iterable[Any]) -> Iterable[Any]:
-    if not isinstance(corpus, str):
-        return corpus
-    if corpus not in CORPORA:
-        raise InputError(unknown("corpus", corpus, CORPORA) + "; or pass a list of texts")
-    return passages(list(catalogue.gutenberg().values()))
-
-
-def passages(books: Sequence[str], size: int = PASSAGE) -> Iterator[str]:
-    """Cut passages of books in turn, one of each and again, so that any beginning of the corpus has some of every book."""
-    longest = max(map(len, books), default=0)
-    for begin in count(0, size):
-        if begin >= longest:
-            return
-        yield from (book[begin : begin + size] for book in books if begin < len(book))
-
-
-def _chunks(model: OpenModel, texts: Iterable[Any], tokens: int, context: int) -> Iterator[Prompt]:
-    """Cut texts into rows of at most ``context`` tokens, ``tokens`` in all."""
-    remaining = tokens
-    for text in texts:
-        prompts = [prompt.ids for prompt in _read(model, text)]
-        for ids in prompts:
-            for begin in range(0, len(ids), context):
-                row = ids[begin : begin + min(context, remaining)]
-                remaining -= len(row)
-                yield Prompt(row)
-                if not remaining:
-                    return
-
-
-def _read(model: OpenModel, text: Any) -> list[Prompt]:
-    """Read one text, which may be longer than the model's context."""
-    if isinstance(text, str) and model.tokenizer is not None:
-        return [Prompt(tuple(model.tokenizer(text)["input_ids"]))]
-    prompts = model.prompts([text])
-    if any(prompt.tensors for prompt in prompts):
-        raise InputError("a corpus is text or token ids; inputs beside the ids have no meaning where it is cut")
-    return prompts
 
 
 def _moments(

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from patchclamp.activations.corpus import CORPORA
 from patchclamp.core.call import recorded
 from patchclamp.core.errors import InputError, ModelError, unknown
 from patchclamp.core.kinds import Repeats, Seed
@@ -26,7 +27,7 @@ from patchclamp.interventions import (
 )
 from patchclamp.models.opened import OpenModel
 from patchclamp.rewriting.fact import FactPrompts, read_fact
-from patchclamp.rewriting.moment import CORPORA, Covariance, check_ridge, covariance
+from patchclamp.rewriting.moment import Covariance, check_ridge, covariance
 from patchclamp.rewriting.projection import Projection
 from patchclamp.rewriting.result import Rewrite
 from patchclamp.rewriting.value import TERMS, Search, search
@@ -124,8 +125,8 @@ def rewrite_fact(
         target: The new answer, one token, as ``" Rome"``.
         layer: The layer of the MLP; a sixth of the way up by default.
         true: The answer to be replaced, for the record; the likeliest other one by default.
-        covariance: The second moment of the layer's keys: ``"gutenberg"`` (made once and kept), one made with
-            :func:`patchclamp.rewriting.covariance`, or ``"identity"``, a control.
+        covariance: The second moment of the layer's keys: ``"gutenberg"`` (made once and kept) or one book of it, one made
+            with :func:`patchclamp.rewriting.covariance`, or ``"identity"``, a control.
         ridge: The number that is added to its diagonal, as a share of the mean.
         prefixes: The number of beginnings to sample from the model, or texts.
         essence: The template that asks what the subject is, which is kept; None leaves that out.
@@ -185,7 +186,7 @@ def _default_layer(model: OpenModel) -> int:
 def _check_moment(model: OpenModel, projection: Projection, moment: Moment) -> None:
     if isinstance(moment, Covariance):
         moment.check(model, projection.layer)
-    elif moment not in (*CORPORA, IDENTITY):
+    elif moment != IDENTITY and moment.partition(":")[0] not in CORPORA:
         raise InputError(
             unknown("covariance", moment, (*CORPORA, IDENTITY)) + "; or one made with pc.rewriting.covariance"
         )

@@ -1,6 +1,5 @@
 from collections.abc import Iterator
 from itertools import chain
-from random import Random
 from typing import Any
 
 import pytest
@@ -8,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import patchclamp as pc
-from patchclamp.lenses import corpus
-from patchclamp.lenses.corpus import sequences
+from patchclamp.activations import corpus
+from patchclamp.activations.corpus import TokenRow, cut, limited, packed, read_corpus, sequences
 from tests import tiny
 from tests.lenses.families import opened
 
@@ -25,6 +24,34 @@ def test_ids_are_joined_and_cut_and_nothing_is_lost_but_the_end(rows: list[list[
     assert all(len(row) == length for row in found)
     assert list(chain.from_iterable(found)) == stream[: len(stream) // length * length]
     assert sequences(model, rows, length, most=1) == found[:1]
+
+
+@given(st.lists(st.lists(st.integers(0, 96), max_size=9), min_size=1, max_size=9), st.integers(2, 7), st.booleans())
+def test_each_token_of_a_corpus_comes_once_with_its_place(texts: list[list[int]], length: int, joined: bool) -> None:
+    model = opened("llama")
+    if not any(texts) or (not joined and not all(texts)):  # an empty text is no prompt
+        return
+    rows = list((packed if joined else cut)(model, texts, length))
+    assert all(0 < len(row) <= length for row in rows)
+    assert not joined or all(len(row) == length for row in rows[:-1])
+    every = TokenRow.joined(rows)
+    places = list(zip(every.documents.tolist(), every.positions.tolist(), strict=True))
+    assert places == [(number, i) for number, text in enumerate(texts) for i in range(len(text))]
+    assert every.ids.tolist() == [texts[number][i] for number, i in places]
+    some = list(limited(rows, 5))
+    assert TokenRow.joined(some).ids.tolist() == every.ids.tolist()[:5]
+
+
+def test_what_packing_puts_in_is_marked(llama: pc.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = {"a": [5, 6, 7], "b": [8], "": []}
+    monkeypatch.setattr(
+        llama, "tokenizer", lambda texts, **_: {"input_ids": [words[text] for text in texts]}, raising=False
+    )
+    monkeypatch.setattr(corpus, "_special_ids", lambda *_: ([1, 2], [1, 2]))
+    rows = list(packed(llama, ["a", "", "b"], 4))
+    assert [row.ids.tolist() for row in rows] == [[1, 2, 5, 6], [1, 2, 7, 1], [1, 2, 2, 8]]
+    assert [row.positions.tolist() for row in rows] == [[-1, -1, 0, 1], [-1, -1, 2, -1], [-1, -1, -1, 0]]
+    assert [row.documents.tolist() for row in rows] == [[0] * 4, [0] * 4, [0, 0, 0, 2]]
 
 
 def test_no_more_is_read_than_is_needed(llama: pc.Model) -> None:
@@ -73,18 +100,14 @@ def test_how_much_is_made(llama: pc.Model) -> None:
         sequences(llama, [long], 64, most=0)
 
 
-def test_passages_of_all_books_are_shuffled_in_one_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Paragraphs stay whole and are joined until a passage holds as many characters as it should."""
-    books = {name: "\n\n".join(f"{name}{i}" for i in range(7)) for name in ("ab", "cd")}
+def test_passages_take_every_book_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert list(corpus.passages(["aaaa", "bb", "ccc"], 2)) == ["aa", "bb", "cc", "aa", "c"]
+    books = {"ab": "a" * 4500, "cd": "c" * 2001}
     monkeypatch.setattr(
         corpus.catalogue, "gutenberg", lambda title=None: books if title is None else {title: books[title]}
     )
-    monkeypatch.setattr(corpus, "PASSAGE", 6)  # two paragraphs of three characters
-    ordered = [f"{name}{i}\n\n{name}{i + 1}" if i < 6 else f"{name}{i}" for name in books for i in (0, 2, 4, 6)]
-    wanted = list(ordered)
-    Random(0).shuffle(wanted)
-    assert list(corpus._texts("gutenberg")) == wanted != ordered
-    assert list(corpus._texts("gutenberg:cd")) == [books["cd"]]
+    assert list(map(len, read_corpus("gutenberg"))) == [2000, 2000, 2000, 1, 500]
+    assert list(read_corpus("gutenberg:cd")) == [books["cd"]]
 
 
 @pytest.mark.parametrize("length", [2, 3])
