@@ -5,5 +5,6 @@ from .dictionary import Dictionary as Dictionary
 from .encoder import Encoder as Encoder
 from .fit import DictionaryFit as DictionaryFit
 from .scaling import Scaling as Scaling
+from .toy import ToyData as ToyData
 
-__all__ = ["Codes", "Dictionary", "DictionaryFit", "Encoder", "Scaling"]
+__all__ = ["Codes", "Dictionary", "DictionaryFit", "Encoder", "Scaling", "ToyData"]
