@@ -4,6 +4,7 @@ from .codes import Codes as Codes
 from .dictionary import Dictionary as Dictionary
 from .encoder import Encoder as Encoder
 from .fit import DictionaryFit as DictionaryFit
+from .pursuit import OMP as OMP
 from .scaling import Scaling as Scaling
 
-__all__ = ["Codes", "Dictionary", "DictionaryFit", "Encoder", "Scaling"]
+__all__ = ["OMP", "Codes", "Dictionary", "DictionaryFit", "Encoder", "Scaling"]
