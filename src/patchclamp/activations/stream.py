@@ -1,70 +1,308 @@
 """One interface from which everything trains: batches of activation rows, shuffled, replayable from a seed, and resumable."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from patchclamp.core.errors import InputError
+from patchclamp.activations.batch import ActivationBatch as ActivationBatch
+from patchclamp.activations.batch import RowSource as RowSource
+from patchclamp.activations.sources import ArraySource, FunctionSource, MakeRows
+from patchclamp.core.arguments import checked, checked_methods
+from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.kinds import Array, Seed
+
+BATCH_SIZE, BUFFER = 4096, 65_536
+_SAME = ("source", "d", "seed", "batch_size", "shuffle", "buffer")
+"""What a state and the stream that it is put into have alike."""
 
 
-@dataclass(frozen=True, eq=False)
-class ActivationBatch:
-    """Some rows of activations, and which token each is of."""
-
-    rows: Float[Tensor, "row d"]
-    documents: Int[Tensor, " row"] | None = None
-    positions: Int[Tensor, " row"] | None = None
-    tokens: Int[Tensor, " row"] | None = None
-
-
-class RowSource(Protocol):
-    """Where rows come from: equal chunks in an equal order whenever they are asked for."""
-
-    d: int
-    count: int | None
-    """The number of rows of one pass, or None if that is not known or there is no end."""
-
-    def chunks(self, passed: int) -> Iterator[ActivationBatch]:
-        """The rows of one pass (0, 1, ...), in chunks of any size."""
-
-
+@checked
 class ActivationStream:
-    """INTERFACE DRAFT: batches of rows.
+    """Batches of activation rows, from an array, a function, a recording, or a model that reads a corpus.
 
-    ``for batch in stream`` goes on from where the stream stands; ``stream.state()`` is plain JSON, and ``stream.restore(state)``
-    puts it there; ``stream.restart()`` begins anew. ``stream.sample(n)`` returns the first n rows without moving the stream.
+    ``for batch in stream`` goes on from where the stream stands; :meth:`state` is plain JSON, and :meth:`restore` puts the stream
+    there, so that the batches that follow are bit for bit those that would have followed. :meth:`restart` begins anew, and
+    :meth:`sample` returns the first rows without moving the stream.
+
+    A pass has every row once, and each pass has an order of its own. An array is shuffled as a whole. What cannot be held in
+    memory is shuffled in a buffer: ``buffer`` rows are read, mixed, and given out before the next are read; a model reads its
+    sequences in random order besides, so that a buffer holds some of the whole corpus.
+
+    All batches have ``batch_size`` rows: what is left at the end of a pass is the beginning of the next pass's first batch.
+    Only the very last batch of the last pass may be smaller; no row is lost.
+
+    Args:
+        source: Where rows come from.
+        batch_size: The number of rows of a batch.
+        passes: The number of times that every row comes; None is endless.
+        shuffle: Whether rows are mixed; else they come as they stand.
+        buffer: The number of rows among which those of a source are mixed that cannot be held as a whole.
+        seed: What all orders are drawn from.
+
+    Raises:
+        InputError: A number below 1.
     """
 
     def __init__(
         self,
-        source: RowSource,
+        source: Any,
         *,
-        batch_size: int = 4096,
+        batch_size: int = BATCH_SIZE,
         passes: int | None = 1,
         shuffle: bool = True,
-        buffer: int = 65_536,
-        seed: int = 0,
+        buffer: int = BUFFER,
+        seed: Seed = 0,
     ) -> None:
-        self.source, self.batch_size, self.passes, self.seed = source, batch_size, passes, seed
+        for name, number in (("batch_size", batch_size), ("passes", passes), ("buffer", buffer)):
+            if number is not None and number < 1:
+                raise InputError(f"{name} is 1 or more; got {number!r}")
+        self.source: RowSource = source
+        self.batch_size, self.passes, self.shuffle, self.buffer, self.seed = batch_size, passes, shuffle, buffer, seed
+        self._passed, self._row = 0, 0
+        self._batches: Iterator[tuple[ActivationBatch, int, int]] | None = None
+
+    @classmethod
+    def from_array(
+        cls,
+        rows: Array,
+        *,
+        documents: Any = None,
+        positions: Any = None,
+        tokens: Any = None,
+        batch_size: int = BATCH_SIZE,
+        passes: int | None = 1,
+        shuffle: bool = True,
+        seed: Seed = 0,
+    ) -> Self:
+        """Rows that are there, in numpy (``numpy.memmap`` is read as it is needed) or torch; they are not copied.
+
+        Args:
+            rows: Activations ``[row, d]``: finite floating point numbers.
+            documents: The number of each row's document, ``[row]``.
+            positions: Each row's position in its document, ``[row]``.
+            tokens: Each row's token id, ``[row]``.
+            batch_size: The number of rows of a batch.
+            passes: The number of times that every row comes; None is endless.
+            shuffle: Whether rows are mixed.
+            seed: What all orders are drawn from.
+
+        Raises:
+            InputError: Rows of another shape or type, none at all, or a number that is not finite.
+        """
+        array = rows.detach() if isinstance(rows, Tensor) else np.asanyarray(rows)
+        columns = [
+            _whole_numbers(name, values)
+            for name, values in (("documents", documents), ("positions", positions), ("tokens", tokens))
+        ]
+        source = ArraySource(array, *columns)
+        return cls(source, batch_size=batch_size, passes=passes, shuffle=shuffle, seed=seed)
+
+    @classmethod
+    def from_function(
+        cls, make: MakeRows, d: int, *, count: int | None = None, batch_size: int = BATCH_SIZE, seed: Seed = 0
+    ) -> Self:
+        """Rows that a function makes, as toy data do.
+
+        Args:
+            make: ``make(seed, step, count)`` gives the ``[count, d]`` rows of step 0, 1, ...; equal arguments, equal rows.
+            d: The width of a row.
+            count: The number of rows after which the stream ends; endless by default.
+            batch_size: The number of rows of a batch, which is that of a step.
+            seed: What ``make`` gets.
+
+        Raises:
+            InputError: A number below 1; when rows are made, rows of another shape or type, or that are not finite.
+        """
+        for name, number in (("d", d), ("count", count), ("batch_size", batch_size)):
+            if number is not None and number < 1:
+                raise InputError(f"{name} is 1 or more; got {number!r}")
+        source = FunctionSource(make, d, seed, batch_size, count)
+        return cls(source, batch_size=batch_size, passes=None if count is None else 1, seed=seed)
 
     @property
     def d(self) -> int:
         """The width of a row."""
         return self.source.d
 
-    @classmethod
-    def from_array(
-        cls, rows: Any, *, batch_size: int = 4096, passes: int | None = 1, shuffle: bool = True, seed: int = 0
-    ) -> Self: ...
+    @property
+    def count(self) -> int | None:
+        """The number of rows of one pass, or None if that is not known or there is no end."""
+        return self.source.count
 
-    @classmethod
-    def from_recording(cls, activations: Any, site: str | None = None, **options: Any) -> Self: ...
+    @property
+    def remaining(self) -> int | None:
+        """The number of rows that are still to come, or None if that is not known or there is no end."""
+        if self.count is None or self.passes is None:
+            return None
+        return max((self.passes - self._passed) * self.count - self._row, 0)
 
-    @classmethod
-    def from_function(cls, make: Any, d: int, **options: Any) -> Self:
-        """Rows that ``make(seed, step, count) -> [count, d]`` makes (toy data): endless by default."""
-        ...
+    @property
+    def exhausted(self) -> bool:
+        """Whether no row comes any more."""
+        return self.passes is not None and self._passed >= self.passes
+
+    def __iter__(self) -> Iterator[ActivationBatch]:
+        if self.exhausted:
+            raise InputError(
+                f"the stream is exhausted: all rows of its passes={self.passes} have come; "
+                "call restart(), or make it with more passes"
+            )
+        return self
+
+    def __next__(self) -> ActivationBatch:
+        if self._batches is None:
+            self._batches = self._batches_from(self._passed, self._row)
+        try:
+            batch, self._passed, self._row = next(self._batches)
+        except StopIteration:
+            self._passed, self._row = self.passes or 0, 0
+            raise
+        except BaseException:
+            self._batches = None  # a generator that raised is at its end, and the rows are not
+            raise
+        if self._row == self.count:
+            self._passed, self._row = self._passed + 1, 0
+        return batch
+
+    def restart(self) -> None:
+        """Begin anew with the first row."""
+        self._move(0, 0)
+
+    def sample(self, n: int) -> Float[Tensor, "row d"]:
+        """The first rows, whatever has been read, without moving the stream: ``[n, d]``, or all of one pass if there are fewer.
+
+        Raises:
+            InputError: ``n`` is below 1, or the source has no row.
+        """
+        if n < 1:
+            raise InputError(f"a sample has 1 row or more; got n={n!r}")
+        parts: list[Tensor] = []
+        held = 0
+        for chunk in self._pass(0, 0):
+            parts.append(chunk.rows[: n - held])
+            held += len(parts[-1])
+            if held == n:
+                break
+        return torch.cat(parts)
+
+    def state(self) -> dict[str, Any]:
+        """Where the stream stands, as plain JSON: for :meth:`restore` of a stream of the same rows."""
+        return {**self._identity(), "passed": self._passed, "row": self._row}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go to where a stream of the same rows, seed and sizes stood.
+
+        Raises:
+            InputError: The state is none, or one of another stream; the message names what differs.
+        """
+        identity = self._identity()
+        expected = [*identity, "passed", "row"]
+        for name in state:
+            if name not in expected:
+                raise InputError(unknown("entry of a stream's state", name, expected))
+        missing = [name for name in expected if name not in state]
+        if missing:
+            raise InputError(f"this is no state of a stream: it has no {missing[0]!r}")
+        for name in _SAME:
+            if state[name] != identity[name] or type(state[name]) is not type(identity[name]):
+                raise InputError(
+                    f"the state is of another stream: {name} was {state[name]!r} there, and is {identity[name]!r} here"
+                )
+        passed, row = state["passed"], state["row"]
+        if not all(type(number) is int and number >= 0 for number in (passed, row)):
+            raise InputError(f"passed and row of a stream's state are 0 or more; got {passed!r} and {row!r}")
+        if (self.count is not None and row >= self.count) or (self.passes is not None and passed > self.passes):
+            raise InputError(
+                f"the state stands at row {row} of pass {passed}; this stream has {self.count} rows and passes={self.passes}"
+            )
+        self._move(passed, row)
+
+    def _identity(self) -> dict[str, Any]:
+        values = (self.source.digest(), self.d, self.seed, self.batch_size, self.shuffle, self.buffer)
+        return dict(zip(_SAME, values, strict=True))
+
+    def _move(self, passed: int, row: int) -> None:
+        self._passed, self._row, self._batches = passed, row, None
+
+    def _batches_from(self, passed: int, row: int) -> Iterator[tuple[ActivationBatch, int, int]]:
+        """Batches, each with the pass and the row at which the next begins."""
+        parts: list[ActivationBatch] = []
+        held = 0
+        while self.passes is None or passed < self.passes:
+            for chunk in self._pass(passed, row):
+                begin = 0
+                while begin < len(chunk):
+                    part = chunk.part(begin, begin + self.batch_size - held)
+                    parts.append(part)
+                    begin, row, held = begin + len(part), row + len(part), held + len(part)
+                    if held == self.batch_size:
+                        yield ActivationBatch.joined(parts), passed, row
+                        parts, held = [], 0
+            passed, row = passed + 1, 0
+        if parts:
+            yield ActivationBatch.joined(parts), passed, row
+
+    def _pass(self, passed: int, row: int) -> Iterator[ActivationBatch]:
+        """The rows of one pass from one on, in its order.
+
+        Raises:
+            InputError: There is none in the whole pass, or one of another width.
+        """
+        rows = self._mixed(passed, row) if self.shuffle and not self.source.mixed else self._read(passed, row)
+        empty = row == 0
+        for chunk in rows:
+            if chunk.rows.ndim != 2 or chunk.rows.shape[1] != self.d:
+                raise InputError(f"the source gave rows of shape {tuple(chunk.rows.shape)}; they are [row, {self.d}]")
+            empty = empty and not len(chunk)
+            yield chunk
+        if empty:
+            raise InputError("the stream is empty: its source gives no row")
+
+    def _read(self, passed: int, begin: int) -> Iterator[ActivationBatch]:
+        seed = _derived(self.seed, passed) if self.shuffle else None
+        return self.source.chunks(seed, begin, self.batch_size)
+
+    def _mixed(self, passed: int, row: int) -> Iterator[ActivationBatch]:
+        """Mix the rows of each buffer; those of the buffer in which ``row`` lies are read again."""
+        number, skip = divmod(row, self.buffer)
+        parts: list[ActivationBatch] = []
+        held = 0
+
+        def mixed() -> Iterator[ActivationBatch]:
+            rows = ActivationBatch.joined(parts)
+            generator = torch.Generator().manual_seed(_derived(self.seed, passed, number))
+            order = torch.randperm(len(rows), generator=generator)[skip:]
+            yield from (rows.picked(chosen) for chosen in order.split(self.batch_size) if len(chosen))
+
+        for chunk in self._read(passed, number * self.buffer):
+            begin = 0
+            while begin < len(chunk):
+                part = chunk.part(begin, begin + self.buffer - held)
+                parts.append(part)
+                begin, held = begin + len(part), held + len(part)
+                if held == self.buffer:
+                    yield from mixed()
+                    parts, held, number, skip = [], 0, number + 1, 0
+        if parts:
+            yield from mixed()
+
+
+checked_methods(ActivationStream)
+
+
+def _derived(*numbers: int) -> int:
+    """A seed that differs for each sequence of numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _whole_numbers(name: str, values: Any) -> Tensor | None:
+    if values is None:
+        return None
+    column = values if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
+    if column.is_floating_point() or column.is_complex() or column.dtype == torch.bool:
+        raise InputError(f"{name} are whole numbers, one a row; got {column.dtype}")
+    return column.detach()
