@@ -70,13 +70,14 @@ COVARIANCE = Form("a covariance", "covariance.json", files=("covariance.safetens
 TUNED_LENS = Form("a tuned lens", "config.json", kind="tuned_lens", files=("model.safetensors",))
 NEAREST_LINEAR = Form("a NearestLinear", "config.json", kind="nearest_linear", files=("model.safetensors",))
 DICTIONARY = Form("a sparse dictionary", "config.json", kind="dictionary", files=("model.safetensors",))
+TOY = Form("toy data", "toy.json", kind="toy_data", files=("toy.safetensors",))
 TRAINED = Form(
     "a trained network", "training.json", files=("model.safetensors",), versioned=False, keys=("asked", "found")
 )
 STUDY = Form("a study", "study.json")
 BAKED = Form("a baked checkpoint", "patchclamp.json", kind="baked", versioned=False)
 REWRITTEN = Form("a rewritten checkpoint", "rewrite.json", versioned=False, keys=("model", "prompts", "parameters"))
-FORMS = (RESULT, DIRECTIONS, DIRECTION, EDITS, COVARIANCE, TUNED_LENS, NEAREST_LINEAR, DICTIONARY, TRAINED, STUDY, BAKED, REWRITTEN)
+FORMS = (RESULT, DIRECTIONS, DIRECTION, EDITS, COVARIANCE, TUNED_LENS, NEAREST_LINEAR, DICTIONARY, TOY, TRAINED, STUDY, BAKED, REWRITTEN)
 
 
 def save(

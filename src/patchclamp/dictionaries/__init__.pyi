@@ -6,5 +6,6 @@ from .encoder import Encoder as Encoder
 from .fit import DictionaryFit as DictionaryFit
 from .pursuit import OMP as OMP
 from .scaling import Scaling as Scaling
+from .toy import ToyData as ToyData
 
-__all__ = ["OMP", "Codes", "Dictionary", "DictionaryFit", "Encoder", "Scaling"]
+__all__ = ["OMP", "Codes", "Dictionary", "DictionaryFit", "Encoder", "Scaling", "ToyData"]
