@@ -11,12 +11,14 @@ from .evaluation import Frontier as Frontier
 from .evaluation import evaluate as evaluate
 from .evaluation import frontier as frontier
 from .fit import DictionaryFit as DictionaryFit
+from .pursuit import OMP as OMP
 from .recovery import Recovery as Recovery
 from .recovery import recovery as recovery
 from .scaling import Scaling as Scaling
 from .toy import ToyData as ToyData
 
 __all__ = [
+    "OMP",
     "Agreement",
     "Codes",
     "Dictionary",
