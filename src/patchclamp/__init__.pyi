@@ -1,11 +1,14 @@
 # The public names: the one page that says what patchclamp offers, and where each name lives.
 
 from . import catalogue as catalogue
+from . import dictionaries as dictionaries
 from . import directions as directions
 from . import metrics as metrics
 from . import polytopes as polytopes
 from . import rewriting as rewriting
 from . import tracing as tracing
+from .activations.batch import ActivationBatch as ActivationBatch
+from .activations.stream import ActivationStream as ActivationStream
 from .baking.bake import baked as baked
 from .baking.bake import export as export
 from .baking.llama_cpp import control_vector as control_vector

@@ -17,6 +17,7 @@ from patchclamp.cli import (
     assets,
     attribute,
     curves,
+    dictionary,
     direction,
     edit,
     generate,
@@ -58,6 +59,7 @@ VERBS = (
 for verb in VERBS:
     app.command(verb.command)
 app.command(assets.app)
+app.command(dictionary.app)
 app.command(direction.app)
 app.command(edit.app)
 app.command(polytope.app)

@@ -54,7 +54,7 @@ def tune_lens(
         checkpoint: Folder from which a killed training goes on.
     """
     folders.check(out, folders.TUNED_LENS, *folders.COMMAND)
-    texts = _texts(corpus or ["gutenberg"])
+    texts = read_corpus(corpus or ["gutenberg"])
     options: dict[str, Any] = {
         "tokens": tokens, "length": length, "passes": passes, "held_out": held_out, "optimizer": optimizer,
         "learning_rate": learning_rate, "weight_decay": weight_decay, "batch": batch, "seed": seed, "checkpoint": checkpoint,
@@ -69,7 +69,7 @@ def tune_lens(
     say(f"saved to {out}")
 
 
-def _texts(corpus: list[str]) -> str | list[str]:
+def read_corpus(corpus: list[str]) -> str | list[str]:
     """A name of the catalogue, or the texts of files."""
     files = [Path(name) for name in corpus]
     if len(corpus) == 1 and not files[0].is_file():
