@@ -1,11 +1,43 @@
 # The public names of the package, and where each lives.
 
 from .codes import Codes as Codes
+from .decompositions import ICA as ICA
+from .decompositions import NMF as NMF
+from .decompositions import PCA as PCA
+from .decompositions import KMeans as KMeans
 from .dictionary import Dictionary as Dictionary
 from .encoder import Encoder as Encoder
+from .fista import FISTA as FISTA
 from .fit import DictionaryFit as DictionaryFit
+from .ksvd import KSVD as KSVD
+from .mod import MOD as MOD
+from .online import OnlineDictionaryLearning as OnlineDictionaryLearning
+from .pruning import prune as prune
 from .pursuit import OMP as OMP
 from .scaling import Scaling as Scaling
+from .threshold import LinearCoordinates as LinearCoordinates
+from .threshold import Nearest as Nearest
+from .threshold import Threshold as Threshold
 from .toy import ToyData as ToyData
 
-__all__ = ["OMP", "Codes", "Dictionary", "DictionaryFit", "Encoder", "Scaling", "ToyData"]
+__all__ = [
+    "FISTA",
+    "ICA",
+    "KSVD",
+    "MOD",
+    "NMF",
+    "OMP",
+    "PCA",
+    "Codes",
+    "Dictionary",
+    "DictionaryFit",
+    "Encoder",
+    "KMeans",
+    "LinearCoordinates",
+    "Nearest",
+    "OnlineDictionaryLearning",
+    "Scaling",
+    "Threshold",
+    "ToyData",
+    "prune",
+]

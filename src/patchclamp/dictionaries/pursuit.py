@@ -61,7 +61,9 @@ class OMP(Encoder):
         if self.k < 1:
             raise InputError(f"OMP(k={self.k}): a pursuit chooses one atom or more a row")
         if self.tolerance is not None and not 0 <= self.tolerance < 1:
-            raise InputError(f"OMP(tolerance={self.tolerance}): a share of the squared length is at least 0 and below 1")
+            raise InputError(
+                f"OMP(tolerance={self.tolerance}): a share of the squared length is at least 0 and below 1"
+            )
 
     @torch.no_grad()
     def codes(self, x: Float[Tensor, "row d"], atoms: Float[Tensor, "width d"], weights: Mapping[str, Tensor]) -> Codes:
@@ -89,7 +91,9 @@ def check_rank(holder: object, k: int, d: int) -> None:
         InputError: ``k`` above ``d``.
     """
     if k > d:
-        raise InputError(f"{type(holder).__name__}(k={k}): rows of width {d} are explained by {d} atoms whatever they are")
+        raise InputError(
+            f"{type(holder).__name__}(k={k}): rows of width {d} are explained by {d} atoms whatever they are"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,7 +185,9 @@ class _Pursuit:
             return self.first if self.nonnegative else self.first.abs()
         latents, values = self.latents[:step].T.contiguous(), self.values[:step].T.contiguous()
         gram, atoms = self.table.gram, self.table.padded
-        if gram is not None and step * 12 < atoms.shape[1]:  # a weighted sum reads 12 times slower than a product computes
+        if (
+            gram is not None and step * 12 < atoms.shape[1]
+        ):  # a weighted sum reads 12 times slower than a product computes
             fitted = embedding_bag(latents, gram, mode="sum", per_sample_weights=values)
             correlations = torch.sub(self.first, fitted, out=fitted)
         else:

@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 
 from patchclamp.activations.stream import ActivationStream
 from patchclamp.core import folders
-from patchclamp.core.arguments import checked, checked_methods
+from patchclamp.core.arguments import checked_methods
 from patchclamp.core.digest import digest
 from patchclamp.core.errors import InputError
 from patchclamp.core.kinds import Folder, Seed
