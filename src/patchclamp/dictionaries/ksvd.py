@@ -18,8 +18,8 @@ class KSVD(HeldRowsFit):
     """Dictionary learning by K-SVD, with codes of both signs.
 
     Each iteration codes all rows by :class:`OMP`; then, atom by atom, the residual that the other atoms leave on the rows that
-    use it is replaced by its best approximation of rank 1, which is the new atom and its new codes. An atom that no row uses becomes
-    the row that is explained worst. Rows are held in memory.
+    use it is replaced by its best approximation of rank 1, which is the new atom and its new codes. An atom that no row uses
+    becomes the row that is explained worst. Rows are held in memory.
 
     Source: Aharon, Elad and Bruckstein 2006, "K-SVD: an algorithm for designing overcomplete dictionaries for sparse
     representation", figure 2.

@@ -36,8 +36,8 @@ class MOD(AlternatingFit):
     Each batch is coded by :class:`OMP`. Its products of codes are added to those of earlier batches, which are weighed down by
     ``forgetting`` each time, and the atoms are solved for from the sums, then brought to length 1 (the sums with them). Then
     atoms that are of no use are replaced by rows of the batch, drawn in proportion to their squared residuals: those that are
-    the less used one of a pair with a cosine above ``duplicate``, and those that were active in none of the last ``idle`` rows. In the
-    last part of a stream whose length is known (``settle``) none is replaced any more, so that all are trained.
+    the less used one of a pair with a cosine above ``duplicate``, and those that were active in none of the last ``idle`` rows.
+    In the last part of a stream whose length is known (``settle``) none is replaced any more, so that all are trained.
 
     A width of 1.25 to 1.5 times the number of features, and ``k`` a little above the number that are active, recover the most;
     what is too many then is left out by :func:`prune`. Rows that are sums of features whose coefficients are 0 or more, as in toy
@@ -97,9 +97,9 @@ class MOD(AlternatingFit):
             )
         if not 0 <= self.settle <= 1:
             raise InputError(f"settle is a share of the rows, 0..1; got {self.settle}")
-        if not 0 <= self.forgetting <= 1 or not 0 <= self.damping < float("inf") or not 0 < self.duplicate <= 1:
+        if not 0 <= self.forgetting <= 1 or not 0 < self.damping < float("inf") or not 0 < self.duplicate <= 1:
             raise InputError(
-                "forgetting is in 0..1, damping 0 or more, duplicate above 0 and up to 1; got "
+                "forgetting is in 0..1, damping above 0, duplicate above 0 and up to 1; got "
                 f"forgetting={self.forgetting}, damping={self.damping}, duplicate={self.duplicate}"
             )
         self._encoder().check(self.width)

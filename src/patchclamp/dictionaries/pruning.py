@@ -14,10 +14,10 @@ from patchclamp.dictionaries.dictionary import BLOCK, Dictionary
 def prune(dictionary: Dictionary, X: Array, *, duplicate: float = 0.95, firing: float = 0.0) -> Dictionary:
     """Merge atoms that are nearly equal and drop those that rows do not use.
 
-    Atoms are looked at from the most to the least active (by the sum of absolute codes times their lengths): each takes in
-    the later ones whose cosine with it is above ``duplicate``, and becomes their mean, weighted by activity, at its own length. Weights
-    that an encoder learned are those of the most active one of a group. A dictionary that was trained wide, to recover more, has a
-    better precision after it.
+    Atoms are looked at from the most to the least active (by the sum of absolute codes times their lengths): each takes in the
+    later ones whose cosine with it is above ``duplicate``, and becomes their mean, weighted by activity, at its own length.
+    Weights that an encoder learned are those of the most active one of a group. A dictionary that was trained wide, to recover
+    more, has a better precision after it. So many rows are needed that the rarest feature is active in several.
 
     Args:
         dictionary: Any dictionary; it stays as it is.

@@ -141,9 +141,10 @@ def pursue(
     """
     entries = BLOCK_ENTRIES if x.device.type == "cpu" else 64 * BLOCK_ENTRIES
     size = max(entries // len(table.padded), 64)
-    pursuits = [_Pursuit(block, table, k, nonnegative, tolerance).run() for block in x.split(size)]
-    latents = torch.cat([part[0] for part in pursuits]) if pursuits else x.new_zeros(0, k, dtype=torch.int64)
-    return Choice(latents, torch.cat([part[1] for part in pursuits]) if pursuits else x.new_zeros(0, k))
+    if not len(x):
+        return Choice(x.new_zeros(0, k, dtype=torch.int64), x.new_zeros(0, k))
+    parts = [_Pursuit(block, table, k, nonnegative, tolerance).run() for block in x.split(size)]
+    return Choice(torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts]))
 
 
 @dataclass(eq=False)
