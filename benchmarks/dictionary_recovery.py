@@ -38,6 +38,11 @@ def data(case: str, seed: int) -> ToyData:
     return ToyData.zipf(2048, 256, active=8, exponent=0.7, seed=seed)
 
 
+def pruning_rows(toy: ToyData, seed: int) -> torch.Tensor:
+    """Rows of many batches: the post's recipe draws anew which features fire for each."""
+    return torch.cat([toy.sample(1024, seed, 10**6 + step)[0] for step in range(PRUNING_ROWS // 1024)])
+
+
 def flops(width: int, k: int, batch_size: int, batches: int, d: int = 256) -> dict[str, float]:
     """FLOPs of a fit, by what they are for."""
     rows = batch_size * batches
@@ -65,7 +70,7 @@ def run(case: str, seed: int) -> dict[str, Any]:
     stream = ActivationStream.from_function(make, toy.d, count=size * sizes["batches"], batch_size=size, seed=seed)
     fit = MOD(width=width, k=k, batch_size=size, centre=False, random_state=seed)
     seconds = cpu_seconds(lambda: fit.fit(stream)) - drawing
-    dictionary, rows = fit.dictionary_, toy.sample(PRUNING_ROWS, seed, 10**6)[0]
+    dictionary, rows = fit.dictionary_, pruning_rows(toy, seed)
     small = prune(dictionary, rows, firing=5e-5)
     recovery = dict(_recovery(toy, dictionary.atoms))
     return {

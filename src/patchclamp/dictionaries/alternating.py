@@ -4,7 +4,7 @@ import time
 from abc import abstractmethod
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import torch
 from jaxtyping import Float
@@ -28,7 +28,6 @@ SAVE_EVERY = 30.0
 """Seconds between two checkpoints."""
 VERSION = 1
 """Of the methods; a checkpoint of another version is not continued."""
-State = TypeVar("State", bound="Alternation")
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +62,8 @@ class AlternatingFit(DictionaryFit):
     random_state: int
     _scaling: Scaling
     _state: Any
+    _kept: tuple[Any, dict[str, Any]]
+    """The state after the latest batch, and where the stream stood then: what a checkpoint holds."""
 
     def partial_fit(self, X: Array, y: Any = None) -> Self:
         """Take in one batch more; several calls are one ``fit`` on a stream of the same batches.
@@ -136,6 +137,7 @@ class AlternatingFit(DictionaryFit):
         self._begin(stream.sample(max(self.width, stream.batch_size)))
         if path is not None and path.is_file():
             self._load(path, stream)
+        self._kept = (self._state, stream.state() if path is not None else {})
         with resumable(self.checkpoint):
             try:
                 self._run(stream, path)
@@ -146,7 +148,6 @@ class AlternatingFit(DictionaryFit):
         return self._dictionary()
 
     def _run(self, stream: ActivationStream, path: Path | None) -> None:
-        self._position = stream.state() if path is not None else {}
         saved, remaining = time.monotonic(), stream.remaining
         if path is not None and stream.exhausted:
             return  # the checkpoint is of the end
@@ -155,7 +156,8 @@ class AlternatingFit(DictionaryFit):
                 x = self._scaling(batch.rows.to(self._state.atoms))
                 state = self._step(self._state, x, stream.remaining)
                 position = stream.state() if path is not None else {}
-                self._state, self._position = state, position
+                self._kept = (state, position)  # at once, so that an interrupt finds a state and its place
+                self._state = state
                 if bar.listener is not None:
                     bar.event = replace(bar.event, task=f"dictionary, {_shown(state)}")
                 bar.advance(len(batch.rows))
@@ -186,7 +188,8 @@ class AlternatingFit(DictionaryFit):
 
     def _save(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_state(path, {"state": self._state.plain(), "stream": self._position})
+        state, position = self._kept
+        write_state(path, {"state": state.plain(), "stream": position})
 
     def _load(self, path: Path, stream: ActivationStream) -> None:
         stored = read_state(path)

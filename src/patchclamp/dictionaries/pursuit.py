@@ -38,7 +38,8 @@ class OMP(Encoder):
     among the ``k``, and can come back in a later round. Atoms may have any length; codes are for the atoms as they are.
 
     All rows go side by side: correlations come from the products of all pairs of atoms, and the factor of the chosen atoms
-    grows by a row a round ("batch OMP"). The codes carry no gradient.
+    grows by a row a round ("batch OMP"). A round of ``nonnegative`` codes waits for the device once, to learn which rows break the
+    constraint. The codes carry no gradient. Below about ten times the type's resolution a tolerance is rounding.
 
     Sources: Pati, Rezaiifar and Krishnaprasad 1993; Rubinstein, Zibulevsky and Elad 2008, "Efficient implementation of the
     K-SVD algorithm using batch orthogonal matching pursuit"; for codes of 0 or more, Bruckstein, Elad and Zibulevsky 2008, "On the
