@@ -115,6 +115,7 @@ def _bar(start: Progress) -> tuple[Listener, Callable[[], None]]:
     bars.start()
 
     def show(event: Progress) -> None:
-        bars.update(identity, completed=event.done, total=event.total)
+        description = for_terminal(f"{event.task} ({event.unit})")
+        bars.update(identity, completed=event.done, total=event.total, description=description)
 
     return show, bars.stop

@@ -54,10 +54,10 @@ class CodeMoments:
             atoms: The atoms until now, from which damping measures; what no code uses stays as it is.
             damping: The weight of the squared distance from them, in units of the mean of an atom's squared codes.
         """
-        ridge = damping * self.second.diagonal().mean()
-        ridge = torch.where(ridge > 0, ridge, 1)
-        factor = torch.linalg.cholesky_ex(self.second + torch.diag(ridge.expand(len(atoms))))[0]
-        return torch.cholesky_solve(torch.addcmul(self.cross, ridge, atoms), factor)
+        diagonal = self.second.diagonal()
+        ridge = torch.where(diagonal > 0, damping * diagonal.mean(), 1)
+        factor = torch.linalg.cholesky_ex(self.second + torch.diag(ridge))[0]
+        return torch.cholesky_solve(torch.addcmul(self.cross, ridge.unsqueeze(1), atoms), factor)
 
     def rescaled(self, factors: Float[Tensor, " width"]) -> "CodeMoments":
         """The sums for codes that are multiplied by ``factors``: by 0 where an atom is another one from now on."""

@@ -45,4 +45,5 @@ def _solve(gram: Tensor, target: Tensor, is_free: Tensor) -> Tensor:
     """The least squares solution on the free variables, 0 on the others."""
     both = is_free.unsqueeze(1) & is_free.unsqueeze(2)
     system = torch.where(both, gram, torch.diag_embed((~is_free).to(gram.dtype)))
-    return torch.linalg.solve_ex(system, torch.where(is_free, target, 0).unsqueeze(2))[0].squeeze(2)
+    solution: Tensor = torch.linalg.solve_ex(system, torch.where(is_free, target, 0).unsqueeze(2))[0]
+    return solution.squeeze(2)

@@ -38,7 +38,8 @@ class OMP(Encoder):
     among the ``k``, and can come back in a later round. Atoms may have any length; codes are for the atoms as they are.
 
     All rows go side by side: correlations come from the products of all pairs of atoms, and the factor of the chosen atoms
-    grows by a row a round ("batch OMP"). The codes carry no gradient.
+    grows by a row a round ("batch OMP"). A round of ``nonnegative`` codes waits for the device once, to learn which rows break the
+    constraint. The codes carry no gradient. Below about ten times the type's resolution a tolerance is rounding.
 
     Sources: Pati, Rezaiifar and Krishnaprasad 1993; Rubinstein, Zibulevsky and Elad 2008, "Efficient implementation of the
     K-SVD algorithm using batch orthogonal matching pursuit"; for codes of 0 or more, Bruckstein, Elad and Zibulevsky 2008, "On the
@@ -141,9 +142,10 @@ def pursue(
     """
     entries = BLOCK_ENTRIES if x.device.type == "cpu" else 64 * BLOCK_ENTRIES
     size = max(entries // len(table.padded), 64)
-    pursuits = [_Pursuit(block, table, k, nonnegative, tolerance).run() for block in x.split(size)]
-    latents = torch.cat([part[0] for part in pursuits]) if pursuits else x.new_zeros(0, k, dtype=torch.int64)
-    return Choice(latents, torch.cat([part[1] for part in pursuits]) if pursuits else x.new_zeros(0, k))
+    if not len(x):
+        return Choice(x.new_zeros(0, k, dtype=torch.int64), x.new_zeros(0, k))
+    parts = [_Pursuit(block, table, k, nonnegative, tolerance).run() for block in x.split(size)]
+    return Choice(torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts]))
 
 
 @dataclass(eq=False)
