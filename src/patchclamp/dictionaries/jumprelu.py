@@ -1,0 +1,93 @@
+"""JumpReLU: a threshold for each latent, learned with straight-through estimators."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from patchclamp.core.arguments import checked
+from patchclamp.core.plain import savable
+from patchclamp.dictionaries.codes import Codes
+from patchclamp.dictionaries.encoder import Encoder
+from patchclamp.dictionaries.linear import Batch, LinearEncoder, Step, check_positive, linear_gradients
+
+
+@savable
+@checked
+@dataclass(frozen=True)
+class JumpReLU(LinearEncoder):
+    """A pre-activation where it is above the latent's threshold, and zero elsewhere.
+
+    The loss is ``|x - reconstruction|^2 + penalty * (L0 / target_l0 - 1)^2``, a mean over rows. Its step has no gradient
+    with respect to the threshold; a rectangle of the width ``bandwidth`` around it stands for the derivative of the step.
+
+    Source: Rajamanoharan et al. 2024, "Jumping ahead: improving reconstruction fidelity with JumpReLU sparse autoencoders",
+    arXiv 2407.14435, sections 3 and 4 and appendix A; the penalty towards a target is that of appendix F.
+
+    Args:
+        target_l0: The number of active latents towards which training goes.
+        penalty: The weight of the penalty, in units of a row's squared error (a scaled row has the squared length ``d``).
+        bandwidth: The width of the rectangle, in units of pre-activations.
+        initial_threshold: The thresholds at the start.
+
+    Raises:
+        InputError: A number that is not above 0.
+    """
+
+    target_l0: float = 32.0
+    penalty: float = 10.0
+    bandwidth: float = 0.5
+    initial_threshold: float = 0.5
+    weight_names: ClassVar[tuple[str, ...]] = ("weight", "offset", "threshold")
+
+    def __post_init__(self) -> None:
+        check_positive(
+            self,
+            target_l0=self.target_l0,
+            penalty=self.penalty,
+            bandwidth=self.bandwidth,
+            initial_threshold=self.initial_threshold,
+        )
+
+    def codes(self, x: Float[Tensor, "row d"], atoms: Float[Tensor, "width d"], weights: Mapping[str, Tensor]) -> Codes:
+        """The codes of rows; without a learned threshold that is zero. See :meth:`Encoder.codes`."""
+        scores = self.scores(x, atoms, weights)
+        threshold = weights.get("threshold", scores.new_zeros(()))
+        return Codes.of_dense(scores * (scores > threshold))
+
+    def initial(self, width: int, dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:
+        """Equal thresholds, as logarithms, so that they stay above zero."""
+        threshold = torch.full((width,), self.initial_threshold, dtype=dtype, device=device)
+        return {"log_threshold": threshold.log()}
+
+    def trained(
+        self, parameters: Mapping[str, Tensor], threshold: Float[Tensor, ""]
+    ) -> tuple[Encoder, dict[str, Tensor]]:
+        """Itself, with the thresholds."""
+        del threshold
+        weights = {"weight": parameters["weight"], "offset": parameters["offset"]}
+        return self, {**weights, "threshold": parameters["log_threshold"].exp()}
+
+    def step(self, batch: Batch) -> Step:
+        """The loss and its gradients, the threshold's by a straight-through estimator."""
+        atoms, rows = batch.parameters["atoms"], len(batch.x)
+        threshold = batch.parameters["log_threshold"].exp()
+        active = batch.scores > threshold
+        codes = batch.scores * active
+        error = codes @ atoms + batch.parameters["bias"] - batch.x
+        excess = active.sum(1) / self.target_l0 - 1
+        penalty = self.penalty * batch.penalty_factor / rows
+        to_error = error * (2 * batch.error_factor / rows)
+        to_codes = to_error @ atoms.T
+        gradients = linear_gradients(batch, to_codes * active)
+        gradients["atoms"] = codes.T @ to_error
+        gradients["bias"] += to_error.sum(0)
+        near = ((batch.scores - threshold).abs() < self.bandwidth / 2) / self.bandwidth
+        to_l0 = (penalty * 2 / self.target_l0) * excess
+        to_threshold = -(near * (to_codes * threshold + to_l0.unsqueeze(1))).sum(0)
+        gradients["log_threshold"] = to_threshold * threshold
+        loss = error.square().sum() * (batch.error_factor / rows) + penalty * excess.square().sum()
+        return Step(gradients, loss, -error, active.sum(0, dtype=codes.dtype))
