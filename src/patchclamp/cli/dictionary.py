@@ -146,7 +146,9 @@ def train(
         dictionary.save_pretrained(folder)
         evaluation = pc.dictionaries.evaluate(dictionary, held_out, batches=HELD_OUT_BATCHES)
         table.append({"dictionary": str(folder), **evaluation.summary()})
-    show(table, as_json=as_json, table=table, title="On held-out rows")
+    shown = ("dictionary", "width", "explained_variance", "l0", "dead", "dense")
+    short = [{name.replace("_", " "): row[name] for name in shown} for row in table]
+    show(table, as_json=as_json, table=short, title=f"On {table[0]['rows']:,.0f} held-out rows")
     options = {
         "source": source, "out": out, "site": site, "corpus": corpus, "fit": fit, "encoder": encoder, "width": width, "k": k,
         "penalty": penalty, "seed": seed, "steps": steps, "batch": batch, "learning_rate": learning_rate,

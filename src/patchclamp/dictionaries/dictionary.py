@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from patchclamp import dictionaries
 from patchclamp.core import folders
 from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError
@@ -196,6 +197,7 @@ class Dictionary(nn.Module):
         path = Path(folder)
         with folders.opened(path, folders.DICTIONARY) as record:
             tensors = read_tensors(path / _TENSORS)
+            _import_encoder(record["encoder"])
             encoder = from_plain(record["encoder"], {})
             if not isinstance(encoder, Encoder):
                 raise ValueError(f"{record['encoder']!r} is no encoder")
@@ -242,3 +244,10 @@ class Dictionary(nn.Module):
 
 def _fixed(value: Tensor) -> nn.Parameter:
     return nn.Parameter(value.detach().clone(), requires_grad=False)
+
+
+def _import_encoder(plain: Any) -> None:
+    """Import the public class of this package that a saved encoder names, so that it is known; others, the user imports."""
+    name = plain.get("$type") if isinstance(plain, dict) else None
+    if name in dictionaries.__all__:
+        getattr(dictionaries, name)
