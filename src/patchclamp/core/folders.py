@@ -76,7 +76,20 @@ TRAINED = Form(
 STUDY = Form("a study", "study.json")
 BAKED = Form("a baked checkpoint", "patchclamp.json", kind="baked", versioned=False)
 REWRITTEN = Form("a rewritten checkpoint", "rewrite.json", versioned=False, keys=("model", "prompts", "parameters"))
-FORMS = (RESULT, DIRECTIONS, DIRECTION, EDITS, COVARIANCE, TUNED_LENS, NEAREST_LINEAR, DICTIONARY, TRAINED, STUDY, BAKED, REWRITTEN)
+FORMS = (
+    RESULT,
+    DIRECTIONS,
+    DIRECTION,
+    EDITS,
+    COVARIANCE,
+    TUNED_LENS,
+    NEAREST_LINEAR,
+    DICTIONARY,
+    TRAINED,
+    STUDY,
+    BAKED,
+    REWRITTEN,
+)
 
 
 def save(

@@ -231,7 +231,7 @@ class Dictionary(nn.Module):
                     f"{name} has the shape {tuple(value.shape)}; atoms of width {self.d} need {expected[name]}"
                 )
         for name, value in self.weights.items():
-            if value.ndim and value.shape[0] != self.width or value.ndim > 1 and value.shape[1] != self.d:
+            if (value.ndim and value.shape[0] != self.width) or (value.ndim > 1 and value.shape[1] != self.d):
                 raise InputError(
                     f"{name} has the shape {tuple(value.shape)}; this dictionary needs [{self.width}] or [{self.width}, {self.d}]"
                 )
