@@ -28,6 +28,8 @@ class Progress:
     """Time since the task began."""
     finished: bool = False
     """True for the last event of a task."""
+    note: str = ""
+    """How it goes, in words, where there is something to say."""
 
 
 Listener = Callable[[Progress], None]
@@ -53,9 +55,10 @@ class Task:
     listener: Listener | None
     began: float = field(default_factory=time.monotonic)
 
-    def advance(self, amount: float = 1) -> None:
-        """Add ``amount`` finished units."""
-        self.event = replace(self.event, done=self.event.done + amount, seconds=time.monotonic() - self.began)
+    def advance(self, amount: float = 1, note: str | None = None) -> None:
+        """Add ``amount`` finished units; a note stays until there is another."""
+        event = self.event if note is None else replace(self.event, note=note)
+        self.event = replace(event, done=event.done + amount, seconds=time.monotonic() - self.began)
         if self.listener is not None:
             self.listener(self.event)
 
@@ -115,7 +118,7 @@ def _bar(start: Progress) -> tuple[Listener, Callable[[], None]]:
     bars.start()
 
     def show(event: Progress) -> None:
-        description = for_terminal(f"{event.task} ({event.unit})")
-        bars.update(identity, completed=event.done, total=event.total, description=description)
+        title = f"{event.task} ({event.unit})" + (f": {event.note}" if event.note else "")
+        bars.update(identity, completed=event.done, total=event.total, description=for_terminal(title))
 
     return show, bars.stop

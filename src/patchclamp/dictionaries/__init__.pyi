@@ -16,18 +16,28 @@ from .evaluation import evaluate as evaluate
 from .evaluation import frontier as frontier
 from .fista import FISTA as FISTA
 from .fit import DictionaryFit as DictionaryFit
+from .gated import Gated as Gated
+from .initial import initial_atoms as initial_atoms
+from .jumprelu import JumpReLU as JumpReLU
 from .ksvd import KSVD as KSVD
+from .matryoshka import MatryoshkaBatchTopK as MatryoshkaBatchTopK
 from .mod import MOD as MOD
 from .online import OnlineDictionaryLearning as OnlineDictionaryLearning
 from .pruning import prune as prune
 from .pursuit import OMP as OMP
 from .recovery import Recovery as Recovery
 from .recovery import recovery as recovery
+from .relu import ReLU as ReLU
 from .scaling import Scaling as Scaling
+from .schedule import default_learning_rate as default_learning_rate
+from .sgd import SGD as SGD
 from .threshold import LinearCoordinates as LinearCoordinates
 from .threshold import Nearest as Nearest
 from .threshold import Threshold as Threshold
+from .topk import BatchTopK as BatchTopK
+from .topk import TopK as TopK
 from .toy import ToyData as ToyData
+from .training import train as train
 
 __all__ = [
     "FISTA",
@@ -37,25 +47,35 @@ __all__ = [
     "NMF",
     "OMP",
     "PCA",
+    "SGD",
     "Agreement",
+    "BatchTopK",
     "Codes",
     "Dictionary",
     "DictionaryFit",
     "Encoder",
     "Evaluation",
     "Frontier",
+    "Gated",
+    "JumpReLU",
     "KMeans",
     "LinearCoordinates",
+    "MatryoshkaBatchTopK",
     "Nearest",
     "OnlineDictionaryLearning",
+    "ReLU",
     "Recovery",
     "Scaling",
     "Threshold",
+    "TopK",
     "ToyData",
     "agreement",
     "coherence",
+    "default_learning_rate",
     "evaluate",
     "frontier",
+    "initial_atoms",
     "prune",
     "recovery",
+    "train",
 ]

@@ -63,7 +63,7 @@ class JumpReLU(LinearEncoder):
         threshold = torch.full((width,), self.initial_threshold, dtype=dtype, device=device)
         return {"log_threshold": threshold.log()}
 
-    def trained(
+    def for_inference(
         self, parameters: Mapping[str, Tensor], threshold: Float[Tensor, ""]
     ) -> tuple[Encoder, dict[str, Tensor]]:
         """Itself, with the thresholds."""

@@ -66,7 +66,7 @@ class LinearEncoder(Encoder):
         """The parameters that it learns besides ``weight`` and ``offset``, as they begin."""
         return {}
 
-    def trained(
+    def for_inference(
         self, parameters: Mapping[str, Tensor], threshold: Float[Tensor, ""]
     ) -> tuple[Encoder, dict[str, Tensor]]:
         """The encoder for inference and its weights.

@@ -75,7 +75,7 @@ class MatryoshkaBatchTopK(LinearEncoder):
         weights = batch.x.new_full((len(self.groups),), 1 / len(self.groups))
         return sparse_step(batch, entries, threshold=True, ends=ends, group_weights=weights)
 
-    def trained(
+    def for_inference(
         self, parameters: Mapping[str, Tensor], threshold: Float[Tensor, ""]
     ) -> tuple[Encoder, dict[str, Tensor]]:
         """A JumpReLU with one threshold."""

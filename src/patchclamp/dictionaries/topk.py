@@ -89,7 +89,7 @@ class BatchTopK(LinearEncoder):
         """The squared error and its gradients."""
         return sparse_step(batch, batch_entries(batch, self.k), threshold=True)
 
-    def trained(
+    def for_inference(
         self, parameters: Mapping[str, Tensor], threshold: Float[Tensor, ""]
     ) -> tuple[Encoder, dict[str, Tensor]]:
         """A JumpReLU with one threshold."""

@@ -1,0 +1,146 @@
+"""One dictionary of a training job: its parameters, its optimiser's moments, and what it counts."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from patchclamp.core.plain import to_plain
+from patchclamp.dictionaries.dictionary import Dictionary
+from patchclamp.dictionaries.initial import initial_atoms, separate_weight, unit_rows
+from patchclamp.dictionaries.linear import Batch
+from patchclamp.dictionaries.revival import add_auxk, resample
+from patchclamp.dictionaries.scaling import Scaling
+from patchclamp.dictionaries.schedule import Schedule
+from patchclamp.dictionaries.sgd import SGD, Settings
+
+AUXK_SHARE = 1 / 32
+"""The weight of the loss of dead latents; that of Gao et al. 2024."""
+THRESHOLD_MEMORY = 0.99
+"""What stays of the running mean of the smallest value kept, each step."""
+REVIVES_UNTIL = 0.8
+"""The share of the steps after which no latent is replaced, so that the last ones can settle."""
+
+
+class Member:
+    """A dictionary in training."""
+
+    def __init__(
+        self, settings: Settings, fit: SGD, rows: Float[Tensor, "row d"], scaling: Scaling, steps: int | None
+    ) -> None:
+        self.settings, self.fit, self.steps = settings, fit, steps
+        self.encoder, self.width = settings.encoder, settings.width
+        self.schedule = Schedule(settings.learning_rate, steps, settings.warmup, settings.decay)
+        self.penalty_schedule = Schedule(1.0, steps, settings.warmup, 0.0)
+        self.generator = torch.Generator().manual_seed(fit.random_state)
+        bias = rows.mean(0) if settings.has_bias else torch.zeros_like(rows[0])
+        atoms = initial_atoms(
+            settings.initialisation,
+            rows - bias,
+            self.width,
+            scaling=scaling,
+            generator=self.generator,
+            layer_weight=fit.layer_weight,
+            noise=fit.noise,
+        )
+        offset = atoms.new_zeros(self.width)
+        if settings.encoder_start == "separate":
+            weight = separate_weight(atoms, self.generator)
+            offset = separate_weight(atoms, self.generator)[:, 0].contiguous()
+        else:
+            weight = atoms.clone()
+        self.initial = self.encoder.initial(self.width, atoms.dtype, atoms.device)
+        self.parameters = {"weight": weight, "offset": offset, "atoms": atoms, "bias": bias}
+        self.parameters |= {name: value.clone() for name, value in self.initial.items()}
+        self.trainable = [name for name in self.parameters if name != "bias" or settings.has_bias]
+        self.moments = {
+            name: (torch.zeros_like(value), torch.zeros_like(value)) for name, value in self.parameters.items()
+        }
+        self.updates = torch.zeros((), device=rows.device)
+        self.idle = torch.zeros(self.width, device=rows.device)
+        """The number of steps since each latent was active."""
+        self.dead = torch.zeros(self.width, dtype=torch.bool, device=rows.device)
+        self._dead_latents: Tensor | None = None
+        """The numbers of the dead latents at the last review, if there are any."""
+        self.threshold = rows.new_zeros(())
+        self._sums = rows.new_zeros(2)
+        """The squared error since the last review, and the number of active latents."""
+        self.gradients: dict[str, Tensor] = {}
+        self.loss = rows.new_zeros(())
+
+    def compute(self, x: Tensor, scores: Tensor, number: int) -> None:
+        """Losses and gradients of one step."""
+        settings = self.settings
+        penalty = settings.penalty_factor * self.penalty_schedule.factor(number)
+        batch = Batch(x, scores, self.parameters, settings.error_factor, penalty)
+        step = self.encoder.step(batch)
+        if self._dead_latents is not None:
+            step = add_auxk(batch, step, self._dead_latents, max(x.shape[1] // 2, 1), AUXK_SHARE)
+        self._residual, self._smallest, self._active = step.residual, step.smallest, step.active
+        self.gradients, self.loss = step.gradients, step.loss
+        if settings.projected:
+            atoms, gradient = self.parameters["atoms"], self.gradients["atoms"]
+            self.gradients["atoms"] = gradient.addcmul_((gradient * atoms).sum(1, keepdim=True), atoms, value=-1)
+
+    def settle(self, bad: Tensor, *, first: bool) -> None:
+        """Bring the atoms back to length 1 after a step, and count."""
+        atoms = self.parameters["atoms"]
+        atoms.div_(atoms.norm(dim=1, keepdim=True).clamp_min(torch.finfo(atoms.dtype).tiny))
+        self.idle.add_(1).mul_(self._active == 0)
+        self._sums += torch.stack([self._residual.square().sum(), self._active.sum()])
+        if self._smallest is not None:
+            mean = self._smallest if first else self.threshold.lerp(self._smallest, 1 - THRESHOLD_MEMORY)
+            usable = (bad == 0) & torch.isfinite(self._smallest)
+            self.threshold.copy_(torch.where(usable, mean, self.threshold))
+
+    def revives_at(self, steps_done: int) -> bool:
+        """Whether latents are replaced, or the dead ones counted anew, after so many steps."""
+        return self.settings.revival is not None and steps_done % self.fit.revive_every == 0
+
+    def review(self, variance: float, rows: int, steps_done: int) -> dict[str, float]:
+        """Revive latents; how good the dictionary was since the last review."""
+        self.dead.copy_(self.idle >= self.fit.revive_every)
+        error, active, dead = torch.cat([self._sums, self.dead.sum().to(self._sums.dtype).reshape(1)]).tolist()
+        self._sums.zero_()
+        if self.settings.revival == "auxk":
+            self._find_dead()
+        elif self.revives_at(steps_done) and (self.steps is None or steps_done <= REVIVES_UNTIL * self.steps):
+            resample(self.parameters, self.initial, self.moments, self.dead, self._residual, self.generator)
+            self.idle.mul_(~self.dead)
+        return {"ev": 1 - error / variance if variance > 0 else float("nan"), "l0": active / rows, "dead": dead}
+
+    def _find_dead(self) -> None:
+        latents = self.dead.nonzero()[:, 0]
+        self._dead_latents = latents if len(latents) else None
+
+    def dictionary(self, scaling: Scaling, steps: int, rows: int) -> Dictionary:
+        """The dictionary as it is now."""
+        encoder, weights = self.encoder.for_inference(self.parameters, self.threshold)
+        card: dict[str, Any] = {
+            "fit": "SGD",
+            "trained_as": to_plain(self.encoder, {}),
+            "steps": steps,
+            "rows": rows,
+            "learning_rate": self.settings.learning_rate,
+            "initialisation": self.settings.initialisation,
+            "revival": self.settings.revival,
+            "recipe": self.fit.recipe,
+            "random_state": self.fit.random_state,
+        }
+        atoms = unit_rows(self.parameters["atoms"])
+        return Dictionary(atoms, encoder, bias=self.parameters["bias"], weights=weights, scaling=scaling, card=card)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that decides how training goes on."""
+        tensors = {f"parameters.{name}": value for name, value in self.parameters.items()}
+        for name, (first, second) in self.moments.items():
+            tensors |= {f"first.{name}": first, f"second.{name}": second}
+        counts = {"updates": self.updates, "idle": self.idle, "dead": self.dead, "threshold": self.threshold}
+        return tensors | counts | {"sums": self._sums, "generator": self.generator.get_state()}
+
+    def restore_generator(self, state: Tensor) -> None:
+        """What a copy of :meth:`tensors` does not bring back."""
+        self.generator.set_state(state)
+        if self.settings.revival == "auxk":
+            self._find_dead()
