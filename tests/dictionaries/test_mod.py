@@ -141,11 +141,11 @@ class Interrupt:
     """A listener that behaves as Ctrl-C after some batches."""
 
     def __init__(self, after):
-        self.after, self.tasks = after, []
+        self.after, self.notes = after, []
 
     def __call__(self, event):
-        self.tasks.append(event.task)
-        if len(self.tasks) == self.after:
+        self.notes.append(event.note)
+        if len(self.notes) == self.after:
             raise KeyboardInterrupt
 
 
@@ -159,9 +159,9 @@ def test_an_interrupted_fit_goes_on_bit_for_bit(tmp_path):
     with listening(rest):
         resumed = small(checkpoint=tmp_path).fit(x).dictionary_
     assert torch.equal(resumed.atoms, expected.atoms)
-    assert len(rest.tasks) < 10  # batches before were not taken in again; the last event is of the end
-    assert "EV" in rest.tasks[-1]
-    assert "L0" in rest.tasks[-1]
+    assert len(rest.notes) < 10  # batches before were not taken in again; the last event is of the end
+    assert "EV" in rest.notes[-1]
+    assert "L0" in rest.notes[-1]
     assert torch.equal(small(checkpoint=tmp_path).fit(x).dictionary_.atoms, expected.atoms)  # of the end
 
 

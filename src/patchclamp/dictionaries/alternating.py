@@ -2,7 +2,7 @@
 
 import time
 from abc import abstractmethod
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
@@ -158,9 +158,7 @@ class AlternatingFit(DictionaryFit):
                 position = stream.state() if path is not None else {}
                 self._kept = (state, position)  # at once, so that an interrupt finds a state and its place
                 self._state = state
-                if bar.listener is not None:
-                    bar.event = replace(bar.event, task=f"dictionary, {_shown(state)}")
-                bar.advance(len(batch.rows))
+                bar.advance(len(batch.rows), None if bar.listener is None else _shown(state))
                 if path is not None and time.monotonic() - saved >= SAVE_EVERY:
                     self._save(path)
                     saved = time.monotonic()
