@@ -31,6 +31,7 @@ def test_principal_components_and_coordinates_are_those_of_scikit_learn():
     )
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_independent_components_are_those_of_scikit_learn_and_have_variance_1():
     x = rows()
     fit = fitted(ICA, x, width=4, max_iter=1000)
@@ -67,6 +68,7 @@ def test_clusters_far_apart_are_found_and_rows_belong_to_the_nearest():
     torch.testing.assert_close(fit.inverse_transform(codes), centres.repeat(30, 1), atol=0.8, rtol=0)
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize("method", [PCA, ICA, NMF, KMeans])
 def test_each_is_an_estimator_whose_atoms_serve_any_encoder(method):
     fit = clone(method(width=4)).fit(rows().float().numpy())

@@ -36,6 +36,14 @@ def test_atoms_that_are_seldom_used_go():
     assert prune(dictionary, rare, firing=0.1).width == 3
 
 
+def test_atoms_that_only_fill_what_others_leave_go():
+    dictionary, x = double()
+    weak = torch.cat([x, 0.05 * torch.eye(6)[3:4].repeat(9, 1)])
+    assert prune(dictionary, weak).width == 4
+    assert prune(dictionary, weak, strength=0.3).width == 3
+    assert prune(dictionary, 20 * weak, strength=0.3).width == 3
+
+
 def test_the_order_of_atoms_does_not_decide():
     dictionary, x = double()
     order = torch.tensor([5, 3, 1, 0, 4, 2])

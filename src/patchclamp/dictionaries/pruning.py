@@ -11,7 +11,9 @@ from patchclamp.dictionaries.dictionary import BLOCK, Dictionary
 
 
 @checked
-def prune(dictionary: Dictionary, X: Array, *, duplicate: float = 0.95, firing: float = 0.0) -> Dictionary:
+def prune(
+    dictionary: Dictionary, X: Array, *, duplicate: float = 0.95, firing: float = 0.0, strength: float = 0.0
+) -> Dictionary:
     """Merge atoms that are nearly equal and drop those that rows do not use.
 
     Atoms are looked at from the most to the least active (by the sum of absolute codes times their lengths): each takes in the
@@ -24,6 +26,8 @@ def prune(dictionary: Dictionary, X: Array, *, duplicate: float = 0.95, firing: 
         X: Rows of activations ``[row, d]``, of the model's coordinates, numpy or torch.
         duplicate: The cosine above which two atoms are one; 1 merges none.
         firing: Atoms that are active in no more than this share of the rows are dropped.
+        strength: Atoms are dropped whose mean contribution where they are active (absolute code times length) is below this
+            share of the median atom's: those that only fill what the others leave. It costs recall where features differ in size.
 
     Returns:
         The smaller dictionary; its card says under ``pruned`` how many atoms there were, were merged, and were dropped.
@@ -31,8 +35,11 @@ def prune(dictionary: Dictionary, X: Array, *, duplicate: float = 0.95, firing: 
     Raises:
         InputError: Rows of another width, not finite or none; shares outside 0..1; or nothing is left.
     """
-    if not 0 < duplicate <= 1 or not 0 <= firing < 1:
-        raise InputError(f"duplicate is in 0..1 and above 0, firing in 0..1 and below 1; got {duplicate} and {firing}")
+    if not 0 < duplicate <= 1 or not 0 <= firing < 1 or not 0 <= strength < 1:
+        raise InputError(
+            "duplicate is above 0 and up to 1, firing and strength at least 0 and below 1; got "
+            f"duplicate={duplicate}, firing={firing}, strength={strength}"
+        )
     stream = ActivationStream.from_array(X, batch_size=BLOCK, shuffle=False)
     lengths = dictionary.atoms.norm(dim=1)
     firings = torch.zeros(dictionary.width, dtype=torch.int64, device=lengths.device)
@@ -47,6 +54,8 @@ def prune(dictionary: Dictionary, X: Array, *, duplicate: float = 0.95, firing: 
     used = (firings > firing * count) & (lengths > 0)
     if not bool(used.any()):
         raise InputError(f"no atom is active in more than {firing:.3g} of these {count} rows: nothing would be left")
+    means = activity / firings.clamp_min(1)
+    used = used & (means >= strength * means[used].median())
     leaders, atoms = _merged(dictionary.atoms, activity, used, duplicate)
     pruned = {"width": dictionary.width, "merged": int(used.sum()) - len(leaders), "dropped": int((~used).sum())}
     return Dictionary(
