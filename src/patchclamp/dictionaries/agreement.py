@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 class Agreement(DatasetResult):
     """Dictionaries beside each other, every one with every other.
 
-    ``data`` has the dim ``entry``: an atom of ``dictionary`` beside the whole of ``other``; ``mcs`` is the largest cosine of any of its
-    atoms, signed, and ``matched`` the absolute cosine of the one that a one-to-one matching gives it (NaN if none).
+    ``data`` has the dim ``entry``: an atom of ``dictionary`` beside the whole of ``other``; ``mcs`` is the largest cosine of any
+    of its atoms, signed, and ``matched`` the absolute cosine of the one that a one-to-one matching gives it (NaN if none).
     """
 
     kind: ClassVar[str] = "agreement"

@@ -34,10 +34,11 @@ class Evaluation(DatasetResult):
     """A dictionary on held-out rows.
 
     ``data`` has the dims ``latent`` and ``active``. Of each latent: ``density``, the share of rows in which it is not zero, and
-    ``strength``, its mean value there (NaN if there are none). ``rows`` is the number of rows with so many active latents. Numbers of all
-    rows: ``explained_variance``, ``1 - sum |x - y|^2 / sum |x - mean(x)|^2`` with the reconstruction y, summed over rows and
-    coordinates (R^2; the fraction of variance unexplained, FVU, is the rest to 1); ``cosine``, the mean cosine of x and y; ``length``,
-    the mean of ``|y| / |x|`` (below 1 the dictionary shrinks). Rows that are exactly 0 count in neither of the last two.
+    ``strength``, its mean value there (NaN if there are none). ``rows`` is the number of rows with so many active latents.
+    Numbers of all rows: ``explained_variance``, ``1 - sum |x - y|^2 / sum |x - mean(x)|^2`` with the reconstruction y, summed over
+    rows and coordinates (R^2; the fraction of variance unexplained, FVU, is the rest to 1); ``cosine``, the mean cosine of x and
+    y; ``length``, the mean of ``|y| / |x|`` (below 1 the dictionary shrinks). Rows that are exactly 0 count in neither of the last
+    two.
     """
 
     kind: ClassVar[str] = "evaluation"
@@ -53,7 +54,7 @@ class Evaluation(DatasetResult):
         return float(self.dataset["density"].sum())
 
     def summary(self) -> dict[str, float]:
-        """``explained_variance``, ``fvu``, ``cosine``, ``length``; ``l0`` with its deviation over rows; ``dead`` and ``dense`` latents."""
+        """The numbers of all rows; ``l0`` with its deviation over rows; ``dead`` and ``dense`` latents (on in over 10 % of rows)."""
         data = self.dataset
         active, rows = data["active"].values, data["rows"].values
         deviation = float(((active - self.l0) ** 2 * rows).sum() / rows.sum()) ** 0.5
@@ -74,8 +75,8 @@ class Evaluation(DatasetResult):
         numbers = self.summary()
         return (
             f"Evaluation on {numbers['rows']:,} rows: explained variance {numbers['explained_variance']:.4f}, L0 "
-            f"{numbers['l0']:.1f} ± {numbers['l0_deviation']:.1f}, cosine {numbers['cosine']:.4f}, length {numbers['length']:.3f}; of "
-            f"{numbers['width']:,} latents {numbers['dead']} dead, {numbers['dense']} dense"
+            f"{numbers['l0']:.1f} ± {numbers['l0_deviation']:.1f}, cosine {numbers['cosine']:.4f}, length "
+            f"{numbers['length']:.3f}; of {numbers['width']:,} latents {numbers['dead']} dead, {numbers['dense']} dense"
         )
 
 
@@ -188,8 +189,8 @@ class _Sums:
 class Frontier(DatasetResult):
     """Explained variance against L0 of several dictionaries.
 
-    ``data`` has the dim ``dictionary``: ``method``, ``l0``, ``explained_variance``, ``dead``, ``dense``, ``width`` and ``best``, whether no other
-    explains as much with as few active latents (the Pareto front).
+    ``data`` has the dim ``dictionary``: ``method``, ``l0``, ``explained_variance``, ``dead``, ``dense``, ``width`` and ``best``,
+    whether no other explains as much with as few active latents (the Pareto front).
     """
 
     kind: ClassVar[str] = "frontier"
@@ -220,11 +221,8 @@ def frontier(evaluations: Mapping[str, Sequence[Evaluation]]) -> Frontier:
     names = ("l0", "explained_variance", "dead", "dense", "width")
     columns = {name: np.array([summary[name] for _, summary in points]) for name in names}
     l0, explained = columns["l0"], columns["explained_variance"]
-    dominated = (
-        (l0[:, None] >= l0)
-        & (explained[:, None] <= explained)
-        & ((l0[:, None] > l0) | (explained[:, None] < explained))
-    )
+    as_good = (l0[:, None] >= l0) & (explained[:, None] <= explained)
+    dominated = as_good & ((l0[:, None] > l0) | (explained[:, None] < explained))
     arrays = {"method": np.array([method for method, _ in points], dtype=object), **columns, "best": ~dominated.any(1)}
     digests = [
         evaluation.plain_record()["parameters"]["digest"] for several in evaluations.values() for evaluation in several
