@@ -127,7 +127,7 @@ def _batches(rows: Array | ActivationStream, batches: int | None) -> Iterator[Fl
         x = torch.as_tensor(rows)
         if x.ndim != 2:
             raise InputError(f"rows are [row, d]; got shape {tuple(x.shape)}")
-        yield from islice(x.split(BLOCK), batches)
+        yield from islice((block for block in x.split(BLOCK) if len(block)), batches)
         return
     if rows.count is None and batches is None:
         raise InputError("this stream has no end: say how many batches to measure on")

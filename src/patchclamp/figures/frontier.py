@@ -18,6 +18,8 @@ def figure(frontier: "Frontier") -> "Figure":
     Args:
         frontier: The result to draw.
     """
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
     table = frontier.frame()
     styles = look(list(dict.fromkeys(table["method"])))
     with canvas((3.6, 2.7)) as (fig, axis):
@@ -38,6 +40,9 @@ def figure(frontier: "Frontier") -> "Figure":
         )
         if (table["l0"] > 0).all() and table["l0"].max() > 8 * table["l0"].min():
             axis.set_xscale("log")
+            axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axis.xaxis.set_minor_formatter(NullFormatter())
         axis.set(xlabel="mean number of active latents (L0)", ylabel="explained variance")
         axis.grid(color="0.93", linewidth=0.5)
         axis.set_axisbelow(True)
