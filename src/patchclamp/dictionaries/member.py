@@ -61,8 +61,9 @@ class Member:
         self.idle = torch.zeros(self.width, device=rows.device)
         """The number of steps since each latent was active."""
         self.dead = torch.zeros(self.width, dtype=torch.bool, device=rows.device)
+        """The latents that were idle for ``revive_every`` steps when that was last asked."""
         self._dead_latents: Tensor | None = None
-        """The numbers of the dead latents at the last review, if there are any."""
+        """Their numbers, if there are any."""
         self.threshold = rows.new_zeros(())
         self._sums = rows.new_zeros(2)
         """The squared error since the last review, and the number of active latents."""
@@ -86,7 +87,8 @@ class Member:
     def settle(self, bad: Tensor, *, first: bool) -> None:
         """Bring the atoms back to length 1 after a step, and count."""
         atoms = self.parameters["atoms"]
-        atoms.div_(atoms.norm(dim=1, keepdim=True).clamp_min(torch.finfo(atoms.dtype).tiny))
+        lengths = atoms.norm(dim=1, keepdim=True).clamp_min(torch.finfo(atoms.dtype).tiny)
+        atoms.div_(torch.where(bad > 0, 1.0, lengths))
         self.idle.add_(1).mul_(self._active == 0)
         self._sums += torch.stack([self._residual.square().sum(), self._active.sum()])
         if self._smallest is not None:
@@ -100,15 +102,20 @@ class Member:
 
     def review(self, variance: float, rows: int, steps_done: int) -> dict[str, float]:
         """Revive latents; how good the dictionary was since the last review."""
-        self.dead.copy_(self.idle >= self.fit.revive_every)
-        error, active, dead = torch.cat([self._sums, self.dead.sum().to(self._sums.dtype).reshape(1)]).tolist()
+        idle = self.idle >= self.fit.revive_every
+        error, active, dead = torch.cat([self._sums, idle.sum().to(self._sums.dtype).reshape(1)]).tolist()
         self._sums.zero_()
+        if self.revives_at(steps_done):
+            self._revive(idle, steps_done)
+        return {"ev": 1 - error / variance if variance > 0 else float("nan"), "l0": active / rows, "dead": dead}
+
+    def _revive(self, idle: Tensor, steps_done: int) -> None:
+        self.dead.copy_(idle)
         if self.settings.revival == "auxk":
             self._find_dead()
-        elif self.revives_at(steps_done) and (self.steps is None or steps_done <= REVIVES_UNTIL * self.steps):
-            resample(self.parameters, self.initial, self.moments, self.dead, self._residual, self.generator)
-            self.idle.mul_(~self.dead)
-        return {"ev": 1 - error / variance if variance > 0 else float("nan"), "l0": active / rows, "dead": dead}
+        elif self.steps is None or steps_done <= REVIVES_UNTIL * self.steps:
+            resample(self.parameters, self.initial, self.moments, idle, self._residual, self.generator)
+            self.idle.mul_(~idle)
 
     def _find_dead(self) -> None:
         latents = self.dead.nonzero()[:, 0]

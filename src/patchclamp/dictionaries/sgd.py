@@ -24,6 +24,7 @@ from patchclamp.dictionaries.topk import BatchTopK
 
 Precision = Literal["float32", "float64"]
 Selection = Literal["auto", "float32", "bfloat16"]
+_ENCODER = BatchTopK(32)
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class SGD(DictionaryFit):
 
     def __init__(
         self,
-        encoder: LinearEncoder = BatchTopK(32),
+        encoder: LinearEncoder = _ENCODER,
         *,
         width: int | None = None,
         steps: int | None = None,
@@ -141,7 +142,7 @@ class SGD(DictionaryFit):
         self.checkpoint = checkpoint
         self.progress = progress
 
-    def partial_fit(self, X: Array | ActivationStream, y: Any = None) -> Self:
+    def partial_fit(self, X: Array | ActivationStream, y: Any = None) -> Self:  # noqa: ARG002
         """Go on training with more rows, one step for each batch, at a learning rate that does not fall.
 
         Args:
