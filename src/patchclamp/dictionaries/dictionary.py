@@ -211,9 +211,9 @@ class Dictionary(nn.Module):
             weights = {name.removeprefix("learned."): value for name, value in tensors.items()}
             return cls(atoms, encoder, bias=bias, weights=weights, scaling=scaling, card=record["card"])
 
-    def extra_repr(self) -> str:
-        """The sizes and the encoder, for ``print``."""
-        return f"{self.width} atoms of width {self.d}, {self.encoder}"
+    def __repr__(self) -> str:
+        scaled = ", rows centred and scaled" if self.scaling.changes and self.scaling.whitening is None else ""
+        return f"Dictionary({self.width} atoms of width {self.d}, {self.encoder}{scaled or ', rows whitened' * self.scaling.changes})"
 
     def _check_rows(self, x: Tensor) -> None:
         if not x.ndim or x.shape[-1] != self.d or not x.is_floating_point():
