@@ -6,7 +6,6 @@ from typing import Any
 import torch
 
 from patchclamp import interventions as _interventions
-from patchclamp.activations import live as _live
 from patchclamp.baking import bake as _bake
 from patchclamp.baking import llama_cpp as _llama_cpp
 from patchclamp.baking import stream as _stream
@@ -63,7 +62,6 @@ class Model(OpenModel):
     generate = _interventions.generate
     editing = _interventions.editing
     weight = _weights.weight
-    activation_stream = _live.activation_stream
 
     # Sweep and patch
     sweep = _interventions.sweep

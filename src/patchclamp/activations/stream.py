@@ -14,8 +14,6 @@ from patchclamp.activations.sources import ArraySource, FunctionSource, MakeRows
 from patchclamp.core.arguments import checked, checked_methods
 from patchclamp.core.errors import InputError, unknown
 from patchclamp.core.kinds import Array, Seed
-from patchclamp.interventions import Activations
-from patchclamp.models.sites import Site
 
 BATCH_SIZE, BUFFER = 4096, 65_536
 _SAME = ("source", "d", "seed", "batch_size", "shuffle", "buffer")
@@ -124,45 +122,6 @@ class ActivationStream:
                 raise InputError(f"{name} is 1 or more; got {number!r}")
         source = FunctionSource(make, d, seed, batch_size, count)
         return cls(source, batch_size=batch_size, passes=None if count is None else 1, seed=seed)
-
-    @classmethod
-    def from_recording(
-        cls,
-        activations: Activations,
-        site: str,
-        *,
-        batch_size: int = BATCH_SIZE,
-        passes: int | None = 1,
-        shuffle: bool = True,
-        seed: Seed = 0,
-    ) -> Self:
-        """The rows at one site of a recording, those of every recorded position of every prompt.
-
-        Args:
-            activations: What :meth:`patchclamp.Model.record` gave, or the same from its folder.
-            site: A recorded site.
-            batch_size: The number of rows of a batch.
-            passes: The number of times that every row comes; None is endless.
-            shuffle: Whether rows are mixed.
-            seed: What all orders are drawn from.
-
-        Raises:
-            InputError: The site was not recorded.
-        """
-        place, prompts = Site.parse(site), range(len(activations.prompts))
-        parts = [activations.vectors(place, i, activations.positions[i] or None) for i in prompts]
-        rows = torch.cat([part if part.ndim > 1 else part.unsqueeze(0) for part in parts])
-        counts = torch.tensor([max(len(activations.positions[i]), 1) for i in prompts])
-        positions = torch.tensor([p for i in prompts for p in activations.positions[i] or (0,)])
-        return cls.from_array(
-            rows,
-            documents=torch.repeat_interleave(torch.arange(len(counts)), counts),
-            positions=positions,
-            batch_size=batch_size,
-            passes=passes,
-            shuffle=shuffle,
-            seed=seed,
-        )
 
     @property
     def d(self) -> int:
