@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from patchclamp import interventions as _interventions
+from patchclamp.activations import distribution as _distribution
 from patchclamp.activations import live as _live
 from patchclamp.baking import bake as _bake
 from patchclamp.baking import llama_cpp as _llama_cpp
@@ -66,6 +67,7 @@ class Model(OpenModel):
 
     # Activations as data
     activation_stream = _live.activation_stream
+    activation_distribution = _distribution.activation_distribution
 
     # Sweep and patch
     sweep = _interventions.sweep
