@@ -6,6 +6,8 @@ from typing import Any
 import torch
 
 from patchclamp import interventions as _interventions
+from patchclamp.activations import distribution as _distribution
+from patchclamp.activations import live as _live
 from patchclamp.baking import bake as _bake
 from patchclamp.baking import llama_cpp as _llama_cpp
 from patchclamp.baking import stream as _stream
@@ -62,6 +64,10 @@ class Model(OpenModel):
     generate = _interventions.generate
     editing = _interventions.editing
     weight = _weights.weight
+
+    # Activations as data
+    activation_stream = _live.activation_stream
+    activation_distribution = _distribution.activation_distribution
 
     # Sweep and patch
     sweep = _interventions.sweep

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from typing import Protocol, Self
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
@@ -17,9 +17,11 @@ class ActivationBatch:
     documents: Int[Tensor, " row"] | None = None
     """The number of the document in its corpus, or of the prompt in its recording."""
     positions: Int[Tensor, " row"] | None = None
-    """The token's position in the document, from 0."""
+    """The token's position in the document, from 0; -1 of a token that packing put in."""
     tokens: Int[Tensor, " row"] | None = None
     """The token's id."""
+    special: Bool[Tensor, " row"] | None = None
+    """Whether it is a special token or the first of its sequence, where models put their attention sinks."""
 
     def __len__(self) -> int:
         return len(self.rows)

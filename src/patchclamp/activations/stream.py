@@ -10,10 +10,12 @@ from torch import Tensor
 
 from patchclamp.activations.batch import ActivationBatch as ActivationBatch
 from patchclamp.activations.batch import RowSource as RowSource
+from patchclamp.activations.recordings import recorded_rows
 from patchclamp.activations.sources import ArraySource, FunctionSource, MakeRows
 from patchclamp.core.arguments import checked, checked_methods
 from patchclamp.core.errors import InputError, unknown
 from patchclamp.core.kinds import Array, Seed
+from patchclamp.interventions import Activations
 
 BATCH_SIZE, BUFFER = 4096, 65_536
 _SAME = ("source", "d", "seed", "batch_size", "shuffle", "buffer")
@@ -122,6 +124,33 @@ class ActivationStream:
                 raise InputError(f"{name} is 1 or more; got {number!r}")
         source = FunctionSource(make, d, seed, batch_size, count)
         return cls(source, batch_size=batch_size, passes=None if count is None else 1, seed=seed)
+
+    @classmethod
+    def from_recording(
+        cls,
+        activations: Activations,
+        site: str | None = None,
+        *,
+        batch_size: int = BATCH_SIZE,
+        passes: int | None = 1,
+        shuffle: bool = True,
+        seed: Seed = 0,
+    ) -> Self:
+        """Rows of a result of :meth:`patchclamp.Model.record`; ``documents`` are the numbers of its prompts.
+
+        Args:
+            activations: What was recorded.
+            site: One site of it, as ``"mlp_act.3"``; may be left out if there is one alone. Heads are put side by side.
+            batch_size: The number of rows of a batch.
+            passes: The number of times that every row comes; None is endless.
+            shuffle: Whether rows are mixed.
+            seed: What all orders are drawn from.
+
+        Raises:
+            InputError: A site that was not recorded, several, or attention patterns, whose rows have no fixed width.
+        """
+        source = recorded_rows(activations, site)
+        return cls(source, batch_size=batch_size, passes=passes, shuffle=shuffle, seed=seed)
 
     @property
     def d(self) -> int:
