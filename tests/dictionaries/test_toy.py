@@ -50,7 +50,7 @@ def test_the_posts_uncorrelated_mode_is_not_rescaled_and_leaves_empty_rows_and_i
     assert (plain.G, plain.d) == (512, 256)
     assert plain.active == pytest.approx(0.971, abs=1e-3)
     assert int(plain.sample(2000, seed=0)[1].counts().min()) == 0
-    x, codes = ToyData.post(active=0.5, G=40, d=12).sample(2000, seed=0)
+    _, codes = ToyData.post(active=0.5, G=40, d=12).sample(2000, seed=0)
     counts = codes.counts()
     assert int(counts.min()) == 1
     assert correlated.active == pytest.approx(5)
