@@ -68,7 +68,7 @@ def generate(folder: Path, seed: int, samples: int, scale: int) -> None:
     rows.flush()
     parts = [model.sample_with_features(4096) for _ in range(HELD_OUT // 4096)]
     coefficients = torch.cat([part for _, part in parts])
-    active = coefficients.nonzero()
+    active = coefficients.nonzero().contiguous()
     save_file(
         {
             "rows": torch.cat([part for part, _ in parts]),

@@ -1,6 +1,7 @@
 # The public names: the one page that says what patchclamp offers, and where each name lives.
 
 from . import catalogue as catalogue
+from . import dictionaries as dictionaries
 from . import directions as directions
 from . import metrics as metrics
 from . import polytopes as polytopes

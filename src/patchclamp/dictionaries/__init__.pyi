@@ -14,6 +14,8 @@ from .fit import DictionaryFit as DictionaryFit
 from .recovery import Recovery as Recovery
 from .recovery import recovery as recovery
 from .scaling import Scaling as Scaling
+from .superposition import Superposition as Superposition
+from .superposition import superposition as superposition
 from .toy import ToyData as ToyData
 
 __all__ = [
@@ -26,10 +28,12 @@ __all__ = [
     "Frontier",
     "Recovery",
     "Scaling",
+    "Superposition",
     "ToyData",
     "agreement",
     "coherence",
     "evaluate",
     "frontier",
     "recovery",
+    "superposition",
 ]
