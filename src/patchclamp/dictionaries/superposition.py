@@ -93,9 +93,10 @@ class Superposition(DatasetResult):
     """How encoders arrange their features while they train.
 
     ``data`` has dims ``active, seed, step, feature``: ``square``, the squared length of a feature's direction, and
-    ``dimensionality``, the share of a dimension that it has for itself, ``|w|^2 / sum_j (w/|w| . w_j)^2``: 1 alone, 1/2 in an antipodal pair, d/G where all
-    share evenly. ``loss`` (``active, seed, step``) is that of one batch, ``antipodal`` the share of features in antipodal pairs,
-    and ``rms`` the root mean squared cosine of two features; features whose squared length is below 1/2 are in neither.
+    ``dimensionality``, the share of a dimension that it has for itself, ``|w|^2 / sum_j (w/|w| . w_j)^2``: 1 alone, 1/2 in an
+    antipodal pair, d/G where all share evenly. ``loss`` (``active, seed, step``) is that of one batch, ``antipodal`` the share of
+    features in antipodal pairs, and ``rms`` the root mean squared cosine of two features; features whose squared length is
+    below 1/2 are in neither.
     """
 
     kind: ClassVar[str] = "superposition"

@@ -1,8 +1,8 @@
 """When does superposition come about? Features of the toy encoder against its training steps.
 
-The discussion of "Taking features out of superposition with sparse autoencoders" (Sharkey, Braun & Millidge 2022) asks whether a model has
-"the parameters/data/training steps it needs to develop superposition of clean features", since Elhage et al. 2022 (arXiv 2209.10652)
-saw phase transitions over the course of training.
+The discussion of "Taking features out of superposition with sparse autoencoders" (Sharkey, Braun & Millidge 2022) asks whether
+a model has "the parameters/data/training steps it needs to develop superposition of clean features", since Elhage et al. 2022
+(arXiv 2209.10652) saw phase transitions over the course of training.
 
 Here the encoder of that report is trained at several sparsities and from several seeds, and at each step of a logarithmic scale we
 look at its loss, at how many features it represents, and at how they share dimensions. A transition is where the share of a
@@ -113,7 +113,7 @@ def transition(steps: Any, values: Any) -> tuple[float, float]:
     return float(steps[half]), float(np.max(smooth[20:] - smooth[:-20]))
 
 
-def study(out: str | Path, setting: EncoderSetting = EncoderSetting()) -> PhaseTransition:  # noqa: B008
+def study(out: str | Path, setting: EncoderSetting = EncoderSetting()) -> PhaseTransition:
     """Run the experiment and save it.
 
     Args:
