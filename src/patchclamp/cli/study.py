@@ -373,7 +373,7 @@ def phase_transition(
     d: int = 10,
     active: Annotated[list[float] | None, Parameter(negative="", consume_multiple=True)] = None,
     seeds: int = 5,
-    steps: int = 4000,
+    steps: int = 2000,
     out: StudyOut = Path("out/phase-transition"),
     as_json: Json = False,
 ) -> None:

@@ -32,7 +32,7 @@ class EncoderSetting:
     active: tuple[float, ...] = (0.2, 1.0, 4.0)
     """Mean numbers of active features."""
     seeds: int = 5
-    steps: int = 4000
+    steps: int = 2000
 
 
 @dataclass(frozen=True)
