@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import patchclamp as pc
-from patchclamp.dictionaries import ToyData, coherence
-from patchclamp.dictionaries.superposition import train_encoders
+from patchclamp.dictionaries import ToyData, coherence, superposition
+from patchclamp.dictionaries.superposition import _geometry, train_encoders
 
 MAKERS = {
     "uncorrelated": lambda: ToyData.post(mode="uncorrelated", G=40, d=12, active=4),
@@ -50,7 +50,7 @@ def test_the_posts_uncorrelated_mode_is_not_rescaled_and_leaves_empty_rows_and_i
     assert (plain.G, plain.d) == (512, 256)
     assert plain.active == pytest.approx(0.971, abs=1e-3)
     assert int(plain.sample(2000, seed=0)[1].counts().min()) == 0
-    x, codes = ToyData.post(active=0.5, G=40, d=12).sample(2000, seed=0)
+    _, codes = ToyData.post(active=0.5, G=40, d=12).sample(2000, seed=0)
     counts = codes.counts()
     assert int(counts.min()) == 1
     assert correlated.active == pytest.approx(5)
@@ -147,3 +147,24 @@ def test_a_trained_encoder_of_twice_as_many_features_makes_antipodal_pairs_and_a
     assert coherence(trained.features)["antipodal"] > 0.7
     start = train_encoders(torch.full((1, 16), 0.03), 8, seeds=[0], steps=0)[0]
     assert coherence(start)["antipodal"] < 0.3
+
+
+def test_a_feature_alone_has_a_dimension_and_one_of_a_pair_half_of_one():
+    weights = torch.tensor([[[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, -1.0, 0.0], [0.0, 0.0, 0.1]]])
+    numbers = _geometry(weights, torch.zeros(1))
+    torch.testing.assert_close(numbers["dimensionality"][0, :3], torch.tensor([1.0, 0.5, 0.5]))
+    assert float(numbers["antipodal"]) == pytest.approx(0.5)
+    assert float(numbers["rms"]) == pytest.approx((2 / 6) ** 0.5)
+
+
+def test_encoders_are_followed_from_their_beginning_and_bad_numbers_are_refused():
+    course = superposition(6, 3, active=[0.5, 2], seeds=[0, 1], steps=40, points=4, batch_size=32)
+    assert dict(course.data.sizes) == {"active": 2, "seed": 2, "step": 5, "feature": 6}
+    assert int(course.data["step"][0]) == 0
+    assert int(course.data["step"][-1]) == 40
+    alone = superposition(6, 3, active=[2], seeds=[1], steps=40, points=4, batch_size=32)
+    assert float(abs(alone.data["square"] - course.data["square"].sel(active=[2], seed=[1])).max()) < 1e-4
+    with pytest.raises(pc.InputError, match="between 0 and G"):
+        superposition(6, 3, active=[7])
+    with pytest.raises(pc.InputError, match="steps is 1 or more"):
+        superposition(6, 3, active=[1], steps=0)

@@ -367,6 +367,33 @@ def code_directions(
 
 
 @app.command
+def phase_transition(
+    *,
+    features: int = 20,
+    d: int = 10,
+    active: Annotated[list[float] | None, Parameter(negative="", consume_multiple=True)] = None,
+    seeds: int = 5,
+    steps: int = 2000,
+    out: StudyOut = Path("out/phase-transition"),
+    as_json: Json = False,
+) -> None:
+    """Follow superposition in the encoder of "Toy models of superposition" over its training steps.
+
+    Args:
+        features: How many features there are.
+        d: Hidden dimensions.
+        active: Mean numbers of active features; 0.2, 1 and 4 by default.
+        seeds: How many times everything is trained.
+        steps: Of training.
+    """
+    from patchclamp.studies.phase_transition import EncoderSetting, study
+
+    setting = EncoderSetting(G=features, d=d, active=tuple(active or (0.2, 1.0, 4.0)), seeds=seeds, steps=steps)
+    options = {"features": features, "d": d, "active": list(setting.active), "seeds": seeds, "steps": steps}
+    _tell(study(out, setting), out, "phase-transition", options, as_json)
+
+
+@app.command
 def mnist_additions(
     *,
     data: Literal["mnist", "fashion-mnist"] = "mnist",

@@ -31,6 +31,8 @@ from .relu import ReLU as ReLU
 from .scaling import Scaling as Scaling
 from .schedule import default_learning_rate as default_learning_rate
 from .sgd import SGD as SGD
+from .superposition import Superposition as Superposition
+from .superposition import superposition as superposition
 from .threshold import LinearCoordinates as LinearCoordinates
 from .threshold import Nearest as Nearest
 from .threshold import Threshold as Threshold
@@ -66,6 +68,7 @@ __all__ = [
     "ReLU",
     "Recovery",
     "Scaling",
+    "Superposition",
     "Threshold",
     "TopK",
     "ToyData",
@@ -77,5 +80,6 @@ __all__ = [
     "initial_atoms",
     "prune",
     "recovery",
+    "superposition",
     "train",
 ]

@@ -54,7 +54,7 @@ class Evaluation(DatasetResult):
         return float(self.dataset["density"].sum())
 
     def summary(self) -> dict[str, float]:
-        """The numbers of all rows; ``l0`` with its deviation over rows; ``dead`` and ``dense`` latents (on in over 10 % of rows)."""
+        """The numbers of all rows; ``l0`` with its deviation over rows; ``dead`` and ``dense`` latents (over 10 % of rows)."""
         data = self.dataset
         active, rows = data["active"].values, data["rows"].values
         deviation = float(((active - self.l0) ** 2 * rows).sum() / rows.sum()) ** 0.5

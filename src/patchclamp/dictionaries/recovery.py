@@ -42,8 +42,9 @@ class Recovery(DatasetResult):
 
     Where codes of held-out rows were made: ``density``, the share of rows in which a latent fires, and ``precision``,
     ``recall``, ``f1`` and ``accuracy`` of it as a detector of its ``best_feature``. Of each feature ``contribution`` compares
-    what it adds to rows, ``c g``, with what its matched latent adds, ``z a``: ``1 - E|c g - z a|^2 / E|c g|^2``. That puts the scale into
-    the coefficients, where the atom's length may be split from the code's in any way; shrinkage, which no cosine sees, counts.
+    what it adds to rows, ``c g``, with what its matched latent adds, ``z a``: ``1 - E|c g - z a|^2 / E|c g|^2``. That puts the
+    scale into the coefficients, where the atom's length may be split from the code's in any way; shrinkage, which no
+    cosine sees, counts.
     1 is perfect, 0 as good as no latent, below 0 worse. ``true_density`` and ``true_square`` are how often a feature is on in
     these rows and the mean square of what it adds.
 
@@ -64,8 +65,9 @@ class Recovery(DatasetResult):
         ``mmcs``; ``atom_mmcs``, the same in the other direction; ``weighted_mmcs``, features weighted by how often they are on;
         ``mcc``, the mean absolute cosine of the one-to-one matching; ``uniqueness``, the number of features that are best for
         some atom, over the number of atoms; ``recovered_0.9`` and ``recovered_0.99``, shares of features; ``precision_0.9``, the
-        share of atoms whose cosine with a feature is above .9; ``duplicates``. With codes ``f1``, ``precision``, ``recall``, ``accuracy``
-        as means over latents, ``dead``, ``dense``, ``l0``, ``true_l0``, and ``contribution`` of all features together, each
+        share of atoms whose cosine with a feature is above .9; ``duplicates``. With codes ``f1``, ``precision``, ``recall``,
+        ``accuracy`` as means over latents, ``dead``, ``dense``, ``l0``, ``true_l0``, and ``contribution`` of all
+        features together, each
         weighted by the mean square of its part of the rows.
         """
         data = self.dataset

@@ -39,4 +39,3 @@ save_file(
     {**tensors, **{name: torch.tensor(value, dtype=torch.float64) for name, value in numbers.items()}},
     Path(__file__).with_name("metrics.safetensors"),
 )
-print(numbers)
