@@ -1,7 +1,7 @@
 """Streams: every row once a pass, mixed, replayable, and resumed bit for bit."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import patchclamp as pc
 from patchclamp.activations.batch import ActivationBatch
+from patchclamp.activations.sources import ArraySource
 from patchclamp.activations.stream import ActivationStream
 from tests import tiny
 from tests.lenses.families import opened
@@ -172,3 +173,51 @@ def test_a_live_stream_resumes_bit_for_bit() -> None:
         other.restore(state)
         assert torch.equal(next(other).rows, batches[number].rows)
         next(stream)
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("kind", ["array", "function", "buffered"])
+def test_the_parts_of_a_split_stream_have_every_row_once(kind: str, shuffle: bool) -> None:
+    rows = torch.arange(50.0).unsqueeze(1)
+
+    class Unmixed(ArraySource):
+        mixed = False
+
+    make: dict[str, Callable[[], ActivationStream]] = {
+        "array": lambda: ActivationStream.from_array(rows, batch_size=8, shuffle=shuffle, seed=3),
+        "function": lambda: ActivationStream.from_function(
+            lambda _, step, count: rows[step * count : (step + 1) * count], 1, batch_size=10, count=50
+        ),
+        "buffered": lambda: ActivationStream(Unmixed(rows), batch_size=8, shuffle=shuffle, buffer=16, seed=3),
+    }
+    whole = make[kind]()
+    next(iter(whole))
+    first, rest = whole.split(21)
+    parts = [torch.cat([batch.rows for batch in part])[:, 0].tolist() for part in (first, rest)]
+    assert [len(part) for part in parts] == [21, 29]
+    assert parts[0] + parts[1] == torch.cat([batch.rows for batch in make[kind]()])[:, 0].tolist()
+    assert (first.count, rest.count, first.exhausted) == (21, 29, True)
+    assert whole.remaining == 50 - whole.batch_size, "the whole did not move"
+    rest.restart()
+    iterator = iter(rest)
+    next(iterator)
+    state, expected = rest.state(), next(iterator).rows
+    _, again = make[kind]().split(21)
+    again.restore(state)
+    assert torch.equal(next(iter(again)).rows, expected)
+    with pytest.raises(pc.InputError, match="end was None there, and is 21 here|begin was 21 there"):
+        first.restore(state)
+    for count in (0, 50):
+        with pytest.raises(pc.InputError, match=r"in 1\.\.49"):
+            whole.split(count)
+    with pytest.raises(pc.InputError, match="split one of passes=1"):
+        ActivationStream.from_array(rows, passes=2).split(3)
+
+
+def test_an_endless_stream_is_split_too() -> None:
+    endless = ActivationStream.from_function(
+        lambda _, step, count: torch.full((count, 1), float(step)), 1, batch_size=4
+    )
+    first, rest = endless.split(10)
+    assert [batch.rows[0, 0].item() for batch in first] == [0.0, 1.0, 2.0]
+    assert next(iter(rest)).rows[:, 0].tolist() == [2.0, 2.0, 3.0, 3.0]

@@ -1,6 +1,7 @@
 """One interface from which everything trains: batches of activation rows, shuffled, replayable from a seed, and resumable."""
 
 from collections.abc import Iterator
+from copy import copy
 from typing import Any, Self
 
 import numpy as np
@@ -18,7 +19,7 @@ from patchclamp.core.kinds import Array, Seed
 from patchclamp.interventions import Activations
 
 BATCH_SIZE, BUFFER = 4096, 65_536
-_SAME = ("source", "d", "seed", "batch_size", "shuffle", "buffer")
+_SAME = ("source", "d", "seed", "batch_size", "shuffle", "buffer", "begin", "end")
 """What a state and the stream that it is put into have alike."""
 
 
@@ -64,6 +65,8 @@ class ActivationStream:
                 raise InputError(f"{name} is 1 or more; got {number!r}")
         self.source: RowSource = source
         self.batch_size, self.passes, self.shuffle, self.buffer, self.seed = batch_size, passes, shuffle, buffer, seed
+        self._begin: int = 0
+        self._end: int | None = None
         self._passed, self._row = 0, 0
         self._batches: Iterator[tuple[ActivationBatch, int, int]] | None = None
 
@@ -160,14 +163,18 @@ class ActivationStream:
     @property
     def count(self) -> int | None:
         """The number of rows of one pass, or None if that is not known or there is no end."""
-        return self.source.count
+        return None if self._last is None else self._last - self._begin
+
+    @property
+    def _last(self) -> int | None:
+        return self.source.count if self._end is None else self._end
 
     @property
     def remaining(self) -> int | None:
         """The number of rows that are still to come, or None if that is not known or there is no end."""
         if self.count is None or self.passes is None:
             return None
-        return max((self.passes - self._passed) * self.count - self._row, 0)
+        return max((self.passes - self._passed) * self.count - (self._row - self._begin), 0)
 
     @property
     def exhausted(self) -> bool:
@@ -188,18 +195,36 @@ class ActivationStream:
         try:
             batch, self._passed, self._row = next(self._batches)
         except StopIteration:
-            self._passed, self._row = self.passes or 0, 0
+            self._passed, self._row = self.passes or 0, self._begin
             raise
         except BaseException:
             self._batches = None  # a generator that raised is at its end, and the rows are not
             raise
-        if self._row == self.count:
-            self._passed, self._row = self._passed + 1, 0
+        if self._row == self._last:
+            self._passed, self._row = self._passed + 1, self._begin
         return batch
 
     def restart(self) -> None:
         """Begin anew with the first row."""
-        self._move(0, 0)
+        self._move(0, self._begin)
+
+    def split(self, count: int) -> tuple["ActivationStream", "ActivationStream"]:
+        """The first ``count`` rows and those after them, as two streams: to train on, and to measure on.
+
+        No row is in both, in whatever order the stream has them. This stream does not move.
+
+        Raises:
+            InputError: The stream has several passes, in which every row would come again, or too few rows.
+        """
+        if self._last is not None and self.passes != 1:
+            raise InputError(f"a stream of passes={self.passes} has every row again and again: split one of passes=1")
+        if count < 1 or (self._last is not None and count >= self._last - self._begin):
+            raise InputError(f"count is a number of rows that leaves some: in 1..{(self.count or 0) - 1}; got {count}")
+        first, rest = copy(self), copy(self)
+        first._end, first.passes, rest._begin = self._begin + count, 1, self._begin + count
+        for part in (first, rest):
+            part.restart()
+        return first, rest
 
     def sample(self, n: int) -> Float[Tensor, "row d"]:
         """The first rows, whatever has been read, without moving the stream: ``[n, d]``, or all of one pass if there are fewer.
@@ -211,7 +236,7 @@ class ActivationStream:
             raise InputError(f"a sample has 1 row or more; got n={n!r}")
         parts: list[Tensor] = []
         held = 0
-        for chunk in self._pass(0, 0):
+        for chunk in self._pass(0, self._begin):
             parts.append(chunk.rows[: n - held])
             held += len(parts[-1])
             if held == n:
@@ -244,14 +269,17 @@ class ActivationStream:
         passed, row = state["passed"], state["row"]
         if not all(type(number) is int and number >= 0 for number in (passed, row)):
             raise InputError(f"passed and row of a stream's state are 0 or more; got {passed!r} and {row!r}")
-        if (self.count is not None and row >= self.count) or (self.passes is not None and passed > self.passes):
+        if (self._last is not None and not self._begin <= row < self._last) or (
+            self.passes is not None and passed > self.passes
+        ):
             raise InputError(
                 f"the state stands at row {row} of pass {passed}; this stream has {self.count} rows and passes={self.passes}"
             )
         self._move(passed, row)
 
     def _identity(self) -> dict[str, Any]:
-        values = (self.source.digest(), self.d, self.seed, self.batch_size, self.shuffle, self.buffer)
+        sizes = (self.batch_size, self.shuffle, self.buffer, self._begin, self._end)
+        values = (self.source.digest(), self.d, self.seed, *sizes)
         return dict(zip(_SAME, values, strict=True))
 
     def _move(self, passed: int, row: int) -> None:
@@ -263,15 +291,17 @@ class ActivationStream:
         held = 0
         while self.passes is None or passed < self.passes:
             for chunk in self._pass(passed, row):
-                begin = 0
-                while begin < len(chunk):
-                    part = chunk.part(begin, begin + self.batch_size - held)
+                begin, end = 0, len(chunk) if self._end is None else min(len(chunk), self._end - row)
+                while begin < end:
+                    part = chunk.part(begin, min(begin + self.batch_size - held, end))
                     parts.append(part)
                     begin, row, held = begin + len(part), row + len(part), held + len(part)
                     if held == self.batch_size:
                         yield ActivationBatch.joined(parts), passed, row
                         parts, held = [], 0
-            passed, row = passed + 1, 0
+                if row == self._end:
+                    break
+            passed, row = passed + 1, self._begin
         if parts:
             yield ActivationBatch.joined(parts), passed, row
 

@@ -17,8 +17,8 @@ from patchclamp.dictionaries.sgd import SGD, Settings
 
 AUXK_SHARE = 1 / 32
 """The weight of the loss of dead latents; that of Gao et al. 2024."""
-THRESHOLD_MEMORY = 0.99
-"""What stays of the running mean of the smallest value kept, each step."""
+THRESHOLD_RATE = 0.01
+"""The weight of a step in the running mean of the smallest value kept; it is larger at first."""
 REVIVES_UNTIL = 0.8
 """The share of the steps after which no latent is replaced, so that the last ones can settle."""
 
@@ -84,15 +84,16 @@ class Member:
             atoms, gradient = self.parameters["atoms"], self.gradients["atoms"]
             self.gradients["atoms"] = gradient.addcmul_((gradient * atoms).sum(1, keepdim=True), atoms, value=-1)
 
-    def settle(self, bad: Tensor, *, first: bool) -> None:
-        """Bring the atoms back to length 1 after a step, and count."""
+    def settle(self, bad: Tensor, number: int) -> None:
+        """Bring the atoms back to length 1 after step ``number``, and count."""
         atoms = self.parameters["atoms"]
         lengths = atoms.norm(dim=1, keepdim=True).clamp_min(torch.finfo(atoms.dtype).tiny)
         atoms.div_(torch.where(bad > 0, 1.0, lengths))
         self.idle.add_(1).mul_(self._active == 0)
         self._sums += torch.stack([self._residual.square().sum(), self._active.sum()])
         if self._smallest is not None:
-            mean = self._smallest if first else self.threshold.lerp(self._smallest, 1 - THRESHOLD_MEMORY)
+            # the first steps, whose values are far from the last ones', must not linger in the mean of a short training
+            mean = self.threshold.lerp(self._smallest, max(THRESHOLD_RATE, 4 / (number + 4)))
             usable = (bad == 0) & torch.isfinite(self._smallest)
             self.threshold.copy_(torch.where(usable, mean, self.threshold))
 

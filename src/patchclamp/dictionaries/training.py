@@ -242,7 +242,7 @@ class Job:
         self.finite_steps += 1 - self.bad
         self._adam()
         for member in self.members:
-            member.settle(self.bad, first=self.steps_done == 0)
+            member.settle(self.bad, self.steps_done)
         self.steps_done += 1
         self.rows_seen += len(rows)
         self.was_reviewed = False
