@@ -40,11 +40,11 @@ class ActivationBatch:
         if len(batches) == 1:
             return batches[0]
         columns = [[getattr(batch, field.name) for batch in batches] for field in fields(cls)]
-        return cls(*(None if any(part is None for part in column) else torch.cat(column) for column in columns))
+        return cls(*(None if any(part is None for part in column) else torch.cat(column) for column in columns))  # type: ignore[arg-type]
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Self:
         columns = (getattr(self, field.name) for field in fields(self))
-        return type(self)(*(None if column is None else change(column) for column in columns))
+        return type(self)(*(None if column is None else change(column) for column in columns))  # type: ignore[arg-type]
 
 
 class RowSource(Protocol):
