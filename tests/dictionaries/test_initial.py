@@ -33,6 +33,7 @@ def test_all_are_unit_distinct_and_drawn_from_the_seed(name, width):
     made = atoms(name, width)
     assert made.shape == (width, D)
     torch.testing.assert_close(made.norm(dim=1), torch.ones(width, dtype=torch.float64))
+    assert made.is_contiguous(), "the fused Adam reads memory in order"
     assert torch.equal(made, atoms(name, width))
     assert not torch.allclose(made, atoms(name, width, seed=1))
     cosines = made @ made.T - 2 * torch.eye(width, dtype=torch.float64)

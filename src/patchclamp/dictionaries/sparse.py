@@ -102,7 +102,8 @@ class Entries:
 
     def values(self, scores: Float[Tensor, "row width"]) -> Float[Tensor, " entry"]:
         """What a dense matrix holds at the entries, of which bags are rows."""
-        return scores[self.bags, self.latents]
+        values: Tensor = scores[self.bags, self.latents]
+        return values
 
     def decode(self, values: Float[Tensor, " entry"], atoms: Float[Tensor, "width d"]) -> Float[Tensor, "bag d"]:
         """The weighted sum of each bag's atoms."""
