@@ -58,7 +58,8 @@ def top_entries(scores: Float[Tensor, "row width"], count: int) -> Int[Tensor, "
         )
     row = entries.div(width, rounding_mode="floor")
     chosen = scores[row, entries - row * width].topk(count, sorted=False).indices
-    return entries[chosen].sort().values
+    highest_entries: Tensor = entries[chosen].sort().values
+    return highest_entries
 
 
 def _group_size(width: int, k: int) -> int:
