@@ -37,15 +37,20 @@ def make_environment() -> None:
     for peer in PEERS:
         if subprocess.run([*install, peer]).returncode:
             print(f"{peer} could not be installed: left out", file=sys.stderr)
+    # What peers pull in was built for another torch, and breaks the import of transformers; nothing here needs it.
+    subprocess.run([str(python()), "-m", "pip", "uninstall", "--quiet", "--yes", "torchvision"])
 
 
 def ours(encoder: Any, batches: list[Any], widths: tuple[int, ...] = (WIDTH,)) -> Callable[[], object]:
     """One step of a job of ours."""
+    import torch
+
     from patchclamp.activations.stream import ActivationStream
     from patchclamp.dictionaries.sgd import SGD
     from patchclamp.dictionaries.training import Job
 
-    stream = ActivationStream.from_function(lambda seed, step, count: batches[step % len(batches)][:count], D)
+    rows = torch.cat(batches)
+    stream = ActivationStream.from_array(rows, batch_size=ROWS)
     fits = [SGD(encoder, width=width, steps=10_000) for width in widths]
     return stepping(Job.of(stream, fits, 10_000).step, batches)
 

@@ -1,5 +1,6 @@
 """Where training begins: unit atoms that are what their names say."""
 
+from itertools import pairwise
 from typing import get_args
 
 import pytest
@@ -33,6 +34,7 @@ def test_all_are_unit_distinct_and_drawn_from_the_seed(name, width):
     made = atoms(name, width)
     assert made.shape == (width, D)
     torch.testing.assert_close(made.norm(dim=1), torch.ones(width, dtype=torch.float64))
+    assert made.is_contiguous(), "the fused Adam reads memory in order"
     assert torch.equal(made, atoms(name, width))
     assert not torch.allclose(made, atoms(name, width, seed=1))
     cosines = made @ made.T - 2 * torch.eye(width, dtype=torch.float64)
@@ -77,7 +79,7 @@ def test_rates_rise_stay_and_fall():
     rates = [schedule.learning_rate(step) for step in range(100)]
     assert rates[0] == pytest.approx(0.01)
     assert rates[9:51] == pytest.approx([0.1] * 42)
-    assert all(a > b for a, b in zip(rates[51:98], rates[52:99], strict=True))
+    assert all(a > b for a, b in pairwise(rates[51:99]))
     assert rates[-1] == pytest.approx(0.002)
     endless = Schedule(0.1, None, warmup=0.1, decay=0.5)
     assert endless.learning_rate(10**6) == 0.1

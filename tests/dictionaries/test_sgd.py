@@ -15,7 +15,14 @@ from patchclamp.dictionaries.sgd import SGD
 from patchclamp.dictionaries.topk import BatchTopK, TopK
 
 D, FEATURES = 16, 24
-ENCODERS = [BatchTopK(2), TopK(2), MatryoshkaBatchTopK(2, groups=(0.5, 0.5)), ReLU(0.5), JumpReLU(target_l0=2.0), Gated(0.5)]
+ENCODERS = [
+    BatchTopK(2),
+    TopK(2),
+    MatryoshkaBatchTopK(2, groups=(0.5, 0.5)),
+    ReLU(0.5),
+    JumpReLU(target_l0=2.0),
+    Gated(0.5),
+]
 
 
 def features():
@@ -36,7 +43,9 @@ def similarity(dictionary):
 @pytest.mark.sensitive
 def test_known_features_are_recovered():
     """Atoms as they begin are the negative control."""
-    fit = SGD(BatchTopK(2), width=48, batch_size=64, passes=4, learning_rate=1e-2, initialisation="random", progress=False)
+    fit = SGD(
+        BatchTopK(2), width=48, batch_size=64, passes=4, learning_rate=1e-2, initialisation="random", progress=False
+    )
     trained = fit.fit(rows()).dictionary_
     begun = SGD(BatchTopK(2), width=48, batch_size=64, steps=1, initialisation="random", progress=False).fit(rows())
     assert similarity(begun.dictionary_) < 0.8
@@ -69,9 +78,7 @@ def test_every_encoder_saves_reads_and_has_gradients(encoder, tmp_path):
 def test_the_recipe_of_the_first_report_is_what_it_was():
     """The same training by autograd and torch's own Adam, written from the report's words."""
     x, alpha, width = rows(640).double(), 0.8, 32
-    fit = SGD(
-        ReLU(alpha), width=width, batch_size=64, recipe="post", dtype="float64", progress=False, random_state=4
-    )
+    fit = SGD(ReLU(alpha), width=width, batch_size=64, recipe="post", dtype="float64", progress=False, random_state=4)
     from patchclamp.dictionaries.training import Job
 
     stream = fit._stream(x)

@@ -148,7 +148,10 @@ class BadAt:
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_rows_that_are_not_finite_are_named_and_change_nothing(value):
     """Steps after the bad one leave every parameter as it was; without the guard all would be NaN."""
-    fits = [SGD(BatchTopK(2), width=24, steps=400, dtype="float64"), SGD(ReLU(0.5), width=16, steps=400, dtype="float64")]
+    fits = [
+        SGD(BatchTopK(2), width=24, steps=400, dtype="float64"),
+        SGD(ReLU(0.5), width=16, steps=400, dtype="float64"),
+    ]
     job, good = (Job.of(stream(), fits, 400) for _ in range(2))
     for step in range(60):
         if step < 57:

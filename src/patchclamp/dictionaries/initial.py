@@ -43,7 +43,8 @@ def initial_atoms(
     d = rows.shape[1]
 
     def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator, dtype=rows.dtype).to(rows.device)
+        values: Tensor = torch.randn(*shape, generator=generator, dtype=rows.dtype)
+        return values.to(rows.device)
 
     def noised(directions: Tensor) -> Tensor:
         turns = torch.arange(width, device=rows.device)
@@ -75,19 +76,22 @@ def initial_atoms(
         case _:
             raise InputError(unknown("initialisation", name, get_args(Initialisation)))
     lengths = atoms.norm(dim=1, keepdim=True)
-    return unit_rows(torch.where(lengths > 1e-12, atoms, normal(width, d)))
+    # Adam's fused kernel reads memory in order, whatever the strides.
+    return unit_rows(torch.where(lengths > 1e-12, atoms, normal(width, d))).contiguous()
 
 
 def separate_weight(atoms: Float[Tensor, "width d"], generator: Generator) -> Float[Tensor, "width d"]:
     """An encoder that begins apart from the atoms, as ``torch.nn.Linear`` does."""
     bound = atoms.shape[1] ** -0.5
     values = torch.rand(atoms.shape, generator=generator, dtype=atoms.dtype)
-    return (values * 2 * bound - bound).to(atoms.device)
+    weight: Tensor = (values * 2 * bound - bound).to(atoms.device)
+    return weight
 
 
 def unit_rows(matrix: Float[Tensor, "width d"]) -> Float[Tensor, "width d"]:
     """Each row divided by its length."""
-    return matrix / matrix.norm(dim=1, keepdim=True).clamp_min(torch.finfo(matrix.dtype).tiny)
+    unit: Tensor = matrix / matrix.norm(dim=1, keepdim=True).clamp_min(torch.finfo(matrix.dtype).tiny)
+    return unit
 
 
 def _in_dictionary(directions: Float[Tensor, "n d"], scaling: Scaling) -> Float[Tensor, "n d"]:

@@ -1,5 +1,6 @@
 """The learning rate of each step, and the one to begin with for a width."""
 
+import math
 from dataclasses import dataclass
 
 FINAL = 0.02
@@ -12,7 +13,7 @@ def default_learning_rate(width: int) -> float:
     At these sizes the usable window was measured to be 3e-3..1e-2, ten times what is common for runs that are a thousand
     times longer; the square root is that of Gao et al. 2024 (arXiv 2406.04093, figure 3).
     """
-    return 5e-3 * min(1.0, (1024 / width) ** 0.5)
+    return 5e-3 * min(1.0, math.sqrt(1024 / width))
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,8 @@ def top_entries(scores: Float[Tensor, "row width"], count: int) -> Int[Tensor, "
         )
     row = entries.div(width, rounding_mode="floor")
     chosen = scores[row, entries - row * width].topk(count, sorted=False).indices
-    return entries[chosen].sort().values
+    highest_entries: Tensor = entries[chosen].sort().values
+    return highest_entries
 
 
 def _group_size(width: int, k: int) -> int:
@@ -102,7 +103,8 @@ class Entries:
 
     def values(self, scores: Float[Tensor, "row width"]) -> Float[Tensor, " entry"]:
         """What a dense matrix holds at the entries, of which bags are rows."""
-        return scores[self.bags, self.latents]
+        values: Tensor = scores[self.bags, self.latents]
+        return values
 
     def decode(self, values: Float[Tensor, " entry"], atoms: Float[Tensor, "width d"]) -> Float[Tensor, "bag d"]:
         """The weighted sum of each bag's atoms."""
