@@ -197,6 +197,7 @@ def test_progress_says_how_good_it_is():
     assert "EV 0." in notes[-1]
     assert "L0 2.0" in notes[-1]
     assert "dead" in notes[-1]
+    assert notes[-1].endswith("rows/s")
 
 
 def test_a_step_never_waits_for_the_device(monkeypatch):

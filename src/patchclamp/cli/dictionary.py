@@ -118,8 +118,7 @@ def train(
     import patchclamp as pc
 
     folders.check(out, folders.DICTIONARY, *folders.COMMAND)
-    limit = None if fit == "sgd" else steps
-    rows, held_out = open_rows(source, opening, site=site, corpus=corpus, batch_size=batch, steps=limit)
+    rows, held_out = open_rows(source, opening, site=site, corpus=corpus, batch_size=batch, steps=steps)
     grid: dict[str, list[Any]] = {
         "width": list(width or [8 * rows.d]), "k": list(k or [None]), "penalty": list(penalty or [None]),
         "seed": list(seed or [0]),
@@ -191,7 +190,7 @@ def evaluate(
     if truth:
         result = pc.dictionaries.recovery(opened, pc.dictionaries.ToyData.from_pretrained(source), encoder=rule)
     else:
-        _, rows = open_rows(source, shared.opening, site=site, corpus=corpus, batch_size=batch, steps=None)
+        _, rows = open_rows(source, shared.opening, site=site, corpus=corpus, batch_size=batch, steps=1)
         result = pc.dictionaries.evaluate(opened, rows, encoder=rule, batches=batches)
     show(result.summary() if shared.as_json else repr(result), as_json=shared.as_json)  # type: ignore[attr-defined]
     options = {

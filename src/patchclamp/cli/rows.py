@@ -23,21 +23,13 @@ CORPUS_HELP = "For a model: gutenberg (the default), a book of it as gutenberg:c
 HELD_OUT_SEED = 2**31
 """From where toy data draw held-out rows."""
 HELD_OUT = 0.1
-"""The share of a file's rows, at its end, that is held out."""
+"""The share of the rows that is held out at least, where they are not made fresh."""
 
 
 def open_rows(
-    source: str,
-    opening: Opening,
-    *,
-    site: str | None,
-    corpus: Sequence[str] | None,
-    batch_size: int,
-    steps: int | None,
+    source: str, opening: Opening, *, site: str | None, corpus: Sequence[str] | None, batch_size: int, steps: int
 ) -> "tuple[pc.ActivationStream, pc.ActivationStream]":
-    """The rows to train on, and those to measure on.
-
-    Fresh rows of toy data or of a model never come twice: what comes after the training rows is held out, so both are one stream.
+    """The rows to train on, and others to measure on.
 
     Args:
         source: What the user named.
@@ -45,36 +37,44 @@ def open_rows(
         site: Where the rows lie, of a model or a recording.
         corpus: What a model reads.
         batch_size: The number of rows of a batch.
-        steps: The number of batches after which rows to train on end; None where the training itself counts them.
+        steps: The number of batches to train on.
 
     Raises:
-        InputError: There is no such source, or the site is missing or does not apply.
+        InputError: There is no such source, it has too few rows, or the site is missing or does not apply.
     """
     import patchclamp as pc
 
     path = Path(source)
-    if path.suffix == ".npy":
-        rows = _array(path)
-        count = len(rows) - int(len(rows) * HELD_OUT) if len(rows) > 1 else 1
-        used = count if steps is None else min(count, steps * batch_size)
-        passes = None if steps is None else 1
-        return (
-            pc.ActivationStream.from_array(rows[:used], batch_size=batch_size, passes=passes),
-            pc.ActivationStream.from_array(rows[count:] if count < len(rows) else rows, batch_size=batch_size, shuffle=False),
-        )
     form = folders.form_of(path) if path.is_dir() else None
     if form is folders.TOY:
         toy = pc.dictionaries.ToyData.from_pretrained(path)
-        training = toy.stream(batch_size, rows=None if steps is None else steps * batch_size)
-        return training, toy.stream(batch_size, seed=HELD_OUT_SEED)
-    if site is None:
+        return toy.stream(batch_size, rows=steps * batch_size), toy.stream(batch_size, seed=HELD_OUT_SEED)
+    if path.suffix == ".npy":
+        if site is not None:
+            raise InputError(f"--site {site}: rows of a file have no site")
+        stream = pc.ActivationStream.from_array(_array(path), batch_size=batch_size)
+    elif site is None:
         raise InputError(f"{source!r}: --site says where the rows lie, as mlp_act.3")
-    if form is folders.RESULT:
+    elif form is folders.RESULT:
         recording = pc.open(path)
+        if not isinstance(recording, pc.Activations):
+            raise InputError(f"{source!r} holds {recording.kind}; rows come from a recording (`patchclamp run --record`)")
         stream = pc.ActivationStream.from_recording(recording, site, batch_size=batch_size)
-        return stream, stream
-    stream = opening.load(source).activation_stream(read_corpus(list(corpus or ["gutenberg"])), site, batch_size=batch_size)
-    return stream, stream
+    else:
+        texts = read_corpus(list(corpus or ["gutenberg"]))
+        stream = opening.load(source).activation_stream(texts, site, batch_size=batch_size)
+    return _split(stream, steps)
+
+
+def _split(stream: "pc.ActivationStream", steps: int) -> "tuple[pc.ActivationStream, pc.ActivationStream]":
+    count, wanted = stream.count or 0, steps * stream.batch_size
+    usable = count - max(1, int(count * HELD_OUT))
+    if wanted > usable:
+        raise InputError(
+            f"{steps} steps of {stream.batch_size} rows are {wanted:,} rows; {usable:,} are there to train on, as a tenth of the "
+            f"{count:,} is held out: {usable // stream.batch_size} steps at most"
+        )
+    return stream.split(wanted)
 
 
 def _array(path: Path) -> np.ndarray:

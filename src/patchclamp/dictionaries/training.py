@@ -5,6 +5,7 @@ gathered there and read once in ``REVIEW_EVERY`` steps. From the first number on
 as they are, so that those of the step before are kept.
 """
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -79,7 +80,7 @@ def train(
 
 def _run(job: "Job", stream: ActivationStream, steps: int, files: Checkpoints | None, every: int, bar: Task) -> None:
     """Take all steps; an interrupt comes between two of them, and finds a checkpoint to go on from."""
-    position = stream.state() if files else {}
+    position, before = stream.state() if files else {}, job.rows_seen
     with Changes() as changes:
         try:
             while job.steps_done < steps:
@@ -99,7 +100,8 @@ def _run(job: "Job", stream: ActivationStream, steps: int, files: Checkpoints | 
                         job.review()
                         files.save(job, position)
                 if job.was_reviewed:
-                    bar.advance(0, job.report())
+                    speed = (job.rows_seen - before) / max(time.monotonic() - bar.began, 1e-9)
+                    bar.advance(0, f"{job.report()}, {speed:,.0f} rows/s")
                 bar.advance()
         except KeyboardInterrupt:
             if files:
