@@ -148,7 +148,10 @@ def test_what_does_not_fit_is_refused() -> None:
         (lambda: dictionary.decode(draw(0, 3, D)), "not of this dictionary of 11 latents"),
         (lambda: Dictionary(draw(0, D), Positive()), r"\[width, d\]"),
         (lambda: Dictionary(draw(0, WIDTH, D), Positive(), bias=draw(0, D + 1)), "bias has the shape"),
-        (lambda: Dictionary(draw(0, WIDTH, D), Positive(), weights={"weight": draw(0, D, WIDTH)}), "weight has the shape"),
+        (
+            lambda: Dictionary(draw(0, WIDTH, D), Positive(), weights={"weight": draw(0, D, WIDTH)}),
+            "weight has the shape",
+        ),
         (lambda: Dictionary(draw(0, WIDTH, D) / 0, Positive()), "atoms of a dictionary holds NaN"),
     ):
         with pytest.raises(pc.InputError, match=message):

@@ -3,7 +3,7 @@
 import inspect
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -66,7 +66,15 @@ def toy(
     data.save_pretrained(out)
     values = {"features": data.G, "width": data.d, "active": data.active, **pc.dictionaries.coherence(data.features)}
     show(values, as_json=as_json)
-    options = {"kind": kind, "out": out, "features": features, "width": width, "active": active, "mode": mode, "seed": seed}
+    options = {
+        "kind": kind,
+        "out": out,
+        "features": features,
+        "width": width,
+        "active": active,
+        "mode": mode,
+        "seed": seed,
+    }
     remember(out, shlex.join(["patchclamp", *sys.argv[1:]]), "dictionary.toy", options)
     say(f"saved to {out}")
 
@@ -87,10 +95,10 @@ def train(
     steps: int = 1000,
     batch: int = 4096,
     learning_rate: float | None = None,
-    initialisation: Literal["data", "orthogonal", "pca", "unit", "random"] = "data",
-    revival: Literal["resample", "auxk", "none"] = "resample",
+    initialisation: Literal["data", "orthogonal", "pca", "unit", "random"] | None = None,
+    revival: Literal["resample", "auxk", "none"] | None = None,
     recipe: Literal["post"] | None = None,
-    whiten: Literal["none", "pca", "zca"] = "none",
+    whiten: Literal["none", "pca", "zca"] | None = None,
     checkpoint: Path | None = None,
     opening: Opening = Opening(),  # noqa: B008
     as_json: Json = False,
@@ -109,8 +117,8 @@ def train(
         steps: How many batches are read.
         batch: The number of rows of a batch.
         learning_rate: By default one that fits the width.
-        initialisation: What the atoms are at first.
-        revival: What is done about latents that are never active.
+        initialisation: What the atoms of sgd are at first; rows of the data by default.
+        revival: What sgd does about latents that are never active; resample by default.
         recipe: The original post's loss and optimiser, for relu.
         whiten: Whether rows are whitened; folded into the dictionary when it is exported.
         checkpoint: Folder from which a killed training goes on.
@@ -119,25 +127,24 @@ def train(
 
     folders.check(out, folders.DICTIONARY, *folders.COMMAND)
     rows, held_out = open_rows(source, opening, site=site, corpus=corpus, batch_size=batch, steps=steps)
-    grid: dict[str, list[Any]] = {
-        "width": list(width or [8 * rows.d]), "k": list(k or [None]), "penalty": list(penalty or [None]),
-        "seed": list(seed or [0]),
+    grid: dict[str, Sequence[Any]] = {
+        "width": width or (8 * rows.d,), "k": k or (None,), "penalty": penalty or (None,), "seed": seed or (0,)
     }  # fmt: skip
     settings = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
+    options = {
+        "learning_rate": learning_rate, "initialisation": initialisation, "revival": revival, "recipe": recipe, "whiten": whiten,
+    }  # fmt: skip
     if fit == "sgd":
-        shared: dict[str, Any] = {
-            "steps": steps, "learning_rate": learning_rate, "initialisation": initialisation,
-            "revival": None if revival == "none" else revival, "recipe": recipe, "whiten": whiten,
-        }  # fmt: skip
-        fits = [
-            pc.dictionaries.SGD(_encoder(encoder, one), width=one["width"], random_state=one["seed"], **shared)
-            for one in settings
-        ]
+        fits = [_sgd(encoder, one, {**options, "steps": steps}) for one in settings]
         dictionaries = pc.dictionaries.train(rows, fits, checkpoint=checkpoint)
     else:
-        if encoder is not None:
-            raise InputError(f"--encoder {encoder}: only the fit sgd trains an encoder; {fit} brings its own")
-        dictionaries = [_estimator(fit, one, checkpoint).fit(rows).dictionary_ for one in _one_at_a_time(settings, rows)]
+        estimators = [
+            _estimator(fit, one, {**options, "encoder": encoder, "checkpoint": checkpoint}) for one in settings
+        ]
+        dictionaries = []
+        for estimator in estimators:
+            rows.restart()
+            dictionaries.append(estimator.fit(rows).dictionary_)
     table = []
     for one, dictionary in zip(settings, dictionaries, strict=True):
         varied = [f"{name}{one[name]}" for name, values in grid.items() if len(values) > 1]
@@ -148,12 +155,11 @@ def train(
     shown = ("dictionary", "width", "explained_variance", "l0", "dead", "dense")
     short = [{name.replace("_", " "): row[name] for name in shown} for row in table]
     show(table, as_json=as_json, table=short, title=f"On {table[0]['rows']:,.0f} held-out rows")
-    options = {
+    config = {
         "source": source, "out": out, "site": site, "corpus": corpus, "fit": fit, "encoder": encoder, "width": width, "k": k,
-        "penalty": penalty, "seed": seed, "steps": steps, "batch": batch, "learning_rate": learning_rate,
-        "initialisation": initialisation, "revival": revival, "recipe": recipe, "whiten": whiten, "checkpoint": checkpoint,
+        "penalty": penalty, "seed": seed, "steps": steps, "batch": batch, **options, "checkpoint": checkpoint,
     }  # fmt: skip
-    remember(out, shlex.join(["patchclamp", *sys.argv[1:]]), "dictionary.train", {**options, **opening.as_config()})
+    remember(out, shlex.join(["patchclamp", *sys.argv[1:]]), "dictionary.train", {**config, **opening.as_config()})
     say(f"saved to {out}")
 
 
@@ -186,13 +192,15 @@ def evaluate(
 
     opened = pc.dictionaries.Dictionary.from_pretrained(dictionary)
     rule = _rule(encoder, k)
-    result: pc.Result
+    result: pc.dictionaries.Recovery | pc.dictionaries.Evaluation
     if truth:
+        if site is not None or corpus is not None:
+            raise InputError("--truth compares with the features of toy data, which have no site and no corpus")
         result = pc.dictionaries.recovery(opened, pc.dictionaries.ToyData.from_pretrained(source), encoder=rule)
     else:
         _, rows = open_rows(source, shared.opening, site=site, corpus=corpus, batch_size=batch, steps=1)
         result = pc.dictionaries.evaluate(opened, rows, encoder=rule, batches=batches)
-    show(result.summary() if shared.as_json else repr(result), as_json=shared.as_json)  # type: ignore[attr-defined]
+    show(result.summary() if shared.as_json else repr(result), as_json=shared.as_json)
     options = {
         "dictionary": dictionary, "source": source, "site": site, "corpus": corpus, "encoder": encoder, "k": k, "batch": batch,
         "batches": batches, "truth": truth,
@@ -200,31 +208,35 @@ def evaluate(
     keep(result, shared.out, "dictionary.eval", {**options, **shared.opening.as_config()})
 
 
-def _encoder(name: str | None, one: dict[str, Any]) -> "pc.dictionaries.Encoder":
-    """The encoder that a combination of settings asks for.
+def _sgd(encoder: str | None, one: dict[str, Any], options: dict[str, Any]) -> "pc.dictionaries.SGD":
+    """The training that a combination of settings asks for.
 
     Raises:
-        InputError: A setting that it does not have.
+        InputError: A setting that its encoder does not have.
     """
     import patchclamp as pc
 
-    kinds = {
-        None: pc.dictionaries.BatchTopK, "batch-topk": pc.dictionaries.BatchTopK, "topk": pc.dictionaries.TopK,
-        "matryoshka": pc.dictionaries.MatryoshkaBatchTopK, "jumprelu": pc.dictionaries.JumpReLU,
-        "gated": pc.dictionaries.Gated, "relu": pc.dictionaries.ReLU,
+    kinds: dict[str, Any] = {
+        "batch-topk": pc.dictionaries.BatchTopK, "topk": pc.dictionaries.TopK, "gated": pc.dictionaries.Gated,
+        "matryoshka": pc.dictionaries.MatryoshkaBatchTopK, "jumprelu": pc.dictionaries.JumpReLU, "relu": pc.dictionaries.ReLU,
     }  # fmt: skip
-    return _make(kinds[name], {"k": one["k"], "penalty": one["penalty"]})
+    rule = _make(kinds[encoder or "batch-topk"], {"k": one["k"], "penalty": one["penalty"]})
+    values = {name: value for name, value in options.items() if value is not None}
+    if values.get("revival") == "none":
+        values["revival"] = None
+    return pc.dictionaries.SGD(rule, width=one["width"], random_state=one["seed"], **values)
 
 
-def _estimator(name: str, one: dict[str, Any], checkpoint: Path | None) -> "pc.dictionaries.DictionaryFit":
+def _estimator(name: str, one: dict[str, Any], options: dict[str, Any]) -> "pc.dictionaries.DictionaryFit":
     import patchclamp as pc
 
-    kinds = {
+    kinds: dict[str, Any] = {
         "mod": pc.dictionaries.MOD, "online": pc.dictionaries.OnlineDictionaryLearning, "ksvd": pc.dictionaries.KSVD,
         "pca": pc.dictionaries.PCA, "ica": pc.dictionaries.ICA, "nmf": pc.dictionaries.NMF, "kmeans": pc.dictionaries.KMeans,
     }  # fmt: skip
     values = {"width": one["width"], "k": one["k"], "penalty": one["penalty"], "random_state": one["seed"]}
-    return _make(kinds[name], {**values, "checkpoint": checkpoint})
+    estimator: pc.dictionaries.DictionaryFit = _make(kinds[name], {**values, **options})
+    return estimator
 
 
 def _make(kind: Any, values: dict[str, Any]) -> Any:
@@ -238,7 +250,9 @@ def _make(kind: Any, values: dict[str, Any]) -> Any:
         values = {"target_l0": float(values["k"]), "penalty": values["penalty"]}
     for name, value in values.items():
         if value is not None and name not in valid:
-            raise InputError(f"--{name} {value}: {kind.__name__} has no such setting; it takes {', '.join(valid)}")
+            raise InputError(
+                f"--{name.replace('_', '-')} {value}: {kind.__name__} has no such setting; it takes {', '.join(valid)}"
+            )
     return kind(**{name: value for name, value in values.items() if value is not None})
 
 
@@ -254,10 +268,3 @@ def _rule(name: str, k: int | None) -> "pc.dictionaries.Encoder | None":
     if name == "threshold":
         return pc.dictionaries.Threshold(k=k)
     return pc.dictionaries.OMP(k=k, nonnegative=name == "nnomp")
-
-
-def _one_at_a_time(settings: list[dict[str, Any]], rows: "pc.ActivationStream") -> Iterator[dict[str, Any]]:
-    """Each combination, with the rows from their beginning."""
-    for one in settings:
-        rows.restart()
-        yield one

@@ -46,19 +46,25 @@ def open_rows(
 
     path = Path(source)
     form = folders.form_of(path) if path.is_dir() else None
+    made = "toy data" if form is folders.TOY else "rows of a file" if path.suffix == ".npy" else None
+    for option, value in (("site", site), ("corpus", corpus)):
+        if value is not None and made is not None:
+            raise InputError(f"--{option} {value}: {made} have none")
+    if corpus is not None and form is folders.RESULT:
+        raise InputError(f"--corpus {corpus[0]}: a recording has its own texts")
     if form is folders.TOY:
         toy = pc.dictionaries.ToyData.from_pretrained(path)
         return toy.stream(batch_size, rows=steps * batch_size), toy.stream(batch_size, seed=HELD_OUT_SEED)
     if path.suffix == ".npy":
-        if site is not None:
-            raise InputError(f"--site {site}: rows of a file have no site")
         stream = pc.ActivationStream.from_array(_array(path), batch_size=batch_size)
     elif site is None:
         raise InputError(f"{source!r}: --site says where the rows lie, as mlp_act.3")
     elif form is folders.RESULT:
         recording = pc.open(path)
         if not isinstance(recording, pc.Activations):
-            raise InputError(f"{source!r} holds {recording.kind}; rows come from a recording (`patchclamp run --record`)")
+            raise InputError(
+                f"{source!r} holds {recording.kind}; rows come from a recording (`patchclamp run --record`)"
+            )
         stream = pc.ActivationStream.from_recording(recording, site, batch_size=batch_size)
     else:
         texts = read_corpus(list(corpus or ["gutenberg"]))

@@ -212,8 +212,9 @@ class Dictionary(nn.Module):
             return cls(atoms, encoder, bias=bias, weights=weights, scaling=scaling, card=record["card"])
 
     def __repr__(self) -> str:
-        scaled = ", rows centred and scaled" if self.scaling.changes and self.scaling.whitening is None else ""
-        return f"Dictionary({self.width} atoms of width {self.d}, {self.encoder}{scaled or ', rows whitened' * self.scaling.changes})"
+        scaling = "centred and scaled" if self.scaling.whitening is None else "whitened"
+        rows = f", rows {scaling}" if self.scaling.changes else ""
+        return f"Dictionary({self.width} atoms of width {self.d}, {self.encoder}{rows})"
 
     def _check_rows(self, x: Tensor) -> None:
         if not x.ndim or x.shape[-1] != self.d or not x.is_floating_point():

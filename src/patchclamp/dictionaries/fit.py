@@ -30,7 +30,7 @@ class DictionaryFit(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         super().__init_subclass__(**options)
         checked_methods(cls)
 
-    def fit(self, X: Array | ActivationStream, y: Any = None) -> Self:
+    def fit(self, X: Array | ActivationStream, y: Any = None) -> Self:  # noqa: ARG002
         """Learn a dictionary.
 
         Args:

@@ -49,8 +49,9 @@ def initial_atoms(
     def noised(directions: Tensor) -> Tensor:
         turns = torch.arange(width, device=rows.device)
         signs = 1 - 2 * (turns.div(len(directions), rounding_mode="floor") % 2)
-        repeated = directions[turns % len(directions)] * signs.unsqueeze(1)
-        return repeated + noise / d**0.5 * normal(width, d)
+        repeated: Tensor = directions[turns % len(directions)] * signs.unsqueeze(1)
+        result: Tensor = repeated + noise / d**0.5 * normal(width, d)
+        return result
 
     match name:
         case "data":

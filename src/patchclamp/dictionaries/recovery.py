@@ -112,10 +112,7 @@ class Recovery(DatasetResult):
     def __repr__(self) -> str:
         numbers = self.summary()
         lines = [f"Recovery of {self.dataset.sizes['feature']} features by {self.dataset.sizes['atom']} atoms"]
-        lines += [
-            f"{name:<16} {value:.4g}" if isinstance(value, float) else f"{name:<16} {value}"
-            for name, value in numbers.items()
-        ]
+        lines += [f"{name:<16} {value:.4g}" for name, value in numbers.items()]
         return "\n".join(lines)
 
 
@@ -162,6 +159,7 @@ def recovery(
     elif isinstance(truth, ToyData) and isinstance(dictionary, Dictionary):
         batches = _drawn(truth, samples, seed)
     probability = truth.probabilities if isinstance(truth, ToyData) else torch.ones(len(features))
+    counts = None
     if batches is not None:
         if not isinstance(dictionary, Dictionary):
             raise InputError("codes of rows are made by a dictionary; atoms alone have no encoder")
@@ -171,7 +169,7 @@ def recovery(
             probability = columns["true_density"]
     columns["probability"] = probability
     parameters = {
-        "width": len(atoms), "features": len(features), "d": atoms.shape[1], "samples": None if batches is None else counts.rows,
+        "width": len(atoms), "features": len(features), "d": atoms.shape[1], "samples": None if counts is None else counts.rows,
         "encoder": None if encoder is None else repr(encoder), "seed": seed, "digest": digest(atoms.cpu(), features.cpu()),
     }  # fmt: skip
     return Recovery(_dataset(columns), record_of_arrays(parameters))

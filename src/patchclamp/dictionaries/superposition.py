@@ -77,7 +77,8 @@ def train_encoders(
         optimiser.zero_grad()
         losses.sum().backward()
         optimiser.step()
-    return weight.detach()
+    trained: Tensor = weight.detach()
+    return trained
 
 
 def _rows(probabilities: Tensor, count: int, generators: Sequence[Generator]) -> Float[Tensor, "model count G"]:

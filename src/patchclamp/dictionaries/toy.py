@@ -427,7 +427,8 @@ def _covariance_factor(G: int, generator: Generator) -> Float[Tensor, "G G"]:
     even = torch.rand(G, G, generator=generator, dtype=torch.float64)
     symmetric = (even + even.T) / 2
     least = torch.linalg.eigvalsh(symmetric)[0].clamp_max(0)
-    return torch.linalg.cholesky(symmetric - 1.001 * least * torch.eye(G, dtype=torch.float64)).float()
+    factor: Tensor = torch.linalg.cholesky(symmetric - 1.001 * least * torch.eye(G, dtype=torch.float64))
+    return factor.float()
 
 
 def _forest(G: int, branching: int, depth: int) -> tuple[Tensor, list[int]]:

@@ -95,7 +95,8 @@ class CovarianceFiring(Firing):
         scale = 2 * self.active / weights.sum()  # Phi(z) is 1/2 on average
 
         def probabilities(rows: int) -> Tensor:
-            return torch.special.ndtr(_normal((rows, len(weights)), generator) @ factor.T) * weights * scale
+            share: Tensor = torch.special.ndtr(_normal((rows, len(weights)), generator) @ factor.T) * weights * scale
+            return share
 
         return _draw_cells(count, len(weights), probabilities, generator)
 
@@ -127,7 +128,8 @@ class LowRankFiring(Firing):
 
         def probabilities(rows: int) -> Tensor:
             causes = _normal((rows, loadings.shape[1]), generator)
-            return torch.special.ndtr((thresholds + causes @ loadings.T) / spread)
+            share: Tensor = torch.special.ndtr((thresholds + causes @ loadings.T) / spread)
+            return share
 
         return _draw_cells(count, len(thresholds), probabilities, generator)
 

@@ -25,7 +25,7 @@ def figure(frontier: "Frontier") -> "Figure":
     with canvas((3.6, 2.7)) as (fig, axis):
         for method, rows in table.groupby("method", sort=False):
             ordered = rows.sort_values("l0")
-            style = {**styles[method], "markersize": 3.5}
+            style = {**styles[str(method)], "markersize": 3.5}
             axis.plot(ordered["l0"], ordered["explained_variance"], linewidth=1.1, label=key(str(method)), **style)
         best = table[table["best"]]
         axis.plot(

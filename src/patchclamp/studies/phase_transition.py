@@ -46,7 +46,7 @@ class PhaseTransition(StudyResult):
         """A row a sparsity, seed and quantity: its beginning and end, when half of its change is over, and how abrupt that is."""
         data = self.course.data
         represented = data["square"] > 0.5
-        curves = {
+        curves: dict[str, Any] = {
             "loss": np.log(data["loss"]), "represented": represented.sum("feature"), "antipodal": data["antipodal"],
             "dimensionality": data["dimensionality"].where(represented).mean("feature").fillna(0),
         }  # fmt: skip
