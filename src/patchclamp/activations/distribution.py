@@ -48,7 +48,7 @@ class ActivationDistribution(DatasetResult):
         return "\n".join(lines)
 
 
-class Moments:
+class StreamMoments:
     """Central moments of each column up to the fourth, in float64 and one pass.
 
     Source: Pebay 2008, "Formulas for robust, one-pass parallel computation of covariances and arbitrary-order statistical
@@ -146,14 +146,14 @@ def activation_distribution(
     width = features or 2 * stream.d
     if active > width:
         raise InputError(f"active={active} is more than the toy model's {width} features")
-    moments: Moments | None = None
+    moments: StreamMoments | None = None
     with task("activations", stream.count or 0, "rows", show=progress) as bar:
         for batch in stream:
-            moments = moments or Moments(stream.d, batch.rows.device)
+            moments = moments or StreamMoments(stream.d, batch.rows.device)
             moments.update(batch.rows)
             bar.advance(len(batch))
     assert moments is not None
-    toy = Moments(stream.d)
+    toy = StreamMoments(stream.d)
     toy.update(toy_rows(_TOY_ROWS, stream.d, width, active, seed))
     values = torch.stack([moments.statistics(), toy.statistics()])
     return ActivationDistribution(_dataset(values, site, moments.n), *provenance(model, [], corpus=inputs))

@@ -17,8 +17,8 @@ from patchclamp.dictionaries.dictionary import Dictionary
 from patchclamp.dictionaries.encoder import Encoder
 from patchclamp.dictionaries.fista import FISTA
 from patchclamp.dictionaries.fit import DictionaryFit
-from patchclamp.dictionaries.scaling import Scaling
-from patchclamp.dictionaries.threshold import LinearCoordinates, Nearest
+from patchclamp.dictionaries.scaling import RowScaling
+from patchclamp.dictionaries.threshold import LinearCoordinates, NearestAtom
 
 
 class HeldRowsFit(DictionaryFit):
@@ -171,7 +171,7 @@ class KMeans(HeldRowsFit):
         model = sklearn.cluster.MiniBatchKMeans(
             self.width, batch_size=self.batch_size, max_iter=self.max_iter, n_init=3, random_state=self.random_state
         ).fit(_array(x))
-        return _dictionary(model.cluster_centers_, Nearest(), x)
+        return _dictionary(model.cluster_centers_, NearestAtom(), x)
 
 
 def _array(x: Tensor) -> np.ndarray:
@@ -180,5 +180,5 @@ def _array(x: Tensor) -> np.ndarray:
 
 def _dictionary(atoms: Any, encoder: Encoder, x: Tensor, mean: Any = None) -> Dictionary:
     table = torch.from_numpy(np.ascontiguousarray(atoms)).to(x)
-    scaling = None if mean is None else Scaling(torch.from_numpy(np.asarray(mean)).to(x))
+    scaling = None if mean is None else RowScaling(torch.from_numpy(np.asarray(mean)).to(x))
     return Dictionary(table, encoder, scaling=scaling)

@@ -11,7 +11,7 @@ from patchclamp.core.progress import task
 from patchclamp.dictionaries.decompositions import HeldRowsFit
 from patchclamp.dictionaries.dictionary import Dictionary
 from patchclamp.dictionaries.pursuit import OMP, check_rank
-from patchclamp.dictionaries.scaling import Scaling
+from patchclamp.dictionaries.scaling import RowScaling
 
 
 class KSVD(HeldRowsFit):
@@ -50,7 +50,7 @@ class KSVD(HeldRowsFit):
         check_rank(self, self.k, x.shape[1])
         if self.iterations < 1:
             raise InputError(f"iterations is 1 or more; got {self.iterations}")
-        scaling = Scaling.of(x, centre=self.centre, scale=False)
+        scaling = RowScaling.of(x, centre=self.centre, scale=False)
         rows = scaling(x)
         order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(self.random_state)).to(rows.device)
         nonzero = order[rows[order].norm(dim=1) > 0]

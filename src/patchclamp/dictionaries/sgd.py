@@ -28,7 +28,7 @@ _ENCODER = BatchTopK(32)
 
 
 @dataclass(frozen=True)
-class Settings:
+class TrainingSettings:
     """What the arguments of a fit come to for rows of a certain width."""
 
     encoder: LinearEncoder
@@ -54,7 +54,7 @@ class SGD(DictionaryFit):
 
     The loss of a row is its squared error, plus the penalty of the encoder. Rows are centred and scaled to the mean squared
     length ``d``, so that learning rates and penalties mean the same for every model. Gradients are written by hand; encoders
-    that choose latents (TopK, BatchTopK, Matryoshka) never hold a dense one. :func:`train` trains many on one stream.
+    that choose latents (TopKEncoder, BatchTopK, Matryoshka) never hold a dense one. :func:`train` trains many on one stream.
 
     Args:
         encoder: The encoder that is trained.
@@ -166,11 +166,11 @@ class SGD(DictionaryFit):
         self.n_features_in_ = self.dictionary_.d
         return self
 
-    def settings(self, d: int) -> Settings:
+    def settings(self, d: int) -> TrainingSettings:
         """What the arguments come to for rows of width ``d``.
 
         Raises:
-            InputError: Settings that make no sense, alone or together.
+            InputError: TrainingSettings that make no sense, alone or together.
         """
         check_held(self)
         width = 8 * d if self.width is None else self.width
@@ -187,7 +187,7 @@ class SGD(DictionaryFit):
             raise InputError(f"noise is 0 or more; got {self.noise!r}")
         self.encoder.check(width)
         if self.recipe is None:
-            return Settings(
+            return TrainingSettings(
                 self.encoder,
                 width,
                 rate or default_learning_rate(width),
@@ -205,7 +205,7 @@ class SGD(DictionaryFit):
             )
         if not isinstance(self.encoder, ReLU):
             raise InputError(f'recipe="post" trains encoder=ReLU(penalty=...); got {self.encoder}')
-        return Settings(
+        return TrainingSettings(
             self.encoder,
             width,
             rate or 1e-3,
