@@ -25,7 +25,7 @@ def ordinary() -> dict[str, Any]:
             {
                 "corpus": tiny.ids(3, 9, seed=5),
                 "site": "mlp_act.2",
-                "tokens": 12,
+                "tokens": 14,
                 "length": 9,
                 "pack": False,
                 "skip_special": False,

@@ -99,7 +99,7 @@ def ordinary() -> dict[str, Any]:
         ),
         "dictionaries.prune": Ordinary(
             d.prune, {"dictionary": DUPLICATES, "X": X},
-            {"dictionary": OTHER_DICTIONARY, "X": X2, "duplicate": 1.0, "firing": 0.2, "strength": 1.0},
+            {"dictionary": OTHER_DICTIONARY, "X": X2, "duplicate": 1.0, "firing": 0.05, "strength": 0.9},
         ),
         "dictionaries.recovery": Ordinary(
             d.recovery, {"dictionary": DICTIONARY, "truth": TOY, "samples": 50},

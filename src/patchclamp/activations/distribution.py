@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import xarray as xr
 
 STATISTICS = ("mean", "deviation", "skewness", "kurtosis", "zeros", "positive", "density")
+_MOST_NUMBERS = 2**28
+_LEAST_ROWS = 8
 _TOY_ROWS = 4096
 
 
@@ -91,6 +93,10 @@ class StreamMoments:
 
 def toy_rows(rows: int, d: int, features: int, active: float, seed: int) -> Tensor:
     """Rows of the toy model ``[row, d]``: each of some random unit vectors is on with one probability, and then uniform in 0..1."""
+    if features * max(rows, d) > _MOST_NUMBERS:
+        raise InputError(
+            f"features={features:,}: {rows:,} rows of the toy model would need {features * rows:,} numbers at once"
+        )
     generator = torch.Generator().manual_seed(seed)
     dictionary = torch.nn.functional.normalize(torch.randn(features, d, generator=generator), dim=1)
     on = torch.rand(rows, features, generator=generator) < active / features
@@ -153,6 +159,8 @@ def activation_distribution(
             moments.update(batch.rows)
             bar.advance(len(batch))
     assert moments is not None
+    if moments.n < _LEAST_ROWS:
+        raise InputError(f"{moments.n} rows say nothing of a distribution: at least {_LEAST_ROWS} are needed")
     toy = StreamMoments(stream.d)
     toy.update(toy_rows(_TOY_ROWS, stream.d, width, active, seed))
     values = torch.stack([moments.statistics(), toy.statistics()])

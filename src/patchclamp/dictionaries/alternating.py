@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from patchclamp.activations.stream import ActivationStream
-from patchclamp.core.arguments import check_held, checked_methods
+from patchclamp.core.arguments import checked_methods, settle_held
 from patchclamp.core.digest import digest
 from patchclamp.core.errors import InputError
 from patchclamp.core.files import check_place, reading
@@ -79,7 +79,7 @@ class AlternatingFit(DictionaryFit):
             InputError: Rows of another width than before, fewer rows at first than atoms, or numbers that are not finite.
         """
         del y
-        check_held(self)
+        settle_held(self)
         self._check()
         rows = ActivationStream.from_array(X, batch_size=len(X), passes=1, shuffle=False)
         if not hasattr(self, "_state"):

@@ -17,6 +17,7 @@ from patchclamp.core.digest import digest
 from patchclamp.core.errors import InputError
 from patchclamp.core.kinds import Array
 from patchclamp.core.result import DatasetResult, record_of_arrays
+from patchclamp.dictionaries.atoms import as_tensor
 from patchclamp.dictionaries.codes import Codes
 from patchclamp.dictionaries.dictionary import BLOCK, Dictionary
 from patchclamp.dictionaries.encoder import Encoder
@@ -124,7 +125,7 @@ def evaluate(
 
 def _batches(rows: Array | ActivationStream, batches: int | None) -> Iterator[Float[Tensor, "row d"]]:
     if not isinstance(rows, ActivationStream):
-        x = torch.as_tensor(rows)
+        x = as_tensor(rows, "rows")
         if x.ndim != 2:
             raise InputError(f"rows are [row, d]; got shape {tuple(x.shape)}")
         yield from islice((block for block in x.split(BLOCK) if len(block)), batches)

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from patchclamp.core.errors import InputError
-from patchclamp.core.kinds import Seed
+from patchclamp.core.kinds import Repeats, Seed
 from patchclamp.core.progress import task
 from patchclamp.dictionaries.decompositions import HeldRowsFit
 from patchclamp.dictionaries.dictionary import Dictionary
@@ -34,7 +34,7 @@ class KSVD(HeldRowsFit):
     """
 
     def __init__(
-        self, *, width: int = 64, k: int = 4, iterations: int = 20, rows: int = 65_536, centre: bool = True,
+        self, *, width: int = 64, k: int = 4, iterations: Repeats = 20, rows: int = 65_536, centre: bool = True,
         random_state: Seed = 0,
     ) -> None:  # fmt: skip
         self.width = width

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from patchclamp.activations.stream import ActivationStream
-from patchclamp.core.arguments import check_held
+from patchclamp.core.arguments import settle_held
 from patchclamp.core.errors import InputError
-from patchclamp.core.kinds import Array, Folder, Seed
+from patchclamp.core.kinds import Array, Folder, Repeats, Seed
 from patchclamp.core.progress import Listener
 from patchclamp.dictionaries.dictionary import Dictionary
 from patchclamp.dictionaries.fit import DictionaryFit
@@ -99,7 +99,7 @@ class SGD(DictionaryFit):
         steps: int | None = None,
         learning_rate: float | None = None,
         batch_size: int = 4096,
-        passes: int = 1,
+        passes: Repeats = 1,
         warmup: float = 0.05,
         decay: float = 0.5,
         centre: bool = True,
@@ -154,7 +154,7 @@ class SGD(DictionaryFit):
         """
         from patchclamp.dictionaries.training import Job
 
-        check_held(self)
+        settle_held(self)
         stream = self._stream(X)
         if not hasattr(self, "_job"):
             self._job = Job.of(stream, [self], None)
@@ -172,7 +172,7 @@ class SGD(DictionaryFit):
         Raises:
             InputError: TrainingSettings that make no sense, alone or together.
         """
-        check_held(self)
+        settle_held(self)
         width = 8 * d if self.width is None else self.width
         for name, number in (("width", width), ("steps", self.steps), ("revive_every", self.revive_every)):
             if number is not None and number < 1:
