@@ -165,9 +165,7 @@ def test_a_gate_that_never_opens_changes_nothing(llama: pc.Model) -> None:
 
 
 @pytest.mark.parametrize("sites", ["embed", "mlp_out.0"])
-def test_activations_behind_an_edit_are_read_where_no_logits_are(
-    llama: pc.Model, sites: str
-) -> None:
+def test_activations_behind_an_edit_are_read_where_no_logits_are(llama: pc.Model, sites: str) -> None:
     """A loss of the tokens of the prompt needs no logits of the last position, so that nothing of the cell passes the head."""
     options = {"sites": sites, "at": -1, "read": [pc.Loss(), pc.Activation("resid_post.1", at="all")]}
     fast, slow = (llama.sweep(IDS, pc.Add(draw(0)), strategy=s, **options) for s in ("wavefront", "cell"))
