@@ -17,6 +17,8 @@ from patchclamp.dictionaries.sgd import SGD, Settings
 
 AUXK_SHARE = 1 / 32
 """The weight of the loss of dead latents; that of Gao et al. 2024."""
+FIRST_ROWS = 1024
+"""The number of rows by whose pre-activations encoders begin."""
 THRESHOLD_RATE = 0.01
 """The weight of a step in the running mean of the smallest value kept; it is larger at first."""
 REVIVES_UNTIL = 0.8
@@ -50,7 +52,7 @@ class Member:
             offset = separate_weight(atoms, self.generator)[:, 0].contiguous()
         else:
             weight = atoms.clone()
-        self.initial = self.encoder.initial(self.width, atoms.dtype, atoms.device)
+        self.initial = self.encoder.initial(torch.addmm(offset, rows[:FIRST_ROWS] - bias, weight.T))
         self.parameters = {"weight": weight, "offset": offset, "atoms": atoms, "bias": bias}
         self.parameters |= {name: value.clone() for name, value in self.initial.items()}
         self.trainable = [name for name in self.parameters if name != "bias" or settings.has_bias]
