@@ -11,7 +11,7 @@ from patchclamp.core.arguments import checked
 from patchclamp.core.plain import savable
 from patchclamp.dictionaries.codes import Codes
 from patchclamp.dictionaries.encoder import Encoder
-from patchclamp.dictionaries.linear import Batch, LinearEncoder, Step, check_positive, linear_gradients
+from patchclamp.dictionaries.linear import LinearEncoder, TrainingBatch, TrainingStep, check_positive, linear_gradients
 
 SPEED = 8.0
 """How much faster than other parameters the logarithm of a threshold moves: Adam takes steps of one length for all, by which a
@@ -81,7 +81,7 @@ class JumpReLU(LinearEncoder):
         weights = {"weight": parameters["weight"], "offset": parameters["offset"]}
         return self, {**weights, "threshold": thresholds(parameters)}
 
-    def step(self, batch: Batch) -> Step:
+    def step(self, batch: TrainingBatch) -> TrainingStep:
         """The loss and its gradients, the threshold's by a straight-through estimator."""
         atoms, rows = batch.parameters["atoms"], len(batch.x)
         threshold = thresholds(batch.parameters)
@@ -101,7 +101,7 @@ class JumpReLU(LinearEncoder):
         # the rectangle's height is 1 / (bandwidth * threshold), and the derivative of the threshold itself SPEED * threshold
         gradients["log_threshold"] = (near * (to_codes * threshold + to_l0)).sum(0) * (-SPEED / self.bandwidth)
         loss = error.square().sum() * (batch.error_factor / rows) + penalty * excess.square()
-        return Step(gradients, loss, -error, counts)
+        return TrainingStep(gradients, loss, -error, counts)
 
 
 def thresholds(parameters: Mapping[str, Tensor]) -> Float[Tensor, " width"]:
