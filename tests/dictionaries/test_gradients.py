@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from patchclamp.dictionaries.gated import Gated
-from patchclamp.dictionaries.jumprelu import JumpReLU
+from patchclamp.dictionaries.jumprelu import JumpReLU, thresholds
 from patchclamp.dictionaries.linear import LinearEncoder, TrainingBatch
 from patchclamp.dictionaries.matryoshka import MatryoshkaBatchTopK
 from patchclamp.dictionaries.relu import ReLU
@@ -29,7 +29,7 @@ def parameters(encoder: LinearEncoder, width: int = WIDTH) -> dict[str, Tensor]:
         return torch.randn(shape, generator=generator, dtype=torch.float64)
 
     values = {"weight": random(width, D), "offset": random(width), "atoms": random(width, D), "bias": random(D)}
-    extra = encoder.initial(width, torch.float64, torch.device("cpu"))
+    extra = encoder.initial(random(ROWS, width))
     return values | {name: value + 0.3 * random(width) for name, value in extra.items()}
 
 
@@ -50,10 +50,11 @@ class Straight(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient):
         scores, threshold = ctx.saved_tensors
-        inside = ((scores - threshold) / ctx.bandwidth).abs() < 0.5
+        bandwidth = ctx.bandwidth * threshold
+        inside = ((scores - threshold) / bandwidth).abs() < 0.5
         to_scores = gradient * (scores > threshold) if ctx.jump else torch.zeros_like(scores)
         rise = threshold if ctx.jump else torch.ones_like(threshold)
-        return to_scores, -(gradient * inside * rise / ctx.bandwidth).sum(0), None, None
+        return to_scores, -(gradient * inside * rise / bandwidth).sum(0), None, None
 
 
 def slow_loss(encoder: LinearEncoder, x: Tensor, p: dict[str, Tensor], error_factor: float, penalty: float) -> Tensor:
@@ -78,11 +79,11 @@ def slow_loss(encoder: LinearEncoder, x: Tensor, p: dict[str, Tensor], error_fac
             codes = scores.relu()
             return error(codes, p["atoms"], p["bias"]) + penalty * encoder.penalty * codes.abs().sum(1).mean()
         case JumpReLU():
-            threshold = p["log_threshold"].exp()
+            threshold = thresholds(p)
             codes = Straight.apply(scores, threshold, encoder.bandwidth, True)
-            l0 = Straight.apply(scores, threshold, encoder.bandwidth, False).sum(1)
-            pull = (l0 / encoder.target_l0 - 1).square().mean()
-            return error(codes, p["atoms"], p["bias"]) + penalty * encoder.penalty * pull
+            l0 = Straight.apply(scores, threshold, encoder.bandwidth, False).sum(1).mean()
+            pull = (l0 / encoder.target_l0 - 1).square()
+            return error(codes, p["atoms"], p["bias"]) + penalty * encoder.penalty * D * pull
         case Gated():
             linear = (x - p["bias"]) @ p["weight"].T
             magnitude = (linear * p["magnitude_scale"].exp() + p["magnitude_offset"]).relu()
@@ -134,7 +135,7 @@ def test_residual_and_active_latents_are_those_of_the_codes(encoder):
     step = by_hand(encoder, x, p)
     weights = {name: value for name, value in p.items() if name not in ("atoms", "bias", "log_threshold")}
     if "log_threshold" in p:
-        weights["threshold"] = p["log_threshold"].exp()
+        weights["threshold"] = thresholds(p)
     codes = encoder.codes(x - p["bias"], p["atoms"], weights)
     torch.testing.assert_close(step.residual, x - codes.decode(p["atoms"]) - p["bias"])
     assert torch.equal(step.active.long(), codes.firings())
