@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from patchclamp.dictionaries.gated import Gated
-from patchclamp.dictionaries.jumprelu import JumpReLU, thresholds
+from patchclamp.dictionaries.jumprelu import JumpReLU
 from patchclamp.dictionaries.linear import LinearEncoder, TrainingBatch
 from patchclamp.dictionaries.matryoshka import MatryoshkaBatchTopK
 from patchclamp.dictionaries.relu import ReLU
@@ -79,7 +79,7 @@ def slow_loss(encoder: LinearEncoder, x: Tensor, p: dict[str, Tensor], error_fac
             codes = scores.relu()
             return error(codes, p["atoms"], p["bias"]) + penalty * encoder.penalty * codes.abs().sum(1).mean()
         case JumpReLU():
-            threshold = thresholds(p)
+            threshold = p["log_threshold"].exp()
             codes = Straight.apply(scores, threshold, encoder.bandwidth, True)
             l0 = Straight.apply(scores, threshold, encoder.bandwidth, False).sum(1).mean()
             pull = (l0 / encoder.target_l0 - 1).square()
@@ -135,7 +135,7 @@ def test_residual_and_active_latents_are_those_of_the_codes(encoder):
     step = by_hand(encoder, x, p)
     weights = {name: value for name, value in p.items() if name not in ("atoms", "bias", "log_threshold")}
     if "log_threshold" in p:
-        weights["threshold"] = thresholds(p)
+        weights["threshold"] = p["log_threshold"].exp()
     codes = encoder.codes(x - p["bias"], p["atoms"], weights)
     torch.testing.assert_close(step.residual, x - codes.decode(p["atoms"]) - p["bias"])
     assert torch.equal(step.active.long(), codes.firings())
