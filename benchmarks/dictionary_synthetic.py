@@ -61,27 +61,28 @@ def generate(folder: Path, seed: int, samples: int, scale: int) -> None:
             seed=seed,
         )
     )
+    model.use_sparse_tensors = True  # half the time
     folder.mkdir(parents=True, exist_ok=True)
     rows = np.lib.format.open_memmap(folder / "train.npy", mode="w+", dtype=np.float32, shape=(samples, sizes["d"]))
-    for start in range(0, samples, 4096):
-        rows[start : start + 4096] = model.sample(min(4096, samples - start)).numpy()
+    for start in range(0, samples, 1024):
+        rows[start : start + 1024] = model.sample(min(1024, samples - start)).numpy()
     rows.flush()
-    parts = [model.sample_with_features(4096) for _ in range(HELD_OUT // 4096)]
-    coefficients = torch.cat([part for _, part in parts])
-    active = coefficients.nonzero().contiguous()
+    parts = [model.sample_with_features(1024) for _ in range(HELD_OUT // 1024)]
+    coefficients = torch.cat([part for _, part in parts]).coalesce()
+    is_on = coefficients.values() != 0
     save_file(
         {
             "rows": torch.cat([part for part, _ in parts]),
-            "active": active,
-            "values": coefficients[active[:, 0], active[:, 1]],
+            "active": coefficients.indices().T[is_on].contiguous(),
+            "values": coefficients.values()[is_on],
             "features": model.feature_dict.feature_vectors.detach().contiguous(),
         },
         folder / "held_out.safetensors",
     )
 
 
-def matryoshka(folder: Path, seed: int, k: float, scale: int) -> None:
-    """Train SAELens' Matryoshka on the rows; its atoms, its encoder and its CPU seconds go into ``saelens.safetensors``."""
+def matryoshka(folder: Path, seed: int, k: float, scale: int, rate: float) -> None:
+    """Train SAELens' Matryoshka on the rows; its atoms, its encoder and its CPU seconds go into a file."""
     import numpy as np
     import torch
     from sae_lens import MatryoshkaBatchTopKTrainingSAE, MatryoshkaBatchTopKTrainingSAEConfig
@@ -101,7 +102,7 @@ def matryoshka(folder: Path, seed: int, k: float, scale: int) -> None:
     batches = (torch.from_numpy(np.array(rows[start : start + 1024])) for start in range(0, count, 1024))
     config = SAETrainerConfig(
         n_checkpoints=0, checkpoint_path=None, save_final_checkpoint=False, total_training_samples=count, device="cpu",
-        autocast=False, lr=3e-4, lr_end=3e-5, lr_scheduler_name="constant", lr_warm_up_steps=0, adam_beta1=0.9, adam_beta2=0.999,
+        autocast=False, lr=rate, lr_end=rate / 10, lr_scheduler_name="constant", lr_warm_up_steps=0, adam_beta1=0.9, adam_beta2=0.999,
         lr_decay_steps=0, n_restart_cycles=1, train_batch_size_samples=1024, dead_feature_window=1000,
         feature_sampling_window=2000, logger=LoggingConfig(log_to_wandb=False, eval_every_n_wandb_logs=2**31 - 1),
         n_batches_for_norm_estimate=1000,
@@ -115,9 +116,11 @@ def matryoshka(folder: Path, seed: int, k: float, scale: int) -> None:
         "atoms": sae.W_dec, "weight": sae.W_enc.T, "bias": sae.b_dec, "offset": sae.b_enc, "threshold": threshold,
         "seconds": torch.tensor(seconds),
     }  # fmt: skip
-    save_file(
-        {name: value.detach().float().contiguous() for name, value in tensors.items()}, folder / "saelens.safetensors"
-    )
+    save_file({name: value.detach().float().contiguous() for name, value in tensors.items()}, _file(folder, k, rate))
+
+
+def _file(folder: Path, k: float, rate: float) -> Path:
+    return folder / f"saelens-{k:g}-{rate:g}.safetensors"
 
 
 # ---- here ----
