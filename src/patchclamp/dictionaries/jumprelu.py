@@ -30,8 +30,9 @@ class JumpReLU(LinearEncoder):
 
     Args:
         target_l0: The number of active latents towards which training goes.
-        penalty: The weight of the penalty, as a share of the squared length ``d`` of scaled rows. The L0 that comes out is above
-            the target by about the share of a row that one more latent of it explains, divided by twice this number.
+        penalty: The weight of the penalty, as a share of the squared length ``d`` of scaled rows. Where one more latent
+            would explain the share ``s`` of that length, the L0 that comes out is above the target by about the share
+            ``target_l0 * s / (2 * penalty)`` of it.
         bandwidth: The width of the rectangle, as a share of the threshold.
         initial_threshold: The thresholds at the start; by default that by which the first rows have ``target_l0`` latents.
 
