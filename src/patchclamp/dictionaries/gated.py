@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -27,13 +26,15 @@ class Gated(LinearEncoder):
     section 3.2 and appendix G.
 
     Args:
-        penalty: The weight of the L1 norm of the gates, a penalty of each row.
+        penalty: The weight of the L1 norm of the gates, a penalty of each row, in the units of :class:`ReLU`'s. As magnitudes
+            do not shrink, it may be larger: on toy rows of 5 features, 5 recovered the most of 1 to 15, with 8 to 10 active
+            latents.
 
     Raises:
         InputError: The penalty is not above 0.
     """
 
-    penalty: float = 1.0
+    penalty: float = 5.0
     weight_names: ClassVar[tuple[str, ...]] = ("weight", "offset", "magnitude_scale", "magnitude_offset")
 
     def __post_init__(self) -> None:
@@ -47,9 +48,9 @@ class Gated(LinearEncoder):
         magnitude = (gate - weights["offset"]) * weights["magnitude_scale"].exp() + weights["magnitude_offset"]
         return Codes.of_dense(magnitude.relu() * (gate > 0))
 
-    def initial(self, width: int, dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:
+    def initial(self, scores: Float[Tensor, "row width"]) -> dict[str, Tensor]:
         """Magnitudes that begin as the gates (the scale is a logarithm)."""
-        zeros = torch.zeros(width, dtype=dtype, device=device)
+        zeros = scores.new_zeros(scores.shape[1])
         return {"magnitude_scale": zeros, "magnitude_offset": zeros.clone()}
 
     def step(self, batch: TrainingBatch) -> TrainingStep:
