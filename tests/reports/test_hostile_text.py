@@ -25,7 +25,7 @@ OWN = {
     "*": ("site", "metric", "component"), "weight_lens": ("side", "sign", "matrix"), "trace_average": ("role",),
     "heads": ("score", "control"), "rewrite": ("moment",), "probe_report": ("data", "probe", "task", "rows"),
     "radial_density": ("rays",), "scaling": ("edit",), "paths": ("path", "strip_path", "gate", "strip_layer"), "plane": ("axis",),
-    "raster": ("axis",), "clusters": ("labels", "algorithm", "form", "score"), "segment": ("layer",),
+    "activation_distribution": ("of", "statistic"), "raster": ("axis",), "clusters": ("labels", "algorithm", "form", "score"), "segment": ("layer",),
 }  # fmt: skip
 """What of a kind's texts are names of its format, among which figures and pages choose."""
 SHORT = ("lens", "generation", "spline_codes", "damage", "plane", "clusters")
