@@ -24,6 +24,7 @@ BLOCK = 4096
 """The number of rows whose codes are held at once where a call may get any number of rows."""
 
 
+@checked
 class Dictionary(nn.Module):
     """Atoms of which rows of activations are sparse sums: ``row = undo(codes @ atoms + bias)``.
 

@@ -10,7 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from patchclamp.activations.stream import ActivationStream
-from patchclamp.core.arguments import checked_methods, settle_held
+from patchclamp.core.arguments import checked, checked_methods, settle_held
 from patchclamp.core.errors import InputError
 from patchclamp.core.kinds import Array
 from patchclamp.dictionaries.dictionary import Dictionary
@@ -30,6 +30,7 @@ class DictionaryFit(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         super().__init_subclass__(**options)
         checked_methods(cls)
 
+    @checked
     def fit(self, X: Array | ActivationStream, y: Any = None) -> Self:  # noqa: ARG002
         """Learn a dictionary.
 
@@ -46,10 +47,12 @@ class DictionaryFit(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.n_features_in_ = self.dictionary_.d
         return self
 
+    @checked
     def transform(self, X: Array) -> Any:
         """The codes ``[row, width]`` of rows ``[row, d]``."""
         return self._apply(self._fitted().encode, X)
 
+    @checked
     def inverse_transform(self, X: Array) -> Any:
         """The rows ``[row, d]`` that codes ``[row, width]`` stand for."""
         return self._apply(self._fitted().decode, X)

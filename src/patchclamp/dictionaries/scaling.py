@@ -6,11 +6,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError
 
 Whiten = Literal["none", "pca", "zca"]
 
 
+@checked
 class RowScaling(nn.Module):
     """``scale * (x - mean) @ whitening``, and its inverse.
 

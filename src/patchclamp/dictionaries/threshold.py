@@ -62,6 +62,7 @@ class Threshold(Encoder):
 
 
 @savable
+@checked
 @dataclass(frozen=True)
 class LinearCoordinates(Encoder):
     """The least squares codes on all atoms at once, without a choice: coordinates, as of principal components.
@@ -77,6 +78,7 @@ class LinearCoordinates(Encoder):
 
 
 @savable
+@checked
 @dataclass(frozen=True)
 class NearestAtom(Encoder):
     """A code of 1 for the atom nearest to the row, as for the centres of clusters. The codes carry no gradient."""

@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 
 from patchclamp.activations.stream import ActivationStream
 from patchclamp.core import folders
-from patchclamp.core.arguments import checked_methods
+from patchclamp.core.arguments import checked, checked_methods
 from patchclamp.core.digest import digest
 from patchclamp.core.errors import InputError
 from patchclamp.core.kinds import Folder, Seed
@@ -36,6 +36,7 @@ _REPRESENTED = 0.1
 """Features that a trained encoder gives a shorter direction than this are not in its activations."""
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class ToyData:
     """Rows ``sum_i coefficient_i * feature_i + noise``, drawn without end; the truth travels with them.
