@@ -1,12 +1,12 @@
 """``patchclamp curves MODEL CORPUS``: a lens over a corpus."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from cyclopts import App, Parameter
+from cyclopts import App
 
 import patchclamp as pc
-from patchclamp.cli.options import ModelName, Shared
+from patchclamp.cli.options import ModelName, Shared, Strings
 from patchclamp.cli.output import keep, show
 from patchclamp.core.errors import InputError, unknown
 from patchclamp.core.files import read_text
@@ -22,9 +22,9 @@ def curves(
     *,
     tokens: int = 20_000,
     length: int = 128,
-    site: Annotated[list[str] | None, Parameter(negative="")] = None,
+    site: Strings = None,
     at: str = "all",
-    metric: Annotated[list[str] | None, Parameter(negative="")] = None,
+    metric: Strings = None,
     tuned: str | None = None,
     shared: Shared = Shared(),  # noqa: B008
 ) -> None:
@@ -80,7 +80,7 @@ def curves(
             {**config, "tuned": None, **shared.opening.as_config()},
             metrics=metrics,
         )
-    keep(result, shared.out, "curves", {**config, **shared.opening.as_config()}, metrics=metrics, **figure_options)
+    shared.keep(result, "curves", config, metrics=metrics, **figure_options)
 
 
 def _rows(frame: Any) -> list[dict[str, Any]]:

@@ -1,11 +1,11 @@
 """``patchclamp heads MODEL``: induction, previous-token and copying scores of every head."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from patchclamp.cli.options import ModelName, Shared
-from patchclamp.cli.output import keep, say, show
+from patchclamp.cli.options import Layers, ModelName, Shared
+from patchclamp.cli.output import say, show
 
 command = App(
     name="heads", help="Score every head: does it go back to where a token stood before, and copy what followed?"
@@ -24,7 +24,7 @@ def heads(
     draws: int = 100,
     score: str = "induction",
     top: Annotated[int, Parameter(alias="-k")] = 10,
-    layers: Literal["down", "up", "right"] = "down",
+    layers: Layers = "down",
     shared: Shared = Shared(),  # noqa: B008
 ) -> None:
     """Score heads on random tokens that come twice, or on a text in which a word recurs.
@@ -38,7 +38,6 @@ def heads(
         draws: How often targets are shuffled, for the control.
         score: Which score the table is of.
         top: Heads in the table.
-        layers: How the figure turns.
     """
     open_model = shared.opening.load(model)
     scores = open_model.head_scores(text, word, length=length, samples=samples, seed=seed, draws=draws)
@@ -53,4 +52,4 @@ def heads(
         "model": model, "text": text, "word": word, "length": length, "samples": samples, "seed": seed, "draws": draws,
         "score": score, "top": top, "layers": layers,
     }  # fmt: skip
-    keep(scores, shared.out, "heads", {**config, **shared.opening.as_config()}, layers=layers)
+    shared.keep(scores, "heads", config, layers=layers)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 from patchclamp.cli.networks import INPUTS_HELP, NETWORK_HELP, POINT_HELP, inputs, open_network, point
-from patchclamp.cli.options import Shared
+from patchclamp.cli.options import Shared, Strings
 from patchclamp.cli.output import keep, show
 from patchclamp.core.errors import InputError
 from patchclamp.core.files import read_text
@@ -59,7 +59,7 @@ def segment(
     options = {
         "network": network, "a": a, "b": b, "start": start, "method": method, "samples": samples, "limit": limit,
     }  # fmt: skip
-    keep(line, shared.out, "polytope segment", {**options, **shared.opening.as_config()})
+    shared.keep(line, "polytope segment", options)
 
 
 @app.command
@@ -67,7 +67,7 @@ def codes(
     network: Network,
     rows: Inputs,
     *,
-    site: Annotated[list[str] | None, Parameter(negative="")] = None,
+    site: Strings = None,
     at: str = "rest",
     labels: LabelFile = None,
     neighbours: int = 5,
@@ -91,7 +91,7 @@ def codes(
     table = pd.DataFrame(_layer_rows(spline_codes, neighbours))
     show(table.to_dict("records"), as_json=shared.as_json, table=table, title=repr(spline_codes).partition("\n")[0])
     options = {"network": network, "rows": rows, "site": site, "at": at, "labels": labels, "neighbours": neighbours}
-    keep(spline_codes, shared.out, "polytope codes", {**options, **shared.opening.as_config()})
+    shared.keep(spline_codes, "polytope codes", options)
 
 
 def _layer_rows(spline_codes: "pc.polytopes.SplineCodes", neighbours: int) -> list[dict[str, Any]]:
@@ -173,7 +173,7 @@ def cluster(
         "algorithm": algorithm,
         "cards": cards,
     }
-    keep(clusters, shared.out, "polytope cluster", {**config, **options, **shared.opening.as_config()})
+    shared.keep(clusters, "polytope cluster", {**config, **options})
 
 
 @app.command
@@ -274,7 +274,7 @@ def scale(
         "at": at,
         "seed": seed,
     }
-    keep(scaling, shared.out, "polytope scale", {**config, **shared.opening.as_config()})
+    shared.keep(scaling, "polytope scale", config)
 
 
 def _read_rows(rows: list[str], network: str, labels: Path | None) -> tuple[Any, Any]:

@@ -99,12 +99,6 @@ class EditSpec(BaseModel):
         return tensors[name]
 
 
-def edits_of(model: "pc.Model", short: EditSpec | None, json_specs: list[EditSpec] | None) -> "list[pc.Edit]":
-    """The edits of a command: those given as JSON or in the config, and the one spelled out as options."""
-    specs = [*(json_specs or []), *([short] if short is not None and short.op is not None else [])]
-    return [spec.build(model) for spec in specs]
-
-
 def position(text: str) -> Any:
     """Read a position.
 
