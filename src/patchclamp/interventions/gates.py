@@ -229,13 +229,17 @@ def _is_nearest(x: Tensor, centres: Tensor, index: int) -> Tensor:
     return (distance.argmin(dim=-1) == index).reshape(x.shape[:-1])
 
 
-@savable
 @dataclass(frozen=True, eq=False)
-class Both(Gate):
-    """Both gates are open."""
+class GatePair(Gate):
+    """Base of the gates that hang on two others."""
 
     first: Gate
     second: Gate
+
+
+@savable
+class Both(GatePair):
+    """Both gates are open."""
 
     @override
     def __call__(self, x: Vectors) -> Verdict:
@@ -243,12 +247,8 @@ class Both(Gate):
 
 
 @savable
-@dataclass(frozen=True, eq=False)
-class Either(Gate):
+class Either(GatePair):
     """At least one gate is open."""
-
-    first: Gate
-    second: Gate
 
     @override
     def __call__(self, x: Vectors) -> Verdict:
