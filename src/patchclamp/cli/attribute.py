@@ -4,7 +4,7 @@ from dataclasses import asdict
 
 from cyclopts import App
 
-from patchclamp.cli.options import Layers, ModelName, PatchOptions, Shared, Strings
+from patchclamp.cli.options import Drawn, Into, ModelName, PatchedAt, PatchedSites, PatchOptions, Source
 from patchclamp.cli.output import say
 from patchclamp.cli.patch import show_patched
 from patchclamp.cli.specs import position
@@ -15,24 +15,19 @@ command = App(name="attribute", help="Estimate activation patching by gradient, 
 @command.default
 def attribute(
     model: ModelName,
-    source: str,
-    into: str,
+    source: Source,
+    into: Into,
     *,
-    site: Strings = None,
-    at: str = "each",
+    site: PatchedSites = None,
+    at: PatchedAt = "each",
     reading: PatchOptions = PatchOptions(),  # noqa: B008
     integrate: int = 0,
     check: int = 20,
-    layers: Layers = "down",
-    shared: Shared = Shared(),  # noqa: B008
+    shared: Drawn = Drawn(),  # noqa: B008
 ) -> None:
     """Estimate what patching one run into another would do.
 
     Args:
-        source: The prompt whose activations are taken.
-        into: The prompt that receives them.
-        site: Where; resid_post by default, `z.*.h*` for every head.
-        at: Position; each makes a cell a position.
         integrate: Points of integrated gradients.
         check: Random cells run exactly.
     """
@@ -46,6 +41,6 @@ def attribute(
     show_patched(attribution, shared, title, agreement=attribution.agreement)
     config = {
         "model": model, "source": source, "into": into, "site": sites, "at": at, **asdict(reading),
-        "integrate": integrate, "check": check, "layers": layers,
+        "integrate": integrate, "check": check,
     }  # fmt: skip
-    shared.keep(attribution, "attribute", config, layers=layers)
+    shared.keep(attribution, "attribute", config)

@@ -8,7 +8,7 @@ from cyclopts import App
 import patchclamp as pc
 from patchclamp.cli.options import ModelName, Shared, Strings
 from patchclamp.cli.output import keep, show
-from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.errors import check_choice
 from patchclamp.core.files import read_text
 from patchclamp.lenses.metrics import METRICS
 
@@ -44,8 +44,7 @@ def curves(
 
     metrics = metric or list(SHOWN)
     for name in metrics:
-        if name not in METRICS:
-            raise InputError(unknown("metric", name, METRICS))
+        check_choice("metric", name, METRICS)
     texts: Any = [read_text(corpus)] if Path(corpus).is_file() or Path(corpus).suffix else corpus
     sites = site or ["resid_post"]
     open_model = shared.opening.load(model)

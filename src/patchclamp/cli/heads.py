@@ -4,7 +4,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from patchclamp.cli.options import Layers, ModelName, Shared
+from patchclamp.cli.options import Drawn, ModelName
 from patchclamp.cli.output import say, show
 
 command = App(
@@ -24,8 +24,7 @@ def heads(
     draws: int = 100,
     score: str = "induction",
     top: Annotated[int, Parameter(alias="-k")] = 10,
-    layers: Layers = "down",
-    shared: Shared = Shared(),  # noqa: B008
+    shared: Drawn = Drawn(),  # noqa: B008
 ) -> None:
     """Score heads on random tokens that come twice, or on a text in which a word recurs.
 
@@ -50,6 +49,6 @@ def heads(
     show(value, as_json=shared.as_json, table=table, title=f"largest {score.replace('_', ' ')} scores")
     config = {
         "model": model, "text": text, "word": word, "length": length, "samples": samples, "seed": seed, "draws": draws,
-        "score": score, "top": top, "layers": layers,
+        "score": score, "top": top,
     }  # fmt: skip
-    shared.keep(scores, "heads", config, layers=layers)
+    shared.keep(scores, "heads", config)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
+from typing_extensions import override
 
 import patchclamp as pc
 from patchclamp.cli.output import keep
@@ -37,7 +38,12 @@ StudyOut = Annotated[Home, Parameter(help="Folder for tables, pictures and the r
 ModelName = Annotated[str, Parameter(help="Catalogue name, Hugging Face id or folder.")]
 Strings = Annotated[list[str] | None, Parameter(negative="")]
 Prompts = Annotated[list[str], Parameter(negative="")]
-Layers = Annotated[Literal["down", "up", "right"], Parameter(help="How the figure turns.")]
+Source = Annotated[str, Parameter(help="The prompt whose activations are taken.")]
+Into = Annotated[str, Parameter(help="The prompt that receives them.")]
+PatchedSites = Annotated[
+    list[str] | None, Parameter(negative="", help="Where; resid_post by default, `z.*.h*` for every head.")
+]
+PatchedAt = Annotated[str, Parameter(help="Position; each makes a cell a position.")]
 Edits = Annotated[
     list[EditSpec] | None,
     Parameter(
@@ -84,6 +90,21 @@ class Shared:
     def keep(self, result: "Result", verb: str, options: dict[str, Any], **figure: Any) -> None:
         """Save a result as :func:`keep` does, with how the model was opened among the options in effect."""
         keep(result, self.out, verb, {**options, **self.opening.as_config()}, **figure)
+
+
+@dataclass(frozen=True)
+class _Turn:
+    layers: Annotated[Literal["down", "up", "right"], Parameter(help="How the figure turns.")] = "down"
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Drawn(Shared, _Turn):
+    """What verbs take whose figure has layers: how it turns, then what nearly every verb takes."""
+
+    @override
+    def keep(self, result: "Result", verb: str, options: dict[str, Any], **figure: Any) -> None:
+        super().keep(result, verb, {**options, "layers": self.layers}, layers=self.layers, **figure)
 
 
 @Parameter(name="*")

@@ -5,7 +5,17 @@ from typing import TYPE_CHECKING, Any
 
 from cyclopts import App
 
-from patchclamp.cli.options import CellOptions, Layers, ModelName, PatchOptions, Shared, Strings
+from patchclamp.cli.options import (
+    CellOptions,
+    Drawn,
+    Into,
+    ModelName,
+    PatchedAt,
+    PatchedSites,
+    PatchOptions,
+    Shared,
+    Source,
+)
 from patchclamp.cli.output import say, show
 from patchclamp.cli.specs import position
 from patchclamp.cli.sweep import by_read, strongest
@@ -19,24 +29,16 @@ command = App(name="patch", help="Put one run's activations into another, a cell
 @command.default
 def patch(
     model: ModelName,
-    source: str,
-    into: str,
+    source: Source,
+    into: Into,
     *,
-    site: Strings = None,
-    at: str = "each",
+    site: PatchedSites = None,
+    at: PatchedAt = "each",
     reading: PatchOptions = PatchOptions(),  # noqa: B008
     cells: CellOptions = CellOptions(),  # noqa: B008
-    layers: Layers = "down",
-    shared: Shared = Shared(),  # noqa: B008
+    shared: Drawn = Drawn(),  # noqa: B008
 ) -> None:
-    """Patch one run into another.
-
-    Args:
-        source: The prompt whose activations are taken.
-        into: The prompt that receives them.
-        site: Where; resid_post by default, `z.*.h*` for every head.
-        at: Position; each makes a cell a position.
-    """
+    """Patch one run into another."""
     open_model = shared.opening.load(model)
     sites = site or ["resid_post"]
     grid = open_model.patch(
@@ -46,9 +48,8 @@ def patch(
     show_patched(grid, shared, "largest differences from the unpatched run", plan=grid.plan.as_record())
     config = {
         "model": model, "source": source, "into": into, "site": sites, "at": at, **asdict(reading), **cells.as_config(),
-        "layers": layers,
     }  # fmt: skip
-    shared.keep(grid, "patch", config, layers=layers)
+    shared.keep(grid, "patch", config)
 
 
 def show_patched(grid: "pc.Grid", shared: Shared, title: str, **evidence: Any) -> None:

@@ -6,10 +6,10 @@ import numpy as np
 from cyclopts import App, Parameter
 
 from patchclamp.cli.lens import plain_rows
-from patchclamp.cli.options import Layers, ModelName, Shared, Strings
+from patchclamp.cli.options import Drawn, ModelName, Strings
 from patchclamp.cli.output import show
 from patchclamp.cli.specs import position
-from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.errors import check_choice
 from patchclamp.lenses.metrics import METRICS
 
 command = App(name="patchscope", help="Put a prompt's states into another prompt, and see what the model says of them.")
@@ -28,8 +28,7 @@ def patchscope(
     k: Annotated[int, Parameter(name=["-k", "--k"])] = 5,
     max_new_tokens: Annotated[int, Parameter(name=["-n", "--max-new-tokens"])] = 0,
     metric: str = "final_probability",
-    layers: Layers = "down",
-    shared: Shared = Shared(),  # noqa: B008
+    shared: Drawn = Drawn(),  # noqa: B008
 ) -> None:
     """Let a model describe its own states.
 
@@ -44,8 +43,7 @@ def patchscope(
         max_new_tokens: Tokens to generate after the target.
         metric: What the figure's colours show, as rank, kl or surprisal.
     """
-    if metric not in METRICS:
-        raise InputError(unknown("metric", metric, METRICS))
+    check_choice("metric", metric, METRICS)
     target_option: dict[str, Any] = {} if target is None else {"target": target}
     sites = site or ["resid_post"]
     result = shared.opening.load(model).patchscope(
@@ -69,6 +67,6 @@ def patchscope(
     show(value, as_json=shared.as_json, table=rows, title=title)
     config = {
         "model": model, "prompt": prompt, "target": target, "site": sites, "at": at, "into": into, "into_at": into_at, "k": k,
-        "max_new_tokens": max_new_tokens, "metric": metric, "layers": layers,
+        "max_new_tokens": max_new_tokens, "metric": metric,
     }  # fmt: skip
-    shared.keep(result, "patchscope", config, metric=metric, layers=layers)
+    shared.keep(result, "patchscope", config, metric=metric)

@@ -5,7 +5,7 @@ from typing import Literal
 
 from cyclopts import App
 
-from patchclamp.cli.options import CellOptions, Layers, ModelName, PatchOptions, Shared, Strings
+from patchclamp.cli.options import CellOptions, Drawn, ModelName, PatchOptions, Strings
 from patchclamp.cli.output import say
 from patchclamp.cli.patch import show_patched
 from patchclamp.cli.specs import position
@@ -26,8 +26,7 @@ def path(
     freeze: Literal["all", "attention", "nothing"] = "all",
     reading: PatchOptions = PatchOptions(),  # noqa: B008
     cells: CellOptions = CellOptions(),  # noqa: B008
-    layers: Layers = "down",
-    shared: Shared = Shared(),  # noqa: B008
+    shared: Drawn = Drawn(),  # noqa: B008
 ) -> None:
     """Patch paths.
 
@@ -52,6 +51,6 @@ def path(
     show_patched(grid, shared, title, plan=grid.plan.as_record())
     config = {
         "model": model, "source": source, "into": into, "sender": senders, "receiver": receivers, "at": at,
-        "receive_at": receive_at, "freeze": freeze, **asdict(reading), **cells.as_config(), "layers": layers,
+        "receive_at": receive_at, "freeze": freeze, **asdict(reading), **cells.as_config(),
     }  # fmt: skip
-    shared.keep(grid, "path", config, layers=layers)
+    shared.keep(grid, "path", config)

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict
 
 import patchclamp as pc
-from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.errors import InputError, check_choice
 
 Operation = Literal["add", "patch", "zero", "mean", "scale", "project-out", "reflect", "clamp", "noise"]
 ReadName = Literal["probability", "logit-difference", "loss", "kl", "rank", "top"]
@@ -94,8 +94,7 @@ class EditSpec(BaseModel):
         tensors = read_tensors(file)
         if not name and len(tensors) == 1:
             return next(iter(tensors.values()))
-        if name not in tensors:
-            raise InputError(unknown(f"vector in {str(file)!r}", name, tensors))
+        check_choice(f"vector in {str(file)!r}", name, tensors)
         return tensors[name]
 
 

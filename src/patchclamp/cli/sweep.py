@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter
 
 import patchclamp as pc
-from patchclamp.cli.options import EditOptions, Layers, ModelName, Prompts, Shared, Strings
+from patchclamp.cli.options import Drawn, EditOptions, ModelName, Prompts, Strings
 from patchclamp.cli.output import say, show
 from patchclamp.cli.specs import ReadName, over_of, position, reads_of
 from patchclamp.core.errors import InputError
@@ -27,8 +27,7 @@ def sweep(
     verify: int = 0,
     checkpoint: str | None = None,
     plan: Annotated[bool, Parameter(negative="")] = False,
-    layers: Layers = "down",
-    shared: Shared = Shared(),  # noqa: B008
+    shared: Drawn = Drawn(),  # noqa: B008
 ) -> None:
     """Sweep an edit.
 
@@ -65,9 +64,9 @@ def sweep(
     show(_summary(grid), as_json=shared.as_json, table=strongest(grid), title="largest differences from the baseline")
     config = {
         "model": model, "prompt": prompt, "edit": editing.specs, "cumulative": cumulative, "over": over, "read": read,
-        "answer": answer, "budget": budget, "verify": verify, "layers": layers,
+        "answer": answer, "budget": budget, "verify": verify,
     }  # fmt: skip
-    shared.keep(grid, "sweep", config, layers=layers)
+    shared.keep(grid, "sweep", config)
 
 
 def by_read(grid: "pc.Grid", run: str = "") -> Any:

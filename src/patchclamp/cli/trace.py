@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cyclopts import App
 
-from patchclamp.cli.options import CellOptions, Layers, ModelName, Shared, Strings
+from patchclamp.cli.options import CellOptions, Drawn, ModelName, Strings
 from patchclamp.cli.output import say, show
 from patchclamp.core.errors import InputError
 from patchclamp.core.files import read_text
@@ -40,8 +40,7 @@ def trace(
     integrate: int = 0,
     check: int = 20,
     cells: CellOptions = CellOptions(),  # noqa: B008
-    layers: Layers = "down",
-    shared: Shared = Shared(),  # noqa: B008
+    shared: Drawn = Drawn(),  # noqa: B008
 ) -> None:
     """Trace a fact, or the average of many.
 
@@ -81,7 +80,7 @@ def trace(
     else:
         result = open_model.trace_facts(fact_list, sites=sites, progress=True, **options, **asdict(cells))
         _show_many(result, shared.as_json)
-    shared.keep(result, "trace", {**config, "layers": layers, **options, **cells.as_config()}, layers=layers)
+    shared.keep(result, "trace", {**config, **options, **cells.as_config()})
 
 
 def read_facts(path: Path) -> list[tuple[str, str, str | None]]:
