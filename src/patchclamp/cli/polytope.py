@@ -38,7 +38,6 @@ def segment(
     """Every region that the straight line between two points crosses, in order.
 
     Args:
-        network: See above.
         a: One end.
         b: The other end.
         start: Where the ends lie: a module's name (its output), or with :in what goes into it; the input by default.
@@ -76,8 +75,6 @@ def codes(
     """Spline codes: how many are different, how far apart labels lie, and whether neighbours share a label.
 
     Args:
-        network: See above.
-        rows: What to run it on.
         site: Where; every gate of a network, mlp_pre of every layer of a language model.
         at: Which tokens of a language model are rows.
         labels: Of the rows.
@@ -136,8 +133,6 @@ def cluster(
     """Clusters of a layer's codes, always beside those of its pre-activations, activations and unit-norm activations.
 
     Args:
-        network: See above.
-        rows: What to run it on.
         layer: A gate's name, or the number of a language model's layer.
         at: Which tokens of a language model are rows.
         labels: Of the rows; known for pictures, and the token itself for a language model.
@@ -194,7 +189,6 @@ def plane(
     """Every region on a plane, as exact polygons; or exact lines through it where there are too many.
 
     Args:
-        network: See above.
         points: What the plane goes through.
         box: In the plane's coordinates: r for -r to r, or left right bottom top.
         start: Where the points lie; the input by default.
@@ -249,8 +243,6 @@ def scale(
     """Multiply the activations at a site by factors, beside moves of the same length elsewhere, and see what still holds.
 
     Args:
-        network: See above.
-        rows: What to run it on.
         site: Where, as 1:out or resid_post.8; several give several curves.
         factor: By how much; powers of two from 1/64 to 64 by default.
         labels: Classes of the rows, as numbers; known for pictures.
