@@ -4,6 +4,7 @@ Everything runs on one thread and is timed in CPU seconds, because other work on
 Contenders take turns within one process, round after round, and are compared by the median of their ratios.
 """
 
+import argparse
 import ctypes
 import gc
 import json
@@ -33,6 +34,19 @@ def cpu_seconds(work: Callable[[], object]) -> float:
     began = time.process_time()
     work()
     return time.process_time() - began
+
+
+def use_one_thread() -> None:
+    """Let torch use one thread, and start it, so that the first measurement does not."""
+    torch.set_num_threads(1)
+    cpu_seconds(lambda: torch.randn(100, 100) @ torch.randn(100, 100))
+
+
+def count_option(description: str | None, name: str, default: int) -> int:
+    """The one number that a measurement takes on its command line, as how many rounds."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument(f"--{name}", type=int, default=default)
+    return int(getattr(parser.parse_args(), name))
 
 
 def interleave(contenders: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:

@@ -3,12 +3,11 @@
 Pairs of calls, bare and edited, take turns; the figure is the median ratio of their CPU times.
 """
 
-import argparse
 import statistics
 from collections.abc import Callable
 
 import torch
-from common import Target, interleave, ratio, write
+from common import Target, count_option, interleave, ratio, write
 from experiment import Experiment
 
 import patchclamp as pc
@@ -17,9 +16,7 @@ LENGTH = 128
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pairs", type=int, default=25)
-    options = parser.parse_args()
+    pairs = count_option(__doc__, "pairs", 25)
     experiment = Experiment.load(5)
     model, vector = experiment.model, experiment.vector
     ids = torch.randint(0, experiment.config.vocab_size, (1, LENGTH), generator=torch.Generator().manual_seed(0))
@@ -42,7 +39,7 @@ def main() -> None:
     found, seconds = {}, {}
     for name, form in forms.items():
         interleave({"bare": bare, name: form}, 2)
-        times = interleave({"bare": bare, name: form}, options.pairs)
+        times = interleave({"bare": bare, name: form}, pairs)
         found[name] = 100 * (ratio(times[name], times["bare"]) - 1)
         seconds[name] = times
         print(f"  {name:<22} {found[name]:+6.2f} % over {1e3 * statistics.median(times['bare']):.1f} ms")

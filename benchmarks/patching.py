@@ -4,9 +4,7 @@ The residual stream of "The capital of Italy is" is put into "The capital of Spa
 (150 cells), and the logit difference of " Rome" and " Madrid" is read.
 """
 
-import argparse
-
-from common import Target, matmul_rate, write
+from common import Target, count_option, matmul_rate, write
 from contest import Contest, best_loop, ceiling, table
 from experiment import Experiment
 from flops import bound, full_pass
@@ -18,12 +16,10 @@ SAMPLE = 16
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=7)
-    options = parser.parse_args()
+    rounds = count_option(__doc__, "rounds", 7)
     experiment = Experiment.load(5)
     contest = Contest(experiment, "patch", experiment.patch, ("resid_post",), build(LOOPS, experiment))
-    found = contest.run(SAMPLE, options.rounds)
+    found = contest.run(SAMPLE, rounds)
     best, faster = best_loop(found, contest.loops), found["times_faster_than"]
     least = bound(experiment.config, experiment.length, cumulative=False, sites=["resid_post"])
     least += full_pass(experiment.config, experiment.length)  # of the source

@@ -9,8 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
-from common import Target, cpu_seconds, interleave, ratio, write
+from common import Target, interleave, ratio, use_one_thread, write
 
 from patchclamp.polytopes import neighbours
 
@@ -55,8 +54,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("only", nargs="*", help=f"some of: {', '.join(case.__name__ for case in CASES)}")
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    cpu_seconds(lambda: torch.randn(100, 100) @ torch.randn(100, 100))
+    use_one_thread()
     measured: dict[str, Any] = {}
     targets: list[Target] = []
     for case in CASES:

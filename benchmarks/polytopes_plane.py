@@ -5,7 +5,6 @@ matrix products: the vertices of the regions after each layer through the next. 
 all of the plane by local search; it gets a random 2-16-16-2 network, and its count is compared.
 """
 
-import argparse
 import itertools
 import statistics
 import time
@@ -14,7 +13,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
-from common import Target, cpu_seconds, interleave, ratio, write
+from common import Target, count_option, interleave, ratio, use_one_thread, write
 from torch import nn
 
 import patchclamp as pc
@@ -110,12 +109,9 @@ def relucent_case() -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    cpu_seconds(lambda: torch.randn(100, 100) @ torch.randn(100, 100))
-    measured, targets = plane_case(options.rounds)
+    rounds = count_option(__doc__, "rounds", 5)
+    use_one_thread()
+    measured, targets = plane_case(rounds)
     for row in measured["boxes"]:
         print({name: value for name, value in row.items() if name != "seconds"})
         print({name: round(statistics.median(times), 4) for name, times in row["seconds"].items()})

@@ -4,12 +4,11 @@ The floor is the products alone: two rows through the first layer, the rows that
 through the head. Sampling is written as lean as it goes: the network's own layers on equally spaced points, and which signs change.
 """
 
-import argparse
 import statistics
 from typing import Any
 
 import torch
-from common import Target, cpu_seconds, interleave, ratio, write
+from common import Target, count_option, interleave, ratio, use_one_thread, write
 from torch import Tensor
 
 import patchclamp as pc
@@ -74,12 +73,9 @@ def contest(dtype: torch.dtype, rounds: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=15)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    cpu_seconds(lambda: torch.randn(100, 100) @ torch.randn(100, 100))
-    measured = {name: contest(getattr(torch, name), options.rounds) for name in ("float32", "float64")}
+    rounds = count_option(__doc__, "rounds", 15)
+    use_one_thread()
+    measured = {name: contest(getattr(torch, name), rounds) for name in ("float32", "float64")}
     targets = []
     for name, one in measured.items():
         seconds = one["seconds"]

@@ -1,13 +1,12 @@
 """How long ``import patchclamp`` takes once torch is there, and how much memory the demonstration's sweep needs in all."""
 
-import argparse
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
 
-from common import Target, write
+from common import Target, count_option, write
 
 IMPORT = (
     "import time, torch; wall, cpu = time.perf_counter(), time.process_time(); import patchclamp; "
@@ -45,11 +44,9 @@ def peak_of(code: str, *arguments: str) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=9)
-    options = parser.parse_args()
-    wall, cpu = importing(IMPORT, options.repeats)
-    first_wall, first_cpu = importing(FIRST_USE, options.repeats)
+    repeats = count_option(__doc__, "repeats", 9)
+    wall, cpu = importing(IMPORT, repeats)
+    first_wall, first_cpu = importing(FIRST_USE, repeats)
     sweep, study = peak_of(SWEEP), peak_of(STUDY, "study", "activation-addition", "--model", "smollm2-135m")
     print(f"import patchclamp after torch: {wall:.3f} s ({cpu:.3f} s CPU); with pc.load found: {first_wall:.3f} s")
     print(f"peak of a process: the sweep {sweep / 1e9:.2f} GB, the whole study with its report {study / 1e9:.2f} GB")

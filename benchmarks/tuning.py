@@ -6,7 +6,6 @@ head, ``log_softmax`` twice, ``backward``. ``tuned-lens`` is the step of that pa
 float32 and without its bfloat16 autocast), if the package is installed. CPU seconds on one thread, taking turns.
 """
 
-import argparse
 import importlib
 import sys
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from common import THREADS, Target, interleave, ratio, write
+from common import THREADS, Target, count_option, interleave, ratio, write
 from torch import Tensor
 from torch.nn.functional import linear
 
@@ -85,9 +84,7 @@ class Step:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=4)
-    options = parser.parse_args()
+    rounds = count_option(__doc__, "rounds", 4)
     torch.set_num_threads(THREADS)
     model = pc.load("stories15m", dtype="float32")
     model.module.requires_grad_(False)  # else the usual way would also compute the gradients of the head
@@ -99,7 +96,7 @@ def main() -> None:
         print(f"tuned-lens: left out, {error}", file=sys.stderr)
     for first in work.values():
         first()
-    seconds = interleave(work, options.rounds)
+    seconds = interleave(work, rounds)
     rate = LENGTH * ROWS / min(seconds["patchclamp"])
     print("CPU seconds a step:", {name: [round(value, 2) for value in found] for name, found in seconds.items()})
     print(f"{rate:.0f} tokens a CPU second; 250,000 tokens: {250_000 / rate / 60:.1f} CPU minutes")

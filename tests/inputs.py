@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import patchclamp as pc
+from tests import tiny
 
 IDS = {"vocab_size": 97, "bos_token_id": 1, "eos_token_id": 2}
 LLAMA = {
@@ -43,20 +44,7 @@ def module(name: str, attention: str | None = None) -> Any:
 
 @cache
 def _made(name: str, attention: str | None) -> Any:
-    """With large weights, so that every input decides something."""
-    import transformers
-
-    config_class, model_class, arguments = MADE[name]
-    config = getattr(transformers, config_class)(**arguments)
-    if attention:
-        config._attn_implementation = attention
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(5)
-        made = getattr(transformers, model_class)(config)
-        with torch.no_grad():
-            for parameter in made.parameters():
-                parameter.mul_(4.0) if parameter.ndim >= 2 else parameter.add_(0.1 * torch.randn_like(parameter))
-    return made.double().eval()
+    return tiny.draw(MADE[name], 5, 4.0, attention).double().eval()
 
 
 def model(name: str, attention: str | None = None) -> pc.Model:

@@ -6,16 +6,13 @@ from typing import Any
 import torch
 
 _COMMON = {"vocab_size": 97, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-_LLAMA = {
-    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
-    "max_position_embeddings": 64, **_COMMON,
-}  # fmt: skip
+_SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4}
+_PLAIN = {**_SIZES, "max_position_embeddings": 64, **_COMMON}
+_LLAMA = {**_PLAIN, "num_key_value_heads": 2}
 _SLIDING = {"sliding_window": 5}
 TEXT = {**_LLAMA, "num_hidden_layers": 2}
 """A text stack of a model of several parts."""
-VISION = {
-    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 16, "patch_size": 8,
-}  # fmt: skip
+VISION = {**_SIZES, "num_hidden_layers": 2, "image_size": 16, "patch_size": 8}
 """A vision stack of a model of several parts."""
 _MOE = {"num_local_experts": 4, "num_experts_per_tok": 2}
 
@@ -42,16 +39,8 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
         {"hidden_size": 32, "num_layers": 3, "num_heads": 4, "max_position_embeddings": 64, "window_size": 5,
          "attention_types": [[["global", "local", "global"], 1]], **_COMMON},
     ),
-    "gpt_neox": (
-        "GPTNeoXConfig", "GPTNeoXForCausalLM",
-        {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,
-         "max_position_embeddings": 64, **_COMMON},
-    ),
-    "gpt_neox_sequential": (
-        "GPTNeoXConfig", "GPTNeoXForCausalLM",
-        {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,
-         "max_position_embeddings": 64, "use_parallel_residual": False, **_COMMON},
-    ),
+    "gpt_neox": ("GPTNeoXConfig", "GPTNeoXForCausalLM", _PLAIN),
+    "gpt_neox_sequential": ("GPTNeoXConfig", "GPTNeoXForCausalLM", {**_PLAIN, "use_parallel_residual": False}),
     "gptj": ("GPTJConfig", "GPTJForCausalLM", {"n_embd": 32, "n_layer": 3, "n_head": 4, "rotary_dim": 4, "n_positions": 64, **_COMMON}),
     "opt": (
         "OPTConfig", "OPTForCausalLM",
@@ -89,16 +78,8 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "smollm3": ("SmolLM3Config", "SmolLM3ForCausalLM", _LLAMA),
     "gpt_oss": ("GptOssConfig", "GptOssForCausalLM", {**_LLAMA, **_MOE, "head_dim": 8, **_SLIDING}),
     "mamba": ("MambaConfig", "MambaForCausalLM", {"hidden_size": 32, "num_hidden_layers": 3, "state_size": 4, **_COMMON}),
-    "bert": (
-        "BertConfig", "BertForMaskedLM",
-        {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,
-         "max_position_embeddings": 64, **_COMMON},
-    ),
-    "vit": (
-        "ViTConfig", "ViTForImageClassification",
-        {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "image_size": 16,
-         "patch_size": 8, "num_labels": 5},
-    ),
+    "bert": ("BertConfig", "BertForMaskedLM", _PLAIN),
+    "vit": ("ViTConfig", "ViTForImageClassification", {**_SIZES, "image_size": 16, "patch_size": 8, "num_labels": 5}),
     "resnet": ("ResNetConfig", "ResNetForImageClassification", {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [2, 1], "num_labels": 5}),
 }  # fmt: skip
 
@@ -114,23 +95,40 @@ FP32_PADDING = 16 * torch.finfo(torch.float32).eps
 
 def build(name: str, dtype: torch.dtype = torch.float64, attention: str | None = None) -> torch.nn.Module:
     """A fresh tiny model of a family, in eval mode."""
+    return draw(FAMILIES[name], 1234, 2.0 if name in FP32_ATTENTION else 4.0, attention).to(dtype).eval()
+
+
+def draw(row: tuple[str, str, dict[str, Any]], seed: int, factor: float, attention: str | None = None) -> Any:
+    """A random model with large weights, so that every input decides something.
+
+    Args:
+        row: The names of the classes of its config and of the model, and the arguments of the config.
+        seed: Of its weights.
+        factor: By how much matrices are larger than transformers makes them.
+        attention: The implementation of attention, if not what transformers chooses.
+    """
     import transformers
 
-    config_class, model_class, arguments = FAMILIES[name]
+    config_class, model_class, arguments = row
     config = getattr(transformers, config_class)(**arguments)
     if attention:
         config._attn_implementation = attention
     # transformers draws its initial weights from the global stream
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1234)
+        torch.manual_seed(seed)
         model = getattr(transformers, model_class)(config)
         with torch.no_grad():
             for parameter in model.parameters():
-                if parameter.ndim >= 2:
-                    parameter.mul_(2.0 if name in FP32_ATTENTION else 4.0)
-                else:
-                    parameter.add_(0.1 * torch.randn_like(parameter))
-    return model.to(dtype).eval()
+                parameter.mul_(factor) if parameter.ndim >= 2 else parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+def infinite() -> torch.nn.Module:
+    """A tiny Llama with an infinite weight in the MLP of layer 1."""
+    module = build("llama")
+    with torch.no_grad():
+        module.get_parameter("model.layers.1.mlp.down_proj.weight")[0] = torch.inf
+    return module
 
 
 @cache

@@ -78,6 +78,17 @@ def fingerprint(module: nn.Module) -> dict[str, object]:
 
 
 @contextmanager
+def passes(module: nn.Module) -> Iterator[list[int]]:
+    """A list that gets an item at every forward pass of the module inside the block."""
+    calls: list[int] = []
+    handle = module.register_forward_pre_hook(lambda *_: calls.append(1))
+    try:
+        yield calls
+    finally:
+        handle.remove()
+
+
+@contextmanager
 def no_trace(module: nn.Module) -> Iterator[None]:
     """Assert that the block leaves the module as it was, also if it raises."""
     before = fingerprint(module)

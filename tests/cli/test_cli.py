@@ -41,6 +41,7 @@ VERBS = [
     "study",
 ]
 PROMPT = "Once upon a time, there was a dog"
+ADD_DOG = ("--op", "add", "--token", " dog")
 
 
 def call(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> str:
@@ -105,10 +106,7 @@ def test_run_says_the_same_as_the_library(capsys: pytest.CaptureFixture[str], fo
         "run",
         folder,
         PROMPT,
-        "--op",
-        "add",
-        "--token",
-        " dog",
+        *ADD_DOG,
         "--scale",
         "5",
         "--site",
@@ -202,10 +200,7 @@ def test_patch_and_generate(capsys: pytest.CaptureFixture[str], folder: str, tmp
         "generate",
         folder,
         PROMPT,
-        "--op",
-        "add",
-        "--token",
-        " dog",
+        *ADD_DOG,
         "--scale",
         "40",
         "--site",

@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import save_file
 
 import patchclamp as pc
-from patchclamp.cli.options import Opening
-from patchclamp.cli.specs import EditSpec, edits_of, over_of, position, reads_of
+from patchclamp.cli.options import EditOptions, Opening
+from patchclamp.cli.specs import EditSpec, over_of, position, reads_of
 
 ROME = torch.arange(4.0)
 
@@ -91,10 +91,12 @@ def test_what_an_operation_needs_is_asked_for(said: dict[str, Any], message: str
 def test_edits_as_json_come_before_the_one_spelled_out() -> None:
     model: Any = Model()
     several, short = [EditSpec(op="zero"), EditSpec(op="noise")], EditSpec(op="scale", scale=2.0)
-    assert edits_of(model, short, several) == [pc.Zero(), pc.Noise(1.0), pc.Scale(2.0)]
-    assert edits_of(model, EditSpec(scale=3.0), several) == [pc.Zero(), pc.Noise(1.0)], "nothing is spelled out"
-    assert edits_of(model, short, None) == [pc.Scale(2.0)]
-    assert edits_of(model, None, None) == []
+    assert EditOptions(several, short).build(model) == [pc.Zero(), pc.Noise(1.0), pc.Scale(2.0)]
+    assert EditOptions(several, EditSpec(scale=3.0)).build(model) == [pc.Zero(), pc.Noise(1.0)], (
+        "nothing is spelled out"
+    )
+    assert EditOptions(None, short).build(model) == [pc.Scale(2.0)]
+    assert EditOptions(None, None).build(model) == []
 
 
 @pytest.mark.parametrize(

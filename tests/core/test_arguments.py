@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 import patchclamp as pc
 from patchclamp.core.arguments import Reading, checked, checked_as, is_checked
 from patchclamp.core.kinds import Array, File, Folder, Labels, Numbers, Repeats, Seed
+from patchclamp.core.stored import Stored
 from tests.effort import examples
 
 
@@ -247,7 +248,7 @@ def test_every_method_of_a_result_reads_its_arguments() -> None:
 
 
 def test_every_method_of_what_is_saved_reads_its_arguments() -> None:
-    classes = (pc.TunedLens, pc.polytopes.NearestLinear, pc.rewriting.Covariance)
+    classes = (pc.TunedLens, pc.polytopes.NearestLinear, pc.rewriting.Covariance, Stored)
     methods = [(kind, name) for kind in classes for name in vars(kind) if name[0] != "_" and name != "forward"]
     unread = [
         f"{kind.__name__}.{name}"

@@ -40,12 +40,16 @@ class Opened(dict[str, pc.Model]):
 MODELS = Opened()
 
 
+def begun(seed: int, family: str, **options: Any) -> tuple[Random, pc.Model, Any, Any, Any]:
+    """The stream of a draw, a model of the family with its module, and prompts drawn with their ids."""
+    rng = Random(seed)
+    return rng, MODELS[family], tiny.shared(family), *draws.prompts(rng, **options)
+
+
 @given(seed=SEED, family=FAMILY)
 @settings(max_examples=examples(20, 300), phases=PHASES)
 def test_a_run_is_what_hooks_give(seed: int, family: str) -> None:
-    rng = Random(seed)
-    model, module = MODELS[family], tiny.shared(family)
-    inputs, rows = draws.prompts(rng)
+    rng, model, module, inputs, rows = begun(seed, family)
     edits = draws.edits(rng, family, rows)
     site, keep = draws.site(rng, family), rng.choice(["all", "last"])
     at, resolve = draws.position(rng, [len(r) for r in rows])
@@ -69,9 +73,7 @@ def test_a_run_is_what_hooks_give(seed: int, family: str) -> None:
 @given(seed=SEED, family=FAMILY)
 @settings(max_examples=examples(15, 200), phases=PHASES)
 def test_a_recording_is_what_hooks_see(seed: int, family: str) -> None:
-    rng = Random(seed)
-    model, module = MODELS[family], tiny.shared(family)
-    inputs, rows = draws.prompts(rng, most=5)
+    rng, model, module, inputs, rows = begun(seed, family, most=5)
     edits = draws.edits(rng, family, rows)
     sites = tuple(dict.fromkeys(draws.site(rng, family) for _ in range(rng.randint(1, 3))))
     at, resolve = draws.position(rng, [len(r) for r in rows])
@@ -137,9 +139,7 @@ def generating(
 @given(seed=SEED, family=st.sampled_from(CAUSAL))
 @settings(max_examples=examples(6, 60), phases=PHASES)
 def test_a_generation_is_what_the_whole_text_gives_anew_for_each_token(seed: int, family: str) -> None:
-    rng = Random(seed)
-    model, module = MODELS[family], tiny.shared(family)
-    inputs, rows = draws.prompts(rng)
+    rng, model, module, inputs, rows = begun(seed, family)
     edits, changes = generating(rng, family, rows)
     new, cache = rng.randint(2, 4), rng.choice([True, False])
     wanted = [tuple(oracle.generate(module, family, ids, changes(ids, i), new, 2)) for i, ids in enumerate(rows)]
@@ -153,9 +153,7 @@ def test_a_generation_is_what_the_whole_text_gives_anew_for_each_token(seed: int
 @given(seed=SEED, family=st.sampled_from(CAUSAL))
 @settings(max_examples=examples(5, 100), phases=PHASES)
 def test_edits_around_the_users_own_call_are_what_hooks_give(seed: int, family: str) -> None:
-    rng = Random(seed)
-    model, module = MODELS[family], tiny.shared(family)
-    _, rows = draws.prompts(rng)
+    rng, model, module, _, rows = begun(seed, family)
     edits = [one for one in draws.edits(rng, family, rows) if not one.operation.needs_tokens] or [
         pinned(rng, family, rows)
     ]

@@ -19,21 +19,26 @@ from tests.fuzz.outcome import broken, same
 SECONDS, BYTES = 20, 3 << 30
 CARRIED = ("labels",)
 """What a result shows as it was given."""
-PADDED = {
-    ("Model.lens", "prompts"): "the last token of a prompt has no next one",
-    ("Model.lens", "at"): "the last token of a prompt has no next one",
-    ("Model.lens_curves", "at"): "the last token of a prompt has no next one",
-    ("Model.patchscope", "prompts"): "a prompt of one token has no next one",
-    ("Model.patchscope", "at"): "the last token of a prompt has no next one",
-    ("Model.run", "prompts"): "prompts of unequal length are padded",
-    ("Model.neuron_importances", "samples"): "one sample has no interval",
-    ("Model.head_scores", "samples"): "one passage has no standard error",
-    ("Model.cluster", "inputs"): "fewer distinct points than clusters have no numbers",
-    ("Model.adversarial_paths", "seed"): "points without an adversarial example have no path",
-    ("polytopes.cluster", "k"): "an algorithm with fewer clusters has no numbers of the others",
-    ("Model.cluster", "k"): "an algorithm with fewer clusters has no numbers of the others",
+_NOTHING = {
+    "the last token of a prompt has no next one": [
+        ("Model.lens", "prompts"),
+        ("Model.lens", "at"),
+        ("Model.lens_curves", "at"),
+        ("Model.patchscope", "at"),
+    ],
+    "a prompt of one token has no next one": [("Model.patchscope", "prompts")],
+    "prompts of unequal length are padded": [("Model.run", "prompts")],
+    "one sample has no interval": [("Model.neuron_importances", "samples")],
+    "one passage has no standard error": [("Model.head_scores", "samples")],
+    "fewer distinct points than clusters have no numbers": [("Model.cluster", "inputs")],
+    "points without an adversarial example have no path": [("Model.adversarial_paths", "seed")],
+    "an algorithm with fewer clusters has no numbers of the others": [
+        ("polytopes.cluster", "k"),
+        ("Model.cluster", "k"),
+    ],
 }
-"""Where NaN says that there is nothing, with the reason."""
+"""Where NaN says that there is nothing: the reason, and the calls with their parameters."""
+PADDED = {place for places in _NOTHING.values() for place in places}
 
 
 class TooLongError(BaseException):

@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import patchclamp as pc
 from patchclamp.interventions.cost import Costs, full_pass
 from tests import tiny
+from tests.traces import passes
 
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("gemma2", "phi3", "opt", "qwen3", "cohere")]
 
@@ -73,12 +74,8 @@ def test_smollm2_runs_within_a_tenth_of_the_arithmetic_bound(smollm2: pc.Model) 
 
 def test_a_plan_runs_nothing_and_prints_everything(llama: pc.Model) -> None:
     llama.run(tiny.ids(1, 4))
-    calls: list[int] = []
-    handle = llama.module.register_forward_pre_hook(lambda *_: calls.append(1))
-    try:
+    with passes(llama.module) as calls:
         with_hook = llama.plan(tiny.ids(1, 4), pc.Zero(), sites="mlp_out", at="each", read=pc.TopK(1))
-    finally:
-        handle.remove()
     assert not calls
     assert with_hook.strategy == "cell"
     printed = str(llama.plan(tiny.ids(1, 4), pc.Zero(), sites="mlp_out", at="each", read=pc.TopK(1)))

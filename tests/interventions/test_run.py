@@ -10,7 +10,7 @@ import patchclamp as pc
 from patchclamp.interventions.running import run as run_in_batches
 from tests import tiny
 from tests.interventions import by_hand
-from tests.traces import no_trace
+from tests.traces import no_trace, passes
 
 IDS = tiny.ids(1, 7)[0]
 MLP = "model.layers.{}.mlp"
@@ -350,13 +350,9 @@ def test_an_edit_in_the_head_with_last_logits(llama: pc.Model) -> None:
 def test_what_does_not_fit_is_refused_before_any_work(
     llama: pc.Model, make: object, error: type[Exception], message: str
 ) -> None:
-    calls: list[int] = []
-    handle = llama.module.register_forward_pre_hook(lambda *_: calls.append(1))
-    try:
+    with passes(llama.module) as calls:
         with pytest.raises(error, match=message), no_trace(llama.module):
             llama.run(IDS, make())  # type: ignore[operator]
-    finally:
-        handle.remove()
     assert not calls, "the model was not run"
 
 

@@ -14,7 +14,7 @@ from patchclamp.core.progress import Progress
 from tests import tiny
 from tests.effort import examples
 from tests.interventions import by_hand
-from tests.traces import no_trace
+from tests.traces import no_trace, passes
 
 IDS = tiny.ids(1, 6)
 READ = pc.Logits()
@@ -384,13 +384,9 @@ def test_relative_numbers(llama: pc.Model) -> None:
 )
 def test_bad_sweeps_are_refused_before_any_work(llama: pc.Model, options: dict[str, object], message: str) -> None:
     llama.run(IDS)
-    calls: list[int] = []
-    handle = llama.module.register_forward_pre_hook(lambda *_: calls.append(1))
-    try:
+    with passes(llama.module) as calls:
         with pytest.raises(pc.InputError, match=message):
             llama.sweep(IDS, pc.Add(draw(0)), **{"sites": "mlp_out", "at": "each", "read": READ, **options})
-    finally:
-        handle.remove()
     assert not calls
 
 

@@ -13,6 +13,7 @@ import patchclamp as pc
 from patchclamp.core.intervals import bootstrap
 from patchclamp.core.progress import Progress
 from tests import tiny
+from tests.traces import passes
 
 METRICS = ("within", "across", "logit_difference", "mass", "accuracy")
 PAIRS = [tuple(tiny.ids(2, n, seed=n)) for n in (4, 7, 5)]
@@ -70,15 +71,11 @@ def test_labels_say_what_pairs_say(llama: pc.Model) -> None:
 
 @pytest.mark.sensitive
 def test_batches_and_neighbours_change_nothing(llama: pc.Model) -> None:
-    calls: list[int] = []
     events: list[Progress] = []
-    handle = llama.module.register_forward_pre_hook(lambda *_: calls.append(1))
-    try:
+    with passes(llama.module) as calls:
         together = pc.metrics.bias(llama, PAIRS, (5, 9), EDITS)
         few = len(calls)
         alone = pc.metrics.bias(llama, PAIRS, (5, 9), EDITS, batch_tokens=1, progress=events.append)
-    finally:
-        handle.remove()
     assert few < 6 * 4 <= len(calls) - few, "a pass at least for each prompt and list of edits, so that each is small"
     assert [event.done for event in events] == [*range(1, 25), 24]
     assert events[-1].total == 24

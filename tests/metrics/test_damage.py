@@ -14,6 +14,7 @@ from patchclamp.core.progress import Progress
 from patchclamp.metrics import edited, neutral
 from patchclamp.metrics.damage import compare
 from tests import tiny
+from tests.traces import passes
 
 TEXTS = [
     *tiny.ids(1, 9),
@@ -92,15 +93,11 @@ def test_a_long_text_is_compared_block_by_block_as_at_once() -> None:
 
 @pytest.mark.sensitive
 def test_memory_knob_changes_nothing_but_the_number_of_passes(llama: pc.Model) -> None:
-    calls: list[int] = []
     events: list[Progress] = []
-    handle = llama.module.register_forward_pre_hook(lambda *_: calls.append(1))
-    try:
+    with passes(llama.module) as calls:
         one, other = (
             pc.metrics.damage(llama, EDITS, TEXTS, batch_tokens=n, progress=events.append).data for n in (1, 4096)
         )
-    finally:
-        handle.remove()
     assert len(calls) == (len(TEXTS) + 1) * 4, "one pass a text, and one for all, under each of four lists"
     assert events[-1].done == events[-1].total == 4 * len(TEXTS)
     assert np.allclose(one["kl"], other["kl"], atol=1e-9)

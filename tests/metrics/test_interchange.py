@@ -8,6 +8,7 @@ import xarray as xr
 import patchclamp as pc
 from patchclamp.core.intervals import bootstrap
 from tests import tiny
+from tests.traces import passes
 
 PAIRS = [tuple(tiny.ids(2, n, seed=n)) for n in (4, 6)]
 
@@ -66,15 +67,11 @@ def test_the_mix_equals_one_made_by_hand(llama: pc.Model) -> None:
     found = pc.metrics.interchange(llama, PAIRS, direction, "resid_post.1", (5, 9), at="rest")
     assert np.allclose(found.data["mixed"][1, 0], expected, atol=1e-6)
     assert list(found.data["text"][1].values) == [p.name for p in llama.prompts([a, b])]
-    calls: list[int] = []
-    handle = llama.module.register_forward_pre_hook(lambda *_: calls.append(1))
-    try:
+    with passes(llama.module) as calls:
         default = pc.metrics.interchange(llama, PAIRS, direction, "resid_post.1", (5, 9))
         assert default == found, "all positions but the first are the default"
         together = len(calls)
         alone = pc.metrics.interchange(llama, PAIRS, direction, "resid_post.1", (5, 9), batch_tokens=1)
-    finally:
-        handle.remove()
     assert len(calls) - together > together, "fewer tokens a pass, more passes"
     assert np.allclose(alone.data["confusion"], found.data["confusion"], atol=1e-8)
 

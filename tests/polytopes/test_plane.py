@@ -470,12 +470,14 @@ def test_saving_and_drawing(kind: str, tmp_path: Any) -> None:
     assert opened.points([[0.5, 0.5]]).equal(found.points([[0.5, 0.5]]))
     for color in ("class", "code", "map", "density") if FULL else ("map",):
         found.figure(color=color, lines="plain", layers=1)
-    with pytest.raises(pc.InputError, match="unknown colour 'clas'; did you mean 'class'"):
-        found.figure(color="clas")
-    with pytest.raises(pc.InputError, match="unknown lines 'no'"):
-        found.figure(lines="no")
-    with pytest.raises(pc.InputError, match="layers must be 0 to"):
-        found.figure(layers=9)
+    refused: dict[str, dict[str, Any]] = {
+        "unknown colour 'clas'; did you mean 'class'": {"color": "clas"},
+        "unknown lines 'no'": {"lines": "no"},
+        "layers must be 0 to": {"layers": 9},
+    }
+    for message, options in refused.items():
+        with pytest.raises(pc.InputError, match=message):
+            found.figure(**options)
 
 
 def test_planes_that_would_not_fit_in_memory_are_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from platformdirs import user_cache_path
 from patchclamp.catalogue.assets import ASSETS, CONVERSION, Asset
 from patchclamp.catalogue.receipts import RECEIPT, check_files, write_receipt
 from patchclamp.core.arguments import checked
-from patchclamp.core.errors import AssetError, InputError, unknown
+from patchclamp.core.errors import AssetError, check_choice
 from patchclamp.core.files import atomic_folder, sha256_file, write_text, writing
 from patchclamp.core.folders import set_aside
 from patchclamp.core.leases import lease
@@ -41,8 +41,7 @@ def find(name: str) -> Asset:
     Raises:
         InputError: There is none of this name.
     """
-    if name not in ASSETS:
-        raise InputError(unknown("asset", name, ASSETS))
+    check_choice("asset", name, ASSETS)
     return ASSETS[name]
 
 

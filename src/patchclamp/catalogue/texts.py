@@ -5,7 +5,7 @@ from typing import Literal
 
 from patchclamp.catalogue.fetching import fetch
 from patchclamp.core.arguments import checked
-from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.errors import InputError, check_choice, unknown
 from patchclamp.core.files import read_json
 
 Party = Literal[
@@ -102,6 +102,5 @@ def probing_set(name: str) -> list[Labelled]:
     Raises:
         InputError: There is no such set.
     """
-    if name not in probing_sets():
-        raise InputError(unknown("probing set", name, probing_sets()))
+    check_choice("probing set", name, probing_sets())
     return [Labelled(**row) for row in read_json(fetch("probing-sets") / f"{name}.json")]

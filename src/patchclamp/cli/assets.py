@@ -5,7 +5,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 import patchclamp as pc
-from patchclamp.cli.options import Json
+from patchclamp.cli.options import Json, Strings
 from patchclamp.cli.output import show
 
 app = App(name="assets", help="List, fetch, find and check the catalogue's models and data sets.")
@@ -48,7 +48,7 @@ def where(name: str, *, as_json: Json = False) -> None:
 
 
 @app.command
-def verify(name: Annotated[list[str] | None, Parameter(negative="")] = None, *, as_json: Json = False) -> None:
+def verify(name: Strings = None, *, as_json: Json = False) -> None:
     """Compare every file of fetched assets with its hash.
 
     Args:

@@ -1,14 +1,14 @@
 """``patchclamp curves MODEL CORPUS``: a lens over a corpus."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from cyclopts import App, Parameter
+from cyclopts import App
 
 import patchclamp as pc
-from patchclamp.cli.options import ModelName, Shared
+from patchclamp.cli.options import ModelName, Shared, Strings
 from patchclamp.cli.output import keep, show
-from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.errors import check_choice
 from patchclamp.core.files import read_text
 from patchclamp.lenses.metrics import METRICS
 
@@ -22,9 +22,9 @@ def curves(
     *,
     tokens: int = 20_000,
     length: int = 128,
-    site: Annotated[list[str] | None, Parameter(negative="")] = None,
+    site: Strings = None,
     at: str = "all",
-    metric: Annotated[list[str] | None, Parameter(negative="")] = None,
+    metric: Strings = None,
     tuned: str | None = None,
     shared: Shared = Shared(),  # noqa: B008
 ) -> None:
@@ -44,8 +44,7 @@ def curves(
 
     metrics = metric or list(SHOWN)
     for name in metrics:
-        if name not in METRICS:
-            raise InputError(unknown("metric", name, METRICS))
+        check_choice("metric", name, METRICS)
     texts: Any = [read_text(corpus)] if Path(corpus).is_file() or Path(corpus).suffix else corpus
     sites = site or ["resid_post"]
     open_model = shared.opening.load(model)
@@ -80,7 +79,7 @@ def curves(
             {**config, "tuned": None, **shared.opening.as_config()},
             metrics=metrics,
         )
-    keep(result, shared.out, "curves", {**config, **shared.opening.as_config()}, metrics=metrics, **figure_options)
+    shared.keep(result, "curves", config, metrics=metrics, **figure_options)
 
 
 def _rows(frame: Any) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 from patchclamp.cli.options import Json, Opening, Shared
-from patchclamp.cli.output import keep, remember, say, show
+from patchclamp.cli.output import remember, say, show
 from patchclamp.cli.rows import CORPUS_HELP, SOURCE_HELP, open_rows
 from patchclamp.core import folders
 from patchclamp.core.errors import InputError
@@ -205,7 +205,7 @@ def evaluate(
         "dictionary": dictionary, "source": source, "site": site, "corpus": corpus, "encoder": encoder, "k": k, "batch": batch,
         "batches": batches, "truth": truth,
     }  # fmt: skip
-    keep(result, shared.out, "dictionary.eval", {**options, **shared.opening.as_config()})
+    shared.keep(result, "dictionary.eval", options)
 
 
 def _sgd(encoder: str | None, one: dict[str, Any], options: dict[str, Any]) -> "pc.dictionaries.SGD":

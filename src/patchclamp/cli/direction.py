@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 from patchclamp.cli.concepts import TextFiles, lines
-from patchclamp.cli.options import Json, ModelName, Opening
+from patchclamp.cli.options import Json, ModelName, Opening, Prompts, Strings
 from patchclamp.cli.output import remember, say, show
 from patchclamp.cli.specs import position
 from patchclamp.cli.steer import Kind, edits_of, model_of
@@ -27,8 +27,8 @@ def fit(
     site: str,
     out: Path,
     method: str = "mean",
-    option: Annotated[list[str] | None, Parameter(negative="")] = None,
-    answer: Annotated[list[str] | None, Parameter(negative="")] = None,
+    option: Strings = None,
+    answer: Strings = None,
     texts: TextFiles = TextFiles(),  # noqa: B008
     at: str = "rest",
     holdout: float = 0.25,
@@ -128,7 +128,7 @@ def _value(text: str) -> Any:
 @app.command
 def apply(
     direction: Path,
-    prompt: Annotated[list[str], Parameter(negative="")],
+    prompt: Prompts,
     *,
     edit: Kind = "erase",
     scale: Amounts = None,
@@ -178,7 +178,7 @@ def eval(
     direction: Path,
     *,
     texts: TextFiles = TextFiles(),  # noqa: B008
-    answer: Annotated[list[str] | None, Parameter(negative="")] = None,
+    answer: Strings = None,
     neutral: Path | None = None,
     model: str | None = None,
     seed: int = 0,

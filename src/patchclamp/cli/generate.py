@@ -4,9 +4,8 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
-from patchclamp.cli.options import Edits, ModelName, Shared, Short
-from patchclamp.cli.output import keep, show
-from patchclamp.cli.specs import edits_of
+from patchclamp.cli.options import EditOptions, ModelName, Prompts, Shared, Strings
+from patchclamp.cli.output import show
 
 command = App(name="generate", help="Generate text under edits, beside the text without them.")
 
@@ -14,23 +13,20 @@ command = App(name="generate", help="Generate text under edits, beside the text 
 @command.default
 def generate(
     model: ModelName,
-    prompt: Annotated[list[str], Parameter(negative="")],
+    prompt: Prompts,
     *,
-    edit: Edits = None,
-    short: Short = None,
+    editing: EditOptions = EditOptions(),  # noqa: B008
     max_new_tokens: Annotated[int, Parameter(name=["-n", "--max-new-tokens"])] = 40,
     seed: int | None = None,
     temperature: float | None = None,
     samples: int = 1,
-    stop: Annotated[list[str] | None, Parameter(negative="")] = None,
+    stop: Strings = None,
     shared: Shared = Shared(),  # noqa: B008
 ) -> None:
     """Generate text.
 
     Args:
         prompt: One or more texts.
-        edit: Edits as JSON.
-        short: One edit as options; --at prompt, generated or all.
         max_new_tokens: How many tokens to add.
         seed: For sampling.
         temperature: Sample at this temperature; greedy without it.
@@ -41,7 +37,7 @@ def generate(
     settings: dict[str, Any] = {} if temperature is None else {"do_sample": True, "temperature": temperature}
     settings |= {"num_return_sequences": samples} if samples != 1 else {}
     settings |= {"stop_strings": stop} if stop else {}
-    edits = edits_of(open_model, short, edit)
+    edits = editing.build(open_model)
     plain = open_model.generate(prompt, max_new_tokens=max_new_tokens, seed=seed, **settings)
     result = (
         open_model.generate(prompt, edits, max_new_tokens=max_new_tokens, seed=seed, **settings) if edits else plain
@@ -51,12 +47,12 @@ def generate(
         for p, a, b in zip(result.prompts, plain.texts, result.texts, strict=True)
     ]
     show({"fired": result.fired, "texts": rows}, as_json=shared.as_json) if shared.as_json else _print(rows)
-    specs = [*(edit or []), *([short] if short and short.op else [])]
     config = {
-        "model": model, "prompt": prompt, "edit": specs, "max_new_tokens": max_new_tokens, "seed": seed, "temperature": temperature,
+        "model": model, "prompt": prompt, "edit": editing.specs,
+        "max_new_tokens": max_new_tokens, "seed": seed, "temperature": temperature,
         "samples": samples, "stop": stop,
     }  # fmt: skip
-    keep(result, shared.out, "generate", {**config, **shared.opening.as_config()})
+    shared.keep(result, "generate", config)
 
 
 def _print(rows: list[dict[str, str]]) -> None:

@@ -1,11 +1,11 @@
 """``patchclamp heads MODEL``: induction, previous-token and copying scores of every head."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from patchclamp.cli.options import ModelName, Shared
-from patchclamp.cli.output import keep, say, show
+from patchclamp.cli.options import Drawn, ModelName
+from patchclamp.cli.output import say, show
 
 command = App(
     name="heads", help="Score every head: does it go back to where a token stood before, and copy what followed?"
@@ -24,8 +24,7 @@ def heads(
     draws: int = 100,
     score: str = "induction",
     top: Annotated[int, Parameter(alias="-k")] = 10,
-    layers: Literal["down", "up", "right"] = "down",
-    shared: Shared = Shared(),  # noqa: B008
+    shared: Drawn = Drawn(),  # noqa: B008
 ) -> None:
     """Score heads on random tokens that come twice, or on a text in which a word recurs.
 
@@ -38,7 +37,6 @@ def heads(
         draws: How often targets are shuffled, for the control.
         score: Which score the table is of.
         top: Heads in the table.
-        layers: How the figure turns.
     """
     open_model = shared.opening.load(model)
     scores = open_model.head_scores(text, word, length=length, samples=samples, seed=seed, draws=draws)
@@ -51,6 +49,6 @@ def heads(
     show(value, as_json=shared.as_json, table=table, title=f"largest {score.replace('_', ' ')} scores")
     config = {
         "model": model, "text": text, "word": word, "length": length, "samples": samples, "seed": seed, "draws": draws,
-        "score": score, "top": top, "layers": layers,
+        "score": score, "top": top,
     }  # fmt: skip
-    keep(scores, shared.out, "heads", {**config, **shared.opening.as_config()}, layers=layers)
+    shared.keep(scores, "heads", config)

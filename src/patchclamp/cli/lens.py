@@ -1,15 +1,15 @@
 """``patchclamp lens MODEL PROMPT``: what each layer would predict."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 from cyclopts import App, Parameter
 
 import patchclamp as pc
-from patchclamp.cli.options import ModelName, Shared
-from patchclamp.cli.output import keep, show
+from patchclamp.cli.options import Drawn, ModelName, Strings
+from patchclamp.cli.output import show
 from patchclamp.cli.specs import position
-from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.errors import InputError, check_choice
 from patchclamp.lenses.metrics import METRICS
 
 command = App(name="lens", help="What each layer would predict if it were the last one (logit lens, or a tuned one).")
@@ -20,14 +20,13 @@ def lens(
     model: ModelName,
     prompt: str,
     *,
-    site: Annotated[list[str] | None, Parameter(negative="")] = None,
+    site: Strings = None,
     at: str = "all",
     k: Annotated[int, Parameter(name=["-k", "--k"])] = 5,
     target: str = "next",
     metric: str = "final_probability",
     tuned: str | None = None,
-    layers: Literal["down", "up", "right"] = "down",
-    shared: Shared = Shared(),  # noqa: B008
+    shared: Drawn = Drawn(),  # noqa: B008
 ) -> None:
     """Look at every layer through the model's own head.
 
@@ -39,10 +38,8 @@ def lens(
         target: The token whose probability, rank and surprisal are kept; next is the prompt's own next token.
         metric: What the table and the figure's colours show, as rank, kl or entropy.
         tuned: A tuned lens: the folder that tune-lens made, or a Hugging Face id.
-        layers: How the figure turns.
     """
-    if metric not in METRICS:
-        raise InputError(unknown("metric", metric, METRICS))
+    check_choice("metric", metric, METRICS)
     sites = site or ["resid_post"]
     open_model = shared.opening.load(model)
     tuned_lens = None if tuned is None else pc.TunedLens.from_pretrained(tuned, open_model)
@@ -56,9 +53,8 @@ def lens(
     show(value, as_json=shared.as_json, table=_table(result, metric), title=title)
     config = {
         "model": model, "prompt": prompt, "site": sites, "at": at, "k": k, "target": target, "metric": metric, "tuned": tuned,
-        "layers": layers,
     }  # fmt: skip
-    keep(result, shared.out, "lens", {**config, **shared.opening.as_config()}, metric=metric, layers=layers)
+    shared.keep(result, "lens", config, metric=metric)
 
 
 def plain_rows(frame: Any) -> list[dict[str, Any]]:

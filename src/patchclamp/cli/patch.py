@@ -1,13 +1,27 @@
 """``patchclamp patch MODEL SOURCE INTO``: activation patching over layers and positions."""
 
-from typing import Annotated, Literal
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
-from cyclopts import App, Parameter
+from cyclopts import App
 
-from patchclamp.cli.options import ModelName, Shared
-from patchclamp.cli.output import keep, say, show
-from patchclamp.cli.specs import ReadName, position, reads_of
+from patchclamp.cli.options import (
+    CellOptions,
+    Drawn,
+    Into,
+    ModelName,
+    PatchedAt,
+    PatchedSites,
+    PatchOptions,
+    Shared,
+    Source,
+)
+from patchclamp.cli.output import say, show
+from patchclamp.cli.specs import position
 from patchclamp.cli.sweep import by_read, strongest
+
+if TYPE_CHECKING:
+    import patchclamp as pc
 
 command = App(name="patch", help="Put one run's activations into another, a cell a site and position, and measure.")
 
@@ -15,52 +29,42 @@ command = App(name="patch", help="Put one run's activations into another, a cell
 @command.default
 def patch(
     model: ModelName,
-    source: str,
-    into: str,
+    source: Source,
+    into: Into,
     *,
-    site: Annotated[list[str] | None, Parameter(negative="")] = None,
-    at: str = "each",
-    align: Literal["equal", "left", "right", "ends"] = "equal",
-    read: Annotated[list[ReadName] | None, Parameter(negative="")] = None,
-    answer: Annotated[list[str] | None, Parameter(negative="")] = None,
-    budget: str = "1GB",
-    verify: int = 0,
-    checkpoint: str | None = None,
-    layers: Literal["down", "up", "right"] = "down",
-    shared: Shared = Shared(),  # noqa: B008
+    site: PatchedSites = None,
+    at: PatchedAt = "each",
+    reading: PatchOptions = PatchOptions(),  # noqa: B008
+    cells: CellOptions = CellOptions(),  # noqa: B008
+    shared: Drawn = Drawn(),  # noqa: B008
 ) -> None:
-    """Patch one run into another.
-
-    Args:
-        source: The prompt whose activations are taken.
-        into: The prompt that receives them.
-        site: Where; resid_post by default, `z.*.h*` for every head.
-        at: Position; each makes a cell a position.
-        align: How positions correspond where the prompts differ in length.
-        read: What to measure; the logit difference of two answers by default.
-        answer: Tokens that are read.
-        budget: Memory beyond the model.
-        verify: Run this many random cells again the slow way.
-        checkpoint: Folder from which interrupted work goes on.
-        layers: How the figure turns.
-    """
+    """Patch one run into another."""
     open_model = shared.opening.load(model)
     sites = site or ["resid_post"]
     grid = open_model.patch(
-        source, into, sites=sites, at=position(at), align=align, read=reads_of(read or ["logit-difference"], answer),
-        budget=budget, verify=verify,
-        checkpoint=checkpoint,
+        source, into, sites=sites, at=position(at), **reading.as_options(), **asdict(cells)
     )  # fmt: skip
     say(grid.plan)
+    show_patched(grid, shared, "largest differences from the unpatched run", plan=grid.plan.as_record())
+    config = {
+        "model": model, "source": source, "into": into, "site": sites, "at": at, **asdict(reading), **cells.as_config(),
+    }  # fmt: skip
+    shared.keep(grid, "patch", config)
+
+
+def show_patched(grid: "pc.Grid", shared: Shared, title: str, **evidence: Any) -> None:
+    """Print a patched run beside the unpatched one and the one that was patched in.
+
+    Args:
+        grid: The result.
+        shared: How to print.
+        title: Above the table.
+        **evidence: What else stands in JSON.
+    """
     value = {
         "baseline": by_read(grid, "baseline:"),
         "reference": by_read(grid, "reference:"),
         "values": by_read(grid),
-        "plan": grid.plan.as_record(),
+        **evidence,
     }
-    show(value, as_json=shared.as_json, table=strongest(grid), title="largest differences from the unpatched run")
-    config = {
-        "model": model, "source": source, "into": into, "site": sites, "at": at, "align": align, "read": read, "answer": answer,
-        "budget": budget, "verify": verify, "layers": layers,
-    }  # fmt: skip
-    keep(grid, shared.out, "patch", {**config, **shared.opening.as_config()}, layers=layers)
+    show(value, as_json=shared.as_json, table=strongest(grid), title=title)

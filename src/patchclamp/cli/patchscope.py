@@ -1,15 +1,15 @@
 """``patchclamp patchscope MODEL PROMPT``: what the model says of its own states."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 from cyclopts import App, Parameter
 
 from patchclamp.cli.lens import plain_rows
-from patchclamp.cli.options import ModelName, Shared
-from patchclamp.cli.output import keep, show
+from patchclamp.cli.options import Drawn, ModelName, Strings
+from patchclamp.cli.output import show
 from patchclamp.cli.specs import position
-from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.errors import check_choice
 from patchclamp.lenses.metrics import METRICS
 
 command = App(name="patchscope", help="Put a prompt's states into another prompt, and see what the model says of them.")
@@ -21,15 +21,14 @@ def patchscope(
     prompt: str,
     *,
     target: str | None = None,
-    site: Annotated[list[str] | None, Parameter(negative="")] = None,
+    site: Strings = None,
     at: str = "last",
     into: str | None = None,
     into_at: str = "last",
     k: Annotated[int, Parameter(name=["-k", "--k"])] = 5,
     max_new_tokens: Annotated[int, Parameter(name=["-n", "--max-new-tokens"])] = 0,
     metric: str = "final_probability",
-    layers: Literal["down", "up", "right"] = "down",
-    shared: Shared = Shared(),  # noqa: B008
+    shared: Drawn = Drawn(),  # noqa: B008
 ) -> None:
     """Let a model describe its own states.
 
@@ -43,10 +42,8 @@ def patchscope(
         k: How many of the likeliest tokens to keep.
         max_new_tokens: Tokens to generate after the target.
         metric: What the figure's colours show, as rank, kl or surprisal.
-        layers: How the figure turns.
     """
-    if metric not in METRICS:
-        raise InputError(unknown("metric", metric, METRICS))
+    check_choice("metric", metric, METRICS)
     target_option: dict[str, Any] = {} if target is None else {"target": target}
     sites = site or ["resid_post"]
     result = shared.opening.load(model).patchscope(
@@ -70,6 +67,6 @@ def patchscope(
     show(value, as_json=shared.as_json, table=rows, title=title)
     config = {
         "model": model, "prompt": prompt, "target": target, "site": sites, "at": at, "into": into, "into_at": into_at, "k": k,
-        "max_new_tokens": max_new_tokens, "metric": metric, "layers": layers,
+        "max_new_tokens": max_new_tokens, "metric": metric,
     }  # fmt: skip
-    keep(result, shared.out, "patchscope", {**config, **shared.opening.as_config()}, metric=metric, layers=layers)
+    shared.keep(result, "patchscope", config, metric=metric)

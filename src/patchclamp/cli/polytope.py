@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 from patchclamp.cli.networks import INPUTS_HELP, NETWORK_HELP, POINT_HELP, inputs, open_network, point
-from patchclamp.cli.options import Shared
+from patchclamp.cli.options import Shared, Strings
 from patchclamp.cli.output import keep, show
 from patchclamp.core.errors import InputError
 from patchclamp.core.files import read_text
@@ -38,7 +38,6 @@ def segment(
     """Every region that the straight line between two points crosses, in order.
 
     Args:
-        network: See above.
         a: One end.
         b: The other end.
         start: Where the ends lie: a module's name (its output), or with :in what goes into it; the input by default.
@@ -59,7 +58,7 @@ def segment(
     options = {
         "network": network, "a": a, "b": b, "start": start, "method": method, "samples": samples, "limit": limit,
     }  # fmt: skip
-    keep(line, shared.out, "polytope segment", {**options, **shared.opening.as_config()})
+    shared.keep(line, "polytope segment", options)
 
 
 @app.command
@@ -67,7 +66,7 @@ def codes(
     network: Network,
     rows: Inputs,
     *,
-    site: Annotated[list[str] | None, Parameter(negative="")] = None,
+    site: Strings = None,
     at: str = "rest",
     labels: LabelFile = None,
     neighbours: int = 5,
@@ -76,8 +75,6 @@ def codes(
     """Spline codes: how many are different, how far apart labels lie, and whether neighbours share a label.
 
     Args:
-        network: See above.
-        rows: What to run it on.
         site: Where; every gate of a network, mlp_pre of every layer of a language model.
         at: Which tokens of a language model are rows.
         labels: Of the rows.
@@ -91,7 +88,7 @@ def codes(
     table = pd.DataFrame(_layer_rows(spline_codes, neighbours))
     show(table.to_dict("records"), as_json=shared.as_json, table=table, title=repr(spline_codes).partition("\n")[0])
     options = {"network": network, "rows": rows, "site": site, "at": at, "labels": labels, "neighbours": neighbours}
-    keep(spline_codes, shared.out, "polytope codes", {**options, **shared.opening.as_config()})
+    shared.keep(spline_codes, "polytope codes", options)
 
 
 def _layer_rows(spline_codes: "pc.polytopes.SplineCodes", neighbours: int) -> list[dict[str, Any]]:
@@ -136,8 +133,6 @@ def cluster(
     """Clusters of a layer's codes, always beside those of its pre-activations, activations and unit-norm activations.
 
     Args:
-        network: See above.
-        rows: What to run it on.
         layer: A gate's name, or the number of a language model's layer.
         at: Which tokens of a language model are rows.
         labels: Of the rows; known for pictures, and the token itself for a language model.
@@ -173,7 +168,7 @@ def cluster(
         "algorithm": algorithm,
         "cards": cards,
     }
-    keep(clusters, shared.out, "polytope cluster", {**config, **options, **shared.opening.as_config()})
+    shared.keep(clusters, "polytope cluster", {**config, **options})
 
 
 @app.command
@@ -194,7 +189,6 @@ def plane(
     """Every region on a plane, as exact polygons; or exact lines through it where there are too many.
 
     Args:
-        network: See above.
         points: What the plane goes through.
         box: In the plane's coordinates: r for -r to r, or left right bottom top.
         start: Where the points lie; the input by default.
@@ -249,8 +243,6 @@ def scale(
     """Multiply the activations at a site by factors, beside moves of the same length elsewhere, and see what still holds.
 
     Args:
-        network: See above.
-        rows: What to run it on.
         site: Where, as 1:out or resid_post.8; several give several curves.
         factor: By how much; powers of two from 1/64 to 64 by default.
         labels: Classes of the rows, as numbers; known for pictures.
@@ -274,7 +266,7 @@ def scale(
         "at": at,
         "seed": seed,
     }
-    keep(scaling, shared.out, "polytope scale", {**config, **shared.opening.as_config()})
+    shared.keep(scaling, "polytope scale", config)
 
 
 def _read_rows(rows: list[str], network: str, labels: Path | None) -> tuple[Any, Any]:

@@ -4,9 +4,8 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from patchclamp.cli.options import Edits, ModelName, Shared, Short
-from patchclamp.cli.output import keep, show
-from patchclamp.cli.specs import edits_of
+from patchclamp.cli.options import EditOptions, ModelName, Shared, Strings
+from patchclamp.cli.output import show
 
 command = App(name="run", help="Run a prompt under edits: the likeliest next tokens before and after.")
 
@@ -16,9 +15,8 @@ def run(
     model: ModelName,
     prompt: str,
     *,
-    edit: Edits = None,
-    short: Short = None,
-    record: Annotated[list[str] | None, Parameter(negative="")] = None,
+    editing: EditOptions = EditOptions(),  # noqa: B008
+    record: Strings = None,
     k: Annotated[int, Parameter(name=["-k", "--k"])] = 10,
     shared: Shared = Shared(),  # noqa: B008
 ) -> None:
@@ -26,13 +24,11 @@ def run(
 
     Args:
         prompt: The text.
-        edit: Edits as JSON.
-        short: One edit as options.
         record: Sites to save.
         k: How many tokens to show.
     """
     open_model = shared.opening.load(model)
-    edits = edits_of(open_model, short, edit)
+    edits = editing.build(open_model)
     before = open_model.top(prompt, k)
     result = open_model.run(prompt, edits, record=record or ())
     after = result.top(k)
@@ -50,8 +46,8 @@ def run(
     options = {
         "model": model,
         "prompt": prompt,
-        "edit": [*(edit or []), *([short] if short and short.op else [])],
+        "edit": editing.specs,
         "record": record,
         "k": k,
     }
-    keep(result, shared.out, "run", {**options, **shared.opening.as_config()})
+    shared.keep(result, "run", options)

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict
 
 import patchclamp as pc
-from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.errors import InputError, check_choice
 
 Operation = Literal["add", "patch", "zero", "mean", "scale", "project-out", "reflect", "clamp", "noise"]
 ReadName = Literal["probability", "logit-difference", "loss", "kl", "rank", "top"]
@@ -94,15 +94,8 @@ class EditSpec(BaseModel):
         tensors = read_tensors(file)
         if not name and len(tensors) == 1:
             return next(iter(tensors.values()))
-        if name not in tensors:
-            raise InputError(unknown(f"vector in {str(file)!r}", name, tensors))
+        check_choice(f"vector in {str(file)!r}", name, tensors)
         return tensors[name]
-
-
-def edits_of(model: "pc.Model", short: EditSpec | None, json_specs: list[EditSpec] | None) -> "list[pc.Edit]":
-    """The edits of a command: those given as JSON or in the config, and the one spelled out as options."""
-    specs = [*(json_specs or []), *([short] if short is not None and short.op is not None else [])]
-    return [spec.build(model) for spec in specs]
 
 
 def position(text: str) -> Any:

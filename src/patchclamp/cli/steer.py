@@ -5,8 +5,8 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
-from patchclamp.cli.options import Shared
-from patchclamp.cli.output import keep, show
+from patchclamp.cli.options import Prompts, Shared
+from patchclamp.cli.output import show
 from patchclamp.cli.specs import position
 from patchclamp.core import folders
 from patchclamp.core.errors import InputError
@@ -19,7 +19,7 @@ command = App(
 
 @command.default
 def steer(
-    prompt: Annotated[list[str], Parameter(negative="")],
+    prompt: Prompts,
     *,
     direction: Path,
     scale: Annotated[list[float] | None, Parameter(negative="", consume_multiple=True)] = None,
@@ -75,7 +75,7 @@ def steer(
         "prompt": prompt, "direction": direction, "scale": scale, "edit": edit, "towards": towards, "about": about, "site": site,
         "at": at, "model": model, "max_new_tokens": max_new_tokens, "seed": seed, "temperature": temperature,
     }  # fmt: skip
-    keep(list(completions.values())[-1], shared.out, "steer", {**options, **shared.opening.as_config()})
+    shared.keep(list(completions.values())[-1], "steer", options)
     if shared.out is not None:
         folders.extend(shared.out, folders.RESULT, lambda into: _save(completions, rows, into))
 

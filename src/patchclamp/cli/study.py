@@ -103,8 +103,7 @@ def rome_capitals(
     """Rewrite the capitals that a model knows, as in ROME, and measure what was learnt and what was broken."""
     from patchclamp.studies.rome_capitals import study
 
-    study_result = study(opening.load(model), out)
-    _tell(study_result, out, "rome-capitals", {"model": model, **opening.as_config()}, as_json)
+    _tell(study(opening.load(model), out), out, "rome-capitals", {"model": model, **opening.as_config()}, as_json)
 
 
 @app.command
@@ -197,8 +196,7 @@ def sentiment_steering(
     """Steer sentiment by directions of film reviews: dose and response, damage, and completions heard by a judge."""
     from patchclamp.studies.sentiment_steering import study
 
-    study_result = study(opening.load(model), out)
-    _tell(study_result, out, "sentiment-steering", {"model": model, **opening.as_config()}, as_json)
+    _tell(study(opening.load(model), out), out, "sentiment-steering", {"model": model, **opening.as_config()}, as_json)
 
 
 @app.command

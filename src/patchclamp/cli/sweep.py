@@ -1,13 +1,13 @@
 """``patchclamp sweep MODEL PROMPT``: an edit at every site, layer and position."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
 import patchclamp as pc
-from patchclamp.cli.options import Edits, ModelName, Shared, Short
-from patchclamp.cli.output import keep, say, show
-from patchclamp.cli.specs import ReadName, edits_of, over_of, position, reads_of
+from patchclamp.cli.options import Drawn, EditOptions, ModelName, Prompts, Strings
+from patchclamp.cli.output import say, show
+from patchclamp.cli.specs import ReadName, over_of, position, reads_of
 from patchclamp.core.errors import InputError
 
 command = App(name="sweep", help="Apply an edit at every site, layer and position, one cell each, and measure.")
@@ -16,27 +16,23 @@ command = App(name="sweep", help="Apply an edit at every site, layer and positio
 @command.default
 def sweep(
     model: ModelName,
-    prompt: Annotated[list[str], Parameter(negative="")],
+    prompt: Prompts,
     *,
-    edit: Edits = None,
-    short: Short = None,
+    editing: EditOptions = EditOptions(),  # noqa: B008
     cumulative: bool = False,
-    over: Annotated[list[str] | None, Parameter(negative="")] = None,
+    over: Strings = None,
     read: Annotated[list[ReadName] | None, Parameter(negative="")] = None,
-    answer: Annotated[list[str] | None, Parameter(negative="")] = None,
+    answer: Strings = None,
     budget: str = "1GB",
     verify: int = 0,
     checkpoint: str | None = None,
     plan: Annotated[bool, Parameter(negative="")] = False,
-    layers: Literal["down", "up", "right"] = "down",
-    shared: Shared = Shared(),  # noqa: B008
+    shared: Drawn = Drawn(),  # noqa: B008
 ) -> None:
     """Sweep an edit.
 
     Args:
         prompt: One or more texts.
-        edit: Edits as JSON, all in each cell; one that names sites of its own stays there if --site names others.
-        short: One edit as options; its --site names what is swept, and --at each makes a cell a position.
         cumulative: The cell at layer i edits every swept layer up to i.
         over: Parameters of the edit to sweep, as scale=1,2,4.
         read: What to measure.
@@ -45,15 +41,14 @@ def sweep(
         verify: Run this many random cells again the slow way.
         checkpoint: Folder from which a killed sweep goes on.
         plan: Only print the plan and the estimate.
-        layers: How the figure turns.
     """
     open_model = shared.opening.load(model)
-    specs = [*(edit or []), *([short] if short and short.op else [])]
+    short = editing.short
     swept_sites = list(dict.fromkeys(short.site)) if short and short.site else None
-    edits = edits_of(open_model, short, edit)
+    edits = editing.build(open_model)
     if not edits:
         raise InputError("a sweep needs an edit: --op add --token ' Rome', or --edit JSON")
-    if not swept_sites and not any(spec.site for spec in specs):
+    if not swept_sites and not any(spec.site for spec in editing.specs):
         raise InputError("a sweep needs sites: --site mlp_out --site attn_out")
     at = position(short.at) if short and "at" in short.model_fields_set else None
     options: dict[str, Any] = {
@@ -68,10 +63,10 @@ def sweep(
     say(grid.plan)
     show(_summary(grid), as_json=shared.as_json, table=strongest(grid), title="largest differences from the baseline")
     config = {
-        "model": model, "prompt": prompt, "edit": specs, "cumulative": cumulative, "over": over, "read": read, "answer": answer,
-        "budget": budget, "verify": verify, "layers": layers,
+        "model": model, "prompt": prompt, "edit": editing.specs, "cumulative": cumulative, "over": over, "read": read,
+        "answer": answer, "budget": budget, "verify": verify,
     }  # fmt: skip
-    keep(grid, shared.out, "sweep", {**config, **shared.opening.as_config()}, layers=layers)
+    shared.keep(grid, "sweep", config)
 
 
 def by_read(grid: "pc.Grid", run: str = "") -> Any:

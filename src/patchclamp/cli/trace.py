@@ -2,13 +2,14 @@
 
 import csv
 import io
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from cyclopts import App, Parameter
+from cyclopts import App
 
-from patchclamp.cli.options import ModelName, Shared
-from patchclamp.cli.output import keep, say, show
+from patchclamp.cli.options import CellOptions, Drawn, ModelName, Strings
+from patchclamp.cli.output import say, show
 from patchclamp.core.errors import InputError
 from patchclamp.core.files import read_text
 
@@ -29,7 +30,7 @@ def trace(
     subject: str | None = None,
     answer: str | None = None,
     facts: Path | None = None,
-    site: Annotated[list[str] | None, Parameter(negative="")] = None,
+    site: Strings = None,
     window: int | None = None,
     samples: int = 10,
     noise: float = 3.0,
@@ -38,11 +39,8 @@ def trace(
     method: Literal["exact", "gradient"] = "exact",
     integrate: int = 0,
     check: int = 20,
-    budget: str = "1GB",
-    verify: int = 0,
-    checkpoint: str | None = None,
-    layers: Literal["down", "up", "right"] = "down",
-    shared: Shared = Shared(),  # noqa: B008
+    cells: CellOptions = CellOptions(),  # noqa: B008
+    shared: Drawn = Drawn(),  # noqa: B008
 ) -> None:
     """Trace a fact, or the average of many.
 
@@ -60,16 +58,11 @@ def trace(
         method: Run every cell, or estimate all of them by gradient.
         integrate: Points of integrated gradients, for the estimate.
         check: Random cells run exactly, for the estimate.
-        budget: Memory beyond the model.
-        verify: Run this many random cells again the slow way.
-        checkpoint: Folder from which interrupted work goes on.
-        layers: How the figure turns.
     """
     sites = site or ["resid_post"]
     options: dict[str, Any] = {
         "window": window, "samples": samples, "noise": noise, "std": std, "seed": seed, "method": method,
-        "integrate": integrate, "check": check, "budget": budget, "verify": verify,
-        "checkpoint": checkpoint,
+        "integrate": integrate, "check": check,
     }  # fmt: skip
     config = {"model": model, "prompt": prompt, "subject": subject, "answer": answer, "facts": facts, "site": sites}
     from patchclamp.cli.specs import position
@@ -82,19 +75,12 @@ def trace(
         assert prompt is not None
         assert subject is not None
         subject_place = position(subject) if subject.startswith("token:") else subject
-        result: Any = open_model.causal_trace(prompt, subject_place, answer, sites=sites, **options)
+        result: Any = open_model.causal_trace(prompt, subject_place, answer, sites=sites, **options, **asdict(cells))
         _show_one(result, shared.as_json)
     else:
-        result = open_model.trace_facts(fact_list, sites=sites, progress=True, **options)
+        result = open_model.trace_facts(fact_list, sites=sites, progress=True, **options, **asdict(cells))
         _show_many(result, shared.as_json)
-    del options["checkpoint"]  # of the work, not of its result
-    keep(
-        result,
-        shared.out,
-        "trace",
-        {**config, "layers": layers, **options, **shared.opening.as_config()},
-        layers=layers,
-    )
+    shared.keep(result, "trace", {**config, **options, **cells.as_config()})
 
 
 def read_facts(path: Path) -> list[tuple[str, str, str | None]]:

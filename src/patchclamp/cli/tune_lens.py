@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
-from patchclamp.cli.options import Json, ModelName, Opening
+from patchclamp.cli.options import Json, ModelName, Opening, Strings
 from patchclamp.cli.output import remember, say, show
 from patchclamp.core import folders
 from patchclamp.core.errors import InputError
@@ -23,7 +23,7 @@ def tune_lens(
     model: ModelName,
     *,
     out: Annotated[Path, Parameter(help="Folder for the lens.")],
-    corpus: Annotated[list[str] | None, Parameter(negative="")] = None,
+    corpus: Strings = None,
     tokens: int = 250_000,
     length: int | None = None,
     passes: int = 1,

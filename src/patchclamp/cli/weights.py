@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 from patchclamp.cli.options import ModelName, Shared
-from patchclamp.cli.output import keep, show
+from patchclamp.cli.output import show
 
 command = App(name="weights", help="Singular vectors of weight matrices as tokens, beside those of random matrices.")
 
@@ -47,4 +47,4 @@ def weights(
         for row in value["rows"]
     ]
     show(value, as_json=shared.as_json, table=rows, title=f"{lens!r}\n")
-    keep(lens, shared.out, "weights", {"model": model, "matrix": matrix, **options, **shared.opening.as_config()})
+    shared.keep(lens, "weights", {"model": model, "matrix": matrix, **options})

@@ -6,7 +6,7 @@ name. What can stand for a plain value (a number of numpy, a tensor without axes
 
 import functools
 import inspect
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -164,10 +164,8 @@ def check_held(holder: Any) -> None:
     Raises:
         InputError: One cannot be used.
     """
-    kind: Any = type(holder)
-    reading = _constructor(kind)
-    for name in reading.names.difference(reading.hidden):
-        reading.value(name, getattr(holder, name))
+    for _ in _read_held(holder):
+        pass
 
 
 def settle_held(holder: Any) -> None:
@@ -176,13 +174,18 @@ def settle_held(holder: Any) -> None:
     Raises:
         InputError: One cannot be used.
     """
+    for name, held, value in _read_held(holder):
+        if isinstance(value, bool | int | float) and type(value) is not type(held):
+            setattr(holder, name, value)
+
+
+def _read_held(holder: Any) -> Iterator[tuple[str, Any, Any]]:
+    """The name of every argument, what the object holds of it, and that value as it is read."""
     kind: Any = type(holder)
     reading = _constructor(kind)
     for name in reading.names.difference(reading.hidden):
         held = getattr(holder, name)
-        value = reading.value(name, held)
-        if isinstance(value, bool | int | float) and type(value) is not type(held):
-            setattr(holder, name, value)
+        yield name, held, reading.value(name, held)
 
 
 @functools.cache

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from patchclamp.core.arguments import checked, present_name
-from patchclamp.core.errors import InputError, PatchclampError, unknown
+from patchclamp.core.errors import InputError, PatchclampError, check_choice, unknown
 from patchclamp.core.plain import UnsavableError, from_plain, savable_as, to_plain
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -119,8 +119,7 @@ def recall(
         InputError: The record names another function or parameter.
     """
     name = record["call"]
-    if name not in table:
-        raise InputError(unknown("recorded call", name, table))
+    check_choice("recorded call", name, table)
     model_parameter, *accepted = inspect.signature(table[name]).parameters.values()
     valid = {parameter.name for parameter in accepted} - INCIDENTAL
     parameters = {present_name(parameter, valid): value for parameter, value in record["parameters"].items()}

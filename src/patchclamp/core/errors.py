@@ -3,7 +3,7 @@
 import difflib
 import inspect
 import warnings
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from patchclamp.core.text import for_terminal
 
@@ -96,6 +96,16 @@ def unknown(kind: str, value: object, choices: Iterable[object], *, limit: int =
     hint = f"; did you mean {close!r}?" if close else "."
     listing = ", ".join(names[:limit]) + (f", ... ({len(names) - limit} more)" if len(names) > limit else "")
     return f"unknown {kind} {value!r}{hint} Valid: {listing or 'none'}"
+
+
+def check_choice(kind: str, value: object, choices: Collection[object]) -> None:
+    """Refuse a name that is not among the valid ones.
+
+    Raises:
+        InputError: It is not; the message says which are, and which of them is nearest.
+    """
+    if value not in choices:
+        raise InputError(unknown(kind, value, choices))
 
 
 def missing_dependency(feature: str, package: str, extra: str) -> MissingDependencyError:

@@ -166,10 +166,20 @@ def _is_meta(value: Any) -> bool:
 
 
 def _truth(value: Any) -> bool:
-    plain = single(value)
-    if not isinstance(plain, bool):
-        raise UnfitError("True or False")
+    plain: bool = _require(single(value), bool, "True or False")
     return plain
+
+
+def _require(value: Any, kind: Any, what: str) -> Any:
+    """The value itself, if it is of a kind."""
+    if not isinstance(value, kind):
+        raise UnfitError(what)
+    return value
+
+
+def _as_text(value: Any) -> Any:
+    """Text of numpy as Python's own; anything else as it is."""
+    return str(value) if isinstance(value, np.str_) else value
 
 
 def whole_number(value: Any) -> int:
@@ -214,9 +224,7 @@ def _finite(value: Any) -> float:
 
 
 def _text(value: Any) -> str:
-    plain = str(value) if isinstance(value, np.str_) else value
-    if not isinstance(plain, str):
-        raise UnfitError("text")
+    plain: str = _require(_as_text(value), str, "text")
     return plain
 
 
@@ -226,9 +234,7 @@ def path(value: Any) -> Any:
     Raises:
         UnfitError: It is none.
     """
-    plain = str(value) if isinstance(value, np.str_) else value
-    if not isinstance(plain, str | os.PathLike):
-        raise UnfitError("a path")
+    plain = _require(_as_text(value), str | os.PathLike, "a path")
     text = os.fspath(plain)
     if not text or not isinstance(text, str) or "\x00" in text:
         raise UnfitError("a path", "a path is text with at least one character and none of code 0")

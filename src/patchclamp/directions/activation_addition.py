@@ -3,12 +3,13 @@
 import torch
 
 from patchclamp.core.errors import InputError
-from patchclamp.directions.base import ConceptSubspace, DirectionEstimator
+from patchclamp.directions.base import ConceptSubspace, DirectionEstimator, estimator
 from patchclamp.directions.concept import Kind
 from patchclamp.directions.moments import span
 from patchclamp.directions.rows import Rows
 
 
+@estimator
 class ActivationAddition(DirectionEstimator):
     """The difference of exactly two rows, one of each class; ``add(c)`` adds it c times, as it is.
 
@@ -24,8 +25,7 @@ class ActivationAddition(DirectionEstimator):
 
     few = True
 
-    def __init__(self, *, concept: Kind = "classes") -> None:
-        self.concept = concept
+    concept: Kind = "classes"
 
     def _find(self, rows: Rows) -> ConceptSubspace:
         if len(rows.x) != 2 or rows.concept.classes is None:

@@ -3,8 +3,8 @@
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Self, TypeVar, dataclass_transform
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from patchclamp.directions.report import fit_report
 from patchclamp.directions.rows import Rows, check_tensor, read_weights
 from patchclamp.interventions import Edit
 
+Method = TypeVar("Method", bound="type[DirectionEstimator]")
 SAME = 1e-13
 """A distance of class means that is rounding, as a share of a typical vector's length."""
 
@@ -233,6 +234,16 @@ def _library_errors() -> Iterator[None]:
 def _tensor(table: Any) -> Tensor:
     """Make a tensor of the same floating type; float64 for whole numbers."""
     return torch.from_numpy(np.require(table, table.dtype if table.dtype.kind == "f" else np.float64, ["W"]))
+
+
+@dataclass_transform(kw_only_default=True, eq_default=False, field_specifiers=(field,))
+def estimator(method: Method) -> Method:
+    """Make the constructor that scikit-learn asks for: it keeps the options that the class names, and does nothing else."""
+    dataclass(kw_only=True, eq=False, repr=False)(method)
+    for option in fields(method):
+        if option.name in vars(method):
+            delattr(method, option.name)  # a default is the constructor's; the class has no such attribute
+    return method
 
 
 checked_methods(DirectionEstimator)

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.errors import InputError, check_choice, unknown
 
 Kind = Literal["auto", "classes", "continuous"]
 KINDS = ("auto", "classes", "continuous")
@@ -35,8 +35,7 @@ class Concept:
         Raises:
             InputError: NaN, a single class, or nearly as many classes as rows.
         """
-        if kind not in KINDS:
-            raise InputError(unknown("kind of concept", kind, KINDS))
+        check_choice("kind of concept", kind, KINDS)
         labels = np.asarray(y)
         if labels.ndim > 2 or labels.size == 0:
             raise InputError(f"labels are [row] or [row, number]; got shape {labels.shape}")

@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from math import isfinite
-from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from jaxtyping import Float
@@ -14,10 +13,9 @@ from torch import Tensor
 from patchclamp.core import folders
 from patchclamp.core.arguments import checked_as, checked_methods, present_name
 from patchclamp.core.digest import digest
-from patchclamp.core.errors import EditError, InputError, unknown
-from patchclamp.core.kinds import Folder
+from patchclamp.core.errors import EditError, InputError, check_choice, unknown
 from patchclamp.core.plain import from_plain, savable_as, to_plain
-from patchclamp.core.tensors import read_tensors, write_tensors
+from patchclamp.core.stored import Stored
 from patchclamp.core.text import shown_literally
 from patchclamp.interventions import (
     Add,
@@ -34,7 +32,6 @@ from patchclamp.interventions import (
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.peers import Sites, names_of
 
-_TENSORS = "direction.safetensors"
 ABOUT = ("mean", "median", "midpoint", "zero")
 SINK = 4.0
 """A vector this many times as long as the median one is an attention sink (a massive activation, Sun et al. 2024)."""
@@ -54,12 +51,14 @@ class Fitted:
 
 
 @dataclass(frozen=True, eq=False)
-class Direction:
+class Direction(Stored):
     """A subspace that stands for a concept: ``part(x) = (x - about) @ read_vectors.T @ directions``.
 
     Every edit is a multiple of that part, or sets it; two thin matrices, so ``4 rank d`` operations a token. Edits act at
     every position but the first and leave massive activations alone, unless told otherwise.
     """
+
+    _form: ClassVar = folders.DIRECTION
 
     directions: Float[Tensor, "rank d"]
     """Orthonormal rows in float64, along which activations change. Of two classes, the first row points to the second."""
@@ -215,8 +214,7 @@ class Direction:
                     f"the concept has {len(self.classes)} classes; say towards= which: {list(self.classes)}"
                 )
             return self.gap
-        if towards not in self.classes:
-            raise InputError(unknown("class", towards, self.classes))
+        check_choice("class", towards, self.classes)
         class_mean = self.class_means[self.classes.index(towards)]
         return (class_mean - self.coordinates(self.mean)) @ self.directions
 
@@ -242,38 +240,6 @@ class Direction:
         centred = x64 if origin is None else x64 - origin.to(x.device)
         part = (centred @ self._reads.to(x.device).T) @ self.directions.to(x.device)
         return (x64 + factor * part).to(x.dtype)
-
-    def save(self, folder: Folder, *, overwrite: bool = False) -> Path:
-        """Write ``direction.json`` and ``direction.safetensors``; the folder appears complete or not at all.
-
-        An earlier direction in the folder is replaced.
-
-        Args:
-            folder: A folder of its own.
-            overwrite: Write it beside what else lies there, and take the place of another thing of patchclamp's. A file in the
-                way that is not of the earlier direction, or was changed since, becomes ``NAME.bak``.
-
-        Raises:
-            InputError: The folder holds something else; without ``overwrite`` nothing of it is touched.
-            StorageError: The system refused; the folder is as it was.
-        """
-        tensors: dict[str, Tensor] = {}
-        record = {"format_version": folders.DIRECTION.version, **self._as_record(tensors)}
-        return folders.save(
-            folder, folders.DIRECTION, record, lambda into: write_tensors(into / _TENSORS, tensors), overwrite=overwrite
-        )
-
-    @classmethod
-    def open(cls, folder: Folder) -> Self:
-        """Read what :meth:`save` wrote.
-
-        Raises:
-            InputError: The folder holds no direction, or one of a newer format; or a file was changed, is damaged or missing.
-        """
-        path = Path(folder)
-        with folders.opened(path, folders.DIRECTION) as record:
-            record.pop("files", None)
-            return cls._from_record(record, read_tensors(path / _TENSORS))
 
     def _as_record(self, tensors: dict[str, Tensor]) -> dict[str, Any]:
         names = ("parameters", "report", "directions", "read_vectors", "mean", "median", "class_means", "gap")
@@ -341,8 +307,7 @@ class Direction:
             sinks: ``"skip"`` leaves the first position and massive activations alone; ``"edit"`` edits everything.
             elsewhere: Whether another site than that of the fit is allowed.
         """
-        if sinks not in ("skip", "edit"):
-            raise InputError(unknown("way with sinks", sinks, ("skip", "edit")))
+        check_choice("way with sinks", sinks, ("skip", "edit"))
         names = None if site is None else names_of(site)
         if self.fitted is not None and names not in (None, (self.fitted.site,)) and not elsewhere:
             raise EditError(

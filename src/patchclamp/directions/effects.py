@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 
 from patchclamp.core.call import recorded
-from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.errors import InputError, check_choice
 from patchclamp.core.progress import Listener
 from patchclamp.core.result import DatasetResult
 from patchclamp.directions.direction import About, Direction
@@ -70,8 +70,7 @@ class LayerEffects(DatasetResult):
         Raises:
             InputError: No such edit, none is allowed, or no divergence was measured to hold the limit against.
         """
-        if edit not in self.dataset["edit"].values:
-            raise InputError(unknown("edit", edit, self.dataset["edit"].values))
+        check_choice("edit", edit, self.dataset["edit"].values)
         if "kl" not in self.dataset and kl < float("inf"):
             raise InputError("no divergence was measured, since no texts were given, so it has no limit")
         rows = self.dataset.sel(edit=edit).to_dataframe().reset_index().dropna(subset=["bias"])
@@ -103,8 +102,7 @@ def edits_of(direction: Direction, kind: str, about: About = "mean") -> Edit:
     Raises:
         InputError: There is no such kind, or the concept has not two classes.
     """
-    if kind not in KINDS:
-        raise InputError(unknown("kind of edit", kind, KINDS))
+    check_choice("kind of edit", kind, KINDS)
     if kind == "erase":
         return direction.erase(about=about)
     if kind == "swap":

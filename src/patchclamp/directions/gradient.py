@@ -1,6 +1,7 @@
 """The dumb gradient: the direction in which a read of the logits grows fastest, on average."""
 
 from collections.abc import Sequence
+from dataclasses import field
 from typing import Any, Self
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from patchclamp.core.errors import InputError
 from patchclamp.core.kinds import Array, Groups, Labels, Numbers
-from patchclamp.directions.base import ConceptSubspace, DirectionEstimator
+from patchclamp.directions.base import ConceptSubspace, DirectionEstimator, estimator
 from patchclamp.directions.concept import Kind
 from patchclamp.directions.random import check_rank
 from patchclamp.directions.rows import Rows
@@ -19,6 +20,7 @@ from patchclamp.models.sites import Site
 from patchclamp.tracing.estimate import slopes
 
 
+@estimator
 class GradientDirection(DirectionEstimator):
     """The gradient of a read, such as a logit difference, with respect to the activations.
 
@@ -32,12 +34,11 @@ class GradientDirection(DirectionEstimator):
         concept: The kind of the labels; they only give the length of ``add(1)`` and the class means.
     """
 
-    def __init__(self, *, read: Any = None, rank: int = 1, concept: Kind = "auto") -> None:
-        self.read = read
-        self.rank = rank
-        self.concept = concept
+    read: Any = None
+    rank: int = 1
+    concept: Kind = "auto"
 
-    _slopes: Tensor
+    _slopes: Tensor = field(init=False)
 
     def fit(
         self,

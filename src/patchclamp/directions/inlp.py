@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from patchclamp.directions.base import ConceptSubspace, DirectionEstimator
+from patchclamp.directions.base import ConceptSubspace, DirectionEstimator, estimator
 from patchclamp.directions.concept import Kind
 from patchclamp.directions.logistic import check_classes
 from patchclamp.directions.moments import span
@@ -15,6 +15,7 @@ NOTHING = 1e-8
 """Weights of a classifier below this share of the first one's say nothing."""
 
 
+@estimator
 class INLP(DirectionEstimator):
     """Directions of classifiers, each fitted on the rows from which all earlier ones have been projected.
 
@@ -39,16 +40,12 @@ class INLP(DirectionEstimator):
 
     second = True
 
-    def __init__(
-        self, *, rank: int = 8, stop: bool = False, C: float = 1.0, tol: float = 1e-4, max_iter: int = 200,
-        concept: Kind = "auto",
-    ) -> None:  # fmt: skip
-        self.rank = rank
-        self.stop = stop
-        self.C = C
-        self.tol = tol
-        self.max_iter = max_iter
-        self.concept = concept
+    rank: int = 8
+    stop: bool = False
+    C: float = 1.0
+    tol: float = 1e-4
+    max_iter: int = 200
+    concept: Kind = "auto"
 
     def _find(self, rows: Rows) -> ConceptSubspace:
         check_classes(rows, self)

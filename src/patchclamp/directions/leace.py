@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from patchclamp.core.errors import InputError
-from patchclamp.directions.base import ConceptSubspace
+from patchclamp.directions.base import ConceptSubspace, estimator
 from patchclamp.directions.concept import Kind
 from patchclamp.directions.moments import span
 from patchclamp.directions.rows import Rows
@@ -30,6 +30,7 @@ NULL = 1e-12
 """Eigenvalues of the correlation matrix below this share of the largest are taken for zero."""
 
 
+@estimator
 class LEACE(StreamingEstimator):
     """Least-squares concept erasure in closed form, as an oblique projection whose guarantee is one of construction.
 
@@ -48,9 +49,8 @@ class LEACE(StreamingEstimator):
 
     second = True
 
-    def __init__(self, *, shrinkage: float = 0.0, concept: Kind = "auto") -> None:
-        self.shrinkage = shrinkage
-        self.concept = concept
+    shrinkage: float = 0.0
+    concept: Kind = "auto"
 
     def _find(self, rows: Rows) -> ConceptSubspace:
         if not 0 <= self.shrinkage <= 1:

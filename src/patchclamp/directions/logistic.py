@@ -1,13 +1,14 @@
 """The weight of a linear classifier, as a direction."""
 
 from patchclamp.core.errors import InputError
-from patchclamp.directions.base import ConceptSubspace, DirectionEstimator
+from patchclamp.directions.base import ConceptSubspace, DirectionEstimator, estimator
 from patchclamp.directions.concept import Kind
 from patchclamp.directions.moments import span
 from patchclamp.directions.rows import Rows
 from patchclamp.directions.solver import Logistic
 
 
+@estimator
 class LogisticDirection(DirectionEstimator):
     """The weight of an L2-regularised logistic classifier, or the span of the weights of several classes.
 
@@ -26,11 +27,10 @@ class LogisticDirection(DirectionEstimator):
 
     second = True
 
-    def __init__(self, *, C: float = 1.0, tol: float = 1e-10, max_iter: int = 500, concept: Kind = "auto") -> None:
-        self.C = C
-        self.tol = tol
-        self.max_iter = max_iter
-        self.concept = concept
+    C: float = 1.0
+    tol: float = 1e-10
+    max_iter: int = 500
+    concept: Kind = "auto"
 
     def _find(self, rows: Rows) -> ConceptSubspace:
         check_classes(rows, self)

@@ -8,13 +8,14 @@ from torch import Tensor
 
 from patchclamp.core.errors import InputError
 from patchclamp.core.kinds import Array, Labels, Numbers
-from patchclamp.directions.base import ConceptSubspace
+from patchclamp.directions.base import ConceptSubspace, estimator
 from patchclamp.directions.concept import Kind
 from patchclamp.directions.moments import Moments, span
 from patchclamp.directions.rows import Rows
 from patchclamp.directions.streaming import StreamingEstimator
 
 
+@estimator
 class MeanDifference(StreamingEstimator):
     """The difference of two class means, or the span of several: CAA, DiffMean, ITI's mass-mean shift.
 
@@ -30,10 +31,9 @@ class MeanDifference(StreamingEstimator):
         concept: The kind of the labels.
     """
 
-    def __init__(self, *, balanced: bool = False, paired: bool = False, concept: Kind = "auto") -> None:
-        self.balanced = balanced
-        self.paired = paired
-        self.concept = concept
+    balanced: bool = False
+    paired: bool = False
+    concept: Kind = "auto"
 
     def _find(self, rows: Rows) -> ConceptSubspace:
         moments = rows.moments()

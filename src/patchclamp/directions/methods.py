@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import Any
 
 from patchclamp.core.arguments import check_held
-from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.errors import InputError, check_choice, unknown
 from patchclamp.directions.base import DirectionEstimator
 
 METHODS = {
@@ -47,7 +47,6 @@ def method_of(method: DirectionEstimator | str, **options: Any) -> DirectionEsti
     estimator_class = getattr(import_module(f"{__package__}.{module}"), name)
     valid = estimator_class._get_param_names()
     for option in options:
-        if option not in valid:
-            raise InputError(unknown(f"option of {name}", option, valid))
+        check_choice(f"option of {name}", option, valid)
     estimator: DirectionEstimator = estimator_class(**options)
     return estimator

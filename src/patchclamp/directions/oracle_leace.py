@@ -8,7 +8,7 @@ from torch import Tensor
 
 from patchclamp.core.errors import EditError
 from patchclamp.core.kinds import Array, Groups, Labels, Numbers
-from patchclamp.directions.base import ConceptSubspace, DirectionEstimator
+from patchclamp.directions.base import ConceptSubspace, DirectionEstimator, estimator
 from patchclamp.directions.concept import Kind
 from patchclamp.directions.direction import Direction
 from patchclamp.directions.rows import Rows
@@ -80,6 +80,7 @@ class LabelledEraser(DirectionEstimator):
         )
 
 
+@estimator
 class OracleLEACE(LabelledEraser):
     """``x - Cov(x, z) Cov(z)^+ (z - mean)``: the least change of all that leave no covariance, if labels may be used.
 
@@ -92,8 +93,7 @@ class OracleLEACE(LabelledEraser):
         concept: The kind of the labels.
     """
 
-    def __init__(self, *, concept: Kind = "auto") -> None:
-        self.concept = concept
+    concept: Kind = "auto"
 
     def _fit_map(self, rows: Rows) -> None:
         moments = rows.moments()

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from patchclamp.core.errors import InputError
-from patchclamp.directions.base import ConceptSubspace, DirectionEstimator
+from patchclamp.directions.base import ConceptSubspace, DirectionEstimator, estimator
 from patchclamp.directions.concept import Kind
 from patchclamp.directions.mean_difference import pair_differences
 from patchclamp.directions.moments import Moments
@@ -14,6 +14,7 @@ from patchclamp.directions.random import check_rank
 from patchclamp.directions.rows import Rows
 
 
+@estimator
 class PCADifference(DirectionEstimator):
     """Principal components of the differences (second class minus first), not centred unless asked for.
 
@@ -36,10 +37,9 @@ class PCADifference(DirectionEstimator):
         concept: The kind of the labels.
     """
 
-    def __init__(self, *, rank: int = 1, centred: bool = False, concept: Kind = "auto") -> None:
-        self.rank = rank
-        self.centred = centred
-        self.concept = concept
+    rank: int = 1
+    centred: bool = False
+    concept: Kind = "auto"
 
     def _find(self, rows: Rows) -> ConceptSubspace:
         if rows.concept.classes is None or rows.concept.columns != 2:

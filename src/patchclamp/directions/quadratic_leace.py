@@ -5,6 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from patchclamp.core.errors import InputError
+from patchclamp.directions.base import estimator
 from patchclamp.directions.concept import Kind
 from patchclamp.directions.logistic import check_classes
 from patchclamp.directions.moments import Moments
@@ -18,6 +19,7 @@ NULL = 1e-12
 """Eigenvalues below this share of the largest are taken for zero."""
 
 
+@estimator
 class QuadraticLEACE(LabelledEraser):
     """Moves the Gaussian of each class to the barycentre of all by optimal transport: equal means, equal covariances.
 
@@ -31,8 +33,7 @@ class QuadraticLEACE(LabelledEraser):
         concept: The kind of the labels.
     """
 
-    def __init__(self, *, concept: Kind = "auto") -> None:
-        self.concept = concept
+    concept: Kind = "auto"
 
     def _fit_map(self, rows: Rows) -> None:
         check_classes(rows, self)

@@ -8,12 +8,13 @@ from sklearn.utils import check_random_state
 
 from patchclamp.core.errors import InputError
 from patchclamp.core.kinds import Seed
-from patchclamp.directions.base import ConceptSubspace, DirectionEstimator
+from patchclamp.directions.base import ConceptSubspace, DirectionEstimator, estimator
 from patchclamp.directions.concept import Kind
 from patchclamp.directions.moments import span
 from patchclamp.directions.rows import Rows
 
 
+@estimator
 class RandomDirection(DirectionEstimator):
     """Directions drawn uniformly, whatever the concept: what any other method has to beat.
 
@@ -28,10 +29,9 @@ class RandomDirection(DirectionEstimator):
         concept: The kind of the labels.
     """
 
-    def __init__(self, *, rank: int | None = None, random_state: Seed | None = 0, concept: Kind = "auto") -> None:
-        self.rank = rank
-        self.random_state = random_state
-        self.concept = concept
+    rank: int | None = None
+    random_state: Seed | None = 0
+    concept: Kind = "auto"
 
     def _find(self, rows: Rows) -> ConceptSubspace:
         moments = rows.moments()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from patchclamp.core.errors import InputError
 from patchclamp.core.kinds import Repeats, Seed
-from patchclamp.directions.base import ConceptSubspace
+from patchclamp.directions.base import ConceptSubspace, estimator
 from patchclamp.directions.concept import Kind
 from patchclamp.directions.logistic import check_classes
 from patchclamp.directions.moments import BLOCK, Moments, blocks, span
@@ -26,6 +26,7 @@ TRIAL = 4
 """Every start gets this part of the steps, and the best of them all steps."""
 
 
+@estimator
 class RLACE(StreamingEstimator):
     """The game ``max over projections P of rank r, min over classifiers W, of the loss of W on the rows (I - P) x``.
 
@@ -54,16 +55,12 @@ class RLACE(StreamingEstimator):
         concept: The kind of the labels.
     """
 
-    def __init__(
-        self, *, rank: int = 1, C: float = 1.0, starts: Repeats = 4, steps: Repeats = 60, random_state: Seed | None = 0,
-        concept: Kind = "auto",
-    ) -> None:  # fmt: skip
-        self.rank = rank
-        self.C = C
-        self.starts = starts
-        self.steps = steps
-        self.random_state = random_state
-        self.concept = concept
+    rank: int = 1
+    C: float = 1.0
+    starts: Repeats = 4
+    steps: Repeats = 60
+    random_state: Seed | None = 0
+    concept: Kind = "auto"
 
     def _find(self, rows: Rows) -> ConceptSubspace:
         moments = rows.moments()

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from patchclamp.directions.base import ConceptSubspace
+from patchclamp.directions.base import ConceptSubspace, estimator
 from patchclamp.directions.concept import Kind
 from patchclamp.directions.moments import Moments, span
 from patchclamp.directions.random import check_whole_rank
@@ -10,6 +10,7 @@ from patchclamp.directions.rows import Rows
 from patchclamp.directions.streaming import StreamingEstimator
 
 
+@estimator
 class SAL(StreamingEstimator):
     """Left singular vectors of ``Cov(x, z)``, the strongest first.
 
@@ -24,9 +25,8 @@ class SAL(StreamingEstimator):
         concept: The kind of the labels.
     """
 
-    def __init__(self, *, rank: int | None = None, concept: Kind = "auto") -> None:
-        self.rank = rank
-        self.concept = concept
+    rank: int | None = None
+    concept: Kind = "auto"
 
     def _find(self, rows: Rows) -> ConceptSubspace:
         if self.rank is not None:

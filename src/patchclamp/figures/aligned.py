@@ -9,7 +9,7 @@ import numpy as np
 
 from patchclamp.core import registry
 from patchclamp.core.arguments import checked
-from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.errors import InputError, check_choice
 from patchclamp.core.result import Result
 from patchclamp.figures import lens as lens_figure
 from patchclamp.figures.grid import Layers, Panel, heat
@@ -37,10 +37,8 @@ def aligned(
     Raises:
         InputError: A result has no picture of layers and tokens, or tokens or layers differ.
     """
-    if layers not in ("down", "up", "right"):
-        raise InputError(unknown("orientation", layers, ("down", "up", "right")))
-    if share not in ("layers", "tokens"):
-        raise InputError(unknown("share", share, ("layers", "tokens")))
+    check_choice("orientation", layers, ("down", "up", "right"))
+    check_choice("share", share, ("layers", "tokens"))
     check(results)
     pictures = [(result.kind, picture) for result in results for picture in pictures_of(result)]
     check_layers([(kind, _layers(picture)) for kind, picture in pictures], share)

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.errors import check_choice
 from patchclamp.figures.grid import Layers, Panel, colour_bars, heat
 from patchclamp.figures.style import canvas, limits
 
@@ -41,8 +41,7 @@ def figure(average: "TraceAverage", *, read: str | None = None, layers: Layers =
         read: The read to draw; the first by default.
         layers: Layer 0 at the top (``"down"``), at the bottom (``"up"``), or at the left (``"right"``) of the heat maps.
     """
-    if layers not in ("down", "up", "right"):
-        raise InputError(unknown("orientation", layers, ("down", "up", "right")))
+    check_choice("orientation", layers, ("down", "up", "right"))
     panel_list, mean, name = panels(average, read), average.mean(read), average.named(read)
     size, heights = (2.9 * len(panel_list) + 0.6, 7.8), {"height_ratios": [3, 2]}
     with canvas(size, 2, len(panel_list), squeeze=False, gridspec_kw=heights, sharey="row") as (fig, axes):

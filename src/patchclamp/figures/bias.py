@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.errors import check_choice
 from patchclamp.figures.strip import ROW, strip
 from patchclamp.figures.style import canvas
 
@@ -30,8 +30,7 @@ def figure(bias: "Bias", *, metric: str = "within") -> "Figure":
     Raises:
         InputError: It was not measured.
     """
-    if metric not in bias.metrics:
-        raise InputError(unknown("metric", metric, bias.metrics))
+    check_choice("metric", metric, bias.metrics)
     rows = bias.summary()
     rows = rows[rows["metric"] == metric]
     names = list(bias.data["edit"].values)

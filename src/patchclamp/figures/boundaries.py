@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from patchclamp.figures.layer_effects import look
-from patchclamp.figures.style import canvas
+from patchclamp.figures.style import canvas, legend_below, rule
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,9 +50,6 @@ def figure(boundaries: "Boundaries") -> "Figure":
         count.set_yscale("log")
         count.set(xlabel="radius", ylabel="hyperplanes within it (mean)\nextrapolated beyond the nearest")
         for axis in (near, count):
-            axis.spines[["top", "right"]].set_visible(False)
-            axis.grid(color="0.92", linewidth=0.5)
-            axis.set_axisbelow(True)
-        handles, labels = near.get_legend_handles_labels()
-        fig.legend(handles, labels, loc="outside lower center", ncols=min(6, len(labels)), frameon=False, fontsize=7)
+            rule(axis)
+        legend_below(fig, near)
         return fig

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.errors import check_choice
 from patchclamp.figures.layer_effects import COLOURS
 from patchclamp.figures.strip import plain
 from patchclamp.figures.style import canvas, styled, visible
@@ -27,8 +27,7 @@ def figure(clusters: "Clusters", *, view: View = "scores", **options: Any) -> "F
         view: ``"scores"`` or ``"cards"``.
         **options: The options of the view.
     """
-    if view not in ("scores", "cards"):
-        raise InputError(unknown("view", view, ("scores", "cards")))
+    check_choice("view", view, ("scores", "cards"))
     return (scores if view == "scores" else cards)(clusters, **options)
 
 

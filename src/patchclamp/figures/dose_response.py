@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from patchclamp.figures.layer_effects import look
-from patchclamp.figures.style import canvas, key
+from patchclamp.figures.style import canvas, key, legend_below, rule
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,9 +40,6 @@ def figure(dose_response: "DoseResponse") -> "Figure":
         cost.set(xlabel="amount", ylabel="KL on other text, nats a token", title="cost")
         trade_off.set(xlabel="KL on other text, nats a token", ylabel="log-odds (nats)", title="effect for cost")
         for axis in (effect, cost, trade_off):
-            axis.spines[["top", "right"]].set_visible(False)
-            axis.grid(color="0.92", linewidth=0.5)
-            axis.set_axisbelow(True)
-        handles, labels = effect.get_legend_handles_labels()
-        fig.legend(handles, labels, loc="outside lower center", ncols=min(6, len(labels)), frameon=False, fontsize=7)
+            rule(axis)
+        legend_below(fig, effect)
         return fig

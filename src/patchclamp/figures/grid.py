@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.errors import InputError, check_choice
 from patchclamp.figures.style import canvas, limits, thin, visible
 
 if TYPE_CHECKING:
@@ -48,8 +48,7 @@ def panels(grid: "Grid", read: str | None = None) -> list[Panel]:
         InputError: There is no such measurement, or far too many pictures.
     """
     name = read or grid.reads[0]
-    if name not in grid.reads:
-        raise InputError(unknown("read", name, grid.reads))
+    check_choice("read", name, grid.reads)
     data, baseline = grid.dataset[name], grid.dataset[f"baseline:{name}"]
     x: str | None = next((d for d in ("position", "head", "neuron") if d in data.dims and data.sizes[d] > 1), None)
     axis_dims = ("prompt", "site", "layer", "position", "head", "neuron")
@@ -124,8 +123,7 @@ def figure(
         low: The value at the lower end of the colour scale.
         high: The value at its upper end.
     """
-    if layers not in ("down", "up", "right"):
-        raise InputError(unknown("orientation", layers, ("down", "up", "right")))
+    check_choice("orientation", layers, ("down", "up", "right"))
     panel_list = panels(grid, read)
     columns = _columns(grid, panel_list, read)
     rows = -(-len(panel_list) // columns)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.errors import check_choice
 from patchclamp.figures.grid import Layers, Panel, heat, size
 from patchclamp.figures.style import canvas, limits
 
@@ -49,8 +49,7 @@ def figure(
         scores: The scores to draw; induction, previous token and copying by default.
         layers: Layer 0 at the top (``"down"``), at the bottom (``"up"``), or at the left (``"right"``).
     """
-    if layers not in ("down", "up", "right"):
-        raise InputError(unknown("orientation", layers, ("down", "up", "right")))
+    check_choice("orientation", layers, ("down", "up", "right"))
     score_names = [scores] if isinstance(scores, str) else list(scores or DEFAULT_SCORES)
     panels = [panel(head_scores, score) for score in score_names]
     width, height = size(panels[0], layers, False)

@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from patchclamp.core.errors import InputError, unknown
-from patchclamp.figures.style import canvas, key, visible
+from patchclamp.core.errors import check_choice
+from patchclamp.figures.style import canvas, key, legend_below, rule, visible
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -55,8 +55,7 @@ def figure(effects: "LayerEffects", *, metric: str = "bias") -> "Figure":
 
     data = effects.data
     valid = [name for name in LABELS if name in data and name != "kl"]
-    if metric not in valid:
-        raise InputError(unknown("metric", metric, valid))
+    check_choice("metric", metric, valid)
     metrics = [metric, "kl"] if "kl" in data else [metric]
     methods, edits = [str(m) for m in data["direction"].values], [str(e) for e in data["edit"].values]
     styles = look(methods)
@@ -73,8 +72,7 @@ def figure(effects: "LayerEffects", *, metric: str = "bias") -> "Figure":
             axes[0, column].set_title(visible(edit, 30))
             axes[-1, column].set_xlabel("layer")
             axes[-1, column].xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        handles, labels = axes[0, 0].get_legend_handles_labels()
-        fig.legend(handles, labels, loc="outside lower center", ncols=min(6, len(labels)), frameon=False, fontsize=7)
+        legend_below(fig, axes[0, 0])
         return fig
 
 
@@ -95,6 +93,4 @@ def _dress(axis: Any, data: Any, name: str) -> None:
         axis.axhline(
             float(data[f"{name}_before"]), color="black", linewidth=0.7, linestyle=":", zorder=0, label="before"
         )
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.grid(axis="y", color="0.92", linewidth=0.5)
-    axis.set_axisbelow(True)
+    rule(axis, "y")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from scipy.stats import t
 
-from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.errors import InputError, check_choice, unknown
 from patchclamp.figures.grid import Layers
 from patchclamp.figures.style import SEQUENTIAL, canvas, thin, visible
 from patchclamp.lenses.metrics import METRICS
@@ -58,8 +58,7 @@ def picture(lens: "Lens", metric: str = "final_probability", prompt: int = 0) ->
     Raises:
         InputError: There is no such metric or prompt.
     """
-    if metric not in METRICS:
-        raise InputError(unknown("metric", metric, METRICS))
+    check_choice("metric", metric, METRICS)
     if not -lens.data.sizes["prompt"] <= prompt < lens.data.sizes["prompt"]:
         raise InputError(f"prompt number {prompt} is outside 0..{lens.data.sizes['prompt'] - 1}")
     data = lens.data.isel(prompt=prompt)
@@ -115,12 +114,10 @@ def figure(
             ``"curves"``: mean over all positions and prompts (or those of ``prompt``) by layer, with its 95 % interval. By
             default cells for one prompt, curves for several.
     """
-    if layers not in ("down", "up", "right"):
-        raise InputError(unknown("orientation", layers, ("down", "up", "right")))
+    check_choice("orientation", layers, ("down", "up", "right"))
     if style not in (None, "cells", "curves"):
         raise InputError(unknown("style", style, ("cells", "curves")))
-    if metric not in METRICS:
-        raise InputError(unknown("metric", metric, METRICS))
+    check_choice("metric", metric, METRICS)
     kind = style or ("cells" if prompt is not None or lens.data.sizes["prompt"] == 1 else "curves")
     return _curves(lens, metric, prompt) if kind == "curves" else _cells(picture(lens, metric, prompt or 0), layers)
 

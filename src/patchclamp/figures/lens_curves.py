@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.errors import InputError, check_choice
 from patchclamp.figures.lens import row_names
 from patchclamp.figures.style import key, styled, thin
 from patchclamp.lenses.metrics import METRICS
@@ -42,8 +42,7 @@ def figure(
     """
     names = [metrics] if isinstance(metrics, str) else list(metrics)
     for name in names:
-        if name not in METRICS:
-            raise InputError(unknown("metric", name, METRICS))
+        check_choice("metric", name, METRICS)
     curves_by_label = {label: curves, **(beside or {})}
     if not names or len(curves_by_label) > len(_COLOURS):
         raise InputError(f"a figure holds 1..{len(METRICS)} metrics and 1..{len(_COLOURS)} curves")

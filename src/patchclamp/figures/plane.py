@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.errors import InputError, check_choice
 from patchclamp.figures.style import SEQUENTIAL, canvas, visible
 
 if TYPE_CHECKING:
@@ -87,10 +87,8 @@ def frame(axis: Any, result: Any) -> None:
 
 
 def _check(plane: "Plane", color: str, layers: int | None, lines: str, classes: bool) -> None:
-    if color not in COLOURS:
-        raise InputError(unknown("colour", color, COLOURS))
-    if lines not in LINES:
-        raise InputError(unknown("lines", lines, LINES))
+    check_choice("colour", color, COLOURS)
+    check_choice("lines", lines, LINES)
     if layers is not None and not 0 <= layers <= len(plane.record["layers"]):
         raise InputError(f"layers must be 0 to {len(plane.record['layers'])}, not {layers}")
     if color == "class" and not classes:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.errors import InputError, check_choice
 from patchclamp.figures.plane import CLASSES, LAYERS, frame, legend
 from patchclamp.figures.style import SEQUENTIAL, canvas
 
@@ -29,8 +29,7 @@ def figure(raster: "Raster", color: str | None = None, crossings: bool = True) -
     """
     classes = bool((raster.data["piece_class"] >= 0).all())
     color = ("class" if classes else "density") if color is None else color
-    if color not in COLOURS:
-        raise InputError(unknown("colour", color, COLOURS))
+    check_choice("colour", color, COLOURS)
     if color == "class" and not classes:
         raise InputError(
             "the network has no classes: its output is not [row, class]; color='density' shows its boundaries"

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from patchclamp.figures.layer_effects import look
-from patchclamp.figures.style import canvas, key
+from patchclamp.figures.style import canvas, key, legend_below, rule
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,11 +43,8 @@ def figure(scaling: "Scaling") -> "Figure":
                 axis.set_yscale("symlog", linthresh=1e-3)
             axis.set(xlabel="factor", ylabel=_NAMES[metric])
             axis.set_ylim(bottom=0)
-            axis.spines[["top", "right"]].set_visible(False)
-            axis.grid(axis="y", color="0.92", linewidth=0.5)
-            axis.set_axisbelow(True)
-        handles, labels = axes[0].get_legend_handles_labels()
-        fig.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)), frameon=False, fontsize=7)
+            rule(axis, "y")
+        legend_below(fig, axes[0], 3)
         return fig
 
 

@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -67,6 +67,21 @@ def canvas(
     with styled() as make:
         figure: Figure = make(figsize=size, layout="constrained")
         yield figure, figure.subplots(rows, columns, **options)
+
+
+def rule(axis: Any, along: Literal["both", "y"] = "both") -> None:
+    """Open the frame and draw pale lines behind the data, of both axes or at the heights alone."""
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.grid(axis=along, color="0.92", linewidth=0.5)
+    axis.set_axisbelow(True)
+
+
+def legend_below(figure: Any, axis: Any, columns: int = 6) -> None:
+    """Put the legend of one of the axes below the whole figure, in so many columns at most."""
+    handles, labels = axis.get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=min(columns, len(labels)), frameon=False, fontsize=7
+    )
 
 
 def literal(figure: Any) -> None:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.errors import check_choice
 from patchclamp.figures.grid import Layers, Panel, colour_bars, heat, size
 from patchclamp.figures.style import limits, styled, visible
 
@@ -64,8 +64,7 @@ def figure(trace: "Trace", *, read: str | None = None, layers: Layers = "down") 
 
 def layer_by_token(panel_list: list[Panel], means: list[Any], title: str, layers: Layers) -> "Figure":
     """Draw pictures of layers by tokens, each with the means of its layers on the same axis of layers."""
-    if layers not in ("down", "up", "right"):
-        raise InputError(unknown("orientation", layers, ("down", "up", "right")))
+    check_choice("orientation", layers, ("down", "up", "right"))
     with styled() as make:
         width, height = size(panel_list[0], layers, False)
         is_transposed = layers == "right"

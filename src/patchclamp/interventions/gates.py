@@ -112,9 +112,7 @@ class Along(Gate):
         self.check_width(x.shape[-1])
         wide = self.direction.to(device=x.device, dtype=torch.float64)
         wide = wide / wide.abs().max()  # a length that no number can hold would shut the gate
-        coordinate = x.to(_wide(x)) @ (wide / wide.norm()).to(_wide(x))
-        verdict: Tensor = (coordinate > self.above) & (coordinate < self.below)
-        return verdict
+        return _within(self, x.to(_wide(x)) @ (wide / wide.norm()).to(_wide(x)))
 
 
 @checked_as(EditError)
@@ -138,9 +136,13 @@ class Norm(Gate):
 
     @override
     def __call__(self, x: Vectors) -> Verdict:
-        length = x.to(_wide(x)).norm(dim=-1)
-        verdict: Tensor = (length > self.above) & (length < self.below)
-        return verdict
+        return _within(self, x.to(_wide(x)).norm(dim=-1))
+
+
+def _within(gate: Along | Norm, values: Tensor) -> Verdict:
+    """Whether values lie between the bounds of a gate."""
+    verdict: Tensor = (values > gate.above) & (values < gate.below)
+    return verdict
 
 
 @checked_as(EditError)
@@ -229,13 +231,17 @@ def _is_nearest(x: Tensor, centres: Tensor, index: int) -> Tensor:
     return (distance.argmin(dim=-1) == index).reshape(x.shape[:-1])
 
 
-@savable
 @dataclass(frozen=True, eq=False)
-class Both(Gate):
-    """Both gates are open."""
+class GatePair(Gate):
+    """Base of the gates that hang on two others."""
 
     first: Gate
     second: Gate
+
+
+@savable
+class Both(GatePair):
+    """Both gates are open."""
 
     @override
     def __call__(self, x: Vectors) -> Verdict:
@@ -243,12 +249,8 @@ class Both(Gate):
 
 
 @savable
-@dataclass(frozen=True, eq=False)
-class Either(Gate):
+class Either(GatePair):
     """At least one gate is open."""
-
-    first: Gate
-    second: Gate
 
     @override
     def __call__(self, x: Vectors) -> Verdict:

@@ -121,16 +121,11 @@ class Add(Operation):
         return x + self.scale * _like(self.vector, x)
 
 
-@savable
 @dataclass(frozen=True, eq=False)
-class Put(Operation):
-    """``x <- value``: ``[d]`` for every position, or ``[position, d]`` in the order of the edited positions."""
+class OfValues(Operation):
+    """Base of the operations with a value: ``[d]`` for every position, or ``[position, d]`` in the order of the edited ones."""
 
     value: Float[Tensor, "... d"]
-
-    @override
-    def __call__(self, x: Vectors) -> Vectors:
-        return _like(self.value, x).expand_as(x)
 
     @override
     def select(self, index: Sequence[int]) -> Operation:
@@ -138,19 +133,21 @@ class Put(Operation):
 
 
 @savable
-@dataclass(frozen=True, eq=False)
-class Shift(Operation):
-    """``x + value``, with a value a position: what noise becomes once it is drawn."""
+class Put(OfValues):
+    """``x <- value``: ``[d]`` for every position, or ``[position, d]`` in the order of the edited positions."""
 
-    value: Float[Tensor, "position d"]
+    @override
+    def __call__(self, x: Vectors) -> Vectors:
+        return _like(self.value, x).expand_as(x)
+
+
+@savable
+class Shift(OfValues):
+    """``x + value``, with a value a position: what noise becomes once it is drawn."""
 
     @override
     def __call__(self, x: Vectors) -> Vectors:
         return x + _like(self.value, x)
-
-    @override
-    def select(self, index: Sequence[int]) -> Operation:
-        return replace(self, value=self.value[list(index)])
 
 
 @savable

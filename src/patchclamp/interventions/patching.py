@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from patchclamp.core.call import recorded
-from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.errors import InputError, check_choice
 from patchclamp.core.kinds import Folder
 from patchclamp.core.progress import Listener
 from patchclamp.interventions.cost import DEFAULT_BUDGET
@@ -57,8 +57,7 @@ def counterparts(source: Prompt, into: Prompt, align: Align) -> dict[int, int]:
         InputError: The lengths differ under ``equal``.
     """
     n, m = len(source.ids), len(into.ids)
-    if align not in _RULES:
-        raise InputError(unknown("alignment", align, _RULES))
+    check_choice("alignment", align, _RULES)
     if align == "equal" and n != m:
         raise InputError(
             f"the source has {n} tokens and the target {m}: {list(source.tokens)} and {list(into.tokens)}; choose how they "

@@ -10,7 +10,7 @@ from itertools import groupby
 from typing import Any
 
 from patchclamp.core.arguments import present_name
-from patchclamp.core.errors import BudgetError, InputError, unknown
+from patchclamp.core.errors import BudgetError, InputError, check_choice
 from patchclamp.interventions.cost import Costs, full_pass, matmul_rate, parse_bytes, wave_flops
 from patchclamp.interventions.memory import Cut, Needs, cut
 from patchclamp.interventions.options import RunOptions
@@ -146,8 +146,7 @@ def forced_strategy(job: SweepTask, strategy: str) -> str:
     Raises:
         InputError: There is no such strategy, or it is not exact here.
     """
-    if strategy not in STRATEGIES:
-        raise InputError(unknown("strategy", strategy, STRATEGIES))
+    check_choice("strategy", strategy, STRATEGIES)
     highest, reason = choose_strategy(job)
     order = list(STRATEGIES)
     if order.index(strategy) < order.index(highest):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count as counted
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -156,34 +156,22 @@ def in_blocks(function: Callable[..., Tensor], logits: LogitRows, *beside: Tenso
     return torch.cat(results)
 
 
-@checked
-@savable
 @dataclass(frozen=True)
-class Probability(Read):
-    """Probability of each token: text or ids, or ``pc.per_prompt([...])`` of them."""
+class TokenRead(Read):
+    """Base of the reads that give one number for each of some tokens."""
 
     tokens: Tokens
     at: At = "last"
+    _name: ClassVar[str]
+    _function: ClassVar[Callable[..., Tensor]]
+    """``([row, position, vocabulary], ids) -> [row, position, id]``, a function of this module."""
 
     @override
     def bind(self, model: OpenModel, prompt: Prompt, index: int, count: int) -> list[Bound]:
-        return _bind_answers(self, "probability", _probabilities, model, prompt, index, count)
-
-
-def _bind_answers(
-    read: "Probability | LogOdds | Rank",
-    name: str,
-    function: Callable[..., Tensor],
-    model: OpenModel,
-    prompt: Prompt,
-    index: int,
-    count: int,
-) -> list[Bound]:
-    """Bind a read that gives one number for each of some tokens."""
-    ids, names = _answers(model, read.tokens, index, count)
-    where = _where(read.at, model, prompt, index, count)
-    compute = partial(_blockwise, partial(function, ids=ids), where)
-    return [Bound(name, where, (*_place_axis(where), Axis("answer", names)), compute)]
+        ids, names = _answers(model, self.tokens, index, count)
+        where = _where(self.at, model, prompt, index, count)
+        compute = partial(_blockwise, partial(type(self)._function, ids=ids), where)
+        return [Bound(self._name, where, (*_place_axis(where), Axis("answer", names)), compute)]
 
 
 def _blockwise(function: Callable[..., Tensor], where: Sequence[int], logits: Tensor, _: Tensor) -> Tensor:
@@ -198,21 +186,27 @@ def _probabilities(block: Tensor, ids: Sequence[int]) -> Tensor:
 @checked
 @savable
 @dataclass(frozen=True)
-class LogOdds(Read):
-    """Logarithm of the odds of each token, ``log(p / (1 - p))``, in nats: unlike a probability it never saturates."""
+class Probability(TokenRead):
+    """Probability of each token: text or ids, or ``pc.per_prompt([...])`` of them."""
 
-    tokens: Tokens
-    at: At = "last"
-
-    @override
-    def bind(self, model: OpenModel, prompt: Prompt, index: int, count: int) -> list[Bound]:
-        return _bind_answers(self, "log_odds", _log_odds, model, prompt, index, count)
+    _name = "probability"
+    _function = staticmethod(_probabilities)
 
 
 def _log_odds(block: Tensor, ids: Sequence[int]) -> Tensor:
     columns = torch.tensor(ids, device=block.device)
     others = [block.index_fill(-1, column, -torch.inf).logsumexp(-1) for column in columns]
     return block[..., ids] - torch.stack(others, dim=-1)
+
+
+@checked
+@savable
+@dataclass(frozen=True)
+class LogOdds(TokenRead):
+    """Logarithm of the odds of each token, ``log(p / (1 - p))``, in nats: unlike a probability it never saturates."""
+
+    _name = "log_odds"
+    _function = staticmethod(_log_odds)
 
 
 @checked
@@ -309,22 +303,18 @@ def _divergences(block: Tensor, before: Tensor) -> Tensor:
     return torch.where(before == -torch.inf, 0.0, terms).sum(-1).clamp(min=0)
 
 
+def _ranks(block: Tensor, ids: Sequence[int]) -> Tensor:
+    return torch.stack([(block > block[..., i : i + 1]).sum(-1) for i in ids], dim=-1).to(block.dtype)
+
+
 @checked
 @savable
 @dataclass(frozen=True)
-class Rank(Read):
+class Rank(TokenRead):
     """Rank of each token in the next-token distribution; 0 is the most likely."""
 
-    tokens: Tokens
-    at: At = "last"
-
-    @override
-    def bind(self, model: OpenModel, prompt: Prompt, index: int, count: int) -> list[Bound]:
-        return _bind_answers(self, "rank", _ranks, model, prompt, index, count)
-
-
-def _ranks(block: Tensor, ids: Sequence[int]) -> Tensor:
-    return torch.stack([(block > block[..., i : i + 1]).sum(-1) for i in ids], dim=-1).to(block.dtype)
+    _name = "rank"
+    _function = staticmethod(_ranks)
 
 
 @checked

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from patchclamp.activations.corpus import sequences
 from patchclamp.core.digest import digest
-from patchclamp.core.errors import InputError, ModelError, unknown
+from patchclamp.core.errors import InputError, ModelError, check_choice
 from patchclamp.core.files import check_place, reading
 from patchclamp.core.interrupts import guarded, resumable
 from patchclamp.core.kinds import Folder
@@ -59,8 +59,7 @@ class Settings:
         Raises:
             InputError: A setting makes no sense; the message names it.
         """
-        if self.optimizer not in RATES:
-            raise InputError(unknown("optimizer", self.optimizer, RATES))
+        check_choice("optimizer", self.optimizer, RATES)
         sizes = {name: getattr(self, name) for name in ("length", "passes", "chunk")}
         for name, value in {**sizes, "learning_rate": self.rate}.items():
             if not 0 < value < math.inf:

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from patchclamp.core.errors import InputError, ModelError, unknown
+from patchclamp.core.errors import ModelError, check_choice
 from patchclamp.lenses.frozen import Frozen
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.sites import Site
@@ -50,8 +50,7 @@ class Vocabulary:
         Raises:
             InputError: There is no such table.
         """
-        if through not in ("embedding", "unembedding"):
-            raise InputError(unknown("through", through, ("embedding", "unembedding")))
+        check_choice("through", through, ("embedding", "unembedding"))
         if through == "unembedding":
             vocabulary = cls.writing(model)
             return cls(vocabulary.table, vocabulary.gain, vocabulary.centred, True)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from patchclamp.core.call import recorded
 from patchclamp.core.digest import digest
-from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.errors import InputError, check_choice
 from patchclamp.core.interrupts import guarded
 from patchclamp.core.intervals import wilson
 from patchclamp.core.kinds import Repeats, Seed
@@ -66,8 +66,7 @@ class WeightLens(DatasetResult):
         Raises:
             InputError: There is no such matrix, direction or side.
         """
-        if side not in self.sides(matrix):
-            raise InputError(unknown(f"side of {matrix}", side, self.sides(matrix)))
+        check_choice(f"side of {matrix}", side, self.sides(matrix))
         count = len(self.passes(matrix, side))
         if not 0 <= direction < count:
             raise InputError(f"direction {direction} of {matrix} is outside the {count} that were decoded")
@@ -122,8 +121,7 @@ class WeightLens(DatasetResult):
         return pd.DataFrame(rows)
 
     def _data_of(self, matrix: str) -> "xr.Dataset":
-        if matrix not in self.matrices:
-            raise InputError(unknown("matrix", matrix, self.matrices))
+        check_choice("matrix", matrix, self.matrices)
         return self.dataset.sel(matrix=matrix)
 
     def __repr__(self) -> str:

@@ -9,7 +9,7 @@ import torch
 
 from patchclamp.core.arguments import checked
 from patchclamp.core.digest import digest
-from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.errors import InputError, check_choice
 from patchclamp.core.intervals import bootstrap, wilson
 from patchclamp.core.kinds import Array, Groups, Labels, Seed
 from patchclamp.core.readers import refuses, shown
@@ -122,8 +122,7 @@ def probe(
     if len(labels) != len(data):
         raise InputError(f"labels are one a row: got {len(labels)} for {len(data)} rows")
     for name in probes:
-        if name not in PROBES:
-            raise InputError(unknown("probe", name, PROBES))
+        check_choice("probe", name, PROBES)
     if not callable(transform) and not callable(getattr(transform, "transform", None)):
         raise InputError(f"transform={shown(transform)} is no erasure: a function, or something with a transform")
     function: Callable[[Any], Any] = getattr(transform, "transform", transform)

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from patchclamp.models.components import COMPONENTS
+
 Part = Literal["whole", "q", "k", "v", "gate"]
 Layout = Literal["contiguous", "grouped"]
 Residual = Literal["sequential", "parallel", "post_norm", "other"]
@@ -91,3 +93,30 @@ class Family:
                     residual=variant.residual or family.residual,
                 )
         return family
+
+
+def fused(port: str, layout: Layout = "contiguous") -> dict[str, ComponentPlace]:
+    """The rows of q, k and v where one projection gives all three."""
+    return {
+        "q": ComponentPlace(port, "q", layout),
+        "k": ComponentPlace(port, "k", layout),
+        "v": ComponentPlace(port, "v", layout),
+    }
+
+
+def residual_only(
+    name: str, why: str, *, layers: str, embed: str, final_norm: str | None = None, **more: Any
+) -> Family:
+    """A family whose layers have neither attention nor MLP, so that only its residual stream has named sites.
+
+    Args:
+        name: What it is called, as in ``config.model_type``.
+        why: What is said to who asks for any other site.
+        layers: The layers.
+        embed: The embedding.
+        final_norm: The final norm, if it has one.
+        **more: Other rows of the family.
+    """
+    sites = {"embed", "resid_pre", "resid_post", "logits"} | ({"final_norm"} if final_norm else set())
+    refused = {component: why for component in COMPONENTS if component not in sites}
+    return Family(name, (name,), layers, embed, final_norm, sites={}, refused=refused, residual="other", **more)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from patchclamp.core.arguments import checked_methods
 from patchclamp.core.content import Contents
 from patchclamp.core.digest import digest, weights_digest
-from patchclamp.core.errors import InputError, ModelError, unknown
+from patchclamp.core.errors import InputError, ModelError, check_choice
 from patchclamp.core.interrupts import guarded
 from patchclamp.core.result import Deferred
 from patchclamp.models import tokens
@@ -259,8 +259,7 @@ class OpenModel:
         """
         names = getattr(self.config, "label2id", None) or {}
         if isinstance(name, str) and self.tokenizer is None and len(names) == self.outputs:
-            if name not in names:
-                raise InputError(unknown("class", name, names))
+            check_choice("class", name, names)
             return int(names[name])
         identity = self.token_id(name)
         if not 0 <= identity < self.outputs:

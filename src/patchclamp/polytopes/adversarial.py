@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from patchclamp.core.call import recorded
-from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.errors import InputError, check_choice
 from patchclamp.core.interrupts import guarded
 from patchclamp.core.intervals import mean_row
 from patchclamp.core.kinds import Labels, Points, Repeats, Seed
@@ -134,8 +134,7 @@ def adversarial_paths(
         BudgetError: A path crosses more than ``limit`` boundaries.
     """
     for name in kinds:
-        if name not in KINDS:
-            raise InputError(unknown("path", name, KINDS))
+        check_choice("path", name, KINDS)
     if not len(kinds):
         raise InputError(f"no kind of path was given; valid: {', '.join(KINDS)}")
     check_attack(eps, "pgd", norm, steps, rate)

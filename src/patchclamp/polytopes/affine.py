@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from patchclamp.core.arguments import checked
-from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.errors import InputError, check_choice
 from patchclamp.core.interrupts import guarded
 from patchclamp.core.kinds import Point
 from patchclamp.core.plain import from_plain
@@ -76,8 +76,7 @@ def affine_map(
         InputError: The point does not fit.
         ModelError: An operation is not affine even for frozen gates.
     """
-    if soft not in ("frozen", "jacobian"):
-        raise InputError(unknown("soft map", soft, ("frozen", "jacobian")))
+    check_choice("soft map", soft, ("frozen", "jacobian"))
     point = as_points(model, [x], dtype)
     network = Network.of(model).cast(precision(model, dtype))
     exact = network.is_exact(start)

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from patchclamp.core.arguments import checked
-from patchclamp.core.errors import InputError, ModelError, unknown
+from patchclamp.core.errors import InputError, ModelError, check_choice
 from patchclamp.core.interrupts import guarded
 from patchclamp.core.kinds import Labels, Points, Repeats, Seed
 from patchclamp.core.readers import UnfitError, shown, tensor
@@ -83,10 +83,8 @@ def check_attack(eps: float, method: str, norm: str, steps: int, rate: float | N
     Raises:
         InputError: With the value.
     """
-    if method not in ("fgsm", "pgd"):
-        raise InputError(unknown("attack", method, ("fgsm", "pgd")))
-    if norm not in ("linf", "l2"):
-        raise InputError(unknown("norm", norm, ("linf", "l2")))
+    check_choice("attack", method, ("fgsm", "pgd"))
+    check_choice("norm", norm, ("linf", "l2"))
     if not 0 < eps < float("inf"):
         raise InputError(f"eps = {eps}: the radius of the ball must be a positive number")
     if steps < 1 or (rate is not None and not 0 < rate < float("inf")):

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from patchclamp.core.arguments import checked
 from patchclamp.core.digest import digest
-from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.errors import InputError, check_choice
 from patchclamp.core.kinds import Groups, Seed
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult, record_of_arrays
@@ -123,8 +123,7 @@ class Clusters(DatasetResult):
         Raises:
             InputError: There is no such form.
         """
-        if to not in self.forms:
-            raise InputError(unknown("form", to, self.forms))
+        check_choice("form", to, self.forms)
         differences = self.dataset[["value", "half"]] - self.dataset[["value", "half"]].sel(form=to)
         spread = 1.96 * differences["half"].std("draw", ddof=1)
         table = differences.drop_vars("half").assign(
@@ -151,11 +150,9 @@ class Clusters(DatasetResult):
         import pandas as pd
 
         for kind, name, names in (("algorithm", algorithm, self.algorithms), ("form", form, self.forms)):
-            if name not in names:
-                raise InputError(unknown(kind, name, names))
+            check_choice(kind, name, names)
         label_name = self.label_names[0] if labels is None else labels
-        if label_name not in self.label_names:
-            raise InputError(unknown("labels", label_name, self.label_names))
+        check_choice("labels", label_name, self.label_names)
         results = self.dataset.sel(algorithm=algorithm, form=form)
         cluster, row_labels, distance = (
             results["cluster"].values,
@@ -222,8 +219,7 @@ def cluster(
     if not len(algorithms):
         raise InputError(f"algorithms is empty; valid: {', '.join(get_args(Algorithm))}")
     for algorithm in algorithms:
-        if algorithm not in get_args(Algorithm):
-            raise InputError(unknown("algorithm", algorithm, get_args(Algorithm)))
+        check_choice("algorithm", algorithm, get_args(Algorithm))
     for what, values in (("examples", examples), ("groups", groups)):
         if values is not None and len(values) != count:
             raise InputError(f"{what} are one a row: got {len(values)} for {count} rows")

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from patchclamp.core.arguments import checked
-from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.errors import InputError, check_choice
 from patchclamp.core.readers import UnfitError, shown, tensor
 from patchclamp.interventions import Add, At, Edit
 from patchclamp.models.components import COMPONENTS
@@ -77,8 +77,7 @@ class CodeDirection:
         """
         layer_codes = by_layer(codes)
         for name, vector in self.vectors.items():
-            if name not in layer_codes:
-                raise InputError(unknown("layer of the direction in the codes given", name, layer_codes))
+            check_choice("layer of the direction in the codes given", name, layer_codes)
             if layer_codes[name].shape[1:] != vector.shape:
                 raise InputError(
                     f"the direction has shape {list(vector.shape)} at {name!r}; the codes {list(layer_codes[name].shape[1:])}"
@@ -117,8 +116,7 @@ class CodeDirection:
         return edits
 
     def _index(self, name: str) -> int:
-        if name not in self.vectors:
-            raise InputError(unknown("layer", name, self.vectors))
+        check_choice("layer", name, self.vectors)
         return list(self.vectors).index(name)
 
     def _select(self, names: list[str]) -> "CodeDirection":

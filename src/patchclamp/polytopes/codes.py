@@ -11,7 +11,7 @@ from torch import Tensor
 
 from patchclamp.core import kinds
 from patchclamp.core.digest import digest
-from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.errors import InputError, check_choice, unknown
 from patchclamp.core.result import DatasetResult, record_of_arrays
 from patchclamp.polytopes import neighbours
 from patchclamp.polytopes.neighbours import Metric, Neighbours, Packed
@@ -317,8 +317,7 @@ class SplineCodes(DatasetResult):
 
     def _find(self, name: str) -> CodeLayer:
         layers = {layer.name: layer for layer in self.layers}
-        if name not in layers:
-            raise InputError(unknown("layer", name, layers))
+        check_choice("layer", name, layers)
         return layers[name]
 
     def _select(self, layers: list[CodeLayer]) -> "SplineCodes":

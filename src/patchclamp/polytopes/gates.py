@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -24,10 +24,8 @@ class NetworkGate(ABC):
     name: str
     kind: str
 
-    @property
-    @abstractmethod
-    def exact(self) -> bool:
-        """Whether it is piecewise linear."""
+    exact: ClassVar[bool]
+    """Whether it is piecewise linear."""
 
     @abstractmethod
     def bits(self, z: Tensor) -> Tensor:
@@ -46,10 +44,7 @@ class NetworkGate(ABC):
 class LineGate(NetworkGate, ABC):
     """A piecewise-linear gate: on a line, its pre-activations cross from one piece into the next."""
 
-    @property
-    @override
-    def exact(self) -> bool:
-        return True
+    exact = True
 
     @abstractmethod
     def crossings(self, z: Tensor) -> Crossings:
@@ -184,10 +179,7 @@ class MaxPool(LineGate):
 class Bend(NetworkGate):
     """A smooth function that is no gate times its input (tanh, ELU): its code says on which side of 0 the input lies."""
 
-    @property
-    @override
-    def exact(self) -> bool:
-        return False
+    exact = False
 
     @override
     def bits(self, z: Tensor) -> Tensor:

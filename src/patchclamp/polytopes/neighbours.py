@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.errors import InputError, check_choice
 
 Metric = Literal["hamming", "jaccard"]
 Engine = Literal["int8", "float32"]
@@ -93,13 +93,7 @@ def hamming(one: Packed, other: Packed, kind: Engine | None = None) -> Tensor:
 def jaccard(one: Packed, other: Packed, kind: Engine | None = None) -> Tensor:
     """1 - (bits set in both) / (bits set in either), ``[row of one, row of the other]`` float64; 0 where neither has any.
 
-    Args:
-        one: Codes ``[row, byte]``.
-        other: Codes of as many bytes.
-        kind: The engine of the products; the fastest of this machine by default.
-
-    Raises:
-        InputError: As for :func:`hamming`.
+    The codes, the engine and the errors are those of :func:`hamming`.
     """
     return _jaccard_distance(hamming(one, other, kind), counts(one)[:, None] + counts(other))
 
@@ -123,8 +117,7 @@ def knn(base: Packed, queries: Packed, k: int, metric: Metric = "hamming", kind:
         InputError: Unknown metric, ``k`` outside 1 to the number of rows, or codes that do not match.
     """
     _check(base, queries)
-    if metric not in get_args(Metric):
-        raise InputError(unknown("metric", metric, get_args(Metric)))
+    check_choice("metric", metric, get_args(Metric))
     if not 1 <= k <= len(base):
         raise InputError(f"k = {k}: there are {len(base)} codes to find neighbours among")
     nearness = {"hamming": _by_hamming, "jaccard": _by_jaccard}[metric](queries, base)

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from patchclamp.core.errors import InputError, ModelError, unknown
+from patchclamp.core.errors import InputError, ModelError, check_choice
 from patchclamp.core.interrupts import guarded
 from patchclamp.interventions import record
 from patchclamp.models.opened import OpenModel
@@ -72,8 +72,7 @@ def precision(model: OpenModel, dtype: str | None) -> torch.dtype:
         InputError: Unknown, or the weights are of half precision and nothing else was asked for.
     """
     if dtype is not None:
-        if dtype not in DTYPES:
-            raise InputError(unknown("dtype", dtype, DTYPES))
+        check_choice("dtype", dtype, DTYPES)
         return DTYPES[dtype]
     if model.dtype not in DTYPES.values():
         raise InputError(

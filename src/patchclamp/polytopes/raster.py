@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from patchclamp.core.call import recorded
-from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.errors import InputError, check_choice
 from patchclamp.core.interrupts import guarded
 from patchclamp.core.kinds import Labels, Points, Repeats
 from patchclamp.core.progress import Listener, task
@@ -102,8 +102,7 @@ def raster(
         InputError: As there, or there are no lines or samples.
         ModelError: As there.
     """
-    if method not in ("exact", "sampled"):
-        raise InputError(unknown("method", method, ("exact", "sampled")))
+    check_choice("method", method, ("exact", "sampled"))
     if lines < 1 or samples < 2:
         raise InputError(f"lines ({lines}) must be 1 or more, and samples ({samples}) 2 or more")
     network, region_count = None, None

@@ -1,6 +1,6 @@
 """Spline codes of a model: the pre-activations of its gates are recorded, and kept as bits or as soft codes."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -100,14 +100,8 @@ def spline_codes(
         InputError: Labels that do not fit, NaN, or positions for a model without tokens.
         ModelError: A network in which no gate is found.
     """
-    inputs = torch.from_numpy(inputs) if isinstance(inputs, np.ndarray) and inputs.dtype.kind in "biuf" else inputs
-    layer_bits: dict[str, list[Tensor]] = {}
-    places: list[tuple[int, int]] = []
-    for row_places, layers in _gate_inputs(model, inputs, sites, at, progress):
-        places += row_places
-        for layer in layers:
-            layer_bits.setdefault(layer.name, []).append(layer.bits())
-    bits = {name: torch.cat(parts) for name, parts in layer_bits.items()}
+    inputs = _as_tensor(inputs)
+    places, bits = _codes_by_layer(_gate_inputs(model, inputs, sites, at, progress), GateInputs.bits)
     if not isinstance(model, OpenModel):
         return SplineCodes.from_bits(bits, labels)
     prompts = model.prompts(inputs)
@@ -148,14 +142,10 @@ def soft_codes(
     activation_code = activation(name) if name is not None else None
     if activation_code is None and beta is None and isinstance(model, OpenModel) and model.sites.layers:
         activation_code = activation(activation_name(model))
-    inputs = torch.from_numpy(inputs) if isinstance(inputs, np.ndarray) and inputs.dtype.kind in "biuf" else inputs
-    layer_codes: dict[str, list[Tensor]] = {}
-    places: list[tuple[int, int]] = []
-    for row_places, layers in _gate_inputs(model, inputs, sites, at, progress):
-        places += row_places
-        for layer in layers:
-            layer_codes.setdefault(layer.name, []).append(layer.soft(activation_code, beta))
-    codes = {layer_id: torch.cat(parts).float().cpu().numpy() for layer_id, parts in layer_codes.items()}
+    inputs = _as_tensor(inputs)
+    pieces = _gate_inputs(model, inputs, sites, at, progress)
+    places, layer_codes = _codes_by_layer(pieces, lambda layer: layer.soft(activation_code, beta))
+    codes = {layer_id: code.float().cpu().numpy() for layer_id, code in layer_codes.items()}
     prompts = model.prompts(inputs) if isinstance(model, OpenModel) else []
     coords = named_labels(row_labels(prompts, places, labels), len(next(iter(codes.values()))))
     variables = {
@@ -206,6 +196,24 @@ def _label_lists(labels: Labels) -> Any:
 
 
 Piece = tuple[list[tuple[int, int]], list[GateInputs]]
+
+
+def _as_tensor(inputs: Any) -> Any:
+    """Numbers of numpy as a tensor; anything else as it is."""
+    return torch.from_numpy(inputs) if isinstance(inputs, np.ndarray) and inputs.dtype.kind in "biuf" else inputs
+
+
+def _codes_by_layer(
+    pieces: Iterable[Piece], code: Callable[[GateInputs], Tensor]
+) -> tuple[list[tuple[int, int]], dict[str, Tensor]]:
+    """(Prompt, position) of every row, and the code of every layer."""
+    layer_codes: dict[str, list[Tensor]] = {}
+    places: list[tuple[int, int]] = []
+    for row_places, layers in pieces:
+        places += row_places
+        for layer in layers:
+            layer_codes.setdefault(layer.name, []).append(code(layer))
+    return places, {name: torch.cat(parts) for name, parts in layer_codes.items()}
 
 
 def _gate_inputs(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from patchclamp.core.call import recorded
-from patchclamp.core.errors import InputError, ModelError, PatchclampError, unknown
+from patchclamp.core.errors import InputError, ModelError, PatchclampError, check_choice
 from patchclamp.core.kinds import Labels, Seed
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
@@ -98,8 +98,7 @@ def scaling(
     groups = _read_groups(sites)
     amounts = _read_factors(factors)
     for name in controls:
-        if name not in CONTROLS:
-            raise InputError(unknown("control", name, CONTROLS))
+        check_choice("control", name, CONTROLS)
     prompts = model.prompts(inputs)
     if not prompts[0].ids and len({prompt.form for prompt in prompts}) > 1:
         raise InputError(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from patchclamp.core.arguments import checked
 from patchclamp.core.call import recorded
-from patchclamp.core.errors import InputError, unknown, warn
+from patchclamp.core.errors import InputError, check_choice, warn
 from patchclamp.core.interrupts import guarded
 from patchclamp.core.kinds import Point, Points, Repeats
 from patchclamp.core.progress import Listener, task
@@ -155,8 +155,7 @@ def segment(
         InputError: The points are equal, not finite, of the wrong shape or outside the box.
         ModelError: The network is not piecewise linear, or torch.fx cannot follow it.
     """
-    if method not in ("exact", "sampled"):
-        raise InputError(unknown("method", method, ("exact", "sampled")))
+    check_choice("method", method, ("exact", "sampled"))
     if limit < 1 or samples < 2:
         raise InputError(f"limit ({limit}) must be 1 or more and samples ({samples}) 2 or more")
     x = as_points(model, (a, b), dtype, box)

@@ -7,7 +7,7 @@ import pandas as pd
 
 from patchclamp.figures.average import panels
 from patchclamp.reports.heatmap import read_sections
-from patchclamp.reports.page import Section, embed_result, preformatted, table
+from patchclamp.reports.page import Section, summary_parts
 
 if TYPE_CHECKING:
     from patchclamp.tracing.average import TraceAverage
@@ -15,13 +15,9 @@ if TYPE_CHECKING:
 
 def parts(average: "TraceAverage") -> list[Section]:
     """The parts of the page, from top to bottom."""
-    return [
-        Section("Summary", preformatted(repr(average))),
-        *read_sections("Average indirect effect", average.reads, partial(panels, average)),
-        Section("With intervals", embed_result(average)),
-        Section("Largest average effects", table(strongest(average))),
-        Section("Facts", table(facts(average))),
-    ]
+    maps = read_sections("Average indirect effect", average.reads, partial(panels, average))
+    tables = {"Largest average effects": strongest(average), "Facts": facts(average)}
+    return summary_parts(average, "With intervals", tables, maps)
 
 
 def strongest(average: "TraceAverage", read: str | None = None) -> pd.DataFrame:

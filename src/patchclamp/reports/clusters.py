@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from patchclamp.reports.page import Section, embed_result, preformatted, table
+from patchclamp.reports.page import Section, summary_parts
 
 if TYPE_CHECKING:
     from patchclamp.polytopes.clusters import Clusters
@@ -15,11 +15,9 @@ CARDS = 12
 def parts(clusters: "Clusters") -> list[Section]:
     """The parts of the page, from top to bottom."""
     algorithm = clusters.algorithms[-1] if "ward" not in clusters.algorithms else "ward"
+    tables = {"What each form has over the activation": clusters.differences(), "Every score": clusters.frame()}
     return [
-        Section("Summary", preformatted(repr(clusters))),
-        Section("Scores on as many clusters and rows", embed_result(clusters)),
-        Section("What each form has over the activation", table(clusters.differences())),
-        Section("Every score", table(clusters.frame())),
+        *summary_parts(clusters, "Scores on as many clusters and rows", tables),
         *(
             Section(f"Largest clusters: {form}, {algorithm}", _cards(clusters, algorithm, form))
             for form in clusters.forms

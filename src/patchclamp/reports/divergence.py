@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from patchclamp.metrics.edited import table as rows_of
-from patchclamp.reports.page import Section, embed_result, preformatted, table
+from patchclamp.reports.page import Section, summary_parts, table
 
 if TYPE_CHECKING:
     from patchclamp.metrics.divergence import Divergence
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 def parts(divergence: "Divergence") -> list[Section]:
     """The parts of the page, from top to bottom."""
     return [
-        Section("Summary", preformatted(repr(divergence))),
-        Section("How long continuations stay alike", embed_result(divergence)),
-        Section("Means, with 95 % intervals", table(divergence.summary())),
+        *summary_parts(
+            divergence, "How long continuations stay alike", {"Means, with 95 % intervals": divergence.summary()}
+        ),
         Section("Continuations", table(rows_of(_continuations(divergence)), 200)),
     ]
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from patchclamp.figures.heads import TITLES, panel
 from patchclamp.reports.heatmap import heatmaps
-from patchclamp.reports.page import Section, embed_result, preformatted, table
+from patchclamp.reports.page import Section, summary_parts, table
 
 if TYPE_CHECKING:
     from patchclamp.tracing.heads import HeadScores
@@ -16,8 +16,7 @@ def parts(head_scores: "HeadScores") -> list[Section]:
     """The parts of the page, from top to bottom."""
     scores = [name for name in head_scores.scores if np.isfinite(head_scores.dataset["value"].sel(score=name)).any()]
     return [
-        Section("Summary", preformatted(repr(head_scores))),
-        Section("Strongest heads", embed_result(head_scores)),
+        *summary_parts(head_scores, "Strongest heads", {}),
         Section("Every head", heatmaps(panel(head_scores, score) for score in scores)),
         *(Section(f"Largest: {TITLES[score]}", table(head_scores.strongest(score, 12))) for score in scores),
     ]

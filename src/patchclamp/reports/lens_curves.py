@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from patchclamp.lenses.metrics import METRICS
-from patchclamp.reports.page import Section, embed_result, preformatted, table
+from patchclamp.reports.page import Section, summary_parts, table
 
 if TYPE_CHECKING:
     from patchclamp.lenses.curves import LensCurves
@@ -18,8 +18,4 @@ def parts(curves: "LensCurves") -> list[Section]:
         )
         for metric, description in METRICS.items()
     ]
-    return [
-        Section("Summary", preformatted(repr(curves))),
-        Section("By layer, with 95 % intervals over sequences", embed_result(curves)),
-        *tables,
-    ]
+    return [*summary_parts(curves, "By layer, with 95 % intervals over sequences", {}), *tables]

@@ -2,14 +2,10 @@
 
 from typing import Any
 
-from patchclamp.reports.page import Section, embed_result, preformatted, table
+from patchclamp.reports.page import Section, summary_parts
 
 
 def parts(measurement: Any) -> list[Section]:
     """The parts of the page of a result with a summary, from top to bottom."""
-    return [
-        Section("Summary", preformatted(repr(measurement))),
-        Section("Samples and means", embed_result(measurement)),
-        Section("Means, with 95 % intervals", table(measurement.summary())),
-        Section("Every sample", table(measurement.frame())),
-    ]
+    tables = {"Means, with 95 % intervals": measurement.summary(), "Every sample": measurement.frame()}
+    return summary_parts(measurement, "Samples and means", tables)

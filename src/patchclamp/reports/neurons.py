@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from patchclamp.figures.neurons import panels
 from patchclamp.reports.cells import Cells, aligned, svg
 from patchclamp.reports.heatmap import picture
-from patchclamp.reports.page import Section, embed_result, preformatted, table
+from patchclamp.reports.page import Section, summary_parts
 
 if TYPE_CHECKING:
     from patchclamp.tracing.neurons import Neurons
@@ -14,12 +14,8 @@ if TYPE_CHECKING:
 
 def parts(neurons: "Neurons") -> list[Section]:
     """The parts of the page, from top to bottom."""
-    return [
-        Section("Summary", preformatted(repr(neurons))),
-        Section("Importance by layer and token", aligned([svg(one) for one in cells(neurons)])),
-        Section("With layer means", embed_result(neurons)),
-        Section("Strongest neurons", table(neurons.verified())),
-    ]
+    maps = Section("Importance by layer and token", aligned([svg(one) for one in cells(neurons)]))
+    return summary_parts(neurons, "With layer means", {"Strongest neurons": neurons.verified()}, [maps])
 
 
 def cells(neurons: "Neurons") -> list[Cells]:

@@ -2,6 +2,7 @@
 
 import base64
 import io
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
@@ -32,6 +33,22 @@ def result_page(result: Result) -> str:
     """The page of one result, as :meth:`Result.save` writes it."""
     parts = registry.page_module(result.kind).parts(result)
     return render(_title(result), parts, result.plain_record())
+
+
+def summary_parts(
+    result: Result, figure: str, tables: Mapping[str, Any], pictures: Iterable[Section] = ()
+) -> list[Section]:
+    """What most pages begin with: what the result says of itself, its figure, and tables.
+
+    Args:
+        result: The result.
+        figure: The heading of the figure.
+        tables: Pandas frames by their headings.
+        pictures: What stands before the figure, as maps with numbers under the mouse.
+    """
+    rest = [Section(title, table(frame)) for title, frame in tables.items()]
+    summary = Section("Summary", preformatted(repr(result)))
+    return [summary, *pictures, Section(figure, embed_result(result)), *rest]
 
 
 def _title(result: Result) -> str:

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from patchclamp.reports.page import Section, embed_result, preformatted, table
+from patchclamp.reports.page import Section, summary_parts
 
 if TYPE_CHECKING:
     from patchclamp.rewriting.result import Rewrite
@@ -10,9 +10,5 @@ if TYPE_CHECKING:
 
 def parts(rewrite: "Rewrite") -> list[Section]:
     """The parts of the page, from top to bottom."""
-    return [
-        Section("Summary", preformatted(repr(rewrite))),
-        Section("Search and outcome", embed_result(rewrite)),
-        Section("Probabilities in each context", table(rewrite.frame())),
-        Section("The search, step by step", table(rewrite.curve())),
-    ]
+    tables = {"Probabilities in each context": rewrite.frame(), "The search, step by step": rewrite.curve()}
+    return summary_parts(rewrite, "Search and outcome", tables)

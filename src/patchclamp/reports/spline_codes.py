@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from patchclamp.reports.page import Section, embed_result, preformatted, table
+from patchclamp.reports.page import Section, summary_parts
 
 if TYPE_CHECKING:
     from patchclamp.polytopes.codes import SplineCodes
@@ -10,9 +10,4 @@ if TYPE_CHECKING:
 
 def parts(codes: "SplineCodes") -> list[Section]:
     """The parts of the page, from top to bottom."""
-    return [
-        Section("Summary", preformatted(repr(codes))),
-        Section("Bits that differ", embed_result(codes)),
-        Section("Layers", table(codes.separation())),
-        Section("Rows", table(codes.frame())),
-    ]
+    return summary_parts(codes, "Bits that differ", {"Layers": codes.separation(), "Rows": codes.frame()})

@@ -2,13 +2,9 @@
 
 from typing import Any
 
-from patchclamp.reports.page import Section, embed_result, preformatted, table
+from patchclamp.reports.page import Section, summary_parts
 
 
 def parts(result: Any) -> list[Section]:
     """The parts of the page, from top to bottom."""
-    return [
-        Section("Summary", preformatted(repr(result))),
-        Section("Picture", embed_result(result)),
-        Section("Every number", table(result.frame())),
-    ]
+    return summary_parts(result, "Picture", {"Every number": result.frame()})

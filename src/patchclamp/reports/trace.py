@@ -7,7 +7,7 @@ import pandas as pd
 
 from patchclamp.figures.trace import panels
 from patchclamp.reports.heatmap import read_sections
-from patchclamp.reports.page import Section, embed_result, preformatted, table
+from patchclamp.reports.page import Section, preformatted, summary_parts
 
 if TYPE_CHECKING:
     from patchclamp.tracing.trace import Trace
@@ -15,13 +15,9 @@ if TYPE_CHECKING:
 
 def parts(trace: "Trace") -> list[Section]:
     """The parts of the page, from top to bottom."""
-    return [
-        Section("Summary", preformatted(repr(trace))),
-        *read_sections("Indirect effect", trace.reads, partial(panels, trace)),
-        Section("With layer means", embed_result(trace)),
-        Section("Largest indirect effects", table(strongest(trace))),
-        Section("Plan", preformatted(str(trace.plan))),
-    ]
+    maps = read_sections("Indirect effect", trace.reads, partial(panels, trace))
+    page_parts = summary_parts(trace, "With layer means", {"Largest indirect effects": strongest(trace)}, maps)
+    return [*page_parts, Section("Plan", preformatted(str(trace.plan)))]
 
 
 def strongest(trace: "Trace", most: int = 20) -> pd.DataFrame:

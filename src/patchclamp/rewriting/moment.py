@@ -1,9 +1,9 @@
 """The uncentred second moment of an MLP's keys over a corpus: which directions other inputs use."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -14,22 +14,22 @@ from patchclamp.core import folders
 from patchclamp.core.arguments import checked
 from patchclamp.core.digest import digest
 from patchclamp.core.errors import InputError, ModelError
-from patchclamp.core.kinds import Folder
 from patchclamp.core.progress import Listener, task
-from patchclamp.core.tensors import read_tensors, write_tensors
+from patchclamp.core.stored import Stored
 from patchclamp.interventions import BATCH_TOKENS, Row, batches, forward
 from patchclamp.models.inputs import Prompt
 from patchclamp.models.opened import OpenModel
 from patchclamp.rewriting.projection import Projection
 
-_TENSORS = "covariance.safetensors"
 TOKENS, CONTEXT = 20_000, 256
 """The number of tokens that the moment is taken over, and of those that a forward pass reads at once if the model can."""
 
 
 @dataclass(frozen=True, eq=False)
-class Covariance:
+class Covariance(Stored):
     """``C = E[k k^T]`` of one layer's keys, in float64."""
+
+    _form: ClassVar = folders.COVARIANCE
 
     matrix: Tensor
     """The matrix, ``[d_mlp, d_mlp]``."""
@@ -97,46 +97,23 @@ class Covariance:
         names = ("layer", "tokens", "corpus", "corpus_digest", "model", "weights_sha256")
         return {name: getattr(self, name) for name in names}
 
-    @checked
-    def save(self, folder: Folder, *, overwrite: bool = False) -> Path:
-        """Write ``covariance.json`` and ``covariance.safetensors``; the folder then holds it, or what it held before.
-
-        Args:
-            folder: The folder to write, in which files of others are left alone.
-            overwrite: Take the place of another thing of patchclamp's too. A file in the way that is not of an earlier covariance,
-                or was changed since, becomes ``NAME.bak``.
-
-        Raises:
-            InputError: Something else is in the way.
-            StorageError: The system refused; the folder is as it was.
-        """
-        record = {"format_version": folders.COVARIANCE.version, **self.described()}
-        matrix = {"matrix": self.matrix}
-        return folders.save(
-            folder, folders.COVARIANCE, record, lambda into: write_tensors(into / _TENSORS, matrix), overwrite=overwrite
-        )
+    def _as_record(self, tensors: dict[str, Tensor]) -> dict[str, Any]:
+        tensors["matrix"] = self.matrix
+        return self.described()
 
     @classmethod
-    @checked
-    def open(cls, folder: Folder) -> Self:
-        """Read what :meth:`save` wrote.
-
-        Raises:
-            InputError: The folder holds no covariance, or one of a newer format; or a file was changed, is damaged or missing.
-        """
-        path = Path(folder)
-        with folders.opened(path, folders.COVARIANCE) as record:
-            record.pop("files", None)
-            matrix = read_tensors(path / _TENSORS)["matrix"]
-            if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.dtype != torch.float64:
-                raise ValueError(f"a matrix of shape {tuple(matrix.shape)} and {matrix.dtype} is no covariance")
-            covariance = cls(matrix, **record)
-            texts = (covariance.corpus, covariance.corpus_digest, covariance.model or "", covariance.weights_sha256)
-            if not all(isinstance(n, int) for n in (covariance.layer, covariance.tokens)) or not all(
-                isinstance(t, str) for t in texts
-            ):
-                raise ValueError("its layer and tokens are numbers, the rest is text")
-            return covariance
+    def _from_record(cls, record: Mapping[str, Any], tensors: Mapping[str, Tensor], context: Any = None) -> Self:
+        del context
+        matrix = tensors["matrix"]
+        if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.dtype != torch.float64:
+            raise ValueError(f"a matrix of shape {tuple(matrix.shape)} and {matrix.dtype} is no covariance")
+        covariance = cls(matrix, **record)
+        texts = (covariance.corpus, covariance.corpus_digest, covariance.model or "", covariance.weights_sha256)
+        if not all(isinstance(n, int) for n in (covariance.layer, covariance.tokens)) or not all(
+            isinstance(t, str) for t in texts
+        ):
+            raise ValueError("its layer and tokens are numbers, the rest is text")
+        return covariance
 
 
 def check_ridge(ridge: float) -> None:

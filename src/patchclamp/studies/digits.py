@@ -17,7 +17,7 @@ import patchclamp as pc
 from patchclamp.core import folders
 from patchclamp.core.content import content
 from patchclamp.core.digest import digest
-from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.errors import InputError, check_choice, unknown
 from patchclamp.core.interrupts import guarded, resumable
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.tensors import read_state, read_tensors, write_state, write_tensors
@@ -57,8 +57,7 @@ def images(name: Data = "mnist") -> Images:
         InputError: There is none of this name.
     """
     loaders: dict[str, Callable[[], Any]] = {"mnist": pc.catalogue.mnist, "fashion-mnist": pc.catalogue.fashion_mnist}
-    if name not in loaders:
-        raise InputError(unknown("data set", name, loaders))
+    check_choice("data set", name, loaders)
     raw = loaders[name]()
     names = pc.catalogue.FASHION if name == "fashion-mnist" else tuple(str(digit) for digit in range(CLASSES))
     train, test = (pixels.flatten(1).float() / 255 for pixels in (raw.train_images, raw.test_images))

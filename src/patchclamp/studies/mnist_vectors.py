@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import patchclamp as pc
-from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.errors import InputError, check_choice, unknown
 from patchclamp.core.interrupts import guarded
 from patchclamp.studies.digits import CLASSES, Images
 
@@ -111,8 +111,7 @@ def gates(
     Raises:
         InputError: There is no such gate.
     """
-    if kind not in GATES:
-        raise InputError(unknown("gate", kind, GATES))
+    check_choice("gate", kind, GATES)
     if kind == "none":
         return [None] * CLASSES
     if kind == "verdict":

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from patchclamp.core.call import recorded
-from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.errors import InputError, check_choice
 from patchclamp.core.kinds import Folder, Repeats, Seed
 from patchclamp.core.progress import Listener
 from patchclamp.interventions import (
@@ -69,8 +69,7 @@ class States:
         components = tuple(dict.fromkeys(site.component for site in site_list))
         if isinstance(window, Mapping):
             for name in window:
-                if name not in components:
-                    raise InputError(unknown("site of window", name, components))
+                check_choice("site of window", name, components)
         windows = {
             name: WINDOWS.get(name, 1) if window is None else window if isinstance(window, int) else window.get(name, 1)
             for name in components

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from patchclamp.core.call import recorded
 from patchclamp.core.digest import digest
-from patchclamp.core.errors import InputError, ModelError, unknown
+from patchclamp.core.errors import InputError, ModelError, check_choice
 from patchclamp.core.kinds import Repeats, Seed
 from patchclamp.core.progress import Listener, task
 from patchclamp.core.result import DatasetResult
@@ -91,8 +91,7 @@ class HeadScores(DatasetResult):
         Raises:
             InputError: It was not measured.
         """
-        if score not in self.scores:
-            raise InputError(unknown("score", score, self.scores))
+        check_choice("score", score, self.scores)
         return score
 
     def __repr__(self) -> str:

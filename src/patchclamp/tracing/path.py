@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from patchclamp.core.call import recorded
-from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.errors import InputError, check_choice
 from patchclamp.core.kinds import Folder
 from patchclamp.core.progress import Listener
 from patchclamp.interventions import (
@@ -60,8 +60,7 @@ class Route:
         """
         names = (freeze,) if isinstance(freeze, str) else tuple(freeze)
         for name in names:
-            if name not in FREEZABLE:
-                raise InputError(unknown("component to freeze", name, FREEZABLE))
+            check_choice("component to freeze", name, FREEZABLE)
         sender_sites, receiver_sites = model.sites.expand(senders), tuple(model.sites.expand(receivers))
         for name, site_list in (("sender", sender_sites), ("receivers", receiver_sites)):
             if not site_list:

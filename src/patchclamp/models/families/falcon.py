@@ -1,12 +1,10 @@
 """Falcon: multi-query, grouped or per-head fused q/k/v; parallel blocks in the newer checkpoints."""
 
 from patchclamp.models.families.gpt_neox import FAMILY as NEOX
-from patchclamp.models.family import PARALLEL, ComponentPlace, Variant
+from patchclamp.models.family import PARALLEL, Variant, fused
 
 _FUSED = "self_attention.query_key_value:out"
 _PARALLEL = {"resid_mid": PARALLEL}
-_CONTIGUOUS = {part: ComponentPlace(_FUSED, part=part) for part in ("q", "k", "v")}
-_GROUPED = {part: ComponentPlace(_FUSED, part=part, layout="grouped") for part in ("q", "k", "v")}
 
 FAMILY = NEOX.derive(
     "falcon",
@@ -19,11 +17,13 @@ FAMILY = NEOX.derive(
         "attn_pattern": "self_attention:out[1]",
         "z": "self_attention.dense:in",
         "attn_out": "self_attention:out",
-        **_GROUPED,
+        **fused(_FUSED, "grouped"),
     },
     variants=(
-        Variant("multi_query", True, sites=_CONTIGUOUS),
+        Variant("multi_query", True, sites=fused(_FUSED)),
         Variant("parallel_attn", True, refused=_PARALLEL, residual="parallel"),
-        Variant("new_decoder_architecture", True, sites=_GROUPED, refused=_PARALLEL, residual="parallel"),
+        Variant(
+            "new_decoder_architecture", True, sites=fused(_FUSED, "grouped"), refused=_PARALLEL, residual="parallel"
+        ),
     ),
 )

@@ -1,6 +1,6 @@
 """GPT-2: fused q/k/v as one Conv1D, learned positions, plain MLP."""
 
-from patchclamp.models.family import ComponentPlace, Family, Variant
+from patchclamp.models.family import ComponentPlace, Family, Variant, fused
 
 _CROSS = "this checkpoint has cross-attention between attention and MLP"
 
@@ -14,9 +14,7 @@ FAMILY = Family(
     mlp="mlp",
     sites={
         "attn_in": "attn:in",
-        "q": ComponentPlace("attn.c_attn:out", part="q"),
-        "k": ComponentPlace("attn.c_attn:out", part="k"),
-        "v": ComponentPlace("attn.c_attn:out", part="v"),
+        **fused("attn.c_attn:out"),
         "attn_pattern": "attn:out[1]",
         "z": "attn.c_proj:in",
         "attn_out": "attn:out",

@@ -1,7 +1,7 @@
 """GPT BigCode (SantaCoder, StarCoder 1): GPT-2 with one key-value head for all query heads, or all heads in groups."""
 
 from patchclamp.models.families.gpt2 import FAMILY as GPT2
-from patchclamp.models.family import ComponentPlace, Variant
+from patchclamp.models.family import Variant, fused
 
 FAMILY = GPT2.derive(
     "gpt_bigcode",
@@ -10,7 +10,7 @@ FAMILY = GPT2.derive(
         Variant(
             "multi_query",
             False,
-            sites={part: ComponentPlace("attn.c_attn:out", part=part, layout="grouped") for part in ("q", "k", "v")},
+            sites=fused("attn.c_attn:out", "grouped"),
         ),
     ),
 )

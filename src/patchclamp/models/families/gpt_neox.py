@@ -1,6 +1,6 @@
 """GPT-NeoX and Pythia: fused q/k/v per head, parallel blocks unless the config says otherwise."""
 
-from patchclamp.models.family import PARALLEL, ComponentPlace, Family, Variant
+from patchclamp.models.family import PARALLEL, ComponentPlace, Family, Variant, fused
 
 FAMILY = Family(
     name="gpt_neox",
@@ -12,9 +12,7 @@ FAMILY = Family(
     mlp="mlp",
     sites={
         "attn_in": "attention:in",
-        "q": ComponentPlace("attention.query_key_value:out", part="q", layout="grouped"),
-        "k": ComponentPlace("attention.query_key_value:out", part="k", layout="grouped"),
-        "v": ComponentPlace("attention.query_key_value:out", part="v", layout="grouped"),
+        **fused("attention.query_key_value:out", "grouped"),
         "attn_pattern": "attention:out[1]",
         "z": "attention.dense:in",
         "attn_out": "attention:out",

@@ -1,21 +1,7 @@
 """Mamba: a recurrent mixer a layer; only the residual stream has named sites."""
 
-from patchclamp.models.components import COMPONENTS
-from patchclamp.models.family import Family
+from patchclamp.models.family import residual_only
 
-_RESIDUAL = {"embed", "resid_pre", "resid_post", "final_norm", "logits"}
-_NO_ATTENTION = (
-    "Mamba's layers are one recurrent mixer, without attention or MLP; use resid_pre, resid_post or a module path"
-)
+_MIXER = "Mamba's layers are one recurrent mixer, without attention or MLP; use resid_pre, resid_post or a module path"
 
-FAMILY = Family(
-    name="mamba",
-    model_types=("mamba",),
-    layers="layers",
-    embed="embeddings",
-    final_norm="norm_f",
-    sites={},
-    refused={name: _NO_ATTENTION for name in COMPONENTS if name not in _RESIDUAL},
-    residual="other",
-    recurrent=True,
-)
+FAMILY = residual_only("mamba", _MIXER, layers="layers", embed="embeddings", final_norm="norm_f", recurrent=True)
