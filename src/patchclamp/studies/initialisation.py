@@ -10,8 +10,8 @@ held-out rows: the explained variance, the share of latents that are active in n
 Everything is paired: in one seed all see the same rows in the same order. A seed draws new features of the toy data, new orders and
 new initial atoms; intervals are 95 % bootstrap intervals over seeds, of differences from random directions within each seed.
 
-On toy data the "layer" whose singular vectors begin the atoms is the map from coefficients to rows, which is better than anybody has;
-in a language model it is the weight of the gate, from the residual stream to the neurons.
+On toy data the "layer" whose singular vectors begin the atoms is the map from coefficients to rows, which nobody has elsewhere; in a
+language model it is the weight of the gate, from the residual stream to the neurons.
 
 The control is something that is known to matter: reviving dead latents, or not.
 """
@@ -26,7 +26,7 @@ import pandas as pd
 import torch
 
 import patchclamp as pc
-from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.errors import InputError
 from patchclamp.core.intervals import mean_row
 from patchclamp.core.progress import Listener
 from patchclamp.dictionaries.initial import Initialisation
@@ -49,7 +49,7 @@ class InitialisationSetting:
     """What the numbers hang on."""
 
     seeds: int = 5
-    toy_steps: tuple[int, ...] = (50, 100, 200, 400, 800)
+    toy_steps: tuple[int, ...] = (50, 150, 400)
     G: int = 256
     d: int = 64
     active: float = 3.0
@@ -61,7 +61,7 @@ class InitialisationSetting:
     learning_rate: float = 1e-2
     """On toy data; in a language model it is that of the library for the width."""
     toy_batch_size: int = 256
-    model_steps: tuple[int, ...] = (25, 50, 100, 200)
+    model_steps: tuple[int, ...] = (25, 75, 200)
     layer: int = 3
     corpus: str = "gutenberg"
     rows: int = 32_768
@@ -156,7 +156,7 @@ class InitialisationResult(StudyResult):
                 "control": self.control(),
                 "by-seed": self.table,
                 "seeds-agree": self.seeds_agree,
-            },  # fmt: skip
+            },
             figures={"figure": figure},
             evidence={"setting": asdict(self.setting), "model": self.model},
         )

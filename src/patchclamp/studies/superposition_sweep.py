@@ -13,16 +13,17 @@ and of atoms with those of the next larger dictionary.
 
 *Weak interference.* With twice as many features as dimensions an encoder that is trained to superpose them makes antipodal pairs,
 which hardly interfere. Features of such an encoder (Elhage et al. 2022, arXiv 2209.10652), and random ones beside them, are
-recovered at G/d = 2, 4 and 8 by the report's autoencoder (at the best of several weights, which the truth chooses), by BatchTopK and
-by alternation with matching pursuit (MOD).
+recovered at G/d = 2, 4 and 8 by the report's autoencoder (at the best of several weights, which the truth chooses), by
+BatchTopK and by alternation with matching pursuit (MOD).
 
-The recipe is the report's: data, loss, initialisation, optimiser. ``alpha = 10 ** (e / 4)`` is the weight of ``mean |c|_1 / m`` beside
-the mean squared error over rows and dimensions. Dictionaries of random directions are the floor of every map. All dictionaries of a
+The recipe is the report's: data, loss, initialisation, optimiser. ``alpha = 10 ** (e / 4)`` is the weight of ``mean |c|_1 / m``
+beside the mean squared error over rows and dimensions. Dictionaries of random directions are the floor of every map. All dictionaries of a
 map are trained as one job, whose checkpoints stay in the study's folder: killed work goes on from there.
 """
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -180,7 +181,7 @@ class SuperpositionSweep(StudyResult):
                 "middling": self.middling(),
                 "interference": self.recovery(),
                 "interference-by-seed": self.interference,
-            },  # fmt: skip
+            },
             figures=pictures,
             evidence={"setting": asdict(self.setting)},
         )
@@ -334,7 +335,7 @@ def study(
     if setting.longer:
         longer = _train(toy, setting, setting.longer, setting.longer_steps, home / "longer", progress)
         parts.append(measure("longer", longer, toy, setting, setting.longer_steps))
-    cases = [(k, density, seed) for k in ("trained", "random") for density in setting.densities for seed in range(setting.seeds)]  # fmt: skip
+    cases = product(("trained", "random"), setting.densities, range(setting.seeds))
     interference = [row for case in cases for row in _interfere(*case, setting, home, progress)]
     cells, histograms = (pd.DataFrame([row for part in parts for row in part[n]]) for n in range(2))
     result = SuperpositionSweep(setting, cells, histograms, pd.DataFrame(interference))

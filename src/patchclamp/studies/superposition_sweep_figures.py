@@ -21,7 +21,8 @@ def maps(result: "SuperpositionSweep") -> "Figure":
     """The report's maps, and how much of the rows is explained."""
     titles = {
         "MMCS with the truth": "mmcs", "dead latents (share)": "dead_share",
-        "agreement with next larger": "agreement", "explained variance": "explained_variance",
+        "agreement with next larger": "agreement",
+        "explained variance": "explained_variance",
     }  # fmt: skip
     tables = {title: result.grid("grid", column) for title, column in titles.items()}
     return heat_maps(tables, rows=_ROWS, columns=_COLUMNS, ranges={title: (0.0, 1.0) for title in titles})
@@ -89,15 +90,14 @@ def interference(result: "SuperpositionSweep") -> "Figure":
         for axis, kind in zip(axes, ("trained", "random"), strict=False):
             for method in methods:
                 part = table[(table["features"] == kind) & (table["method"] == method)]
-                middle = part["recovered_0.9"].to_numpy()
-                low = np.clip(middle - part["recovered_0.9_low"].to_numpy(), 0, None)
-                high = np.clip(part["recovered_0.9_high"].to_numpy() - middle, 0, None)
-                axis.errorbar(
-                    part["density"], middle, yerr=np.nan_to_num([low, high]), label=method, linewidth=1.1, capsize=2, **styles[method]
-                )  # fmt: skip
+                low, middle, high = (part[f"recovered_0.9{end}"].to_numpy() for end in ("_low", "", "_high"))
+                bars = np.nan_to_num(np.clip([middle - low, high - middle], 0, None))
+                style = {"linewidth": 1.1, "capsize": 2, **styles[method]}
+                axis.errorbar(part["density"], middle, yerr=bars, label=method, **style)
             axis.set(title=f"{kind} features", xlabel="features a dimension (G/d)", ylim=(-0.03, 1.03))
         axes[0].set_ylabel("features recovered (cosine > .9)")
-        axes[0].legend(frameon=False, fontsize=7, loc="best")
+        handles, labels = axes[0].get_legend_handles_labels()
+        fig.legend(handles, labels, loc="outside lower left", ncols=len(methods), frameon=False, fontsize=7)
         _coherence(axes[2], table)
         for axis in axes:
             axis.set_xscale("log", base=2)

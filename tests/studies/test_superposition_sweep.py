@@ -1,0 +1,116 @@
+"""The sweep over weights and sizes: agreement by a slow loop, work that goes on, seeds, and that the folder holds what it says."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import patchclamp as pc
+from patchclamp.core.errors import InputError
+from patchclamp.studies.superposition_sweep import SweepSetting, largest_cosines, measure, study
+
+TINY = SweepSetting(
+    exponents=(-4, 4), ratios=(1.0, 2.0), G=12, d=6, active=1.0, batch_size=64, steps=20, longer=(4,), longer_steps=40, held_out=2,
+    densities=(2,), interference_d=6, interference_active=1.0, interference_steps=60, seeds=1,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return study(tmp_path_factory.mktemp("sweep") / "out", TINY)
+
+
+def test_agreement_is_the_mean_of_maxima_of_a_slow_loop():
+    draw = torch.Generator().manual_seed(0)
+    small, large = torch.randn(5, 4, generator=draw), torch.randn(9, 4, generator=draw)
+    slow = [max(float(a @ b / (a.norm() * b.norm())) for b in large) for a in small]
+    np.testing.assert_allclose(largest_cosines(small, [large])[0], slow, rtol=1e-5)
+    toy = pc.dictionaries.ToyData.zipf(6, 4, active=1.0)
+    cells, histograms = measure("random", {(None, 1.0): small, (None, 2.0): large}, toy, TINY, 0)
+    assert cells[0]["agreement"] == pytest.approx(np.mean(slow), rel=1e-5)
+    assert "agreement" not in cells[1]
+    counts = pd.DataFrame(histograms).groupby(["of", "ratio"])["count"].sum().to_dict()
+    assert counts == {("truth", 1.0): 6, ("larger", 1.0): 5, ("truth", 2.0): 6}
+
+
+def test_agreement_is_with_the_larger_dictionary_of_the_same_weight():
+    eye = torch.eye(4)
+    dictionaries = {(0, 1.0): eye[:2], (0, 2.0): eye[:3], (4, 1.0): eye[:2], (4, 2.0): eye[2:]}
+    toy = pc.dictionaries.ToyData.zipf(6, 4, active=1.0)
+    cells, _ = measure("grid", dictionaries, toy, TINY, 0)
+    assert [cell.get("agreement") for cell in cells] == [1.0, None, 0.0, None]
+
+
+class StopAfter:
+    """Makes an interrupt of a progress event, once."""
+
+    def __init__(self, count: int) -> None:
+        self.left = count
+
+    def __call__(self, event: object) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+
+
+def test_what_was_interrupted_ends_as_what_was_not(tmp_path, whole):
+    with pytest.raises(KeyboardInterrupt):
+        study(tmp_path / "out", TINY, progress=StopAfter(35))
+    assert (tmp_path / "out" / "training" / "grid" / "training.safetensors").is_file()
+    assert not (tmp_path / "out" / "report.html").exists()
+    again = study(tmp_path / "out", TINY)
+    pd.testing.assert_frame_equal(again.cells, whole.cells)
+    pd.testing.assert_frame_equal(again.interference, whole.interference)
+    with pytest.raises(InputError, match="checkpoint of another"):
+        study(tmp_path / "out", replace(TINY, seed=1))
+
+
+def test_another_seed_gives_other_data(tmp_path, whole):
+    other = study(tmp_path / "out", replace(TINY, seed=1))
+    trained = whole.cells["run"] != "random"
+    assert (whole.cells.loc[trained, "mmcs"] != other.cells.loc[trained, "mmcs"]).all()
+
+
+def test_random_directions_are_not_the_features(whole):
+    random = whole.cells[whole.cells["run"] == "random"]
+    assert (random["recovered_0.9"] < 0.3).all()  # they come from another seed: with the same one some are the truth
+
+
+def test_the_shares_of_low_middling_and_high_cosines_add_up(whole):
+    bands = whole.middling()
+    np.testing.assert_allclose(bands[["low", "middling", "high"]].sum(axis=1), 1)
+    high = bands.set_index(["run", "alpha", "ratio"])["high"]
+    cells = whole.cells.set_index(["run", "alpha", "ratio"])["recovered_0.9"]
+    np.testing.assert_allclose(high, cells.loc[high.index], atol=1e-9)
+
+
+def test_the_folder_holds_the_tables(tmp_path, whole):
+    out = whole.save(tmp_path / "again")
+    assert len(pd.read_csv(out / "cells.csv")) == 2 + 4 + 2
+    assert (out / "report.html").is_file()
+    assert "Interference" in whole.text()
+    assert set(whole.summary()) == {"setting", "cells", "training", "middling", "interference"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"longer": (3,)}, "longer"),
+        ({"ratios": (2.0, 1.0)}, "rise"),
+        ({"steps": 0}, "steps"),
+        ({"ratios": (0.01, 1.0)}, "atom"),
+    ],
+)
+def test_settings_that_make_no_sense(change, message):
+    with pytest.raises(InputError, match=message):
+        replace(TINY, **change)
+
+
+@pytest.mark.usefixtures("pictures")
+def test_pictures(tmp_path, whole):
+    whole.save(tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").glob("*.png")} == {
+        "maps.png", "longer.png", "histograms.png", "interference.png",
+    }  # fmt: skip
