@@ -116,13 +116,13 @@ def contenders(batches: list[Any]) -> tuple[dict[str, Callable[[], object]], dic
     from patchclamp.dictionaries.jumprelu import JumpReLU
     from patchclamp.dictionaries.matryoshka import MatryoshkaBatchTopK
     from patchclamp.dictionaries.relu import ReLU
-    from patchclamp.dictionaries.topk import BatchTopK, TopK
+    from patchclamp.dictionaries.topk import BatchTopK, TopKEncoder
 
     weight, offset = torch.randn(WIDTH, D), torch.zeros(WIDTH)
     one: dict[str, Callable[[], object]] = {"encoder product": lambda: torch.addmm(offset, batches[0], weight.T)}
-    for encoder in (TopK(K), BatchTopK(K), MatryoshkaBatchTopK(K), ReLU(1.0), JumpReLU(target_l0=K)):
+    for encoder in (TopKEncoder(K), BatchTopK(K), MatryoshkaBatchTopK(K), ReLU(1.0), JumpReLU(target_l0=K)):
         one[f"patchclamp {type(encoder).__name__}"] = ours(encoder, batches)
-    eight = {"patchclamp TopK": ours(TopK(K), batches, WIDTHS)}
+    eight = {"patchclamp TopK": ours(TopKEncoder(K), batches, WIDTHS)}
     for name, make in (("SAELens", saelens), ("dictionary_learning", dictionary_learning), ("sparsify", sparsify)):
         try:
             one[f"{name} TopK"] = make(batches)

@@ -10,7 +10,7 @@ from scipy import stats
 from torch import nn
 
 import patchclamp as pc
-from patchclamp.activations.distribution import STATISTICS, Moments, toy_rows
+from patchclamp.activations.distribution import STATISTICS, StreamMoments, toy_rows
 from tests import tiny
 from tests.fuzz.ordinary import method
 from tests.lenses.families import opened
@@ -25,14 +25,16 @@ def ordinary() -> dict[str, Any]:
             {
                 "corpus": tiny.ids(3, 9, seed=5),
                 "site": "mlp_act.2",
-                "tokens": 12,
+                "tokens": 14,
                 "length": 9,
                 "pack": False,
                 "skip_special": False,
                 "features": 7,
                 "active": 2.0,
                 "seed": 3,
+                "progress": False,
             },
+            inert={"progress": "how the work is shown"},
         )
     }
 
@@ -40,7 +42,7 @@ def ordinary() -> dict[str, Any]:
 def test_moments_in_parts_equal_scipys_of_the_whole() -> None:
     generator = torch.Generator().manual_seed(0)
     rows = 1000 + torch.randn(300, 4, generator=generator, dtype=torch.float64).exp().relu()
-    moments = Moments(4)
+    moments = StreamMoments(4)
     for part in rows.split([1, 7, 150, 142]):
         moments.update(part)
     values = dict(zip(STATISTICS, moments.statistics().numpy(), strict=True))
@@ -52,7 +54,7 @@ def test_moments_in_parts_equal_scipys_of_the_whole() -> None:
 
 def test_known_distributions_have_their_values() -> None:
     x = torch.randn(20_000, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    moments = Moments(1)
+    moments = StreamMoments(1)
     moments.update(torch.cat([x, x.relu()], 1)[:, 1:])
     assert float(moments.statistics()[STATISTICS.index("zeros")]) == pytest.approx(0.5, abs=0.02)
     assert float(moments.statistics()[STATISTICS.index("density")]) == pytest.approx(1 / math.pi, rel=0.05)

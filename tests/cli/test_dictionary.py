@@ -39,7 +39,7 @@ def test_every_combination_is_trained_as_the_library_does(
     assert [Path(row["dictionary"]).name for row in table] == names
     data = pc.dictionaries.ToyData.from_pretrained(toy)
     fits = [
-        pc.dictionaries.SGD(pc.dictionaries.TopK(2), width=width, steps=3, random_state=seed)
+        pc.dictionaries.SGD(pc.dictionaries.TopKEncoder(2), width=width, steps=3, random_state=seed)
         for width in (24, 16)
         for seed in (0, 1)
     ]

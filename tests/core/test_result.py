@@ -73,6 +73,7 @@ def _results(model: pc.Model) -> dict[str, Result]:
         "neurons": model.neuron_importances([prompts[0]], [1, 2], 9, integrate=2, top=3, verify=4, **noise),
         "spline_codes": model.spline_codes(prompts, ["mlp_act.1"], at=[1, -1], labels={"class": ["a", "b"]}),
         "clusters": _clustered(),
+        **_coded(),
     }  # fmt: skip
 
 
@@ -113,6 +114,20 @@ def _probed() -> Result:
     return pc.metrics.probe(rows, [0, 1] * 40, lambda x: 0 * x, probes=["linear"])
 
 
+def _coded() -> dict[str, Result]:
+    d, toy = pc.dictionaries, pc.dictionaries.ToyData.zipf(6, 4, active=1.5)
+    rows, _ = toy.sample(200, seed=1)
+    first, second = (d.Dictionary(toy.features[order], d.OMP(2)) for order in ([0, 1, 2, 3], [5, 4, 3, 2, 1, 0]))
+    evaluation = d.evaluate(first, rows)
+    return {
+        "agreement": d.agreement(first, second, names=["small", "large"]),
+        "evaluation": evaluation,
+        "frontier": d.frontier({"OMP": [evaluation, d.evaluate(second, rows)]}),
+        "recovery": d.recovery(first, toy, samples=300),
+        "superposition": d.superposition(4, 2, active=[0.5, 1.0], seeds=[0, 1], steps=5, points=3, batch_size=16),
+    }
+
+
 def _clustered() -> Result:
     rows = torch.randn(60, 8, generator=torch.Generator().manual_seed(0))
     return pc.polytopes.cluster(rows, rows.relu(), [0, 1, 2] * 20, k=3, algorithms=["ward"])
@@ -123,7 +138,7 @@ WALKED = ("segment", "boundaries", "radial_density", "scaling", "paths", "plane"
 """Kinds made with a small network."""
 ORDINARY: dict[str, Result] = {}
 """Kinds of which the test of the capability has an ordinary call."""
-ARRAYS = ("probe_report", "clusters")
+ARRAYS = ("probe_report", "clusters", "agreement", "evaluation", "frontier", "recovery", "superposition")
 """Kinds made of arrays alone: they know no model, and cannot be repeated from their folder."""
 
 AS_PUBLISHED = ("grid",)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import patchclamp as pc
 from patchclamp.core.plain import savable
-from patchclamp.dictionaries import Codes, Dictionary, Scaling
+from patchclamp.dictionaries import Codes, Dictionary, RowScaling
 from tests import tiny
 from tests.dictionaries.linear import Positive
 
@@ -30,14 +30,14 @@ def make(whiten: str = "none", weights: bool = True) -> Dictionary:
         Positive(),
         bias=draw(4, D),
         weights={"weight": draw(5, WIDTH, D), "offset": draw(6, WIDTH)} if weights else None,
-        scaling=Scaling.of(ROWS, whiten=whiten),  # type: ignore[arg-type]
+        scaling=RowScaling.of(ROWS, whiten=whiten),  # type: ignore[arg-type]
         card={"site": "mlp_out.3"},
     )
 
 
 @pytest.mark.parametrize("whiten", ["none", "pca", "zca"])
 def test_scaled_rows_are_centred_of_length_d_and_come_back(whiten: str) -> None:
-    scaling = Scaling.of(ROWS, whiten=whiten, ridge=0)  # type: ignore[arg-type]
+    scaling = RowScaling.of(ROWS, whiten=whiten, ridge=0)  # type: ignore[arg-type]
     scaled = scaling(ROWS)
     assert torch.allclose(scaled.mean(0), torch.zeros(D, dtype=torch.float64), atol=1e-12)
     assert float(scaled.square().sum(1).mean()) == pytest.approx(D)
@@ -50,12 +50,12 @@ def test_scaled_rows_are_centred_of_length_d_and_come_back(whiten: str) -> None:
 
 
 def test_nothing_is_done_that_is_not_asked_for() -> None:
-    plain = Scaling.of(ROWS, centre=False, scale=False)
+    plain = RowScaling.of(ROWS, centre=False, scale=False)
     assert not plain.changes
     assert torch.equal(plain(ROWS), ROWS)
-    assert Scaling.of(ROWS, centre=False).changes
+    assert RowScaling.of(ROWS, centre=False).changes
     with pytest.raises(pc.InputError, match="all rows are equal"):
-        Scaling.of(torch.ones(4, 3))
+        RowScaling.of(torch.ones(4, 3))
 
 
 @pytest.mark.parametrize(("whiten", "weights"), [("none", True), ("pca", True), ("zca", True), ("none", False)])
@@ -74,7 +74,7 @@ def test_a_rule_without_weights_cannot_be_folded_where_angles_change() -> None:
 
 
 def test_encode_and_decode_are_the_plain_formulas() -> None:
-    dictionary, scaling = make(), Scaling.of(ROWS)
+    dictionary, scaling = make(), RowScaling.of(ROWS)
     x = scaling(ROWS) - dictionary.bias
     codes = (x @ dictionary.weights["weight"].T + dictionary.weights["offset"]).relu()
     assert torch.allclose(dictionary.encode(ROWS), codes)

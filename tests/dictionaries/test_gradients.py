@@ -6,14 +6,14 @@ from torch import Tensor
 
 from patchclamp.dictionaries.gated import Gated
 from patchclamp.dictionaries.jumprelu import JumpReLU
-from patchclamp.dictionaries.linear import Batch, LinearEncoder
+from patchclamp.dictionaries.linear import LinearEncoder, TrainingBatch
 from patchclamp.dictionaries.matryoshka import MatryoshkaBatchTopK
 from patchclamp.dictionaries.relu import ReLU
-from patchclamp.dictionaries.topk import BatchTopK, TopK
+from patchclamp.dictionaries.topk import BatchTopK, TopKEncoder
 
 ROWS, D, WIDTH = 12, 6, 24
 ENCODERS = [
-    TopK(3),
+    TopKEncoder(3),
     BatchTopK(3),
     MatryoshkaBatchTopK(3, groups=(0.25, 0.25, 0.5)),
     ReLU(penalty=0.7),
@@ -64,7 +64,7 @@ def slow_loss(encoder: LinearEncoder, x: Tensor, p: dict[str, Tensor], error_fac
         return error_factor * (codes @ atoms + bias - x).square().sum(1).mean()
 
     match encoder:
-        case TopK():
+        case TopKEncoder():
             kept = scores.topk(encoder.k, dim=1)
             return error(torch.zeros_like(scores).scatter(1, kept.indices, kept.values.relu()), p["atoms"], p["bias"])
         case BatchTopK() | MatryoshkaBatchTopK():
@@ -102,7 +102,7 @@ def autograd(
 
 def by_hand(encoder: LinearEncoder, x: Tensor, p: dict[str, Tensor], **factors: float):
     scores = (x - p["bias"]) @ p["weight"].T + p["offset"]
-    return encoder.step(Batch(x, scores, p, **factors))
+    return encoder.step(TrainingBatch(x, scores, p, **factors))
 
 
 @pytest.mark.parametrize("encoder", ENCODERS, ids=lambda encoder: type(encoder).__name__)
@@ -140,12 +140,12 @@ def test_residual_and_active_latents_are_those_of_the_codes(encoder):
     assert torch.equal(step.active.long(), codes.firings())
 
 
-@pytest.mark.parametrize("encoder", [TopK(3), BatchTopK(3), MatryoshkaBatchTopK(3)], ids=str)
+@pytest.mark.parametrize("encoder", [TopKEncoder(3), BatchTopK(3), MatryoshkaBatchTopK(3)], ids=str)
 def test_a_choice_in_low_precision_has_the_values_of_the_full_one(encoder):
     p, x = parameters(encoder), rows()
     scores = (x - p["bias"]) @ p["weight"].T + p["offset"]
-    full = encoder.step(Batch(x, scores, p))
-    coarse = encoder.step(Batch(x, scores.to(torch.bfloat16), p))
+    full = encoder.step(TrainingBatch(x, scores, p))
+    coarse = encoder.step(TrainingBatch(x, scores.to(torch.bfloat16), p))
     same = torch.equal(full.active, coarse.active)
     assert same or abs(float(full.loss / coarse.loss) - 1) < 0.1
     if same:

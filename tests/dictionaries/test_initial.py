@@ -8,8 +8,8 @@ import torch
 
 from patchclamp.core.errors import InputError
 from patchclamp.dictionaries.initial import Initialisation, initial_atoms
-from patchclamp.dictionaries.scaling import Scaling
-from patchclamp.dictionaries.schedule import Schedule, default_learning_rate
+from patchclamp.dictionaries.scaling import RowScaling
+from patchclamp.dictionaries.schedule import RateSchedule, default_learning_rate
 
 D = 6
 
@@ -21,7 +21,7 @@ def sample(count=200):
 
 def atoms(name, width=30, rows=None, seed=0, **options):
     rows = sample() if rows is None else rows
-    scaling = options.pop("scaling", Scaling.identity(D, torch.float64))
+    scaling = options.pop("scaling", RowScaling.identity(D, torch.float64))
     return initial_atoms(
         name, rows, width, scaling=scaling, generator=torch.Generator().manual_seed(seed),
         layer_weight=torch.diag(torch.arange(6.0, 0, -1)), **options,
@@ -59,7 +59,7 @@ def test_each_is_what_its_name_says():
 
 def test_directions_of_the_model_are_turned_where_rows_are_whitened():
     rows = sample()
-    scaling = Scaling.of(rows, whiten="pca")
+    scaling = RowScaling.of(rows, whiten="pca")
     turned = atoms("unit", D, rows=scaling(rows), scaling=scaling, noise=0.0)
     back = torch.nn.functional.normalize(scaling.undo_linear(turned), dim=1)
     torch.testing.assert_close(back, torch.eye(D, dtype=torch.float64))
@@ -67,20 +67,27 @@ def test_directions_of_the_model_are_turned_where_rows_are_whitened():
 
 def test_svd_needs_a_weight_that_fits():
     with pytest.raises(InputError, match="layer_weight"):
-        initial_atoms("svd", sample(), 3, scaling=Scaling.identity(D), generator=torch.Generator(), layer_weight=None)
+        initial_atoms(
+            "svd", sample(), 3, scaling=RowScaling.identity(D), generator=torch.Generator(), layer_weight=None
+        )
     with pytest.raises(InputError, match=r"\(4, 6\).*transpose"):
         initial_atoms(
-            "svd", sample(), 3, scaling=Scaling.identity(D), generator=torch.Generator(), layer_weight=torch.ones(4, 6)
+            "svd",
+            sample(),
+            3,
+            scaling=RowScaling.identity(D),
+            generator=torch.Generator(),
+            layer_weight=torch.ones(4, 6),
         )
 
 
 def test_rates_rise_stay_and_fall():
-    schedule = Schedule(0.1, 100, warmup=0.1, decay=0.5)
+    schedule = RateSchedule(0.1, 100, warmup=0.1, decay=0.5)
     rates = [schedule.learning_rate(step) for step in range(100)]
     assert rates[0] == pytest.approx(0.01)
     assert rates[9:51] == pytest.approx([0.1] * 42)
     assert all(a > b for a, b in pairwise(rates[51:99]))
     assert rates[-1] == pytest.approx(0.002)
-    endless = Schedule(0.1, None, warmup=0.1, decay=0.5)
+    endless = RateSchedule(0.1, None, warmup=0.1, decay=0.5)
     assert endless.learning_rate(10**6) == 0.1
     assert default_learning_rate(4096) == default_learning_rate(1024) / 2 == default_learning_rate(64) / 2

@@ -146,3 +146,11 @@ def test_settings_that_make_no_sense_are_refused(settings, message):
 def test_more_codes_than_numbers_in_a_row_are_refused():
     with pytest.raises(InputError, match="k=5"):
         OMP(5).codes(torch.zeros(2, 4), torch.zeros(9, 4), {})
+
+
+def test_a_solution_that_ends_exactly_at_zero_is_a_number():
+    gram, target = torch.tensor([[[1.0, 0.5], [0.5, 1.0]]]), torch.tensor([[1.0, 0.5]])
+    assert torch.equal(nonnegative_least_squares(gram, target, torch.zeros(1, 2)), torch.tensor([[1.0, 0.0]]))
+    x = torch.eye(3)[:1] @ torch.tensor([[1.0, 0.0], [0.5, 0.75**0.5], [0.0, 1.0]])
+    codes = OMP(2).codes(x, torch.tensor([[1.0, 0.0], [0.5, 0.75**0.5], [0.0, 1.0]]), {}).dense()
+    assert torch.allclose(codes, torch.tensor([[1.0, 0.0, 0.0]]), atol=1e-6)

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from patchclamp.dictionaries.linear import Batch
+from patchclamp.dictionaries.linear import TrainingBatch
 from patchclamp.dictionaries.revival import add_auxk, resample
-from patchclamp.dictionaries.topk import TopK
+from patchclamp.dictionaries.topk import TopKEncoder
 from tests.dictionaries.test_gradients import WIDTH, autograd, parameters, rows, slow_loss
 
 DEAD = torch.tensor([1, 4, 7, 20, 22])
@@ -19,13 +19,13 @@ def slow_auxk(x, p, residual, share):
 
 
 def test_the_gradient_of_auxk_is_that_of_autograd_and_reaches_the_encoder():
-    encoder, x = TopK(3), rows()
+    encoder, x = TopKEncoder(3), rows()
     p = parameters(encoder)
     p["offset"][DEAD] -= 20  # dead in the main loss, so that all of their gradient is the auxiliary one's
     for latent in DEAD:
         p["weight"][latent] *= 5
     scores = (x - p["bias"]) @ p["weight"].T + p["offset"]
-    batch = Batch(x, scores, p)
+    batch = TrainingBatch(x, scores, p)
     step = encoder.step(batch)
     whole = add_auxk(batch, step, DEAD, 2, 0.25)
     leaves = {name: value.clone().requires_grad_() for name, value in p.items()}
@@ -42,7 +42,7 @@ def test_the_gradient_of_auxk_is_that_of_autograd_and_reaches_the_encoder():
 
 @pytest.mark.parametrize("idle_count", [4, 20])
 def test_idle_latents_take_directions_of_large_residuals_and_begin_anew(idle_count):
-    p = parameters(TopK(3))
+    p = parameters(TopKEncoder(3))
     residual = torch.zeros(12, 6, dtype=torch.float64)
     residual[3], residual[8] = torch.eye(6)[0] * 5, torch.eye(6)[1] * 4  # the only rows that are badly explained
     residual[5:7] = 1e-6

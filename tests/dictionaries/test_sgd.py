@@ -12,12 +12,12 @@ from patchclamp.dictionaries.jumprelu import JumpReLU
 from patchclamp.dictionaries.matryoshka import MatryoshkaBatchTopK
 from patchclamp.dictionaries.relu import ReLU
 from patchclamp.dictionaries.sgd import SGD
-from patchclamp.dictionaries.topk import BatchTopK, TopK
+from patchclamp.dictionaries.topk import BatchTopK, TopKEncoder
 
 D, FEATURES = 16, 24
 ENCODERS = [
     BatchTopK(2),
-    TopK(2),
+    TopKEncoder(2),
     MatryoshkaBatchTopK(2, groups=(0.5, 0.5)),
     ReLU(0.5),
     JumpReLU(target_l0=2.0),
@@ -102,18 +102,18 @@ def test_the_recipe_of_the_first_report_is_what_it_was():
 
 
 def test_parts_of_the_data_one_after_another():
-    fit = SGD(TopK(2), width=32, batch_size=64, progress=False)
+    fit = SGD(TopKEncoder(2), width=32, batch_size=64, progress=False)
     for seed in range(3):
         fit.partial_fit(rows(640, seed=seed))
     assert fit.n_steps_ == 30
-    first = SGD(TopK(2), width=32, batch_size=64, progress=False).partial_fit(rows(640)).dictionary_
+    first = SGD(TopKEncoder(2), width=32, batch_size=64, progress=False).partial_fit(rows(640)).dictionary_
     assert not torch.allclose(first.atoms, fit.dictionary_.atoms)
     with pytest.raises(InputError, match="width 5"):
         fit.partial_fit(torch.randn(64, 5))
 
 
 def test_it_is_an_estimator():
-    fit = clone(SGD(TopK(2), width=32, batch_size=64, progress=False, random_state=3))
+    fit = clone(SGD(TopKEncoder(2), width=32, batch_size=64, progress=False, random_state=3))
     codes = fit.fit_transform(rows(640).numpy())
     assert isinstance(codes, np.ndarray)
     assert codes.shape == (640, 32)
@@ -121,11 +121,11 @@ def test_it_is_an_estimator():
     assert fit.inverse_transform(codes).shape == (640, D)
     assert np.array_equal(codes, clone(fit).fit_transform(rows(640).numpy()))
     with pytest.raises(InputError, match="learning_rate"):
-        SGD(TopK(2), learning_rate=-1.0).fit(rows(64))
+        SGD(TopKEncoder(2), learning_rate=-1.0).fit(rows(64))
     with pytest.raises(InputError, match="initialisation"):
-        SGD(TopK(2), initialisation="date").fit(rows(64))
+        SGD(TopKEncoder(2), initialisation="date").fit(rows(64))
     with pytest.raises(InputError, match="k is 1 or more"):
-        TopK(0)
+        TopKEncoder(0)
     with pytest.raises(InputError, match="add up to 1"):
         MatryoshkaBatchTopK(2, groups=(0.5, 0.4))
     with pytest.raises(InputError, match="a group has no latent"):

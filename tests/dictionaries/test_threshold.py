@@ -5,7 +5,7 @@ import torch
 
 from patchclamp.core.errors import InputError
 from patchclamp.core.plain import from_plain, to_plain
-from patchclamp.dictionaries import FISTA, OMP, LinearCoordinates, Nearest, Threshold
+from patchclamp.dictionaries import FISTA, OMP, LinearCoordinates, NearestAtom, Threshold
 
 
 def normal(*shape, seed=0):
@@ -42,13 +42,13 @@ def test_linear_coordinates_give_rows_back_and_are_the_shortest():
 
 def test_the_nearest_atom_has_the_code():
     x, atoms = normal(30, 5), normal(7, 5, seed=1)
-    codes = Nearest().codes(x, atoms, {}).dense()
+    codes = NearestAtom().codes(x, atoms, {}).dense()
     assert torch.equal(codes.argmax(1), torch.cdist(x, atoms).argmin(1))
     assert torch.equal(codes.sum(1), torch.ones(30, dtype=torch.float64))
 
 
 @pytest.mark.parametrize(
-    "encoder", [OMP(3, tolerance=0.1), FISTA(0.5), Threshold(k=2), Threshold(0.1), LinearCoordinates(), Nearest()]
+    "encoder", [OMP(3, tolerance=0.1), FISTA(0.5), Threshold(k=2), Threshold(0.1), LinearCoordinates(), NearestAtom()]
 )
 def test_encoders_are_saved_by_their_settings(encoder):
     assert from_plain(to_plain(encoder, {}), {}) == encoder

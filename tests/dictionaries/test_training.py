@@ -15,14 +15,14 @@ from patchclamp.dictionaries.jumprelu import JumpReLU
 from patchclamp.dictionaries.matryoshka import MatryoshkaBatchTopK
 from patchclamp.dictionaries.relu import ReLU
 from patchclamp.dictionaries.sgd import SGD
-from patchclamp.dictionaries.topk import BatchTopK, TopK
+from patchclamp.dictionaries.topk import BatchTopK, TopKEncoder
 from patchclamp.dictionaries.training import Job, train
 
 D, FEATURES = 8, 16
 MANY = [
     SGD(BatchTopK(2), width=24, steps=30, dtype="float64", revive_every=5),
     SGD(BatchTopK(2), width=24, steps=30, dtype="float64", revive_every=5, random_state=1),
-    SGD(TopK(3), width=16, steps=30, dtype="float64", revival="auxk", revive_every=5, learning_rate=2e-2),
+    SGD(TopKEncoder(3), width=16, steps=30, dtype="float64", revival="auxk", revive_every=5, learning_rate=2e-2),
     SGD(MatryoshkaBatchTopK(2, groups=(0.5, 0.5)), width=12, steps=30, dtype="float64"),
     SGD(ReLU(0.5), width=16, steps=30, dtype="float64"),
     SGD(JumpReLU(target_l0=2.0), width=16, steps=30, dtype="float64", whiten="zca"),

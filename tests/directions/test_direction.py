@@ -287,6 +287,9 @@ def test_bad_rows_and_labels_are_refused() -> None:
         LEACE().fit(x, y, sample_weight=[1.0])
     with pytest.raises(pc.InputError, match="finite and 0 or more"):
         LEACE().fit(x, y, sample_weight=-np.ones(40))
+    for weight, shown in ((1e308, "1e\\+308"), (1e100, "1e\\+100"), (1e-300, "1e-300"), (5e-324, "4.94066e-324")):
+        with pytest.raises(pc.InputError, match=f"sample_weight holds {shown}: .* leave the range of float64"):
+            LEACE().fit(x, y, sample_weight=np.full(40, weight))
     with pytest.raises(pc.InputError, match="one class only is left"):
         LEACE().fit(x, y, sample_weight=y)
     with pytest.raises(pc.InputError, match="one group a row"):

@@ -245,6 +245,15 @@ def test_a_prompts_weight_is_how_often_it_comes_and_groups_make_pairs(llama: pc.
     assert torch.allclose(pairs.gap, torch.stack([means[i + 1] - means[i] for i in range(0, 16, 2)]).mean(0), atol=1e-6)
 
 
+@pytest.mark.parametrize("weight", [float("nan"), -1.0, 0.0, 1e308])
+def test_weights_are_refused_before_the_model_runs(
+    llama: pc.Model, weight: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("patchclamp.directions.fitting.record", lambda *_, **__: pytest.fail("the model ran"))
+    with pytest.raises(pc.InputError, match="sample_weight"):
+        llama.fit_direction("mean", PROMPTS, LABELS, "resid_post.1", sample_weight=[weight] * len(PROMPTS), holdout=0)
+
+
 def test_warnings_of_several_sites_are_said_once_to_the_caller(llama: pc.Model) -> None:
     rare = "class '0' has 8 rows only, so its mean is hardly known"
     with pytest.warns(PatchclampWarning) as told:

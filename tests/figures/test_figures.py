@@ -1,6 +1,7 @@
 """Figures: the right picture for each shape of result, labelled, readable, deterministic."""
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -97,6 +98,20 @@ def test_an_unknown_read_and_too_many_panels_are_refused(grids: dict[str, pc.Gri
     many = llama.sweep(tiny.ids(30, 3), pc.Scale(2.0), sites=["mlp_out", "attn_out"], at="each", read=pc.KL())
     with pytest.raises(pc.InputError, match="makes 60 panels"):
         many.figure()
+
+
+def test_a_grid_of_too_many_panels_is_saved_without_a_picture(llama: pc.Model, tmp_path: Path) -> None:
+    """A result can always be kept; a picture that was asked for is refused before anything is written."""
+    grid = llama.sweep(tiny.ids(1, 3), pc.Scale(2.0), sites="mlp_out", at="each", read=[pc.Logits(), pc.KL()])
+    with pytest.raises(pc.InputError, match="makes 97 panels"):
+        grid.save(tmp_path / "refused", read="logits")
+    assert not (tmp_path / "refused").exists()
+    with pytest.warns(UserWarning, match="saved without a picture: this grid makes 97 panels"):
+        grid.save(tmp_path / "kept")
+    assert not [path for path in (tmp_path / "kept").iterdir() if path.stem == "figure"]
+    assert pc.open(tmp_path / "kept") == grid
+    grid.save(tmp_path / "kept", read="kl")
+    assert (tmp_path / "kept" / "figure.svg").exists()
 
 
 @given(st.lists(st.floats(-5, 5), min_size=1, max_size=9), st.floats(-5, 5))

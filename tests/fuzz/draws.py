@@ -6,6 +6,7 @@ from random import Random
 from typing import Any
 
 import torch
+from torch import nn
 
 import patchclamp as pc
 from tests import tiny
@@ -59,10 +60,10 @@ def position(rng: Random, lengths: list[int]) -> tuple[Any, Callable[[int, int],
 
 @dataclass(frozen=True)
 class Drawn:
-    """One edit, and what it is by hand in a prompt: ``change(ids, number of the prompt)``."""
+    """One edit, and what it is by hand in a prompt: ``change(ids, number of the prompt, module)``, by default the shared one."""
 
     edit: pc.Edit
-    change: Callable[[list[int], int], oracle.Change]
+    change: Callable[..., oracle.Change]
     operation: formulas.Operation
     site: str
 
@@ -88,13 +89,27 @@ def edit(rng: Random, family: str, rows: Ids, where: str | None = None) -> Drawn
     operation = formulas.operation(rng, width, [source])
     gate, test = formulas.gate(rng, width) if width > 1 else (None, None)
     at, resolve = position(rng, [len(r) for r in rows])
+    return drawn(operation, family, name, at, resolve, gate, test)
 
-    def change(ids: list[int], number: int) -> oracle.Change:
+
+def drawn(
+    operation: formulas.Operation,
+    family: str,
+    site: str,
+    at: Any,
+    resolve: Callable[[int, int], list[int]],
+    gate: Any = None,
+    test: Any = None,
+) -> Drawn:
+    """An operation at a site and positions."""
+    shared = tiny.shared(family)
+
+    def change(ids: list[int], number: int, module: nn.Module | None = None) -> oracle.Change:
         positions = tuple(resolve(len(ids), number))
-        scene = formulas.Scene(module, family, tuple(ids), name, positions)
-        return oracle.Change(name, positions, operation.formula(scene), test)
+        scene = formulas.Scene(module or shared, family, tuple(ids), site, positions)
+        return oracle.Change(site, positions, operation.formula(scene), test)
 
-    return Drawn(operation.make(site=name, at=at, where=gate), change, operation, name)
+    return Drawn(operation.make(site=site, at=at, where=gate), change, operation, site)
 
 
 def edits(rng: Random, family: str, rows: Ids) -> list[Drawn]:

@@ -40,11 +40,20 @@ class Swept:
         """What the user writes."""
         made = [pc.Add(self.vector)] if self.scales else [operation.make() for operation in self.operations]
         reads = [reading.read for reading in self.readings]
+        how = dict(self.how)
+        if self.shares_nothing and how.get("strategy") in ("layers", "wavefront"):
+            how["strategy"] = "rows"  # those that share more are refused
         return {
             "prompts": self.inputs, "edit": made if len(made) > 1 else made[0], "sites": [f"{c}.{self.layers[0]}-{self.layers[-1]}" for c in self.components],
             "at": self.at, "cumulative": self.cumulative, "base": [one.edit for one in self.base], "read": reads if len(reads) > 1 else reads[0],
-            **({"over": {"scale": list(self.scales)}} if self.scales else {}), **self.how,
+            **({"over": {"scale": list(self.scales)}} if self.scales else {}), **how,
         }  # fmt: skip
+
+    @property
+    def shares_nothing(self) -> bool:
+        """Whether an edit is a function of which nothing is known."""
+        acting = [] if self.scales else self.operations
+        return any(one.name == "Call" for one in (*acting, *(one.operation for one in self.base)))
 
     def formulas(self, scale: float, scene: formulas.Scene) -> list[oracle.Formula]:
         """What the edits of a cell do."""
@@ -84,7 +93,7 @@ def cells(swept: Swept, module: Any = None) -> Iterator[tuple[dict[str, int], li
     module = module or tiny.shared(swept.family)
     sites = tuple(site for one in swept.readings for site in one.sites)
     for number, ids in enumerate(swept.rows):
-        shared = [one.change(ids, number) for one in swept.base]
+        shared = [one.change(ids, number, module) for one in swept.base]
         clean = oracle.run(module, swept.family, ids, shared, sites)
         before = [one.by_hand(clean, clean, ids) for one in swept.readings]
         for place in _places(swept, number, len(ids)):

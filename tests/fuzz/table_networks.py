@@ -50,7 +50,7 @@ def methods() -> dict[str, Ordinary]:
         "Model.soft_codes": of_network("soft_codes", {"inputs": POINTS, "beta": 1.0},
                                        {"inputs": MORE, "sites": "1:in", "labels": CLASSES, "beta": 0.25, "name": Beside("silu", {"beta": None, "name": "gelu"})}, inert={"at": "inputs have no positions"}),
         "Model.cluster": of_network("cluster", {"inputs": POINTS, "layer": "1", "labels": CLASSES, "algorithms": ("k-means",)},
-                                    {"inputs": MORE, "layer": "3", "labels": CLASSES[::-1], "at": "all", "name": None, "others": {"more": POINTS}, "algorithms": ("ward",),
+                                    {"inputs": MORE, "layer": "3", "labels": CLASSES[::-1], "at": "all", "name": "silu", "others": {"more": POINTS}, "algorithms": ("ward",),
                                      "k": 5, "least": Beside(12, {"algorithms": ("hdbscan",)}), "pca": 1, "examples": [str(i) for i in range(24)],
                                      "groups": [i // 4 for i in range(24)], "seed": 5},
                                     inert={"at": "inputs have no positions"}),

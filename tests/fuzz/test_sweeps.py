@@ -5,6 +5,7 @@ from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,7 +14,7 @@ from torch import nn
 import patchclamp as pc
 from tests import tiny
 from tests.effort import examples
-from tests.fuzz import draws, formulas, readings, sweeping
+from tests.fuzz import draws, formulas, oracle, readings, sweeping
 from tests.fuzz.places import TINY, components
 from tests.fuzz.test_calls import FAMILY, MODELS, PHASES, SEED
 from tests.traces import no_trace
@@ -61,6 +62,43 @@ def test_a_patch_is_what_hooks_give(seed: int, family: str) -> None:
     with no_trace(tiny.shared(family)):
         grid = MODELS[family].patch(source, ids, source_edits=under, **given_)
     assert not sweeping.differing(swept, grid)[:3]
+
+
+def test_a_sweep_of_a_function_of_which_nothing_is_known_is_what_hooks_give() -> None:
+    """Its cells share nothing, so that the strategies that share layers are refused by name, swept or in the base."""
+    called = formulas.Operation("Call", lambda **k: pc.Call(torch.sin, **k), lambda _: lambda x: x.sin())
+    swept = next(
+        one
+        for one in (sweeping.sweep(Random(seed), "llama") for seed in range(50))
+        if not one.scales and one.how["strategy"] in ("layers", "wavefront")
+    )
+    swept.operations, swept.base = [called], []
+    model, given_ = MODELS["llama"], swept.arguments()
+    assert not sweeping.differing(swept, model.sweep(**given_))[:3]
+    scaled = pc.Scale(2.0)
+    for how in ({}, {"edit": scaled, "base": [pc.Call(torch.sin, site="embed")]}):
+        for strategy in ("layers", "wavefront"):
+            with pytest.raises(pc.InputError, match=f"strategy='{strategy}' would not give .*pc.Call is opaque"):
+                model.sweep(**{**given_, **how, "strategy": strategy})
+
+
+def test_by_hand_a_base_is_of_the_model_that_runs() -> None:
+    """What an edit of the base takes from elsewhere comes from that model, too."""
+    prompt, ids = [4, 8, 15], [16, 23, 42]
+    swept = sweeping.sweep(Random(0), "llama")
+    swept.rows, swept.inputs, swept.scales, swept.at, swept.resolve = [ids], [ids], (), -1, lambda n, _: [n - 1]
+    swept.operations = [formulas.Operation("Zero", lambda **k: pc.Zero(**k), lambda _: lambda x: 0.0 * x)]
+
+    def formula(scene: formulas.Scene) -> oracle.Formula:
+        found = oracle.run(scene.module, scene.family, prompt, (), [scene.site]).sites[scene.site]
+        return lambda _: found
+
+    source = formulas.Operation("Patch a prompt", lambda **k: pc.Patch(prompt, **k), formula)
+    swept.base = [draws.drawn(source, "llama", "mlp_in.1", "all", lambda n, _: list(range(n)))]
+    drawn = (readings.reading(Random(seed), components("llama")) for seed in range(60))
+    swept.readings = [next(one for one in drawn if one.names == ("loss",))]
+    other = other_module("llama", "attribute")
+    assert not sweeping.differing(swept, pc.wrap(other).sweep(**swept.arguments()), other)[:3]
 
 
 CHANGES = ("reads", "operations", "base", "rows", "at", "vector", "model", "config", "attribute", "nothing")

@@ -39,7 +39,7 @@ SLOW = (
 """Functions that the short form leaves out: an ordinary call takes long."""
 MADE_BY_FUNCTIONS = {
     "Agreement", "AffineMap", "Asset", "FirstNames", "Labelled", "Review", "Speech", "WinoBiasSentence", "WinogenderSentence", "CodeDirection",
-    "Covariance", "Direction", "Edit", "Gate", "Pieces", "Plan", "Read", "TunedLens", "Model", "Activation", "Function",
+    "ActivationBatch", "ActivationStream", "Codes", "Covariance", "Dictionary", "DictionaryFit", "Direction", "Edit", "Encoder", "RowScaling", "ToyData", "Gate", "Pieces", "Plan", "Read", "TunedLens", "Model", "Activation", "Function",
 }  # fmt: skip
 """Classes whose objects users get from functions, or that are bases."""
 WITHOUT_A_MODEL = {

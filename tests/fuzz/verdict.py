@@ -27,6 +27,7 @@ PADDED = {
     ("Model.patchscope", "at"): "the last token of a prompt has no next one",
     ("Model.run", "prompts"): "prompts of unequal length are padded",
     ("Model.neuron_importances", "samples"): "one sample has no interval",
+    ("Model.head_scores", "samples"): "one passage has no standard error",
     ("Model.cluster", "inputs"): "fewer distinct points than clusters have no numbers",
     ("Model.adversarial_paths", "seed"): "points without an adversarial example have no path",
     ("polytopes.cluster", "k"): "an algorithm with fewer clusters has no numbers of the others",

@@ -14,7 +14,7 @@ from tests.goldens import compare, models
 if TYPE_CHECKING:
     import xarray as xr
 
-FITTED = ("probe_report",)
+FITTED = ("probe_report", "superposition")
 """Kinds that hold what an iterative fit found, whose digits hang on libraries: their numbers are left out."""
 FIRST, ROWS = 6, 2
 """So many numbers of an array, and rows of a frame, are shown."""

@@ -13,7 +13,10 @@ from tests.goldens import compare, folders, kinds, models, objects
 pytestmark = [
     pytest.mark.filterwarnings("ignore::patchclamp.core.errors.PatchclampWarning"),
 ]
-KINDS = compare.sections((compare.DATA / "kinds.txt").read_text(encoding="utf-8"))
+NEWER = ("agreement", "evaluation", "frontier", "recovery", "superposition")
+"""Kinds that came after the folders were packed."""
+_TEXTS = compare.sections((compare.DATA / "kinds.txt").read_text(encoding="utf-8"))
+KINDS = {kind: text for kind, text in _TEXTS.items() if kind not in NEWER}
 EVERY = [
     pytest.param(version, kind, marks=[] if version == "0.1.0" else [pytest.mark.slow])
     for version in folders.PACKED

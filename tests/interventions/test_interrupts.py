@@ -155,6 +155,20 @@ def test_an_interrupt_at_any_line_leaves_nothing(name: str) -> None:
             assert torch.overrides._len_torch_function_stack() == modes, place
 
 
+def test_an_interrupt_while_torch_has_a_mode_off_its_stack_leaves_the_stack_as_it_was() -> None:
+    """torch takes the mode of float32 logits off and puts it back around each function, in Python, where a signal can come."""
+    counter = AtLine(None)
+    counter.run(CALLS["lens"])
+    code = torch.overrides._pop_mode_temporarily.__wrapped__.__code__  # type: ignore[attr-defined]
+    numbers = {line for _, _, line in code.co_lines()} - {code.co_firstlineno}
+    places = [(*place, 1) for place in counter.lines if place[0] == code.co_filename and place[1] in numbers]
+    assert len(places) >= 3
+    for place in places:
+        with no_trace(llama().module), pytest.raises(KeyboardInterrupt):
+            AtLine(place).run(CALLS["lens"])
+        assert torch.overrides._len_torch_function_stack() == 0, place
+
+
 def test_an_interrupted_sweep_goes_on_from_its_checkpoint_and_ends_with_the_same_bytes(tmp_path: Path) -> None:
     """Interrupted again and again, each time further on, from what the last interrupt left."""
 

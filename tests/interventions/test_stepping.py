@@ -142,6 +142,50 @@ def by_loop(
     return ids[len(prompt) :], logits, changed
 
 
+def by_steps(
+    name: str, prompt: list[int], path: str, change: Change, where: Callable[[int, int], Sequence[int]], new: int
+) -> list[Tensor]:
+    """Logits of greedy tokens with the state of a recurrent model carried from token to token."""
+    module, ids, logits, done = tiny.shared(name), list(prompt), [], 0
+    carried: dict[str, Any] = {}
+    for _ in range(new):
+
+        def edit(x: Tensor, first: int = done, total: int = len(ids)) -> Tensor:
+            out = x.clone()
+            rows = [row - first for row in where(len(prompt), total) if row >= first]
+            if rows:
+                out[:, rows] = change(x[:, rows]).to(x.dtype)
+            return out
+
+        handle = by_hand.hook(module.get_submodule(path), "out", edit)
+        with torch.no_grad():
+            output = module(torch.tensor([ids[done:]]), use_cache=True, **carried)
+        handle.remove()
+        done, carried = len(ids), {"cache_params": output.cache_params}
+        logits.append(output.logits[0, -1])
+        ids.append(int(logits[-1].argmax()))
+    return logits
+
+
+def close(logits: Tensor, numbers: list[Tensor]) -> bool:
+    return torch.allclose(logits.double(), torch.stack(numbers).float().double(), rtol=1e-6, atol=1e-6)
+
+
+def test_a_recurrent_generation_is_a_loop_of_steps() -> None:
+    """transformers computes Mamba's scan in float32, one way for whole texts and another step by step."""
+    for operation, at in (("Add", "-2"), ("Scale", "0, generated"), ("Reflect", "generated")):
+        edit, change = OPERATIONS[operation]("mamba", "resid_post.0")
+        position, where = PLACES[at]
+        (prompt,) = tiny.ids(1, 3, seed=1)
+        made = opened("mamba").generate(
+            prompt, edit.on("resid_post.0", position), max_new_tokens=NEW, eos_token_id=None, output_logits=True
+        )
+        path = module_of("mamba", "resid_post.0")
+        assert list(made.ids[0]) == by_loop("mamba", prompt, path, change, where, NEW)[0]
+        assert close(made.logits[0], by_steps("mamba", prompt, path, change, where, NEW)), (operation, at)
+        assert not close(made.logits[0], by_steps("mamba", prompt, path, lambda x: x, where, NEW)), "the control"
+
+
 @hypothesis.settings(max_examples=examples(6, 200), deadline=None)
 @hypothesis.given(data=st.data())
 def test_a_generation_is_a_loop_of_whole_passes(data: st.DataObject) -> None:
@@ -160,9 +204,11 @@ def test_a_generation_is_a_loop_of_whole_passes(data: st.DataObject) -> None:
     made = opened(name).generate(
         prompts, edit.on(site, at), max_new_tokens=NEW, eos_token_id=None, output_logits=True, **cached, **chunks
     )
-    for ids, logits, (tokens, numbers, _) in zip(made.ids, made.logits, wanted, strict=True):
+    for prompt, ids, logits, (tokens, numbers, _) in zip(prompts, made.ids, made.logits, wanted, strict=True):
         assert list(ids) == tokens
-        assert torch.allclose(logits.double(), torch.stack(numbers).float().double(), rtol=1e-6, atol=1e-6)
+        stepwise = name == "mamba" and cached.get("use_cache", True)
+        own = by_steps(name, prompt, module_of(name, site), change, where, NEW) if stepwise else numbers
+        assert close(logits, own)
     assert made.fired == (sum(changed for *_, changed in wanted),)
 
 

@@ -164,6 +164,17 @@ def test_a_gate_that_never_opens_changes_nothing(llama: pc.Model) -> None:
     assert np.nanmax(fast.dataset["kl"].values) < rounding
 
 
+@pytest.mark.parametrize("sites", ["embed", "mlp_out.0"])
+def test_activations_behind_an_edit_are_read_where_no_logits_are(llama: pc.Model, sites: str) -> None:
+    """A loss of the tokens of the prompt needs no logits of the last position, so that nothing of the cell passes the head."""
+    options = {"sites": sites, "at": -1, "read": [pc.Loss(), pc.Activation("resid_post.1", at="all")]}
+    fast, slow = (llama.sweep(IDS, pc.Add(draw(0)), strategy=s, **options) for s in ("wavefront", "cell"))
+    assert agree(fast, slow, 1e-11)
+    lost, behind = (abs(fast.dataset[name] - fast.dataset[f"baseline:{name}"]) for name in fast.reads)
+    assert float(lost.max()) < 1e-11
+    assert float(behind.max()) > 0.1
+
+
 @given(st.data())
 @settings(max_examples=examples(7, 60), suppress_health_check=[HealthCheck.too_slow])
 def test_any_sweep_equals_one_forward_a_cell(llama: pc.Model, data: st.DataObject) -> None:

@@ -195,6 +195,13 @@ def test_refusals() -> None:
     with pytest.raises(pc.ModelError, match="affine for frozen gates only without softmax"):
         pc.wrap(Attention()).affine_map(torch.ones(3))
     net, shape = networks()["relu"]
+    for call in (
+        lambda x: pc.wrap(net).affine_map(x),
+        lambda x: pc.wrap(net).segment(x, x),
+        lambda x: pc.wrap(net).boundaries([x]),
+    ):
+        with pytest.raises(pc.InputError, match=r"a point of shape \(0, 3\) holds no coordinates"):
+            call(torch.zeros(0, 3))
     with pytest.raises(pc.InputError, match="unknown soft 'hard'"):
         pc.wrap(net).affine_map(point_of(shape), soft="hard")
     line = pc.wrap(net).segment(point_of(shape), point_of(shape, 1), method="sampled", samples=10)

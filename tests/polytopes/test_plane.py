@@ -426,6 +426,13 @@ POINTS = torch.eye(3, dtype=torch.float64)
         (dict(points=POINTS, box=((1, 1), (0, 1))), "is empty"),
         (dict(points=POINTS, box=-1), "is empty"),
         (dict(points=POINTS, box=((0, torch.inf), (0, 1))), "is not finite"),
+        (
+            dict(points=POINTS, box=1e300),
+            r"the box 1e\+300 is too large for areas in float64; coordinates go to 1e\+140",
+        ),
+        (dict(points=POINTS * 1e145), "the box around the points is too large for areas"),
+        (dict(points=POINTS * 1e200), "the box around the points is not finite"),
+        (dict(points=POINTS[:, :0]), r"a point of shape \(0,\) holds no coordinates"),
         (dict(points=POINTS, box=(0, 1, 2)), r"a box is \(\(low, high\), \(low, high\)\)"),
         (dict(points=POINTS, box="wide"), "a box is"),
         (dict(axes=POINTS), "pass box="),
@@ -438,6 +445,14 @@ POINTS = torch.eye(3, dtype=torch.float64)
 def test_bad_input_is_refused(given_: dict[str, Any], says: str) -> None:
     with pytest.raises(pc.InputError, match=says):
         plane(pc.wrap(NET), **given_)
+
+
+@pytest.mark.parametrize("reach", [1e-140, 1e140])
+def test_the_smallest_and_the_largest_box_have_finite_numbers(reach: float) -> None:
+    found = pc.wrap(NET).plane(POINTS, box=reach)
+    for name in ("area", "perimeter", "map", "offset", "vertices"):
+        assert np.isfinite(found.dataset[name].values).all(), name
+    assert float(found.dataset["area"].sum()) == pytest.approx(4 * reach**2, rel=1e-9)
 
 
 def test_networks_that_are_not_piecewise_linear_are_refused_by_name() -> None:

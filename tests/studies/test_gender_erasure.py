@@ -70,7 +70,8 @@ def test_the_summary_is_plain_and_the_folder_whole(found: tuple[gender_erasure.G
     assert [row["bias"] for row in summary["tested"]] == study.tested["bias"].tolist()
     results = {"effects", "pushed", "projections", "divergence"}
     tables = {"tested", "probes", "winograd", "interchange"}
-    assert {p.name for p in out.iterdir()} == results | {f"{name}.csv" for name in tables} | {"report.html"}
+    files = {"study.json", "report.html"}
+    assert {p.name for p in out.iterdir()} == results | {f"{name}.csv" for name in tables} | files
     for name in results:
         assert pc.open(out / name) == getattr(study, name)
     for name in tables:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from patchclamp import catalogue
 from patchclamp.core.errors import InputError, unknown
+from patchclamp.core.readers import UnfitError, tensor
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.tokens import need_tokenizer
 
@@ -64,8 +65,13 @@ def read_corpus(corpus: Any) -> Iterable[Any]:
     Raises:
         InputError: An unknown name, or something that cannot be iterated over.
     """
-    if isinstance(corpus, Tensor) and corpus.ndim == 2:
-        return iter(corpus.tolist())
+    if isinstance(corpus, Tensor):
+        try:
+            rows = tensor(corpus)
+        except UnfitError as unfit:
+            raise InputError(f"a corpus is an iterable of texts or of lists of token ids{unfit.reason}") from None
+        if rows.ndim == 2:
+            return iter(rows.tolist())
     if not isinstance(corpus, str):
         single = isinstance(corpus, bytes | type) or getattr(corpus, "ndim", 1) == 0
         if isinstance(corpus, Iterable) and not single:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import xarray as xr
 
 STATISTICS = ("mean", "deviation", "skewness", "kurtosis", "zeros", "positive", "density")
+_MOST_NUMBERS = 2**28
+_LEAST_ROWS = 8
 _TOY_ROWS = 4096
 
 
@@ -48,7 +50,7 @@ class ActivationDistribution(DatasetResult):
         return "\n".join(lines)
 
 
-class Moments:
+class StreamMoments:
     """Central moments of each column up to the fourth, in float64 and one pass.
 
     Source: Pebay 2008, "Formulas for robust, one-pass parallel computation of covariances and arbitrary-order statistical
@@ -91,6 +93,10 @@ class Moments:
 
 def toy_rows(rows: int, d: int, features: int, active: float, seed: int) -> Tensor:
     """Rows of the toy model ``[row, d]``: each of some random unit vectors is on with one probability, and then uniform in 0..1."""
+    if features * max(rows, d) > _MOST_NUMBERS:
+        raise InputError(
+            f"features={features:,}: {rows:,} rows of the toy model would need {features * rows:,} numbers at once"
+        )
     generator = torch.Generator().manual_seed(seed)
     dictionary = torch.nn.functional.normalize(torch.randn(features, d, generator=generator), dim=1)
     on = torch.rand(rows, features, generator=generator) < active / features
@@ -146,14 +152,16 @@ def activation_distribution(
     width = features or 2 * stream.d
     if active > width:
         raise InputError(f"active={active} is more than the toy model's {width} features")
-    moments: Moments | None = None
+    moments: StreamMoments | None = None
     with task("activations", stream.count or 0, "rows", show=progress) as bar:
         for batch in stream:
-            moments = moments or Moments(stream.d, batch.rows.device)
+            moments = moments or StreamMoments(stream.d, batch.rows.device)
             moments.update(batch.rows)
             bar.advance(len(batch))
     assert moments is not None
-    toy = Moments(stream.d)
+    if moments.n < _LEAST_ROWS:
+        raise InputError(f"{moments.n} rows say nothing of a distribution: at least {_LEAST_ROWS} are needed")
+    toy = StreamMoments(stream.d)
     toy.update(toy_rows(_TOY_ROWS, stream.d, width, active, seed))
     values = torch.stack([moments.statistics(), toy.statistics()])
     return ActivationDistribution(_dataset(values, site, moments.n), *provenance(model, [], corpus=inputs))

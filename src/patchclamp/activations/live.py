@@ -25,7 +25,7 @@ _WINDOW = 256
 """Sequences of an order that are sorted by length before they are grouped, so that little is padded."""
 
 
-class ModelSource:
+class LiveSource:
     """What a model computes at one site, sequence by sequence; the token ids of the corpus are held, four bytes a token."""
 
     mixed = False
@@ -161,7 +161,7 @@ def activation_stream(
     held = list(rows if tokens is None else limited(rows, tokens))
     if not held:
         raise InputError("the corpus is empty: it gives no token")
-    source = ModelSource(model, sites[0], held, skip_special, batch_tokens)
+    source = LiveSource(model, sites[0], held, skip_special, batch_tokens)
     return ActivationStream(source, batch_size=batch_size, passes=passes, shuffle=shuffle, buffer=buffer, seed=seed)
 
 

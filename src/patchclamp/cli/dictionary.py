@@ -192,7 +192,7 @@ def evaluate(
 
     opened = pc.dictionaries.Dictionary.from_pretrained(dictionary)
     rule = _rule(encoder, k)
-    result: pc.dictionaries.Recovery | pc.dictionaries.Evaluation
+    result: pc.dictionaries.Recovery | pc.dictionaries.DictionaryEvaluation
     if truth:
         if site is not None or corpus is not None:
             raise InputError("--truth compares with the features of toy data, which have no site and no corpus")
@@ -217,7 +217,7 @@ def _sgd(encoder: str | None, one: dict[str, Any], options: dict[str, Any]) -> "
     import patchclamp as pc
 
     kinds: dict[str, Any] = {
-        "batch-topk": pc.dictionaries.BatchTopK, "topk": pc.dictionaries.TopK, "gated": pc.dictionaries.Gated,
+        "batch-topk": pc.dictionaries.BatchTopK, "topk": pc.dictionaries.TopKEncoder, "gated": pc.dictionaries.Gated,
         "matryoshka": pc.dictionaries.MatryoshkaBatchTopK, "jumprelu": pc.dictionaries.JumpReLU, "relu": pc.dictionaries.ReLU,
     }  # fmt: skip
     rule = _make(kinds[encoder or "batch-topk"], {"k": one["k"], "penalty": one["penalty"]})

@@ -170,6 +170,20 @@ def check_held(holder: Any) -> None:
         reading.value(name, getattr(holder, name))
 
 
+def settle_held(holder: Any) -> None:
+    """Check what an object holds, as :func:`check_held`; a number of numpy or torch becomes the plain number that it is.
+
+    Raises:
+        InputError: One cannot be used.
+    """
+    reading = _constructor(type(holder))
+    for name in reading.names.difference(reading.hidden):
+        held = getattr(holder, name)
+        value = reading.value(name, held)
+        if isinstance(value, bool | int | float) and type(value) is not type(held):
+            setattr(holder, name, value)
+
+
 @functools.cache
 def _constructor(kind: type) -> Reading:
     return Reading.of(kind.__init__, kind.__name__, InputError)  # type: ignore[misc]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from patchclamp.core import folders, registry
 from patchclamp.core.arguments import checked, checked_methods
-from patchclamp.core.errors import warn
+from patchclamp.core.errors import InputError, warn
 from patchclamp.core.files import write_csv
 from patchclamp.core.kinds import Folder
 from patchclamp.core.labelled import pack, unpack
@@ -144,12 +144,23 @@ class Result(ABC):
         figure: Figure = registry.figure_of(self.kind)(self, **options)
         return figure
 
+    def _picture(self, options: dict[str, Any]) -> "Figure | None":
+        """The figure to save; None where nobody asked for a certain one and the kind's own cannot be drawn."""
+        try:
+            return self.figure(**options)
+        except InputError as error:
+            if options:
+                raise
+            warn(f"the result is saved without a picture: {error}")
+            return None
+
     def save(self, folder: Folder, *, overwrite: bool = False, **figure_options: Any) -> Path:
         """Write ``result.json``, arrays, a CSV, the figure (SVG and PNG) and ``report.html``.
 
         The folder then holds this result, or, if anything fails, what it held before. ``result.json`` lists every file with its
         SHA-256, so a folder that is not complete is told from one that is. Files of an earlier result are replaced; others are
-        left alone.
+        left alone. Where the picture that is drawn by default would be far too large, the result is saved without, and a warning
+        says so.
 
         Args:
             folder: The folder to write into.
@@ -172,6 +183,8 @@ class Result(ABC):
             "parts": list(self._parts()),
         }
 
+        figure = self._picture(figure_options)
+
         def write(into: Path) -> None:
             write_tensors(into / _ARRAYS, arrays)
             if self.tensors:
@@ -179,8 +192,7 @@ class Result(ABC):
             for name, part in self._parts().items():
                 part.save(into / name)
             write_csv(into / "data.csv", self.frame())
-            figure = self.figure(**figure_options)
-            for suffix in ("svg", "png"):
+            for suffix in ("svg", "png") if figure is not None else ():
                 registry.write_figure(figure, into / f"figure.{suffix}", suffix)
             (into / "report.html").write_text(registry.page_of(self), encoding="utf-8")
 

@@ -1,6 +1,6 @@
 # The public names of the package, and where each lives.
 
-from .agreement import Agreement as Agreement
+from .agreement import DictionaryAgreement as DictionaryAgreement
 from .agreement import agreement as agreement
 from .atoms import coherence as coherence
 from .codes import Codes as Codes
@@ -10,14 +10,13 @@ from .decompositions import PCA as PCA
 from .decompositions import KMeans as KMeans
 from .dictionary import Dictionary as Dictionary
 from .encoder import Encoder as Encoder
-from .evaluation import Evaluation as Evaluation
+from .evaluation import DictionaryEvaluation as DictionaryEvaluation
 from .evaluation import Frontier as Frontier
 from .evaluation import evaluate as evaluate
 from .evaluation import frontier as frontier
 from .fista import FISTA as FISTA
 from .fit import DictionaryFit as DictionaryFit
 from .gated import Gated as Gated
-from .initial import initial_atoms as initial_atoms
 from .jumprelu import JumpReLU as JumpReLU
 from .ksvd import KSVD as KSVD
 from .matryoshka import MatryoshkaBatchTopK as MatryoshkaBatchTopK
@@ -28,16 +27,15 @@ from .pursuit import OMP as OMP
 from .recovery import Recovery as Recovery
 from .recovery import recovery as recovery
 from .relu import ReLU as ReLU
-from .scaling import Scaling as Scaling
-from .schedule import default_learning_rate as default_learning_rate
+from .scaling import RowScaling as RowScaling
 from .sgd import SGD as SGD
 from .superposition import Superposition as Superposition
 from .superposition import superposition as superposition
 from .threshold import LinearCoordinates as LinearCoordinates
-from .threshold import Nearest as Nearest
+from .threshold import NearestAtom as NearestAtom
 from .threshold import Threshold as Threshold
 from .topk import BatchTopK as BatchTopK
-from .topk import TopK as TopK
+from .topk import TopKEncoder as TopKEncoder
 from .toy import ToyData as ToyData
 from .training import train as train
 
@@ -50,34 +48,32 @@ __all__ = [
     "OMP",
     "PCA",
     "SGD",
-    "Agreement",
     "BatchTopK",
     "Codes",
     "Dictionary",
+    "DictionaryAgreement",
+    "DictionaryEvaluation",
     "DictionaryFit",
     "Encoder",
-    "Evaluation",
     "Frontier",
     "Gated",
     "JumpReLU",
     "KMeans",
     "LinearCoordinates",
     "MatryoshkaBatchTopK",
-    "Nearest",
+    "NearestAtom",
     "OnlineDictionaryLearning",
     "ReLU",
     "Recovery",
-    "Scaling",
+    "RowScaling",
     "Superposition",
     "Threshold",
-    "TopK",
+    "TopKEncoder",
     "ToyData",
     "agreement",
     "coherence",
-    "default_learning_rate",
     "evaluate",
     "frontier",
-    "initial_atoms",
     "prune",
     "recovery",
     "superposition",

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(eq=False)
-class Agreement(DatasetResult):
+class DictionaryAgreement(DatasetResult):
     """Dictionaries beside each other, every one with every other.
 
     ``data`` has the dim ``entry``: an atom of ``dictionary`` beside the whole of ``other``; ``mcs`` is the largest cosine of any
@@ -75,7 +75,7 @@ class Agreement(DatasetResult):
 
 
 @checked
-def agreement(*dictionaries: Dictionary | Array, names: Sequence[str] | None = None) -> Agreement:
+def agreement(*dictionaries: Dictionary | Array, names: Sequence[str] | None = None) -> DictionaryAgreement:
     """Hold dictionaries against each other: of two widths, or of several seeds.
 
     Source: Sharkey, Braun & Millidge 2022 (similarity with larger dictionaries).
@@ -102,7 +102,7 @@ def agreement(*dictionaries: Dictionary | Array, names: Sequence[str] | None = N
         "widths": [len(part) for part in atoms],
         "digest": digest(*(part.cpu() for part in atoms)),
     }
-    return Agreement(_dataset(labels, atoms), record_of_arrays(parameters))
+    return DictionaryAgreement(_dataset(labels, atoms), record_of_arrays(parameters))
 
 
 def _dataset(labels: Sequence[str], atoms: Sequence[Array]) -> "xr.Dataset":

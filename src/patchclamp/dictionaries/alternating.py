@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from patchclamp.activations.stream import ActivationStream
-from patchclamp.core.arguments import check_held, checked_methods
+from patchclamp.core.arguments import checked_methods, settle_held
 from patchclamp.core.digest import digest
 from patchclamp.core.errors import InputError
 from patchclamp.core.files import check_place, reading
@@ -22,7 +22,7 @@ from patchclamp.core.progress import task
 from patchclamp.core.tensors import read_state, write_state
 from patchclamp.dictionaries.dictionary import Dictionary
 from patchclamp.dictionaries.fit import DictionaryFit
-from patchclamp.dictionaries.scaling import Scaling, Whiten
+from patchclamp.dictionaries.scaling import RowScaling, Whiten
 
 SAVE_EVERY = 30.0
 """Seconds between two checkpoints."""
@@ -60,7 +60,7 @@ class AlternatingFit(DictionaryFit):
     whiten: Whiten
     checkpoint: Any
     random_state: int
-    _scaling: Scaling
+    _scaling: RowScaling
     _state: Any
     _kept: tuple[Any, dict[str, Any]]
     """The state after the latest batch, and where the stream stood then: what a checkpoint holds."""
@@ -79,7 +79,7 @@ class AlternatingFit(DictionaryFit):
             InputError: Rows of another width than before, fewer rows at first than atoms, or numbers that are not finite.
         """
         del y
-        check_held(self)
+        settle_held(self)
         self._check()
         rows = ActivationStream.from_array(X, batch_size=len(X), passes=1, shuffle=False)
         if not hasattr(self, "_state"):
@@ -120,7 +120,9 @@ class AlternatingFit(DictionaryFit):
                 f"{type(self).__name__}(width={self.width}) begins with that many rows as atoms, and there are {len(sample)}"
             )
         sample = sample.to(torch.promote_types(sample.dtype, torch.float32))
-        self._scaling = Scaling.of(sample, centre=self.centre, scale=self.scale, whiten=self.whiten).to(sample.device)
+        self._scaling = RowScaling.of(sample, centre=self.centre, scale=self.scale, whiten=self.whiten).to(
+            sample.device
+        )
         generator = torch.Generator().manual_seed(self.random_state)
         order = torch.randperm(len(sample), generator=generator).to(sample.device)
         rows = self._scaling(sample)

@@ -9,6 +9,7 @@ from torch import Tensor
 from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError
 from patchclamp.core.kinds import Array
+from patchclamp.core.readers import UnfitError, tensor
 from patchclamp.dictionaries.dictionary import Dictionary
 
 ANTIPODAL = -0.9
@@ -23,13 +24,26 @@ def atoms_of(dictionary: Any, name: str) -> Float[Tensor, "width d"]:
     """
     if isinstance(dictionary, Dictionary):
         return dictionary.scaling.undo_linear(dictionary.atoms).detach()
-    atoms = torch.as_tensor(dictionary).detach()
+    atoms = as_tensor(dictionary, name).detach()
     atoms = atoms if atoms.dtype == torch.float64 else atoms.float()
     if atoms.ndim != 2 or not atoms.numel():
         raise InputError(f"{name} is directions [count, d]; got an array of shape {tuple(atoms.shape)}")
     if not bool(torch.isfinite(atoms).all()):
         raise InputError(f"{name} holds NaN or infinite values")
     return atoms
+
+
+def as_tensor(value: Any, name: str) -> Tensor:
+    """An array, or rows of numbers or tensors, as one tensor.
+
+    Raises:
+        InputError: It is none.
+    """
+    try:
+        read: Tensor = tensor(value)
+    except UnfitError as unfit:
+        raise InputError(f"{name} must be {unfit.valid}{unfit.reason}") from None
+    return read
 
 
 def unit_rows(atoms: Float[Tensor, "width d"]) -> Float[Tensor, "width d"]:

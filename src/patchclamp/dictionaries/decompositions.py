@@ -11,14 +11,14 @@ from torch import Tensor
 
 from patchclamp.activations.stream import ActivationStream
 from patchclamp.core.errors import InputError
-from patchclamp.core.kinds import Seed
+from patchclamp.core.kinds import Repeats, Seed
 from patchclamp.core.plain import to_plain
 from patchclamp.dictionaries.dictionary import Dictionary
 from patchclamp.dictionaries.encoder import Encoder
 from patchclamp.dictionaries.fista import FISTA
 from patchclamp.dictionaries.fit import DictionaryFit
-from patchclamp.dictionaries.scaling import Scaling
-from patchclamp.dictionaries.threshold import LinearCoordinates, Nearest
+from patchclamp.dictionaries.scaling import RowScaling
+from patchclamp.dictionaries.threshold import LinearCoordinates, NearestAtom
 
 
 class HeldRowsFit(DictionaryFit):
@@ -31,6 +31,11 @@ class HeldRowsFit(DictionaryFit):
     def _learn(self, stream: ActivationStream) -> Dictionary:
         if min(self.width, self.rows) < 1:
             raise InputError(f"width and rows are 1 or more; got width={self.width}, rows={self.rows}")
+        for name in ("max_iter", "batch_size"):
+            if getattr(self, name, 1) < 1:
+                raise InputError(f"{name} is 1 or more; got {getattr(self, name)}")
+        if not 0 <= getattr(self, "tol", 0) < float("inf"):
+            raise InputError(f"tol is a finite number of 0 or more; got {getattr(self, 'tol')}")  # noqa: B009
         parts, held = [], 0
         for batch in stream:
             parts.append(batch.rows[: self.rows - held])
@@ -92,7 +97,7 @@ class ICA(HeldRowsFit):
     """
 
     def __init__(
-        self, *, width: int = 64, rows: int = 65_536, max_iter: int = 200, tol: float = 1e-4, random_state: Seed = 0
+        self, *, width: int = 64, rows: int = 65_536, max_iter: Repeats = 200, tol: float = 1e-4, random_state: Seed = 0
     ) -> None:
         self.width = width
         self.rows = rows
@@ -103,7 +108,11 @@ class ICA(HeldRowsFit):
     def _decompose(self, x: Tensor) -> Dictionary:
         self._check_rank(x)
         model = sklearn.decomposition.FastICA(
-            self.width, whiten="unit-variance", max_iter=self.max_iter, tol=self.tol, random_state=self.random_state
+            self.width,
+            whiten="unit-variance",
+            max_iter=self.max_iter,
+            tol=float(self.tol),
+            random_state=self.random_state,
         ).fit(_array(x))
         return _dictionary(model.mixing_.T, LinearCoordinates(), x, model.mean_)
 
@@ -120,7 +129,7 @@ class NMF(HeldRowsFit):
     """
 
     def __init__(
-        self, *, width: int = 64, rows: int = 65_536, max_iter: int = 200, tol: float = 1e-4, random_state: Seed = 0
+        self, *, width: int = 64, rows: int = 65_536, max_iter: Repeats = 200, tol: float = 1e-4, random_state: Seed = 0
     ) -> None:
         self.width = width
         self.rows = rows
@@ -136,7 +145,7 @@ class NMF(HeldRowsFit):
             )
         model = sklearn.decomposition.NMF(
             self.width, init="nndsvda" if self.width <= min(x.shape) else "random", max_iter=self.max_iter,
-            tol=self.tol, random_state=self.random_state,
+            tol=float(self.tol), random_state=self.random_state,
         ).fit(_array(x))  # fmt: skip
         return _dictionary(model.components_, FISTA(0.0, iterations=2000), x)
 
@@ -158,7 +167,7 @@ class KMeans(HeldRowsFit):
         width: int = 64,
         rows: int = 65_536,
         batch_size: int = 4096,
-        max_iter: int = 100,
+        max_iter: Repeats = 100,
         random_state: Seed = 0,
     ) -> None:
         self.width = width
@@ -171,7 +180,7 @@ class KMeans(HeldRowsFit):
         model = sklearn.cluster.MiniBatchKMeans(
             self.width, batch_size=self.batch_size, max_iter=self.max_iter, n_init=3, random_state=self.random_state
         ).fit(_array(x))
-        return _dictionary(model.cluster_centers_, Nearest(), x)
+        return _dictionary(model.cluster_centers_, NearestAtom(), x)
 
 
 def _array(x: Tensor) -> np.ndarray:
@@ -180,5 +189,5 @@ def _array(x: Tensor) -> np.ndarray:
 
 def _dictionary(atoms: Any, encoder: Encoder, x: Tensor, mean: Any = None) -> Dictionary:
     table = torch.from_numpy(np.ascontiguousarray(atoms)).to(x)
-    scaling = None if mean is None else Scaling(torch.from_numpy(np.asarray(mean)).to(x))
+    scaling = None if mean is None else RowScaling(torch.from_numpy(np.asarray(mean)).to(x))
     return Dictionary(table, encoder, scaling=scaling)

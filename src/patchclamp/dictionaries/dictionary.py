@@ -17,7 +17,7 @@ from patchclamp.core.plain import from_plain, to_plain
 from patchclamp.core.tensors import read_tensors, write_tensors
 from patchclamp.dictionaries.codes import Codes
 from patchclamp.dictionaries.encoder import Encoder
-from patchclamp.dictionaries.scaling import Scaling
+from patchclamp.dictionaries.scaling import RowScaling
 
 _TENSORS = "model.safetensors"
 BLOCK = 4096
@@ -50,7 +50,7 @@ class Dictionary(nn.Module):
         *,
         bias: Tensor | None = None,
         weights: Mapping[str, Tensor] | None = None,
-        scaling: Scaling | None = None,
+        scaling: RowScaling | None = None,
         card: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class Dictionary(nn.Module):
         self.atoms = _fixed(atoms)
         self.bias = _fixed(atoms.new_zeros(atoms.shape[1]) if bias is None else bias)
         self.learned = nn.ParameterDict({name: _fixed(value) for name, value in (weights or {}).items()})
-        self.scaling = scaling or Scaling.identity(atoms.shape[1], atoms.dtype)
+        self.scaling = scaling or RowScaling.identity(atoms.shape[1], atoms.dtype)
         self.card = dict(card or {})
         self._check_shapes()
 
@@ -201,7 +201,7 @@ class Dictionary(nn.Module):
             encoder = from_plain(record["encoder"], {})
             if not isinstance(encoder, Encoder):
                 raise ValueError(f"{record['encoder']!r} is no encoder")
-            scaling = Scaling(
+            scaling = RowScaling(
                 tensors.pop("scaling.mean"),
                 float(tensors.pop("scaling.scale")),
                 tensors.pop("scaling.whitening", None),

@@ -17,6 +17,7 @@ from patchclamp.core.digest import digest
 from patchclamp.core.errors import InputError
 from patchclamp.core.kinds import Array
 from patchclamp.core.result import DatasetResult, record_of_arrays
+from patchclamp.dictionaries.atoms import as_tensor
 from patchclamp.dictionaries.codes import Codes
 from patchclamp.dictionaries.dictionary import BLOCK, Dictionary
 from patchclamp.dictionaries.encoder import Encoder
@@ -30,7 +31,7 @@ DENSE = 0.1
 
 
 @dataclass(eq=False)
-class Evaluation(DatasetResult):
+class DictionaryEvaluation(DatasetResult):
     """A dictionary on held-out rows.
 
     ``data`` has the dims ``latent`` and ``active``. Of each latent: ``density``, the share of rows in which it is not zero, and
@@ -87,7 +88,7 @@ def evaluate(
     *,
     encoder: Encoder | None = None,
     batches: int | None = None,
-) -> Evaluation:
+) -> DictionaryEvaluation:
     """Measure a dictionary on held-out rows, batch by batch, so that any number of rows needs the memory of one batch.
 
     Another encoder on the same atoms tells what is the encoder's fault: with ``OMP(k=...)`` beside the trained one it gives
@@ -106,7 +107,7 @@ def evaluate(
     """
     if batches is not None and batches < 1:
         raise InputError(f"batches is 1 or more; got {batches}")
-    sums = _Sums(dictionary.width, dictionary.atoms.device)
+    sums = _RowSums(dictionary.width, dictionary.atoms.device)
     with torch.no_grad():
         for x in _batches(rows, batches):
             codes = dictionary.codes(x, encoder)
@@ -119,12 +120,12 @@ def evaluate(
         "width": dictionary.width, "d": dictionary.d, "rows": sums.count, "encoder": repr(encoder or dictionary.encoder),
         "digest": digest(dictionary.atoms.cpu(), sums.mean.cpu(), sums.variance),
     }  # fmt: skip
-    return Evaluation(sums.dataset(), record_of_arrays(parameters))
+    return DictionaryEvaluation(sums.dataset(), record_of_arrays(parameters))
 
 
 def _batches(rows: Array | ActivationStream, batches: int | None) -> Iterator[Float[Tensor, "row d"]]:
     if not isinstance(rows, ActivationStream):
-        x = torch.as_tensor(rows)
+        x = as_tensor(rows, "rows")
         if x.ndim != 2:
             raise InputError(f"rows are [row, d]; got shape {tuple(x.shape)}")
         yield from islice((block for block in x.split(BLOCK) if len(block)), batches)
@@ -136,7 +137,7 @@ def _batches(rows: Array | ActivationStream, batches: int | None) -> Iterator[Fl
     yield from (batch.rows for batch in islice(ahead, batches))
 
 
-class _Sums:
+class _RowSums:
     """Running sums in float64; variance by the shifted mean of Chan, Golub & LeVeque 1979, which large means do not spoil."""
 
     def __init__(self, width: int, device: torch.device) -> None:
@@ -204,7 +205,7 @@ class Frontier(DatasetResult):
 
 
 @checked
-def frontier(evaluations: Mapping[str, Sequence[Evaluation]]) -> Frontier:
+def frontier(evaluations: Mapping[str, Sequence[DictionaryEvaluation]]) -> Frontier:
     """Hold dictionaries against each other: what they explain, and with how many latents.
 
     Args:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError
+from patchclamp.core.kinds import Repeats
 from patchclamp.core.plain import savable
 from patchclamp.dictionaries.codes import Codes
 from patchclamp.dictionaries.encoder import Encoder
@@ -42,7 +43,7 @@ class FISTA(Encoder):
 
     penalty: float
     nonnegative: bool = True
-    iterations: int = 500
+    iterations: Repeats = 500
     tolerance: float = 1e-6
 
     def __post_init__(self) -> None:

@@ -10,7 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from patchclamp.activations.stream import ActivationStream
-from patchclamp.core.arguments import check_held, checked_methods
+from patchclamp.core.arguments import checked_methods, settle_held
 from patchclamp.core.errors import InputError
 from patchclamp.core.kinds import Array
 from patchclamp.dictionaries.dictionary import Dictionary
@@ -40,7 +40,7 @@ class DictionaryFit(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         Raises:
             InputError: Too few rows, or numbers that are not finite.
         """
-        check_held(self)
+        settle_held(self)
         stream = self._stream(X)
         self.dictionary_ = self._learn(stream)
         self.n_features_in_ = self.dictionary_.d

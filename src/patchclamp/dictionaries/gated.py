@@ -11,7 +11,7 @@ from torch import Tensor
 from patchclamp.core.arguments import checked
 from patchclamp.core.plain import savable
 from patchclamp.dictionaries.codes import Codes
-from patchclamp.dictionaries.linear import Batch, LinearEncoder, Step, check_positive, linear_gradients
+from patchclamp.dictionaries.linear import LinearEncoder, TrainingBatch, TrainingStep, check_positive, linear_gradients
 
 
 @savable
@@ -52,7 +52,7 @@ class Gated(LinearEncoder):
         zeros = torch.zeros(width, dtype=dtype, device=device)
         return {"magnitude_scale": zeros, "magnitude_offset": zeros.clone()}
 
-    def step(self, batch: Batch) -> Step:
+    def step(self, batch: TrainingBatch) -> TrainingStep:
         """The three losses and their gradients."""
         parameters, rows = batch.parameters, len(batch.x)
         atoms, bias = parameters["atoms"], parameters["bias"]
@@ -74,4 +74,4 @@ class Gated(LinearEncoder):
         gradients["magnitude_scale"] = (to_magnitude * scaled).sum(0)
         gradients["magnitude_offset"] = to_magnitude.sum(0)
         loss = (error.square().sum() + gate_error.square().sum()) * factor + penalty * gate_codes.sum()
-        return Step(gradients, loss, -error, active.sum(0, dtype=codes.dtype))
+        return TrainingStep(gradients, loss, -error, active.sum(0, dtype=codes.dtype))

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
 from patchclamp.core.errors import InputError, unknown
-from patchclamp.dictionaries.scaling import Scaling
+from patchclamp.dictionaries.scaling import RowScaling
 
 Initialisation = Literal["data", "orthogonal", "svd", "unit", "pca", "random"]
 EncoderStart = Literal["transpose", "separate"]
@@ -18,7 +18,7 @@ def initial_atoms(
     rows: Float[Tensor, "row d"],
     width: int,
     *,
-    scaling: Scaling,
+    scaling: RowScaling,
     generator: Generator,
     layer_weight: Tensor | None = None,
     noise: float = 0.1,
@@ -95,7 +95,7 @@ def unit_rows(matrix: Float[Tensor, "width d"]) -> Float[Tensor, "width d"]:
     return unit
 
 
-def _in_dictionary(directions: Float[Tensor, "n d"], scaling: Scaling) -> Float[Tensor, "n d"]:
+def _in_dictionary(directions: Float[Tensor, "n d"], scaling: RowScaling) -> Float[Tensor, "n d"]:
     return unit_rows(directions if scaling.whitening is None else directions @ scaling.whitening)
 
 

@@ -12,7 +12,7 @@ from patchclamp.core.arguments import checked
 from patchclamp.core.plain import savable
 from patchclamp.dictionaries.codes import Codes
 from patchclamp.dictionaries.encoder import Encoder
-from patchclamp.dictionaries.linear import Batch, LinearEncoder, Step, check_positive, linear_gradients
+from patchclamp.dictionaries.linear import LinearEncoder, TrainingBatch, TrainingStep, check_positive, linear_gradients
 
 
 @savable
@@ -71,7 +71,7 @@ class JumpReLU(LinearEncoder):
         weights = {"weight": parameters["weight"], "offset": parameters["offset"]}
         return self, {**weights, "threshold": parameters["log_threshold"].exp()}
 
-    def step(self, batch: Batch) -> Step:
+    def step(self, batch: TrainingBatch) -> TrainingStep:
         """The loss and its gradients, the threshold's by a straight-through estimator."""
         atoms, rows = batch.parameters["atoms"], len(batch.x)
         threshold = batch.parameters["log_threshold"].exp()
@@ -90,4 +90,4 @@ class JumpReLU(LinearEncoder):
         to_threshold = -(near * (to_codes * threshold + to_l0.unsqueeze(1))).sum(0)
         gradients["log_threshold"] = to_threshold * threshold
         loss = error.square().sum() * (batch.error_factor / rows) + penalty * excess.square().sum()
-        return Step(gradients, loss, -error, active.sum(0, dtype=codes.dtype))
+        return TrainingStep(gradients, loss, -error, active.sum(0, dtype=codes.dtype))

@@ -6,12 +6,12 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from patchclamp.core.errors import InputError
-from patchclamp.core.kinds import Seed
+from patchclamp.core.kinds import Repeats, Seed
 from patchclamp.core.progress import task
 from patchclamp.dictionaries.decompositions import HeldRowsFit
 from patchclamp.dictionaries.dictionary import Dictionary
 from patchclamp.dictionaries.pursuit import OMP, check_rank
-from patchclamp.dictionaries.scaling import Scaling
+from patchclamp.dictionaries.scaling import RowScaling
 
 
 class KSVD(HeldRowsFit):
@@ -34,7 +34,7 @@ class KSVD(HeldRowsFit):
     """
 
     def __init__(
-        self, *, width: int = 64, k: int = 4, iterations: int = 20, rows: int = 65_536, centre: bool = True,
+        self, *, width: int = 64, k: int = 4, iterations: Repeats = 20, rows: int = 65_536, centre: bool = True,
         random_state: Seed = 0,
     ) -> None:  # fmt: skip
         self.width = width
@@ -50,7 +50,7 @@ class KSVD(HeldRowsFit):
         check_rank(self, self.k, x.shape[1])
         if self.iterations < 1:
             raise InputError(f"iterations is 1 or more; got {self.iterations}")
-        scaling = Scaling.of(x, centre=self.centre, scale=False)
+        scaling = RowScaling.of(x, centre=self.centre, scale=False)
         rows = scaling(x)
         order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(self.random_state)).to(rows.device)
         nonzero = order[rows[order].norm(dim=1) > 0]

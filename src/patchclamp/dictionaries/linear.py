@@ -16,7 +16,7 @@ from patchclamp.dictionaries.sparse import Entries
 
 
 @dataclass(frozen=True, eq=False)
-class Batch:
+class TrainingBatch:
     """What a training step of one dictionary sees."""
 
     x: Float[Tensor, "row d"]
@@ -37,7 +37,7 @@ class Batch:
 
 
 @dataclass(frozen=True, eq=False)
-class Step:
+class TrainingStep:
     """What a training step gives."""
 
     gradients: dict[str, Tensor]
@@ -59,7 +59,7 @@ class LinearEncoder(Encoder):
     """Whether its training reads few latents of each row, so that low precision may serve to choose them."""
 
     @abstractmethod
-    def step(self, batch: Batch) -> Step:
+    def step(self, batch: TrainingBatch) -> TrainingStep:
         """The loss and its gradients, without autograd."""
 
     def initial(self, width: int, dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:  # noqa: ARG002
@@ -97,13 +97,13 @@ def check_positive(encoder: Encoder, **values: float) -> None:
 
 
 def sparse_step(
-    batch: Batch,
+    batch: TrainingBatch,
     entries: Entries,
     *,
     threshold: bool = False,
     ends: Int[Tensor, " group"] | None = None,
     group_weights: Float[Tensor, " group"] | None = None,
-) -> Step:
+) -> TrainingStep:
     """The squared error of ``relu`` of chosen pre-activations, and its gradients on the entries alone.
 
     Args:
@@ -138,7 +138,7 @@ def sparse_step(
         error = errors[:, -1]
     to_scores = bags.products(to_sums, atoms) * (scores > 0)
     to_offset = entries.sum_values(to_scores)
-    return Step(
+    return TrainingStep(
         gradients={
             "atoms": bags.sum_rows(values, to_sums),
             "weight": entries.sum_rows(to_scores, centred),
@@ -152,7 +152,7 @@ def sparse_step(
     )
 
 
-def linear_gradients(batch: Batch, to_scores: Float[Tensor, "row width"]) -> dict[str, Tensor]:
+def linear_gradients(batch: TrainingBatch, to_scores: Float[Tensor, "row width"]) -> dict[str, Tensor]:
     """The gradients of the linear map, given that of its result; that of the bias through the map alone."""
     to_offset = to_scores.sum(0)
     weight = batch.parameters["weight"]

@@ -14,7 +14,7 @@ from patchclamp.core.plain import savable
 from patchclamp.dictionaries.codes import Codes
 from patchclamp.dictionaries.encoder import Encoder
 from patchclamp.dictionaries.jumprelu import JumpReLU
-from patchclamp.dictionaries.linear import Batch, LinearEncoder, Step, sparse_step
+from patchclamp.dictionaries.linear import LinearEncoder, TrainingBatch, TrainingStep, sparse_step
 from patchclamp.dictionaries.topk import BatchTopK, batch_entries, check_k, with_threshold
 
 
@@ -68,7 +68,7 @@ class MatryoshkaBatchTopK(LinearEncoder):
         """The codes of rows, as :class:`BatchTopK` has them."""
         return BatchTopK(self.k).codes(x, atoms, weights)
 
-    def step(self, batch: Batch) -> Step:
+    def step(self, batch: TrainingBatch) -> TrainingStep:
         """The mean of the nested reconstructions' squared errors, and its gradients."""
         entries = batch_entries(batch, self.k)
         ends = torch.tensor(self.ends(entries.width), device=batch.x.device)

@@ -9,11 +9,11 @@ from torch import Tensor
 from patchclamp.core.plain import to_plain
 from patchclamp.dictionaries.dictionary import Dictionary
 from patchclamp.dictionaries.initial import initial_atoms, separate_weight, unit_rows
-from patchclamp.dictionaries.linear import Batch
+from patchclamp.dictionaries.linear import TrainingBatch
 from patchclamp.dictionaries.revival import add_auxk, resample
-from patchclamp.dictionaries.scaling import Scaling
-from patchclamp.dictionaries.schedule import Schedule
-from patchclamp.dictionaries.sgd import SGD, Settings
+from patchclamp.dictionaries.scaling import RowScaling
+from patchclamp.dictionaries.schedule import RateSchedule
+from patchclamp.dictionaries.sgd import SGD, TrainingSettings
 
 AUXK_SHARE = 1 / 32
 """The weight of the loss of dead latents; that of Gao et al. 2024."""
@@ -27,12 +27,12 @@ class Member:
     """A dictionary in training."""
 
     def __init__(
-        self, settings: Settings, fit: SGD, rows: Float[Tensor, "row d"], scaling: Scaling, steps: int | None
+        self, settings: TrainingSettings, fit: SGD, rows: Float[Tensor, "row d"], scaling: RowScaling, steps: int | None
     ) -> None:
         self.settings, self.fit, self.steps = settings, fit, steps
         self.encoder, self.width = settings.encoder, settings.width
-        self.schedule = Schedule(settings.learning_rate, steps, settings.warmup, settings.decay)
-        self.penalty_schedule = Schedule(1.0, steps, settings.warmup, 0.0)
+        self.schedule = RateSchedule(settings.learning_rate, steps, settings.warmup, settings.decay)
+        self.penalty_schedule = RateSchedule(1.0, steps, settings.warmup, 0.0)
         self.generator = torch.Generator().manual_seed(fit.random_state)
         bias = rows.mean(0) if settings.has_bias else torch.zeros_like(rows[0])
         atoms = initial_atoms(
@@ -74,7 +74,7 @@ class Member:
         """Losses and gradients of one step."""
         settings = self.settings
         penalty = settings.penalty_factor * self.penalty_schedule.factor(number)
-        batch = Batch(x, scores, self.parameters, settings.error_factor, penalty)
+        batch = TrainingBatch(x, scores, self.parameters, settings.error_factor, penalty)
         step = self.encoder.step(batch)
         if self._dead_latents is not None:
             step = add_auxk(batch, step, self._dead_latents, max(x.shape[1] // 2, 1), AUXK_SHARE)
@@ -122,7 +122,7 @@ class Member:
         latents = self.dead.nonzero()[:, 0]
         self._dead_latents = latents if len(latents) else None
 
-    def dictionary(self, scaling: Scaling, steps: int, rows: int) -> Dictionary:
+    def dictionary(self, scaling: RowScaling, steps: int, rows: int) -> Dictionary:
         """The dictionary as it is now."""
         encoder, weights = self.encoder.for_inference(self.parameters, self.threshold)
         card: dict[str, Any] = {

@@ -8,7 +8,7 @@ from torch import Generator, Tensor
 from torch.nn.functional import embedding_bag, normalize
 
 from patchclamp.core.errors import InputError
-from patchclamp.core.kinds import Folder, Seed
+from patchclamp.core.kinds import Folder, Repeats, Seed
 from patchclamp.dictionaries.alternating import AlternatingFit, Alternation
 from patchclamp.dictionaries.moments import CodeMoments
 from patchclamp.dictionaries.pursuit import OMP, AtomTable, check_rank, pursue
@@ -68,7 +68,7 @@ class MOD(AlternatingFit):
 
     def __init__(
         self, *, width: int = 512, k: int = 8, nonnegative: bool = True, tolerance: float | None = None,
-        batch_size: int = 1024, passes: int = 1, forgetting: float = 0.9, damping: float = 1e-3, duplicate: float = 0.95,
+        batch_size: int = 1024, passes: Repeats = 1, forgetting: float = 0.9, damping: float = 1e-3, duplicate: float = 0.95,
         idle: int = 16_384, settle: float = 0.15, centre: bool = True, scale: bool = True, whiten: Whiten = "none",
         checkpoint: Folder | None = None, random_state: Seed = 0,
     ) -> None:  # fmt: skip

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from patchclamp.core.errors import InputError
-from patchclamp.core.kinds import Folder, Seed
+from patchclamp.core.kinds import Folder, Repeats, Seed
 from patchclamp.dictionaries.alternating import AlternatingFit, Alternation
 from patchclamp.dictionaries.fista import FISTA
 from patchclamp.dictionaries.scaling import Whiten
@@ -50,8 +50,8 @@ class OnlineDictionaryLearning(AlternatingFit):
     """
 
     def __init__(
-        self, *, width: int = 512, penalty: float = 1.0, nonnegative: bool = True, iterations: int = 200,
-        tolerance: float = 1e-4, batch_size: int = 512, passes: int = 1, rho: float = 2.0, sweeps: int = 1,
+        self, *, width: int = 512, penalty: float = 1.0, nonnegative: bool = True, iterations: Repeats = 200,
+        tolerance: float = 1e-4, batch_size: int = 512, passes: Repeats = 1, rho: float = 2.0, sweeps: Repeats = 1,
         centre: bool = True, scale: bool = True, whiten: Whiten = "none", checkpoint: Folder | None = None,
         random_state: Seed = 0,
     ) -> None:  # fmt: skip

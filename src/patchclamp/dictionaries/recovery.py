@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from patchclamp.core.arguments import checked
 from patchclamp.core.digest import digest
 from patchclamp.core.errors import InputError
-from patchclamp.core.kinds import Array, Seed
+from patchclamp.core.kinds import Array, Seed, between
 from patchclamp.core.result import DatasetResult, record_of_arrays
 from patchclamp.dictionaries.atoms import atoms_of, match_atoms, unit_rows
 from patchclamp.dictionaries.codes import Codes
@@ -124,7 +124,7 @@ def recovery(
     encoder: Encoder | None = None,
     rows: Array | None = None,
     coefficients: Codes | Array | None = None,
-    samples: int = 40_960,
+    samples: Annotated[int, between(32, 10**7, "held-out rows")] = 40_960,
     seed: Seed = 2**31,
 ) -> Recovery:
     """Hold a dictionary against the features that made its data.

@@ -9,7 +9,7 @@ from torch import Tensor
 from patchclamp.core.arguments import checked
 from patchclamp.core.plain import savable
 from patchclamp.dictionaries.codes import Codes
-from patchclamp.dictionaries.linear import Batch, LinearEncoder, Step, check_positive, linear_gradients
+from patchclamp.dictionaries.linear import LinearEncoder, TrainingBatch, TrainingStep, check_positive, linear_gradients
 
 
 @savable
@@ -40,7 +40,7 @@ class ReLU(LinearEncoder):
         """The codes of rows; see :meth:`Encoder.codes`."""
         return Codes.of_dense(self.scores(x, atoms, weights).relu())
 
-    def step(self, batch: Batch) -> Step:
+    def step(self, batch: TrainingBatch) -> TrainingStep:
         """The squared error with the penalty, and its gradients."""
         atoms, rows = batch.parameters["atoms"], len(batch.x)
         active, codes = batch.scores > 0, batch.scores.relu()
@@ -51,4 +51,4 @@ class ReLU(LinearEncoder):
         gradients["atoms"] = codes.T @ to_error
         gradients["bias"] += to_error.sum(0)
         loss = error.square().sum() * (batch.error_factor / rows) + penalty * codes.sum()
-        return Step(gradients, loss, -error, active.sum(0, dtype=codes.dtype))
+        return TrainingStep(gradients, loss, -error, active.sum(0, dtype=codes.dtype))

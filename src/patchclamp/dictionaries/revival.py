@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
 from patchclamp.dictionaries.initial import unit_rows
-from patchclamp.dictionaries.linear import Batch, Step
+from patchclamp.dictionaries.linear import TrainingBatch, TrainingStep
 from patchclamp.dictionaries.sparse import Entries, top_latents
 
 Revival = Literal["resample", "auxk"]
@@ -54,7 +54,7 @@ def resample(
             moment.mul_(~column)
 
 
-def add_auxk(batch: Batch, step: Step, dead: Tensor, k: int, share: float) -> Step:
+def add_auxk(batch: TrainingBatch, step: TrainingStep, dead: Tensor, k: int, share: float) -> TrainingStep:
     """Add the loss of dead latents' own reconstruction of the residual, ``share * |residual - sum|^2``, and its gradients.
 
     The residual is held fixed; the gradients reach atoms, encoder, offset and (through the encoder) the bias.
@@ -88,4 +88,4 @@ def add_auxk(batch: Batch, step: Step, dead: Tensor, k: int, share: float) -> St
         gradients[name] = gradients[name].index_add(0, dead, added)
     gradients["bias"] = gradients["bias"] - to_offset @ weight
     loss = step.loss + factor * error.square().sum()
-    return Step(gradients, loss, step.residual, step.active, step.smallest)
+    return TrainingStep(gradients, loss, step.residual, step.active, step.smallest)

@@ -11,7 +11,7 @@ from patchclamp.core.errors import InputError
 Whiten = Literal["none", "pca", "zca"]
 
 
-class Scaling(nn.Module):
+class RowScaling(nn.Module):
     """``scale * (x - mean) @ whitening``, and its inverse.
 
     Centring removes what all rows share. The scale makes the mean squared length of a row ``d``, so that learning rates and

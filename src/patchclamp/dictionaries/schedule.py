@@ -17,7 +17,7 @@ def default_learning_rate(width: int) -> float:
 
 
 @dataclass(frozen=True)
-class Schedule:
+class RateSchedule:
     """Linear warm-up, constant, linear decay to 2 %."""
 
     rate: float

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from patchclamp.activations.stream import ActivationStream
-from patchclamp.core.arguments import check_held
+from patchclamp.core.arguments import settle_held
 from patchclamp.core.errors import InputError
-from patchclamp.core.kinds import Array, Folder, Seed
+from patchclamp.core.kinds import Array, Folder, Repeats, Seed
 from patchclamp.core.progress import Listener
 from patchclamp.dictionaries.dictionary import Dictionary
 from patchclamp.dictionaries.fit import DictionaryFit
@@ -28,7 +28,7 @@ _ENCODER = BatchTopK(32)
 
 
 @dataclass(frozen=True)
-class Settings:
+class TrainingSettings:
     """What the arguments of a fit come to for rows of a certain width."""
 
     encoder: LinearEncoder
@@ -54,7 +54,7 @@ class SGD(DictionaryFit):
 
     The loss of a row is its squared error, plus the penalty of the encoder. Rows are centred and scaled to the mean squared
     length ``d``, so that learning rates and penalties mean the same for every model. Gradients are written by hand; encoders
-    that choose latents (TopK, BatchTopK, Matryoshka) never hold a dense one. :func:`train` trains many on one stream.
+    that choose latents (TopKEncoder, BatchTopK, Matryoshka) never hold a dense one. :func:`train` trains many on one stream.
 
     Args:
         encoder: The encoder that is trained.
@@ -99,7 +99,7 @@ class SGD(DictionaryFit):
         steps: int | None = None,
         learning_rate: float | None = None,
         batch_size: int = 4096,
-        passes: int = 1,
+        passes: Repeats = 1,
         warmup: float = 0.05,
         decay: float = 0.5,
         centre: bool = True,
@@ -154,7 +154,7 @@ class SGD(DictionaryFit):
         """
         from patchclamp.dictionaries.training import Job
 
-        check_held(self)
+        settle_held(self)
         stream = self._stream(X)
         if not hasattr(self, "_job"):
             self._job = Job.of(stream, [self], None)
@@ -166,13 +166,13 @@ class SGD(DictionaryFit):
         self.n_features_in_ = self.dictionary_.d
         return self
 
-    def settings(self, d: int) -> Settings:
+    def settings(self, d: int) -> TrainingSettings:
         """What the arguments come to for rows of width ``d``.
 
         Raises:
-            InputError: Settings that make no sense, alone or together.
+            InputError: TrainingSettings that make no sense, alone or together.
         """
-        check_held(self)
+        settle_held(self)
         width = 8 * d if self.width is None else self.width
         for name, number in (("width", width), ("steps", self.steps), ("revive_every", self.revive_every)):
             if number is not None and number < 1:
@@ -187,7 +187,7 @@ class SGD(DictionaryFit):
             raise InputError(f"noise is 0 or more; got {self.noise!r}")
         self.encoder.check(width)
         if self.recipe is None:
-            return Settings(
+            return TrainingSettings(
                 self.encoder,
                 width,
                 rate or default_learning_rate(width),
@@ -205,7 +205,7 @@ class SGD(DictionaryFit):
             )
         if not isinstance(self.encoder, ReLU):
             raise InputError(f'recipe="post" trains encoder=ReLU(penalty=...); got {self.encoder}')
-        return Settings(
+        return TrainingSettings(
             self.encoder,
             width,
             rate or 1e-3,

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
@@ -11,9 +11,10 @@ from torch import Generator, Tensor
 
 from patchclamp.core.arguments import checked
 from patchclamp.core.errors import InputError
-from patchclamp.core.kinds import Seed
+from patchclamp.core.kinds import Repeats, Seed, between
 from patchclamp.core.result import DatasetResult, record_of_arrays
 
+_MOST_NUMBERS = 2**28
 _REPRESENTED, _ANTIPODAL = 0.5, -0.9
 """The squared length from which on a feature is represented, and the cosine below which two are an antipodal pair."""
 Watch = Callable[[int, Float[Tensor, "model G d"], Float[Tensor, " model"]], None]
@@ -116,9 +117,9 @@ def superposition(
     *,
     active: Sequence[float],
     seeds: Sequence[Seed] = (0, 1, 2, 3, 4),
-    steps: int = 2000,
-    points: int = 25,
-    batch_size: int = 256,
+    steps: Repeats = 2000,
+    points: Repeats = 25,
+    batch_size: Annotated[int, between(1, 10**6, "rows of a step")] = 256,
     lr: float = 1e-3,
 ) -> Superposition:
     """Train encoders of different sparsities and seeds, and follow how they put features into superposition.
@@ -141,6 +142,13 @@ def superposition(
     for name, number in {"d": d, "steps": steps, "points": points, "batch_size": batch_size}.items():
         if number < 1:
             raise InputError(f"{name} is 1 or more; got {number}")
+    if not 0 < lr < float("inf"):
+        raise InputError(f"lr is a number above 0; got {lr}")
+    numbers = len(active) * len(seeds) * G * max(G, batch_size, points)
+    if numbers > _MOST_NUMBERS:
+        raise InputError(
+            f"G={G}, d={d}, {len(active)} sparsities and {len(seeds)} seeds are {numbers:,} numbers at once: too many"
+        )
     if G < 2 or not active or not seeds or not all(0 < count < G for count in active):
         raise InputError(
             f"of G={G} features (2 or more) between 0 and G are active; got active={list(active)}, seeds={list(seeds)}"
@@ -162,6 +170,8 @@ def superposition(
         probabilities.contiguous(), d, seeds=list(seeds) * len(active), steps=steps, batch_size=batch_size, lr=lr, decay=False,
         watch=watch, at=set(at),
     )  # fmt: skip
+    if not np.isfinite(seen[-1]["loss"]).all():
+        raise InputError(f"lr={lr}: the training left the numbers that a float can hold; take a smaller rate")
     import xarray as xr
 
     dims = ("active", "seed", "step", "feature")

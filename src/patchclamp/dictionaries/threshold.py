@@ -78,7 +78,7 @@ class LinearCoordinates(Encoder):
 
 @savable
 @dataclass(frozen=True)
-class Nearest(Encoder):
+class NearestAtom(Encoder):
     """A code of 1 for the atom nearest to the row, as for the centres of clusters. The codes carry no gradient."""
 
     @torch.no_grad()

@@ -14,17 +14,17 @@ from patchclamp.core.plain import savable
 from patchclamp.dictionaries.codes import Codes
 from patchclamp.dictionaries.encoder import Encoder
 from patchclamp.dictionaries.jumprelu import JumpReLU
-from patchclamp.dictionaries.linear import Batch, LinearEncoder, Step, sparse_step
+from patchclamp.dictionaries.linear import LinearEncoder, TrainingBatch, TrainingStep, sparse_step
 from patchclamp.dictionaries.sparse import Entries, top_entries, top_latents
 
 
 @savable
 @checked
 @dataclass(frozen=True)
-class TopK(LinearEncoder):
+class TopKEncoder(LinearEncoder):
     """The ``k`` highest pre-activations of a row, where they are above zero.
 
-    Source: Gao et al. 2024, "Scaling and evaluating sparse autoencoders", arXiv 2406.04093, section 2.3.
+    Source: Gao et al. 2024, "RowScaling and evaluating sparse autoencoders", arXiv 2406.04093, section 2.3.
 
     Args:
         k: The number of active latents of a row.
@@ -45,7 +45,7 @@ class TopK(LinearEncoder):
         latents = top_latents(scores.detach(), self.k)
         return Codes.of_top(latents, scores.gather(1, latents).relu(), len(atoms))
 
-    def step(self, batch: Batch) -> Step:
+    def step(self, batch: TrainingBatch) -> TrainingStep:
         """The squared error and its gradients."""
         latents = top_latents(batch.scores, self.k)
         return sparse_step(batch, Entries.of_top(latents, len(batch.parameters["atoms"])))
@@ -85,7 +85,7 @@ class BatchTopK(LinearEncoder):
         starts = torch.cat([entries.starts, entries.starts.new_full((1,), len(entries.latents))])
         return Codes(entries.latents, entries.values(scores).relu(), starts, len(atoms))
 
-    def step(self, batch: Batch) -> Step:
+    def step(self, batch: TrainingBatch) -> TrainingStep:
         """The squared error and its gradients."""
         return sparse_step(batch, batch_entries(batch, self.k), threshold=True)
 
@@ -96,7 +96,7 @@ class BatchTopK(LinearEncoder):
         return JumpReLU(target_l0=float(self.k)), with_threshold(parameters, threshold)
 
 
-def batch_entries(batch: Batch, k: int) -> Entries:
+def batch_entries(batch: TrainingBatch, k: int) -> Entries:
     """The ``k * rows`` highest pre-activations of a batch, sorted by row and latent."""
     rows, width = batch.scores.shape
     return Entries.of_flat(top_entries(batch.scores, k * rows), rows, width)

@@ -23,8 +23,8 @@ from patchclamp.core.progress import Listener, Task, task
 from patchclamp.dictionaries.checkpoints import Checkpoints
 from patchclamp.dictionaries.dictionary import Dictionary
 from patchclamp.dictionaries.member import Member
-from patchclamp.dictionaries.scaling import Scaling
-from patchclamp.dictionaries.sgd import SGD, Settings
+from patchclamp.dictionaries.scaling import RowScaling
+from patchclamp.dictionaries.sgd import SGD, TrainingSettings
 from patchclamp.dictionaries.sparse import selection_dtype
 
 REVIEW_EVERY = 50
@@ -135,7 +135,7 @@ def _steps(stream: ActivationStream, fits: Sequence[SGD]) -> int:
 class _Group:
     """Dictionaries that see rows in the same coordinates, and their encoders' parameters one after another."""
 
-    scaling: Scaling
+    scaling: RowScaling
     weight: Float[Tensor, "width d"]
     offset: Float[Tensor, " width"]
     members: list[Member]
@@ -203,9 +203,9 @@ class Job:
             centre, scale, whiten = scaling_options
             changes = centre or scale or whiten != "none"
             scaling = (
-                Scaling.of(rows, centre=centre, scale=scale, whiten=whiten)
+                RowScaling.of(rows, centre=centre, scale=scale, whiten=whiten)
                 if changes
-                else Scaling.identity(stream.d, dtype)
+                else RowScaling.identity(stream.d, dtype)
             ).to(rows.device)
             group = _group(scaling, scaling(rows), [settings[n] for n in numbers], [fits[n] for n in numbers], steps)
             group.selection = selection
@@ -336,7 +336,9 @@ class Job:
         self.rows_seen = rows_seen
 
 
-def _group(scaling: Scaling, rows: Tensor, settings: list[Settings], fits: list[SGD], steps: int | None) -> _Group:
+def _group(
+    scaling: RowScaling, rows: Tensor, settings: list[TrainingSettings], fits: list[SGD], steps: int | None
+) -> _Group:
     members = [Member(setting, fit, rows, scaling, steps) for setting, fit in zip(settings, fits, strict=True)]
     weight = torch.cat([member.parameters["weight"] for member in members])
     offset = torch.cat([member.parameters["offset"] for member in members])

@@ -14,6 +14,7 @@ from patchclamp.core.kinds import Groups, Labels, Seed
 from patchclamp.core.progress import Listener, task
 from patchclamp.directions.concept import Concept, Kind
 from patchclamp.directions.direction import SINK, Direction
+from patchclamp.directions.rows import read_weights
 from patchclamp.interventions import Activations, At, Edits, as_edits, record
 from patchclamp.models.opened import OpenModel
 from patchclamp.models.peers import Sites
@@ -115,6 +116,7 @@ def fit_directions(
     _check_lengths(count, labels=labels, groups=groups, sample_weight=sample_weight)
     label_array = np.asarray(labels)
     Concept.of(label_array, estimator.concept)
+    read_weights(sample_weight, count, torch.device("cpu"))
     group_array = np.arange(count) if groups is None else np.asarray(groups)
     train, test = split(group_array, label_array, holdout, seed, estimator.concept)
     names = model.sites.expand([sites] if isinstance(sites, str) else list(sites))

@@ -80,11 +80,14 @@ def check_tensor(x: Tensor, width: int | None) -> None:
         raise InputError(f"activations hold {int((~torch.isfinite(x)).sum())} NaN or infinite values of {x.numel()}")
 
 
+_FAINTEST, _HEAVIEST = 1e-100, 1e100
+
+
 def read_weights(sample_weight: Any, count: int, device: torch.device) -> Tensor | None:
     """Read sample weights as ``[row]`` in float64.
 
     Raises:
-        InputError: Other lengths, or a weight that is not finite and 0 or more.
+        InputError: Other lengths, a weight that is not finite and 0 or more, or weights too large or small to compute with.
     """
     if sample_weight is None:
         return None
@@ -102,4 +105,10 @@ def read_weights(sample_weight: Any, count: int, device: torch.device) -> Tensor
         invalid = weights[~(torch.isfinite(weights) & (weights >= 0))]
         problem = f"sample_weight holds {float(invalid[0]):g}" if len(invalid) else "every sample_weight is 0"
         raise InputError(f"{problem}; every sample weight must be finite and 0 or more, and some above zero")
+    largest, total = float(weights.max()), float(weights.sum())
+    if not _FAINTEST <= largest <= total <= _HEAVIEST:
+        raise InputError(
+            f"sample_weight holds {largest:g}: products of weights from below {_FAINTEST:g} or above {_HEAVIEST:g} in all leave "
+            "the range of float64; divide them by the largest"
+        )
     return weights

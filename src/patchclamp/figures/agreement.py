@@ -12,13 +12,13 @@ from patchclamp.figures.style import canvas, key, visible
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from patchclamp.dictionaries.agreement import Agreement
+    from patchclamp.dictionaries.agreement import DictionaryAgreement
 
 _MOST = 6
 """Histograms that are drawn."""
 
 
-def figure(agreement: "Agreement", bins: int = 50) -> "Figure":
+def figure(agreement: "DictionaryAgreement", bins: int = 50) -> "Figure":
     """Draw the map of all pairs, rows in columns, and the largest cosines of the first pairs' atoms.
 
     Args:

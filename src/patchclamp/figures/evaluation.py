@@ -10,12 +10,12 @@ from patchclamp.figures.style import canvas
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from patchclamp.dictionaries.evaluation import Evaluation
+    from patchclamp.dictionaries.evaluation import DictionaryEvaluation
 
 _LATENTS, _ROWS = "#1f3b73", "#c2571a"
 
 
-def figure(evaluation: "Evaluation", bins: int = 50) -> "Figure":
+def figure(evaluation: "DictionaryEvaluation", bins: int = 50) -> "Figure":
     """Draw the histogram of densities with the dead latents apart, and the distribution of L0.
 
     Args:

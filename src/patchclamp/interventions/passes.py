@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from patchclamp.core.errors import InputError, ModelError, NotFiredError, PatchclampError, PositionError, SiteError
-from patchclamp.core.interrupts import within
+from patchclamp.core.interrupts import Changes, within
 from patchclamp.interventions.actions import Action, Tally, instructions
 from patchclamp.interventions.finite import Watch
 from patchclamp.interventions.float32_logits import WideLogits
@@ -302,9 +302,13 @@ def through_head(
         bypassed(layers, model.capabilities.arity, inject=states),
         Session(model.sites.modules, len(states), 1, todo or {}),
     ]
-    if wide:
-        around.append(WideLogits(model.module.get_output_embeddings().weight))  # type: ignore[operator]
-    return logits_of(within(around, call, model, Batch((), {"input_ids": ids}, (1,) * len(states))))
+    batch = Batch((), {"input_ids": ids}, (1,) * len(states))
+    if not wide:
+        return logits_of(within(around, call, model, batch))
+    # torch takes a mode off its stack for a moment at each function, in Python: an interrupt there would lose it
+    with Changes(*around, WideLogits(model.module.get_output_embeddings().weight)):  # type: ignore[operator]
+        output = call(model, batch)
+    return logits_of(output)
 
 
 def check_passes(session: Session) -> None:

@@ -97,11 +97,12 @@ def _through_head(walk: LayerLoop, batch: list[Pending]) -> Iterator[Delivery]:
         if clean is None:
             logits = torch.zeros(len(members), 0, 0)
         elif all(counts[i] == len(clean) for i in members):
-            logits = head_logits[begin:end].reshape(len(members), len(clean), -1)
+            logits = head_logits[begin:end].reshape(len(members), *clean.shape)
         else:  # at positions before the first edit the logits are the line's own
             logits = clean.expand(len(members), -1, -1).clone()
             for place, i in enumerate(members):
-                logits[place, list(batch[i].late)] = head_logits[ends[i] : ends[i + 1]]
+                if batch[i].late:
+                    logits[place, list(batch[i].late)] = head_logits[ends[i] : ends[i + 1]]
         sites = _sites(walk, line, [(batch[i].front, batch[i].run) for i in members])
         yield [batch[i].run for i in members], logits, sites
 

@@ -20,6 +20,8 @@ Box = tuple[tuple[float, float], tuple[float, float]]
 MARGIN = 0.25
 """Part of the points' extent that a box of ours has beyond them, on each side."""
 _COLLINEAR = 1e-9
+_FAR = 1e140
+"""Coordinates beyond this have products that are infinite in float64."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,13 +105,16 @@ class Chart:
             raise InputError(
                 f"a box is ((low, high), (low, high)) in coordinates of the plane, or one number; not {bounds!r}"
             )
+        what = "the box around the points" if bounds is None else f"the box {bounds!r}"
         if not np.isfinite(edges).all():
-            raise InputError(f"the box {bounds!r} is not finite")
+            raise InputError(f"{what} is not finite")
         size, reach = edges[:, 1] - edges[:, 0], np.abs(edges).max()
+        if reach > _FAR:
+            raise InputError(f"{what} is too large for areas in float64; coordinates go to {_FAR:g}")
         if (size > 0).all() and not (size > 1e-12 * max(reach, 1e-140)).all():
-            raise InputError(f"the box {bounds!r} is too small for numbers in float64 to tell its points apart")
+            raise InputError(f"{what} is too small for numbers in float64 to tell its points apart")
         if not (edges[:, 0] < edges[:, 1]).all():
-            raise InputError(f"the box {bounds!r} is empty: low must be below high")
+            raise InputError(f"{what} is empty: low must be below high")
         (left, right), (bottom, top) = edges.tolist()
         return (left, right), (bottom, top)
 

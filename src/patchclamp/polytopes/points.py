@@ -46,6 +46,8 @@ def as_points(
         raise InputError(f"points have the shapes {', '.join(map(str, dict.fromkeys(shapes)))}; they must be equal")
     if not shapes[0]:
         raise InputError("a point must be an array [*shape], not one number; several points are rows [row, *shape]")
+    if 0 in shapes[0]:
+        raise InputError(f"a point of shape {shapes[0]} holds no coordinates; the shape of its numbers must have no 0")
     for number, row in enumerate(rows):
         count = int((~torch.isfinite(row)).sum()) if row.is_floating_point() else 0
         if count:

@@ -45,7 +45,7 @@ class HeadScores(DatasetResult):
     ``data`` holds ``value`` and ``standard_error`` with dims ``score, layer, head``; and for each control its ``null_mean``
     and ``null_high`` (95 % quantile) with dims ``control, score, layer, head``. What a control does not apply to is NaN.
     Both controls are of the mean over passages: the shuffled one over draws of targets, the unrepeated one over draws of
-    passages (a bootstrap), so it is NaN for one passage.
+    passages (a bootstrap), so it is NaN for one passage, as is the standard error.
 
     Source: Olsson et al. 2022, "In-context learning and induction heads", arXiv 2209.11895; Elhage et al. 2021.
     """
