@@ -67,7 +67,7 @@ def read_corpus(corpus: Any) -> Iterable[Any]:
     """
     if isinstance(corpus, Tensor):
         try:
-            rows = tensor(corpus)
+            rows: Tensor = tensor(corpus)
         except UnfitError as unfit:
             raise InputError(f"a corpus is an iterable of texts or of lists of token ids{unfit.reason}") from None
         if rows.ndim == 2:

@@ -176,7 +176,8 @@ def settle_held(holder: Any) -> None:
     Raises:
         InputError: One cannot be used.
     """
-    reading = _constructor(type(holder))
+    kind: Any = type(holder)
+    reading = _constructor(kind)
     for name in reading.names.difference(reading.hidden):
         held = getattr(holder, name)
         value = reading.value(name, held)

@@ -29,7 +29,9 @@ def nonnegative_least_squares(
         part_gram, part_target, current, is_free = gram[pending], target[pending], result[pending], free[pending]
         solution = _solve(part_gram, part_target, is_free)
         negative = is_free & (solution <= 0)
-        way = torch.where(current > 0, current - solution, 1)  # one that stands at 0 and would go below is fixed at once
+        way = torch.where(
+            current > 0, current - solution, 1
+        )  # one that stands at 0 and would go below is fixed at once
         share = torch.where(negative, current / way, torch.inf)
         walked = current + share.amin(1, keepdim=True).clamp(max=1) * (solution - current)
         blocked = negative.any(1, keepdim=True)
