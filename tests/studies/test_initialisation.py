@@ -19,6 +19,7 @@ from patchclamp.studies.initialisation import (
     up_weight,
 )
 from tests import tiny
+from tests.pictures import draw_nothing
 
 TINY = InitialisationSetting(
     seeds=2, toy_steps=(1, 20), G=16, d=8, active=1.0, k=2, toy_batch_size=64, model_steps=(6,), layer=1, rows=96,
@@ -28,7 +29,9 @@ TINY = InitialisationSetting(
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory):
-    return study(tmp_path_factory.mktemp("initialisation") / "out", setting=TINY)
+    with pytest.MonkeyPatch.context() as patch:
+        draw_nothing(patch)
+        return study(tmp_path_factory.mktemp("initialisation") / "out", setting=TINY)
 
 
 def test_every_initialisation_is_there_for_every_seed_and_budget(toy):
@@ -80,7 +83,7 @@ def test_what_was_interrupted_ends_as_what_was_not(tmp_path, toy):
 
 
 def test_a_language_model(tmp_path):
-    model = tiny.shared("llama")
+    model = pc.wrap(tiny.shared("llama"))
     draw = torch.Generator().manual_seed(0)
     corpus = [torch.randint(3, 60, (40,), generator=draw).tolist() for _ in range(5)]
     table, agreements = on_model(model, replace(TINY, corpus=corpus), tmp_path)
@@ -93,17 +96,17 @@ def test_a_language_model(tmp_path):
 
 def test_the_weight_of_a_layer_makes_its_neurons_of_the_residual_stream():
     for name in ("llama", "gpt2"):
-        model = tiny.shared(name)
+        model = pc.wrap(tiny.shared(name))
         neurons = model.activation_stream([[5, 6, 7, 8, 9]], "mlp_act.1").d
         weight = up_weight(model, 1, neurons)
-        assert weight.shape == (neurons, model.sites.d_model)
+        assert weight.shape == (neurons, model.activation_stream([[5, 6, 7]], "resid_post.1").d)
         assert any(
             weight.data_ptr() == parameter.data_ptr()
             for key, parameter in model.module.named_parameters()
             if ".1." in key
         )
     with pytest.raises(InputError, match="no weight of 7 neurons"):
-        up_weight(tiny.shared("llama"), 1, 7)
+        up_weight(pc.wrap(tiny.shared("llama")), 1, 7)
 
 
 def test_the_folder_holds_the_tables(tmp_path, toy):
@@ -120,6 +123,7 @@ def test_settings_that_make_no_sense(change):
         replace(TINY, **change)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("pictures")
 def test_the_picture(tmp_path, toy):
     toy.save(tmp_path / "out")

@@ -10,16 +10,19 @@ import torch
 import patchclamp as pc
 from patchclamp.core.errors import InputError
 from patchclamp.studies.superposition_sweep import SweepSetting, largest_cosines, measure, study
+from tests.pictures import draw_nothing
 
 TINY = SweepSetting(
     exponents=(-4, 4), ratios=(1.0, 2.0), G=12, d=6, active=1.0, batch_size=64, steps=20, longer=(4,), longer_steps=40, held_out=2,
-    densities=(2,), interference_d=6, interference_active=1.0, interference_steps=60, seeds=1,
+    densities=(2,), interference_d=6, interference_active=1.0, interference_steps=60, interference_longer_steps=70, seeds=2,
 )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    return study(tmp_path_factory.mktemp("sweep") / "out", TINY)
+    with pytest.MonkeyPatch.context() as patch:
+        draw_nothing(patch)
+        return study(tmp_path_factory.mktemp("sweep") / "out", TINY)
 
 
 def test_agreement_is_the_mean_of_maxima_of_a_slow_loop():
@@ -28,7 +31,7 @@ def test_agreement_is_the_mean_of_maxima_of_a_slow_loop():
     slow = [max(float(a @ b / (a.norm() * b.norm())) for b in large) for a in small]
     np.testing.assert_allclose(largest_cosines(small, [large])[0], slow, rtol=1e-5)
     toy = pc.dictionaries.ToyData.zipf(6, 4, active=1.0)
-    cells, histograms = measure("random", {(None, 1.0): small, (None, 2.0): large}, toy, TINY, 0)
+    cells, histograms = measure("random", {(None, 1.0): small, (None, 2.0): large}, toy, TINY, 0, 0)
     assert cells[0]["agreement"] == pytest.approx(np.mean(slow), rel=1e-5)
     assert "agreement" not in cells[1]
     counts = pd.DataFrame(histograms).groupby(["of", "ratio"])["count"].sum().to_dict()
@@ -39,7 +42,7 @@ def test_agreement_is_with_the_larger_dictionary_of_the_same_weight():
     eye = torch.eye(4)
     dictionaries = {(0, 1.0): eye[:2], (0, 2.0): eye[:3], (4, 1.0): eye[:2], (4, 2.0): eye[2:]}
     toy = pc.dictionaries.ToyData.zipf(6, 4, active=1.0)
-    cells, _ = measure("grid", dictionaries, toy, TINY, 0)
+    cells, _ = measure("grid", dictionaries, toy, TINY, 0, 0)
     assert [cell.get("agreement") for cell in cells] == [1.0, None, 0.0, None]
 
 
@@ -56,21 +59,33 @@ class StopAfter:
 
 
 def test_what_was_interrupted_ends_as_what_was_not(tmp_path, whole):
+    one = replace(TINY, seeds=1)
     with pytest.raises(KeyboardInterrupt):
-        study(tmp_path / "out", TINY, progress=StopAfter(35))
-    assert (tmp_path / "out" / "training" / "grid" / "training.safetensors").is_file()
+        study(tmp_path / "out", one, progress=StopAfter(35))
+    assert (tmp_path / "out" / "training" / "grid-0" / "training.safetensors").is_file()
     assert not (tmp_path / "out" / "report.html").exists()
-    again = study(tmp_path / "out", TINY)
-    pd.testing.assert_frame_equal(again.cells, whole.cells)
-    pd.testing.assert_frame_equal(again.interference, whole.interference)
+    again = study(tmp_path / "out", one)
+    for table, expected in ((again.cells, whole.cells), (again.interference, whole.interference)):
+        pd.testing.assert_frame_equal(table, expected[expected["seed"] == 0].reset_index(drop=True))
     with pytest.raises(InputError, match="checkpoint of another"):
-        study(tmp_path / "out", replace(TINY, seed=1))
+        study(tmp_path / "out", replace(one, steps=21))
 
 
-def test_another_seed_gives_other_data(tmp_path, whole):
-    other = study(tmp_path / "out", replace(TINY, seed=1))
-    trained = whole.cells["run"] != "random"
-    assert (whole.cells.loc[trained, "mmcs"] != other.cells.loc[trained, "mmcs"]).all()
+def test_another_seed_gives_other_data(whole):
+    trained = whole.cells[whole.cells["run"] != "random"]
+    first, second = (trained.loc[trained["seed"] == seed, "mmcs"].to_numpy() for seed in range(2))
+    assert (first != second).all()
+
+
+def test_longer_training_is_compared_within_seeds(whole):
+    cells = whole.cells.set_index(["run", "exponent", "ratio", "seed"])["mmcs"]
+    change = [cells["longer", 4, 2.0, seed] - cells["grid", 4, 2.0, seed] for seed in range(2)]
+    row = whole.training().query("ratio == 2 and measure == 'mmcs'").iloc[0]
+    assert row["change"] == pytest.approx(np.mean(change))
+    assert row["low"] == pytest.approx(min(change))
+    assert row["high"] == pytest.approx(max(change))
+    assert row["before"] + row["change"] == pytest.approx(row["after"])
+    assert "agreement" not in set(whole.training().query("ratio == 2")["measure"])  # nothing is larger
 
 
 def test_random_directions_are_not_the_features(whole):
@@ -81,9 +96,9 @@ def test_random_directions_are_not_the_features(whole):
 def test_the_shares_of_low_middling_and_high_cosines_add_up(whole):
     bands = whole.middling()
     np.testing.assert_allclose(bands[["low", "middling", "high"]].sum(axis=1), 1)
-    high = bands.set_index(["run", "alpha", "ratio"])["high"]
-    cells = whole.cells.set_index(["run", "alpha", "ratio"])["recovered_0.9"]
-    np.testing.assert_allclose(high, cells.loc[high.index], atol=1e-9)
+    keys = ["run", "alpha", "ratio"]
+    shares, high = whole.intervals().set_index(keys)["recovered_0.9"], bands.set_index(keys)["high"]
+    np.testing.assert_allclose(high, shares.loc[high.index], atol=1e-9)
 
 
 def test_the_folder_holds_the_tables(tmp_path, whole):
@@ -108,6 +123,7 @@ def test_settings_that_make_no_sense(change, message):
         replace(TINY, **change)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("pictures")
 def test_pictures(tmp_path, whole):
     whole.save(tmp_path / "out")

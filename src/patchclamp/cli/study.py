@@ -398,10 +398,10 @@ def superposition_sweep(
     *,
     exponent: Annotated[list[int] | None, Parameter(negative="", consume_multiple=True)] = None,
     ratio: Annotated[list[float] | None, Parameter(negative="", consume_multiple=True)] = None,
-    features: int = 256,
-    d: int = 128,
+    features: int = 128,
+    d: int = 64,
     active: float = 2.5,
-    decay: float = 0.9801,
+    decay: float = 0.9606,
     steps: int = 1000,
     longer: Annotated[list[int] | None, Parameter(negative="", consume_multiple=True)] = None,
     longer_steps: int = 3000,
@@ -424,14 +424,14 @@ def superposition_sweep(
         longer: e of the weights that are trained for longer; -2, 0 and 2 by default.
         longer_steps: Of that training.
         density: Features a dimension, in the part on interference; 2, 4 and 8 by default.
-        seeds: Of the part on interference.
-        seed: Of the data.
+        seeds: How many times everything is drawn and trained.
+        seed: The first of them.
     """
     from patchclamp.studies.superposition_sweep import SweepSetting, study
 
-    chosen = {"exponents": exponent, "ratios": ratio, "longer": longer, "densities": density}
-    lists = {name: tuple(sorted(values)) for name, values in chosen.items() if values is not None}
-    options = {
+    axes = {"exponents": exponent, "ratios": ratio, "longer": longer, "densities": density}
+    lists = {name: tuple(sorted(values)) for name, values in axes.items() if values is not None}
+    numbers = {
         "d": d,
         "active": active,
         "decay": decay,
@@ -440,9 +440,16 @@ def superposition_sweep(
         "seeds": seeds,
         "seed": seed,
     }
-    study_result = study(out, SweepSetting(G=features, **options, **lists), progress=True)  # type: ignore[arg-type]
-    given = {"exponent": exponent, "ratio": ratio, "longer": longer, "density": density}
-    _tell(study_result, out, "superposition-sweep", {**given, "features": features, **options}, as_json)
+    setting = SweepSetting(G=features, **numbers, **lists)  # type: ignore[arg-type]
+    options = {
+        "exponent": exponent,
+        "ratio": ratio,
+        "longer": longer,
+        "density": density,
+        "features": features,
+        **numbers,
+    }
+    _tell(study(out, setting, progress=True), out, "superposition-sweep", options, as_json)
 
 
 @app.command
@@ -465,14 +472,14 @@ def initialisation(
         toy: Only toy data.
         layer: Whose neurons.
         seeds: How many times everything is trained.
-        toy_steps: Budgets of training on toy data; 50, 150 and 400 by default.
-        model_steps: Budgets of training on the model; 25, 75 and 200 by default.
+        toy_steps: Budgets of training on toy data; 50, 150, 400 and 1,200 by default.
+        model_steps: Budgets of training on the model; 25, 100 and 400 by default.
     """
     from patchclamp.studies.initialisation import InitialisationSetting, study
 
     chosen = {"toy_steps": toy_steps, "model_steps": model_steps}
     lists = {name: tuple(sorted(values)) for name, values in chosen.items() if values is not None}
-    setting = InitialisationSetting(layer=layer, seeds=seeds, **lists)
+    setting = InitialisationSetting(layer=layer, seeds=seeds, **lists)  # type: ignore[arg-type]
     study_result = study(out, None if toy else opening.load(model), setting, progress=True)
     options = {"model": model, "toy": toy, "layer": layer, "seeds": seeds, **chosen, **opening.as_config()}
     _tell(study_result, out, "initialisation", options, as_json)

@@ -10,8 +10,8 @@ held-out rows: the explained variance, the share of latents that are active in n
 Everything is paired: in one seed all see the same rows in the same order. A seed draws new features of the toy data, new orders and
 new initial atoms; intervals are 95 % bootstrap intervals over seeds, of differences from random directions within each seed.
 
-On toy data the "layer" whose singular vectors begin the atoms is the map from coefficients to rows, which nobody has elsewhere; in a
-language model it is the weight of the gate, from the residual stream to the neurons.
+On toy data the "layer" whose singular vectors begin the atoms is the map from coefficients to rows, which nobody has elsewhere; in
+a language model it is the weight of the gate, from the residual stream to the neurons.
 
 The control is something that is known to matter: reviving dead latents, or not.
 """
@@ -49,7 +49,7 @@ class InitialisationSetting:
     """What the numbers hang on."""
 
     seeds: int = 5
-    toy_steps: tuple[int, ...] = (50, 150, 400)
+    toy_steps: tuple[int, ...] = (50, 150, 400, 1200)
     G: int = 256
     d: int = 64
     active: float = 3.0
@@ -61,12 +61,12 @@ class InitialisationSetting:
     learning_rate: float = 1e-2
     """On toy data; in a language model it is that of the library for the width."""
     toy_batch_size: int = 256
-    model_steps: tuple[int, ...] = (25, 75, 200)
+    model_steps: tuple[int, ...] = (25, 100, 400)
     layer: int = 3
     corpus: str = "gutenberg"
-    rows: int = 32_768
+    rows: int = 65_536
     model_held_out: int = 8192
-    model_ratio: float = 1.0
+    model_ratio: float = 2.0
     """Atoms over neurons."""
     model_k: int = 32
     batch_size: int = 512
@@ -125,7 +125,8 @@ class InitialisationResult(StudyResult):
         """The numbers, as plain JSON."""
         return {
             "setting": asdict(self.setting), "model": self.model, "averages": records(self.averages()),
-            "differences": records(self.differences()), "control": records(self.control()), "seeds_agree": records(self.seeds_agree),
+            "differences": records(self.differences()), "control": records(self.control()),
+            "seeds_agree": records(self.seeds_agree),
         }  # fmt: skip
 
     def text(self) -> str:

@@ -31,7 +31,7 @@ def maps(result: "SuperpositionSweep") -> "Figure":
 def longer(result: "SuperpositionSweep") -> "Figure":
     """The weights that were trained for longer, before and after."""
     setting = result.setting
-    tables = {}
+    tables: dict[str, Any] = {}
     for name, column in (("MMCS", "mmcs"), ("agreement", "agreement")):
         after = result.grid("longer", column)
         before = result.grid("grid", column).loc[after.index]
