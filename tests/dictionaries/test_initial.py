@@ -1,5 +1,6 @@
 """Where training begins: unit atoms that are what their names say."""
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import get_args
 
@@ -7,9 +8,17 @@ import pytest
 import torch
 
 from patchclamp.core.errors import InputError
+from patchclamp.dictionaries.gated import Gated
 from patchclamp.dictionaries.initial import Initialisation, initial_atoms
+from patchclamp.dictionaries.jumprelu import JumpReLU
+from patchclamp.dictionaries.linear import TrainingBatch
+from patchclamp.dictionaries.matryoshka import MatryoshkaBatchTopK
+from patchclamp.dictionaries.member import Member
+from patchclamp.dictionaries.relu import ReLU
 from patchclamp.dictionaries.scaling import RowScaling
 from patchclamp.dictionaries.schedule import RateSchedule, default_learning_rate
+from patchclamp.dictionaries.sgd import SGD
+from patchclamp.dictionaries.topk import BatchTopK, TopKEncoder
 
 D = 6
 
@@ -79,6 +88,32 @@ def test_svd_needs_a_weight_that_fits():
             generator=torch.Generator(),
             layer_weight=torch.ones(4, 6),
         )
+
+
+def started(encoder, start, rows):
+    fit = SGD(encoder, width=40, steps=10, encoder_start=start, dtype="float64", centre=False, scale=False)
+    member = Member(fit.settings(D), fit, rows, RowScaling.identity(D, torch.float64), 10)
+    batch = TrainingBatch(rows, torch.empty(0), member.parameters, penalty_factor=0.0)
+    scores = batch.centred @ member.parameters["weight"].T
+    return batch.centred, encoder.step(replace(batch, scores=scores)).residual, member
+
+
+@pytest.mark.parametrize(
+    "encoder", [TopKEncoder(5), BatchTopK(5), MatryoshkaBatchTopK(5), JumpReLU(5.0), Gated(), ReLU()], ids=lambda e: type(e).__name__
+)  # fmt: skip
+def test_the_encoder_begins_with_the_scale_that_reconstructs_best(encoder):
+    rows = sample()
+    rows[:, 0] += 30 * torch.rand(len(rows), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    centred, residual, member = started(encoder, "scaled", rows)
+    assert abs(((centred - residual) * residual).sum()) < 1e-9 * centred.square().sum(), (
+        "least squares leaves no projection"
+    )
+    assert residual.square().sum() < centred.square().sum()
+    _, overshot, plain = started(encoder, "transpose", rows)
+    assert overshot.square().sum() > 2 * centred.square().sum(), "atoms that share a direction add up"
+    assert torch.equal(plain.parameters["weight"], plain.parameters["atoms"])
+    ratio = member.parameters["weight"] / plain.parameters["weight"]
+    torch.testing.assert_close(ratio, ratio[0, 0].expand_as(ratio))
 
 
 def test_rates_rise_stay_and_fall():

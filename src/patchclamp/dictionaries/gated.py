@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -47,9 +46,9 @@ class Gated(LinearEncoder):
         magnitude = (gate - weights["offset"]) * weights["magnitude_scale"].exp() + weights["magnitude_offset"]
         return Codes.of_dense(magnitude.relu() * (gate > 0))
 
-    def initial(self, width: int, dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:
+    def initial(self, scores: Float[Tensor, "row width"]) -> dict[str, Tensor]:
         """Magnitudes that begin as the gates (the scale is a logarithm)."""
-        zeros = torch.zeros(width, dtype=dtype, device=device)
+        zeros = scores.new_zeros(scores.shape[1])
         return {"magnitude_scale": zeros, "magnitude_offset": zeros.clone()}
 
     def step(self, batch: TrainingBatch) -> TrainingStep:

@@ -10,7 +10,7 @@ from patchclamp.core.errors import InputError, unknown
 from patchclamp.dictionaries.scaling import RowScaling
 
 Initialisation = Literal["data", "orthogonal", "svd", "unit", "pca", "random"]
-EncoderStart = Literal["transpose", "separate"]
+EncoderStart = Literal["scaled", "transpose", "separate"]
 
 
 def initial_atoms(

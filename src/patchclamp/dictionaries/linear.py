@@ -62,8 +62,12 @@ class LinearEncoder(Encoder):
     def step(self, batch: TrainingBatch) -> TrainingStep:
         """The loss and its gradients, without autograd."""
 
-    def initial(self, width: int, dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:  # noqa: ARG002
-        """The parameters that it learns besides ``weight`` and ``offset``, as they begin."""
+    def initial(self, scores: Float[Tensor, "row width"]) -> dict[str, Tensor]:  # noqa: ARG002
+        """The parameters that it learns besides ``weight`` and ``offset``, as they begin.
+
+        Args:
+            scores: The pre-activations of the first rows with the weights as they begin.
+        """
         return {}
 
     def for_inference(

@@ -1,5 +1,6 @@
 """One dictionary of a training job: its parameters, its optimiser's moments, and what it counts."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 from patchclamp.core.plain import to_plain
 from patchclamp.dictionaries.dictionary import Dictionary
 from patchclamp.dictionaries.initial import initial_atoms, separate_weight, unit_rows
-from patchclamp.dictionaries.linear import TrainingBatch
+from patchclamp.dictionaries.linear import LinearEncoder, TrainingBatch
 from patchclamp.dictionaries.revival import add_auxk, resample
 from patchclamp.dictionaries.scaling import RowScaling
 from patchclamp.dictionaries.schedule import RateSchedule
@@ -17,6 +18,8 @@ from patchclamp.dictionaries.sgd import SGD, TrainingSettings
 
 AUXK_SHARE = 1 / 32
 """The weight of the loss of dead latents; that of Gao et al. 2024."""
+FIRST_ROWS = 1024
+"""The number of rows by whose pre-activations encoders begin."""
 THRESHOLD_RATE = 0.01
 """The weight of a step in the running mean of the smallest value kept; it is larger at first."""
 REVIVES_UNTIL = 0.8
@@ -50,8 +53,10 @@ class Member:
             offset = separate_weight(atoms, self.generator)[:, 0].contiguous()
         else:
             weight = atoms.clone()
-        self.initial = self.encoder.initial(self.width, atoms.dtype, atoms.device)
         self.parameters = {"weight": weight, "offset": offset, "atoms": atoms, "bias": bias}
+        if settings.encoder_start == "scaled":
+            weight *= best_scale(self.encoder, self.parameters, rows[:FIRST_ROWS])
+        self.initial = self.encoder.initial(torch.addmm(offset, rows[:FIRST_ROWS] - bias, weight.T))
         self.parameters |= {name: value.clone() for name, value in self.initial.items()}
         self.trainable = [name for name in self.parameters if name != "bias" or settings.has_bias]
         self.moments = {
@@ -152,3 +157,21 @@ class Member:
         self.generator.set_state(state)
         if self.settings.revival == "auxk":
             self._find_dead()
+
+
+def best_scale(
+    encoder: LinearEncoder, parameters: Mapping[str, Tensor], x: Float[Tensor, "row d"]
+) -> Float[Tensor, ""]:
+    """The number by which an encoder's weights reconstruct rows best, where no offset is learned yet.
+
+    Args:
+        encoder: The encoder.
+        parameters: Its weights, zero offsets, the atoms and the bias.
+        x: The rows, in the coordinates of the dictionary.
+    """
+    centred = x - parameters["bias"]
+    scores = centred @ parameters["weight"].T
+    step = encoder.step(TrainingBatch(x, scores, {**parameters, **encoder.initial(scores)}, penalty_factor=0.0))
+    reconstruction = centred - step.residual
+    power = reconstruction.square().sum()
+    return torch.where(power > 0, (centred * reconstruction).sum() / power, 1.0)

@@ -27,8 +27,8 @@ def resample(
 ) -> None:
     """Give idle latents the directions of residuals, drawn without replacement and weighted by their squared length.
 
-    The encoder reads along the new atom, at the mean length of the other latents' weights; offset and what else is learned
-    begin anew, and so do both moments of Adam. Where there are more idle latents than rows, the rest wait for the next time.
+    The encoder reads along the new atom, at the mean length of the other latents' weights; the offset begins anew, what else is
+    learned (as thresholds) at its mean over the other latents, and so do both moments of Adam. Where there are more idle latents than rows, the rest wait for the next time.
 
     Source: Bricken et al. 2023, "Towards monosemanticity", appendix "Neuron resampling" (there the direction of the row).
     """
@@ -44,7 +44,10 @@ def resample(
     lengths = parameters["weight"].norm(dim=1)
     others = (lengths * ~idle).sum() / (~idle).sum().clamp_min(1)
     length = torch.where(others > 0, others, 1.0)
-    new = {**initial, "atoms": directions, "weight": directions * length}
+    new = {"atoms": directions, "weight": directions * length}
+    for name, value in initial.items():
+        mean = (parameters[name] * ~idle).sum() / (~idle).sum().clamp_min(1)
+        new[name] = torch.where(idle.all(), value, mean)
     for name, value in parameters.items():
         if name == "bias":
             continue

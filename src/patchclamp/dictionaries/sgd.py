@@ -69,7 +69,9 @@ class SGD(DictionaryFit):
         scale: Divide rows by one number.
         whiten: Make the covariance of the rows the identity.
         initialisation: Where the atoms begin; see :func:`initial_atoms`.
-        encoder_start: ``"transpose"``: the encoder begins as the atoms; ``"separate"``: as ``torch.nn.Linear``.
+        encoder_start: ``"scaled"``: the encoder begins as the atoms, times the one number by which the first rows are
+            reconstructed best (atoms that share a direction would overshoot by far); ``"transpose"``: as the atoms;
+            ``"separate"``: as ``torch.nn.Linear``.
         layer_weight: The weight ``[d, input]`` whose outputs the rows are, for ``initialisation="svd"``.
         noise: The length of the noise that is added to vectors with which the atoms begin.
         revival: What is done for latents that are never active: ``"resample"``, ``"auxk"`` or None.
@@ -106,7 +108,7 @@ class SGD(DictionaryFit):
         scale: bool = True,
         whiten: Whiten = "none",
         initialisation: Initialisation = "data",
-        encoder_start: EncoderStart = "transpose",
+        encoder_start: EncoderStart = "scaled",
         layer_weight: Tensor | None = None,
         noise: float = 0.1,
         revival: Revival | None = "resample",
