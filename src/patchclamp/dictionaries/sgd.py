@@ -172,7 +172,7 @@ class SGD(DictionaryFit):
         """What the arguments come to for rows of width ``d``.
 
         Raises:
-            InputError: TrainingSettings that make no sense, alone or together.
+            InputError: Settings that make no sense, alone or together.
         """
         settle_held(self)
         width = 8 * d if self.width is None else self.width

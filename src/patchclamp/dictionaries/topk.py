@@ -24,7 +24,7 @@ from patchclamp.dictionaries.sparse import Entries, top_entries, top_latents
 class TopKEncoder(LinearEncoder):
     """The ``k`` highest pre-activations of a row, where they are above zero.
 
-    Source: Gao et al. 2024, "RowScaling and evaluating sparse autoencoders", arXiv 2406.04093, section 2.3.
+    Source: Gao et al. 2024, "Scaling and evaluating sparse autoencoders", arXiv 2406.04093, section 2.3.
 
     Args:
         k: The number of active latents of a row.
