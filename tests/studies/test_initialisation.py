@@ -36,12 +36,14 @@ def toy(tmp_path_factory):
 
 def test_every_initialisation_is_there_for_every_seed_and_budget(toy):
     table = toy.table
-    assert len(table) == 2 * 2 * (2 * len(INITIALISATIONS) + len(CONTROLLED))
-    assert not table.duplicated(["encoder", "initialisation", "revival", "seed", "steps"]).any()
+    assert len(table) == 2 * 2 * (2 * len(INITIALISATIONS) + 2 * len(CONTROLLED))
+    assert not table.duplicated(["encoder", "initialisation", "variant", "seed", "steps"]).any()
 
 
 def test_differences_are_means_of_differences_within_seeds(toy):
-    table = toy.table.query("revival and encoder == 'ReLU' and steps == 20").set_index(["initialisation", "seed"])
+    table = toy.table.query("variant == 'standard' and encoder == 'ReLU' and steps == 20").set_index(
+        ["initialisation", "seed"]
+    )
     change = [table.loc[("pca", seed), "mmcs"] - table.loc[("random", seed), "mmcs"] for seed in range(2)]
     row = toy.differences().query("encoder == 'ReLU' and steps == 20 and initialisation == 'pca'").iloc[0]
     assert row["mmcs"] == pytest.approx(np.mean(change))
@@ -49,10 +51,19 @@ def test_differences_are_means_of_differences_within_seeds(toy):
     assert "random" not in set(toy.differences()["initialisation"])
 
 
-def test_before_anything_is_revived_the_control_is_nothing(toy):
+def test_before_anything_is_revived_that_control_is_nothing_and_the_scale_is_something(toy):
     control = toy.control().query("steps == 1")
-    assert (control["explained_variance"] == 0).all()
+    assert (control.query("variant == 'no revival'")["explained_variance"] == 0).all()
+    assert (control.query("variant == 'unscaled'")["explained_variance"] < 0).all()
     assert set(control["initialisation"]) == set(CONTROLLED)
+
+
+def test_a_control_is_the_mean_of_differences_within_seeds(toy):
+    table = toy.table.query("initialisation == 'data' and encoder == 'BatchTopK' and steps == 20")
+    table = table.set_index(["variant", "seed"])["l0"]
+    change = [table["unscaled", seed] - table["standard", seed] for seed in range(2)]
+    row = toy.control().query("variant == 'unscaled' and initialisation == 'data' and steps == 20").iloc[0]
+    assert row["l0"] == pytest.approx(np.mean(change))
 
 
 def test_seeds_matter_and_equal_seeds_give_equal_numbers(tmp_path, toy):
@@ -87,7 +98,7 @@ def test_a_language_model(tmp_path):
     draw = torch.Generator().manual_seed(0)
     corpus = [torch.randint(3, 60, (40,), generator=draw).tolist() for _ in range(5)]
     table, agreements = on_model(model, replace(TINY, corpus=corpus), tmp_path)
-    assert len(table) == 2 * (len(INITIALISATIONS) + len(CONTROLLED))
+    assert len(table) == 2 * (len(INITIALISATIONS) + 2 * len(CONTROLLED))
     assert len(agreements) == len(INITIALISATIONS)
     assert all(np.isfinite(row["explained_variance"]) for row in table)
     with pytest.raises(InputError, match="take fewer rows"):

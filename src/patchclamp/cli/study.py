@@ -472,8 +472,8 @@ def initialisation(
         toy: Only toy data.
         layer: Whose neurons.
         seeds: How many times everything is trained.
-        toy_steps: Budgets of training on toy data; 50, 150, 400 and 1,200 by default.
-        model_steps: Budgets of training on the model; 25, 100 and 400 by default.
+        toy_steps: Budgets of training on toy data; 50, 150 and 500 by default.
+        model_steps: Budgets of training on the model; 25, 100 and 300 by default.
     """
     from patchclamp.studies.initialisation import InitialisationSetting, study
 

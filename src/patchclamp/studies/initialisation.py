@@ -4,16 +4,18 @@ The authors of "Taking features out of superposition with sparse autoencoders" (
 initialisation, which they remembered as faster, without a note; in the discussion they thought of principal axes, of noised copies
 of the left singular vectors of the layer's weight, and, if neurons are a privileged basis, of noised unit vectors.
 
-Here these and rows of the data (``data``) and random directions begin the atoms, and the encoder with them as their transpose. A
-dictionary is trained for each of several budgets of steps, with the whole schedule of its learning rate in each, and measured on
-held-out rows: the explained variance, the share of latents that are active in no row, and on toy data the MMCS with the truth.
-Everything is paired: in one seed all see the same rows in the same order. A seed draws new features of the toy data, new orders and
-new initial atoms; intervals are 95 % bootstrap intervals over seeds, of differences from random directions within each seed.
+Here these and rows of the data (``data``) and random directions begin the atoms. The encoder begins as their transpose, times the
+one number by which the first rows are reconstructed best: without it, starts differ in how far they overshoot more than in their
+directions. A dictionary is trained for each of several budgets of steps, with the whole schedule of its learning rate in each,
+and measured on held-out rows: the explained variance, the share of latents that are active in no row, and on toy data the MMCS
+with the truth. Everything is paired: in one seed all see the same rows in the same order. A seed draws new features of the toy
+data, new orders and new initial atoms; intervals are 95 % bootstrap intervals over seeds, of differences from random directions
+within each seed.
 
 On toy data the "layer" whose singular vectors begin the atoms is the map from coefficients to rows, which nobody has elsewhere; in
 a language model it is the weight of the gate, from the residual stream to the neurons.
 
-The control is something that is known to matter: reviving dead latents, or not.
+Two controls are something else that may matter: not to revive dead latents, and not to scale the encoder (``unscaled``).
 """
 
 from collections.abc import Sequence
@@ -35,7 +37,13 @@ from patchclamp.studies.result import StudyFiles, StudyResult, as_text, records,
 
 INITIALISATIONS: tuple[Initialisation, ...] = get_args(Initialisation)
 CONTROLLED: tuple[Initialisation, ...] = ("data", "random")
-"""Initialisations that are trained without revival too."""
+"""Initialisations that are trained in the other variants too."""
+VARIANTS: dict[str, dict[str, Any]] = {
+    "standard": {},
+    "no revival": {"revival": None},
+    "unscaled": {"encoder_start": "transpose"},
+}
+"""What is changed in each; all but the first are controls."""
 MEASURES = ("explained_variance", "dead_share", "mmcs", "l0")
 HELD_OUT = 10_000
 """The seed from which held-out rows of toy data are drawn is so much higher."""
@@ -49,7 +57,7 @@ class InitialisationSetting:
     """What the numbers hang on."""
 
     seeds: int = 5
-    toy_steps: tuple[int, ...] = (50, 150, 400, 1200)
+    toy_steps: tuple[int, ...] = (50, 150, 500)
     G: int = 256
     d: int = 64
     active: float = 3.0
@@ -61,7 +69,7 @@ class InitialisationSetting:
     learning_rate: float = 1e-2
     """On toy data; in a language model it is that of the library for the width."""
     toy_batch_size: int = 256
-    model_steps: tuple[int, ...] = (25, 100, 400)
+    model_steps: tuple[int, ...] = (25, 100, 300)
     layer: int = 3
     corpus: str = "gutenberg"
     rows: int = 65_536
@@ -96,12 +104,12 @@ class InitialisationResult(StudyResult):
 
     def averages(self) -> pd.DataFrame:
         """Means over seeds with 95 % bootstrap intervals."""
-        keys = ["data", "encoder", "revival", "initialisation", "steps"]
+        keys = ["data", "encoder", "variant", "initialisation", "steps"]
         return _averages(self.table, keys, MEASURES)
 
     def differences(self) -> pd.DataFrame:
-        """Each initialisation less random directions, within seeds, with revival."""
-        table = self.table[self.table["revival"]]
+        """Each initialisation less random directions, within seeds, in the standard variant."""
+        table = self.table[self.table["variant"] == "standard"]
         keys = ["data", "encoder", "steps", "seed"]
         floor = table[table["initialisation"] == "random"].set_index(keys)
         others = table[table["initialisation"] != "random"].set_index([*keys, "initialisation"])
@@ -109,12 +117,14 @@ class InitialisationResult(StudyResult):
         return _averages(change.reset_index(), ["data", "encoder", "initialisation", "steps"], MEASURES)
 
     def control(self) -> pd.DataFrame:
-        """Revival less none, within seeds and initialisations."""
+        """Each control less the standard variant, within seeds and initialisations."""
         keys = ["data", "encoder", "initialisation", "steps", "seed"]
         table = self.table.set_index(keys)
-        off = table.loc[~table["revival"], list(MEASURES)]
-        change = table.loc[table["revival"], list(MEASURES)].loc[off.index] - off
-        return _averages(change.reset_index(), ["data", "encoder", "initialisation", "steps"], MEASURES)
+        standard = table.loc[table["variant"] == "standard", list(MEASURES)]
+        others = table[table["variant"] != "standard"]
+        change = others[list(MEASURES)] - standard.loc[others.index]
+        change.insert(0, "variant", others["variant"])
+        return _averages(change.reset_index(), ["data", "encoder", "variant", "initialisation", "steps"], MEASURES)
 
     def last(self, table: pd.DataFrame) -> pd.DataFrame:
         """The rows of a table with the fewest and the most steps of each data."""
@@ -133,7 +143,7 @@ class InitialisationResult(StudyResult):
         """The tables, for a terminal."""
         tables = {
             "Less random directions, within seeds": self.last(self.differences()),
-            "Control: revival less none": self.last(self.control()),
+            "Controls, less the standard variant": self.last(self.control()),
         }
         if len(self.seeds_agree):
             tables["Agreement of seeds"] = self.seeds_agree
@@ -141,13 +151,14 @@ class InitialisationResult(StudyResult):
 
     def files(self) -> StudyFiles:
         """The curves, what they are of, and the tables."""
-        figure = figures.curves(self)
+        pictures = {"figure": figures.curves(self), "controls": figures.controls(self)}
         return StudyFiles(
             "Where the atoms begin",
             [
-                ("Against training steps", figure),
+                ("Against training steps", pictures["figure"]),
                 ("Less random directions, within seeds", self.differences()),
-                ("Control: revival less none", self.control()),
+                ("Without revival, and without the scale", pictures["controls"]),
+                ("Controls, less the standard variant", self.control()),
                 *([("Agreement of seeds", self.seeds_agree)] if len(self.seeds_agree) else []),
                 ("All means", self.averages()),
             ],
@@ -158,7 +169,7 @@ class InitialisationResult(StudyResult):
                 "by-seed": self.table,
                 "seeds-agree": self.seeds_agree,
             },
-            figures={"figure": figure},
+            figures=pictures,
             evidence={"setting": asdict(self.setting), "model": self.model},
         )
 
@@ -189,31 +200,29 @@ def up_weight(model: pc.Model, layer: int, neurons: int) -> torch.Tensor:
 
 
 def _fits(
-    encoders: dict[str, Any],
-    steps: int,
-    seed: int,
-    setting: InitialisationSetting,
-    width: int,
-    weight: torch.Tensor,
+    encoders: dict[str, Any], steps: int, seed: int, setting: InitialisationSetting, width: int, weight: torch.Tensor,
     learning_rate: float | None,
-) -> dict[tuple[str, Initialisation, bool], Any]:
-    """The settings of every dictionary of one job, by encoder, initialisation and whether dead latents are revived."""
-    keys = [(encoder, start, True) for encoder in encoders for start in INITIALISATIONS]
-    keys += [("BatchTopK", start, False) for start in CONTROLLED]
+) -> dict[tuple[str, Initialisation, str], Any]:  # fmt: skip
+    """The settings of every dictionary of one job, by encoder, initialisation and variant."""
+    keys = [(encoder, start, "standard") for encoder in encoders for start in INITIALISATIONS]
+    keys += [("BatchTopK", start, variant) for variant in list(VARIANTS)[1:] for start in CONTROLLED]
+    common: dict[str, Any] = {
+        "width": width, "steps": steps, "revive_every": setting.revive_every, "learning_rate": learning_rate,
+        "random_state": seed + START,
+    }  # fmt: skip
     return {
-        (encoder, start, revived): pc.dictionaries.SGD(
-            encoders[encoder], width=width, steps=steps, initialisation=start, layer_weight=weight if start == "svd" else None,
-            revival="resample" if revived else None, revive_every=setting.revive_every, learning_rate=learning_rate,
-            random_state=seed + START,
+        (encoder, start, variant): pc.dictionaries.SGD(
+            encoders[encoder], initialisation=start, layer_weight=weight if start == "svd" else None,
+            **{**common, **VARIANTS[variant]},
         )
-        for encoder, start, revived in keys
+        for encoder, start, variant in keys
     }  # fmt: skip
 
 
-def _row(data: str, key: tuple[str, str, bool], seed: int, steps: int, dictionary: Any, rows: Any) -> dict[str, Any]:
+def _row(data: str, key: tuple[str, str, str], seed: int, steps: int, dictionary: Any, rows: Any) -> dict[str, Any]:
     fit = pc.dictionaries.evaluate(dictionary, rows).summary()
     return {
-        "data": data, "encoder": key[0], "initialisation": key[1], "revival": key[2], "seed": seed, "steps": steps,
+        "data": data, "encoder": key[0], "initialisation": key[1], "variant": key[2], "seed": seed, "steps": steps,
         "explained_variance": fit["explained_variance"], "l0": fit["l0"], "dead_share": fit["dead"] / fit["width"],
     }  # fmt: skip
 
@@ -282,8 +291,8 @@ def on_model(
             for key, dictionary in zip(fits, trained, strict=True):
                 table.append(_row("model", key, seed, steps, dictionary, held_out) | {"mmcs": np.nan})
                 seeds.setdefault(key, []).append(dictionary)
-        for (encoder, start, revived), dictionaries in seeds.items():
-            if revived and len(dictionaries) > 1:
+        for (encoder, start, variant), dictionaries in seeds.items():
+            if variant == "standard" and len(dictionaries) > 1:
                 overall = pc.dictionaries.agreement(*dictionaries).overall()
                 agreements.append({"encoder": encoder, "initialisation": start, "steps": steps, **overall})
     return table, agreements
