@@ -9,7 +9,8 @@ import torch
 
 import patchclamp as pc
 from patchclamp.core.errors import InputError
-from patchclamp.studies.superposition_sweep import SweepSetting, largest_cosines, measure, study
+from patchclamp.studies import superposition_sweep_figures as figures
+from patchclamp.studies.superposition_sweep import BINS, SweepSetting, largest_cosines, measure, study
 from tests.pictures import draw_nothing
 
 TINY = SweepSetting(
@@ -107,6 +108,14 @@ def test_the_folder_holds_the_tables(tmp_path, whole):
     assert (out / "report.html").is_file()
     assert "Interference" in whole.text()
     assert set(whole.summary()) == {"setting", "cells", "training", "middling", "interference"}
+
+
+def test_histograms_are_shares_of_all_seeds(whole):
+    axis = figures.histograms(whole).axes[0]
+    table = whole.histograms.query("run == 'grid' and exponent == -4 and ratio == 1 and of == 'truth'")
+    counts = table.groupby("mcs")["count"].sum()
+    assert len(counts) == BINS
+    np.testing.assert_allclose(axis.patches[0].get_data().values, counts / (2 * TINY.G))
 
 
 @pytest.mark.parametrize(
