@@ -87,8 +87,9 @@ def test_what_was_interrupted_ends_as_what_was_not(tmp_path, toy):
         if left[0] == 0:
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt) as interrupt:
         study(tmp_path / "out", setting=TINY, progress=stop)
+    assert f"kept in {str(tmp_path / 'out')!r}" in interrupt.value.__notes__[-1]
     assert list((tmp_path / "out" / "training").iterdir())
     pd.testing.assert_frame_equal(study(tmp_path / "out", setting=TINY).table, toy.table)
 

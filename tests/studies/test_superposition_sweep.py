@@ -61,8 +61,9 @@ class StopAfter:
 
 def test_what_was_interrupted_ends_as_what_was_not(tmp_path, whole):
     one = replace(TINY, seeds=1)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt) as interrupt:
         study(tmp_path / "out", one, progress=StopAfter(35))
+    assert f"kept in {str(tmp_path / 'out')!r}" in interrupt.value.__notes__[-1]
     assert (tmp_path / "out" / "training" / "grid-0" / "training.safetensors").is_file()
     assert not (tmp_path / "out" / "report.html").exists()
     again = study(tmp_path / "out", one)

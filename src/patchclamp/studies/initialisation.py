@@ -29,6 +29,7 @@ import torch
 
 import patchclamp as pc
 from patchclamp.core.errors import InputError
+from patchclamp.core.interrupts import resumable
 from patchclamp.core.intervals import mean_row
 from patchclamp.core.progress import Listener
 from patchclamp.dictionaries.initial import Initialisation
@@ -318,10 +319,11 @@ def study(
     """
     home = Path(out) / "training"
     agreements: list[dict[str, Any]] = []
-    table = on_toy_data(setting, home, progress)
-    if model is not None:
-        rows, agreements = on_model(model, setting, home, progress)
-        table += rows
+    with resumable(out):
+        table = on_toy_data(setting, home, progress)
+        if model is not None:
+            rows, agreements = on_model(model, setting, home, progress)
+            table += rows
     name = None if model is None else model.source.name or type(model.module).__name__
     result = InitialisationResult(setting, name, pd.DataFrame(table), pd.DataFrame(agreements))
     result.save(out)

@@ -38,6 +38,7 @@ from sklearn.base import clone
 
 import patchclamp as pc
 from patchclamp.core.errors import InputError
+from patchclamp.core.interrupts import resumable
 from patchclamp.core.intervals import mean_row
 from patchclamp.core.progress import Listener
 from patchclamp.studies import superposition_sweep_figures as figures
@@ -398,9 +399,10 @@ def study(
         InputError: The folder holds checkpoints of another setting.
     """
     home, seeds = Path(out) / "training", range(setting.seed, setting.seed + setting.seeds)
-    parts = [part for seed in seeds for part in _maps(seed, setting, home, progress)]
     cases = product(("trained", "random"), setting.densities, seeds)
-    interference = [row for case in cases for row in _interfere(*case, setting, home, progress)]
+    with resumable(out):
+        parts = [part for seed in seeds for part in _maps(seed, setting, home, progress)]
+        interference = [row for case in cases for row in _interfere(*case, setting, home, progress)]
     cells, histograms = (pd.DataFrame([row for part in parts for row in part[n]]) for n in range(2))
     result = SuperpositionSweep(setting, cells, histograms, pd.DataFrame(interference))
     result.save(out)

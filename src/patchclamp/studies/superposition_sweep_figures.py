@@ -44,16 +44,17 @@ def _squares(tables: "dict[str, pd.DataFrame]") -> "Figure":
     rows, columns = next(iter(tables.values())).shape
     size = (max(5.4, 2 * (0.38 * columns + 0.9)), 2 * (0.21 * rows + 0.75))
     with canvas(size, 2, 2, sharex=True, sharey=True) as (fig, axes):
+        images = []
         for axis, (title, table) in zip(axes.flat, tables.items(), strict=True):
             weights, ratios = [f"{alpha:.3g}" for alpha in table.index], [f"{ratio:g}" for ratio in table.columns]
-            image = draw_map(axis, table.to_numpy(dtype=float), weights, ratios, low=0.0, high=1.0)
+            images.append(draw_map(axis, table.to_numpy(dtype=float), weights, ratios, low=0.0, high=1.0))
             axis.set_title(title)
         is_cut = any(
             table.to_numpy(dtype=float).min(initial=0.0, where=table.notna().to_numpy()) < 0
             for table in tables.values()
         )
         fig.colorbar(
-            image,
+            images[0],
             ax=axes,
             shrink=0.7,
             extend="min" if is_cut else "neither",
