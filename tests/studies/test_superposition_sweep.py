@@ -34,7 +34,7 @@ def test_agreement_is_the_mean_of_maxima_of_a_slow_loop():
     toy = pc.dictionaries.ToyData.zipf(6, 4, active=1.0)
     cells, histograms = measure("random", {(None, 1.0): small, (None, 2.0): large}, toy, TINY, 0, 0)
     assert cells[0]["agreement"] == pytest.approx(np.mean(slow), rel=1e-5)
-    assert "agreement" not in cells[1]
+    assert np.isnan(cells[1]["agreement"])
     counts = pd.DataFrame(histograms).groupby(["of", "ratio"])["count"].sum().to_dict()
     assert counts == {("truth", 1.0): 6, ("larger", 1.0): 5, ("truth", 2.0): 6}
 
@@ -44,7 +44,7 @@ def test_agreement_is_with_the_larger_dictionary_of_the_same_weight():
     dictionaries = {(0, 1.0): eye[:2], (0, 2.0): eye[:3], (4, 1.0): eye[:2], (4, 2.0): eye[2:]}
     toy = pc.dictionaries.ToyData.zipf(6, 4, active=1.0)
     cells, _ = measure("grid", dictionaries, toy, TINY, 0, 0)
-    assert [cell.get("agreement") for cell in cells] == [1.0, None, 0.0, None]
+    np.testing.assert_array_equal([cell["agreement"] for cell in cells], [1.0, np.nan, 0.0, np.nan])
 
 
 class StopAfter:
@@ -108,7 +108,32 @@ def test_the_folder_holds_the_tables(tmp_path, whole):
     assert len(pd.read_csv(out / "cells.csv")) == 2 + 4 + 2
     assert (out / "report.html").is_file()
     assert "Interference" in whole.text()
-    assert set(whole.summary()) == {"setting", "cells", "training", "middling", "interference"}
+    assert set(whole.summary()) == {"setting", "cells", "choice", "training", "middling", "interference"}
+
+
+def test_what_agreement_chooses_is_at_most_as_good_as_the_best(whole):
+    grid = whole.cells.query("run == 'grid' and ratio == 1").set_index(["seed", "exponent"])
+    lost = []
+    for seed in range(2):
+        chosen = max((-4, 4), key=lambda exponent: grid.loc[(seed, exponent), "agreement"])
+        lost.append(grid.loc[seed, "mmcs"].max() - grid.loc[(seed, chosen), "mmcs"])
+    (row,) = whole.choice().to_dict("records")  # of the largest size nothing is larger
+    assert row["ratio"] == 1
+    assert row["lost"] == pytest.approx(np.mean(lost))
+    assert row["lost"] == pytest.approx(row["mmcs_best"] - row["mmcs_chosen"])
+    assert row["lost"] >= 0
+
+
+def test_one_size_agrees_with_nothing(tmp_path, whole):
+    one = replace(
+        whole,
+        setting=replace(TINY, ratios=(2.0,)),
+        cells=whole.cells.query("ratio == 2"),
+        histograms=whole.histograms.query("ratio == 2"),
+    )
+    assert one.choice().empty
+    assert (one.save(tmp_path / "out") / "report.html").is_file()
+    assert "Interference" in one.text()
 
 
 def test_histograms_are_shares_of_all_seeds(whole):

@@ -153,6 +153,31 @@ class SuperpositionSweep(StudyResult):
         keys = ["run", "exponent", "alpha", "ratio", "width", "steps"]
         return _averages(self.cells, keys, MEASURES)
 
+    def choice(self) -> pd.DataFrame:
+        """What it costs not to know the truth: the weight at which a size agrees most with the next larger, and the best weight.
+
+        A row a size that has a larger one, with means over seeds; ``lost`` is the MMCS of the best weight less that of the chosen
+        one, with its 95 % interval.
+        """
+        rows = []
+        grid = self.cells[self.cells["run"] == "grid"]
+        for (ratio, seed), part in grid[grid["agreement"].notna()].groupby(["ratio", "seed"]):
+            chosen, best = (part.sort_values(name).iloc[-1] for name in ("agreement", "mmcs"))
+            row = {
+                "ratio": ratio,
+                "seed": seed,
+                "log_chosen": np.log10(chosen["alpha"]),
+                "log_best": np.log10(best["alpha"]),
+            }
+            rows.append(
+                row | {"mmcs_chosen": chosen["mmcs"], "mmcs_best": best["mmcs"], "lost": best["mmcs"] - chosen["mmcs"]}
+            )
+        if not rows:
+            return pd.DataFrame()
+        by_seed = pd.DataFrame(rows)
+        others = by_seed.drop(columns=["seed", "lost"]).groupby("ratio").mean().reset_index()
+        return others.merge(_averages(by_seed, ["ratio"], ("lost",)), on="ratio")
+
     def middling(self) -> pd.DataFrame:
         """Shares of features whose largest cosine is low (to .5), middling, or high (from .9): means over seeds with intervals."""
         truth = self.histograms[self.histograms["of"] == "truth"]
@@ -176,7 +201,7 @@ class SuperpositionSweep(StudyResult):
         """The numbers, as plain JSON."""
         return {
             "setting": asdict(self.setting), "cells": records(self.intervals()), "training": records(self.training()),
-            "middling": records(self.middling()), "interference": records(self.recovery()),
+            "choice": records(self.choice()), "middling": records(self.middling()), "interference": records(self.recovery()),
         }  # fmt: skip
 
     def text(self) -> str:
@@ -185,6 +210,7 @@ class SuperpositionSweep(StudyResult):
             "MMCS, by weight (rows) and size": self.grid("grid", "mmcs").reset_index(),
             "Share of dead latents": self.grid("grid", "dead_share").reset_index(),
             "Agreement with the next larger dictionary": self.grid("grid", "agreement").reset_index(),
+            "The weight of most agreement, and the best": self.choice(),
             "Longer training, mean over its weights": self.training(),
             "Low, middling and high cosines": self.middling(),
             "Interference": self.recovery(),
@@ -200,6 +226,7 @@ class SuperpositionSweep(StudyResult):
             pictures["longer"] = figures.longer(self)
         sections: list[tuple[str, Any]] = [
             ("Weights and sizes", pictures["maps"]),
+            ("The weight of most agreement, and the best", self.choice()),
             ("Largest cosines", pictures["histograms"]),
             ("Low, middling and high cosines", self.middling()),
             *([("Longer training", pictures["longer"])] if self.setting.longer else []),
@@ -214,6 +241,7 @@ class SuperpositionSweep(StudyResult):
                 "cells": self.intervals(),
                 "cells-by-seed": self.cells,
                 "histograms": self.histograms,
+                "choice": self.choice(),
                 "training": self.training(),
                 "middling": self.middling(),
                 "interference": self.recovery(),
@@ -266,8 +294,8 @@ def measure(
             row["dead_share"] = fit["dead"] / fit["width"]
         larger = [other for (e, r), other in sorted(dictionaries.items(), key=_ratio) if e == exponent and r > ratio]
         cosines = largest_cosines(dictionary, larger[:2])
-        for name, values in zip(("agreement", "agreement_second"), cosines, strict=False):
-            row[name] = float(values.mean())
+        means = [float(values.mean()) for values in cosines]
+        row["agreement"], row["agreement_second"] = (*means, np.nan, np.nan)[:2]
         cells.append(row)
         columns = {"truth": recovery.data["mcs"].values, **dict(zip(["larger"], cosines, strict=False))}
         for of, values in columns.items():
