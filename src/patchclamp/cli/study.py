@@ -473,7 +473,7 @@ def initialisation(
         layer: Whose neurons.
         seeds: How many times everything is trained.
         toy_steps: Budgets of training on toy data; 50, 150 and 500 by default.
-        model_steps: Budgets of training on the model; 25, 100 and 300 by default.
+        model_steps: Budgets of training on the model; 25, 75 and 200 by default.
     """
     from patchclamp.studies.initialisation import InitialisationSetting, study
 

@@ -70,7 +70,7 @@ class InitialisationSetting:
     learning_rate: float = 1e-2
     """On toy data; in a language model it is that of the library for the width."""
     toy_batch_size: int = 256
-    model_steps: tuple[int, ...] = (25, 100, 300)
+    model_steps: tuple[int, ...] = (25, 75, 200)
     layer: int = 3
     corpus: str = "gutenberg"
     rows: int = 65_536
@@ -78,7 +78,7 @@ class InitialisationSetting:
     model_ratio: float = 2.0
     """Atoms over neurons."""
     model_k: int = 32
-    batch_size: int = 512
+    batch_size: int = 256
     revive_every: int = 25
 
     def __post_init__(self) -> None:

@@ -31,7 +31,16 @@ def curves(result: "InitialisationResult") -> "Figure":
             if number == 0:
                 _name_rows(axes[:, 0])
         handles, labels = axes[0, 0].get_legend_handles_labels()
-        fig.legend(handles, labels, loc="outside lower center", ncols=6, frameon=False, fontsize=7, title=_INTERVAL)
+        fig.legend(
+            handles,
+            labels,
+            loc="outside lower center",
+            ncols=6,
+            frameon=False,
+            fontsize=7,
+            title=_INTERVAL,
+            title_fontsize=7,
+        )
         hide_frame(*axes.flat)
     return fig
 
@@ -54,7 +63,16 @@ def controls(result: "InitialisationResult") -> "Figure":
             if number == 0:
                 _name_rows(axes[:, 0])
         handles, labels = axes[0, 0].get_legend_handles_labels()
-        fig.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=7, title=_INTERVAL)
+        fig.legend(
+            handles,
+            labels,
+            loc="outside lower center",
+            ncols=2,
+            frameon=False,
+            fontsize=7,
+            title=_INTERVAL,
+            title_fontsize=7,
+        )
         hide_frame(*axes.flat)
     return fig
 
