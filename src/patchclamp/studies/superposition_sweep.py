@@ -73,8 +73,8 @@ class SweepSetting:
     """Batches of held-out rows; a latent that is active in none is dead."""
     densities: tuple[int, ...] = (2, 4, 8)
     """Numbers of features a dimension, in the part on interference."""
-    interference_d: int = 48
-    interference_active: float = 3.0
+    interference_d: int = 32
+    interference_active: float = 2.0
     interference_steps: int = 1500
     interference_longer_steps: int = 4500
     """Of the best of the report's autoencoders once more: what is left by then is not for want of training."""
