@@ -22,7 +22,7 @@ from tests.traces import no_trace
 class Chunked:
     """Numbered rows of documents of seven rows each, in chunks of an odd size, as of what cannot be held."""
 
-    d, mixed = 2, False
+    d, mixed, omits_special = 2, False, False
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -160,6 +160,37 @@ def test_a_live_model_gives_what_it_records_with_the_tokens_places() -> None:
     everything = model.activation_stream(prompts, "mlp_act.1", pack=False, skip_special=False)
     assert everything.count == 26
     assert int(next(everything).special.sum()) == 4
+
+
+@pytest.mark.parametrize("batch_size", [1, 7])
+def test_attention_sinks_inside_the_text_are_left_out_or_marked(batch_size: int) -> None:
+    model, prompts = opened("llama"), tiny.ids(6, 9)
+    sink, (plain, *_) = prompts[2][4], prompts[0][1:]
+    with torch.no_grad():
+        model.module.get_input_embeddings().weight[sink] *= 1000
+    make = {"pack": False, "batch_size": batch_size, "buffer": 20, "seed": 3}
+    places = [(i, p) for i, prompt in enumerate(prompts) for p in range(1, len(prompt))]
+    sinks = [place for place in places if prompts[place[0]][place[1]] == sink]
+
+    stream = model.activation_stream(prompts, "resid_pre.0", **make)
+    assert stream.count == len(places), "what the model will make of a token is not known beforehand"
+    shown = ActivationBatch.joined(list(stream))
+    assert sink not in shown.tokens
+    assert plain in shown.tokens
+    assert not shown.special.any()
+    assert len(shown) == len(places) - len(sinks)
+    assert len(stream.sample(1000)) == len(shown)
+    whole = model.activation_stream(prompts, "resid_pre.0", skip_special=False, **make)
+    everything = ActivationBatch.joined(list(whole))
+    inside = everything.special & (everything.positions > 0)
+    assert len(everything) == sum(map(len, prompts))
+    assert set(everything.tokens[inside].tolist()) == {sink}
+    stream.restart()
+    next(stream)
+    state, expected = stream.state(), next(stream).rows
+    again = model.activation_stream(prompts, "resid_pre.0", **make)
+    again.restore(state)
+    assert torch.equal(next(again).rows, expected)
 
 
 def test_a_live_stream_resumes_bit_for_bit() -> None:

@@ -21,7 +21,7 @@ class ActivationBatch:
     tokens: Int[Tensor, " row"] | None = None
     """The token's id."""
     special: Bool[Tensor, " row"] | None = None
-    """Whether it is a special token or the first of its sequence, where models put their attention sinks."""
+    """Whether it is a special token or the first of its sequence, where models put their attention sinks, or another sink."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -56,6 +56,8 @@ class RowSource(Protocol):
     """The number of rows of one pass, or None if that is not known or there is no end."""
     mixed: bool
     """Whether the order of a pass is random row by row, so that a stream needs no buffer to shuffle."""
+    omits_special: bool
+    """Whether rows that are marked as special have a place in the order of a pass, and come in no batch."""
 
     def digest(self) -> str:
         """A digest of the content: that of other rows is another."""

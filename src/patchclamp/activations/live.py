@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from patchclamp.activations.batch import ActivationBatch
@@ -21,6 +22,8 @@ from patchclamp.models.opened import OpenModel
 from patchclamp.models.sites import Site
 
 LENGTH = 128
+SINK = 10.0
+"""How many times longer than the median row of its sequence an attention sink is; other rows are hardly twice as long."""
 _WINDOW = 256
 """Sequences of an order that are sorted by length before they are grouped, so that little is padded."""
 
@@ -33,7 +36,7 @@ class LiveSource:
     def __init__(
         self, model: OpenModel, site: Site, rows: Sequence[TokenRow], skip_special: bool, batch_tokens: int
     ) -> None:
-        self.model, self.site, self.skip_special, self.batch_tokens = model, site, skip_special, batch_tokens
+        self.model, self.site, self.omits_special, self.batch_tokens = model, site, skip_special, batch_tokens
         every = TokenRow.joined(rows)
         self.ids, self.documents, self.positions = (
             torch.from_numpy(column.astype(np.int32)) for column in (every.ids, every.documents, every.positions)
@@ -56,7 +59,7 @@ class LiveSource:
     @cached_property
     def _digest(self) -> str:
         tokens = (self.ids, self.documents, self.positions, self.begins)
-        return digest(self.model.weights_digest(), str(self.model.dtype), str(self.site), self.skip_special, *tokens)
+        return digest(self.model.weights_digest(), str(self.model.dtype), str(self.site), self.omits_special, *tokens)
 
     def chunks(self, seed: int | None, begin: int, size: int) -> Iterator[ActivationBatch]:  # noqa: ARG002
         """The rows of one pass: sequences in random order, grouped alike whatever ``begin`` is, so that no bit differs."""
@@ -92,8 +95,9 @@ class LiveSource:
         values = self._computed(members)
         rows = [value[self.kept[place].to(value.device)] for value, place in zip(values, numbers, strict=True)]
         places = torch.cat(list(kept))
+        special = self.special[places] | torch.cat([_sinks(row).cpu() for row in rows])
         return ActivationBatch(
-            torch.cat(rows), self.documents[places], self.positions[places], self.ids[places], self.special[places]
+            torch.cat(rows), self.documents[places], self.positions[places], self.ids[places], special
         )
 
     def _computed(self, members: Sequence[int]) -> list[Tensor]:
@@ -133,8 +137,10 @@ def activation_stream(
         length: The number of tokens that the model reads at once; None for 128, or the model's context if that is shorter.
         tokens: The largest number of tokens to read; None for all.
         pack: Join texts into sequences of equal length; False reads each text by itself, as a prompt.
-        skip_special: Leave out special tokens and the first token of every sequence. Models put their attention sinks there:
-            at ``resid_post.15`` of SmolLM2-135M the first token's norm is 23,000 and that of others 170, whatever the token.
+        skip_special: Leave out special tokens, the first token of every sequence, and other attention sinks: rows ten times as
+            long as the median of their sequence. At ``resid_post.15`` of SmolLM2-135M the first token's norm is 23,000 and that
+            of others 170, but for one in 10,000 inside the text, which alone has more variance than all others together.
+            The stream counts sinks inside the text as rows all the same, and batches are shorter by them.
         batch_size: The number of rows of a batch.
         passes: The number of times that every row comes; None is endless.
         shuffle: Whether rows are mixed.
@@ -163,6 +169,16 @@ def activation_stream(
         raise InputError("the corpus is empty: it gives no token")
     source = LiveSource(model, sites[0], held, skip_special, batch_tokens)
     return ActivationStream(source, batch_size=batch_size, passes=passes, shuffle=shuffle, buffer=buffer, seed=seed)
+
+
+def _sinks(rows: Float[Tensor, "position d"]) -> Bool[Tensor, " position"]:
+    """The rows of a sequence that are far longer than most; none where most are zero."""
+    if not len(rows):
+        return torch.zeros(0, dtype=torch.bool)
+    norms = rows.float().norm(dim=1)
+    typical = norms.quantile(0.5)
+    far: Tensor = (norms > SINK * typical) & (typical > 0)
+    return far
 
 
 def _special_ids(model: OpenModel) -> list[int]:

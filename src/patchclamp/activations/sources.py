@@ -29,6 +29,7 @@ class ArraySource:
     positions: Tensor | None = None
     tokens: Tensor | None = None
     mixed = True
+    omits_special = False
 
     def __post_init__(self) -> None:
         dtype = str(self.array.dtype).removeprefix("torch.")
@@ -102,6 +103,7 @@ class FunctionSource:
     """The number of rows that a step makes."""
     count: int | None = None
     mixed = True
+    omits_special = False
 
     def digest(self) -> str:
         """A digest of the rows of the first step."""

@@ -162,7 +162,10 @@ class ActivationStream:
 
     @property
     def count(self) -> int | None:
-        """The number of rows of one pass, or None if that is not known or there is no end."""
+        """The number of rows of one pass, or None if that is not known or there is no end.
+
+        Attention sinks inside the text count, although no batch has them: they are found when the model runs.
+        """
         return None if self._last is None else self._last - self._begin
 
     @property
@@ -202,7 +205,8 @@ class ActivationStream:
             raise
         if self._row == self._last:
             self._passed, self._row = self._passed + 1, self._begin
-        return batch
+        shown = self._shown(batch)
+        return shown if len(shown) else next(self)
 
     def restart(self) -> None:
         """Begin anew with the first row."""
@@ -237,7 +241,7 @@ class ActivationStream:
         parts: list[Tensor] = []
         held = 0
         for chunk in self._pass(0, self._begin):
-            parts.append(chunk.rows[: n - held])
+            parts.append(self._shown(chunk).rows[: n - held])
             held += len(parts[-1])
             if held == n:
                 break
@@ -304,6 +308,12 @@ class ActivationStream:
             passed, row = passed + 1, self._begin
         if parts:
             yield ActivationBatch.joined(parts), passed, row
+
+    def _shown(self, batch: ActivationBatch) -> ActivationBatch:
+        """A batch without the rows that its source omits."""
+        if not self.source.omits_special or batch.special is None or not bool(batch.special.any()):
+            return batch
+        return batch.picked((~batch.special).nonzero()[:, 0])
 
     def _pass(self, passed: int, row: int) -> Iterator[ActivationBatch]:
         """The rows of one pass from one on, in its order.
