@@ -29,7 +29,7 @@ def parameters(encoder: LinearEncoder, width: int = WIDTH) -> dict[str, Tensor]:
         return torch.randn(shape, generator=generator, dtype=torch.float64)
 
     values = {"weight": random(width, D), "offset": random(width), "atoms": random(width, D), "bias": random(D)}
-    extra = encoder.initial(width, torch.float64, torch.device("cpu"))
+    extra = encoder.initial(random(ROWS, width))
     return values | {name: value + 0.3 * random(width) for name, value in extra.items()}
 
 
@@ -50,10 +50,11 @@ class Straight(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient):
         scores, threshold = ctx.saved_tensors
-        inside = ((scores - threshold) / ctx.bandwidth).abs() < 0.5
+        bandwidth = ctx.bandwidth * threshold
+        inside = ((scores - threshold) / bandwidth).abs() < 0.5
         to_scores = gradient * (scores > threshold) if ctx.jump else torch.zeros_like(scores)
         rise = threshold if ctx.jump else torch.ones_like(threshold)
-        return to_scores, -(gradient * inside * rise / ctx.bandwidth).sum(0), None, None
+        return to_scores, -(gradient * inside * rise / bandwidth).sum(0), None, None
 
 
 def slow_loss(encoder: LinearEncoder, x: Tensor, p: dict[str, Tensor], error_factor: float, penalty: float) -> Tensor:
@@ -80,9 +81,9 @@ def slow_loss(encoder: LinearEncoder, x: Tensor, p: dict[str, Tensor], error_fac
         case JumpReLU():
             threshold = p["log_threshold"].exp()
             codes = Straight.apply(scores, threshold, encoder.bandwidth, True)
-            l0 = Straight.apply(scores, threshold, encoder.bandwidth, False).sum(1)
-            pull = (l0 / encoder.target_l0 - 1).square().mean()
-            return error(codes, p["atoms"], p["bias"]) + penalty * encoder.penalty * pull
+            l0 = Straight.apply(scores, threshold, encoder.bandwidth, False).sum(1).mean()
+            pull = (l0 / encoder.target_l0 - 1).square()
+            return error(codes, p["atoms"], p["bias"]) + penalty * encoder.penalty * D * pull
         case Gated():
             linear = (x - p["bias"]) @ p["weight"].T
             magnitude = (linear * p["magnitude_scale"].exp() + p["magnitude_offset"]).relu()

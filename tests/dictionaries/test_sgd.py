@@ -130,3 +130,13 @@ def test_it_is_an_estimator():
         MatryoshkaBatchTopK(2, groups=(0.5, 0.4))
     with pytest.raises(InputError, match="a group has no latent"):
         SGD(MatryoshkaBatchTopK(2, groups=(0.01, 0.99)), width=8, steps=1).fit(rows(64))
+
+
+@pytest.mark.sensitive
+def test_jumprelu_comes_to_the_number_of_latents_that_it_is_told():
+    """On rows that it did not see; another target is the control."""
+    fits = [
+        SGD(JumpReLU(target_l0=target), width=48, batch_size=128, passes=4, progress=False) for target in (2.0, 5.0)
+    ]
+    counts = [fit.fit(rows(12_800)).dictionary_.codes(rows(4000, seed=1)).counts().double().mean() for fit in fits]
+    assert counts == pytest.approx([2.0, 5.0], rel=0.15)

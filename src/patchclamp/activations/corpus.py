@@ -71,7 +71,8 @@ def read_corpus(corpus: Any) -> Iterable[Any]:
         except UnfitError as unfit:
             raise InputError(f"a corpus is an iterable of texts or of lists of token ids{unfit.reason}") from None
         if rows.ndim == 2:
-            return iter(rows.tolist())
+            texts: list[list[int]] = rows.tolist()
+            return iter(texts)
     if not isinstance(corpus, str):
         single = isinstance(corpus, bytes | type) or getattr(corpus, "ndim", 1) == 0
         if isinstance(corpus, Iterable) and not single:

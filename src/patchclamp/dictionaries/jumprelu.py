@@ -13,10 +13,6 @@ from patchclamp.dictionaries.codes import Codes
 from patchclamp.dictionaries.encoder import Encoder
 from patchclamp.dictionaries.linear import LinearEncoder, TrainingBatch, TrainingStep, check_positive, linear_gradients
 
-SPEED = 8.0
-"""How much faster than other parameters the logarithm of a threshold moves: Adam takes steps of one length for all, by which a
-threshold would need more than a hundred steps to double."""
-
 
 @savable
 @checked
@@ -34,8 +30,9 @@ class JumpReLU(LinearEncoder):
 
     Args:
         target_l0: The number of active latents towards which training goes.
-        penalty: The weight of the penalty, as a share of the squared length ``d`` of scaled rows. The L0 that comes out is above
-            the target by about the share of a row that one more latent of it explains, divided by twice this number.
+        penalty: The weight of the penalty, as a share of the squared length ``d`` of scaled rows. Where one more latent
+            would explain the share ``s`` of that length, the L0 that comes out is above the target by about the share
+            ``target_l0 * s / (2 * penalty)`` of it.
         bandwidth: The width of the rectangle, as a share of the threshold.
         initial_threshold: The thresholds at the start; by default that by which the first rows have ``target_l0`` latents.
 
@@ -44,7 +41,7 @@ class JumpReLU(LinearEncoder):
     """
 
     target_l0: float = 32.0
-    penalty: float = 2.0
+    penalty: float = 1.0
     bandwidth: float = 0.5
     initial_threshold: float | None = None
     weight_names: ClassVar[tuple[str, ...]] = ("weight", "offset", "threshold")
@@ -71,7 +68,7 @@ class JumpReLU(LinearEncoder):
             threshold = scores.flatten().topk(wanted, sorted=False).values.min().clamp_min(1e-3)
         else:
             threshold = scores.new_tensor(self.initial_threshold)
-        return {"log_threshold": threshold.log().expand(scores.shape[1]) / SPEED}
+        return {"log_threshold": threshold.log().repeat(scores.shape[1])}
 
     def for_inference(
         self, parameters: Mapping[str, Tensor], threshold: Float[Tensor, ""]
@@ -79,12 +76,12 @@ class JumpReLU(LinearEncoder):
         """Itself, with the thresholds."""
         del threshold
         weights = {"weight": parameters["weight"], "offset": parameters["offset"]}
-        return self, {**weights, "threshold": thresholds(parameters)}
+        return self, {**weights, "threshold": parameters["log_threshold"].exp()}
 
     def step(self, batch: TrainingBatch) -> TrainingStep:
         """The loss and its gradients, the threshold's by a straight-through estimator."""
         atoms, rows = batch.parameters["atoms"], len(batch.x)
-        threshold = thresholds(batch.parameters)
+        threshold = batch.parameters["log_threshold"].exp()
         active = batch.scores > threshold
         codes = batch.scores * active
         error = codes @ atoms + batch.parameters["bias"] - batch.x
@@ -98,12 +95,7 @@ class JumpReLU(LinearEncoder):
         gradients["bias"] += to_error.sum(0)
         near = (batch.scores - threshold).abs() < (self.bandwidth / 2) * threshold
         to_l0 = (penalty * 2 / (rows * self.target_l0)) * excess
-        # the rectangle's height is 1 / (bandwidth * threshold), and the derivative of the threshold itself SPEED * threshold
-        gradients["log_threshold"] = (near * (to_codes * threshold + to_l0)).sum(0) * (-SPEED / self.bandwidth)
+        # the rectangle's height is 1 / (bandwidth * threshold), and the threshold is the derivative of itself by its logarithm
+        gradients["log_threshold"] = (near * (to_codes * threshold + to_l0)).sum(0) / -self.bandwidth
         loss = error.square().sum() * (batch.error_factor / rows) + penalty * excess.square()
         return TrainingStep(gradients, loss, -error, counts)
-
-
-def thresholds(parameters: Mapping[str, Tensor]) -> Float[Tensor, " width"]:
-    """The thresholds in training."""
-    return (SPEED * parameters["log_threshold"]).exp()

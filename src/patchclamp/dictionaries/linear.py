@@ -133,12 +133,16 @@ def sparse_step(
         to_sums = error * (2 * batch.error_factor / rows)
         to_bias = to_sums.sum(0)
     else:
-        errors = sums.unflatten(0, (rows, len(ends))).cumsum(1) - centred.unsqueeze(1)
-        weighted = errors * group_weights[:, None]
-        loss = (errors * weighted).sum() * (batch.error_factor / rows)
-        weighted *= 2 * batch.error_factor / rows
-        to_bias = weighted.sum((0, 1))
-        to_sums = weighted.flip(1).cumsum(1).flip(1).flatten(0, 1).contiguous()
+        errors = sums.unflatten(0, (rows, len(ends)))
+        for group in range(1, len(ends)):  # in place, which a cumulative sum is not
+            errors[:, group] += errors[:, group - 1]
+        errors -= centred.unsqueeze(1)
+        to_groups = errors * (group_weights * (2 * batch.error_factor / rows)).unsqueeze(1)
+        loss = errors.flatten().dot(to_groups.flatten()) / 2
+        for group in range(len(ends) - 1, 0, -1):
+            to_groups[:, group - 1] += to_groups[:, group]
+        to_bias = to_groups[:, 0].sum(0)
+        to_sums = to_groups.flatten(0, 1)
         error = errors[:, -1]
     to_scores = bags.products(to_sums, atoms) * (scores > 0)
     to_offset = entries.sum_values(to_scores)

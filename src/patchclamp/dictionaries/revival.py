@@ -27,8 +27,9 @@ def resample(
 ) -> None:
     """Give idle latents the directions of residuals, drawn without replacement and weighted by their squared length.
 
-    The encoder reads along the new atom, at the mean length of the other latents' weights; the offset begins anew, what else is
-    learned (as thresholds) at its mean over the other latents, and so do both moments of Adam. Where there are more idle latents than rows, the rest wait for the next time.
+    The encoder reads along the new atom, at the mean length of the other latents' weights. What else is learned, as a threshold,
+    begins at its mean over the other latents, the offset and both moments of Adam at zero. Where there are more idle latents than
+    rows, the rest wait for the next time.
 
     Source: Bricken et al. 2023, "Towards monosemanticity", appendix "Neuron resampling" (there the direction of the row).
     """

@@ -41,21 +41,20 @@ def top_latents(scores: Float[Tensor, "row width"], k: int) -> Int[Tensor, "row 
 
 
 def top_entries(scores: Float[Tensor, "row width"], count: int) -> Int[Tensor, " count"]:
-    """The ``count`` highest entries of a whole matrix, as ``row * width + latent``, in ascending order."""
+    """The ``count`` highest entries of a whole matrix, as ``row * width + latent``, in ascending order.
+
+    As :func:`top_latents`, with groups across rows, so that maxima are taken of vectors that lie in memory in order.
+    """
     rows, width = scores.shape
-    size = _group_size(rows * width, count)
-    if size < 2 or width < 2 * size:
+    size = min(_group_size(rows * width, count), rows)
+    if size < 2:
         return scores.reshape(-1).topk(count, sorted=False).indices.sort().values
-    groups = width // size
-    maxima = scores[:, : groups * size].unflatten(1, (size, groups)).amax(1).reshape(-1)
-    highest = maxima.topk(count, sorted=False).indices
-    first = highest.div(groups, rounding_mode="floor") * width + highest.remainder(groups)
-    entries = (first.unsqueeze(1) + torch.arange(size, device=scores.device) * groups).reshape(-1)
-    if groups * size < width:
-        rest = torch.arange(groups * size, width, device=scores.device)
-        entries = torch.cat(
-            [entries, (torch.arange(rows, device=scores.device).unsqueeze(1) * width + rest).reshape(-1)]
-        )
+    groups = rows // size * width
+    maxima = scores[: rows // size * size].unflatten(0, (size, rows // size)).amax(0).reshape(-1)
+    members = torch.arange(size, device=scores.device) * groups
+    entries = (maxima.topk(count, sorted=False).indices.unsqueeze(1) + members).reshape(-1)
+    if size * groups < rows * width:
+        entries = torch.cat([entries, torch.arange(size * groups, rows * width, device=scores.device)])
     row = entries.div(width, rounding_mode="floor")
     chosen = scores[row, entries - row * width].topk(count, sorted=False).indices
     highest_entries: Tensor = entries[chosen].sort().values
