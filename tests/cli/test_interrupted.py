@@ -34,3 +34,16 @@ def test_after_an_interrupt_it_says_how_to_go_on(
     assert call(capsys, *shlex.split(line), code=130) == f"patchclamp: {said}\n"
     assert main([*shlex.split(line), "--json"]) == 130
     assert json.loads(capsys.readouterr().out)["error"] == "KeyboardInterrupt"
+
+
+def test_an_interrupt_within_a_verb_comes_as_far_as_that(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        with resumable("out/training"):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("patchclamp.studies.phase_transition.study", interrupted)
+    line = "study phase-transition --out out/transition"
+    wanted = "what was finished is kept in 'out/training', and the same call goes on from there"
+    assert call(capsys, *line.split(), code=130) == f"patchclamp: interrupted; {wanted}:\npatchclamp {line}\n"

@@ -24,6 +24,7 @@ from patchclamp.figures import (
     weights,
 )
 from patchclamp.figures.grid import Panel, heat
+from patchclamp.figures.heat_maps import draw_map
 from patchclamp.figures.lens import Picture, _range
 from patchclamp.figures.strip import interval, strip
 from patchclamp.figures.style import limits, thin
@@ -79,6 +80,13 @@ def test_a_heat_map_has_its_panels_range_unless_told() -> None:
     turned = axis()
     same(heat(turned, panel, "right", None, None).get_array(), panel.values.T)
     assert [t.get_text() for t in turned.get_xticklabels()] == ["0", "1"]
+
+
+def test_a_map_of_a_range_from_zero_on_has_no_middle_though_a_number_lies_below() -> None:
+    values = np.array([[-0.1, 0.5]])
+    told = draw_map(axis(), values, ["a"], ["b", "c"], low=0.0, high=1.0)
+    assert (told.get_clim(), told.get_cmap().name) == ((0, 1), "cividis")
+    assert draw_map(axis(), values, ["a"], ["b", "c"]).get_cmap().name == "RdBu_r"
 
 
 def test_a_strip_has_a_line_a_name_from_the_top() -> None:

@@ -51,6 +51,7 @@ app = App(
     help="Open a model, read its activations at named sites, edit them, and measure and see what the edit did.",
     help_format="markdown",
     result_action="return_value",
+    suppress_keyboard_interrupt=False,  # so that it can be said what is kept
 )
 VERBS = (
     sites, top, run, sweep, patch, path, lens, curves, tune_lens, patchscope, weights, trace, attribute, heads, generate, steer,
@@ -64,6 +65,7 @@ app.command(direction.app)
 app.command(edit.app)
 app.command(polytope.app)
 app.command(study.app)
+app.meta.suppress_keyboard_interrupt = False
 
 
 @app.meta.default

@@ -392,6 +392,98 @@ def phase_transition(
 
 
 @app.command
+def superposition_sweep(
+    *,
+    exponent: Annotated[list[int] | None, Parameter(negative="", consume_multiple=True)] = None,
+    ratio: Annotated[list[float] | None, Parameter(negative="", consume_multiple=True)] = None,
+    features: int = 128,
+    d: int = 64,
+    active: float = 2.5,
+    decay: float = 0.9606,
+    steps: int = 1000,
+    longer: Annotated[list[int] | None, Parameter(negative="", consume_multiple=True)] = None,
+    longer_steps: int = 3000,
+    density: Annotated[list[int] | None, Parameter(negative="", consume_multiple=True)] = None,
+    seeds: int = 3,
+    seed: int = 0,
+    out: StudyOut = Path("out/superposition-sweep"),
+    as_json: Json = False,
+) -> None:
+    """Sweep L1 weights and sizes of dictionaries over toy data; longer training; interference. Goes on from its folder.
+
+    Args:
+        exponent: e of the weights 10 ** (e / 4); -8, -6, ... 8 by default. The report has -8, -7, ... 8.
+        ratio: Atoms over features; 0.5, 1, 2 and 4 by default. The report has 0.25, 0.5, ... 32.
+        features: How many features there are; the report has 512.
+        d: Dimensions; the report has 256.
+        active: Mean number of active features; the report has 5.
+        decay: How much rarer each feature is than the one before it; the report has 0.99.
+        steps: Of training.
+        longer: e of the weights that are trained for longer; -2, 0 and 2 by default.
+        longer_steps: Of that training.
+        density: Features a dimension, in the part on interference; 2, 4 and 8 by default.
+        seeds: How many times everything is drawn and trained.
+        seed: The first of them.
+    """
+    from patchclamp.studies.superposition_sweep import SweepSetting, study
+
+    axes = {"exponents": exponent, "ratios": ratio, "longer": longer, "densities": density}
+    lists = {name: tuple(sorted(values)) for name, values in axes.items() if values is not None}
+    numbers = {
+        "d": d,
+        "active": active,
+        "decay": decay,
+        "steps": steps,
+        "longer_steps": longer_steps,
+        "seeds": seeds,
+        "seed": seed,
+    }
+    setting = SweepSetting(G=features, **numbers, **lists)  # type: ignore[arg-type]
+    options = {
+        "exponent": exponent,
+        "ratio": ratio,
+        "longer": longer,
+        "density": density,
+        "features": features,
+        **numbers,
+    }
+    _tell(study(out, setting, progress=True), out, "superposition-sweep", options, as_json)
+
+
+@app.command
+def initialisation(
+    *,
+    model: str = "stories15m",
+    toy: bool = False,
+    layer: int = 3,
+    seeds: int = 5,
+    toy_steps: Annotated[list[int] | None, Parameter(negative="", consume_multiple=True)] = None,
+    model_steps: Annotated[list[int] | None, Parameter(negative="", consume_multiple=True)] = None,
+    out: StudyOut = Path("out/initialisation"),
+    opening: Opening = Opening(),  # noqa: B008
+    as_json: Json = False,
+) -> None:
+    """Begin the atoms of dictionaries in six ways, on toy data and on neurons of a language model. Goes on from its folder.
+
+    Args:
+        model: Language model: catalogue name, Hugging Face id or folder.
+        toy: Only toy data.
+        layer: Whose neurons.
+        seeds: How many times everything is trained.
+        toy_steps: Budgets of training on toy data; 50, 150 and 500 by default.
+        model_steps: Budgets of training on the model; 25, 75 and 200 by default.
+    """
+    from patchclamp.studies.initialisation import InitialisationSetting, study
+
+    chosen = {"toy_steps": toy_steps, "model_steps": model_steps}
+    lists = {name: tuple(sorted(values)) for name, values in chosen.items() if values is not None}
+    setting = InitialisationSetting(layer=layer, seeds=seeds, **lists)  # type: ignore[arg-type]
+    study_result = study(out, None if toy else opening.load(model), setting, progress=True)
+    options = {"model": model, "toy": toy, "layer": layer, "seeds": seeds, **chosen, **opening.as_config()}
+    _tell(study_result, out, "initialisation", options, as_json)
+
+
+@app.command
 def mnist_additions(
     *,
     data: Literal["mnist", "fashion-mnist"] = "mnist",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from patchclamp.core.errors import InputError
-from patchclamp.figures.style import limits, styled
+from patchclamp.figures.style import SEQUENTIAL, limits, styled
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,6 +70,8 @@ def draw_map(
 ) -> Any:
     """Draw one map on an axis: every cell with its number, and cells without one hatched."""
     colours, least, most = limits(values, None)
+    if low is not None and low >= 0:
+        colours = SEQUENTIAL  # the middle of such a range means nothing
     least, most = least if low is None else low, most if high is None else high
     image = axis.imshow(
         np.ma.masked_invalid(values), cmap=colours, vmin=least, vmax=most, aspect="auto", interpolation="nearest"

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from patchclamp.figures.heat_maps import heat_maps
+from patchclamp.figures.heat_maps import draw_map
 from patchclamp.figures.layer_effects import look
 from patchclamp.figures.style import SEQUENTIAL, canvas, save
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["SEQUENTIAL", "canvas", "heat_maps", "hide_frame", "look", "save_figure"]
+__all__ = ["SEQUENTIAL", "canvas", "draw_map", "hide_frame", "look", "save_figure"]
 
 
 def hide_frame(*axes: Any) -> None:
