@@ -96,6 +96,8 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
     options = parser.parse_args()
     torch.set_num_threads(1)
+    record: dict[str, Any] = {}
+    targets: list[Target] = []
     for case in options.cases:
         rows = []
         for seed in range(1, options.seeds + 1):
@@ -104,17 +106,17 @@ def main() -> None:
         sizes = {name: value for name, value in CASES[case].items() if name != "limit"}
         counts, rate = flops(**sizes), matmul_rate()
         floor, seconds = sum(counts.values()) / rate, statistics.median(row["seconds"] for row in rows)
-        measured = {
+        record[case] = {
             "settings": sizes, "runs": rows, "flops": counts, "flops a second of matrix products": rate,
             "floor, seconds": floor, "seconds / floor": seconds / floor,
         }  # fmt: skip
         mmcs = statistics.median(row["mmcs"] for row in rows)
-        targets = [
+        targets += [
             Target(f"{case}: MMCS, median of {len(rows)} seeds", mmcs, AIM, ""),
             Target(f"{case}: CPU seconds, median", seconds, CASES[case]["limit"], "s", True),
         ]
         print({"floor, seconds": floor, "seconds / floor": seconds / floor}, flush=True)
-        write(f"dictionary_recovery_{case}", measured, targets)
+    write("dictionary_recovery", record, targets)
 
 
 if __name__ == "__main__":

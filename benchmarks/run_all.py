@@ -26,6 +26,9 @@ MEASUREMENTS = (
     "segments",
     "polytopes",
     "polytopes_plane",
+    "dictionary_recovery",
+    "dictionary_training",
+    "dictionary_synthetic",
 )
 
 
