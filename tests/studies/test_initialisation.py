@@ -1,6 +1,7 @@
 """The study of initialisations: pairing, seeds, the weight of a layer, work that goes on, and what the folder holds."""
 
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,7 @@ import torch
 
 import patchclamp as pc
 from patchclamp.core.errors import InputError
+from patchclamp.dictionaries.initial import Initialisation
 from patchclamp.studies.initialisation import (
     CONTROLLED,
     INITIALISATIONS,
@@ -143,4 +145,4 @@ def test_the_picture(tmp_path, toy):
 
 
 def test_initialisations_are_those_of_the_library():
-    assert all(pc.dictionaries.SGD(width=4, initialisation=name) for name in INITIALISATIONS)
+    assert get_args(Initialisation) == INITIALISATIONS, "the study has all that there are"

@@ -21,7 +21,7 @@ Two controls are something else that may matter: not to revive dead latents, and
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -32,12 +32,11 @@ from patchclamp.core.errors import InputError
 from patchclamp.core.interrupts import resumable
 from patchclamp.core.intervals import mean_row
 from patchclamp.core.progress import Listener
-from patchclamp.dictionaries.initial import Initialisation
 from patchclamp.studies import initialisation_figures as figures
 from patchclamp.studies.result import StudyFiles, StudyResult, as_text, records, with_titles
 
-INITIALISATIONS: tuple[Initialisation, ...] = get_args(Initialisation)
-CONTROLLED: tuple[Initialisation, ...] = ("data", "random")
+INITIALISATIONS: tuple[Any, ...] = ("data", "orthogonal", "svd", "unit", "pca", "random")
+CONTROLLED: tuple[Any, ...] = ("data", "random")
 """Initialisations that are trained in the other variants too."""
 VARIANTS: dict[str, dict[str, Any]] = {
     "standard": {},
@@ -203,7 +202,7 @@ def up_weight(model: pc.Model, layer: int, neurons: int) -> torch.Tensor:
 def _fits(
     encoders: dict[str, Any], steps: int, seed: int, setting: InitialisationSetting, width: int, weight: torch.Tensor,
     learning_rate: float | None,
-) -> dict[tuple[str, Initialisation, str], Any]:  # fmt: skip
+) -> dict[tuple[str, str, str], Any]:  # fmt: skip
     """The settings of every dictionary of one job, by encoder, initialisation and variant."""
     keys = [(encoder, start, "standard") for encoder in encoders for start in INITIALISATIONS]
     keys += [("BatchTopK", start, variant) for variant in list(VARIANTS)[1:] for start in CONTROLLED]
