@@ -24,7 +24,7 @@ from tests import tiny
 from tests.pictures import draw_nothing
 
 TINY = InitialisationSetting(
-    seeds=2, toy_steps=(1, 20), G=16, d=8, active=1.0, k=2, toy_batch_size=64, model_steps=(6,), layer=1, rows=96,
+    seeds=2, toy_steps=(1, 8), G=16, d=8, active=1.0, k=2, toy_batch_size=64, model_steps=(6,), layer=1, rows=96,
     model_held_out=32, model_k=2, batch_size=32, revive_every=2,
 )  # fmt: skip
 
@@ -43,11 +43,11 @@ def test_every_initialisation_is_there_for_every_seed_and_budget(toy):
 
 
 def test_differences_are_means_of_differences_within_seeds(toy):
-    table = toy.table.query("variant == 'standard' and encoder == 'ReLU' and steps == 20").set_index(
+    table = toy.table.query("variant == 'standard' and encoder == 'ReLU' and steps == 8").set_index(
         ["initialisation", "seed"]
     )
     change = [table.loc[("pca", seed), "mmcs"] - table.loc[("random", seed), "mmcs"] for seed in range(2)]
-    row = toy.differences().query("encoder == 'ReLU' and steps == 20 and initialisation == 'pca'").iloc[0]
+    row = toy.differences().query("encoder == 'ReLU' and steps == 8 and initialisation == 'pca'").iloc[0]
     assert row["mmcs"] == pytest.approx(np.mean(change))
     assert row["mmcs_low"] <= row["mmcs"] <= row["mmcs_high"]
     assert "random" not in set(toy.differences()["initialisation"])
@@ -61,10 +61,10 @@ def test_before_anything_is_revived_that_control_is_nothing_and_the_scale_is_som
 
 
 def test_a_control_is_the_mean_of_differences_within_seeds(toy):
-    table = toy.table.query("initialisation == 'data' and encoder == 'BatchTopK' and steps == 20")
+    table = toy.table.query("initialisation == 'data' and encoder == 'BatchTopK' and steps == 8")
     table = table.set_index(["variant", "seed"])["l0"]
     change = [table["unscaled", seed] - table["standard", seed] for seed in range(2)]
-    row = toy.control().query("variant == 'unscaled' and initialisation == 'data' and steps == 20").iloc[0]
+    row = toy.control().query("variant == 'unscaled' and initialisation == 'data' and steps == 8").iloc[0]
     assert row["l0"] == pytest.approx(np.mean(change))
 
 
@@ -82,7 +82,7 @@ def test_initial_directions_are_not_the_features(toy):
 
 
 def test_what_was_interrupted_ends_as_what_was_not(tmp_path, toy):
-    left = [60]
+    left = [20]
 
     def stop(event: object) -> None:
         left[0] -= 1

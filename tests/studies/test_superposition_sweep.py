@@ -14,8 +14,8 @@ from patchclamp.studies.superposition_sweep import BINS, SweepSetting, largest_c
 from tests.pictures import draw_nothing
 
 TINY = SweepSetting(
-    exponents=(-4, 4), ratios=(1.0, 2.0), G=12, d=6, active=1.0, batch_size=64, steps=20, longer=(4,), longer_steps=40, held_out=2,
-    densities=(2,), interference_d=6, interference_active=1.0, interference_steps=60, interference_longer_steps=70, seeds=2,
+    exponents=(-4, 4), ratios=(1.0, 2.0), G=12, d=6, active=1.0, batch_size=64, steps=12, longer=(4,), longer_steps=20, held_out=2,
+    densities=(2,), interference_d=6, interference_active=1.0, interference_steps=20, interference_longer_steps=25, seeds=2,
 )  # fmt: skip
 
 
@@ -62,7 +62,7 @@ class StopAfter:
 def test_what_was_interrupted_ends_as_what_was_not(tmp_path, whole):
     one = replace(TINY, seeds=1)
     with pytest.raises(KeyboardInterrupt) as interrupt:
-        study(tmp_path / "out", one, progress=StopAfter(35))
+        study(tmp_path / "out", one, progress=StopAfter(20))
     assert f"kept in {str(tmp_path / 'out')!r}" in interrupt.value.__notes__[-1]
     assert (tmp_path / "out" / "training" / "grid-0" / "training.safetensors").is_file()
     assert not (tmp_path / "out" / "report.html").exists()
@@ -70,7 +70,7 @@ def test_what_was_interrupted_ends_as_what_was_not(tmp_path, whole):
     for table, expected in ((again.cells, whole.cells), (again.interference, whole.interference)):
         pd.testing.assert_frame_equal(table, expected[expected["seed"] == 0].reset_index(drop=True))
     with pytest.raises(InputError, match="checkpoint of another"):
-        study(tmp_path / "out", replace(one, steps=21))
+        study(tmp_path / "out", replace(one, steps=13))
 
 
 def test_another_seed_gives_other_data(whole):

@@ -20,7 +20,7 @@ The recipe is the report's: data, loss, initialisation, optimiser. ``alpha = 10 
 beside the mean squared error over rows and dimensions. Dictionaries of random directions are the floor of every map.
 
 By default there are a quarter of the report's features and dimensions, with half as many active features, every second weight
-and four sizes, so that three seeds take some twenty minutes on one core. A seed draws features, rows and initial atoms anew;
+and four sizes, so that three seeds take some 25 minutes on one core. A seed draws features, rows and initial atoms anew;
 intervals are 95 % bootstrap intervals over seeds. All dictionaries of a map are trained as one job, whose checkpoints stay in the
 study's folder: killed work goes on from there.
 """
