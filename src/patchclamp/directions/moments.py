@@ -6,7 +6,6 @@ from typing import Self
 
 import torch
 from jaxtyping import Float
-from scipy.linalg.blas import dsyrk
 from torch import Tensor
 
 from patchclamp.core.errors import InputError
@@ -149,6 +148,8 @@ def blocks(x: Float[Tensor, "row d"], size: int = BLOCK) -> Iterator[Float[Tenso
 def _add_products(total: Tensor, x: Tensor) -> None:
     """``total += x^T x`` in place, in the lower triangle: half the work of a product on the CPU."""
     if total.device.type == "cpu":
+        from scipy.linalg.blas import dsyrk
+
         dsyrk(1.0, x.contiguous().numpy().T, beta=1.0, c=total.numpy().T, overwrite_c=True)
     else:
         total.addmm_(x.T, x)
