@@ -5,6 +5,8 @@ from typing import Any
 
 import torch
 
+import patchclamp as pc
+
 _COMMON = {"vocab_size": 97, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 _SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4}
 _PLAIN = {**_SIZES, "max_position_embeddings": 64, **_COMMON}
@@ -123,12 +125,13 @@ def draw(row: tuple[str, str, dict[str, Any]], seed: int, factor: float, attenti
     return model
 
 
-def infinite() -> torch.nn.Module:
-    """A tiny Llama with an infinite weight in the MLP of layer 1."""
+def opened_then_infinite() -> pc.Model:
+    """A tiny Llama in which a weight of layer 1's MLP became infinite after it was opened."""
     module = build("llama")
+    model = pc.wrap(module)
     with torch.no_grad():
         module.get_parameter("model.layers.1.mlp.down_proj.weight")[0] = torch.inf
-    return module
+    return model
 
 
 @cache

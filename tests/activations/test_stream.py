@@ -164,7 +164,7 @@ def test_a_live_model_gives_what_it_records_with_the_tokens_places() -> None:
 
 @pytest.mark.parametrize("batch_size", [1, 7])
 def test_attention_sinks_inside_the_text_are_left_out_or_marked(batch_size: int) -> None:
-    model, prompts = opened("llama"), tiny.ids(6, 9)
+    model, prompts = pc.wrap(tiny.build("llama")), tiny.ids(6, 9)
     sink, (plain, *_) = prompts[2][4], prompts[0][1:]
     with torch.no_grad():
         model.module.get_input_embeddings().weight[sink] *= 1000

@@ -109,7 +109,7 @@ FORMATS = {
 def _drawn_fast() -> Iterator[None]:
     """The drawing, the page and the disk are not what is tested here."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Result, "figure", lambda *_, **__: None)
+        patch.setattr(Result, "figure", lambda *_, **__: "picture")
         patch.setattr(style, "save", lambda _, file, suffix: file.write_text(suffix))
         patch.setattr(registry, "page_of", lambda _: "page")
         patch.setattr(os, "fsync", lambda _: None)

@@ -77,6 +77,15 @@ class StopAfter:
         return make(seed, step, count)
 
 
+@pytest.fixture
+def interrupts():
+    """Ctrl-C raises, also where the tests run behind a shell that ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interrupts")
 def test_after_an_interrupt_the_same_call_ends_bit_for_bit_alike(tmp_path):
     whole = train(stream(), MANY, progress=False)
     interrupted = ActivationStream.from_function(StopAfter(17), D, batch_size=64, seed=3)

@@ -104,7 +104,7 @@ def test_bad_requests_are_refused(llama: pc.Model, texts: Any, options: dict[str
 
 
 def test_logits_that_are_not_numbers_are_refused() -> None:
-    model = pc.wrap(tiny.infinite())
+    model = tiny.opened_then_infinite()
     with pytest.raises(pc.ModelError, match="gives NaN or infinity, which arises first at mlp_out.1"):
         model.lens_curves(ROWS, length=6)
 

@@ -232,7 +232,7 @@ def test_models_without_layers_or_head_are_refused() -> None:
 
 
 def test_logits_that_are_not_numbers_are_refused() -> None:
-    model = pc.wrap(tiny.infinite())
+    model = tiny.opened_then_infinite()
     with pytest.raises(pc.ModelError, match="gives NaN or infinity, which arises first at mlp_out.1"):
         model.lens(tiny.ids(1, 4))
 
