@@ -121,7 +121,7 @@ def contenders(batches: list[Any]) -> tuple[dict[str, Callable[[], object]], dic
     weight, offset = torch.randn(WIDTH, D), torch.zeros(WIDTH)
     one: dict[str, Callable[[], object]] = {"encoder product": lambda: torch.addmm(offset, batches[0], weight.T)}
     for encoder in (TopKEncoder(K), BatchTopK(K), MatryoshkaBatchTopK(K), ReLU(1.0), JumpReLU(target_l0=K)):
-        one[f"patchclamp {type(encoder).__name__}"] = ours(encoder, batches)
+        one[f"patchclamp {type(encoder).__name__.removesuffix('Encoder')}"] = ours(encoder, batches)
     eight = {"patchclamp TopK": ours(TopKEncoder(K), batches, WIDTHS)}
     for name, make in (("SAELens", saelens), ("dictionary_learning", dictionary_learning), ("sparsify", sparsify)):
         try:
