@@ -113,6 +113,15 @@ def test_rows_that_cannot_be_used(rows: Any, message: str) -> None:
         ActivationStream.from_array(rows)
 
 
+def test_numbers_in_the_other_byte_order_are_read() -> None:
+    rows = np.arange(12.0).reshape(6, 2)
+    for shuffle in (True, False):
+        swapped, native = (
+            ActivationStream.from_array(rows.astype(kind), batch_size=4, shuffle=shuffle) for kind in (">f4", "<f4")
+        )
+        assert torch.equal(swapped.sample(6), native.sample(6))
+
+
 def test_states_of_other_streams_are_refused_by_name() -> None:
     stream = ActivationStream(Chunked(50), batch_size=8)
     for other, name in (
