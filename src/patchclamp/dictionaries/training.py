@@ -207,6 +207,10 @@ class Job:
         groups = []
         for (scaling_options, dtype, selection), numbers in keys.items():
             rows = sample.to(dtype)
+            if not bool(torch.isfinite(rows).all()):
+                raise InputError(
+                    f"rows go up to {float(sample.abs().max()):.3g}, more than {dtype} holds: take dtype='float64', or scale them"
+                )
             centre, scale, whiten = scaling_options
             changes = centre or scale or whiten != "none"
             scaling = (
