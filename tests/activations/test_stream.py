@@ -113,6 +113,15 @@ def test_rows_that_cannot_be_used(rows: Any, message: str) -> None:
         ActivationStream.from_array(rows)
 
 
+def test_numbers_in_the_other_byte_order_are_read() -> None:
+    rows = np.arange(12.0).reshape(6, 2)
+    for shuffle in (True, False):
+        swapped, native = (
+            ActivationStream.from_array(rows.astype(kind), batch_size=4, shuffle=shuffle) for kind in (">f4", "<f4")
+        )
+        assert torch.equal(swapped.sample(6), native.sample(6))
+
+
 def test_states_of_other_streams_are_refused_by_name() -> None:
     stream = ActivationStream(Chunked(50), batch_size=8)
     for other, name in (
@@ -252,3 +261,14 @@ def test_an_endless_stream_is_split_too() -> None:
     first, rest = endless.split(10)
     assert [batch.rows[0, 0].item() for batch in first] == [0.0, 1.0, 2.0]
     assert next(iter(rest)).rows[:, 0].tolist() == [2.0, 2.0, 3.0, 3.0]
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_a_sample_of_a_part_holds_none_of_the_other_part(shuffle: bool) -> None:
+    rows = torch.arange(200.0).reshape(100, 2)
+    training, held_out = ActivationStream.from_array(rows, batch_size=7, shuffle=shuffle).split(30)
+    for part, count in ((training, 30), (held_out, 70)):
+        own = torch.cat([batch.rows for batch in part])
+        assert len(own) == count
+        assert torch.equal(part.sample(1000), own)
+        assert torch.equal(part.sample(11), own[:11])

@@ -10,7 +10,18 @@ from torch import Tensor
 
 import patchclamp as pc
 from patchclamp.core.plain import savable
-from patchclamp.dictionaries import Codes, Dictionary, RowScaling
+from patchclamp.dictionaries import (
+    FISTA,
+    OMP,
+    Codes,
+    Dictionary,
+    Encoder,
+    NearestAtom,
+    ReLU,
+    RowScaling,
+    Threshold,
+    TopKEncoder,
+)  # fmt: skip
 from tests import tiny
 from tests.dictionaries.linear import Positive
 
@@ -66,6 +77,22 @@ def test_folding_changes_neither_codes_nor_reconstructions(whiten: str, weights:
     assert torch.allclose(folded.encode(ROWS), dictionary.encode(ROWS), atol=1e-9)
     assert torch.allclose(folded(ROWS), dictionary(ROWS), atol=1e-9)
     assert not torch.allclose(folded.atoms, dictionary.atoms), "the control: folding moved the atoms"
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        Threshold(value=0.5), Threshold(k=2), FISTA(penalty=0.3, iterations=5000, tolerance=1e-12), FISTA(penalty=0.3, nonnegative=False),
+        OMP(k=3), OMP(k=3, tolerance=0.2), NearestAtom(), ReLU(), TopKEncoder(2),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_rules_with_a_size_of_their_own_are_folded_too(rule: Encoder) -> None:
+    rows, bare = 7 * ROWS, make()
+    dictionary = Dictionary(bare.atoms, rule, bias=bare.bias, scaling=RowScaling.of(rows))
+    codes = dictionary.encode(rows)
+    assert codes.any()
+    assert torch.allclose(dictionary.folded().encode(rows), codes, atol=1e-4)
 
 
 def test_a_rule_without_weights_cannot_be_folded_where_angles_change() -> None:
@@ -152,6 +179,13 @@ def test_what_does_not_fit_is_refused() -> None:
             lambda: Dictionary(draw(0, WIDTH, D), Positive(), weights={"weight": draw(0, D, WIDTH)}),
             "weight has the shape",
         ),
+        (lambda: Dictionary(draw(0, WIDTH, D), Positive(), weights={"weight": draw(0, WIDTH)}), "weight has the shape"),
+        (
+            lambda: Dictionary(draw(0, WIDTH, D), Positive(), weights={"gate": draw(0, WIDTH, D, 1)}),
+            "gate has the shape",
+        ),
+        (lambda: Dictionary(draw(0, WIDTH, D), Positive(), bias=draw(0, D).float()), "bias .* is torch.float32"),
+        (lambda: dictionary.encode(ROWS, "omp"), "encoder is a rule"),  # type: ignore[arg-type]
         (lambda: Dictionary(draw(0, WIDTH, D) / 0, Positive()), "atoms of a dictionary holds NaN"),
     ):
         with pytest.raises(pc.InputError, match=message):

@@ -29,6 +29,13 @@ def test_numbers_are_those_of_the_direct_computation_however_large_the_mean(offs
     assert float(result.data["cosine"]) == pytest.approx(float(cosine), abs=1e-9)
 
 
+def test_rows_in_any_memory_are_measured_alike():
+    rows = TOY.sample(300, seed=1)[0].numpy()
+    expected = evaluate(DICTIONARY, rows).explained_variance
+    for same in (rows.astype(">f4"), np.asfortranarray(rows), np.ascontiguousarray(rows[::-1])[::-1]):
+        assert evaluate(DICTIONARY, same).explained_variance == pytest.approx(expected, abs=1e-6)
+
+
 def test_exact_codes_explain_everything_and_no_codes_nothing():
     toy = ToyData.zipf(8, 8, active=2)
     rows = toy.sample(2000, seed=1)[0]

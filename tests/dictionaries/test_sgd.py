@@ -112,6 +112,31 @@ def test_parts_of_the_data_one_after_another():
         fit.partial_fit(torch.randn(64, 5))
 
 
+def test_parts_after_a_whole_fit_do_not_silently_begin_anew():
+    fit = SGD(TopKEncoder(2), width=32, batch_size=64, progress=False).partial_fit(rows(640))
+    fit.fit(rows(640))
+    with pytest.raises(InputError, match="trained by fit"):
+        fit.partial_fit(rows(640))
+    assert fit.n_steps_ == 10
+    assert clone(fit).partial_fit(rows(640)).n_steps_ == 10
+
+
+def test_rows_that_a_precision_cannot_hold_are_named():
+    huge, tiny = rows(64).double() * 1e300, rows(64).double() * 1e-44
+    fit = SGD(TopKEncoder(2), width=32, batch_size=64, progress=False)
+    with pytest.raises(InputError, match=r"more than torch\.float32 holds"):
+        fit.fit(huge)
+    with pytest.raises(InputError, match=r"cannot be scaled in torch\.float32"):
+        fit.fit(tiny)
+    fit.set_params(dtype="float64").fit(tiny)
+
+
+def test_rows_in_the_other_byte_order_get_their_codes():
+    fit = SGD(TopKEncoder(2), width=32, batch_size=64, progress=False).fit(rows(640))
+    x = rows(64).numpy()
+    assert np.array_equal(fit.transform(x.astype(">f4")), fit.transform(x.astype("<f4")))
+
+
 def test_it_is_an_estimator():
     fit = clone(SGD(TopKEncoder(2), width=32, batch_size=64, progress=False, random_state=3))
     codes = fit.fit_transform(rows(640).numpy())

@@ -101,6 +101,88 @@ def test_after_an_interrupt_the_same_call_ends_bit_for_bit_alike(tmp_path):
     assert torch.equal(again[0].atoms, whole[0].atoms), "a finished job is read, not trained"
 
 
+class InterruptAt:
+    """A listener that stops the first training after some steps."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def __call__(self, event):
+        if event.done == self.step:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("steps", [None, 20])
+def test_the_stream_that_was_interrupted_goes_on_too(tmp_path, steps):
+    """The same call with the same object, as in a notebook: it stands in the middle, and training began elsewhere."""
+    fit = SGD(BatchTopK(2), width=24, steps=steps, dtype="float64")
+
+    def begun():
+        begun_stream = stream(64 * 22)
+        next(begun_stream)
+        return begun_stream
+
+    whole = train(begun(), [fit], progress=False)[0]
+    rows = begun()
+    with pytest.raises(KeyboardInterrupt):
+        train(rows, [fit], checkpoint=tmp_path, progress=InterruptAt(13))
+    shorter = stream(64 * 12)
+    with pytest.raises(InputError, match=r"another job: it takes 21 steps|take fewer steps"):
+        train(shorter, [fit], checkpoint=tmp_path, progress=False)
+    assert shorter.state() == stream(64 * 12).state()
+    for resumed in (train(rows, [fit], checkpoint=tmp_path, progress=False)[0] for _ in range(2)):
+        assert torch.equal(resumed.atoms, whole.atoms)
+
+
+def test_the_precision_of_selection_is_measured_once_and_kept(tmp_path, monkeypatch):
+    """A second measurement may come out otherwise, and then latents would be chosen otherwise."""
+    fit = SGD(BatchTopK(2), width=48, steps=20)
+
+    def measured(dtype):
+        monkeypatch.setattr(training, "selection_dtype", lambda *_: dtype)
+
+    measured(torch.bfloat16)
+    whole = train(stream(), [fit], progress=False)[0]
+    with pytest.raises(KeyboardInterrupt):
+        train(stream(), [fit], checkpoint=tmp_path, progress=InterruptAt(9))
+    measured(torch.float32)
+    assert torch.equal(train(stream(), [fit], checkpoint=tmp_path, progress=False)[0].atoms, whole.atoms)
+    assert not torch.equal(train(stream(), [fit], progress=False)[0].atoms, whole.atoms)
+
+
+def test_progress_after_an_interrupt_speaks_of_the_steps_since(tmp_path):
+    fit, texts = SGD(TopKEncoder(2), width=24, steps=60, dtype="float64"), []
+    with pytest.raises(KeyboardInterrupt):
+        train(stream(), [fit], checkpoint=tmp_path, progress=InterruptAt(45))
+    train(stream(), [fit], checkpoint=tmp_path, progress=lambda event: texts.append(event.note))
+    shown = next(text for text in texts if text and "L0" in text)
+    assert float(shown.split("L0 ")[1].split(",")[0]) <= 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tensors, _: tensors.pop("0.idle"),
+        lambda tensors, _: tensors.update({"0.idle": torch.zeros(99)}),
+        lambda tensors, _: tensors.update({"0.idle": torch.zeros(())}),
+        lambda tensors, _: tensors.update({"0.generator": torch.zeros(5, dtype=torch.uint8)}),
+        lambda _, values: values.pop("stream"),
+        lambda _, values: values.update(fits=5),
+        lambda _, values: values.update(selections=[]),
+    ],
+)
+def test_a_sealed_file_of_something_else_is_refused_and_the_stream_stays(tmp_path, change):
+    fit, rows = MANY[0], stream()
+    train(rows, [fit], checkpoint=tmp_path, progress=False)
+    file, place = tmp_path / "training.safetensors", rows.state()
+    tensors, values = tensor_files.read_sealed(file)
+    change(tensors, values)
+    tensor_files.write_sealed(file, tensors, values)
+    with pytest.raises(InputError, match="delete it to start again"):
+        train(rows, [fit], checkpoint=tmp_path, progress=False)
+    assert rows.state() == place
+
+
 def test_a_disk_that_is_full_leaves_the_last_checkpoint_whole(tmp_path, monkeypatch):
     fit, write, calls = MANY[0], tensor_files.write_tensors, []
 

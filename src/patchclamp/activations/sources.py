@@ -32,7 +32,9 @@ class ArraySource:
     omits_special = False
 
     def __post_init__(self) -> None:
-        dtype = str(self.array.dtype).removeprefix("torch.")
+        dtype = (
+            str(self.array.dtype).removeprefix("torch.") if isinstance(self.array, Tensor) else self.array.dtype.name
+        )
         if dtype not in {str(kind).removeprefix("torch.") for kind in _FLOATS}:
             raise InputError(f"rows of activations are floating point numbers of 16, 32 or 64 bits; got {dtype}")
         if self.array.ndim != 2:

@@ -239,11 +239,13 @@ class ActivationStream:
         if n < 1:
             raise InputError(f"a sample has 1 row or more; got n={n!r}")
         parts: list[Tensor] = []
-        held = 0
+        held, row = 0, self._begin
         for chunk in self._pass(0, self._begin):
-            parts.append(self._shown(chunk).rows[: n - held])
+            part = chunk if self._end is None else chunk.part(0, self._end - row)
+            row += len(part)
+            parts.append(self._shown(part).rows[: n - held])
             held += len(parts[-1])
-            if held == n:
+            if held == n or row == self._end:
                 break
         return torch.cat(parts)
 

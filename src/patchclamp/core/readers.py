@@ -303,6 +303,8 @@ def tensor(value: Any) -> Any:
     try:
         if isinstance(value, list | tuple) and _holds_tensors(value):
             return torch.stack([tensor(row) for row in value])
+        if isinstance(value, np.ndarray) and (not value.dtype.isnative or any(step < 0 for step in value.strides)):
+            value = np.array(value, value.dtype.newbyteorder("="), order="C")  # torch has no tensor of such memory
         return torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError, OverflowError):
         raise UnfitError("a tensor, or rows of numbers of equal length") from None

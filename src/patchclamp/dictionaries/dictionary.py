@@ -92,7 +92,9 @@ class Dictionary(nn.Module):
             InputError: Rows of another width, or numbers that are not finite.
         """
         self._check_rows(x)
-        rule = encoder or self.encoder
+        rule = self.encoder if encoder is None else encoder
+        if not isinstance(rule, Encoder):
+            raise InputError(f"encoder is a rule, as OMP(k=32); got {rule!r}")
         rule.check(self.width)
         return rule.codes(self.scaling(x.to(self.atoms.dtype)) - self.bias, self.atoms, self.weights)
 
@@ -152,7 +154,7 @@ class Dictionary(nn.Module):
             weights["weight"] = self.atoms * scaling.scale  # a rule without weights reads along the atoms as they were
         return Dictionary(
             scaling.undo_linear(self.atoms),
-            self.encoder,
+            self.encoder.rescaled(1 / float(scaling.scale)),
             bias=scaling.undo(self.bias),
             weights=weights,
             card={**self.card, "folded": True},
@@ -235,11 +237,16 @@ class Dictionary(nn.Module):
                     f"{name} has the shape {tuple(value.shape)}; atoms of width {self.d} need {expected[name]}"
                 )
         for name, value in self.weights.items():
-            if (value.ndim and value.shape[0] != self.width) or (value.ndim > 1 and value.shape[1] != self.d):
+            shapes = [(), (self.width,), (self.width, self.d)]
+            if tuple(value.shape) not in (shapes[2:] if name == "weight" else shapes):
                 raise InputError(
-                    f"{name} has the shape {tuple(value.shape)}; this dictionary needs [{self.width}] or [{self.width}, {self.d}]"
+                    f"{name} has the shape {tuple(value.shape)}; this dictionary needs "
+                    + ("" if name == "weight" else f"[{self.width}] or ")
+                    + f"[{self.width}, {self.d}]"
                 )
         for name, value in self.state_dict().items():
+            if value.dtype != self.atoms.dtype:
+                raise InputError(f"{name} of a dictionary is {value.dtype}, and its atoms are {self.atoms.dtype}")
             if not bool(torch.isfinite(value).all()):
                 raise InputError(f"{name} of a dictionary holds NaN or infinite values")
 

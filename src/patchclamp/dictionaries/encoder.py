@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from jaxtyping import Float
 from torch import Tensor
@@ -30,6 +30,10 @@ class Encoder(ABC):
             atoms: The atoms of the dictionary, of any length.
             weights: What was learned with the dictionary, by name; empty where nothing was.
         """
+
+    def rescaled(self, factor: float) -> Self:  # noqa: ARG002
+        """The rule that gives rows and atoms of ``factor`` times the length the codes that this one gives them."""
+        return self
 
     def check(self, width: int) -> None:
         """Refuse a dictionary of ``width`` latents for which the settings make no sense.

@@ -1,7 +1,8 @@
 """Sparse codes by an L1 penalty: the proximal gradient method with acceleration, on fixed atoms."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from jaxtyping import Float
@@ -67,6 +68,10 @@ class FISTA(Encoder):
         # what an atom adds to a row is compared with rounding, because a code's size hangs on the atom's length
         small = torch.finfo(dtype).eps * x.to(dtype).norm(dim=1, keepdim=True) / lengths
         return Codes.of_dense(torch.where(dense.abs() > small, dense, 0).to(x.dtype))
+
+    def rescaled(self, factor: float) -> Self:
+        """The penalty is one of squared rows, and grows with them; see :meth:`Encoder.rescaled`."""
+        return replace(self, penalty=self.penalty * factor**2)
 
     def _solve(self, x: Tensor, atoms: Tensor, limit: Tensor) -> Tensor:
         target, step = x @ atoms.T, 1 / limit.clamp_min(torch.finfo(x.dtype).tiny)

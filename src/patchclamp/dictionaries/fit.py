@@ -86,4 +86,4 @@ class DictionaryFit(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             array = np.asarray(X)
             if array.dtype.kind != "f":
                 raise InputError(f"rows are floating point numbers; got {array.dtype}")
-            return function(torch.from_numpy(np.ascontiguousarray(array))).numpy()
+            return function(torch.from_numpy(np.ascontiguousarray(array, array.dtype.newbyteorder("=")))).numpy()

@@ -54,6 +54,10 @@ class KSVD(HeldRowsFit):
         rows = scaling(x)
         order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(self.random_state)).to(rows.device)
         nonzero = order[rows[order].norm(dim=1) > 0]
+        if not len(nonzero):
+            raise InputError(
+                f"the squares of these rows are below what {rows.dtype} holds: multiply them by a number before"
+            )
         atoms = normalize(rows[nonzero[torch.arange(self.width, device=rows.device) % len(nonzero)]])
         with torch.no_grad(), task("dictionary", self.iterations, "iterations") as bar:
             for _ in range(self.iterations):

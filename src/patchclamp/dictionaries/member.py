@@ -150,7 +150,7 @@ class Member:
         for name, (first, second) in self.moments.items():
             tensors |= {f"first.{name}": first, f"second.{name}": second}
         counts = {"updates": self.updates, "idle": self.idle, "dead": self.dead, "threshold": self.threshold}
-        return tensors | counts | {"sums": self._sums, "generator": self.generator.get_state()}
+        return tensors | counts | {"generator": self.generator.get_state()}
 
     def restore_generator(self, state: Tensor) -> None:
         """What a copy of :meth:`tensors` does not bring back."""

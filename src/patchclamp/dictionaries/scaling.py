@@ -69,9 +69,11 @@ class RowScaling(nn.Module):
             ridge: What is added to each axis's variance before whitening, as a share of their mean.
 
         Raises:
-            InputError: All rows are equal.
+            InputError: All rows are equal, not finite, or of a length that their type cannot be scaled from.
         """
         x = rows.detach().to(torch.float64)
+        if not bool(torch.isfinite(x).all()):
+            raise InputError("rows hold NaN or infinite values")
         mean = x.mean(0) if centre else torch.zeros_like(x[0])
         x = x - mean
         whitening = unwhitening = None
@@ -86,6 +88,12 @@ class RowScaling(nn.Module):
             raise InputError("all rows are equal: there is nothing for a dictionary to learn")
         factor = (x.shape[1] / square) ** 0.5 if scale else 1.0
         dtype = rows.dtype if rows.dtype == torch.float64 else torch.float32
+        limit = torch.finfo(dtype).max
+        if not max(factor, 1 / factor, square**0.5) < limit:
+            raise InputError(
+                f"rows whose mean length is {square**0.5:.3g} cannot be scaled in {dtype}: multiply them by a number before, or "
+                "take dtype='float64'"
+            )
         cast = [None if value is None else value.to(dtype) for value in (mean, whitening, unwhitening)]
         return cls(cast[0], factor, cast[1], cast[2])  # type: ignore[arg-type]
 

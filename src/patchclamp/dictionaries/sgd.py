@@ -152,11 +152,16 @@ class SGD(DictionaryFit):
             y: Not used.
 
         Raises:
-            InputError: Rows of another width than before, none, or numbers that are not finite.
+            InputError: Rows of another width than before, none, or numbers that are not finite; or after :meth:`fit`, whose
+                learning rate came to its end and whose optimiser is gone.
         """
         from patchclamp.dictionaries.training import Job
 
         settle_held(self)
+        if hasattr(self, "dictionary_") and not hasattr(self, "_job"):
+            raise InputError(
+                "this SGD was trained by fit, which partial_fit cannot go on from: begin with sklearn.base.clone(it)"
+            )
         stream = self._stream(X)
         if not hasattr(self, "_job"):
             self._job = Job.of(stream, [self], None)
@@ -229,4 +234,5 @@ class SGD(DictionaryFit):
 
         dictionary = train(stream, [self], checkpoint=self.checkpoint, progress=self.progress)[0]
         self.n_steps_ = dictionary.card["steps"]
+        self.__dict__.pop("_job", None)  # of partial_fit, whose dictionary this one replaces
         return dictionary

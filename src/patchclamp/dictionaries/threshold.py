@@ -1,7 +1,8 @@
 """Codes in one pass: correlations with the atoms, of which the large ones are kept."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from jaxtyping import Float
@@ -59,6 +60,10 @@ class Threshold(Encoder):
         best, latents = size.topk(self.k, 1)
         values = torch.where(best > 0, correlations.gather(1, latents) / lengths[latents], 0)
         return Codes.of_top(latents, values, len(atoms))
+
+    def rescaled(self, factor: float) -> Self:
+        """The value is one of rows, and grows with them; see :meth:`Encoder.rescaled`."""
+        return self if self.value is None else replace(self, value=self.value * factor)
 
 
 @savable

@@ -64,13 +64,20 @@ def train(
     """
     if checkpoint_every < 1:
         raise InputError(f"checkpoint_every is 1 or more; got {checkpoint_every!r}")
-    steps = _steps(stream, fits)
-    if stream.exhausted:
-        iter(stream)  # which says so
-    files = Checkpoints.of(checkpoint, fits, steps)
-    job = Job.of(stream, fits, steps)
-    if files is not None:
-        files.load(job, stream)
+    if not fits:
+        raise InputError("fits is empty: train needs one SGD(...) at least")
+    files = Checkpoints.of(checkpoint, fits, stream)
+    try:
+        steps = _steps(stream, fits)
+        if stream.exhausted:
+            iter(stream)  # which says so
+        job = Job.of(stream, fits, steps)
+        if files is not None:
+            files.load(job, stream, steps)
+    except InputError:
+        if files is not None:
+            files.put_back(stream)
+        raise
     name = "train a dictionary" if len(fits) == 1 else f"train {len(fits)} dictionaries"
     with resumable(checkpoint), task(name, steps, "steps", show=progress) as bar:
         bar.advance(job.steps_done)
@@ -112,8 +119,6 @@ def _run(job: "Job", stream: ActivationStream, steps: int, files: Checkpoints | 
 
 def _steps(stream: ActivationStream, fits: Sequence[SGD]) -> int:
     """The number of steps of all fits."""
-    if not fits:
-        raise InputError("fits is empty: train needs one SGD(...) at least")
     several = {fit.steps for fit in fits}
     if len(several) > 1:
         raise InputError(f"dictionaries of one job take equally many steps; got steps={[fit.steps for fit in fits]}")
@@ -160,11 +165,13 @@ class _Group:
         return x, self.scores
 
     def _dtype(self, x: Tensor) -> torch.dtype:
-        if self.selection == "float32" or x.dtype != torch.float32 or not all(m.encoder.sparse for m in self.members):
+        if x.dtype != torch.float32 or not all(m.encoder.sparse for m in self.members):
             return x.dtype
-        if self.selection == "bfloat16":
-            return torch.bfloat16
-        return selection_dtype(x.device, len(x), x.shape[1], len(self.weight))
+        if self.selection == "auto":  # once for the job: another measurement may come out otherwise
+            measured = selection_dtype(x.device, len(x), x.shape[1], len(self.weight))
+            self.selection = str(measured).removeprefix("torch.")
+        selected: torch.dtype = getattr(torch, self.selection)
+        return selected
 
     def variance(self) -> float:
         """The squared distance of the rows since the last review from their mean, summed."""
@@ -200,6 +207,10 @@ class Job:
         groups = []
         for (scaling_options, dtype, selection), numbers in keys.items():
             rows = sample.to(dtype)
+            if not bool(torch.isfinite(rows).all()):
+                raise InputError(
+                    f"rows go up to {float(sample.abs().max()):.3g}, more than {dtype} holds: take dtype='float64', or scale them"
+                )
             centre, scale, whiten = scaling_options
             changes = centre or scale or whiten != "none"
             scaling = (
@@ -302,12 +313,11 @@ class Job:
         bad, rows, finite_steps = torch.stack([self.bad, self.bad_rows, self.finite_steps]).tolist()
         if not bad:
             return
-        steps = f"steps {self._reviewed + 1}..{self.steps_done}"
-        kept = f"the parameters of step {finite_steps:.0f}, the last that was finite, are kept"
+        steps = f"one of steps {self._reviewed + 1}..{self.steps_done}, after step {finite_steps:.0f}, the last that was finite"
         if rows:
-            raise InputError(f"activations hold NaN or infinite values, in one of {steps}; {kept}")
+            raise InputError(f"activations hold NaN or infinite values, in {steps}")
         numbers = [n for n, member in enumerate(self.members) if not bool(torch.isfinite(member.loss))]
-        raise InputError(f"training diverged in one of {steps} (fits {numbers}): take a smaller learning_rate; {kept}")
+        raise InputError(f"training diverged in {steps} (fits {numbers}): take a smaller learning_rate")
 
     def dictionaries(self) -> list[Dictionary]:
         """The dictionaries as they are now."""
@@ -326,10 +336,20 @@ class Job:
             tensors |= {f"{number}.{name}": value for name, value in member.tensors().items()}
         return tensors
 
-    def restore(self, tensors: Mapping[str, Tensor], steps_done: int, rows_seen: int) -> None:
-        """Go to where a job of the same fits was."""
+    def restore(
+        self, tensors: Mapping[str, Tensor], selections: Sequence[str], steps_done: int, rows_seen: int
+    ) -> None:
+        """Go to where a job of the same fits was.
+
+        Raises:
+            ValueError: A tensor of another shape.
+        """
         for name, value in self.tensors().items():
+            if tensors[name].shape != value.shape:
+                raise ValueError(f"{name} has the shape {tuple(tensors[name].shape)}, not {tuple(value.shape)}")
             value.copy_(tensors[name])
+        for group, selection in zip(self.groups, selections, strict=True):
+            group.selection = selection
         for number, member in enumerate(self.members):
             member.restore_generator(tensors[f"{number}.generator"])
         self.steps_done = self._reviewed = steps_done
