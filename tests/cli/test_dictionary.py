@@ -50,6 +50,17 @@ def test_every_combination_is_trained_as_the_library_does(
     assert table[-1]["explained_variance"] == pytest.approx(expected_numbers["explained_variance"])
 
 
+def test_the_same_command_takes_the_place_of_what_it_made(
+    toy: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["dictionary", "train", toy, *TRAIN, "--encoder", "topk", "--k", "2"]
+    one, two = ["--out", str(tmp_path / "one")], ["--width", "16", "--out", str(tmp_path / "two")]
+    for places in (one, two):
+        assert as_json(capsys, *command, *places) == as_json(capsys, *command, *places)
+    (tmp_path / "two" / "width16" / "model.safetensors").write_bytes(b"mine")
+    assert main([*command, *two]) != 0, "what was changed since is the user's"
+
+
 def test_a_dictionary_is_measured_with_any_encoder_and_against_the_truth(
     toy: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

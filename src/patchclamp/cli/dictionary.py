@@ -125,12 +125,17 @@ def train(
     """
     import patchclamp as pc
 
-    folders.check(out, folders.DICTIONARY, *folders.COMMAND)
+    several = max((len(values) for values in (width, k, penalty, seed) if values), default=1) > 1
+    if not several:
+        folders.check(out, folders.DICTIONARY, *folders.COMMAND)
     rows, held_out = open_rows(source, opening, site=site, corpus=corpus, batch_size=batch, steps=steps)
     grid: dict[str, Sequence[Any]] = {
         "width": width or (8 * rows.d,), "k": k or (None,), "penalty": penalty or (None,), "seed": seed or (0,)
     }  # fmt: skip
     settings = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
+    places = [_place(out, grid, one) for one in settings]
+    for place in places if several else ():
+        folders.check(place, folders.DICTIONARY, *folders.COMMAND)
     options = {
         "learning_rate": learning_rate, "initialisation": initialisation, "revival": revival, "recipe": recipe, "whiten": whiten,
     }  # fmt: skip
@@ -146,9 +151,7 @@ def train(
             rows.restart()
             dictionaries.append(estimator.fit(rows).dictionary_)
     table = []
-    for one, dictionary in zip(settings, dictionaries, strict=True):
-        varied = [f"{name}{one[name]}" for name, values in grid.items() if len(values) > 1]
-        folder = out / "-".join(varied) if varied else out
+    for folder, dictionary in zip(places, dictionaries, strict=True):
         dictionary.save_pretrained(folder)
         evaluation = pc.dictionaries.evaluate(dictionary, held_out, batches=HELD_OUT_BATCHES)
         table.append({"dictionary": str(folder), **evaluation.summary()})
@@ -159,7 +162,10 @@ def train(
         "source": source, "out": out, "site": site, "corpus": corpus, "fit": fit, "encoder": encoder, "width": width, "k": k,
         "penalty": penalty, "seed": seed, "steps": steps, "batch": batch, **options, "checkpoint": checkpoint,
     }  # fmt: skip
-    remember(out, shlex.join(["patchclamp", *sys.argv[1:]]), "dictionary.train", {**config, **opening.as_config()})
+    for place in places:  # each folder says how it came about, and the same command may take its place
+        remember(
+            place, shlex.join(["patchclamp", *sys.argv[1:]]), "dictionary.train", {**config, **opening.as_config()}
+        )
     say(f"saved to {out}")
 
 
@@ -206,6 +212,12 @@ def evaluate(
         "batches": batches, "truth": truth,
     }  # fmt: skip
     shared.keep(result, "dictionary.eval", options)
+
+
+def _place(out: Path, grid: dict[str, Sequence[Any]], one: dict[str, Any]) -> Path:
+    """The folder of one combination: that for all where there is one alone."""
+    varied = [f"{name}{one[name]}" for name, values in grid.items() if len(values) > 1]
+    return out / "-".join(varied) if varied else out
 
 
 def _sgd(encoder: str | None, one: dict[str, Any], options: dict[str, Any]) -> "pc.dictionaries.SGD":
