@@ -119,7 +119,7 @@ def superposition(
     seeds: Sequence[Seed] = (0, 1, 2, 3, 4),
     steps: Repeats = 2000,
     points: Repeats = 25,
-    batch_size: Annotated[int, between(1, 10**6, "rows of a step")] = 256,
+    batch_size: Annotated[int, between(1, 10**6, "rows a step")] = 256,
     lr: float = 1e-3,
 ) -> Superposition:
     """Train encoders of different sparsities and seeds, and follow how they put features into superposition.
