@@ -187,7 +187,7 @@ def gate(rng: Random, width: int) -> tuple[Any, Gate | None]:
         return x @ v / v.norm() > bound - 1
 
     def short(x: Tensor) -> Tensor:
-        return (x.norm(dim=-1) < 2 * bound + 1) & (x.norm(dim=-1) > 0.0)
+        return x.norm(dim=-1) < 2 * bound + 1
 
     def nearest(x: Tensor, to: Tensor) -> Tensor:
         return ((x.unsqueeze(-2) - to) ** 2).sum(-1).argmin(-1) == 1
